@@ -1,0 +1,89 @@
+"""Where the input's values flow in a graph, and through which nodes all of them must pass."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+from . import _ops
+from ._hooks import PostHooks
+from ._program import Program
+
+
+class DataFlow:
+    """The part of a program's graph that carries values of the input, with immediate dominators.
+
+    A node carries data when it depends on the values of an input, not only on its shape. Node d dominates
+    node v when every way from the input to v passes through d.
+
+    Attributes:
+        order: position of each node in the program.
+        carries: the nodes that carry data.
+        idom: the immediate dominator of each data node (None: only the input's start itself).
+
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.order = {node: position for position, node in enumerate(program.graph.nodes)}
+        self.carries: set[fx.Node] = set()
+        self.idom: dict[fx.Node, fx.Node | None] = {}
+        self._depth: dict[fx.Node | None, int] = {None: 0}
+        inputs = set(program.placeholders.values())
+        for node in program.graph.nodes:
+            if node.op == "output":
+                continue
+            if node in inputs or (not _ops.asks_shape(node) and self._reads_data(node)):
+                self.carries.add(node)
+                self.idom[node] = None if node in inputs else self._meet(self.inputs(node))
+                self._depth[node] = self._depth[self.idom[node]] + 1
+
+    def _reads_data(self, node: fx.Node) -> bool:
+        return any(source in self.carries for source in data_arguments(node))
+
+    def inputs(self, node: fx.Node) -> list[fx.Node]:
+        """The data nodes that a node reads, each once, in the order in which it reads them."""
+        return [source for source in dict.fromkeys(data_arguments(node)) if source in self.carries]
+
+    def _meet(self, nodes: list[fx.Node]) -> fx.Node | None:
+        meeting: fx.Node | None = nodes[0]
+        for node in nodes[1:]:
+            other: fx.Node | None = node
+            while meeting is not other:
+                if self._depth[meeting] >= self._depth[other]:
+                    meeting = self.idom[meeting] if meeting is not None else None
+                else:
+                    other = self.idom[other] if other is not None else None
+        return meeting
+
+    def chain(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes through which all data on the way to `node` passes, first to last, `node` included."""
+        nodes = []
+        current: fx.Node | None = node
+        while current is not None:
+            nodes.append(current)
+            current = self.idom.get(current)
+        return nodes[::-1]
+
+    def between(self, entry: fx.Node, end: fx.Node) -> set[fx.Node]:
+        """The data nodes on ways from `entry` to `end`; `end` included, `entry` not."""
+        found: set[fx.Node] = set()
+        todo = [] if end is entry else [end]
+        while todo:
+            node = todo.pop()
+            if node in found:
+                continue
+            found.add(node)
+            todo.extend(source for source in self.inputs(node) if source is not entry)
+        return found
+
+
+def data_arguments(node: fx.Node) -> list[fx.Node]:
+    """The arguments through which values flow (of hooks: the output that they may change)."""
+    if node.op == "call_function" and isinstance(node.target, PostHooks):
+        first = node.args[0]
+        return [first] if isinstance(first, fx.Node) else []
+    if node.op == "call_function" and node.target is operator.getitem:
+        return [argument for argument in node.args[:1] if isinstance(argument, fx.Node)]
+    return list(node.all_input_nodes)

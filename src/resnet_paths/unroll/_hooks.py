@@ -1,0 +1,48 @@
+"""A user's hooks on a module that is traced through, as two operations of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+class PreHooks:
+    """Runs the forward pre-hooks that a module has at that moment; gives its positional arguments."""
+
+    __name__ = "forward_pre_hooks"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The positional arguments, as the hooks leave them."""
+        for key, hook in list(self.module._forward_pre_hooks.items()):
+            if key in self.module._forward_pre_hooks_with_kwargs:
+                result = hook(self.module, args, kwargs)  # type: ignore[call-arg,misc]
+                if result is not None:
+                    args, kwargs = result
+                continue
+            result = hook(self.module, args)
+            if result is not None:
+                args = result if isinstance(result, tuple) else (result,)
+        return args
+
+
+class PostHooks:
+    """Runs the forward hooks that a module has at that moment; gives its output."""
+
+    __name__ = "forward_hooks"
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output, as the hooks leave it."""
+        for key, hook in list(self.module._forward_hooks.items()):
+            if key in self.module._forward_hooks_with_kwargs:
+                result = hook(self.module, args, kwargs, output)  # type: ignore[call-arg]
+            else:
+                result = hook(self.module, args, output)
+            output = output if result is None else result
+        return output

@@ -1,0 +1,89 @@
+"""Which operations of a graph are additions, activations, questions of shape, or changes in place."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add, torch.Tensor.add, torch.Tensor.add_}
+_ADD_METHODS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+
+_ACTIVATION_FUNCTIONS = {
+    torch.relu, torch.sigmoid, torch.tanh, F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.leaky_relu, F.elu,
+    F.selu, F.celu, F.mish, F.softplus, F.hardtanh, F.hardsigmoid, F.tanh, F.sigmoid, F.rrelu, F.prelu,
+    torch.Tensor.relu, torch.Tensor.sigmoid, torch.Tensor.tanh,
+}  # fmt: skip
+_ACTIVATION_METHODS = {"relu", "sigmoid", "tanh"}
+_ATTENTION = (nn.MultiheadAttention,)
+
+_SHAPE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "layout", "itemsize"}
+_SHAPE_METHODS = {
+    "size", "dim", "numel", "nelement", "ndimension", "stride", "get_device", "type", "is_contiguous",
+    "is_floating_point", "element_size", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor",
+}  # fmt: skip
+_SHAPE_FUNCTIONS = {
+    len, torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like,
+    torch.randn_like, torch.numel, torch.is_floating_point, torch.Tensor.size, torch.Tensor.dim,
+    torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_empty,
+    isinstance, torch._assert,
+}  # fmt: skip
+
+_WEIGHTED_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.matmul, torch.einsum, operator.matmul}
+
+IN_PLACE_TO_PLAIN = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def is_add(node: fx.Node) -> bool:
+    """Whether a node adds two values with coefficient one."""
+    if node.kwargs.get("alpha", 1) != 1:
+        return False
+    if node.op == "call_function":
+        return node.target in _ADD_FUNCTIONS
+    return node.op == "call_method" and node.target in _ADD_METHODS
+
+
+def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node is an elementwise activation."""
+    if node.op == "call_module":
+        place = type(module).__module__ == "torch.nn.modules.activation"
+        return place and not isinstance(module, _ATTENTION)
+    if node.op == "call_function":
+        return node.target in _ACTIVATION_FUNCTIONS
+    return node.op == "call_method" and node.target in _ACTIVATION_METHODS
+
+
+def asks_shape(node: fx.Node) -> bool:
+    """Whether a node reads only the shape, type or device of its arguments, not their values."""
+    if node.op == "call_method":
+        return node.target in _SHAPE_METHODS
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return len(node.args) > 1 and node.args[1] in _SHAPE_ATTRIBUTES
+    return node.target in _SHAPE_FUNCTIONS
+
+
+def is_weighted(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node is a weighted layer: it mixes channels with a learned (or computed) matrix."""
+    if node.op == "call_module":
+        return module is not None and any(parameter.ndim >= 2 for parameter in module.parameters())
+    if node.op == "call_function":
+        return node.target in _WEIGHTED_FUNCTIONS
+    return node.op == "call_method" and node.target in {"matmul", "bmm", "__matmul__"}
+
+
+def plain_method(name: Any) -> str | None:
+    """The name of the method that does not change its tensor, for one that does (``add_`` -> ``add``)."""
+    if not isinstance(name, str) or not name.endswith("_") or name.endswith("__"):
+        return None
+    plain = name[:-1]
+    return plain if hasattr(torch.Tensor, plain) else None

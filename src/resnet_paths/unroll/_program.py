@@ -1,0 +1,113 @@
+"""The common form that both front ends produce: a graph of operations and a tree of module calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+
+@dataclass(eq=False)
+class ModuleCall:
+    """One call of one module during the forward pass: what went in and what came out, as graph nodes.
+
+    Attributes:
+        path: qualified name of the module (``""`` for the model itself).
+        module: the module.
+        parent: the call in whose forward this call stands; None for the model.
+        args: positional arguments, nodes in place of tensors.
+        kwargs: keyword arguments, likewise.
+        output: what the call returned, nodes in place of tensors.
+        leaf: the call is a single node of the graph; its inside is not seen.
+        children: the calls made by this call, in order.
+        nodes: the graph nodes made by this call itself (those of leaf children included).
+
+    """
+
+    path: str
+    module: nn.Module
+    parent: ModuleCall | None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+    leaf: bool = False
+    children: list[ModuleCall] = field(default_factory=list)
+    nodes: list[fx.Node] = field(default_factory=list)
+
+    def ancestors(self) -> Iterator[ModuleCall]:
+        """This call, then the calls around it, innermost first."""
+        call: ModuleCall | None = self
+        while call is not None:
+            yield call
+            call = call.parent
+
+
+@dataclass(eq=False)
+class Program:
+    """A model's forward pass as a functional graph.
+
+    The graph is an ordinary ``torch.fx`` graph with these promises: no node changes a value that another
+    node reads (in-place operations have been rewritten; modules with ``inplace=True`` are handled where
+    they run); each node carries the call that made it in ``node.meta["call"]``; ``get_attr`` nodes are
+    looked up in the model, or in `constants` where the model does not hold them under a name.
+
+    Attributes:
+        model: the model, as the user gave it.
+        graph: placeholders, operations, one output node.
+        root: the call of the model itself.
+        placeholders: the nodes of the model's inputs, by argument name, in order.
+        output: the node of the network's main output (logits).
+        constants: tensors that the graph reads and that the model does not own by name.
+        opaque: qualified names of modules kept whole because their inside could not be followed,
+            with the reason.
+        front_end: ``"trace"`` or ``"record"``.
+
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    root: ModuleCall
+    placeholders: dict[str, fx.Node]
+    output: fx.Node
+    constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    opaque: dict[str, str] = field(default_factory=dict)
+    front_end: str = "trace"
+
+    def attribute(self, target: str) -> Any:
+        """The value of a ``get_attr`` node, read from the model now."""
+        if target in self.constants:
+            return self.constants[target]
+        value: Any = self.model
+        for atom in target.split("."):
+            value = getattr(value, atom)
+        return value
+
+
+def call_of(node: fx.Node) -> ModuleCall:
+    """The module call in whose forward a node was made."""
+    call: ModuleCall = node.meta["call"]
+    return call
+
+
+def map_nodes(tree: Any, change: Callable[[fx.Node], Any]) -> Any:
+    """A nest of tuples, lists, dicts and slices with every node in it replaced."""
+    return fx.node.map_arg(tree, change)
+
+
+def first_node(tree: Any) -> fx.Node | None:
+    """The node that stands for the main output: ``logits`` where there is one, else the first."""
+    if isinstance(tree, fx.Node):
+        return tree
+    if isinstance(tree, dict):
+        if isinstance(tree.get("logits"), fx.Node):
+            return tree["logits"]
+        tree = list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        for item in tree:
+            node = first_node(item)
+            if node is not None:
+                return node
+    return None
