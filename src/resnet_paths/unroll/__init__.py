@@ -1,0 +1,22 @@
+"""From any residual model to its units: tracing, dominators, evaluation at gates."""
+
+from ._rows import Evaluations
+from .discover import unroll
+from .errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
+from .network import State, Suffix, UnrolledNetwork
+from .unit import Unit, UnitRef
+
+__all__ = [
+    "Evaluations",
+    "NoUnitsError",
+    "NotDroppableError",
+    "State",
+    "Suffix",
+    "TraceError",
+    "Unit",
+    "UnitIndexError",
+    "UnitRef",
+    "UnrollError",
+    "UnrolledNetwork",
+    "unroll",
+]

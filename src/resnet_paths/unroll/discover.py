@@ -1,0 +1,121 @@
+"""Finding the residual units of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._program import Program
+from ._trace import trace
+from ._unwrap import unwrap
+from .errors import NoUnitsError, TraceError, UnrollError
+from .network import UnrolledNetwork
+
+KNOWN_FAMILIES = (
+    "ResNet, ResNeXt, Wide ResNet, RegNet, ConvNeXt, MobileNet v2/v3, EfficientNet, MNASNet, ViT, Swin, "
+    "MaxViT (torchvision); ResNet-D, ResNetV2, SE-ResNet, ResNeSt, Res2Net, NFNet, DeiT, BEiT, Mixer, PoolFormer, "
+    "Inception-ResNet, Xception (timm); ResNet, ConvNeXt, ViT (Hugging Face, with example_input)"
+)
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
+
+
+def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
+    """Find the residual units of any model by analysing its graph.
+
+    An addition is a unit when its terms rejoin at one value x that everything passes through:
+    ``y = post(shortcut(x) + branch(x))`` (the view of Veit, Wilber and Belongie 2016, section 3). The graph
+    is traced symbolically; where that finds no units, or leaves modules closed, and an example is given, one run
+    on the example is recorded instead. The model is left exactly as it was.
+
+    Args:
+        model: any module; wrappers (``DataParallel``, DDP, ``torch.compile``) are looked through.
+        example_input: an input of the model (tensor, tuple of positional or dict of keyword arguments), batch
+            first; needed for models that cannot be traced symbolically (Hugging Face), and otherwise used to
+            fill in the shapes and to check the network against the model.
+
+    Returns:
+        The unrolled network, in whose table each unit has an index and a name.
+
+    Raises:
+        NoUnitsError: no addition is a residual unit; the message says why each was refused.
+        TraceError: the model's operations could not be followed.
+        UnrollError: scripted model; or the unrolled network does not reproduce the model on the example.
+
+    Cost: 0.05 to 0.5 s; with an example, a few forward passes more.
+
+    Example:
+        >>> import torch, torchvision
+        >>> net = unroll(torchvision.models.resnet18().eval(), torch.randn(1, 3, 32, 32))
+        >>> net["layer2.0"].shortcut, net["layer2.0"].entry_shape
+        ('projection', (64, 8, 8))
+    """
+    model = unwrap(model)
+    attempts: list[str] = []
+    traced = _attempt(model, partial(trace, model), example_input, attempts)
+    if traced is not None and (example_input is None or not traced.opaque):
+        return traced
+    recorded = None
+    if example_input is not None:
+        from ._record import record
+
+        recorded = _attempt(model, partial(record, model, example_input), example_input, attempts)
+    found = [net for net in (traced, recorded) if net is not None]
+    if found:
+        return max(found, key=len)
+    raise NoUnitsError(_explain(model, attempts, example_input is None))
+
+
+def _attempt(
+    model: nn.Module, front_end: Callable[[], Program], example: Any, attempts: list[str]
+) -> UnrolledNetwork | None:
+    """A network by one front end that reproduces the example; None, and why in `attempts`, otherwise."""
+    name = front_end.func.__name__ if isinstance(front_end, partial) else "front end"
+    try:
+        net = UnrolledNetwork(model, front_end, example)
+        if not len(net):
+            attempts.append(_refused(name, net))
+            return None
+        if example is not None:
+            _verify(net, example)
+    except UnrollError as error:
+        attempts.append(f"{name}: {error}")
+        return None
+    return net
+
+
+def _verify(net: UnrolledNetwork, example: Any) -> None:
+    difference = net.observe(example)
+    parameter = next(net.model.parameters(), torch.empty(0))
+    tolerance = _TOLERANCE.get(parameter.dtype, 5e-2)
+    if not difference <= tolerance:
+        raise TraceError(
+            f"expected the unrolled network to reproduce the model on the example, got a difference of "
+            f"{difference:.3g}; is the model's output random, or does it depend on the values of its input?"
+        )
+
+
+def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
+    refusals = [str(refusal) for refusal in net.refusals]
+    closed = [f"{path} was kept closed ({reason})" for path, reason in net.opaque.items()]
+    if not refusals and not closed:
+        return f"{name}: the model adds no two values of its own"
+    lines = [*refusals, *closed]
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return f"{name}: no addition is a residual unit\n    " + "\n    ".join([*lines[:most], *more])
+
+
+def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> str:
+    hint = (
+        "pass example_input=..., so that one run can be recorded where tracing does not suffice; "
+        if without_example
+        else ""
+    )
+    tried = "\n  ".join(attempts)
+    return (
+        f"expected a model with residual units y = shortcut(x) + branch(x), got {type(model).__name__} with "
+        f"none.\n  {tried}\nWhat to do: {hint}known to work: {KNOWN_FAMILIES}."
+    )

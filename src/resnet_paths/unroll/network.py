@@ -1,0 +1,369 @@
+"""The unrolled network: a stem, a chain of residual units and a head, evaluated at gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ._dataflow import DataFlow
+from ._guard import preserved
+from ._program import Program
+from ._rows import Evaluations, evaluate_rows
+from ._segments import Segments, Values, evaluate_sum
+from ._summary import describe_units, html_table, text_table
+from ._units import Cut, Refusal, find_cuts
+from .errors import UnrollError
+from .unit import Unit, UnitRef, resolve, resolve_all
+
+Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The network between two units: all that the rest of it needs.
+
+    Attributes:
+        index: the unit that comes next (n: nothing, `value` is the output).
+        value: the value that enters the next unit.
+        side: further values that later operations read (sizes; arguments of hooks).
+    """
+
+    index: int
+    value: torch.Tensor
+    side: Values = field(default_factory=dict, repr=False)
+
+
+class UnrolledNetwork:
+    """A residual model seen as stem, n units ``post(shortcut(x) + g * branch(x))`` and head.
+
+    Evaluated at a gate vector g in R^n: ``g = 1`` is the model, ``g_i = 0`` deletes block i, values between
+    interpolate (Veit, Wilber and Belongie 2016, sections 3 and 4). Made by :func:`resnet_paths.unroll`.
+    The model is used as it is, in the mode in which it is; nothing of it is copied.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> model = torchvision.models.resnet18().eval()
+        >>> net = unroll(model)
+        >>> len(net), net[-1].name
+        (8, 'layer4.1')
+        >>> x = torch.randn(2, 3, 32, 32)
+        >>> torch.equal(net(x), model(x))
+        True
+        >>> net(x, torch.ones(3, 8)).shape
+        torch.Size([3, 2, 1000])
+    """
+
+    def __init__(self, model: nn.Module, front_end: Callable[[], Program], example: Any = None) -> None:
+        self.model = model
+        self._front_end = front_end
+        self._example = example
+        self._plans: dict[tuple[bool, ...], Segments] = {}
+        self._shapes: list[tuple[int, ...]] | None = None
+        program = front_end()
+        cuts, self.refusals = self._plan(program)
+        self.front_end = program.front_end
+        self.opaque = dict(program.opaque)
+        self._units = describe_units(cuts, program, None)
+
+    # structure
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The residual units, input side first."""
+        return self._units
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._units)
+
+    def __getitem__(self, reference: UnitRef) -> Unit:
+        return self._units[resolve(self._units, reference)]
+
+    def index(self, reference: UnitRef) -> int:
+        """The index of a unit given by index (also negative) or name."""
+        return resolve(self._units, reference)
+
+    def indices(self, references: Sequence[UnitRef] | UnitRef) -> list[int]:
+        """The indices of several units; each may be given once."""
+        return resolve_all(self._units, references)
+
+    def __repr__(self) -> str:
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from .discover import unroll
+
+        return unroll, (self.model, self._example)
+
+    # plans, one for each combination of train flags
+
+    def _modes(self) -> tuple[bool, ...]:
+        return tuple(module.training for module in self.model.modules())
+
+    def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
+        flow = DataFlow(program)
+        cuts, refusals = find_cuts(program, flow)
+        if cuts:
+            self._plans[self._modes()] = Segments(program, flow, cuts)
+        return cuts, refusals
+
+    @property
+    def segments(self) -> Segments:
+        """The graph cut at the units, for the model's present mode (traced anew when the mode is new)."""
+        plan = self._plans.get(self._modes())
+        if plan is None:
+            cuts, _ = self._plan(self._front_end())
+            if len(cuts) != len(self):
+                raise UnrollError(
+                    f"expected the same {len(self)} units after the model's train flags changed, got "
+                    f"{len(cuts)}; call unroll again in the mode in which the network is to be used"
+                )
+            plan = self._plans[self._modes()]
+        return plan
+
+    # evaluation, piece by piece
+
+    def stem(self, x: Any) -> State:
+        """Everything before the first unit.
+
+        Args:
+            x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
+        """
+        plan = self.segments
+        values = _bind(plan.program, x)
+        plan.stem.run(values)
+        return self._state(0, values, plan)
+
+    def shortcut(self, state: State) -> torch.Tensor:
+        """The shortcut of the next unit at a state."""
+        plan = self.segments
+        piece = plan.shortcuts[state.index]
+        if piece is None:
+            return state.value
+        values = self._values(state, plan)
+        piece.run(values)
+        state.side.update({node: values[node] for node in piece.gives - {plan.cuts[state.index].shortcut}})
+        value: torch.Tensor = values[plan.cuts[state.index].shortcut]
+        return value
+
+    def branch(self, state: State) -> torch.Tensor:
+        """The branch of the next unit at a state (the sum of its branches where several are parallel)."""
+        plan = self.segments
+        cut = plan.cuts[state.index]
+        values = self._values(state, plan)
+        plan.branches[state.index].run(values)
+        state.side.update({node: values[node] for node in plan.branches[state.index].gives - set(cut.branch)})
+        total: torch.Tensor = values[cut.branch[0]]
+        for other in cut.branch[1:]:
+            total = total + values[other]
+        return total
+
+    def join(self, state: State, total: torch.Tensor, *, overwrite: bool = False) -> State:
+        """From the next unit's sum, ``shortcut + g * branch``, to the entry of the unit after it.
+
+        Args:
+            state: the state at the unit's entry.
+            total: the sum.
+            overwrite: allow an in-place activation to write over `total`.
+        """
+        plan = self.segments
+        values = dict(state.side)
+        values[plan.cuts[state.index].add] = total
+        joins = plan.fresh_joins if overwrite else plan.joins
+        joins[state.index].run(values)
+        return self._state(state.index + 1, values, plan)
+
+    def step(self, state: State, gate: Any = 1.0) -> State:
+        """One unit at a gate: a float (0 skips the branch) or a tensor that broadcasts over its output."""
+        shortcut = self.shortcut(state)
+        skip = not isinstance(gate, torch.Tensor) and gate == 0.0
+        if skip and not self.segments.exporting[state.index]:
+            return self.join(state, shortcut)
+        total = evaluate_sum(shortcut, [self.branch(state)], gate)
+        return self.join(state, total, overwrite=total is not shortcut and not torch.is_grad_enabled())
+
+    def run(
+        self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None
+    ) -> State:
+        """From a state through the units up to `stop` (all), at gates for all n units (ones)."""
+        values = _gate_list(gates, len(self))
+        for index in range(state.index, len(self) if stop is None else stop):
+            state = self.step(state, values[index])
+        return state
+
+    def prefix(self, x: Any, stop: UnitRef, gates: Sequence[Any] | torch.Tensor | None = None) -> State:
+        """The state at a unit's entry: the stem and the units before it."""
+        return self.run(self.stem(x), gates, self.index(stop))
+
+    def enter(self, reference: UnitRef) -> Suffix:
+        """The rest of the network from a unit's input on, as a function of that input.
+
+        Example:
+            >>> import torch, torchvision
+            >>> from resnet_paths.unroll import unroll
+            >>> net = unroll(torchvision.models.resnet18().eval())
+            >>> x = torch.randn(2, 3, 32, 32)
+            >>> state = net.prefix(x, 5)
+            >>> torch.equal(net.enter(5)(state.value), net(x))
+            True
+        """
+        return Suffix(self, self.index(reference))
+
+    # evaluation, whole
+
+    def __call__(self, x: Any, gates: Gates | None = None, *, count: Evaluations | None = None) -> torch.Tensor:
+        """The network's output at gates.
+
+        Args:
+            x: the model's input (batch first): tensor, tuple or dict of arguments.
+            gates: None (the model itself), shape (n,), or shape (m, n) for m gate vectors at once. Rows that
+                begin alike share the evaluation of what they share; rows of gates that require gradients do not.
+            count: is added the numbers of pieces evaluated.
+
+        Returns:
+            The output, (batch, ...); for gates of shape (m, n), (m, batch, ...).
+
+        Raises:
+            ValueError: the gates' shape does not fit.
+
+        Cost: without gates, one forward pass. For all 2^n vectors of zeros and ones, at most 2^(n+1) unit
+        evaluations instead of n 2^n.
+        """
+        if gates is None:
+            return self.run(self.stem(x)).value
+        if not isinstance(gates, torch.Tensor):
+            gates = torch.as_tensor(gates, dtype=torch.float64)
+        self._check_gates(gates)
+        rows = gates if gates.ndim == 2 else gates[None]
+        outputs: list[torch.Tensor | None] = [None] * len(rows)
+        for row, output in evaluate_rows(self, x, rows, count):
+            outputs[row] = output
+        stacked = torch.stack([output for output in outputs if output is not None])
+        return stacked if gates.ndim == 2 else stacked[0]
+
+    def iterate(
+        self, x: Any, gates: torch.Tensor, *, count: Evaluations | None = None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (row, output) for each row of gates (m, n), in the order that shares most; keeps none."""
+        self._check_gates(gates)
+        return evaluate_rows(self, x, gates if gates.ndim == 2 else gates[None], count)
+
+    def _check_gates(self, gates: torch.Tensor) -> None:
+        if gates.ndim not in (1, 2) or gates.shape[-1] != len(self) or not len(gates):
+            raise ValueError(
+                f"expected gates of shape ({len(self)},) or (m, {len(self)}), one for each unit, got "
+                f"{tuple(gates.shape)}"
+            )
+
+    # helpers
+
+    def _values(self, state: State, plan: Segments) -> Values:
+        values = dict(state.side)
+        values[plan.cuts[state.index].entry] = state.value
+        return values
+
+    def _state(self, index: int, values: Values, plan: Segments) -> State:
+        entry = plan.cuts[index].entry if index < len(self) else plan.program.output
+        carried = plan.carried[index]
+        return State(index, values[entry], {node: values[node] for node in carried if node in values})
+
+    def observe(self, example: Any) -> float:
+        """Run the example once through model and network; note the units' shapes.
+
+        Returns:
+            The largest difference between the two outputs.
+        """
+        with preserved(self.model), torch.no_grad():
+            state = self.stem(example)
+            shapes = [tuple(state.value.shape[1:])]
+            while state.index < len(self):
+                state = self.step(state)
+                shapes.append(tuple(state.value.shape[1:]))
+        with preserved(self.model), torch.no_grad():
+            expected = main_output(call_model(self.model, example))
+        program = self.segments.program
+        self._units = describe_units(self.segments.cuts, program, shapes)
+        if state.value.shape != expected.shape:
+            return float("inf")
+        return float((state.value - expected).abs().max()) if expected.numel() else 0.0
+
+
+class Suffix:
+    """The network from a unit's input on; see :meth:`UnrolledNetwork.enter`."""
+
+    def __init__(self, net: UnrolledNetwork, index: int) -> None:
+        self.net = net
+        self.index = index
+
+    def __call__(self, value: torch.Tensor | State, gates: Any = None) -> torch.Tensor:
+        """The output for a value that enters the unit.
+
+        Args:
+            value: the value, batch first, or a state from ``net.prefix`` at this unit.
+            gates: gates of all n units (those before this unit are not used).
+
+        Raises:
+            UnrollError: later operations read values from before this unit, so a state is needed.
+        """
+        if isinstance(value, State):
+            if value.index != self.index:
+                raise ValueError(f"expected a state at unit {self.index}, got one at unit {value.index}")
+            return self.net.run(value, gates).value
+        missing: frozenset[fx.Node] = self.net.segments.carried[self.index]
+        if missing:
+            names = ", ".join(sorted(node.name for node in missing))
+            raise UnrollError(
+                f"expected a state, got a tensor: operations after unit {self.index} also read {names}, made "
+                f"before it; pass net.prefix(x, {self.index}), or a copy of it with another value"
+            )
+        return self.net.run(State(self.index, value), gates).value
+
+
+def call_model(model: nn.Module, x: Any) -> Any:
+    """The model at an input given as tensor, tuple or dict."""
+    if isinstance(x, dict):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
+
+
+def main_output(output: Any) -> torch.Tensor:
+    """The tensor of a model's output that the network gives: the logits, or the first."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if hasattr(output, "logits") and isinstance(output.logits, torch.Tensor):
+        return output.logits
+    items = output.values() if hasattr(output, "values") else output
+    if isinstance(items, (tuple, list)) or hasattr(items, "__iter__"):
+        for item in items:
+            if item is not None:
+                return main_output(item)
+    raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
+
+
+def _bind(program: Program, x: Any) -> Values:
+    names = list(program.placeholders)
+    given = x if isinstance(x, dict) else dict(zip(names, x if isinstance(x, tuple) else (x,), strict=False))
+    missing = [name for name in names if name not in given]
+    if missing or (isinstance(x, tuple) and len(x) > len(names)):
+        raise ValueError(f"expected the inputs {names}, got {sorted(given)} (tensor, tuple or dict)")
+    return {node: given[name] for name, node in program.placeholders.items()}
+
+
+def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:
+    if gates is None:
+        return [1.0] * n
+    if len(gates) != n:
+        raise ValueError(f"expected {n} gates, one for each unit, got {len(gates)}")
+    if isinstance(gates, torch.Tensor):
+        return list(gates.unbind()) if gates.requires_grad else gates.tolist()
+    return list(gates)
