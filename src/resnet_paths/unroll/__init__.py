@@ -3,6 +3,7 @@
 from ._rows import Evaluations
 from .discover import unroll
 from .errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
+from .inference import for_inference
 from .network import State, Suffix, UnrolledNetwork
 from .unit import Unit, UnitRef
 
@@ -18,5 +19,6 @@ __all__ = [
     "UnitRef",
     "UnrollError",
     "UnrolledNetwork",
+    "for_inference",
     "unroll",
 ]

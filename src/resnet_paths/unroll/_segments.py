@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from . import _ops
 from ._dataflow import DataFlow
 from ._program import Program
 from ._units import Cut
@@ -48,13 +49,26 @@ class Piece:
 
 
 def _wants_copy(node: fx.Node, module: nn.Module, program: Program, pinned: frozenset[fx.Node]) -> bool:
-    """Whether a module that works in place must be given a copy of its input."""
+    """Whether a module that works in place must be given a copy of its input.
+
+    Not when the input is an unread value fresh from a layer that never returns its own input, or a sum that
+    the caller of the piece gives away.
+    """
     if not getattr(module, "inplace", False):
         return False
     source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or source in pinned or source.op != "call_module":
-        return True
-    return not isinstance(program.model.get_submodule(str(source.target)), _FRESH) or len(source.users) > 1
+    while isinstance(source, fx.Node) and source not in pinned and len(source.users) == 1:
+        if _ops.is_add(source):
+            return False
+        if source.op != "call_module":
+            return True
+        maker = program.model.get_submodule(str(source.target))
+        if isinstance(maker, _FRESH):
+            return False
+        if not isinstance(maker, nn.Identity) or maker._forward_hooks:
+            return True
+        source = source.args[0]  # type: ignore[assignment]
+    return True
 
 
 def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
