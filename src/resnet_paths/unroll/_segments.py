@@ -125,6 +125,7 @@ class Segments:
 
     Attributes:
         cuts: the units.
+        inputs: the placeholders on which the output depends, by argument name.
         stem: from the inputs to the first unit's entry.
         shortcuts: from each unit's entry to its shortcut's end (None for an identity).
         branches: from each unit's entry to its branch's ends.
@@ -135,9 +136,11 @@ class Segments:
 
     def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut]) -> None:
         self.program, self.flow, self.cuts = program, flow, cuts
+        needed_at_all = ancestors(program.output)
+        self.inputs = {name: node for name, node in program.placeholders.items() if node in needed_at_all}
         entries = [cut.entry for cut in cuts]
         ends = [*entries[1:], program.output]
-        inputs = list(program.placeholders.values())
+        inputs = list(self.inputs.values())
 
         demands: list[tuple[list[fx.Node], list[fx.Node]]] = [([entries[0]], inputs)]
         for cut, end in zip(cuts, ends, strict=True):
@@ -275,6 +278,18 @@ class Segments:
             before = frozenset().union(*extra[: 1 + 3 * index])
             carried.append(exported & later & before)
         return carried
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """A node and all that its value is computed from."""
+    found: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        current = todo.pop()
+        if current not in found:
+            found.add(current)
+            todo.extend(current.all_input_nodes)
+    return found
 
 
 def evaluate_sum(shortcut: torch.Tensor, branches: Iterable[torch.Tensor], gate: Any) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from ._program import Program
-from ._units import Cut, owner_of, unit_names
+from ._units import Cut, is_entry, owner_of, unit_names
 from .unit import Unit
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]]) -
 
 
 def _shortcut_kind(cut: Cut, program: Program) -> str:
-    if cut.shortcut is cut.entry:
+    if is_entry(cut.shortcut, cut.entry, program):
         return "identity"
     if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in _parameters(node, program)):
         return "projection"

@@ -274,7 +274,12 @@ def trace(model: nn.Module) -> Program:
     opaque: dict[str, str] = {}
     with preserved(model), checkpointing_bypassed(model), torch.no_grad():
         while True:
+            before = torch.get_rng_state()
             tracer, program = _attempt(model, opaque)
+            if program is not None and not torch.equal(before, torch.get_rng_state()):
+                raise TraceError(
+                    "the forward pass draws random numbers, which symbolic tracing would make constants"
+                )
             if program is not None:
                 return program
             path, reason = tracer.failed or ("", "unknown")

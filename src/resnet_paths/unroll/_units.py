@@ -135,7 +135,7 @@ def _cut(add: fx.Node, program: Program, flow: DataFlow) -> Cut:
 
 
 def _choose_shortcut(terms: list[fx.Node], entry: fx.Node, program: Program, flow: DataFlow) -> fx.Node:
-    direct = [term for term in terms if term is entry]
+    direct = [term for term in terms if is_entry(term, entry, program)]
     if len(direct) > 1:
         raise _Refused("it adds a value to itself")
     if direct:
@@ -155,6 +155,17 @@ def _choose_shortcut(terms: list[fx.Node], entry: fx.Node, program: Program, flo
             "shortcut cannot be told"
         )
     return shortcut
+
+
+def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
+    """Whether a term is the entry itself, or comes from it through nothing but ``nn.Identity`` and ``0 +``."""
+    while term is not entry:
+        others = [value for value in term.args if not isinstance(value, fx.Node)]
+        plus_nothing = _ops.is_add(term) and others == [0]
+        if not plus_nothing and type(_module(term, program)) is not nn.Identity:
+            return False
+        term = term.all_input_nodes[0]
+    return True
 
 
 def _is_unbranched(term: fx.Node, entry: fx.Node, flow: DataFlow) -> bool:

@@ -140,7 +140,7 @@ class UnrolledNetwork:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
         plan = self.segments
-        values = _bind(plan.program, x)
+        values = _bind(plan.inputs, x)
         plan.stem.run(values)
         return self._state(0, values, plan)
 
@@ -350,13 +350,13 @@ def main_output(output: Any) -> torch.Tensor:
     raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
 
 
-def _bind(program: Program, x: Any) -> Values:
-    names = list(program.placeholders)
+def _bind(inputs: dict[str, fx.Node], x: Any) -> Values:
+    names = list(inputs)
     given = x if isinstance(x, dict) else dict(zip(names, x if isinstance(x, tuple) else (x,), strict=False))
     missing = [name for name in names if name not in given]
     if missing or (isinstance(x, tuple) and len(x) > len(names)):
         raise ValueError(f"expected the inputs {names}, got {sorted(given)} (tensor, tuple or dict)")
-    return {node: given[name] for name, node in program.placeholders.items()}
+    return {node: given[name] for name, node in inputs.items()}
 
 
 def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:

@@ -1,0 +1,144 @@
+"""Models of many families at small sizes: (name, how to build it, input size, expected units).
+
+The expected numbers come from the architectures' definitions: one unit for each residual addition of the
+main stream (two for each transformer or mixer layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model to unroll."""
+
+    library: str
+    name: str
+    units: int
+    size: int = 64
+    options: tuple[tuple[str, Any], ...] = ()
+    needs_example: bool = False
+    build: Callable[[], nn.Module] | None = None
+
+    def make(self) -> nn.Module:
+        """The model in eval mode, float64, with random weights."""
+        torch.manual_seed(0)
+        model = self._build().eval().double()
+        for parameter in model.parameters():
+            if not parameter.detach().any():  # zero-initialised heads make every output equal
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model
+
+    def _build(self) -> nn.Module:
+        if self.build is not None:
+            return self.build()
+        if self.library == "torchvision":
+            from torchvision.models import get_model
+
+            return get_model(self.name, **dict(self.options))
+        import timm
+
+        made: nn.Module = timm.create_model(self.name, **dict(self.options))
+        return made
+
+    def example(self, batch: int = 2) -> torch.Tensor:
+        """A random batch of images that the model takes."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(batch, 3, self.size, self.size, generator=generator, dtype=torch.float64)
+
+
+def _options(**options: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(options.items())
+
+
+def _hugging_face(model: str, config: str, **options: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import transformers
+
+        made: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
+        return made
+
+    return build
+
+
+TORCHVISION = [
+    Family("torchvision", "resnet18", 8),
+    Family("torchvision", "resnet34", 16),
+    Family("torchvision", "resnet50", 16),
+    Family("torchvision", "resnet101", 33),
+    Family("torchvision", "resnet152", 50),
+    Family("torchvision", "resnext50_32x4d", 16),
+    Family("torchvision", "wide_resnet50_2", 16),
+    Family("torchvision", "regnet_x_400mf", 22),
+    Family("torchvision", "regnet_y_400mf", 16),
+    Family("torchvision", "convnext_tiny", 18),
+    Family("torchvision", "mobilenet_v2", 10),
+    Family("torchvision", "mobilenet_v3_small", 6),
+    Family("torchvision", "mobilenet_v3_large", 10),
+    Family("torchvision", "efficientnet_b0", 9),
+    Family("torchvision", "efficientnet_v2_s", 35),
+    Family("torchvision", "mnasnet1_0", 10),
+    Family("torchvision", "vit_b_16", 24, 32, _options(image_size=32)),
+    Family("torchvision", "swin_t", 24),
+    Family("torchvision", "swin_v2_t", 24),
+    Family("torchvision", "maxvit_t", 55, 224),
+]
+
+TIMM = [
+    Family("timm", "resnet26d", 8),
+    Family("timm", "resnet50", 16),
+    Family("timm", "resnet50d", 16),
+    Family("timm", "resnetv2_50", 16),
+    Family("timm", "resnetv2_50d", 16),
+    Family("timm", "seresnet18", 8),
+    Family("timm", "seresnet50", 16),
+    Family("timm", "resnest14d", 4),
+    Family("timm", "res2net50_26w_4s", 16),
+    Family("timm", "skresnet18", 8),
+    Family("timm", "ecaresnet26t", 8),
+    Family("timm", "resnetaa34d", 16),
+    Family("timm", "nf_resnet26", 8),
+    Family("timm", "dm_nfnet_f0", 12),
+    Family("timm", "convnextv2_atto", 12),
+    Family("timm", "deit_tiny_patch16_224", 24, 32, _options(img_size=32)),
+    Family("timm", "vit_tiny_patch16_224", 24, 32, _options(img_size=32)),
+    Family("timm", "beit_base_patch16_224", 6, 32, _options(img_size=32, depth=3, embed_dim=48, num_heads=3)),
+    Family("timm", "swin_tiny_patch4_window7_224", 24, 56, _options(img_size=56)),
+    Family("timm", "mixer_s32_224", 16, 64, _options(img_size=64)),
+    Family("timm", "poolformer_s12", 24),
+    Family("timm", "inception_resnet_v2", 40, 96),
+    Family("timm", "legacy_xception", 12, 96),
+    Family("timm", "regnetx_002", 13),
+    Family("timm", "mobilenetv3_small_050", 7),
+]
+
+HUGGING_FACE = [
+    Family("hf", "ResNetForImageClassification", 8, 64, needs_example=True, build=_hugging_face(
+        "ResNetForImageClassification", "ResNetConfig", embedding_size=8, hidden_sizes=[8, 16, 24, 32],
+        depths=[2, 2, 2, 2], layer_type="basic")),
+    Family("hf", "ResNetForImageClassification (50)", 16, 64, needs_example=True, build=_hugging_face(
+        "ResNetForImageClassification", "ResNetConfig", embedding_size=8, hidden_sizes=[16, 32, 64, 96],
+        depths=[3, 4, 6, 3])),
+    Family("hf", "ConvNextForImageClassification", 18, 64, needs_example=True, build=_hugging_face(
+        "ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=[8, 16, 24, 32], depths=[3, 3, 9, 3])),
+    Family("hf", "ViTForImageClassification", 24, 32, needs_example=True, build=_hugging_face(
+        "ViTForImageClassification", "ViTConfig", hidden_size=24, num_attention_heads=2, intermediate_size=48,
+        image_size=32, patch_size=16)),
+]  # fmt: skip
+
+WITHOUT_UNITS = [
+    Family("torchvision", "densenet121", 0),
+    Family("torchvision", "vgg11", 0),
+    Family("torchvision", "alexnet", 0),
+    Family("torchvision", "googlenet", 0, 64, _options(init_weights=False)),
+    Family("torchvision", "squeezenet1_0", 0),
+    Family("torchvision", "shufflenet_v2_x0_5", 0),
+]
+
+ALL = [*TORCHVISION, *TIMM, *HUGGING_FACE]

@@ -1,0 +1,46 @@
+"""Every family that the docs name: the right number of units, and the model's own output at gates of one."""
+
+import pytest
+import torch
+
+from families import ALL, WITHOUT_UNITS, Family
+from helpers import randomise_norms
+from resnet_paths.unroll import NoUnitsError, unroll
+
+_SLOW = {"maxvit_t", "inception_resnet_v2", "resnet152", "dm_nfnet_f0", "efficientnet_v2_s"}
+_CASES = [
+    pytest.param(
+        family, marks=pytest.mark.slow if family.name in _SLOW else (), id=f"{family.library}-{family.name}"
+    )
+    for family in ALL
+]
+
+
+@pytest.mark.parametrize("family", _CASES)
+def test_network_is_the_model(family: Family) -> None:
+    if family.library != "torchvision":
+        pytest.importorskip({"timm": "timm", "hf": "transformers"}[family.library])
+    model = randomise_norms(family.make())
+    net = unroll(model, family.example(2) if family.needs_example else None)
+    assert len(net) == family.units
+
+    x = family.example(3)
+    with torch.no_grad():
+        expected = model(x)
+        expected = getattr(expected, "logits", expected)
+        assert (net(x) - expected).abs().max() <= 1e-12
+        middle = len(net) // 2
+        gates = torch.ones(2, len(net))
+        gates[0, middle] = 0
+        deleted, whole = net(x, gates)
+        assert (whole - expected).abs().max() <= 1e-12
+        state = net.prefix(x, middle)
+        lesioned = net.run(net.join(state, net.shortcut(state)))
+        assert (deleted - lesioned.value).abs().max() <= 1e-12
+        assert net.branch(state).abs().max() > 0
+
+
+@pytest.mark.parametrize("family", WITHOUT_UNITS, ids=lambda family: family.name)
+def test_models_without_units_are_refused_with_reasons(family: Family) -> None:
+    with pytest.raises(NoUnitsError, match="What to do"):
+        unroll(family.make())

@@ -1,0 +1,301 @@
+"""The identities of evaluation at gates, on small networks of every kind of unit."""
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from helpers import randomise_norms
+from resnet_paths.unroll import Evaluations, UnitIndexError, UnrollError, for_inference, unroll
+
+
+class Basic(nn.Module):
+    """Post-activation block with one ReLU module used twice, in place, and ``+=``."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += identity
+        return self.relu(out)
+
+
+class PreActivation(nn.Module):
+    """Full pre-activation block; the down-sampling shortcut leaves after the first activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(x), inplace=True)
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv1(out)
+        return self.conv2(F.relu(self.bn2(out))) + shortcut
+
+
+class Small(nn.Module):
+    """A stem, four blocks of one kind and a head."""
+
+    def __init__(self, block: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.blocks = nn.ModuleList([block(4, 4), block(4, 6, 2), block(6, 6), block(6, 6)])
+        self.norm = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        x = F.relu(self.norm(x))
+        return self.fc(x.mean((2, 3)).view(x.size(0), -1))
+
+
+class Lambda(nn.Module):
+    """Option A: a shortcut by sub-sampling and zero padding."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride, self.extra = stride, (outputs - inputs) // 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x
+        if self.extra:
+            shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
+        return torch.relu_(shortcut + self.conv2(torch.relu(self.conv1(x))))
+
+
+BLOCKS = [Basic, PreActivation, Lambda]
+
+
+def small(block: type[nn.Module], seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return randomise_norms(Small(block), seed).eval().double()
+
+
+def images(batch: int = 3, size: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [7, 12])
+def test_gates_of_one_give_the_model(block: type[nn.Module], batch: int, size: int) -> None:
+    model, x = small(block), images(batch, size)
+    net = unroll(model)
+    assert len(net) == 4
+    assert torch.equal(net(x), model(x))
+    assert torch.allclose(net(x, torch.ones(4)), model(x), rtol=0, atol=1e-12)
+
+
+def literal(model: nn.Module, x: torch.Tensor, gates: list[float]) -> torch.Tensor:
+    """The gated basic network, written out by hand."""
+    y = model.stem(x)
+    for block, gate in zip(model.blocks, gates, strict=True):
+        shortcut = y.clone() if block.downsample is None else block.downsample(y)
+        branch = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(y)))))
+        y = F.relu(shortcut + gate * branch)
+    y = F.relu(model.norm(y))
+    return model.fc(y.mean((2, 3)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    gates=st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=4, max_size=4), min_size=1, max_size=7)
+)
+def test_gated_rows_equal_the_literal_network(gates: list[list[float]]) -> None:
+    model, x = small(Basic), images(2)
+    with torch.no_grad():
+        rows = unroll(model)(x, gates)
+        for row, gate in zip(rows, gates, strict=True):
+            assert torch.allclose(row, literal(model, x, gate), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_all_subsets_share_their_prefixes(block: type[nn.Module]) -> None:
+    model, x = small(block), images(2)
+    net, count = unroll(model), Evaluations()
+    subsets = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)))
+    with torch.no_grad():
+        shared = net(x, subsets, count=count)
+        separate = torch.stack([net(x, subset) for subset in subsets])
+    assert torch.equal(shared, separate)
+    assert count.stems == 1
+    assert count.branches == 2**4 - 1
+    assert count.joins == 2**5 - 2
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_differentiable_in_input_gates_and_parameters(block: type[nn.Module]) -> None:
+    model, x = small(block), images(2, 6).requires_grad_()
+    net = unroll(model)
+    gates = torch.tensor([1.0, 0.3, 0.7, 1.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda value, gate: net(value, gate), (x, gates), atol=1e-4, rtol=1e-3)
+    ours = torch.autograd.grad(net(x).square().sum(), list(model.parameters()))
+    theirs = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_rows_of_gates_that_require_gradients() -> None:
+    net, x = unroll(small(Basic)), images(2)
+    gates = torch.rand(3, 4, dtype=torch.float64, requires_grad=True)
+    rows = net(x, gates)
+    (gradient,) = torch.autograd.grad(rows[1].sum(), gates)
+    assert gradient[1].abs().min() > 0
+    assert gradient[0].abs().max() == 0
+    assert torch.allclose(rows, torch.stack([net(x, gate.tolist()) for gate in gates]), atol=1e-12)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_entering_at_each_unit(block: type[nn.Module]) -> None:
+    model, x = small(block), images()
+    net = unroll(model)
+    for index in range(4):
+        state = net.prefix(x, index)
+        assert torch.equal(net.enter(index)(state), model(x))
+
+
+def test_entering_with_a_plain_tensor_says_when_a_state_is_needed() -> None:
+    class SizeFromTheInput(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            batch = x.size(0)
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x)
+            return self.fc(x.mean((2, 3)).view(batch, -1))
+
+    model, x = SizeFromTheInput(Basic).eval(), images().float()
+    net = unroll(model)
+    state = net.prefix(x, 2)
+    assert torch.equal(net.enter(2)(state), model(x))
+    with pytest.raises(UnrollError, match="expected a state"):
+        net.enter(2)(state.value)
+
+
+def test_train_mode_is_the_models_own() -> None:
+    model, x = small(Basic).train(), images(6)
+    twin = copy.deepcopy(model)
+    net = unroll(model)
+    assert torch.equal(net(x), twin(x))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
+
+
+def test_changing_the_mode_after_unrolling() -> None:
+    class Mode(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                x = x * 2
+            return super().forward(x)
+
+    model, x = Mode(Lambda).double().train(), images()
+    net = unroll(model)
+    model.eval()
+    assert torch.equal(net(x), model(x))
+    model.train()
+    assert torch.equal(net(x), model(x))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_captured_values_survive_in_place_operations(block: type[nn.Module]) -> None:
+    net, x = unroll(small(block)), images()
+    with torch.no_grad():
+        state = net.stem(x)
+        while state.index < len(net):
+            entry, shortcut, branch = state.value.clone(), net.shortcut(state), net.branch(state)
+            kept = shortcut.clone(), branch.clone()
+            following = net.join(state, shortcut + branch)
+            net.join(state, shortcut)
+            assert torch.equal(state.value, entry)
+            assert torch.equal(shortcut, kept[0])
+            assert torch.equal(branch, kept[1])
+            state = following
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_fast_network_gives_the_same_numbers(block: type[nn.Module], dtype: torch.dtype, tolerance: float) -> None:
+    model, x = small(block).to(dtype), images(5).to(dtype)
+    before = copy.deepcopy(model.state_dict())
+    net = unroll(model)
+    fast = for_inference(net)
+    gates = torch.cat([torch.ones(1, 4), 1 - torch.eye(4), torch.full((1, 4), 0.5)])
+    with torch.inference_mode():
+        plain, quick = net(x, gates), fast(x, gates)
+    assert (plain - quick).abs().max() <= tolerance * plain.abs().max()
+    assert [unit.name for unit in fast] == [unit.name for unit in net]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_fast_network_refuses_training_mode() -> None:
+    with pytest.raises(UnrollError, match="eval"):
+        for_inference(unroll(small(Basic).train()))
+
+
+def test_units_are_named_by_index_and_name() -> None:
+    net = unroll(small(Basic))
+    assert [unit.name for unit in net] == ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    assert net[-1] is net[3]
+    assert net["blocks.1"].index == 1
+    assert net[1].shortcut == "projection"
+    assert net[0].shortcut == "identity"
+    assert net[0].post == "relu"
+    assert net.indices(["blocks.2", 0, -1]) == [2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (4, "from -4 to 3"),
+        (-5, "from -4 to 3"),
+        ("blocks.9", "choose one of blocks.0"),
+        ([1, -3], "expected each unit once"),
+    ],
+)
+def test_wrong_references(reference: object, message: str) -> None:
+    net = unroll(small(Basic))
+    with pytest.raises(UnitIndexError, match=message):
+        net.indices(reference)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (0, 4), (1, 1, 4)])
+def test_wrong_gates(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="one for each unit"):
+        unroll(small(Basic))(images(), torch.ones(shape))
+
+
+def test_prints_as_a_table() -> None:
+    net = unroll(small(Basic), images())
+    assert "blocks.1  projection" in repr(net)
+    assert "4x8x8" in repr(net)
+    assert net._repr_html_().count("<tr>") == 5
+
+
+def test_pickles_and_copies() -> None:
+    net, x = unroll(small(Basic)), images()
+    assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
+    assert torch.equal(copy.deepcopy(net)(x), net(x))

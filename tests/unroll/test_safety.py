@@ -1,0 +1,109 @@
+"""A user's model is left as it was found: the traps of in-place layers, hooks, checkpointing, exceptions."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models import resnet18
+
+from resnet_paths.unroll import unroll
+
+
+def fingerprint(model: nn.Module) -> list[object]:
+    return [
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [module.training for module in model.modules()],
+        [dict(module._forward_hooks) for module in model.modules()],
+        [sorted(map(str, module.__dict__)) for module in model.modules()],
+        [parameter.grad for parameter in model.parameters()],
+        torch.get_rng_state(),
+    ]
+
+
+def same(one: list[object], other: list[object]) -> bool:
+    tensors = all(torch.equal(one[0][name], other[0][name]) for name in one[0])  # type: ignore[index]
+    return tensors and one[1:5] == other[1:5] and torch.equal(one[5], other[5])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_discovery_leaves_no_mark(training: bool) -> None:
+    model = resnet18().train(training)
+    model.layer2.eval()
+    model.layer3[0].register_forward_hook(lambda module, args, output: None)
+    before = fingerprint(model)
+    unroll(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert same(before, fingerprint(model))
+
+
+def test_an_exception_in_the_middle_leaves_no_mark() -> None:
+    class Breaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(3)
+            self.seen = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = self.bn(x)
+            torch.rand(1)
+            raise RuntimeError("boom")
+
+    model = Breaks()
+    before = fingerprint(model)
+    with pytest.raises(Exception, match="boom"):
+        unroll(model, torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert same(before, fingerprint(model))
+    assert model.seen == 0
+
+
+def test_hooks_that_change_values_are_part_of_the_network() -> None:
+    model = resnet18().eval().double()
+    model.layer1[1].register_forward_hook(lambda module, args, output: output * 0.5 + args[0])
+    model.layer2.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model.layer3[0].conv1.register_forward_hook(lambda module, args, output: output + 0.1)
+    model.register_forward_hook(lambda module, args, output: output * 3)
+    net, x = unroll(model), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert len(net) == 8
+    assert torch.equal(net(x), model(x))
+    assert torch.allclose(net(x, torch.ones(2, 8))[1], model(x), rtol=0, atol=1e-12)
+
+
+def test_a_hook_that_collects_sees_tensors_only() -> None:
+    model, seen = resnet18().eval(), []
+    model.layer2.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    net = unroll(model)
+    assert seen == []
+    net(torch.randn(1, 3, 32, 32))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant: bool) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = resnet18()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner = self.inner
+            x = inner.maxpool(inner.relu(inner.bn1(inner.conv1(x))))
+            for layer in (inner.layer1, inner.layer2, inner.layer3, inner.layer4):
+                x = checkpoint(layer, x, use_reentrant=reentrant)
+            return inner.fc(inner.avgpool(x).flatten(1))
+
+    model, x = Checkpointed().eval(), torch.randn(2, 3, 32, 32)
+    net = unroll(model)
+    assert len(net) == 8
+    assert torch.equal(net(x), model(x))
+    assert checkpoint is torch.utils.checkpoint.checkpoint
+
+
+def test_parameters_are_read_when_the_network_runs() -> None:
+    model, x = resnet18().eval(), torch.randn(1, 3, 32, 32)
+    net = unroll(model)
+    other = copy.deepcopy(resnet18().state_dict())
+    model.load_state_dict(other)
+    assert torch.equal(net(x), model(x))
+    model.double()
+    assert torch.equal(net(x.double()), model(x.double()))

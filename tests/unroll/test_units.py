@@ -1,0 +1,116 @@
+"""Which additions are units: each rule with the smallest network that shows it."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_paths.unroll import NoUnitsError, UnrollError, unroll
+
+
+class Written(nn.Module):
+    """A network whose whole forward is the function given."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.a, self.b, self.c, self.d = (nn.Linear(3, 3) for _ in range(4))
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def units(function) -> list[str]:
+    model = Written(function).eval().double()
+    net = unroll(model)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    assert torch.allclose(net(x), model(x), rtol=1e-14, atol=1e-14)
+    return [unit.shortcut for unit in net]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda m, x: x + m.a(x), ["identity"]),
+        (lambda m, x: torch.add(m.a(x), x), ["identity"]),
+        (lambda m, x: m.a(x).add_(x), ["identity"]),
+        (lambda m, x: (x + m.a(x)) + m.b(x), ["identity"]),
+        (lambda m, x: m.c(x) + m.b(torch.relu(m.a(x))), ["projection"]),
+        (lambda m, x: x.roll(1, 1) + m.a(x), ["parameter-free"]),
+        (lambda m, x: m.c(x + m.a(x)) + 1.0, ["identity"]),
+        (lambda m, x: sum([x, m.a(x)]), ["identity"]),
+    ],
+)
+def test_forms_of_addition(function, expected) -> None:
+    assert units(function) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda m, x: m.a(x) + m.b(x), "ambiguous"),
+        (lambda m, x: m.b(m.a(x)) + m.d(m.c(x)), "none of its terms is its entry"),
+        (lambda m, x: torch.sigmoid(m.a(x)) * m.b(x) + (1 - torch.sigmoid(m.a(x))) * x, "none of its terms"),
+        (lambda m, x: torch.lerp(x, m.a(x), torch.sigmoid(m.b(x))), "adds no two values"),
+        (lambda m, x: x + x, "adds a value to itself"),
+        (lambda m, x: m.b(m.a(x)), "adds no two values"),
+    ],
+)
+def test_refusals_carry_their_reason(function, reason: str) -> None:
+    with pytest.raises(NoUnitsError, match=reason) as caught:
+        unroll(Written(function))
+    assert "What to do" in str(caught.value)
+    assert "example_input" in str(caught.value)
+
+
+def test_a_unit_inside_a_branch_is_part_of_that_branch() -> None:
+    def forward(m, x):
+        inner = m.a(x)
+        inner = inner + m.b(inner)
+        return x + m.c(inner)
+
+    assert units(forward) == ["identity"]
+
+
+def test_aliases_of_a_value_changed_in_place() -> None:
+    def forward(m, x):
+        x = m.a(x)
+        alias = x
+        x += m.b(x)
+        return m.c(alias) + m.d(torch.relu(m.b(alias)))
+
+    assert units(forward) == ["identity", "projection"]
+
+
+def test_names_in_one_forward_come_from_the_branches() -> None:
+    def forward(m, x):
+        x = x + m.a(x)
+        return x + m.b(x)
+
+    assert [unit.name for unit in unroll(Written(forward))] == ["a", "b"]
+
+
+def test_wrappers_are_looked_through() -> None:
+    model = Written(lambda m, x: x + m.a(x)).eval()
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        assert unroll(wrapped).model is model
+
+
+def test_scripted_models_and_other_objects_are_refused() -> None:
+    with pytest.raises(UnrollError, match="scripted"):
+        unroll(torch.jit.trace(nn.Linear(2, 2), torch.randn(1, 2)))
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module"):
+        unroll("resnet18")  # type: ignore[arg-type]
+
+
+def test_random_numbers_need_an_example() -> None:
+    def random(m, x):
+        return x + m.a(x) + torch.rand(3)
+
+    model, x = Written(random), torch.randn(2, 3)
+    with pytest.raises(NoUnitsError, match="draws random numbers"):
+        unroll(model)
+    net = unroll(model, x)
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    assert torch.equal(net(x), expected)
