@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._segments import evaluate_sum
+from ._segments import gated_sum
 
 if TYPE_CHECKING:
     from .network import State, UnrolledNetwork
@@ -44,14 +44,14 @@ class _Fork:
         if self._shortcut is None:
             self._shortcut = self.net.shortcut(self.state)
             self.count.shortcuts += 1
-        needed = gate != 0.0 or self.net.segments.exporting[self.state.index]
+        needed = gate != 0.0 or (self.state.plan or self.net.segments).exporting[self.state.index]
         if needed and self._branch is None:
             self._branch = self.net.branch(self.state)
             self.count.branches += 1
         self.count.joins += 1
         if self._branch is None or gate == 0.0:
             return self.net.join(self.state, self._shortcut)
-        total = evaluate_sum(self._shortcut, [self._branch], gate)
+        total = gated_sum(self._shortcut, self._branch, gate)
         return self.net.join(self.state, total, overwrite=not torch.is_grad_enabled())
 
 

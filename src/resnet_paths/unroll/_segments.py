@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,27 +48,39 @@ class Piece:
                 del values[old]
 
 
-def _wants_copy(node: fx.Node, module: nn.Module, program: Program, pinned: frozenset[fx.Node]) -> bool:
-    """Whether a module that works in place must be given a copy of its input.
+def _is_fresh(node: Any, program: Program, pinned: frozenset[fx.Node]) -> bool:
+    """Whether a node's value may be overwritten by its one reader: nobody else can see it.
 
-    Not when the input is an unread value fresh from a layer that never returns its own input, or a sum that
-    the caller of the piece gives away.
+    So for what comes from a layer that never returns its own input, and for a sum, unless it is pinned.
     """
-    if not getattr(module, "inplace", False):
-        return False
-    source = node.args[0] if node.args else None
-    while isinstance(source, fx.Node) and source not in pinned and len(source.users) == 1:
-        if _ops.is_add(source):
-            return False
-        if source.op != "call_module":
+    while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
+        if _ops.is_add(node):
             return True
-        maker = program.model.get_submodule(str(source.target))
+        maker = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(maker, _FRESH):
-            return False
+            return not maker._forward_hooks
         if not isinstance(maker, nn.Identity) or maker._forward_hooks:
-            return True
-        source = source.args[0]  # type: ignore[assignment]
-    return True
+            return False
+        node = node.args[0]
+    return False
+
+
+def _is_plain_relu(node: fx.Node, program: Program) -> bool:
+    if len(node.args) != 1 or any(node.kwargs.values()):
+        return False
+    if node.op == "call_module":
+        module = program.model.get_submodule(str(node.target))
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        return type(module) is nn.ReLU and not module.inplace and not hooked
+    return node.op == "call_function" and node.target in (nn.functional.relu, torch.relu)
+
+
+def _relu(source: fx.Node) -> Step:
+    def call(values: Values) -> torch.Tensor:
+        value: torch.Tensor = values[source]
+        return value.relu() if torch.is_grad_enabled() else value.relu_()
+
+    return call
 
 
 def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
@@ -77,10 +89,12 @@ def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
         return lambda values: program.attribute(target)
     if node.op == "call_method":
         return _method(node)
+    if _is_plain_relu(node, program) and _is_fresh(node.args[0], program, pinned):
+        return _relu(node.args[0])  # type: ignore[arg-type]
     function: Callable[..., Any]
     if node.op == "call_module":
         function = module = program.model.get_submodule(str(node.target))
-        if _wants_copy(node, module, program, pinned):
+        if getattr(module, "inplace", False) and not (node.args and _is_fresh(node.args[0], program, pinned)):
             return _with_copy(node, module)
     else:
         function = node.target  # type: ignore[assignment]
@@ -131,6 +145,8 @@ class Segments:
         branches: from each unit's entry to its branch's ends.
         joins: from each unit's sum to the next unit's entry (the output, for the last).
         fresh_joins: the same, free to overwrite the sum.
+        fresh_branches: for each unit, whether its branch's value may be overwritten by the sum.
+        exporting: for each unit, whether its branch makes values that later operations read.
         carried: for each unit (and the output), what evaluation from its entry on needs besides the entry.
     """
 
@@ -171,6 +187,9 @@ class Segments:
         ]
         reads = [piece.reads | kept_outside for piece, kept_outside in zip(pieces, self._outside, strict=True)]
         self.carried = self._carried(reads, extra)
+        self.fresh_branches = [
+            len(cut.branch) == 1 and _is_fresh(cut.branch[0], program, pinned - {cut.branch[0]}) for cut in cuts
+        ]
         self.exporting = [bool(extra[2 + 3 * index]) for index in range(len(cuts))]
 
     def _needed(self, targets: list[fx.Node], given: list[fx.Node]) -> tuple[list[fx.Node], set[fx.Node]]:
@@ -292,14 +311,10 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def evaluate_sum(shortcut: torch.Tensor, branches: Iterable[torch.Tensor], gate: Any) -> torch.Tensor:
-    """``shortcut + gate * branch``, exactly the plain sum at gate one and the shortcut at gate zero."""
-    parts = list(branches)
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+def gated_sum(shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False) -> torch.Tensor:
+    """``shortcut + gate * branch``, exactly the plain sum at gate one; into `branch` where allowed."""
     if isinstance(gate, torch.Tensor):
-        return shortcut + gate * total
-    if gate == 0.0:
-        return shortcut
-    return shortcut + total if gate == 1.0 else shortcut + gate * total
+        return shortcut + gate * branch
+    if overwrite and branch.shape == shortcut.shape and branch.dtype == shortcut.dtype:
+        return (branch if gate == 1.0 else branch.mul_(gate)).add_(shortcut)
+    return shortcut + (branch if gate == 1.0 else gate * branch)

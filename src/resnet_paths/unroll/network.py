@@ -13,7 +13,7 @@ from ._dataflow import DataFlow
 from ._guard import preserved
 from ._program import Program
 from ._rows import Evaluations, evaluate_rows
-from ._segments import Segments, Values, evaluate_sum
+from ._segments import Segments, Values, gated_sum
 from ._summary import describe_units, html_table, text_table
 from ._units import Cut, Refusal, find_cuts
 from .errors import UnrollError
@@ -30,11 +30,13 @@ class State:
         index: the unit that comes next (n: nothing, `value` is the output).
         value: the value that enters the next unit.
         side: further values that later operations read (sizes; arguments of hooks).
+        plan: the graph in the mode in which the evaluation began (None: the model's present one).
     """
 
     index: int
     value: torch.Tensor
     side: Values = field(default_factory=dict, repr=False)
+    plan: Segments | None = field(default=None, repr=False)
 
 
 class UnrolledNetwork:
@@ -146,7 +148,7 @@ class UnrolledNetwork:
 
     def shortcut(self, state: State) -> torch.Tensor:
         """The shortcut of the next unit at a state."""
-        plan = self.segments
+        plan = state.plan or self.segments
         piece = plan.shortcuts[state.index]
         if piece is None:
             return state.value
@@ -158,7 +160,7 @@ class UnrolledNetwork:
 
     def branch(self, state: State) -> torch.Tensor:
         """The branch of the next unit at a state (the sum of its branches where several are parallel)."""
-        plan = self.segments
+        plan = state.plan or self.segments
         cut = plan.cuts[state.index]
         values = self._values(state, plan)
         plan.branches[state.index].run(values)
@@ -176,7 +178,7 @@ class UnrolledNetwork:
             total: the sum.
             overwrite: allow an in-place activation to write over `total`.
         """
-        plan = self.segments
+        plan = state.plan or self.segments
         values = dict(state.side)
         values[plan.cuts[state.index].add] = total
         joins = plan.fresh_joins if overwrite else plan.joins
@@ -185,12 +187,17 @@ class UnrolledNetwork:
 
     def step(self, state: State, gate: Any = 1.0) -> State:
         """One unit at a gate: a float (0 skips the branch) or a tensor that broadcasts over its output."""
+        plan = state.plan or self.segments
         shortcut = self.shortcut(state)
         skip = not isinstance(gate, torch.Tensor) and gate == 0.0
-        if skip and not self.segments.exporting[state.index]:
+        if skip and not plan.exporting[state.index]:
             return self.join(state, shortcut)
-        total = evaluate_sum(shortcut, [self.branch(state)], gate)
-        return self.join(state, total, overwrite=total is not shortcut and not torch.is_grad_enabled())
+        quick = not torch.is_grad_enabled()
+        branch = self.branch(state)
+        if skip:
+            return self.join(state, shortcut)
+        total = gated_sum(shortcut, branch, gate, quick and plan.fresh_branches[state.index])
+        return self.join(state, total, overwrite=quick)
 
     def run(
         self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None
@@ -275,7 +282,7 @@ class UnrolledNetwork:
     def _state(self, index: int, values: Values, plan: Segments) -> State:
         entry = plan.cuts[index].entry if index < len(self) else plan.program.output
         carried = plan.carried[index]
-        return State(index, values[entry], {node: values[node] for node in carried if node in values})
+        return State(index, values[entry], {node: values[node] for node in carried if node in values}, plan)
 
     def observe(self, example: Any) -> float:
         """Run the example once through model and network; note the units' shapes.
@@ -326,7 +333,7 @@ class Suffix:
                 f"expected a state, got a tensor: operations after unit {self.index} also read {names}, made "
                 f"before it; pass net.prefix(x, {self.index}), or a copy of it with another value"
             )
-        return self.net.run(State(self.index, value), gates).value
+        return self.net.run(State(self.index, value, plan=self.net.segments), gates).value
 
 
 def call_model(model: nn.Module, x: Any) -> Any:
