@@ -9,9 +9,7 @@ import torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
-REFERENCE = Path(
-    os.environ.get("RESNET_PATHS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
+REFERENCE = Path(os.environ.get("RESNET_PATHS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

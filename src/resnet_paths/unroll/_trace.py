@@ -115,7 +115,7 @@ class _Tracer(fx.Tracer):
     def _live_training_flag(self, args: Any, kwargs: Any, target: Any) -> tuple[Any, Any]:
         """``self.training`` was read as a constant: read it anew at each run instead."""
         names = list(inspect.signature(target).parameters)
-        flags = {name: value for name, value in zip(names, args, strict=False)} | dict(kwargs)
+        flags = dict(zip(names, args, strict=False)) | dict(kwargs)
         flag = flags.get("training")
         if not isinstance(flag, bool) or flag != self.current.module.training:
             return args, kwargs
@@ -172,7 +172,7 @@ class _Tracer(fx.Tracer):
     def _run(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
         if m._forward_pre_hooks:
             hooked = self.create_proxy("call_function", PreHooks(m), args, kwargs)
-            args = tuple(hooked[position] for position in range(len(args)))
+            args = tuple(operator.getitem(hooked, position) for position in range(len(args)))  # type: ignore[call-overload]
         value = m.forward(*args, **kwargs)
         if not m._forward_hooks:
             return value
