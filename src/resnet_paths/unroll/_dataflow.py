@@ -82,8 +82,9 @@ class DataFlow:
 def data_arguments(node: fx.Node) -> list[fx.Node]:
     """The arguments through which values flow (of hooks: the output that they may change)."""
     if node.op == "call_function" and isinstance(node.target, PostHooks):
-        first = node.args[0]
-        return [first] if isinstance(first, fx.Node) else []
+        found: list[fx.Node] = []
+        fx.node.map_arg(node.args[0], found.append)
+        return found
     if node.op == "call_function" and node.target is operator.getitem:
         return [argument for argument in node.args[:1] if isinstance(argument, fx.Node)]
     return list(node.all_input_nodes)

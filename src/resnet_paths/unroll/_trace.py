@@ -13,21 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from . import _ops
+from ._flags import with_flag
 from ._guard import checkpointing_bypassed, preserved
 from ._hooks import PostHooks, PreHooks
+from ._leaves import is_leaf, is_single_function
 from ._program import ModuleCall, Program, first_node, map_nodes
 from .errors import TraceError
 
-_COMPOSITE = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _IN_PLACE_MODULES = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
-_HAS_TRAINING_FLAG = {
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu,
-    F.batch_norm,
-}  # fmt: skip
 
 
 class _Proxy(fx.Proxy):
@@ -71,7 +67,7 @@ class _Tracer(fx.Tracer):
         changed = None
         if kind in ("call_function", "call_method", "call_module"):
             target, kwargs, changed = self._functional(kind, target, args, dict(kwargs))
-        if kind == "call_function" and target in _HAS_TRAINING_FLAG:
+        if kind == "call_function":
             args, kwargs = self._live_training_flag(args, kwargs, target)
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         node.meta["call"] = self.current
@@ -114,37 +110,19 @@ class _Tracer(fx.Tracer):
 
     def _live_training_flag(self, args: Any, kwargs: Any, target: Any) -> tuple[Any, Any]:
         """``self.training`` was read as a constant: read it anew at each run instead."""
-        names = list(inspect.signature(target).parameters)
-        flags = dict(zip(names, args, strict=False)) | dict(kwargs)
-        flag = flags.get("training")
-        if not isinstance(flag, bool) or flag != self.current.module.training:
+        training = self.current.module.training
+        if with_flag(target, args, kwargs, training, None) is None:
             return args, kwargs
         path = f"{self.current.path}.training" if self.current.path else "training"
         attribute = super().create_node("get_attr", path, (), {})
         attribute.meta["call"] = self.current
         self.current.nodes.append(attribute)
-        if "training" in kwargs:
-            return args, {**kwargs, "training": attribute}
-        place = names.index("training")
-        return (*args[:place], attribute, *args[place + 1 :]), kwargs
+        return with_flag(target, args, kwargs, training, attribute)  # type: ignore[no-any-return]
 
     # modules
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque:
-            return True
-        if isinstance(m, _COMPOSITE):
-            return False
-        if type(m).__module__.startswith(("torch.nn", "torch.ao.nn")):
-            return True
-        return isinstance(m, nn.modules.batchnorm._NormBase)
-
-    def _is_single_function(self, m: nn.Module, args: Any, kwargs: Any) -> bool:
-        """A module without parameters or parts that takes one tensor: one operation (drop-path, lambda)."""
-        if next(m.children(), None) is not None or next(m.parameters(), None) is not None:
-            return False
-        inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)]
-        return len(inputs) == 1 and type(m).forward is not nn.Module.forward
+        return module_qualified_name in self.opaque or is_leaf(m)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -152,7 +130,7 @@ class _Tracer(fx.Tracer):
         m = getattr(m, "_orig_mod", m)
         path = self.path_of_module(m)
         call = ModuleCall(path, m, self.current, *self.now(_nodes((args, kwargs))))
-        call.leaf = self.is_leaf_module(m, path) or self._is_single_function(m, args, kwargs)
+        call.leaf = self.is_leaf_module(m, path) or is_single_function(m, args, kwargs, fx.Proxy)
         self.current.children.append(call)
         outer, self.current = self.current, call
         try:
