@@ -1,0 +1,92 @@
+"""What is differentiated: a scalar loss of the network's output; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..unroll import UnrolledNetwork
+
+Loss = str | Callable[[torch.Tensor, Any], torch.Tensor]
+
+
+def check_eval(net: UnrolledNetwork) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        ValueError: batch statistics or dropout would make the pieces random, or change the model.
+    """
+    training = [name or "the model" for name, module in net.model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"expected a model in eval mode, got {len(training)} modules in training mode ({training[0]}, ...), "
+            "where batch norm and dropout make the gradient of one example depend on chance and on the other "
+            "examples; call model.eval() first"
+        )
+
+
+def scalar_loss(output: torch.Tensor, target: Any, loss: Loss) -> torch.Tensor:
+    """The scalar that is differentiated.
+
+    Args:
+        output: the network's output, (batch, classes) for the losses known by name.
+        target: class indices (batch,) for those; anything for a function.
+        loss: ``"cross_entropy"`` (summed over the batch), ``"logit"`` (the targets' logits, summed), or a
+            function of output and target.
+
+    Raises:
+        ValueError: the loss is not known, not a scalar, or has no gradient; a target is out of range.
+    """
+    if not callable(loss) and loss not in ("cross_entropy", "logit"):
+        raise ValueError(
+            f"expected a loss 'cross_entropy' or 'logit' or a function of output and target, got {loss!r}"
+        )
+    if callable(loss):
+        value = loss(output, target)
+    else:
+        classes = check_target(output, target)
+        value = (
+            F.cross_entropy(output, classes, reduction="sum")
+            if loss == "cross_entropy"
+            else output.gather(1, classes[:, None]).sum()
+        )
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"expected a scalar loss, got {got}; sum it, also over the batch")
+    if not value.requires_grad:
+        raise ValueError(
+            "expected a loss that depends differentiably on the network's output, got one without gradient; "
+            "take out detach(), argmax or no_grad on its way"
+        )
+    return value.reshape(())
+
+
+def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
+    """Class indices that fit the output, on its device.
+
+    Raises:
+        ValueError: of another shape or type, or out of range.
+    """
+    if output.ndim != 2:
+        raise ValueError(f"expected an output (batch, classes), got {tuple(output.shape)}; pass a function as loss")
+    batch, classes = output.shape
+    target = torch.as_tensor(target, device=output.device)
+    if target.ndim == 0:
+        target = target.expand(batch)
+    if target.shape != (batch,) or target.is_floating_point() or target.dtype is torch.bool:
+        raise ValueError(
+            f"expected a target of {batch} class indices, got shape {tuple(target.shape)} of {target.dtype}"
+        )
+    if int(target.min()) < 0 or int(target.max()) >= classes:
+        raise ValueError(
+            f"expected targets from 0 to {classes - 1}, got values from {int(target.min())} to {int(target.max())}"
+        )
+    return target.long()
+
+
+def loss_name(loss: Loss) -> str:
+    """A name to put into records."""
+    return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)

@@ -1,0 +1,161 @@
+"""The recursion over units that carries one coefficient for each path length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import torch
+
+from ._tape import Recorded, Tape, parameters_between
+
+Visit = Callable[[int, torch.Tensor], None]
+
+
+@dataclass
+class LeafSums:
+    """Gradients of parameters by path length, summed as the recursion meets them.
+
+    Attributes:
+        wanted: the parameters asked for, by name.
+        lengths: number of lengths kept.
+        sums: for each name met, (lengths, *shape).
+    """
+
+    wanted: dict[str, torch.Tensor]
+    lengths: int
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._names = {id(value): name for name, value in self.wanted.items()}
+
+    def between(self, output: torch.Tensor, *stops: torch.Tensor) -> list[torch.Tensor]:
+        """The wanted parameters that a piece uses."""
+        return [leaf for leaf in parameters_between(output, *stops) if id(leaf) in self._names]
+
+    def add(self, leaves: list[torch.Tensor], rows: list[torch.Tensor], first: int) -> None:
+        """Add rows of gradients of the lengths from `first` on; lengths not kept are left out."""
+        for leaf, values in zip(leaves, rows, strict=True):
+            name = self._names[id(leaf)]
+            if name not in self.sums:
+                self.sums[name] = leaf.new_zeros((self.lengths, *leaf.shape)).detach()
+            into = self.sums[name][first : first + len(values)]
+            into += values[: len(into)]
+
+
+def pull_polynomial(
+    tape: Tape,
+    lengths: int,
+    counted: Collection[int],
+    *,
+    signs: torch.Tensor | None = None,
+    leaves: LeafSums | None = None,
+    visit: Visit | None = None,
+) -> torch.Tensor:
+    """The coefficients of the gradient at the first recorded unit's entry, by path length.
+
+    Pulls the loss's gradient back through ``D'(S' + t J')`` of every unit, last to first, and keeps the
+    coefficients of t^0, ..., t^(lengths - 1): ``G_k <- S'D' G_k + J'D' G_{k-1}``.
+
+    Args:
+        tape: the recorded pass.
+        lengths: how many coefficients to keep.
+        counted: the units whose branch multiplies by t; the others' branches multiply by one.
+        signs: (units of the network, batch): a factor for each unit's branch and each example.
+        leaves: where to sum up parameters' gradients.
+        visit: called with each unit's index and the coefficients at its entry (valid during the call).
+
+    Returns:
+        (lengths met, *entry shape).
+
+    Cost: n (n + 1) / 2 branch products for n counted units, less when lengths are cut off.
+    """
+    rows = tape.seed[None]
+    for index, unit in tape.backwards():
+        factor = None if signs is None else signs[index]
+        rows = _through_unit(tape, unit, rows, lengths, int(index in counted), factor, leaves)
+        if visit is not None:
+            visit(index, rows)
+    return rows
+
+
+def pull_stem(tape: Tape, rows: torch.Tensor, leaves: LeafSums | None = None) -> torch.Tensor:
+    """Coefficients at the first entry as coefficients at the start of the recording."""
+    inner = [] if leaves is None else leaves.between(tape.stem_exit, tape.start)
+    parts = []
+    for part in reversed(tape.chunks(len(rows), tape.stem_exit, tape.start)):
+        found, *more = tape.through_stem(rows[part], *inner)
+        if leaves is not None:
+            leaves.add(inner, more, part.start)
+        parts.append(found)
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts).contiguous()
+
+
+def _through_unit(
+    tape: Tape,
+    unit: Recorded,
+    rows: torch.Tensor,
+    lengths: int,
+    counted: int,
+    factor: torch.Tensor | None,
+    leaves: LeafSums | None,
+) -> torch.Tensor:
+    """One step of the recursion, a chunk of coefficients at a time, the longest lengths first.
+
+    Where the shapes allow it the new coefficients overwrite the old: a chunk writes only coefficients that
+    it or a chunk before it has read.
+    """
+    grown = min(len(rows) + counted, lengths)
+    result = _room(rows, unit.entry, grown, lengths)
+    inner = _Inner(unit, leaves)
+    for part in tape.chunks(len(rows), unit.entry, unit.total):
+        total, *more = tape.through_join(unit, rows[part], *inner.join)
+        inner.add(inner.join, more, part.start)
+        short, *more = tape.through_shortcut(unit, total, *inner.shortcut)
+        inner.add(inner.shortcut, more, part.start)
+        kept = min(part.stop, grown - counted) - part.start
+        branch = None
+        if kept > 0:
+            branch, *more = tape.through_branch(unit, total[:kept], *inner.branch)
+            inner.add(inner.branch, more, part.start + counted)
+        result[part] = short
+        if branch is not None:
+            into = result[part.start + counted : part.start + counted + kept]
+            into += branch if factor is None else branch * _of_examples(factor, branch)
+    return result
+
+
+class _Inner:
+    """The wanted parameters inside a unit's three pieces."""
+
+    def __init__(self, unit: Recorded, leaves: LeafSums | None) -> None:
+        self.leaves = leaves
+        self.join: list[torch.Tensor] = []
+        self.shortcut: list[torch.Tensor] = []
+        self.branch: list[torch.Tensor] = []
+        if leaves is not None:
+            self.join = leaves.between(unit.exit, unit.total)
+            self.branch = leaves.between(unit.branch, unit.entry)
+            if unit.shortcut is not unit.entry:
+                self.shortcut = leaves.between(unit.shortcut, unit.entry)
+
+    def add(self, parameters: list[torch.Tensor], rows: list[torch.Tensor], first: int) -> None:
+        if self.leaves is not None:
+            self.leaves.add(parameters, rows, first)
+
+
+def _room(rows: torch.Tensor, entry: torch.Tensor, count: int, capacity: int) -> torch.Tensor:
+    """Where to put `count` coefficients at an entry: the old ones' buffer where shapes agree, else a new one."""
+    base = rows._base if rows._base is not None else rows
+    if base.shape == (capacity, *entry.shape) and base.stride() == rows.stride():
+        if count > len(rows):
+            base[len(rows) : count].zero_()
+        return base[:count]
+    dense = entry.is_contiguous() or entry.is_contiguous(memory_format=torch.channels_last)
+    stride = entry.stride() if entry.ndim == 4 and dense else torch.empty(entry.shape, device="meta").stride()
+    made = entry.new_empty(0).new_empty_strided((capacity, *entry.shape), (entry.numel(), *stride))
+    return made.zero_()[:count]
+
+
+def _of_examples(factor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return factor.to(rows.dtype).view(1, -1, *[1] * (rows.ndim - 2))

@@ -1,0 +1,118 @@
+"""What every record of this package carries: where its numbers came from, and how it becomes a table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import nn
+
+import resnet_paths
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to compute a record again.
+
+    Attributes:
+        model: SHA-256 of the model's parameters and buffers, with their names, shapes and types.
+        data: SHA-256 of the inputs and targets.
+        dtype: the type in which it was computed.
+        seed: the seed, where random numbers were drawn.
+        torch: version of PyTorch.
+        version: version of this package.
+    """
+
+    model: str
+    data: str
+    dtype: str
+    seed: int | None
+    torch: str
+    version: str
+
+
+def provenance(model: nn.Module, data: Any, dtype: torch.dtype, seed: int | None = None) -> Provenance:
+    """The provenance of a computation on a model with some data."""
+    version = getattr(resnet_paths, "__version__", "unknown")
+    return Provenance(
+        model=fingerprint(model.state_dict()),
+        data=fingerprint(data),
+        dtype=str(dtype).removeprefix("torch."),
+        seed=seed,
+        torch=torch.__version__,
+        version=version,
+    )
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a nest of dicts, sequences, tensors and plain values.
+
+    Example:
+        >>> fingerprint([torch.zeros(2)]) == fingerprint([torch.zeros(2)])
+        True
+        >>> fingerprint([torch.zeros(2)]) == fingerprint([torch.zeros(1, 2)])
+        False
+    """
+    digest = hashlib.sha256()
+    _update(digest, value)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        plain = value.detach().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            digest.update(f"{key!r}:".encode())
+            _update(digest, item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        digest.update(f"{type(value).__name__}{len(value)}".encode())
+        for item in value:
+            _update(digest, item)
+    else:
+        digest.update(repr(value).encode())
+
+
+def array(value: Any) -> np.ndarray:
+    """A tensor or a sequence as a NumPy array on the CPU (bfloat16, which NumPy lacks, as float32)."""
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu()
+        return (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()
+    return np.asarray(value)
+
+
+def dataset(
+    variables: Mapping[str, tuple[Sequence[str], Any]],
+    coordinates: Mapping[str, Any],
+    source: Provenance | None = None,
+    **attributes: Any,
+) -> xr.Dataset:
+    """Named arrays as an xarray data set; provenance and attributes go along.
+
+    Args:
+        variables: for each name, its dimensions and its values.
+        coordinates: values of dimensions; a dimension without them counts from 0.
+        source: where the numbers came from.
+        attributes: further facts.
+    """
+    data = {name: (tuple(dims), array(values)) for name, (dims, values) in variables.items()}
+    attrs = {**attributes, **(vars(source) if source is not None else {})}
+    kept = {key: value for key, value in attrs.items() if value is not None}
+    made = xr.Dataset(data, coords={key: array(value) for key, value in coordinates.items()}, attrs=kept)
+    missing = [dim for dim in made.dims if dim not in made.coords]
+    return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in missing})
+
+
+def table(data: xr.Dataset) -> pd.DataFrame:
+    """A data set as a table with one row for each combination of its coordinates."""
+    frame: pd.DataFrame = data.to_dataframe().reset_index()
+    frame.attrs.update(data.attrs)
+    return frame

@@ -1,0 +1,288 @@
+"""One forward pass, recorded so that gradients can be pulled back through each piece on its own.
+
+At the activations of the pass, unit i is ``total = shortcut(y) + branch(y)``, ``y' = join(total)`` (the
+activation after the sum, and whatever leads to the next unit's entry or to the output). The transposed
+Jacobians S', J' and D' of the three are what every analysis of paths multiplies by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..unroll import State, UnitRef, UnrolledNetwork
+from ._objective import Loss, check_eval, scalar_loss
+
+CACHE_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One unit of the pass: the values between its pieces, linked by the autograd graph."""
+
+    name: str
+    entry: torch.Tensor
+    shortcut: torch.Tensor
+    branch: torch.Tensor
+    total: torch.Tensor
+    exit: torch.Tensor
+
+
+class Tape:
+    """A recorded pass from the input, or from one unit's entry, to the loss.
+
+    Attributes:
+        start: the tensor on whose side the recording begins: the (first floating) input, or the entry.
+        first: index of the first unit recorded.
+        units: the recorded units, from `first` to the last.
+        output: the network's output.
+        loss: the scalar.
+        seed: gradient of the loss with respect to the output.
+        vjps: how many rows were pulled back through which kind of piece.
+        looped: pieces of which an operation has no batching rule, so that rows were pulled back one by
+            one, with the reason.
+    """
+
+    def __init__(
+        self,
+        net: UnrolledNetwork,
+        x: Any,
+        target: Any,
+        loss: Loss = "cross_entropy",
+        start: UnitRef | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        if max_bytes is not None and max_bytes <= 0:
+            raise ValueError(f"expected max_bytes above 0, got {max_bytes}; None chooses it")
+        check_eval(net)
+        self.net, self.max_bytes = net, max_bytes
+        self.vjps: Counter[str] = Counter()
+        self.looped: dict[str, str] = {}
+        self.first = 0 if start is None else net.index(start)
+        self._most_rows: int | None = None
+        with torch.enable_grad():
+            self.start, state = _begin(net, x, start)
+            self.stem_exit = state.value
+            self.units: list[Recorded] = []
+            while state.index < len(net):
+                unit, state = _record(net, state)
+                self.units.append(unit)
+            self.output = self.units[-1].exit
+            self.loss = scalar_loss(self.output, target, loss)
+        self.seed = self.gradient([self.output])[0]
+
+    @property
+    def n(self) -> int:
+        """The number of units recorded."""
+        return len(self.units)
+
+    def backwards(self) -> Iterator[tuple[int, Recorded]]:
+        """The recorded units from the last to the first, with their index in the network."""
+        for place in reversed(range(self.n)):
+            yield self.first + place, self.units[place]
+
+    # the ordinary gradient
+
+    def gradient(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The ordinary gradient of the loss: one backward pass through the whole recording."""
+        found = self._grad(self.loss, list(inputs), None)
+        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+
+    # pulling rows of cotangents, (rows, batch, ...), back through one piece
+
+    def through_join(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows times D: from a unit's exit to its sum (and to parameters in between, as `inputs`)."""
+        if unit.exit is unit.total and not inputs:
+            return [rows]
+        self.vjps["join"] += len(rows)
+        if not inputs and _is_relu_of(unit.exit, unit.total):
+            return [torch.ops.aten.threshold_backward(rows, unit.exit.detach().expand_as(rows), 0)]
+        return self._pull(f"{unit.name}: join", unit.exit, [unit.total, *inputs], rows)
+
+    def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows times S: from a unit's sum to its entry by the shortcut."""
+        rows = _reduced(rows, unit.shortcut)
+        if unit.shortcut is unit.entry and not inputs:
+            return [rows]
+        self.vjps["shortcut"] += len(rows)
+        return self._pull(f"{unit.name}: shortcut", unit.shortcut, [unit.entry, *inputs], rows)
+
+    def through_branch(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows times J: from a unit's sum to its entry by the branch."""
+        rows = _reduced(rows, unit.branch)
+        self.vjps["branch"] += len(rows)
+        return self._pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
+
+    def through_stem(self, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows from the first recorded unit's entry to the start of the recording."""
+        if self.stem_exit is self.start and not inputs:
+            return [rows]
+        self.vjps["stem"] += len(rows)
+        return self._pull("stem", self.stem_exit, [self.start, *inputs], rows)
+
+    def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
+        """Slices of rows that one batched product takes at a time, the last ones first."""
+        size = self.rows_at_once(*values)
+        return [slice(max(0, stop - size), stop) for stop in range(rows, 0, -size)]
+
+    def rows_at_once(self, *values: torch.Tensor) -> int:
+        """How many rows to pull back at once, by the memory budget and what memory has shown to hold."""
+        row = 4 * max(value.numel() * value.element_size() for value in values)
+        device = values[0].device
+        budget = self.max_bytes
+        if budget is None and device.type == "cuda":
+            budget = torch.cuda.mem_get_info(device)[0] // 4
+        if budget is None:
+            budget = 4 * CACHE_BYTES
+        size = max(1, budget // max(row, 1))
+        return size if self._most_rows is None else min(size, self._most_rows)
+
+    def _pull(
+        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
+    ) -> list[torch.Tensor]:
+        found: list[torch.Tensor | None] | None = None
+        if self._most_rows is None or len(rows) <= self._most_rows:
+            try:
+                found = self._pull_once(piece, output, inputs, rows)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                self._most_rows = len(rows) // 2
+        if found is None:
+            halves = [self._pull(piece, output, inputs, half) for half in rows.split(self._most_rows or 1)]
+            return [torch.cat(parts) for parts in zip(*halves, strict=True)]
+        return [row_zeros(rows, value) if grad is None else grad for grad, value in zip(found, inputs, strict=True)]
+
+    def _pull_once(
+        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
+    ) -> list[torch.Tensor | None]:
+        if not output.requires_grad:
+            return [None] * len(inputs)
+        if len(rows) > 1 and piece not in self.looped:
+            try:
+                return self._grad(output, inputs, rows, batched=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                single = [self._grad(output, inputs, row) for row in rows]
+                self.looped[piece] = str(error)
+                return _stacked(single)
+        return _stacked([self._grad(output, inputs, row) for row in rows])
+
+    @staticmethod
+    def _grad(
+        output: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        cotangent: torch.Tensor | None,
+        batched: bool = False,
+    ) -> list[torch.Tensor | None]:
+        grad: Callable[..., Any] = torch.autograd.grad
+        found: tuple[torch.Tensor | None, ...] = grad(
+            output, inputs, cotangent, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
+        return list(found)
+
+
+def row_zeros(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """As many zeros of a value's shape as there are rows."""
+    return value.new_zeros((len(rows), *value.shape))
+
+
+def parameters_between(output: torch.Tensor, *stops: torch.Tensor) -> list[torch.Tensor]:
+    """The leaves, other than the stops, that a value depends on without passing through a stop."""
+    ends = {_edge(stop) for stop in stops}
+    leaves: dict[int, torch.Tensor] = {}
+    todo, seen = [_edge(output)], set(ends)
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves[id(node.variable)] = node.variable
+        todo.extend(following for following, _ in node.next_functions)
+    return list(leaves.values())
+
+
+def _edge(value: torch.Tensor) -> Any:
+    return torch.autograd.graph.get_gradient_edge(value).node if value.requires_grad else None
+
+
+def _begin(net: UnrolledNetwork, x: Any, start: UnitRef | None) -> tuple[torch.Tensor, State]:
+    """The leaf on whose side a recording begins, and the state at the first recorded unit's entry."""
+    if start is not None:
+        with torch.no_grad():
+            state = net.prefix(x, start)
+        leaf = state.value.detach().requires_grad_()
+        return leaf, replace(state, value=leaf)
+    x, leaf = with_leaf(x)
+    state = net.stem(x)
+    if not state.value.requires_grad:
+        raise ValueError(
+            "expected a first unit whose entry depends differentiably on the input, got one without gradient; "
+            "take out detach() or no_grad in the model's stem, or ask for the gradient at a unit's entry"
+        )
+    return leaf, state
+
+
+def with_leaf(x: Any) -> tuple[Any, torch.Tensor]:
+    """The model's input with its first floating tensor replaced by a leaf, and that leaf.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = list(x) if isinstance(x, dict) else range(len(x)) if isinstance(x, tuple) else [None]
+    for name in names:
+        value = x if name is None else x[name]
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            leaf = (value.clone() if value.is_inference() else value).detach().requires_grad_()
+            if isinstance(x, tuple):
+                return tuple(leaf if place == name else item for place, item in enumerate(x)), leaf
+            return (leaf if name is None else {**x, name: leaf}), leaf
+    raise ValueError(
+        "expected an input with a floating tensor, with respect to which a gradient exists, got none; ask for "
+        "the gradient at a unit's entry (wrt=0)"
+    )
+
+
+def _record(net: UnrolledNetwork, state: State) -> tuple[Recorded, State]:
+    shortcut, branch = net.shortcut(state), net.branch(state)
+    total = shortcut + branch
+    after = net.join(state, total)
+    if not after.value.requires_grad:
+        raise ValueError(
+            f"expected unit {state.index} ({net[state.index].name}) to be differentiable, got a value without "
+            "gradient after it; take out detach() or no_grad in the model"
+        )
+    return Recorded(net[state.index].name, state.value, shortcut, branch, total, after.value), after
+
+
+def _is_relu_of(output: torch.Tensor, total: torch.Tensor) -> bool:
+    node = output.grad_fn
+    if node is None or node.name() != "ReluBackward0":
+        return False
+    return node.next_functions[0][0] is _edge(total)
+
+
+def _reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+    """Rows at a sum as rows at one of its terms, which may have been broadcast."""
+    if rows.shape[1:] == term.shape:
+        return rows
+    return torch.stack([row.sum_to_size(term.shape) for row in rows])
+
+
+def _stacked(rows: list[list[torch.Tensor | None]]) -> list[torch.Tensor | None]:
+    stacked: list[torch.Tensor | None] = []
+    for column in zip(*rows, strict=True):
+        parts = [part for part in column if part is not None]
+        if not parts:
+            stacked.append(None)
+        elif len(parts) == 1:
+            stacked.append(parts[0][None])
+        else:
+            stacked.append(torch.stack(parts))
+    return stacked

@@ -1,0 +1,219 @@
+"""How many branches a path passes through: binomial, and Poisson-binomial under stochastic depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from ..unroll import UnitRef, UnrolledNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class LengthDistribution:
+    """The distribution of path lengths of n units.
+
+    Attributes:
+        n: number of units that are left.
+        keep: probability with which a path takes each unit's branch, (n,); None: all paths alike.
+        lengths: 0..n.
+        log_probability: natural logarithm of each length's probability, (n + 1,).
+        log_paths: natural logarithm of the (expected) number of paths behind the distribution.
+    """
+
+    n: int
+    keep: tuple[float, ...] | None
+    lengths: np.ndarray
+    log_probability: np.ndarray
+    log_paths: float
+
+    @property
+    def probability(self) -> np.ndarray:
+        """The probability of each length; tiny ones underflow to 0, `log_probability` does not."""
+        return np.exp(self.log_probability)
+
+    @property
+    def mean(self) -> float:
+        """The mean length, ``sum p_i`` (n/2 for all paths alike)."""
+        return self.n / 2 if self.keep is None else math.fsum(self.keep)
+
+    @property
+    def variance(self) -> float:
+        """The variance of the length, ``sum p_i (1 - p_i)`` (n/4 for all paths alike)."""
+        return self.n / 4 if self.keep is None else math.fsum(p * (1 - p) for p in self.keep)
+
+    @property
+    def paths(self) -> int:
+        """The number of paths, 2^n, as an exact integer."""
+        return 2**self.n
+
+    def count(self, length: int) -> int:
+        """The exact number of paths of a length, ``C(n, length)``."""
+        return math.comb(self.n, length) if 0 <= length <= self.n else 0
+
+    def share(self, low: int, high: int) -> float:
+        """The share of paths whose length is from `low` to `high`, both included.
+
+        For all paths alike the quotient of two exact integers, rounded once.
+
+        Example:
+            >>> deep = path_lengths(54)
+            >>> f"{deep.share(5, 17):.4%}", f"{deep.share(19, 35):.2%}"
+            ('0.4537%', '98.02%')
+        """
+        if low > high:
+            raise ValueError(f"expected low <= high, got {low} > {high}; swap them")
+        inside = range(max(low, 0), min(high, self.n) + 1)
+        if self.keep is None:
+            return float(Fraction(sum(self.count(k) for k in inside), self.paths))
+        return min(1.0, math.fsum(float(self.probability[k]) for k in inside))
+
+    def interval(self, mass: float = 0.95) -> tuple[int, int]:
+        """The central range of lengths: at most (1 - mass)/2 of the paths lie on either side of it.
+
+        Example:
+            >>> path_lengths(54).interval(0.98)
+            (19, 35)
+        """
+        return central_interval(self.probability, mass)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each length: length, log_probability, probability, count (exact integers)."""
+        return pd.DataFrame(
+            {
+                "length": self.lengths,
+                "log_probability": self.log_probability,
+                "probability": self.probability,
+                "count": pd.Series([self.count(int(k)) for k in self.lengths], dtype=object),
+            }
+        )
+
+
+def path_lengths(
+    network: int | UnrolledNetwork,
+    *,
+    keep: float | Sequence[float] | None = None,
+    dropped: int | Sequence[UnitRef] = 0,
+) -> LengthDistribution:
+    """The distribution of path lengths: how many branches a path passes through.
+
+    Without `keep` every one of the 2^n paths counts alike and the length is Binomial(n, 1/2): C(n, k) paths
+    of length k. With keep probabilities p_i, unit i's branch is passed with probability p_i, independently:
+    the Poisson-binomial distribution with generating function ``prod (1 - p_i + p_i t)`` (with stochastic
+    depth, the number of blocks present in a training step). Dropping d blocks leaves 2^(n-d) paths.
+
+    Args:
+        network: the number of units, or a network.
+        keep: None, one probability for all units, or one for each.
+        dropped: units that are taken out: how many, or (of a network, or by index) which.
+
+    Returns:
+        The distribution over the lengths 0..n-d, exact in log space for n in the thousands.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Cost: none for all paths alike; O(n^2) additions with keep probabilities.
+
+    Source: Veit, Wilber and Belongie (2016), sections 3 and 5; Huang et al. (2016) for stochastic depth.
+
+    Example:
+        >>> distribution = path_lengths(3)
+        >>> [distribution.count(k) for k in range(4)]
+        [1, 3, 3, 1]
+        >>> path_lengths(54, dropped=10).paths == 2**44
+        True
+        >>> float(path_lengths(2, keep=[1.0, 0.5]).probability[1])
+        0.5
+    """
+    n, gone = _left(network, dropped)
+    left = n - len(gone)
+    if keep is None:
+        logs = _log_binomial(left)
+        return LengthDistribution(left, None, np.arange(left + 1), logs, left * math.log(2))
+    probabilities = [p for i, p in enumerate(_keep(keep, n)) if i not in gone]
+    logs = _log_poisson_binomial([(1 - p, p) for p in probabilities])
+    return LengthDistribution(left, tuple(probabilities), np.arange(left + 1), logs, left * math.log(2))
+
+
+def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequence[float]) -> LengthDistribution:
+    """Which paths stochastic depth trains: the expected number of paths of each length that a step leaves.
+
+    Unit i survives a step with probability p_i, so a path P survives with ``prod_{i in P} p_i`` and the
+    expected number of surviving paths of length k is the coefficient of t^k of ``prod (1 + p_i t)``.
+    Normalised, that is Poisson-binomial with ``p_i / (1 + p_i)``.
+
+    Args:
+        network: the number of units, or a network.
+        keep: one survival probability for all units, or one for each.
+
+    Returns:
+        The distribution of lengths among surviving paths; `log_paths` is the logarithm of their number.
+
+    Source: Veit, Wilber and Belongie (2016), section 5, on Huang et al. (2016).
+
+    Example:
+        >>> half = surviving_path_lengths(54, 0.5)
+        >>> round(half.mean, 2), round(half.log_paths / 0.6931471805599453, 2)
+        (18.0, 31.59)
+    """
+    n, _ = _left(network, 0)
+    probabilities = _keep(keep, n)
+    odds = [p / (1 + p) for p in probabilities]
+    logs = _log_poisson_binomial([(1 / (1 + p), p / (1 + p)) for p in probabilities])
+    log_paths = math.fsum(math.log1p(p) for p in probabilities)
+    return LengthDistribution(n, tuple(odds), np.arange(n + 1), logs, log_paths)
+
+
+def central_interval(weights: np.ndarray, mass: float) -> tuple[int, int]:
+    """The shortest index range with at most (1 - mass)/2 of the total weight on either side of it."""
+    if not 0 < mass < 1:
+        raise ValueError(f"expected a mass between 0 and 1, got {mass}")
+    tail = (1 - mass) / 2 * weights.sum()
+    below, above = np.cumsum(weights), np.cumsum(weights[::-1])
+    return int((below > tail).argmax()), len(weights) - 1 - int((above > tail).argmax())
+
+
+def _left(network: int | UnrolledNetwork, dropped: int | Sequence[UnitRef]) -> tuple[int, set[int]]:
+    n = network if isinstance(network, int) else len(network)
+    if n < 0:
+        raise ValueError(f"expected a number of units of at least 0, got {n}")
+    if isinstance(dropped, int):
+        if not 0 <= dropped <= n:
+            raise ValueError(f"expected 0 to {n} dropped units, got {dropped}")
+        return n, set(range(n - dropped, n))
+    if isinstance(network, UnrolledNetwork):
+        return n, set(network.indices(dropped))
+    wrong = [unit for unit in dropped if not isinstance(unit, int) or not 0 <= unit < n]
+    if wrong or len(set(dropped)) < len(dropped):
+        raise ValueError(f"expected different unit indices from 0 to {n - 1}, got {list(dropped)}")
+    return n, {unit for unit in dropped if isinstance(unit, int)}
+
+
+def _keep(keep: float | Sequence[float], n: int) -> list[float]:
+    values = [float(keep)] * n if isinstance(keep, (int, float)) else [float(p) for p in keep]
+    if len(values) != n:
+        raise ValueError(f"expected one keep probability or {n}, one for each unit, got {len(values)}")
+    wrong = [p for p in values if not 0 <= p <= 1]
+    if wrong:
+        raise ValueError(f"expected keep probabilities from 0 to 1, got {wrong[0]}")
+    return values
+
+
+def _log_binomial(n: int) -> np.ndarray:
+    return np.array([math.log(math.comb(n, k)) - n * math.log(2) for k in range(n + 1)])
+
+
+def _log_poisson_binomial(terms: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Logarithms of the coefficients of ``prod (a_i + b_i t)``."""
+    logs = np.array([0.0])
+    with np.errstate(divide="ignore"):
+        for out, taken in terms:
+            stay = np.append(logs + np.log(out), -np.inf)
+            move = np.append(-np.inf, logs + np.log(taken))
+            logs = np.logaddexp(stay, move)
+    return logs

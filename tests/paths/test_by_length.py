@@ -1,0 +1,308 @@
+"""The gradient by path length: sums that must close, against dense Jacobians, and what must not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from families import ALL, Family
+from helpers import randomise_norms
+from references.dense_paths import by_length, path_gradients
+from references.tiny import tiny_batch, tiny_network
+from resnet_paths import UnrolledNetwork, unroll
+from resnet_paths.paths import gradient_by_length
+from resnet_paths.unroll import for_inference
+
+FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
+
+
+@pytest.mark.parametrize("options", [{}, {"post": False}, {"project": False}, {"smooth": True}], ids=str)
+def test_equals_the_sum_of_all_paths(options: dict[str, bool]) -> None:
+    net = tiny_network(6, **options)
+    x, target = tiny_batch()
+    split = gradient_by_length(net, x, target)
+    for example in range(len(x)):
+        single, label = x[example : example + 1], target[example : example + 1]
+        every = path_gradients(net, single, lambda out, label=label: F.cross_entropy(out, label))
+        torch.testing.assert_close(split.gradient[:, example], by_length(every, 6), rtol=1e-10, atol=1e-14)
+
+
+def test_equals_the_sum_of_all_paths_of_ten_units() -> None:
+    net = tiny_network(10)
+    x, target = tiny_batch(1)
+    every = path_gradients(net, x, lambda out: F.cross_entropy(out, target))
+    split = gradient_by_length(net, x, target)
+    torch.testing.assert_close(split.gradient[:, 0], by_length(every, 10), rtol=1e-10, atol=1e-14)
+
+
+SUMS = [
+    "torchvision-resnet18",
+    "torchvision-resnet50",
+    "torchvision-mobilenet_v3_small",
+    "torchvision-convnext_tiny",
+    "torchvision-vit_b_16",
+    "timm-resnetv2_50",
+    "timm-seresnet18",
+    "timm-swin_tiny_patch4_window7_224",
+    "hf-ViTForImageClassification",
+]
+
+
+def _unrolled(name: str) -> tuple[UnrolledNetwork, torch.Tensor]:
+    family: Family = FAMILIES[name]
+    if family.library != "torchvision":
+        pytest.importorskip("timm" if family.library == "timm" else "transformers")
+    x = family.example(1 if family.library == "torchvision" else 2)
+    model = randomise_norms(family.make())
+    return unroll(model, x) if family.needs_example else unroll(model), x
+
+
+def _ordinary(net: UnrolledNetwork, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    leaf = x.clone().requires_grad_()
+    output = net.model(leaf)
+    output = output if isinstance(output, torch.Tensor) else output.logits
+    (gradient,) = torch.autograd.grad(F.cross_entropy(output, target, reduction="sum"), leaf)
+    return gradient
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_to_the_ordinary_gradient(name: str) -> None:
+    net, x = _unrolled(name)
+    target = torch.arange(len(x))
+    split = gradient_by_length(net, x, target)
+    expected = _ordinary(net, x, target)
+    gap = (split.gradient.sum(0) - expected).norm() / expected.norm()
+    assert float(gap) < 1e-10
+    assert split.residual is not None
+    assert split.residual < 1e-10
+    assert len(split.lengths) == len(net) + 1
+    torch.testing.assert_close(split.share.sum(0), torch.ones(len(x), dtype=torch.float64))
+
+
+def test_with_respect_to_a_unit_counts_the_units_from_it_on() -> None:
+    net = tiny_network(7)
+    x, target = tiny_batch()
+    split = gradient_by_length(net, x, target, wrt=3)
+    state = net.prefix(x, 3)
+    leaf = state.value.detach().requires_grad_()
+    loss = F.cross_entropy(net.enter(3)(leaf), target, reduction="sum")
+    (expected,) = torch.autograd.grad(loss, leaf)
+    assert len(split.lengths) == 5
+    assert split.wrt == net[3].name
+    torch.testing.assert_close(split.gradient.sum(0), expected, rtol=1e-10, atol=1e-14)
+
+    whole = gradient_by_length(net, x, target)
+    torch.testing.assert_close(whole.entry_norms[3][:5], split.norms, rtol=1e-10, atol=1e-14)
+
+
+def _with_gates(net: UnrolledNetwork, x: torch.Tensor, target: torch.Tensor, t: float) -> dict[str, torch.Tensor]:
+    """Parameters' gradients with the backward signal of every branch multiplied by t, the values kept."""
+    state = net.stem(x)
+    while state.index < len(net):
+        branch = net.branch(state)
+        total = net.shortcut(state) + branch.detach() + t * (branch - branch.detach())
+        state = net.join(state, total)
+    loss = F.cross_entropy(state.value, target, reduction="sum")
+    named = dict(net.model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def test_parameter_gradients_are_a_generating_function() -> None:
+    net = tiny_network(5)
+    x, target = tiny_batch()
+    split = gradient_by_length(net, x, target, wrt="parameters")
+    for t in (1.0, 0.5, -2.0):
+        expected = _with_gates(net, x, target, t)
+        powers = t ** split.lengths.double()
+        for name, gradient in expected.items():
+            found = torch.tensordot(powers, split.gradient[name], dims=1)
+            torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-12)
+    assert split.residual is not None
+    assert split.residual < 1e-12
+
+
+def test_parameter_gradients_of_a_convolutional_network() -> None:
+    net, x = _unrolled("timm-seresnet18")
+    target = torch.arange(len(x))
+    split = gradient_by_length(net, x, target, wrt="parameters", max_bytes=2**22)
+    loss = F.cross_entropy(net.model(x), target, reduction="sum")
+    named = dict(net.model.named_parameters())
+    for name, expected in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
+        torch.testing.assert_close(split.gradient[name].sum(0), expected, rtol=1e-8, atol=1e-10)
+    last = net[-1].name
+    head = next(name for name in named if name.startswith("fc"))
+    assert not split.gradient[head][1:].any()
+    assert all(not split.gradient[name][0].any() for name in named if name.startswith(f"{last}.conv"))
+
+
+def test_truncation_gives_the_same_short_lengths() -> None:
+    net = tiny_network(8)
+    x, target = tiny_batch()
+    whole, cut = gradient_by_length(net, x, target), gradient_by_length(net, x, target, max_length=3)
+    assert torch.equal(whole.gradient[:4], cut.gradient)
+    assert cut.residual is None
+    assert cut.vjps["branch"] < whole.vjps["branch"] == 8 * 9 // 2
+
+
+def test_counting_a_part_of_the_units() -> None:
+    net = tiny_network(6)
+    x, target = tiny_batch(1)
+    every = path_gradients(net, x, lambda out: F.cross_entropy(out, target))
+    chosen = {1, 4}
+    split = gradient_by_length(net, x, target, units=sorted(chosen))
+    for length in range(3):
+        expected = sum(g for units, g in every.items() if len(chosen & set(units)) == length)
+        torch.testing.assert_close(split.gradient[length, 0], expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 3000, 2**20, 2**30])
+def test_chunks_do_not_change_the_numbers(max_bytes: int) -> None:
+    net, x = _unrolled("torchvision-resnet18")
+    target = torch.arange(len(x))
+    free, tight = (gradient_by_length(net, x, target, max_bytes=size) for size in (None, max_bytes))
+    torch.testing.assert_close(free.gradient, tight.gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_runs_out_of_memory_gracefully(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_network(6)
+    x, target = tiny_batch()
+    expected = gradient_by_length(net, x, target)
+    original, sizes = torch.autograd.grad, []
+
+    def scarce(outputs, inputs, grads, **options):
+        if options["is_grads_batched"]:
+            sizes.append(len(grads))
+            if len(grads) > 2:
+                raise torch.OutOfMemoryError("no room for more than two rows")
+        return original(outputs, inputs, grads, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", scarce)
+    found = gradient_by_length(net, x, target)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-12, atol=1e-15)
+    assert max(sizes) > 2
+    assert sizes.count(max(sizes)) == 1  # it learned from the first refusal
+
+
+class _NoBatchingRule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.from_numpy(3 * grad.numpy())
+
+
+class _Numpy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _NoBatchingRule.apply(x)
+
+
+def test_loops_where_an_operation_cannot_be_batched() -> None:
+    net = tiny_network(4)
+    plain = gradient_by_length(net, *tiny_batch())
+    assert not plain.looped
+    for module in net.model.modules():
+        if hasattr(module, "branch"):
+            module.branch.append(_Numpy().eval())
+    opaque = unroll(net.model)
+    split = gradient_by_length(opaque, *tiny_batch())
+    assert split.residual is not None
+    assert split.residual < 1e-12
+    assert split.looped
+    assert all("branch" in piece for piece in split.looped)
+
+
+def test_folded_copy_gives_the_same_split() -> None:
+    net, x = _unrolled("torchvision-resnet18")
+    target = torch.arange(len(x))
+    plain, folded = gradient_by_length(net, x, target), gradient_by_length(for_inference(net), x, target)
+    gap = (plain.gradient - folded.gradient).norm() / plain.gradient.norm()
+    assert float(gap) < 1e-10
+
+
+def test_leaves_model_input_and_chance_as_they_were() -> None:
+    net = tiny_network(4)
+    x, target = tiny_batch()
+    first = next(net.model.parameters())
+    first.requires_grad_(False)
+    flags = [p.requires_grad for p in net.model.parameters()]
+    state = {name: value.clone() for name, value in net.model.state_dict().items()}
+    before = torch.get_rng_state()
+    for wrt in ("input", "parameters", 2):
+        gradient_by_length(net, x, target, wrt=wrt)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [p.requires_grad for p in net.model.parameters()] == flags
+    assert all(p.grad is None for p in net.model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in net.model.state_dict().items())
+    assert not x.requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_works_under_no_grad_and_inference_mode() -> None:
+    net = tiny_network(4)
+    x, target = tiny_batch()
+    expected = gradient_by_length(net, x, target).gradient
+    with torch.no_grad():
+        assert torch.equal(gradient_by_length(net, x, target).gradient, expected)
+    with torch.inference_mode():
+        made_there = x + 0
+    assert torch.equal(gradient_by_length(net, made_there, target).gradient, expected)
+
+
+def test_custom_loss_and_logit() -> None:
+    net = tiny_network(4)
+    x, target = tiny_batch()
+    logit = gradient_by_length(net, x, target, loss="logit")
+    by_hand = gradient_by_length(net, x, target, loss=lambda out, t: out[torch.arange(len(t)), t].sum())
+    assert torch.equal(logit.gradient, by_hand.gradient)
+
+
+def test_tables_name_everything() -> None:
+    net = tiny_network(4)
+    split = gradient_by_length(net, *tiny_batch())
+    frame = split.to_pandas()
+    assert len(frame) == 5 * 3
+    row = frame[(frame.length == 2) & (frame.example == 1)]
+    assert float(row["norm"].iloc[0]) == float(split.norms[2, 1])
+    labelled = split.to_xarray()
+    assert labelled.entry_norm.sel(unit=net[1].name, length=0).shape == (3,)
+    assert labelled.attrs["model"] == split.source.model
+    assert split.stages == (0, 0, 1, 1)
+    torch.testing.assert_close(split.stage_norms(), split.entry_norms[[0, 2]])
+    of_parameters = gradient_by_length(net, *tiny_batch(), wrt="parameters")
+    assert len(of_parameters.to_pandas()) == 5 * len(list(net.model.parameters()))
+
+
+def _training(net: UnrolledNetwork) -> UnrolledNetwork:
+    net.model[2].train()
+    return net
+
+
+WRONG: list[tuple[str, Callable[..., object]]] = [
+    ("eval mode", lambda net, x, t: gradient_by_length(_training(net), x, t)),
+    ("targets from 0 to 2", lambda net, x, t: gradient_by_length(net, x, t + 3)),
+    ("3 class indices", lambda net, x, t: gradient_by_length(net, x, t[:2])),
+    ("3 class indices", lambda net, x, t: gradient_by_length(net, x, t.double())),
+    ("scalar loss", lambda net, x, t: gradient_by_length(net, x, t, loss=lambda out, t: out.sum(1))),
+    ("without gradient", lambda net, x, t: gradient_by_length(net, x, t, loss=lambda out, t: out.detach().sum())),
+    ("'cross_entropy' or 'logit'", lambda net, x, t: gradient_by_length(net, x, t, loss="hinge")),
+    ("max_length", lambda net, x, t: gradient_by_length(net, x, t, max_length=-1)),
+    ("max_bytes", lambda net, x, t: gradient_by_length(net, x, t, max_bytes=0)),
+    ("units from 2 on", lambda net, x, t: gradient_by_length(net, x, t, wrt=2, units=[1, 3])),
+    ("floating tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
+    (
+        "require gradients",
+        lambda net, x, t: gradient_by_length(for_inference(net, fold=False), x, t, wrt="parameters"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_input_is_refused(message: str, call: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(tiny_network(4), *tiny_batch())
