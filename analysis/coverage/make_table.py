@@ -28,9 +28,7 @@ def row(family: Family) -> str:
         expected = model(x)
         expected = getattr(expected, "logits", expected)
         difference = float((net(x) - expected).abs().max())
-    kinds = ", ".join(
-        f"{sum(u.shortcut == kind for u in net)} {kind}" for kind in sorted({u.shortcut for u in net})
-    )
+    kinds = ", ".join(f"{sum(u.shortcut == kind for u in net)} {kind}" for kind in sorted({u.shortcut for u in net}))
     print(family.library, family.name, len(net), difference, flush=True)
     cells = (family.library, family.name, len(net), kinds, f"{difference:.1e}", net.front_end, f"{seconds:.2f}")
     return f"| {' | '.join(map(str, cells))} |"

@@ -12,9 +12,7 @@ def test_digits_are_whole_and_split() -> None:
     train, test = digits("train"), digits("test")
     assert len(train) + len(test) == 1797
     assert test.labels.bincount().min() >= 40
-    assert not {image.numpy().tobytes() for image in test.images} & {
-        image.numpy().tobytes() for image in train.images
-    }
+    assert not {image.numpy().tobytes() for image in test.images} & {image.numpy().tobytes() for image in train.images}
     assert abs(float(train.x.mean())) < 0.01
     assert float(train.x.std()) == pytest.approx(1, abs=0.01)
 

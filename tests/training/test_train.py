@@ -44,9 +44,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path) -> None:
 def test_training_learns() -> None:
     model, data = cifar_resnet(8, in_channels=1, widths=(8, 8, 16), seed=0), digits("train")
     before = error_rate(model, data)
-    rows = train(
-        model, data, Recipe(epochs=4, batch_size=64, shift=0, flip=False), progress=False, test=digits("test")
-    )
+    rows = train(model, data, Recipe(epochs=4, batch_size=64, shift=0, flip=False), progress=False, test=digits("test"))
     assert before > 0.7
     assert rows[-1]["test_error"] < 0.1
     assert not model.training

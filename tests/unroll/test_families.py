@@ -9,9 +9,7 @@ from resnet_paths.unroll import NoUnitsError, unroll
 
 _SLOW = {"maxvit_t", "inception_resnet_v2", "resnet152", "dm_nfnet_f0", "efficientnet_v2_s"}
 _CASES = [
-    pytest.param(
-        family, marks=pytest.mark.slow if family.name in _SLOW else (), id=f"{family.library}-{family.name}"
-    )
+    pytest.param(family, marks=pytest.mark.slow if family.name in _SLOW else (), id=f"{family.library}-{family.name}")
     for family in ALL
 ]
 

@@ -27,9 +27,7 @@ class Basic(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -125,9 +123,7 @@ def literal(model: nn.Module, x: torch.Tensor, gates: list[float]) -> torch.Tens
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    gates=st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=4, max_size=4), min_size=1, max_size=7)
-)
+@given(gates=st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=4, max_size=4), min_size=1, max_size=7))
 def test_gated_rows_equal_the_literal_network(gates: list[list[float]]) -> None:
     model, x = small(Basic), images(2)
     with torch.no_grad():

@@ -75,8 +75,7 @@ def npz(path: str | Path, split: Split = "test") -> ImageData:
         prefix = f"{split}_" if f"{split}_images" in file.files else ""
         if f"{prefix}images" not in file.files or f"{prefix}labels" not in file.files:
             raise ValueError(
-                f"expected arrays {split}_images and {split}_labels, or images and labels, in {path}; "
-                f"got {file.files}"
+                f"expected arrays {split}_images and {split}_labels, or images and labels, in {path}; got {file.files}"
             )
         array, labels = file[f"{prefix}images"], file[f"{prefix}labels"]
     images = torch.from_numpy(array if array.ndim == 4 else array[..., None])
@@ -85,9 +84,7 @@ def npz(path: str | Path, split: Split = "test") -> ImageData:
     return _named(images, torch.from_numpy(labels).long(), f"{Path(path).name} ({split})")
 
 
-def _named(
-    images: torch.Tensor, labels: torch.Tensor, name: str, classes: Iterable[str] | None = None
-) -> ImageData:
+def _named(images: torch.Tensor, labels: torch.Tensor, name: str, classes: Iterable[str] | None = None) -> ImageData:
     count = int(labels.max()) + 1
     if classes is None:
         classes = CIFAR10_CLASSES if count == 10 else [str(label) for label in range(count)]

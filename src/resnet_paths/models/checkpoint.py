@@ -88,9 +88,7 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Modu
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"the checkpoint {Path(path).name} does not fit {type(model).__name__}: {error}"
-        ) from error
+        raise ValueError(f"the checkpoint {Path(path).name} does not fit {type(model).__name__}: {error}") from error
     return model.eval()
 
 

@@ -110,9 +110,7 @@ def _own(place: str, function: str, options: dict[str, Any]) -> nn.Module:
         ) from error
     maker = getattr(module, function, None)
     if maker is None:
-        raise ValueError(
-            f"expected a function {function} in {place}, got none; it has {_near(function, dir(module))}"
-        )
+        raise ValueError(f"expected a function {function} in {place}, got none; it has {_near(function, dir(module))}")
     model = maker if isinstance(maker, nn.Module) else maker(**options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected {place}:{function} to return a torch.nn.Module, got {type(model).__name__}")

@@ -201,8 +201,7 @@ def _resume(
     saved = torch.load(last, map_location=next(model.parameters()).device, weights_only=True)
     if saved["identity"] != identity:
         raise ValueError(
-            f"expected in {place} a run of the same recipe and data, got another; choose another folder, or "
-            "remove it"
+            f"expected in {place} a run of the same recipe and data, got another; choose another folder, or remove it"
         )
     model.load_state_dict(saved["model"])
     optimiser.load_state_dict(saved["optimiser"])

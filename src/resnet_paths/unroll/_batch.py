@@ -63,9 +63,7 @@ class _Solver:
         if type(one) is int and type(two) is int and one != two:
             return self.expression(two - one, one - (two - one) * self.batch)
         if one is not two and one != two:
-            raise TraceError(
-                f"a value depends on the batch size: {one!r} at {self.batch}, {two!r} at {self.batch + 1}"
-            )
+            raise TraceError(f"a value depends on the batch size: {one!r} at {self.batch}, {two!r} at {self.batch + 1}")
         return one
 
     def expression(self, factor: int, offset: int) -> fx.Node:

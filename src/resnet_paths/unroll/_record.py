@@ -56,9 +56,7 @@ class _Recorder(TorchFunctionMode):
 
     # nodes
 
-    def add(
-        self, kind: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> fx.Node:
+    def add(self, kind: str, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs or {})
         node.meta["call"] = self.current
         self.current.nodes.append(node)
@@ -263,9 +261,7 @@ def _arguments(model: nn.Module, example: Any) -> dict[str, Any]:
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:
-        raise TraceError(
-            f"expected an example input that {type(model).__name__}.forward takes, got: {error}"
-        ) from None
+        raise TraceError(f"expected an example input that {type(model).__name__}.forward takes, got: {error}") from None
     named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
@@ -291,9 +287,7 @@ def _attempt(model: nn.Module, arguments: dict[str, Any], opaque: dict[str, str]
         model(**given)
     output = first_node(recorder.root.output)
     if output is None:
-        raise TraceError(
-            "expected a model that returns a tensor, or a tuple or dict with one, got none in its output"
-        )
+        raise TraceError("expected a model that returns a tensor, or a tuple or dict with one, got none in its output")
     recorder.graph.output(output)
     return Program(
         model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record"
@@ -314,9 +308,7 @@ def _one_run(model: nn.Module, arguments: dict[str, Any]) -> Program:
             except TraceError:
                 raise
             except Exception as error:
-                raise TraceError(
-                    f"the model does not run on the example: {type(error).__name__}: {error}"
-                ) from error
+                raise TraceError(f"the model does not run on the example: {type(error).__name__}: {error}") from error
 
 
 def record(model: nn.Module, example: Any) -> Program:

@@ -181,9 +181,7 @@ class Segments:
         self.joins = pieces[3::3]
         self.fresh_joins = [
             self._piece(needed[0], frozenset(targets) | kept, frozenset(given), pinned - {cut.add})
-            for cut, needed, (targets, given), kept in zip(
-                cuts, nodes[3::3], demands[3::3], extra[3::3], strict=True
-            )
+            for cut, needed, (targets, given), kept in zip(cuts, nodes[3::3], demands[3::3], extra[3::3], strict=True)
         ]
         reads = [piece.reads | kept_outside for piece, kept_outside in zip(pieces, self._outside, strict=True)]
         self.carried = self._carried(reads, extra)
@@ -287,9 +285,7 @@ class Segments:
         reads = {source for node in run for source in node.all_input_nodes} - members
         return Piece(steps, frozenset(reads), gives)
 
-    def _carried(
-        self, reads: list[frozenset[fx.Node]], extra: list[frozenset[fx.Node]]
-    ) -> list[frozenset[fx.Node]]:
+    def _carried(self, reads: list[frozenset[fx.Node]], extra: list[frozenset[fx.Node]]) -> list[frozenset[fx.Node]]:
         exported = frozenset().union(*extra)
         carried: list[frozenset[fx.Node]] = []
         for index in range(len(self.cuts) + 1):

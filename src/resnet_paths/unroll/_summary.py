@@ -39,9 +39,14 @@ def describe_units(cuts: list[Cut], program: Program, shapes: list[tuple[int, ..
 
 
 def _module_uses(program: Program) -> dict[int, set[fx.Node]]:
-    """For each parameter, by identity, the nodes that read it."""
+    """For each parameter, by identity, the nodes that read it; notes the nodes that depend on no input."""
     uses: dict[int, set[fx.Node]] = {}
     for node in program.graph.nodes:
+        node.meta["constant"] = node.op == "get_attr" or (
+            node.op in ("call_function", "call_method", "call_module")
+            and bool(node.all_input_nodes)
+            and all(source.meta["constant"] for source in node.all_input_nodes)
+        )
         for parameter in _parameters(node, program):
             uses.setdefault(id(parameter), set()).add(node)
     return uses
@@ -58,8 +63,12 @@ def _parameters(node: fx.Node, program: Program) -> list[torch.Tensor]:
 
 def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]]) -> int:
     inside = set(cut.branch_nodes)
-    for node in cut.branch_nodes:
-        inside |= {source for source in node.all_input_nodes if source.op == "get_attr"}
+    todo = list(cut.branch_nodes)
+    while todo:  # values computed from parameters alone (scaled weights, position tables)
+        for source in todo.pop().all_input_nodes:
+            if source not in inside and source.meta.get("constant"):
+                inside.add(source)
+                todo.append(source)
     own = {
         id(parameter): parameter.numel()
         for node in inside
@@ -75,9 +84,7 @@ def _shortcut_kind(cut: Cut, program: Program) -> str:
     if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in _parameters(node, program)):
         return "projection"
     pools = (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveAvgPool2d)
-    modules = [
-        program.model.get_submodule(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"
-    ]
+    modules = [program.model.get_submodule(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"]
     only_pooling = modules and len(modules) == len(cut.shortcut_nodes)
     return "pooling" if only_pooling and all(isinstance(m, pools) for m in modules) else "parameter-free"
 

@@ -255,9 +255,7 @@ def trace(model: nn.Module) -> Program:
             before = torch.get_rng_state()
             tracer, program = _attempt(model, opaque)
             if program is not None and not torch.equal(before, torch.get_rng_state()):
-                raise TraceError(
-                    "the forward pass draws random numbers, which symbolic tracing would make constants"
-                )
+                raise TraceError("the forward pass draws random numbers, which symbolic tracing would make constants")
             if program is not None:
                 return program
             path, reason = tracer.failed or ("", "unknown")

@@ -190,7 +190,7 @@ def _least_depth(term: fx.Node, entry: fx.Node, program: Program, flow: DataFlow
 def _post(add: fx.Node, program: Program) -> fx.Node:
     """The activation that follows in the same module and is the sum's only reader; else the sum."""
     readers = list(add.users)
-    if len(readers) != 1:
+    if len(readers) != 1 or readers[0].op == "output":
         return add
     reader = readers[0]
     alone = len([value for value in reader.all_input_nodes if value is add]) == 1

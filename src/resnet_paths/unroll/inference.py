@@ -51,9 +51,7 @@ def for_inference(
         True
     """
     if any(module.training for module in net.model.modules()):
-        raise UnrollError(
-            "expected a model in eval mode, got one (partly) in training mode; call model.eval() first"
-        )
+        raise UnrollError("expected a model in eval mode, got one (partly) in training mode; call model.eval() first")
     program = net.segments.program
     model = copy.deepcopy(net.model).requires_grad_(False)
     if fold:

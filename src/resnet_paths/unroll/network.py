@@ -199,9 +199,7 @@ class UnrolledNetwork:
         total = gated_sum(shortcut, branch, gate, quick and plan.fresh_branches[state.index])
         return self.join(state, total, overwrite=quick)
 
-    def run(
-        self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None
-    ) -> State:
+    def run(self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None) -> State:
         """From a state through the units up to `stop` (all), at gates for all n units (ones)."""
         values = _gate_list(gates, len(self))
         for index in range(state.index, len(self) if stop is None else stop):

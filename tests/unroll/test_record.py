@@ -1,0 +1,182 @@
+"""The recorder: it agrees with the tracer bit for bit, for any batch size and in train mode."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, swin_v2_t
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+from families import ALL, Family
+from helpers import randomise_norms
+from resnet_paths.unroll import TraceError, UnrolledNetwork, unroll
+from resnet_paths.unroll._record import record
+from resnet_paths.unroll._trace import trace
+
+_SAMPLE = [
+    "resnet18",
+    "resnet50d",
+    "vit_b_16",
+    "swin_t",
+    "poolformer_s12",
+    "convnextv2_atto",
+    "skresnet18",
+    "resnetv2_50",
+]
+
+
+def recorded(model: nn.Module, example: object) -> UnrolledNetwork:
+    return UnrolledNetwork(model, lambda: record(model, example), example)
+
+
+@pytest.mark.parametrize("family", [f for f in ALL if f.name in _SAMPLE], ids=lambda f: f.name)
+def test_both_front_ends_agree_bit_for_bit(family: Family) -> None:
+    model = randomise_norms(family.make())
+    one, other = UnrolledNetwork(model, lambda: trace(model)), recorded(model, family.example(2))
+    assert [unit.name for unit in one] == [unit.name for unit in other]
+    assert [unit.shortcut for unit in one] == [unit.shortcut for unit in other]
+    gates = torch.ones(2, len(one))
+    gates[1, ::3] = 0
+    with torch.no_grad():
+        for batch in (1, 5):
+            x = family.example(batch)
+            assert torch.equal(one(x, gates), other(x, gates))
+            assert torch.equal(other(x), model(x))
+
+
+def test_train_mode_draws_the_same_and_updates_the_same() -> None:
+    settings = [CNBlockConfig(4, 8, 2), CNBlockConfig(8, None, 2)]
+    model = ConvNeXt(settings, stochastic_depth_prob=0.5, num_classes=5).double().train()
+    twin, x = copy.deepcopy(model), torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    net = recorded(model, x)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = twin(x)
+        torch.manual_seed(seed)
+        assert torch.equal(net(x), expected)
+
+    model = resnet18().double().train()
+    twin = copy.deepcopy(model)
+    net = recorded(model, x)
+    assert torch.equal(net(x), twin(x))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
+
+
+def test_hugging_face_in_train_mode_with_drop_path() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 2, 1], drop_path_rate=0.5, layer_scale_init_value=1.0
+    )
+    model = transformers.ConvNextForImageClassification(config).double().train()
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    net = unroll(model, x)
+    assert len(net) == 5
+    for batch in (4, 7):
+        x = torch.randn(batch, 3, 64, 64, dtype=torch.float64)
+        torch.manual_seed(3)
+        expected = model(x).logits
+        torch.manual_seed(3)
+        assert torch.equal(net(x), expected)
+
+
+def test_examples_as_dict_and_tuple() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[2, 2], layer_type="basic")
+    model = transformers.ResNetForImageClassification(config).eval()
+    x = torch.randn(2, 3, 32, 32)
+    for example in ({"pixel_values": x}, (x,)):
+        net = unroll(model, example)
+        assert torch.equal(net(example), model(x).logits)
+    with pytest.raises(ValueError, match="pixel_values"):
+        net({"pixels": x})
+
+
+def test_masked_write_through_a_view_closes_the_module() -> None:
+    model = randomise_norms(swin_v2_t().eval().double())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    net = recorded(model, x)
+    assert len(net) == 24
+    assert torch.equal(net(x), model(x))
+
+
+class InPlace(nn.Module):
+    """Every way of writing over a value that the recorder must see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        x = self.a(x)
+        alias = x
+        x += self.b(torch.relu_(x.clone()))
+        hidden = self.c(alias).mul_(2).clamp_(min=-1)
+        hidden[:, 0] = 0.5
+        hidden.masked_fill_(hidden > 1, 1.0)
+        return alias + self.b(nn.functional.relu(hidden, inplace=True)).addcmul_(x, x)
+
+
+def test_in_place_operations() -> None:
+    model, x = InPlace().double(), torch.randn(3, 4, dtype=torch.float64)
+    net = recorded(model, x)
+    assert float(model.calls) == 0
+    x = torch.randn(5, 4, dtype=torch.float64)
+    assert len(net) == 2
+    assert torch.equal(net(x), model(x))
+
+
+def test_numbers_that_follow_the_batch_size() -> None:
+    class Shapes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.token = nn.Linear(4, 4), nn.Parameter(torch.randn(1, 1, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            batch = int(x.shape[0])
+            x = torch.cat([self.token.expand(batch, -1, -1), x.reshape(batch, -1, 4)], 1)
+            x = x + self.a(x.view(2 * batch, -1, 4)).view(batch, -1, 4)
+            return x.reshape(batch * 4 * 4).view(-1, 16)
+
+    model = Shapes()
+    net = recorded(model, torch.randn(2, 3, 4))
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 3, 4)
+        assert torch.equal(net(x), model(x))
+
+
+def test_a_structure_that_follows_the_batch_size_is_refused() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(x.shape[0]):
+                x = x + self.a(x)
+            return x
+
+    with pytest.raises(TraceError, match="two batch sizes"):
+        record(Loop(), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [("x", "expected tensors"), (torch.randn(2, 5), "does not run"), ({"y": torch.randn(2, 4)}, "forward takes")],
+)
+def test_wrong_examples(example: object, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        record(InPlace(), example)
+
+
+def test_hooks_that_change_values() -> None:
+    model = resnet18().eval().double()
+    model.layer1[1].register_forward_hook(lambda module, args, output: output * 0.5 + args[0])
+    model.layer2.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model.register_forward_hook(lambda module, args, output: output * 3)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    net = recorded(model, x)
+    assert len(net) == 8
+    assert torch.equal(net(x), model(x))
