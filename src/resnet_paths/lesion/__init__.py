@@ -1,0 +1,18 @@
+"""Lesion studies: what a network loses with its units."""
+
+from .evaluate import evaluate_gates
+from .metrics import METRICS, Metric, interval, metric_named
+from .multiple import RandomDeletions, random_deletions
+from .single import SingleDeletions, single_deletions
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "RandomDeletions",
+    "SingleDeletions",
+    "evaluate_gates",
+    "interval",
+    "metric_named",
+    "random_deletions",
+    "single_deletions",
+]

@@ -1,0 +1,75 @@
+"""What is measured on the logits of a damaged network, image by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import norm
+
+Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits (images, classes), labels (images,) and the whole network's logits to one value an image."""
+
+
+def _error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    return (logits.argmax(-1) != labels).float()
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _top5(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    best = logits.topk(min(5, logits.shape[-1]), -1).indices
+    return (best != labels[:, None]).all(-1).float()
+
+
+def _disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    return (logits.argmax(-1) != whole.argmax(-1)).float()
+
+
+METRICS: dict[str, Metric] = {"error": _error, "loss": _loss, "top5_error": _top5, "disagreement": _disagreement}
+
+
+def metric_named(metric: str | Metric) -> tuple[str, Metric]:
+    """A metric by name (error, loss, top5_error, disagreement), or your own function.
+
+    Raises:
+        ValueError: unknown name.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+        >>> metric_named("error")[1](logits, torch.tensor([0, 0]), logits)
+        tensor([0., 1.])
+    """
+    if callable(metric):
+        return getattr(metric, "__name__", "metric"), metric
+    if metric not in METRICS:
+        raise ValueError(f"expected a metric among {sorted(METRICS)} or a function, got {metric!r}")
+    return metric, METRICS[metric]
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """A confidence interval for the mean over images.
+
+    Of zeros and ones, Wilson's score interval; otherwise ``mean ± z s/√n``.
+
+    Args:
+        values: one value an image.
+        level: the interval's coverage.
+
+    Example:
+        >>> low, high = interval(np.array([0, 0, 0, 1.0]))
+        >>> round(low, 3), round(high, 3)
+        (0.046, 0.699)
+    """
+    count, mean, z = len(values), float(np.mean(values)), float(norm.ppf((1 + level) / 2))
+    if np.isin(values, (0.0, 1.0)).all():
+        centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+        return max(0.0, centre - half), min(1.0, centre + half)
+    half = z * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    return mean - half, mean + half

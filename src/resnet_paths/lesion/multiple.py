@@ -1,0 +1,123 @@
+"""Deleting several units at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..data import ImageData
+from ..unroll import UnrolledNetwork
+from ..unroll.fingerprint import fingerprint
+from .evaluate import evaluate_gates
+from .metrics import Metric, metric_named
+
+
+@dataclass(frozen=True, eq=False)
+class RandomDeletions:
+    """The metric after deleting k random units, for several k and draws.
+
+    Attributes:
+        counts: (c,) the numbers of deleted units.
+        deleted: for each count, (draws, k) the units deleted.
+        values: (c, draws) the metric, a mean over images.
+        whole: the metric of the whole network.
+        metric: its name.
+        seed: of the draws.
+        data: name of the data.
+        model_fingerprint: of the model.
+        data_fingerprint: of the data.
+    """
+
+    counts: np.ndarray
+    deleted: tuple[np.ndarray, ...]
+    values: np.ndarray
+    whole: float
+    metric: str
+    seed: int
+    data: str
+    model_fingerprint: str
+    data_fingerprint: str
+
+    def quantiles(self, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> np.ndarray:
+        """(levels, c) quantiles over the draws."""
+        return np.quantile(self.values, levels, axis=1)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a draw."""
+        rows = [
+            {"deleted": int(count), "draw": draw, self.metric: value}
+            for count, values in zip(self.counts, self.values, strict=True)
+            for draw, value in enumerate(values)
+        ]
+        return pd.DataFrame(rows)
+
+
+def random_deletions(
+    net: UnrolledNetwork,
+    data: ImageData,
+    counts: Sequence[int] | None = None,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    metric: str | Metric = "error",
+    batch_size: int = 100,
+    fast: bool = True,
+    progress: bool = True,
+) -> RandomDeletions:
+    """The metric after deleting k units drawn at random without replacement, `draws` times for each k.
+
+    Veit, Wilber and Belongie (2016), section 4.2: the error of a ResNet rises smoothly with the number of deleted
+    units, as of an ensemble that loses members.
+
+    Args:
+        net: the network, in eval mode.
+        data: labelled images.
+        counts: the numbers of units to delete (default: 1 to n).
+        draws: random sets for each number.
+        seed: of the draws.
+        metric: see :func:`single_deletions`.
+        batch_size: images at a time.
+        fast: see :func:`evaluate_gates`.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ValueError: a count that is not from 1 to n, or no draws.
+
+    Cost: at most ``len(counts) * draws`` forward passes.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> result = random_deletions(net, digits("test").subset(slice(0, 20)), [1, 5], draws=2)
+        >>> result.values.shape
+        (2, 2)
+    """
+    chosen = list(range(1, len(net) + 1)) if counts is None else [int(count) for count in counts]
+    if not chosen or min(chosen) < 1 or max(chosen) > len(net) or draws < 1:
+        raise ValueError(f"expected counts from 1 to {len(net)} and at least one draw, got {chosen} and {draws}")
+    name, function = metric_named(metric)
+    generator = np.random.default_rng(seed)
+    deleted = [
+        np.stack([np.sort(generator.choice(len(net), count, replace=False)) for _ in range(draws)]) for count in chosen
+    ]
+    gates = torch.ones(1 + len(chosen) * draws, len(net))
+    for row, units in enumerate(units for block in deleted for units in block):
+        gates[row + 1, torch.from_numpy(units)] = 0
+    values = evaluate_gates(net, data, gates, function, batch_size=batch_size, fast=fast, progress=progress).mean(1)
+    return RandomDeletions(
+        counts=np.array(chosen),
+        deleted=tuple(deleted),
+        values=values[1:].reshape(len(chosen), draws),
+        whole=float(values[0]),
+        metric=name,
+        seed=seed,
+        data=data.name,
+        model_fingerprint=fingerprint(net.model),
+        data_fingerprint=data.fingerprint,
+    )

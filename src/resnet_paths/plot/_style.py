@@ -1,0 +1,28 @@
+"""What all pictures share: colours that the colour-blind can tell apart (Okabe and Ito), and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
+
+
+def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
+    """The axes given, or those of a new figure that no window shows."""
+    if ax is not None:
+        return ax
+    return Figure(figsize=size, layout="constrained").subplots()  # type: ignore[no-any-return]
+
+
+def save(ax: Axes, path: str | Path) -> Path:
+    """Write the picture that holds these axes."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure = ax.get_figure()
+    with matplotlib.rc_context({"svg.hashsalt": "resnet_paths"}):
+        figure.savefig(target, dpi=150)  # type: ignore[union-attr]
+    return target

@@ -1,0 +1,69 @@
+"""Batch-norm statistics measured again, after blocks were dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..unroll.network import call_model
+
+
+def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> int:
+    """Set the running statistics of all batch norms to those of the data, in place.
+
+    Each mean and variance becomes the average over the batches of the batch's own (momentum 1/k at batch k). The
+    momentum and the train flags are put back, also after an exception. Without batch norms nothing is done.
+
+    Args:
+        model: the model to change.
+        batches: inputs, or pairs of inputs and labels.
+        max_batches: use at most so many.
+
+    Returns:
+        The number of batch norms recalibrated (0: the model has none).
+
+    Raises:
+        ValueError: there are batch norms, and no batches.
+
+    Cost: one forward pass a batch.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> recalibrate_batchnorm(norm, [torch.tensor([[1.0], [3.0]])])
+        1
+        >>> float(norm.running_mean), float(norm.running_var)
+        (2.0, 2.0)
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        return 0
+    flags = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+        with torch.no_grad():
+            for batch in batches:
+                if seen == max_batches:
+                    break
+                call_model(model, batch[0] if isinstance(batch, (tuple, list)) else batch)
+                seen += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, flag in flags:
+            module.training = flag
+    if not seen:
+        raise ValueError("expected at least one batch to measure the statistics on, got none; they are now unset")
+    return len(norms)
