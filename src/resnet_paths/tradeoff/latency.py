@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..unroll.network import call_model
@@ -59,6 +58,8 @@ def measure_latency(
         >>> 0 < measured.low <= measured.median <= measured.high
         True
     """
+    from torch.utils.benchmark import Timer  # looks for a CUDA toolkit when it is imported
+
     count = threads or torch.get_num_threads()
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
     with torch.inference_mode():

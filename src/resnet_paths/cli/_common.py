@@ -1,0 +1,92 @@
+"""What the commands share: options, models and data by name, errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import nn
+
+from ..data import ImageData, load_data
+from ..models import load_model
+from ..unroll import UnrolledNetwork, UnrollError, unroll
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="embedded, cifar-resnet56, resnet50 (torchvision), timm:NAME, hf:CLASS, a checkpoint file, NAME@FILE, "
+        "package.module:function or file.py:function.",
+    ),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", "-d", help="digits, cifar10[:FOLDER], a folder of class folders, a .zip of JPEG, or a .npz."
+    ),
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Use at most so many images.")]
+SizeOption = Annotated[int | None, typer.Option("--size", help="Resize images of folders and zip files to this.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
+
+
+def console(quiet: bool = False) -> Console:
+    """Where people read."""
+    return Console(quiet=quiet)
+
+
+def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors of the user in one line and exit code 2, without a traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError, FileNotFoundError, UnrollError) as error:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_one_line(error)}")
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def _one_line(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+def model_and_data(
+    model: str, data: str, limit: int | None, size: int | None, device: str, split: str = "test"
+) -> tuple[nn.Module, ImageData]:
+    """Load both, the model on the device."""
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"expected a device that is there, such as cpu, got {device!r}: {error}") from None
+    images = load_data(data, "train" if split == "train" else "test", limit=limit, size=size)
+    return load_model(model).to(place), images
+
+
+def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
+    """The network, its shapes from the first image; one line if the images do not fit the model."""
+    parameter = next(model.parameters())
+    example = data.subset(slice(0, 2)).x.to(parameter.device, parameter.dtype)
+    try:
+        with torch.no_grad():
+            model(example)
+    except RuntimeError as error:
+        shape = "x".join(map(str, example.shape[1:]))
+        raise ValueError(
+            f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
+        ) from None
+    return unroll(model, example)

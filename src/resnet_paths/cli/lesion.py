@@ -1,0 +1,195 @@
+"""``resnet-paths lesion``: delete each block in turn, then really drop the least important ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.table import Table
+
+from ..data import ImageData
+from ..lesion import SingleDeletions, evaluate_gates, interval, metric_named, single_deletions
+from ..plot import plot_single_deletions, save
+from ..surgery import drop_blocks
+from ..tradeoff import Latency, count_parameters, measure_latency
+from ..unroll import UnrolledNetwork
+from ._common import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    OutOption,
+    SizeOption,
+    console,
+    model_and_data,
+    unrolled,
+    user_errors,
+)
+
+DropOption = Annotated[
+    int | None,
+    typer.Option(
+        "--drop",
+        help="How many of the least important blocks to drop (default: as many as raise the error by no more than "
+        "--tolerance on the half of the images on which they are chosen).",
+    ),
+]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Rise of the error allowed when choosing.", min=0)]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the split into images to choose on and to report on.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths lesion\n\n"
+        "  resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --drop 5\n\n"
+        "  resnet-paths lesion --model mine.py:build --data photos/ --size 224"
+    )
+    @user_errors
+    def lesion(
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        limit: LimitOption = None,
+        size: SizeOption = None,
+        batch_size: BatchOption = 100,
+        drop: DropOption = None,
+        tolerance: ToleranceOption = 0.01,
+        seed: SeedOption = 0,
+        device: DeviceOption = "cpu",
+        out: OutOption = Path("results/lesion"),
+        as_json: JsonOption = False,
+    ) -> None:
+        """Delete each block in turn; then drop the least important ones and measure what that saves.
+
+        With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
+        """
+        screen = console(quiet=as_json)
+        network, images = model_and_data(model, data, limit, size, device)
+        net = unrolled(network, images)
+        screen.print(f"{type(network).__name__}: {len(net)} residual units, {len(images)} images of {images.name}")
+        record = single_deletions(net, images, batch_size=batch_size)
+        chosen = _choose(net, images, drop, tolerance, seed, batch_size)
+        report = _dropped(net, images, chosen, seed, batch_size)
+        picture = save(plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png")
+        record.to_pandas().to_csv(out / "lesion.csv", index=False)
+        if as_json:
+            typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
+            return
+        screen.print(_table(record))
+        screen.print(_comparison(report))
+        screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
+        screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
+
+
+def _choose(
+    net: UnrolledNetwork, images: ImageData, count: int | None, tolerance: float, seed: int, batch_size: int
+) -> list[int]:
+    """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
+    if count is not None and not 0 <= count <= len(net):
+        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of units, got {count}")
+    half, _ = images.halves(seed)
+    _, loss = metric_named("loss")
+    alone = evaluate_gates(net, half, 1 - torch.eye(len(net)), loss, batch_size=batch_size).mean(1)
+    order = [int(index) for index in np.argsort(alone, kind="stable")]
+    if count is not None:
+        return sorted(order[:count])
+    gates = torch.ones(len(net) + 1, len(net))
+    for row in range(1, len(net) + 1):
+        gates[row, order[:row]] = 0
+    _, wrong = metric_named("error")
+    errors = evaluate_gates(net, half, gates, wrong, batch_size=batch_size).mean(1)
+    most = int(np.flatnonzero(errors <= errors[0] + tolerance).max())
+    return sorted(order[:most])
+
+
+def _dropped(net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: int, batch_size: int) -> dict[str, Any]:
+    """Accuracy on the other half, parameters and latency, before and after."""
+    _, other = images.halves(seed)
+    smaller = drop_blocks(net, chosen)
+    parameter = next(net.model.parameters())
+    x = other.subset(slice(0, min(32, len(other)))).x.to(parameter.device, parameter.dtype)
+    _, wrong = metric_named("error")
+    gates = torch.ones(2, len(net))
+    gates[1, chosen] = 0
+    errors = evaluate_gates(net, other, gates, wrong, batch_size=batch_size)
+    return {
+        "dropped": chosen,
+        "names": [net[index].name for index in chosen],
+        "images": len(other),
+        "before": _side(net.model, x, 1 - errors[0]),
+        "after": _side(smaller, x, 1 - errors[1]),
+    }
+
+
+def _side(model: torch.nn.Module, x: torch.Tensor, right: np.ndarray) -> dict[str, Any]:
+    latency: Latency = measure_latency(model, x)
+    low, high = interval(right)
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_interval": [low, high],
+        "parameters": count_parameters(model),
+        "latency": {"median": latency.median, "low": latency.low, "high": latency.high, "batch": latency.batch},
+    }
+
+
+def _as_json(record: SingleDeletions, report: dict[str, Any], picture: Path) -> dict[str, Any]:
+    return {
+        "data": record.data,
+        "images": int(record.per_image.shape[1]),
+        "error": record.whole,
+        "units": json.loads(record.to_pandas().to_json(orient="records")),
+        "drop": report,
+        "picture": str(picture),
+        "model_fingerprint": record.model_fingerprint,
+        "data_fingerprint": record.data_fingerprint,
+    }
+
+
+def _table(record: SingleDeletions) -> Table:
+    table = Table(title=f"Error after deleting one unit (whole network: {record.whole:.2%})")
+    for name, align in (("unit", "right"), ("name", "left"), ("shortcut", "left"), ("error", "right")):
+        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    table.add_column("95 % interval", justify="right")
+    table.add_column("damage", justify="right")
+    for index, name in enumerate(record.names):
+        style = "bold" if record.shortcuts[index] != "identity" else ""
+        table.add_row(
+            str(index),
+            name,
+            record.shortcuts[index],
+            f"{record.values[index]:.2%}",
+            f"{record.low[index]:.1%} to {record.high[index]:.1%}",
+            f"{100 * record.damage[index]:+.2f} points",
+            style=style,
+        )
+    return table
+
+
+def _comparison(report: dict[str, Any]) -> Table:
+    before, after = report["before"], report["after"]
+    batch = before["latency"]["batch"]
+    table = Table(
+        title=f"Dropping {len(report['dropped'])} units, chosen on one half of the images, "
+        f"measured on the other ({report['images']} images)"
+    )
+    for name in ("", "before", "after", "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    low, high = after["accuracy_interval"]
+    table.add_row(
+        "accuracy",
+        f"{before['accuracy']:.2%}",
+        f"{after['accuracy']:.2%} ({low:.1%} to {high:.1%})",
+        f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points",
+    )
+    ratio = after["parameters"] / before["parameters"]
+    table.add_row("parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", f"{ratio:.2f}")
+    times = [1e3 * side["latency"]["median"] for side in (before, after)]
+    table.add_row(f"latency, batch {batch}", f"{times[0]:.1f} ms", f"{times[1]:.1f} ms", f"{times[1] / times[0]:.2f}")
+    return table
