@@ -41,9 +41,7 @@ def scalar_loss(output: torch.Tensor, target: Any, loss: Loss) -> torch.Tensor:
         ValueError: the loss is not known, not a scalar, or has no gradient; a target is out of range.
     """
     if not callable(loss) and loss not in ("cross_entropy", "logit"):
-        raise ValueError(
-            f"expected a loss 'cross_entropy' or 'logit' or a function of output and target, got {loss!r}"
-        )
+        raise ValueError(f"expected a loss 'cross_entropy' or 'logit' or a function of output and target, got {loss!r}")
     if callable(loss):
         value = loss(output, target)
     else:

@@ -154,7 +154,8 @@ def _room(rows: torch.Tensor, entry: torch.Tensor, count: int, capacity: int) ->
     dense = entry.is_contiguous() or entry.is_contiguous(memory_format=torch.channels_last)
     stride = entry.stride() if entry.ndim == 4 and dense else torch.empty(entry.shape, device="meta").stride()
     made = entry.new_empty(0).new_empty_strided((capacity, *entry.shape), (entry.numel(), *stride))
-    return made.zero_()[:count]
+    made[len(rows) : count].zero_()
+    return made[:count]
 
 
 def _of_examples(factor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

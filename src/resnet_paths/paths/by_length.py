@@ -193,7 +193,7 @@ def gradient_by_length(
             of its own; or a function of output and target that gives a scalar.
         max_length: keep the lengths 0..max_length only.
         units: count only these units' branches (a stage's, say); paths then pass the others in both ways.
-        max_bytes: memory for the values of one batched product. None: 8 MiB on a CPU, where more would
+        max_bytes: memory for the values of one batched product. None: 4 MiB on a CPU, where more would
             leave the cache, else a quarter of the free memory. Halved whenever memory runs out.
 
     Returns:

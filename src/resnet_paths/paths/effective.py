@@ -1,0 +1,162 @@
+"""Which path lengths carry the gradient: the number of paths times what one of them carries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ._records import Provenance, array, dataset, table
+from .energy import PathEnergy
+from .enumeration import EnumeratedPathGradients
+from .lengths import central_interval, path_lengths
+from .sampling import SampledPathGradients
+
+PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
+
+
+@dataclass(frozen=True, eq=False)
+class EffectivePaths:
+    """The distribution of gradient over path lengths.
+
+    Attributes:
+        kind: what `norm` is: the mean norm of sampled paths, of all paths, or the root mean square.
+        n: number of units.
+        lengths: 0..n, (n + 1,).
+        count_share: share of all paths that have each length, C(n, k) / 2^n.
+        norm: norm of one path of each length, averaged over the examples.
+        standard_error: of `norm` (0 where it is exact).
+        share: ``C(n, k) norm_k`` over its sum: the share of each length in the gradient's total.
+        mass: the part of the total that the effective range holds.
+        low: shortest effective length: at most (1 - mass)/2 of the total is shorter.
+        high: longest effective length.
+        path_share: share of all paths whose length is in that range.
+        mean_length: mean length, weighted by `share`.
+        decay: factor by which `norm` changes with one branch more (least squares on the logarithm).
+        decay_fit: R^2 of that exponential law.
+        source: model, data, seed and versions of the norms.
+    """
+
+    kind: str
+    n: int
+    lengths: np.ndarray
+    count_share: np.ndarray
+    norm: np.ndarray
+    standard_error: np.ndarray
+    share: np.ndarray
+    mass: float
+    low: int
+    high: int
+    path_share: float
+    mean_length: float
+    decay: float
+    decay_fit: float
+    source: Provenance = field(repr=False)
+
+    def to_xarray(self) -> xr.Dataset:
+        """The curves over length; the numbers as attributes."""
+        names = ("count_share", "norm", "standard_error", "share")
+        facts = ("kind", "mass", "low", "high", "path_share", "mean_length", "decay", "decay_fit")
+        return dataset(
+            {name: (("length",), getattr(self, name)) for name in names},
+            {"length": self.lengths},
+            self.source,
+            **{name: getattr(self, name) for name in facts},
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each length."""
+        return table(self.to_xarray())
+
+
+def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
+    """Which path lengths matter: the number of paths of each length times the norm of one.
+
+        share_k = C(n, k) m_k / sum_j C(n, j) m_j,      m_k = mean norm of a path of length k
+
+    The effective range is the central range of that distribution.
+
+    Args:
+        norms: what :func:`sample_path_gradients` (with all lengths), :func:`enumerate_path_gradients` or
+            :func:`path_energy` gave. With the last, m_k is the root mean square norm, which is not smaller than
+            the mean; `kind` says which.
+        mass: share of the total that the effective range is to hold.
+
+    Returns:
+        The distribution, its range and mean, and the share of all paths that lie in the range.
+
+    Raises:
+        ValueError: lengths are missing, or the mass is not between 0 and 1.
+
+    Cost: none beyond that of the norms.
+
+    Source: Veit, Wilber and Belongie (2016), section 4.2 and figure 6 c.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> from resnet_paths.paths import enumerate_path_gradients
+        >>> found = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=4))
+        >>> found.share.shape, round(float(found.share.sum()), 6)
+        ((5,), 1.0)
+    """
+    kind, norm, error = _norms(norms)
+    n = norms.n
+    if len(norm) != n + 1:
+        raise ValueError(
+            f"expected norms of all lengths 0 to {n}, got {len(norm)} of them; leave out `lengths` when sampling"
+        )
+    distribution = path_lengths(n)
+    logs = distribution.log_probability + np.log(np.maximum(norm, np.finfo(float).tiny))
+    weights = np.exp(logs - logs.max())
+    share = weights / weights.sum()
+    low, high = central_interval(share, mass)
+    decay, fit = _exponential(norm)
+    return EffectivePaths(
+        kind=kind,
+        n=n,
+        lengths=distribution.lengths,
+        count_share=distribution.probability,
+        norm=norm,
+        standard_error=error,
+        share=share,
+        mass=mass,
+        low=low,
+        high=high,
+        path_share=distribution.share(low, high),
+        mean_length=float(share @ distribution.lengths),
+        decay=decay,
+        decay_fit=fit,
+        source=norms.source,
+    )
+
+
+def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
+    """What kind of norm, its mean over the examples, and the mean's standard error, (L,) each."""
+    if isinstance(norms, SampledPathGradients):
+        mean, error = norms.over_examples()
+        complete = norms.lengths.tolist() == list(range(norms.n + 1))
+        return "mean norm of sampled paths", array(mean.double())[: None if complete else 0], array(error.double())
+    if isinstance(norms, EnumeratedPathGradients):
+        exact = array(norms.mean_by_length().double().mean(1))
+        return "mean norm of all paths", exact, np.zeros_like(exact)
+    rms = array(norms.rms.double())
+    errors = array(norms.standard_error.double()) / np.maximum(array(norms.energy.double()), np.finfo(float).tiny)
+    error = np.sqrt(((rms * errors / 2) ** 2).sum(1)) / rms.shape[1]
+    return "root mean square norm of all paths", rms.mean(1), error
+
+
+def _exponential(norm: np.ndarray) -> tuple[float, float]:
+    """The factor a step of the exponential law that fits best, and R^2, over the lengths with any gradient."""
+    lengths = np.flatnonzero(norm > 0)
+    if len(lengths) < 3:
+        return math.nan, math.nan
+    logs = np.log(norm[lengths])
+    slope, offset = np.polyfit(lengths, logs, 1)
+    spread = ((logs - logs.mean()) ** 2).sum()
+    fit = 1 - ((logs - offset - slope * lengths) ** 2).sum() / spread if spread else 1.0
+    return float(np.exp(slope)), float(fit)

@@ -1,0 +1,205 @@
+"""Gradients of single paths, drawn at random within each length (Veit et al.)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+import xarray as xr
+from scipy import stats
+
+from ..unroll import UnitRef, UnrolledNetwork
+from ._objective import Loss, loss_name
+from ._polynomial import pull_stem
+from ._records import Provenance, dataset, provenance, table
+from ._tape import Recorded, Tape
+from .by_length import example_norms
+
+
+@dataclass(frozen=True, eq=False)
+class SampledPathGradients:
+    """Norms of the gradients that single random paths carry, stratified by length.
+
+    Attributes:
+        n: number of units that the paths choose among.
+        loss: the loss's name.
+        lengths: the lengths sampled, (L,).
+        norms: Euclidean norm for each length, draw and example, (L, samples, batch).
+        mean: over the draws, (L, batch): the estimate of the mean over all C(n, k) paths.
+        standard_error: of that mean, (L, batch); 0 for the lengths 0 and n, which have one path.
+        vjps: rows pulled back, by kind of piece.
+        source: model, data, seed and versions.
+    """
+
+    n: int
+    loss: str
+    lengths: torch.Tensor
+    norms: torch.Tensor
+    mean: torch.Tensor
+    standard_error: torch.Tensor
+    vjps: Mapping[str, int]
+    source: Provenance = field(repr=False)
+
+    def over_examples(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean over the batch and its standard error for this batch, (L,) each.
+
+        Examples draw their paths independently: ``se = sqrt(sum_b se_b^2) / B``.
+        """
+        return pooled(self.mean, self.standard_error)
+
+    def interval(self, confidence: float = 0.95) -> tuple[torch.Tensor, torch.Tensor]:
+        """Confidence interval of the mean, (L, batch) each: Student's, of the logarithm."""
+        return student_interval(self.mean, self.standard_error, self.norms.shape[1], confidence)
+
+    def to_xarray(self) -> xr.Dataset:
+        """The norms with dimensions length, sample and example; mean and standard error."""
+        return dataset(
+            {
+                "norm": (("length", "sample", "example"), self.norms),
+                "mean": (("length", "example"), self.mean),
+                "standard_error": (("length", "example"), self.standard_error),
+            },
+            {"length": self.lengths},
+            self.source,
+            n=self.n,
+            loss=self.loss,
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each length and example: mean, standard_error."""
+        return table(self.to_xarray()[["mean", "standard_error"]])
+
+
+def sample_path_gradients(
+    net: UnrolledNetwork,
+    x: Any,
+    target: Any,
+    *,
+    lengths: Sequence[int] | None = None,
+    samples: int = 16,
+    wrt: UnitRef = "input",
+    loss: Loss = "cross_entropy",
+    seed: int = 0,
+    max_bytes: int | None = None,
+) -> SampledPathGradients:
+    """The norm of the gradient along single paths, by Veit's sampling.
+
+    For a length k draw k of the n units; pull the loss's gradient back through those units' branches alone and
+    elsewhere through the shortcut alone, at the activations of the one ordinary forward pass; record the norm
+    at the input. Every example of the batch draws a path of its own, anew for every sample.
+
+    The norm of one path is not a part of the norm of the gradient: paths cancel. What they sum up to is
+    :func:`gradient_by_length`.
+
+    Args:
+        net: the unrolled network, its model in eval mode.
+        x: the model's input, batch first.
+        target: class indices (batch,), or what the loss takes.
+        lengths: the lengths to sample; None: 0..n.
+        samples: draws for each length and example, at least 2.
+        wrt: ``"input"``, or a unit, for paths from its entry on.
+        loss: as in :func:`gradient_by_length`.
+        seed: of the paths drawn.
+        max_bytes: as in :func:`gradient_by_length`.
+
+    Returns:
+        All norms, and their mean and standard error for each length and example.
+
+    Raises:
+        ValueError: a length is out of range, there are too few samples, or as :func:`gradient_by_length`.
+
+    Cost: one forward pass, and for each length and sample one row of at most n branch products (a branch that
+    no example of the batch takes is skipped). Memory: `samples` times the largest entry.
+
+    Source: Veit, Wilber and Belongie (2016), section 4.2 and figure 6.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> drawn = sample_path_gradients(net, torch.randn(2, 3, 32, 32), [0, 3], lengths=[1, 8], samples=3)
+        >>> drawn.norms.shape
+        torch.Size([2, 3, 2])
+        >>> drawn.standard_error[1].tolist()
+        [0.0, 0.0]
+    """
+    if samples < 2:
+        raise ValueError(f"expected at least 2 samples, which a standard error needs, got {samples}")
+    tape = Tape(net, x, target, loss, None if wrt == "input" else net.index(wrt), max_bytes)
+    wanted = list(range(tape.n + 1)) if lengths is None else list(lengths)
+    wrong = [length for length in wanted if not 0 <= length <= tape.n]
+    if wrong or not wanted:
+        raise ValueError(f"expected lengths from 0 to {tape.n}, got {wrong or wanted}")
+    generator = torch.Generator().manual_seed(seed)
+    norms = torch.stack([_norms_of(tape, length, samples, generator) for length in wanted])
+    single = torch.tensor([length in (0, tape.n) for length in wanted], device=norms.device)[:, None]
+    error = (norms.std(1) / math.sqrt(samples)).masked_fill(single, 0.0)
+    return SampledPathGradients(
+        n=tape.n,
+        loss=loss_name(loss),
+        lengths=torch.tensor(wanted),
+        norms=norms,
+        mean=norms.mean(1),
+        standard_error=error,
+        vjps=dict(tape.vjps),
+        source=provenance(net.model, [x, target], tape.seed.dtype, seed),
+    )
+
+
+def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean over examples of independent estimates (..., batch), and its standard error."""
+    return mean.mean(-1), error.square().sum(-1).sqrt() / error.shape[-1]
+
+
+def student_interval(
+    mean: torch.Tensor, error: torch.Tensor, draws: int, confidence: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``mean * exp(+-q error / mean)``, q of Student's t: an interval of a positive mean that stays positive.
+
+    Raises:
+        ValueError: the confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+    quantile = float(stats.t.ppf((1 + confidence) / 2, draws - 1))
+    factor = torch.exp(quantile * error / mean.clamp_min(torch.finfo(mean.dtype).tiny))
+    return mean / factor, mean * factor
+
+
+def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Uniform random sets of `length` of n units, one for each row and example: (rows, batch, n) of bool."""
+    order = torch.rand(rows, batch, n, generator=generator).argsort(-1)
+    chosen = torch.zeros(rows, batch, n, dtype=torch.bool)
+    return chosen.scatter_(-1, order[..., :length], True)
+
+
+def _norms_of(tape: Tape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Norms at the start of the recording, (samples, batch)."""
+    rows = 1 if length in (0, tape.n) else samples
+    masks = draw_masks(tape.n, length, rows, len(tape.seed), generator).to(tape.seed.device)
+    values = tape.seed.expand(rows, *tape.seed.shape)
+    for index, unit in tape.backwards():
+        values = _one_way(tape, unit, values, masks[:, :, index - tape.first])
+    return example_norms(pull_stem(tape, values)).expand(samples, -1)
+
+
+def _one_way(tape: Tape, unit: Recorded, rows: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Rows at a unit's exit to its entry: by the branch where the mask (rows, batch) says so, else the shortcut."""
+    result = unit.entry.new_empty((len(rows), *unit.entry.shape))
+    for part in tape.chunks(len(rows), unit.entry, unit.total):
+        taken = masks[part]
+        (total,) = tape.through_join(unit, rows[part])
+        by_branch, by_shortcut = taken.any(1), (~taken).any(1)
+        shape = (1,) * (unit.entry.ndim - 1)
+        into = result[part].zero_()
+        if by_shortcut.any():
+            (short,) = tape.through_shortcut(unit, total[by_shortcut])
+            into[by_shortcut] = short.masked_fill(taken[by_shortcut].view(*short.shape[:2], *shape), 0)
+        if by_branch.any():
+            (branch,) = tape.through_branch(unit, total[by_branch])
+            into[by_branch] += branch.masked_fill(~taken[by_branch].view(*branch.shape[:2], *shape), 0)
+    return result

@@ -1,0 +1,218 @@
+"""Single paths: all of them against dense Jacobians, estimators against all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from references.dense_paths import path_gradients
+from references.tiny import tiny_batch, tiny_network
+from resnet_paths.paths import (
+    effective_paths,
+    enumerate_path_gradients,
+    gradient_by_length,
+    path_energy,
+    path_lengths,
+    paths,
+    sample_path_gradients,
+)
+from resnet_paths.paths.enumeration import _Tree
+from resnet_paths.paths.sampling import draw_masks
+
+
+@pytest.mark.parametrize("options", [{}, {"post": False}, {"smooth": True}], ids=str)
+def test_enumeration_is_every_product_of_jacobians(options: dict[str, bool]) -> None:
+    net = tiny_network(6, **options)
+    x, target = tiny_batch(2)
+    found = enumerate_path_gradients(net, x, target, keep_gradients=True)
+    assert found.gradient is not None
+    for example in range(2):
+        label = target[example : example + 1]
+        every = path_gradients(net, x[example : example + 1], lambda out, label=label: F.cross_entropy(out, label))
+        for path in paths(net):
+            torch.testing.assert_close(found.gradient[path.rank, example], every[path.units], rtol=1e-10, atol=1e-14)
+            assert found.path(path.rank) == path
+    torch.testing.assert_close(found.norms, found.gradient.norm(dim=2))
+
+
+def test_enumeration_sums_to_the_gradient_by_length() -> None:
+    net = tiny_network(10)
+    x, target = tiny_batch()
+    every = enumerate_path_gradients(net, x, target, keep_gradients=True)
+    split = gradient_by_length(net, x, target)
+    assert every.gradient is not None
+    for length in range(11):
+        total = every.gradient[every.lengths == length].sum(0)
+        torch.testing.assert_close(total, split.gradient[length], rtol=1e-10, atol=1e-13)
+    assert every.vjps["branch"] == 2**10 - 1
+
+
+def test_enumeration_in_little_room_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tiny_network(7)
+    x, target = tiny_batch()
+    wide = enumerate_path_gradients(net, x, target)
+    visits: list[int] = []
+    original = _Tree.descend
+
+    def counted(self, place, rows, ranks):
+        visits.append(len(rows))
+        original(self, place, rows, ranks)
+
+    monkeypatch.setattr(_Tree, "descend", counted)
+    monkeypatch.setattr("resnet_paths.paths.enumeration.ROOM_BYTES", 4 * 3 * 4 * 8)
+    narrow = enumerate_path_gradients(net, x, target)
+    assert max(visits) <= 8
+    torch.testing.assert_close(wide.norms, narrow.norms, rtol=1e-12, atol=1e-15)
+
+
+def test_masks_are_uniform_and_differ_between_examples() -> None:
+    masks = draw_masks(5, 2, 400, 10, torch.Generator().manual_seed(0))
+    assert (masks.sum(-1) == 2).all()
+    assert (masks[:, 0] != masks[:, 1]).any()
+    ranks = (masks.long() * (1 << torch.arange(5))).sum(-1).flatten()
+    counts = torch.bincount(ranks)[[path.rank for path in paths(5, 2)]].double()
+    chi_square = float(((counts - 400) ** 2 / 400).sum())
+    assert chi_square < 27.9  # the 0.1 % point of chi square with nine degrees of freedom
+
+
+def test_sampled_norms_are_norms_of_paths() -> None:
+    net = tiny_network(5)
+    x, target = tiny_batch()
+    every = enumerate_path_gradients(net, x, target)
+    drawn = sample_path_gradients(net, x, target, samples=20)
+    for row, length in enumerate(drawn.lengths.tolist()):
+        for example in range(3):
+            known = every.norms[every.lengths == length, example]
+            gaps = (drawn.norms[row, :, example, None] - known).abs().min(1).values
+            assert float(gaps.max()) < 1e-12
+
+
+def _same_example(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x, target = tiny_batch(1)
+    return x.expand(batch, -1), target.expand(batch)
+
+
+def test_energy_interval_covers_as_often_as_it_says() -> None:
+    net = tiny_network(6)
+    truth = enumerate_path_gradients(net, *tiny_batch(1)).energy_by_length()[2:6]
+    hits = []
+    for seed in range(10):
+        found = path_energy(net, *_same_example(100), draws=128, seed=seed)
+        hits.append((found.low[2:6] <= truth) & (truth <= found.high[2:6]))
+    coverage = float(torch.stack(hits).double().mean())
+    assert abs(coverage - 0.95) < 0.03
+
+
+def test_sampling_interval_covers_as_often_as_it_says() -> None:
+    net = tiny_network(6)
+    truth = enumerate_path_gradients(net, *tiny_batch(1)).mean_by_length()[1:6]
+    hits = []
+    for seed in range(10):
+        found = sample_path_gradients(net, *_same_example(100), lengths=range(1, 6), samples=96, seed=seed)
+        low, high = found.interval()
+        hits.append((low <= truth) & (truth <= high))
+    coverage = float(torch.stack(hits).double().mean())
+    assert abs(coverage - 0.95) < 0.03
+
+
+def test_estimators_converge_to_the_truth() -> None:
+    net = tiny_network(6)
+    every = enumerate_path_gradients(net, *tiny_batch(1))
+    energy, error = path_energy(net, *_same_example(400), draws=50).over_examples()
+    np.testing.assert_array_less((energy - every.energy_by_length()[:, 0]).abs(), 4 * error + 1e-12)
+    assert bool((error <= 0.02 * energy).all())
+    assert int((energy > 0).sum()) >= 6
+    mean, error = sample_path_gradients(net, *_same_example(400), samples=50).over_examples()
+    np.testing.assert_array_less((mean - every.mean_by_length()[:, 0]).abs(), 4 * error + 1e-12)
+    assert bool((error <= 0.02 * mean).all())
+
+
+def test_energy_of_shortest_and_longest_path_is_exact() -> None:
+    net = tiny_network(5)
+    x, target = tiny_batch()
+    truth = enumerate_path_gradients(net, x, target).energy_by_length()
+    found = path_energy(net, x, target, draws=2)
+    torch.testing.assert_close(found.energy[[0, -1]], truth[[0, -1]], rtol=1e-10, atol=1e-20)
+    assert not found.standard_error[[0, -1]].any()
+
+
+def test_energy_stops_when_precise_enough() -> None:
+    net = tiny_network(5)
+    x, target = tiny_batch()
+    coarse = path_energy(net, x, target, draws=2000, rtol=0.2)
+    fine = path_energy(net, x, target, draws=2000, rtol=0.05)
+    assert coarse.draws < fine.draws < 2000
+    energy, error = fine.over_examples()
+    assert bool((error <= 0.05 * energy).all())
+
+
+def test_seed_decides_the_draws() -> None:
+    net = tiny_network(5)
+    x, target = tiny_batch()
+    for analysis in (path_energy, sample_path_gradients):
+        one, again, other = (analysis(net, x, target, seed=seed).to_pandas() for seed in (1, 1, 2))
+        assert one.equals(again)
+        assert not one.equals(other)
+
+
+def test_from_a_unit_on() -> None:
+    net = tiny_network(6)
+    x, target = tiny_batch()
+    every = enumerate_path_gradients(net, x, target, wrt=2, keep_gradients=True)
+    split = gradient_by_length(net, x, target, wrt=2)
+    assert every.gradient is not None
+    for length in range(5):
+        total = every.gradient[every.lengths == length].sum(0)
+        torch.testing.assert_close(total, split.gradient[length], rtol=1e-10, atol=1e-14)
+    assert sample_path_gradients(net, x, target, wrt=2, samples=2).n == 4
+    truth = every.energy_by_length()
+    torch.testing.assert_close(path_energy(net, x, target, wrt=2, draws=2).energy[0], truth[0])
+
+
+def test_effective_paths_of_a_known_distribution() -> None:
+    net = tiny_network(8)
+    x, target = tiny_batch()
+    every = enumerate_path_gradients(net, x, target)
+    found = effective_paths(every, mass=0.9)
+    sums = np.array([float(every.norms[every.lengths == k].sum()) for k in range(9)])
+    np.testing.assert_allclose(found.share, sums / sums.sum(), rtol=1e-10)
+    assert found.share[: found.low].sum() <= 0.05
+    assert found.share[found.high + 1 :].sum() <= 0.05
+    assert found.path_share == path_lengths(8).share(found.low, found.high)
+    assert found.mean_length == pytest.approx(float(found.share @ np.arange(9)))
+    assert len(found.to_pandas()) == 9
+    energy = effective_paths(path_energy(net, x, target, draws=200))
+    assert "root mean square" in energy.kind
+    assert (energy.norm >= found.norm * (1 - 5 * energy.standard_error / energy.norm)).all()
+
+
+def test_effective_paths_recovers_an_exponential_law() -> None:
+    every = enumerate_path_gradients(tiny_network(6), *tiny_batch(1))
+    norms = 0.3 ** every.lengths.double()[:, None]
+    law = effective_paths(type(every)(**{**vars(every), "norms": norms}))
+    assert law.decay == pytest.approx(0.3)
+    assert law.decay_fit == pytest.approx(1.0)
+    np.testing.assert_allclose(law.share, [path_lengths(6, keep=0.3 / 1.3).probability[k] for k in range(7)])
+
+
+WRONG: list[tuple[str, Callable[..., object]]] = [
+    ("at least 2 samples", lambda net, x, t: sample_path_gradients(net, x, t, samples=1)),
+    ("lengths from 0 to 4", lambda net, x, t: sample_path_gradients(net, x, t, lengths=[5])),
+    ("at least 2 draws", lambda net, x, t: path_energy(net, x, t, draws=1)),
+    ("between 0 and 1", lambda net, x, t: path_energy(net, x, t, confidence=1.0)),
+    ("rtol above 0", lambda net, x, t: path_energy(net, x, t, rtol=0.0)),
+    ("all lengths 0 to 4", lambda net, x, t: effective_paths(sample_path_gradients(net, x, t, lengths=[1]))),
+    ("targets from 0 to 2", lambda net, x, t: path_energy(net, x, t - 1)),
+    ("eval mode", lambda net, x, t: enumerate_path_gradients((net.model.train(), net)[1], x, t)),
+    ("at most 16 units", lambda net, x, t: enumerate_path_gradients(tiny_network(17), x, t)),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), WRONG, ids=[message for message, _ in WRONG])
+def test_wrong_input_is_refused(message: str, call: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(tiny_network(4), *tiny_batch())
