@@ -1,0 +1,74 @@
+"""The commands as a user types them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from resnet_paths.cli import app
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_main_job_in_a_process_of_its_own(tmp_path) -> None:
+    command = [sys.executable, "-m", "resnet_paths", "lesion", "--limit", "60", "--out", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "27 residual units" in result.stdout
+    assert "layer3.8" in result.stdout
+    assert "latency" in result.stdout
+    assert "drop_blocks(model, [" in result.stdout
+    assert (tmp_path / "lesion.png").stat().st_size > 5000
+    assert len((tmp_path / "lesion.csv").read_text().splitlines()) == 28
+
+
+def test_json_has_the_numbers(tmp_path) -> None:
+    result = run("lesion", "--limit", "40", "--drop", "3", "--out", str(tmp_path), "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert len(report["units"]) == 27
+    assert len(report["drop"]["dropped"]) == 3
+    assert report["drop"]["after"]["parameters"] < report["drop"]["before"]["parameters"]
+
+
+def test_unroll() -> None:
+    result = run("unroll", "--model", "resnet18", "--input", "3x32x32")
+    assert "layer4.1" in result.stdout
+    assert "64x8x8" in result.stdout
+    units = json.loads(run("unroll", "--json").stdout)
+    assert [unit["index"] for unit in units] == list(range(27))
+
+
+def test_help_teaches() -> None:
+    assert "lesion" in run("--help").stdout
+    text = " ".join(run("lesion", "--help").stdout.split())
+    assert "Delete each block in turn" in text
+    assert "resnet-paths lesion --model cifar-resnet56@weights.safetensors" in text
+    assert run("--version").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lesion", "--model", "resnet19"], "near names: resnet18"),
+        (["lesion", "--model", "none.safetensors"], "does not exist"),
+        (["lesion", "--model", "resnet18"], "choose --data to fit --model"),
+        (["lesion", "--data", "nowhere"], "no file"),
+        (["lesion", "--device", "cuda:99"], "a device that is there"),
+        (["lesion", "--limit", "0"], "at least 1"),
+        (["lesion", "--limit", "20", "--drop", "99"], "from 0 to 27"),
+        (["unroll", "--model", "vgg11"], "adds no two values"),
+        (["unroll", "--input", "3by3"], "numbers joined by x"),
+        (["unroll", "--model", "os:getcwd"], "to return a torch.nn.Module"),
+    ],
+)
+def test_wrong_use_gives_one_line(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert result.stderr.startswith("error: expected")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
