@@ -1,0 +1,118 @@
+"""Which code a function runs: what it reads from its module, and which modules are installed packages."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+OWN_PACKAGE = __name__.partition(".")[0]
+
+CLASS_NOISE = {
+    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate_func__", "__annotations_cache__",
+    "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__abstractmethods__", "__parameters__",
+    "_abc_impl", "__static_attributes__", "__firstlineno__", "__orig_bases__", "__protocol_attrs__", "__slots__",
+}  # fmt: skip
+"""Members of a class that say nothing about what it does, or that the interpreter fills in on its own."""
+
+_LIBRARIES = tuple(
+    Path(path).resolve()
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(name))
+)
+
+
+@dataclass(frozen=True)
+class ModuleUse:
+    """A module of the user's, and what is used of it."""
+
+    name: str
+    used: tuple[Any, ...]
+
+
+def is_own_package(module: str | None) -> bool:
+    """Whether a module belongs to this package: its code counts, its module-level caches do not."""
+    return module is not None and (module == OWN_PACKAGE or module.startswith(OWN_PACKAGE + "."))
+
+
+@functools.cache
+def installed_version(module: str | None) -> str | None:
+    """The version that stands for an installed module's code; None for code of the user's or of this package."""
+    if module is None or module == "__main__" or is_own_package(module):
+        return None
+    top = module.partition(".")[0]
+    found = sys.modules.get(module) or sys.modules.get(top)
+    file = getattr(found, "__file__", None)
+    if found is None or (file is not None and not any(p in Path(file).resolve().parents for p in _LIBRARIES)):
+        return None
+    return _version(top)
+
+
+@functools.cache
+def _version(top: str) -> str:
+    """The version that a package states, or the interpreter's for its own library."""
+    if top in sys.stdlib_module_names:
+        return sys.version
+    try:
+        return str(getattr(sys.modules.get(top), "__version__", None) or metadata.version(top))
+    except metadata.PackageNotFoundError:
+        return sys.version
+
+
+def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The names that a function, or a function within it, looks up in its module, and what stands there."""
+    names, attributes = _names(function.__code__)
+    for name in sorted(names):
+        if name in function.__globals__:
+            item = function.__globals__[name]
+            yield name, _module_use(item, attributes) if isinstance(item, ModuleType) else item
+
+
+def _names(code: CodeType) -> tuple[set[str], set[str]]:
+    """The global names of a code object with all code inside it, and its names of attributes."""
+    names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    attributes = set(code.co_names)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            more_names, more_attributes = _names(inner)
+            names |= more_names
+            attributes |= more_attributes
+    return names, attributes
+
+
+def _module_use(module: ModuleType, attributes: set[str], depth: int = 0) -> Any:
+    """A user's module by what is used of it; an installed one as it is."""
+    if installed_version(module.__name__) is not None:
+        return module
+    used = []
+    for name in sorted(attributes & set(vars(module))):
+        item = vars(module)[name]
+        if not isinstance(item, ModuleType):
+            used.append(item)
+        elif depth < 4:
+            used.append(_module_use(item, attributes, depth + 1))
+    return ModuleUse(module.__name__, tuple(used))
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value of a module is a plain constant, also as a nest of tuples."""
+    if isinstance(value, tuple | frozenset):
+        return all(map(is_constant, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def has_docstring(code: CodeType) -> bool:
+    """Whether a function's first constant is its docstring and not a value that it uses."""
+    if not code.co_consts or not isinstance(code.co_consts[0], str):
+        return False
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & 0x4000000)  # CO_HAS_DOCSTRING
+    loads = (i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_CONST")
+    return not any(argument is code.co_consts[0] for argument in loads)

@@ -1,0 +1,238 @@
+"""The file of a journal: made whole or not at all, checked before it is written to, and never repaired by guessing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import JournalError
+
+APPLICATION_ID = 0x52505357  # "RPSW"
+FORMAT = 1
+SCHEMA = f"""
+BEGIN;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT};
+CREATE TABLE sweeps(id INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE NOT NULL, about TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE owners(id INTEGER PRIMARY KEY AUTOINCREMENT, opened INTEGER);
+CREATE TABLE claims(sweep INTEGER NOT NULL, key BLOB NOT NULL, owner INTEGER NOT NULL, PRIMARY KEY(sweep, key)) WITHOUT ROWID;
+CREATE TABLE results(
+    sweep INTEGER NOT NULL, key BLOB NOT NULL, point TEXT NOT NULL, value BLOB, error TEXT, notes TEXT NOT NULL,
+    seconds REAL NOT NULL, crc INTEGER NOT NULL, UNIQUE(sweep, key)
+);
+COMMIT;
+"""
+NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "ceph",
+    "afs",
+    "9p",
+    "glusterfs",
+    "fuse.sshfs",
+}
+"""File systems shared between machines: SQLite's write-ahead log needs memory shared by all who use the file."""
+
+_URI_OPTIONS = ""  # tests choose another way of locking here
+
+
+def checksum(*fields: Any) -> int:
+    """CRC-32 of a row, which a database does not keep by itself."""
+    crc = 0
+    for field in fields:
+        content = field if isinstance(field, bytes) else repr(field).encode()
+        crc = zlib.crc32(content, zlib.crc32(b"%d" % len(content), crc))
+    return crc
+
+
+@contextmanager
+def explained(path: Path | str, doing: str) -> Iterator[None]:
+    """Turns an error of the database into one that says what to do about it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise JournalError(f"{doing} the journal {path}: {error}. {_advice(str(error), path)}") from error
+
+
+def _advice(message: str, path: Path | str) -> str:
+    if "full" in message:
+        return "The disk is full: what was reported as finished is kept; free some space and run the same call again."
+    if "locked" in message or "busy" in message:
+        return "Another process has held it for a minute: end that process, or take another journal."
+    if "readonly" in message or "unable to open" in message:
+        return "The file and its folder must exist and be writable."
+    if any(word in message for word in ("malformed", "not a database", "corrupt", "no such", "decode")):
+        return damage(path)
+    return "What was reported as finished is kept; check the disk, then run the same call again."
+
+
+def damage(path: Path | str) -> str:
+    """What to do about a damaged file, which this package leaves as it is."""
+    return (
+        f"The file is damaged and was left as it is. Move {Path(path).name} and its -wal file away to start afresh; "
+        "`sqlite3 FILE .recover` may read what is left of it."
+    )
+
+
+def connect(path: Path | None) -> sqlite3.Connection:
+    """An open journal: checked if it exists, created if not, in memory without a path."""
+    if path is None:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.executescript(SCHEMA)
+        return connection
+    if not path.exists():
+        _create(path)
+    _wait_until_whole(path)
+    with explained(path, "cannot check"):
+        _check(path)
+    with explained(path, "cannot open"):
+        connection = _open(path, "rw")
+        # A commit returns once the data are on the disk: nothing reported is lost when the power fails.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_mode = {'DELETE' if _on_network(path) else 'WAL'}")
+        return connection
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}{_URI_OPTIONS}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60)
+
+
+def _create(path: Path) -> None:
+    """Makes an empty journal elsewhere and gives it its name in one step, so that no one meets half a file."""
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise JournalError(
+            f"cannot create the journal {path}: {error.strerror}. Its folder must exist, be writable and have space left."
+        ) from error
+    try:
+        fresh = Path(folder) / "new"
+        with explained(path, "cannot create"):
+            connection = sqlite3.connect(fresh, isolation_level=None)
+            try:
+                connection.executescript(SCHEMA)
+            finally:
+                connection.close()
+        _publish(fresh, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(fresh: Path, path: Path) -> None:
+    """Gives a file its name unless another process was first; then that process's file stays."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+            raise JournalError(f"cannot create the journal {path}: {error.strerror}") from error
+        _publish_without_links(fresh, path)
+
+
+def _publish_without_links(fresh: Path, path: Path) -> None:
+    try:
+        with path.open("xb") as file:  # its readers wait until it is whole
+            file.write(fresh.read_bytes())
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise JournalError(f"cannot create the journal {path}: {error.strerror}") from error
+
+
+def _wait_until_whole(path: Path) -> None:
+    """An empty file is no journal, unless another process is creating it right now."""
+    for _ in range(20):
+        if path.is_dir():
+            raise JournalError(f"expected a file for the journal, got the folder {path}: name a file in it")
+        if path.stat().st_size >= 512:
+            return
+        time.sleep(0.05)
+    raise JournalError(f"the journal {path} is cut off after {path.stat().st_size} bytes. {damage(path)}")
+
+
+def _check(path: Path) -> None:
+    """Raises for a file that is no journal, or a damaged one, before anything is written to it.
+
+    Read-only, so that not even the write-ahead log is folded into a damaged file; only after a crash without
+    such a log must SQLite roll back its last transaction first.
+    """
+    try:
+        connection = _open(path, "ro")
+        try:
+            _check_contents(connection, path)
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error) and "unable to open" not in str(error):
+            raise
+        connection = _open(path, "rw")
+        try:
+            _check_contents(connection, path)
+        finally:
+            connection.close()
+
+
+def _check_contents(connection: sqlite3.Connection, path: Path) -> None:
+    identity = connection.execute("PRAGMA application_id").fetchone()[0]
+    if identity != APPLICATION_ID:
+        raise JournalError(
+            f"{path} is a database, but not a journal of sweeps, or {damage(path)[:1].lower()}{damage(path)[1:]}"
+        )
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != FORMAT:
+        raise JournalError(
+            f"expected a journal of format {FORMAT}, got format {version} in {path}: use its version of this package"
+        )
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise JournalError(f"cannot use the journal {path}: {found.splitlines()[-1]}. {damage(path)}")
+    _check_rows(connection, path)
+
+
+def _check_rows(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN")  # one moment for both tables, whoever writes meanwhile
+    known = set()
+    for row, fingerprint, about, crc in connection.execute("SELECT id, fingerprint, about, crc FROM sweeps"):
+        if crc != checksum(row, fingerprint, about):
+            raise JournalError(f"the sweeps listed in the journal {path} were altered. {damage(path)}")
+        known.add(row)
+    for *fields, crc in connection.execute("SELECT sweep, key, point, value, error, notes, seconds, crc FROM results"):
+        if crc != checksum(*fields) or fields[0] not in known:
+            raise JournalError(f"a finished point in the journal {path} was altered. {damage(path)}")
+    last = "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'owners')"
+    wrong = f"typeof(owner) != 'integer' OR owner NOT BETWEEN 1 AND {last}"
+    if connection.execute(f"SELECT count(*) FROM claims WHERE {wrong}").fetchone()[0]:
+        raise JournalError(f"a claim in the journal {path} was altered. {damage(path)}")
+    connection.execute("COMMIT")
+
+
+def _on_network(path: Path) -> bool:
+    """Whether Linux says that the file lies on a file system shared between machines."""
+    mounts = Path("/proc/self/mountinfo")
+    if not mounts.exists():
+        return False
+    best, kind = -1, ""
+    resolved = path.resolve()
+    for line in mounts.read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].replace("\\040", " ")
+        if resolved.is_relative_to(point) and len(point) > best:
+            best, kind = len(point), right.split()[0]
+    return kind in NETWORK

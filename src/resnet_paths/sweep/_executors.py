@@ -1,0 +1,150 @@
+"""Points to outcomes: in this process, or over any executor with a bounded number of jobs on their way."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from typing import Any
+
+from . import _worker
+from ._worker import Function, Job, Reply, Task
+from .errors import SweepError
+from .journal import Outcome
+
+CHUNK_SECONDS = 0.1
+"""Quick points travel together, as many as take about this long."""
+
+MOST_IN_CHUNK = 1000
+PAUSE_SECONDS = 0.2
+
+Tasks = Iterator[Task | None]
+"""Points to compute; None while there are none, but there may be more later."""
+
+
+def in_process(function: Function, context: Any, tasks: Tasks) -> Iterator[list[Outcome]]:
+    """Evaluates the points here, one after the other; an empty list after waiting for other processes."""
+    with _worker.preserved_generators():
+        for task in tasks:
+            if task is None:
+                yield []
+                time.sleep(PAUSE_SECONDS)
+            else:
+                yield [_worker.evaluate(function, context, task)]
+
+
+class Dispatcher:
+    """Keeps an executor busy with jobs, sends the payload to workers that ask for it, and isolates what breaks."""
+
+    def __init__(self, executor: Executor, payload: bytes, chunk: int | None) -> None:
+        self._executor = executor
+        self._payload = payload
+        self._name = hashlib.sha256(payload).hexdigest()
+        self._fixed_chunk = chunk
+        self._serial = itertools.count()
+        self._flying: dict[Future[Reply], Job] = {}
+        self._workers: set[str] = set()
+        self._waiting: set[str] = set()  # workers without the payload
+        self._seconds: float | None = None  # a point's, measured
+        self.payloads_sent = 0
+
+    def run(self, tasks: Tasks) -> Iterator[list[Outcome]]:
+        """The outcomes as they come, in any order; an empty list when nothing came for a while."""
+        more = True
+        try:
+            while more or self._flying:
+                while more and len(self._flying) < self._window():
+                    chunk, more = self._take(tasks)
+                    if not chunk:
+                        break
+                    self._submit(tuple(chunk))
+                yield from self._collect()
+        finally:
+            for future in self._flying:
+                future.cancel()
+
+    def _window(self) -> int:
+        """More jobs than workers have shown up, so that none is idle and new ones are found."""
+        return 2 * max(len(self._workers) + 1, os.cpu_count() or 1)
+
+    def _take(self, tasks: Tasks) -> tuple[list[Task], bool]:
+        chunk: list[Task] = []
+        for task in tasks:
+            if task is None:
+                return chunk, True
+            chunk.append(task)
+            if len(chunk) >= self._chunk_size():
+                return chunk, True
+        return chunk, False
+
+    def _chunk_size(self) -> int:
+        if self._fixed_chunk is not None:
+            return self._fixed_chunk
+        if self._seconds is None:
+            return 1
+        return max(1, min(MOST_IN_CHUNK, int(CHUNK_SECONDS / max(self._seconds, 1e-9))))
+
+    def _submit(self, tasks: tuple[Task, ...]) -> None:
+        sending = sum(job.payload is not None for job in self._flying.values())
+        payload = self._payload if sending < len(self._waiting) else None
+        self.payloads_sent += payload is not None
+        job = Job(next(self._serial), self._name, tasks, payload)
+        try:
+            self._flying[self._executor.submit(_worker.run_job, job)] = job
+        except (BrokenExecutor, RuntimeError) as error:
+            raise _broken(error) from error
+
+    def _collect(self) -> Iterator[list[Outcome]]:
+        if not self._flying:
+            time.sleep(PAUSE_SECONDS)
+            yield []
+            return
+        done, _ = wait(self._flying, timeout=PAUSE_SECONDS, return_when=FIRST_COMPLETED)
+        if not done:
+            yield []
+        for future in done:
+            job = self._flying.pop(future)
+            outcomes = self._outcomes(future, job)
+            if outcomes:
+                yield outcomes
+
+    def _outcomes(self, future: Future[Reply], job: Job) -> list[Outcome]:
+        try:
+            reply = future.result()
+        except (BrokenExecutor, CancelledError) as error:
+            raise _broken(error) from error
+        except SweepError:
+            raise
+        except Exception as error:
+            return self._after_loss(job, error)
+        self._workers.add(reply.worker)
+        if reply.outcomes is None:
+            self._waiting.add(reply.worker)
+            self._submit(job.tasks)
+            return []
+        self._waiting.discard(reply.worker)
+        self._measure(reply.outcomes)
+        return list(reply.outcomes)
+
+    def _after_loss(self, job: Job, error: Exception) -> list[Outcome]:
+        """A job that took its worker down: its points are tried one by one, and the guilty one is recorded."""
+        if len(job.tasks) == 1:
+            return [_worker.failure(job.tasks[0], error)]
+        for task in job.tasks:
+            self._submit((task,))
+        return []
+
+    def _measure(self, outcomes: tuple[Outcome, ...]) -> None:
+        latest = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        self._seconds = latest if self._seconds is None else 0.7 * self._seconds + 0.3 * latest
+
+
+def _broken(error: BaseException) -> SweepError:
+    return SweepError(
+        f"the executor has broken down ({type(error).__name__}: {error}), as when the system ends a worker for its use of "
+        "memory: the finished points are kept in the journal; start a new executor, perhaps with fewer workers, and run "
+        "the same call again"
+    )

@@ -1,0 +1,254 @@
+"""Fingerprints: SHA-256 of everything in a value that can decide a result."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from . import _code
+from .errors import FingerprintError
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a value's contents: equal for equal contents in any process, different for different ones.
+
+    Models count with their classes and code, structure, modes, hooks, parameters and buffers; tensors and arrays
+    with type, shape, kind of device and every bit; functions with their bytecode, defaults, closures and the
+    globals they read, followed into all code that is not an installed package (that counts by its version).
+    An object may say what counts by a method `__sweep_fingerprint__`, whose result is taken in its place.
+    Cost: about 1 s a GB.
+
+    Raises:
+        FingerprintError: for what has no lasting contents, such as open files, locks and generators.
+
+    Example:
+        >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2))
+        True
+        >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2, dtype=torch.float64))
+        False
+        >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
+        False
+    """
+    return _Walk().digest(value).hex()
+
+
+class _Walk:
+    """One walk through a nest of objects, which may contain itself."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, tuple[bytes, Any]] = {}  # the object too, so that its id stays its own
+        self.open: dict[int, int] = {}
+
+    def digest(self, value: Any) -> bytes:
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            return _of_plain(value)
+        if id(value) in self.done:
+            return self.done[id(value)][0]
+        if id(value) in self.open:
+            return _hash("cycle", _number(self.open[id(value)]))
+        self.open[id(value)] = len(self.open)
+        try:
+            digest = self._compound(value)
+        except RecursionError as error:
+            raise FingerprintError(f"a {type(value).__name__} is nested too deeply for a fingerprint") from error
+        finally:
+            del self.open[id(value)]
+        self.done[id(value)] = digest, value
+        return digest
+
+    def _compound(self, value: Any) -> bytes:
+        custom = getattr(type(value), "__sweep_fingerprint__", None)
+        if custom is not None:
+            return _hash("custom", _name(type(value)), self.digest(custom(value)))
+        for kinds, method in _METHODS:
+            if isinstance(value, kinds):
+                return method(self, value)
+        return self.of_object(value)
+
+    def all(self, values: Iterable[Any]) -> bytes:
+        return b"".join(map(self.digest, values))
+
+    def of_array(self, value: np.ndarray) -> bytes:
+        if value.dtype.hasobject:
+            return _hash("objects", _number(*value.shape), self.all(value.ravel().tolist()))
+        return _hash("array", value.dtype.str.encode(), repr(value.dtype).encode(), _number(*value.shape), _raw(value))
+
+    def of_tensor(self, value: torch.Tensor) -> bytes:
+        about = f"{value.dtype} {value.layout} {value.device.type}".encode()
+        if value.is_meta:
+            raise FingerprintError("a tensor on the meta device has no values: load the weights before the sweep")
+        if value.layout is not torch.strided:
+            value = value.detach().to_dense()
+        if value.is_quantized:
+            return _hash("quantized", about, self.digest(value.dequantize()), str(value.qscheme()).encode())
+        plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        content = _raw(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else b""
+        return _hash("tensor", _name(type(value)), about, _number(*value.shape), content)
+
+    def of_module(self, value: nn.Module) -> bytes:
+        original = getattr(value, "_orig_mod", None)  # a compiled model computes what its original does
+        if isinstance(original, nn.Module):
+            return self.digest(original)
+        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set"}
+        state = vars(value)
+        parts: list[Any] = [
+            type(value),
+            *(list(state[name].items()) for name in ("_parameters", "_buffers", "_modules")),
+        ]
+        if isinstance(value, fx.GraphModule):
+            parts.append(value.code)
+            apart |= {
+                name for name in state if name.startswith("_code") or name in ("_tracer_cls", "meta", "shape_env")
+            }
+        for name in sorted(set(state) - apart):
+            # Hooks are filed under counters that differ from run to run.
+            hooks = name.endswith("_hooks") and isinstance(state[name], dict)
+            parts.append((name, list(state[name].values()) if hooks else state[name]))
+        return _hash("module", self.all(parts))
+
+    def of_function(self, value: FunctionType) -> bytes:
+        if version := _code.installed_version(value.__module__):
+            return _hash("installed", _name(value), version.encode())
+        cells = [_contents(cell) for cell in value.__closure__ or ()]
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+        trusted = _code.is_own_package(value.__module__)
+        reads = [(name, self._read(item, trusted)) for name, item in _code.globals_read(value)]
+        return _hash("function", self.all(parts), *(name.encode() + digest for name, digest in reads))
+
+    def _read(self, item: Any, trusted: bool) -> bytes:
+        """A global: this package's own caches and locks do not decide values, a user's objects may."""
+        code = isinstance(item, FunctionType | type | ModuleType | BuiltinFunctionType)
+        if trusted and not code and not _code.is_constant(item):
+            return _hash("global", _name(type(item)))
+        return self.digest(item)
+
+    def of_code(self, value: CodeType) -> bytes:
+        constants = value.co_consts[1:] if _code.has_docstring(value) else value.co_consts  # it decides nothing
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        return _hash("code", value.co_code, self.all([constants, names, value.co_flags, value.co_exceptiontable]))
+
+    def of_class(self, value: type) -> bytes:
+        if version := _code.installed_version(value.__module__):
+            return _hash("installed", _name(value), version.encode())
+        trusted = _code.is_own_package(value.__module__)
+        members = [(name, item) for name, item in sorted(vars(value).items()) if name not in _code.CLASS_NOISE]
+        bases = self.all(base for base in value.__bases__ if base is not object)
+        return _hash("class", _name(value), bases, *(n.encode() + self._member(item, trusted) for n, item in members))
+
+    def _member(self, item: Any, trusted: bool) -> bytes:
+        if isinstance(item, staticmethod | classmethod):
+            return self.digest(item.__func__)
+        if isinstance(item, property):
+            return self.all([item.fget, item.fset, item.fdel])
+        if type(item).__name__ in ("member_descriptor", "getset_descriptor", "_abc_data", "cached_property"):
+            return self.digest(getattr(item, "func", None))
+        return self._read(item, trusted)
+
+    def of_python_module(self, value: ModuleType) -> bytes:
+        version = _code.installed_version(value.__name__)
+        if version is None:
+            raise FingerprintError(
+                f"the module {value.__name__} is passed around as a value: use its functions by name, or pass `version=`"
+            )
+        return _hash("python module", value.__name__.encode(), version.encode())
+
+    def of_object(self, value: Any) -> bytes:
+        """Anything else by what pickle would keep of it."""
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:
+            raise FingerprintError(
+                f"a {_name(type(value)).decode()} has no contents to compare between runs ({error}): leave it out of the "
+                "function's globals and of `context`, give its class a method __sweep_fingerprint__, or pass `version=` "
+                "if it is part of the code"
+            ) from error
+        if isinstance(reduced, str):
+            return _hash("named", _name(type(value)), reduced.encode())
+        maker, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]
+        parts = [type(value), maker, arguments, state, list(items or ()), list(pairs or ())]
+        return _hash("object", self.all(parts))
+
+
+def _sequence(tag: str) -> Callable[[_Walk, Any], bytes]:
+    return lambda walk, value: _hash(tag, _name(type(value)), walk.all(value))
+
+
+_METHODS: tuple[tuple[Any, Callable[[_Walk, Any], bytes]], ...] = (
+    (torch.Tensor, _Walk.of_tensor),
+    (np.ndarray, _Walk.of_array),
+    (np.generic, lambda walk, value: _hash("scalar", walk.of_array(np.asarray(value)))),
+    (nn.Module, _Walk.of_module),
+    (enum.Enum, lambda walk, value: _hash("enum", _name(type(value)), value.name.encode())),
+    (torch.Size, _sequence("size")),
+    (tuple, _sequence("tuple")),
+    (list, _sequence("list")),
+    (dict, lambda walk, value: _hash("dict", _name(type(value)), walk.all([*value, *value.values()]))),
+    (set | frozenset, lambda walk, value: _hash("set", _name(type(value)), *sorted(map(walk.digest, value)))),
+    (bytearray, lambda walk, value: _hash("bytearray", bytes(value))),
+    (PurePath, lambda walk, value: _hash("path", os.fspath(value).encode())),
+    (torch.dtype | torch.device | torch.layout, lambda walk, value: _hash("torch", str(value).encode())),
+    (torch.Generator, lambda walk, value: _hash("generator", walk.digest(value.get_state()))),
+    (CodeType, _Walk.of_code),
+    (FunctionType, _Walk.of_function),
+    (MethodType, lambda walk, value: _hash("method", walk.all([value.__self__, value.__func__]))),
+    (BuiltinFunctionType, lambda walk, value: _hash("builtin", _builtin(walk, value))),
+    (ModuleType, _Walk.of_python_module),
+    (_code.ModuleUse, lambda walk, value: _hash("uses", value.name.encode(), walk.all(value.used))),
+    (type, _Walk.of_class),
+)
+
+
+def _of_plain(value: Any) -> bytes:
+    if isinstance(value, float):
+        content = struct.pack(">d", value) if value == value else b"nan"
+    elif isinstance(value, str):
+        content = value.encode("utf-8", "surrogatepass")
+    elif isinstance(value, complex):
+        content = _of_plain(value.real) + _of_plain(value.imag)
+    else:
+        content = value if isinstance(value, bytes) else repr(value).encode()
+    return _hash("plain", _name(type(value)), content)
+
+
+def _builtin(walk: _Walk, value: Any) -> bytes:
+    owner = getattr(value, "__self__", None)
+    inside = b"" if owner is None or isinstance(owner, ModuleType) else walk.digest(owner)
+    return _name(value) + inside
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # an empty cell: the name is assigned later
+        return None
+
+
+def _name(value: Any) -> bytes:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}".encode()
+
+
+def _number(*values: int) -> bytes:
+    return repr(values).encode()
+
+
+def _raw(value: np.ndarray) -> bytes:
+    # A digest of the bytes, without a copy of them.
+    return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).digest()
+
+
+def _hash(tag: str, *parts: bytes) -> bytes:
+    digest = hashlib.sha256(tag.encode())
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()

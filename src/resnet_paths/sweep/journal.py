@@ -1,0 +1,167 @@
+"""The journal: finished points of any number of sweeps in one SQLite file, safe against kills and shared by processes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from . import _database
+from ._owners import Owners
+from .errors import JournalError
+from .values import Value, decode_values
+
+
+class State(Enum):
+    """What a journal knows of a point when it is asked for it."""
+
+    MINE = "claimed for the caller"
+    DONE = "finished"
+    FAILED = "failed"
+    TAKEN = "being computed by another sweep"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one point: the bytes of its values, or a traceback."""
+
+    key: bytes
+    point: str
+    value: bytes | None
+    error: str | None
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class Journal:
+    """One sweep's view of a journal.
+
+    Promises. A point is finished when `finish` has returned: its bytes are on the disk, and no kill, crash or loss
+    of power takes them away. A point is claimed by one sweep at a time; claims of a process that ended in whatever
+    way are free again. No time of day takes part. A finished row is never written again.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str, about: dict[str, Any]) -> None:
+        self.path = path
+        self._db = _database.connect(path)
+        try:
+            self._owners = None if path is None else Owners(path.with_name(path.name + "-owners"))
+            with self._writing("cannot register with"):
+                self._sweep = self._register(fingerprint, json.dumps(about, sort_keys=True))
+                cursor = self._db.execute("INSERT INTO owners DEFAULT VALUES")
+                self.owner = cursor.lastrowid or 0
+                # The lock is taken before the number can be seen by others.
+                if self._owners is not None:
+                    self._owners.hold(self.owner)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _register(self, fingerprint: str, about: str) -> int:
+        found = self._db.execute("SELECT id FROM sweeps WHERE fingerprint = ?", (fingerprint,)).fetchone()
+        if found:
+            return int(found[0])
+        number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM sweeps").fetchone()[0]
+        row = (number, fingerprint, about)
+        self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (*row, _database.checksum(*row)))
+        return int(number)
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        """One transaction: all of it, or nothing."""
+        with _database.explained(self.path or "in memory", doing):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors, such as a full disk.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def claim(self, keys: Sequence[bytes], limit: int) -> list[State]:
+        """Claims up to `limit` of the points in order; the states of those looked at, which may be fewer than asked."""
+        states: list[State] = []
+        mine = 0
+        alive: dict[int, bool] = {}
+        with self._writing("cannot claim points in"):
+            for key in keys:
+                if mine == limit:
+                    break
+                states.append(self._claim_one(key, alive))
+                mine += states[-1] is State.MINE
+        return states
+
+    def _claim_one(self, key: bytes, alive: dict[int, bool]) -> State:
+        where = (self._sweep, key)
+        found = self._db.execute("SELECT error IS NULL FROM results WHERE sweep = ? AND key = ?", where).fetchone()
+        if found:
+            return State.DONE if found[0] else State.FAILED
+        taken = self._db.execute("SELECT owner FROM claims WHERE sweep = ? AND key = ?", where).fetchone()
+        if taken:
+            owner = taken[0]
+            if owner not in alive:
+                alive[owner] = owner == self.owner or (self._owners is not None and self._owners.alive(owner))
+            if alive[owner]:
+                return State.TAKEN
+        self._db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (*where, self.owner))
+        return State.MINE
+
+    def finish(self, outcomes: Iterable[Outcome]) -> None:
+        """Writes outcomes for good, and gives up their claims."""
+        with self._writing("cannot write finished points to"):
+            for outcome in outcomes:
+                row = (
+                    self._sweep, outcome.key, outcome.point, outcome.value, outcome.error,
+                    json.dumps(outcome.notes), outcome.seconds,
+                )  # fmt: skip
+                # The first result stays: should locks fail and two processes compute a point, both are equal.
+                self._db.execute(
+                    "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _database.checksum(*row))
+                )
+                self._db.execute("DELETE FROM claims WHERE sweep = ? AND key = ?", (self._sweep, outcome.key))
+
+    def forget_failures(self) -> int:
+        """Makes this sweep's failed points open again; how many there were."""
+        with self._writing("cannot reopen failed points in"):
+            return self._db.execute(
+                "DELETE FROM results WHERE sweep = ? AND error IS NOT NULL", (self._sweep,)
+            ).rowcount
+
+    def read(self, key: bytes) -> tuple[dict[str, Value] | None, str | None, float, tuple[str, ...]] | None:
+        """Values, error, seconds and notes of one point; None if it is not finished."""
+        with _database.explained(self.path or "in memory", "cannot read"):
+            row = self._db.execute(
+                "SELECT sweep, key, point, value, error, notes, seconds, crc FROM results WHERE sweep = ? AND key = ?",
+                (self._sweep, key),
+            ).fetchone()
+        if row is None:
+            return None
+        if row[-1] != _database.checksum(*row[:-1]):
+            raise JournalError(
+                f"a finished point in the journal {self.path} was altered. {_database.damage(str(self.path))}"
+            )
+        value = None if row[3] is None else decode_values(row[3])
+        return value, row[4], row[6], tuple(json.loads(row[5]))
+
+    def close(self) -> None:
+        """Gives up the open claims and closes the file; never raises, since what counts is written already."""
+        try:
+            with self._writing("cannot leave"):
+                self._db.execute("DELETE FROM claims WHERE owner = ?", (self.owner,))
+                self._db.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
+        except JournalError:
+            pass  # a full disk: the claims are free anyway once the lock below is
+        finally:
+            try:
+                self._db.close()
+            except sqlite3.Error:
+                pass
+            if self._owners is not None:
+                self._owners.release(self.owner)

@@ -1,0 +1,130 @@
+"""Out of memory: halve the batch, say so, and go on."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+_heard: ContextVar[list[str] | None] = ContextVar("halvings", default=None)
+
+
+class BatchHalvedWarning(UserWarning):
+    """A batch did not fit into memory, and was halved."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a CPU, CUDA or MPS allocation did not fit.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+        True
+        >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+        False
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T, int]:
+    """Calls `function(batch_size)`, with half the batch after each out-of-memory error.
+
+    The cached memory of the devices is given back before the next attempt.
+
+    Args:
+        function: called with a batch size; it must be safe to call again.
+        batch_size: the first to try.
+
+    Returns:
+        What the function returned, and the batch size that fitted.
+
+    Raises:
+        The out-of-memory error, when a batch of one does not fit; any other error at once.
+
+    Example:
+        >>> def fits(size):
+        ...     if size > 3:
+        ...         raise MemoryError
+        ...     return "done"
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     with_batch_halving(fits, 16)
+        ('done', 2)
+    """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+    while True:
+        # The error keeps the frames, and so the tensors, of the attempt alive: it must be gone before the next.
+        message = None
+        try:
+            return function(batch_size), batch_size
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or batch_size == 1:
+                raise
+            message = str(error).partition("\n")[0] or type(error).__name__
+        _say(f"a batch of {batch_size} does not fit into memory, going on with {batch_size // 2} ({message})")
+        batch_size //= 2
+        _release()
+
+
+def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: int) -> Iterator[T]:
+    """Calls `function` on consecutive slices of `range(length)`, with smaller ones from where memory ran out.
+
+    What was computed before is kept; once halved, the batch size stays.
+
+    Args:
+        function: called with a slice, such as `lambda rows: model(x[rows])`.
+        length: the number of examples.
+        batch_size: the first to try.
+
+    Raises:
+        As `with_batch_halving`.
+
+    Example:
+        >>> x = torch.arange(5)
+        >>> [int(part) for part in adaptive_batches(lambda rows: x[rows].sum(), len(x), 2)]
+        [1, 5, 4]
+    """
+    start = 0
+    while start < length:
+        first = start
+        size = min(batch_size, length - first)
+        result, fitted = with_batch_halving(lambda n, first=first: function(slice(first, first + n)), size)  # type: ignore[misc]
+        batch_size = fitted if fitted < size else batch_size
+        start += fitted
+        yield result
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Collects what is said about halved batches, for the record of a point."""
+    said: list[str] = []
+    token = _heard.set(said)
+    try:
+        yield said
+    finally:
+        _heard.reset(token)
+
+
+def _say(text: str) -> None:
+    said = _heard.get()
+    if said is not None:
+        said.append(text)
+    warnings.warn(text, BatchHalvedWarning, stacklevel=3)
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,0 +1,110 @@
+"""Points: plain values with a canonical form, from which their keys and their seeds follow."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import SweepError
+
+Point = Any
+"""A plain value: None, a bool, a number, a string, or tuples and mappings of them."""
+
+_PLAIN = (type(None), bool, int, float, complex, str)
+
+
+def plain_point(point: Any) -> Point:
+    """The point as its function will receive it: numpy scalars as Python's, sequences as tuples.
+
+    Raises:
+        SweepError: for anything else, such as an array: large things belong to the context.
+
+    Example:
+        >>> plain_point({"alpha": np.float64(0.5), "drop": [1, np.int64(2)]})
+        {'alpha': 0.5, 'drop': (1, 2)}
+    """
+    if type(point) in _PLAIN:
+        return point
+    if isinstance(point, np.generic) or (isinstance(point, torch.Tensor | np.ndarray) and point.ndim == 0):
+        return plain_point(point.item())
+    if isinstance(point, Mapping):
+        return _plain_mapping(point)
+    if isinstance(point, Sequence) and not isinstance(point, str | bytes):
+        return tuple(plain_point(item) for item in point)
+    if isinstance(point, _PLAIN):
+        return _demoted(point)
+    raise SweepError(
+        f"expected a point of plain values (numbers, strings, None, tuples and mappings of them), "
+        f"got {type(point).__name__}: name it by a plain value and put the object into `context`"
+    )
+
+
+def _plain_mapping(point: Mapping[Any, Any]) -> dict[str, Any]:
+    wrong = [name for name in point if not isinstance(name, str)]
+    if wrong:
+        raise SweepError(f"expected names of coordinates as strings, got {wrong[0]!r}")
+    return {name: plain_point(value) for name, value in point.items()}
+
+
+def _demoted(value: Any) -> Any:
+    """A subclass of a plain type (an IntEnum, say) as that plain type."""
+    base = next(kind for kind in _PLAIN if isinstance(value, kind))
+    return base(value)  # type: ignore[call-arg]
+
+
+def point_key(point: Point) -> bytes:
+    """16 bytes that stand for a plain point; the order of a mapping's names does not count.
+
+    Different values have different keys, also 1, 1.0 and True, or 0.0 and -0.0. Cost: about 5 µs.
+
+    Example:
+        >>> point_key({"a": 1, "b": 2}) == point_key({"b": 2, "a": 1})
+        True
+        >>> point_key({"a": 1}) == point_key({"a": 1.0})
+        False
+    """
+    return hashlib.blake2b(_encode(point), digest_size=16).digest()
+
+
+def point_seed(seed: int, key: bytes) -> int:
+    """The seed of one point, below 2^63: it depends on the sweep's seed and the point, and on nothing else.
+
+    Example:
+        >>> point_seed(0, point_key(1.5)) == point_seed(0, point_key(1.5)) != point_seed(1, point_key(1.5))
+        True
+    """
+    digest = hashlib.blake2b(_encode(seed) + key, digest_size=8, person=b"sweep-seed").digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _encode(value: Point) -> bytes:
+    """Injective bytes: a letter for the type, then a length for whatever has one."""
+    if value is None:
+        return b"N"
+    if isinstance(value, bool):
+        return b"T" if value else b"F"
+    if isinstance(value, int):
+        return _framed(b"i", str(value).encode())
+    if isinstance(value, float):
+        return b"f" + _bits(value)
+    if isinstance(value, complex):
+        return b"c" + _bits(value.real) + _bits(value.imag)
+    if isinstance(value, str):
+        return _framed(b"s", value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, Mapping):
+        items = sorted(_encode(name) + _encode(item) for name, item in value.items())
+        return _framed(b"m", b"".join(items))
+    return _framed(b"t", b"".join(map(_encode, value)))
+
+
+def _framed(letter: bytes, content: bytes) -> bytes:
+    return letter + len(content).to_bytes(8, "big") + content
+
+
+def _bits(value: float) -> bytes:
+    return struct.pack(">d", value) if value == value else b"nan....."
