@@ -295,3 +295,24 @@ def test_pickles_and_copies() -> None:
     net, x = unroll(small(Basic)), images()
     assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
     assert torch.equal(copy.deepcopy(net)(x), net(x))
+
+
+def test_a_unit_whose_branch_later_operations_need_says_so() -> None:
+    class Leaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 4)
+            self.c = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.a(x)
+            x = x + self.b(hidden)
+            return x + self.c(x) / hidden.shape[1]
+
+    model, x = Leaks().eval(), torch.randn(2, 4)
+    net = unroll(model)
+    assert torch.equal(net(x), model(x))
+    assert [unit.droppable for unit in net] == [False, True]
+    assert "later operations" in net[0].reason
+    assert "no: later operations" in repr(net)
+    assert torch.allclose(net(x, [0.0, 1.0]), x + model.c(x) / 6)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shape", "droppable")
 
 
-def describe_units(cuts: list[Cut], program: Program, shapes: list[tuple[int, ...]] | None) -> tuple[Unit, ...]:
+def describe_units(
+    cuts: list[Cut], program: Program, shapes: list[tuple[int, ...]] | None, exporting: list[bool] | None = None
+) -> tuple[Unit, ...]:
     """The public description of each unit."""
     names = unit_names(cuts, program)
     uses = _module_uses(program)
     units = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
+        needed = bool(exporting and exporting[index])
         units.append(
             Unit(
                 index=index,
@@ -33,6 +36,8 @@ def describe_units(cuts: list[Cut], program: Program, shapes: list[tuple[int, ..
                 post="" if cut.post is cut.add else _operation(cut.post, program),
                 branch_parameters=_own_parameters(cut, program, uses),
                 entry_shape=shapes[index] if shapes else None,
+                droppable=not needed,
+                reason="later operations read a value that its branch makes" if needed else "",
             )
         )
     return tuple(units)

@@ -70,7 +70,7 @@ class UnrolledNetwork:
         cuts, self.refusals = self._plan(program)
         self.front_end = program.front_end
         self.opaque = dict(program.opaque)
-        self._units = describe_units(cuts, program, None)
+        self._units = describe_units(cuts, program, None, self.segments.exporting if cuts else None)
 
     # structure
 
@@ -297,7 +297,7 @@ class UnrolledNetwork:
         with preserved(self.model), torch.no_grad():
             expected = main_output(call_model(self.model, example))
         program = self.segments.program
-        self._units = describe_units(self.segments.cuts, program, shapes)
+        self._units = describe_units(self.segments.cuts, program, shapes, self.segments.exporting)
         if state.value.shape != expected.shape:
             return float("inf")
         return float((state.value - expected).abs().max()) if expected.numel() else 0.0
