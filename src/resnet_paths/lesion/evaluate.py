@@ -10,7 +10,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..data import ImageData
-from ..unroll import UnrolledNetwork, UnrollError, for_inference
+from ..unroll import Evaluations, UnrolledNetwork, UnrollError, for_inference
 from .metrics import Metric
 
 
@@ -29,6 +29,7 @@ def evaluate_gates(
     batch_size: int = 100,
     fast: bool = True,
     progress: bool = True,
+    count: Evaluations | None = None,
 ) -> np.ndarray:
     """One value for each gate vector and image.
 
@@ -40,6 +41,7 @@ def evaluate_gates(
         batch_size: images at a time.
         fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64).
         progress: show a progress bar on a terminal.
+        count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
 
     Returns:
         (m, images), float64.
@@ -53,14 +55,13 @@ def evaluate_gates(
         raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
     runner = for_inference(net) if fast else net
     parameter = next(net.model.parameters())
-    rows = torch.cat([torch.ones(1, len(net), dtype=gates.dtype), gates.cpu()])
     values = np.empty((len(gates), len(data)))
     with torch.inference_mode(), progress_bar("evaluating", progress) as bar:
         task = bar.add_task("", total=len(data))
         for start, x, labels in _batches(data, batch_size, parameter):
-            logits = runner(x, rows).cpu()
-            for row in range(len(gates)):
-                values[row, start : start + len(labels)] = metric(logits[row + 1], labels, logits[0]).numpy()
+            whole = runner(x).cpu()
+            for row, logits in runner.iterate(x, gates, count=count):
+                values[row, start : start + len(labels)] = metric(logits.cpu(), labels, whole).numpy()
             bar.update(task, advance=len(labels))
     return values
 

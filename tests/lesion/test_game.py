@@ -1,0 +1,146 @@
+"""The block game against its definition: averages over all orders, and the axioms."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import randomise_norms
+from resnet_paths.data import ImageData
+from resnet_paths.lesion import block_values
+from resnet_paths.models import cifar_resnet
+from resnet_paths.unroll import unroll
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
+
+from naive_lesion import without
+
+
+def setting(depth: int = 14):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 10, (12,), generator=generator)
+    images = torch.rand(12, 3, 8, 8, generator=generator)
+    data = ImageData(images, labels, tuple("abcdefghij"), (0.5,) * 3, (0.5,) * 3, "random")
+    model = randomise_norms(cifar_resnet(depth, widths=(4, 6, 8), seed=0)).eval().double()
+    return unroll(model), data
+
+
+def loss(net, data, kept: frozenset[int]) -> float:
+    """The loss with only these units, by literal deletion."""
+    model = without(net.model, [unit.name for unit in net if unit.index not in kept])
+    with torch.no_grad():
+        logits = model(data.x.double())
+    return float(torch.nn.functional.cross_entropy(logits.float(), data.labels))
+
+
+def average_over_orders(net, data, players: list[int]) -> np.ndarray:
+    always = frozenset(range(len(net))) - frozenset(players)
+    cache: dict[frozenset[int], float] = {}
+
+    def value(kept: frozenset[int]) -> float:
+        if kept not in cache:
+            cache[kept] = loss(net, data, kept | always)
+        return cache[kept]
+
+    totals, orders = np.zeros(len(players)), list(itertools.permutations(range(len(players))))
+    for order in orders:
+        kept: frozenset[int] = frozenset()
+        for place in order:
+            grown = kept | {players[place]}
+            totals[place] += value(grown) - value(kept)
+            kept = grown
+    return totals / len(orders)
+
+
+@pytest.mark.parametrize("players", [None, [1, 3, 4]])
+def test_shapley_is_the_average_over_all_orders(players: list[int] | None) -> None:
+    net, data = setting()
+    game = block_values(net, data, units=players)
+    expected = average_over_orders(net, data, players or list(range(len(net))))
+    assert np.allclose(game.values, expected, atol=1e-6)
+    assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-12)
+    assert game.exhaustive
+    assert game.coalitions == 2 ** len(game.units)
+
+
+def test_all_coalitions_share_their_prefixes() -> None:
+    net, data = setting()
+    game = block_values(net, data, batch_size=100)
+    n = len(net)
+    assert game.evaluations.branches == 2**n - 1
+    assert game.evaluations.branches + game.evaluations.joins < 2 ** (n + 2)
+
+
+def test_banzhaf_and_leave_one_out_by_their_definitions() -> None:
+    net, data = setting()
+    whole = frozenset(range(6))
+    alone = block_values(net, data, method="leave-one-out")
+    assert np.allclose(
+        alone.values, [loss(net, data, whole) - loss(net, data, whole - {i}) for i in range(6)], atol=1e-6
+    )
+    game = block_values(net, data, method="banzhaf", units=[0, 5])
+    others = whole - {0, 5}
+    expected = [
+        (
+            loss(net, data, others | {i})
+            - loss(net, data, others)
+            + loss(net, data, whole)
+            - loss(net, data, whole - {i})
+        )
+        / 2
+        for i in (0, 5)
+    ]
+    assert np.allclose(game.values, expected, atol=1e-6)
+
+
+def test_interactions() -> None:
+    net, data = setting()
+    game = block_values(net, data, units=[0, 5], interactions=True)
+    others = frozenset(range(1, 5))
+    both = loss(net, data, others | {0, 5}) - loss(net, data, others | {0})
+    both += loss(net, data, others) - loss(net, data, others | {5})
+    assert game.interactions is not None
+    assert np.allclose(game.interactions, [[0, both], [both, 0]], atol=1e-6)
+    three = block_values(net, data, units=[0, 3, 5], interactions=True).interactions
+    assert three is not None
+    assert np.allclose(three, three.T)
+
+
+def test_a_unit_that_does_nothing_is_worth_nothing() -> None:
+    net, data = setting()
+    block = net.model.get_submodule(net[3].name)
+    for parameter in block.bn2.parameters():
+        torch.nn.init.zeros_(parameter)
+    game = block_values(net, data, interactions=True)
+    assert game.values[3] == pytest.approx(0, abs=1e-12)
+    assert game.interactions is not None
+    assert np.abs(game.interactions[3]).max() == pytest.approx(0, abs=1e-12)
+
+
+def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> None:
+    import resnet_paths.lesion.game as module
+
+    net, data = setting()
+    exact = block_values(net, data).values
+    monkeypatch.setattr(module, "_MOST_EXHAUSTIVE", 2)
+    scores = []
+    for seed in range(6):
+        game = block_values(net, data, seed=seed, most_permutations=40)
+        assert not game.exhaustive
+        assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-9)
+        scores.extend((game.values - exact) / game.standard_errors)
+    assert np.abs(scores).max() < 5
+    assert np.mean(np.abs(scores) < 2.1) > 0.85
+    rough = block_values(net, data, precision=10.0, most_permutations=400)
+    assert rough.coalitions <= 2 + 8 * 5
+    with pytest.raises(ValueError, match="at most 2 units"):
+        block_values(net, data, method="banzhaf")
+
+
+def test_wrong_method() -> None:
+    net, data = setting()
+    with pytest.raises(ValueError, match="'shapley', 'banzhaf'"):
+        block_values(net, data, method="owen")  # type: ignore[arg-type]
