@@ -1,6 +1,8 @@
 """Paths: their lengths, the gradient and the logits that they carry, and which of them matter."""
 
 # the gradient by path length, exactly
+from ._piecewise import curved_operations
+from .attribution import BlockAttribution, GateForward, attribute_blocks, unit_conductance
 from .by_length import GradientByLength, ParameterGradientByLength, gradient_by_length
 
 # single paths: sampled, all of them, their energy; which of them matter
@@ -8,25 +10,46 @@ from .effective import EffectivePaths, effective_paths
 from .energy import PathEnergy, path_energy
 from .enumeration import EnumeratedPathGradients, enumerate_path_gradients
 from .lengths import LengthDistribution, path_lengths, surviving_path_lengths
+
+# the logits by path length and by block; the head on the stream
+from .logits import (
+    BlockContributions,
+    LogitLens,
+    LogitsByLength,
+    block_contributions,
+    logit_lens,
+    logits_by_length,
+)
 from .path import Path, Paths, paths
 from .sampling import SampledPathGradients, sample_path_gradients
 
 __all__ = [
+    "BlockAttribution",
+    "BlockContributions",
     "EffectivePaths",
     "EnumeratedPathGradients",
+    "GateForward",
     "GradientByLength",
     "LengthDistribution",
+    "LogitLens",
+    "LogitsByLength",
     "ParameterGradientByLength",
     "Path",
     "PathEnergy",
     "Paths",
     "SampledPathGradients",
+    "attribute_blocks",
+    "block_contributions",
+    "curved_operations",
     "effective_paths",
     "enumerate_path_gradients",
     "gradient_by_length",
+    "logit_lens",
+    "logits_by_length",
     "path_energy",
     "path_lengths",
     "paths",
     "sample_path_gradients",
     "surviving_path_lengths",
+    "unit_conductance",
 ]

@@ -1,0 +1,106 @@
+"""Which pieces of a network are piecewise linear, so that freezing their pattern makes them affine."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..models import ZeroPadShortcut
+from ..unroll import UnrolledNetwork
+
+_MODULES: tuple[type[nn.Module], ...] = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+    nn.Linear,
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Upsample,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.RReLU,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Threshold,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    ZeroPadShortcut,
+)
+_FUNCTIONS: set[Any] = {
+    operator.add, operator.sub, operator.neg, operator.getitem, torch.add, torch.sub, torch.flatten, torch.cat,
+    torch.stack, torch.mean, torch.sum, torch.relu, torch.reshape, torch.permute, torch.transpose, torch.squeeze,
+    torch.unsqueeze, torch.chunk, torch.split, torch.roll, F.relu, F.relu6, F.leaky_relu, F.hardtanh, F.pad,
+    F.avg_pool1d, F.avg_pool2d, F.max_pool1d, F.max_pool2d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
+    F.adaptive_max_pool2d, F.dropout,
+}  # fmt: skip
+_METHODS = {
+    "add", "sub", "neg", "relu", "view", "reshape", "flatten", "mean", "sum", "permute", "transpose", "squeeze",
+    "unsqueeze", "contiguous", "chunk", "split", "expand", "to", "float", "double", "clone", "roll", "unflatten",
+}  # fmt: skip
+_PRODUCTS: set[Any] = {operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div"}
+
+
+def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
+    """For each piece after the stem that is not piecewise linear, the operations that make it so.
+
+    An operation that is not known to be piecewise linear counts as curved.
+
+    Args:
+        net: an unrolled network in eval mode.
+
+    Returns:
+        ``"NAME: branch"``, ``"NAME: shortcut"`` or ``"NAME: join"`` (what follows a unit's sum, the head for the
+        last unit) to names of operations. Empty for networks of convolutions, batch norms, ReLU and pooling.
+
+    Example:
+        >>> import torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> curved_operations(unroll(torchvision.models.resnet18().eval()))
+        {}
+    """
+    plan = net.segments
+    found: dict[str, tuple[str, ...]] = {}
+    for unit, branch, shortcut, join in zip(net, plan.branches, plan.shortcuts, plan.joins, strict=True):
+        for kind, piece in (("branch", branch), ("shortcut", shortcut), ("join", join)):
+            nodes = [] if piece is None else [node for node, _, _ in piece.steps]
+            names = [
+                _name(node, net)
+                for node in nodes
+                if node in plan.flow.carries and not _is_piecewise_linear(node, net, plan.flow.carries)
+            ]
+            if names:
+                found[f"{unit.name}: {kind}"] = tuple(dict.fromkeys(names))
+    return found
+
+
+def _is_piecewise_linear(node: fx.Node, net: UnrolledNetwork, carries: set[fx.Node]) -> bool:
+    if node.op == "call_module":
+        module = net.model.get_submodule(str(node.target))
+        known = isinstance(module, _MODULES) or type(module).__name__ in ("StochasticDepth", "DropPath")
+        return known and not module._forward_hooks and not module._forward_pre_hooks
+    if node.target in _PRODUCTS:
+        sources = [value for value in node.args if isinstance(value, fx.Node) and value in carries]
+        divided = node.target in (operator.truediv, torch.div, "div")
+        return len(sources) == 1 and not (divided and node.args[0] is not sources[0])
+    return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
+
+
+def _name(node: fx.Node, net: UnrolledNetwork) -> str:
+    if node.op == "call_module":
+        return type(net.model.get_submodule(str(node.target))).__name__
+    return str(getattr(node.target, "__name__", node.target))

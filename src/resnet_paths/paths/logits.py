@@ -1,0 +1,318 @@
+"""The logits split by path length and by block, at the frozen pattern of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+import xarray as xr
+
+from ..unroll import UnrolledNetwork
+from ._frozen import FrozenUnit, freeze, source_of_constant
+from ._objective import check_eval, check_target
+from ._piecewise import curved_operations
+from ._records import Provenance, dataset, provenance, table
+
+PARTS = ("stem", "bias", "remainder")
+
+
+@dataclass(frozen=True, eq=False)
+class LogitsByLength:
+    """The network's output as a sum over path lengths.
+
+    Attributes:
+        lengths: 0..n, (L,).
+        logits: sum over the paths of each length, (L, batch, classes).
+        parts: the same by where paths start: ``"stem"`` (the first unit's entry), ``"bias"`` (a constant inside
+            a unit or the head), ``"remainder"`` (what linearising a curved piece leaves over, its biases
+            included).
+        output: the network's output, (batch, classes).
+        residual: ``max |sum - output| / max |output|``.
+        curved: pieces that are not piecewise linear, with their operations; empty: the split is exact for the
+            frozen pattern, else it is by linearisation.
+        source: model, data and versions.
+    """
+
+    lengths: torch.Tensor
+    logits: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+    output: torch.Tensor
+    residual: float
+    curved: Mapping[str, tuple[str, ...]]
+    source: Provenance = field(repr=False)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Logits and parts with dimensions length, example and class."""
+        dims = ("length", "example", "class")
+        arrays = {"logit": self.logits, **self.parts}
+        return dataset(
+            {name: (dims, value) for name, value in arrays.items()},
+            {"length": self.lengths},
+            self.source,
+            residual=self.residual,
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each length, example and class."""
+        return table(self.to_xarray())
+
+
+@dataclass(frozen=True, eq=False)
+class BlockContributions:
+    """What each block adds directly to each logit.
+
+    Attributes:
+        sources: ``"stem"``, ``"bias"``, ``"remainder"``, then the units' names, (n + 3,).
+        contributions: (n + 3, batch, classes); sums to the output.
+        of_target: to the target's logit, (n + 3, batch); None without targets.
+        output: the network's output, (batch, classes).
+        residual: ``max |sum - output| / max |output|``.
+        curved: shortcuts and joins that are not piecewise linear, with their operations.
+        source: model, data and versions.
+    """
+
+    sources: tuple[str, ...]
+    contributions: torch.Tensor
+    of_target: torch.Tensor | None
+    output: torch.Tensor
+    residual: float
+    curved: Mapping[str, tuple[str, ...]]
+    source: Provenance = field(repr=False)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Contributions with dimensions source, example and class; those to the target's logit."""
+        variables: dict[str, tuple[tuple[str, ...], Any]] = {
+            "contribution": (("source", "example", "class"), self.contributions)
+        }
+        if self.of_target is not None:
+            variables["of_target"] = (("source", "example"), self.of_target)
+        return dataset(variables, {"source": list(self.sources)}, self.source, residual=self.residual)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each source, example and class."""
+        return table(self.to_xarray()[["contribution"]])
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """What the head reads from the stream after each unit.
+
+    Attributes:
+        units: ``"stem"``, then the units' names, (n + 1,).
+        logits: the head's output for the stream after each of them, (n + 1, batch, classes).
+        source: model, data and versions.
+    """
+
+    units: tuple[str, ...]
+    logits: torch.Tensor
+    source: Provenance = field(repr=False)
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """Softmax over the classes, (n + 1, batch, classes)."""
+        return self.logits.softmax(-1)
+
+    def accuracy(self, target: torch.Tensor) -> torch.Tensor:
+        """Share of the batch whose largest logit is the target's, after each unit, (n + 1,)."""
+        return (self.logits.argmax(-1) == check_target(self.logits[0], target)).double().mean(1)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Logits and probabilities with dimensions unit, example and class."""
+        dims = ("unit", "example", "class")
+        variables = {"logit": (dims, self.logits), "probability": (dims, self.probabilities)}
+        return dataset(variables, {"unit": list(self.units)}, self.source)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each unit, example and class."""
+        return table(self.to_xarray())
+
+
+def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
+    """The logits split by the number of branches that their paths pass through, biases included.
+
+    At the pattern of one forward pass (ReLU masks, arg max of pooling, batch norm in eval mode) every piece of
+    the network is affine, ``f(y) = J y + c``. Multiply every branch by t: the output is a polynomial in t, and
+    the coefficient of t^k sums all paths of length k,
+
+        V_k = S Y_k + J Y_{k-1} + [k=0] c_shortcut + [k=1] c_branch,    Y'_k = D V_k + [k=0] c_join.
+
+    Paths start at the stem's output, or where a constant enters: one that enters in a branch has passed that
+    branch. All coefficients sum to the logits. A piece that is not piecewise linear (GELU, attention, squeeze
+    and excite, layer norm) is linearised at its input; what that leaves over, ``f(y) - J y``, is carried as
+    ``"remainder"`` and the piece named in `curved`.
+
+    Args:
+        net: the unrolled network, its model in eval mode.
+        x: the model's input, batch first.
+
+    Returns:
+        The split, its parts by where paths start, and how far the sum is from the output.
+
+    Raises:
+        ValueError: the model is in training mode.
+
+    Cost: one forward pass, and n(n+1) branch products forwards (Jacobian-vector products), 3/2 of that
+    with remainders. Memory: 2 (n+1) times the largest entry (3 (n+1) with remainders).
+
+    Source: the unrolled view is that of Veit, Wilber and Belongie (2016), section 3; the split is ours.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> split = logits_by_length(net, torch.randn(2, 3, 32, 32))
+        >>> split.logits.shape, split.residual < 1e-4, len(split.curved)
+        (torch.Size([9, 2, 5]), True, 0)
+    """
+    entry, units = freeze(net, x)
+    curved = curved_operations(net)
+    parts = PARTS if curved else PARTS[:2]
+    rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
+    rows[0, 0] = entry
+    for count, unit in enumerate(units, 1):
+        rows = _longer(unit, rows, count, parts, curved)
+    output = units[-1].exit
+    by_part = {part: rows[place] for place, part in enumerate(parts)}
+    by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
+    return LogitsByLength(
+        lengths=torch.arange(len(net) + 1),
+        logits=rows.sum(0),
+        parts=by_part,
+        output=output,
+        residual=_residual(rows.sum((0, 1)), output),
+        curved=curved,
+        source=provenance(net.model, [x], output.dtype),
+    )
+
+
+def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> BlockContributions:
+    """What each block adds to each logit directly: its output carried to the head by shortcuts alone.
+
+    With the pattern frozen as in :func:`logits_by_length`, block i's output b_i reaches the logits without
+    passing through a later branch as
+
+        D_n S_n ... D_{i+1} S_{i+1} D_i b_i,
+
+    and with the stem's share and the constants of shortcuts, joins and head these sum to the logits. What a
+    block does by changing the input of later blocks is in their contributions, not in its own.
+
+    Args:
+        net: the unrolled network, its model in eval mode.
+        x: the model's input, batch first.
+        target: class indices (batch,), to also pick the target's logit.
+
+    Returns:
+        Contributions of stem, biases, remainder and each block to each logit.
+
+    Raises:
+        ValueError: the model is in training mode, or a target out of range.
+
+    Cost: one forward pass and about n^2/2 products of joins, none of branches.
+
+    Source: ours, after direct logit attribution in transformers (Elhage et al. 2021).
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> found = block_contributions(net, torch.randn(2, 3, 32, 32), [0, 3])
+        >>> found.contributions.shape, found.sources[-1], found.residual < 1e-4
+        (torch.Size([11, 2, 5]), 'layer4.1', True)
+    """
+    entry, units = freeze(net, x)
+    curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
+    rows = entry.new_zeros((len(PARTS), *entry.shape))
+    rows[0] = entry
+    for unit in units:
+        rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
+        rows = torch.cat([rows, unit.branch[None]])
+        rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
+    output = units[-1].exit
+    chosen = None
+    if target is not None:
+        classes = check_target(output, target)
+        chosen = rows.gather(2, classes[None, :, None].expand(len(rows), -1, 1))[..., 0]
+    return BlockContributions(
+        sources=(*PARTS, *(unit.name for unit in units)),
+        contributions=rows,
+        of_target=chosen,
+        output=output,
+        residual=_residual(rows.sum(0), output),
+        curved=curved,
+        source=provenance(net.model, [x, target], output.dtype),
+    )
+
+
+def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
+    """The head applied to the stream after each unit.
+
+    Stages of a convolutional network differ in width, so the stream after unit i is carried to the head by the
+    later units' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones.
+
+    Args:
+        net: the unrolled network, its model in eval mode.
+        x: the model's input, batch first.
+
+    Raises:
+        ValueError: the model is in training mode.
+
+    Cost: one forward pass, and n^2/2 products of shortcuts and joins.
+
+    Source: nostalgebraist (2020) for transformers; carried over to stages by the shortcuts, as lesions are
+    (Veit et al. 2016, section 4.1).
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> x = torch.randn(2, 3, 32, 32)
+        >>> lens = logit_lens(net, x)
+        >>> lens.logits.shape, bool(torch.allclose(lens.logits[-1], net(x), atol=1e-5))
+        (torch.Size([9, 2, 5]), True)
+    """
+    check_eval(net)
+    stairs = torch.ones(len(net) + 1, len(net)).tril(-1)
+    with torch.no_grad():
+        logits = net(x, stairs)
+    names = ("stem", *(unit.name for unit in net))
+    return LogitLens(units=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
+
+
+def _longer(
+    unit: FrozenUnit, rows: torch.Tensor, count: int, parts: tuple[str, ...], curved: dict[str, tuple[str, ...]]
+) -> torch.Tensor:
+    """One step of the recursion: coefficients (parts, lengths, ...) at the entry to those at the exit.
+
+    Before the unit the lengths 0..count-1 occur, after it also `count`.
+    """
+    met = rows[:, :count]
+    flat = met.flatten(0, 1)
+    short = unit.push_shortcut(flat).unflatten(0, met.shape[:2])
+    branch = unit.push_branch(flat).unflatten(0, met.shape[:2])
+    total = unit.total.new_zeros((len(parts), count + 1, *unit.total.shape))
+    total[:, :count] += short
+    total[:, 1:] += branch
+    total[parts.index(source_of_constant(curved, unit, "shortcut")), 0] += unit.shortcut - short.sum((0, 1))
+    total[parts.index(source_of_constant(curved, unit, "branch")), 1] += unit.branch - branch.sum((0, 1))
+
+    joined = unit.push_join(total.flatten(0, 1)).unflatten(0, total.shape[:2])
+    result = joined.new_zeros((len(parts), rows.shape[1], *unit.exit.shape))
+    result[:, : count + 1] = joined
+    result[parts.index(source_of_constant(curved, unit, "join")), 0] += unit.exit - joined.sum((0, 1))
+    return result
+
+
+def _with_constant(
+    rows: torch.Tensor, value: torch.Tensor, unit: FrozenUnit, kind: str, curved: dict[str, tuple[str, ...]]
+) -> torch.Tensor:
+    """Rows after a piece, with what the piece adds beyond its Jacobian in the row of biases or remainders."""
+    rows = rows.clone()
+    rows[PARTS.index(source_of_constant(curved, unit, kind))] += value - rows.sum(0)
+    return rows
+
+
+def _residual(total: torch.Tensor, output: torch.Tensor) -> float:
+    return float((total - output).abs().max() / output.abs().max().clamp_min(torch.finfo(output.dtype).tiny))
