@@ -1,0 +1,30 @@
+"""Many evaluations: points -> executor -> journal -> table."""
+
+from .devices import available_devices, local_workers, worker_device
+from .errors import FingerprintError, JournalError, SweepError, SweepInterrupted
+from .fingerprints import fingerprint
+from .grids import Grid, grid
+from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory, with_batch_halving
+from .progress import SweepProgress
+from .result import SweepResult
+from .run import sweep
+
+__all__ = [
+    "BatchHalvedWarning",
+    "FingerprintError",
+    "Grid",
+    "JournalError",
+    "SweepError",
+    "SweepInterrupted",
+    "SweepProgress",
+    "SweepResult",
+    "adaptive_batches",
+    "available_devices",
+    "fingerprint",
+    "grid",
+    "is_out_of_memory",
+    "local_workers",
+    "sweep",
+    "with_batch_halving",
+    "worker_device",
+]

@@ -22,9 +22,13 @@ SCHEMA = f"""
 BEGIN;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
-CREATE TABLE sweeps(id INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE NOT NULL, about TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE sweeps(
+    id INTEGER PRIMARY KEY, fingerprint TEXT UNIQUE NOT NULL, about TEXT NOT NULL, crc INTEGER NOT NULL
+);
 CREATE TABLE owners(id INTEGER PRIMARY KEY AUTOINCREMENT, opened INTEGER);
-CREATE TABLE claims(sweep INTEGER NOT NULL, key BLOB NOT NULL, owner INTEGER NOT NULL, PRIMARY KEY(sweep, key)) WITHOUT ROWID;
+CREATE TABLE claims(
+    sweep INTEGER NOT NULL, key BLOB NOT NULL, owner INTEGER NOT NULL, PRIMARY KEY(sweep, key)
+) WITHOUT ROWID;
 CREATE TABLE results(
     sweep INTEGER NOT NULL, key BLOB NOT NULL, point TEXT NOT NULL, value BLOB, error TEXT, notes TEXT NOT NULL,
     seconds REAL NOT NULL, crc INTEGER NOT NULL, UNIQUE(sweep, key)
@@ -119,7 +123,8 @@ def _create(path: Path) -> None:
         folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
     except OSError as error:
         raise JournalError(
-            f"cannot create the journal {path}: {error.strerror}. Its folder must exist, be writable and have space left."
+            f"cannot create the journal {path}: {error.strerror}. "
+            "Its folder must exist, be writable and have space left."
         ) from error
     try:
         fresh = Path(folder) / "new"

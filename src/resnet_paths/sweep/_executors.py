@@ -144,7 +144,7 @@ class Dispatcher:
 
 def _broken(error: BaseException) -> SweepError:
     return SweepError(
-        f"the executor has broken down ({type(error).__name__}: {error}), as when the system ends a worker for its use of "
-        "memory: the finished points are kept in the journal; start a new executor, perhaps with fewer workers, and run "
-        "the same call again"
+        f"the executor has broken down ({type(error).__name__}: {error}), as when the system ends a worker for its use "
+        "of memory: the finished points are kept in the journal; start a new executor, perhaps with fewer workers, "
+        "and run the same call again"
     )

@@ -50,7 +50,8 @@ class Owners:
             return _try_lock(self._descriptor(), owner)
         except OSError as error:
             raise JournalError(
-                f"cannot lock {self.path} ({error.strerror}): put the journal on a file system with locks, such as a local disk"
+                f"cannot lock {self.path} ({error.strerror}): "
+                "put the journal on a file system with locks, such as a local disk"
             ) from error
 
     def _forget_deleted(self) -> None:

@@ -118,7 +118,9 @@ def evaluate(function: Function, context: Any, task: Task) -> Outcome:
             value = encode_values(plain_values(function(task.point, context, task.seed)))
         except Exception as caught:
             error = _described(caught)
-    return Outcome(task.key, json.dumps(task.point, default=repr), value, error, tuple(notes), time.perf_counter() - start)
+    return Outcome(
+        task.key, json.dumps(task.point, default=repr), value, error, tuple(notes), time.perf_counter() - start
+    )
 
 
 def failure(task: Task, error: BaseException) -> Outcome:

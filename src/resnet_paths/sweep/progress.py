@@ -24,7 +24,7 @@ class SweepProgress:
         computed: finished or failed in this run.
         taken: being computed by other processes that share the journal.
         elapsed: seconds of this run.
-        notes: what points said, such as halved batches.
+        notes: what points said for the first time since the last report, such as halved batches.
     """
 
     name: str
@@ -94,19 +94,17 @@ def reporter(progress: bool | Report) -> AbstractContextManager[Report]:
 
 
 class LogLines:
-    """A line at once if the sweep is not over by then, then one every half minute, and one at the end."""
+    """A line every half minute, for sweeps that take longer."""
 
     def __init__(self, stream: TextIO, every: float = LOG_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._every = every
         self._clock = clock
         self._next = clock() + every
-        self._notes = 0
 
     def __call__(self, state: SweepProgress) -> None:
-        for note in state.notes[self._notes :]:
+        for note in state.notes:
             print(f"{state.name}: {note}", file=self._stream, flush=True)
-        self._notes = len(state.notes)
         if self._clock() >= self._next and state.open:
             self._next = self._clock() + self._every
             print(state, file=self._stream, flush=True)
@@ -116,12 +114,14 @@ class NotebookLine:
     """One line of a notebook's output, replaced as the sweep goes on."""
 
     def __init__(self) -> None:
-        from IPython.display import display  # noqa: PLC0415  (only within IPython)
+        from IPython.display import display
 
         self._handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+        self._notes: list[str] = []
 
     def __call__(self, state: SweepProgress) -> None:
-        text = "\n".join([str(state), *state.notes[-3:]])
+        self._notes += state.notes
+        text = "\n".join([str(state), *self._notes])
         self._handle.update({"text/plain": text}, raw=True)
 
 
@@ -129,10 +129,11 @@ class Bar:
     """A bar on a terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415  (slow to import)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        self._progress = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
-        self._notes = 0
+        columns = BarColumn(), TextColumn("{task.description}", markup=False)
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
 
     def __enter__(self) -> Report:
         self._progress.start()
@@ -143,9 +144,8 @@ class Bar:
         self._progress.stop()
 
     def _show(self, state: SweepProgress) -> None:
-        for note in state.notes[self._notes :]:
+        for note in state.notes:
             self._progress.console.print(f"{state.name}: {note}", markup=False)
-        self._notes = len(state.notes)
         done = state.finished + state.failed
         self._progress.update(self._task, total=state.total, completed=done, description=str(state))
 

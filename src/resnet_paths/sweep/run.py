@@ -1,0 +1,296 @@
+"""The sweep: points -> executor -> journal -> result."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _worker
+from ._columns import Columns
+from ._executors import Dispatcher, Tasks, in_process
+from ._provenance import SweepProvenance, describe
+from ._worker import Function, Task
+from .errors import JournalError, SweepError, SweepInterrupted
+from .fingerprints import fingerprint
+from .journal import Journal, Outcome, State
+from .points import Point, plain_point, point_key, point_seed
+from .progress import Report, SweepProgress, duration, reporter
+from .result import SweepResult
+
+FLUSH_SECONDS = 0.2
+FLUSH_BYTES = 16 << 20
+SCAN = 1000
+LOT_SECONDS = (0.25, 1.0)
+
+
+def sweep(
+    function: Function,
+    points: Iterable[Any],
+    *,
+    context: Any = None,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
+    seed: int = 0,
+    version: str | None = None,
+    retry_failed: bool = False,
+    progress: bool | Report = True,
+    chunk: int | None = None,
+) -> SweepResult:
+    """Evaluates a function at many independent points, and keeps each result as soon as it is there.
+
+    Run again with the same journal, it computes only what is missing. A point's values are those of an earlier run
+    only if nothing that decides them has changed: the code of the function, the context (weights, data), the
+    point, the seed, and torch's default type and precision. Order, executor and number of workers do not matter.
+
+    Args:
+        function: called as `function(point, context, seed)`; returns a number, or a mapping of names to numbers,
+            strings, arrays and tensors. Python's, NumPy's and torch's global generators are seeded for each point.
+        points: plain values (see `plain_point`), or a lazy sequence such as `grid(...)`.
+        context: large things that all points need, such as a model and data. It travels once to each worker.
+        journal: a file that keeps finished points; it may be shared by several sweeps and processes. None: memory.
+        executor: any `concurrent.futures.Executor`; None runs in this process.
+        seed: from it and each point follows the point's own seed.
+        version: stands for the function's code in place of its fingerprint; change it when the code's meaning changes.
+        retry_failed: compute points again that failed before.
+        progress: whether to show progress on stderr, or a function to be called with `SweepProgress`.
+        chunk: points per job of the executor; None: as many as take a tenth of a second.
+
+    Returns:
+        The values of all points, in their order, also of those that were in the journal.
+
+    Raises:
+        JournalError: for a damaged or unwritable journal.
+        FingerprintError: when nothing can tell whether the context or the function is the same the next time.
+        SweepError: for points that are not plain, or workers that cannot run the function.
+        SweepInterrupted: after Ctrl-C.
+
+    Cost: below 1 ms a point beside the function. At most a fifth of a second's work, or one point's for slower
+    points, is not yet in the journal at any moment. Memory does not grow with the number of points until the
+    result is put together.
+
+    Example:
+        >>> def power(point, context, seed):
+        ...     return {"power": context ** point["n"]}
+        >>> sweep(power, [{"n": 0}, {"n": 5}], context=2, progress=False).values["power"]
+        array([ 1, 32])
+    """
+    _validate(seed, chunk)
+    sequence = points if isinstance(points, Sequence) else tuple(points)
+    origin = _provenance(function, context, seed, version)
+    store = Journal(None if journal is None else Path(journal), origin.fingerprint, asdict(origin))
+    try:
+        run = _Run(store, _Feed(store, sequence, seed), origin.function, len(sequence))
+        if retry_failed:
+            store.forget_failures()
+        with reporter(progress) as report:
+            run.drive(_outcomes(function, context, executor, chunk, run.feed), report)
+        result = _result(store, sequence, origin)
+    finally:
+        store.close()
+    if executor is None and fingerprint(context) != origin.context:
+        warnings.warn(_CHANGED, stacklevel=2)
+    if progress is True:
+        print(_last_words(result, run.state, retry_failed), file=sys.stderr)
+    return result
+
+
+_CHANGED = (
+    "the function has changed its context (a model in train mode updates its running statistics): values depend on the "
+    "order of the points, and the next run will not find these in the journal. Restore what the function changes."
+)
+
+
+def _validate(seed: int, chunk: int | None) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SweepError(f"expected an integer as seed, got {seed!r}")
+    if chunk is not None and chunk < 1:
+        raise SweepError(f"expected at least one point a chunk, got {chunk}")
+
+
+def _provenance(function: Function, context: Any, seed: int, version: str | None) -> SweepProvenance:
+    plain = function
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    kind = plain if hasattr(plain, "__qualname__") else type(plain)
+    name = f"{getattr(kind, '__module__', '')}.{kind.__qualname__}"
+    code = fingerprint(function) if version is None else f"{name}, version {version}"
+    inputs = fingerprint(context)
+    decisive = (code, inputs, seed, sorted(_worker.settings().items()))
+    return describe(name, fingerprint(decisive), code, inputs, seed)
+
+
+def _outcomes(
+    function: Function, context: Any, executor: Executor | None, chunk: int | None, feed: _Feed
+) -> Iterator[list[Outcome]]:
+    if executor is None:
+        return in_process(function, context, feed.tasks())
+    return Dispatcher(executor, _worker.pack(function, context), chunk).run(feed.tasks())
+
+
+class _Feed:
+    """The open points, claimed from the journal in lots that last for about half a second."""
+
+    def __init__(self, journal: Journal, points: Sequence[Any], seed: int) -> None:
+        self._journal = journal
+        self._points = points
+        self._seed = seed
+        self._lot = 1
+        self.finished = 0
+        self.failed = 0
+        self.taken = 0
+
+    def tasks(self) -> Tasks:
+        """Claimed points; those that other processes have claimed are asked for again, until they are finished."""
+        taken: list[int] = []
+        for indices in _batches(range(len(self._points))):
+            taken += yield from self._claimed(indices)
+            self.taken = len(taken)
+        while taken:
+            yield None
+            again: list[int] = []
+            for indices in _batches(taken):
+                again += yield from self._claimed(indices)
+            taken = again
+            self.taken = len(taken)
+
+    def _claimed(self, indices: Sequence[int]) -> Generator[Task, None, list[int]]:
+        keyed = [(index, plain_point(self._points[index])) for index in indices]
+        keys = [point_key(point) for _, point in keyed]
+        taken = []
+        position = 0
+        while position < len(keys):
+            start = time.monotonic()
+            states = self._journal.claim(keys[position:], self._lot)
+            for (index, point), key, state in zip(keyed[position:], keys[position:], states, strict=False):
+                if state is State.MINE:
+                    yield Task(key, point, point_seed(self._seed, key))
+                elif state is State.TAKEN:
+                    taken.append(index)
+                else:
+                    self.finished += state is State.DONE
+                    self.failed += state is State.FAILED
+            position += len(states)
+            self._adapt(states.count(State.MINE), time.monotonic() - start)
+        return taken
+
+    def _adapt(self, claimed: int, seconds: float) -> None:
+        if claimed == self._lot and seconds < LOT_SECONDS[0]:
+            self._lot = min(SCAN, 2 * self._lot)
+        elif claimed and seconds > LOT_SECONDS[1]:
+            self._lot = max(1, self._lot // 2)
+
+
+def _batches(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), SCAN):
+        yield indices[start : start + SCAN]
+
+
+class _Run:
+    """Outcomes into the journal, a few times a second, and word of it to whoever watches."""
+
+    def __init__(self, journal: Journal, feed: _Feed, name: str, total: int) -> None:
+        self.feed = feed
+        self._journal = journal
+        self._buffer: list[Outcome] = []
+        self._start = self._flushed = time.monotonic()
+        self._said: set[str] = set()
+        self._finished = self._failed = 0
+        self.state = SweepProgress(name.rpartition(".")[2], total)
+
+    def drive(self, outcomes: Iterator[list[Outcome]], report: Report) -> None:
+        """Takes all outcomes; whatever interrupts it, what was computed is written first."""
+        try:
+            with closing(outcomes) as stream:  # type: ignore[type-var]
+                for some in stream:
+                    self._buffer += some
+                    if not some or self._due():
+                        self._flush(report)
+            self._flush(report)
+        except JournalError as error:
+            raise JournalError(f"{error} {len(self._buffer)} points were computed and could not be written.") from error
+        except KeyboardInterrupt:
+            self._flush(report)
+            raise SweepInterrupted(self._how_to_go_on()) from None
+        except BaseException:
+            self._flush(report)
+            raise
+
+    def _due(self) -> bool:
+        size = sum(len(outcome.value or b"") for outcome in self._buffer[-1:]) * len(self._buffer)
+        return time.monotonic() - self._flushed >= FLUSH_SECONDS or size >= FLUSH_BYTES
+
+    def _flush(self, report: Report) -> None:
+        if self._buffer:
+            self._journal.finish(self._buffer)
+        written, self._buffer = self._buffer, []
+        self._flushed = time.monotonic()
+        self._failed += sum(outcome.error is not None for outcome in written)
+        self._finished += sum(outcome.error is None for outcome in written)
+        fresh = [
+            note for note in dict.fromkeys(n for outcome in written for n in outcome.notes) if note not in self._said
+        ]
+        self._said.update(fresh)
+        self.state = SweepProgress(
+            name=self.state.name,
+            total=self.state.total,
+            finished=self.feed.finished + self._finished,
+            failed=self.feed.failed + self._failed,
+            computed=self._finished + self._failed,
+            taken=self.feed.taken,
+            elapsed=self._flushed - self._start,
+            notes=tuple(fresh),
+        )
+        report(self.state)
+
+    def _how_to_go_on(self) -> str:
+        state = self.state
+        done = f"stopped with {state.finished + state.failed} of {state.total} points finished"
+        if self._journal.path is None:
+            return f"{done}; they are lost, as no journal was given: pass journal='FILE' to be able to go on"
+        return f"{done}; they are kept in {self._journal.path}: run the same call again to go on"
+
+
+def _result(journal: Journal, points: Sequence[Any], origin: SweepProvenance) -> SweepResult:
+    """Reads every point back from the journal, so that a value is the same in the run that computed it and later."""
+    total = len(points)
+    columns = Columns(total)
+    plain: list[Point] = []
+    errors: dict[int, str] = {}
+    notes: dict[int, tuple[str, ...]] = {}
+    finished, seconds = np.zeros(total, bool), np.full(total, np.nan)
+    for index, raw in enumerate(points):
+        point = plain_point(raw)
+        plain.append(point)
+        row = journal.read(point_key(point))
+        if row is None:
+            raise JournalError(
+                f"point {index} of {total} is missing in the journal: was it changed by another program?"
+            )
+        values, error, seconds[index], said = row
+        if said:
+            notes[index] = said
+        if values is None:
+            errors[index] = error or ""
+        else:
+            finished[index] = True
+            columns.add(index, values)
+    return SweepResult(tuple(plain), columns.arrays(), finished, errors, notes, seconds, origin)
+
+
+def _last_words(result: SweepResult, state: SweepProgress, retried: bool) -> str:
+    words = f"{state.name}: {result.summary()}; {state.computed} computed now in {duration(state.elapsed)}"
+    if result.errors and not retried:
+        words += (
+            "\nsweep(..., retry_failed=True) computes the failed points again; result.errors holds their tracebacks"
+        )
+    return words
