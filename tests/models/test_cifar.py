@@ -1,10 +1,11 @@
 import pytest
 import torch
-from torch import nn
+from torch import fx
 
 from helpers import randomise_norms
 from resnet_paths.data import load_data
-from resnet_paths.models import ZeroPadShortcut, cifar_resnet, load_checkpoint, load_model, save_checkpoint
+from resnet_paths.models import ZeroPadShortcut, cifar_resnet, load_model
+from resnet_paths.models.load import EMBEDDED
 from resnet_paths.training import error_rate
 from resnet_paths.unroll import NoUnitsError, unroll
 
@@ -62,6 +63,75 @@ def test_preactivation_projection_leaves_after_the_first_activation() -> None:
     assert torch.equal(unit(x), expected)
 
 
+@pytest.mark.parametrize(("shortcut", "from_input"), [("A", 3), ("C", 0)])
+def test_preactivation_shortcuts_that_leave_from_the_input(shortcut: str, from_input: int) -> None:
+    """He et al. 2016: the first unit and those that change the shape or project share the first activation."""
+    model = cifar_resnet(14, preactivation=True, shortcut=shortcut, widths=(2, 4, 8))  # type: ignore[arg-type]
+    units = [unit for stage in (model.layer1, model.layer2, model.layer3) for unit in stage]  # type: ignore[union-attr]
+    assert [unit.shares_preactivation for unit in units].count(False) == from_input
+    assert units[0].shares_preactivation
+    x = torch.randn(1, 2, 6, 6)
+    unit = units[1].eval()
+    entry = x if shortcut == "A" else torch.relu(unit.bn1(x))
+    branch = unit.conv2(torch.relu(unit.bn2(unit.conv1(torch.relu(unit.bn1(x))))))
+    assert torch.equal(unit(x), branch + unit.shortcut(entry))
+
+
+def test_twins_agree_after_manual_seed_whatever_the_shortcut_and_the_device() -> None:
+    def state(**options) -> dict[str, torch.Tensor]:
+        torch.manual_seed(5)
+        return cifar_resnet(20, widths=(4, 6, 8), **options).state_dict()
+
+    plain = state(residual=False)
+    for shortcut in ("A", "B", "C"):
+        residual = state(shortcut=shortcut)
+        assert all(torch.equal(value, residual[name]) for name, value in plain.items())
+    torch.manual_seed(6)
+    assert not torch.equal(plain["conv1.weight"], cifar_resnet(20, widths=(4, 6, 8)).conv1.weight)
+    with torch.device("meta"):
+        assert cifar_resnet(20, seed=0).conv1.weight.is_meta
+
+
+def test_a_plain_network_is_its_layers_in_a_row() -> None:
+    model = cifar_resnet(8, residual=False, widths=(2, 4, 4), shortcut="C").eval()
+    x = torch.randn(2, 3, 9, 9)
+    out = torch.relu(model.bn1(model.conv1(x)))
+    for stage in (model.layer1, model.layer2, model.layer3):
+        unit = stage[0]  # type: ignore[index]
+        out = torch.relu(unit.bn2(unit.conv2(torch.relu(unit.bn1(unit.conv1(out))))))
+    assert torch.equal(model(x), model.linear(out.mean((2, 3)))) or torch.allclose(
+        model(x), model.linear(out.mean((2, 3))), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (8, 8), (32, 32), (33, 47)])
+@pytest.mark.parametrize("stem", ["3x3", "7x7"])
+def test_any_input_size(size: tuple[int, int], stem: str) -> None:
+    model = randomise_norms(cifar_resnet(8, stem=stem, in_channels=2, num_classes=7, seed=0)).eval()  # type: ignore[arg-type]
+    x = torch.randn(2, 2, *size)
+    assert model(x).shape == (2, 7)
+    assert torch.equal(fx.symbolic_trace(model)(x), model(x))
+    assert len(unroll(model)) == 3
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_zero_initialised_branches_leave_the_shortcuts(preactivation: bool, block: str) -> None:
+    options = {"block": block, "preactivation": preactivation, "widths": (4, 6, 8), "seed": 0}
+    model = cifar_resnet(20, zero_init_residual=True, **options).eval().double()  # type: ignore[arg-type]
+    usual = cifar_resnet(20, **options).eval().double()  # type: ignore[arg-type]
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    nothing = torch.zeros(len(unroll(usual)), dtype=torch.float64)
+    assert torch.allclose(model(x), unroll(usual)(x, nothing), rtol=0, atol=1e-12)
+    assert not torch.allclose(model(x), usual(x))
+
+
+def test_keys_of_the_reference_state_dicts() -> None:
+    names = {name.rsplit(".", 1)[0] for name in cifar_resnet(8).state_dict()}
+    units = {f"layer{stage}.0.{kind}{layer}" for stage in (1, 2, 3) for kind in ("conv", "bn") for layer in (1, 2)}
+    assert names == {"conv1", "bn1", "linear", *units}
+
+
 def test_option_a_pads_both_sides_with_zeros() -> None:
     out = ZeroPadShortcut(4, 8, 2)(torch.ones(1, 4, 5, 5))
     assert out.shape == (1, 8, 3, 3)
@@ -75,6 +145,13 @@ def test_option_a_pads_both_sides_with_zeros() -> None:
         ({"depth": 4}, "6 k \\+ 2"),
         ({"depth": 20, "shortcut": "D"}, "'A', 'B' or 'C'"),
         ({"depth": 20, "block": "wide"}, "'basic' or 'bottleneck'"),
+        ({"depth": 20, "stem": "5x5"}, "'3x3' or '7x7'"),
+        ({"depth": 26, "block": "bottleneck"}, "9 k \\+ 2 for bottleneck blocks in 3 stages, got 26"),
+        ({"depth": 20, "num_classes": 0}, "at least 1 for num_classes, got 0"),
+        ({"depth": 20, "widths": ()}, "at least one stage"),
+        ({"depth": 20, "widths": (4, 2, 0)}, r"widths\[2\], got 0"),
+        ({"depth": 20, "widths": (8, 4, 4)}, "widths that do not fall"),
+        ({"depth": 20, "residual": False, "zero_init_residual": True}, "residual=True"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:
@@ -95,71 +172,17 @@ def test_reference_networks_load_and_classify(reference_dir, depth: int, units: 
 def test_embedded_network_is_good() -> None:
     model = load_model("embedded")
     assert len(unroll(model)) == 27
+    assert EMBEDDED.stat().st_size < 2_000_000
     assert error_rate(model, load_data("digits")) <= 0.03
 
 
-@pytest.mark.parametrize("options", [{}, {"shortcut": "B", "preactivation": True}, {"block": "bottleneck"}])
-def test_checkpoints_round_trip(tmp_path, options: dict) -> None:
-    model = cifar_resnet(20, widths=(4, 6, 8), **options).eval()
-    path = save_checkpoint(model, tmp_path / "deep" / "net.safetensors", note="x")
-    again = load_checkpoint(path)
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(again(x), model(x))
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["net.safetensors"]
-
-
-def test_state_dicts_of_torch(tmp_path) -> None:
-    model = cifar_resnet(20, widths=(4, 6, 8), shortcut="B").eval()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "net.pt")
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(load_model(str(tmp_path / "net.pt"))(x), model(x))
-    torch.save(cifar_resnet(20, seed=1).state_dict(), tmp_path / "plain.pth")
-    named, x = load_model(f"cifar-resnet20@{tmp_path / 'plain.pth'}"), torch.randn(1, 3, 8, 8)
-    assert torch.equal(named(x), cifar_resnet(20, seed=1).eval()(x))
-
-
-def test_a_checkpoint_that_could_run_code_is_refused(tmp_path) -> None:
-    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
-    with pytest.raises(ValueError, match="weights_only=True"):
-        load_model(str(tmp_path / "whole.pt"))
-
-
-def test_models_by_name(tmp_path, monkeypatch) -> None:
-    assert len(unroll(load_model("resnet18"))) == 8
-    assert len(unroll(load_model("torchvision:resnet18", num_classes=3))) == 8
-    (tmp_path / "mine.py").write_text(
-        "from torchvision.models import resnet18\ndef build():\n    return resnet18(num_classes=2)\n"
-    )
-    assert load_model(f"{tmp_path / 'mine.py'}:build").fc.out_features == 2  # type: ignore[union-attr]
-    assert load_model("torchvision.models:resnet18").fc.out_features == 1000  # type: ignore[union-attr]
-
-
-def test_models_of_timm_and_hugging_face() -> None:
-    pytest.importorskip("timm")
-    pytest.importorskip("transformers")
-    assert not load_model("timm:resnet26d").training
-    assert type(load_model("hf:ResNetForImageClassification", depths=[1, 1, 1, 1])).__name__.startswith("ResNet")
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("resnet19", "near names: .*resnet18"),
-        ("cifar-resnetX", "cifar-resnet56"),
-        ("nowhere.safetensors", "does not exist"),
-        ("timm:resnet5o", "near names"),
-        ("hf:ResNetForImageClasification", "near names: ResNetForImageClassification"),
-        ("no_such_module:f", "cannot be imported"),
-        ("torchvision.models:resnet_18", "resnet18"),
-        ("os:getcwd", r"to return a torch\.nn\.Module, got str"),
-    ],
-)
-def test_wrong_names(spec: str, message: str) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        load_model(spec)
-
-
-def test_a_damaged_checkpoint(tmp_path) -> None:
-    (tmp_path / "bad.safetensors").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_model(str(tmp_path / "bad.safetensors"))
+def test_embedded_network_survives_the_loss_of_most_single_blocks() -> None:
+    net, data = unroll(load_model("embedded")), load_data("digits")
+    errors = []
+    for unit in range(27):
+        gates = torch.ones(27)
+        gates[unit] = 0
+        with torch.inference_mode():
+            errors.append(float((net(data.x, gates).argmax(1) != data.labels).float().mean()))
+    assert sum(error <= 0.05 for error in errors) >= 20
+    assert max(errors) > 0.05

@@ -1,7 +1,8 @@
 """Models to study: the CIFAR ResNet family, and models of other libraries by name."""
 
+from ._unit import ZeroPadShortcut
 from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from .cifar import CifarResNet, ZeroPadShortcut, cifar_resnet
+from .cifar import CifarResNet, cifar_resnet
 from .load import load_model
 
 __all__ = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,74 +14,133 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ._infer import inferred_network
 from .cifar import CifarResNet, cifar_resnet
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
-    """Write a model's state as safetensors, with facts about it (JSON values) as metadata.
+    """Write a model's state as safetensors, with facts about it as metadata.
 
-    The file appears whole or not at all. A :class:`CifarResNet` is described so that
-    :func:`load_checkpoint` builds it again.
+    The file appears whole or not at all. A :class:`CifarResNet` is described (fact ``architecture``) so that
+    :func:`load_checkpoint` builds it again; the versions that wrote the file are noted (fact ``versions``).
+
+    Args:
+        model: the model; its state is copied to the CPU first.
+        path: the file; its folder is made where it is missing.
+        **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
+            channel), ``classes`` (their names, in the order of the logits), ``data`` and ``recipe``.
+
+    Raises:
+        TypeError: a fact is no JSON value.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_checkpoint(cifar_resnet(8), Path(folder) / "net.safetensors", classes=["a", "b"])
+        ...     state, facts = read_checkpoint(path)
+        >>> facts["classes"], facts["architecture"]["depth"]
+        (['a', 'b'], 8)
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"versions": {"resnet_paths": version("resnet-paths"), "torch": torch.__version__}, **facts}
     if isinstance(model, CifarResNet):
         facts = {"architecture": {"depth": model.depth, **model.arguments}, **facts}
+    try:
+        text = json.dumps(facts)
+    except TypeError as error:
+        raise TypeError(f"expected facts that JSON can hold (numbers, strings, lists, dicts), got: {error}") from error
+
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
-    save_file(state, partial, metadata={"facts": json.dumps(facts)})
-    os.replace(partial, target)
+    try:
+        save_file(state, partial, metadata={"format": "pt", "facts": text})
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
     return target
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The state and the facts of a checkpoint: safetensors, or a ``.pt`` / ``.pth`` state dict of tensors.
 
+    A ``.pt`` file is read with ``weights_only=True``, so that it cannot run code; a state dict under the key
+    ``state_dict`` or ``model`` is found, and the prefixes of ``DataParallel`` and ``torch.compile`` are taken off.
+
+    Returns:
+        The tensors by name, on the CPU, and the facts of :func:`save_checkpoint` ({} where there are none).
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of one of these kinds.
+
+    Example:
+        >>> from resnet_paths.models.load import EMBEDDED
+        >>> state, facts = read_checkpoint(EMBEDDED)
+        >>> state["conv1.weight"].shape
+        torch.Size([8, 1, 3, 3])
     """
     source = Path(path)
     if not source.is_file():
-        raise FileNotFoundError(f"expected a checkpoint file, got {str(path)!r}, which does not exist")
+        raise FileNotFoundError(f"expected a checkpoint file, got {str(path)!r}, which does not exist; check the path")
     if source.suffix == ".safetensors":
-        try:
-            with safe_open(source, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"expected a safetensors file, got {source.name}, which cannot be read: {error}"
-            ) from error
-        return state, facts
+        return _read_safetensors(source)
+    return _read_torch(source), {}
+
+
+def _read_safetensors(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(source, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"expected a safetensors file, got {source.name}, which cannot be read: {error}; fetch it again"
+        ) from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"expected facts by name in the metadata of {source.name}, got {type(facts).__name__}")
+    return state, facts
+
+
+def _read_torch(source: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
         raise ValueError(
-            f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got: {error}"
+            f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got: {error}; "
+            "save model.state_dict(), not the model"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"expected a state dict of tensors in {source.name}, got {type(content).__name__}")
-    return {name.removeprefix("module."): value for name, value in content.items()}, {}
+        raise ValueError(
+            f"expected a state dict of tensors in {source.name}, got {type(content).__name__}; save model.state_dict()"
+        )
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in content.items()}
 
 
 def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """A model in eval mode from a checkpoint.
+    """A model in eval mode from a checkpoint; every tensor of either must have its counterpart.
 
     Args:
         path: see :func:`read_checkpoint`.
         model: the model to load it into; None builds the CIFAR ResNet that the checkpoint describes, or whose
-            shapes it has.
+            keys and shapes it has. Without a description a plain network has the keys of a residual one with
+            option A, and is taken for that: give ``model``.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: the checkpoint does not fit, or does not tell which model it is of.
+
+    Example:
+        >>> from resnet_paths.models.load import EMBEDDED
+        >>> load_checkpoint(EMBEDDED).depth
+        56
     """
     state, facts = read_checkpoint(path)
     if model is None:
-        model = _described(facts) or _inferred(state)
+        model = _described(facts, Path(path).name) or inferred_network(state)
     if model is None:
         raise ValueError(
             f"expected a checkpoint that says which model it is of, got {Path(path).name} with keys "
@@ -88,31 +149,21 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Modu
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint {Path(path).name} does not fit {type(model).__name__}: {error}") from error
+        raise ValueError(
+            f"the checkpoint {Path(path).name} does not fit {type(model).__name__}: {error}; give the model that it "
+            "was saved from"
+        ) from error
     return model.eval()
 
 
-def _described(facts: dict[str, Any]) -> nn.Module | None:
-    arguments = dict(facts.get("architecture", {}))
-    if not arguments:
+def _described(facts: dict[str, Any], name: str) -> nn.Module | None:
+    if "architecture" not in facts:
         return None
-    depth = arguments.pop("depth")
-    return cifar_resnet(depth, **{**arguments, "widths": tuple(arguments["widths"])})
-
-
-def _inferred(state: dict[str, torch.Tensor]) -> nn.Module | None:
-    """The post-activation basic network with option A or B that has these keys and shapes."""
-    if "conv1.weight" not in state or "linear.weight" not in state:
-        return None
-    stages = sorted({int(key[5 : key.index(".")]) for key in state if key.startswith("layer")})
-    units = len({key.split(".")[1] for key in state if key.startswith("layer1.")})
-    if not stages or not units or "layer1.0.conv3.weight" in state:
-        return None
-    widths = tuple(state[f"layer{stage}.0.conv1.weight"].shape[0] for stage in stages)
-    return cifar_resnet(
-        2 * units * len(stages) + 2,
-        num_classes=state["linear.weight"].shape[0],
-        in_channels=state["conv1.weight"].shape[1],
-        shortcut="B" if any(".shortcut." in key for key in state) else "A",
-        widths=widths,
-    )
+    try:
+        arguments = dict(facts["architecture"])
+        return cifar_resnet(arguments.pop("depth"), **arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected the arguments of cifar_resnet as architecture in the metadata of {name}, got "
+            f"{facts['architecture']!r}: {error}; a later release may have written it: update, or give the model too"
+        ) from error

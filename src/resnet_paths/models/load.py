@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ._own import near, own_model
 from .checkpoint import load_checkpoint
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
+_CHECKPOINTS = (".safetensors", ".pt", ".pth")
+_CIFAR = [f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)]
 _FORMS = (
     "'embedded', 'cifar-resnet56', 'torchvision:resnet50' (or just resnet50), 'timm:NAME', 'hf:CLASS' or "
     "'hf:FOLDER', a .safetensors or .pt file, NAME@FILE, 'package.module:function' or 'file.py:function'"
 )
 
 
-def load_model(spec: str = "embedded", *, pretrained: bool = False, **options: Any) -> nn.Module:
+def load_model(
+    spec: str = "embedded",
+    *,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
     """A model in eval mode by name.
 
     Args:
@@ -31,35 +38,75 @@ def load_model(spec: str = "embedded", *, pretrained: bool = False, **options: A
             configuration) or ``hf:FOLDER`` (a saved model), a checkpoint file, ``NAME@FILE`` (a model by name
             with the weights of a file), or ``module:function`` / ``file.py:function`` (your own function that
             returns the model).
-        pretrained: published weights, through the library's own loader (which may download them).
-        **options: passed to the model's constructor.
+        num_classes: number of logits; None is the model's own number.
+        pretrained: published weights of torchvision or timm, through the library's own loader (which may
+            download them).
+        weights: a checkpoint to load into the named model, as ``NAME@FILE`` does.
+        **options: passed to the model's constructor (for ``hf:CLASS``, to its configuration).
 
     Raises:
-        ValueError: unknown name; the message lists the forms and near names.
+        FileNotFoundError: a file does not exist.
+        ValueError: unknown name (the message lists the forms and near names), or something asked for that a
+            model of this kind does not have.
 
     Example:
         >>> load_model("cifar-resnet20").depth
         20
+        >>> load_model("resnet18", num_classes=3).fc.out_features
+        3
     """
-    if "@" in spec:
-        name, _, file = spec.partition("@")
-        return load_checkpoint(file, load_model(name, **options))
-    if spec == "embedded":
-        return load_checkpoint(EMBEDDED)
+    if not isinstance(spec, str):
+        raise TypeError(f"expected a name ({_FORMS}), got {type(spec).__name__}; a module needs no loading")
+    name, at, file = spec.partition("@")
+    if at and not Path(spec).exists():
+        if weights is not None:
+            raise ValueError(f"expected NAME@FILE or weights=, got both ({spec!r} and {str(weights)!r}); give one")
+        spec, weights = name, file
+    if weights is not None:
+        if pretrained:
+            raise ValueError("expected weights from a file or pretrained=True, got both; give one")
+        return load_checkpoint(weights, load_model(spec, num_classes=num_classes, **options))
+    return _made(spec, num_classes, pretrained, options).eval()
+
+
+def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if spec == "embedded" or spec.endswith(_CHECKPOINTS):
+        _refuse(spec, "its checkpoint decides", pretrained, num_classes=num_classes, **options)
+        return load_checkpoint(EMBEDDED if spec == "embedded" else spec)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
     if spec.startswith("cifar-resnet"):
-        depth = spec.removeprefix("cifar-resnet")
-        if not depth.isdecimal():
-            raise ValueError(f"expected 'cifar-resnet' and a depth, such as cifar-resnet56, got {spec!r}")
-        return cifar_resnet(int(depth), **options).eval()
-    if spec.endswith((".safetensors", ".pt", ".pth")):
-        return load_checkpoint(spec)
-    name, colon, rest = spec.partition(":")
-    makers: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
-    if name in makers and colon:
-        return makers[name](rest, pretrained, options).eval()
-    if colon:
-        return _own(name, rest, options).eval()
-    return _torchvision(spec, pretrained, options).eval()
+        _refuse(spec, "none are published here; give a file, as NAME@FILE", pretrained)
+        return _cifar(spec, {**classes, **options})
+
+    kind, colon, name = spec.partition(":")
+    if colon and kind == "hf":
+        labels = {} if num_classes is None else {"num_labels": num_classes}
+        return _hugging_face(name, pretrained, {**labels, **options})
+    makers: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
+    if colon and kind not in makers:
+        place, _, function = spec.rpartition(":")
+        _refuse(spec, "your function decides", pretrained)
+        return own_model(place, function, {**classes, **options})
+    return makers.get(kind if colon else "torchvision", _torchvision)(
+        name if colon else spec, pretrained, {**classes, **options}
+    )
+
+
+def _refuse(spec: str, reason: str, pretrained: bool, **options: Any) -> None:
+    """What would otherwise be ignored in silence."""
+    given = [name for name, value in options.items() if value is not None] + ["pretrained"] * pretrained
+    if given:
+        raise ValueError(f"expected no {', '.join(given)} with {spec!r} ({reason}); leave it out")
+
+
+def _cifar(spec: str, options: dict[str, Any]) -> nn.Module:
+    depth = spec.removeprefix("cifar-resnet")
+    if not depth.isdecimal():
+        raise ValueError(
+            f"expected 'cifar-resnet' and a depth, such as cifar-resnet56, got {spec!r} "
+            f"(near names: {near(spec, _CIFAR)})"
+        )
+    return cifar_resnet(int(depth), **options)
 
 
 def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -67,16 +114,15 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mod
 
     known = list_models()
     if name not in known:
-        raise ValueError(_unknown(name, known))
+        raise ValueError(_unknown(name, ["embedded", *_CIFAR, *known]))
     model: nn.Module = get_model(name, weights="DEFAULT" if pretrained else None, **options)
     return model
 
 
 def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     timm = _library("timm", "timm")
-    known = timm.list_models()
-    if name not in known:
-        raise ValueError(_unknown(name, known))
+    if not timm.is_model(name):
+        raise ValueError(_unknown(name, timm.list_models()))
     model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return model
 
@@ -84,12 +130,14 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     transformers = _library("transformers", "hf")
     if Path(name).is_dir():
-        model: nn.Module = transformers.AutoModelForImageClassification.from_pretrained(name, **options)
+        automatic = transformers.AutoModelForImageClassification
+        model: nn.Module = automatic.from_pretrained(name, local_files_only=True, **options)
         return model
     kind = getattr(transformers, name, None)
     if kind is None or getattr(kind, "config_class", None) is None:
         known = [other for other in dir(transformers) if other.endswith("ForImageClassification")]
         raise ValueError(_unknown(name, known))
+    _refuse(f"hf:{name}", "a class has none; save the model in a folder and give hf:FOLDER", pretrained)
     made: nn.Module = kind(kind.config_class(**options))
     return made
 
@@ -101,38 +149,5 @@ def _library(name: str, extra: str) -> Any:
         raise ValueError(f"expected {name} to be installed; run: pip install 'resnet-paths[{extra}]'") from error
 
 
-def _own(place: str, function: str, options: dict[str, Any]) -> nn.Module:
-    try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, FileNotFoundError) as error:
-        raise ValueError(
-            f"expected {_FORMS}; got {place}:{function}, and {place} cannot be imported: {error}"
-        ) from error
-    maker = getattr(module, function, None)
-    if maker is None:
-        raise ValueError(f"expected a function {function} in {place}, got none; it has {_near(function, dir(module))}")
-    model = maker if isinstance(maker, nn.Module) else maker(**options)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected {place}:{function} to return a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 5, 0.4)
-    return ", ".join(near) if near else "no name like it"
-
-
 def _unknown(name: str, known: list[str]) -> str:
-    return f"expected {_FORMS}; got {name!r}, which is unknown (near names: {_near(name, known)})"
+    return f"expected {_FORMS}; got {name!r}, which is unknown (near names: {near(name, known)})"

@@ -1,0 +1,137 @@
+"""The residual unit of He et al., post- or pre-activation, and its parameter-free shortcut."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Shortcut = Literal["A", "B", "C"]
+BlockKind = Literal["basic", "bottleneck"]
+
+KERNELS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
+EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A: every second pixel, and zero channels on both sides (He et al. 2015, section 4.2).
+
+    Raises:
+        ValueError: fewer channels out than in; zeros cannot take channels away.
+
+    Example:
+        >>> ZeroPadShortcut(4, 8, 2)(torch.ones(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        extra = out_channels - in_channels
+        if extra < 0:
+            raise ValueError(
+                f"expected at least as many channels out as in for shortcut 'A', got {in_channels} in and "
+                f"{out_channels} out; use widths that do not fall, or shortcut 'B'"
+            )
+        self.stride = stride
+        self.before, self.after = extra // 2, extra - extra // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sub-sample and pad; (batch, in, h, w) to (batch, out, ceil(h / stride), ceil(w / stride))."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        """The module's settings."""
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class Unit(nn.Module):
+    """One residual unit, or its plain twin with the same layers and no shortcut.
+
+    Post-activation (He et al. 2015, section 3): ``relu(shortcut(x) + bn(conv(...relu(bn(conv(x))))))``.
+    Pre-activation (He et al. 2016, section 4): ``shortcut(x) + conv(relu(bn(...conv(relu(bn(x))))))``, where
+    the shortcut leaves after the first ``relu(bn(x))`` if the unit changes the shape, projects, or is the first.
+    """
+
+    conv1: nn.Module
+    bn1: nn.Module
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        block: BlockKind,
+        option: Shortcut,
+        residual: bool,
+        preactivation: bool,
+        first: bool,
+    ) -> None:
+        super().__init__()
+        out_channels = channels * EXPANSION[block]
+        self._add_layers(in_channels, channels, out_channels, stride, block, preactivation)
+
+        changes = stride != 1 or in_channels != out_channels
+        self.residual, self.preactivation = residual, preactivation
+        self.shares_preactivation = preactivation and (changes or first or option == "C")
+        self.shortcut: nn.Module = nn.Identity()
+        if residual and (changes or option == "C"):
+            self.shortcut = _shortcut(in_channels, out_channels, stride, option, preactivation)
+
+    def _add_layers(
+        self, in_channels: int, channels: int, out_channels: int, stride: int, block: BlockKind, preactivation: bool
+    ) -> None:
+        """``conv1 bn1 conv2 bn2 ...``; the stride is that of the first 3x3 convolution."""
+        kernels = KERNELS[block]
+        widths = [in_channels, *[channels] * (len(kernels) - 1), out_channels]
+        for layer, kernel in enumerate(kernels):
+            step = stride if layer == kernels.index(3) else 1
+            convolution = nn.Conv2d(widths[layer], widths[layer + 1], kernel, step, kernel // 2, bias=False)
+            setattr(self, f"conv{layer + 1}", convolution)
+            setattr(self, f"bn{layer + 1}", nn.BatchNorm2d(widths[layer if preactivation else layer + 1]))
+        self.depth = len(kernels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, in, h, w) to (batch, out, ceil(h / stride), ceil(w / stride))."""
+        return self._pre(x) if self.preactivation else self._post(x)
+
+    def _post(self, x: torch.Tensor) -> torch.Tensor:
+        out = x
+        for layer in range(1, self.depth + 1):
+            out = getattr(self, f"bn{layer}")(getattr(self, f"conv{layer}")(out))
+            if layer < self.depth:
+                out = F.relu(out)
+        if self.residual:
+            out = out + self.shortcut(x)
+        return F.relu(out)
+
+    def _pre(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(x))
+        entry = out if self.shares_preactivation else x
+        out = self.conv1(out)
+        for layer in range(2, self.depth + 1):
+            out = getattr(self, f"conv{layer}")(F.relu(getattr(self, f"bn{layer}")(out)))
+        if self.residual:
+            out = out + self.shortcut(entry)
+        return out
+
+    def silence(self) -> None:
+        """Set what ends the branch to zero: its norm's scale, or in pre-activation its convolution."""
+        last = getattr(self, f"{'conv' if self.preactivation else 'bn'}{self.depth}")
+        nn.init.zeros_(last.weight)
+
+    def extra_repr(self) -> str:
+        """What the layers do not show."""
+        return f"residual={self.residual}, preactivation={self.preactivation}"
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, option: Shortcut, preactivation: bool) -> nn.Module:
+    if option == "A":
+        return ZeroPadShortcut(in_channels, out_channels, stride)
+    convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    if preactivation:  # the input was normalised already; the sum stays free of norms (He et al. 2016, section 3.1)
+        return convolution
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
