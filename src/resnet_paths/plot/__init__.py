@@ -2,5 +2,27 @@
 
 from ._style import save
 from .lesion import plot_random_deletions, plot_single_deletions
+from .paths import (
+    plot_block_contributions,
+    plot_effective_lengths,
+    plot_effective_paths,
+    plot_gradient_by_length,
+    plot_logit_lens,
+    plot_path_lengths,
+    plot_path_norms,
+)
+from .tradeoff import plot_plan
 
-__all__ = ["plot_random_deletions", "plot_single_deletions", "save"]
+__all__ = [
+    "plot_block_contributions",
+    "plot_effective_lengths",
+    "plot_effective_paths",
+    "plot_gradient_by_length",
+    "plot_logit_lens",
+    "plot_path_lengths",
+    "plot_path_norms",
+    "plot_plan",
+    "plot_random_deletions",
+    "plot_single_deletions",
+    "save",
+]

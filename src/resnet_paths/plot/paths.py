@@ -1,0 +1,187 @@
+"""Pictures of path lengths, of the gradient and the logits that paths carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..paths import (
+    BlockContributions,
+    EffectivePaths,
+    GradientByLength,
+    LengthDistribution,
+    LogitLens,
+)
+from ._style import BLUE, GREEN, GREY, ORANGE, axes
+
+
+def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: float = 0.95) -> Axes:
+    """The share of all paths of each length; the central range that holds `mass` of them stands out.
+
+    Args:
+        record: see :func:`resnet_paths.paths.path_lengths`.
+        ax: draw here.
+        mass: share of the paths in the range marked.
+
+    Example:
+        >>> from resnet_paths.paths import path_lengths
+        >>> plot_path_lengths(path_lengths(54)).get_xlabel()
+        'path length (branches passed)'
+    """
+    ax = axes(ax, (5, 4))
+    low, high = record.interval(mass)
+    inside = (record.lengths >= low) & (record.lengths <= high)
+    label = f"{low} to {high}: {record.share(low, high):.1%}"
+    ax.bar(record.lengths[inside], record.probability[inside], color=BLUE, width=1.0, label=label)
+    ax.bar(record.lengths[~inside], record.probability[~inside], color=GREY, width=1.0)
+    _name(ax, "share of all paths", f"Path lengths of {record.n} units")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
+    """The gradient norm of one path of each length, on a log scale, with its standard error and decay.
+
+    Args:
+        record: see :func:`resnet_paths.paths.effective_paths`.
+        ax: draw here.
+    """
+    ax = axes(ax, (5, 4))
+    seen = record.norm > 0
+    ax.errorbar(
+        record.lengths[seen], record.norm[seen], record.standard_error[seen], fmt="o", markersize=3, color=BLUE,
+        capsize=2, label="one path (bars: standard error)",
+    )  # fmt: skip
+    if np.isfinite(record.decay):
+        logs = np.log(record.norm[seen])
+        offset = logs.mean() - np.log(record.decay) * record.lengths[seen].mean()
+        fitted = np.exp(offset + np.log(record.decay) * record.lengths)
+        label = f"x {record.decay:.2g} a branch (R² {record.decay_fit:.2f})"
+        ax.plot(record.lengths, fitted, color=ORANGE, linestyle="--", label=label)
+    ax.set_yscale("log")
+    _name(ax, "gradient norm at the input", record.kind)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) -> Axes:
+    """The norm of the gradient of each length (all its paths summed) and the ordinary gradient's, log scale.
+
+    The line is the median over the examples, the band their range.
+
+    Args:
+        record: see :func:`resnet_paths.paths.gradient_by_length`.
+        ax: draw here.
+    """
+    ax = axes(ax, (5, 4))
+    lengths, norms = record.lengths.numpy(), record.norms.double().cpu().numpy()
+    some = (norms > 0).any(1)
+    ax.fill_between(lengths[some], norms[some].min(1), norms[some].max(1), color=BLUE, alpha=0.2, label="all examples")
+    ax.plot(lengths[some], np.median(norms[some], 1), color=BLUE, marker="o", markersize=3, label="median")
+    total = float(record.total_norm.double().median())
+    ax.axhline(total, color=GREY, linestyle="--", label="ordinary gradient (median)")
+    ax.set_yscale("log")
+    _name(ax, f"gradient norm at {record.wrt}", "All paths of each length together")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Axes:
+    """The share of each length in the gradient, number of paths times norm of one, beside that of the paths.
+
+    Args:
+        record: see :func:`resnet_paths.paths.effective_paths`.
+        ax: draw here.
+    """
+    ax = axes(ax, (5, 4))
+    inside = (record.lengths >= record.low) & (record.lengths <= record.high)
+    label = f"{record.low} to {record.high}: {record.mass:.0%} of the gradient, {record.path_share:.2%} of the paths"
+    ax.bar(record.lengths[inside], record.share[inside], color=BLUE, width=1.0, label=label)
+    ax.bar(record.lengths[~inside], record.share[~inside], color=GREY, width=1.0)
+    ax.plot(record.lengths, record.count_share, color=ORANGE, linestyle="--", label="all paths")
+    _name(ax, "share", "Number of paths times norm of one")
+    ax.set_ylim(top=1.3 * max(record.share.max(), record.count_share.max()))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = None) -> list[Axes]:
+    """Figure 6 of Veit, Wilber and Belongie (2016): lengths of all paths, norm of one, and their product.
+
+    Args:
+        record: see :func:`resnet_paths.paths.effective_paths`.
+        axs: draw on these three.
+
+    Raises:
+        ValueError: other than three axes.
+    """
+    from ..paths import path_lengths
+
+    if axs is None:
+        axs = list(Figure(figsize=(14, 4), layout="constrained").subplots(1, 3))
+    if len(axs) != 3:
+        raise ValueError(f"expected three axes, got {len(axs)}")
+    plot_path_lengths(path_lengths(record.n), axs[0], record.mass)
+    plot_path_norms(record, axs[1])
+    plot_effective_lengths(record, axs[2])
+    return list(axs)
+
+
+def plot_block_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
+    """What each block adds directly to the target's logit, blocks by examples.
+
+    Args:
+        record: see :func:`resnet_paths.paths.block_contributions`, made with targets.
+        ax: draw here.
+
+    Raises:
+        ValueError: the record was made without targets.
+    """
+    if record.of_target is None:
+        raise ValueError("expected contributions to a target, got none; pass target to block_contributions")
+    ax = axes(ax, (max(5.0, 0.2 * record.of_target.shape[1]), max(4.0, 0.22 * len(record.sources))))
+    values = record.of_target.double().cpu().numpy()
+    extent = float(np.abs(values).max()) or 1.0
+    image = ax.imshow(values, cmap="PuOr_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
+    ax.set_yticks(np.arange(len(record.sources)), record.sources, fontsize=7)
+    ax.set_xlabel("example")
+    ax.set_ylabel("source")
+    ax.set_title("Direct contribution to the target's logit", fontsize=10)
+    figure = ax.get_figure()
+    if figure is not None:
+        figure.colorbar(image, ax=ax, label="logit")
+    return ax
+
+
+def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = None) -> Axes:
+    """The target's probability read from the stream after each unit, every example and their mean.
+
+    Args:
+        record: see :func:`resnet_paths.paths.logit_lens`.
+        target: class indices (batch,).
+        ax: draw here.
+    """
+    ax = axes(ax, (max(6.0, 0.32 * len(record.units)), 4))
+    probability = record.probabilities.double().cpu()
+    chosen = probability[:, torch.arange(len(target)), target.cpu()].numpy()
+    places = np.arange(len(record.units))
+    ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
+    ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
+    ax.plot(places, record.accuracy(target), color=GREEN, linestyle="--", label="accuracy")
+    ax.set_xticks(places, record.units, rotation=90, fontsize=7)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel("stream after unit, carried to the head by shortcuts")
+    ax.set_ylabel("probability")
+    ax.set_title("Logit lens", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _name(ax: Axes, y: str, title: str) -> None:
+    ax.set_xlabel("path length (branches passed)")
+    ax.set_ylabel(y)
+    ax.set_title(title, fontsize=10)

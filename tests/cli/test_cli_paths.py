@@ -1,0 +1,45 @@
+"""``resnet-paths paths`` on the embedded network: files, numbers, errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from resnet_paths.cli import paths as command
+from resnet_paths.paths import path_lengths
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer()
+    command.register(app)
+    app.callback()(lambda: None)
+    return app
+
+
+@pytest.mark.slow
+def test_paths_of_the_embedded_network(tmp_path: Path) -> None:
+    arguments = ["paths", "--images", "2", "--samples", "2", "--out", str(tmp_path)]
+    result = CliRunner().invoke(_app(), [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(result.stdout)
+    assert numbers["units"] == 27
+    assert numbers["residual"] < 1e-3
+    assert sum(numbers["gradient_share"]) == pytest.approx(1, abs=1e-3)
+    effective = numbers["effective"]
+    assert effective["path_share"] == path_lengths(27).share(effective["low"], effective["high"])
+    assert all(Path(picture).stat().st_size > 1000 for picture in numbers["pictures"])
+    assert len((tmp_path / "effective_paths.csv").read_text().splitlines()) == 29
+
+    readable = CliRunner().invoke(_app(), arguments)
+    assert "2^27 paths" in readable.output
+    assert "of the gradient" in readable.output
+
+
+def test_errors_of_the_user_are_one_line() -> None:
+    result = CliRunner().invoke(_app(), ["paths", "--model", "no-such-model"])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
