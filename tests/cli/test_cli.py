@@ -72,3 +72,44 @@ def test_wrong_use_gives_one_line(arguments: list[str], message: str) -> None:
     assert result.stderr.startswith("error: expected")
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+def test_plan_then_drop(tmp_path) -> None:
+    import torch
+
+    plan = run("plan", "--limit", "60", "--n-drop", "2", "--out", str(tmp_path))
+    assert plan.exit_code == 0, plan.output
+    assert "chosen" in plan.stdout
+    file = tmp_path / "plan.json"
+    dropped = run("drop", "--plan", str(file), "--out", str(tmp_path / "small"), "--json")
+    assert dropped.exit_code == 0, dropped.output
+    facts = json.loads(dropped.stdout)
+    assert facts["dropped"] == json.loads(file.read_text())["points"][2]["dropped"]
+    assert facts["parameters_after"] < facts["parameters_before"]
+    script = (
+        "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
+        f"print(torch.export.load({str(tmp_path / 'small' / 'model.pt2')!r}).module()(torch.zeros(5, 1, 8, 8)).shape)"
+    )
+    shape = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "[5, 10]" in shape
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(tmp_path / "small" / "model.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: torch.zeros(3, 1, 8, 8).numpy()})
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["drop"], "either --units or --plan, got neither"),
+        (["drop", "--units", "99", "--limit", "10"], "a unit index from -27 to 26"),
+        (["drop", "--units", "layer9.0", "--limit", "10"], "choose one of"),
+        (["plan", "--search", "random", "--limit", "10"], "'greedy', 'beam' or 'exact'"),
+        (["plan", "--n-drop", "1", "--latency", "0.5", "--limit", "10"], "exactly one of"),
+    ],
+)
+def test_wrong_use_of_plan_and_drop(arguments: list[str], message: str, tmp_path) -> None:
+    result = run(*arguments, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert len(result.stderr.strip().splitlines()) == 1

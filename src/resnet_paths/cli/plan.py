@@ -1,0 +1,162 @@
+"""``resnet-paths plan`` and ``resnet-paths drop``: choose blocks to drop, and write the smaller model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..plot import plot_plan, save
+from ..surgery import drop_blocks, export_model
+from ..tradeoff import DropPlan, count_parameters, load_plan, plan_drop, recalibrate_batchnorm
+from ..unroll import UnitRef
+from ._common import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    OutOption,
+    SizeOption,
+    console,
+    model_and_data,
+    unrolled,
+    user_errors,
+)
+
+UnitsOption = Annotated[str | None, typer.Option("--units", help="Indices or names, joined by commas: 3,7,layer3.4")]
+PlanOption = Annotated[Path | None, typer.Option("--plan", help="A plan written by resnet-paths plan.")]
+RecalibrateOption = Annotated[
+    bool, typer.Option(help="Measure batch-norm statistics again, on the training images of --data.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands."""
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths plan --latency 0.8\n\n"
+        "  resnet-paths plan --accuracy-drop 0.01 --search beam"
+    )
+    @user_errors
+    def plan(
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        latency: Annotated[float | None, typer.Option(help="Share of the whole model's latency to reach.")] = None,
+        accuracy_drop: Annotated[float | None, typer.Option(help="Fall of accuracy allowed (default 0.01).")] = None,
+        n_drop: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None,
+        search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
+        most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
+        recalibrate: RecalibrateOption = True,
+        limit: LimitOption = 400,
+        size: SizeOption = None,
+        batch_size: BatchOption = 100,
+        device: DeviceOption = "cpu",
+        out: OutOption = Path("results/plan"),
+        as_json: JsonOption = False,
+    ) -> None:
+        """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
+        if latency is None and accuracy_drop is None and n_drop is None:
+            accuracy_drop = 0.01
+        network, report = model_and_data(model, data, None, size, device)
+        _, training = model_and_data(model, data, limit, size, device, split="train")
+        net = unrolled(network, report)
+        result = plan_drop(
+            net,
+            training,
+            latency=latency,
+            accuracy_drop=accuracy_drop,
+            n_drop=n_drop,
+            search=search,  # type: ignore[arg-type]
+            most=most,
+            recalibrate=training if recalibrate else None,
+            report=report,
+            batch_size=batch_size,
+        )
+        file = result.save(out / "plan.json")
+        picture = save(plot_plan(result), out / "plan.png")
+        if as_json:
+            typer.echo(json.dumps({**asdict(result), "file": str(file), "picture": str(picture)}, indent=2))
+            return
+        screen = console()
+        screen.print(_table(result))
+        screen.print(f"Written: {file} and {picture}")
+        screen.print(f"[dim]Next: resnet-paths drop --model {model} --plan {file}[/dim]")
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths drop --units 3,7 --out smaller\n\n"
+        "  resnet-paths drop --model resnet50 --plan results/plan/plan.json --data photos/ --size 224"
+    )
+    @user_errors
+    def drop(
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        units: UnitsOption = None,
+        plan: PlanOption = None,
+        recalibrate: RecalibrateOption = False,
+        onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
+        limit: LimitOption = 400,
+        size: SizeOption = None,
+        device: DeviceOption = "cpu",
+        out: OutOption = Path("results/drop"),
+        as_json: JsonOption = False,
+    ) -> None:
+        """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
+        if (units is None) == (plan is None):
+            raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
+        network, images = model_and_data(model, data, limit, size, device)
+        net = unrolled(network, images)
+        chosen: list[UnitRef] = _references(units) if units is not None else list(load_plan(plan or "").point.names)
+        smaller = drop_blocks(net, chosen)
+        if recalibrate:
+            _, training = model_and_data(model, data, limit, size, device, split="train")
+            place = next(smaller.parameters()).device
+            recalibrate_batchnorm(smaller, [x.to(place) for x, _ in training.batches(100)])
+        example = images.subset(slice(0, 2)).x.to(next(smaller.parameters()).device)
+        files = export_model(smaller, example, out, onnx=onnx)
+        facts = {
+            "dropped": net.indices(chosen),
+            "parameters_before": count_parameters(network),
+            "parameters_after": count_parameters(smaller),
+            "files": {kind: str(path) for kind, path in files.items()},
+        }
+        if as_json:
+            typer.echo(json.dumps(facts, indent=2))
+            return
+        screen = console()
+        names = ", ".join(net[index].name for index in net.indices(chosen))
+        screen.print(f"Dropped {names}: {facts['parameters_before']:,} to {facts['parameters_after']:,} parameters")
+        screen.print("Written: " + ", ".join(map(str, files.values())))
+
+
+def _references(text: str) -> list[UnitRef]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
+
+
+def _table(plan: DropPlan) -> Table:
+    table = Table(title=f"Dropping blocks by {plan.search} search, batch {plan.batch}")
+    for name in ("dropped", "last unit", "accuracy", "recalibrated", "95 % interval", "latency", "parameters", ""):
+        table.add_column(name, justify="left" if name in ("last unit", "") else "right")
+    whole = plan.points[0]
+    before: set[str] = set()
+    for place, point in enumerate(plan.points):
+        new = ", ".join(name for name in point.names if name not in before)
+        before = set(point.names)
+        low, high = point.recalibrated_interval or point.accuracy_interval
+        table.add_row(
+            str(len(point.dropped)),
+            new,
+            f"{point.accuracy:.2%}",
+            "" if point.recalibrated is None else f"{point.recalibrated:.2%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{point.latency / whole.latency:.2f}",
+            f"{point.parameters / whole.parameters:.2f}",
+            "chosen" if place == plan.chosen else "",
+        )
+    return table

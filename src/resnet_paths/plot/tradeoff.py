@@ -1,0 +1,33 @@
+"""Pictures of the trade of accuracy for latency."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..tradeoff import DropPlan
+from ._style import BLUE, GREY, ORANGE, RED, axes
+
+
+def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
+    """Accuracy against latency as blocks are dropped, with and without recalibration, and the chosen point."""
+    ax = axes(ax, (7, 4))
+    latency = 1e3 * np.array([point.latency for point in plan.points])
+    accuracy = np.array([point.accuracy for point in plan.points])
+    ax.plot(latency, accuracy, "o-", color=BLUE, markersize=4, label="as dropped")
+    chosen = plan.point.accuracy
+    if all(point.recalibrated is not None for point in plan.points):
+        again = np.array([point.recalibrated for point in plan.points], dtype=float)
+        ends = np.array([point.recalibrated_interval for point in plan.points], dtype=float)
+        errors = np.abs(ends.T - again)
+        ax.errorbar(latency, again, errors, fmt="s-", color=ORANGE, markersize=4, capsize=2, label="recalibrated")
+        chosen = float(again[plan.chosen])
+    ax.plot(1e3 * plan.point.latency, chosen, "*", color=RED, markersize=14, label="chosen")
+    for place, point in enumerate(plan.points):
+        ax.annotate(str(len(point.dropped)), (latency[place], accuracy[place]), (0, -12), textcoords="offset points",
+                    fontsize=7, color=GREY, ha="center")  # fmt: skip
+    ax.set_xlabel(f"latency (ms, batch {plan.batch})")
+    ax.set_ylabel("accuracy (share of images)")
+    ax.set_title(f"Blocks dropped by {plan.search} search (numbers: how many)", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax

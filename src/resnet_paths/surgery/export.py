@@ -1,0 +1,61 @@
+"""Files of a smaller model that other programs can run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *, onnx: bool = True) -> dict[str, Path]:
+    """Write a model as ``model.pt2`` (torch.export), ``model.safetensors`` (weights) and ``model.onnx``.
+
+    The program in ``model.pt2`` loads with ``torch.export.load`` without any of the model's code. Programs take any
+    batch size.
+
+    Args:
+        model: a model in eval mode that takes one tensor.
+        example: an input of at least two examples.
+        folder: where to write.
+        onnx: write the ONNX file too.
+
+    Returns:
+        The files, by kind.
+
+    Raises:
+        ValueError: one example only, from which a batch size cannot be told from a constant; or onnxscript is not
+            installed.
+
+    Example:
+        >>> import tempfile
+        >>> layer = nn.Linear(2, 3).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = export_model(layer, torch.randn(2, 2), folder, onnx=False)
+        ...     program = torch.export.load(files["pt2"])
+        >>> program.module()(torch.randn(5, 2)).shape
+        torch.Size([5, 3])
+    """
+    if len(example) < 2:
+        raise ValueError(f"expected an input of at least 2 examples, got {len(example)}")
+    if onnx and importlib.util.find_spec("onnxscript") is None:
+        raise ValueError(
+            "expected onnxscript to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
+        )
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(state, files["safetensors"])
+    shapes = ({0: torch.export.Dim("batch")},)
+    with torch.no_grad():
+        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=shapes), files["pt2"])
+        if onnx:
+            files["onnx"] = target / "model.onnx"
+            program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+            if program is None:
+                raise RuntimeError("torch.onnx.export gave no program")
+            program.save(str(files["onnx"]), external_data=False)
+    return files
