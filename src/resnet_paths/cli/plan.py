@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from ..plot import plot_plan, save
-from ..surgery import drop_blocks, export_model
+from ..surgery import drop_blocks
+from ..surgery.export import export_model
 from ..tradeoff import DropPlan, count_parameters, load_plan, plan_drop, recalibrate_batchnorm
 from ..unroll import UnitRef
 from ._common import (
