@@ -14,6 +14,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 OWN_PACKAGE = __name__.partition(".")[0]
+DOCSTRING_FLAG = 0x4000000  # CO_HAS_DOCSTRING, from Python 3.13 on
 
 CLASS_NOISE = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate_func__", "__annotations_cache__",
@@ -113,6 +114,6 @@ def has_docstring(code: CodeType) -> bool:
     if not code.co_consts or not isinstance(code.co_consts[0], str):
         return False
     if sys.version_info >= (3, 13):
-        return bool(code.co_flags & 0x4000000)  # CO_HAS_DOCSTRING
+        return bool(code.co_flags & DOCSTRING_FLAG)
     loads = (i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_CONST")
     return not any(argument is code.co_consts[0] for argument in loads)

@@ -99,7 +99,7 @@ class _Walk:
         original = getattr(value, "_orig_mod", None)  # a compiled model computes what its original does
         if isinstance(original, nn.Module):
             return self.digest(original)
-        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set"}
+        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set", "_is_torch_compile"}
         state = vars(value)
         parts: list[Any] = [
             type(value),
@@ -133,9 +133,12 @@ class _Walk:
         return self.digest(item)
 
     def of_code(self, value: CodeType) -> bytes:
-        constants = value.co_consts[1:] if _code.has_docstring(value) else value.co_consts  # it decides nothing
+        constants = (
+            (None, *value.co_consts[1:]) if _code.has_docstring(value) else value.co_consts
+        )  # it decides nothing
+        flags = value.co_flags & ~_code.DOCSTRING_FLAG
         names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
-        return _hash("code", value.co_code, self.all([constants, names, value.co_flags, value.co_exceptiontable]))
+        return _hash("code", value.co_code, self.all([constants, names, flags, value.co_exceptiontable]))
 
     def of_class(self, value: type) -> bytes:
         if version := _code.installed_version(value.__module__):
@@ -158,7 +161,8 @@ class _Walk:
         version = _code.installed_version(value.__name__)
         if version is None:
             raise FingerprintError(
-                f"the module {value.__name__} is passed around as a value: use its functions by name, or pass `version=`"
+                f"the module {value.__name__} is passed around as a value: "
+                "use its functions by name, or pass `version=`"
             )
         return _hash("python module", value.__name__.encode(), version.encode())
 
@@ -168,9 +172,9 @@ class _Walk:
             reduced = value.__reduce_ex__(4)
         except Exception as error:
             raise FingerprintError(
-                f"a {_name(type(value)).decode()} has no contents to compare between runs ({error}): leave it out of the "
-                "function's globals and of `context`, give its class a method __sweep_fingerprint__, or pass `version=` "
-                "if it is part of the code"
+                f"a {_name(type(value)).decode()} has no contents to compare between runs ({error}): leave it out of "
+                "the function's globals and of `context`, give its class a method __sweep_fingerprint__, or pass "
+                "`version=` if it is part of the code"
             ) from error
         if isinstance(reduced, str):
             return _hash("named", _name(type(value)), reduced.encode())

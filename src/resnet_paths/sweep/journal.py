@@ -1,11 +1,11 @@
-"""The journal: finished points of any number of sweeps in one SQLite file, safe against kills and shared by processes."""
+"""The journal: finished points of any number of sweeps in one SQLite file, crash-safe and shared by processes."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -159,9 +159,7 @@ class Journal:
         except JournalError:
             pass  # a full disk: the claims are free anyway once the lock below is
         finally:
-            try:
+            with suppress(sqlite3.Error):
                 self._db.close()
-            except sqlite3.Error:
-                pass
             if self._owners is not None:
                 self._owners.release(self.owner)

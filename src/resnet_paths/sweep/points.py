@@ -53,8 +53,11 @@ def _plain_mapping(point: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _demoted(value: Any) -> Any:
     """A subclass of a plain type (an IntEnum, say) as that plain type."""
-    base = next(kind for kind in _PLAIN if isinstance(value, kind))
-    return base(value)  # type: ignore[call-arg]
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return complex(value) if isinstance(value, complex) else str.__str__(value)
 
 
 def point_key(point: Point) -> bytes:

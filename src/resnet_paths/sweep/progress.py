@@ -103,6 +103,7 @@ class LogLines:
         self._next = clock() + every
 
     def __call__(self, state: SweepProgress) -> None:
+        """Shows the state."""
         for note in state.notes:
             print(f"{state.name}: {note}", file=self._stream, flush=True)
         if self._clock() >= self._next and state.open:
@@ -120,6 +121,7 @@ class NotebookLine:
         self._notes: list[str] = []
 
     def __call__(self, state: SweepProgress) -> None:
+        """Shows the state."""
         self._notes += state.notes
         text = "\n".join([str(state), *self._notes])
         self._handle.update({"text/plain": text}, raw=True)

@@ -202,6 +202,7 @@ class _Run:
         self.feed = feed
         self._journal = journal
         self._buffer: list[Outcome] = []
+        self._bytes = 0
         self._start = self._flushed = time.monotonic()
         self._said: set[str] = set()
         self._finished = self._failed = 0
@@ -213,6 +214,7 @@ class _Run:
             with closing(outcomes) as stream:  # type: ignore[type-var]
                 for some in stream:
                     self._buffer += some
+                    self._bytes += sum(len(outcome.value or b"") for outcome in some)
                     if not some or self._due():
                         self._flush(report)
             self._flush(report)
@@ -226,13 +228,12 @@ class _Run:
             raise
 
     def _due(self) -> bool:
-        size = sum(len(outcome.value or b"") for outcome in self._buffer[-1:]) * len(self._buffer)
-        return time.monotonic() - self._flushed >= FLUSH_SECONDS or size >= FLUSH_BYTES
+        return time.monotonic() - self._flushed >= FLUSH_SECONDS or self._bytes >= FLUSH_BYTES
 
     def _flush(self, report: Report) -> None:
         if self._buffer:
             self._journal.finish(self._buffer)
-        written, self._buffer = self._buffer, []
+        written, self._buffer, self._bytes = self._buffer, [], 0
         self._flushed = time.monotonic()
         self._failed += sum(outcome.error is not None for outcome in written)
         self._finished += sum(outcome.error is None for outcome in written)
