@@ -76,6 +76,53 @@ def test_fingerprint_follows_every_part() -> None:
     assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
+def test_fingerprint_of_the_embedded_images() -> None:
+    """Sweeps on disk are found again by it: it may not change between releases."""
+    assert digits("test").fingerprint == "edff126f79fb54b765d131cc4581d9e5a285f9b67e2df2b0258fc7ba2f083f5d"
+
+
+def test_fingerprint_is_of_the_data_not_of_where_it_lies() -> None:
+    data = digits("test")
+    assert data.to("cpu", torch.float64).fingerprint == data.fingerprint
+    flipped = data.subset(torch.arange(len(data)).flip(0)).subset(torch.arange(len(data)).flip(0))
+    assert flipped.fingerprint == data.fingerprint
+    half = ImageData(data.images.bfloat16(), data.labels, data.classes, data.mean, data.std, data.name)
+    assert half.fingerprint != data.fingerprint
+
+
+def test_normalised_in_the_dtype_asked_for() -> None:
+    pixels = torch.from_numpy(pictures()).permute(0, 3, 1, 2)
+    data = ImageData(pixels, torch.zeros(6, dtype=torch.int64), ("a",), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "x")
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (data.mean, data.std))
+    exact = (pixels.double() / 255 - mean) / std
+    assert torch.equal(data.to(dtype=torch.float64).x, exact)
+    assert data.x.dtype == torch.float32
+    assert torch.allclose(data.x.double(), exact, rtol=1e-5, atol=1e-6)
+    assert torch.equal(data.to(dtype=torch.bfloat16).x, data.x.bfloat16())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_to_another_device() -> None:
+    data, there = digits("test"), digits("test").to("cuda")
+    assert torch.allclose(there.x.cpu(), data.x)
+    assert there.labels.is_cuda
+    assert there.fingerprint == data.fingerprint
+    assert len(there.split(0.5)[0]) == len(data.split(0.5)[0])
+
+
+def test_split_takes_its_share_of_every_class() -> None:
+    data = digits("train")
+    some, rest = data.split(0.25, seed=3)
+    assert len(some) + len(rest) == len(data)
+    share = some.labels.bincount() / data.labels.bincount()
+    assert float((share - 0.25).abs().max()) < 0.01
+    assert not {i.numpy().tobytes() for i in some.images} & {i.numpy().tobytes() for i in rest.images}
+    assert some.fingerprint == data.split(0.25, seed=3)[0].fingerprint != data.split(0.25, seed=4)[0].fingerprint
+    for share_asked in (0.0, 1.0, 0.0001):
+        with pytest.raises(ValueError, match="expected"):
+            data.split(share_asked)
+
+
 def test_halves_share_nothing() -> None:
     one, two = digits("test").halves(seed=1)
     assert len(one) + len(two) == len(digits("test"))
@@ -87,6 +134,12 @@ def test_halves_share_nothing() -> None:
     ("spec", "options", "message"),
     [
         ("nowhere", {}, "none of the names and no file"),
+        ("digit", {}, "near names: digits"),
+        ("digits:foo", {}, "near names: digits"),
+        ("digits", {"size": 16}, "no size with 'digits'"),
+        ("digits", {"size": 0}, "size of at least 1"),
+        ("digits", {"download": True}, "no download with 'digits'"),
+        ("digits", {"mean": (0.1, 0.2)}, "each of 1 channels"),
         ("digits", {"split": "val"}, "'train' or 'test'"),
         ("digits", {"limit": 0}, "at least 1"),
         ("cifar10:nowhere", {}, "download=True"),
@@ -102,13 +155,129 @@ def test_wrong_files(tmp_path) -> None:
     with pytest.raises(ValueError, match="test_images and test_labels"):
         load_data(str(tmp_path / "x.npz"))
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(ValueError, match="expected a folder"):
+    with pytest.raises(ValueError, match=r"a folder of class folders.*got the file"):
         load_data(str(tmp_path / "x.txt"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="got none"):
         load_data(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="labels from 0 to 1"):
         ImageData(torch.zeros(2, 1, 2, 2), torch.tensor([0, 5]), ("a", "b"), (0.0,), (1.0,), "x")
+
+
+def test_a_limit_keeps_the_numbers_of_the_classes(tmp_path) -> None:
+    write_folder(tmp_path / "set", pictures())
+    few = load_data(str(tmp_path / "set"), limit=1)
+    assert few.classes == ("class0", "class1")
+    spread = load_data(str(tmp_path / "set"), limit=2)
+    assert spread.labels.tolist() == [0, 1]
+
+
+def test_class_names_of_npz_files(tmp_path) -> None:
+    arrays = {"images": pictures(10)[..., 0], "labels": np.arange(10)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = load_data(str(tmp_path / "x.npz"))
+    assert data.classes == tuple("0123456789")
+    assert data.images.shape == (10, 1, 8, 8)
+    np.savez(tmp_path / "y.npz", classes=np.array(list("abcdefghijk")), **arrays)
+    assert load_data(str(tmp_path / "y.npz")).classes == tuple("abcdefghijk")
+    np.savez(tmp_path / "cifar10_part.npz", **arrays)
+    assert load_data(str(tmp_path / "cifar10_part.npz")).classes[9] == "truck"
+    assert load_data(str(tmp_path / "x.npz"), mean=(0.25,), std=(0.75,)).mean == (0.25,)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_npz_channels_first_or_last(tmp_path, first: bool) -> None:
+    images = pictures()
+    stored = images.transpose(0, 3, 1, 2) if first else images
+    np.savez(tmp_path / "x.npz", train_images=stored / 255, train_labels=np.zeros(6, np.int8))
+    data = load_data(str(tmp_path / "x.npz"), "train")
+    assert torch.equal(data.images, torch.from_numpy(images / 255).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.full((2, 4, 4, 3), 200.0), [0, 1], "from 200.0 to 200.0"),
+        (np.full((2, 4, 4, 3), np.nan), [0, 1], "float in"),
+        (np.full((2, 4, 4, 3), 200), [0, 1], "got int64"),
+        (np.zeros((2, 4), np.uint8), [0, 1], "3 or 4 dimensions"),
+        (np.zeros((2, 4, 4, 5), np.uint8), [0, 1], "1 or 3 channels"),
+        (np.zeros((2, 4, 4), np.uint8), [0.0, 1.0], "of integers"),
+        (np.zeros((2, 4, 4), np.uint8), [0, 1, 2], "as many labels"),
+        (np.zeros((2, 4, 4), np.uint8), [0, -1], "labels from 0 to"),
+        (np.array([object()] * 2), [0, 1], "cannot be read"),
+    ],
+)
+def test_npz_files_with_wrong_arrays(tmp_path, images: np.ndarray, labels: list, message: str) -> None:
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array(labels))
+    with pytest.raises(ValueError, match=message):
+        load_data(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.zip"])
+def test_damaged_archives(tmp_path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=f"{name}, which cannot be read"):
+        load_data(str(tmp_path / name))
+
+
+def test_a_damaged_picture_is_named(tmp_path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "7.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"7\.jpg, which cannot be read"):
+        load_data(str(tmp_path))
+
+
+def test_zip_files_of_other_layouts(tmp_path) -> None:
+    write_folder(tmp_path / "set", pictures())
+    pngs = sorted((tmp_path / "set").rglob("*.png"))
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as file:
+        for entry in pngs:
+            file.write(entry, entry.relative_to(tmp_path / "set"))
+        file.writestr("__MACOSX/class0/0.png", b"")
+        file.writestr("class0/._0.png", b"")
+        file.writestr("cover.png", b"")
+    assert len(load_data(str(tmp_path / "flat.zip"))) == 6
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
+        for entry in pngs:
+            file.write(entry, "train" / entry.relative_to(tmp_path / "set"))
+    assert len(load_data(str(tmp_path / "train.zip"), "train")) == 6
+    with pytest.raises(ValueError, match="got none"):
+        load_data(str(tmp_path / "train.zip"), "test")
+
+
+def image_data(**changes: object) -> ImageData:
+    fields = {
+        "images": torch.zeros(2, 1, 2, 2),
+        "labels": torch.tensor([0, 1]),
+        "classes": ("a", "b"),
+        "mean": (0.0,),
+        "std": (1.0,),
+        "name": "x",
+    }
+    return ImageData(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": torch.zeros(2, 2, 2)}, "count, channels"),
+        ({"images": torch.zeros(0, 1, 2, 2), "labels": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
+        ({"images": torch.zeros(2, 1, 2, 2, dtype=torch.int64)}, "uint8 or float"),
+        ({"labels": torch.zeros(2)}, "labels of int64"),
+        ({"dtype": torch.int32}, "floating dtype"),
+        ({"std": (0.0,)}, "positive std"),
+        ({"mean": (0.0, 0.0)}, "each of 1 channels"),
+    ],
+)
+def test_images_that_do_not_fit(changes: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        image_data(**changes)
+
+
+def test_a_batch_of_nothing() -> None:
+    with pytest.raises(ValueError, match="batch size of at least 1"):
+        image_data().batches(0)
 
 
 @pytest.mark.reference_data

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 
@@ -21,6 +20,17 @@ class ImageData:
         mean: of each channel, on the scale on which uint8 255 is 1.
         std: likewise.
         name: where they came from.
+        dtype: of the normalised images.
+
+    Raises:
+        TypeError: images or labels are of another dtype.
+        ValueError: shapes or numbers that do not fit each other.
+
+    Example:
+        >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> data = ImageData(pixels, torch.tensor([0, 1]), ("dark", "light"), (0.5,), (0.5,), "two")
+        >>> data.x.flatten().tolist()
+        [-1.0, 1.0]
     """
 
     images: torch.Tensor
@@ -29,40 +39,80 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or len(self.images) != len(self.labels) or not len(self.labels):
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise ValueError(
                 "expected images (count, channels, height, width) and as many labels, got "
-                f"{tuple(self.images.shape)} and {tuple(self.labels.shape)}"
+                f"{tuple(images.shape)} and {tuple(labels.shape)}; give at least one image, and a label for each"
             )
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= len(self.classes):
+        if not (images.dtype == torch.uint8 or images.dtype.is_floating_point) or labels.dtype != torch.int64:
+            raise TypeError(
+                f"expected images of uint8 or float and labels of int64, got {images.dtype} and {labels.dtype}; "
+                "convert them first"
+            )
+        if not self.dtype.is_floating_point:
+            raise TypeError(f"expected a floating dtype for normalised images, got {self.dtype}; give torch.float32")
+        if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
             raise ValueError(
-                f"expected labels from 0 to {len(self.classes) - 1}, got {int(self.labels.min())} to "
-                f"{int(self.labels.max())}"
+                f"expected labels from 0 to {len(self.classes) - 1}, got {int(labels.min())} to "
+                f"{int(labels.max())}; name every class in classes"
+            )
+        if not len(self.mean) == len(self.std) == images.shape[1] or not all(value > 0 for value in self.std):
+            raise ValueError(
+                f"expected a mean and a positive std for each of {images.shape[1]} channels, got mean={self.mean} "
+                f"and std={self.std}"
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return (
+            f"ImageData({self.name!r}, {len(self)} images {tuple(self.images.shape[1:])}, {len(self.classes)} classes)"
+        )
+
     @property
     def x(self) -> torch.Tensor:
-        """All images, normalised, float32."""
-        return self._normalised(self.images)
+        """All images, normalised, (count, channels, height, width) of :attr:`dtype`."""
+        return self.normalised(self.images)
 
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        values = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        shape = (-1, 1, 1)
-        return (values - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as a network reads them: ``(pixel / 255 - mean) / std`` (uint8), ``(pixel - mean) / std`` (float).
 
-    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Normalised images and labels, `size` at a time, in order."""
-        for start in range(0, len(self), size):
-            chosen = slice(start, start + size)
-            yield self._normalised(self.images[chosen]), self.labels[chosen]
+        Computed in float32, or float64 where :attr:`dtype` is that.
+        """
+        exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+        values = images.to(exact) / 255 if images.dtype == torch.uint8 else images.to(exact)
+        mean, std = (
+            torch.tensor(numbers, dtype=exact, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std)
+        )
+        return ((values - mean) / std).to(self.dtype)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Normalised images and labels, so many at a time, in order; the last batch may be smaller.
+
+        Raises:
+            ValueError: a batch of less than one image.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> [len(labels) for _, labels in digits("test").batches(200)]
+            [200, 200, 45]
+        """
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+        return self._batches(batch_size)
+
+    def _batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(self), batch_size):
+            chosen = slice(start, start + batch_size)
+            yield self.normalised(self.images[chosen]), self.labels[chosen]
 
     def subset(self, indices: torch.Tensor | slice | list[int]) -> ImageData:
-        """The images at these indices."""
+        """The images at these indices (or where a mask is true)."""
         chosen = torch.as_tensor(indices) if isinstance(indices, list) else indices
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
@@ -72,13 +122,48 @@ class ImageData:
         middle = len(self) // 2
         return self.subset(order[:middle]), self.subset(order[middle:])
 
+    def split(self, share: float = 0.5, seed: int = 0) -> tuple[ImageData, ImageData]:
+        """Two parts drawn class by class: this share of each class, rounded, and the rest; each in its first order.
+
+        Raises:
+            ValueError: the share is not between 0 and 1, or leaves a part empty.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> some, rest = digits("train").split(0.2)
+            >>> len(some), len(rest)
+            (270, 1082)
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"expected a share between 0 and 1, got {share}")
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.zeros(len(self), dtype=torch.bool)
+        for label in range(len(self.classes)):
+            members = (self.labels == label).nonzero().flatten().cpu()
+            order = torch.randperm(len(members), generator=generator)
+            first[members[order[: round(share * len(members))]]] = True
+        if first.all() or not first.any():
+            raise ValueError(f"expected both parts to hold images, got none in one for share={share} of {len(self)}")
+        first = first.to(self.labels.device)
+        return self.subset(first), self.subset(~first)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageData:
+        """The same images on a device, normalised to a dtype; what is None stays as it is.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> digits("test").to(dtype=torch.float64).x.dtype
+            torch.float64
+        """
+        images, labels = self.images.to(device), self.labels.to(device)
+        return replace(self, images=images, labels=labels, dtype=dtype or self.dtype)
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of pixels, labels and normalisation."""
+        """SHA-256 of pixels, labels, class names and normalisation; the same on every device and for every dtype."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
-            array = tensor.contiguous().numpy()
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         digest.update(repr((self.classes, self.mean, self.std)).encode())
         return digest.hexdigest()

@@ -1,0 +1,39 @@
+"""What the sources share: class names, normalisation, and the check that a file is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "test"]
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalisation(channels: int, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by custom: ImageNet's for colour, a half for grey.
+
+    Example:
+        >>> normalisation(1, "grey pictures")
+        ((0.5,), (0.5,))
+    """
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    if channels == 1:
+        return (0.5,), (0.5,)
+    raise ValueError(f"expected images of 1 or 3 channels in {name}, got {channels}; make an ImageData with their mean")
+
+
+def existing(path: str | Path) -> Path:
+    """The path, if there is a file or a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"expected a file or folder, got {str(path)!r}, which does not exist; check the path")
+    return source
