@@ -3,29 +3,44 @@
 __version__ = "0.1.0"
 
 from .data import ImageData, load_data
-from .lesion import random_deletions, single_deletions
+from .lesion import block_values, random_deletions, single_deletions
 from .models import cifar_resnet, load_model
-from .paths import gradient_by_length, path_lengths
+from .paths import (
+    block_contributions,
+    effective_paths,
+    gradient_by_length,
+    logits_by_length,
+    path_energy,
+    path_lengths,
+    sample_path_gradients,
+)
 from .surgery import drop_blocks, lesioned, reorder_blocks
-from .tradeoff import measure_latency, recalibrate_batchnorm
+from .tradeoff import measure_latency, plan_drop, recalibrate_batchnorm
 from .unroll import Unit, UnrolledNetwork, for_inference, unroll
 
 __all__ = [
     "ImageData",
     "Unit",
     "UnrolledNetwork",
+    "block_contributions",
+    "block_values",
     "cifar_resnet",
     "drop_blocks",
+    "effective_paths",
     "for_inference",
     "gradient_by_length",
     "lesioned",
     "load_data",
     "load_model",
+    "logits_by_length",
     "measure_latency",
+    "path_energy",
     "path_lengths",
+    "plan_drop",
     "random_deletions",
     "recalibrate_batchnorm",
     "reorder_blocks",
+    "sample_path_gradients",
     "single_deletions",
     "unroll",
 ]
