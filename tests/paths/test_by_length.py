@@ -14,6 +14,7 @@ from helpers import randomise_norms
 from references.dense_paths import by_length, path_gradients
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, unroll
+from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import gradient_by_length
 from resnet_paths.unroll import for_inference
 
@@ -40,6 +41,8 @@ def test_equals_the_sum_of_all_paths_of_ten_units() -> None:
 
 
 SUMS = [
+    "cifar20",
+    "cifar56",
     "torchvision-resnet18",
     "torchvision-resnet50",
     "torchvision-mobilenet_v3_small",
@@ -53,6 +56,9 @@ SUMS = [
 
 
 def _unrolled(name: str) -> tuple[UnrolledNetwork, torch.Tensor]:
+    if name.startswith("cifar"):
+        model = randomise_norms(cifar_resnet(int(name.removeprefix("cifar")), seed=0)).double().eval()
+        return unroll(model), torch.randn(1, 3, 32, 32, dtype=torch.float64)
     family: Family = FAMILIES[name]
     if family.library != "torchvision":
         pytest.importorskip("timm" if family.library == "timm" else "transformers")
