@@ -1,230 +1,298 @@
 """A module's forward written again without the branches of some units, as a graph over its children.
 
-Calls of children stay calls: a child keeps its class, its hooks and what it does in training. Only the module
-whose forward makes the addition is written out (and a child that holds nothing but the addition).
+Calls of children stay calls: a child keeps its class, its hooks and what it does in training. Written out is only
+the module whose forward makes the addition, with those of its children whose inside is needed: a child that holds
+nothing but the addition, or the value from which the shortcut leaves.
 """
 
 from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from ..unroll import NotDroppableError
 from ..unroll._hooks import PostHooks, PreHooks
 from ..unroll._program import ModuleCall, Program, call_of
-from ..unroll._units import Cut, owner_of
+from ..unroll._segments import _FRESH
+from ..unroll._units import Cut
 
-_SIMPLE = (type(None), bool, int, float, str)
-
-
-def calls_of(program: Program) -> list[ModuleCall]:
-    """All module calls of a program, outer before inner."""
-    found, todo = [], [program.root]
-    while todo:
-        call = todo.pop()
-        found.append(call)
-        todo.extend(call.children)
-    return found
+_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_BY_GATE = "such a unit can be deleted by a gate of 0, not taken out of the model"
 
 
-def place_of(cut: Cut, program: Program) -> ModuleCall:
-    """The call to rewrite for a unit: its owner, or the nearest call around it whose module runs once."""
-    runs: dict[int, int] = {}
-    for call in calls_of(program):
-        runs[id(call.module)] = runs.get(id(call.module), 0) + 1
-    for call in owner_of(cut).ancestors():
-        if all(runs[id(around.module)] == 1 for around in call.ancestors()):
-            return call
-    return program.root
+class NeedsAroundError(Exception):
+    """The forward of a place reads what only the calls around it have."""
 
 
 class Body:
-    """Writes the forward of one call without the branches of some units."""
+    """The forward of one call without the branches of some units.
+
+    Attributes:
+        place: the call that is written again.
+        cuts: the units that are dropped.
+        opened: the calls inside it that are written out; other calls stay calls.
+        constants: tensors that the graph reads and the module does not own, by their name in the graph.
+    """
 
     def __init__(self, program: Program, place: ModuleCall, cuts: Iterable[Cut]) -> None:
-        self.program, self.place = program, place
-        self.dropped = {cut.add: cut for cut in cuts}
-        self.opened = {call for cut in self.dropped.values() for call in call_of(cut.add).ancestors()}
-        self.prefix = f"{place.path}." if place.path else ""
-        self.graph = fx.Graph()
-        self.new: dict[fx.Node, fx.Node] = {}
+        self.program, self.place, self.cuts = program, place, list(cuts)
+        self.dropped = {cut.add: cut for cut in self.cuts}
+        self.opened = {call for add in self.dropped for call in call_of(add).ancestors() if not call.leaf}
         self.constants: dict[str, torch.Tensor] = {}
+        self._prefix = f"{place.path}." if place.path else ""
+        self._returned = without(place.output, self._is_lost)
+        self._given = set(_nodes(list(self._arguments().values())))
+        while not self._choose():
+            pass
+
+    # which operations and calls are needed
+
+    def _arguments(self) -> dict[str, Any]:
+        if self.place is self.program.root:
+            return dict(self.program.placeholders)
+        signature = inspect.signature(self.place.module.forward)
+        return dict(signature.bind(*self.place.args, **self.place.kwargs).arguments)
+
+    def _is_lost(self, node: fx.Node) -> bool:
+        """Whether a value that the place returns beside its main one is computed from a dropped branch."""
+        branches = set().union(*(cut.branch_nodes for cut in self.cuts))
+        todo, seen = [node], set()
+        while todo:
+            current = todo.pop()
+            if current in branches:
+                return True
+            if current not in seen:
+                seen.add(current)
+                todo.extend(self._sources(current))
+        return False
+
+    def _sources(self, node: fx.Node) -> list[fx.Node]:
+        """The values that an operation reads once the units are dropped and the place's hooks are left out."""
+        if node in self.dropped:
+            return [self.dropped[node].shortcut]
+        instead = self._past_hooks(node)
+        return list(node.all_input_nodes) if instead is None else [instead]
+
+    def _past_hooks(self, node: fx.Node) -> fx.Node | None:
+        """The value that stands for a node of the place's own hooks: they move to the new module."""
+        if isinstance(node.target, PostHooks) and node.target.module is self.place.module:
+            return _node_or_none(node.args[0])
+        hooked = node.args[0] if node.op == "call_function" and node.target is operator.getitem else None
+        hooks = getattr(hooked, "target", None)
+        if isinstance(hooked, fx.Node) and isinstance(hooks, PreHooks) and hooks.module is self.place.module:
+            return _node_or_none(hooked.args[node.args[1]])  # type: ignore[index]
+        return None
+
+    def _closed(self, node: fx.Node) -> ModuleCall | None:
+        """The outermost call within the place that makes the node and stays a call."""
+        closed = None
+        for call in call_of(node).ancestors():
+            if call is self.place:
+                return closed
+            if call not in self.opened:
+                closed = call
+        raise NeedsAroundError
+
+    def _choose(self) -> bool:
+        """Find the operations and calls that the returned values need; False after opening one more call."""
+        self._operations: set[fx.Node] = set()
+        self._calls: set[ModuleCall] = set()
+        todo = _nodes(self._returned)
+        while todo:
+            node = todo.pop()
+            if node in self._given or node in self._operations:
+                continue
+            closed = self._closed(node)
+            if closed is None:
+                self._operations.add(node)
+                todo.extend(self._sources(node))
+            elif node not in _nodes(closed.output):
+                self.opened.add(closed)
+                return False
+            elif closed not in self._calls:
+                self._calls.add(closed)
+                todo.extend(_nodes((closed.args, closed.kwargs)))
+        return True
+
+    def _reads(self) -> set[fx.Node]:
+        """All values that something that is kept reads."""
+        read = set(_nodes(self._returned))
+        for node in self._operations:
+            read.update(self._sources(node))
+        for call in self._calls:
+            read.update(_nodes((call.args, call.kwargs)))
+        return read
+
+    # writing them down
 
     def write(self) -> fx.Graph:
-        """The graph, dead code gone; its targets are relative to the module of the place."""
+        """The graph; its targets are relative to the module of the place."""
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.constants = {}
+        self._read = self._reads()
         self._inputs()
         written: set[ModuleCall] = set()
         for node in self.program.graph.nodes:
-            if node.op in ("placeholder", "output"):
-                continue
-            around = list(call_of(node).ancestors())
-            if self.place not in around:
-                continue
-            closed = [call for call in around[: around.index(self.place)] if call not in self.opened]
-            if not closed:
+            if node in self._operations:
                 self._operation(node)
-            elif closed[-1] not in written:
-                written.add(closed[-1])
-                self._call(closed[-1])
-        self.graph.output(self._mapped(self.place.output))
-        for node in reversed(list(self.graph.nodes)):
-            if not node.users and node.op not in ("placeholder", "output"):
-                self.graph.erase_node(node)
+            elif self._calls and node.op != "output":
+                call = next((call for call in call_of(node).ancestors() if call in self._calls), None)
+                if call is not None and call not in written:
+                    written.add(call)
+                    self._call(call)
+        self.graph.output(self._mapped(self._returned))
+        self.graph.lint()
         return self.graph
 
     def _inputs(self) -> None:
-        signature = inspect.signature(self.place.module.forward)
-        if self.place is self.program.root:
-            given: dict[str, Any] = dict(self.program.placeholders)
-        else:
-            given = dict(signature.bind(*self.place.args, **self.place.kwargs).arguments)
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                holder = self.graph.placeholder(f"*{name}")
-            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                holder = self.graph.placeholder(f"**{name}")
-            elif parameter.default is inspect.Parameter.empty:
-                holder = self.graph.placeholder(name)
-            else:
-                simple = parameter.default if isinstance(parameter.default, _SIMPLE) else None
-                holder = self.graph.placeholder(name, default_value=simple)
+        given, optional = self._arguments(), False
+        holders = {}
+        for name, parameter in inspect.signature(self.place.module.forward).parameters.items():
+            star = _STARS.get(parameter.kind, "")
+            required = parameter.default is parameter.empty
+            if star or (required and not optional):
+                holders[name] = self.graph.placeholder(star + name)
+            else:  # Python wants defaults after the first one, also for names that follow a star
+                optional = True
+                holders[name] = self.graph.placeholder(name, default_value=None if required else _plain(parameter))
+        for name, holder in holders.items():
             self._learn(given.get(name), holder)
 
     def _learn(self, tree: Any, holder: fx.Node) -> None:
         """The nodes of a value that now comes as `holder`, or as items of it."""
         if isinstance(tree, fx.Node):
             self.new.setdefault(tree, holder)
-        elif isinstance(tree, dict):
-            for key, item in tree.items():
-                if _has_node(item):
-                    self._learn(item, self.graph.call_function(operator.getitem, (holder, key)))
-        elif isinstance(tree, (tuple, list)):
-            for place, item in enumerate(tree):
-                if _has_node(item):
-                    self._learn(item, self.graph.call_function(operator.getitem, (holder, place)))
+        for key, item in _items(tree):
+            if any(node in self._read for node in _nodes(item)):
+                self._learn(item, self.graph.call_function(operator.getitem, (holder, key)))
 
     def _mapped(self, tree: Any) -> Any:
-        return fx.node.map_arg(tree, self._now)
-
-    def _now(self, node: fx.Node) -> fx.Node:
-        if node in self.new:
-            return self.new[node]
-        raise NotDroppableError(
-            f"expected {self.place.path or 'the model'} to work from its own inputs, but it reads {node.name}, made "
-            "outside it; such a unit can be deleted by a gate of 0, not taken out of the model"
-        )
+        return fx.node.map_arg(tree, self.new.__getitem__)
 
     def _relative(self, target: str) -> str:
-        if target.startswith(self.prefix):
-            return target.removeprefix(self.prefix)
-        raise NotDroppableError(
-            f"expected {self.place.path} to use its own parts, but it uses {target}; such a unit can be deleted by "
-            "a gate of 0, not taken out of the model"
-        )
+        if not target.startswith(self._prefix):
+            raise NeedsAroundError
+        return target.removeprefix(self._prefix)
 
     def _call(self, call: ModuleCall) -> None:
-        if not _reachable((call.args, call.kwargs), self.new):
-            return
-        target = self._relative(call.path)
         args = self._mapped(call.args)
-        if getattr(call.module, "inplace", False) and call.args and call.args[0] in self.dropped:
-            args = (self._not_in_place(args[0]), *args[1:])
-        made = self.graph.call_module(target, args, self._mapped(call.kwargs))
+        first = call.args[0] if call.args else None
+        if getattr(call.module, "inplace", False) and first in self.dropped and not self._is_fresh(first):
+            args = (self.graph.call_function(torch.clone, (args[0],)), *args[1:])
+        made = self.graph.call_module(self._relative(call.path), args, self._mapped(call.kwargs))
         self._learn(call.output, made)
 
-    def _not_in_place(self, value: fx.Node) -> fx.Node:
-        """A copy for an activation that would write over the unit's input, now that there is no sum."""
-        return self.graph.call_function(torch.clone, (value,))
+    def _is_fresh(self, add: fx.Node) -> bool:
+        """Whether an activation may write over what stands in the sum's place: nobody else holds it."""
+        shortcut = self.dropped[add].shortcut
+        if shortcut.op != "call_module":
+            return False
+        module = self.program.model.get_submodule(str(shortcut.target))
+        return isinstance(module, _FRESH) and not module._forward_hooks
 
     def _operation(self, node: fx.Node) -> None:
+        instead = self._past_hooks(node)
         if node in self.dropped:
-            self.new[node] = self._now(self.dropped[node].shortcut)
-            return
-        if node.op == "call_function" and isinstance(node.target, (PreHooks, PostHooks)):
-            self._hook(node)
-            return
-        if node.op == "call_function" and node.target is operator.getitem:
-            hooked = node.args[0]
-            if isinstance(hooked, fx.Node) and isinstance(hooked.target, PreHooks):
-                source = hooked.args[node.args[1]]  # type: ignore[index]
-                if isinstance(source, fx.Node):
-                    self.new[node] = self._now(source)
-                return
-        if node.op == "get_attr":
-            self._attribute(node)
-            return
-        if not all(source in self.new for source in node.all_input_nodes):
-            return
-        made = self.graph.node_copy(node, self._now)
-        if node.op == "call_module":
-            made.target = self._relative(str(node.target))
-        made.meta = {}
-        self.new[node] = made
-
-    def _hook(self, node: fx.Node) -> None:
-        """Hooks of the place itself move to the module that replaces it; others would be lost."""
-        hooks = node.target
-        if getattr(hooks, "module", None) is not self.place.module:
+            self.new[node] = self.new[self.dropped[node].shortcut]
+        elif instead is not None:
+            self.new[node] = self.new[instead]
+        elif isinstance(node.target, (PreHooks, PostHooks)):
             raise NotDroppableError(
-                f"expected no hooks on the module inside {self.place.path or 'the model'} that makes the addition; "
-                "remove them first, and register them again on the smaller model"
+                f"expected no hooks on {type(node.target.module).__name__} inside {self.place.path or 'the model'}, "
+                "which makes the addition and is written out; remove them first, and register them again on the "
+                "smaller model"
             )
-        if isinstance(hooks, PostHooks) and isinstance(node.args[0], fx.Node):
-            self.new[node] = self._now(node.args[0])
+        elif node.op == "get_attr":
+            self.new[node] = self.graph.get_attr(self._attribute(str(node.target)))
+        else:
+            made = self.graph.node_copy(node, self.new.__getitem__)
+            made.meta = {}
+            self.new[node] = made
 
-    def _attribute(self, node: fx.Node) -> None:
-        target = str(node.target)
-        if target in self.program.constants:
-            name = f"constant_{len(self.constants)}"
-            self.constants[name] = self.program.constants[target]
-            self.new[node] = self.graph.get_attr(name)
-        elif target.startswith(self.prefix):
-            self.new[node] = self.graph.get_attr(self._relative(target))
-
-
-def _has_node(tree: Any) -> bool:
-    found: list[fx.Node] = []
-    fx.node.map_arg(tree, found.append)
-    return bool(found)
+    def _attribute(self, target: str) -> str:
+        if target not in self.program.constants:
+            return self._relative(target)
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = self.program.constants[target]
+        return name
 
 
-def _reachable(tree: Any, known: dict[fx.Node, fx.Node]) -> bool:
-    """Whether all nodes of a tree are known; what reads unknown ones is needed by nothing that is kept."""
-    found: list[fx.Node] = []
-    fx.node.map_arg(tree, found.append)
-    return all(node in known for node in found)
+def bodies(program: Program, cuts: list[Cut], start: Callable[[Cut], ModuleCall]) -> list[Body]:
+    """What has to be written again to drop units, inner calls before the calls around them.
 
+    Args:
+        program: the model's graph.
+        cuts: the units.
+        start: the innermost call that may be written again for a unit. Where that does not suffice, the call around
+            it is written.
 
-def rebuilt(module: nn.Module, body: Body) -> nn.Module:
-    """The module that runs a body's graph on the children of `module`.
-
-    ``nn.Identity`` where nothing is left to do; otherwise a ``torch.fx.GraphModule`` with the same names.
+    Raises:
+        NotDroppableError: the model's own forward does not suffice either.
     """
-    graph = body.write()
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    result = next(node for node in graph.nodes if node.op == "output").args[0]
-    made: nn.Module
-    if len(inputs) == 1 and result is inputs[0]:
-        made = nn.Identity()
-        made.training = module.training
-    else:
-        for name, value in body.constants.items():
-            module.register_buffer(name, value, persistent=False)
-        try:
-            made = fx.GraphModule(module, graph, class_name=type(module).__name__)
-        finally:
-            for name in body.constants:
-                delattr(module, name)
-    for table in (
-        "_forward_hooks",
-        "_forward_hooks_with_kwargs",
-        "_forward_pre_hooks",
-        "_forward_pre_hooks_with_kwargs",
-    ):
-        getattr(made, table).update(getattr(module, table))
-    return made
+    groups: dict[ModuleCall, list[Cut]] = {}
+    for cut in cuts:
+        groups.setdefault(start(cut), []).append(cut)
+    while True:
+        made, moved = {}, None
+        for place, members in groups.items():
+            try:
+                made[place] = Body(program, place, members)
+                made[place].write()
+            except NeedsAroundError:
+                moved = place, place.parent
+        for outer in made.values():
+            moved = next(((place, outer.place) for place in outer.opened & set(groups) - {outer.place}), moved)
+        if moved is None:
+            depth = {place: len(list(place.ancestors())) for place in made}
+            return [made[place] for place in sorted(made, key=lambda place: -depth[place])]
+        place, around = moved
+        if around is None:
+            raise NotDroppableError(f"expected the model to work from its own inputs and parts; {_BY_GATE}")
+        groups.setdefault(around, []).extend(groups.pop(place))
+
+
+def without(tree: Any, lost: Callable[[fx.Node], bool]) -> Any:
+    """A nest of values with None for those that are lost (a single value is never lost)."""
+
+    def kept(item: Any) -> Any:
+        return None if isinstance(item, fx.Node) and lost(item) else without(item, lost)
+
+    if isinstance(tree, (tuple, list)):
+        items = [kept(item) for item in tree]
+        named: Any = type(tree)
+        return named(*items) if hasattr(tree, "_fields") else named(items)
+    if isinstance(tree, dict):
+        return {key: kept(item) for key, item in tree.items()}
+    return tree
+
+
+def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(tree, dict):
+        yield from tree.items()
+    elif isinstance(tree, (tuple, list)):
+        yield from enumerate(tree)
+
+
+def _nodes(tree: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(tree, found.append)
+    return found
+
+
+def _node_or_none(value: Any) -> fx.Node | None:
+    return value if isinstance(value, fx.Node) else None
+
+
+def _plain(parameter: inspect.Parameter) -> Any:
+    """A default as it can stand in generated code; None for an object, of which the graph holds what it needs."""
+    value = parameter.default
+    simple = (bool, int, float, str, torch.dtype)
+    if isinstance(value, simple) or (isinstance(value, tuple) and all(isinstance(item, simple) for item in value)):
+        return value
+    return None

@@ -3,76 +3,139 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..unroll import NotDroppableError, UnitRef, UnrolledNetwork, unroll
-from ._body import place_of
+from ..unroll._guard import preserved
+from ..unroll._program import ModuleCall
+from ._places import place_finder
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def reorder_blocks(
-    model: nn.Module | UnrolledNetwork, order: Sequence[UnitRef], *, example_input: Any = None
+    model: nn.Module | UnrolledNetwork,
+    order: Sequence[UnitRef] | None = None,
+    *,
+    swaps: Iterable[tuple[UnitRef, UnitRef]] = (),
+    example_input: Any = None,
 ) -> nn.Module:
     """A copy of a model whose units run in another order (Veit, Wilber and Belongie 2016, section 4.3).
 
-    Position i runs the unit ``order[i]``. Only units with an identity shortcut and the same input shape can change
-    places, and only those that are modules of their own.
+    Position i runs the unit ``order[i]``; its name in the new model is that of the position. Units change places
+    when the shapes of what enters and what leaves them are the same, and they are modules of their own. The units
+    of one module (attention and MLP of a transformer layer) move together. To evaluate the new order at gates,
+    unroll the result.
 
     Args:
         model: any residual model, or its unrolled network.
-        order: every unit once, by index or name.
-        example_input: an input, for the shapes of the units.
+        order: every unit once, by index or name (None: as they are).
+        swaps: pairs of units to exchange, one pair after the other, as in the paper. A reference means the position
+            in the original order.
+        example_input: an input, for the units' shapes; not needed where the unrolled network has seen one.
+
+    Returns:
+        A deep copy of the model; the model's class and the keys of its state dict stay.
 
     Raises:
-        ValueError: not a permutation of the units, or two units whose shapes do not fit.
-        NotDroppableError: a unit that is not a module of its own.
+        ValueError: not a permutation of the units, or two units whose shapes do not fit; no example input.
+        NotDroppableError: a unit that is not a module of its own, or half of a module.
+
+    Cost: one copy of the model, one trace and one forward pass.
 
     Example:
         >>> import torch
         >>> from resnet_paths.models import cifar_resnet
         >>> model = cifar_resnet(20, seed=0).eval()
-        >>> moved = reorder_blocks(model, [0, 2, 1, *range(3, 9)], example_input=torch.randn(1, 3, 8, 8))
+        >>> moved = reorder_blocks(model, swaps=[(1, 2)], example_input=torch.randn(1, 3, 8, 8))
         >>> torch.equal(moved.layer1[1].conv1.weight, model.layer1[2].conv1.weight)
         True
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    indices = net.indices(order)
-    if len(indices) != len(net):
-        raise ValueError(f"expected each of the {len(net)} units once, got {len(indices)}")
-    moved = [(place, source) for place, source in enumerate(indices) if place != source]
-    plan = net.segments
-    paths = {place: place_of(plan.cuts[place], plan.program).path for place, _ in moved}
-    for place, source in moved:
-        _check(net, place, source, paths, moved)
+    sources = _order(net, order, swaps)
+    moved = [(place, source) for place, source in enumerate(sources) if place != source]
+    if not moved:
+        return copy.deepcopy(net.model)
+    _check_shapes(net, moved, net._example if example_input is None else example_input)
     target = copy.deepcopy(net.model)
-    modules = {source: target.get_submodule(paths[source]) for _, source in moved}
-    for place, source in moved:
-        parent, _, name = paths[place].rpartition(".")
-        target.get_submodule(parent)._modules[name] = modules[source]
+    exchanged = {
+        id(target.get_submodule(place.path)): target.get_submodule(source.path)
+        for place, source in _modules(net, sources)
+    }
+    for parent in list(target.modules()):
+        for name, child in parent._modules.items():
+            parent._modules[name] = exchanged.get(id(child), child)
     return target
 
 
-def _check(net: UnrolledNetwork, place: int, source: int, paths: dict[int, str], moved: list[tuple[int, int]]) -> None:
-    one, other = net[place], net[source]
-    if one.entry_shape is None or other.entry_shape is None:
-        raise ValueError("expected the units' shapes to be known; pass example_input, so that they can be seen")
-    for unit in (one, other):
-        if unit.shortcut != "identity":
-            raise ValueError(
-                f"expected units with an identity shortcut, got unit {unit.index} ({unit.name}) with a {unit.shortcut} "
-                "one, which changes the shape; leave it in its place"
-            )
-    if one.entry_shape != other.entry_shape:
+def _order(
+    net: UnrolledNetwork, order: Sequence[UnitRef] | None, swaps: Iterable[tuple[UnitRef, UnitRef]]
+) -> list[int]:
+    indices = list(range(len(net))) if order is None else net.indices(order)
+    if len(indices) != len(net):
         raise ValueError(
-            f"expected units of one shape, got unit {other.index} ({other.name}) of {other.entry_shape} for the place "
-            f"of unit {one.index} ({one.name}) of {one.entry_shape}"
+            f"expected each of the {len(net)} units once, got {len(indices)}; list also the units that stay, or use "
+            "swaps=[(i, j), ...]"
         )
-    whole = net.segments
-    owners = [place_of(cut, whole.program).path for cut in whole.cuts]
-    if not paths[place] or owners.count(paths[place]) > 1:
-        raise NotDroppableError(
-            f"expected units that are modules of their own, but {paths[place] or 'the model'} holds more than unit "
-            f"{place} ({one.name})"
-        )
+    for pair in swaps:
+        one, other = net.indices(pair)
+        indices[one], indices[other] = indices[other], indices[one]
+    return indices
+
+
+def _check_shapes(net: UnrolledNetwork, moved: list[tuple[int, int]], example: Any) -> None:
+    if example is None:
+        raise ValueError("expected an input from which the units' shapes can be seen, got none; pass example_input")
+    shapes = _shapes(net, example)
+    for place, source in moved:
+        if shapes[place] != shapes[source]:
+            (entry, leave), (other_entry, other_leave) = shapes[place], shapes[source]
+            raise ValueError(
+                f"expected units of the same shapes, got unit {source} ({net[source].name}), {other_entry} to "
+                f"{other_leave}, for the place of unit {place} ({net[place].name}), {entry} to {leave}; exchange units "
+                "of one stage, and leave those that change the shape in their places"
+            )
+
+
+def _shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
+    """The shapes of what enters and what leaves each unit, without the batch."""
+    found = []
+    with preserved(net.model), torch.no_grad():
+        state = net.stem(example)
+        while state.index < len(net):
+            total = net.shortcut(state) + net.branch(state)
+            found.append((tuple(state.value.shape[1:]), tuple(total.shape[1:])))
+            state = net.join(state, total)
+    return found
+
+
+def _modules(net: UnrolledNetwork, sources: list[int]) -> list[tuple[ModuleCall, ModuleCall]]:
+    """For each module whose units are replaced, it and the module that comes in its place."""
+    plan = net.segments
+    find = place_finder(plan.program)
+    places = [find(cut) for cut in plan.cuts]
+    members = {place: [i for i, other in enumerate(places) if other is place] for place in places}
+    pairs = []
+    for place, indices in members.items():
+        wanted = [sources[index] for index in indices]
+        if wanted == indices:
+            continue
+        if not place.path:
+            raise NotDroppableError(
+                f"expected units that are modules of their own, but {type(net.model).__name__}.forward itself makes "
+                f"the addition of unit {indices[0]} ({net[indices[0]].name}), or runs its module twice; use "
+                "net.step(state) on the unrolled network to run its units one by one"
+            )
+        source = places[wanted[0]]
+        if members[source] != wanted:
+            names = ", ".join(f"{index} ({net[index].name})" for index in wanted)
+            raise NotDroppableError(
+                f"expected the units of one module, in their order, for the places {indices} in {place.path}, got "
+                f"{names}; move the units of a module together"
+            )
+        pairs.append((place, source))
+    return pairs
