@@ -92,11 +92,15 @@ def _start(places: Any, threads: int) -> None:
     """The first thing that a worker does."""
     global _assigned
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent_soon()
     torch.set_num_threads(threads)
     _assigned = torch.device(places.get())
     if _assigned.type == "cuda":
         torch.cuda.set_device(_assigned)
+
+
+def _end_with_parent_soon() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
