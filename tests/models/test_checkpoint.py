@@ -4,8 +4,11 @@ import torch
 from torch import nn
 
 from helpers import randomise_norms
+from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, read_checkpoint, save_checkpoint
 from resnet_paths.models.load import EMBEDDED
+from resnet_paths.training import Recipe
+from resnet_paths.training.embedded import RECIPE
 
 FAMILY = [
     {},
@@ -78,6 +81,17 @@ def test_facts_of_the_embedded_network() -> None:
     _, facts = read_checkpoint(EMBEDDED)
     assert facts["architecture"]["depth"] == 56
     assert facts["test_error"] <= 0.03
+    train, test = digits("train"), digits("test")
+    assert (tuple(facts["mean"]), tuple(facts["std"]), tuple(facts["classes"])) == (test.mean, test.std, test.classes)
+    assert facts["data"]["fingerprint"] == train.fingerprint
+    assert facts["test_data"]["fingerprint"] == test.fingerprint
+    assert Recipe(**facts["recipe"]) == RECIPE
+
+
+def test_a_checkpoint_can_be_read_by_whom_the_umask_lets(tmp_path) -> None:
+    path = save_checkpoint(nn.Linear(2, 2), tmp_path / "net.safetensors")
+    (tmp_path / "other").write_text("")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_fact_that_is_no_json_leaves_no_file(tmp_path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import os
 import signal
 import subprocess
@@ -6,9 +7,10 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from resnet_paths.data import digits
-from resnet_paths.models import cifar_resnet
+from resnet_paths.models import cifar_resnet, load_model, read_checkpoint
 from resnet_paths.training import Recipe, augment, error_rate, train
 
 SCRIPT = """
@@ -23,6 +25,7 @@ torch.save(model.state_dict(), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(tmp_path) -> None:
     whole = [sys.executable, "-c", SCRIPT, str(tmp_path / "whole"), str(tmp_path / "whole.pt")]
     subprocess.run(whole, check=True)
@@ -41,6 +44,149 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path) -> None:
     assert (tmp_path / "whole" / "log.csv").read_text() == log.read_text()
 
 
+class Interrupted(Exception):
+    pass
+
+
+def noisy(seed: int = 0) -> nn.Module:
+    """A network with randomness of its own."""
+    torch.manual_seed(seed)
+    return nn.Sequential(cifar_resnet(8, in_channels=1, widths=(4, 4, 8)), nn.Dropout(0.3), nn.Linear(10, 10))
+
+
+SHORT = Recipe(epochs=3, batch_size=32, shift=1)
+
+
+def small_data():
+    return digits("train").subset(slice(0, 96))
+
+
+@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_dies_while_it_writes_ends_with_the_same_weights(
+    tmp_path, monkeypatch, moment: int, before: bool
+) -> None:
+    """Each epoch replaces three files; the run dies just before or just after one of the first six."""
+    whole = noisy()
+    rows = train(whole, small_data(), SHORT, progress=False)
+    replace, calls = os.replace, iter(range(100))
+
+    def dying(*paths) -> None:
+        dead = next(calls) == moment
+        if not (dead and before):
+            replace(*paths)
+        if dead:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(Interrupted):
+            train(noisy(), small_data(), SHORT, folder=tmp_path, progress=False)
+    torch.rand(7)  # the global generator stands elsewhere
+    kept = moment > 1 or (moment, before) == (1, False)
+    again = noisy(seed=1 if kept else 0)
+    assert train(again, small_data(), SHORT, folder=tmp_path, progress=False) == rows
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["epoch-0003.safetensors", "last.pt", "log.csv"]
+    with (tmp_path / "log.csv").open() as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [row["loss"] for row in rows]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path) -> None:
+    model = noisy()
+    rows = train(model, small_data(), SHORT, folder=tmp_path, progress=False)
+    again, epochs = noisy(seed=1), []
+    same = train(
+        again, small_data(), SHORT, folder=tmp_path, progress=False, after_epoch=lambda epoch, _: epochs.append(epoch)
+    )
+    assert same == rows
+    assert not epochs
+    assert torch.equal(again[2].weight, model[2].weight)  # type: ignore[index]
+
+
+def test_weights_of_every_epoch_load_as_models(tmp_path) -> None:
+    model, seen = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0), []
+    train(
+        model,
+        small_data(),
+        SHORT,
+        folder=tmp_path,
+        keep="all",
+        progress=False,
+        after_epoch=lambda _, m: seen.append(m.conv1.weight.detach().clone()),
+    )
+    files = sorted(tmp_path.glob("epoch-*.safetensors"))
+    loaded = [load_model(str(file)).conv1.weight for file in files]
+    assert len(loaded) == len(seen) == 3
+    assert all(torch.equal(value, other) for value, other in zip(loaded, seen, strict=True))
+    facts = read_checkpoint(files[-1])[1]
+    assert facts["data"]["fingerprint"] == small_data().fingerprint
+    assert facts["recipe"]["epochs"] == 3
+    assert facts["classes"] == list("0123456789")
+    with pytest.raises(ValueError, match="'last' or 'all'"):
+        train(model, small_data(), SHORT, folder=tmp_path, keep="some", progress=False)  # type: ignore[arg-type]
+
+
+def test_the_callers_random_numbers_go_on(tmp_path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    model = noisy()
+    torch.manual_seed(3)
+    train(model, small_data(), Recipe(epochs=1, shift=1), progress=False)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_one_step_is_that_of_the_formula() -> None:
+    """Nesterov: v = m v + (g + d w); w = w - rate (g + d w + m v), from v = g + d w."""
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), small_data()
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    recipe = Recipe(
+        epochs=1,
+        batch_size=96,
+        learning_rate=0.3,
+        weight_decay=0.01,
+        warmup=0,
+        label_smoothing=0.2,
+        shift=0,
+        flip=False,
+    )
+    logits = data.to(dtype=torch.float64).x.flatten(1) @ start["1.weight"].T + start["1.bias"]
+    target = torch.full((96, 10), 0.02, dtype=torch.float64)
+    target[torch.arange(96), data.labels] += 0.8
+    slope = (logits.softmax(1) - target) / 96
+    rows = train(model, data, recipe, progress=False)
+    gradients = {"1.weight": slope.T @ data.to(dtype=torch.float64).x.flatten(1), "1.bias": slope.sum(0)}
+    for name, value in model.named_parameters():
+        moved = gradients[name] + 0.01 * start[name]
+        assert torch.allclose(value, start[name] - 0.3 * 1.9 * moved, rtol=0, atol=1e-13)
+    assert rows[0]["loss"] == pytest.approx(float(-(target * logits.log_softmax(1)).sum(1).mean()), rel=1e-12)
+    assert rows[0]["train_error"] == float((logits.argmax(1) != data.labels).double().mean())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    wild = Recipe(epochs=30, learning_rate=1e30, warmup=0, shift=1)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train(model, small_data(), wild, folder=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs from 1"),
+        ({"epochs": 1.5}, "whole number for epochs"),
+        ({"batch_size": 0}, "batch_size from 1"),
+        ({"learning_rate": float("nan")}, "learning_rate from 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing from 0 to 1"),
+        ({"schedule": "linear"}, "'cosine' or 'step'"),
+        ({"momentum": 0}, "nesterov=False"),
+    ],
+)
+def test_wrong_recipes(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**options)
+
+
 def test_training_learns() -> None:
     model, data = cifar_resnet(8, in_channels=1, widths=(8, 8, 16), seed=0), digits("train")
     before = error_rate(model, data)
@@ -50,11 +196,20 @@ def test_training_learns() -> None:
     assert not model.training
 
 
-def test_another_recipe_is_refused(tmp_path) -> None:
+def test_another_run_is_refused(tmp_path) -> None:
     model, data = cifar_resnet(8, in_channels=1, widths=(4, 4, 8)), digits("train").subset(slice(0, 64))
     train(model, data, Recipe(epochs=1, shift=1), folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="same recipe and data"):
+    with pytest.raises(ValueError, match="got another recipe"):
         train(model, data, Recipe(epochs=2, shift=1), folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="got another data"):
+        train(model, data.subset(slice(0, 32)), Recipe(epochs=1, shift=1), folder=tmp_path, progress=False)
+    for other in (
+        cifar_resnet(8, in_channels=1, widths=(4, 4, 8), residual=False),
+        cifar_resnet(8, in_channels=1, widths=(4, 4, 8)).double(),
+        cifar_resnet(8, in_channels=1, widths=(4, 4, 4)),
+    ):
+        with pytest.raises(ValueError, match="got another model"):
+            train(other, data, Recipe(epochs=1, shift=1), folder=tmp_path, progress=False)
 
 
 def test_schedules() -> None:
@@ -76,6 +231,22 @@ def test_augmentation_moves_and_mirrors() -> None:
         tuple(image[0].flatten().tolist()),
         tuple(image[0].flip(2).flatten().tolist()),
     }
+
+
+def test_outside_the_image_is_black() -> None:
+    image, fill = torch.full((50, 2, 3, 3), 5.0), torch.tensor([-1.0, -2.0])
+    moved = augment(image, 1, False, torch.Generator().manual_seed(0), fill)
+    assert moved.shape == image.shape
+    assert set(moved[:, 0].flatten().tolist()) == {5.0, -1.0}
+    assert set(moved[:, 1].flatten().tolist()) == {5.0, -2.0}
+    assert torch.equal(augment(image, 0, False, torch.Generator()), image)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_draws_as_on_the_cpu() -> None:
+    one, other = cifar_resnet(8, in_channels=1, seed=0), cifar_resnet(8, in_channels=1, seed=0).cuda()
+    rows = [train(model, small_data(), SHORT, progress=False) for model in (one, other)]
+    assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"], rel=1e-2)
 
 
 def test_error_rate_puts_train_flags_back() -> None:

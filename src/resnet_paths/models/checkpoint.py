@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ._infer import inferred_network
@@ -54,7 +54,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        save_file(state, partial, metadata={"format": "pt", "facts": text})
+        partial.write_bytes(save(state, {"format": "pt", "facts": text}))  # save_file lets nobody else read it
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

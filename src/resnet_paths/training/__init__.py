@@ -1,5 +1,7 @@
 """Training the networks of the family."""
 
-from .train import Recipe, augment, error_rate, train
+from .augment import augment
+from .recipe import Recipe
+from .train import error_rate, train
 
 __all__ = ["Recipe", "augment", "error_rate", "train"]

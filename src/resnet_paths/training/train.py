@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,46 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from ..data import ImageData
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the data.
-        batch_size: images a step.
-        learning_rate: the highest.
-        momentum: of SGD.
-        weight_decay: of SGD, on all parameters.
-        warmup: epochs over which the learning rate rises from 0.
-        schedule: cosine to zero, or steps by a tenth at 1/2 and 3/4 (He et al. 2015, section 4.2).
-        label_smoothing: share of the target spread over all classes.
-        shift: images are moved by up to so many pixels at random, with zeros outside.
-        flip: images are mirrored left to right at random.
-        seed: of the order and the augmentation.
-    """
-
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup: float = 1.0
-    schedule: Literal["cosine", "step"] = "cosine"
-    label_smoothing: float = 0.0
-    shift: int = 4
-    flip: bool = True
-    seed: int = 0
-
-    def rate(self, epoch: float) -> float:
-        """The learning rate at a time in epochs."""
-        if epoch < self.warmup:
-            return self.learning_rate * (epoch + 1e-9) / self.warmup
-        done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
-        if self.schedule == "cosine":
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        return self.learning_rate * (0.1 ** ((epoch >= self.epochs / 2) + (epoch >= self.epochs * 3 / 4)))
+from ._folder import Keep, RunFolder
+from .augment import augment
+from .recipe import Recipe
 
 
 def train(
@@ -64,26 +25,35 @@ def train(
     recipe: Recipe | None = None,
     *,
     folder: str | Path | None = None,
+    keep: Keep = "last",
     test: ImageData | None = None,
     progress: bool = True,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a model in place by SGD and return one row of figures for each epoch.
 
-    With a folder each epoch ends with a checkpoint of model, optimiser and random state; a run that was killed
-    goes on from the last one and ends with the same weights, bit for bit, as one that was not.
+    With a folder each epoch ends with a checkpoint of the model and the optimiser. All that is random in an epoch
+    (order, augmentation, dropout) follows from the recipe's seed and the epoch's number. So a run that was killed
+    goes on from the last checkpoint and ends with the same weights as one that was not: bit for bit on a CPU with
+    the same number of threads, and on a GPU under ``torch.use_deterministic_algorithms``.
 
     Args:
         model: the model; left in eval mode.
         data: training images.
         recipe: how (default :class:`Recipe`).
-        folder: for ``last.pt`` and ``log.csv``; None keeps nothing.
+        folder: for ``epoch-NNNN.safetensors``, ``last.pt`` (optimiser) and ``log.csv``; None keeps nothing.
+        keep: the weights of the last epoch, or of all.
         test: images for the test error after each epoch.
         progress: show a progress bar.
         after_epoch: called with the epoch's number and the model.
 
+    Returns:
+        For each epoch its number, the learning rate at its start, the mean loss and the error over the (augmented)
+        training images, and the test error where there are test images.
+
     Raises:
-        ValueError: the folder holds a run of another recipe or other data.
+        ValueError: the folder holds a run of another model, recipe or other data.
+        FloatingPointError: the loss is no longer finite; the folder keeps the epoch before.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -94,30 +64,30 @@ def train(
         2
     """
     recipe = recipe or Recipe()
-    device = next(model.parameters()).device
     optimiser = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        model.parameters(),
+        recipe.learning_rate,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
     )
-    identity = {"recipe": asdict(recipe), "data": data.fingerprint}
-    place = Path(folder) if folder is not None else None
-    rows = _resume(place, model, optimiser, identity)
-    images, labels = data.x.to(device), data.labels.to(device)
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, disable=not progress) as bar:
+    place = None
+    if folder is not None:
+        place = RunFolder(folder, model, {"recipe": asdict(recipe), "data": data.fingerprint}, keep)
+    rows = place.resume(model, optimiser) if place is not None else []
+    facts = described(data, recipe)
+    parameter = next(model.parameters())
+    data = data.to(parameter.device, parameter.dtype)
+
+    with _bar(progress) as bar:
         task = bar.add_task("", total=recipe.epochs, completed=len(rows), figures="")
         for epoch in range(len(rows), recipe.epochs):
-            row = _epoch(model, optimiser, images, labels, recipe, epoch)
+            row = _epoch(model, optimiser, data, recipe, epoch)
             if test is not None:
                 row["test_error"] = error_rate(model, test)
             rows.append(row)
             if place is not None:
-                _keep(place, model, optimiser, identity, rows)
+                place.save(model, optimiser, rows, facts)
             if after_epoch is not None:
                 after_epoch(epoch, model)
             bar.update(task, advance=1, figures=" ".join(f"{key} {value:.4g}" for key, value in row.items()))
@@ -125,104 +95,87 @@ def train(
     return rows
 
 
-def _epoch(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    recipe: Recipe,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass; everything random in it follows from the seed and the epoch's number."""
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(labels), generator=generator)
-    model.train()
-    steps = math.ceil(len(order) / recipe.batch_size)
-    total, wrong = 0.0, 0
-    for step in range(steps):
-        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(images.device)
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(epoch + step / steps)
-        logits = model(augment(images[chosen], recipe.shift, recipe.flip, generator))
-        loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach()) * len(chosen)
-        wrong += int((logits.argmax(1) != labels[chosen]).sum())
+def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
+    """Facts for :func:`resnet_paths.models.save_checkpoint`: what the model reads, names and was trained on."""
     return {
-        "epoch": epoch,
-        "rate": recipe.rate(epoch),
-        "loss": total / len(order),
-        "train_error": wrong / len(order),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "classes": list(data.classes),
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "recipe": asdict(recipe),
     }
 
 
-def augment(images: torch.Tensor, shift: int, flip: bool, generator: torch.Generator) -> torch.Tensor:
-    """Each image moved by a random number of pixels (at most `shift`) and mirrored at random."""
-    if flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
-    if not shift:
-        return images
-    height, width = images.shape[2:]
-    padded = F.pad(images, (shift,) * 4, value=float(images.min()))
-    down, right = torch.randint(0, 2 * shift + 1, (2, len(images)), generator=generator).to(images.device)
-    rows = down[:, None] + torch.arange(height, device=images.device)
-    columns = right[:, None] + torch.arange(width, device=images.device)
-    index = torch.arange(len(images), device=images.device)[:, None, None]
-    moved: torch.Tensor = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+def _bar(progress: bool) -> Progress:
+    return Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        disable=not progress,
+    )
+
+
+def _epoch(
+    model: nn.Module, optimiser: torch.optim.Optimizer, data: ImageData, recipe: Recipe, epoch: int
+) -> dict[str, float]:
+    """One pass; the caller's own random numbers go on as if it had not been."""
+    device = data.images.device
+    seed = recipe.seed * 1_000_003 + epoch
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data), generator=generator)
+    black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
+    steps = math.ceil(len(order) / recipe.batch_size)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for step in range(steps):
+            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
+            images, labels = data.normalised(data.images[chosen]), data.labels[chosen]
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(epoch + step / steps)
+            logits = model(augment(images, recipe.shift, recipe.flip, generator, black))
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach().double() * len(chosen)
+            wrong += (logits.argmax(1) != labels).sum()
+
+    mean = float(total) / len(order)
+    if not math.isfinite(mean):
+        raise FloatingPointError(
+            f"expected a finite loss, got {mean} in epoch {epoch}; lower learning_rate or lengthen warmup"
+        )
+    return {"epoch": epoch, "rate": recipe.rate(epoch), "loss": mean, "train_error": int(wrong) / len(order)}
 
 
 def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> float:
-    """The share of images that the model, in eval mode, gets wrong; its train flags are put back."""
+    """The share of images that the model, in eval mode, gets wrong; its train flags are put back.
+
+    Cost: one forward pass of every image.
+
+    Example:
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> error_rate(load_model("embedded"), digits("test")) < 0.03
+        True
+    """
     flags = [module.training for module in model.modules()]
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
+    data = data.to(dtype=parameter.dtype)
     model.eval()
     try:
         with torch.inference_mode():
-            wrong = sum(int((model(x.to(device)).argmax(1).cpu() != y).sum()) for x, y in data.batches(batch_size))
+            wrong = sum(
+                int((model(x.to(parameter.device)).argmax(1).cpu() != y.cpu()).sum())
+                for x, y in data.batches(batch_size)
+            )
     finally:
         for module, flag in zip(model.modules(), flags, strict=True):
             module.training = flag
     return wrong / len(data)
-
-
-def _resume(
-    place: Path | None, model: nn.Module, optimiser: torch.optim.Optimizer, identity: dict[str, Any]
-) -> list[dict[str, float]]:
-    if place is None:
-        return []
-    place.mkdir(parents=True, exist_ok=True)
-    last = place / "last.pt"
-    if not last.exists():
-        return []
-    saved = torch.load(last, map_location=next(model.parameters()).device, weights_only=True)
-    if saved["identity"] != identity:
-        raise ValueError(
-            f"expected in {place} a run of the same recipe and data, got another; choose another folder, or remove it"
-        )
-    model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
-    rows: list[dict[str, float]] = saved["rows"]
-    return rows
-
-
-def _keep(
-    place: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    identity: dict[str, Any],
-    rows: list[dict[str, float]],
-) -> None:
-    partial = place / f".last.{os.getpid()}"
-    state = {"identity": identity, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
-    torch.save(state, partial)
-    os.replace(partial, place / "last.pt")
-    table = place / f".log.{os.getpid()}"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(table, place / "log.csv")

@@ -1,0 +1,84 @@
+"""The folder of a run: weights of an epoch, optimiser state, log; whole after a kill at any moment."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..models import read_checkpoint, save_checkpoint
+
+Keep = Literal["last", "all"]
+Rows = list[dict[str, float]]
+
+
+class RunFolder:
+    """What a run keeps: ``epoch-0001.safetensors``, ``last.pt`` and ``log.csv``.
+
+    ``last.pt`` names the weights that belong to it and is replaced after these are written: a kill between the
+    two leaves the epoch before, complete.
+    """
+
+    def __init__(self, path: str | Path, model: nn.Module, identity: dict[str, Any], keep: Keep) -> None:
+        if keep not in ("last", "all"):
+            raise ValueError(f"expected keep 'last' or 'all', got {keep!r}")
+        self.path, self.keep = Path(path), keep
+        self.identity = {"model": _structure(model), **identity}
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Rows:
+        """Put model and optimiser where the run stood; its rows so far.
+
+        Raises:
+            ValueError: the folder holds a run of another model, recipe or other data.
+        """
+        for partial in [*self.path.glob(".epoch-*"), *self.path.glob(".last.pt*"), *self.path.glob(".log.csv*")]:
+            partial.unlink()
+        last = self.path / "last.pt"
+        if not last.exists():
+            return []
+        saved = torch.load(last, map_location="cpu", weights_only=True)
+        other = [name for name, value in self.identity.items() if saved.get("identity", {}).get(name) != value]
+        if other:
+            raise ValueError(
+                f"expected in {self.path} a run of the same model, recipe and data, got another {' and '.join(other)}; "
+                "choose another folder, or remove it"
+            )
+        model.load_state_dict(read_checkpoint(self.path / saved["weights"])[0])
+        optimiser.load_state_dict(saved["optimiser"])
+        rows: Rows = saved["rows"]
+        self._log(rows)
+        return rows
+
+    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, rows: Rows, facts: dict[str, Any]) -> None:
+        """The state after an epoch; the epoch before goes, unless all are kept."""
+        weights = self.path / f"epoch-{len(rows):04d}.safetensors"
+        save_checkpoint(model, weights, **facts, figures=rows[-1])
+        state = {"identity": self.identity, "weights": weights.name, "optimiser": optimiser.state_dict(), "rows": rows}
+        partial = self.path / ".last.pt"
+        torch.save(state, partial)
+        os.replace(partial, self.path / "last.pt")
+        if self.keep == "last":
+            for other in self.path.glob("epoch-*.safetensors"):
+                if other != weights:
+                    other.unlink()
+        self._log(rows)
+
+    def _log(self, rows: Rows) -> None:
+        partial = self.path / ".log.csv"
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, self.path / "log.csv")
+
+
+def _structure(model: nn.Module) -> str:
+    """A hash of the model's layers and settings, not of its values."""
+    shapes = [(name, str(value.dtype), tuple(value.shape)) for name, value in model.state_dict().items()]
+    return hashlib.sha256(f"{model!r}{shapes}".encode()).hexdigest()

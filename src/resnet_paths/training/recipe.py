@@ -1,0 +1,83 @@
+"""How a network is trained: the numbers, and the learning rate that follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Batch size, rate, momentum, decay and augmentation are by default those of He et al. (2015), section 4.2; the
+    cosine (Loshchilov and Hutter 2017), Nesterov's momentum and the warm-up are not.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images a step.
+        learning_rate: the highest.
+        momentum: of SGD.
+        nesterov: Nesterov's momentum.
+        weight_decay: of SGD, on all parameters.
+        warmup: epochs over which the learning rate rises from 0.
+        schedule: cosine to zero, or steps by a tenth at 1/2 and 3/4 (He et al. 2015, section 4.2).
+        label_smoothing: share of the target spread over all classes.
+        shift: images are moved by up to so many pixels at random, with black outside.
+        flip: images are mirrored left to right at random.
+        seed: of the order, the augmentation and what is random in the model.
+
+    Raises:
+        ValueError: a number out of its range.
+
+    Example:
+        >>> recipe = Recipe(epochs=10, warmup=2, learning_rate=0.1)
+        >>> [round(recipe.rate(epoch), 3) for epoch in (0, 1, 2, 6, 10)]
+        [0.0, 0.05, 0.1, 0.05, 0.0]
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    warmup: float = 1.0
+    schedule: Literal["cosine", "step"] = "cosine"
+    label_smoothing: float = 0.0
+    shift: int = 4
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[float, float]] = {
+            "epochs": (1, math.inf),
+            "batch_size": (1, math.inf),
+            "learning_rate": (0, math.inf),
+            "momentum": (0, 1),
+            "weight_decay": (0, math.inf),
+            "warmup": (0, math.inf),
+            "label_smoothing": (0, 1),
+            "shift": (0, math.inf),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high or math.isinf(value):
+                raise ValueError(f"expected {name} from {low} to {high}, got {value}")
+        for name in ("epochs", "batch_size", "shift", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"expected a whole number for {name}, got {getattr(self, name)!r}")
+        if self.schedule not in ("cosine", "step"):
+            raise ValueError(f"expected schedule 'cosine' or 'step', got {self.schedule!r}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("expected momentum above 0 with nesterov=True, got 0; set nesterov=False")
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate at a time in epochs."""
+        if epoch < self.warmup:
+            return self.learning_rate * (epoch + 1e-9) / self.warmup
+        done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return self.learning_rate * float(0.1 ** ((epoch >= self.epochs / 2) + (epoch >= self.epochs * 3 / 4)))
