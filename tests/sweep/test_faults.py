@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 
 from resnet_paths.sweep import JournalError, SweepInterrupted, SweepProgress, SweepResult, devices, run, sweep
 
+pytestmark = pytest.mark.timeout(60)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -68,6 +70,12 @@ def in_child(work: Callable[[], Any]) -> multiprocessing.process.BaseProcess:
     child = FORK.Process(target=work)
     child.start()
     return child
+
+
+def wait_for(condition: Callable[[], bool], child: multiprocessing.process.BaseProcess) -> None:
+    while not condition():
+        assert child.is_alive(), "the child ended too early"
+        time.sleep(0.01)
 
 
 def undisturbed(tmp_path: Path, n: int) -> SweepResult:
@@ -123,6 +131,7 @@ def killed_at_random(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_fifty_kills_over_one_sweep_lose_nothing_and_compute_nothing_twice(tmp_path: Path) -> None:
     killed_at_random(tmp_path, 4000, 50, 0.2, lambda: None)
 
@@ -162,8 +171,7 @@ def test_the_points_of_a_killed_process_are_taken_over(tmp_path: Path) -> None:
         sweep(logged, points(n), context=context, journal=journal, progress=False)
 
     first, second = in_child(work), in_child(work)
-    while len(computed(log)) < n // 3:
-        time.sleep(0.01)
+    wait_for(lambda: len(computed(log)) >= n // 3, second)
     os.kill(first.pid or 0, signal.SIGKILL)
     second.join()
     assert second.exitcode == 0
@@ -347,9 +355,10 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, pooled: bool
 
     def work() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        executor = ProcessPoolExecutor(2, FORK, signal.signal, (signal.SIGINT, signal.SIG_IGN)) if pooled else None
-        with pytest.raises(SweepInterrupted, match=rf"of {n} points .* run the same call again") as caught:
-            sweep(logged, points(n), context=context, journal=journal, progress=False, executor=executor)
+        pool = ProcessPoolExecutor(2, FORK, signal.signal, (signal.SIGINT, signal.SIG_IGN)) if pooled else None
+        with pool or nullcontext() as executor:
+            with pytest.raises(SweepInterrupted, match=rf"of {n} points .* run the same call again") as caught:
+                sweep(logged, points(n), context=context, journal=journal, progress=False, executor=executor)
         assert str(journal) in str(caught.value)
         assert isinstance(caught.value, KeyboardInterrupt)
         said = int(str(caught.value).split()[2])
@@ -359,8 +368,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, pooled: bool
         connection.close()
 
     child = in_child(work)
-    while len(computed(log)) < 60:
-        time.sleep(0.01)
+    wait_for(lambda: len(computed(log)) >= 60, child)
     os.kill(child.pid or 0, signal.SIGINT)
     child.join()
     assert child.exitcode == 0

@@ -229,7 +229,9 @@ def test_an_object_may_say_what_counts() -> None:
     assert fingerprint(Cached(1)) == fingerprint(Cached(1)) != fingerprint(Cached(2))
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), sys.stdout.__class__], ids=str)
+@pytest.mark.parametrize(
+    "value", [threading.Lock(), (i for i in range(3)), sys.stdout.__class__], ids=lambda value: type(value).__name__
+)
 def test_what_has_no_contents_is_refused_or_named(value: object) -> None:
     if isinstance(value, type):
         assert fingerprint(value) == fingerprint(value)

@@ -62,7 +62,9 @@ def test_points_become_plain() -> None:
     assert same(got, {"a": 0.5, "b": (1, 1), "c": 2.5, "d": "x"})
 
 
-@pytest.mark.parametrize("point", [np.zeros(2), object(), {1: 2}, b"x", {"a": {1, 2}}], ids=str)
+@pytest.mark.parametrize(
+    "point", [np.zeros(2), object(), {1: 2}, b"x", {"a": {1, 2}}], ids=lambda value: type(value).__name__
+)
 def test_other_points_are_refused_and_told_what_to_do(point: object) -> None:
     with pytest.raises(SweepError, match="expected"):
         plain_point(point)

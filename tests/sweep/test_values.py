@@ -48,7 +48,9 @@ def test_single_values_have_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "returned", [None, {}, {"a": None}, {1: 2.0}, {"a": [1]}, {"a": np.array([object()])}], ids=str
+    "returned",
+    [None, {}, {"a": None}, {1: 2.0}, {"a": [1]}, {"a": np.array([object()])}],
+    ids=lambda value: type(value).__name__,
 )
 def test_other_returns_are_refused(returned: object) -> None:
     with pytest.raises(TypeError, match="expected"):

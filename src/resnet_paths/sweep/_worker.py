@@ -101,8 +101,10 @@ def _load(name: str, payload: bytes) -> None:
             f"a worker cannot load the function and its context ({type(error).__name__}: {error}): "
             "the modules they come from must be importable there, and its devices present"
         ) from error
+    present = settings()
     for setting, value in wanted.items():
-        _SETTERS[setting](value)
+        if present[setting] != value:  # setting it anew can take seconds, as torch loads its compiler
+            _SETTERS[setting](value)
     while len(_loaded) >= _KEEP:
         _loaded.popitem(last=False)
     _loaded[name] = function, context
