@@ -8,6 +8,7 @@ nothing but the addition, or the value from which the shortcut leaves.
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,7 +43,8 @@ class Body:
     def __init__(self, program: Program, place: ModuleCall, cuts: Iterable[Cut]) -> None:
         self.program, self.place, self.cuts = program, place, list(cuts)
         self.dropped = {cut.add: cut for cut in self.cuts}
-        self.opened = {call for add in self.dropped for call in call_of(add).ancestors() if not call.leaf}
+        around = set(place.ancestors())
+        self.opened = {call for add in self.dropped for call in call_of(add).ancestors()} - around
         self.constants: dict[str, torch.Tensor] = {}
         self._prefix = f"{place.path}." if place.path else ""
         self._returned = without(place.output, self._is_lost)
@@ -176,9 +178,20 @@ class Body:
         return fx.node.map_arg(tree, self.new.__getitem__)
 
     def _relative(self, target: str) -> str:
-        if not target.startswith(self._prefix):
+        """The name of a part from the place; also of a part that the model holds elsewhere under another name."""
+        if target.startswith(self._prefix):
+            return target.removeprefix(self._prefix)
+        wanted = self.program.attribute(target)
+        module = self.place.module
+        named = itertools.chain(
+            module.named_modules(remove_duplicate=False),
+            module.named_parameters(remove_duplicate=False),
+            module.named_buffers(remove_duplicate=False),
+        )
+        name = next((name for name, part in named if part is wanted and name), None)
+        if name is None:
             raise NeedsAroundError
-        return target.removeprefix(self._prefix)
+        return name
 
     def _call(self, call: ModuleCall) -> None:
         args = self._mapped(call.args)
@@ -247,7 +260,7 @@ def bodies(program: Program, cuts: list[Cut], start: Callable[[Cut], ModuleCall]
             except NeedsAroundError:
                 moved = place, place.parent
         for outer in made.values():
-            moved = next(((place, outer.place) for place in outer.opened & set(groups) - {outer.place}), moved)
+            moved = next(((place, outer.place) for place in outer.opened & set(groups)), moved)
         if moved is None:
             depth = {place: len(list(place.ancestors())) for place in made}
             return [made[place] for place in sorted(made, key=lambda place: -depth[place])]

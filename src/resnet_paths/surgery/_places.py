@@ -23,7 +23,7 @@ def places(net: UnrolledNetwork, indices: list[int]) -> list[Body]:
         if plan.exporting[index]:
             raise NotDroppableError(
                 f"expected a unit whose branch nothing else reads, got unit {index} ({net[index].name}), whose branch "
-                "makes values that later operations need; delete it by a gate of 0, net(x, gates), instead"
+                "makes values that later operations (or hooks) need; delete it by a gate of 0, net(x, gates), instead"
             )
     return bodies(plan.program, [plan.cuts[index] for index in indices], place_finder(plan.program))
 

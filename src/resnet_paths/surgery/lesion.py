@@ -9,7 +9,6 @@ from typing import Any
 from torch import fx, nn
 
 from ..unroll import NotDroppableError, UnrolledNetwork, unroll
-from ._assemble import targets
 from ._body import Body
 from ._places import places
 from .drop import Units
@@ -101,7 +100,8 @@ def _another_forward(body: Body, net: UnrolledNetwork, indices: list[int]) -> It
 def _function(body: Body) -> Callable[..., Any]:
     """The body as a function of the module itself."""
     graph = body.write()
-    stand_ins = {target: nn.Identity() for target in targets(graph)}
+    used = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    stand_ins = {target: nn.Identity() for target in used}
     forward: Callable[..., Any] = type(fx.GraphModule(stand_ins, graph)).forward
     return forward
 
