@@ -124,7 +124,7 @@ def speedup() -> list[str]:
     """Rates, with what the machine itself gives to two processes that know nothing of each other just before."""
     context, points = made(), grid(n=[i / 1000 for i in range(1000)])
     lines = [
-        "| points a second (forward passes of 8 images), torch at 1 thread | 1 process | 2 processes | gain |",
+        "| points a second (forward passes of 8 images), 1 thread | 1 process | 2 processes | gain |",
         RULE,
     ]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as plain, local_workers(2, threads=1) as executor:

@@ -132,4 +132,6 @@ def _write_netcdf(result: SweepResult, path: Path) -> None:
     try:
         dataset.to_netcdf(path, engine="netcdf4")
     except (ImportError, ValueError) as error:
-        raise ImportError(f"cannot write NetCDF ({error}): pip install netcdf4, or save as .npz") from error
+        raise ImportError(
+            f"cannot write NetCDF ({error}): pip install 'resnet-paths[netcdf]', or save as .npz"
+        ) from error

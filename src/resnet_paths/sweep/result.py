@@ -67,7 +67,7 @@ class SweepResult:
         return to_xarray(self)
 
     def save(self, path: Path | str) -> None:
-        """Writes one file, whole or not at all: `.npz`, or `.nc` (NetCDF, by the package netcdf4).
+        """Writes one file, whole or not at all: `.npz`, or `.nc` (NetCDF, with the extra `netcdf`).
 
         Raises:
             ValueError: for another ending, or values that NetCDF cannot hold.
