@@ -48,7 +48,7 @@ def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T
         What the function returned, and the batch size that fitted.
 
     Raises:
-        The out-of-memory error, when a batch of one does not fit; any other error at once.
+        MemoryError: or the device's own out-of-memory error, when a batch of one does not fit; any other error at once.
 
     Example:
         >>> def fits(size):
@@ -87,7 +87,7 @@ def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: in
         batch_size: the first to try.
 
     Raises:
-        As `with_batch_halving`.
+        MemoryError: as `with_batch_halving`.
 
     Example:
         >>> x = torch.arange(5)

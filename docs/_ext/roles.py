@@ -1,0 +1,60 @@
+"""Docstrings as mkdocstrings reads them: roles become links that it checks, one ``Example:`` is ``Examples:``."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(func|class|meth|attr|mod):`(~?)([\w.]+)`")
+_LINKED = ("func", "class", "meth")
+
+
+class Roles(griffe.Extension):
+    """Each role becomes a link to what its name means where it stands; a wrong name fails the strict build."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        """Rewrite the docstrings of everything in the package."""
+        for place in _everything(pkg):
+            if place.docstring is not None:
+                text = _ROLE.sub(lambda found, p=place: _link(p, *found.groups()), place.docstring.value)
+                place.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
+
+
+def _everything(place: griffe.Object) -> Iterator[griffe.Object]:
+    yield place
+    for member in place.members.values():
+        if not member.is_alias:
+            yield from _everything(member)
+
+
+def _link(place: griffe.Object, role: str, short: str, name: str) -> str:
+    shown = name.rsplit(".", 1)[-1] if short else name
+    if role not in _LINKED:  # fields stand in their class's table, modules have no page
+        return f"`{shown}`"
+    return f"[`{shown}`][{_target(place, name)}]"
+
+
+def _target(place: griffe.Object, name: str) -> str:
+    """The full path of a name: of the class around it, its module, the packages around that, or as it is written."""
+    around: griffe.Object | None = place
+    while around is not None:
+        found = _member(around, name)
+        if found is not None:
+            return _function_of_same_name(found)
+        around = around.parent
+    return _function_of_same_name(name) if name.startswith("resnet_paths.") else name
+
+
+def _member(place: griffe.Object, name: str) -> str | None:
+    first, _, rest = name.partition(".")
+    if place.is_function or first not in place.members:
+        return None
+    member = place.members[first]
+    path = member.target_path if member.is_alias else member.path
+    return f"{path}.{rest}" if rest else path
+
+
+def _function_of_same_name(path: str) -> str:
+    """``resnet_paths.unroll`` is a package and the function in it: links mean the function."""
+    return "resnet_paths.unroll.unroll" if path == "resnet_paths.unroll" else path

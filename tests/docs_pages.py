@@ -1,0 +1,66 @@
+"""Reads the pages of the documentation: their blocks of code, and what each is to print."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+_SCRIPT = re.compile(r"<!-- a script( for mpi4py\.futures)? -->\s*\Z")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block.
+
+    Attributes:
+        language: as the fence says.
+        code: the text, without indentation.
+        line: where its code begins on the page.
+        output: what it is to print: the text block that follows at once; None without one.
+        launcher: "" for code that runs in order with the rest of the page; ``"python"`` or ``"mpi4py.futures"`` for
+            a script of its own, which a comment before it says.
+    """
+
+    language: str
+    code: str
+    line: int
+    output: str | None = None
+    launcher: str = ""
+
+
+def pages() -> list[Path]:
+    """All pages."""
+    return sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, each with the output that follows it."""
+    text = page.read_text()
+    found: list[Block] = []
+    end = 0
+    for fence in _FENCE.finditer(text):
+        indent, language, body = fence.groups()
+        code = re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) if indent else body
+        if language == "text" and found and not text[end : fence.start()].strip():
+            last = found.pop()
+            found.append(replace(last, output=code))
+        else:
+            line = text.count("\n", 0, fence.start(3)) + 1
+            found.append(Block(language, code, line, launcher=_launcher(text[end : fence.start()])))
+        end = fence.end()
+    return found
+
+
+def _launcher(before: str) -> str:
+    comment = _SCRIPT.search(before)
+    if comment is None:
+        return ""
+    return "mpi4py.futures" if comment[1] else "python"
+
+
+def placed(block: Block) -> str:
+    """The code behind so many empty lines that tracebacks name the page's own lines."""
+    return "\n" * (block.line - 1) + block.code

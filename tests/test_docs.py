@@ -1,0 +1,144 @@
+"""The documentation builds without a warning, and every block of code on it runs.
+
+Python: the blocks of a page run in order in one namespace; a text block right after one is what it prints (``...``
+stands for anything). A block after ``<!-- a script -->`` runs in a process of its own. Commands
+(``resnet-paths ...``) run in the same folder as the page's Python, through the command line's own parser.
+"""
+
+import contextlib
+import doctest
+import io
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from docs_pages import ROOT, Block, blocks, pages, placed
+from typer.testing import CliRunner
+
+PLAIN = {"", "text", "html", "toml", "yaml", "mermaid"}
+SHELL = {"bash", "sh", "console"}
+OTHERS = re.compile(r"(python -m venv|(\S*/)?pip install|mpiexec|srun|sbatch|git|cd|export|uv) ")
+"""Commands that a page may show and that are not run: they install, or need a cluster."""
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
+ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    made = (tmp_path / "site" / "api" / "unroll" / "index.html").read_text()
+    assert 'id="resnet_paths.unroll.unroll"' in made
+    assert not re.search(r'(src|href)="https?://[^"]*\.(css|js|woff2?)"', made), "a page loads files of another host"
+
+
+def test_every_package_and_every_public_name_has_its_place_in_the_reference() -> None:
+    packages = {path.parent.name for path in (ROOT / "src" / "resnet_paths").glob("*/__init__.py")}
+    documented = {page.stem for page in (ROOT / "docs" / "api").glob("*.md")} - {"index"}
+    assert packages - {"cli"} == documented - {"cli"}
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert [page for page in pages() if str(page.relative_to(ROOT / "docs")) not in navigation] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(page)
+    strange = {block.language for block in found} - PLAIN - SHELL - {"python"}
+    assert not strange, f"blocks in languages that no test runs: {strange}"
+    monkeypatch.chdir(tmp_path)
+    _in_order(page, found)
+
+
+def _in_order(page: Path, found: list[Block]) -> None:
+    import matplotlib.pyplot as plt
+
+    names: dict[str, object] = {"__name__": "__main__", "__file__": str(page)}
+    random.seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            for block in found:
+                if block.launcher:
+                    _script(block)
+                elif block.language == "python":
+                    _python(page, block, names)
+                elif block.language in SHELL:
+                    _shell(page, block)
+        finally:
+            plt.close("all")
+
+
+def _python(page: Path, block: Block, names: dict[str, object]) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(placed(block), str(page), "exec"), names)
+    if block.output is not None:
+        _compare(page, block, printed.getvalue())
+
+
+def _compare(page: Path, block: Block, printed: str) -> None:
+    same = doctest.OutputChecker().check_output(block.output or "", printed, ELLIPSIS)
+    assert same, f"{page.name}, line {block.line}: expected to print\n{block.output}\ngot\n{printed}"
+
+
+def _script(block: Block) -> None:
+    script = Path("script.py")
+    script.write_text(block.code)
+    environment = {**os.environ, **AS_ROOT, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*_launched_by(block), str(script)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def _launched_by(block: Block) -> list[str]:
+    """What starts a script: Python, or MPI's launcher."""
+    if block.launcher == "python":
+        return [sys.executable]
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
+        pytest.skip("no mpiexec: install an MPI, such as `pip install mpich`")
+    return [launcher, "-n", "2", sys.executable, "-m", block.launcher]
+
+
+def _shell(page: Path, block: Block) -> None:
+    from resnet_paths.cli import app
+
+    lines = re.sub(r"\\\n\s*", "", block.code).splitlines()
+    for line in (line.strip() for line in lines):
+        if not line or line.startswith("#"):
+            continue
+        words = shlex.split(line, comments=True)
+        if words[0] == "resnet-paths":
+            result = CliRunner().invoke(app, words[1:])
+            assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
+        elif words[0] == "python" and words[1] != "-m":
+            assert (ROOT / words[1]).exists(), f"{page.name}: {line} names a file that is not there"
+        else:
+            assert OTHERS.match(line), f"{page.name}: {line} is neither run nor known"
+
+
+def test_the_mechanism_sees_wrong_output_and_broken_code(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n")
+    with pytest.raises(AssertionError, match="expected to print"):
+        _in_order(page, blocks(page))
+    page.write_text("```python\nx = 1\n```\n\nText.\n\n```python\ny = x + undefined\n```\n")
+    with pytest.raises(NameError, match="undefined"):
+        _in_order(page, blocks(page))
+    page.write_text("```bash\nresnet-paths drop\n```\n")
+    with pytest.raises(AssertionError, match="expected either --units or --plan"):
+        _in_order(page, blocks(page))
+    page.write_text("```bash\nresnet-path lesion\n```\n")
+    with pytest.raises(AssertionError, match="neither run nor known"):
+        _in_order(page, blocks(page))
