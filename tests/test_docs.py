@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs_pages import ROOT, Block, blocks, pages, placed
 from typer.testing import CliRunner
+
+from docs_pages import ROOT, Block, blocks, pages, placed
 
 PLAIN = {"", "text", "html", "toml", "yaml", "mermaid"}
 SHELL = {"bash", "sh", "console"}
