@@ -1,17 +1,68 @@
-"""A network at many gate vectors over a whole data set."""
+"""A damaged network over a whole data set: for each kind of damage and each image, one value."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 from ..data import ImageData
-from ..unroll import Evaluations, UnrolledNetwork, UnrollError, for_inference
+from ..sweep import SweepError, sweep
+from ..unroll import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
 from .metrics import Metric
+
+Network = UnrolledNetwork | PlainNetwork
+"""What can be damaged: residual units, or the layers of a plain network."""
+N = TypeVar("N", bound=UnrolledNetwork | PlainNetwork)
+
+
+class Study(Protocol):
+    """Several ways to damage a network."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that runs."""
+
+    def __len__(self) -> int:
+        """The number of ways."""
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The undamaged network's logits."""
+
+    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """(way, logits) for each way, in any order."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateRows:
+    """A network at gate vectors (m, n)."""
+
+    runner: Network
+    gates: torch.Tensor
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that runs."""
+        return self.runner.model
+
+    def __len__(self) -> int:
+        return len(self.gates)
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The undamaged network's logits."""
+        return self.runner(x)
+
+    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """(row, logits) for each gate vector."""
+        return self.runner.iterate(x, self.gates, count=count)
 
 
 def progress_bar(what: str, enabled: bool) -> Progress:
@@ -20,8 +71,20 @@ def progress_bar(what: str, enabled: bool) -> Progress:
     return Progress(*columns, disable=not enabled or not sys.stderr.isatty(), transient=True)
 
 
+def quick(net: N, fast: bool = True) -> N:
+    """The network with norms folded and weights channels last, where asked for and possible."""
+    check_eval(net.model)
+    return for_inference(net) if fast and isinstance(net, UnrolledNetwork) else net  # type: ignore[return-value]
+
+
+def check_eval(model: nn.Module) -> None:
+    """Raises: UnrollError for a model in training mode, in which its output depends on the batch."""
+    if any(module.training for module in model.modules()):
+        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+
+
 def evaluate_gates(
-    net: UnrolledNetwork,
+    net: Network,
     data: ImageData,
     gates: torch.Tensor,
     metric: Metric,
@@ -30,6 +93,8 @@ def evaluate_gates(
     fast: bool = True,
     progress: bool = True,
     count: Evaluations | None = None,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
 ) -> np.ndarray:
     """One value for each gate vector and image.
 
@@ -42,34 +107,100 @@ def evaluate_gates(
         fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64).
         progress: show a progress bar on a terminal.
         count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
+        journal: a file that keeps each finished batch of images: the same call resumes where it was stopped (see
+            :func:`resnet_paths.sweep.sweep`).
+        executor: evaluate the batches of images on it.
 
     Returns:
         (m, images), float64.
 
     Raises:
         UnrollError: the model is in training mode, in which its output depends on the batch.
+        SweepError: a batch failed on the executor.
 
     Cost: the rows share what they begin with; single deletions of n units cost about n/2 forward passes.
     """
-    if any(module.training for module in net.model.modules()):
-        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
-    runner = for_inference(net) if fast else net
-    parameter = next(net.model.parameters())
-    values = np.empty((len(gates), len(data)))
-    with torch.inference_mode(), progress_bar("evaluating", progress) as bar:
-        task = bar.add_task("", total=len(data))
-        for start, x, labels in _batches(data, batch_size, parameter):
-            whole = runner(x).cpu()
-            for row, logits in runner.iterate(x, gates, count=count):
-                values[row, start : start + len(labels)] = metric(logits.cpu(), labels, whole).numpy()
-            bar.update(task, advance=len(labels))
+    study = GateRows(quick(net, fast), gates)
+    return per_image(study, data, metric, batch_size, progress, count, journal, executor)
+
+
+def per_image(
+    study: Study,
+    data: ImageData,
+    metric: Metric,
+    batch_size: int = 100,
+    progress: bool = True,
+    count: Evaluations | None = None,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
+) -> np.ndarray:
+    """(ways, images): the metric for each way of damage and image; batches of images are the points of a sweep."""
+    check_eval(study.model)
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+    points = [{"start": start, "stop": min(start + batch_size, len(data))} for start in range(0, len(data), batch_size)]
+    total = Evaluations() if count is None else count
+    context = (study, data, metric)
+    swept = journal is not None or executor is not None
+    parts = _swept(points, context, progress, journal, executor) if swept else _here(points, context, progress)
+    values = np.empty((len(study), len(data)))
+    for point, (found, pieces) in zip(points, parts, strict=True):
+        values[:, point["start"] : point["stop"]] = found
+        for name, number in zip(("stems", "shortcuts", "branches", "joins"), pieces, strict=True):
+            setattr(total, name, getattr(total, name) + int(number))
     return values
 
 
-def _batches(data: ImageData, size: int, parameter: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    if size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {size}")
-    start = 0
-    for x, labels in data.batches(size):
-        yield start, x.to(parameter.device, parameter.dtype), labels
-        start += len(labels)
+def _here(points: list[dict[str, int]], context: Any, progress: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with progress_bar("evaluating", progress) as bar:
+        task = bar.add_task("", total=points[-1]["stop"] if points else 0)
+        for point in points:
+            found = _batch(point, context, 0)
+            bar.update(task, advance=point["stop"] - point["start"])
+            yield found["values"], found["pieces"]
+
+
+def _swept(
+    points: list[dict[str, int]],
+    context: Any,
+    progress: bool,
+    journal: Path | str | None,
+    executor: Executor | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    result = sweep(
+        _batch,
+        points,
+        context=context,
+        journal=journal,
+        executor=executor,
+        progress=progress,
+        retry_failed=True,
+        chunk=1,
+    )
+    if result.errors:
+        place, error = next(iter(result.errors.items()))
+        raise SweepError(
+            f"expected values for all batches of images, but {len(result.errors)} of {len(points)} failed; images "
+            f"{points[place]['start']} to {points[place]['stop'] - 1}:\n{error}"
+        )
+    yield from zip(result.values["values"], result.values["pieces"], strict=True)
+
+
+def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed: int) -> dict[str, np.ndarray]:
+    """All ways of damage on one batch of images."""
+    study, data, metric = context
+    part = data.subset(slice(point["start"], point["stop"]))
+    parameter = next(study.model.parameters())
+    x, labels, count = part.x.to(parameter.device, parameter.dtype), part.labels.cpu(), Evaluations()
+    values = np.empty((len(study), len(part)))
+    with torch.inference_mode():
+        whole = study.whole(x).cpu()
+        for way, logits in study.outputs(x, count):
+            found = metric(logits.cpu(), labels, whole)
+            if found.shape != labels.shape:
+                raise ValueError(
+                    f"expected a metric that gives one value an image, ({len(labels)},), got {tuple(found.shape)}; do "
+                    "not average over the images"
+                )
+            values[way] = found.numpy()
+    return {"values": values, "pieces": np.array(astuple(count))}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (images, classes), labels (images,) and the whole network's logits to one value an image."""
@@ -50,26 +47,3 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     if metric not in METRICS:
         raise ValueError(f"expected a metric among {sorted(METRICS)} or a function, got {metric!r}")
     return metric, METRICS[metric]
-
-
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """A confidence interval for the mean over images.
-
-    Of zeros and ones, Wilson's score interval; otherwise ``mean ± z s/√n``.
-
-    Args:
-        values: one value an image.
-        level: the interval's coverage.
-
-    Example:
-        >>> low, high = interval(np.array([0, 0, 0, 1.0]))
-        >>> round(low, 3), round(high, 3)
-        (0.046, 0.699)
-    """
-    count, mean, z = len(values), float(np.mean(values)), float(norm.ppf((1 + level) / 2))
-    if np.isin(values, (0.0, 1.0)).all():
-        centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-        half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-        return max(0.0, centre - half), min(1.0, centre + half)
-    half = z * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.inf
-    return mean - half, mean + half

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..data import ImageData
-from ..unroll import UnrolledNetwork
+from ..unroll import UnitRef
 from ..unroll.fingerprint import fingerprint
-from .evaluate import evaluate_gates
+from .evaluate import Network, evaluate_gates
+from .intervals import bootstrap
 from .metrics import Metric, metric_named
 
 
@@ -30,6 +33,8 @@ class RandomDeletions:
         data: name of the data.
         model_fingerprint: of the model.
         data_fingerprint: of the data.
+        units: the units among which was drawn.
+        per_image: (1 + c * draws, images); row 0 is the whole network, then the draws of each count.
     """
 
     counts: np.ndarray
@@ -41,10 +46,23 @@ class RandomDeletions:
     data: str
     model_fingerprint: str
     data_fingerprint: str
+    units: tuple[int, ...]
+    per_image: np.ndarray
 
     def quantiles(self, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> np.ndarray:
-        """(levels, c) quantiles over the draws."""
+        """(levels, c) quantiles over the draws: how much it matters which units."""
         return np.quantile(self.values, levels, axis=1)
+
+    def median_interval(
+        self, level: float = 0.95, *, count: int = 1000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of bootstrap intervals over images of the median over the draws, (c,) each: how sure it is."""
+        shape = self.values.shape
+
+        def medians(means: np.ndarray) -> np.ndarray:
+            return np.median(means.reshape(len(means), *shape), axis=2)
+
+        return bootstrap(self.per_image[1:], medians, level=level, count=count, seed=seed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a draw."""
@@ -57,16 +75,19 @@ class RandomDeletions:
 
 
 def random_deletions(
-    net: UnrolledNetwork,
+    net: Network,
     data: ImageData,
     counts: Sequence[int] | None = None,
     *,
+    units: Sequence[UnitRef] | None = None,
     draws: int = 20,
     seed: int = 0,
     metric: str | Metric = "error",
     batch_size: int = 100,
     fast: bool = True,
     progress: bool = True,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
 ) -> RandomDeletions:
     """The metric after deleting k units drawn at random without replacement, `draws` times for each k.
 
@@ -74,18 +95,21 @@ def random_deletions(
     units, as of an ensemble that loses members.
 
     Args:
-        net: the network, in eval mode.
+        net: the network, in eval mode; of a plain network layers are deleted.
         data: labelled images.
-        counts: the numbers of units to delete (default: 1 to n).
+        counts: the numbers of units to delete (default: 1 to all of `units`).
+        units: draw among these (default: all).
         draws: random sets for each number.
         seed: of the draws.
         metric: see :func:`single_deletions`.
         batch_size: images at a time.
         fast: see :func:`evaluate_gates`.
         progress: show a progress bar on a terminal.
+        journal: see :func:`evaluate_gates`.
+        executor: see :func:`evaluate_gates`.
 
     Raises:
-        ValueError: a count that is not from 1 to n, or no draws.
+        ValueError: a count that is not from 1 to the number of units, or no draws.
 
     Cost: at most ``len(counts) * draws`` forward passes.
 
@@ -98,26 +122,40 @@ def random_deletions(
         >>> result.values.shape
         (2, 2)
     """
-    chosen = list(range(1, len(net) + 1)) if counts is None else [int(count) for count in counts]
-    if not chosen or min(chosen) < 1 or max(chosen) > len(net) or draws < 1:
-        raise ValueError(f"expected counts from 1 to {len(net)} and at least one draw, got {chosen} and {draws}")
+    players = list(range(len(net))) if units is None else net.indices(list(units))
+    chosen = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
+    if not chosen or min(chosen) < 1 or max(chosen) > len(players) or draws < 1:
+        raise ValueError(f"expected counts from 1 to {len(players)} and at least one draw, got {chosen} and {draws}")
     name, function = metric_named(metric)
     generator = np.random.default_rng(seed)
     deleted = [
-        np.stack([np.sort(generator.choice(len(net), count, replace=False)) for _ in range(draws)]) for count in chosen
+        np.stack([np.sort(generator.choice(players, count, replace=False)) for _ in range(draws)]) for count in chosen
     ]
     gates = torch.ones(1 + len(chosen) * draws, len(net))
-    for row, units in enumerate(units for block in deleted for units in block):
-        gates[row + 1, torch.from_numpy(units)] = 0
-    values = evaluate_gates(net, data, gates, function, batch_size=batch_size, fast=fast, progress=progress).mean(1)
+    for row, indices in enumerate(indices for block in deleted for indices in block):
+        gates[row + 1, torch.from_numpy(indices)] = 0
+    values = evaluate_gates(
+        net,
+        data,
+        gates,
+        function,
+        batch_size=batch_size,
+        fast=fast,
+        progress=progress,
+        journal=journal,
+        executor=executor,
+    )
+    means = values.mean(1)
     return RandomDeletions(
         counts=np.array(chosen),
         deleted=tuple(deleted),
-        values=values[1:].reshape(len(chosen), draws),
-        whole=float(values[0]),
+        values=means[1:].reshape(len(chosen), draws),
+        whole=float(means[0]),
         metric=name,
         seed=seed,
         data=data.name,
         model_fingerprint=fingerprint(net.model),
         data_fingerprint=data.fingerprint,
+        units=tuple(players),
+        per_image=values,
     )

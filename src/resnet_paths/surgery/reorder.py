@@ -90,7 +90,7 @@ def _order(
 def _check_shapes(net: UnrolledNetwork, moved: list[tuple[int, int]], example: Any) -> None:
     if example is None:
         raise ValueError("expected an input from which the units' shapes can be seen, got none; pass example_input")
-    shapes = _shapes(net, example)
+    shapes = unit_shapes(net, example)
     for place, source in moved:
         if shapes[place] != shapes[source]:
             (entry, leave), (other_entry, other_leave) = shapes[place], shapes[source]
@@ -101,7 +101,7 @@ def _check_shapes(net: UnrolledNetwork, moved: list[tuple[int, int]], example: A
             )
 
 
-def _shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
+def unit_shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
     """The shapes of what enters and what leaves each unit, without the batch."""
     found = []
     with preserved(net.model), torch.no_grad():

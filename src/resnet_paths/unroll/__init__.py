@@ -5,12 +5,14 @@ from .discover import unroll
 from .errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
 from .inference import for_inference
 from .network import State, Suffix, UnrolledNetwork
+from .plain import PlainNetwork, plain_layers
 from .unit import Unit, UnitRef
 
 __all__ = [
     "Evaluations",
     "NoUnitsError",
     "NotDroppableError",
+    "PlainNetwork",
     "State",
     "Suffix",
     "TraceError",
@@ -20,5 +22,6 @@ __all__ = [
     "UnrollError",
     "UnrolledNetwork",
     "for_inference",
+    "plain_layers",
     "unroll",
 ]

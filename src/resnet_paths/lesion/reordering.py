@@ -1,0 +1,252 @@
+"""Running the blocks in another order (Veit, Wilber and Belongie 2016, section 4.3 and figure 5b)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import kendalltau, rankdata
+from torch import nn
+
+from ..data import ImageData
+from ..surgery import reorder_blocks
+from ..unroll import Evaluations, State, UnrolledNetwork
+from ..unroll._walk import shared_walk
+from ..unroll.fingerprint import fingerprint
+from ._exchange import Exchange, exchange
+from .evaluate import per_image, quick
+from .intervals import bootstrap
+from .metrics import Metric, metric_named
+
+
+@dataclass(frozen=True, eq=False)
+class Reorderings:
+    """The metric with the blocks in other orders.
+
+    Attributes:
+        orders: (m, n) the units in the order in which they run.
+        swaps: (m,) the number of random swaps that made each order.
+        tau: (m,) Kendall's rank correlation of each order with the original one.
+        values: (m,) the metric, a mean over images.
+        per_image: (m + 1, images); row 0 is the network as it is.
+        whole: the metric of the network as it is.
+        metric: its name.
+        groups: the names of the blocks that can change places with each other.
+        direct: units were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
+            model was made for each order.
+        evaluations: pieces of the network evaluated, over all batches of images (zero where not direct).
+        seed: of the swaps.
+        data: name of the data.
+        model_fingerprint: of the model.
+        data_fingerprint: of the data.
+    """
+
+    orders: np.ndarray
+    swaps: np.ndarray
+    tau: np.ndarray
+    values: np.ndarray
+    per_image: np.ndarray
+    whole: float
+    metric: str
+    groups: tuple[tuple[str, ...], ...]
+    direct: bool
+    evaluations: Evaluations
+    seed: int
+    data: str
+    model_fingerprint: str
+    data_fingerprint: str
+
+    def intervals(self, level: float = 0.95, *, count: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of bootstrap intervals over images of each order's metric, (m,) each."""
+        return bootstrap(self.per_image[1:], level=level, count=count, seed=seed)
+
+    def rank_correlation(self, *, level: float = 0.95, count: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+        """Spearman's correlation of the metric with tau over the orders, and its bootstrap interval over images.
+
+        Near -1: the further the order is from the original one, the worse, as Veit et al. found.
+        """
+        wanted = _standardised(rankdata(self.tau))
+
+        def correlation(means: np.ndarray) -> np.ndarray:
+            return _standardised(rankdata(means, axis=-1)) @ wanted
+
+        low, high = bootstrap(self.per_image[1:], correlation, level=level, count=count, seed=seed)
+        return float(correlation(self.values[None])[0]), float(low), float(high)
+
+    def by_swaps(self, level: float = 0.95) -> pd.DataFrame:
+        """One row for each number of swaps: mean tau, median and spread over orders, interval over images."""
+        rows = []
+        for count in np.unique(self.swaps):
+            mine = self.swaps == count
+            low, high = bootstrap(self.per_image[1:][mine], lambda means: np.median(means, axis=1), level=level)
+            spread = np.quantile(self.values[mine], (0.1, 0.5, 0.9))
+            named = dict(zip(("tenth", "median", "ninetieth"), spread.tolist(), strict=True))
+            rows.append(
+                {"swaps": int(count), "tau": self.tau[mine].mean(), **named, "low": float(low), "high": float(high)}
+            )
+        return pd.DataFrame(rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row an order."""
+        low, high = self.intervals()
+        return pd.DataFrame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
+
+
+def _standardised(ranks: np.ndarray) -> np.ndarray:
+    centred = ranks - ranks.mean(-1, keepdims=True)
+    length = np.sqrt((centred**2).sum(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = centred / length
+    return found
+
+
+def order_distance(order: Sequence[int]) -> float:
+    """Kendall's tau of an order with the original one, ``1 - 4 inversions / (n (n - 1))``: 1 the same, -1 reversed.
+
+    Example:
+        >>> order_distance([0, 1, 2, 3]), order_distance([3, 2, 1, 0])
+        (1.0, -1.0)
+    """
+    return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
+
+
+def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generator: np.random.Generator) -> np.ndarray:
+    """An order of `size` blocks after random swaps of two places of one group, each such pair being equally likely.
+
+    Example:
+        >>> random_swaps([[1, 2]], 4, 1, np.random.default_rng(0))
+        array([0, 2, 1, 3])
+    """
+    pairs = [(one, other) for group in groups for i, one in enumerate(group) for other in group[i + 1 :]]
+    order = np.arange(size)
+    for choice in generator.integers(len(pairs), size=swaps):
+        one, other = pairs[choice]
+        order[[one, other]] = order[[other, one]]
+    return order
+
+
+def reorderings(
+    net: UnrolledNetwork,
+    data: ImageData,
+    swaps: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    *,
+    draws: int = 10,
+    seed: int = 0,
+    metric: str | Metric = "error",
+    batch_size: int = 100,
+    fast: bool = True,
+    progress: bool = True,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
+) -> Reorderings:
+    """The metric after random swaps of blocks of equal shape, against how far the order is from the original one.
+
+    Veit, Wilber and Belongie (2016), section 4.3: k pairs of blocks of identical dimensions are swapped at random;
+    Kendall's tau between the new and the original order measures the corruption, and the error rises smoothly as it
+    falls. Unlike deletion, reordering also puts long paths into an order that was never trained.
+
+    Args:
+        net: the network, in eval mode; its model is not changed.
+        data: labelled images.
+        swaps: the numbers of swaps, made one after the other.
+        draws: random orders for each number.
+        seed: of the orders.
+        metric: see :func:`single_deletions`.
+        batch_size: images at a time.
+        fast: see :func:`evaluate_gates`.
+        progress: show a progress bar on a terminal.
+        journal: see :func:`evaluate_gates`.
+        executor: see :func:`evaluate_gates`.
+
+    Raises:
+        ValueError: no two blocks have equal shapes, a number of swaps below one, or no draws.
+
+    Cost: at most ``len(swaps) * draws + 1`` forward passes; orders that begin alike share their beginnings. Where
+    something between the units belongs to one place (a norm of the next block), a copy of the model for each order
+    and batch of images.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> result = reorderings(net, digits("test").subset(slice(0, 20)), [1, 8], draws=2)
+        >>> bool(result.tau[:2].min() > result.tau[2:].max())
+        True
+    """
+    wanted = [int(count) for count in swaps]
+    if not wanted or min(wanted) < 1 or draws < 1:
+        raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")
+    name, function = metric_named(metric)
+    runner = quick(net, fast)
+    parameter = next(net.model.parameters())
+    found = exchange(runner, data.subset(slice(0, 1)).x.to(parameter.device, parameter.dtype))
+
+    generator = np.random.default_rng(seed)
+    blocks = [random_swaps(found.groups, len(found.blocks), count, generator) for count in wanted for _ in range(draws)]
+    orders = [found.units(tuple(order)) for order in blocks]
+    study, pieces = Orders(runner, (tuple(range(len(net))), *orders), found), Evaluations()
+    values = per_image(study, data, function, batch_size, progress, pieces, journal, executor)
+    return Reorderings(
+        orders=np.array(orders),
+        swaps=np.repeat(wanted, draws),
+        tau=np.array([order_distance(order) for order in orders]),
+        values=values[1:].mean(1),
+        per_image=values,
+        whole=float(values[0].mean()),
+        metric=name,
+        groups=tuple(tuple(net[found.blocks[block][0]].name for block in group) for group in found.groups),
+        direct=found.direct,
+        evaluations=pieces,
+        seed=seed,
+        data=data.name,
+        model_fingerprint=fingerprint(net.model),
+        data_fingerprint=data.fingerprint,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """A network with its units in several orders, as a study for :func:`per_image`."""
+
+    runner: UnrolledNetwork
+    orders: tuple[tuple[int, ...], ...]
+    found: Exchange
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that runs."""
+        return self.runner.model
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits in the original order."""
+        return self.runner(x)
+
+    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """(order, logits) for each order."""
+        if not self.found.direct:
+            for row, order in enumerate(self.orders):
+                yield row, reorder_blocks(self.runner, order, example_input=x[:1])(x)
+            return
+        inner = {unit for block in self.found.blocks for unit in block[:-1]}
+
+        def step(state: State, position: int, source: int) -> State:
+            count.shortcuts += 1
+            count.branches += 1
+            count.joins += 1
+            here = replace(state, index=source)
+            total = self.runner.shortcut(here) + self.runner.branch(here)
+            after = self.runner.join(here if source in inner else state, total)
+            return replace(after, index=position + 1)
+
+        count.stems += 1
+        for row, state in shared_walk(self.runner.stem(x), self.orders, step):
+            yield row, state.value

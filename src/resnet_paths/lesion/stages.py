@@ -1,0 +1,137 @@
+"""Deleting units of one stage at a time: where in the network is the damage done?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..data import ImageData
+from ..surgery.reorder import unit_shapes
+from ..unroll import UnrolledNetwork
+from .evaluate import quick
+from .metrics import Metric
+from .multiple import RandomDeletions, random_deletions
+
+
+def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
+    """The units in runs of one shape: a stage begins where what leaves a unit has another shape than what left before.
+
+    Args:
+        net: the network.
+        example_input: an input, for the shapes.
+
+    Cost: one forward pass.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.unroll import unroll
+        >>> net = unroll(torchvision.models.resnet18().eval())
+        >>> stages(net, torch.randn(1, 3, 32, 32))
+        ((0, 1), (2, 3), (4, 5), (6, 7))
+    """
+    found: list[list[int]] = []
+    previous = None
+    for index, (_, leaves) in enumerate(unit_shapes(net, example_input)):
+        if leaves != previous:
+            found.append([])
+        found[-1].append(index)
+        previous = leaves
+    return tuple(map(tuple, found))
+
+
+@dataclass(frozen=True, eq=False)
+class StageDeletions:
+    """Random deletions within each stage.
+
+    Attributes:
+        stages: the units of each stage.
+        results: for each stage, its random deletions; the last count is the whole stage.
+    """
+
+    stages: tuple[tuple[int, ...], ...]
+    results: tuple[RandomDeletions, ...]
+
+    @property
+    def whole_stage(self) -> np.ndarray:
+        """(stages,) the metric with all branches of a stage deleted."""
+        return np.array([result.values[-1, 0] for result in self.results])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a stage, count and draw."""
+        tables = [result.to_pandas().assign(stage=stage) for stage, result in enumerate(self.results)]
+        return pd.concat(tables, ignore_index=True)
+
+
+def stage_deletions(
+    net: UnrolledNetwork,
+    data: ImageData,
+    counts: Sequence[int] | None = None,
+    *,
+    draws: int = 10,
+    seed: int = 0,
+    metric: str | Metric = "error",
+    batch_size: int = 100,
+    fast: bool = True,
+    progress: bool = True,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
+) -> StageDeletions:
+    """The metric after deleting k random units of one stage, for each stage, and after deleting the whole stage.
+
+    Args:
+        net: the network, in eval mode.
+        data: labelled images.
+        counts: numbers of units (default: 1 to the stage's size); those beyond a stage's size are left out for it.
+        draws: random sets for each number; a whole stage is deleted once and repeated in the record.
+        seed: of the draws.
+        metric: see :func:`single_deletions`.
+        batch_size: images at a time.
+        fast: see :func:`evaluate_gates`.
+        progress: show a progress bar on a terminal.
+        journal: see :func:`evaluate_gates`.
+        executor: see :func:`evaluate_gates`.
+
+    Raises:
+        ValueError: a count below one, or no draws.
+
+    Cost: at most `draws` forward passes for each unit of the network.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> result = stage_deletions(net, digits("test").subset(slice(0, 20)), [1], draws=2)
+        >>> [len(stage) for stage in result.stages], result.whole_stage.shape
+        ([9, 9, 9], (3,))
+    """
+    quick(net, False)
+    parameter = next(net.model.parameters())
+    found = stages(net, data.subset(slice(0, 1)).x.to(parameter.device, parameter.dtype))
+    wanted = list(range(1, max(map(len, found)) + 1)) if counts is None else [int(count) for count in counts]
+    results = []
+    for stage in found:
+        mine = sorted({count for count in wanted if count < len(stage)} | {len(stage)})
+        results.append(
+            random_deletions(
+                net,
+                data,
+                mine,
+                units=list(stage),
+                draws=draws,
+                seed=seed,
+                metric=metric,
+                batch_size=batch_size,
+                fast=fast,
+                progress=progress,
+                journal=journal,
+                executor=executor,
+            )
+        )
+    return StageDeletions(stages=found, results=tuple(results))

@@ -1,0 +1,280 @@
+"""Plain networks: a chain of layers, of which those that keep the shape can be deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ._dataflow import DataFlow
+from ._guard import preserved
+from ._program import ModuleCall, Program, first_node
+from ._rows import Evaluations
+from ._segments import Step, Values, _step, ancestors
+from ._trace import trace
+from ._units import Refusal
+from ._unwrap import unwrap
+from ._walk import shared_walk
+from .errors import NoUnitsError
+from .unit import Unit, UnitRef, resolve, resolve_all
+
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What is deleted: everything between two nodes that all data passes through."""
+
+    name: str
+    entry: fx.Node
+    exit: fx.Node
+    inside: frozenset[fx.Node]
+
+
+@dataclass(frozen=True, eq=False)
+class _Segment:
+    """Up to a layer's end: what runs in any case, and what runs only if the layer is kept."""
+
+    nodes: tuple[tuple[fx.Node, Step, bool], ...]
+    done: frozenset[fx.Node]
+    layer: _Layer | None = field(default=None)
+
+
+class PlainNetwork:
+    """A network without shortcuts as a chain of layers, evaluated at gates.
+
+    ``y_i = (1 - g_i) y_{i-1} + g_i layer_i(y_{i-1})``: at a gate of one the layer, at zero it is deleted and what
+    stands before it is given to what stands after it (Veit, Wilber and Belongie 2016, section 4.1, for VGG). Made by
+    :func:`plain_layers`; the lesion studies take it in place of an unrolled network.
+
+    Attributes:
+        model: the model, used as it is.
+        refusals: layers that cannot be deleted, with the reason.
+    """
+
+    def __init__(self, model: nn.Module, program: Program, layers: list[_Layer], arguments: tuple[Any, ...]) -> None:
+        self.model, self._arguments = model, arguments
+        self.refusals: list[Refusal] = []
+        self._program = program
+        self._layers = layers
+        self._segments = _segments(program, layers)
+        self._units: tuple[Unit, ...] = ()
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The layers that can be deleted, input side first."""
+        return self._units
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(self._units)
+
+    def __getitem__(self, reference: UnitRef) -> Unit:
+        return self._units[resolve(self._units, reference)]
+
+    def indices(self, references: Sequence[UnitRef] | UnitRef) -> list[int]:
+        """The indices of several layers; each may be given once."""
+        return resolve_all(self._units, references)
+
+    def __repr__(self) -> str:
+        lines = [f"{unit.index:3d}  {unit.name}  {unit.entry_shape}" for unit in self]
+        return "\n".join([f"PlainNetwork: {type(self.model).__name__}, {len(self)} layers", *lines])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return plain_layers, (self.model, *self._arguments)
+
+    def __call__(self, x: Any, gates: torch.Tensor | Sequence[float] | None = None) -> torch.Tensor:
+        """The output, for gates (n,) or, with a leading dimension m, for gates (m, n)."""
+        rows = torch.ones(1, len(self)) if gates is None else torch.as_tensor(gates)
+        outputs = dict(self.iterate(x, rows if rows.ndim == 2 else rows[None]))
+        stacked = torch.stack([outputs[row] for row in range(len(outputs))])
+        return stacked if gates is not None and rows.ndim == 2 else stacked[0]
+
+    def iterate(
+        self, x: Any, gates: torch.Tensor, *, count: Evaluations | None = None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (row, output) for each row of gates (m, n); rows that begin alike share what they share.
+
+        Raises:
+            ValueError: the gates' shape does not fit.
+        """
+        if gates.ndim != 2 or gates.shape[1] != len(self) or not len(gates):
+            raise ValueError(f"expected gates (m, {len(self)}), one for each layer, got {tuple(gates.shape)}")
+        count = Evaluations() if count is None else count
+        count.stems += 1
+
+        def step(values: Values, position: int, gate: float) -> Values:
+            count.branches += gate != 0.0
+            count.joins += 1
+            return _run(self._segments[position], values, gate)
+
+        inputs = list(self._program.placeholders.values())
+        given = x if isinstance(x, tuple) else (x,)
+        start = dict(zip(inputs, given, strict=False))
+        for row, values in shared_walk(start, gates.tolist(), step):
+            yield row, _run(self._segments[-1], values, 1.0)[self._program.output]
+
+
+def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | None = None) -> PlainNetwork:
+    """The layers of a plain network that can be deleted, because they keep the shape.
+
+    A layer is a convolution or linear map that all data passes through, with the norm that directly follows it; or,
+    with `layers`, a module of yours (a block of several layers).
+
+    Args:
+        model: any module that can be traced, such as VGG or ``cifar_resnet(..., residual=False)``.
+        example_input: an input, for the shapes.
+        layers: qualified names of modules to delete as a whole, instead of single layers.
+
+    Raises:
+        NoUnitsError: no layer keeps the shape; the message lists them.
+        TraceError: the model's operations could not be followed.
+        ValueError: a name is not a module that all data passes through, or two of them overlap.
+
+    Cost: one trace and one forward pass.
+
+    Example:
+        >>> import torch, torchvision
+        >>> vgg = torchvision.models.vgg11(num_classes=10).eval()
+        >>> net = plain_layers(vgg, torch.randn(1, 3, 32, 32))
+        >>> [unit.name for unit in net]
+        ['features.8', 'features.13', 'features.16', 'features.18', 'classifier.3']
+        >>> x = torch.randn(2, 3, 32, 32)
+        >>> torch.equal(net(x), vgg(x))
+        True
+    """
+    model = unwrap(model)
+    program = trace(model)
+    flow = DataFlow(program)
+    found = _weighted(program, flow) if layers is None else [_module(program, flow, name) for name in layers]
+    shapes = _shapes(program, example_input)
+    kept, refusals = [], []
+    for layer in sorted(found, key=lambda layer: flow.order[layer.exit]):
+        before, after = shapes[layer.entry], shapes[layer.exit]
+        if before == after:
+            kept.append(layer)
+        else:
+            reason = f"it changes the shape from {before} to {after}"
+            refusals.append(Refusal(layer.name, layer.exit.name, reason))
+    if not kept:
+        listed = "\n  ".join(map(str, refusals)) or "it has no convolution or linear layer that all data passes through"
+        raise NoUnitsError(f"expected a layer that keeps the shape, got none in {type(model).__name__}:\n  {listed}")
+    _check_apart(kept)
+    names = None if layers is None else list(layers)
+    net = PlainNetwork(model, program, kept, (example_input, names))
+    net.refusals = refusals
+    net._units = tuple(_unit(program, layer, index, shapes[layer.entry]) for index, layer in enumerate(kept))
+    return net
+
+
+def _unit(program: Program, layer: _Layer, index: int, shape: tuple[int, ...]) -> Unit:
+    modules = {str(node.target) for node in layer.inside if node.op == "call_module"}
+    parameters = {id(p): p.numel() for name in modules for p in program.model.get_submodule(name).parameters()}
+    reason = "a layer of a plain network; delete it by a gate of 0"
+    return Unit(index, layer.name, layer.name, "none", "", sum(parameters.values()), shape, False, reason)
+
+
+def _weighted(program: Program, flow: DataFlow) -> list[_Layer]:
+    """Convolutions and linear maps on the way of all data, each with the norm that directly follows it."""
+    chain = set(flow.chain(program.output))
+    found = []
+    for node in program.graph.nodes:
+        if node not in chain or not _is(node, program, _WEIGHTED) or len(flow.inputs(node)) != 1:
+            continue
+        after = next(iter(node.users)) if len(node.users) == 1 else node
+        exit_node = after if _is(after, program, _NORMS) else node
+        (entry,) = flow.inputs(node)
+        found.append(_Layer(str(node.target), entry, exit_node, frozenset({node, exit_node})))
+    return found
+
+
+def _is(node: fx.Node, program: Program, kinds: tuple[type, ...]) -> bool:
+    return node.op == "call_module" and isinstance(program.model.get_submodule(str(node.target)), kinds)
+
+
+def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
+    """A module of the user's as one layer."""
+    calls = [call for call in _calls(program.root) if call.path == name]
+    chain = set(flow.chain(program.output))
+    entry = first_node(calls[0].args) if len(calls) == 1 else None
+    end = first_node(calls[0].output) if len(calls) == 1 else None
+    leaf = [node for node in chain if node.op == "call_module" and str(node.target) == name]
+    if entry is None and len(leaf) == 1:
+        (end,) = leaf
+        (entry,) = flow.inputs(end)[:1]
+    if entry not in chain or end not in chain or entry is None or end is None:
+        raise ValueError(f"expected the name of a module that runs once and that all data passes through, got {name!r}")
+    inside = flow.between(entry, end)
+    outside = [node for node in inside - {end} if not set(node.users) <= inside]
+    if outside:
+        raise ValueError(f"expected a module whose inner values nothing else reads, got {name!r}")
+    return _Layer(name, entry, end, frozenset(inside))
+
+
+def _calls(call: ModuleCall) -> Iterator[ModuleCall]:
+    yield call
+    for child in call.children:
+        yield from _calls(child)
+
+
+def _check_apart(layers: list[_Layer]) -> None:
+    for one, other in pairwise(layers):
+        if one.inside & other.inside:
+            raise ValueError(f"expected layers that do not overlap, got {one.name!r} and {other.name!r}")
+
+
+def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
+    """The program in order, cut behind each layer; nothing is overwritten, so that values can be shared."""
+    needed = ancestors(program.output)
+    nodes = [node for node in program.graph.nodes if node in needed and node.op not in ("placeholder", "output")]
+    pinned = frozenset(program.graph.nodes)
+    order = {node: place for place, node in enumerate(program.graph.nodes)}
+    last = {node: max((order[user] for user in node.users if user in needed), default=-1) for node in needed}
+    last[program.output] = len(order)
+    segments, start = [], -1
+    for layer in [*layers, None]:
+        stop = len(order) if layer is None else order[layer.exit]
+        mine = [node for node in nodes if start < order[node] <= stop]
+        inside = layer.inside if layer is not None else frozenset()
+        steps = tuple((node, _step(node, program, pinned), node in inside) for node in mine)
+        done = frozenset(node for node in needed if start < last[node] <= stop and node is not program.output)
+        segments.append(_Segment(steps, done, layer))
+        start = stop
+    return segments
+
+
+def _run(segment: _Segment, values: Values, gate: float) -> Values:
+    """A copy of the values with those of a segment added and those that nothing needs any more let go."""
+    values = dict(values)
+    for node, step, inside in segment.nodes:
+        if not inside or gate != 0.0:
+            values[node] = step(values)
+    if segment.layer is not None and gate != 1.0:
+        before = values[segment.layer.entry]
+        after = values.get(segment.layer.exit)
+        values[segment.layer.exit] = before if after is None else torch.lerp(before, after, gate)
+    return {node: value for node, value in values.items() if node not in segment.done}
+
+
+def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
+    """The shape of every tensor of one run, without the batch."""
+    found: dict[fx.Node, tuple[int, ...]] = {}
+    values: Values = dict(
+        zip(program.placeholders.values(), example if isinstance(example, tuple) else (example,), strict=False)
+    )
+    pinned = frozenset(program.graph.nodes)
+    with preserved(program.model), torch.no_grad():
+        for node in program.graph.nodes:
+            if node not in values and node.op not in ("placeholder", "output"):
+                values[node] = _step(node, program, pinned)(values)
+    for node, value in values.items():
+        if isinstance(value, torch.Tensor):
+            found[node] = tuple(value.shape[1:])
+    return found
