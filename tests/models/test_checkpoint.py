@@ -16,6 +16,7 @@ FAMILY = [
     {"shortcut": "B", "preactivation": True},
     {"shortcut": "C", "stem": "7x7"},
     {"block": "bottleneck"},
+    {"block": "bottleneck", "shortcut": "D", "stem": "deep", "groups": 2, "keep_last": 0.5},
 ]
 
 
@@ -45,7 +46,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(tmp_path) -> None:
         load_model(str(tmp_path / "whole.pt"))
 
 
-@pytest.mark.parametrize("options", [{}, *FAMILY[2:], {"shortcut": "C", "widths": (2, 4)}, {"shortcut": "B"}])
+@pytest.mark.parametrize("options", [{}, *FAMILY[2:5], {"shortcut": "C", "widths": (2, 4)}, {"shortcut": "B"}])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_network_is_inferred_from_keys_and_shapes(tmp_path, options: dict, depth: int) -> None:
     widths = options.get("widths", (4, 6, 8))

@@ -143,9 +143,9 @@ def test_option_a_pads_both_sides_with_zeros() -> None:
     [
         ({"depth": 21}, "nearest are 20 and 26"),
         ({"depth": 4}, "6 k \\+ 2"),
-        ({"depth": 20, "shortcut": "D"}, "'A', 'B' or 'C'"),
+        ({"depth": 20, "shortcut": "E"}, "'A', 'B', 'C' or 'D'"),
         ({"depth": 20, "block": "wide"}, "'basic' or 'bottleneck'"),
-        ({"depth": 20, "stem": "5x5"}, "'3x3' or '7x7'"),
+        ({"depth": 20, "stem": "5x5"}, "'3x3', '7x7' or 'deep'"),
         ({"depth": 26, "block": "bottleneck"}, "9 k \\+ 2 for bottleneck blocks in 3 stages, got 26"),
         ({"depth": 20, "num_classes": 0}, "at least 1 for num_classes, got 0"),
         ({"depth": 20, "widths": ()}, "at least one stage"),

@@ -3,12 +3,17 @@
 from ._unit import ZeroPadShortcut
 from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from .cifar import CifarResNet, cifar_resnet
+from .ensemble import Ensemble
 from .load import load_model
+from .stochastic_depth import StochasticDepth, linear_decay
 
 __all__ = [
     "CifarResNet",
+    "Ensemble",
+    "StochasticDepth",
     "ZeroPadShortcut",
     "cifar_resnet",
+    "linear_decay",
     "load_checkpoint",
     "load_model",
     "read_checkpoint",

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from ._unit import Shortcut
+from ._unit import EXPANSION, BlockKind, Shortcut
 from .cifar import CifarResNet, cifar_resnet
 
 
@@ -24,28 +24,45 @@ def inferred_network(state: dict[str, torch.Tensor]) -> CifarResNet | None:
         if found := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
             units.setdefault(int(found[1]), set()).add(int(found[2]))
     counts = {len(places) for places in units.values()}
-    if not {"conv1.weight", "linear.weight"} <= set(state) or len(counts) != 1:
+    entry = "conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"
+    if not {entry, "linear.weight"} <= set(state) or len(counts) != 1:
         return None
-    first = [f"layer{stage}.0.conv1.weight" for stage in range(1, len(units) + 1)]
-    if any(key not in state or state[key].ndim != 4 for key in ["conv1.weight", *first]):
+    bottleneck = "layer1.0.conv3.weight" in state
+    layers = 3 if bottleneck else 2
+    last = [f"layer{stage}.0.conv{layers}.weight" for stage in range(1, len(units) + 1)]
+    second = "layer1.0.conv2.weight"
+    if any(key not in state or state[key].ndim != 4 for key in [entry, second, *last]):
         return None
 
-    stem, bottleneck = state["conv1.weight"], "layer1.0.conv3.weight" in state
-    layers = 3 if bottleneck else 2
+    stem, widths = state[entry], tuple(state[key].shape[0] // EXPANSION[_kind(bottleneck)] for key in last)
     return cifar_resnet(
         layers * counts.pop() * len(units) + 2,
         num_classes=state["linear.weight"].shape[0],
         in_channels=stem.shape[1],
         preactivation="bn_last.weight" in state,
         shortcut=_option(state, units),
-        block="bottleneck" if bottleneck else "basic",
-        widths=tuple(state[key].shape[0] for key in first),
-        stem="7x7" if stem.shape[-1] == 7 else "3x3",
+        block=_kind(bottleneck),
+        widths=widths,
+        stem="deep" if entry == "conv1.0.weight" else "7x7" if stem.shape[-1] == 7 else "3x3",
+        groups=_groups(state[second])[0] if bottleneck else 1,
+        group_width=_groups(state[second])[1] if bottleneck and state[second].shape[0] != widths[0] else None,
     )
+
+
+def _kind(bottleneck: bool) -> BlockKind:
+    return "bottleneck" if bottleneck else "basic"
+
+
+def _groups(weight: torch.Tensor) -> tuple[int, int]:
+    """How many and how wide, from the 3x3 convolution of a bottleneck, (middle, middle / groups, 3, 3)."""
+    middle, width = weight.shape[:2]
+    return middle // width, width
 
 
 def _option(state: dict[str, torch.Tensor], units: dict[int, set[int]]) -> Shortcut:
     projected = {tuple(map(int, re.findall(r"\d+", key)[:2])) for key in state if ".shortcut." in key}
     if not projected:
         return "A"
+    if any(key.endswith(".shortcut.1.weight") and value.ndim == 4 for key, value in state.items()):
+        return "D"
     return "C" if len(projected) == sum(len(places) for places in units.values()) else "B"

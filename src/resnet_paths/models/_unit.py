@@ -1,4 +1,4 @@
-"""The residual unit of He et al., post- or pre-activation, and its parameter-free shortcut."""
+"""The residual unit of He et al., post- or pre-activation, plain or grouped, and its shortcuts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Shortcut = Literal["A", "B", "C"]
+from .stochastic_depth import StochasticDepth
+
+Shortcut = Literal["A", "B", "C", "D"]
 BlockKind = Literal["basic", "bottleneck"]
 
 KERNELS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
@@ -53,6 +55,19 @@ class Unit(nn.Module):
     Post-activation (He et al. 2015, section 3): ``relu(shortcut(x) + bn(conv(...relu(bn(conv(x))))))``.
     Pre-activation (He et al. 2016, section 4): ``shortcut(x) + conv(relu(bn(...conv(relu(bn(x))))))``, where
     the shortcut leaves after the first ``relu(bn(x))`` if the unit changes the shape, projects, or is the first.
+
+    Args:
+        in_channels: channels of the input.
+        channels: of the output, before the expansion of a bottleneck.
+        stride: of the first 3x3 convolution.
+        middle: channels of a bottleneck's 3x3 convolution.
+        groups: of that convolution (Xie et al. 2017).
+        keep: probability that the branch survives a training step (Huang et al. 2016).
+        block: basic or bottleneck.
+        option: of the shortcut.
+        residual: with the shortcut.
+        preactivation: norms and activations before convolutions.
+        first: the first unit of the network.
     """
 
     conv1: nn.Module
@@ -69,27 +84,37 @@ class Unit(nn.Module):
         residual: bool,
         preactivation: bool,
         first: bool,
+        middle: int,
+        groups: int = 1,
+        keep: float = 1.0,
     ) -> None:
         super().__init__()
         out_channels = channels * EXPANSION[block]
-        self._add_layers(in_channels, channels, out_channels, stride, block, preactivation)
+        widths = [in_channels, *[middle] * (len(KERNELS[block]) - 1), out_channels]
+        self._add_layers(widths, stride, block, preactivation, groups)
 
         changes = stride != 1 or in_channels != out_channels
         self.residual, self.preactivation = residual, preactivation
         self.shares_preactivation = preactivation and (changes or first or option == "C")
+        self.survival = StochasticDepth(keep) if residual and keep < 1 else None
         self.shortcut: nn.Module = nn.Identity()
         if residual and (changes or option == "C"):
             self.shortcut = _shortcut(in_channels, out_channels, stride, option, preactivation)
 
-    def _add_layers(
-        self, in_channels: int, channels: int, out_channels: int, stride: int, block: BlockKind, preactivation: bool
-    ) -> None:
-        """``conv1 bn1 conv2 bn2 ...``; the stride is that of the first 3x3 convolution."""
+    def _add_layers(self, widths: list[int], stride: int, block: BlockKind, preactivation: bool, groups: int) -> None:
+        """``conv1 bn1 conv2 bn2 ...``; stride and groups are those of the first 3x3 convolution."""
         kernels = KERNELS[block]
-        widths = [in_channels, *[channels] * (len(kernels) - 1), out_channels]
         for layer, kernel in enumerate(kernels):
-            step = stride if layer == kernels.index(3) else 1
-            convolution = nn.Conv2d(widths[layer], widths[layer + 1], kernel, step, kernel // 2, bias=False)
+            spatial = layer == kernels.index(3)
+            convolution = nn.Conv2d(
+                widths[layer],
+                widths[layer + 1],
+                kernel,
+                stride if spatial else 1,
+                kernel // 2,
+                groups=groups if spatial else 1,
+                bias=False,
+            )
             setattr(self, f"conv{layer + 1}", convolution)
             setattr(self, f"bn{layer + 1}", nn.BatchNorm2d(widths[layer if preactivation else layer + 1]))
         self.depth = len(kernels)
@@ -105,7 +130,7 @@ class Unit(nn.Module):
             if layer < self.depth:
                 out = F.relu(out)
         if self.residual:
-            out = out + self.shortcut(x)
+            out = self._surviving(out) + self.shortcut(x)
         return F.relu(out)
 
     def _pre(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,8 +140,11 @@ class Unit(nn.Module):
         for layer in range(2, self.depth + 1):
             out = getattr(self, f"conv{layer}")(F.relu(getattr(self, f"bn{layer}")(out)))
         if self.residual:
-            out = out + self.shortcut(entry)
+            out = self._surviving(out) + self.shortcut(entry)
         return out
+
+    def _surviving(self, branch: torch.Tensor) -> torch.Tensor:
+        return branch if self.survival is None else self.survival(branch)
 
     def silence(self) -> None:
         """Set what ends the branch to zero: its norm's scale, or in pre-activation its convolution."""
@@ -131,7 +159,10 @@ class Unit(nn.Module):
 def _shortcut(in_channels: int, out_channels: int, stride: int, option: Shortcut, preactivation: bool) -> nn.Module:
     if option == "A":
         return ZeroPadShortcut(in_channels, out_channels, stride)
+    # in pre-activation the input was normalised already, and the sum stays free of norms (He et al. 2016, section 3.1)
+    norms = [] if preactivation else [nn.BatchNorm2d(out_channels)]
+    if option == "D":
+        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+        return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), *norms)
     convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-    if preactivation:  # the input was normalised already; the sum stays free of norms (He et al. 2016, section 3.1)
-        return convolution
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(convolution, *norms) if norms else convolution

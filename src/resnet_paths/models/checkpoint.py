@@ -127,7 +127,7 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Modu
         path: see :func:`read_checkpoint`.
         model: the model to load it into; None builds the CIFAR ResNet that the checkpoint describes, or whose
             keys and shapes it has. Without a description a plain network has the keys of a residual one with
-            option A, and is taken for that: give ``model``.
+            option A, and is taken for that, and stochastic depth leaves no trace in keys: give ``model``.
 
     Raises:
         FileNotFoundError: no such file.

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ._unit import EXPANSION, KERNELS, BlockKind, Shortcut, Unit
+from .stochastic_depth import linear_decay
 
-Stem = Literal["3x3", "7x7"]
+Stem = Literal["3x3", "7x7", "deep"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,20 @@ class _Settings:
     widths: tuple[int, ...]
     stem: Stem
     zero_init_residual: bool
+    groups: int
+    group_width: int | None
+    keep_last: float
     seed: int | None
 
     def __post_init__(self) -> None:
-        choices = {"block": tuple(KERNELS), "shortcut": ("A", "B", "C"), "stem": ("3x3", "7x7")}
+        choices = {"block": tuple(KERNELS), "shortcut": ("A", "B", "C", "D"), "stem": ("3x3", "7x7", "deep")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 head = ", ".join(repr(choice) for choice in known[:-1])
                 raise ValueError(f"expected {name} {head} or {known[-1]!r}, got {getattr(self, name)!r}")
         numbers = {"num_classes": self.num_classes, "in_channels": self.in_channels}
         numbers |= {f"widths[{place}]": width for place, width in enumerate(self.widths)}
+        numbers |= {"groups": self.groups, "group_width": 1 if self.group_width is None else self.group_width}
         for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"expected a whole number of at least 1 for {name}, got {number!r}")
@@ -46,6 +51,26 @@ class _Settings:
         if self.zero_init_residual and not self.residual:
             raise ValueError("expected residual=True with zero_init_residual: without shortcuts its output is constant")
         self._check_depth()
+        self._check_groups()
+        if self.keep_last != 1 and not self.residual:
+            raise ValueError(
+                f"expected keep_last=1 with residual=False, got {self.keep_last}: nothing bypasses a branch"
+            )
+        linear_decay(1, self.keep_last)
+
+    def _check_groups(self) -> None:
+        if self.block != "bottleneck" and (self.groups, self.group_width) != (1, None):
+            raise ValueError(
+                f"expected groups with block='bottleneck' alone, got groups={self.groups} and "
+                f"group_width={self.group_width} with {self.block!r}; a grouped block of two layers is a wider, "
+                "sparser one (Xie et al. 2017, section 3.3)"
+            )
+        for stage in range(len(self.widths)):
+            if self.middle(stage) % self.groups:
+                raise ValueError(
+                    f"expected widths that {self.groups} groups divide, got {self.middle(stage)} in stage {stage + 1}; "
+                    "change widths, groups or group_width"
+                )
 
     def _check_depth(self) -> None:
         step = len(KERNELS[self.block]) * len(self.widths)
@@ -61,6 +86,11 @@ class _Settings:
     def units(self) -> int:
         """Units of each stage."""
         return (self.depth - 2) // (len(KERNELS[self.block]) * len(self.widths))
+
+    def middle(self, stage: int) -> int:
+        """Channels of the 3x3 convolution of a stage's bottlenecks."""
+        width = self.widths[stage]
+        return width if self.group_width is None else self.groups * self.group_width * width // self.widths[0]
 
 
 class CifarResNet(nn.Module):
@@ -79,14 +109,14 @@ class CifarResNet(nn.Module):
         seed = _drawn_seed() if settings.seed is None else settings.seed
 
         channels = settings.widths[0]
-        small = settings.stem == "3x3"
-        kernel, stride = (3, 1) if small else (7, 2)
-        self.conv1 = nn.Conv2d(settings.in_channels, channels, kernel, stride, kernel // 2, bias=False)
+        self.conv1 = _stem(settings.stem, settings.in_channels, channels)
         if not settings.preactivation:
             self.bn1 = nn.BatchNorm2d(channels)
-        self.pool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        self.pool = nn.Identity() if settings.stem == "3x3" else nn.MaxPool2d(3, 2, 1)
+        keeps = linear_decay(self.stages * settings.units, settings.keep_last)
         for stage in range(self.stages):
-            setattr(self, f"layer{stage + 1}", _stage(settings, stage))
+            chosen = keeps[stage * settings.units : (stage + 1) * settings.units]
+            setattr(self, f"layer{stage + 1}", _stage(settings, stage, chosen))
         channels = settings.widths[-1] * EXPANSION[settings.block]
         if settings.preactivation:
             self.bn_last = nn.BatchNorm2d(channels)
@@ -129,7 +159,24 @@ class CifarResNet(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
-def _stage(settings: _Settings, stage: int) -> nn.Sequential:
+def _stem(kind: Stem, in_channels: int, channels: int) -> nn.Module:
+    """What stands before the first norm; three 3x3 convolutions are those of He et al. (2019), section 4.1."""
+    if kind != "deep":
+        kernel, stride = (3, 1) if kind == "3x3" else (7, 2)
+        return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+    narrow = max(1, channels // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, narrow, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(),
+        nn.Conv2d(narrow, narrow, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(),
+        nn.Conv2d(narrow, channels, 3, 1, 1, bias=False),
+    )
+
+
+def _stage(settings: _Settings, stage: int, keeps: tuple[float, ...]) -> nn.Sequential:
     width = settings.widths[stage]
     expanded = EXPANSION[settings.block]
     entering = settings.widths[0] if stage == 0 else settings.widths[stage - 1] * expanded
@@ -144,6 +191,9 @@ def _stage(settings: _Settings, stage: int) -> nn.Sequential:
                 residual=settings.residual,
                 preactivation=settings.preactivation,
                 first=stage == 0 and position == 0,
+                middle=settings.middle(stage),
+                groups=settings.groups,
+                keep=keeps[position],
             )
             for position in range(settings.units)
         )
@@ -167,12 +217,16 @@ def cifar_resnet(
     widths: tuple[int, ...] = (16, 32, 64),
     stem: Stem = "3x3",
     zero_init_residual: bool = False,
+    groups: int = 1,
+    group_width: int | None = None,
+    keep_last: float = 1.0,
     seed: int | None = None,
 ) -> CifarResNet:
     """A ResNet for small images: a 3x3 convolution, stages of equal units, global pooling, a linear layer.
 
     The CIFAR networks of He et al. (2015), section 4.2; pre-activation of He et al. (2016), section 4, where
-    the first unit and those that change the shape or project send the activation through their shortcut. With
+    the first unit and those that change the shape or project send the activation through their shortcut; ResNeXt
+    (Xie et al. 2017) by ``groups``; the shortcut and stem of ResNet-D (He et al. 2019, section 4.1). With
     ``residual=False`` the same layers without shortcuts (the plain twin): same parameter names in the branches
     and, from the same seed, the same initial values.
 
@@ -182,20 +236,31 @@ def cifar_resnet(
         in_channels: channels of the images.
         residual: with shortcuts.
         preactivation: norm and activation before each convolution.
-        shortcut: where shapes change A pads with zeros, B projects; C projects everywhere.
+        shortcut: where shapes change A pads with zeros, B projects, D pools (2x2 means) and projects; C projects
+            everywhere.
         block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width at the end.
         widths: channels of each stage; the resolution halves between stages.
-        stem: a 3x3 convolution (section 4.2), or 7x7 of stride 2 and max pooling as for ImageNet (section 3.3).
+        stem: a 3x3 convolution (section 4.2), or as for ImageNet 7x7 of stride 2 and max pooling (section 3.3), or
+            "deep": three 3x3, the first of stride 2 and the first two of half the width, and max pooling.
         zero_init_residual: branches start at zero: the scale of their last norm (Goyal et al. 2017, section 5.1),
             in pre-activation their last convolution.
+        groups: of the 3x3 convolution in bottlenecks (the cardinality of ResNeXt).
+        group_width: channels of each group in the first stage; later stages scale it with their widths. None: the
+            3x3 convolution is as wide as the stage.
+        keep_last: probability that the last branch survives a training step (Huang et al. 2016); those before it
+            rise linearly to 1 (:func:`linear_decay`), and in eval mode each branch counts by its probability.
         seed: of the initial values; None draws one from the global generator.
 
     Raises:
-        ValueError: the depth does not fit the block, or an option is unknown.
+        ValueError: the depth does not fit the block, the groups do not divide it, or an option is unknown.
 
     Example:
         >>> sum(p.numel() for p in cifar_resnet(56).parameters())
         853018
+        >>> wide = {"block": "bottleneck", "widths": (64, 128, 256), "shortcut": "B", "groups": 8, "group_width": 64}
+        >>> with torch.device("meta"):  # ResNeXt-29, 8x64d: 34.4 million (Xie et al. 2017, table 7)
+        ...     round(sum(p.numel() for p in cifar_resnet(29, **wide).parameters()) / 1e6, 1)
+        34.4
     """
     return CifarResNet(
         _Settings(
@@ -209,6 +274,9 @@ def cifar_resnet(
             widths=tuple(widths),
             stem=stem,
             zero_init_residual=zero_init_residual,
+            groups=groups,
+            group_width=group_width,
+            keep_last=keep_last,
             seed=seed,
         )
     )

@@ -1,0 +1,69 @@
+"""Stochastic depth (Huang et al. 2016): branches that survive a training step with some probability."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def linear_decay(units: int, last: float) -> tuple[float, ...]:
+    """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L (equation 4).
+
+    They are the keep probabilities of :func:`resnet_paths.paths.path_lengths`, and the gates at which an
+    unrolled network without stochastic depth is what one with it is in eval mode.
+
+    Args:
+        units: L, the number of residual units.
+        last: p_L, in (0, 1]; 0.5 in the paper.
+
+    Raises:
+        ValueError: no units, or a probability out of its range.
+
+    Example:
+        >>> linear_decay(4, 0.5)
+        (0.875, 0.75, 0.625, 0.5)
+    """
+    if units < 1:
+        raise ValueError(f"expected at least one unit, got {units}")
+    _check(last)
+    return tuple(1 - place / units * (1 - last) for place in range(1, units + 1))
+
+
+class StochasticDepth(nn.Module):
+    """Ends a branch: in training it is there, or zero, for the whole batch; in eval mode times its probability.
+
+    Huang et al. (2016), equations 2 and 5: ``b_l f_l(x)`` with b_l ~ Bernoulli(p_l) in training, ``p_l f_l(x)``
+    (the expected gate) at evaluation. The draws come from PyTorch's global generator of the CPU, so that every
+    device draws the same. The branch is computed also when it does not survive: this saves no time, and its norms
+    see every batch.
+
+    Args:
+        keep: p_l, the probability of survival, in (0, 1].
+
+    Raises:
+        ValueError: a probability out of its range.
+
+    Example:
+        >>> StochasticDepth(0.75).eval()(torch.ones(2)).tolist()
+        [0.75, 0.75]
+    """
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        _check(keep)
+        self.keep = keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The branch at its gate; the shape stays."""
+        if not self.training:
+            return x * self.keep
+        return x * float(torch.rand((), device="cpu") < self.keep)
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"keep={self.keep:g}"
+
+
+def _check(keep: float) -> None:
+    if not 0 < keep <= 1:
+        raise ValueError(f"expected a survival probability above 0 and up to 1, got {keep}; 1 is no stochastic depth")
