@@ -13,7 +13,7 @@ FLOORS = [
     {"surgery", "sweep"},
     {"data", "models", "training"},
     {"paths", "lesion", "landscape", "tradeoff"},
-    {"plot"},
+    {"plot", "callbacks"},
     {"report"},
     {"cli"},
 ]

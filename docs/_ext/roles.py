@@ -41,9 +41,9 @@ def _target(place: griffe.Object, name: str) -> str:
     while around is not None:
         found = _member(around, name)
         if found is not None:
-            return _function_of_same_name(found)
+            return _function_of_same_name(found, place)
         around = around.parent
-    return _function_of_same_name(name) if name.startswith("resnet_paths.") else name
+    return _function_of_same_name(name, place) if name.startswith("resnet_paths.") else name
 
 
 def _member(place: griffe.Object, name: str) -> str | None:
@@ -55,6 +55,13 @@ def _member(place: griffe.Object, name: str) -> str | None:
     return f"{path}.{rest}" if rest else path
 
 
-def _function_of_same_name(path: str) -> str:
-    """``resnet_paths.unroll`` is a package and the function in it: links mean the function."""
-    return "resnet_paths.unroll.unroll" if path == "resnet_paths.unroll" else path
+def _function_of_same_name(path: str, place: griffe.Object) -> str:
+    """``resnet_paths.unroll`` is a package and the function in it, and so on: links mean the function."""
+    parts = path.split(".")
+    found: griffe.Object | griffe.Alias = place.package
+    for part in parts[1:]:
+        if part not in found.members or found.is_alias:
+            return path
+        found = found.members[part]
+    same = not found.is_alias and found.is_module and parts[-1] in found.members
+    return f"{path}.{parts[-1]}" if same else path

@@ -1,0 +1,29 @@
+"""Path statistics recorded during training, which stays the same bit for bit."""
+
+from typing import TYPE_CHECKING, Any
+
+from .loggers import Logger, to_tensorboard, to_wandb
+from .recorder import PathRecorder
+from .statistics import PathStatistics, path_statistics
+
+if TYPE_CHECKING:
+    from .lightning import LightningPathRecorder
+
+__all__ = [
+    "LightningPathRecorder",
+    "Logger",
+    "PathRecorder",
+    "PathStatistics",
+    "path_statistics",
+    "to_tensorboard",
+    "to_wandb",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The Lightning callback, so that Lightning is imported only where it is used."""
+    if name == "LightningPathRecorder":
+        from .lightning import LightningPathRecorder
+
+        return LightningPathRecorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

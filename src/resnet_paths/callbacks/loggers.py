@@ -1,0 +1,66 @@
+"""Where recorded numbers go: TensorBoard and Weights & Biases, through their own interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Logger = Callable[[Mapping[str, float], int], None]
+"""Called with numbers by name, and the step."""
+
+
+def to_tensorboard(writer: Any) -> Logger:
+    """A logger that writes each number as a scalar of TensorBoard.
+
+    Args:
+        writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar``.
+
+    Raises:
+        TypeError: it has no ``add_scalar``.
+
+    Example:
+        >>> class Writer:
+        ...     def add_scalar(self, tag, value, global_step):
+        ...         print(tag, value, global_step)
+        >>> to_tensorboard(Writer())({"paths/mean_length": 3.5}, 10)
+        paths/mean_length 3.5 10
+    """
+    if not callable(getattr(writer, "add_scalar", None)):
+        raise TypeError(f"expected a SummaryWriter, got {type(writer).__name__} without add_scalar")
+
+    def log(numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, global_step=step)
+
+    return log
+
+
+def to_wandb(run: Any) -> Logger:
+    """A logger that writes to a run of Weights & Biases, over a step of its own (``paths/step``).
+
+    A run's own step only grows; numbers of an earlier one are lost. So the numbers carry their step, and are drawn
+    over that, whatever else the run logs.
+
+    Args:
+        run: what ``wandb.init`` returns, or anything with its ``define_metric`` and ``log``.
+
+    Raises:
+        TypeError: it has none of them.
+
+    Example:
+        >>> class Run:
+        ...     def define_metric(self, name, step_metric=None): ...
+        ...     def log(self, data):
+        ...         print(data)
+        >>> to_wandb(Run())({"paths/mean_length": 3.5}, 10)
+        {'paths/mean_length': 3.5, 'paths/step': 10}
+    """
+    if not callable(getattr(run, "log", None)) or not callable(getattr(run, "define_metric", None)):
+        raise TypeError(f"expected a run of wandb.init, got {type(run).__name__} without log and define_metric")
+    run.define_metric("paths/step")
+    run.define_metric("paths/*", step_metric="paths/step")
+
+    def log(numbers: Mapping[str, float], step: int) -> None:
+        run.log({**numbers, "paths/step": step})
+
+    return log

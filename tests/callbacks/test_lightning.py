@@ -1,0 +1,73 @@
+"""The Lightning callback: the same training, and the numbers in the trainer's loggers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_paths import cifar_resnet, load_data
+
+pl = pytest.importorskip("lightning.pytorch")
+from resnet_paths.callbacks import LightningPathRecorder  # noqa: E402
+
+DATA = load_data("digits", "train", limit=32)
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
+        self.drop = nn.Dropout(0.2)
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.drop(self.model(batch[0])), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def fitted(folder: Path, callbacks: list, **options) -> tuple[Classifier, "pl.Trainer"]:
+    torch.manual_seed(0)
+    module = Classifier()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA.x, DATA.labels), 8, shuffle=True)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=pl.loggers.CSVLogger(folder),
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **options,
+    )
+    trainer.fit(module, loader)
+    return module, trainer
+
+
+def test_training_is_the_same_and_the_loggers_hold_the_curves(tmp_path: Path) -> None:
+    plain, _ = fitted(tmp_path / "plain", [])
+    callback = LightningPathRecorder(DATA.x[:4], DATA.labels[:4], network="model", every=2, draws=2)
+    watched, trainer = fitted(tmp_path / "watched", [callback])
+    for (name, one), other in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert [found.step for found in callback.history] == [2, 4]
+
+    import pandas as pd
+
+    table = pd.read_csv(Path(trainer.logger.log_dir) / "metrics.csv").dropna(subset=["paths/mean_length"])
+    assert table["step"].tolist() == [2, 4]
+    assert table["paths/mean_length"].tolist() == pytest.approx([found.mean_length for found in callback.history])
+
+
+def test_accumulated_gradients_are_recorded_once_a_step(tmp_path: Path) -> None:
+    callback = LightningPathRecorder(DATA.x[:2], DATA.labels[:2], network="model", every=1, draws=0)
+    fitted(tmp_path, [callback], accumulate_grad_batches=2)
+    assert [found.step for found in callback.history] == [1, 2]
+
+
+def test_a_wrong_name_is_answered_by_the_right_ones(tmp_path: Path) -> None:
+    callback = LightningPathRecorder(DATA.x[:2], DATA.labels[:2], network="backbone")
+    with pytest.raises(ValueError, match=r"\(model, drop\), got 'backbone'"):
+        fitted(tmp_path, [callback])
