@@ -125,7 +125,7 @@ def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> N
 
     net, data = setting()
     exact = block_values(net, data).values
-    monkeypatch.setattr(module, "_MOST_EXHAUSTIVE", 2)
+    monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
     scores = []
     for seed in range(6):
         game = block_values(net, data, seed=seed, most_permutations=40)
@@ -134,8 +134,6 @@ def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> N
         scores.extend((game.values - exact) / game.standard_errors)
     assert np.abs(scores).max() < 5
     assert np.mean(np.abs(scores) < 2.1) > 0.85
-    rough = block_values(net, data, precision=10.0, most_permutations=400)
-    assert rough.coalitions <= 2 + 8 * 5
     with pytest.raises(ValueError, match="at most 2 units"):
         block_values(net, data, method="banzhaf")
 
@@ -144,3 +142,67 @@ def test_wrong_method() -> None:
     net, data = setting()
     with pytest.raises(ValueError, match="'shapley', 'banzhaf'"):
         block_values(net, data, method="owen")  # type: ignore[arg-type]
+
+
+def test_sampling_stops_at_the_precision_asked_for(monkeypatch) -> None:
+    import resnet_paths.lesion.game as module
+
+    net, data = setting()
+    monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
+    rough = block_values(net, data, precision=10.0, most_permutations=400)
+    assert rough.orders == 16
+    assert rough.coalitions == 2 + 16 * 5
+    long = block_values(net, data, most_permutations=160)
+    asked = float(long.standard_errors.max()) * 1.5
+    fine = block_values(net, data, precision=asked, most_permutations=400)
+    assert fine.standard_errors.max() <= asked
+    assert 16 < fine.orders < 160
+    assert fine.coalitions == 2 + 5 * fine.orders
+    shorter = block_values(net, data, most_permutations=fine.orders - 8)
+    assert shorter.standard_errors.max() > asked
+    with pytest.warns(UserWarning, match="raise most_permutations"):
+        block_values(net, data, precision=1e-9, most_permutations=16)
+
+
+def test_sampled_coalitions_share_their_prefixes(monkeypatch) -> None:
+    import resnet_paths.lesion.game as module
+
+    net, data = setting()
+    monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
+    game = block_values(net, data, most_permutations=16)
+    assert game.evaluations.branches < 6 / 2 * game.coalitions
+    assert game.evaluations.joins < 6 * game.coalitions
+
+
+def test_values_of_single_images_and_their_intervals() -> None:
+    net, data = setting()
+    game = block_values(net, data, interactions=True, units=[0, 3, 5])
+    assert game.per_image.mean(1) == pytest.approx(game.values)
+    for image in (0, 7):
+        alone = block_values(net, data.subset([image]), interactions=True, units=[0, 3, 5])
+        assert alone.values == pytest.approx(game.per_image[:, image], abs=1e-6)
+        assert alone.interactions == pytest.approx(game.interactions_per_image[..., image], abs=1e-6)
+    low, high = game.intervals()
+    assert (low <= game.values).all()
+    assert (game.values <= high).all()
+    assert (high - low) == pytest.approx(2 * 1.96 * game.per_image.std(1) / np.sqrt(12), rel=0.3)
+    lower, upper = game.interaction_intervals()
+    assert (lower <= game.interactions).all()
+    assert (game.interactions <= upper).all()
+    with pytest.raises(ValueError, match="interactions=True"):
+        block_values(net, data, units=[0]).interaction_intervals()
+
+
+def test_a_game_resumes_from_its_journal(tmp_path, monkeypatch) -> None:
+    import resnet_paths.lesion.game as module
+
+    net, data = setting()
+    monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
+    arguments = {"most_permutations": 16, "batch_size": 5, "progress": False}
+    file = tmp_path / "game.journal"
+    first = block_values(net, data, journal=file, **arguments)
+    size = file.stat().st_size
+    again = block_values(net, data, journal=file, **arguments)
+    assert file.stat().st_size == size
+    assert np.array_equal(first.values, again.values)
+    assert np.array_equal(first.values, block_values(net, data, **arguments).values)

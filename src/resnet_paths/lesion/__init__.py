@@ -1,14 +1,11 @@
 """Lesion studies: what a network loses with its units."""
 
-# what is measured, and how sure it is
+from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
-
-# the block game
 from .game import BlockValues, block_values
+from .interactions import BlockInteractions, higher_interactions
 from .intervals import bootstrap, bootstrap_means, interval
 from .metrics import METRICS, Metric, metric_named
-
-# damage
 from .multiple import RandomDeletions, random_deletions
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
 from .single import SingleDeletions, shortcut_deletions, single_deletions
@@ -16,16 +13,19 @@ from .stages import StageDeletions, stage_deletions, stages
 
 __all__ = [
     "METRICS",
+    "BlockInteractions",
     "BlockValues",
     "Metric",
     "RandomDeletions",
     "Reorderings",
     "SingleDeletions",
     "StageDeletions",
+    "all_coalitions",
     "block_values",
     "bootstrap",
     "bootstrap_means",
     "evaluate_gates",
+    "higher_interactions",
     "interval",
     "metric_named",
     "order_distance",
@@ -36,4 +36,6 @@ __all__ = [
     "single_deletions",
     "stage_deletions",
     "stages",
+    "table_interactions",
+    "table_values",
 ]

@@ -5,23 +5,27 @@ A coalition S is the set of units kept; its value v(S) is the metric of the netw
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from math import comb
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..data import ImageData
-from ..unroll import Evaluations, UnitRef, UnrolledNetwork
+from ..unroll import Evaluations, UnitRef
 from ..unroll.fingerprint import fingerprint
-from .evaluate import evaluate_gates
+from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
+from .evaluate import GateRows, Network, per_image, quick
+from .intervals import bootstrap
 from .metrics import Metric, metric_named
 
-Method = Literal["shapley", "banzhaf", "leave-one-out"]
-_MOST_EXHAUSTIVE = 16
+MOST_EXHAUSTIVE = 16
+_PAIRS_AT_ONCE = 4
+_LEAST_PAIRS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +38,17 @@ class BlockValues:
         method: ``shapley``, ``banzhaf`` or ``leave-one-out``.
         metric: name of the metric.
         values: (n,) how much each unit adds to the metric (below zero: it lowers an error or a loss).
-        standard_errors: (n,) of the sampling; zeros where all coalitions were evaluated.
+        standard_errors: (n,) of the sampling of orders; zeros where all coalitions were evaluated.
         interactions: (n, n) pairwise interactions, or None; zero on the diagonal.
         whole: the metric with all units.
         empty: the metric with none of the playing units.
         coalitions: number of coalitions evaluated.
         exhaustive: all 2^n coalitions were evaluated.
+        orders: number of orders sampled (0: none).
+        precision: the largest standard error asked for, or None.
         evaluations: pieces of the network evaluated, over all batches of images.
+        per_image: (n, images) the values of each image's own game; their mean over images is `values`.
+        interactions_per_image: (n, n, images), or None.
         seed: of the sampling.
         data: name of the data.
         model_fingerprint: of the model.
@@ -58,21 +66,49 @@ class BlockValues:
     empty: float
     coalitions: int
     exhaustive: bool
+    orders: int
+    precision: float | None
     evaluations: Evaluations
+    per_image: np.ndarray
+    interactions_per_image: np.ndarray | None
     seed: int
     data: str
     model_fingerprint: str
     data_fingerprint: str
 
+    def intervals(self, level: float = 0.95, *, count: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of bootstrap intervals over images, (n,) each; the sampling of orders is not part of them."""
+        return bootstrap(self.per_image, level=level, count=count, seed=seed)
+
+    def interaction_intervals(
+        self, level: float = 0.95, *, count: int = 1000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of bootstrap intervals of the interactions over images, (n, n) each.
+
+        Raises:
+            ValueError: no interactions were asked for.
+        """
+        if self.interactions_per_image is None:
+            raise ValueError("expected a game with interactions, got one without; call block_values(interactions=True)")
+        return bootstrap(self.interactions_per_image, level=level, count=count, seed=seed)
+
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit."""
+        """One row a unit; intervals over images are NaN for a single image."""
+        low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return pd.DataFrame(
-            {"unit": self.units, "name": self.names, "value": self.values, "standard_error": self.standard_errors}
+            {
+                "unit": self.units,
+                "name": self.names,
+                "value": self.values,
+                "standard_error": self.standard_errors,
+                "low": low,
+                "high": high,
+            }
         )
 
 
 def block_values(
-    net: UnrolledNetwork,
+    net: Network,
     data: ImageData,
     *,
     method: Method = "shapley",
@@ -85,6 +121,8 @@ def block_values(
     batch_size: int = 100,
     fast: bool = True,
     progress: bool = True,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
 ) -> BlockValues:
     """What each unit is worth in the game whose coalitions are sets of units kept.
 
@@ -103,13 +141,16 @@ def block_values(
         method: which value.
         metric: see :func:`single_deletions`.
         units: the units that play (default: all); the others are kept.
-        interactions: pairwise interactions too (only where all coalitions are evaluated).
-        precision: sample until every standard error is at most this (in the units of the metric).
-        most_permutations: sample at most so many orders.
+        interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more units,
+            and sampled ones, see :func:`higher_interactions`.
+        precision: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
+        most_permutations: sample at most so many orders; a warning says if that did not suffice for `precision`.
         seed: of the orders.
         batch_size: images at a time.
         fast: see :func:`evaluate_gates`.
         progress: show a progress bar on a terminal.
+        journal: see :func:`evaluate_gates`.
+        executor: see :func:`evaluate_gates`.
 
     Raises:
         ValueError: Banzhaf values or interactions of more than 16 units; unknown method.
@@ -128,38 +169,46 @@ def block_values(
     """
     if method not in ("shapley", "banzhaf", "leave-one-out"):
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
+    if precision is not None and not precision > 0:
+        raise ValueError(f"expected a precision above zero, got {precision}")
     players = list(range(len(net))) if units is None else net.indices(list(units))
     name, function = metric_named(metric)
-    game = _Game(net, data, players, function, batch_size, fast, progress)
+    game = Game(net, data, players, function, batch_size, fast, progress, journal, executor)
     n = len(players)
-    exhaustive = method == "leave-one-out" or n <= _MOST_EXHAUSTIVE
+    exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
     if not exhaustive and (method == "banzhaf" or interactions):
         raise ValueError(
-            f"expected at most {_MOST_EXHAUSTIVE} units for Banzhaf values and interactions, got {n}; choose some with "
-            "units="
+            f"expected at most {MOST_EXHAUSTIVE} units for Banzhaf values and interactions, got {n}; choose some with "
+            "units=, or sample them with higher_interactions"
         )
-    pairs, errors = None, np.zeros(n)
+    pairs, errors, orders = None, np.zeros(n), 0
     if method == "leave-one-out":
-        values, whole, empty = _leave_one_out(game)
+        table = game.values(np.concatenate([np.ones((1, n)), 1 - np.eye(n), np.zeros((1, n))]))
+        values, whole, empty = table[0] - table[1:-1], table[0], table[-1]
     elif exhaustive:
-        table = game.all_coalitions()
-        values, whole, empty = _from_table(table, n, method), float(table[-1]), float(table[0])
-        pairs = _interactions(table, n, method) if interactions else None
+        table = game.values(all_coalitions(n))
+        values, whole, empty = table_values(table, method), table[-1], table[0]
+        pairs = table_interactions(table, method) if interactions else None
     else:
-        values, errors, whole, empty = _sampled(game, precision, most_permutations, seed)
+        gains, whole, empty = _sampled(game, precision, most_permutations, seed)
+        values, errors, orders = gains.mean(0), _standard_errors(gains), 2 * len(gains)
     return BlockValues(
         names=tuple(net[index].name for index in players),
         units=tuple(players),
         method=method,
         metric=name,
-        values=values,
+        values=values.mean(1),
         standard_errors=errors,
-        interactions=pairs,
-        whole=whole,
-        empty=empty,
+        interactions=None if pairs is None else pairs.mean(-1),
+        whole=float(whole.mean()),
+        empty=float(empty.mean()),
         coalitions=game.asked,
         exhaustive=exhaustive,
+        orders=orders,
+        precision=precision,
         evaluations=game.count,
+        per_image=values,
+        interactions_per_image=pairs,
         seed=seed,
         data=data.name,
         model_fingerprint=fingerprint(net.model),
@@ -167,114 +216,69 @@ def block_values(
     )
 
 
-class _Game:
-    """Values of coalitions, given as rows of zeros and ones over the players."""
+class Game:
+    """Values of coalitions, given as rows of zeros and ones over the players.
+
+    Attributes:
+        players: indices of the units that play.
+        count: pieces of the network evaluated so far.
+        asked: coalitions evaluated so far.
+    """
 
     def __init__(
         self,
-        net: UnrolledNetwork,
+        net: Network,
         data: ImageData,
         players: list[int],
         metric: Metric,
-        batch_size: int,
-        fast: bool,
-        progress: bool,
+        batch_size: int = 100,
+        fast: bool = True,
+        progress: bool = True,
+        journal: Path | str | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        self.net, self.data, self.players, self.metric = net, data, players, metric
-        self.batch_size, self.fast, self.progress = batch_size, fast, progress
-        self.count = Evaluations()
-        self.asked = 0
+        self.players, self.count, self.asked = players, Evaluations(), 0
+        self._runner, self._data, self._metric = quick(net, fast), data, metric
+        self._options = (batch_size, progress, self.count, journal, executor)
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
-        gates = torch.ones(len(coalitions), len(self.net))
-        gates[:, self.players] = torch.as_tensor(coalitions, dtype=gates.dtype)
+        """(m, images) the metric of each coalition (m, n) on each image."""
+        gates = torch.ones(len(coalitions), len(self._runner))
+        gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype)
         self.asked += len(coalitions)
-        per_image = evaluate_gates(
-            self.net,
-            self.data,
-            gates,
-            self.metric,
-            batch_size=self.batch_size,
-            fast=self.fast,
-            progress=self.progress,
-            count=self.count,
-        )
-        mean: np.ndarray = per_image.mean(1)
-        return mean
-
-    def all_coalitions(self) -> np.ndarray:
-        """(2^n,) values; bit i of the index says whether player i is in."""
-        n = len(self.players)
-        return self.values((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return per_image(GateRows(self._runner, gates), self._data, self._metric, *self._options)
 
 
-def _leave_one_out(game: _Game) -> tuple[np.ndarray, float, float]:
-    n = len(game.players)
-    values = game.values(np.concatenate([np.ones((1, n)), 1 - np.eye(n), np.zeros((1, n))]))
-    return values[0] - values[1:-1], float(values[0]), float(values[-1])
-
-
-def _weights(n: int, method: Method, fixed: int) -> np.ndarray:
-    """The weight of a coalition of each size among the n - fixed other players."""
-    others = n - fixed
-    if method == "banzhaf":
-        return np.full(others + 1, 0.5**others)
-    return np.array([1 / ((others + 1) * comb(others, size)) for size in range(others + 1)])
-
-
-def _from_table(table: np.ndarray, n: int, method: Method) -> np.ndarray:
-    masks = np.arange(2**n)
-    sizes = np.array([int(mask).bit_count() for mask in masks])
-    weights = _weights(n, method, 1)
-    values = np.empty(n)
-    for player in range(n):
-        without = masks[(masks >> player) & 1 == 0]
-        values[player] = np.sum(weights[sizes[without]] * (table[without | (1 << player)] - table[without]))
-    return values
-
-
-def _interactions(table: np.ndarray, n: int, method: Method) -> np.ndarray:
-    masks = np.arange(2**n)
-    sizes = np.array([int(mask).bit_count() for mask in masks])
-    weights = _weights(n, method, 2) if n > 1 else np.zeros(1)
-    pairs = np.zeros((n, n))
-    for one in range(n):
-        for other in range(one):
-            i, j = 1 << one, 1 << other
-            rest = masks[masks & (i | j) == 0]
-            both = table[rest | i | j] - table[rest | i] - table[rest | j] + table[rest]
-            pairs[one, other] = pairs[other, one] = np.sum(weights[sizes[rest]] * both)
-    return pairs
-
-
-def _sampled(
-    game: _Game, precision: float | None, most: int, seed: int, pairs_at_once: int = 4
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Means and standard errors over antithetic pairs of orders."""
+def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(pairs, n, images): the gains of each player, means over an order and its reverse; the two ends."""
     if most < 4:
         raise ValueError(f"expected at least 4 permutations, so that errors can be told, got {most}")
     n, generator = len(game.players), np.random.default_rng(seed)
-    ends = game.values(np.stack([np.zeros(n), np.ones(n)]))
+    empty, whole = game.values(np.stack([np.zeros(n), np.ones(n)]))
     found: list[np.ndarray] = []
     while len(found) < most // 2:
-        draws = [generator.permutation(n) for _ in range(min(pairs_at_once, most // 2 - len(found)))]
+        draws = [generator.permutation(n) for _ in range(min(_PAIRS_AT_ONCE, most // 2 - len(found)))]
         orders = [order for draw in draws for order in (draw, draw[::-1])]
-        rows = np.concatenate([_growing(order) for order in orders])
-        values = game.values(rows).reshape(len(orders), n - 1)
-        gains = np.empty((len(orders), n))
-        for row, (order, inner) in enumerate(zip(orders, values, strict=True)):
-            gains[row, order] = np.diff(np.concatenate([ends[:1], inner, ends[1:]]))
+        values = game.values(np.concatenate([growing(order) for order in orders]))
+        gains = np.empty((len(orders), n, len(empty)))
+        for row, (order, inner) in enumerate(zip(orders, np.split(values, len(orders)), strict=True)):
+            gains[row, order] = np.diff(np.concatenate([empty[None], inner, whole[None]]), axis=0)
         found.extend((gains[0::2] + gains[1::2]) / 2)
-        errors = np.std(found, axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.full(n, np.inf)
-        if precision is not None and errors.max() <= precision:
-            break
-    return np.mean(found, axis=0), errors, float(ends[1]), float(ends[0])
+        enough = len(found) >= min(_LEAST_PAIRS, most // 2)
+        if precision is not None and enough and _standard_errors(np.stack(found)).max() <= precision:
+            return np.stack(found), whole, empty
+    if precision is not None:
+        reached = _standard_errors(np.stack(found)).max()
+        warnings.warn(
+            f"expected standard errors of at most {precision:g}, reached {reached:g} after {2 * len(found)} orders; "
+            "raise most_permutations",
+            stacklevel=3,
+        )
+    return np.stack(found), whole, empty
 
 
-def _growing(order: np.ndarray) -> np.ndarray:
-    """The coalitions of 1 to n - 1 players that come in this order."""
-    n = len(order)
-    rows = np.zeros((n - 1, n))
-    for size in range(1, n):
-        rows[size - 1, order[:size]] = 1
-    return rows
+def _standard_errors(gains: np.ndarray) -> np.ndarray:
+    """(n,) of the means over pairs of orders, from gains (pairs, n, images)."""
+    means = gains.mean(2)
+    errors: np.ndarray = means.std(0, ddof=1) / np.sqrt(len(means))
+    return errors

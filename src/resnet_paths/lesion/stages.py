@@ -29,11 +29,11 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
     Cost: one forward pass.
 
     Example:
-        >>> import torch, torchvision
+        >>> import torch
+        >>> from resnet_paths.models import cifar_resnet
         >>> from resnet_paths.unroll import unroll
-        >>> net = unroll(torchvision.models.resnet18().eval())
-        >>> stages(net, torch.randn(1, 3, 32, 32))
-        ((0, 1), (2, 3), (4, 5), (6, 7))
+        >>> stages(unroll(cifar_resnet(14).eval()), torch.randn(1, 3, 8, 8))
+        ((0, 1), (2, 3), (4, 5))
     """
     found: list[list[int]] = []
     previous = None

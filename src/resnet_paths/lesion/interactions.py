@@ -1,0 +1,215 @@
+"""Interactions of any number of units, through the library shapiq (an extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..data import ImageData
+from ..unroll import Evaluations, UnitRef
+from ..unroll.fingerprint import fingerprint
+from .coalitions import all_coalitions
+from .evaluate import Network
+from .game import MOST_EXHAUSTIVE, Game
+from .metrics import Metric, metric_named
+
+Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockInteractions:
+    """What sets of units add to the metric together, beyond what their parts add.
+
+    Attributes:
+        values: for each set of 1 to `order` units, by their indices in the network, its interaction.
+        names: the units that play.
+        units: their indices.
+        index: shapiq's name of the interaction index.
+        order: the largest size of a set.
+        metric: name of the metric.
+        exact: from all 2^n coalitions; otherwise estimated from `coalitions` of them.
+        coalitions: number of coalitions evaluated.
+        evaluations: pieces of the network evaluated, over all batches of images.
+        seed: of the sampling.
+        data: name of the data.
+        model_fingerprint: of the model.
+        data_fingerprint: of the data.
+    """
+
+    values: Mapping[tuple[int, ...], float]
+    names: tuple[str, ...]
+    units: tuple[int, ...]
+    index: str
+    order: int
+    metric: str
+    exact: bool
+    coalitions: int
+    evaluations: Evaluations
+    seed: int
+    data: str
+    model_fingerprint: str
+    data_fingerprint: str
+
+    def strongest(self, count: int = 10, size: int | None = None) -> list[tuple[tuple[int, ...], float]]:
+        """The sets whose interactions are largest in absolute value (of one size, or of two and more units)."""
+        chosen = [
+            (units, value) for units, value in self.values.items() if (len(units) == size if size else len(units) > 1)
+        ]
+        return sorted(chosen, key=lambda item: -abs(item[1]))[:count]
+
+    def matrix(self) -> np.ndarray:
+        """(n, n) interactions of pairs, zero on the diagonal."""
+        place = {unit: row for row, unit in enumerate(self.units)}
+        pairs = np.zeros((len(place), len(place)))
+        for units, value in self.values.items():
+            if len(units) == 2:
+                one, other = (place[unit] for unit in units)
+                pairs[one, other] = pairs[other, one] = value
+        return pairs
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a set."""
+        name = dict(zip(self.units, self.names, strict=True))
+        rows = [
+            {"units": units, "names": " + ".join(name[unit] for unit in units), "size": len(units), "value": value}
+            for units, value in self.values.items()
+        ]
+        return pd.DataFrame(rows)
+
+
+def higher_interactions(
+    net: Network,
+    data: ImageData,
+    *,
+    order: int = 3,
+    index: Index = "k-SII",
+    metric: str | Metric = "loss",
+    units: Sequence[UnitRef] | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    batch_size: int = 100,
+    fast: bool = True,
+    progress: bool = True,
+    journal: Path | str | None = None,
+    executor: Executor | None = None,
+) -> BlockInteractions:
+    """Interactions of up to `order` units in the block game, computed by shapiq from the network's coalitions.
+
+    Up to 16 units all 2^n coalitions are evaluated, sharing prefixes, and shapiq's ExactComputer turns them into the
+    index. With a `budget`, shapiq's estimators choose the coalitions: KernelSHAP-IQ for k-SII and SII (Fumagalli et
+    al. 2024), regression for FSII and FBII (Tsai et al. 2023), permutations for STII (Sundararajan et al. 2020).
+
+    Args:
+        net: the network, in eval mode.
+        data: labelled images.
+        order: the largest number of units in a set.
+        index: shapiq's name: ``k-SII``, ``SII`` (Grabisch and Roubens 1999), ``STII``, ``FSII``, ``BII``, ``FBII``,
+            ``Moebius``.
+        metric: see :func:`single_deletions`.
+        units: the units that play (default: all); the others are kept.
+        budget: evaluate at most so many coalitions (default: all, for at most 16 units).
+        seed: of the sampling.
+        batch_size: images at a time.
+        fast: see :func:`evaluate_gates`.
+        progress: show a progress bar on a terminal.
+        journal: see :func:`evaluate_gates`.
+        executor: see :func:`evaluate_gates`.
+
+    Raises:
+        ValueError: more than 16 units without a budget; an order or an index that does not fit.
+        ImportError: shapiq is not installed.
+
+    Cost: exact, at most 2^(n+1) unit evaluations a batch; else `budget` coalitions.
+
+    Source: Muschalik et al. (2024) for shapiq.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> found = higher_interactions(net, digits("test").subset(slice(0, 10)), units=[0, 1, 2, 9])
+        >>> len(found.values), found.exact
+        (14, True)
+    """
+    players = list(range(len(net))) if units is None else net.indices(list(units))
+    n = len(players)
+    if not 1 <= order <= n:
+        raise ValueError(f"expected an order from 1 to {n}, the number of units that play, got {order}")
+    if budget is None and n > MOST_EXHAUSTIVE:
+        raise ValueError(
+            f"expected at most {MOST_EXHAUSTIVE} units, or a budget of coalitions, got {n} units; choose some with "
+            "units=, or pass budget="
+        )
+    shapiq = _shapiq()
+    name, function = metric_named(metric)
+    game = Game(net, data, players, function, batch_size, fast, progress, journal, executor)
+    exact = budget is None
+    found = _exact(shapiq, game, n, order, index) if exact else _estimated(shapiq, game, n, order, index, budget, seed)
+    sets = {tuple(players[i] for i in members): float(value) for members, value in found.items() if members}
+    return BlockInteractions(
+        values=dict(sorted(sets.items(), key=lambda item: (len(item[0]), item[0]))),
+        names=tuple(net[index].name for index in players),
+        units=tuple(players),
+        index=index,
+        order=order,
+        metric=name,
+        exact=exact,
+        coalitions=game.asked,
+        evaluations=game.count,
+        seed=seed,
+        data=data.name,
+        model_fingerprint=fingerprint(net.model),
+        data_fingerprint=data.fingerprint,
+    )
+
+
+def _exact(shapiq: Any, game: Game, n: int, order: int, index: str) -> dict[tuple[int, ...], float]:
+    """All coalitions once, then shapiq's exact computer on the table."""
+    table = game.values(all_coalitions(n)).mean(1)
+
+    def look_up(coalitions: np.ndarray) -> np.ndarray:
+        values: np.ndarray = table[np.asarray(coalitions, int) @ (1 << np.arange(n))]
+        return values
+
+    found: dict[tuple[int, ...], float] = shapiq.ExactComputer(look_up, n)(index, order).dict_values
+    return {members: value for members, value in found.items() if len(members) <= order}
+
+
+def _estimated(
+    shapiq: Any, game: Game, n: int, order: int, index: str, budget: int | None, seed: int
+) -> dict[tuple[int, ...], float]:
+    makers = shapiq.approximator
+    known = {
+        "k-SII": makers.KernelSHAPIQ,
+        "SII": makers.KernelSHAPIQ,
+        "STII": makers.PermutationSamplingSTII,
+        "FSII": makers.RegressionFSII,
+        "FBII": makers.RegressionFBII,
+    }
+    if index not in known:
+        raise ValueError(f"expected an index of {', '.join(known)} with a budget, got {index!r}; leave budget out")
+    options = {"index": index} if known[index] is makers.KernelSHAPIQ else {}
+    estimator = known[index](n, max_order=order, random_state=seed, **options)
+    found: dict[tuple[int, ...], float] = estimator.approximate(
+        budget, lambda coalitions: game.values(np.atleast_2d(coalitions)).mean(1)
+    ).dict_values
+    return found
+
+
+def _shapiq() -> Any:
+    try:
+        import shapiq
+        import shapiq.approximator
+    except ImportError as error:
+        raise ImportError(
+            "expected shapiq to be installed for interactions of more than two units; run: pip install "
+            "'resnet-paths[shapiq]'"
+        ) from error
+    return shapiq
