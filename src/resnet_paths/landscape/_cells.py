@@ -1,0 +1,223 @@
+"""One cell of a surface: metrics of a model at a point of parameter space, over all images."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..data import ImageData
+from ..lesion import metric_named
+from ..sweep import adaptive_batches
+from ..tradeoff import recalibrate_batchnorm
+from ..unroll.network import call_model, main_output
+from ._working import WorkingCopy, norms_of, use_batch_statistics, without_statistics
+from .directions import Direction
+
+BatchNorm = Literal["frozen", "recalibrated", "batch"]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits, labels and the logits at the origin to one value an image."""
+
+STATISTICS_BATCH = 128
+_CACHE_BYTES = 2 << 20
+_HELD_BYTES = 1 << 30
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss of each image in nats; half precision widens to float32, float64 stays."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, labels, reduction="none")
+
+
+def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[str, Metric]:
+    """Functions by name; ``loss`` stands for the loss that the caller chose.
+
+    Raises:
+        ValueError: an unknown name, none at all, or one twice.
+    """
+    chosen = loss or cross_entropy
+    found: dict[str, Metric] = {}
+    for metric in metrics:
+        name, function = metric_named(metric)
+        if name in found:
+            raise ValueError(f"expected each metric once, got {name!r} twice; give your functions names of their own")
+        found[name] = _Loss(chosen) if metric == "loss" else function
+    if not found:
+        raise ValueError("expected at least one metric, such as 'loss', got none")
+    return found
+
+
+class _Loss:
+    """A loss in the form of a metric."""
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        return self._loss(logits, labels)
+
+
+def even_slices(length: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size`, as equal as can be: no small one is left over at the end.
+
+    Example:
+        >>> even_slices(5, 4)
+        [slice(0, 3, None), slice(3, 5, None)]
+    """
+    count = max(1, math.ceil(length / size))
+    ends = [round(length * k / count + 1e-9) for k in range(count + 1)]
+    return [slice(low, high) for low, high in pairwise(ends)]
+
+
+class Images:
+    """Images as a model reads them: kept ready where they fit, normalised again at each reading where not."""
+
+    def __init__(self, data: ImageData, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
+        self._data = data.to(dtype=dtype)
+        self._device = device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        size = data.images[:1].numel() * len(data) * dtype.itemsize
+        self._held = self._ready(slice(None)) if size <= _HELD_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, chosen: slice) -> torch.Tensor:
+        return self._ready(chosen) if self._held is None else self._held[chosen]
+
+    def _ready(self, chosen: slice) -> torch.Tensor:
+        images = self._data.normalised(self._data.images[chosen])
+        return images.to(self._device).contiguous(memory_format=self._format)
+
+    def batches(self, slices: Sequence[slice]) -> Iterator[torch.Tensor]:
+        """One batch after the other."""
+        return (self[chosen] for chosen in slices)
+
+
+class CellEvaluator:
+    """Metrics of a model at points ``θ + Σ c_k δ_k`` over all images, one value an image.
+
+    Everything that changes is a private copy: the model is only read. See :func:`loss_surface` for the arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        directions: Sequence[Direction],
+        data: ImageData,
+        metrics: Mapping[str, Metric],
+        *,
+        batchnorm: BatchNorm = "frozen",
+        recalibrate: ImageData | None = None,
+        batch_size: int | None = None,
+        dtype: torch.dtype | None = None,
+        fast: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
+        parameter = next(model.parameters())
+        place = device or parameter.device
+        model = model if place == parameter.device else copy.deepcopy(model).to(place)
+        wanted = dtype or parameter.dtype
+        check_statistics(model, batchnorm)
+        self.metrics = dict(metrics)
+        self.batchnorm = batchnorm
+        self._images = Images(data, place, wanted, fast)
+        self._labels = data.labels.cpu()
+        example = self._images[slice(0, 2)].to(parameter.dtype)
+        fold = fast and batchnorm != "batch"
+        self._copy = WorkingCopy(model, directions, example, fold=fold, channels_last=fast, dtype=dtype)
+        self._statistics: WorkingCopy | None = None
+        if batchnorm == "batch":
+            use_batch_statistics(norms_of(self._copy.model))
+        elif batchnorm == "recalibrated":
+            self._statistics = WorkingCopy(model, directions, example, fold=False, channels_last=fast)
+            self._calibration = Images(recalibrate or data, place, parameter.dtype, fast)
+        self.batch_size = batch_size or self._default_batch_size()
+        self._origin: torch.Tensor | None = None
+        self._count = len(directions)
+
+    def _default_batch_size(self) -> int:
+        if self.batchnorm == "batch":
+            return STATISTICS_BATCH
+        example = self._images[slice(0, 1)]
+        if example.device.type != "cpu":
+            return 1024
+        return int(min(512, max(16, _CACHE_BYTES // _largest_output(self._copy.model, example))))
+
+    def __call__(self, coefficients: Sequence[float]) -> dict[str, np.ndarray]:
+        """For each metric (images,), float64."""
+        whole = self._origin_logits()
+        logits = self.logits(coefficients)
+        return {
+            name: metric(logits, self._labels, logits if whole is None else whole).double().numpy()
+            for name, metric in self.metrics.items()
+        }
+
+    def logits(self, coefficients: Sequence[float]) -> torch.Tensor:
+        """(images, classes) at a point, on the CPU."""
+        statistics = None if self._statistics is None else self._recalibrated(self._statistics, coefficients)
+        self._copy.move(coefficients, statistics)
+        with torch.inference_mode():
+            if self.batchnorm == "batch":  # what fits together decides the values: no smaller batches when memory ends
+                slices = even_slices(len(self._images), self.batch_size)
+                parts = [self._run(chosen) for chosen in slices]
+            else:
+                parts = list(adaptive_batches(self._run, len(self._images), self.batch_size))
+        logits = torch.cat(parts)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _run(self, chosen: slice) -> torch.Tensor:
+        return main_output(call_model(self._copy.model, self._images[chosen])).cpu()
+
+    def _recalibrated(self, working: WorkingCopy, coefficients: Sequence[float]) -> nn.Module:
+        """The model at a point, its running statistics those of the images there."""
+        working.move(coefficients)
+        slices = even_slices(len(self._calibration), STATISTICS_BATCH)
+        recalibrate_batchnorm(working.model, self._calibration.batches(slices))
+        return working.model
+
+    def _origin_logits(self) -> torch.Tensor | None:
+        """The logits at the origin, which metrics of your own and ``disagreement`` may read; computed once."""
+        if all(isinstance(metric, _Loss) or name in ("error", "top5_error") for name, metric in self.metrics.items()):
+            return None
+        if self._origin is None:
+            self._origin = self.logits([0.0] * self._count)
+        return self._origin
+
+
+def check_statistics(model: nn.Module, batchnorm: str) -> None:
+    """Raises ValueError for an unknown choice, or one that the model's batch norms cannot follow."""
+    if batchnorm not in ("frozen", "recalibrated", "batch"):
+        raise ValueError(f"expected batchnorm 'frozen', 'recalibrated' or 'batch', got {batchnorm!r}")
+    missing = without_statistics(model)
+    if batchnorm != "batch" and missing:
+        raise ValueError(
+            f"expected running statistics in every batch norm for batchnorm={batchnorm!r}, got none in {missing[0]}; "
+            "use batchnorm='batch'"
+        )
+
+
+def _largest_output(model: nn.Module, example: torch.Tensor) -> int:
+    """Bytes of the largest value that a module returns for one image."""
+    largest = [example.nbytes]
+
+    def note(module: nn.Module, arguments: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            largest[0] = max(largest[0], output.nbytes)
+
+    handles = [module.register_forward_hook(note) for module in model.modules() if not list(module.children())]
+    try:
+        with torch.inference_mode():
+            call_model(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest[0]

@@ -1,0 +1,146 @@
+"""A line or a plane of cells, evaluated by the sweep engine coarse first, put together as arrays."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..sweep import sweep
+from ..sweep.result import last_line
+from ._order import coarse_to_fine
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Increasing coordinates with a name."""
+
+    name: str
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A line (no y) or a plane; cell (row, column) is at (x[column], y[row])."""
+
+    x: Axis
+    y: Axis | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.x),) if self.y is None else (len(self.y), len(self.x))
+
+    def point(self, row: int, column: int) -> dict[str, float]:
+        """The coordinates of a cell."""
+        point = {self.x.name: float(self.x.values[column])}
+        if self.y is not None:
+            point[self.y.name] = float(self.y.values[row])
+        return point
+
+
+def axis(name: str, values: Sequence[float] | np.ndarray | None, default: Sequence[float] | None = None) -> Axis:
+    """Coordinates, checked: one-dimensional, finite, increasing, also from 0 on or on one side of it.
+
+    Example:
+        >>> axis("x", [0, 0.5]).values
+        array([0. , 0.5])
+    """
+    if values is None:
+        values = np.linspace(-1, 1, 25) if default is None else np.asarray(default)
+    array = np.array(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or not (np.diff(array) > 0).all():
+        raise ValueError(f"expected finite, increasing coordinates for {name}, got {array.tolist()[:5]}")
+    return Axis(name, array + 0.0)  # -0.0 and 0.0 are one cell
+
+
+def mean_and_error(per_image: dict[str, np.ndarray]) -> dict[str, float]:
+    """For each metric its mean over images, and as METRIC_se the standard error of it (NaN for one image)."""
+    values: dict[str, float] = {}
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name, array in per_image.items():
+            spread = float(np.std(array, ddof=1)) if len(array) > 1 else math.nan
+            values[name], values[f"{name}_se"] = float(np.mean(array)), spread / math.sqrt(len(array))
+    return values
+
+
+def evaluate_grid(
+    function: Callable[[Any, Any, int], Any],
+    grid: Grid,
+    context: Any,
+    record: Callable[[dict[str, Any]], R],
+    *,
+    journal: Path | str | None,
+    executor: Executor | None,
+    progress: bool,
+    preview: Callable[[R], None] | None,
+) -> R:
+    """All cells, coarse first; `record` makes the result from the arrays."""
+    levels = coarse_to_fine(len(grid.x), 1 if grid.y is None else len(grid.y))
+    parts = levels if preview is not None else [[cell for level in levels for cell in level]]
+    cells = _Cells(grid)
+    for part in parts:
+        result = sweep(
+            function,
+            [grid.point(*cell) for cell in part],
+            context=context,
+            journal=journal,
+            executor=executor,
+            progress=progress,
+        )
+        cells.add(part, result)
+        if preview is not None:
+            preview(record(cells.arrays()))
+    cells.check()
+    return record(cells.arrays())
+
+
+class _Cells:
+    """Values that arrive part by part."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._shape = grid.shape
+        self._values: dict[str, np.ndarray] = {}
+        self._finished = np.zeros(self._shape, bool)
+        self._seconds = np.full(self._shape, np.nan)
+        self._failures: dict[tuple[int, int], str] = {}
+
+    def add(self, part: list[tuple[int, int]], result: Any) -> None:
+        places = [cell[-len(self._shape) :] for cell in part]
+        index = tuple(np.array(places).T)
+        for name, column in result.values.items():
+            self._values.setdefault(name, np.full(self._shape, np.nan))[index] = column.astype(float)
+        self._finished[index] = result.finished
+        self._seconds[index] = result.seconds
+        self._failures |= {part[place]: error for place, error in result.errors.items()}
+
+    def check(self) -> None:
+        """Say which cells failed; when all did, there is no surface."""
+        if not self._failures:
+            return
+        count, (place, error) = len(self._failures), next(iter(self._failures.items()))
+        said = f"{count} of {self._finished.size} cells failed, the first at (row, column) {place}: {last_line(error)}"
+        if not self._finished.any():
+            raise RuntimeError(f"expected a surface, but {said}\n{error}")
+        warnings.warn(f"{said}; see the surface's `failures`", RuntimeWarning, stacklevel=4)
+
+    def arrays(self) -> dict[str, Any]:
+        """Copies of what has arrived; cells without values are NaN and not finished."""
+        copies = {name: array.copy() for name, array in self._values.items()}
+        return {
+            "values": {name: array for name, array in copies.items() if f"{name}_se" in copies},
+            "errors": {name.removesuffix("_se"): array for name, array in copies.items() if name.endswith("_se")},
+            "finished": self._finished.copy(),
+            "seconds": self._seconds.copy(),
+            "failures": dict(self._failures),
+        }

@@ -1,0 +1,148 @@
+"""A private copy of a model that is set to any point of a plane in parameter space, norms folded anew each time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from ..unroll._record import record
+from ..unroll._trace import trace
+from ..unroll.errors import UnrollError
+from ..unroll.inference import foldable
+from .directions import Direction
+
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class WorkingCopy:
+    """A copy of a model at ``θ + Σ c_k δ_k``, in eval mode and without gradients.
+
+    Each point is computed from θ anew, so that nothing accumulates from point to point. With `fold`, batch norms
+    are folded into the convolutions before them at each point, from the point's own weights: ``W' = W γ/√(σ²+ε)``
+    and ``b' = (b - μ) γ/√(σ²+ε) + β``. The model itself is only read, once.
+
+    Attributes:
+        model: the copy, to be run; its weights are those of the last `move`.
+        folded: the number of batch norms folded.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        directions: Sequence[Direction],
+        example: torch.Tensor,
+        *,
+        fold: bool = True,
+        channels_last: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._theta = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._directions = [
+            {name: tensor.to(self._theta[name]) for name, tensor in direction.tensors.items()}
+            for direction in directions
+        ]
+        originals = dict(self.model.named_parameters())  # held, so that no other object takes an id
+        names = {id(p): name for name, p in originals.items()}
+        pairs = _pairs(self.model, example) if fold else []
+        self._pairs = [_Pair(self.model, convolution, norm, names) for convolution, norm in pairs]
+        self.folded = len(self._pairs)
+        moved = {name for direction in self._directions for name in direction}
+        # Of weights that two modules share one may be folded, while the other stays.
+        left = {path: names[id(p)] for path, p in self.model.named_parameters() if names.get(id(p)) in moved}
+        if dtype is not None:
+            self.model.to(dtype)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._norms = [(name, norm) for name, norm in norms_of(self.model) if norm.running_mean is not None]
+        parameters = dict(self.model.named_parameters())
+        self._rest = [(name, parameters[path]) for path, name in left.items()]
+
+    @torch.no_grad()
+    def move(self, coefficients: Sequence[float], statistics: nn.Module | None = None) -> None:
+        """Set the weights to a point, and norms' statistics to those of `statistics` (the model's own by default)."""
+        for name, parameter in self._rest:
+            parameter.copy_(self.at(name, coefficients))
+        for pair in self._pairs:
+            pair.fold(lambda name: self.at(name, coefficients), statistics)
+        if statistics is not None:
+            for name, norm in self._norms:
+                measured = statistics.get_submodule(name)
+                norm.running_mean.copy_(measured.running_mean)  # type: ignore[operator, union-attr, arg-type]
+                norm.running_var.copy_(measured.running_var)  # type: ignore[operator, union-attr, arg-type]
+
+    def at(self, name: str, coefficients: Sequence[float]) -> torch.Tensor:
+        """One parameter at a point, in the model's dtype."""
+        value = self._theta[name]
+        for coefficient, direction in zip(coefficients, self._directions, strict=True):
+            if name in direction:
+                value = value.add(direction[name], alpha=coefficient)
+        return value
+
+
+class _Pair:
+    """A convolution and the batch norm after it, in a model in which the norm now does nothing."""
+
+    def __init__(self, model: nn.Module, convolution: str, norm: str, names: dict[int, str]) -> None:
+        self._module: nn.Module = model.get_submodule(convolution)
+        self._norm: nn.Module = model.get_submodule(norm)
+        self._norm_path = norm
+        self._named = {
+            (kind, part): names[id(parameter)]
+            for kind, module in (("convolution", self._module), ("norm", self._norm))
+            for part, parameter in module.named_parameters(recurse=False)
+        }
+        weight: torch.Tensor = self._module.weight  # type: ignore[assignment]
+        shift = weight.new_zeros(weight.shape[0])
+        # New parameters: the old ones may be tied to other modules.
+        self._module.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self._module.bias = nn.Parameter(shift, requires_grad=False)
+        parent, _, name = norm.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.Identity().eval())
+
+    def fold(self, at: Callable[[str], torch.Tensor], statistics: nn.Module | None) -> None:
+        """Set the convolution's weight and bias from the tensors that `at` gives by name."""
+        source = self._norm if statistics is None else statistics.get_submodule(self._norm_path)
+        mean, variance = source.running_mean, source.running_var
+        values = {key: at(name) for key, name in self._named.items()}
+        weight = values["convolution", "weight"]
+        scale = torch.rsqrt(variance + self._norm.eps)  # type: ignore[operator, arg-type]
+        if ("norm", "weight") in values:
+            scale = scale * values["norm", "weight"]
+        bias = -mean if ("convolution", "bias") not in values else values["convolution", "bias"] - mean  # type: ignore
+        bias = bias * scale
+        if ("norm", "bias") in values:
+            bias = bias + values["norm", "bias"]
+        self._module.weight.copy_(weight * scale.view(-1, *[1] * (weight.ndim - 1)))  # type: ignore[operator, union-attr]
+        self._module.bias.copy_(bias)  # type: ignore[operator, union-attr]
+
+
+def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
+    """What can be folded; nothing in a model whose graph cannot be found."""
+    try:
+        return foldable(trace(model))
+    except UnrollError:
+        pass
+    try:
+        return foldable(record(model, example))
+    except UnrollError:
+        return []
+
+
+def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The batch norms, by name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, _NORMS)]
+
+
+def without_statistics(model: nn.Module) -> list[str]:
+    """Batch norms that keep no running statistics, so that none can be frozen."""
+    return [name for name, norm in norms_of(model) if norm.running_mean is None]
+
+
+def use_batch_statistics(norms: Iterable[tuple[str, nn.Module]]) -> None:
+    """Let batch norms of a private copy normalise by the batch at hand."""
+    for _, norm in norms:
+        norm.train()

@@ -1,0 +1,81 @@
+"""What a surface is: values over a line or a plane, with their coordinates and standard errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Metrics over a line (columns,) or a plane (rows, columns); row r, column c is at (x_c, y_r).
+
+    Attributes:
+        x: (columns,) coordinates.
+        y: (rows,) coordinates; None on a line.
+        values: for each metric its means over images. NaN and infinities are what the model gave, unless the cell is
+            not `finished`.
+        errors: for each metric the standard errors of these means over images (of ``batch`` statistics: as if the
+            images were independent).
+        finished: which cells have values.
+        failures: the traceback of each cell that failed, by (row, column).
+        seconds: the time that each cell took.
+        x_name: what x is.
+        y_name: what y is; None on a line.
+        norms: Euclidean norm of each direction (none for gates).
+        cosine: between the two directions; None otherwise.
+        batchnorm: what batch norm's statistics were: frozen, recalibrated or batch.
+        batch_size: images at a time, where it was given.
+        dtype: of the computation.
+        data: name of the data.
+        images: their number.
+        model_fingerprint: of the model.
+        data_fingerprint: of the data.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    values: dict[str, np.ndarray] = field(repr=False)
+    errors: dict[str, np.ndarray] = field(repr=False)
+    finished: np.ndarray = field(repr=False)
+    failures: dict[tuple[int, int], str] = field(repr=False)
+    seconds: np.ndarray = field(repr=False)
+    x_name: str
+    y_name: str | None
+    norms: tuple[float, ...]
+    cosine: float | None
+    batchnorm: str
+    batch_size: int | None
+    dtype: str
+    data: str
+    images: int
+    model_fingerprint: str = field(repr=False)
+    data_fingerprint: str = field(repr=False)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Each metric, and its standard error as METRIC_se, over the named coordinates."""
+        dims = ["x"] if self.y is None else ["y", "x"]
+        coordinates = {"x": ("x", self.x, {"long_name": self.x_name})}
+        if self.y is not None:
+            coordinates["y"] = ("y", self.y, {"long_name": str(self.y_name)})
+        arrays = {name: (dims, array) for name, array in self.values.items()}
+        arrays |= {f"{name}_se": (dims, array) for name, array in self.errors.items()}
+        arrays["finished"] = (dims, self.finished)
+        facts = {
+            "batchnorm": self.batchnorm,
+            "dtype": self.dtype,
+            "data": self.data,
+            "images": self.images,
+            "model_fingerprint": self.model_fingerprint,
+            "data_fingerprint": self.data_fingerprint,
+        }
+        return xr.Dataset(arrays, coordinates, facts)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cell: its coordinates, its metrics and their standard errors."""
+        frame = self.to_xarray().to_dataframe().reset_index()
+        first = ["x"] if self.y is None else ["x", "y"]
+        return frame[[*first, *(name for name in frame.columns if name not in first)]]
