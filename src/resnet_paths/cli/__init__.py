@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import lesion, paths, plan, unroll
+from . import lesion, paths, plan, report, unroll
 
 app = typer.Typer(
     name="resnet-paths",
@@ -33,7 +33,7 @@ def options(
     """See inside residual networks as ensembles of 2^n paths, and make them cheaper."""
 
 
-for command in (unroll, lesion, paths, plan):
+for command in (unroll, lesion, paths, plan, report):
     command.register(app)
 
 

@@ -12,13 +12,17 @@ from .paths import (
     plot_path_norms,
 )
 from .tradeoff import plot_plan
+from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
 __all__ = [
     "plot_block_contributions",
+    "plot_block_values",
     "plot_effective_lengths",
     "plot_effective_paths",
     "plot_gradient_by_length",
+    "plot_interactions",
     "plot_logit_lens",
+    "plot_mean_contributions",
     "plot_path_lengths",
     "plot_path_norms",
     "plot_plan",

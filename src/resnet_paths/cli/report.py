@@ -1,0 +1,153 @@
+"""``resnet-paths report``: every analysis on one model, as one HTML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..data import ImageData, load_data
+from ..models import load_model
+from ..report import Report, write_report
+from ..report.stage import Budget
+from ._common import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SizeOption,
+    console,
+    model_and_data,
+    unrolled,
+    user_errors,
+)
+
+FileOption = Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")]
+BudgetOption = Annotated[str, typer.Option("--budget", help="quick (minutes on a CPU) or full.")]
+SkipOption = Annotated[list[str] | None, typer.Option("--skip", help="A stage to leave out; may be given again.")]
+TwinOption = Annotated[
+    str | None, typer.Option("--twin", help="A second model to compare with, in the forms of --model.")
+]
+ToleranceOption = Annotated[
+    float, typer.Option("--tolerance", help="Fall of accuracy allowed for blocks recommended for dropping.", min=0)
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
+JournalOption = Annotated[
+    Path | None, typer.Option("--journal", help="The file that keeps finished stages (default: beside --out).")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths report\n\n"
+        "  resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget full\n\n"
+        "  resnet-paths report --skip frontier --skip values --json\n\n"
+        "Exit codes: 0 all stages done, 1 a stage failed (the page shows its error), 2 wrong use."
+    )
+    @user_errors
+    def report(
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        twin: TwinOption = None,
+        budget: BudgetOption = "quick",
+        skip: SkipOption = None,
+        tolerance: ToleranceOption = 0.01,
+        limit: LimitOption = None,
+        size: SizeOption = None,
+        batch_size: BatchOption = 100,
+        seed: SeedOption = 0,
+        device: DeviceOption = "cpu",
+        out: FileOption = Path("report.html"),
+        journal: JournalOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Run every analysis on a model and write one HTML file that needs nothing else.
+
+        Run it again to go on after an interruption: finished stages are kept. With no options it reports on the
+        embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
+        """
+        network, images = model_and_data(model, data, limit, size, device)
+        unrolled(network, images)
+        result = write_report(
+            network,
+            images,
+            out,
+            training=_training(data, size, images),
+            twin=None if twin is None else load_model(twin).to(device),
+            budget=_budget(budget),
+            skip=skip or (),
+            tolerance=tolerance,
+            seed=seed,
+            batch_size=batch_size,
+            model_code=f"load_model({json.dumps(model)})",
+            data_code=_code(data, limit, size),
+            training_code=_code(data, None, size, "train"),
+            journal=journal,
+        )
+        if as_json:
+            typer.echo(json.dumps(_as_json(result), indent=2))
+        else:
+            _show(result)
+        if result.failed:
+            raise typer.Exit(1)
+
+
+def _budget(name: str) -> Budget:
+    if name not in ("quick", "full"):
+        raise ValueError(f"expected --budget quick or full, got {name!r}")
+    return name  # type: ignore[return-value]
+
+
+def _code(data: str, limit: int | None, size: int | None, split: str = "test") -> str:
+    """The call of load_data that gives these images."""
+    parts = [json.dumps(data)] + [json.dumps(split)] * (split != "test")
+    parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", size)) if value is not None]
+    return f"load_data({', '.join(parts)})"
+
+
+def _training(data: str, size: int | None, images: ImageData) -> ImageData | None:
+    """Training images of the same source; None where it has none of its own."""
+    try:
+        found = load_data(data, "train", size=size)
+    except (ValueError, FileNotFoundError):
+        return None
+    whole = load_data(data, "test", size=size)
+    return None if found.fingerprint == whole.fingerprint or found.classes != images.classes else found
+
+
+def _as_json(result: Report) -> dict[str, object]:
+    return {
+        "report": str(result.path),
+        "journal": str(result.journal),
+        "stages": json.loads(result.to_frame().to_json(orient="records")),
+        "findings": result.findings,
+        "warnings": result.warnings,
+        "provenance": dict(result.provenance),
+        "tables": {
+            name: json.loads(frame.to_json(orient="records", double_precision=15))
+            for name, frame in result.tables.items()
+        },
+    }
+
+
+def _show(result: Report) -> None:
+    screen = console()
+    table = Table(title="Stages")
+    for name in ("stage", "status", "seconds"):
+        table.add_column(name, justify="right" if name == "seconds" else "left")
+    for outcome in result.outcomes:
+        status = outcome.status if not outcome.reason else f"{outcome.status}: {outcome.reason}"
+        table.add_row(outcome.stage.name, status, f"{outcome.seconds:.1f}")
+    screen.print(table)
+    for text in result.findings:
+        screen.print(f"- {text}", highlight=False, markup=False)
+    for text in result.warnings:
+        screen.print(f"warning: {text}", highlight=False, markup=False, style="yellow")
+    screen.print(f"Written: {result.path}", soft_wrap=True)

@@ -1,0 +1,90 @@
+"""Pictures of what blocks are worth."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..lesion import BlockValues
+from ..paths import BlockContributions
+from ._style import BLUE, GREY, ORANGE, axes
+
+
+def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
+    """The value of each block with its standard error; blocks that raise the metric stand out.
+
+    Args:
+        record: see :func:`resnet_paths.lesion.block_values`.
+        ax: draw here.
+    """
+    ax = axes(ax, (max(6.0, 0.32 * len(record.names)), 4))
+    places = np.arange(len(record.names))
+    for chosen, colour, label in (
+        (record.values <= 0, BLUE, f"lowers the {record.metric}"),
+        (record.values > 0, ORANGE, f"raises the {record.metric}"),
+    ):
+        if chosen.any():
+            errors = record.standard_errors[chosen]
+            ax.errorbar(places[chosen], record.values[chosen], errors, fmt="o", color=colour, capsize=2, label=label)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xticks(places, record.names, rotation=90, fontsize=8)
+    ax.set_xlabel("unit")
+    ax.set_ylabel(f"{record.method} value ({record.metric})")
+    ax.set_title(f"{record.data}, bars: standard error", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_interactions(record: BlockValues, ax: Axes | None = None) -> Axes:
+    """Pairwise interactions: above zero two blocks replace each other, below they need each other (of a loss).
+
+    Args:
+        record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``.
+        ax: draw here.
+
+    Raises:
+        ValueError: the record was made without interactions.
+    """
+    if record.interactions is None:
+        raise ValueError("expected interactions, got none; pass interactions=True to block_values")
+    ax = axes(ax, (6, 5))
+    values = record.interactions.copy()
+    np.fill_diagonal(values, np.nan)
+    extent = float(np.nanmax(np.abs(values))) if len(values) > 1 else 1.0
+    image = ax.imshow(values, cmap="PuOr_r", vmin=-(extent or 1.0), vmax=extent or 1.0, interpolation="nearest")
+    places = np.arange(len(record.names))
+    ax.set_xticks(places, record.names, rotation=90, fontsize=8)
+    ax.set_yticks(places, record.names, fontsize=8)
+    ax.set_title(f"{record.method} interactions", fontsize=10)
+    figure = ax.get_figure()
+    if figure is not None:
+        figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})")
+    return ax
+
+
+def plot_mean_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
+    """What stem, constants and each block add directly to the target's logit: mean over examples, 5 % to 95 %.
+
+    Args:
+        record: see :func:`resnet_paths.paths.block_contributions`, made with targets.
+        ax: draw here.
+
+    Raises:
+        ValueError: the record was made without targets.
+    """
+    if record.of_target is None:
+        raise ValueError("expected contributions to a target, got none; pass target to block_contributions")
+    ax = axes(ax, (max(6.0, 0.32 * len(record.sources)), 4))
+    values = record.of_target.double().cpu().numpy()
+    places, mean = np.arange(len(values)), values.mean(1)
+    low, high = np.quantile(values, (0.05, 0.95), axis=1)
+    colours = np.where(mean >= 0, BLUE, ORANGE)
+    ax.bar(places, mean, color=colours.tolist(), width=0.8, label="mean over examples")
+    ax.vlines(places, low, high, color=GREY, linewidth=1, label="5 % to 95 % of the examples")
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xticks(places, record.sources, rotation=90, fontsize=8)
+    ax.set_xlabel("source")
+    ax.set_ylabel("direct contribution (logit)")
+    ax.set_title("Direct contribution to the target's logit", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax

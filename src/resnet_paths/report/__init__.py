@@ -1,0 +1,21 @@
+"""One command, one report; and the papers' claims, measured."""
+
+from .section import Part, Picture, Section, Table
+from .stage import NotApplicableError, Stage
+from .stages import STAGES
+from .subject import Subject
+from .write import Outcome, Report, write_report
+
+__all__ = [
+    "STAGES",
+    "NotApplicableError",
+    "Outcome",
+    "Part",
+    "Picture",
+    "Report",
+    "Section",
+    "Stage",
+    "Subject",
+    "Table",
+    "write_report",
+]

@@ -1,0 +1,101 @@
+"""The page: sections, pictures and tables as one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .section import Table
+from .subject import Subject
+from .words import number
+
+if TYPE_CHECKING:
+    from .write import Report
+
+_SHOWN = 60
+
+
+def render(report: Report, subject: Subject) -> str:
+    """The page as text: no scripts, nothing loaded from anywhere.
+
+    Args:
+        report: what became of the stages.
+        subject: the model and the images.
+    """
+    environment = Environment(
+        loader=PackageLoader("resnet_paths.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = lambda text: data_uri("image/svg+xml", text)
+    environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
+    template = environment.get_template("report.html")
+    sources, _, _ = environment.loader.get_source(environment, "style.css")  # type: ignore[union-attr]
+    return template.render(
+        style=_Plain(sources),
+        title=f"{type(subject.model).__name__} on {subject.data.name}",
+        report=report,
+        rows=_rows,
+        provenance=report.provenance,
+        stages=report.to_frame(),
+        everything=data_uri("application/json", everything(report)),
+    )
+
+
+class _Plain(str):
+    """Text of our own that is not escaped: the style sheet."""
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def data_uri(kind: str, text: str) -> str:
+    """A text as an address that holds it.
+
+    Example:
+        >>> data_uri("text/plain", "hi")
+        'data:text/plain;base64,aGk='
+    """
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def everything(report: Report) -> str:
+    """All tables, findings, warnings and the provenance as JSON."""
+    return json.dumps(
+        {
+            "provenance": dict(report.provenance),
+            "stages": json.loads(report.to_frame().to_json(orient="records")),
+            "findings": report.findings,
+            "warnings": report.warnings,
+            "tables": {
+                name: json.loads(frame.to_json(orient="records", double_precision=15))
+                for name, frame in report.tables.items()
+            },
+        },
+        indent=1,
+    )
+
+
+def _rows(table: Table) -> dict[str, Any]:
+    """A table for reading: its first rows, rounded."""
+    frame = table.frame()
+    numeric = [pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool for name in frame]
+    body = [[_cell(value) for value in row] for row in frame.head(_SHOWN).itertuples(index=False)]
+    heads = [str(name).replace("_", " ") for name in frame]
+    return {"heads": list(zip(heads, numeric, strict=True)), "body": body, "total": len(frame), "numeric": numeric}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) or hasattr(value, "__index__"):
+        return f"{value:,}" if abs(int(value)) < 10**15 else f"{float(value):.3e}"
+    if isinstance(value, float):
+        return "" if value != value else number(value, 4)
+    return str(value)

@@ -1,0 +1,48 @@
+"""Which stage runs, and how long the rest may take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from ..sweep.progress import duration
+from .stage import Stage
+
+
+class StageProgress:
+    """A line for each stage that starts: which one, of how many, the time so far and the time to go.
+
+    The time to go is the weight of the stages that are left at the rate of those that ran.
+
+    Example:
+        >>> from resnet_paths.report.stages import STAGES
+        >>> times = iter([0.0, 0.0, 2.0])
+        >>> shown = StageProgress(STAGES[:2], sys.stdout, clock=lambda: next(times))
+        >>> shown("checks")
+        1 of 2: Model and data
+        >>> shown("units")
+        2 of 2: The model as unrolled units (2.0 s so far, about 0.4 s to go)
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stages = {stage.name: stage for stage in stages}
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._start = clock()
+        self._ran: list[str] = []
+
+    def __call__(self, name: str) -> None:
+        """A stage starts."""
+        names = list(self._stages)
+        done = sum(self._stages[other].weight for other in self._ran)
+        left = sum(self._stages[other].weight for other in names[names.index(name) :])
+        elapsed = self._clock() - self._start
+        times = f" ({duration(elapsed)} so far, about {duration(left * elapsed / done)} to go)" if done else ""
+        print(
+            f"{names.index(name) + 1} of {len(names)}: {self._stages[name].title}{times}", file=self._stream, flush=True
+        )
+        self._ran.append(name)

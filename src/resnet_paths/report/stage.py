@@ -1,0 +1,55 @@
+"""A stage of the report: one file in ``stages/``, one section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .section import Section
+from .subject import Subject
+
+Budget = Literal["quick", "full"]
+BUDGETS: tuple[Budget, ...] = ("quick", "full")
+Options = Mapping[str, Any]
+
+
+class NotApplicableError(Exception):
+    """A stage has nothing to say about this model or these images; the message says why."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the report.
+
+    Attributes:
+        name: by which it is skipped.
+        title: of its section.
+        question: what the section answers, in one sentence.
+        run: from the subject and the options of a budget to the section.
+        quick: its options under the quick budget: numbers of images, draws and so on.
+        full: what the full budget changes in them.
+        weight: how long it takes, roughly, beside the others (for the remaining time).
+    """
+
+    name: str
+    title: str
+    question: str
+    run: Callable[[Subject, Options], Section]
+    quick: Options
+    full: Options
+    weight: float = 1.0
+
+    def options(self, budget: Budget, changed: Options | None = None) -> dict[str, Any]:
+        """The options under a budget, some of them changed.
+
+        Raises:
+            ValueError: an option that the stage does not have.
+        """
+        known = {**self.quick, **(self.full if budget == "full" else {})}
+        unknown = sorted(set(changed or {}) - set(known))
+        if unknown:
+            raise ValueError(
+                f"expected options of the stage {self.name} among {', '.join(known) or 'none'}, got {unknown[0]!r}"
+            )
+        return {**known, **(changed or {})}

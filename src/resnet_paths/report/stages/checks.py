@@ -1,0 +1,164 @@
+"""What was examined, and reasons to doubt what follows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...data import ImageData
+from ...lesion import interval
+from ...tradeoff import count_parameters
+from ...unroll._guard import preserved
+from ..section import Part, Section, Table
+from ..stage import Options, Stage
+from ..subject import Subject
+from ..words import counted, listed, percent, points
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Accuracy, classes and their counts; overlap of the images, repeatability of the model."""
+    right = _right(subject)
+    low, high = interval(right)
+    classes = _by_class(subject, right)
+    warnings = [
+        *_sample(right),
+        *_classes(classes),
+        *_accuracy(subject, right),
+        *_overlap(subject),
+        *_repeats(subject, options["repeat_images"]),
+    ]
+    accuracy = float(right.mean())
+    data, parameters = subject.data, count_parameters(subject.model)
+    found = (
+        f"{type(subject.model).__name__} with {counted(parameters, 'parameter')} is right on {percent(accuracy)} of "
+        f"{counted(len(data), 'image')} of {data.name} (95 % interval {percent(low)} to {percent(high)})."
+    )
+    worst = classes.sort_values("accuracy", kind="stable").iloc[0]
+    reading = (
+        found,
+        f"Guessing the most frequent class would be right on {percent(1 - subject.chance)}. The class with the lowest "
+        f"accuracy is {worst['class']}: {percent(float(worst['accuracy']))} of its "
+        f"{counted(int(worst['images']), 'image')}.",
+        _what_can_be_told(accuracy, len(data)),
+    )
+    table = Table.of("classes", "Accuracy by class", classes)
+    return Section((Part("What was examined", reading, tables=(table,)),), (found,), tuple(warnings))
+
+
+def _right(subject: Subject) -> np.ndarray:
+    parameter = next(subject.model.parameters())
+    found = []
+    with torch.inference_mode():
+        for x, labels in subject.data.batches(subject.batch_size):
+            logits = subject.net(x.to(parameter.device, parameter.dtype)).cpu()
+            found.append((logits.argmax(-1) == labels.cpu()).double())
+    return torch.cat(found).numpy()
+
+
+def _by_class(subject: Subject, right: np.ndarray) -> pd.DataFrame:
+    labels = subject.data.labels.cpu().numpy()
+    rows = []
+    for index, name in enumerate(subject.data.classes):
+        own = right[labels == index]
+        low, high = interval(own) if len(own) else (math.nan, math.nan)
+        accuracy = float(own.mean()) if len(own) else math.nan
+        rows.append({"class": name, "images": len(own), "accuracy": accuracy, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _what_can_be_told(accuracy: float, count: int) -> str:
+    spread = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
+    return (
+        f"With so many images the accuracy itself is known to about {points(spread).lstrip('+')} either way; effects "
+        "smaller than that need more images or the paired comparison that the sections below make."
+    )
+
+
+def _sample(right: np.ndarray) -> list[str]:
+    low, high = interval(right)
+    if len(right) >= 1000 and high - low <= 0.03:
+        return []
+    return [
+        f"Small sample: {counted(len(right), 'image')}. The 95 % interval of the accuracy is "
+        f"{points(high - low).lstrip('+')} wide."
+    ]
+
+
+def _classes(classes: pd.DataFrame) -> list[str]:
+    missing = classes.loc[classes["images"] == 0, "class"].astype(str).tolist()
+    return [f"No images of {counted(len(missing), 'class', 'classes')}: {listed(missing)}."] if missing else []
+
+
+def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
+    low, _ = interval(right)
+    if low > 1 - subject.chance:
+        return []
+    return [
+        f"The model is not reliably better than guessing ({percent(float(right.mean()))} right, "
+        f"{percent(1 - subject.chance)} by guessing): is it trained, and do --model and --data belong together? "
+        "Damage by deletion cannot be read from such a model."
+    ]
+
+
+def _overlap(subject: Subject) -> list[str]:
+    """Images that the model was, or blocks are, chosen on are no test."""
+    found = []
+    inside = len(subject.data) - len(set(_digests(subject.data)))
+    if inside:
+        found.append(f"{counted(inside, 'image')} of {subject.data.name} occur more than once.")
+    if subject.training is None:
+        found.append(
+            "No training images were given: blocks to drop are chosen on one half of the images and reported on the "
+            "other, and whether the model was trained on these images cannot be checked."
+        )
+        return found
+    known = set(_digests(subject.training))
+    shared = sum(digest in known for digest in _digests(subject.data))
+    if shared:
+        found.append(
+            f"{counted(shared, 'test image')} of {len(subject.data)} ({percent(shared / len(subject.data))}) occur "
+            "among the training images too: accuracies are too high, damages too low."
+        )
+    return found
+
+
+def _digests(data: ImageData) -> list[bytes]:
+    images = data.images.detach().cpu().contiguous()
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in images]
+
+
+def _repeats(subject: Subject, count: int) -> list[str]:
+    """The same images twice, and one by one."""
+    x, _ = subject.batch(count)
+    with preserved(subject.model), torch.no_grad():
+        first, again = subject.net(x), subject.net(x)
+        alone = torch.cat([subject.net(x[place : place + 1]) for place in range(len(x))])
+    scale = float(first.abs().max()) or 1.0
+    found = []
+    if float((first - again).abs().max()) > 1e-6 * scale:
+        found.append(
+            "Non-deterministic: the same images give different logits when run twice (by up to "
+            f"{float((first - again).abs().max()):.2g}). Differences between deletions contain this noise."
+        )
+    gap = float((first - alone).abs().max()) / scale
+    if not gap <= 1e-3:
+        found.append(
+            f"An image's logits depend on the others of its batch (by up to {percent(gap)} of the largest logit): "
+            "results depend on the batch size and the order of the images."
+        )
+    return found
+
+
+STAGE = Stage(
+    name="checks",
+    title="Model and data",
+    question="What is examined here, and how far can the numbers below be trusted?",
+    run=run,
+    quick={"repeat_images": 8},
+    full={"repeat_images": 32},
+    weight=1,
+)

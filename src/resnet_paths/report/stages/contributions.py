@@ -1,0 +1,108 @@
+"""What each block adds to the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...paths import LogitLens, block_contributions, logit_lens
+from ...plot import plot_logit_lens, plot_mean_contributions
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import Options, Stage
+from ..subject import Subject
+from ..words import counted, listed, number, percent
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Direct contributions to the right logit, and what the head reads from the stream after each unit."""
+    x, labels = subject.batch(options["images"])
+    record = block_contributions(subject.fast, x, labels)
+    of_target = record.of_target
+    if of_target is None:
+        raise RuntimeError("expected contributions to the targets")
+    values = of_target.double().cpu().numpy()
+    frame = pd.DataFrame(
+        {
+            "source": record.sources,
+            "mean": values.mean(1),
+            "standard_error": values.std(1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else np.nan,
+        }
+    )
+    blocks = frame.iloc[3:]
+    total = float(frame["mean"].sum())
+    order = blocks.sort_values("mean", ascending=False, kind="stable")
+    top, against = order["source"].tolist(), blocks[blocks["mean"] < 0]
+    found = (
+        f"The right class's logit is {number(total)} in the mean; {top[0]} adds most to it directly "
+        f"({number(float(order['mean'].iloc[0]))})."
+    )
+    reading = (
+        found,
+        f"Stem and constants add {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
+        f"{number(float(blocks['mean'].sum()))}. "
+        + (
+            f"{counted(len(against), 'block')} speak{'s' if len(against) == 1 else ''} against the right class: "
+            f"{listed(against['source'].tolist())}."
+            if len(against)
+            else "No block speaks against the right class in the mean."
+        ),
+        f"The parts sum to the logits to {record.residual:.1e} relative. A block that only prepares the input of later "
+        "blocks adds nothing directly: its worth shows in the sections on deletion.",
+    )
+    alt = (
+        f"Mean direct contribution of stem, constants and {len(blocks)} blocks to the right class's logit: largest "
+        f"{top[0]} ({number(float(order['mean'].iloc[0]))}), smallest {top[-1]} "
+        f"({number(float(order['mean'].iloc[-1]))})."
+    )
+    part = Part(
+        "Direct contributions",
+        reading,
+        picture(lambda ax: plot_mean_contributions(record, ax), alt),
+        (Table.of("contributions", f"Logits of the right class, {counted(len(x), 'image')}", frame),),
+    )
+    lens = _lens(logit_lens(subject.fast, x), labels.cpu())
+    return Section((part, lens), (found,), _warnings(record.residual, record.curved))
+
+
+def _lens(record: LogitLens, target: torch.Tensor) -> Part:
+    probability = record.probabilities.double().cpu()[:, torch.arange(len(target)), target].numpy()
+    accuracy = record.accuracy(target.to(record.logits.device)).cpu().numpy()
+    frame = pd.DataFrame({"after": record.units, "probability": probability.mean(1), "accuracy": accuracy})
+    enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
+    first = int(enough[0])
+    reading = (
+        f"Read from the stream after each unit by the model's own head, {percent(0.9)} of the final accuracy "
+        f"({percent(float(accuracy[-1]))} of these images) is first reached after {record.units[first]} "
+        f"({first} of {len(record.units) - 1} units).",
+    )
+    alt = (
+        f"Probability of the right class and accuracy read from the stream after each unit: accuracy "
+        f"{percent(float(accuracy[0]))} after the stem, {percent(float(accuracy[-1]))} at the end."
+    )
+    drawn = picture(lambda ax: plot_logit_lens(record, target, ax), alt)
+    return Part("Logit lens", reading, drawn, (Table.of("logit_lens", "After each unit", frame),))
+
+
+def _warnings(residual: float, curved: object) -> tuple[str, ...]:
+    found = []
+    if not residual < 1e-3:
+        found.append(f"The contributions miss the logits by {percent(residual)} of the largest logit.")
+    if curved:
+        found.append(
+            "Shortcuts or joins of this model are not piecewise linear; contributions are by linearisation, and what "
+            "that leaves over is listed as remainder."
+        )
+    return tuple(found)
+
+
+STAGE = Stage(
+    name="contributions",
+    title="Contributions to the answer",
+    question="What does each block add to the right class's logit, and when is the answer there?",
+    run=run,
+    quick={"images": 48},
+    full={"images": 256},
+    weight=5,
+)

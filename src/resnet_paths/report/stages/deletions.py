@@ -1,0 +1,103 @@
+"""Deleting several blocks at random."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ...lesion import RandomDeletions, random_deletions
+from ...plot import plot_random_deletions
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import NotApplicableError, Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent, points
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Error against the number of random blocks deleted."""
+    n = len(subject.net)
+    if n < 2:
+        raise NotApplicableError(f"a network of {counted(n, 'unit')} has no several units to delete")
+    data = subject.images(options["images"])
+    counts = chosen_counts(n, options["counts"])
+    record = random_deletions(
+        subject.net,
+        data,
+        counts,
+        draws=options["draws"],
+        seed=subject.seed,
+        batch_size=subject.batch_size,
+        progress=False,
+    )
+    middle = record.quantiles((0.5,))[0]
+    half = (record.whole + subject.chance) / 2
+    found = _until(record, middle, half)
+    reading = (found, _smooth(record, middle))
+    alt = (
+        f"Median error against the number of random units deleted: {percent(record.whole)} without deletion, "
+        + ", ".join(f"{percent(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
+        + "; a band holds the middle 80 % of the draws."
+    )
+    drawn = picture(lambda ax: plot_random_deletions(record, ax), alt)
+    table = Table.of("deletions", "Error of each draw", record.to_pandas())
+    warnings = []
+    if options["draws"] < 20:
+        warnings.append(
+            f"Each number of deleted blocks was drawn {options['draws']} times on {counted(len(data), 'image')}: the "
+            "band is rough. --budget full draws more."
+        )
+    return Section((Part("Several blocks deleted", reading, drawn, (table,)),), (found,), tuple(warnings))
+
+
+def chosen_counts(n: int, most: int | None) -> list[int]:
+    """Numbers of units to delete from 1 to n, denser at the start; all where `most` is None.
+
+    Example:
+        >>> chosen_counts(27, 6), chosen_counts(3, 6)
+        ([1, 2, 4, 7, 14, 27], [1, 2, 3])
+    """
+    if most is None or n <= most:
+        return list(range(1, n + 1))
+    return sorted({round(float(value)) for value in np.geomspace(1, n, most)})
+
+
+def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
+    over = np.flatnonzero(middle >= half)
+    kept = np.flatnonzero(middle <= record.whole + 0.05)
+    first = counted(int(record.counts[0]), "random block")
+    some = (
+        f"With {record.counts[kept[-1]]} random blocks deleted the median error is still within 5 points of the whole "
+        f"network's ({percent(middle[kept[-1]])})"
+        if len(kept)
+        else f"Already the loss of {first} costs {points(middle[0] - record.whole)} of error in the median"
+    )
+    if not len(over):
+        return f"{some}; no number of deletions that was tried takes it half of the way to chance."
+    return f"{some}; half of the way to chance is reached with {record.counts[over[0]]} deleted."
+
+
+def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
+    if len(middle) < 3:
+        return "Too few numbers of deletions were tried to say how smoothly the error rises."
+    rank = float(spearmanr(record.counts, middle).statistic)
+    line = np.concatenate([[record.whole], middle])
+    jump = int(np.argmax(np.diff(line)))
+    start = 0 if jump == 0 else int(record.counts[jump - 1])
+    share = float(np.diff(line)[jump] / (line.max() - line.min())) if line.max() > line.min() else 0.0
+    return (
+        f"Median error and number of deletions have a rank correlation of {number(rank)}; the largest step, from "
+        f"{start} to {record.counts[jump]} deletions, makes {percent(share)} of the whole rise. Veit et al. "
+        "(2016, section 4.2) read a smooth rise as the behaviour of an ensemble that loses members."
+    )
+
+
+STAGE = Stage(
+    name="deletions",
+    title="Deleting several blocks",
+    question="How does the error grow with the number of deleted blocks?",
+    run=run,
+    quick={"images": 200, "counts": 9, "draws": 10},
+    full={"images": 1000, "counts": 20, "draws": 50},
+    weight=3,
+)

@@ -1,0 +1,92 @@
+"""Which path lengths matter: the number of paths times what one carries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...paths import EffectivePaths, effective_paths, sample_path_gradients
+from ...plot import plot_effective_lengths, plot_path_norms
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import NotApplicableError, Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Veit's sampling of single paths and the effective lengths that follow."""
+    n = len(subject.net)
+    if n < 2:
+        raise NotApplicableError(f"a network of {counted(n, 'unit')} has too few lengths to weigh")
+    x, labels = subject.batch(options["images"])
+    drawn = sample_path_gradients(subject.fast, x, labels, samples=options["samples"], seed=subject.seed)
+    record = effective_paths(drawn)
+    found = (
+        f"{percent(record.mass)} of the gradient that single paths carry lies in lengths {record.low} to "
+        f"{record.high}: {percent(record.path_share)} of all paths. The mean effective length is "
+        f"{number(record.mean_length)}, of all paths {number(n / 2)}."
+    )
+    norms = Part(
+        "Gradient of single paths",
+        (_decay(record),),
+        picture(lambda ax: plot_path_norms(record, ax), _alt_norms(record)),
+    )
+    table = Table.of("effective_paths", f"By length, {counted(len(x), 'image')}", record.to_pandas())
+    shares = Part(
+        "Effective paths",
+        (
+            found,
+            "Single paths partly cancel when they are summed, so these are not parts of the gradient: that split is "
+            "in the section before.",
+        ),
+        picture(
+            lambda ax: plot_effective_lengths(record, ax),
+            f"Share of each length in the gradient carried by single paths, most in {record.low} to {record.high}, "
+            f"beside the share of all paths, which is centred at {number(n / 2)}.",
+        ),
+        (table,),
+    )
+    return Section((norms, shares), (found,), _warnings(record, options["samples"]))
+
+
+def _decay(record: EffectivePaths) -> str:
+    if not np.isfinite(record.decay):
+        return "Too few lengths carry any gradient for a law of decay."
+    trend = "falls" if record.decay < 1 else "does not fall"
+    return (
+        f"The gradient of one path {trend} with its length: each further branch multiplies it by "
+        f"{number(record.decay)} (an exponential law fits with R² {record.decay_fit:.3f}). Veit et al. (2016, figure "
+        "6 b) found an exponential decay."
+    )
+
+
+def _alt_norms(record: EffectivePaths) -> str:
+    return (
+        f"Gradient norm of one path by its length, log scale, from {number(record.norm[0])} at length 0 to "
+        f"{number(record.norm[-1])} at length {record.n}; error bars and the exponential law that fits best."
+    )
+
+
+def _warnings(record: EffectivePaths, samples: int) -> tuple[str, ...]:
+    found = []
+    inside = slice(record.low, record.high + 1)
+    relative = record.standard_error[inside] / np.maximum(record.norm[inside], np.finfo(float).tiny)
+    if relative.max() > 0.2:
+        found.append(
+            f"Path sampling is noisy: with {samples} paths a length and image the standard error reaches "
+            f"{percent(float(relative.max()))} of the value within the effective range. --budget full draws more."
+        )
+    if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:
+        found.append(f"An exponential law describes the decay poorly (R² {record.decay_fit:.2f}).")
+    return tuple(found)
+
+
+STAGE = Stage(
+    name="effective",
+    title="Effective paths",
+    question="Which path lengths carry the gradient, counting how many paths there are of each?",
+    run=run,
+    quick={"images": 24, "samples": 32},
+    full={"images": 64, "samples": 64},
+    weight=6,
+)

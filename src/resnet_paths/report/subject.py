@@ -1,0 +1,106 @@
+"""What a report is about: a model and images, with what stages share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+import resnet_paths
+
+from ..data import ImageData
+from ..unroll import UnrolledNetwork, for_inference, unroll
+
+
+@dataclass(eq=False)
+class Subject:
+    """The model and the images of a report.
+
+    Attributes:
+        model: in eval mode; left as it is.
+        data: the images that numbers are reported on.
+        training: images to choose blocks and measure batch-norm statistics on, or None.
+        twin: a second model to compare surfaces with (the same layers without shortcuts, say), or None.
+        model_code: a Python expression that makes the model, for the code lines of the report.
+        data_code: likewise of the images.
+        training_code: likewise of the training images.
+        tolerance: fall of accuracy allowed when blocks are recommended for dropping.
+        seed: of all that is drawn.
+        batch_size: images at a time.
+        started: called with the name of each stage when it starts; takes no part in the fingerprint.
+    """
+
+    model: nn.Module
+    data: ImageData
+    training: ImageData | None = None
+    twin: nn.Module | None = None
+    model_code: str = "model"
+    data_code: str = "data"
+    training_code: str = "training"
+    tolerance: float = 0.01
+    seed: int = 0
+    batch_size: int = 100
+    started: Callable[[str], None] = field(default=lambda name: None, repr=False)
+
+    def __sweep_fingerprint__(self) -> Any:
+        """What decides the numbers."""
+        shown = (self.model_code, self.data_code, self.training_code, self.tolerance, self.seed, self.batch_size)
+        images = [None if data is None else (data.fingerprint, str(data.dtype)) for data in (self.data, self.training)]
+        names = [None if data is None else data.name for data in (self.data, self.training)]
+        return [self.model, self.twin, images, names, shown, torch.get_num_threads()]
+
+    @cached_property
+    def net(self) -> UnrolledNetwork:
+        """The unrolled network."""
+        x, _ = self.batch(2)
+        return unroll(self.model, x)
+
+    @cached_property
+    def fast(self) -> UnrolledNetwork:
+        """The same with folded norms."""
+        return for_inference(self.net)
+
+    @property
+    def chance(self) -> float:
+        """The error of guessing the most frequent class of the images."""
+        counts = torch.bincount(self.data.labels.cpu())
+        return 1 - float(counts.max()) / len(self.data)
+
+    def code(self, text: str) -> str:
+        """Lines of Python, after the import of those of this package's public names that they call.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> print(Subject(nn.Identity(), digits()).code("unroll(load_model())"))
+            from resnet_paths import load_model, unroll
+            <BLANKLINE>
+            unroll(load_model())
+        """
+        names = [name for name in resnet_paths.__all__ if re.search(rf"\b{name}\(", text)]
+        return f"from resnet_paths import {', '.join(sorted(names, key=str.lower))}\n\n{text}" if names else text
+
+    def images(self, count: int | None) -> ImageData:
+        """So many images, drawn at random by the seed (all where there are no more)."""
+        return _some(self.data, count, self.seed)
+
+    def training_images(self, count: int | None) -> ImageData | None:
+        """So many training images, or None where there are none."""
+        return None if self.training is None else _some(self.training, count, self.seed)
+
+    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """So many images with their labels, where the model is."""
+        parameter = next(self.model.parameters())
+        some = self.images(count)
+        return some.x.to(parameter.device, parameter.dtype), some.labels.to(parameter.device)
+
+
+def _some(data: ImageData, count: int | None, seed: int) -> ImageData:
+    if count is None or count >= len(data):
+        return data
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data.subset(order[:count].to(data.labels.device))

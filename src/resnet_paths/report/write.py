@@ -1,0 +1,275 @@
+"""One command, one report: every analysis on one model, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ..data import ImageData
+from ..sweep import SweepResult, sweep
+from ..sweep.result import last_line
+from ..unroll import UnrollError
+from ..unroll.fingerprint import fingerprint
+from .page import render
+from .progress import StageProgress
+from .section import Section
+from .stage import BUDGETS, Budget, NotApplicableError, Options, Stage
+from .stages import STAGES
+from .subject import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a stage.
+
+    Attributes:
+        stage: the stage.
+        status: ``done``, ``skipped``, ``not applicable`` or ``failed``.
+        section: what it found, where it is done.
+        reason: why not, where it is not.
+        details: the traceback, where it failed.
+        seconds: how long it took where it was computed.
+        options: under which it ran.
+    """
+
+    stage: Stage
+    status: str
+    section: Section | None = None
+    reason: str = ""
+    details: str = ""
+    seconds: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A report that was written.
+
+    Attributes:
+        path: the HTML file.
+        journal: the file that keeps finished stages.
+        outcomes: of all stages, in the order of the page.
+        provenance: model, data, versions, seed and command.
+    """
+
+    path: Path
+    journal: Path
+    outcomes: tuple[Outcome, ...]
+    provenance: Mapping[str, str]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the stages that failed."""
+        return [outcome.stage.name for outcome in self.outcomes if outcome.status == "failed"]
+
+    @property
+    def findings(self) -> list[str]:
+        """The sentences at the top of the page."""
+        return [text for _, section in self._sections() for text in section.findings]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to doubt the numbers, of all stages."""
+        return [text for _, section in self._sections() for text in section.warnings]
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table of the page, by name."""
+        return {table.name: table.frame() for _, section in self._sections() for table in section.tables}
+
+    def _sections(self) -> list[tuple[Stage, Section]]:
+        return [(outcome.stage, outcome.section) for outcome in self.outcomes if outcome.section is not None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a stage: what became of it."""
+        return pd.DataFrame(
+            [
+                {"stage": o.stage.name, "status": o.status, "reason": o.reason, "seconds": o.seconds}
+                for o in self.outcomes
+            ]
+        )
+
+
+def write_report(
+    model: nn.Module,
+    data: ImageData,
+    out: str | Path = "report.html",
+    *,
+    training: ImageData | None = None,
+    twin: nn.Module | None = None,
+    budget: Budget = "quick",
+    skip: Sequence[str] = (),
+    tolerance: float = 0.01,
+    seed: int = 0,
+    batch_size: int = 100,
+    model_code: str = "model",
+    data_code: str = "data",
+    training_code: str = "training",
+    options: Mapping[str, Options] | None = None,
+    journal: str | Path | None = None,
+    progress: bool | Callable[[str], None] = True,
+    stages: Sequence[Stage] = STAGES,
+) -> Report:
+    """Run every analysis on a model and write one HTML file that needs nothing else.
+
+    Each finished stage is kept in a journal under a fingerprint of all that decides it: the model, the images, the
+    options, the seed and the code. Called again, only what is missing or has failed is computed; a kill loses at
+    most the stage that was running, and what took less than a fifth of a second before it. A stage that fails does not
+    stop the others: the page shows its error.
+
+    Args:
+        model: a residual model in eval mode; it is left as it is.
+        data: the images that numbers are reported on.
+        out: the file to write.
+        training: images on which blocks are chosen and batch-norm statistics are measured; None: one half of `data`.
+        twin: a second model for the same images, to compare with (the same layers without shortcuts, say).
+        budget: ``quick`` (minutes on a CPU) or ``full``.
+        skip: names of stages to leave out.
+        tolerance: fall of accuracy allowed for the blocks that are recommended for dropping.
+        seed: of all that is drawn.
+        batch_size: images at a time.
+        model_code: a Python expression that makes the model, for the code lines of the page.
+        data_code: likewise of the images.
+        training_code: likewise of the training images.
+        options: changed options of stages, by stage.
+        journal: the file that keeps finished stages (default: beside `out`, with the ending ``.journal``).
+        progress: print a line to stderr for each stage that starts, or a function to be called with its name.
+        stages: what to run.
+
+    Returns:
+        What became of each stage, with all tables.
+
+    Raises:
+        ValueError: an unknown budget, stage or option; a model in training mode or without units.
+
+    Cost: about a minute under the quick budget for the embedded network; see each stage's options.
+
+    Example:
+        >>> import tempfile
+        >>> from resnet_paths import load_data, load_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = write_report(
+        ...         load_model("embedded"), load_data("digits", limit=40), folder + "/report.html",
+        ...         skip=[stage.name for stage in STAGES if stage.name not in ("units", "lengths")], progress=False,
+        ...     )
+        >>> report.to_frame().query("status == 'done'")["stage"].tolist()
+        ['units', 'lengths']
+        >>> len(report.tables["units"])
+        27
+    """
+    wanted = _wanted(stages, skip, budget, options or {})
+    if any(module.training for module in model.modules()):
+        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    target = Path(out)
+    if target.is_dir():
+        raise ValueError(
+            f"expected a file to write, got the folder {out}; give a name such as {target / 'report.html'}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
+    subject = Subject(model, data, training, twin, model_code, data_code, training_code, tolerance, seed, batch_size)
+    len(subject.net)  # a model without units is refused here, with its reasons
+    if progress is not False:
+        chosen = [stage for stage in stages if stage.name in wanted]
+        subject.started = StageProgress(chosen) if progress is True else progress
+    points = [{"stage": name, "options": given} for name, given in wanted.items()]
+    runner = _Runner({stage.name: stage for stage in stages})
+    result = sweep(
+        runner, points, context=subject, journal=place, seed=seed, retry_failed=True, progress=lambda state: None
+    )
+    outcomes = _outcomes(stages, wanted, result)
+    report = Report(target, place, outcomes, _provenance(subject, budget, result))
+    _replace(target, render(report, subject))
+    return report
+
+
+class _Runner:
+    """Runs the stage that a point names."""
+
+    def __init__(self, stages: Mapping[str, Stage]) -> None:
+        self.stages = dict(stages)
+
+    def __call__(self, point: Any, subject: Subject, seed: int) -> dict[str, str]:
+        stage = self.stages[point["stage"]]
+        subject.started(stage.name)
+        try:
+            return {"section": stage.run(subject, point["options"]).to_json()}
+        except NotApplicableError as reason:
+            return {"not_applicable": str(reason)}
+
+
+def _wanted(
+    stages: Sequence[Stage], skip: Sequence[str], budget: str, options: Mapping[str, Options]
+) -> dict[str, dict[str, Any]]:
+    """The options of each stage that is to run."""
+    names = [stage.name for stage in stages]
+    if budget not in BUDGETS:
+        raise ValueError(f"expected budget {' or '.join(map(repr, BUDGETS))}, got {budget!r}")
+    for name in (*skip, *options):
+        if name not in names:
+            raise ValueError(f"expected stages among {', '.join(names)}, got {name!r}")
+    return {
+        stage.name: stage.options(budget, options.get(stage.name))  # type: ignore[arg-type]
+        for stage in stages
+        if stage.name not in skip
+    }
+
+
+def _outcomes(
+    stages: Sequence[Stage], wanted: Mapping[str, Mapping[str, Any]], result: SweepResult
+) -> tuple[Outcome, ...]:
+    rows = {name: row for row, name in enumerate(wanted)}
+    found = []
+    for stage in stages:
+        row = rows.get(stage.name)
+        if row is None:
+            found.append(Outcome(stage, "skipped", reason="left out on request"))
+            continue
+        common: dict[str, Any] = {"seconds": float(result.seconds[row]), "options": wanted[stage.name]}
+        if row in result.errors:
+            text = result.errors[row]
+            found.append(Outcome(stage, "failed", reason=last_line(text), details=text, **common))
+        elif reason := _value(result, "not_applicable", row):
+            found.append(Outcome(stage, "not applicable", reason=reason, **common))
+        else:
+            section = Section.from_json(_value(result, "section", row) or "")
+            found.append(Outcome(stage, "done", section, **common))
+    return tuple(found)
+
+
+def _value(result: SweepResult, name: str, row: int) -> str | None:
+    """A text of one point; None (or NaN) where the point has no such value."""
+    value = result.values[name][row] if name in result.values else None
+    return value if isinstance(value, str) and value else None
+
+
+def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str, str]:
+    facts = {key: str(value) for key, value in asdict(result.provenance).items() if key not in ("function", "context")}
+    parameter = next(subject.model.parameters())
+    return {
+        "model": type(subject.model).__name__,
+        "model_code": subject.model_code,
+        "model_fingerprint": fingerprint(subject.model),
+        "model_dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device),
+        "data": subject.data.name,
+        "data_images": str(len(subject.data)),
+        "data_fingerprint": subject.data.fingerprint,
+        "training": "none" if subject.training is None else subject.training.name,
+        "training_fingerprint": "" if subject.training is None else subject.training.fingerprint,
+        "budget": budget,
+        "tolerance": str(subject.tolerance),
+        **facts,
+    }
+
+
+def _replace(target: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(target)

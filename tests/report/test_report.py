@@ -1,0 +1,374 @@
+"""The report: what is on the page, that it resumes, and that it tells what went wrong."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import randomise_norms
+from resnet_paths.data import ImageData, digits
+from resnet_paths.lesion import single_deletions
+from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage, Subject, Table, write_report
+from resnet_paths.unroll import unroll
+
+TINY = {
+    "deletions": {"images": 20, "counts": 3, "draws": 2},
+    "gradient": {"images": 2},
+    "effective": {"images": 2, "samples": 2},
+    "contributions": {"images": 4},
+    "values": {"images": 10, "permutations": 4, "players": 3},
+    "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "most": 2, "seconds": 0.01},
+}
+NAMES = [stage.name for stage in STAGES]
+VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
+
+
+def small_model() -> nn.Module:
+    return randomise_norms(cifar_resnet(14, in_channels=1, widths=(4, 4, 8), seed=0)).eval()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    """One report of a small model, all stages, tiny options."""
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(
+        small_model(),
+        digits("test").subset(slice(0, 40)),
+        folder / "report.html",
+        training=digits("train").subset(slice(0, 60)),
+        options=TINY,
+        progress=False,
+    )
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and notes what the page holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def decoded(uri: str) -> str:
+    return base64.b64decode(uri.partition("base64,")[2]).decode()
+
+
+def test_every_stage_is_done_and_on_the_page(whole) -> None:
+    assert whole.to_frame()["status"].tolist() == ["done"] * len(STAGES)
+    page = Page(whole.path.read_text())
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == ["summary", *NAMES, "provenance"]
+    links = {attributes["href"] for attributes in page.all("a")}
+    assert {f"#{name}" for name in NAMES} <= links
+
+
+def test_the_page_needs_nothing_else(whole) -> None:
+    text = whole.path.read_text()
+    page = Page(text)
+    assert not page.all("script")
+    for tag, attributes in page.tags:
+        for name in ("src", "srcset", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value[:60])
+    assert not re.findall(r"url\(|@import", text)
+    for uri in [a["src"] or "" for a in page.all("img")] + [a["srcset"] or "" for a in page.all("source")]:
+        svg = decoded(uri)
+        assert svg.startswith("<svg")
+        assert svg.rstrip().endswith("</svg>")
+        assert not re.findall(r'(?:href|src)="https?:', svg)
+
+
+def test_pictures_have_words_headings_descend_and_ids_are_unique(whole) -> None:
+    page = Page(whole.path.read_text())
+    pictures = page.all("img")
+    assert len(pictures) >= 9
+    assert all(len((attributes.get("alt") or "").split()) >= 8 for attributes in pictures)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert page.all("html")[0]["lang"] == "en"
+    assert any(attributes.get("name") == "viewport" for attributes in page.all("meta"))
+
+
+def test_the_files_on_the_page_hold_the_numbers_in_full(whole) -> None:
+    page = Page(whole.path.read_text())
+    files = {a["download"]: decoded(a["href"] or "") for a in page.all("a") if "download" in a}
+    everything = json.loads(files.pop("report.json"))
+    assert set(files) == {f"{name}.csv" for name in whole.tables}
+    assert set(everything["tables"]) == set(whole.tables)
+    direct = single_deletions(unroll(small_model()), digits("test").subset(slice(0, 40)), progress=False)
+    assert whole.tables["lesion"]["error"].tolist() == direct.values.tolist()
+    assert everything["provenance"]["model_fingerprint"] == direct.model_fingerprint
+    lines = files["lesion.csv"].splitlines()
+    assert len(lines) == 1 + 6
+
+
+def test_the_code_on_the_page_runs(whole) -> None:
+    parts = [part for o in whole.outcomes if o.section for part in o.section.parts if part.code]
+    assert len(parts) >= 3
+    for part in parts:
+        values = {"model": small_model(), "data": digits("test").subset(slice(0, 4)), "training": digits("train")}
+        exec(compile(part.code, part.title, "exec"), values)
+        if "smaller" in values:
+            assert isinstance(values["smaller"], nn.Module)
+
+
+def test_readings_are_of_the_numbers(whole) -> None:
+    """Other numbers, other words."""
+    other = write_report(
+        load_model("embedded"),
+        digits("test").subset(slice(0, 40)),
+        whole.path.with_name("other.html"),
+        skip=[name for name in NAMES if name not in ("checks", "units", "lesion")],
+        progress=False,
+    )
+    assert any("27 residual units" in text for text in other.findings)
+    assert any("6 residual units" in text for text in whole.findings)
+    frame = other.tables["lesion"]
+    worst = frame.loc[frame["error"].idxmax(), "name"]
+    assert any(f"{worst} matters most" in text for text in other.findings)
+    assert any("not reliably better than guessing" in text for text in whole.warnings)
+    assert not any("not reliably better than guessing" in text for text in other.warnings)
+
+
+def test_the_model_and_the_generators_are_left_as_they_were(tmp_path) -> None:
+    model, data = small_model(), digits("test").subset(slice(0, 20))
+    for module in model.modules():
+        module.register_forward_hook(lambda *_: None) if isinstance(module, nn.Linear) else None
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [(module.training, len(module._forward_hooks)) for module in model.modules()]
+    grads = [parameter.requires_grad for parameter in model.parameters()]
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    skip = ["frontier", "values"]
+    write_report(model, data, tmp_path / "r.html", skip=skip, options={k: TINY[k] for k in TINY}, progress=False)
+    assert (torch.rand(1), np.random.rand()) == expected
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert flags == [(module.training, len(module._forward_hooks)) for module in model.modules()]
+    assert grads == [parameter.requires_grad for parameter in model.parameters()]
+
+
+# going on, failing, skipping
+
+
+def stage(name: str, run, weight: float = 1.0) -> Stage:
+    return Stage(name, name.title(), "Why?", run, {"n": 1}, {"n": 2}, weight)
+
+
+def note(name: str, folder: Path):
+    """A stage that leaves a mark each time that it is computed."""
+
+    def run(subject: Subject, options) -> Section:
+        with (folder / "ran").open("a") as file:
+            file.write(name + "\n")
+        return Section((Part(name, (f"n is {options['n']}",)),), (f"{name} found",))
+
+    return stage(name, run)
+
+
+def failing(subject: Subject, options) -> Section:
+    raise RuntimeError("the disk <b>is</b> full")
+
+
+def refusing(subject: Subject, options) -> Section:
+    raise NotApplicableError("nothing to see")
+
+
+def ran(folder: Path) -> list[str]:
+    file = folder / "ran"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_finished_stages_are_not_computed_again(tmp_path) -> None:
+    data, stages = digits("test").subset(slice(0, 10)), [note("a", tmp_path), note("b", tmp_path)]
+    options = {"out": tmp_path / "r.html", "stages": stages, "progress": False}
+    write_report(small_model(), data, **options, skip=["b"])
+    write_report(small_model(), data, **options)
+    again = write_report(small_model(), data, **options)
+    assert ran(tmp_path) == ["a", "b"]
+    assert again.findings == ["a found", "b found"]
+    write_report(small_model(), data, **options, budget="full")
+    assert ran(tmp_path) == ["a", "b", "a", "b"]
+    other = small_model()
+    with torch.no_grad():
+        other.conv1.weight.mul_(1.5)
+    write_report(other, data, **options, skip=["b"])
+    write_report(small_model(), digits("test").subset(slice(1, 11)), **options, skip=["b"])
+    write_report(small_model(), data, **options, skip=["b"], seed=1)
+    assert ran(tmp_path)[4:] == ["a", "a", "a"]
+
+
+def test_a_failed_stage_is_shown_and_computed_again(tmp_path) -> None:
+    data = digits("test").subset(slice(0, 10))
+    stages = [note("a", tmp_path), stage("broken", failing), stage("empty", refusing), note("z", tmp_path)]
+    report = write_report(small_model(), data, tmp_path / "r.html", stages=stages, progress=False)
+    assert report.failed == ["broken"]
+    assert report.to_frame()["status"].tolist() == ["done", "failed", "not applicable", "done"]
+    text = report.path.read_text()
+    Page(text)
+    assert "the disk &lt;b&gt;is&lt;/b&gt; full" in text
+    assert "<b>is</b>" not in text
+    assert "Not applicable: nothing to see." in text
+    mended = [stages[0], note("broken", tmp_path), *stages[2:]]
+    again = write_report(small_model(), data, tmp_path / "r.html", stages=mended, progress=False)
+    assert not again.failed
+
+
+def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from pathlib import Path
+        from resnet_paths import load_data, load_model
+        from resnet_paths.report import Part, Section, Stage, write_report
+
+        folder = Path(sys.argv[1])
+
+        def run_of(name):
+            def run(subject, options):
+                with (folder / "ran").open("a") as file:
+                    file.write(name + "\\n")
+                time.sleep(0.25)
+                if name == "three" and not (folder / "go").exists():
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return Section((Part(name, (name,)),))
+            return run
+
+        stages = [Stage(name, name, "?", run_of(name), {}, {}) for name in ("one", "two", "three", "four")]
+        write_report(load_model("embedded"), load_data("digits", limit=4), folder / "r.html", stages=stages)
+        """
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9
+    assert ran(tmp_path) == ["one", "two", "three"]
+    assert not (tmp_path / "r.html").exists()
+    (tmp_path / "go").touch()
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran(tmp_path) == ["one", "two", "three", "three", "four"]
+    assert Page((tmp_path / "r.html").read_text())
+
+
+def test_progress_names_each_stage_that_starts(tmp_path, capsys) -> None:
+    data = digits("test").subset(slice(0, 10))
+    stages = [note("a", tmp_path), note("b", tmp_path), note("c", tmp_path)]
+    heard: list[str] = []
+    write_report(small_model(), data, tmp_path / "r.html", stages=stages, progress=heard.append, skip=["c"])
+    assert heard == ["a", "b"]
+    write_report(small_model(), data, tmp_path / "s.html", stages=stages)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "1 of 3: A"
+    assert re.fullmatch(r"2 of 3: B \(.* so far, about .* to go\)", lines[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": "huge"}, "'quick' or 'full', got 'huge'"),
+        ({"skip": ["lesions"]}, "stages among checks, units.*got 'lesions'"),
+        ({"options": {"lesion": {"count": 1}}}, "options of the stage lesion among images, got 'count'"),
+        ({"options": {"lesions": {}}}, "stages among"),
+    ],
+)
+def test_wrong_arguments(change, message, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_report(small_model(), digits("test").subset(slice(0, 4)), tmp_path / "r.html", **change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_cannot_be_reported_on(tmp_path) -> None:
+    data = digits("test").subset(slice(0, 4))
+    with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+        write_report(small_model().train(), data, tmp_path / "r.html")
+    with pytest.raises(ValueError, match="adds no two values"):
+        write_report(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), data, tmp_path / "r.html")
+    with pytest.raises(ValueError, match="a file to write, got the folder"):
+        write_report(small_model(), data, tmp_path)
+
+
+# warnings
+
+
+def warnings_of(model: nn.Module, data: ImageData, tmp_path: Path, training: ImageData | None = None) -> str:
+    skip = [name for name in NAMES if name != "checks"]
+    report = write_report(model, data, tmp_path / "r.html", training=training, skip=skip, progress=False)
+    return "\n".join(report.warnings)
+
+
+def test_overlap_of_training_and_test_images_is_counted(tmp_path) -> None:
+    train, test = digits("train"), digits("test")
+    mixed = dataclasses.replace(
+        test,
+        images=torch.cat([test.images[:30], train.images[:10]]),
+        labels=torch.cat([test.labels[:30], train.labels[:10]]),
+    )
+    clean = warnings_of(load_model("embedded"), test.subset(slice(0, 30)), tmp_path, train)
+    assert "among the training images too" not in clean
+    assert "10 test images of 40 (25 %)" in warnings_of(load_model("embedded"), mixed, tmp_path, train)
+    assert "No training images were given" in warnings_of(load_model("embedded"), mixed, tmp_path)
+
+
+class Noisy(nn.Module):
+    """Adds noise to its input, also in eval mode."""
+
+    def __init__(self, model: nn.Module, batch: bool = False) -> None:
+        super().__init__()
+        self.model, self.batch = model, batch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x - x.mean((0,)) if self.batch else x + 0.1 * torch.randn_like(x))
+
+
+def test_models_that_do_not_repeat_are_told(tmp_path) -> None:
+    data = digits("test").subset(slice(0, 20))
+    assert "Non-deterministic" in warnings_of(Noisy(small_model()).eval(), data, tmp_path)
+    batch = warnings_of(Noisy(small_model(), batch=True).eval(), data, tmp_path)
+    assert "depend on the others of its batch" in batch
+    assert "Non-deterministic" not in batch
+    quiet = warnings_of(load_model("embedded"), data, tmp_path)
+    assert "Non-deterministic" not in quiet
+    assert "of its batch" not in quiet
+    assert "Small sample: 20 images" in quiet
+
+
+def test_tables_keep_every_bit() -> None:
+    import pandas as pd
+
+    values = np.random.default_rng(0).standard_normal(100) * 10.0 ** np.arange(-50, 50)
+    assert Table.of("t", "T", pd.DataFrame({"x": values})).frame()["x"].tolist() == values.tolist()
