@@ -7,6 +7,8 @@ from .interactions import BlockInteractions, higher_interactions
 from .intervals import bootstrap, bootstrap_means, interval
 from .metrics import METRICS, Metric, metric_named
 from .multiple import RandomDeletions, random_deletions
+from .predictors import DamagePredictors, damage_predictors, linear_cka
+from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
 from .single import SingleDeletions, shortcut_deletions, single_deletions
 from .stages import StageDeletions, stage_deletions, stages
@@ -15,7 +17,9 @@ __all__ = [
     "METRICS",
     "BlockInteractions",
     "BlockValues",
+    "DamagePredictors",
     "Metric",
+    "PredictorRanking",
     "RandomDeletions",
     "Reorderings",
     "SingleDeletions",
@@ -24,13 +28,16 @@ __all__ = [
     "block_values",
     "bootstrap",
     "bootstrap_means",
+    "damage_predictors",
     "evaluate_gates",
     "higher_interactions",
     "interval",
+    "linear_cka",
     "metric_named",
     "order_distance",
     "random_deletions",
     "random_swaps",
+    "rank_predictors",
     "reorderings",
     "shortcut_deletions",
     "single_deletions",

@@ -1,0 +1,232 @@
+"""Cheap predictors of the damage that deleting a unit does: what one pass or the weights alone say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..data import ImageData
+from ..unroll import UnrolledNetwork
+from ..unroll.fingerprint import fingerprint
+from .evaluate import progress_bar, quick
+
+COSTS: dict[str, str] = {
+    "branch_ratio": "1 forward",
+    "block_influence": "1 forward",
+    "norm_scale": "none",
+    "taylor": "1 forward, 1 backward",
+    "taylor_abs": "1 forward, 1 backward",
+    "gradient_share": "1 forward, 1 backward",
+    "logit_contribution": "1 forward, 1 backward",
+    "cka": "1 forward",
+}
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, eq=False)
+class DamagePredictors:
+    """What is known of each unit without deleting it; larger: more damage expected.
+
+    Attributes:
+        names: the units.
+        values: for each predictor, (n,); NaN where it is not defined.
+        per_image: for each predictor that is a mean over images, (n, images).
+        data: name of the data.
+        model_fingerprint: of the model.
+        data_fingerprint: of the data.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[str, np.ndarray]
+    per_image: Mapping[str, np.ndarray]
+    data: str
+    model_fingerprint: str
+    data_fingerprint: str
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a unit, one column a predictor."""
+        return pd.DataFrame({"unit": range(len(self.names)), "name": self.names, **self.values})
+
+
+def damage_predictors(
+    net: UnrolledNetwork,
+    data: ImageData,
+    *,
+    cka_images: int = 128,
+    batch_size: int = 100,
+    fast: bool = True,
+    progress: bool = True,
+) -> DamagePredictors:
+    """Eight cheap predictors of the damage of single deletions, with s a unit's shortcut and b its branch.
+
+    - ``branch_ratio``: ``‖b‖ / ‖s‖``, mean over images.
+    - ``block_influence``: ``1 - cos(s, s + b)``, mean over images (Men et al. 2024, equation 1, where s is the input).
+    - ``norm_scale``: mean absolute scale of the branch's last norm (Liu et al. 2017, section 3); needs no data.
+    - ``taylor``: ``-dL/dg`` at a gate of one, the first-order change of the cross-entropy (Molchanov et al. 2017,
+      section 2.2, with the gate as the parameter).
+    - ``taylor_abs``: its absolute value, mean over images.
+    - ``gradient_share``: of the loss's gradient at the unit's entry the part that comes through the branch,
+      ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``: by how much of the gradient of paths the unit is used.
+    - ``logit_contribution``: what b adds, by shortcuts alone, to the label's logit less the mean logit
+      (see :func:`resnet_paths.paths.block_contributions`).
+    - ``cka``: one less linear CKA of s and s + b over images (Kornblith et al. 2019, equation 3), from the first
+      `cka_images` of them.
+
+    Args:
+        net: the network, in eval mode; its model is not changed.
+        data: labelled images.
+        cka_images: images for CKA, at once in memory; 0 leaves it out.
+        batch_size: images at a time for the others.
+        fast: see :func:`evaluate_gates`.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ValueError: fewer than two images for CKA.
+
+    Cost: about 3 forward and 2 backward passes together, whatever the number of units.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> found = damage_predictors(net, digits("test").subset(slice(0, 20)))
+        >>> len(found.values), found.values["taylor"].shape
+        (8, (27,))
+    """
+    if cka_images and min(cka_images, len(data)) < 2:
+        raise ValueError(f"expected at least two images for CKA, got {min(cka_images, len(data))}; pass cka_images=0")
+    runner = quick(net, fast)
+    parameter = next(net.model.parameters())
+    parts: list[dict[str, np.ndarray]] = []
+    with progress_bar("predictors", progress) as bar:
+        task = bar.add_task("", total=len(data))
+        for x, labels in data.batches(batch_size):
+            x, labels = x.to(parameter.device, parameter.dtype), labels.to(parameter.device)
+            parts.append({**_gradients(runner, x, labels), **_contributions(runner, x, labels)})
+            bar.update(task, advance=len(labels))
+    per_image = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+    values = {name: found.mean(1) for name, found in per_image.items()}
+    values["norm_scale"] = _norm_scales(net)
+    if cka_images:
+        x = data.subset(slice(0, cka_images)).x.to(parameter.device, parameter.dtype)
+        values["cka"] = _cka(runner, x)
+    return DamagePredictors(
+        names=tuple(unit.name for unit in net),
+        values={name: values[name] for name in COSTS if name in values},
+        per_image=per_image,
+        data=data.name,
+        model_fingerprint=fingerprint(net.model),
+        data_fingerprint=data.fingerprint,
+    )
+
+
+def _gradients(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """Norms and angles on the way forward; gradients of gates, and by branch and by shortcut, on the way back."""
+    with torch.no_grad():
+        state = net.stem(x)
+    state = replace(state, value=state.value.detach().requires_grad_())
+    gates = torch.ones(len(net), len(x), dtype=x.dtype, device=x.device, requires_grad=True)
+    by_branch, by_shortcut, ratios, influences = [], [], [], []
+    with torch.enable_grad():
+        while state.index < len(net):
+            ways = [state.value.view_as(state.value) for _ in range(2)]
+            branch = net.branch(replace(state, value=ways[0]))
+            shortcut = net.shortcut(replace(state, value=ways[1]))
+            by_branch.append(ways[0])
+            by_shortcut.append(ways[1])
+            gate = gates[state.index].view(-1, *[1] * (branch.ndim - 1))
+            total = shortcut + gate * branch
+            ratios.append(_norm(branch) / _norm(shortcut))
+            influences.append(1 - _flat(shortcut * total).sum(1) / (_norm(shortcut) * _norm(total)))
+            state = net.join(state, total)
+        loss = F.cross_entropy(state.value, labels, reduction="sum")
+        found = torch.autograd.grad(loss, [gates, *by_branch, *by_shortcut], allow_unused=True, materialize_grads=True)
+    through = [torch.stack([_norm(g) for g in part]) for part in (found[1 : len(net) + 1], found[len(net) + 1 :])]
+    taylor = -found[0]
+    measured = {
+        "branch_ratio": torch.stack(ratios),
+        "block_influence": torch.stack(influences),
+        "taylor": taylor,
+        "taylor_abs": taylor.abs(),
+        "gradient_share": through[0] / (through[0] + through[1]),
+    }
+    return {name: value.detach().double().cpu().numpy() for name, value in measured.items()}
+
+
+def _contributions(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """Each branch's product with the margin's gradient that reached it by shortcuts alone."""
+    with torch.no_grad():
+        state = net.stem(x)
+    branches = []
+    with torch.enable_grad():
+        while state.index < len(net):
+            with torch.no_grad():
+                branch = net.branch(replace(state, value=state.value.detach()))
+            branches.append(branch.detach().requires_grad_())
+            state = net.join(state, net.shortcut(state) + branches[-1])
+        logits = state.value
+        margin = logits.gather(1, labels[:, None]).sum() - logits.mean(1).sum()
+        found = torch.autograd.grad(margin, branches, allow_unused=True, materialize_grads=True)
+    added = torch.stack([_flat(b.detach() * g).sum(1) for b, g in zip(branches, found, strict=True)])
+    return {"logit_contribution": added.double().cpu().numpy()}
+
+
+def _cka(net: UnrolledNetwork, x: torch.Tensor) -> np.ndarray:
+    """(n,) one less linear CKA of the stream without and with each branch, by matrices (images, images)."""
+    values = []
+    with torch.inference_mode():
+        state = net.stem(x)
+        while state.index < len(net):
+            shortcut, branch = net.shortcut(state), net.branch(state)
+            total = shortcut + branch
+            values.append(1 - linear_cka(shortcut, total))
+            state = net.join(state, total)
+    return np.array(values)
+
+
+def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Linear centred kernel alignment of two representations of the same images (Kornblith et al. 2019, eq. 3).
+
+    ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred features, computed from the matrices ``XXᵀ`` and ``YYᵀ``.
+
+    Args:
+        one: (images, ...).
+        other: (images, ...).
+
+    Example:
+        >>> x = torch.randn(10, 4)
+        >>> round(linear_cka(x, 3 * x), 5)
+        1.0
+    """
+    grams = []
+    for value in (one, other):
+        centred = _flat(value) - _flat(value).mean(0)
+        grams.append((centred @ centred.T).double())
+    return float((grams[0] * grams[1]).sum() / (grams[0].norm() * grams[1].norm()))
+
+
+def _norm_scales(net: UnrolledNetwork) -> np.ndarray:
+    """(n,) the mean absolute scale of each branch's last norm that has one."""
+    found = np.full(len(net), np.nan)
+    plan = net.segments
+    for index, cut in enumerate(plan.cuts):
+        for node in sorted(cut.branch_nodes, key=plan.flow.order.__getitem__):
+            module = plan.program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(module, _NORMS) and isinstance(module.weight, torch.Tensor):
+                found[index] = float(module.weight.detach().abs().mean())
+    return found
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    return value.reshape(len(value), -1)
+
+
+def _norm(value: torch.Tensor) -> torch.Tensor:
+    return _flat(value).norm(dim=1)
