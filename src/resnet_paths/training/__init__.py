@@ -1,7 +1,9 @@
 """Training the networks of the family."""
 
 from .augment import augment
+from .mixup import Mixed, mixup
 from .recipe import Recipe
 from .train import error_rate, train
+from .trajectory import Trajectory, read_trajectory
 
-__all__ = ["Recipe", "augment", "error_rate", "train"]
+__all__ = ["Mixed", "Recipe", "Trajectory", "augment", "error_rate", "mixup", "read_trajectory", "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from ..models import read_checkpoint, save_checkpoint
+from ._epoch import Trainer
+from .recipe import Recipe
 
 Keep = Literal["last", "all"]
 Rows = list[dict[str, float]]
@@ -31,8 +34,8 @@ class RunFolder:
         self.identity = {"model": _structure(model), **identity}
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Rows:
-        """Put model and optimiser where the run stood; its rows so far.
+    def resume(self, trainer: Trainer) -> Rows:
+        """Put model, optimiser and scale of the loss where the run stood; its rows so far.
 
         Raises:
             ValueError: the folder holds a run of another model, recipe or other data.
@@ -43,23 +46,37 @@ class RunFolder:
         if not last.exists():
             return []
         saved = torch.load(last, map_location="cpu", weights_only=True)
-        other = [name for name, value in self.identity.items() if saved.get("identity", {}).get(name) != value]
+        was = dict(saved.get("identity", {}))
+        was["recipe"] = {**asdict(Recipe()), **was.get("recipe", {})}  # a run from before an option existed
+        other = [name for name, value in self.identity.items() if was.get(name) != value]
         if other:
             raise ValueError(
                 f"expected in {self.path} a run of the same model, recipe and data, got another {' and '.join(other)}; "
                 "choose another folder, or remove it"
             )
-        model.load_state_dict(read_checkpoint(self.path / saved["weights"])[0])
-        optimiser.load_state_dict(saved["optimiser"])
+        trainer.model.load_state_dict(read_checkpoint(self.path / saved["weights"])[0])
+        trainer.optimiser.load_state_dict(saved["optimiser"])
+        trainer.scaler.load_state_dict(saved.get("scaler", {}))
         rows: Rows = saved["rows"]
         self._log(rows)
         return rows
 
-    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, rows: Rows, facts: dict[str, Any]) -> None:
+    def start(self, model: nn.Module, rows: Rows, facts: dict[str, Any]) -> None:
+        """The initial weights, where all are kept."""
+        if self.keep == "all" and not rows:
+            save_checkpoint(model, self.path / "epoch-0000.safetensors", **facts)
+
+    def save(self, trainer: Trainer, rows: Rows, facts: dict[str, Any]) -> None:
         """The state after an epoch; the epoch before goes, unless all are kept."""
         weights = self.path / f"epoch-{len(rows):04d}.safetensors"
-        save_checkpoint(model, weights, **facts, figures=rows[-1])
-        state = {"identity": self.identity, "weights": weights.name, "optimiser": optimiser.state_dict(), "rows": rows}
+        save_checkpoint(trainer.model, weights, **facts, figures=rows[-1])
+        state = {
+            "identity": self.identity,
+            "weights": weights.name,
+            "optimiser": trainer.optimiser.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "rows": rows,
+        }
         partial = self.path / ".last.pt"
         torch.save(state, partial)
         os.replace(partial, self.path / "last.pt")

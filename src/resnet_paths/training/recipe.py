@@ -12,7 +12,8 @@ class Recipe:
     """How a network is trained.
 
     Batch size, rate, momentum, decay and augmentation are by default those of He et al. (2015), section 4.2; the
-    cosine (Loshchilov and Hutter 2017), Nesterov's momentum and the warm-up are not.
+    cosine (Loshchilov and Hutter 2017), Nesterov's momentum and the warm-up (Goyal et al.
+    2017, section 2.2) are not.
 
     Attributes:
         epochs: passes over the data.
@@ -21,11 +22,16 @@ class Recipe:
         momentum: of SGD.
         nesterov: Nesterov's momentum.
         weight_decay: of SGD, on all parameters.
+        decay_vectors: also on biases and the scales and shifts of norms; not in He et al. (2019), section 3.1.
         warmup: epochs over which the learning rate rises from 0.
         schedule: cosine to zero, or steps by a tenth at 1/2 and 3/4 (He et al. 2015, section 4.2).
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, section 7).
+        mixup: alpha of :func:`mixup` (Zhang et al. 2018): images blended in pairs; 0 for none. The training error is
+            then against the label of the larger share.
         shift: images are moved by up to so many pixels at random, with black outside.
         flip: images are mirrored left to right at random.
+        precision: "float32" computes in the dtype of the parameters, "bfloat16" and "float16" under autocast, float16
+            with a scale of the loss that follows its overflows (Micikevicius et al. 2018).
         seed: of the order, the augmentation and what is random in the model.
 
     Raises:
@@ -43,11 +49,14 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 1e-4
+    decay_vectors: bool = True
     warmup: float = 1.0
     schedule: Literal["cosine", "step"] = "cosine"
     label_smoothing: float = 0.0
+    mixup: float = 0.0
     shift: int = 4
     flip: bool = True
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +68,7 @@ class Recipe:
             "weight_decay": (0, math.inf),
             "warmup": (0, math.inf),
             "label_smoothing": (0, 1),
+            "mixup": (0, math.inf),
             "shift": (0, math.inf),
         }
         for name, (low, high) in ranges.items():
@@ -70,6 +80,8 @@ class Recipe:
                 raise ValueError(f"expected a whole number for {name}, got {getattr(self, name)!r}")
         if self.schedule not in ("cosine", "step"):
             raise ValueError(f"expected schedule 'cosine' or 'step', got {self.schedule!r}")
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"expected precision 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
         if self.nesterov and not self.momentum:
             raise ValueError("expected momentum above 0 with nesterov=True, got 0; set nesterov=False")
 

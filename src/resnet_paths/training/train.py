@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ..data import ImageData
+from ._epoch import Trainer
 from ._folder import Keep, RunFolder
-from .augment import augment
+from ._progress import TrainingProgress
+from ._tensorboard import TensorBoardLog
 from .recipe import Recipe
 
 
@@ -27,6 +27,7 @@ def train(
     folder: str | Path | None = None,
     keep: Keep = "last",
     test: ImageData | None = None,
+    tensorboard: bool = False,
     progress: bool = True,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:
@@ -42,9 +43,10 @@ def train(
         data: training images.
         recipe: how (default :class:`Recipe`).
         folder: for ``epoch-NNNN.safetensors``, ``last.pt`` (optimiser) and ``log.csv``; None keeps nothing.
-        keep: the weights of the last epoch, or of all.
+        keep: the weights of the last epoch, or of all and the initial ones (:func:`read_trajectory`).
         test: images for the test error after each epoch.
-        progress: show a progress bar.
+        tensorboard: write the figures for TensorBoard too, under ``tensorboard`` in the folder.
+        progress: show a bar with the time left on a terminal, and elsewhere a line for each epoch (standard error).
         after_epoch: called with the epoch's number and the model.
 
     Returns:
@@ -52,7 +54,8 @@ def train(
         training images, and the test error where there are test images.
 
     Raises:
-        ValueError: the folder holds a run of another model, recipe or other data.
+        ValueError: the folder holds a run of another model, recipe or other data; TensorBoard is not installed, or
+            asked for without a folder.
         FloatingPointError: the loss is no longer finite; the folder keeps the epoch before.
 
     Example:
@@ -63,34 +66,35 @@ def train(
         >>> len(rows)
         2
     """
-    recipe = recipe or Recipe()
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        recipe.learning_rate,
-        recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-    )
-    place = None
+    if tensorboard and folder is None:
+        raise ValueError("expected a folder with tensorboard=True, got none; give folder=")
+    trainer = Trainer.of(model, recipe or Recipe())
+    recipe = trainer.recipe
+    facts = described(data, recipe)
+    place, rows = None, []
     if folder is not None:
         place = RunFolder(folder, model, {"recipe": asdict(recipe), "data": data.fingerprint}, keep)
-    rows = place.resume(model, optimiser) if place is not None else []
-    facts = described(data, recipe)
-    parameter = next(model.parameters())
-    data = data.to(parameter.device, parameter.dtype)
+        rows = place.resume(trainer)
+        place.start(model, rows, facts)
+    board = TensorBoardLog(place.path / "tensorboard", rows) if tensorboard and place is not None else None
+    data = data.to(trainer.device, next(model.parameters()).dtype)
 
-    with _bar(progress) as bar:
-        task = bar.add_task("", total=recipe.epochs, completed=len(rows), figures="")
+    steps = math.ceil(len(data) / recipe.batch_size)
+    with TrainingProgress(progress, recipe.epochs, steps, len(rows)) as shown:
         for epoch in range(len(rows), recipe.epochs):
-            row = _epoch(model, optimiser, data, recipe, epoch)
+            row = trainer.epoch(data, epoch, shown.step)
             if test is not None:
                 row["test_error"] = error_rate(model, test)
             rows.append(row)
             if place is not None:
-                place.save(model, optimiser, rows, facts)
+                place.save(trainer, rows, facts)
+            if board is not None:
+                board.write(row)
             if after_epoch is not None:
                 after_epoch(epoch, model)
-            bar.update(task, advance=1, figures=" ".join(f"{key} {value:.4g}" for key, value in row.items()))
+            shown.epoch(row)
+    if board is not None:
+        board.close()
     model.eval()
     return rows
 
@@ -104,54 +108,6 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "recipe": asdict(recipe),
     }
-
-
-def _bar(progress: bool) -> Progress:
-    return Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-        disable=not progress,
-    )
-
-
-def _epoch(
-    model: nn.Module, optimiser: torch.optim.Optimizer, data: ImageData, recipe: Recipe, epoch: int
-) -> dict[str, float]:
-    """One pass; the caller's own random numbers go on as if it had not been."""
-    device = data.images.device
-    seed = recipe.seed * 1_000_003 + epoch
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator)
-    black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
-    steps = math.ceil(len(order) / recipe.batch_size)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    wrong = torch.zeros((), dtype=torch.int64, device=device)
-
-    model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for step in range(steps):
-            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
-            images, labels = data.normalised(data.images[chosen]), data.labels[chosen]
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(epoch + step / steps)
-            logits = model(augment(images, recipe.shift, recipe.flip, generator, black))
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.detach().double() * len(chosen)
-            wrong += (logits.argmax(1) != labels).sum()
-
-    mean = float(total) / len(order)
-    if not math.isfinite(mean):
-        raise FloatingPointError(
-            f"expected a finite loss, got {mean} in epoch {epoch}; lower learning_rate or lengthen warmup"
-        )
-    return {"epoch": epoch, "rate": recipe.rate(epoch), "loss": mean, "train_error": int(wrong) / len(order)}
 
 
 def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> float:

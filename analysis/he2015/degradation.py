@@ -1,0 +1,262 @@
+"""He et al. (2015), section 4.2: deeper plain networks train worse, residual ones do not; shortcuts; responses.
+
+    python analysis/he2015/degradation.py [--seeds 0,1,2] [--epochs 30] [--runs FOLDER]
+    python analysis/he2015/degradation.py --data cifar10_jpeg.zip --size 16 --limit 4000 --epochs 12 --seeds 0
+
+Each network is trained in a folder of its own under --runs, so that the study goes on where it was killed, and its
+seeds can be trained by several processes. Writes a page and two pictures beside this file.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from resnet_paths import __version__
+from resnet_paths.data import ImageData, load_data
+from resnet_paths.models import CifarResNet, cifar_resnet
+from resnet_paths.plot import save
+from resnet_paths.training import Recipe, train
+
+HERE = Path(__file__).resolve().parent
+DEPTHS = (20, 32, 44, 56)
+OPTIONS = ("A", "B", "C")
+OPTION_DEPTH = 32
+BLUE, ORANGE = "#0072B2", "#D55E00"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all networks share."""
+
+    data: ImageData
+    test: ImageData
+    recipe: Recipe
+    widths: tuple[int, ...]
+    runs: Path
+
+    def network(self, depth: int, seed: int, residual: bool, shortcut: str = "A") -> CifarResNet:
+        return cifar_resnet(
+            depth,
+            num_classes=len(self.data.classes),
+            in_channels=self.data.images.shape[1],
+            widths=self.widths,
+            residual=residual,
+            shortcut=shortcut,  # type: ignore[arg-type]
+            seed=seed,
+        )
+
+    def trained(self, depth: int, seed: int, residual: bool, shortcut: str = "A") -> tuple[nn.Module, list[dict]]:
+        """A network and its figures; twins share initial values, order and augmentation."""
+        model = self.network(depth, seed, residual, shortcut)
+        kind = f"residual-{shortcut}" if residual else "plain"
+        folder = self.runs / f"{self.data.name.split()[0]}-{kind}-{depth}-seed{seed}"
+        recipe = Recipe(**{**self.recipe.__dict__, "seed": seed})
+        began = time.time()
+        rows = train(model, self.data, recipe, folder=folder, test=self.test, progress=False)
+        last = rows[-1]
+        print(
+            f"{folder.name}: {last['train_error']:.2%} {last['test_error']:.2%} {time.time() - began:.0f} s", flush=True
+        )
+        return model, rows
+
+
+@torch.no_grad()
+def responses(model: nn.Module, data: ImageData) -> list[float]:
+    """Standard deviation of each 3x3 layer's output: after its norm, before activation and addition (figure 7)."""
+    found: list[float] = []
+    hooks = [
+        module.register_forward_hook(lambda _, __, out: found.append(float(out.std())))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and "shortcut" not in name
+    ]
+    try:
+        model.eval()(data.x[:500])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return statistics.fmean(values)
+
+
+def each(values: list[float]) -> str:
+    return f"{mean(values):.1%} (" + ", ".join(f"{value:.1%}" for value in values) + ")"
+
+
+def degradation(final: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
+    shallow, deep = DEPTHS[0], DEPTHS[-1]
+    plain = [b - a for a, b in zip(final["plain", shallow], final["plain", deep], strict=True)]
+    residual = [b - a for a, b in zip(final["A", shallow], final["A", deep], strict=True)]
+    below = all(a < b for depth in DEPTHS for a, b in zip(final["A", depth], final["plain", depth], strict=True))
+    first = min(plain) > 0
+    if first and max(residual) <= 0 and below:
+        verdict = "holds"
+    elif first and below and mean(residual) < 0.25 * mean(plain):
+        verdict = "holds for plain; the residual twin loses a little of it at this budget"
+    else:
+        verdict = "does not hold" if not first else "holds for plain, not for residual"
+    return (
+        f"a deeper plain network trains worse; its residual twin does not (depth {shallow} to {deep})",
+        "training error: plain rises with depth, residual falls and lies below",
+        f"plain {each(final['plain', shallow])} to {each(final['plain', deep])}; residual {each(final['A', shallow])} "
+        f"to {each(final['A', deep])}; residual below plain at every depth and seed: {'yes' if below else 'no'}",
+        verdict,
+    )
+
+
+def options(errors: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
+    plain = errors["plain", OPTION_DEPTH]
+    found = {option: errors[option, OPTION_DEPTH] for option in OPTIONS}
+    means = [mean(values) for values in found.values()]
+    spread, gap = max(means) - min(means), mean(plain) - max(means)
+    holds = all(mean(plain) > value for value in means) and spread < 0.25 * gap
+    return (
+        f"shortcuts A, B and C are close: projections are not what matters (depth {OPTION_DEPTH})",
+        "test error of A, B, C far below plain, differences among them small",
+        "; ".join(f"{option} {each(values)}" for option, values in found.items())
+        + f"; plain {each(plain)}; spread {spread:.1%}, gap to plain {gap:.1%}",
+        "holds" if holds else "does not hold",
+    )
+
+
+def magnitudes(sizes: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
+    pairs = {depth: (mean(sizes["A", depth]), mean(sizes["plain", depth])) for depth in DEPTHS}
+    smaller = all(residual < plain for residual, plain in pairs.values())
+    falls = pairs[DEPTHS[-1]][0] < pairs[DEPTHS[0]][0]
+    text = "; ".join(f"depth {depth}: residual {a:.2f}, plain {b:.2f}" for depth, (a, b) in pairs.items())
+    return (
+        "layers of residual networks respond less than those of plain ones, and less the deeper (figure 7)",
+        "mean standard deviation over layers: residual below plain; falls with depth",
+        text,
+        "holds" if smaller and falls else "holds against plain, not with depth" if smaller else "does not hold",
+    )
+
+
+def picture(curves: dict, study: Study, path: Path) -> None:
+    axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2, sharey=True)
+    for ax, kind in zip(axes, ("plain", "A"), strict=True):
+        for index, depth in enumerate(DEPTHS):
+            shade = 0.3 + 0.7 * index / (len(DEPTHS) - 1)
+            rows = curves[kind, depth]
+            for name, style in (("train_error", "-"), ("test_error", "--")):
+                values = [mean([row[epoch][name] for row in rows]) for epoch in range(study.recipe.epochs)]
+                label = f"{depth} layers" if style == "-" else None
+                ax.plot(
+                    values, style, color=BLUE if kind == "A" else ORANGE, alpha=shade, lw=1 + index / 2, label=label
+                )
+        ax.set_title("plain" if kind == "plain" else "residual (option A)", fontsize=10)
+        ax.set_xlabel("epoch")
+        ax.legend(fontsize=8)
+    axes[0].set_ylabel("error (training solid, test dashed)")
+    axes[0].set_ylim(0, 1)
+    save(axes[0], path)
+
+
+def response_picture(profiles: dict[tuple[str, int], list[float]], path: Path) -> None:
+    ax = Figure(figsize=(8, 4), layout="constrained").subplots()
+    for (kind, depth), values in profiles.items():
+        colour, label = (BLUE, "residual") if kind == "A" else (ORANGE, "plain")
+        style = "-" if depth == DEPTHS[-1] else ":"
+        ax.plot(range(1, len(values) + 1), values, style, color=colour, label=f"{label} {depth}")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("standard deviation of the response")
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=8)
+    save(ax, path)
+
+
+def page(study: Study, seeds: list[int]) -> list[str]:
+    curves: dict[tuple[str, int], list[list[dict]]] = {}
+    sizes: dict[tuple[str, int], list[float]] = {}
+    profiles: dict[tuple[str, int], list[float]] = {}
+    wanted = [("plain", depth) for depth in DEPTHS] + [("A", depth) for depth in DEPTHS]
+    wanted += [(option, OPTION_DEPTH) for option in OPTIONS[1:]]
+    for seed in seeds:
+        for kind, depth in wanted:
+            model, rows = study.trained(depth, seed, kind != "plain", "A" if kind == "plain" else kind)
+            curves.setdefault((kind, depth), []).append(rows)
+            found = responses(model, study.test)
+            sizes.setdefault((kind, depth), []).append(mean(found))
+            if seed == seeds[0] and kind in ("plain", "A") and depth in (DEPTHS[0], DEPTHS[-1]):
+                profiles[kind, depth] = found
+    final = {key: [rows[-1]["train_error"] for rows in runs] for key, runs in curves.items()}
+    tested = {key: [rows[-1]["test_error"] for rows in runs] for key, runs in curves.items()}
+    losses = {key: [rows[-1]["loss"] for rows in runs] for key, runs in curves.items()}
+    stem = study.data.name.split()[0].split(".")[0]
+    picture(curves, study, HERE / f"curves_{stem}.png")
+    response_picture(profiles, HERE / f"responses_{stem}.png")
+    claims = [degradation(final), options(tested), magnitudes(sizes)]
+    steps = -(-len(study.data) // study.recipe.batch_size) * study.recipe.epochs
+    return [
+        f"## {study.data.name}, {len(study.data)} training and {len(study.test)} test images",
+        "",
+        f"{study.recipe.epochs} epochs ({steps} steps; the paper: 64,000), batch {study.recipe.batch_size}, "
+        f"channels {'/'.join(map(str, study.widths))}, rate {study.recipe.learning_rate} falling tenfold at 1/2 "
+        f"and 3/4, momentum 0.9, decay {study.recipe.weight_decay:g}, seeds {', '.join(map(str, seeds))}; twins share "
+        "initial values, order and augmentation. Numbers are means over the seeds, in brackets each seed.",
+        "",
+        "| claim | expected (paper) | measured | verdict |",
+        "|---|---|---|---|",
+        *[f"| {' | '.join(claim)} |" for claim in claims],
+        "",
+        f"![training curves](curves_{stem}.png)",
+        "",
+        f"![responses of the layers](responses_{stem}.png)",
+        "",
+        "| network | depth | training loss | training error | test error | response |",
+        "|---|---:|---:|---|---|---:|",
+        *[
+            f"| {'plain' if kind == 'plain' else 'residual ' + kind} | {depth} | {mean(losses[kind, depth]):.3f} | "
+            f"{each(final[kind, depth])} | {each(tested[kind, depth])} | {mean(sizes[kind, depth]):.2f} |"
+            for kind, depth in wanted
+        ],
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--size", type=int, default=None)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--widths", default="8,16,32")
+    parser.add_argument("--runs", type=Path, default=Path("results/he2015"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    data = load_data(chosen.data, "train", limit=chosen.limit, size=chosen.size)
+    test = load_data(chosen.data, "test", limit=chosen.limit, size=chosen.size)
+    small = chosen.data == "digits"
+    recipe = Recipe(
+        epochs=chosen.epochs,
+        batch_size=64,
+        nesterov=False,
+        schedule="step",
+        shift=1 if small else max(1, data.images.shape[-1] // 8),
+        flip=not small,
+    )
+    study = Study(data, test, recipe, tuple(map(int, chosen.widths.split(","))), chosen.runs)
+    name = "degradation.md" if small else "degradation_cifar.md"
+    lines = [
+        "# Degradation, shortcuts and responses",
+        "",
+        f"He et al. (2015), section 4.2, table 3 and figures 6 and 7. Made by `analysis/he2015/degradation.py` with "
+        f"resnet_paths {__version__}, torch {torch.__version__}, on one CPU thread.",
+        "",
+        *page(study, list(map(int, chosen.seeds.split(",")))),
+    ]
+    (HERE / name).write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

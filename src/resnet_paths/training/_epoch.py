@@ -1,0 +1,97 @@
+"""One pass over the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data import ImageData
+from .augment import augment
+from .mixup import Mixed, mixup
+from .recipe import Recipe
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What changes in a run, and how: the model, its optimiser, and the scale of the loss in float16."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    recipe: Recipe
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: nn.Module, recipe: Recipe) -> Trainer:
+        """SGD on all parameters of the model."""
+        device = next(model.parameters()).device
+        optimiser = torch.optim.SGD(
+            _groups(model, recipe), recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov
+        )
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        return cls(model, optimiser, scaler, recipe, device)
+
+    def epoch(self, data: ImageData, epoch: int, after_step: Callable[[], None]) -> dict[str, float]:
+        """One pass; the caller's own random numbers go on as if it had not been.
+
+        Order and augmentation come from a generator of their own, so that networks with other randomness inside
+        (dropout, stochastic depth) see the same images in the same order.
+        """
+        recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + epoch
+        generator = torch.Generator().manual_seed(seed)
+        shares = np.random.default_rng(seed)
+        order = torch.randperm(len(data), generator=generator)
+        black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
+        steps = math.ceil(len(order) / recipe.batch_size)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+
+        self.model.train()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for step in range(steps):
+                chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(self.device)
+                images = augment(data.normalised(data.images[chosen]), recipe.shift, recipe.flip, generator, black)
+                batch = mixup(images, data.labels[chosen], recipe.mixup, shares, generator)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = recipe.rate(epoch + step / steps)
+                loss, missed = self.step(batch)
+                total += loss.double() * len(chosen)
+                wrong += missed
+                after_step()
+
+        mean = float(total) / len(order)
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"expected a finite loss, got {mean} in epoch {epoch}; lower learning_rate or lengthen warmup"
+            )
+        return {"epoch": epoch, "rate": recipe.rate(epoch), "loss": mean, "train_error": int(wrong) / len(order)}
+
+    def step(self, batch: Mixed) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of SGD: the loss before it, and the number of wrong predictions."""
+        recipe = self.recipe
+        with torch.autocast(self.device.type, _DTYPES.get(recipe.precision), enabled=recipe.precision in _DTYPES):
+            logits = self.model(batch.images)
+            loss = batch.loss(logits, recipe.label_smoothing)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach(), batch.wrong(logits)
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """All parameters in one group, or weights apart from those that are not to decay (vectors)."""
+    parameters = list(model.parameters())
+    if recipe.decay_vectors:
+        return [{"params": parameters, "weight_decay": recipe.weight_decay}]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

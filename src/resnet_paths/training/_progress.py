@@ -1,0 +1,68 @@
+"""Where a training stands: a bar with ETA on terminals, a line for each epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..sweep.progress import duration
+
+
+class TrainingProgress(AbstractContextManager["TrainingProgress"]):
+    """Shows steps and the figures of each epoch on standard error.
+
+    Args:
+        shown: False shows nothing.
+        epochs: of the whole run.
+        steps: of an epoch.
+        done: epochs done before.
+        stream: standard error, unless a test looks.
+    """
+
+    def __init__(self, shown: bool, epochs: int, steps: int, done: int, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._lines = shown and not self._terminal
+        self._epochs, self._first, self._done = epochs, done, done
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.fields[epoch]}/{task.fields[epochs]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=Console(file=self._stream),
+            disable=not (shown and self._terminal),
+        )
+        self._task = self._bar.add_task(
+            "", total=epochs * steps, completed=done * steps, epoch=done, epochs=epochs, figures=""
+        )
+        self._began = time.monotonic()
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def step(self) -> None:
+        """One step is done."""
+        self._bar.advance(self._task)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """One epoch is done, with these figures."""
+        self._done += 1
+        figures = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self._bar.update(self._task, epoch=self._done, figures=figures)
+        if self._lines:
+            print(f"epoch {self._done}/{self._epochs} {figures}{self._to_go()}", file=self._stream, flush=True)
+
+    def _to_go(self) -> str:
+        left = self._epochs - self._done
+        each = (time.monotonic() - self._began) / (self._done - self._first)
+        return f", {duration(left * each)} to go" if left else ""

@@ -1,0 +1,38 @@
+"""The figures of a run for TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoardLog:
+    """Event files that hold each epoch once, also after kills: what was there is written anew at the start.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict[str, float]]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(
+                "expected TensorBoard to be installed; run: pip install 'resnet-paths[tensorboard]'"
+            ) from error
+        for events in folder.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._writer: Any = SummaryWriter(str(folder))
+        for row in rows:
+            self.write(row)
+
+    def write(self, row: dict[str, float]) -> None:
+        """The figures of an epoch, under their names in ``log.csv``."""
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

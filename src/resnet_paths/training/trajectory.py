@@ -1,0 +1,72 @@
+"""The weights of every epoch of a run, in order: what a picture of the path through weight space needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..models import read_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A run's weights, from the initial ones (epoch 0) to the last.
+
+    Attributes:
+        epochs: epochs trained so far, of each state; 0 is before training.
+        states: the state dicts, on the CPU.
+        facts: of the last one (data, recipe, versions).
+        rows: the figures of each epoch; {} for the initial weights.
+    """
+
+    epochs: tuple[int, ...]
+    states: tuple[dict[str, torch.Tensor], ...]
+    facts: dict[str, Any]
+    rows: tuple[dict[str, float], ...]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self)} states, epochs {self.epochs[0]} to {self.epochs[-1]})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The figures, a row for each state."""
+        return pd.DataFrame([{"trained": trained, **row} for trained, row in zip(self.epochs, self.rows, strict=True)])
+
+    def matrix(self, names: list[str] | None = None) -> torch.Tensor:
+        """The weights as rows: (states, numbers), in the order of the names; by default all of floating dtype."""
+        chosen = names or [name for name, value in self.states[0].items() if value.is_floating_point()]
+        return torch.stack([torch.cat([state[name].flatten() for name in chosen]) for state in self.states])
+
+
+def read_trajectory(folder: str | Path) -> Trajectory:
+    """The weights that ``train(..., folder=folder, keep="all")`` kept.
+
+    Raises:
+        FileNotFoundError: no such folder, or no weights in it.
+
+    Example:
+        >>> import tempfile
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import cifar_resnet
+        >>> from resnet_paths.training import Recipe, train
+        >>> model, data = cifar_resnet(8, in_channels=1, widths=(2, 2, 2)), digits("train").subset(slice(0, 64))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = train(model, data, Recipe(epochs=2, shift=1), folder=folder, keep="all", progress=False)
+        ...     read_trajectory(folder)
+        Trajectory(3 states, epochs 0 to 2)
+    """
+    files = sorted(Path(folder).glob("epoch-*.safetensors"))
+    if not files:
+        raise FileNotFoundError(
+            f"expected a folder with epoch-NNNN.safetensors, got {str(folder)!r} without; train with keep='all'"
+        )
+    states, facts = zip(*(read_checkpoint(file) for file in files), strict=True)
+    epochs = tuple(int(file.stem.removeprefix("epoch-")) for file in files)
+    rows = tuple(fact.get("figures", {}) for fact in facts)
+    return Trajectory(epochs, states, {k: v for k, v in facts[-1].items() if k != "figures"}, rows)
