@@ -60,11 +60,11 @@ def main() -> None:
     small = unroll(torchvision.models.resnet18(num_classes=10).eval())
     colour = load_data("digits", limit=4)
     images = type(colour)(torch.rand(4, 3, 32, 32), colour.labels, colour.classes, (0.5,) * 3, (0.5,) * 3, "noise")
-    assert block_values(small, images).shapley.shape == (8,)
+    assert block_values(small, images, progress=False).values.shape == (8,)
     command_line()
     print(
-        f"resnet_paths {resnet_paths.__version__} works with Python {sys.version.split()[0]}, torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}"
+        f"resnet_paths {resnet_paths.__version__} works with Python {sys.version.split()[0]}, "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
 
 

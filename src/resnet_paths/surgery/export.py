@@ -49,9 +49,9 @@ def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *,
     files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(state, files["safetensors"])
-    shapes = ({0: torch.export.Dim("batch")},)
+    shapes = ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
     with torch.no_grad():
-        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=shapes), files["pt2"])
+        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False), files["pt2"])
         if onnx:
             files["onnx"] = target / "model.onnx"
             program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False)
