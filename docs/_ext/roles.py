@@ -7,7 +7,7 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(func|class|meth|attr|mod):`(~?)([\w.]+)`")
-_LINKED = ("func", "class", "meth")
+_LINKED = ("func", "class")
 
 
 class Roles(griffe.Extension):
@@ -30,7 +30,7 @@ def _everything(place: griffe.Object) -> Iterator[griffe.Object]:
 
 def _link(place: griffe.Object, role: str, short: str, name: str) -> str:
     shown = name.rsplit(".", 1)[-1] if short else name
-    if role not in _LINKED:  # fields stand in their class's table, modules have no page
+    if role not in _LINKED:  # fields and methods stand on their class's page, modules have none
         return f"`{shown}`"
     return f"[`{shown}`][{_target(place, name)}]"
 
