@@ -48,7 +48,7 @@ def _target(place: griffe.Object, name: str) -> str:
 
 def _member(place: griffe.Object, name: str) -> str | None:
     first, _, rest = name.partition(".")
-    if place.is_function or first not in place.members:
+    if not place.is_module or first not in place.members:
         return None
     member = place.members[first]
     path = member.target_path if member.is_alias else member.path
