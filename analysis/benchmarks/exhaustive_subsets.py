@@ -2,9 +2,9 @@
 
     python analysis/benchmarks/exhaustive_subsets.py [--reference FOLDER] [--images 20] [--naive 4096] [--repeats 1]
 
-Naive: for each subset a model in which the deleted units have only their shortcut, run from its input to its logits on
-the same images (deleted branches are not run). Both ways run in one process, in turn; `--naive` subsets are run the naive
-way (the first draws of a random permutation, all of them at 4096) and its time is scaled by 4096 / naive. Writes
+Naive: for each subset a model in which the deleted units have only their shortcut, run from its input to its logits
+on the same images (deleted branches are not run). Both ways run in one process, in turn; `--naive` subsets are run the
+naive way (the first of a random permutation, all of them at 4096) and its time is scaled by 4096 / naive. Writes
 exhaustive_subsets.md beside this file.
 """
 
@@ -32,7 +32,7 @@ PLAYERS = 12
 
 
 class Naive:
-    """A CIFAR ResNet whose units are exchanged for their shortcuts by name; no copy is made, so that only runs count."""
+    """A CIFAR ResNet whose units are exchanged for their shortcuts by name; no copy is made: only runs count."""
 
     def __init__(self, model: torch.nn.Module, names: list[str]) -> None:
         self.model = model
@@ -114,8 +114,8 @@ def compare(
         "|---|---:|---:|---:|---:|",
         f"| each subset by itself | {seconds_of[0]:.1f} | 1 | {branches} | |",
         f"| prefixes shared | {seconds_of[1]:.1f} | {ratio_of[0]:.1f} | {count.branches} | {gaps[0]:.1e} |",
-        f"| prefixes shared, norms folded, channels last | {seconds_of[2]:.1f} | {ratio_of[1]:.1f} | {count.branches} | "
-        f"{gaps[1]:.1e} |",
+        f"| prefixes shared, norms folded, channels last | {seconds_of[2]:.1f} | {ratio_of[1]:.1f} | {count.branches} "
+        f"| {gaps[1]:.1e} |",
         "",
         f"Logits reach {scale:.1f}; in float64 (4 images, 200 subsets) the largest difference is {exact_gap:.1e}. "
         f"Expected at least 5 times: {verdict}.",
@@ -135,13 +135,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     some, repeats = arguments.naive, arguments.repeats
-    command = f"--images {arguments.images} --naive {some} --repeats {repeats}"
+    folder = "" if arguments.reference is None else "--reference FOLDER "
+    command = f"{folder}--images {arguments.images} --naive {some} --repeats {repeats}"
     lines = [
         "# All 2^12 subsets of 12 units",
         "",
-        f"`python analysis/benchmarks/exhaustive_subsets.py {command}`{'' if arguments.reference is None else ' with the reference data'}; "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32. Both ways in one "
-        "run; seconds and ratios are medians over its repeats.",
+        f"`python analysis/benchmarks/exhaustive_subsets.py {command}`; {platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32. Both ways in one run; seconds and ratios "
+        "are medians over its repeats.",
         "",
     ]
     small = digits("test").subset(slice(0, arguments.images))
