@@ -141,8 +141,8 @@ def main() -> None:
         "# All 2^12 subsets of 12 units",
         "",
         f"`python analysis/benchmarks/exhaustive_subsets.py {command}`; {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32. Both ways in one run; seconds and ratios "
-        "are medians over its repeats.",
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32. Both ways in one run; seconds "
+        "and ratios are medians over its repeats.",
         "",
     ]
     small = digits("test").subset(slice(0, arguments.images))
