@@ -12,6 +12,9 @@ from .directions import (
     shared_direction,
 )
 
+# gates
+from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
+
 # surfaces
 from .record import Surface
 from .surface import loss_surface
@@ -20,8 +23,12 @@ __all__ = [
     "Direction",
     "Surface",
     "cosine",
+    "deletion_path",
     "direction_between",
     "direction_from",
+    "gate_path",
+    "gate_surface",
+    "lesioned_surface",
     "load_direction",
     "loss_surface",
     "random_direction",

@@ -65,6 +65,25 @@ class _Loss:
         return self._loss(logits, labels)
 
 
+def needs_origin(metrics: Mapping[str, Metric]) -> bool:
+    """Whether a metric may read the logits at the origin: all but those that are known not to."""
+    return any(
+        not isinstance(metric, _Loss) and name not in ("error", "top5_error") for name, metric in metrics.items()
+    )
+
+
+def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
+    """So many images at a time that the largest value in between suits the cache; 1024 on a GPU.
+
+    Args:
+        model: a private copy, or one that hooks do not harm.
+        example: one image.
+    """
+    if example.device.type != "cpu":
+        return 1024
+    return int(min(512, max(16, _CACHE_BYTES // _largest_output(model, example))))
+
+
 def even_slices(length: int, size: int) -> list[slice]:
     """Consecutive slices of at most `size`, as equal as can be: no small one is left over at the end.
 
@@ -140,17 +159,10 @@ class CellEvaluator:
         elif batchnorm == "recalibrated":
             self._statistics = WorkingCopy(model, directions, example, fold=False, channels_last=fast)
             self._calibration = Images(recalibrate or data, place, parameter.dtype, fast)
-        self.batch_size = batch_size or self._default_batch_size()
+        default = STATISTICS_BATCH if batchnorm == "batch" else micro_batch(self._copy.model, self._images[slice(0, 1)])
+        self.batch_size = batch_size or default
         self._origin: torch.Tensor | None = None
         self._count = len(directions)
-
-    def _default_batch_size(self) -> int:
-        if self.batchnorm == "batch":
-            return STATISTICS_BATCH
-        example = self._images[slice(0, 1)]
-        if example.device.type != "cpu":
-            return 1024
-        return int(min(512, max(16, _CACHE_BYTES // _largest_output(self._copy.model, example))))
 
     def __call__(self, coefficients: Sequence[float]) -> dict[str, np.ndarray]:
         """For each metric (images,), float64."""
@@ -186,7 +198,7 @@ class CellEvaluator:
 
     def _origin_logits(self) -> torch.Tensor | None:
         """The logits at the origin, which metrics of your own and ``disagreement`` may read; computed once."""
-        if all(isinstance(metric, _Loss) or name in ("error", "top5_error") for name, metric in self.metrics.items()):
+        if not needs_origin(self.metrics):
             return None
         if self._origin is None:
             self._origin = self.logits([0.0] * self._count)

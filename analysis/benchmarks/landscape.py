@@ -1,0 +1,141 @@
+"""A line through the loss surface of ResNet-56: this library against loss-landscapes 3.0.6, and landscaper if present.
+
+    python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
+
+All ways compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
+in turn; d is the direction that loss-landscapes draws itself (`random_line`, filter normalised), so that all
+parameters move. The table gives the median seconds a cell and the medians of the ratios within each turn; ours
+includes its set-up (copy, graph, fingerprints) as the peers' include theirs. Writes landscape.md beside this file.
+"""
+
+import argparse
+import copy
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import loss_landscapes
+import numpy as np
+import torch
+import torch.nn.functional as F
+from loss_landscapes.metrics.metric import Metric
+from loss_landscapes.metrics.sl_metrics import Loss
+from loss_landscapes.model_interface.model_parameters import rand_u_like
+from loss_landscapes.model_interface.model_wrapper import ModelWrapper, wrap_model
+from torch import nn
+
+from resnet_paths.data import ImageData, load_data
+from resnet_paths.landscape import Direction, direction_from, loss_surface
+from resnet_paths.models import load_model
+
+HERE = Path(__file__).resolve().parent
+SEED = 1
+DISTANCE = 5.0
+
+
+class MicroBatches(Metric):
+    """What a user of the peer could do by hand: inference mode, and batches that fit the cache."""
+
+    def __init__(self, x: torch.Tensor, labels: torch.Tensor, size: int) -> None:
+        super().__init__()
+        self.parts = list(zip(x.split(size), labels.split(size), strict=True))
+
+    def __call__(self, model_wrapper: ModelWrapper) -> float:
+        with torch.inference_mode():
+            total = sum(float(F.cross_entropy(model_wrapper.forward(x), y, reduction="sum")) for x, y in self.parts)
+        return total / sum(len(y) for _, y in self.parts)
+
+
+def peer_line(model: nn.Module, metric: Metric, cells: int) -> np.ndarray:
+    torch.manual_seed(SEED)
+    return loss_landscapes.random_line(model, metric, DISTANCE, cells, "filter", deepcopy_model=True)
+
+
+def peer_direction(model: nn.Module, cells: int) -> Direction:
+    """The step that the peer's `random_line` takes with this seed, by its own functions."""
+    start = wrap_model(copy.deepcopy(model)).get_module_parameters()
+    torch.manual_seed(SEED)
+    step = rand_u_like(start)
+    step.filter_normalize_(start)
+    step.mul_(((start.model_norm() / DISTANCE) / cells) / step.model_norm())
+    names = [name for name, _ in model.named_parameters()]
+    return direction_from(model, dict(zip(names, step.parameters, strict=True)), kind="the peer's")
+
+
+def ways(model: nn.Module, data: ImageData, cells: int) -> dict[str, Callable[[], np.ndarray]]:
+    x, labels = data.x, data.labels
+    step, at = peer_direction(model, cells), list(range(1, cells + 1))
+
+    def ours(dtype: torch.dtype | None) -> np.ndarray:
+        surface = loss_surface(model, data, directions=step, x=at, metrics=("loss",), dtype=dtype, progress=False)
+        return surface.values["loss"]
+
+    found: dict[str, Callable[[], np.ndarray]] = {
+        "loss-landscapes, all images at once": lambda: peer_line(model, Loss(F.cross_entropy, x, labels), cells)
+    }
+    for size in (16, 32, 64):
+        found[f"loss-landscapes, inference mode, {size} at a time"] = lambda size=size: peer_line(
+            model, MicroBatches(x, labels, size), cells
+        )
+    found["resnet_paths, float32"] = lambda: ours(None)
+    found["resnet_paths, bfloat16"] = lambda: ours(torch.bfloat16)
+    return found
+
+
+def table(times: dict[str, list[float]], results: dict[str, np.ndarray], cells: int, images: int) -> list[str]:
+    names = list(times)
+    first = names[0]
+    by_hand = min((name for name in names if "inference mode" in name), key=lambda name: np.median(times[name]))
+    lines = [
+        f"| way | seconds a cell (median, range) | images/s | times faster than {first} | than {by_hand} | "
+        "largest relative difference of the loss |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, seconds in times.items():
+        each = np.array(seconds) / cells
+        ratios = [np.median(np.array(times[other]) / np.array(seconds)) for other in (first, by_hand)]
+        gap = float(np.abs(results[name] / results[first] - 1).max())
+        lines.append(
+            f"| {name} | {np.median(each):.3f} ({each.min():.3f} to {each.max():.3f}) | {images / np.median(each):.0f} "
+            f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {gap:.1e} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True)
+    for name, value in (("images", 512), ("cells", 4), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
+    data = load_data(str(options.reference / "cifar10_sample.npz"), "train", limit=options.images)
+    runs = ways(model, data, options.cells)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    results: dict[str, np.ndarray] = {}
+    for turn in range(options.repeats + 1):
+        for name, way in runs.items():
+            start = time.perf_counter()
+            results[name] = way()
+            if turn:  # the first turn warms up
+                times[name].append(time.perf_counter() - start)
+            print(turn, name, f"{(time.perf_counter() - start) / options.cells:.3f}", file=sys.stderr)
+    lines = [
+        "# Loss surface of ResNet-56: seconds a cell",
+        "",
+        f"`python analysis/benchmarks/landscape.py --images {len(data)} --cells {options.cells} --repeats "
+        f"{options.repeats}`; {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        "loss-landscapes 3.0.6. All ways run in turn in one process on the same cells and images; ratios are medians "
+        "over the turns of (peer / way) within one turn.",
+        "",
+        *table(times, results, options.cells, len(data)),
+        "",
+    ]
+    (HERE / "landscape.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""Surfaces over gates: the loss between the whole network and lesioned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import ImageData
+from ..surgery import drop_blocks
+from ..sweep import fingerprint, worker_device
+from ..unroll import State, UnitRef, UnrolledNetwork, UnrollError, for_inference
+from ..unroll.fingerprint import fingerprint as model_fingerprint
+from ._cells import Images, Loss, Metric, micro_batch, named_metrics, needs_origin
+from ._grid import Grid, axis, evaluate_grid, mean_and_error
+from .directions import Direction, shared_direction
+from .record import Surface
+from .surface import loss_surface
+
+Units = UnitRef | Sequence[UnitRef]
+
+_HELD_BYTES = 1 << 30
+_FROM_0_TO_1 = np.linspace(0, 1, 11)
+
+
+def gate_surface(
+    net: UnrolledNetwork,
+    data: ImageData,
+    *,
+    x_units: Units,
+    y_units: Units | None = None,
+    x: Sequence[float] | np.ndarray | None = None,
+    y: Sequence[float] | np.ndarray | None = None,
+    gates: Sequence[float] | torch.Tensor | None = None,
+    **options: Any,
+) -> Surface:
+    """Metrics over the gate of one unit (or several at once), or over two.
+
+    At (x, y) the units of `x_units` have gate x and those of `y_units` gate y: ``y_i = post(shortcut + g_i branch)``.
+    (1, 1) is the model, (0, 1) the network without the first, (0, 0) without both; values outside 0 to 1 extrapolate.
+    Batch norm's statistics are frozen.
+
+    Args:
+        net: the network, in eval mode; it is only read.
+        data: labelled images.
+        x_units: a unit by index or name, or several that share their gate.
+        y_units: others; None for a line.
+        x: increasing gates; 11 from 0 to 1 by default.
+        y: likewise.
+        gates: (n,) of all units, of which those on the axes are replaced; ones by default.
+        **options: ``loss``, ``metrics``, ``batch_size``, ``dtype``, ``fast``, ``journal``, ``executor``, ``progress``
+            and ``preview`` as in :func:`loss_surface`.
+
+    Raises:
+        ValueError: a unit on both axes, or wrong coordinates.
+        UnrollError: a model in training mode.
+
+    Cost: the units before the first that moves once; from it on, one pass of all images a cell.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> surface = gate_surface(net, digits("test").subset(slice(0, 20)), x_units=20, y_units=[21, 22],
+        ...                        x=[0, 1], y=[0, 0.5, 1], progress=False)
+        >>> surface.values["error"].shape, surface.x_name
+        ((3, 2), 'gate of layer3.2')
+    """
+    first, second = net.indices(x_units), [] if y_units is None else net.indices(y_units)
+    if set(first) & set(second):
+        both = ", ".join(net[index].name for index in sorted(set(first) & set(second)))
+        raise ValueError(f"expected different units on the two axes, got {both} on both")
+    if y is not None and y_units is None:
+        raise ValueError("expected y_units where y is given, got none; leave y out or name the units")
+    base = _base(gates, len(net))
+    grid = Grid(axis("x", x, _FROM_0_TO_1), axis("y", y, _FROM_0_TO_1) if second else None)
+
+    def places(rows: list[int]) -> list[float]:
+        return [float(index in rows) for index in range(len(net))]
+
+    names = [f"gate of {', '.join(net[index].name for index in units)}" for units in (first, second) if units]
+    return _surface(net, data, _Plane(base, places(first), places(second)), grid, names, options)
+
+
+def gate_path(
+    net: UnrolledNetwork,
+    data: ImageData,
+    waypoints: torch.Tensor | Sequence[Sequence[float]],
+    *,
+    t: Sequence[float] | np.ndarray | None = None,
+    **options: Any,
+) -> Surface:
+    """Metrics along straight lines from gate vector to gate vector, as from the full network to a lesioned one.
+
+    ``g(t) = (1 - s) w_k + s w_{k+1}`` with k the whole part of t and s the rest; t = k is waypoint k.
+
+    Args:
+        net: the network, in eval mode; it is only read.
+        data: labelled images.
+        waypoints: (m, n) gates; see :func:`deletion_path`.
+        t: increasing, from 0 to m - 1; ten steps a line by default.
+        **options: as in :func:`gate_surface`.
+
+    Returns:
+        A surface over a line.
+
+    Raises:
+        ValueError: fewer than two waypoints, another number of gates, or t outside 0 to m - 1.
+
+    Cost: as :func:`gate_surface`.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> path = gate_path(net, digits("test").subset(slice(0, 20)), deletion_path(net, [3, 20]), progress=False)
+        >>> path.x[[0, -1]], path.values["loss"].shape
+        (array([0., 2.]), (21,))
+    """
+    points = torch.as_tensor(waypoints, dtype=torch.float64)
+    if points.ndim != 2 or len(points) < 2 or points.shape[1] != len(net):
+        raise ValueError(
+            f"expected at least two waypoints of {len(net)} gates, one for each unit, got {tuple(points.shape)}"
+        )
+    last = len(points) - 1
+    line = axis("x", t, np.linspace(0, last, 10 * last + 1))
+    if line.values[0] < 0 or line.values[-1] > last:
+        raise ValueError(f"expected t from 0 to {last}, got {line.values[0]:g} to {line.values[-1]:g}")
+    name = f"path of gates over {len(points)} waypoints"
+    return _surface(net, data, _Path(points.tolist()), Grid(line, None), [name], options)
+
+
+def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
+    """Waypoints from the whole network through the deletion of each unit in turn: (units + 1, n).
+
+    Example:
+        >>> import torchvision
+        >>> from resnet_paths import unroll
+        >>> deletion_path(unroll(torchvision.models.resnet18().eval()), [5, 2])[:, [2, 5]].tolist()
+        [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
+    """
+    chosen = net.indices(units)
+    points = torch.ones(len(chosen) + 1, len(net), dtype=torch.float64)
+    for step, index in enumerate(chosen):
+        points[step + 1 :, index] = 0
+    return points
+
+
+def lesioned_surface(
+    net: UnrolledNetwork,
+    data: ImageData,
+    units: Units,
+    *,
+    directions: Direction | Sequence[Direction],
+    **options: Any,
+) -> Surface:
+    """The loss surface of the network without some units, along the whole network's directions.
+
+    Args:
+        net: the whole network; it is only read.
+        data: labelled images.
+        units: to drop (a copy without their branches is made).
+        directions: of the whole network; what they say of dropped parameters is left out.
+        **options: as in :func:`loss_surface`.
+
+    Cost: as :func:`loss_surface`, of the smaller network.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.landscape import random_direction
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> line = lesioned_surface(net, digits("test").subset(slice(0, 20)), [3, 20],
+        ...                         directions=random_direction(net.model), x=[0, 0.1], progress=False)
+        >>> line.values["error"].shape
+        (2,)
+    """
+    smaller = drop_blocks(net, net.indices(units))
+    given = [directions] if isinstance(directions, Direction) else directions
+    return loss_surface(smaller, data, directions=[shared_direction(one, smaller) for one in given], **options)
+
+
+def _base(gates: Sequence[float] | torch.Tensor | None, n: int) -> list[float]:
+    if gates is None:
+        return [1.0] * n
+    base = [float(gate) for gate in gates]
+    if len(base) != n:
+        raise ValueError(f"expected {n} gates, one for each unit, got {len(base)}")
+    return base
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Gates ``base``, replaced where a unit lies on an axis."""
+
+    base: list[float]
+    on_x: list[float]
+    on_y: list[float]
+
+    def gates(self, point: dict[str, float]) -> list[float]:
+        x, y = point["x"], point.get("y", 0.0)
+        return [
+            x if on_x else y if on_y else gate for gate, on_x, on_y in zip(self.base, self.on_x, self.on_y, strict=True)
+        ]
+
+    @property
+    def first(self) -> int:
+        return next(index for index, pair in enumerate(zip(self.on_x, self.on_y, strict=True)) if any(pair))
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Gates on a polygon."""
+
+    points: list[list[float]]
+
+    def gates(self, point: dict[str, float]) -> list[float]:
+        k = min(int(point["x"]), len(self.points) - 2)
+        s = point["x"] - k
+        return [(1 - s) * a + s * b for a, b in zip(self.points[k], self.points[k + 1], strict=True)]
+
+    @property
+    def first(self) -> int:
+        """The first unit that moves (the last, if none does)."""
+        columns = list(zip(*self.points, strict=True))
+        return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns) - 1)
+
+
+def _surface(
+    net: UnrolledNetwork, data: ImageData, line: _Plane | _Path, grid: Grid, names: list[str], options: dict[str, Any]
+) -> Surface:
+    if any(module.training for module in net.model.modules()):
+        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    settings = _Settings(**options)
+    problem = _Problem(net, data, line, named_metrics(settings.metrics, settings.loss), settings)
+    facts: dict[str, Any] = {
+        "x_name": names[0],
+        "y_name": names[1] if len(names) > 1 else None,
+        "norms": (),
+        "cosine": None,
+        "batchnorm": "frozen",
+        "batch_size": settings.batch_size,
+        "dtype": str(settings.dtype or next(net.model.parameters()).dtype).removeprefix("torch."),
+        "data": data.name,
+        "images": len(data),
+        "model_fingerprint": model_fingerprint(net.model),
+        "data_fingerprint": data.fingerprint,
+    }
+
+    def record(cells: dict[str, Any]) -> Surface:
+        return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells)
+
+    return evaluate_grid(
+        _cell,
+        grid,
+        problem,
+        record,
+        journal=settings.journal,
+        executor=settings.executor,
+        progress=settings.progress,
+        preview=settings.preview,
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options that all surfaces share."""
+
+    loss: Loss | None = None
+    metrics: Sequence[str | Metric] = ("loss", "error")
+    batch_size: int | None = None
+    dtype: torch.dtype | None = None
+    fast: bool = True
+    journal: Path | str | None = None
+    executor: Executor | None = None
+    progress: bool = True
+    preview: Callable[[Surface], None] | None = None
+
+
+def _cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
+    """One cell, for the sweep engine."""
+    return mean_and_error(problem.per_image(problem.line.gates(point)))
+
+
+class _Problem:
+    """What all cells need; it travels once to each worker, where the copy for inference is made."""
+
+    def __init__(
+        self,
+        net: UnrolledNetwork,
+        data: ImageData,
+        line: _Plane | _Path,
+        metrics: dict[str, Metric],
+        settings: _Settings,
+    ) -> None:
+        self.net, self.data, self.line, self.metrics = net, data, line, metrics
+        self._batch_size, self._dtype, self._fast = settings.batch_size, settings.dtype, settings.fast
+        self._on_workers = settings.executor is not None
+        self._runner: _Runner | None = None
+        self._fingerprint: str | None = None
+
+    def per_image(self, gates: list[float]) -> dict[str, np.ndarray]:
+        """For each metric (images,)."""
+        if self._runner is None:
+            self._runner = _Runner(
+                self.net, self.data, self.line, self._batch_size, self._dtype, self._fast, self._on_workers
+            )
+        logits = self._runner.logits(gates)
+        whole = self._runner.whole if needs_origin(self.metrics) else logits
+        labels = self.data.labels.cpu()
+        return {name: metric(logits, labels, whole).double().numpy() for name, metric in self.metrics.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_runner": None}
+
+    def __sweep_fingerprint__(self) -> str:
+        """What decides a cell."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(
+                (self.net.model, self.data.fingerprint, str(self.data.dtype), self.line, self.metrics, self._dtype,
+                 self._fast)
+            )  # fmt: skip
+        return self._fingerprint
+
+
+class _Runner:
+    """A copy of the network for inference, with the images' states at the first unit that moves."""
+
+    def __init__(
+        self,
+        net: UnrolledNetwork,
+        data: ImageData,
+        line: _Plane | _Path,
+        batch_size: int | None,
+        dtype: torch.dtype | None,
+        fast: bool,
+        on_workers: bool,
+    ) -> None:
+        parameter = next(net.model.parameters())
+        place = worker_device() if on_workers and parameter.device.type != "cpu" else parameter.device
+        wanted = dtype or parameter.dtype
+        plain = not fast and dtype is None
+        self._net = net if plain else for_inference(net, fold=fast, channels_last=fast, dtype=dtype)
+        if place != parameter.device:
+            self._net.model.to(place)
+        self._images = Images(data, place, wanted, fast)
+        self._size = batch_size or micro_batch(self._net.model, self._images[slice(0, 1)])
+        origin = {"x": 1.0, "y": 1.0} if isinstance(line, _Plane) else {"x": 0.0}
+        self._first, self._start = line.first, line.gates(origin)
+        self._states: list[State] | None = None
+        self._whole: torch.Tensor | None = None
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """The logits of the whole network, which ``disagreement`` reads."""
+        if self._whole is None:
+            self._whole = self.logits([1.0] * len(self._net), hold=False)
+        return self._whole
+
+    def logits(self, gates: list[float], hold: bool = True) -> torch.Tensor:
+        """(images, classes) at gates, on the CPU."""
+        with torch.inference_mode():
+            states = self._prefixes() if hold and self._fits() else self._fresh()
+            parts = [self._net.run(state, gates).value.cpu() for state in states]
+        logits = torch.cat(parts)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _slices(self) -> list[slice]:
+        return [slice(start, start + self._size) for start in range(0, len(self._images), self._size)]
+
+    def _fresh(self) -> Iterator[State]:
+        return (self._net.stem(self._images[chosen]) for chosen in self._slices())
+
+    def _fits(self) -> bool:
+        """Whether the states of all images may be held."""
+        if self._states is not None:
+            return True
+        state = self._net.prefix(self._images[slice(0, 1)], self._first, self._start)
+        size = sum(value.nbytes for value in (state.value, *state.side.values()) if isinstance(value, torch.Tensor))
+        return size * len(self._images) <= _HELD_BYTES
+
+    def _prefixes(self) -> list[State]:
+        if self._states is None:
+            self._states = [
+                self._net.prefix(self._images[chosen], self._first, self._start) for chosen in self._slices()
+            ]
+        return self._states
