@@ -17,11 +17,25 @@ from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
 
 # surfaces
 from .record import Surface
+
+# roughness
+from .roughness import (
+    Roughness,
+    RoughnessDifference,
+    RoughnessStudy,
+    compare_roughness,
+    roughness,
+    roughness_study,
+)
 from .surface import loss_surface
 
 __all__ = [
     "Direction",
+    "Roughness",
+    "RoughnessDifference",
+    "RoughnessStudy",
     "Surface",
+    "compare_roughness",
     "cosine",
     "deletion_path",
     "direction_between",
@@ -32,6 +46,8 @@ __all__ = [
     "load_direction",
     "loss_surface",
     "random_direction",
+    "roughness",
+    "roughness_study",
     "save_direction",
     "shared_direction",
 ]

@@ -49,7 +49,9 @@ class Grid:
         return point
 
 
-def axis(name: str, values: Sequence[float] | np.ndarray | None, default: Sequence[float] | None = None) -> Axis:
+def axis(
+    name: str, values: Sequence[float] | np.ndarray | None, default: Sequence[float] | np.ndarray | None = None
+) -> Axis:
     """Coordinates, checked: one-dimensional, finite, increasing, also from 0 on or on one side of it.
 
     Example:

@@ -55,6 +55,26 @@ class Surface:
     model_fingerprint: str = field(repr=False)
     data_fingerprint: str = field(repr=False)
 
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray | None, **values: np.ndarray) -> Surface:
+        """A surface from values of your own, such as a function's, without standard errors.
+
+        Example:
+            >>> Surface.of(np.arange(3.0), None, loss=np.arange(3.0) ** 2).values["loss"]
+            array([0., 1., 4.])
+        """
+        shape = (len(x),) if y is None else (len(y), len(x))
+        wrong = {name: array.shape for name, array in values.items() if array.shape != shape}
+        if wrong or not values:
+            raise ValueError(f"expected values of shape {shape}, (rows, columns), got {wrong or 'none'}")
+        nothing = np.full(shape, np.nan)
+        return cls(
+            x=x, y=y, values=dict(values), errors=dict.fromkeys(values, nothing), finished=np.ones(shape, bool),
+            failures={}, seconds=nothing, x_name="x", y_name=None if y is None else "y", norms=(), cosine=None,
+            batchnorm="frozen", batch_size=None, dtype="float64", data="given", images=0, model_fingerprint="",
+            data_fingerprint="",
+        )  # fmt: skip
+
     def to_xarray(self) -> xr.Dataset:
         """Each metric, and its standard error as METRIC_se, over the named coordinates."""
         dims = ["x"] if self.y is None else ["y", "x"]
