@@ -11,6 +11,8 @@ from .paths import (
     plot_path_lengths,
     plot_path_norms,
 )
+from .predictors import plot_predictor, plot_predictor_ranking
+from .studies import plot_reorderings, plot_stage_deletions
 from .tradeoff import plot_plan
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
@@ -26,7 +28,11 @@ __all__ = [
     "plot_path_lengths",
     "plot_path_norms",
     "plot_plan",
+    "plot_predictor",
+    "plot_predictor_ranking",
     "plot_random_deletions",
+    "plot_reorderings",
     "plot_single_deletions",
+    "plot_stage_deletions",
     "save",
 ]

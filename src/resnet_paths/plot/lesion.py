@@ -16,6 +16,11 @@ _LABELS = {
 }
 
 
+def metric_label(metric: str) -> str:
+    """The metric with its unit."""
+    return _LABELS.get(metric, metric)
+
+
 def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
     """The metric with each unit deleted, with 95 % intervals; units that change the shape stand out.
 
@@ -26,8 +31,9 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     """
     ax = axes(ax, (max(6.0, 0.32 * len(record.names)), 4))
     places = np.arange(len(record.names))
-    changes = np.array([kind != "identity" for kind in record.shortcuts])
-    groups = ((~changes, BLUE, "o", "identity shortcut"), (changes, ORANGE, "D", "shortcut that changes the shape"))
+    changes = np.array([kind not in ("identity", "none") for kind in record.shortcuts])
+    plain = "layer" if set(record.shortcuts) == {"none"} else "identity shortcut"
+    groups = ((~changes, BLUE, "o", plain), (changes, ORANGE, "D", "shortcut that changes the shape"))
     for chosen, colour, marker, label in groups:
         if chosen.any():
             errors = np.stack([record.values - record.low, record.high - record.values])[:, chosen].clip(0)
@@ -37,24 +43,36 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xticks(places, record.names, rotation=90, fontsize=8)
-    ax.set_xlabel("deleted unit")
-    ax.set_ylabel(_LABELS.get(record.metric, record.metric))
-    ax.set_title(f"One unit deleted: {record.data}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10)
+    what = {"shortcut": "unit without its shortcut"}.get(record.deleted, "deleted unit")
+    ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
+    ax.set_ylabel(metric_label(record.metric))
+    ax.set_title(f"One at a time: {record.data}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     return ax
 
 
-def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None) -> Axes:
-    """The metric against the number of deleted units: median and the range from 10 % to 90 % of the draws."""
+def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
+    """The metric against the number of deleted units: median and the range from 10 % to 90 % of the draws.
+
+    Args:
+        record: see :func:`resnet_paths.lesion.random_deletions`.
+        ax: draw here.
+        chance: draw a line at this level.
+    """
     ax = axes(ax, (6, 4))
     low, middle, high = record.quantiles()
     counts = np.concatenate([[0], record.counts])
     low, middle, high = (np.concatenate([[record.whole], line]) for line in (low, middle, high))
     ax.fill_between(counts, low, high, color=BLUE, alpha=0.2, label="10 % to 90 % of the draws")
+    ends = record.median_interval() if record.per_image.shape[1] > 1 else (middle[1:], middle[1:])
+    errors = np.stack([middle[1:] - ends[0], ends[1] - middle[1:]]).clip(0)
     ax.plot(counts, middle, color=BLUE, marker="o", markersize=3, label="median")
+    ax.errorbar(record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="its 95 % over images")
+    if chance is not None:
+        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xlabel("number of deleted units")
-    ax.set_ylabel(_LABELS.get(record.metric, record.metric))
+    ax.set_ylabel(metric_label(record.metric))
     ax.set_title(f"Random units deleted: {record.data}, {record.values.shape[1]} draws", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)

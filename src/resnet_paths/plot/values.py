@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..lesion import BlockValues
+from ..lesion import BlockInteractions, BlockValues
 from ..paths import BlockContributions
 from ._style import BLUE, GREY, ORANGE, axes
 
@@ -35,27 +35,30 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_interactions(record: BlockValues, ax: Axes | None = None) -> Axes:
+def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None) -> Axes:
     """Pairwise interactions: above zero two blocks replace each other, below they need each other (of a loss).
 
     Args:
-        record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``.
+        record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``, or
+            :func:`resnet_paths.lesion.higher_interactions`, of which the pairs are drawn.
         ax: draw here.
 
     Raises:
         ValueError: the record was made without interactions.
     """
-    if record.interactions is None:
+    found = record.matrix() if isinstance(record, BlockInteractions) else record.interactions
+    kind = record.index if isinstance(record, BlockInteractions) else record.method
+    if found is None:
         raise ValueError("expected interactions, got none; pass interactions=True to block_values")
     ax = axes(ax, (6, 5))
-    values = record.interactions.copy()
+    values = found.copy()
     np.fill_diagonal(values, np.nan)
     extent = float(np.nanmax(np.abs(values))) if len(values) > 1 else 1.0
     image = ax.imshow(values, cmap="PuOr_r", vmin=-(extent or 1.0), vmax=extent or 1.0, interpolation="nearest")
     places = np.arange(len(record.names))
     ax.set_xticks(places, record.names, rotation=90, fontsize=8)
     ax.set_yticks(places, record.names, fontsize=8)
-    ax.set_title(f"{record.method} interactions", fontsize=10)
+    ax.set_title(f"{kind} interactions", fontsize=10)
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})")

@@ -1,0 +1,62 @@
+"""Pictures of what foretells damage."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..lesion import DamagePredictors, PredictorRanking, SingleDeletions
+from ._style import BLUE, GREEN, GREY, ORANGE, axes
+
+
+def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> Axes:
+    """Each predictor's rank correlations with true damage, with intervals over images; best on top.
+
+    Args:
+        record: see :func:`resnet_paths.lesion.rank_predictors`.
+        ax: draw here.
+    """
+    ax = axes(ax, (6.5, 0.45 * len(record.predictors) + 1.2))
+    places = np.arange(len(record.predictors))[::-1].astype(float)
+    for values, ends, shift, colour, marker, label in (
+        (record.spearman, record.spearman_interval, 0.12, BLUE, "o", "Spearman"),
+        (record.kendall, record.kendall_interval, -0.12, GREEN, "s", "Kendall tau-b"),
+    ):
+        errors = np.abs(ends.T - values).clip(0)
+        ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=colour, capsize=2, markersize=4, label=label)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    ax.set_yticks(places, record.predictors, fontsize=9)
+    ax.set_xlim(-1.02, 1.02)
+    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), {record.level:.0%} intervals over images")
+    ax.set_title("Which predictor of damage can be trusted", fontsize=10)
+    ax.legend(fontsize=8, loc="lower left")
+    return ax
+
+
+def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
+    """One predictor against true damage, a point a unit; units that change the shape stand out.
+
+    Args:
+        predictors: see :func:`resnet_paths.lesion.damage_predictors`.
+        name: which.
+        damage: of deleting each unit.
+        ax: draw here.
+
+    Raises:
+        ValueError: there is no such predictor.
+    """
+    if name not in predictors.values:
+        raise ValueError(f"expected a predictor of {', '.join(predictors.values)}, got {name!r}")
+    ax = axes(ax, (5, 4))
+    changes = np.array([kind != "identity" for kind in damage.shortcuts])
+    groups = ((~changes, BLUE, "o", "identity shortcut"), (changes, ORANGE, "D", "shortcut that changes the shape"))
+    for chosen, colour, marker, label in groups:
+        if chosen.any():
+            x, y = predictors.values[name][chosen], damage.damage[chosen]
+            ax.plot(x, y, marker, color=colour, markersize=4, label=label)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xlabel(name)
+    ax.set_ylabel(f"damage ({damage.metric})")
+    ax.set_title(f"{damage.data}, {len(damage.names)} units", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax

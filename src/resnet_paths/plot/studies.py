@@ -1,0 +1,62 @@
+"""Pictures of reordered networks, and of deletions by stage."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..lesion import Reorderings, StageDeletions
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes
+from .lesion import metric_label
+
+_COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
+
+
+def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float | None = None) -> Axes:
+    """The metric against Kendall's tau with the original order: each order, and the mean in groups of equal swaps.
+
+    As figure 5b of Veit et al. (2016): the original order, tau of one, is on the left.
+
+    Args:
+        record: see :func:`resnet_paths.lesion.reorderings`.
+        ax: draw here.
+        chance: draw a line at this level.
+    """
+    ax = axes(ax, (6, 4))
+    table = record.by_swaps()
+    ax.plot(record.tau, record.values, ".", color=GREY, alpha=0.6, markersize=4, label="one order")
+    errors = np.stack([table["median"] - table["low"], table["high"] - table["median"]]).clip(0)
+    label = "median of the orders with as many swaps, 95 % over images"
+    ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
+    ax.plot(1, record.whole, "D", color=ORANGE, label=f"original order ({record.whole:.3g})")
+    if chance is not None:
+        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
+    ax.invert_xaxis()
+    ax.set_xlabel("Kendall's tau with the original order")
+    ax.set_ylabel(metric_label(record.metric))
+    ax.set_title(f"Blocks in another order: {record.data}, {len(record.tau)} orders", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes:
+    """The metric against the number of deleted units, for each stage: median, and 10 % to 90 % of the draws.
+
+    Args:
+        record: see :func:`resnet_paths.lesion.stage_deletions`.
+        ax: draw here.
+    """
+    ax = axes(ax, (6, 4))
+    for stage, result in enumerate(record.results):
+        colour = _COLOURS[stage % len(_COLOURS)]
+        low, middle, high = (np.concatenate([[result.whole], line]) for line in result.quantiles())
+        counts = np.concatenate([[0], result.counts])
+        ax.fill_between(counts, low, high, color=colour, alpha=0.15)
+        units = f"units {result.units[0]} to {result.units[-1]}"
+        ax.plot(counts, middle, "o-", color=colour, markersize=3, label=f"stage {stage + 1} ({units})")
+    first = record.results[0]
+    ax.set_xlabel("number of deleted units of the stage")
+    ax.set_ylabel(metric_label(first.metric))
+    ax.set_title(f"Units of one stage deleted: {first.data}, {first.values.shape[1]} draws", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
