@@ -68,17 +68,23 @@ def model_and_data(
     model: str, data: str, limit: int | None, size: int | None, device: str, split: str = "test"
 ) -> tuple[nn.Module, ImageData]:
     """Load both, the model on the device."""
+    where = place(device)
+    images = load_data(data, "train" if split == "train" else "test", limit=limit, size=size)
+    return load_model(model).to(where), images
+
+
+def place(device: str) -> torch.device:
+    """The device of a name, if it is there."""
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        found = torch.device(device)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"expected a device that is there, such as cpu, got {device!r}: {error}") from None
-    images = load_data(data, "train" if split == "train" else "test", limit=limit, size=size)
-    return load_model(model).to(place), images
+    return found
 
 
-def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
-    """The network, its shapes from the first image; one line if the images do not fit the model."""
+def fitting(model: nn.Module, data: ImageData) -> torch.Tensor:
+    """Two images, if the model takes them; one line if it does not."""
     parameter = next(model.parameters())
     example = data.subset(slice(0, 2)).x.to(parameter.device, parameter.dtype)
     try:
@@ -89,4 +95,9 @@ def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
         raise ValueError(
             f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
         ) from None
-    return unroll(model, example)
+    return example
+
+
+def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
+    """The network, its shapes from the first image; one line if the images do not fit the model."""
+    return unroll(model, fitting(model, data))

@@ -1,0 +1,44 @@
+"""Pictures of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from ._style import BLUE, GREY, ORANGE, axes
+
+
+def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> Axes:
+    """Errors (left axis) and loss (right axis) after each epoch.
+
+    Args:
+        rows: what :func:`resnet_paths.training.train` returned.
+        ax: draw here.
+
+    Raises:
+        ValueError: no epochs.
+
+    Example:
+        >>> rows = [{"epoch": 0, "loss": 2.0, "train_error": 0.8}, {"epoch": 1, "loss": 1.0, "train_error": 0.3}]
+        >>> plot_training(rows).get_ylabel()
+        'error (share of images)'
+    """
+    if not rows:
+        raise ValueError("expected the figures of at least one epoch, got none")
+    ax = axes(ax, (7, 4))
+    trained = [row["epoch"] + 1 for row in rows]
+    for name, colour, label in (("train_error", BLUE, "training error"), ("test_error", ORANGE, "test error")):
+        if all(name in row for row in rows):
+            ax.plot(trained, [row[name] for row in rows], color=colour, label=label)
+    ax.set_xlabel("epochs trained")
+    ax.set_ylabel("error (share of images)")
+    ax.set_ylim(0, 1)
+
+    beside = ax.twinx()
+    beside.plot(trained, [row["loss"] for row in rows], color=GREY, linestyle=":", label="training loss")
+    beside.set_ylabel("loss (nats)")
+    beside.set_ylim(bottom=0)
+    lines = [*ax.get_lines(), *beside.get_lines()]
+    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    return ax
