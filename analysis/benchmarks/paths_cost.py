@@ -18,11 +18,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from resnet_paths import unroll
-from resnet_paths.data import load_data
+from resnet_paths import UnrolledNetwork, unroll
+from resnet_paths.data import ImageData, load_data
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.paths import enumerate_path_gradients, gradient_by_length, path_energy, sample_path_gradients
-from resnet_paths.paths.sampling import pooled
+from resnet_paths.paths import (
+    PathEnergy,
+    enumerate_path_gradients,
+    gradient_by_length,
+    path_energy,
+    sample_path_gradients,
+)
 from resnet_paths.unroll import for_inference
 
 HERE = Path(__file__).resolve().parent
@@ -72,55 +77,75 @@ def decomposition(depth: int, batch: int, limit: int, repeats: int) -> list[str]
     return lines
 
 
-def energy(batch: int, rtol: float, pilot: int) -> list[str]:
-    """Unit products for every length's batch mean of the energy at a relative standard error."""
-    data = load_data("digits", limit=batch)
-    net = for_inference(unroll(load_model("embedded")))
-    ours = path_energy(net, data.x, data.labels, draws=pilot)
-    mean, error = ours.over_examples()
-    draws = float((pilot * (error / (rtol * mean)) ** 2).max().clamp_min(2).ceil())
-    own = draws * ours.vjps["branch"] / ours.draws * batch
+def veit_products(spread: torch.Tensor, lengths: torch.Tensor, rtol: float) -> torch.Tensor:
+    """Products for a relative error at every length, one path a backward pass: k products for a path of length k.
 
+    `spread` is the variance of the squared norm over its squared mean, (lengths, batch).
+    """
+    return ((spread / rtol**2).clamp_min(1).ceil() * lengths[:, None]).sum(0)
+
+
+def own_products(estimate: PathEnergy, energy: torch.Tensor, rtol: float) -> torch.Tensor:
+    """Products for the same error of the estimator by columns, for each example."""
+    draws = estimate.draws * (estimate.standard_error / (rtol * energy)).square()
+    return draws.max(0).values.clamp_min(1).ceil() * estimate.vjps["branch"] / estimate.draws
+
+
+def sampled_energy(title: str, net: UnrolledNetwork, data: ImageData, rtol: float, pilot: int, draws: int) -> list[str]:
+    """The comparison where the paths are too many to enumerate: variances from a pilot of each."""
+    ours = path_energy(net, data.x, data.labels, draws=draws, columns=32)
     sampled = sample_path_gradients(net, data.x, data.labels, samples=pilot)
     squares = sampled.norms.double().square()
-    mean, error = pooled(squares.mean(1), squares.std(1) / pilot**0.5)
-    needed = (pilot * (error / (rtol * mean)) ** 2).clamp_min(1).ceil()
-    needed[[0, -1]] = 1
-    veit = float((needed * sampled.lengths).sum()) * batch
-    factor = veit / own
-    return [
-        f"Energy of all lengths of the embedded ResNet-56 ({batch} digits), standard error of the batch's mean at most "
-        f"{rtol:.0%} of it for every length: {draws:.0f} sign draws, {own:,.0f} unit products (one example through one "
-        f"branch). Veit's sampling, one path a backward pass and k products for a path of length k, needs {veit:,.0f} "
-        f"for the same error, {factor:.1f} times as many (expected: at least 20, "
-        f"{'holds' if factor >= 20 else 'does not hold'}). Both sample sizes come from the variance of {pilot} draws "
-        "for each example, which underestimates heavy tails. Paths that Veit's sampling needs for each example, by "
-        "length: " + ", ".join(f"{k}: {int(c):,}" for k, c in zip(sampled.lengths.tolist(), needed, strict=True)) + ".",
-        "",
-    ]
+    spread = squares.var(1) / squares.mean(1).square()
+    veit = veit_products(spread, sampled.lengths, rtol)
+    return row(title, veit, own_products(ours, ours.energy, rtol), f"pilot of {pilot} paths a length; {draws} draws")
 
 
-def exact_energy(folder: Path, batch: int, rtol: float, draws: int) -> list[str]:
-    """The same for each example of a ResNet-20, whose 512 paths give the variance of Veit's sampling exactly."""
-    data = load_data(str(folder / "cifar10_sample.npz"), limit=batch)
-    net = for_inference(unroll(load_model(str(folder / "resnet20_cifar10_option_a.safetensors"))))
+def exact_energy(title: str, net: UnrolledNetwork, data: ImageData, rtol: float, draws: int) -> list[str]:
+    """The comparison where all paths are enumerated, so that the variance of Veit's sampling is exact."""
     every = enumerate_path_gradients(net, data.x, data.labels)
     squares = every.norms.double().square()
     groups = [squares[every.lengths == k] for k in range(len(net) + 1)]
     spread = torch.stack([group.var(0, correction=0) / group.mean(0) ** 2 for group in groups])
-    veit = ((spread / rtol**2).clamp_min(1) * torch.arange(len(net) + 1)[:, None]).sum(0)
-    ours = path_energy(net, data.x, data.labels, draws=draws)
-    needed = draws * (ours.standard_error / (rtol * every.energy_by_length())) ** 2
-    own = needed.max(0).values * ours.vjps["branch"] / draws
-    ratio = (veit / own).sort().values
+    veit = veit_products(spread, torch.arange(len(net) + 1), rtol)
+    ours = path_energy(net, data.x, data.labels, draws=draws, columns=8)
+    return row(title, veit, own_products(ours, every.energy_by_length(), rtol), f"exact; {draws} draws")
+
+
+def row(title: str, veit: torch.Tensor, own: torch.Tensor, variances: str) -> list[str]:
+    known = torch.isfinite(veit) & torch.isfinite(own)
+    ratio = (veit / own)[known].sort().values
+    median = float(ratio.median())
     return [
-        f"The same for each of {batch} CIFAR-10 images and the reference ResNet-20, whose 512 paths are enumerated so "
-        f"that the variance of Veit's sampling is exact: {ratio[0]:.0f} to {ratio[-1]:.0f} times as many unit products "
-        f"by Veit's sampling, median {ratio.median():.0f} (expected: at least 20, "
-        f"{'holds' if ratio.median() >= 20 else 'does not hold'} for the median, {int((ratio >= 20).sum())} of {batch} "
-        f"images).",
-        "",
+        f"| {title} | {int(known.sum())} of {len(known)} | {float(veit[known].median()):,.0f} | "
+        f"{float(own[known].median()):,.0f} | {ratio[0]:.0f} to {ratio[-1]:.0f}, median {median:.0f} | at least 20 | "
+        f"{'holds' if median >= 20 else 'does not hold'} | {variances} |"
     ]
+
+
+def energy(options: argparse.Namespace) -> list[str]:
+    embedded = for_inference(unroll(load_model("embedded")))
+    lines = [
+        f"Energy of every length for each image, standard error {options.rtol:.0%} at every length. A product is one "
+        "image through one branch, backwards. Veit's sampling takes one path a backward pass, k products for a path "
+        "of length k. Medians over images; images whose gradient vanishes in float32 are left out. A pilot "
+        "underestimates heavy tails, so Veit's need more likely than not.",
+        "",
+        "| network | images | Veit's products | ours | ratio | expected | verdict | variances |",
+        "|---|---|---:|---:|---|---|---|---|",
+    ]
+    digits = load_data("digits", limit=options.batch)
+    lines += sampled_energy("embedded ResNet-56", embedded, digits, options.rtol, options.pilot, options.draws)
+    if options.reference is not None:
+        images = load_data(str(options.reference / "cifar10_sample.npz"), limit=8)
+        for depth in (20, 56):
+            file = options.reference / f"resnet{depth}_cifar10_option_a.safetensors"
+            net, title = for_inference(unroll(load_model(str(file)))), f"reference ResNet-{depth}"
+            if depth == 20:
+                lines += exact_energy(title, net, images, options.rtol, options.draws)
+            else:
+                lines += sampled_energy(title, net, images, options.rtol, options.pilot, options.draws)
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -128,6 +153,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rtol", type=float, default=0.05)
     parser.add_argument("--pilot", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--reference", type=Path, default=None)
@@ -151,10 +177,8 @@ def main() -> None:
         "",
         f"Largest resident memory of the process so far: {peak_mebibytes():.0f} MiB.",
         "",
-        *energy(options.batch, options.rtol, options.pilot),
+        *energy(options),
     ]
-    if options.reference is not None:
-        lines += exact_energy(options.reference, 8, options.rtol, options.pilot)
     (HERE / "paths_cost.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

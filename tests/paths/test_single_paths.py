@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from resnet_paths.paths import (
     paths,
     sample_path_gradients,
 )
+from resnet_paths.paths._columns import merge_columns
 from resnet_paths.paths.enumeration import _Tree
 from resnet_paths.paths.sampling import draw_masks
 
@@ -101,7 +103,7 @@ def test_energy_interval_covers_as_often_as_it_says() -> None:
     truth = enumerate_path_gradients(net, *tiny_batch(1)).energy_by_length()[2:6]
     hits = []
     for seed in range(10):
-        found = path_energy(net, *_same_example(100), draws=128, seed=seed)
+        found = path_energy(net, *_same_example(100), draws=64, columns=2, seed=seed)
         hits.append((found.low[2:6] <= truth) & (truth <= found.high[2:6]))
     coverage = float(torch.stack(hits).double().mean())
     assert abs(coverage - 0.95) < 0.03
@@ -119,13 +121,46 @@ def test_sampling_interval_covers_as_often_as_it_says() -> None:
     assert abs(coverage - 0.95) < 0.03
 
 
-def test_estimators_converge_to_the_truth() -> None:
+@pytest.mark.parametrize("columns", [1, 3, 6])
+def test_energy_converges_to_the_truth(columns: int) -> None:
     net = tiny_network(6)
     every = enumerate_path_gradients(net, *tiny_batch(1))
-    energy, error = path_energy(net, *_same_example(400), draws=50).over_examples()
+    energy, error = path_energy(net, *_same_example(400), draws=50, columns=columns).over_examples()
     np.testing.assert_array_less((energy - every.energy_by_length()[:, 0]).abs(), 4 * error + 1e-12)
     assert bool((error <= 0.02 * energy).all())
     assert int((energy > 0).sum()) >= 6
+
+
+def test_columns_for_every_path_give_the_energy_exactly() -> None:
+    net = tiny_network(6)
+    x, target = tiny_batch()
+    found = path_energy(net, x, target, columns=20)
+    truth = enumerate_path_gradients(net, x, target).energy_by_length()
+    torch.testing.assert_close(found.energy, truth, rtol=1e-10, atol=1e-20)
+    assert found.draws == 2
+    assert not found.standard_error.any()
+    some = path_energy(net, x, target, columns=2)
+    assert (some.standard_error > 0).any(1).tolist() == [False, True, True, True, True, True, False]
+
+
+def test_merged_columns_keep_the_trace_and_the_second_moment_in_expectation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.randn(7, 2000, 5, generator=generator, dtype=torch.float64)
+    columns[:] = columns[:, :1].clone()
+    merged = merge_columns(columns, 3, generator)
+    assert merged.shape == (3, 2000, 5)
+    truth = columns.square().sum((0, 2))
+    torch.testing.assert_close(merged.square().sum((0, 2)), truth)
+    moment = torch.einsum("cbd,cbe->bde", merged, merged)
+    gap = moment.mean(0) - torch.einsum("cd,ce->de", columns[:, 0], columns[:, 0])
+    error = moment.std(0) / 2000**0.5
+    assert bool((gap.abs() <= 4.5 * error + 1e-9).all())
+    assert float(error.max()) > 0.01
+
+
+def test_sampling_converges_to_the_truth() -> None:
+    net = tiny_network(6)
+    every = enumerate_path_gradients(net, *tiny_batch(1))
     mean, error = sample_path_gradients(net, *_same_example(400), samples=50).over_examples()
     np.testing.assert_array_less((mean - every.mean_by_length()[:, 0]).abs(), 4 * error + 1e-12)
     assert bool((error <= 0.02 * mean).all())
@@ -143,9 +178,9 @@ def test_energy_of_shortest_and_longest_path_is_exact() -> None:
 def test_energy_stops_when_precise_enough() -> None:
     net = tiny_network(5)
     x, target = tiny_batch()
-    coarse = path_energy(net, x, target, draws=2000, rtol=0.2)
-    fine = path_energy(net, x, target, draws=2000, rtol=0.05)
-    assert coarse.draws < fine.draws < 2000
+    coarse = path_energy(net, x, target, draws=4000, columns=1, rtol=0.2)
+    fine = path_energy(net, x, target, draws=4000, columns=1, rtol=0.05)
+    assert coarse.draws < fine.draws < 4000
     energy, error = fine.over_examples()
     assert bool((error <= 0.05 * energy).all())
 
@@ -153,7 +188,7 @@ def test_energy_stops_when_precise_enough() -> None:
 def test_seed_decides_the_draws() -> None:
     net = tiny_network(5)
     x, target = tiny_batch()
-    for analysis in (path_energy, sample_path_gradients):
+    for analysis in (partial(path_energy, columns=2), sample_path_gradients):
         one, again, other = (analysis(net, x, target, seed=seed).to_pandas() for seed in (1, 1, 2))
         assert one.equals(again)
         assert not one.equals(other)
@@ -203,6 +238,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("at least 2 samples", lambda net, x, t: sample_path_gradients(net, x, t, samples=1)),
     ("lengths from 0 to 4", lambda net, x, t: sample_path_gradients(net, x, t, lengths=[5])),
     ("at least 2 draws", lambda net, x, t: path_energy(net, x, t, draws=1)),
+    ("at least 1 column", lambda net, x, t: path_energy(net, x, t, columns=0)),
     ("between 0 and 1", lambda net, x, t: path_energy(net, x, t, confidence=1.0)),
     ("rtol above 0", lambda net, x, t: path_energy(net, x, t, rtol=0.0)),
     ("all lengths 0 to 4", lambda net, x, t: effective_paths(sample_path_gradients(net, x, t, lengths=[1]))),

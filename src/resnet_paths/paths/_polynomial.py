@@ -48,7 +48,6 @@ def pull_polynomial(
     lengths: int,
     counted: Collection[int],
     *,
-    signs: torch.Tensor | None = None,
     leaves: LeafSums | None = None,
     visit: Visit | None = None,
 ) -> torch.Tensor:
@@ -61,7 +60,6 @@ def pull_polynomial(
         tape: the recorded pass.
         lengths: how many coefficients to keep.
         counted: the units whose branch multiplies by t; the others' branches multiply by one.
-        signs: (units of the network, batch): a factor for each unit's branch and each example.
         leaves: where to sum up parameters' gradients.
         visit: called with each unit's index and the coefficients at its entry (valid during the call).
 
@@ -72,8 +70,7 @@ def pull_polynomial(
     """
     rows = tape.seed[None]
     for index, unit in tape.backwards():
-        factor = None if signs is None else signs[index]
-        rows = _through_unit(tape, unit, rows, lengths, int(index in counted), factor, leaves)
+        rows = _through_unit(tape, unit, rows, lengths, int(index in counted), leaves)
         if visit is not None:
             visit(index, rows)
     return rows
@@ -97,7 +94,6 @@ def _through_unit(
     rows: torch.Tensor,
     lengths: int,
     counted: int,
-    factor: torch.Tensor | None,
     leaves: LeafSums | None,
 ) -> torch.Tensor:
     """One step of the recursion, a chunk of coefficients at a time, the longest lengths first.
@@ -109,7 +105,8 @@ def _through_unit(
     result = _room(rows, unit.entry, grown, lengths)
     inner = _Inner(unit, leaves)
     for part in tape.chunks(len(rows), unit.entry, unit.total):
-        total, *more = tape.through_join(unit, rows[part], *inner.join)
+        kept_as_it_is = unit.shortcut is unit.entry and not inner.shortcut
+        total, *more = tape.through_join(unit, rows[part], *inner.join, into=result[part] if kept_as_it_is else None)
         inner.add(inner.join, more, part.start)
         short, *more = tape.through_shortcut(unit, total, *inner.shortcut)
         inner.add(inner.shortcut, more, part.start)
@@ -118,10 +115,11 @@ def _through_unit(
         if kept > 0:
             branch, *more = tape.through_branch(unit, total[:kept], *inner.branch)
             inner.add(inner.branch, more, part.start + counted)
-        result[part] = short
+        if short.data_ptr() != result[part].data_ptr():
+            result[part] = short
         if branch is not None:
             into = result[part.start + counted : part.start + counted + kept]
-            into += branch if factor is None else branch * _of_examples(factor, branch)
+            into += branch
     return result
 
 
@@ -156,7 +154,3 @@ def _room(rows: torch.Tensor, entry: torch.Tensor, count: int, capacity: int) ->
     made = entry.new_empty(0).new_empty_strided((capacity, *entry.shape), (entry.numel(), *stride))
     made[len(rows) : count].zero_()
     return made[:count]
-
-
-def _of_examples(factor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return factor.to(rows.dtype).view(1, -1, *[1] * (rows.ndim - 2))

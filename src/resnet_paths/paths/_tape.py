@@ -94,13 +94,21 @@ class Tape:
 
     # pulling rows of cotangents, (rows, batch, ...), back through one piece
 
-    def through_join(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Rows times D: from a unit's exit to its sum (and to parameters in between, as `inputs`)."""
+    def through_join(
+        self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor, into: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Rows times D: from a unit's exit to its sum (and to parameters in between, as `inputs`).
+
+        Where the join is a ReLU alone the result may be written straight `into` a tensor of its shape.
+        """
         if unit.exit is unit.total and not inputs:
             return [rows]
         self.vjps["join"] += len(rows)
         if not inputs and _is_relu_of(unit.exit, unit.total):
-            return [torch.ops.aten.threshold_backward(rows, unit.exit.detach().expand_as(rows), 0)]
+            positive = unit.exit.detach().expand_as(rows)
+            if into is None or into.shape != rows.shape:
+                return [torch.ops.aten.threshold_backward(rows, positive, 0)]
+            return [torch.ops.aten.threshold_backward.grad_input(rows, positive, 0, grad_input=into)]
         return self._pull(f"{unit.name}: join", unit.exit, [unit.total, *inputs], rows)
 
     def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The energy of all 2^n paths by length, from random signs."""
+"""The energy of all 2^n paths by length, from a few columns with random signs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 import xarray as xr
 
 from ..unroll import UnitRef, UnrolledNetwork
+from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
-from ._polynomial import pull_polynomial, pull_stem
+from ._polynomial import pull_stem
 from ._records import Provenance, dataset, provenance, table
 from ._tape import Tape
 from .by_length import example_norms
@@ -29,11 +30,12 @@ class PathEnergy:
         loss: the loss's name.
         lengths: 0..n, (L,).
         energy: estimate of ``sum_{|P|=k} |g_P|^2``, (L, batch).
-        standard_error: of the estimate, (L, batch); 0 for the lengths 0 and n, which are exact.
+        standard_error: of the estimate, (L, batch); 0 for the lengths of at most `columns` paths, which are exact.
         low: lower end of the confidence interval, (L, batch).
         high: upper end.
         confidence: the interval's level.
-        draws: number of sign vectors drawn.
+        draws: number of draws of random signs.
+        columns: the most columns carried for a length in one draw.
         rms: ``sqrt(energy / C(n, k))``, the root mean square norm of a path, (L, batch).
         vjps: rows pulled back, by kind of piece.
         source: model, data, seed and versions.
@@ -48,6 +50,7 @@ class PathEnergy:
     high: torch.Tensor
     confidence: float
     draws: int
+    columns: int
     rms: torch.Tensor
     vjps: Mapping[str, int]
     source: Provenance = field(repr=False)
@@ -66,6 +69,7 @@ class PathEnergy:
             n=self.n,
             loss=self.loss,
             draws=self.draws,
+            columns=self.columns,
             confidence=self.confidence,
         )
 
@@ -79,7 +83,8 @@ def path_energy(
     x: Any,
     target: Any,
     *,
-    draws: int = 64,
+    draws: int = 8,
+    columns: int = 16,
     rtol: float | None = None,
     confidence: float = 0.95,
     wrt: UnitRef = "input",
@@ -87,22 +92,25 @@ def path_energy(
     seed: int = 0,
     max_bytes: int | None = None,
 ) -> PathEnergy:
-    """The energy of all paths of each length, for all lengths at once, from random signs.
+    """The energy of all paths of each length, for all lengths at once.
 
-    Multiply unit i's branch by an independent random sign s_i. The coefficient ``G_k(s)`` of
-    :func:`gradient_by_length` is then ``sum_P s_P g_P`` over the paths of length k, with s_P the product of the
-    signs along P. Products of different paths are uncorrelated, so
+    The sum over paths of length k of ``g_P g_P'`` is carried from the loss to the input as a matrix ``A_k`` of at
+    most `columns` columns for each example. A unit makes it ``[S'D' A_k, J'D' A_{k-1}]``; where that has too many
+    columns it is rotated to its principal axes, which changes nothing in ``A A'``, and the smaller half of the axes
+    are added up in groups with independent random signs, whose products vanish in expectation. So
 
-        E |G_k(s)|^2  =  sum_{|P|=k} |g_P|^2,
+        E |A_k|^2  =  sum_{|P|=k} |g_P|^2,
 
-    without bias, cancellation between paths gone. Each example of the batch has signs of its own. The energy is
-    not the squared norm of the gradient of that length, in which paths do cancel.
+    without bias, cancellation between paths gone, and exactly where C(n, k) is at most `columns`. The energy is not
+    the squared norm of the gradient of that length, in which paths do cancel.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        draws: sign vectors, at least 2; at most so many where `rtol` is given.
+        draws: independent estimates, at least 2; at most so many where `rtol` is given, and 2 where all is exact.
+        columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
+            it. One column is plain random signs, drawn anew for each unit and length.
         rtol: stop as soon as the standard error of the batch's mean energy is at most this share of it for
             every length (checked from 8 draws on).
         confidence: level of the interval.
@@ -116,11 +124,12 @@ def path_energy(
         is ``energy * exp(+-q se / energy)``.
 
     Raises:
-        ValueError: too few draws, a confidence outside (0, 1), or as :func:`gradient_by_length`.
+        ValueError: too few draws or columns, a confidence outside (0, 1), or as :func:`gradient_by_length`.
 
-    Cost: one forward pass, and n(n+1)/2 branch products a draw for all lengths together.
+    Cost: one forward pass, and a draw at most ``columns n(n+1)/2`` branch products for all lengths together.
+    Memory: ``2 columns (n+1)`` times the largest entry; take a smaller batch where that is too much.
 
-    Source: the random-sign (Rademacher) estimator is ours; compare Hutchinson (1990) for traces.
+    Source: the estimator is ours; compare Hutchinson (1990) for random signs.
 
     Example:
         >>> import torch, torchvision
@@ -132,20 +141,25 @@ def path_energy(
     """
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
+    if columns < 1:
+        raise ValueError(f"expected at least 1 column for each length, got {columns}")
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
     if rtol is not None and rtol <= 0:
         raise ValueError(f"expected rtol above 0, got {rtol}; None takes all draws")
     tape = Tape(net, x, target, loss, None if wrt == "input" else net.index(wrt), max_bytes)
     generator = torch.Generator().manual_seed(seed)
+    counts = torch.tensor([float(math.comb(tape.n, k)) for k in range(tape.n + 1)], dtype=torch.float64)
+    exact = counts <= columns
     squares: list[torch.Tensor] = []
     while len(squares) < draws:
-        squares.append(_draw(tape, len(net), generator))
-        if rtol is not None and len(squares) >= 8 and _precise(squares, rtol):
+        squares.append(_draw(tape, columns, generator))
+        if len(squares) >= 2 and bool(exact.all()):
             break
-    energy, error = _estimate(squares)
+        if rtol is not None and len(squares) >= 8 and _precise(squares, rtol, exact):
+            break
+    energy, error = _estimate(squares, exact)
     low, high = student_interval(energy, error, len(squares), confidence)
-    counts = torch.tensor([float(math.comb(tape.n, k)) for k in range(tape.n + 1)], dtype=torch.float64)
     return PathEnergy(
         n=tape.n,
         loss=loss_name(loss),
@@ -156,28 +170,29 @@ def path_energy(
         high=high,
         confidence=confidence,
         draws=len(squares),
-        rms=(energy / counts.to(energy.device)[:, None]).sqrt(),
+        columns=columns,
+        rms=(energy / counts[:, None]).sqrt(),
         vjps=dict(tape.vjps),
         source=provenance(net.model, [x, target], tape.seed.dtype, seed),
     )
 
 
-def _draw(tape: Tape, units: int, generator: torch.Generator) -> torch.Tensor:
-    """Squared norms of the coefficients at one draw of signs, (lengths, batch), in double precision."""
-    coins = torch.randint(0, 2, (units, len(tape.seed)), generator=generator)
-    signs = (2 * coins - 1).to(tape.seed.device)
-    counted = range(tape.first, tape.first + tape.n)
-    rows = pull_stem(tape, pull_polynomial(tape, tape.n + 1, counted, signs=signs))
-    return example_norms(rows).double().square()
+def _draw(tape: Tape, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """One estimate of the energies, (lengths, batch), in double precision."""
+    groups = pull_columns(tape, columns, generator)
+    counts = [len(group) for group in groups]
+    rows = example_norms(pull_stem(tape, torch.cat(groups))).cpu().double().square()
+    energy = torch.stack([part.sum(0) for part in rows.split(counts)])
+    return energy * seed_norms(tape).cpu().double().square()
 
 
-def _estimate(squares: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _estimate(squares: list[torch.Tensor], exact: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     stacked = torch.stack(squares)
     error = stacked.std(0) / math.sqrt(len(squares))
-    error[[0, -1]] = 0.0
+    error[exact] = 0.0
     return stacked.mean(0), error
 
 
-def _precise(squares: list[torch.Tensor], rtol: float) -> bool:
-    mean, error = pooled(*_estimate(squares))
+def _precise(squares: list[torch.Tensor], rtol: float, exact: torch.Tensor) -> bool:
+    mean, error = pooled(*_estimate(squares, exact))
     return bool((error <= rtol * mean).all())
