@@ -12,6 +12,9 @@ from .directions import (
     shared_direction,
 )
 
+# files
+from .files import load_surface, save_surface, save_vtk
+
 # gates
 from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
 
@@ -44,10 +47,13 @@ __all__ = [
     "gate_surface",
     "lesioned_surface",
     "load_direction",
+    "load_surface",
     "loss_surface",
     "random_direction",
     "roughness",
     "roughness_study",
     "save_direction",
+    "save_surface",
+    "save_vtk",
     "shared_direction",
 ]

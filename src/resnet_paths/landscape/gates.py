@@ -259,7 +259,7 @@ def _surface(
         return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells)
 
     return evaluate_grid(
-        _cell,
+        gate_cell,
         grid,
         problem,
         record,
@@ -285,7 +285,7 @@ class _Settings:
     preview: Callable[[Surface], None] | None = None
 
 
-def _cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
+def gate_cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
     """One cell, for the sweep engine."""
     return mean_and_error(problem.per_image(problem.line.gates(point)))
 

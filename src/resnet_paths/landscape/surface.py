@@ -112,11 +112,11 @@ def loss_surface(
         return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells)
 
     return evaluate_grid(
-        _cell, grid, problem, record, journal=journal, executor=executor, progress=progress, preview=preview
+        surface_cell, grid, problem, record, journal=journal, executor=executor, progress=progress, preview=preview
     )
 
 
-def _cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
+def surface_cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
     """One cell, for the sweep engine."""
     return mean_and_error(problem.evaluator([point[name] for name in ("x", "y") if name in point]))
 

@@ -1,6 +1,14 @@
 """Pictures of records; every function takes ``ax=`` and returns the axes."""
 
 from ._style import save
+from .landscape import (
+    interactive_surface,
+    plot_surface_3d,
+    plot_surface_contours,
+    plot_surface_heat,
+    plot_surface_line,
+    plot_surface_twins,
+)
 from .lesion import plot_random_deletions, plot_single_deletions
 from .paths import (
     plot_block_contributions,
@@ -17,6 +25,7 @@ from .tradeoff import plot_plan
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
 __all__ = [
+    "interactive_surface",
     "plot_block_contributions",
     "plot_block_values",
     "plot_effective_lengths",
@@ -34,5 +43,10 @@ __all__ = [
     "plot_reorderings",
     "plot_single_deletions",
     "plot_stage_deletions",
+    "plot_surface_3d",
+    "plot_surface_contours",
+    "plot_surface_heat",
+    "plot_surface_line",
+    "plot_surface_twins",
     "save",
 ]

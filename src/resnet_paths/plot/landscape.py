@@ -1,0 +1,336 @@
+"""Pictures of surfaces: contours, heat maps, in three dimensions, lines; twins side by side on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from ..landscape import Surface
+from ._style import BLUE, GREY, RED, axes
+
+Kind = Literal["contour", "heat", "3d"]
+_LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
+_COLOURS = "viridis"
+_HATCHES = (("NaN", "////"), ("infinite", "xxxx"), ("not computed", "...."))
+
+
+def plot_surface_contours(
+    surface: Surface,
+    metric: str = "loss",
+    ax: Axes | None = None,
+    *,
+    levels: int | Sequence[float] = 12,
+    norm: Normalize | None = None,
+    log: bool = False,
+    path: np.ndarray | None = None,
+) -> Axes:
+    """Contour lines with their levels written on them; cells without a finite value are hatched.
+
+    Args:
+        surface: over a plane; see :func:`resnet_paths.landscape.loss_surface`.
+        metric: one of its metrics.
+        ax: draw here.
+        levels: how many, or which.
+        norm: colours; those of the finite values by default.
+        log: levels and colours on a logarithmic scale.
+        path: (steps, 2) coordinates of a path to draw over it, such as a projected trajectory.
+    """
+    ax = axes(ax, (6, 5))
+    values, norm = _prepared(surface, metric, norm, log)
+    chosen = _levels(norm, levels) if isinstance(levels, int) else np.asarray(levels, dtype=float)
+    if np.isfinite(values).any() and min(values.shape) > 1:
+        finite = np.ma.masked_invalid(values)
+        lines = ax.contour(surface.x, surface.y, finite, levels=chosen, cmap=_COLOURS, norm=norm)
+        ax.clabel(lines, fontsize=7, fmt=_short)
+    _hatch(ax, surface, values)
+    _dress(ax, surface, path)
+    ax.set_title(_title(surface, metric), fontsize=9)
+    return ax
+
+
+def plot_surface_heat(
+    surface: Surface,
+    metric: str = "loss",
+    ax: Axes | None = None,
+    *,
+    norm: Normalize | None = None,
+    log: bool = False,
+    path: np.ndarray | None = None,
+    bar: bool = True,
+) -> Axes:
+    """Each cell in its colour, nothing between them; cells without a finite value are hatched.
+
+    Args:
+        surface: over a plane.
+        metric: one of its metrics.
+        ax: draw here.
+        norm: colours; those of the finite values by default.
+        log: colours on a logarithmic scale.
+        path: as in :func:`plot_surface_contours`.
+        bar: draw the scale of colours.
+    """
+    ax = axes(ax, (6, 5))
+    values, norm = _prepared(surface, metric, norm, log)
+    mesh = ax.pcolormesh(
+        _edges(surface.x), _edges(_rows(surface)), np.ma.masked_invalid(values), cmap=_COLOURS, norm=norm
+    )
+    if bar:
+        ax.figure.colorbar(mesh, ax=ax, label=_LABELS.get(metric, metric))
+    _hatch(ax, surface, values)
+    _dress(ax, surface, path)
+    ax.set_title(_title(surface, metric), fontsize=9)
+    return ax
+
+
+def plot_surface_3d(
+    surface: Surface,
+    metric: str = "loss",
+    ax: Any = None,
+    *,
+    norm: Normalize | None = None,
+    log: bool = False,
+) -> Axes:
+    """The surface in three dimensions; where values are not finite there are holes.
+
+    Args:
+        surface: over a plane.
+        metric: one of its metrics.
+        ax: draw here; its projection must be ``3d``.
+        norm: colours and height; those of the finite values by default.
+        log: height and colours on a logarithmic scale.
+    """
+    if ax is None:
+        ax = Figure(figsize=(6, 5), layout="constrained").add_subplot(projection="3d")
+    if getattr(ax, "name", "") != "3d":
+        raise ValueError(
+            "expected axes with projection='3d', got flat ones; make them with add_subplot(projection='3d')"
+        )
+    values, norm = _prepared(surface, metric, norm, log)
+    across, down = np.meshgrid(surface.x, _rows(surface))
+    finite = np.where(np.isfinite(values), values, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        height = np.log10(finite) if log else finite
+    colours = ScalarMappable(norm, _COLOURS).to_rgba(np.ma.masked_invalid(finite))
+    ax.plot_surface(across, down, height, facecolors=colours, rstride=1, cstride=1, shade=False, linewidth=0)
+    low, high = _limits(norm, log)
+    if low < high:
+        ax.set_zlim(low, high)
+    label = _LABELS.get(metric, metric)
+    ax.set_zlabel(f"log10 of {label}" if log else label, fontsize=8)
+    ax.set_xlabel(surface.x_name, fontsize=8)
+    ax.set_ylabel(str(surface.y_name), fontsize=8)
+    ax.set_title(_title(surface, metric), fontsize=9)
+    return ax  # type: ignore[no-any-return]
+
+
+def plot_surface_line(
+    surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, colour: str = BLUE
+) -> Axes:
+    """A metric along a line, with its 95 % interval over images; where values are not finite the line has gaps.
+
+    Args:
+        surface: over a line.
+        metric: one of its metrics.
+        ax: draw here, also over other lines.
+        label: for the legend.
+        colour: of the line.
+    """
+    if surface.y is not None:
+        raise ValueError("expected a surface over a line, got one over a plane; use plot_surface_contours")
+    ax = axes(ax, (6, 4))
+    values = np.where(np.isfinite(surface.values[metric]), surface.values[metric], np.nan)
+    half = 1.96 * surface.errors[metric]
+    ax.plot(surface.x, values, color=colour, marker=".", label=label)
+    ax.fill_between(surface.x, values - half, values + half, color=colour, alpha=0.2)
+    ax.set_xlabel(surface.x_name)
+    ax.set_ylabel(_LABELS.get(metric, metric))
+    ax.set_title(_title(surface, metric), fontsize=9)
+    if label is not None:
+        ax.legend(fontsize=8)
+    return ax
+
+
+def plot_surface_twins(
+    surfaces: Mapping[str, Surface],
+    metric: str = "loss",
+    *,
+    kind: Kind = "contour",
+    log: bool = False,
+    levels: int = 12,
+) -> list[Axes]:
+    """Several surfaces side by side on one scale of colours, levels and heights.
+
+    Args:
+        surfaces: by name, such as with and without skip connections.
+        metric: a metric of all of them.
+        kind: contour, heat or 3d.
+        log: on a logarithmic scale.
+        levels: how many contours.
+
+    Returns:
+        The axes, one a surface, in one figure (``axes[0].figure``).
+    """
+    if kind not in ("contour", "heat", "3d") or not surfaces:
+        raise ValueError(f"expected surfaces and kind 'contour', 'heat' or '3d', got {len(surfaces)} and {kind!r}")
+    norm = _norm(np.concatenate([_of(surface, metric).ravel() for surface in surfaces.values()]), log)
+    figure = Figure(figsize=(5.2 * len(surfaces), 4.6), layout="constrained")
+    projection = {"projection": "3d"} if kind == "3d" else {}
+    row: Any = figure.subplots(1, len(surfaces), squeeze=False, subplot_kw=projection)[0]
+    for ax, (name, surface) in zip(row, surfaces.items(), strict=True):
+        if kind == "contour":
+            plot_surface_contours(surface, metric, ax, levels=levels, norm=norm, log=log)
+        elif kind == "heat":
+            plot_surface_heat(surface, metric, ax, norm=norm, log=log, bar=False)
+        else:
+            plot_surface_3d(surface, metric, ax, norm=norm, log=log)
+        ax.set_title(name, fontsize=10)
+    figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(row), label=_LABELS.get(metric, metric), shrink=0.8)
+    return list(row)
+
+
+def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str = "loss", *, log: bool = False) -> Any:
+    """Surfaces to turn and to read off in a browser: a plotly figure, one scene a surface, on one scale.
+
+    ``figure.write_html("surface.html")`` makes a page that needs nothing else. Values that are not finite are holes.
+
+    Args:
+        surfaces: one, or several by name.
+        metric: a metric of all of them.
+        log: heights on a logarithmic scale.
+
+    Raises:
+        ImportError: plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+    except ImportError as error:
+        raise ImportError("expected plotly to be installed; run: pip install 'resnet-paths[plotly]'") from error
+    named = {"": surfaces} if isinstance(surfaces, Surface) else dict(surfaces)
+    norm = _norm(np.concatenate([_of(surface, metric).ravel() for surface in named.values()]), log)
+    figure = make_subplots(
+        1,
+        len(named),
+        specs=[[{"type": "surface"}] * len(named)],
+        subplot_titles=list(named) if len(named) > 1 else None,
+    )
+    limits = _limits(norm, log)
+    label = _LABELS.get(metric, metric)
+    for column, surface in enumerate(named.values()):
+        values = np.where(np.isfinite(_of(surface, metric)), _of(surface, metric), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            height = np.log10(values) if log else values
+        figure.add_trace(
+            go.Surface(
+                x=surface.x, y=_rows(surface), z=height, cmin=limits[0], cmax=limits[1], colorscale="Viridis",
+                showscale=column == len(named) - 1,
+            ),
+            1, column + 1,
+        )  # fmt: skip
+        scene = {
+            "xaxis": {"title": {"text": surface.x_name}},
+            "yaxis": {"title": {"text": str(surface.y_name)}},
+            "zaxis": {"title": {"text": f"log10 of {label}" if log else label}, "range": limits},
+        }
+        figure.update_layout({"scene" if column == 0 else f"scene{column + 1}": scene})
+    return figure
+
+
+def _rows(surface: Surface) -> np.ndarray:
+    if surface.y is None:
+        raise ValueError("expected a surface over a plane, got one over a line; use plot_surface_line")
+    return surface.y
+
+
+def _of(surface: Surface, metric: str) -> np.ndarray:
+    if metric not in surface.values:
+        raise ValueError(f"expected a metric among {sorted(surface.values)}, got {metric!r}")
+    _rows(surface)
+    return surface.values[metric]
+
+
+def _prepared(surface: Surface, metric: str, norm: Normalize | None, log: bool) -> tuple[np.ndarray, Normalize]:
+    values = _of(surface, metric)
+    return values, norm if norm is not None else _norm(values, log)
+
+
+def _norm(values: np.ndarray, log: bool) -> Normalize:
+    finite = values[np.isfinite(values)]
+    if not log:
+        return Normalize(*(finite.min(), finite.max())) if len(finite) else Normalize(0, 1)
+    positive = finite[finite > 0]
+    return LogNorm(positive.min(), positive.max()) if len(positive) else LogNorm(0.1, 1)
+
+
+def _limits(norm: Normalize, log: bool) -> tuple[float, float]:
+    """The ends of the axis of heights."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
+    return (float(np.log10(low)), float(np.log10(high))) if log else (low, high)
+
+
+def _levels(norm: Normalize, count: int) -> np.ndarray:
+    low, high = float(norm.vmin), float(norm.vmax)  # type: ignore[arg-type]
+    if low == high:
+        return np.array([low])
+    spaced = np.geomspace(low, high, count + 2) if isinstance(norm, LogNorm) else np.linspace(low, high, count + 2)
+    return spaced[1:-1]
+
+
+def _short(level: float) -> str:
+    return f"{level:.3g}"
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """The borders between cells: half way between their coordinates."""
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _hatch(ax: Axes, surface: Surface, values: np.ndarray) -> None:
+    """Hatch NaN, infinite and missing cells, each kind in its way, with a legend."""
+    across, down = _edges(surface.x), _edges(_rows(surface))
+    kinds = (
+        np.isnan(values) & surface.finished,
+        np.isinf(values),
+        ~surface.finished,
+    )
+    shown = []
+    for (name, hatch), where in zip(_HATCHES, kinds, strict=True):
+        cells = [
+            Rectangle((across[c], down[r]), across[c + 1] - across[c], down[r + 1] - down[r])
+            for r, c in zip(*np.nonzero(where), strict=True)
+        ]
+        if cells:
+            style = {"facecolor": "none", "edgecolor": GREY, "hatch": hatch, "linewidth": 0.0}
+            ax.add_collection(PatchCollection(cells, label=name, **style))  # type: ignore[arg-type]
+            shown.append(Patch(label=name, **style))  # type: ignore[arg-type]
+    if shown:
+        ax.set_xlim(across[0], across[-1])
+        ax.set_ylim(down[0], down[-1])
+        ax.legend(handles=shown, fontsize=7, loc="upper right")
+
+
+def _dress(ax: Axes, surface: Surface, path: np.ndarray | None) -> None:
+    if surface.norms and surface.x[0] <= 0 <= surface.x[-1] and _rows(surface)[0] <= 0 <= _rows(surface)[-1]:
+        ax.plot(0, 0, marker="+", color=RED, markersize=9)
+    if path is not None:
+        ax.plot(path[:, 0], path[:, 1], color=RED, marker=".", linewidth=1)
+    ax.set_xlabel(surface.x_name)
+    ax.set_ylabel(str(surface.y_name))
+
+
+def _title(surface: Surface, metric: str) -> str:
+    parts = [_LABELS.get(metric, metric), f"{surface.data}, {surface.images} images", f"{surface.batchnorm} statistics"]
+    if surface.cosine is not None:
+        parts.append(f"cosine of the axes {surface.cosine:.2g}")
+    return "; ".join(parts)

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from resnet_paths.cli import app
+from resnet_paths.landscape import load_surface
+from resnet_paths.models import cifar_resnet, save_checkpoint
+
+SMALL = ["--limit", "10", "--points", "3"]
+
+
+def run(*arguments: str, out) -> object:
+    return CliRunner().invoke(app, ["landscape", *arguments, "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    options = {"in_channels": 1, "widths": (4, 4, 8)}
+    made = {
+        "skip": cifar_resnet(8, seed=0, **options),
+        "other": cifar_resnet(8, seed=1, **options),
+        "plain": cifar_resnet(8, seed=0, residual=False, **options),
+    }
+    paths = []
+    for name, model in made.items():
+        save_checkpoint(model, folder / f"{name}.safetensors")
+        paths.append(str(folder / f"{name}.safetensors"))
+    return paths
+
+
+def test_twins_in_a_plane(checkpoints, tmp_path) -> None:
+    skip, _, plain = checkpoints
+    result = run("--model", skip, "--twin", plain, "--html", "--y-range", "0:2", *SMALL, "--json", out=tmp_path)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [row["cells"] for row in report["surfaces"].values()] == [9, 9]
+    assert all(0 <= row["convex cells"] <= 1 for row in report["surfaces"].values())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "landscape.png", "landscape.html", "landscape.csv", "landscape.npz", "landscape.vtk",
+        "landscape_twin.csv", "landscape_twin.npz", "landscape_twin.vtk",
+    }  # fmt: skip
+    surface = load_surface(tmp_path / "landscape.npz")
+    assert (surface.x[0], surface.y[0], surface.y[-1]) == (-1, 0, 2)
+
+
+def test_a_line_to_another_checkpoint(checkpoints, tmp_path) -> None:
+    skip, other, _ = checkpoints
+    result = run("--model", skip, "--to", other, "--batchnorm", "batch", *SMALL, out=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "deviation" in result.stdout or "cells" in result.stdout
+    surface = load_surface(tmp_path / "landscape.npz")
+    assert surface.x.tolist() == [0, 0.5, 1]
+    assert (surface.x_name, surface.batchnorm) == ("between", "batch")
+
+
+def test_gates(checkpoints, tmp_path) -> None:
+    result = run("--model", checkpoints[0], "--gates", "0,layer3.0", *SMALL, out=tmp_path)
+    assert result.exit_code == 0, result.output
+    surface = load_surface(tmp_path / "landscape.npz")
+    assert (surface.x_name, surface.y_name) == ("gate of layer1.0", "gate of layer3.0")
+    result = run("--model", checkpoints[0], "--gates", "1", *SMALL, out=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert load_surface(tmp_path / "landscape.npz").y is None
+
+
+def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
+    from resnet_paths.cli import landscape
+
+    drawn = []
+    real = landscape._draw
+    monkeypatch.setattr(landscape, "_draw", lambda surfaces, *rest: drawn.append(surfaces) or real(surfaces, *rest))
+    result = run("--model", checkpoints[0], "--line", "--limit", "4", "--points", "9", out=tmp_path)
+    assert result.exit_code == 0, result.output
+    shares = [int(next(iter(surfaces.values())).finished.sum()) for surfaces in drawn]
+    assert shares == [2, 3, 5, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--range", "1"], "a range LOW:HIGH"),
+        (["--range", "1:0"], "a range LOW:HIGH"),
+        (["--dtype", "int8"], "--dtype among"),
+        (["--to", "a", "--gates", "0"], "either --to or --gates"),
+        (["--to", "a", "--twin", "b"], "--twin with random directions"),
+        (["--gates", "0,1,2"], "one unit or two"),
+        (["--gates", "0", "--line"], "--gates without --line"),
+        (["--batchnorm", "moving"], "expected batchnorm"),
+        (["--normalise", "row"], "expected normalise"),
+    ],
+)
+def test_wrong_use_gives_one_line(checkpoints, arguments: list[str], message: str, tmp_path) -> None:
+    result = run("--model", checkpoints[0], *SMALL, *arguments, out=tmp_path)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert len(result.stderr.strip().splitlines()) == 1
