@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from ..data import ImageData
@@ -17,6 +18,7 @@ from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
 from ..tradeoff import Latency, count_parameters, measure_latency
 from ..unroll import UnrolledNetwork
+from . import _studies
 from ._common import (
     BatchOption,
     DataOption,
@@ -41,7 +43,31 @@ DropOption = Annotated[
     ),
 ]
 ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Rise of the error allowed when choosing.", min=0)]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the split into images to choose on and to report on.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Of the split into images to choose on and to report on, and of random draws.")
+]
+StudyOption = Annotated[
+    _studies.StudyName,
+    typer.Option(
+        "--study",
+        help="single: each block, then really drop some. random: k random blocks. reorder: random swaps. stage: within "
+        "each stage. shortcut: only the shortcut. game: Shapley values. predictors: which cheap number foretells "
+        "damage.",
+    ),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", help="error, loss, top5_error or disagreement (default: of the study; not for single)."),
+]
+DrawsOption = Annotated[
+    int, typer.Option("--draws", help="Random sets or orders for each number; pairs of orders of the game.", min=1)
+]
+PrecisionOption = Annotated[
+    float | None, typer.Option("--precision", help="Sample the game until every standard error is at most this.")
+]
+JournalOption = Annotated[
+    Path | None, typer.Option("--journal", help="A file that keeps finished batches of images, to resume from.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,12 +76,18 @@ def register(app: typer.Typer) -> None:
     @app.command(
         epilog="Examples:\n\n  resnet-paths lesion\n\n"
         "  resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --drop 5\n\n"
-        "  resnet-paths lesion --model mine.py:build --data photos/ --size 224"
+        "  resnet-paths lesion --model mine.py:build --data photos/ --size 224\n\n"
+        "  resnet-paths lesion --study reorder --draws 20"
     )
     @user_errors
     def lesion(
         model: ModelOption = "embedded",
         data: DataOption = "digits",
+        study: StudyOption = _studies.StudyName.SINGLE,
+        metric: MetricOption = None,
+        draws: DrawsOption = 10,
+        precision: PrecisionOption = None,
+        journal: JournalOption = None,
         limit: LimitOption = None,
         size: SizeOption = None,
         batch_size: BatchOption = 100,
@@ -70,10 +102,15 @@ def register(app: typer.Typer) -> None:
 
         With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
         """
+        _studies.check(study, metric, precision, journal)
         screen = console(quiet=as_json)
         network, images = model_and_data(model, data, limit, size, device)
         net = unrolled(network, images)
         screen.print(f"{type(network).__name__}: {len(net)} residual units, {len(images)} images of {images.name}")
+        if study is not _studies.StudyName.SINGLE:
+            options = _studies.Options(metric, draws, precision, seed, batch_size, journal, as_json)
+            _study(study, net, images, options, out, screen, as_json)
+            return
         record = single_deletions(net, images, batch_size=batch_size)
         chosen = _choose(net, images, drop, tolerance, seed, batch_size)
         report = _dropped(net, images, chosen, seed, batch_size)
@@ -86,6 +123,27 @@ def register(app: typer.Typer) -> None:
         screen.print(_comparison(report))
         screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
         screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
+
+
+def _study(
+    name: _studies.StudyName,
+    net: UnrolledNetwork,
+    images: ImageData,
+    options: _studies.Options,
+    out: Path,
+    screen: Console,
+    as_json: bool,
+) -> None:
+    """One study: its table on screen and in a file, its picture."""
+    finding = _studies.run(name, net, images, options)
+    picture = save(finding.plot(), out / f"{name}.png")
+    finding.table.to_csv(out / f"{name}.csv", index=False)
+    if as_json:
+        typer.echo(_studies.as_json(name, finding, picture))
+        return
+    screen.print(_studies.shown(finding, f"{name}: {finding.facts['metric']} {finding.facts['whole']:.4g} undamaged"))
+    screen.print(finding.words)
+    screen.print(f"Written: {picture} and {out / f'{name}.csv'}")
 
 
 def _choose(

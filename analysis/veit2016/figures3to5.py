@@ -1,0 +1,307 @@
+"""Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5: lesions, plain and residual.
+
+    python analysis/veit2016/figures3to5.py [--reference FOLDER] [--folder RUNS] [--draws 20]
+
+FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the networks for digits are
+studied. The plain networks (figure 3 needs them) are trained here, on one thread; RUNS keeps their checkpoints and the
+journal of the studies, so that the script resumes. Writes figures3to5.md and the pictures beside this file.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from resnet_paths import __version__, unroll
+from resnet_paths.data import ImageData, digits, load_data
+from resnet_paths.lesion import (
+    RandomDeletions,
+    Reorderings,
+    SingleDeletions,
+    random_deletions,
+    reorderings,
+    shortcut_deletions,
+    single_deletions,
+    stage_deletions,
+)
+from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.plot import (
+    plot_random_deletions,
+    plot_reorderings,
+    plot_single_deletions,
+    plot_stage_deletions,
+)
+from resnet_paths.training import Recipe, train
+from resnet_paths.unroll import plain_layers
+
+HERE = Path(__file__).resolve().parent
+Claim = tuple[str, str, str, str]
+
+
+class Vgg(nn.Module):
+    """A chain of 3x3 convolutions with norms after Simonyan and Zisserman (2014): 9 of them and one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, count in ((16, 2), (32, 3), (64, 4)):
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels * 16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.features(x).flatten(1))
+
+
+def plain_for_digits(folder: Path | None) -> nn.Module:
+    """The plain twin of a ResNet-20: the same layers without shortcuts."""
+    model = cifar_resnet(20, in_channels=1, widths=(8, 16, 32), residual=False, seed=0)
+    recipe = Recipe(epochs=40, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=1, flip=False)
+    return trained(model, digits("train"), recipe, folder, "plain_digits")
+
+
+def plain_for_cifar(data: ImageData, folder: Path | None) -> nn.Module:
+    """A VGG, on the training images of the sample only."""
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=30, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=4)
+    return trained(Vgg(), data, recipe, folder, "plain_cifar")
+
+
+def trained(model: nn.Module, data: ImageData, recipe: Recipe, folder: Path | None, name: str) -> nn.Module:
+    train(model, data, recipe, folder=None if folder is None else folder / name)
+    return model.eval()
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def figure3(residual: SingleDeletions, plain: SingleDeletions, chance: float) -> list[Claim]:
+    changes = np.array([kind != "identity" for kind in residual.shortcuts])
+    mild = int(np.sum(residual.damage <= 0.05))
+    worst, ranks = int(np.argmax(residual.values)), np.argsort(np.argsort(-residual.damage)) + 1
+    lost = (plain.values - plain.whole) / (chance - plain.whole)
+    return [
+        (
+            "deleting a unit of the residual network does little",
+            "error up by a few points for most units",
+            f"median {100 * np.median(residual.damage):+.1f} points; {mild} of {len(residual.names)} units at most +5",
+            verdict(mild > len(residual.names) / 2),
+        ),
+        (
+            "no deletion takes the residual network to chance",
+            f"error below {percent(chance)}",
+            f"at most {percent(residual.values[worst])} ({residual.names[worst]}; 95 % interval up to "
+            f"{percent(residual.high[worst])})",
+            verdict(bool(residual.high[worst] < chance)),
+        ),
+        (
+            "units that change the shape do the most damage",
+            f"the {changes.sum()} of them rank first",
+            "ranks " + ", ".join(str(rank) for rank in ranks[changes]),
+            verdict(set(ranks[changes].tolist()) == set(range(1, int(changes.sum()) + 1))),
+        ),
+        (
+            "deleting any layer of a plain network reduces it to chance",
+            f"error about {percent(chance)} for each of {len(plain.names)} layers",
+            f"error from {percent(plain.values.min())} to {percent(plain.values.max())}, median "
+            f"{percent(float(np.median(plain.values)))}; of the way from its own error to chance: median "
+            f"{percent(float(np.median(lost)))}, least {percent(float(lost.min()))}",
+            verdict(bool((plain.high >= chance).all()), bool(np.median(lost) > 0.7)),
+        ),
+        (
+            "the plain network suffers more than the residual one",
+            "every plain deletion above the residual median",
+            f"plain median {100 * np.median(plain.damage):+.1f} points, least {100 * plain.damage.min():+.1f}; "
+            f"residual median {100 * np.median(residual.damage):+.1f}",
+            verdict(bool(plain.damage.min() > np.median(residual.damage))),
+        ),
+    ]
+
+
+def shortcuts(branch: SingleDeletions, without: SingleDeletions) -> list[Claim]:
+    """Ours: the paths that skip a unit matter more than those through it."""
+    more = int(np.sum(without.values > branch.values))
+    return [
+        (
+            "(ours) of the two halves of the paths at a unit, the half that skips it carries the network",
+            "deleting only the shortcut does more damage than deleting the branch",
+            f"error without the shortcut: median {percent(float(np.median(without.values)))}; without the branch: "
+            f"median {percent(float(np.median(branch.values)))}; worse in {more} of {len(branch.names)} units",
+            verdict(more > 0.9 * len(branch.names), more > len(branch.names) / 2),
+        )
+    ]
+
+
+def figure5a(record: RandomDeletions) -> list[Claim]:
+    _, middle, _ = record.quantiles()
+    error = np.concatenate([[record.whole], middle])
+    steps = np.diff(error) / np.diff(np.concatenate([[0], record.counts]))
+    rises = float(np.mean(np.diff(error) >= 0))
+    half = record.counts[int(np.argmin(np.abs(middle - (record.whole + error[-1]) / 2)))]
+    low, high = record.median_interval()
+    return [
+        (
+            "error rises smoothly with the number of deleted units (5 a)",
+            "rises with each further unit, no jump to chance",
+            f"median error {percent(error[0])} with none, "
+            + ", ".join(
+                f"{percent(value)} ({percent(a)} to {percent(b)}) with {count}"
+                for count, value, a, b in zip(record.counts, middle, low, high, strict=True)
+                if count in (1, 2, 4, 6, 8, 10, 14, 20)
+            )
+            + f"; largest step {100 * steps.max():+.1f} points a unit; half of the final error at {half}; rises in "
+            f"{percent(rises)} of the steps",
+            verdict(rises >= 0.8 and steps.max() < 0.25, rises >= 0.6),
+        )
+    ]
+
+
+def figure5b(record: Reorderings) -> list[Claim]:
+    found, low, high = record.rank_correlation()
+    table = record.by_swaps()
+    listed = ", ".join(f"{percent(row['median'])} at tau {row['tau']:.2f}" for _, row in table.iterrows())
+    return [
+        (
+            "error rises smoothly as blocks are swapped (5 b)",
+            "the lower Kendall's tau, the higher the error",
+            f"median error {percent(record.whole)} at tau 1, {listed}; Spearman's correlation of error and tau "
+            f"{found:.2f} ({low:.2f} to {high:.2f})",
+            verdict(high < -0.5, found < -0.3),
+        )
+    ]
+
+
+def verdict(holds: bool, partly: bool = False) -> str:
+    return "holds" if holds else ("holds in part" if partly else "does not hold")
+
+
+def pictures(stem: str, plots: dict[str, Callable], size: tuple[float, float] = (12, 8)) -> str:
+    """All plots of a network on one picture."""
+    figure = Figure(figsize=size, layout="constrained")
+    places = np.ravel(figure.subplots(2, 2))
+    for place, (title, plot) in zip(places, plots.items(), strict=False):
+        plot(place)
+        place.set_title(title, fontsize=10)
+    name = f"figures3to5_{stem}.png"
+    figure.savefig(HERE / name, dpi=110)
+    return name
+
+
+def section(
+    title: str, stem: str, model: nn.Module, data: ImageData, plain: nn.Module, folder: Path | None, draws: int
+) -> list[str]:
+    net, chance = unroll(model, data.x[:2]), 1 - 1 / len(data.classes)
+    journal = None if folder is None else folder / f"{stem}.journal"
+    common = {"draws": draws, "journal": journal, "progress": False}
+    residual = single_deletions(net, data)
+    layers = single_deletions(plain_layers(plain, data.x[:1]), data)
+    counts = sorted({1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, len(net)} & set(range(1, len(net) + 1)))
+    many = random_deletions(net, data, counts, **common)
+    moved = reorderings(net, data, [1, 2, 4, 8, 16, 32], **common)
+    stages = stage_deletions(net, data, draws=max(4, draws // 2), journal=journal, progress=False)
+    without = shortcut_deletions(net, data)
+    picture = pictures(
+        stem,
+        {
+            "Figure 3: one residual unit deleted": lambda ax: plot_single_deletions(residual, ax, chance),
+            "Figure 3: one layer of a plain network deleted": lambda ax: plot_single_deletions(layers, ax, chance),
+            "Figure 5 a: k random units deleted": lambda ax: plot_random_deletions(many, ax, chance),
+            "Figure 5 b: blocks in another order": lambda ax: plot_reorderings(moved, ax, chance),
+        },
+    )
+    more = pictures(
+        f"{stem}_more",
+        {
+            "Units of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
+            "Only the shortcut deleted": lambda ax: plot_single_deletions(without, ax, chance),
+        },
+        (12, 8),
+    )
+    claims = [*figure3(residual, layers, chance), *figure5a(many), *figure5b(moved), *shortcuts(residual, without)]
+    whole = ", ".join(percent(value) for value in stages.whole_stage)
+    low, high = residual.whole_interval
+    batches = -(-len(data) // 100)
+    return [
+        f"## {title}",
+        "",
+        f"{data.name}, {len(data)} images, {len(net)} units. Error without deletion {percent(residual.whole)} "
+        f"(95 % interval {percent(low)} to {percent(high)}). Plain network: {type(plain).__name__} with "
+        f"{len(layers.names)} layers that keep the shape, error {percent(layers.whole)}. {draws} draws for each number "
+        "of deletions and swaps.",
+        "",
+        f"![figures 3 and 5]({picture})",
+        "",
+        "| claim | expected (paper) | measured | verdict |",
+        "|---|---|---|---|",
+        *[f"| {' | '.join(claim)} |" for claim in claims],
+        "",
+        f"All branches of one stage deleted, error: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
+        f"{moved.evaluations.branches:,} unit evaluations for {len(moved.tau)} orders in {batches} batches, "
+        f"{moved.evaluations.branches / batches / len(net) / (len(moved.tau) + 1):.0%} of those without shared "
+        "beginnings.",
+        "",
+        f"![stages and shortcuts]({more})",
+        "",
+        "| plain layer deleted | error | 95 % interval |",
+        "|---|---:|---|",
+        *[
+            f"| {name} | {percent(value)} | {percent(a)} to {percent(b)} |"
+            for name, value, a, b in zip(layers.names, layers.values, layers.low, layers.high, strict=True)
+        ],
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, default=None)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--draws", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder, reference = arguments.folder, arguments.reference
+    lines = [
+        "# Lesions, plain and residual",
+        "",
+        "Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5. Made by "
+        f"`python analysis/veit2016/figures3to5.py --draws {arguments.draws}` with resnet_paths {__version__}, torch "
+        f"{torch.__version__}. Figures 3 and 5 of the paper are of a ResNet of 110 layers and a VGG on "
+        "CIFAR-10; these networks are smaller. Figure 4 is of networks for ImageNet, of which there are no images "
+        "here: the network for digits shows what carries over to other data.",
+        "",
+    ]
+    lines += section(
+        "The embedded ResNet-56, UCI digits; the plain twin of a ResNet-20",
+        "embedded",
+        load_model("embedded"),
+        digits("test"),
+        plain_for_digits(folder),
+        folder,
+        arguments.draws,
+    )
+    if reference is not None:
+        sample = str(reference / "cifar10_sample.npz")
+        lines += section(
+            "ResNet-56, CIFAR-10 (reference weights of Y. Idelbayev, option A); a VGG",
+            "resnet56",
+            load_model(str(reference / "resnet56_cifar10_option_a.safetensors")),
+            load_data(sample),
+            plain_for_cifar(load_data(sample, "train"), folder),
+            folder,
+            arguments.draws,
+        )
+    (HERE / "figures3to5.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
