@@ -1,7 +1,7 @@
 """He et al. (2015), section 4.2: deeper plain networks train worse, residual ones do not; shortcuts; responses.
 
-    python analysis/he2015/degradation.py [--seeds 0,1,2] [--epochs 30] [--runs FOLDER]
-    python analysis/he2015/degradation.py --data cifar10_jpeg.zip --size 16 --limit 4000 --epochs 12 --seeds 0
+    python analysis/he2015/degradation.py [--seeds 0,1,2] [--epochs 40] [--runs FOLDER]
+    python analysis/he2015/degradation.py --data cifar10.zip --size 16 --limit 4000 --epochs 12 --seeds 0 --depths 20,56
 
 Each network is trained in a folder of its own under --runs, so that the study goes on where it was killed, and its
 seeds can be trained by several processes. Writes a page and two pictures beside this file.
@@ -24,9 +24,8 @@ from resnet_paths.plot import save
 from resnet_paths.training import Recipe, train
 
 HERE = Path(__file__).resolve().parent
-DEPTHS = (20, 32, 44, 56)
 OPTIONS = ("A", "B", "C")
-OPTION_DEPTH = 32
+Table = dict[tuple[str, int], list[float]]
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
@@ -38,7 +37,13 @@ class Study:
     test: ImageData
     recipe: Recipe
     widths: tuple[int, ...]
+    depths: tuple[int, ...]
     runs: Path
+
+    @property
+    def option_depth(self) -> int:
+        """The depth at which the shortcuts are compared."""
+        return 32 if 32 in self.depths else self.depths[0]
 
     def network(self, depth: int, seed: int, residual: bool, shortcut: str = "A") -> CifarResNet:
         return cifar_resnet(
@@ -83,6 +88,10 @@ def responses(model: nn.Module, data: ImageData) -> list[float]:
     return found
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def mean(values: list[float]) -> float:
     return statistics.fmean(values)
 
@@ -91,11 +100,11 @@ def each(values: list[float]) -> str:
     return f"{mean(values):.1%} (" + ", ".join(f"{value:.1%}" for value in values) + ")"
 
 
-def degradation(final: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
-    shallow, deep = DEPTHS[0], DEPTHS[-1]
+def degradation(final: Table, depths: tuple[int, ...]) -> tuple[str, str, str, str]:
+    shallow, deep = depths[0], depths[-1]
     plain = [b - a for a, b in zip(final["plain", shallow], final["plain", deep], strict=True)]
     residual = [b - a for a, b in zip(final["A", shallow], final["A", deep], strict=True)]
-    below = all(a < b for depth in DEPTHS for a, b in zip(final["A", depth], final["plain", depth], strict=True))
+    below = all(a < b for depth in depths for a, b in zip(final["A", depth], final["plain", depth], strict=True))
     first = min(plain) > 0
     if first and max(residual) <= 0 and below:
         verdict = "holds"
@@ -112,14 +121,14 @@ def degradation(final: dict[tuple[str, int], list[float]]) -> tuple[str, str, st
     )
 
 
-def options(errors: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
-    plain = errors["plain", OPTION_DEPTH]
-    found = {option: errors[option, OPTION_DEPTH] for option in OPTIONS}
+def options(errors: Table, depth: int) -> tuple[str, str, str, str]:
+    plain = errors["plain", depth]
+    found = {option: errors[option, depth] for option in OPTIONS}
     means = [mean(values) for values in found.values()]
     spread, gap = max(means) - min(means), mean(plain) - max(means)
     holds = all(mean(plain) > value for value in means) and spread < 0.25 * gap
     return (
-        f"shortcuts A, B and C are close: projections are not what matters (depth {OPTION_DEPTH})",
+        f"shortcuts A, B and C are close: projections are not what matters (depth {depth})",
         "test error of A, B, C far below plain, differences among them small",
         "; ".join(f"{option} {each(values)}" for option, values in found.items())
         + f"; plain {each(plain)}; spread {spread:.1%}, gap to plain {gap:.1%}",
@@ -127,10 +136,10 @@ def options(errors: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, 
     )
 
 
-def magnitudes(sizes: dict[tuple[str, int], list[float]]) -> tuple[str, str, str, str]:
-    pairs = {depth: (mean(sizes["A", depth]), mean(sizes["plain", depth])) for depth in DEPTHS}
+def magnitudes(sizes: Table, depths: tuple[int, ...]) -> tuple[str, str, str, str]:
+    pairs = {depth: (mean(sizes["A", depth]), mean(sizes["plain", depth])) for depth in depths}
     smaller = all(residual < plain for residual, plain in pairs.values())
-    falls = pairs[DEPTHS[-1]][0] < pairs[DEPTHS[0]][0]
+    falls = pairs[depths[-1]][0] < pairs[depths[0]][0]
     text = "; ".join(f"depth {depth}: residual {a:.2f}, plain {b:.2f}" for depth, (a, b) in pairs.items())
     return (
         "layers of residual networks respond less than those of plain ones, and less the deeper (figure 7)",
@@ -141,10 +150,11 @@ def magnitudes(sizes: dict[tuple[str, int], list[float]]) -> tuple[str, str, str
 
 
 def picture(curves: dict, study: Study, path: Path) -> None:
+    depths = study.depths
     axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2, sharey=True)
     for ax, kind in zip(axes, ("plain", "A"), strict=True):
-        for index, depth in enumerate(DEPTHS):
-            shade = 0.3 + 0.7 * index / (len(DEPTHS) - 1)
+        for index, depth in enumerate(depths):
+            shade = 0.3 + 0.7 * index / (len(depths) - 1)
             rows = curves[kind, depth]
             for name, style in (("train_error", "-"), ("test_error", "--")):
                 values = [mean([row[epoch][name] for row in rows]) for epoch in range(study.recipe.epochs)]
@@ -162,9 +172,10 @@ def picture(curves: dict, study: Study, path: Path) -> None:
 
 def response_picture(profiles: dict[tuple[str, int], list[float]], path: Path) -> None:
     ax = Figure(figsize=(8, 4), layout="constrained").subplots()
+    deepest = max(depth for _, depth in profiles)
     for (kind, depth), values in profiles.items():
         colour, label = (BLUE, "residual") if kind == "A" else (ORANGE, "plain")
-        style = "-" if depth == DEPTHS[-1] else ":"
+        style = "-" if depth == deepest else ":"
         ax.plot(range(1, len(values) + 1), values, style, color=colour, label=f"{label} {depth}")
     ax.set_xlabel("layer")
     ax.set_ylabel("standard deviation of the response")
@@ -177,15 +188,15 @@ def page(study: Study, seeds: list[int]) -> list[str]:
     curves: dict[tuple[str, int], list[list[dict]]] = {}
     sizes: dict[tuple[str, int], list[float]] = {}
     profiles: dict[tuple[str, int], list[float]] = {}
-    wanted = [("plain", depth) for depth in DEPTHS] + [("A", depth) for depth in DEPTHS]
-    wanted += [(option, OPTION_DEPTH) for option in OPTIONS[1:]]
+    wanted = [("plain", depth) for depth in study.depths] + [("A", depth) for depth in study.depths]
+    wanted += [(option, study.option_depth) for option in OPTIONS[1:]]
     for seed in seeds:
         for kind, depth in wanted:
             model, rows = study.trained(depth, seed, kind != "plain", "A" if kind == "plain" else kind)
             curves.setdefault((kind, depth), []).append(rows)
             found = responses(model, study.test)
             sizes.setdefault((kind, depth), []).append(mean(found))
-            if seed == seeds[0] and kind in ("plain", "A") and depth in (DEPTHS[0], DEPTHS[-1]):
+            if seed == seeds[0] and kind in ("plain", "A") and depth in (study.depths[0], study.depths[-1]):
                 profiles[kind, depth] = found
     final = {key: [rows[-1]["train_error"] for rows in runs] for key, runs in curves.items()}
     tested = {key: [rows[-1]["test_error"] for rows in runs] for key, runs in curves.items()}
@@ -193,7 +204,11 @@ def page(study: Study, seeds: list[int]) -> list[str]:
     stem = study.data.name.split()[0].split(".")[0]
     picture(curves, study, HERE / f"curves_{stem}.png")
     response_picture(profiles, HERE / f"responses_{stem}.png")
-    claims = [degradation(final), options(tested), magnitudes(sizes)]
+    claims = [
+        degradation(final, study.depths),
+        options(tested, study.option_depth),
+        magnitudes(sizes, study.depths),
+    ]
     steps = -(-len(study.data) // study.recipe.batch_size) * study.recipe.epochs
     return [
         f"## {study.data.name}, {len(study.data)} training and {len(study.test)} test images",
@@ -227,9 +242,10 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--size", type=int, default=None)
     parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--widths", default="8,16,32")
+    parser.add_argument("--depths", default="20,32,44,56")
     parser.add_argument("--runs", type=Path, default=Path("results/he2015"))
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -244,7 +260,7 @@ def main() -> None:
         shift=1 if small else max(1, data.images.shape[-1] // 8),
         flip=not small,
     )
-    study = Study(data, test, recipe, tuple(map(int, chosen.widths.split(","))), chosen.runs)
+    study = Study(data, test, recipe, numbers(chosen.widths), numbers(chosen.depths), chosen.runs)
     name = "degradation.md" if small else "degradation_cifar.md"
     lines = [
         "# Degradation, shortcuts and responses",
@@ -252,7 +268,7 @@ def main() -> None:
         f"He et al. (2015), section 4.2, table 3 and figures 6 and 7. Made by `analysis/he2015/degradation.py` with "
         f"resnet_paths {__version__}, torch {torch.__version__}, on one CPU thread.",
         "",
-        *page(study, list(map(int, chosen.seeds.split(",")))),
+        *page(study, list(numbers(chosen.seeds))),
     ]
     (HERE / name).write_text("\n".join(lines))
     print("\n".join(lines))

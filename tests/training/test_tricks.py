@@ -128,20 +128,23 @@ def test_a_run_with_every_trick_resumes_exactly(tmp_path, precision: str, epoch:
     """Stochastic depth, mixup, two decays, the scale of the loss in float16."""
     recipe, options = Recipe(**TRICKS, precision=precision), {"keep_last": 0.5, "shortcut": "D"}
     whole, broken = network(**options), network(**options)
-    rows = train(whole, small_data(), recipe, progress=False)
+    rows = train(whole, small_data(), recipe, folder=tmp_path / "whole", progress=False)
 
     def stop(done: int, _: nn.Module) -> None:
         if done == epoch:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(broken, small_data(), recipe, folder=tmp_path, progress=False, after_epoch=stop)
+        train(broken, small_data(), recipe, folder=tmp_path / "broken", progress=False, after_epoch=stop)
     torch.rand(5)
     again = network(**{**options, "seed": 7})
-    assert train(again, small_data(), recipe, folder=tmp_path, progress=False) == rows
+    assert train(again, small_data(), recipe, folder=tmp_path / "broken", progress=False) == rows
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    saved = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert ("scale" in saved["scaler"]) == (precision == "float16")
+    saved, other = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "broken"))
+    assert saved["scaler"] == other["scaler"]
+    assert saved["scaler"].get("_growth_tracker") == (9 if precision == "float16" else None)
+    momenta = zip(saved["optimiser"]["state"].values(), other["optimiser"]["state"].values(), strict=True)
+    assert all(torch.equal(one["momentum_buffer"], two["momentum_buffer"]) for one, two in momenta)
 
 
 def test_a_run_from_before_an_option_existed_goes_on(tmp_path) -> None:
