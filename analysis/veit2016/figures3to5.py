@@ -71,7 +71,7 @@ def plain_for_digits(folder: Path | None) -> nn.Module:
 def plain_for_cifar(data: ImageData, folder: Path | None) -> nn.Module:
     """A VGG, on the training images of the sample only."""
     torch.manual_seed(0)
-    recipe = Recipe(epochs=30, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=4)
+    recipe = Recipe(epochs=16, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=1, shift=4)
     return trained(Vgg(), data, recipe, folder, "plain_cifar")
 
 
