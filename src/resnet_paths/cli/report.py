@@ -87,6 +87,7 @@ def register(app: typer.Typer) -> None:
             seed=seed,
             batch_size=batch_size,
             model_code=f"load_model({json.dumps(model)})",
+            twin_code=f"load_model({json.dumps(twin)})",
             data_code=_code(data, limit, size),
             training_code=_code(data, None, size, "train"),
             journal=journal,

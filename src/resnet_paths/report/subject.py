@@ -27,6 +27,7 @@ class Subject:
         training: images to choose blocks and measure batch-norm statistics on, or None.
         twin: a second model to compare surfaces with (the same layers without shortcuts, say), or None.
         model_code: a Python expression that makes the model, for the code lines of the report.
+        twin_code: likewise of the twin.
         data_code: likewise of the images.
         training_code: likewise of the training images.
         tolerance: fall of accuracy allowed when blocks are recommended for dropping.
@@ -40,6 +41,7 @@ class Subject:
     training: ImageData | None = None
     twin: nn.Module | None = None
     model_code: str = "model"
+    twin_code: str = "twin"
     data_code: str = "data"
     training_code: str = "training"
     tolerance: float = 0.01
@@ -49,7 +51,15 @@ class Subject:
 
     def __sweep_fingerprint__(self) -> Any:
         """What decides the numbers."""
-        shown = (self.model_code, self.data_code, self.training_code, self.tolerance, self.seed, self.batch_size)
+        shown = (
+            self.model_code,
+            self.twin_code,
+            self.data_code,
+            self.training_code,
+            self.tolerance,
+            self.seed,
+            self.batch_size,
+        )
         images = [None if data is None else (data.fingerprint, str(data.dtype)) for data in (self.data, self.training)]
         names = [None if data is None else data.name for data in (self.data, self.training)]
         return [self.model, self.twin, images, names, shown, torch.get_num_threads()]

@@ -108,6 +108,7 @@ def write_report(
     seed: int = 0,
     batch_size: int = 100,
     model_code: str = "model",
+    twin_code: str = "twin",
     data_code: str = "data",
     training_code: str = "training",
     options: Mapping[str, Options] | None = None,
@@ -134,6 +135,7 @@ def write_report(
         seed: of all that is drawn.
         batch_size: images at a time.
         model_code: a Python expression that makes the model, for the code lines of the page.
+        twin_code: likewise of the twin.
         data_code: likewise of the images.
         training_code: likewise of the training images.
         options: changed options of stages, by stage.
@@ -172,7 +174,9 @@ def write_report(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
-    subject = Subject(model, data, training, twin, model_code, data_code, training_code, tolerance, seed, batch_size)
+    subject = Subject(
+        model, data, training, twin, model_code, twin_code, data_code, training_code, tolerance, seed, batch_size
+    )
     len(subject.net)  # a model without units is refused here, with its reasons
     if progress is not False:
         chosen = [stage for stage in stages if stage.name in wanted]

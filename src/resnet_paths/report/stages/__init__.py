@@ -1,19 +1,34 @@
 """The stages, in the order of the page."""
 
 from ..stage import Stage
-from . import checks, contributions, deletions, effective, frontier, gradient, lengths, lesion, units, values
+from . import (
+    checks,
+    contributions,
+    deletions,
+    effective,
+    frontier,
+    gradient,
+    lengths,
+    lesion,
+    reordering,
+    surface,
+    units,
+    values,
+)
 
 STAGES: tuple[Stage, ...] = (
     checks.STAGE,
     units.STAGE,
     lesion.STAGE,
     deletions.STAGE,
+    reordering.STAGE,
     lengths.STAGE,
     gradient.STAGE,
     effective.STAGE,
     contributions.STAGE,
     values.STAGE,
     frontier.STAGE,
+    surface.STAGE,
 )
 
 __all__ = ["STAGES"]

@@ -1,0 +1,99 @@
+"""Running the blocks in another order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...lesion import Reorderings, reorderings
+from ...plot import plot_reorderings
+from ...unroll import UnrollError
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import NotApplicableError, Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent, points
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Error after random swaps of blocks of equal shape."""
+    data = subject.images(options["images"])
+    try:
+        record = reorderings(
+            subject.net,
+            data,
+            options["swaps"],
+            draws=options["draws"],
+            seed=subject.seed,
+            batch_size=subject.batch_size,
+            progress=False,
+        )
+    except UnrollError:
+        raise
+    except ValueError as reason:
+        raise NotApplicableError(str(reason)) from None
+    frame = record.by_swaps()
+    found = _found(record)
+    reading = (found, *_correlation(record, len(data)))
+    rows = [f"{percent(float(row['median']))} after {row['swaps']:.0f} swaps" for row in frame.to_dict("records")]
+    alt = (
+        f"Error of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
+        f"{', '.join(rows)}; {percent(record.whole)} in the original order."
+    )
+    drawn = picture(lambda ax: plot_reorderings(record, ax), alt)
+    tables = (
+        Table.of("reordering", "Every order", record.to_pandas()),
+        Table.of("reordering_by_swaps", "By number of swaps", frame),
+    )
+    code = subject.code(
+        "from resnet_paths.lesion import reorderings\n\n"
+        f"print(reorderings(unroll({subject.model_code}), {subject.data_code}).by_swaps())"
+    )
+    return Section((Part("Blocks in another order", reading, drawn, tables, code),), (found,), _warnings(record))
+
+
+def _found(record: Reorderings) -> str:
+    least, most = int(record.swaps.min()), int(record.swaps.max())
+    first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
+    text = f"After {counted(least, 'random swap')} of blocks the median error is {percent(first)} "
+    text += f"({points(first - record.whole)})"
+    return text + (f", after {most} {percent(last)}." if most > least else ".")
+
+
+def _correlation(record: Reorderings, images: int) -> list[str]:
+    movable = sum(len(group) for group in record.groups)
+    about = (
+        f"{counted(movable, 'block')} in {counted(len(record.groups), 'group')} of equal shape can change places; each "
+        f"order was run on {counted(images, 'image')}."
+    )
+    if len(record.values) < 3 or np.ptp(record.values) == 0:
+        return [about]
+    rank, low, high = record.rank_correlation()
+    if high < 0:
+        verdict = "the further the order is from the original one, the worse"
+    elif low > 0:
+        verdict = "the further the order is from the original one, the better, which would be odd"
+    else:
+        verdict = "no trend can be told"
+    return [
+        about,
+        f"Error and Kendall's tau have a rank correlation of {number(rank)} (95 % interval {number(low)} to "
+        f"{number(high)}): {verdict}. Veit et al. (2016, section 4.3) found a smooth rise.",
+    ]
+
+
+def _warnings(record: Reorderings) -> tuple[str, ...]:
+    draws = len(record.values) // len(np.unique(record.swaps))
+    if draws >= 10:
+        return ()
+    return (f"Only {counted(draws, 'order')} for each number of swaps: medians are rough. --budget full draws more.",)
+
+
+STAGE = Stage(
+    name="reordering",
+    title="Reordering blocks",
+    question="How much does the order of the blocks matter?",
+    run=run,
+    quick={"images": 200, "swaps": (1, 2, 4, 8, 16, 32), "draws": 6},
+    full={"images": 1000, "swaps": (1, 2, 4, 8, 16, 32, 64), "draws": 20},
+    weight=3,
+)

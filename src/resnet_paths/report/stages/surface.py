@@ -1,0 +1,99 @@
+"""The loss around the trained weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from ...landscape import Roughness, Surface, loss_surface, random_direction, roughness
+from ...plot import plot_surface
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """A plane of filter-normalised random directions, of the model and of its twin."""
+    own, rough = _one(subject, subject.model, "surface", "The model", options)
+    parts = [own]
+    found = (
+        f"Around the trained weights the logarithm of the loss is convex at {percent(rough.convex)} of the inner "
+        "points of a random plane."
+    )
+    if subject.twin is not None:
+        other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.twin_code})", options)
+        parts.append(other)
+        found += f" Its twin's is at {percent(twin.convex)}."
+    return Section(tuple(parts), (found,), _warnings(options, rough))
+
+
+def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Options) -> tuple[Part, Roughness]:
+    coordinates = np.linspace(-options["reach"], options["reach"], options["steps"])
+    plane = [random_direction(model, seed=2 * subject.seed + place) for place in (1, 2)]
+    record = loss_surface(
+        model, subject.images(options["images"]), directions=plane, x=coordinates, y=coordinates, progress=False
+    )
+    rough = roughness(record, scale="log")
+    loss = record.values["loss"]
+    middle = float(loss[options["steps"] // 2, options["steps"] // 2])
+    lost = int((~np.isfinite(loss)).sum())
+    reading = (
+        f"The loss is {number(middle)} at the trained weights and between {number(float(np.nanmin(loss)))} and "
+        f"{number(float(np.nanmax(loss)))} on the plane{_lowest(record)}. {_usable(record)}",
+        f"Of the logarithm of the loss, {percent(rough.convex)} of {counted(rough.cells, 'inner point')} are convex; "
+        f"it deviates from the best quadratic by {percent(rough.deviation)} of its spread.",
+        *([f"{counted(lost, 'cell')} hold no finite loss."] if lost else []),
+    )
+    alt = (
+        f"Loss over a plane of two random filter-normalised directions, from -{options['reach']:g} to "
+        f"{options['reach']:g}: {number(middle)} in the middle, up to {number(float(np.nanmax(loss)))}."
+    )
+    drawn = picture(lambda ax: plot_surface(record, ax), alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
+    frames = (
+        Table.of(name, "Every cell, with standard errors over images", record.to_frame()),
+        Table.of(f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])),
+    )
+    return Part(title, reading, drawn, frames), rough
+
+
+def _lowest(record: Surface) -> str:
+    loss = np.where(np.isfinite(record.values["loss"]), record.values["loss"], np.inf)
+    row, column = np.unravel_index(int(loss.argmin()), loss.shape)
+    if record.y is None or (record.x[column] == 0 and record.y[row] == 0):
+        return ", lowest at the trained weights"
+    return f", lowest at ({number(float(record.x[column]))}, {number(float(record.y[row]))})"
+
+
+def _usable(record: Surface) -> str:
+    error = record.values["error"]
+    row, column = (size // 2 for size in error.shape)
+    good = float((error <= error[row, column] + 0.05).mean())
+    return f"Within 5 points of the model's own error lie {percent(good)} of the cells."
+
+
+def _warnings(options: Options, rough: Roughness) -> tuple[str, ...]:
+    found = [
+        "A surface is one random plane of very many: another seed gives another picture. Differences between models "
+        "need several planes (roughness_study)."
+    ]
+    if rough.left_out:
+        found.append(
+            f"{counted(rough.left_out, 'inner point')} without finite neighbours are left out of the roughness."
+        )
+    if options["images"] is not None and options["images"] < 200:
+        found.append(f"The surface's loss is of {counted(options['images'], 'image')} only.")
+    return tuple(found)
+
+
+STAGE = Stage(
+    name="surface",
+    title="Loss surface",
+    question="How does the loss change around the trained weights, and is it a bowl?",
+    run=run,
+    quick={"images": 100, "steps": 13, "reach": 1.0},
+    full={"images": 500, "steps": 31, "reach": 1.0},
+    weight=10,
+)
