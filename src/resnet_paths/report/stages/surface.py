@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 
 from ...landscape import Roughness, Surface, loss_surface, random_direction, roughness
-from ...plot import plot_surface
+from ...plot import plot_surface_heat
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -51,7 +51,7 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
         f"Loss over a plane of two random filter-normalised directions, from -{options['reach']:g} to "
         f"{options['reach']:g}: {number(middle)} in the middle, up to {number(float(np.nanmax(loss)))}."
     )
-    drawn = picture(lambda ax: plot_surface(record, ax), alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
+    drawn = picture(lambda ax: plot_surface_heat(record, ax=ax, log=True), alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
     frames = (
         Table.of(name, "Every cell, with standard errors over images", record.to_frame()),
         Table.of(f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])),
