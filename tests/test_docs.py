@@ -56,6 +56,17 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages() if str(page.relative_to(ROOT / "docs")) not in navigation] == []
 
 
+def test_functions_and_tests_named_by_the_table_of_the_mathematics_exist() -> None:
+    text = (ROOT / "docs" / "explanation" / "mathematics.md").read_text()
+    rows = re.findall(r"^\|.*\| `([\w.]+)` \| `([\w/.]+)::(\w+)` \|$", text, re.MULTILINE)
+    assert len(rows) >= 20
+    assert len(rows) == len(re.findall(r"^\| ", text, re.MULTILINE)) - 1, "a row is not read"
+    for name, file, test in rows:
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute, None)), f"{name} does not exist"
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks(page)

@@ -1,4 +1,4 @@
-"""Veit, Wilber and Belongie (2016), section 4.2 and figure 6: which path lengths carry the gradient.
+"""Veit, Wilber and Belongie (2016), section 5 and figure 6: which path lengths carry the gradient.
 
     python analysis/veit2016/figure6.py --reference FOLDER
 
@@ -149,7 +149,7 @@ def main() -> None:
     lines = [
         "# Which path lengths carry the gradient",
         "",
-        "Veit, Wilber and Belongie (2016), section 4.2 and figure 6. Made by `python analysis/veit2016/figure6.py` "
+        "Veit, Wilber and Belongie (2016), section 5 and figure 6. Made by `python analysis/veit2016/figure6.py` "
         f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure is of ResNet-110 (54 units); "
         "these networks have 27.",
         "",

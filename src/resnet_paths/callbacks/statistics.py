@@ -28,7 +28,7 @@ class PathStatistics:
             length gives, (n + 1,); sums to one.
         mean_length: ``sum_k k share_k``: how many branches the gradient came through.
         effective_length: mean length weighted by number of paths times root mean square norm of one
-            (Veit, Wilber and Belongie 2016, section 4.2), cancellation between paths left out; None where no
+            (Veit, Wilber and Belongie 2016, section 5), cancellation between paths left out; None where no
             draws were asked for.
         branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each unit, averaged over the examples, (n,).
         residual: ``|sum_k G_k - G| / |G|``, the check of the split.
@@ -95,7 +95,7 @@ def path_statistics(
 
     Cost: two forward passes, one backward pass, and ``(1 + draws) n(n+1)/2`` branch products.
 
-    Source: Veit, Wilber and Belongie (2016), sections 3 and 4.2.
+    Source: Veit, Wilber and Belongie (2016), sections 3 and 5.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll

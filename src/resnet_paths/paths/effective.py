@@ -93,7 +93,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
 
     Cost: none beyond that of the norms.
 
-    Source: Veit, Wilber and Belongie (2016), section 4.2 and figure 6 c.
+    Source: Veit, Wilber and Belongie (2016), section 5 and figure 6 c.
 
     Example:
         >>> import torch, torchvision

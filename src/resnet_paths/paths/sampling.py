@@ -115,7 +115,7 @@ def sample_path_gradients(
     Cost: one forward pass, and for each length and sample one row of at most n branch products (a branch that
     no example of the batch takes is skipped). Memory: `samples` times the largest entry.
 
-    Source: Veit, Wilber and Belongie (2016), section 4.2 and figure 6.
+    Source: Veit, Wilber and Belongie (2016), section 5 and figure 6.
 
     Example:
         >>> import torch, torchvision
