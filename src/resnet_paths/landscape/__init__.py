@@ -1,4 +1,4 @@
-"""Loss surfaces: directions, planes, gates, roughness."""
+"""Loss landscapes: directions, planes, gates, roughness; curvature."""
 
 # directions
 from .directions import (
@@ -17,6 +17,9 @@ from .files import load_surface, save_surface, save_vtk
 
 # gates
 from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
+from .hessian import BlockEigenvalues, ExtremeEigenvalues, block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
+from .operator import CurvatureOperator, curvature_operator
+from .parameters import unit_parameters
 
 # surfaces
 from .record import Surface
@@ -30,21 +33,34 @@ from .roughness import (
     roughness,
     roughness_study,
 )
+from .spectrum import SpectralDensity, spectral_density
 from .surface import loss_surface
+from .trace import TraceEstimate, hutch_plus_plus, hutchinson
 
 __all__ = [
+    "BlockEigenvalues",
+    "CurvatureOperator",
     "Direction",
+    "ExtremeEigenvalues",
     "Roughness",
     "RoughnessDifference",
     "RoughnessStudy",
+    "SpectralDensity",
     "Surface",
+    "TraceEstimate",
+    "block_eigenvalues",
     "compare_roughness",
     "cosine",
+    "curvature_operator",
     "deletion_path",
     "direction_between",
     "direction_from",
+    "eigenvalue_ratio",
+    "extreme_eigenvalues",
     "gate_path",
     "gate_surface",
+    "hutch_plus_plus",
+    "hutchinson",
     "lesioned_surface",
     "load_direction",
     "load_surface",
@@ -56,4 +72,6 @@ __all__ = [
     "save_surface",
     "save_vtk",
     "shared_direction",
+    "spectral_density",
+    "unit_parameters",
 ]

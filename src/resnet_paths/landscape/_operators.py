@@ -1,0 +1,110 @@
+"""The only place that knows curvlinops: its operators, with products that need no forward-mode derivatives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+with warnings.catch_warnings():  # linear_operator, which curvlinops imports, scripts functions with torch.jit
+    warnings.simplefilter("ignore")
+    try:
+        from curvlinops import GGNLinearOperator, HessianLinearOperator
+    except ImportError as error:
+        raise ImportError(
+            "expected curvlinops for curvature, which is not installed; run: pip install 'resnet-paths[curvature]'"
+        ) from error
+
+
+class _Hessian(HessianLinearOperator):  # type: ignore[misc]
+    """The Hessian with reverse-over-reverse products.
+
+    curvlinops takes a forward derivative of ``torch.func.jacrev`` under ``vmap``. That is wrong for layer norm (torch
+    2.15: not even symmetric; see pytorch issue 198017 on such derivatives) and undefined for fused attention, and it
+    costs 5.9 gradients for one vector on a ResNet-56, where two backward passes cost 3.2.
+    """
+
+    def _matmat_batch(self, X: Any, y: torch.Tensor, M: list[torch.Tensor]) -> list[torch.Tensor]:
+        chosen = {id(parameter) for parameter in self._params}
+        values, leaves = {}, {}
+        for name, parameter in self._model_func.named_parameters():
+            values[name] = parameter.detach()
+            if id(parameter) in chosen:
+                values[name] = leaves[id(parameter)] = parameter.detach().requires_grad_()
+        wrt = [leaves[id(parameter)] for parameter in self._params]
+
+        with torch.enable_grad():
+            loss = self._loss_func(functional_call(self._model_func, values, (X,)), y)
+            gradients = _grad([loss], wrt, [torch.ones_like(loss)], create_graph=True)
+        curved = [index for index, gradient in enumerate(gradients) if gradient.requires_grad]
+        columns = []
+        for column in range(M[0].shape[-1]):
+            pushed = [M[index][..., column] for index in curved]
+            columns.append(_grad([gradients[index] for index in curved], wrt, pushed, retain_graph=True))
+        return [torch.stack(parts, -1) for parts in zip(*columns, strict=True)]
+
+
+def _grad(
+    outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], **options: Any
+) -> tuple[torch.Tensor, ...]:
+    """As ``torch.autograd.grad``, and zero where nothing depends on anything."""
+    if not any(output.requires_grad for output in outputs):
+        return tuple(torch.zeros_like(value) for value in inputs)
+    return torch.autograd.grad(outputs, inputs, rows, materialize_grads=True, **options)
+
+
+_KINDS = {"hessian": _Hessian, "gauss_newton": GGNLinearOperator}
+
+
+def make_operator(
+    kind: str,
+    model: nn.Module,
+    loss: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    batches: Iterable[tuple[Any, torch.Tensor]],
+    count: int,
+) -> Any:
+    """An operator of curvlinops for the mean over `count` samples of `batches`.
+
+    Args:
+        kind: ``"hessian"`` or ``"gauss_newton"``.
+        model: inputs to logits.
+        loss: logits and targets to the mean over a batch; its `reduction` is ``"mean"``, so that each batch counts
+            by its size.
+        parameters: of the model.
+        batches: inputs and targets.
+        count: of all samples.
+    """
+    return _KINDS[kind](
+        model,
+        loss,
+        list(parameters),
+        batches,
+        check_deterministic=False,
+        num_data=count,
+        batch_size_fn=_batch_size,
+    )
+
+
+def _batch_size(x: Any) -> int:
+    while isinstance(x, dict | tuple):
+        x = next(iter(x.values() if isinstance(x, dict) else x))
+    return len(x)
+
+
+@contextmanager
+def differentiable_attention() -> Iterator[None]:
+    """Within the block attention runs by plain matrix products, which can be differentiated twice."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,0 +1,285 @@
+"""Curvature matrices of the loss as linear operators: multiplied, never formed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import LinearOperator
+from torch import nn
+
+from ..data import ImageData
+from ..paths._records import Provenance, provenance
+from ..unroll import UnrolledNetwork
+from ..unroll._guard import preserved
+from ..unroll.network import call_model, main_output
+
+Kind = Literal["hessian", "gauss_newton"]
+SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Batches = Iterable[tuple[Any, torch.Tensor]]
+Tensors = dict[str, torch.Tensor]
+
+
+class CurvatureOperator:
+    """The Hessian or the Gauss-Newton matrix of the mean loss over all samples; made by `curvature_operator`.
+
+    Attributes:
+        kind: ``"hessian"`` or ``"gauss_newton"``.
+        names: the parameters, in the order of the vector's entries.
+        shapes: their shapes.
+        samples: number of samples that the mean is over.
+        products: number of vectors multiplied so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: list[tuple[Any, torch.Tensor]],
+        kind: Kind,
+        names: Sequence[str],
+        loss: nn.Module,
+    ) -> None:
+        from . import _operators
+
+        parameters = dict(model.named_parameters())
+        chosen = [parameters[name] for name in names]
+        self.model, self.kind, self.names = model, kind, tuple(names)
+        self.shapes = tuple(tuple(parameter.shape) for parameter in chosen)
+        self.samples = sum(len(target) for _, target in batches)
+        self.products = 0
+        self._batches = batches
+        self._backend = _operators
+        self._operator = _operators.make_operator(kind, _Logits(model), loss, chosen, batches, self.samples)
+        self.dtype, self.device = chosen[0].dtype, chosen[0].device
+
+    def __len__(self) -> int:
+        return sum(map(math.prod, self.shapes))
+
+    def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The matrix times a vector (P,) or several (P, K).
+
+        Raises:
+            ValueError: another shape.
+            FloatingPointError: the product is not finite.
+
+        Cost: for each vector about 3.2 gradients of the data (Hessian; 2.2 from the second column on) or 2.5
+        (Gauss-Newton), measured in analysis/benchmarks/curvature.md. Memory: the graph of one batch.
+        """
+        if vectors.ndim not in (1, 2) or len(vectors) != len(self):
+            raise ValueError(
+                f"expected a vector ({len(self)},) or vectors ({len(self)}, K), got {tuple(vectors.shape)}; the "
+                "operator has an entry for each number in its parameters"
+            )
+        vectors = vectors.to(self.device, self.dtype)
+        with preserved(self.model), self._backend.differentiable_attention():
+            product: torch.Tensor = (self._operator @ vectors).detach()
+        self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
+        if not bool(torch.isfinite(product).all()):
+            raise FloatingPointError(
+                "expected a finite product, got NaN or infinity: the loss or its derivatives overflow at these "
+                "parameters; check the model's output on this data, or use float64"
+            )
+        return product
+
+    def dense(self) -> torch.Tensor:
+        """The whole matrix, (P, P), for small nets.
+
+        Cost: P products, by at most 64 at a time.
+        """
+        unit = torch.eye(len(self), dtype=self.dtype, device=self.device)
+        return torch.cat([self @ block for block in unit.split(64, dim=1)], dim=1)
+
+    def to_scipy(self) -> LinearOperator:
+        """The operator for SciPy, in float64 (the products in the model's own type)."""
+
+        def multiply(vector: np.ndarray) -> np.ndarray:
+            product: np.ndarray = (self @ torch.from_numpy(np.ascontiguousarray(vector))).cpu().double().numpy()
+            return product
+
+        return LinearOperator((len(self), len(self)), matvec=multiply, matmat=multiply, dtype=np.float64)
+
+    def direction(self, vector: torch.Tensor | np.ndarray) -> Tensors:
+        """A vector (P,) as tensors by the names of the parameters, in the model's type: a direction in its space."""
+        flat = torch.as_tensor(vector).to(self.device, self.dtype)
+        parts = flat.split([math.prod(shape) for shape in self.shapes])
+        return {name: part.reshape(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def vector(self, direction: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """A direction as a vector (P,); the inverse of :meth:`direction`."""
+        return torch.cat([direction[name].to(self.device, self.dtype).reshape(-1) for name in self.names])
+
+    def slices(self) -> dict[str, slice]:
+        """Where each parameter's numbers stand in a vector."""
+        found, start = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            found[name] = slice(start, start + math.prod(shape))
+            start += math.prod(shape)
+        return found
+
+    def source(self, seed: int | None = None) -> Provenance:
+        """What is needed to make the operator again."""
+        return provenance(self.model, [list(batch) for batch in self._batches], self.dtype, seed)
+
+    def __repr__(self) -> str:
+        return f"CurvatureOperator({self.kind}, {len(self):,} parameters, {self.samples} samples, {self.dtype})"
+
+
+def curvature_operator(
+    model: nn.Module | UnrolledNetwork,
+    data: ImageData | Batches,
+    *,
+    kind: Kind = "hessian",
+    parameters: Sequence[str] | None = None,
+    loss: SampleLoss = "cross_entropy",
+    batch_size: int = 256,
+) -> CurvatureOperator:
+    """The Hessian or the generalised Gauss-Newton matrix of the mean loss as a linear operator.
+
+    With the loss ``L = 1/N sum_n l(f(x_n), y_n)`` over all N samples, whatever the sizes of the batches,
+
+        H = d²L / dθ²,      G = 1/N sum_n J_nᵀ (d²l / df²) J_n,      J_n = df(x_n) / dθ,
+
+    for the chosen parameters θ; batch norm uses its running statistics. The model is left as it is.
+
+    Args:
+        model: a model, or an unrolled one, in eval mode.
+        data: labelled images, or an iterable of batches (input, target); it is read once and kept.
+        kind: ``"hessian"`` or ``"gauss_newton"``.
+        parameters: names of the parameters; None takes all.
+        loss: ``"cross_entropy"``, or a function of output and target that returns one loss for each sample, (batch,).
+        batch_size: samples at a time, of labelled images; the numbers do not depend on it.
+
+    Returns:
+        The operator.
+
+    Raises:
+        ValueError: the model is in training mode, a parameter does not exist, or there are no samples.
+        TypeError: the parameters are of several types or on several devices.
+        ImportError: without the extra ``curvature``.
+
+    Cost: none before the first product.
+
+    Source: Pearlmutter (1994), Fast exact multiplication by the Hessian; Schraudolph (2002) for Gauss-Newton.
+
+    Example:
+        >>> import torch
+        >>> line = torch.nn.Linear(2, 1, bias=False).double().eval()
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).double()
+        >>> square = lambda output, target: (output[:, 0] - target) ** 2 / 2
+        >>> H = curvature_operator(line, [(x, torch.zeros(2))], loss=square)
+        >>> H.dense().tolist()  # xᵀx / N
+        [[0.5, 0.0], [0.0, 2.0]]
+    """
+    model = model.model if isinstance(model, UnrolledNetwork) else model
+    if kind not in ("hessian", "gauss_newton"):
+        raise ValueError(f"expected kind 'hessian' or 'gauss_newton', got {kind!r}")
+    check_eval(model)
+    names = check_parameters(model, parameters)
+    reference = dict(model.named_parameters())[names[0]]
+    return CurvatureOperator(model, read_batches(data, batch_size, reference), kind, names, MeanLoss(loss))
+
+
+def check_eval(model: nn.Module) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        ValueError: in training mode the loss depends on chance and on the batch.
+    """
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"expected a model in eval mode, got {len(training)} modules in training mode ({training[0]}, ...), where "
+            "batch norm and dropout make the loss depend on the batch and on chance; call model.eval() first"
+        )
+
+
+def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]:
+    """The names of the chosen parameters, in the model's order.
+
+    Raises:
+        ValueError: a name is unknown or given twice, or there are none.
+        TypeError: parameters of several types or on several devices.
+    """
+    known = dict(model.named_parameters())
+    chosen = list(known) if names is None else list(names)
+    unknown = [name for name in chosen if name not in known]
+    if unknown or len(set(chosen)) < len(chosen) or not chosen:
+        raise ValueError(
+            f"expected names of different parameters of the model, got {unknown or chosen}; choose among "
+            f"{list(known)[:6]} and so on (model.named_parameters())"
+        )
+    kinds = {(known[name].dtype, known[name].device) for name in chosen}
+    if len(kinds) > 1:
+        raise TypeError(f"expected parameters of one type on one device, got {sorted(map(str, kinds))}")
+    return [name for name in known if name in set(chosen)]
+
+
+def read_batches(data: ImageData | Batches, batch_size: int, reference: torch.Tensor) -> list[tuple[Any, torch.Tensor]]:
+    """All batches, floating inputs in the parameters' type, on their device.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if isinstance(data, ImageData):
+        data = data.to(reference.device, reference.dtype).batches(batch_size)
+    batches = [(_moved(x, reference), torch.as_tensor(target, device=reference.device)) for x, target in data]
+    if not sum(len(target) for _, target in batches):
+        raise ValueError("expected at least one sample, got none; is the iterator of batches used up? give a list")
+    return batches
+
+
+def _moved(x: Any, reference: torch.Tensor) -> Any:
+    if isinstance(x, dict):
+        return {key: _moved(value, reference) for key, value in x.items()}
+    if isinstance(x, tuple):
+        return tuple(_moved(value, reference) for value in x)
+    value = torch.as_tensor(x)
+    return value.to(reference.device, reference.dtype if value.is_floating_point() else None)
+
+
+class MeanLoss(nn.Module):
+    """The mean over a batch of a loss for each sample."""
+
+    reduction = "mean"
+
+    def __init__(self, loss: SampleLoss) -> None:
+        super().__init__()
+        if loss != "cross_entropy" and not callable(loss):
+            raise ValueError(f"expected 'cross_entropy' or a function of output and target, got {loss!r}")
+        self.loss = loss
+
+    def per_sample(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of each sample, (batch,).
+
+        Raises:
+            ValueError: the function does not give one number for each sample.
+        """
+        if isinstance(self.loss, str):
+            return F.cross_entropy(output, target, reduction="none")
+        values = self.loss(output, target)
+        if values.shape != output.shape[:1]:
+            raise ValueError(
+                f"expected one loss for each of {len(output)} samples, got shape {tuple(values.shape)}; leave out the "
+                "mean or sum over the batch (reduction='none')"
+            )
+        return values
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The batch's mean."""
+        return self.per_sample(output, target).mean()
+
+
+class _Logits(nn.Module):
+    """A model whose output is the one tensor that losses take."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, x: Any) -> torch.Tensor:
+        return main_output(call_model(self.model, x))

@@ -1,0 +1,223 @@
+"""The spectral density of a curvature matrix by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from scipy.linalg import eigh_tridiagonal
+from scipy.stats import norm
+
+from ..paths._records import Provenance, dataset
+from .operator import CurvatureOperator, Kind
+from .trace import _probes
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralDensity:
+    """How the eigenvalues of a curvature matrix are distributed, estimated.
+
+    Attributes:
+        kind: ``"hessian"`` or ``"gauss_newton"``.
+        grid: (G,) eigenvalues at which the density is given.
+        density: (G,) share of the eigenvalues for each unit of length, smoothed by a Gaussian of `width`.
+        standard_error: (G,) of it, over the probes.
+        width: standard deviation of the Gaussian.
+        nodes: (probes, steps) Ritz values of each probe; NaN where Lanczos ended before.
+        weights: (probes, steps) their shares of the eigenvalues, each row's sum 1; 0 for such.
+        products: matrix-vector products used.
+        size: P, the number of eigenvalues.
+        samples: number of samples in the mean.
+        source: model, data, seed and versions.
+    """
+
+    kind: Kind
+    grid: np.ndarray
+    density: np.ndarray
+    standard_error: np.ndarray
+    width: float
+    nodes: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    products: int
+    size: int
+    samples: int
+    source: Provenance = field(repr=False)
+
+    @property
+    def probes(self) -> int:
+        """Number of random vectors."""
+        return len(self.nodes)
+
+    def share_below(self, value: float) -> tuple[float, float]:
+        """The share of eigenvalues below a value, and its standard error over the probes.
+
+        The quadrature counts a Ritz value as a whole: near the many eigenvalues around 0 its resolution is that of
+        the Ritz values there.
+        """
+        return _mean_error((self.weights * (self.nodes < value)).sum(1))
+
+    def moment(self, power: int = 1) -> tuple[float, float]:
+        """The mean of ``λ^power`` over the eigenvalues, and its standard error; power 1 times P is the trace."""
+        return _mean_error((self.weights * np.nan_to_num(self.nodes) ** power).sum(1))
+
+    def to_xarray(self) -> xr.Dataset:
+        """Density and nodes with dimensions eigenvalue, probe and step."""
+        return dataset(
+            {
+                "density": (("eigenvalue",), self.density),
+                "standard_error": (("eigenvalue",), self.standard_error),
+                "nodes": (("probe", "step"), self.nodes),
+                "weights": (("probe", "step"), self.weights),
+            },
+            {"eigenvalue": self.grid},
+            self.source,
+            kind=self.kind,
+            width=self.width,
+            size=self.size,
+            samples=self.samples,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each point of the grid."""
+        columns = {"eigenvalue": self.grid, "density": self.density, "standard_error": self.standard_error}
+        return pd.DataFrame(columns)
+
+
+def spectral_density(
+    operator: CurvatureOperator,
+    *,
+    steps: int = 60,
+    probes: int = 8,
+    width: float | None = None,
+    grid: np.ndarray | int = 1024,
+    seed: int = 0,
+) -> SpectralDensity:
+    """The density of eigenvalues, ``1/P sum_i N(t; λ_i, width²)``, by stochastic Lanczos quadrature.
+
+    Each of `probes` random unit vectors v gives a tridiagonal matrix ``T = VᵀHV`` of Lanczos with eigenvalues θ_j
+    and first components w_j of its eigenvectors; then
+
+        vᵀ f(H) v  ~  sum_j w_j² f(θ_j),      f(H) = N(t; H, width²),
+
+    whose expectation over v is the density. Lanczos keeps all vectors and orthogonalises twice.
+
+    Args:
+        operator: see :func:`curvature_operator`.
+        steps: Lanczos steps; at most P are made.
+        probes: random vectors (Gaussian, of length 1), at least 2.
+        width: of the Gaussian; None takes 1 % of the distance between the extreme Ritz values.
+        grid: the eigenvalues at which to give the density, or how many, evenly from 4 widths below the smallest Ritz
+            value to 4 above the largest.
+        seed: of the probes.
+
+    Returns:
+        The record, with standard errors over probes.
+
+    Raises:
+        ValueError: too few probes or steps, a width that is not positive.
+
+    Cost: ``probes * steps`` products; memory for `steps` vectors.
+
+    Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature; Ghorbani,
+    Krishnan and Xiao (2019) for networks.
+
+    Example:
+        >>> import torch
+        >>> from resnet_paths.landscape.operator import curvature_operator
+        >>> line = torch.nn.Linear(2, 1, bias=False).double().eval()
+        >>> x = torch.diag(torch.tensor([1.0, 3.0]).double()) * 2**0.5
+        >>> square = lambda output, target: output[:, 0] ** 2 / 2
+        >>> found = spectral_density(curvature_operator(line, [(x, torch.zeros(2))], loss=square), probes=2)
+        >>> found.nodes[0].round(9).tolist()
+        [1.0, 9.0]
+    """
+    if probes < 2 or steps < 1:
+        raise ValueError(f"expected at least 2 probes and 1 step, got {probes} and {steps}")
+    if width is not None and not width > 0:
+        raise ValueError(f"expected a positive width, got {width}")
+    before = operator.products
+    taken = min(steps, len(operator))
+    nodes, weights = np.full((probes, taken), np.nan), np.zeros((probes, taken))
+    for row, start in enumerate(_probes(operator, probes, "gaussian", seed)):
+        diagonal, beside, _ = lanczos(operator, start, taken)
+        values, vectors = eigh_tridiagonal(diagonal, beside)
+        nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
+
+    low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
+    spread = width if width is not None else max(0.01 * (high - low), 1e-12 * max(abs(low), abs(high), 1e-300))
+    points = np.linspace(low - 4 * spread, high + 4 * spread, grid) if isinstance(grid, int) else np.asarray(grid)
+    density, error = smoothed(nodes, weights, points, spread)
+    return SpectralDensity(
+        kind=operator.kind,
+        grid=points,
+        density=density,
+        standard_error=error,
+        width=spread,
+        nodes=nodes,
+        weights=weights,
+        products=operator.products - before,
+        size=len(operator),
+        samples=operator.samples,
+        source=operator.source(seed),
+    )
+
+
+def lanczos(
+    operator: CurvatureOperator, start: torch.Tensor, steps: int
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """The tridiagonal matrix of a symmetric operator on the Krylov space of a vector.
+
+    Args:
+        operator: anything that multiplies vectors by ``@``.
+        start: (P,), not zero.
+        steps: at most so many; fewer where the space is exhausted.
+
+    Returns:
+        The diagonal (k,), what stands beside it (k - 1,), and the orthonormal vectors (P, k), float64.
+
+    Raises:
+        ValueError: the start is zero.
+
+    Cost: `steps` products and, to orthogonalise, ``4 P steps²`` operations; memory ``P steps``.
+
+    Source: Golub and Van Loan (2013), Matrix Computations, section 10.3; full orthogonalisation, twice.
+    """
+    length = float(torch.linalg.vector_norm(start.double()))
+    if length == 0:
+        raise ValueError("expected a starting vector other than zero, got zero")
+    basis = torch.empty(len(start), steps, dtype=torch.float64, device=start.device)
+    basis[:, 0] = start.double() / length
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for step in range(steps):
+        product = (operator @ basis[:, step]).double()
+        diagonal.append(float(product @ basis[:, step]))
+        if step + 1 == steps:
+            break
+        known = basis[:, : step + 1]
+        for _ in range(2):
+            product = product - known @ (known.T @ product)
+        size = float(torch.linalg.vector_norm(product))
+        if size <= 1e-12 * math.hypot(*diagonal, *beside):
+            break
+        beside.append(size)
+        basis[:, step + 1] = product / size
+    return np.array(diagonal), np.array(beside), basis[:, : len(diagonal)]
+
+
+def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over probes of ``sum_j weights_j N(t; nodes_j, width²)`` and its standard error, (G,) each."""
+    rows = [
+        (norm.pdf(grid[:, None], loc=np.nan_to_num(row), scale=width) * share).sum(1)
+        for row, share in zip(nodes, weights, strict=True)
+    ]
+    stacked = np.array(rows)
+    return stacked.mean(0), stacked.std(0, ddof=1) / math.sqrt(len(stacked))
+
+
+def _mean_error(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -1,0 +1,230 @@
+"""The trace of a curvature matrix, estimated from products with random vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import t as student
+
+from ..paths._records import Provenance
+from .operator import CurvatureOperator, Kind
+
+Probe = Literal["rademacher", "gaussian"]
+
+
+@dataclass(frozen=True, eq=False)
+class TraceEstimate:
+    """An estimate of a trace with its error.
+
+    Attributes:
+        kind: ``"hessian"`` or ``"gauss_newton"``.
+        method: ``"hutchinson"`` or ``"hutch++"``.
+        value: the estimate.
+        standard_error: of it, over the random vectors; NaN for a single one, 0 where the result is exact.
+        low: lower end of the confidence interval (Student's t).
+        high: upper end.
+        confidence: level of the interval.
+        draws: random vectors whose spread gives the error.
+        products: matrix-vector products used.
+        size: P, the number of parameters.
+        samples: number of samples in the mean.
+        by_parameter: for each parameter its diagonal block's estimates, one a draw (Hutchinson only).
+        source: model, data, seed and versions.
+    """
+
+    kind: Kind
+    method: str
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    confidence: float
+    draws: int
+    products: int
+    size: int
+    samples: int
+    by_parameter: Mapping[str, np.ndarray] = field(repr=False)
+    source: Provenance = field(repr=False)
+
+    def of_blocks(self, blocks: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+        """The traces of diagonal blocks, from the same products: each draw gives ``z_bᵀ (H z)_b`` for a block b.
+
+        Each is unbiased; its error includes what the rest of the matrix adds to ``(H z)_b``.
+
+        Args:
+            blocks: for each block the names of its parameters, as :func:`unit_parameters` gives them.
+
+        Raises:
+            ValueError: the estimate is not Hutchinson's, or a parameter is not in the operator.
+        """
+        if not self.by_parameter:
+            raise ValueError(f"expected Hutchinson's estimate, got {self.method}, which has no parts; use hutchinson()")
+        rows = []
+        for block, names in blocks.items():
+            unknown = [name for name in names if name not in self.by_parameter]
+            if unknown or not names:
+                raise ValueError(f"expected parameters of the operator in block {block!r}, got {unknown or 'none'}")
+            draws = np.sum([self.by_parameter[name] for name in names], axis=0)
+            rows.append((block, *_summary(draws, self.confidence)))
+        return pd.DataFrame(rows, columns=["block", "trace", "standard_error", "low", "high"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        names = ("kind", "method", "value", "standard_error", "low", "high", "draws", "products", "size", "samples")
+        return pd.DataFrame([{name: getattr(self, name) for name in names}])
+
+
+def hutchinson(
+    operator: CurvatureOperator,
+    draws: int = 32,
+    *,
+    probe: Probe = "rademacher",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> TraceEstimate:
+    """The trace as the mean of ``zᵀ H z`` over random vectors z with independent entries of variance 1.
+
+    Unbiased; for signs its variance is ``2 (|H|_F² - sum_i H_ii²) / draws``.
+
+    Args:
+        operator: see :func:`curvature_operator`.
+        draws: random vectors, at least 2.
+        probe: ``"rademacher"`` (signs) or ``"gaussian"``.
+        confidence: level of the interval.
+        seed: of the vectors.
+
+    Raises:
+        ValueError: too few draws, an unknown probe, a confidence outside (0, 1).
+
+    Cost: `draws` products.
+
+    Source: Hutchinson (1990), A stochastic estimator of the trace of the influence matrix.
+
+    Example:
+        >>> import torch
+        >>> from resnet_paths.landscape.operator import curvature_operator
+        >>> line = torch.nn.Linear(2, 1, bias=False).double().eval()
+        >>> x = torch.diag(torch.tensor([1.0, 3.0]).double())
+        >>> square = lambda output, target: output[:, 0] ** 2 / 2
+        >>> hutchinson(curvature_operator(line, [(x, torch.zeros(2))], loss=square), 4).value
+        5.0
+    """
+    _check(draws, 2, confidence)
+    before = operator.products
+    rows = _probes(operator, draws, probe, seed)
+    parts: dict[str, list[float]] = {name: [] for name in operator.names}
+    for z in rows:
+        product = (z * (operator @ z)).double()
+        for name, place in operator.slices().items():
+            parts[name].append(float(product[place].sum()))
+    by_parameter = {name: np.array(values) for name, values in parts.items()}
+    summary = _summary(np.sum(list(by_parameter.values()), axis=0), confidence)
+    return _estimate(operator, "hutchinson", summary, confidence, draws, before, by_parameter, seed)
+
+
+def hutch_plus_plus(
+    operator: CurvatureOperator, products: int = 48, *, confidence: float = 0.95, seed: int = 0
+) -> TraceEstimate:
+    """The trace with the largest part of the matrix taken exactly and Hutchinson's estimate for the rest.
+
+    With Q an orthonormal basis of ``H S`` for a third of the products' random signs S,
+
+        tr H = tr(Qᵀ H Q) + tr((1 - QQᵀ) H (1 - QQᵀ)),
+
+    the first term exactly from another third, the second by Hutchinson from the last third. The error falls as
+    1 / products instead of 1 / sqrt(products) for matrices whose eigenvalues have one sign. Exact where the
+    products suffice for all of the matrix.
+
+    Args:
+        operator: see :func:`curvature_operator`.
+        products: matrix-vector products altogether, at least 6.
+        confidence: level of the interval, which is conditional on S.
+        seed: of the random vectors.
+
+    Raises:
+        ValueError: too few products, a confidence outside (0, 1).
+
+    Cost: at most `products` products; memory for a third as many vectors.
+
+    Source: Meyer, Musco, Musco and Woodruff (2021), Hutch++: Optimal stochastic trace estimation, algorithm 1.
+    """
+    _check(products, 6, confidence)
+    before, third = operator.products, products // 3
+    sketch = operator @ torch.stack(_probes(operator, min(third, len(operator)), "rademacher", seed), 1)
+    basis = torch.linalg.qr(sketch.double()).Q
+    exact = float((basis * (operator @ basis).double()).sum())
+
+    if basis.shape[1] == len(operator):
+        summary = (exact, 0.0, exact, exact)
+        return _estimate(operator, "hutch++", summary, confidence, 0, before, {}, seed)
+    draws = products - 2 * third
+    rest = []
+    for z in _probes(operator, draws, "rademacher", seed + 1):
+        outside = z.double() - basis @ (basis.T @ z.double())
+        rest.append(float(outside @ (operator @ outside).double()))
+    value, *interval = _summary(np.array(rest), confidence)
+    shifted = (exact + value, interval[0], exact + interval[1], exact + interval[2])
+    return _estimate(operator, "hutch++", shifted, confidence, draws, before, {}, seed)
+
+
+def _check(count: int, least: int, confidence: float) -> None:
+    if count < least:
+        raise ValueError(f"expected at least {least} random vectors or products, got {count}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+
+
+def _probes(operator: CurvatureOperator, count: int, probe: Probe, seed: int) -> list[torch.Tensor]:
+    """Random vectors with entries of mean 0 and variance 1, the same on every device."""
+    if probe not in ("rademacher", "gaussian"):
+        raise ValueError(f"expected probe 'rademacher' or 'gaussian', got {probe!r}")
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(count):
+        if probe == "gaussian":
+            row = torch.randn(len(operator), generator=generator, dtype=torch.float64)
+        else:
+            row = torch.randint(0, 2, (len(operator),), generator=generator).double() * 2 - 1
+        rows.append(row.to(operator.device, operator.dtype))
+    return rows
+
+
+def _summary(draws: np.ndarray, confidence: float) -> tuple[float, float, float, float]:
+    """Mean, standard error and Student's interval."""
+    mean, error = float(draws.mean()), float(draws.std(ddof=1)) / math.sqrt(len(draws))
+    half = float(student.ppf((1 + confidence) / 2, len(draws) - 1)) * error
+    return mean, error, mean - half, mean + half
+
+
+def _estimate(
+    operator: CurvatureOperator,
+    method: str,
+    summary: tuple[float, float, float, float],
+    confidence: float,
+    draws: int,
+    before: int,
+    by_parameter: Mapping[str, np.ndarray],
+    seed: int,
+) -> TraceEstimate:
+    value, error, low, high = summary
+    return TraceEstimate(
+        kind=operator.kind,
+        method=method,
+        value=value,
+        standard_error=error,
+        low=low,
+        high=high,
+        confidence=confidence,
+        draws=draws,
+        products=operator.products - before,
+        size=len(operator),
+        samples=operator.samples,
+        by_parameter=by_parameter,
+        source=operator.source(seed),
+    )
