@@ -97,6 +97,42 @@ def test_norms_after_the_addition_move_with_their_block() -> None:
     check_against_copies(model, data, record)
 
 
+class Mixed(nn.Module):
+    """Additions of the model itself around a chain of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.last = nn.Linear(192, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.blocks = nn.Sequential(*[Plain() for _ in range(3)])
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.flatten(1))
+        x = x + self.first(x).relu()
+        x = self.blocks(x)
+        x = x + self.last(x).relu()
+        return self.head(x)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + self.layer(x)).relu()
+
+
+def test_what_the_model_adds_itself_stays_in_its_place() -> None:
+    torch.manual_seed(0)
+    model, data = Mixed().double().eval(), images()
+    record = reorderings(unroll(model), data, [1, 3], draws=4, metric=first_logit)
+    assert record.direct
+    assert (record.orders[:, [0, 4]] == [0, 4]).all()
+    assert record.groups == (("blocks.0", "blocks.1", "blocks.2"),)
+    check_against_copies(model, data, record)
+
+
 def test_units_of_one_module_move_together() -> None:
     torch.manual_seed(0)
     model = VisionTransformer(32, 16, 3, 2, 16, 32, num_classes=10)

@@ -46,16 +46,12 @@ def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
     plan = net.segments
     find, shapes = place_finder(plan.program), unit_shapes(net, example)
     places = [find(cut) for cut in plan.cuts]
-    members: dict[int, list[int]] = {}
-    for index, place in enumerate(places):
-        members.setdefault(id(place), []).append(index)
-    blocks = tuple(sorted(map(tuple, members.values())))
+    blocks = _blocks(places)
     alike: dict[Any, list[int]] = {}
-    for place_number, block in enumerate(blocks):
-        consecutive = block == tuple(range(block[0], block[-1] + 1))
-        if places[block[0]].path and consecutive:
+    for number, block in enumerate(blocks):
+        if places[block[0]].path and sum(place is places[block[0]] for place in places) == len(block):
             key = (shapes[block[0]][0], shapes[block[-1]][1], len(block))
-            alike.setdefault(key, []).append(place_number)
+            alike.setdefault(key, []).append(number)
     groups = tuple(tuple(group) for group in alike.values() if len(group) > 1)
     if not groups:
         raise ValueError(
@@ -63,6 +59,17 @@ def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
             f"{len(net)} units of {type(net.model).__name__}; there is nothing to reorder"
         )
     return Exchange(blocks, groups, _direct(net, blocks, groups, places))
+
+
+def _blocks(places: list[ModuleCall]) -> tuple[Block, ...]:
+    """Units that follow each other in one module; where the model itself adds, each unit by itself."""
+    blocks: list[list[int]] = []
+    for index, place in enumerate(places):
+        if index and place.path and place is places[index - 1]:
+            blocks[-1].append(index)
+        else:
+            blocks.append([index])
+    return tuple(map(tuple, blocks))
 
 
 def _direct(
