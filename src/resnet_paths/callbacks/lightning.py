@@ -38,7 +38,7 @@ class LightningPathRecorder(pl.Callback):
         network: str = "",
         every: int = 100,
         loss: Loss = "cross_entropy",
-        draws: int = 4,
+        draws: int = 2,
         seed: int = 0,
     ) -> None:
         """See the class.
@@ -50,7 +50,7 @@ class LightningPathRecorder(pl.Callback):
                 ``""``: the LightningModule itself.
             every: record after so many steps of the trainer (``trainer.global_step``).
             loss: as in :func:`resnet_paths.paths.gradient_by_length`.
-            draws: sign vectors for the effective length; 0 leaves it out.
+            draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
             seed: of the signs.
 
         Cost: see :func:`path_statistics`, for each recording, on the process of rank 0 alone.

@@ -51,7 +51,7 @@ class PathRecorder:
         *,
         every: int = 100,
         loss: Loss = "cross_entropy",
-        draws: int = 4,
+        draws: int = 2,
         seed: int = 0,
         loggers: Sequence[Logger] = (),
     ) -> None:
@@ -63,7 +63,7 @@ class PathRecorder:
             target: their class indices, or what the loss takes.
             every: record after so many steps of the optimiser (for :meth:`attach`).
             loss: as in :func:`resnet_paths.paths.gradient_by_length`.
-            draws: sign vectors for the effective length; 0 leaves it out.
+            draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
             seed: of the signs.
             loggers: called with each record's numbers and step; see :func:`to_tensorboard`, :func:`to_wandb`.
 
