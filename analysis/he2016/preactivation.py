@@ -71,6 +71,19 @@ def compared(runs: Runs, better: str, worse: str, depth: int, figure: str, claim
     )
 
 
+def unlearnt(runs: Runs) -> list[str]:
+    """A warning where the compared networks are still at the beginning of training."""
+    errors = {key: statistics.fmean(values(runs, key, "test_error")) for key in runs}
+    poor = [f"{kind} {depth}" for (kind, depth), value in errors.items() if value > 0.5]
+    if not poor:
+        return []
+    return [
+        f"Above half of the test images wrong at the end of this budget: {', '.join(poor)}. Between two of these the "
+        "comparison is of networks at the beginning of their training.",
+        "",
+    ]
+
+
 def picture(runs: Runs) -> None:
     axes = Figure(figsize=(10, 4), layout="constrained").subplots(1, 2, sharey=True)
     for ax, depth in zip(axes, (110, 218), strict=True):
@@ -122,6 +135,7 @@ def main() -> None:
         "|---|---|---|---|",
         *[f"| {' | '.join(claim)} |" for claim in claims],
         "",
+        *unlearnt(runs),
         "![training loss](preactivation.png)",
         "",
         "| unit | layers | early loss | final loss | final training error | final test error |",

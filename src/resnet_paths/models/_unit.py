@@ -162,7 +162,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, option: Shortcut
     # in pre-activation the input was normalised already, and the sum stays free of norms (He et al. 2016, section 3.1)
     norms = [] if preactivation else [nn.BatchNorm2d(out_channels)]
     if option == "D":
-        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)
         return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), *norms)
     convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
     return nn.Sequential(convolution, *norms) if norms else convolution
