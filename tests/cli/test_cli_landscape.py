@@ -81,6 +81,7 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--model", "cifar-resnet20"], "choose --data to fit --model"),
         (["--range", "1"], "a range LOW:HIGH"),
         (["--range", "1:0"], "a range LOW:HIGH"),
         (["--dtype", "int8"], "--dtype among"),

@@ -147,6 +147,15 @@ def test_tied_weights_and_convolutions_with_bias() -> None:
     np.testing.assert_allclose(found.values["loss"], exact, rtol=1e-10)
 
 
+def test_wrapped_models() -> None:
+    model, data = tiny(), images()
+    options = {"x": [0.0, 0.3], "y": [0.1], **QUIET}
+    exact = loss_surface(model, data, directions=plane(model), **options).values["loss"]
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        found = loss_surface(wrapped, data, directions=plane(wrapped), **options)
+        np.testing.assert_array_equal(found.values["loss"], exact)
+
+
 def test_a_model_that_no_graph_is_found_of() -> None:
     class Stubborn(nn.Module):
         def __init__(self) -> None:

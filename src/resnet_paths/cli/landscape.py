@@ -28,6 +28,7 @@ from ..landscape import (
 from ..models import load_model
 from ..plot import interactive_surface, plot_surface_line, plot_surface_twins, save
 from ..sweep import local_workers
+from ..unroll.network import call_model, main_output
 from ._common import (
     DataOption,
     DeviceOption,
@@ -119,6 +120,7 @@ def register(app: typer.Typer) -> None:
         screen = console(quiet=as_json)
         network, images = model_and_data(model, data, limit, size, device)
         _check_ways(twin, to, gates, line)
+        _check_fit(network, images)
         flat = line or to is not None or (gates is not None and "," not in gates)
         low_high = span or ("0:1" if gates or to else "-1:1")
         x = np.linspace(*_range(low_high), points)
@@ -156,6 +158,25 @@ def _check_ways(twin: str | None, to: str | None, gates: str | None, line: bool)
         raise ValueError("expected --twin with random directions or gates, got --to: a twin has no way to it")
     if line and gates:
         raise ValueError("expected --gates without --line: one unit makes a line, two make a plane")
+
+
+def _check_fit(model: nn.Module, images: ImageData) -> None:
+    """Whether the model takes these images and knows their classes, before a long computation."""
+    parameter = next(model.parameters())
+    example = images.subset(slice(0, 2)).x.to(parameter.device, parameter.dtype)
+    try:
+        with torch.no_grad():
+            classes = main_output(call_model(model, example)).shape[-1]
+    except RuntimeError as error:
+        shape = "x".join(map(str, example.shape[1:]))
+        raise ValueError(
+            f"expected images that the model takes, got {images.name} of {shape}: {error}; choose --data to fit --model"
+        ) from None
+    if classes <= int(images.labels.max()):
+        raise ValueError(
+            f"expected labels below {classes}, the classes of the model, got up to {int(images.labels.max())} in "
+            f"{images.name}; choose --data to fit --model"
+        )
 
 
 def _range(text: str) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..unroll._unwrap import unwrap
+
 Normalise = Literal["filter", "layer", "model", "none"]
 Include = Literal["weights", "all"] | Callable[[str, torch.Tensor], bool]
 
@@ -92,6 +94,7 @@ def random_direction(
     """
     if normalise not in _NORMALISE:
         raise ValueError(f"expected normalise 'filter', 'layer', 'model' or 'none', got {normalise!r}")
+    model = unwrap(model)
     owners = _owners(model)
     chosen = {name: p.detach() for name, p in model.named_parameters() if _included(name, p, owners[name], include)}
     if not chosen:
@@ -130,8 +133,8 @@ def direction_between(start: nn.Module, end: nn.Module | Mapping[str, torch.Tens
         >>> bool(torch.allclose(a.weight + step.tensors["weight"], b.weight))
         True
     """
-    there = dict(end.named_parameters()) if isinstance(end, nn.Module) else dict(end)
-    here = dict(start.named_parameters())
+    there = dict(unwrap(end).named_parameters()) if isinstance(end, nn.Module) else dict(end)
+    here = dict(unwrap(start).named_parameters())
     missing = [name for name, p in here.items() if name not in there or there[name].shape != p.shape]
     if missing:
         raise ValueError(
@@ -166,7 +169,7 @@ def direction_from(
         >>> direction_from(layer, torch.arange(3.0)).tensors["bias"]
         tensor([2.])
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(unwrap(model).named_parameters())
     if isinstance(tensors, torch.Tensor):
         sizes = [p.numel() for p in parameters.values()]
         if tensors.ndim != 1 or len(tensors) != sum(sizes):
@@ -198,7 +201,7 @@ def shared_direction(direction: Direction, model: nn.Module) -> Direction:
         >>> shared_direction(direction, nn.Sequential(nn.Linear(2, 2))).facts["left_out"]
         1
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(unwrap(model).named_parameters())
     kept = {
         name: tensor.to(parameters[name].device, parameters[name].dtype)
         for name, tensor in direction.tensors.items()

@@ -15,6 +15,7 @@ from torch import nn
 from ..data import ImageData
 from ..sweep import fingerprint, worker_device
 from ..unroll import UnrolledNetwork
+from ..unroll._unwrap import unwrap
 from ..unroll.fingerprint import fingerprint as model_fingerprint
 from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
@@ -57,7 +58,8 @@ def loss_surface(
     - ``batch``: those of the batch that each image happens to be in, as in training; depends on `batch_size`.
 
     Args:
-        model: any model of images; of an unrolled network, its model.
+        model: any model of images (compiled or data-parallel ones are taken out of their wrappers), or an unrolled
+            network.
         data: labelled images.
         directions: one or two; see :func:`random_direction`, :func:`direction_between`, :func:`direction_from`.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
@@ -95,7 +97,7 @@ def loss_surface(
         >>> surface.values["loss"].shape, list(surface.to_xarray().dims)
         ((2, 3), ['y', 'x'])
     """
-    network = model.model if isinstance(model, UnrolledNetwork) else model
+    network = unwrap(model.model if isinstance(model, UnrolledNetwork) else model)
     chosen = [directions] if isinstance(directions, Direction) else list(directions)
     _check(network, chosen, y)
     check_statistics(network, batchnorm)
