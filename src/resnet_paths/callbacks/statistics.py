@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._display import shown
 from ..paths import effective_paths, gradient_by_length, path_energy
 from ..unroll import UnrolledNetwork
 
@@ -17,6 +18,7 @@ Loss = Any
 _COLUMNS = 4  # of path_energy: a few are enough for a mean length, and cost a quarter of its default
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class PathStatistics:
     """The paths of a network at one moment, on one batch.

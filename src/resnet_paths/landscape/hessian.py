@@ -11,6 +11,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..paths._records import Provenance
 from ..unroll import UnrolledNetwork
@@ -19,6 +20,7 @@ from .operator import Batches, CurvatureOperator, Kind, SampleLoss, curvature_op
 from .parameters import check_blocks, unit_parameters
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class ExtremeEigenvalues:
     """The largest and the smallest eigenvalues of a curvature matrix, with eigenvectors.
@@ -215,6 +217,7 @@ def _residuals(operator: CurvatureOperator, values: np.ndarray, vectors: np.ndar
     return found
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class BlockEigenvalues:
     """The extreme eigenvalues of each diagonal block of a curvature matrix.

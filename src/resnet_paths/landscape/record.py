@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .._display import shown
 
+
+@shown
 @dataclass(frozen=True, eq=False)
 class Surface:
     """Metrics over a line (columns,) or a plane (rows, columns); row r, column c is at (x_c, y_r).

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import t as student
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from .directions import Include, Normalise, random_direction
 from .record import Surface
@@ -145,6 +146,7 @@ def _values(surface: Surface, metric: str, scale: Scale) -> np.ndarray:
         return np.log(values)
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class RoughnessStudy:
     """Roughness of one or more models (trained from several seeds) along several random planes each.

@@ -12,11 +12,13 @@ import xarray as xr
 from scipy.linalg import eigh_tridiagonal
 from scipy.stats import norm
 
+from .._display import shown
 from ..paths._records import Provenance, dataset
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """How the eigenvalues of a curvature matrix are distributed, estimated.

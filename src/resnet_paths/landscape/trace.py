@@ -12,12 +12,14 @@ import pandas as pd
 import torch
 from scipy.stats import t as student
 
+from .._display import shown
 from ..paths._records import Provenance
 from .operator import CurvatureOperator, Kind
 
 Probe = Literal["rademacher", "gaussian"]
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class TraceEstimate:
     """An estimate of a trace with its error.

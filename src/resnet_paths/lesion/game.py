@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._display import shown
 from ..data import ImageData
 from ..unroll import Evaluations, UnitRef
 from ..unroll.fingerprint import fingerprint
@@ -28,6 +29,7 @@ _PAIRS_AT_ONCE = 4
 _LEAST_PAIRS = 8
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class BlockValues:
     """The value of each unit, in the units of the metric.

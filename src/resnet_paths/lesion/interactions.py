@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from .._display import shown
 from ..data import ImageData
 from ..unroll import Evaluations, UnitRef
 from ..unroll.fingerprint import fingerprint
@@ -22,6 +23,7 @@ from .metrics import Metric, metric_named
 Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class BlockInteractions:
     """What sets of units add to the metric together, beyond what their parts add.

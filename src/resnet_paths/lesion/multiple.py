@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._display import shown
 from ..data import ImageData
 from ..unroll import UnitRef
 from ..unroll.fingerprint import fingerprint
@@ -19,6 +20,7 @@ from .intervals import bootstrap
 from .metrics import Metric, metric_named
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class RandomDeletions:
     """The metric after deleting k random units, for several k and draws.

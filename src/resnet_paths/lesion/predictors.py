@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..unroll import UnrolledNetwork
 from ..unroll.fingerprint import fingerprint
@@ -29,6 +30,7 @@ COSTS: dict[str, str] = {
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class DamagePredictors:
     """What is known of each unit without deleting it; larger: more damage expected.

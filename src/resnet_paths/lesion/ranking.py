@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from .._display import shown
 from .intervals import bootstrap_means
 from .predictors import COSTS, DamagePredictors
 from .single import SingleDeletions
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class PredictorRanking:
     """How well each predictor orders the units by their damage.

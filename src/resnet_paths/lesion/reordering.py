@@ -13,6 +13,7 @@ import torch
 from scipy.stats import kendalltau, rankdata
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..surgery import reorder_blocks
 from ..unroll import Evaluations, State, UnrolledNetwork
@@ -24,6 +25,7 @@ from .intervals import bootstrap
 from .metrics import Metric, metric_named
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class Reorderings:
     """The metric with the blocks in other orders.

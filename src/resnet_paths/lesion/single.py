@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..unroll import Evaluations, State, UnrolledNetwork
 from ..unroll._walk import shared_walk
@@ -21,6 +22,7 @@ from .intervals import bootstrap, interval
 from .metrics import Metric, metric_named
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class SingleDeletions:
     """The metric with each unit deleted in turn.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._display import shown
 from ..data import ImageData
 from ..surgery.reorder import unit_shapes
 from ..unroll import UnrolledNetwork
@@ -45,6 +46,7 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
     return tuple(map(tuple, found))
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class StageDeletions:
     """Random deletions within each stage.

@@ -12,6 +12,7 @@ import xarray as xr
 from captum.attr import FeatureAblation, IntegratedGradients, LayerConductance, ShapleyValueSampling
 from torch import nn
 
+from .._display import shown
 from ..unroll import UnrolledNetwork
 from ._objective import check_eval, check_target
 from ._records import Provenance, dataset, provenance, table
@@ -57,6 +58,7 @@ class GateForward(nn.Module):
         return state.value
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class BlockAttribution:
     """How much each block adds to the target's logit, for each example.

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from .._display import shown
 from ..unroll import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import LeafSums, pull_polynomial, pull_stem
@@ -17,6 +18,7 @@ from ._records import Provenance, dataset, provenance, table
 from ._tape import Tape
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class GradientByLength:
     """The gradient of a loss at the input or at a unit's entry, by path length.
@@ -88,6 +90,7 @@ class GradientByLength:
         return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class ParameterGradientByLength:
     """The gradient of a loss with respect to parameters, by path length.

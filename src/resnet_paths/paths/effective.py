@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .._display import shown
 from ._records import Provenance, array, dataset, table
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
@@ -18,6 +19,7 @@ from .sampling import SampledPathGradients
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class EffectivePaths:
     """The distribution of gradient over path lengths.

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from .._display import shown
 from ..unroll import UnitRef, UnrolledNetwork
 from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
@@ -21,6 +22,7 @@ from .by_length import example_norms
 from .sampling import pooled, student_interval
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class PathEnergy:
     """The sum of squared gradient norms over all paths of each length, estimated.

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from .._display import shown
 from ..unroll import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
@@ -22,6 +23,7 @@ MOST_UNITS = 16
 ROOM_BYTES = 64 * 2**20
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class EnumeratedPathGradients:
     """The gradient of every path, in the order of the paths' rank (bit i set: branch i taken).

@@ -10,9 +10,11 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 
+from .._display import shown
 from ..unroll import UnitRef, UnrolledNetwork
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class LengthDistribution:
     """The distribution of path lengths of n units.

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from .._display import shown
 from ..unroll import UnrolledNetwork
 from ._frozen import FrozenUnit, freeze, source_of_constant
 from ._objective import check_eval, check_target
@@ -19,6 +20,7 @@ from ._records import Provenance, dataset, provenance, table
 PARTS = ("stem", "bias", "remainder")
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class LogitsByLength:
     """The network's output as a sum over path lengths.
@@ -60,6 +62,7 @@ class LogitsByLength:
         return table(self.to_xarray())
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class BlockContributions:
     """What each block adds directly to each logit.
@@ -96,6 +99,7 @@ class BlockContributions:
         return table(self.to_xarray()[["contribution"]])
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class LogitLens:
     """What the head reads from the stream after each unit.

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
+from .._display import shown
 from ..unroll import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
@@ -20,6 +21,7 @@ from ._tape import Recorded, Tape
 from .by_length import example_norms
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class SampledPathGradients:
     """Norms of the gradients that single random paths carry, stratified by length.

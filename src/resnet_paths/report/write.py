@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..sweep import SweepResult, sweep
 from ..sweep.result import last_line
@@ -46,6 +47,7 @@ class Outcome:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class Report:
     """A report that was written.

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .._display import shown
 from ._provenance import SweepProvenance
 from .points import Point
 
 
+@shown
 @dataclass(frozen=True)
 class SweepResult:
     """All points of a sweep in the order given, with what became of each.

@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from .._display import shown
 from ..models import read_checkpoint
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """A run's weights, from the initial ones (epoch 0) to the last.
