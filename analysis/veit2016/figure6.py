@@ -3,7 +3,8 @@
     python analysis/veit2016/figure6.py --reference FOLDER
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the embedded network is
-studied. Writes figure6.md and the pictures beside this file.
+studied. With --plain FILE the trained plain twin of the embedded network (plain_twin.py makes it) is set beside it.
+Writes figure6.md and the pictures beside this file.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from resnet_paths.paths import (
 )
 from resnet_paths.plot import save
 from resnet_paths.plot.paths import plot_effective_paths, plot_gradient_by_length
+from resnet_paths.training import error_rate
 from resnet_paths.unroll import for_inference
 
 HERE = Path(__file__).resolve().parent
@@ -115,24 +117,41 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
     return [*lines, ""]
 
 
-def twin(data: ImageData) -> list[str]:
+def input_gradient(model: torch.nn.Module, data: ImageData) -> float:
+    """Mean norm of the loss's gradient at the images."""
+    leaf = data.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), data.labels, reduction="sum"), leaf)
+    return float(gradient.flatten(1).norm(dim=1).mean())
+
+
+def twin(data: ImageData, plain: Path | None) -> list[str]:
     """The plain twin has one path, through all layers."""
-    x, target = data.subset(slice(0, 16)).x, data.labels[:16]
-    norms = {}
-    for residual in (True, False):
-        model = cifar_resnet(56, in_channels=x.shape[1], residual=residual, seed=0).eval()
-        leaf = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), target, reduction="sum"), leaf)
-        norms[residual] = float(gradient.flatten(1).norm(dim=1).mean())
-        if residual:
-            split = gradient_by_length(unroll(model), x, target)
-            longest = float(split.norms[-1].mean())
-    return [
+    few = data.subset(slice(0, 16))
+    models = {
+        kind: cifar_resnet(56, in_channels=few.x.shape[1], residual=kind, seed=0).eval() for kind in (True, False)
+    }
+    longest = float(gradient_by_length(unroll(models[True]), few.x, few.labels).norms[-1].mean())
+    lines = [
         "## The plain twin",
         "",
         "The same layers without shortcuts have a single path, through all 27 pairs of layers. At the same initial "
-        f"values (16 images of {data.name}) the mean gradient norm at the input is {norms[True]:.3g} with shortcuts, "
-        f"{longest:.3g} along its one longest path alone, and {norms[False]:.3g} for the plain twin.",
+        f"values (16 images of {data.name}) the mean gradient norm at the input is "
+        f"{input_gradient(models[True], few):.3g} with shortcuts, {longest:.3g} along its one longest path alone, and "
+        f"{input_gradient(models[False], few):.3g} for the plain twin.",
+        "",
+    ]
+    if plain is None:
+        return lines
+    whole = load_data("digits")
+    trained = {"embedded ResNet-56": load_model("embedded"), "plain twin": load_model(str(plain))}
+    return [
+        *lines,
+        "Trained by the same recipe: "
+        + "; ".join(
+            f"{name}: test error {error_rate(model, whole):.1%}, mean gradient norm {input_gradient(model, few):.3g}"
+            for name, model in trained.items()
+        )
+        + ".",
         "",
     ]
 
@@ -140,6 +159,7 @@ def twin(data: ImageData) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, default=None)
+    parser.add_argument("--plain", type=Path, default=None, help="written by plain_twin.py")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--draws", type=int, default=16)
@@ -161,7 +181,7 @@ def main() -> None:
         data = load_data(str(options.reference / "cifar10_sample.npz"), limit=options.images)
         lines += section("ResNet-56, CIFAR-10 (reference weights, option A)", "resnet56", model, data, *sizes)
     lines += section("The embedded ResNet-56, UCI digits", "embedded", load_model("embedded"), digits, *sizes)
-    lines += twin(digits)
+    lines += twin(digits, options.plain)
     (HERE / "figure6.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

@@ -116,7 +116,7 @@ def test_groups_see_their_own_channels_only() -> None:
 
 
 def test_linear_decay() -> None:
-    """Huang et al. 2016, equation 4: the last survives with p_L, the input always."""
+    """Huang et al. 2016, section 3: the last survives with p_L, the input always."""
     keeps = linear_decay(54, 0.5)
     assert keeps[-1] == 0.5
     assert keeps[26] == 0.75
@@ -126,7 +126,7 @@ def test_linear_decay() -> None:
 
 @pytest.mark.parametrize("preactivation", [False, True])
 def test_in_eval_mode_each_branch_counts_by_its_probability(preactivation: bool) -> None:
-    """Equation 5: the network without stochastic depth, at the expected gates."""
+    """Huang et al. 2016, section 3: the network without stochastic depth, at the expected gates."""
     options = {"preactivation": preactivation}
     model, usual = member(options, keep_last=0.4), member(options)
     model.load_state_dict(usual.state_dict())

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def linear_decay(units: int, last: float) -> tuple[float, ...]:
-    """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L (equation 4).
+    """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L (Huang et al. 2016, section 3).
 
     They are the keep probabilities of :func:`resnet_paths.paths.path_lengths`, and the gates at which an
     unrolled network without stochastic depth is what one with it is in eval mode.
@@ -32,7 +32,7 @@ def linear_decay(units: int, last: float) -> tuple[float, ...]:
 class StochasticDepth(nn.Module):
     """Ends a branch: in training it is there, or zero, for the whole batch; in eval mode times its probability.
 
-    Huang et al. (2016), equations 2 and 5: ``b_l f_l(x)`` with b_l ~ Bernoulli(p_l) in training, ``p_l f_l(x)``
+    Huang et al. (2016), section 3: ``b_l f_l(x)`` with b_l ~ Bernoulli(p_l) in training, ``p_l f_l(x)``
     (the expected gate) at evaluation. The draws come from PyTorch's global generator of the CPU, so that every
     device draws the same. The branch is computed also when it does not survive: this saves no time, and its norms
     see every batch.
