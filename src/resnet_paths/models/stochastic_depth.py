@@ -7,10 +7,11 @@ from torch import nn
 
 
 def linear_decay(units: int, last: float) -> tuple[float, ...]:
-    """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L (Huang et al. 2016, section 3).
+    """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L.
 
-    They are the keep probabilities of :func:`resnet_paths.paths.path_lengths`, and the gates at which an
-    unrolled network without stochastic depth is what one with it is in eval mode.
+    Huang et al. (2016), section 3. They are the gates at which an unrolled network without stochastic depth is what
+    one with it is in eval mode, and say how many paths of each length survive a step
+    (:func:`resnet_paths.paths.surviving_path_lengths`).
 
     Args:
         units: L, the number of residual units.
