@@ -1,19 +1,25 @@
-"""A line through the loss surface of ResNet-56: this library against loss-landscapes 3.0.6, and landscaper if present.
+"""A line through the loss surface of ResNet-56: this library against loss-landscapes, and landscaper if installed.
 
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
 
 All ways compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
 in turn; d is the direction that loss-landscapes draws itself (`random_line`, filter normalised), so that all
-parameters move. The table gives the median seconds a cell and the medians of the ratios within each turn; ours
-includes its set-up (copy, graph, fingerprints) as the peers' include theirs. Writes landscape.md beside this file.
+parameters move. landscaper, where it is installed (it wants an environment of its own), walks as many cells of the
+same line around theta. The table gives the median seconds a cell and the medians of the ratios within each turn; ours
+includes its set-up (copy, graph, fingerprints) as the peers' include theirs; processes are started
+before the clock. Writes landscape.md beside this file, anew after each turn.
 """
 
 import argparse
+import contextlib
 import copy
+import io
 import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import loss_landscapes
@@ -29,6 +35,7 @@ from torch import nn
 from resnet_paths.data import ImageData, load_data
 from resnet_paths.landscape import Direction, direction_from, loss_surface
 from resnet_paths.models import load_model
+from resnet_paths.sweep import local_workers
 
 HERE = Path(__file__).resolve().parent
 SEED = 1
@@ -64,23 +71,49 @@ def peer_direction(model: nn.Module, cells: int) -> Direction:
     return direction_from(model, dict(zip(names, step.parameters, strict=True)), kind="the peer's")
 
 
-def ways(model: nn.Module, data: ImageData, cells: int) -> dict[str, Callable[[], np.ndarray]]:
+def landscaper_line(model: nn.Module, step: Direction, data: ImageData, cells: int) -> Callable[[], np.ndarray] | None:
+    """As many cells along the same direction by landscaper's `compute_loss_landscape`, all images at once."""
+    try:
+        from landscaper.compute import compute_loss_landscape
+    except ImportError:
+        return None
+    x, labels = data.x, data.labels
+    vector = [step.tensors[name] for name, _ in model.named_parameters()]
+
+    def run() -> np.ndarray:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            values, _ = compute_loss_landscape(
+                model, data, [vector], lambda m, _: F.cross_entropy(m(x), labels).item(), cells, 0.1, 1, "cpu"
+            )
+        return np.asarray(values)
+
+    return run
+
+
+def ways(model: nn.Module, data: ImageData, cells: int, workers: Executor) -> dict[str, Callable[[], np.ndarray]]:
     x, labels = data.x, data.labels
     step, at = peer_direction(model, cells), list(range(1, cells + 1))
 
-    def ours(dtype: torch.dtype | None) -> np.ndarray:
-        surface = loss_surface(model, data, directions=step, x=at, metrics=("loss",), dtype=dtype, progress=False)
+    def ours(dtype: torch.dtype | None, executor: Executor | None = None) -> np.ndarray:
+        surface = loss_surface(
+            model, data, directions=step, x=at, metrics=("loss",), dtype=dtype, executor=executor, progress=False
+        )
         return surface.values["loss"]
 
     found: dict[str, Callable[[], np.ndarray]] = {
         "loss-landscapes, all images at once": lambda: peer_line(model, Loss(F.cross_entropy, x, labels), cells)
     }
-    for size in (16, 32, 64):
+    landscaper = landscaper_line(model, step, data, cells)
+    if landscaper is not None:
+        found["landscaper, all images at once"] = landscaper
+    for size in (32,):
         found[f"loss-landscapes, inference mode, {size} at a time"] = lambda size=size: peer_line(
             model, MicroBatches(x, labels, size), cells
         )
     found["resnet_paths, float32"] = lambda: ours(None)
+    found["resnet_paths, float32, 2 processes of 1 thread"] = lambda: ours(None, workers)
     found["resnet_paths, bfloat16"] = lambda: ours(torch.bfloat16)
+    found["resnet_paths, bfloat16, 2 processes of 1 thread"] = lambda: ours(torch.bfloat16, workers)
     return found
 
 
@@ -96,12 +129,21 @@ def table(times: dict[str, list[float]], results: dict[str, np.ndarray], cells: 
     for name, seconds in times.items():
         each = np.array(seconds) / cells
         ratios = [np.median(np.array(times[other]) / np.array(seconds)) for other in (first, by_hand)]
-        gap = float(np.abs(results[name] / results[first] - 1).max())
+        gap = "other cells" if "landscaper" in name else f"{np.abs(results[name] / results[first] - 1).max():.1e}"
         lines.append(
             f"| {name} | {np.median(each):.3f} ({each.min():.3f} to {each.max():.3f}) | {images / np.median(each):.0f} "
-            f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {gap:.1e} |"
+            f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {gap} |"
         )
     return lines
+
+
+def peers() -> list[str]:
+    """Those that are installed."""
+    names = ["loss-landscapes"]
+    with contextlib.suppress(PackageNotFoundError):
+        version("landscaper")
+        names.append("landscaper")
+    return names
 
 
 def main() -> None:
@@ -112,7 +154,8 @@ def main() -> None:
     options = parser.parse_args()
     model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
     data = load_data(str(options.reference / "cifar10_sample.npz"), "train", limit=options.images)
-    runs = ways(model, data, options.cells)
+    workers = local_workers(2, threads=1)
+    runs = ways(model, data, options.cells, workers)
     times: dict[str, list[float]] = {name: [] for name in runs}
     results: dict[str, np.ndarray] = {}
     for turn in range(options.repeats + 1):
@@ -122,19 +165,24 @@ def main() -> None:
             if turn:  # the first turn warms up
                 times[name].append(time.perf_counter() - start)
             print(turn, name, f"{(time.perf_counter() - start) / options.cells:.3f}", file=sys.stderr)
-    lines = [
+        if turn:
+            page = "\n".join([*head(options, len(data), turn), *table(times, results, options.cells, len(data)), ""])
+            (HERE / "landscape.md").write_text(page)
+    workers.shutdown()
+    print(page)
+
+
+def head(options: argparse.Namespace, images: int, turns: int) -> list[str]:
+    versions = ", ".join(f"{name} {version(name)}" for name in peers())
+    return [
         "# Loss surface of ResNet-56: seconds a cell",
         "",
-        f"`python analysis/benchmarks/landscape.py --images {len(data)} --cells {options.cells} --repeats "
-        f"{options.repeats}`; {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        "loss-landscapes 3.0.6. All ways run in turn in one process on the same cells and images; ratios are medians "
-        "over the turns of (peer / way) within one turn.",
-        "",
-        *table(times, results, options.cells, len(data)),
+        f"`python analysis/benchmarks/landscape.py --images {images} --cells {options.cells} --repeats {turns}`; "
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions}. All ways run "
+        "in turn in one process on the same cells and images; ratios are medians over the turns of (peer / way) within "
+        "one turn.",
         "",
     ]
-    (HERE / "landscape.md").write_text("\n".join(lines))
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

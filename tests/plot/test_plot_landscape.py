@@ -85,6 +85,7 @@ def test_in_three_dimensions(tmp_path) -> None:
 def test_twins_are_on_one_scale(kind: str, tmp_path) -> None:
     both = plot_surface_twins({"skip": surface(), "plain": surface(10, holes=True)}, kind=kind)
     assert [ax.get_title() for ax in both] == ["skip", "plain"]
+    assert both[0].get_xlim() == both[1].get_xlim()
     if kind == "3d":
         assert both[0].get_zlim() == both[1].get_zlim()
     else:

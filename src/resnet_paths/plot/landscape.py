@@ -125,6 +125,7 @@ def plot_surface_3d(
         ax.set_zlim(low, high)
     label = _LABELS.get(metric, metric)
     ax.set_zlabel(f"log10 of {label}" if log else label, fontsize=8)
+    ax.locator_params(nbins=5)
     ax.set_xlabel(surface.x_name, fontsize=8)
     ax.set_ylabel(str(surface.y_name), fontsize=8)
     ax.set_title(_title(surface, metric), fontsize=9)
@@ -190,7 +191,7 @@ def plot_surface_twins(
         elif kind == "heat":
             plot_surface_heat(surface, metric, ax, norm=norm, log=log, bar=False)
         else:
-            plot_surface_3d(surface, metric, ax, norm=norm, log=log)
+            plot_surface_3d(surface, metric, ax, norm=norm, log=log).set_zlabel("log10" if log else "")  # type: ignore
         ax.set_title(name, fontsize=10)
     figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(row), label=_LABELS.get(metric, metric), shrink=0.8)
     return list(row)
@@ -314,9 +315,9 @@ def _hatch(ax: Axes, surface: Surface, values: np.ndarray) -> None:
             style = {"facecolor": "none", "edgecolor": GREY, "hatch": hatch, "linewidth": 0.0}
             ax.add_collection(PatchCollection(cells, label=name, **style))  # type: ignore[arg-type]
             shown.append(Patch(label=name, **style))  # type: ignore[arg-type]
+    ax.set_xlim(across[0], across[-1])
+    ax.set_ylim(down[0], down[-1])
     if shown:
-        ax.set_xlim(across[0], across[-1])
-        ax.set_ylim(down[0], down[-1])
         ax.legend(handles=shown, fontsize=7, loc="upper right")
 
 
