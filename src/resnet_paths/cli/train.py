@@ -13,8 +13,7 @@ from torch import nn
 
 from ..data import ImageData, load_data
 from ..models import load_model, save_checkpoint
-from ..plot import save
-from ..plot.training import plot_training
+from ..plot import plot_training, save
 from ..training import Recipe, train
 from ..training.train import described
 from ..unroll import UnrollError, unroll

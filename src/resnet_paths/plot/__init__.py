@@ -22,6 +22,7 @@ from .paths import (
 from .predictors import plot_predictor, plot_predictor_ranking
 from .studies import plot_reorderings, plot_stage_deletions
 from .tradeoff import plot_plan
+from .training import plot_training
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "plot_surface_heat",
     "plot_surface_line",
     "plot_surface_twins",
+    "plot_training",
     "save",
 ]
