@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import landscape, lesion, paths, plan, report, train, unroll
+from . import landscape, lesion, paths, plan, report, reproduce, train, unroll
 
 app = typer.Typer(
     name="resnet-paths",
@@ -33,7 +33,7 @@ def options(
     """See inside residual networks as ensembles of 2^n paths, and make them cheaper."""
 
 
-for command in (unroll, lesion, paths, plan, landscape, train, report):
+for command in (unroll, lesion, paths, plan, landscape, train, report, reproduce):
     command.register(app)
 
 

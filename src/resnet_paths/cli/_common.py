@@ -101,3 +101,13 @@ def fitting(model: nn.Module, data: ImageData) -> torch.Tensor:
 def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
     """The network, its shapes from the first image; one line if the images do not fit the model."""
     return unroll(model, fitting(model, data))
+
+
+def training_data(data: str, size: int | None, images: ImageData) -> ImageData | None:
+    """Training images of the same source; None where it has none of its own."""
+    try:
+        found = load_data(data, "train", size=size)
+    except (ValueError, FileNotFoundError):
+        return None
+    whole = load_data(data, "test", size=size)
+    return None if found.fingerprint == whole.fingerprint or found.classes != images.classes else found

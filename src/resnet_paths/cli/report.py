@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..data import ImageData, load_data
 from ..models import load_model
 from ..report import Report, write_report
 from ..report.stage import Budget
@@ -23,6 +22,7 @@ from ._common import (
     SizeOption,
     console,
     model_and_data,
+    training_data,
     unrolled,
     user_errors,
 )
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
             network,
             images,
             out,
-            training=_training(data, size, images),
+            training=training_data(data, size, images),
             twin=None if twin is None else load_model(twin).to(device),
             budget=_budget(budget),
             skip=skip or (),
@@ -111,16 +111,6 @@ def _code(data: str, limit: int | None, size: int | None, split: str = "test") -
     parts = [json.dumps(data)] + [json.dumps(split)] * (split != "test")
     parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", size)) if value is not None]
     return f"load_data({', '.join(parts)})"
-
-
-def _training(data: str, size: int | None, images: ImageData) -> ImageData | None:
-    """Training images of the same source; None where it has none of its own."""
-    try:
-        found = load_data(data, "train", size=size)
-    except (ValueError, FileNotFoundError):
-        return None
-    whole = load_data(data, "test", size=size)
-    return None if found.fingerprint == whole.fingerprint or found.classes != images.classes else found
 
 
 def _as_json(result: Report) -> dict[str, object]:

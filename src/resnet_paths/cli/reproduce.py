@@ -1,0 +1,126 @@
+"""``resnet-paths reproduce``: the claims of a paper: expected, measured, verdict."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..report.claims import PAPERS, Claim, Reproduction
+from ..report.claims import reproduce as measure
+from ._common import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    SizeOption,
+    console,
+    model_and_data,
+    training_data,
+    unrolled,
+    user_errors,
+)
+
+
+def _papers(incomplete: str) -> list[tuple[str, str]]:
+    return [(name, paper.citation) for name, paper in PAPERS.items() if name.startswith(incomplete)]
+
+
+def _claims(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    chosen = PAPERS.get(context.params.get("paper") or "")
+    papers = [chosen] if chosen else PAPERS.values()
+    return [(c.name, c.statement) for paper in papers for c in paper.claims if c.name.startswith(incomplete)]
+
+
+PaperArgument = Annotated[str, typer.Argument(help=", ".join(PAPERS) + ".", autocompletion=_papers)]
+ClaimOption = Annotated[
+    list[str] | None,
+    typer.Option("--claim", help="One of its claims; may be given again (default: all).", autocompletion=_claims),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths reproduce veit2016\n\n"
+        "  resnet-paths reproduce veit2016 --claim single-deletion --model cifar-resnet56@weights.safetensors "
+        "--data images.npz\n\n  resnet-paths reproduce he2015 --json\n\n"
+        "Exit codes: 0 all claims measured (whatever the verdicts), 1 a measurement failed, 2 wrong use."
+    )
+    @user_errors
+    def reproduce(
+        paper: PaperArgument,
+        claim: ClaimOption = None,
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        limit: LimitOption = None,
+        size: SizeOption = None,
+        seed: SeedOption = 0,
+        device: DeviceOption = "cpu",
+        as_json: JsonOption = False,
+    ) -> None:
+        """Measure the claims of a paper: what it says, what is expected, what was measured, the verdict.
+
+        With no options it runs on the embedded ResNet-56 and digits, offline; claims about training are measured on
+        small networks trained on the spot.
+        """
+        screen = console(quiet=as_json)
+        network, images = model_and_data(model, data, limit, size, device)
+        unrolled(network, images)
+
+        def started(which: Claim) -> None:
+            screen.print(f"[dim]{which.name}: {which.statement}[/dim]")
+
+        result = measure(
+            paper,
+            claim or None,
+            model=network,
+            data=images,
+            training=training_data(data, size, images) or images,
+            seed=seed,
+            progress=started,
+        )
+        if as_json:
+            typer.echo(json.dumps(_as_json(result), indent=2))
+        else:
+            screen.print(_table(result))
+        if result.failed:
+            raise typer.Exit(1)
+
+
+def _as_json(result: Reproduction) -> dict[str, object]:
+    numbers = {v.claim.name: dict(v.measured.numbers) for v in result.verdicts if v.measured is not None}
+    rows = result.to_frame().to_dict("records")
+    return {
+        "paper": result.paper.name,
+        "citation": result.paper.citation,
+        "model": result.model,
+        "data": result.data,
+        "images": result.images,
+        "seed": result.seed,
+        "claims": [{**row, "numbers": _plain(numbers.get(str(row["claim"]), {}))} for row in rows],
+    }
+
+
+def _plain(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def _table(result: Reproduction) -> Table:
+    title = f"{result.paper.citation}: {result.model}, {result.images} images of {result.data}"
+    table = Table(title=title, show_lines=True)
+    for name in ("claim", "paper", "expected", "measured", "verdict"):
+        table.add_column(name)
+    colours = {"holds": "green", "does not hold": "yellow", "failed": "red"}
+    for row in result.to_frame().to_dict("records"):
+        verdict = str(row["verdict"])
+        words = (row["claim"], f"{row['statement']} ({row['where']})", row["expected"], row["measured"])
+        cells = [escape(str(word)) for word in words]
+        table.add_row(*cells, f"[{colours.get(verdict, 'dim')}]{verdict}[/]")
+    return table

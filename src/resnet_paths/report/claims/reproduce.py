@@ -1,0 +1,164 @@
+"""Papers' claims, measured: expected, measured, verdict."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import nn
+
+from ...data import ImageData, digits
+from ...models import load_model
+from ...unroll import UnrollError
+from ..subject import Subject
+from . import he2015, he2016, li2018, veit2016
+from .claim import Claim, Measured, Paper
+from .evidence import Evidence
+
+PAPERS: dict[str, Paper] = {paper.PAPER.name: paper.PAPER for paper in (veit2016, li2018, he2015, he2016)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, and what became of it here.
+
+    Attributes:
+        claim: the claim.
+        measured: what was found; None where the measurement failed.
+        error: why it failed, or "".
+        seconds: how long it took.
+    """
+
+    claim: Claim
+    measured: Measured | None
+    error: str
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """``holds``, ``does not hold``, ``cannot be told`` or ``failed``."""
+        return "failed" if self.measured is None else self.measured.verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """The claims of one paper, measured on one network.
+
+    Attributes:
+        paper: the paper.
+        verdicts: in the order of the paper.
+        model: the network's class.
+        data: name of the images.
+        images: their number.
+        seed: of all that was drawn.
+    """
+
+    paper: Paper
+    verdicts: tuple[Verdict, ...]
+    model: str
+    data: str
+    images: int
+    seed: int
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the claims whose measurement failed."""
+        return [verdict.claim.name for verdict in self.verdicts if verdict.measured is None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a claim: what the paper says, what is expected, what was measured, the verdict."""
+        return pd.DataFrame(
+            [
+                {
+                    "claim": verdict.claim.name,
+                    "where": verdict.claim.where,
+                    "statement": verdict.claim.statement,
+                    "expected": verdict.claim.expected,
+                    "measured": verdict.error if verdict.measured is None else verdict.measured.text,
+                    "verdict": verdict.verdict,
+                    "seconds": verdict.seconds,
+                }
+                for verdict in self.verdicts
+            ]
+        )
+
+
+def reproduce(
+    paper: str,
+    claims: Sequence[str] | None = None,
+    *,
+    model: nn.Module | None = None,
+    data: ImageData | None = None,
+    training: ImageData | None = None,
+    seed: int = 0,
+    progress: Callable[[Claim], None] | None = None,
+) -> Reproduction:
+    """Measure the claims of a paper, in quick versions, on a network of yours or the embedded one.
+
+    Claims about training are measured on small twins that are trained on the spot for a few epochs. Everything is
+    computed in the call; a claim that does not hold at this size is reported so.
+
+    Args:
+        paper: ``veit2016``, ``li2018``, ``he2015`` or ``he2016``.
+        claims: names of some of its claims; None: all.
+        model: the network, in eval mode (default: the embedded ResNet-56).
+        data: images for it (default: the embedded test digits).
+        training: images on which small twins are trained (default: the embedded training digits; of your own data,
+            all of it).
+        seed: of all that is drawn.
+        progress: called with each claim that is about to be measured.
+
+    Returns:
+        A verdict for each claim.
+
+    Raises:
+        ValueError: an unknown paper or claim, a model in training mode or without units.
+
+    Cost: seconds to a minute a claim on two cores.
+
+    Example:
+        >>> result = reproduce("veit2016", ["path-count"])
+        >>> result.to_frame()[["measured", "verdict"]].values.tolist()
+        [['0.4537% of the 2^54 paths', 'holds']]
+    """
+    source = PAPERS.get(paper)
+    if source is None:
+        raise ValueError(f"expected a paper among {', '.join(PAPERS)}, got {paper!r}{_near(paper, list(PAPERS))}")
+    known = {claim.name: claim for claim in source.claims}
+    for name in claims or ():
+        if name not in known:
+            raise ValueError(f"expected claims among {', '.join(known)}, got {name!r}{_near(name, list(known))}")
+    evidence = _evidence(model, data, training, seed)
+    wanted = [claim for claim in source.claims if claims is None or claim.name in claims]
+    verdicts = tuple(_measured(claim, evidence, progress) for claim in wanted)
+    subject = evidence.subject
+    return Reproduction(source, verdicts, type(subject.model).__name__, subject.data.name, len(subject.data), seed)
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _evidence(model: nn.Module | None, data: ImageData | None, training: ImageData | None, seed: int) -> Evidence:
+    if model is not None and any(module.training for module in model.modules()):
+        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    images = digits("test") if data is None else data
+    others = training if training is not None else digits("train") if data is None else data
+    subject = Subject(load_model("embedded") if model is None else model, images, others, seed=seed)
+    len(subject.net)
+    return Evidence(subject, others)
+
+
+def _measured(claim: Claim, evidence: Evidence, progress: Callable[[Claim], None] | None) -> Verdict:
+    if progress is not None:
+        progress(claim)
+    start = time.perf_counter()
+    try:
+        found, error = claim.measure(evidence), ""
+    except Exception as problem:  # one claim that fails must not cost the others
+        found, error = None, f"{type(problem).__name__}: {problem}"
+    return Verdict(claim, found, error, time.perf_counter() - start)

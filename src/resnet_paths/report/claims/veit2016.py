@@ -1,0 +1,206 @@
+"""Veit, Wilber and Belongie (2016), Residual Networks Behave Like Ensembles of Relatively Shallow Networks."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ...lesion import single_deletions
+from ...paths import path_lengths
+from ...surgery import drop_blocks
+from ...unroll import plain_layers, unroll
+from ..words import counted, listed, number, percent, points
+from .claim import Claim, Measured, Paper
+from .evidence import Evidence
+
+
+def _path_count(evidence: Evidence) -> Measured:
+    share = path_lengths(54).share(5, 17)
+    return Measured(f"{share:.4%} of the 2^54 paths", abs(share - 0.0045) < 5e-5, {"share": share})
+
+
+def _path_lengths(evidence: Evidence) -> Measured:
+    share = path_lengths(54).share(19, 35)
+    return Measured(f"{percent(share)} of the 2^54 paths", share > 0.95, {"share": share})
+
+
+def _halving(evidence: Evidence) -> Measured:
+    droppable = [unit.index for unit in evidence.net if unit.droppable]
+    if not droppable:
+        return Measured("no unit of this network can be dropped", None)
+    x, _ = evidence.subject.batch(2)
+    left = unroll(drop_blocks(evidence.net, droppable[:1]), x)
+    before, after = path_lengths(evidence.net).paths, path_lengths(left).paths
+    return Measured(f"{before:,} paths before, {after:,} after dropping one unit", 2 * after == before)
+
+
+def _single_deletion(evidence: Evidence) -> Measured:
+    record = evidence.single
+    small = float((record.damage <= 0.05).mean())
+    text = (
+        f"median {points(float(np.median(record.damage)))}; {percent(small)} of the units cost at most 5 points; worst "
+        f"{percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
+    )
+    holds = small > 0.5 and float(record.values.max()) < 0.95 * evidence.subject.chance
+    return Measured(text, holds, {"median_damage": float(np.median(record.damage)), "share_small": small})
+
+
+def _plain_deletion(evidence: Evidence) -> Measured:
+    plain = evidence.trained(14, epochs=12, residual=False).model
+    twin = evidence.trained(14, epochs=12).model
+    data, chance = evidence.subject.images(200), evidence.subject.chance
+    x = data.subset(slice(0, 2)).x
+    without = single_deletions(plain_layers(plain, x), data, progress=False)
+    residual = single_deletions(unroll(twin, x), data, progress=False)
+    lost, kept = (float(np.median(record.damage)) for record in (without, residual))
+    numbers = {"plain": lost, "residual": kept, "plain_error": without.whole, "residual_error": residual.whole}
+    text = (
+        f"plain twin of 14 layers (error {percent(without.whole)}): deleting one layer costs {points(lost)} in the "
+        f"median, up to an error of {percent(float(without.values.max()))}; residual twin (error "
+        f"{percent(residual.whole)}): {points(kept)}"
+    )
+    if without.whole > 0.5 * chance:
+        return Measured(f"{text}; the plain twin has not learnt enough in so short a training", None, numbers)
+    return Measured(text, lost > 0.5 * (chance - without.whole), numbers)
+
+
+def _downsampling(evidence: Evidence) -> Measured:
+    record = evidence.single
+    changing = [index for index, kind in enumerate(record.shortcuts) if kind != "identity"]
+    if not changing or len(changing) == len(record.names):
+        return Measured("this network has not both kinds of units", None)
+    order = np.argsort(-record.damage, kind="stable").tolist()
+    ranks = sorted(order.index(index) + 1 for index in changing)
+    text = f"the {len(ranks)} such units rank {listed([str(rank) for rank in ranks])} of {len(order)}"
+    return Measured(text, ranks == list(range(1, len(ranks) + 1)), {"worst_rank": ranks[-1]})
+
+
+def _smooth_deletion(evidence: Evidence) -> Measured:
+    record = evidence.several
+    line = np.concatenate([[record.whole], record.quantiles((0.5,))[0]])
+    if len(line) < 4:
+        return Measured("too few units to delete several", None)
+    rank = float(spearmanr(np.concatenate([[0], record.counts]), line).statistic)
+    step = float(np.diff(line).max() / (line.max() - line.min()))
+    text = f"rank correlation {number(rank)}; the largest step between neighbours is {percent(step)} of the rise"
+    return Measured(text, rank > 0.9 and step < 0.5, {"rank_correlation": rank, "largest_step": step})
+
+
+def _smooth_reordering(evidence: Evidence) -> Measured:
+    try:
+        record = evidence.reordered
+    except ValueError as reason:
+        return Measured(str(reason), None)
+    rank, low, high = record.rank_correlation()
+    text = f"rank correlation of error and Kendall's tau {number(rank)} (95 % interval {number(low)} to {number(high)})"
+    return Measured(text, high < -0.5, {"rank_correlation": rank, "low": low, "high": high})
+
+
+def _decay(evidence: Evidence) -> Measured:
+    found = evidence.effective
+    if not np.isfinite(found.decay):
+        return Measured("too few lengths carry gradient", None)
+    text = (
+        f"each further branch multiplies the norm by {number(found.decay)}; R² of the exponential {found.decay_fit:.3f}"
+    )
+    return Measured(text, found.decay < 1 and found.decay_fit > 0.9, {"decay": found.decay, "fit": found.decay_fit})
+
+
+def _short(evidence: Evidence) -> Measured:
+    found = evidence.effective
+    text = (
+        f"{percent(found.mass)} of the gradient in lengths {found.low} to {found.high}, mean "
+        f"{number(found.mean_length)}; the paths' mean is {number(found.n / 2)}"
+    )
+    return Measured(text, found.high < found.n / 2, {"high": found.high, "mean_length": found.mean_length})
+
+
+def _few(evidence: Evidence) -> Measured:
+    found = evidence.effective
+    text = f"{percent(found.path_share)} of all paths of this network of {counted(found.n, 'unit')}"
+    return Measured(text, found.path_share < 0.01, {"path_share": found.path_share})
+
+
+PAPER = Paper(
+    "veit2016",
+    "Veit, Wilber and Belongie (2016), Residual Networks Behave Like Ensembles of Relatively Shallow Networks",
+    (
+        Claim(
+            "path-count",
+            "section 5",
+            "In a network of 54 units the paths of 5 to 17 units are few",
+            "0.45 % of all paths",
+            _path_count,
+        ),
+        Claim(
+            "path-lengths",
+            "section 5, figure 6 a",
+            "Most paths of 54 units have 19 to 35 of them",
+            "more than 95 % of all paths",
+            _path_lengths,
+        ),
+        Claim(
+            "halving",
+            "section 3",
+            "Deleting a unit halves the number of paths",
+            "2^n before, 2^(n-1) after",
+            _halving,
+        ),
+        Claim(
+            "single-deletion",
+            "section 4.1, figure 3",
+            "Deleting one unit of a residual network hardly matters",
+            "most units cost at most 5 points, none leads to chance",
+            _single_deletion,
+        ),
+        Claim(
+            "plain-deletion",
+            "section 4.1, figure 3",
+            "Deleting a layer destroys a plain network",
+            "in the median at least half of the way to chance",
+            _plain_deletion,
+        ),
+        Claim(
+            "downsampling",
+            "section 4.1",
+            "Units that change the shape do the most damage",
+            "they are the most damaging of all",
+            _downsampling,
+        ),
+        Claim(
+            "smooth-deletion",
+            "section 4.2, figure 5 a",
+            "The error rises smoothly with the number of deleted units",
+            "rank correlation above 0.9, no step of half the rise",
+            _smooth_deletion,
+        ),
+        Claim(
+            "smooth-reordering",
+            "section 4.3, figure 5 b",
+            "The error rises smoothly as units change places",
+            "rank correlation with Kendall's tau below -0.5",
+            _smooth_reordering,
+        ),
+        Claim(
+            "decay",
+            "section 5, figure 6 b",
+            "The gradient of a path falls exponentially with its length",
+            "factor below 1 a branch, R² above 0.9",
+            _decay,
+        ),
+        Claim(
+            "short-paths",
+            "section 5, figure 6 c",
+            "Nearly all gradient comes through paths shorter than the mean",
+            "95 % of it below n/2",
+            _short,
+        ),
+        Claim(
+            "few-paths",
+            "section 5",
+            "The paths that carry the gradient are few",
+            "below 1 % of all paths (0.45 % in the paper, of 54 units)",
+            _few,
+        ),
+    ),
+)
