@@ -1,4 +1,4 @@
-"""The README's code runs as written."""
+"""The README's code runs as written, its links lead somewhere, and its benchmarks are those of the files they name."""
 
 import re
 from pathlib import Path
@@ -17,3 +17,32 @@ BLOCKS = [
 def test_code_block_runs(block: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README", "exec"), {"__name__": "__main__"})
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_benchmarks_are_those_of_their_files() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Benchmarks")[2].partition("## Limits")[0]
+    rows = re.findall(r"^\| .* \| ([\d.]+) times .* \| \[\w+\.py\]\(([\w/.]+)\) \|$", section, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| [^|]*\w", section, re.MULTILINE))
+    for ratio, file in rows:
+        cells = {cell.strip() for cell in re.split(r"[|\n]", (ROOT / file).read_text())}
+        assert ratio in cells, f"{file} has no ratio {ratio}"
+
+
+def test_the_house_in_the_drawing_is_the_one_that_is_checked() -> None:
+    from test_quality import FLOORS
+
+    drawn = (ROOT / "CONTRIBUTING.md").read_text().partition("```text")[2].partition("```")[0]
+    for package in (ROOT / "src" / "resnet_paths").glob("*/__init__.py"):
+        name = package.parent.name
+        assert re.search(rf"\b{name}\b", drawn), f"{name} is not in the drawing"
+        assert any(name in floor for floor in FLOORS), f"{name} stands on no floor"
