@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,17 @@ import torch
 
 from ..data import ImageData
 from ..surgery import drop_blocks
-from ..sweep import fingerprint, worker_device
-from ..unroll import State, UnitRef, UnrolledNetwork, UnrollError, for_inference
+from ..unroll import UnitRef, UnrolledNetwork, UnrollError
 from ..unroll.fingerprint import fingerprint as model_fingerprint
-from ._cells import Images, Loss, Metric, micro_batch, named_metrics, needs_origin
-from ._grid import Grid, axis, evaluate_grid, mean_and_error
+from ._cells import Loss, Metric, named_metrics
+from ._gate_cells import GatePath, GatePlane, GateProblem, gate_cell
+from ._grid import Grid, axis, evaluate_grid
 from .directions import Direction, shared_direction
 from .record import Surface
 from .surface import loss_surface
 
 Units = UnitRef | Sequence[UnitRef]
 
-_HELD_BYTES = 1 << 30
 _FROM_0_TO_1 = np.linspace(0, 1, 11)
 
 
@@ -85,7 +84,7 @@ def gate_surface(
         return [float(index in rows) for index in range(len(net))]
 
     names = [f"gate of {', '.join(net[index].name for index in units)}" for units in (first, second) if units]
-    return _surface(net, data, _Plane(base, places(first), places(second)), grid, names, options)
+    return _surface(net, data, GatePlane(base, places(first), places(second)), grid, names, options)
 
 
 def gate_path(
@@ -134,7 +133,7 @@ def gate_path(
     if line.values[0] < 0 or line.values[-1] > last:
         raise ValueError(f"expected t from 0 to {last}, got {line.values[0]:g} to {line.values[-1]:g}")
     name = f"path of gates over {len(points)} waypoints"
-    return _surface(net, data, _Path(points.tolist()), Grid(line, None), [name], options)
+    return _surface(net, data, GatePath(points.tolist()), Grid(line, None), [name], options)
 
 
 def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
@@ -197,50 +196,27 @@ def _base(gates: Sequence[float] | torch.Tensor | None, n: int) -> list[float]:
     return base
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """Gates ``base``, replaced where a unit lies on an axis."""
-
-    base: list[float]
-    on_x: list[float]
-    on_y: list[float]
-
-    def gates(self, point: dict[str, float]) -> list[float]:
-        x, y = point["x"], point.get("y", 0.0)
-        return [
-            x if on_x else y if on_y else gate for gate, on_x, on_y in zip(self.base, self.on_x, self.on_y, strict=True)
-        ]
-
-    @property
-    def first(self) -> int:
-        return next(index for index, pair in enumerate(zip(self.on_x, self.on_y, strict=True)) if any(pair))
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Gates on a polygon."""
-
-    points: list[list[float]]
-
-    def gates(self, point: dict[str, float]) -> list[float]:
-        k = min(int(point["x"]), len(self.points) - 2)
-        s = point["x"] - k
-        return [(1 - s) * a + s * b for a, b in zip(self.points[k], self.points[k + 1], strict=True)]
-
-    @property
-    def first(self) -> int:
-        """The first unit that moves (the last, if none does)."""
-        columns = list(zip(*self.points, strict=True))
-        return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns) - 1)
-
-
 def _surface(
-    net: UnrolledNetwork, data: ImageData, line: _Plane | _Path, grid: Grid, names: list[str], options: dict[str, Any]
+    net: UnrolledNetwork,
+    data: ImageData,
+    line: GatePlane | GatePath,
+    grid: Grid,
+    names: list[str],
+    options: dict[str, Any],
 ) -> Surface:
     if any(module.training for module in net.model.modules()):
         raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
     settings = _Settings(**options)
-    problem = _Problem(net, data, line, named_metrics(settings.metrics, settings.loss), settings)
+    problem = GateProblem(
+        net,
+        data,
+        line,
+        named_metrics(settings.metrics, settings.loss),
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+        fast=settings.fast,
+        on_workers=settings.executor is not None,
+    )
     facts: dict[str, Any] = {
         "x_name": names[0],
         "y_name": names[1] if len(names) > 1 else None,
@@ -283,113 +259,3 @@ class _Settings:
     executor: Executor | None = None
     progress: bool = True
     preview: Callable[[Surface], None] | None = None
-
-
-def gate_cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
-    """One cell, for the sweep engine."""
-    return mean_and_error(problem.per_image(problem.line.gates(point)))
-
-
-class _Problem:
-    """What all cells need; it travels once to each worker, where the copy for inference is made."""
-
-    def __init__(
-        self,
-        net: UnrolledNetwork,
-        data: ImageData,
-        line: _Plane | _Path,
-        metrics: dict[str, Metric],
-        settings: _Settings,
-    ) -> None:
-        self.net, self.data, self.line, self.metrics = net, data, line, metrics
-        self._batch_size, self._dtype, self._fast = settings.batch_size, settings.dtype, settings.fast
-        self._on_workers = settings.executor is not None
-        self._runner: _Runner | None = None
-        self._fingerprint: str | None = None
-
-    def per_image(self, gates: list[float]) -> dict[str, np.ndarray]:
-        """For each metric (images,)."""
-        if self._runner is None:
-            self._runner = _Runner(
-                self.net, self.data, self.line, self._batch_size, self._dtype, self._fast, self._on_workers
-            )
-        logits = self._runner.logits(gates)
-        whole = self._runner.whole if needs_origin(self.metrics) else logits
-        labels = self.data.labels.cpu()
-        return {name: metric(logits, labels, whole).double().numpy() for name, metric in self.metrics.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runner": None}
-
-    def __sweep_fingerprint__(self) -> str:
-        """What decides a cell."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(
-                (self.net.model, self.data.fingerprint, str(self.data.dtype), self.line, self.metrics, self._dtype,
-                 self._fast)
-            )  # fmt: skip
-        return self._fingerprint
-
-
-class _Runner:
-    """A copy of the network for inference, with the images' states at the first unit that moves."""
-
-    def __init__(
-        self,
-        net: UnrolledNetwork,
-        data: ImageData,
-        line: _Plane | _Path,
-        batch_size: int | None,
-        dtype: torch.dtype | None,
-        fast: bool,
-        on_workers: bool,
-    ) -> None:
-        parameter = next(net.model.parameters())
-        place = worker_device() if on_workers and parameter.device.type != "cpu" else parameter.device
-        wanted = dtype or parameter.dtype
-        plain = not fast and dtype is None
-        self._net = net if plain else for_inference(net, fold=fast, channels_last=fast, dtype=dtype)
-        if place != parameter.device:
-            self._net.model.to(place)
-        self._images = Images(data, place, wanted, fast)
-        self._size = batch_size or micro_batch(self._net.model, self._images[slice(0, 1)])
-        origin = {"x": 1.0, "y": 1.0} if isinstance(line, _Plane) else {"x": 0.0}
-        self._first, self._start = line.first, line.gates(origin)
-        self._states: list[State] | None = None
-        self._whole: torch.Tensor | None = None
-
-    @property
-    def whole(self) -> torch.Tensor:
-        """The logits of the whole network, which ``disagreement`` reads."""
-        if self._whole is None:
-            self._whole = self.logits([1.0] * len(self._net), hold=False)
-        return self._whole
-
-    def logits(self, gates: list[float], hold: bool = True) -> torch.Tensor:
-        """(images, classes) at gates, on the CPU."""
-        with torch.inference_mode():
-            states = self._prefixes() if hold and self._fits() else self._fresh()
-            parts = [self._net.run(state, gates).value.cpu() for state in states]
-        logits = torch.cat(parts)
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-    def _slices(self) -> list[slice]:
-        return [slice(start, start + self._size) for start in range(0, len(self._images), self._size)]
-
-    def _fresh(self) -> Iterator[State]:
-        return (self._net.stem(self._images[chosen]) for chosen in self._slices())
-
-    def _fits(self) -> bool:
-        """Whether the states of all images may be held."""
-        if self._states is not None:
-            return True
-        state = self._net.prefix(self._images[slice(0, 1)], self._first, self._start)
-        size = sum(value.nbytes for value in (state.value, *state.side.values()) if isinstance(value, torch.Tensor))
-        return size * len(self._images) <= _HELD_BYTES
-
-    def _prefixes(self) -> list[State]:
-        if self._states is None:
-            self._states = [
-                self._net.prefix(self._images[chosen], self._first, self._start) for chosen in self._slices()
-            ]
-        return self._states
