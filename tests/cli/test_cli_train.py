@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
-from resnet_paths.models import load_model, read_checkpoint
+from resnet_paths.models import cifar_resnet, load_model, read_checkpoint
 from resnet_paths.training import read_trajectory
 from resnet_paths.training._folder import RunFolder
 from resnet_paths.unroll import unroll
@@ -88,6 +88,22 @@ def test_families(tmp_path: Path, options: list[str], units: int) -> None:
     report = numbers(*SMALL, *options, "--epochs", "1", "--no-test", "--out", str(tmp_path))
     assert report["units"] == units
     assert "test_error" not in report["epochs"][0]
+
+
+def test_the_seed_decides_the_initial_values(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    still = ["--limit", "64", "--epochs", "1", "--learning-rate", "0", "--no-test"]
+    weights = []
+    for folder, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        options = ["--model", f"{tmp_path / 'mine.py'}:net", *still, "--seed", seed]
+        weights.append(read_checkpoint(numbers(*options, "--out", str(tmp_path / folder))["checkpoint"])[0]["1.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    report = numbers(*SMALL, *still, "--seed", "5", "--out", str(tmp_path / "family"))
+    expected = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=5).conv1.weight
+    assert torch.equal(load_model(report["checkpoint"]).conv1.weight, expected)
 
 
 def test_models_of_other_libraries_and_weights_to_go_on_from(tmp_path: Path) -> None:
