@@ -11,6 +11,7 @@ from .directions import (
     save_direction,
     shared_direction,
 )
+from .eigenratio import eigenvalue_surface
 
 # files
 from .files import load_surface, save_surface, save_vtk
@@ -56,6 +57,7 @@ __all__ = [
     "direction_between",
     "direction_from",
     "eigenvalue_ratio",
+    "eigenvalue_surface",
     "extreme_eigenvalues",
     "gate_path",
     "gate_surface",
