@@ -37,18 +37,21 @@ from .roughness import (
 from .spectrum import SpectralDensity, spectral_density
 from .surface import loss_surface
 from .trace import TraceEstimate, hutch_plus_plus, hutchinson
+from .trajectory import ProjectedTrajectory, TrajectoryLosses, project_trajectory, trajectory_losses
 
 __all__ = [
     "BlockEigenvalues",
     "CurvatureOperator",
     "Direction",
     "ExtremeEigenvalues",
+    "ProjectedTrajectory",
     "Roughness",
     "RoughnessDifference",
     "RoughnessStudy",
     "SpectralDensity",
     "Surface",
     "TraceEstimate",
+    "TrajectoryLosses",
     "block_eigenvalues",
     "compare_roughness",
     "cosine",
@@ -67,6 +70,7 @@ __all__ = [
     "load_direction",
     "load_surface",
     "loss_surface",
+    "project_trajectory",
     "random_direction",
     "roughness",
     "roughness_study",
@@ -75,5 +79,6 @@ __all__ = [
     "save_vtk",
     "shared_direction",
     "spectral_density",
+    "trajectory_losses",
     "unit_parameters",
 ]

@@ -1,0 +1,320 @@
+"""A training run seen in the plane that holds most of it: PCA of checkpoints, projections, losses there."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..data import ImageData
+from ..models import read_checkpoint
+from ..training import Trajectory
+from ..unroll import UnrolledNetwork
+from ._cells import CellEvaluator, Loss, named_metrics
+from .directions import Direction
+
+State = Mapping[str, torch.Tensor]
+Checkpoint = State | nn.Module | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedTrajectory:
+    """A run in the coordinates of a few directions around its last weights.
+
+    Attributes:
+        directions: unit vectors in the space of the parameters; the first explains most.
+        coordinates: (steps, directions) the projection ``<θ_t - θ_T, d_k>`` of each checkpoint; the last is 0.
+        explained: (directions,) share of the variance of the checkpoints along each direction, of all of it.
+        outside: (steps,) distance of each checkpoint from the plane.
+        distances: (steps,) distance of each from the last.
+        cosine: largest cosine between two of the directions, in size (0 for principal components).
+        random_walk: (directions,) what the principal components of a long random walk would explain.
+        labels: of the steps.
+        names: the parameters.
+    """
+
+    directions: tuple[Direction, ...]
+    coordinates: np.ndarray
+    explained: np.ndarray
+    outside: np.ndarray = field(repr=False)
+    distances: np.ndarray = field(repr=False)
+    cosine: float
+    random_walk: np.ndarray
+    labels: tuple[str, ...]
+    names: tuple[str, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a checkpoint: its coordinates, its distance from the last, and from the plane."""
+        columns = {f"c{k + 1}": self.coordinates[:, k] for k in range(len(self.directions))}
+        return pd.DataFrame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryLosses:
+    """The loss of each checkpoint, and what the plane shows in its place.
+
+    Attributes:
+        labels: of the steps.
+        true: (steps,) loss of the checkpoint itself, with its own batch-norm statistics.
+        own_weights: (steps,) loss of the checkpoint's weights with the last one's statistics.
+        projected: (steps,) loss at the projection in the plane: the height of the surface under the drawn point.
+        errors: (steps, 3) standard errors over images, of the three in this order.
+        data: name of the data.
+        images: their number.
+    """
+
+    labels: tuple[str, ...]
+    true: np.ndarray
+    own_weights: np.ndarray
+    projected: np.ndarray
+    errors: np.ndarray
+    data: str
+    images: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a checkpoint."""
+        columns = {"true": self.true, "own_weights": self.own_weights, "projected": self.projected}
+        return pd.DataFrame({"step": self.labels, **columns})
+
+
+def project_trajectory(
+    model: nn.Module | UnrolledNetwork,
+    checkpoints: Trajectory | Sequence[Checkpoint],
+    *,
+    count: int = 2,
+    directions: Sequence[Direction] | None = None,
+    parameters: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> ProjectedTrajectory:
+    """The principal components of a run's checkpoints, and the run in their coordinates.
+
+    With rows ``θ_t - θ_T`` for the steps t and their mean subtracted, the components are the right singular vectors;
+    ``explained_k = s_k² / sum s²``. Coordinates are taken around the last weights θ_T, so that they are those of
+    :func:`loss_surface` over the same directions. Beware of high shares: by themselves they show little, as a long
+    random walk in many dimensions gives ``6 / (π k)²`` (0.61, 0.15, ...) for component k.
+
+    Args:
+        model: of the same class as the checkpoints; its own weights do not matter.
+        checkpoints: in order: a :class:`resnet_paths.training.Trajectory`, or state dicts, models or safetensors files.
+        count: how many components.
+        directions: project on these instead; they need not be orthogonal.
+        parameters: names of the parameters that count; all by default. Buffers, such as running statistics, never do.
+        labels: of the steps; a trajectory's epochs, or the numbers from 0 on, by default.
+
+    Returns:
+        The record; `directions` go to :func:`loss_surface` with the last checkpoint's model.
+
+    Raises:
+        ValueError: too few checkpoints, one that lacks a parameter, or checkpoints that do not differ.
+
+    Cost: no forward pass; ``steps² P`` operations, memory for all checkpoints in float64.
+
+    Source: Li et al. (2018), section 7; for random walks Antognini and Sohl-Dickstein (2018), PCA of high dimensional
+    random walks with comparison to neural network training.
+
+    Example:
+        >>> line = nn.Linear(2, 1, bias=False)
+        >>> states = [{"weight": torch.tensor([[float(t), 0.0]])} for t in (0, 1, 3)]
+        >>> found = project_trajectory(line, states, count=1)
+        >>> abs(found.coordinates[:, 0]).round(6).tolist(), round(float(found.explained[0]), 6)
+        ([3.0, 2.0, 0.0], 1.0)
+    """
+    network = model.model if isinstance(model, UnrolledNetwork) else model
+    states = _states(checkpoints)
+    names = _names(network, parameters, states)
+    rows = torch.stack([_vector(state, names) for state in states])
+    steps = rows - rows[-1]
+    centred = steps - steps.mean(0)
+    total = float(centred.square().sum())
+    if total == 0:
+        raise ValueError(f"expected checkpoints that differ, got {len(states)} with the same weights")
+
+    if directions is None:
+        vectors, explained = _components(centred, count, total)
+    else:
+        vectors = _unit(directions, names, network)
+        explained = (centred @ vectors.T).square().sum(0) / total
+    coordinates = steps @ vectors.T
+    gram = vectors @ vectors.T
+    fitted = coordinates @ torch.linalg.pinv(gram) @ vectors
+    chosen = tuple(
+        Direction(_tensors(vector, names, network), kind, facts={"explained": float(share)})
+        for vector, share, kind in zip(vectors, explained, _kinds(vectors, directions), strict=True)
+    )
+    off = (gram - torch.eye(len(gram), dtype=gram.dtype)).abs()
+    return ProjectedTrajectory(
+        directions=chosen,
+        coordinates=coordinates.numpy(),
+        explained=explained.numpy(),
+        outside=torch.linalg.vector_norm(steps - fitted, dim=1).numpy(),
+        distances=torch.linalg.vector_norm(steps, dim=1).numpy(),
+        cosine=float(off.max()),
+        random_walk=np.array([6 / (math.pi * k) ** 2 for k in range(1, len(vectors) + 1)]),
+        labels=_labels(labels, checkpoints, len(states)),
+        names=tuple(names),
+    )
+
+
+def trajectory_losses(
+    model: nn.Module | UnrolledNetwork,
+    checkpoints: Trajectory | Sequence[Checkpoint],
+    projected: ProjectedTrajectory,
+    data: ImageData,
+    *,
+    loss: Loss | None = None,
+    batch_size: int | None = None,
+) -> TrajectoryLosses:
+    """The loss at each checkpoint beside the loss at its projection, to see how far the picture can be trusted.
+
+    Args:
+        model: of the same class; it is not changed.
+        checkpoints: those that were projected.
+        projected: see :func:`project_trajectory`.
+        data: labelled images.
+        loss: a function of logits and labels that gives one value an image; cross-entropy by default.
+        batch_size: images at a time.
+
+    Returns:
+        Three losses for each step. Between `true` and `own_weights` stand the running statistics, between
+        `own_weights` and `projected` what the plane leaves out.
+
+    Raises:
+        ValueError: another number of checkpoints, or directions that are not orthogonal (coordinates are then no
+            projection).
+
+    Cost: three forward passes of the data a checkpoint.
+    """
+    network = model.model if isinstance(model, UnrolledNetwork) else model
+    states = _states(checkpoints)
+    if len(states) != len(projected):
+        raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")
+    if projected.cosine > 1e-3:
+        raise ValueError(
+            f"expected orthogonal directions, got a cosine of {projected.cosine:.2g}: a point at these coordinates is "
+            "not the projection; use the principal components"
+        )
+    metrics = named_metrics(("loss",), loss)
+    last = _loaded(network, states[-1])
+    plane = CellEvaluator(last, projected.directions, data, metrics, batch_size=batch_size)
+    values = np.empty((len(states), 3, len(data)))
+    for step, state in enumerate(states):
+        own, moved = _loaded(network, state), _loaded(network, {**states[-1], **_only(state, projected.names)})
+        for column, run in enumerate((own, moved)):
+            values[step, column] = CellEvaluator(run, [], data, metrics, batch_size=batch_size)([])["loss"]
+        values[step, 2] = plane([float(c) for c in projected.coordinates[step]])["loss"]
+    spread = values.std(2, ddof=1) if len(data) > 1 else np.full(values.shape[:2], np.nan)
+    means = values.mean(2)
+    return TrajectoryLosses(
+        labels=projected.labels,
+        true=means[:, 0],
+        own_weights=means[:, 1],
+        projected=means[:, 2],
+        errors=spread / math.sqrt(len(data)),
+        data=data.name,
+        images=len(data),
+    )
+
+
+def _states(checkpoints: Trajectory | Iterable[Checkpoint]) -> list[State]:
+    items = checkpoints.states if isinstance(checkpoints, Trajectory) else checkpoints
+    states: list[State] = []
+    for item in items:
+        if isinstance(item, nn.Module):
+            states.append(item.state_dict())
+        else:
+            states.append(read_checkpoint(Path(item))[0] if isinstance(item, str | Path) else item)
+    if len(states) < 2:
+        raise ValueError(f"expected at least 2 checkpoints, got {len(states)}")
+    return states
+
+
+def _names(model: nn.Module, chosen: Sequence[str] | None, states: Sequence[State]) -> list[str]:
+    known = {name: p.shape for name, p in model.named_parameters()}
+    names = list(known) if chosen is None else [name for name in known if name in set(chosen)]
+    if not names or (chosen is not None and len(names) < len(set(chosen))):
+        raise ValueError(f"expected names of parameters of {type(model).__name__}, got {list(chosen or [])[:5]}")
+    for step, state in enumerate(states):
+        missing = [name for name in names if name not in state or state[name].shape != known[name]]
+        if missing:
+            raise ValueError(
+                f"expected the parameters of {type(model).__name__} in every checkpoint, got none of this name and "
+                f"shape for {missing[:3]} in checkpoint {step}"
+            )
+    return names
+
+
+def _vector(state: State, names: Sequence[str]) -> torch.Tensor:
+    return torch.cat([state[name].detach().cpu().double().reshape(-1) for name in names])
+
+
+def _only(state: State, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    return {name: state[name] for name in names}
+
+
+def _components(centred: torch.Tensor, count: int, total: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right singular vectors, by the small matrix of inner products of the steps."""
+    most = len(centred) - 1
+    if not 1 <= count <= most:
+        raise ValueError(f"expected from 1 to {most} components of {len(centred)} checkpoints, got {count}")
+    left, sizes, right = torch.linalg.svd(centred, full_matrices=False)
+    if float(sizes[count - 1]) <= 1e-9 * float(sizes[0]):
+        raise ValueError(
+            f"expected checkpoints that span {count} directions, got fewer; ask for fewer components (count=)"
+        )
+    signs = torch.sign(left[0, :count])
+    signs[signs == 0] = 1.0
+    return right[:count] * signs[:, None], sizes[:count].square() / total
+
+
+def _unit(directions: Sequence[Direction], names: Sequence[str], model: nn.Module) -> torch.Tensor:
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    rows = []
+    for direction in directions:
+        unknown = [name for name in direction.tensors if name not in names]
+        if unknown:
+            raise ValueError(f"expected directions over the chosen parameters, got also {unknown[:3]}")
+        full = {name: direction.tensors.get(name, torch.zeros(shapes[name])) for name in names}
+        row = _vector(full, names)
+        rows.append(row / torch.linalg.vector_norm(row))
+    if not rows:
+        raise ValueError("expected at least one direction, got none")
+    return torch.stack(rows)
+
+
+def _tensors(vector: torch.Tensor, names: Sequence[str], model: nn.Module) -> dict[str, torch.Tensor]:
+    parameters = dict(model.named_parameters())
+    parts = vector.split([parameters[name].numel() for name in names])
+    return {
+        name: part.reshape(parameters[name].shape).to(parameters[name]) for name, part in zip(names, parts, strict=True)
+    }
+
+
+def _kinds(vectors: torch.Tensor, directions: Sequence[Direction] | None) -> list[str]:
+    if directions is None:
+        return [f"principal component {k + 1}" for k in range(len(vectors))]
+    return [direction.kind for direction in directions]
+
+
+def _labels(given: Sequence[str] | None, checkpoints: object, count: int) -> tuple[str, ...]:
+    if given is None:
+        return tuple(map(str, checkpoints.epochs if isinstance(checkpoints, Trajectory) else range(count)))
+    if len(given) != count:
+        raise ValueError(f"expected {count} labels, one a checkpoint, got {len(given)}")
+    return tuple(given)
+
+
+def _loaded(model: nn.Module, state: State) -> nn.Module:
+    """A copy of the model in eval mode with other weights."""
+    other = copy.deepcopy(model).eval()
+    other.load_state_dict(dict(state))
+    return other

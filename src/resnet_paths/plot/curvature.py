@@ -1,0 +1,148 @@
+"""Pictures of curvature and of the path of training: spectra, blocks, the eigenvalue ratio, trajectories."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, Surface, TrajectoryLosses
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes
+from .landscape import plot_surface_heat
+
+_MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
+
+
+def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str | None = None) -> Axes:
+    """The density of eigenvalues on a logarithmic scale, with two standard errors over the probes.
+
+    The dotted line is the height of one single eigenvalue: what is far below it is the smoothing's tail.
+
+    Args:
+        record: see :func:`resnet_paths.landscape.spectral_density`.
+        ax: draw here, also over another spectrum.
+        label: for the legend.
+    """
+    ax = axes(ax, (7, 4))
+    one = 1 / (record.size * record.width * np.sqrt(2 * np.pi))
+    floor = one / 100
+    low, high = (np.maximum(record.density + sign * 2 * record.standard_error, floor) for sign in (-1, 1))
+    (line,) = ax.plot(record.grid, np.maximum(record.density, floor), linewidth=1.2, label=label)
+    ax.fill_between(record.grid, low, high, color=line.get_color(), alpha=0.25)
+    ax.axhline(one, color=GREY, linestyle=":", linewidth=0.8)
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=floor)
+    ax.set_xlabel("eigenvalue")
+    ax.set_ylabel("density (share of eigenvalues per unit)")
+    ax.set_title(
+        f"{_MATRICES[record.kind]} of {record.size:,} parameters, {record.samples} samples, {record.probes} probes of "
+        f"{record.nodes.shape[1]} steps, width {record.width:.2g}",
+        fontsize=9,
+    )
+    if label is not None:
+        ax.legend(fontsize=8)
+    return ax
+
+
+def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> Axes:
+    """The largest eigenvalue of each block and the size of its smallest, on one logarithmic scale.
+
+    Args:
+        record: see :func:`resnet_paths.landscape.block_eigenvalues`.
+        ax: draw here.
+    """
+    ax = axes(ax, (max(6.0, 0.32 * len(record.names)), 4))
+    places = np.arange(len(record.names))
+    negative = record.smallest < 0
+    series = (
+        (record.largest > 0, record.largest, BLUE, "o", "largest"),
+        (negative, -record.smallest, RED, "v", "smallest, negative: its size"),
+        (~negative & (record.smallest > 0), record.smallest, ORANGE, "^", "smallest, positive"),
+    )
+    for chosen, values, colour, marker, label in series:
+        if chosen.any():
+            ax.plot(places[chosen], values[chosen], marker, color=colour, label=label)
+    ax.set_yscale("log")
+    ax.set_xticks(places, record.names, rotation=90, fontsize=8)
+    ax.set_xlabel("block of parameters")
+    ax.set_ylabel("eigenvalue of the block")
+    flat = int((record.largest <= 0).sum())
+    missing = f"; {flat} without a positive eigenvalue" if flat else ""
+    ax.set_title(f"{_MATRICES[record.kind]} by block, {record.samples} samples{missing}", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_eigenvalue_ratio(
+    surface: Surface, ax: Axes | None = None, *, norm: Normalize | None = None, path: np.ndarray | None = None
+) -> Axes:
+    """The map of ``|λmin / λmax|``, from 0 (nearly convex) to 1 by default; cells without a value are hatched.
+
+    Args:
+        surface: see :func:`resnet_paths.landscape.eigenvalue_surface`, over a plane.
+        ax: draw here.
+        norm: colours; values above 1 have the colour of 1 by default.
+        path: (steps, 2) coordinates of a path to draw over it.
+    """
+    ax = plot_surface_heat(surface, "ratio", ax, norm=norm or Normalize(0, 1), path=path)
+    finite = surface.values["ratio"][np.isfinite(surface.values["ratio"])]
+    largest = f", largest {finite.max():.3g}" if len(finite) else ""
+    ax.set_title(f"|λmin / λmax| of the Hessian; {surface.data}, {surface.images} images{largest}", fontsize=9)
+    return ax
+
+
+def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colour: str = RED) -> Axes:
+    """A run in the plane of two directions, over a surface where `ax` holds one; the axes say what they explain.
+
+    Args:
+        record: see :func:`resnet_paths.landscape.project_trajectory`, of two directions or more (two are drawn).
+        ax: draw here, such as on the contours of :func:`loss_surface` over ``record.directions``.
+        colour: of the path.
+
+    Raises:
+        ValueError: a single direction.
+    """
+    if record.coordinates.shape[1] < 2:
+        raise ValueError("expected a trajectory in two directions, got one; project it with count=2")
+    ax = axes(ax, (6, 5))
+    across, down = record.coordinates[:, 0], record.coordinates[:, 1]
+    ax.plot(across, down, color=colour, marker=".", linewidth=1)
+    ax.plot(across[-1], down[-1], marker="*", color=colour, markersize=12)
+    for place in (0, len(record) - 1):
+        ax.annotate(record.labels[place], (across[place], down[place]), (4, 4), textcoords="offset points", fontsize=8)
+    ax.set_xlabel(_explained(record, 0))
+    ax.set_ylabel(_explained(record, 1))
+    if not ax.get_title():
+        ax.set_title(f"{len(record)} checkpoints, {record.explained[:2].sum():.0%} of their variance", fontsize=9)
+    return ax
+
+
+def _explained(record: ProjectedTrajectory, k: int) -> str:
+    kind, share = record.directions[k].kind, record.explained[k]
+    walk = f"; of a random walk {record.random_walk[k]:.0%}" if kind.startswith("principal") else ""
+    return f"{kind} ({share:.1%} of variance{walk})"
+
+
+def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> Axes:
+    """The true loss of each checkpoint beside the loss at its projection in the plane.
+
+    Args:
+        record: see :func:`resnet_paths.landscape.trajectory_losses`.
+        ax: draw here.
+    """
+    ax = axes(ax, (7, 4))
+    places = np.arange(len(record.labels))
+    series = (
+        (record.true, BLUE, "o-", "checkpoint"),
+        (record.own_weights, GREEN, "s:", "its weights, last statistics"),
+        (record.projected, ORANGE, "^--", "its projection in the plane"),
+    )
+    for column, (values, colour, style, label) in enumerate(series):
+        errors = 1.96 * record.errors[:, column]
+        ax.errorbar(places, values, errors, fmt=style, color=colour, markersize=4, capsize=2, label=label)
+    ax.set_xticks(places, record.labels)
+    ax.set_xlabel("checkpoint")
+    ax.set_ylabel("loss")
+    ax.set_title(f"True and projected loss; {record.data}, {record.images} images, 95 % intervals", fontsize=9)
+    ax.legend(fontsize=8)
+    return ax
