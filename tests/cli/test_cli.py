@@ -77,9 +77,10 @@ def test_wrong_use_gives_one_line(arguments: list[str], message: str) -> None:
 def test_plan_then_drop(tmp_path) -> None:
     import torch
 
-    plan = run("plan", "--limit", "60", "--n-drop", "2", "--out", str(tmp_path))
+    plan = run("plan", "--limit", "60", "--n-drop", "2", "--finetune", "--out", str(tmp_path))
     assert plan.exit_code == 0, plan.output
     assert "chosen" in plan.stdout
+    assert json.loads((tmp_path / "plan.json").read_text())["points"][2]["finetuned"] > 0
     file = tmp_path / "plan.json"
     dropped = run("drop", "--plan", str(file), "--out", str(tmp_path / "small"), "--json")
     assert dropped.exit_code == 0, dropped.output

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import matplotlib
+import pytest
 
 from resnet_paths import unroll
 from resnet_paths.data import digits
 from resnet_paths.lesion import random_deletions, single_deletions
 from resnet_paths.models import load_model
-from resnet_paths.plot import plot_plan, plot_random_deletions, plot_single_deletions, save
+from resnet_paths.plot import plot_plan, plot_random_deletions, plot_search, plot_single_deletions, save
 from resnet_paths.tradeoff import plan_drop
 
 
@@ -30,8 +33,13 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
 def test_the_frontier(tmp_path) -> None:
     net = unroll(load_model("embedded"))
     data = digits("test").subset(slice(0, 30))
-    plan = plan_drop(net, data, n_drop=2, report=data, recalibrate=data, seconds=0.01)
+    plan = plan_drop(net, data, n_drop=2, report=data, recalibrate=data, seconds=0.01, random_draws=3)
     ax = plot_plan(plan)
     assert ax.get_xlabel() == "latency (ms, batch 30)"
     assert "accuracy" in ax.get_ylabel()
     assert list(ax.lines[0].get_ydata()) == [point.accuracy for point in plan.points]
+    ax = plot_search(plan)
+    assert list(ax.lines[1].get_ydata()) == list(plan.search_losses)
+    assert "cross-entropy" in ax.get_ylabel()
+    with pytest.raises(ValueError, match="random_draws"):
+        plot_search(replace(plan, random_losses=()))

@@ -11,7 +11,15 @@ from resnet_paths.data import digits
 from resnet_paths.lesion import evaluate_gates, metric_named
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.surgery import drop_blocks
-from resnet_paths.tradeoff import load_plan, plan_drop, recalibrate_batchnorm
+from resnet_paths.tradeoff import (
+    Distillation,
+    batch_statistics,
+    distil,
+    load_plan,
+    norms_before,
+    plan_drop,
+    recalibrate_batchnorm,
+)
 from resnet_paths.training import Recipe, train
 
 
@@ -51,7 +59,8 @@ def test_points_are_what_the_dropped_model_does(small) -> None:
     smaller = drop_blocks(small, list(point.dropped))
     with torch.no_grad():
         assert point.accuracy == pytest.approx(float((smaller(report.x).argmax(1) == report.labels).float().mean()))
-    recalibrate_batchnorm(smaller, [x for x, _ in images.batches(100)])
+    before = [name for name in norms_before(small, point.dropped) if name in dict(smaller.named_modules())]
+    recalibrate_batchnorm(smaller, [x for x, _ in images.batches(100)], keep=before)
     with torch.no_grad():
         right = (smaller(report.x).argmax(1) == report.labels).float().mean()
     assert point.recalibrated == pytest.approx(float(right))
@@ -103,3 +112,110 @@ def test_a_latency_that_cannot_be_reached(small) -> None:
     with pytest.raises(ValueError, match="the least is"):
         plan_drop(small, digits("train").subset(slice(0, 40)), latency=0.001, seconds=0.01)
     assert np.isfinite(small(digits("test").x[:2]).detach().numpy()).all()
+
+
+def test_statistics_before_the_first_dropped_block_stay(small) -> None:
+    first = 2
+    kept = norms_before(small, [4, first])
+    names = [unit.name for unit in small]
+    assert {name for name in kept if not name.startswith("layer")} == {"bn1"}
+    assert all(any(name.startswith(unit) for unit in names[: first + 1]) for name in kept if name != "bn1")
+    assert not any(name.startswith(unit) for name in kept for unit in names[first + 1 :])
+    smaller = drop_blocks(small, [first, 4])
+    before = {name: value.clone() for name, value in smaller.named_buffers()}
+    keep = [name for name in kept if name in dict(smaller.named_modules())]
+    recalibrate_batchnorm(smaller, [digits("train").x[:200]], keep=keep)
+    for name, value in smaller.named_buffers():
+        if name.endswith("running_mean"):
+            assert torch.equal(value, before[name]) == (name.removesuffix(".running_mean") in kept), name
+    with pytest.raises(ValueError, match="names of batch norms"):
+        recalibrate_batchnorm(smaller, [digits("train").x[:20]], keep=["fc"])
+
+
+def test_batch_statistics_are_those_of_recalibration(small) -> None:
+    x = digits("train").x[:300]
+    gates = torch.ones(len(small))
+    gates[[1, 4]] = 0
+    seen = batch_statistics(small)
+    smaller = drop_blocks(small, [1, 4])
+    recalibrate_batchnorm(smaller, [x])
+    with torch.no_grad():
+        # running variances are unbiased, a batch's own is not: one part in 300 * 16 of the smallest maps
+        torch.testing.assert_close(seen(x, gates), smaller(x), rtol=2e-2, atol=2e-2)
+        assert float((seen(x, gates) - small(x, gates)).abs().max()) > 0.5
+    assert all(
+        norm.running_mean is not None for norm in small.model.modules() if isinstance(norm, torch.nn.BatchNorm2d)
+    )
+
+
+def test_search_sees_recalibration_and_random_sets_are_worse(small) -> None:
+    data, report = digits("train").subset(slice(0, 200)), digits("test")
+    options = {"n_drop": 3, "report": report, "seconds": 0.01, "random_draws": 20, "batch_size": 200}
+    plan = plan_drop(small, data, recalibrate=data, **options)
+    seen = batch_statistics(small)
+    for point, loss, drawn in zip(plan.points, plan.search_losses, plan.random_losses, strict=True):
+        gates = torch.ones(1, len(small))
+        gates[0, list(point.dropped)] = 0
+        assert evaluate_gates(seen, data, gates, metric_named("loss")[1], batch_size=200).mean() == pytest.approx(loss)
+        assert len(drawn) == 20
+        assert loss <= np.median(drawn) + 1e-6
+    assert plan.search_losses[1] <= min(plan.random_losses[1]) + 1e-6
+
+
+def test_finetuning_helps_the_chosen_point_and_is_what_apply_does(small, tmp_path) -> None:
+    training, report = digits("train").subset(slice(0, 400)), digits("test")
+    how = Distillation(epochs=2, shift=0, flip=False)
+    before = [parameter.clone() for parameter in small.model.parameters()]
+    plan = plan_drop(
+        small, training, n_drop=4, report=report, finetune=training, distillation=how, seconds=0.01, progress=False
+    )
+    assert plan.point.finetuned > plan.point.accuracy + 0.1
+    assert [point.finetuned for point in plan.points[:-1]] == [None] * 4
+    applied = plan.apply(small, finetune=training, distillation=how)
+    with torch.no_grad():
+        assert plan.point.finetuned == pytest.approx(
+            float((applied(report.x).argmax(1) == report.labels).float().mean())
+        )
+    assert all(torch.equal(a, b) for a, b in zip(before, small.model.parameters(), strict=True))
+    assert load_plan(plan.save(tmp_path / "plan.json")) == plan
+
+
+def test_distillation_ends_where_the_teacher_is() -> None:
+    teacher = load_model("embedded")
+    student = load_model("embedded")
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        student.linear.bias.add_(torch.linspace(-3, 3, 10))
+    flags = [parameter.requires_grad for parameter in student.parameters()]
+    losses = distil(student, teacher, digits("train").subset(slice(0, 100)), Distillation(epochs=2, weight=1.0))
+    assert losses[1] < losses[0]
+    assert torch.equal(state, torch.get_rng_state())
+    assert [parameter.requires_grad for parameter in student.parameters()] == flags
+    with pytest.raises(FloatingPointError, match="smaller lr"):
+        distil(student, teacher, digits("train").subset(slice(0, 200)), Distillation(epochs=3, lr=1e30))
+    with pytest.raises(ValueError, match="at least 1 epoch"):
+        Distillation(epochs=0)
+
+
+def test_saved_state_loads_where_this_library_is_not(small, tmp_path) -> None:
+    import subprocess
+    import sys
+
+    import torchvision
+
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    smaller = drop_blocks(model, [1, 5])
+    recalibrate_batchnorm(smaller, [torch.randn(8, 3, 32, 32)], keep=["bn1"])
+    torch.save(smaller, tmp_path / "model.pt")
+    x = torch.randn(2, 3, 32, 32)
+    torch.save((x, smaller(x)), tmp_path / "pair.pt")
+    code = (
+        "import sys; sys.modules['resnet_paths'] = None\n"
+        "import torch\n"
+        f"model = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        f"x, y = torch.load({str(tmp_path / 'pair.pt')!r})\n"
+        "torch.testing.assert_close(model(x), y)\n"
+        "assert type(model).__module__.startswith('torchvision')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -4,7 +4,7 @@ from torch import nn
 
 from resnet_paths.models import cifar_resnet
 from resnet_paths.surgery import drop_blocks
-from resnet_paths.tradeoff import count_flops, count_parameters, measure_latency, recalibrate_batchnorm
+from resnet_paths.tradeoff import count_flops, count_parameters, latency_by_unit, measure_latency, recalibrate_batchnorm
 
 
 def test_flops_and_parameters_by_hand() -> None:
@@ -48,3 +48,16 @@ def test_recalibration_keeps_flags_after_an_exception_and_says_what_is_wrong() -
     with pytest.raises(ValueError, match="at least one batch"):
         recalibrate_batchnorm(model, [])
     assert recalibrate_batchnorm(nn.Linear(2, 2), []) == 0
+
+
+def test_latency_by_unit_times_every_piece() -> None:
+    import torchvision
+
+    from resnet_paths import unroll
+
+    net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+    found = latency_by_unit(net, torch.randn(1, 3, 64, 64), seconds=0.005)
+    assert found.units == tuple(unit.name for unit in net)
+    assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.whole.median))
+    assert [value > 0 for value in found.shortcut] == [unit.shortcut != "identity" for unit in net]
+    assert 0.3 < sum(found.share) < 1

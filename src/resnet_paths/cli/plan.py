@@ -13,7 +13,7 @@ from rich.table import Table
 from ..plot import plot_plan, save
 from ..surgery import drop_blocks
 from ..surgery.export import export_model
-from ..tradeoff import DropPlan, count_parameters, load_plan, plan_drop, recalibrate_batchnorm
+from ..tradeoff import DropPlan, count_parameters, distil, load_plan, norms_before, plan_drop, recalibrate_batchnorm
 from ..unroll import UnitRef
 from ._common import (
     BatchOption,
@@ -36,6 +36,10 @@ RecalibrateOption = Annotated[
     bool, typer.Option(help="Measure batch-norm statistics again, on the training images of --data.")
 ]
 
+FinetuneOption = Annotated[
+    bool, typer.Option(help="Teach the smaller model the whole model's outputs, on the training images of --data.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add both commands."""
@@ -54,6 +58,7 @@ def register(app: typer.Typer) -> None:
         search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
         most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
         recalibrate: RecalibrateOption = True,
+        finetune: FinetuneOption = False,
         limit: LimitOption = 400,
         size: SizeOption = None,
         batch_size: BatchOption = 100,
@@ -76,6 +81,7 @@ def register(app: typer.Typer) -> None:
             search=search,  # type: ignore[arg-type]
             most=most,
             recalibrate=training if recalibrate else None,
+            finetune=training if finetune else None,
             report=report,
             batch_size=batch_size,
         )
@@ -86,6 +92,8 @@ def register(app: typer.Typer) -> None:
             return
         screen = console()
         screen.print(_table(result))
+        if result.point.finetuned is not None:
+            screen.print(f"The chosen model, fine-tuned: {result.point.finetuned:.2%}")
         screen.print(f"Written: {file} and {picture}")
         screen.print(f"[dim]Next: resnet-paths drop --model {model} --plan {file}[/dim]")
 
@@ -100,6 +108,7 @@ def register(app: typer.Typer) -> None:
         units: UnitsOption = None,
         plan: PlanOption = None,
         recalibrate: RecalibrateOption = False,
+        finetune: FinetuneOption = False,
         onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
         limit: LimitOption = 400,
         size: SizeOption = None,
@@ -114,10 +123,15 @@ def register(app: typer.Typer) -> None:
         net = unrolled(network, images)
         chosen: list[UnitRef] = _references(units) if units is not None else list(load_plan(plan or "").point.names)
         smaller = drop_blocks(net, chosen)
-        if recalibrate:
+        if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
+        if recalibrate:
             place = next(smaller.parameters()).device
-            recalibrate_batchnorm(smaller, [x.to(place) for x, _ in training.batches(100)])
+            left = {name for name, _ in smaller.named_modules()}
+            keep = [name for name in norms_before(net, chosen) if name in left]
+            recalibrate_batchnorm(smaller, [x.to(place) for x, _ in training.batches(100)], keep=keep)
+        if finetune:
+            distil(smaller, net.model, training)
         example = images.subset(slice(0, 2)).x.to(next(smaller.parameters()).device)
         files = export_model(smaller, example, out, onnx=onnx)
         facts = {

@@ -21,7 +21,7 @@ from .paths import (
 )
 from .predictors import plot_predictor, plot_predictor_ranking
 from .studies import plot_reorderings, plot_stage_deletions
-from .tradeoff import plot_plan
+from .tradeoff import plot_plan, plot_search
 from .training import plot_training
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
@@ -42,6 +42,7 @@ __all__ = [
     "plot_predictor_ranking",
     "plot_random_deletions",
     "plot_reorderings",
+    "plot_search",
     "plot_single_deletions",
     "plot_stage_deletions",
     "plot_surface_3d",

@@ -23,11 +23,37 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
         ax.errorbar(latency, again, errors, fmt="s-", color=ORANGE, markersize=4, capsize=2, label="recalibrated")
         chosen = float(again[plan.chosen])
     ax.plot(1e3 * plan.point.latency, chosen, "*", color=RED, markersize=14, label="chosen")
+    if plan.point.finetuned is not None:
+        ax.plot(1e3 * plan.point.latency, plan.point.finetuned, "^", color=RED, markersize=8, label="fine-tuned")
+    whole = plan.points[0]
+    ax.axhline(whole.accuracy, color=GREY, linewidth=0.8, linestyle=":", label="whole model")
     for place, point in enumerate(plan.points):
         ax.annotate(str(len(point.dropped)), (latency[place], accuracy[place]), (0, -12), textcoords="offset points",
                     fontsize=7, color=GREY, ha="center")  # fmt: skip
     ax.set_xlabel(f"latency (ms, batch {plan.batch})")
     ax.set_ylabel("accuracy (share of images)")
     ax.set_title(f"Blocks dropped by {plan.search} search (numbers: how many)", fontsize=10)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
+    """What the search minimised against the number of dropped blocks, beside random sets of as many.
+
+    Raises:
+        ValueError: the plan drew no random sets; call plan_drop with random_draws.
+    """
+    if not plan.random_losses:
+        raise ValueError("expected a plan with random sets, got one without; call plan_drop(..., random_draws=20)")
+    ax = axes(ax, (6, 4))
+    counts = [len(point.dropped) for point in plan.points]
+    drawn = np.array(plan.random_losses)
+    low, middle, high = np.quantile(drawn, (0.0, 0.5, 1.0), axis=1)
+    ax.fill_between(counts, low, high, color=GREY, alpha=0.3, label=f"{drawn.shape[1]} random sets, all of them")
+    ax.plot(counts, middle, color=GREY, label="random sets, median")
+    ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{plan.search} search")
+    ax.set_xlabel("blocks dropped")
+    ax.set_ylabel("cross-entropy on the search images (nats)")
+    ax.set_yscale("log")
     ax.legend(fontsize=8)
     return ax

@@ -1,17 +1,28 @@
 """Trading accuracy for latency."""
 
+from ._search import Search
+from ._statistics import batch_statistics, norms_before
+from .by_unit import LatencyByUnit, latency_by_unit
+from .distil import Distillation, distil
 from .latency import Latency, count_flops, count_parameters, measure_latency
 from .plan import DropPlan, PlanPoint, load_plan, plan_drop
 from .recalibrate import recalibrate_batchnorm
 
 __all__ = [
+    "Distillation",
     "DropPlan",
     "Latency",
+    "LatencyByUnit",
     "PlanPoint",
+    "Search",
+    "batch_statistics",
     "count_flops",
     "count_parameters",
+    "distil",
+    "latency_by_unit",
     "load_plan",
     "measure_latency",
+    "norms_before",
     "plan_drop",
     "recalibrate_batchnorm",
 ]

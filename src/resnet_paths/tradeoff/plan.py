@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,15 +15,16 @@ import torch
 from torch import nn
 
 from ..data import ImageData
-from ..lesion import evaluate_gates, interval, metric_named
+from ..lesion import interval
 from ..surgery import drop_blocks
-from ..unroll import UnrolledNetwork
+from ..unroll import UnrolledNetwork, unroll
 from ..unroll.fingerprint import fingerprint
+from ..unroll.network import main_output
+from ._search import MOST_EXACT, Search, Searcher
+from ._statistics import batch_statistics, norms_before, norms_of
+from .distil import Distillation, distil
 from .latency import count_parameters, measure_latency
 from .recalibrate import recalibrate_batchnorm
-
-Search = Literal["greedy", "beam", "exact"]
-_MOST_EXACT = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class PlanPoint:
         recalibrated_interval: its 95 % interval.
         latency: seconds a forward pass, median.
         parameters: number of parameters left.
+        finetuned: accuracy after distillation; None but for the chosen point of a plan that was asked for it.
+        finetuned_interval: its 95 % interval.
     """
 
     dropped: tuple[int, ...]
@@ -54,6 +56,8 @@ class PlanPoint:
     recalibrated_interval: tuple[float, float] | None
     latency: float
     parameters: int
+    finetuned: float | None = None
+    finetuned_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class DropPlan:
         batch: images in the input on which latency was measured.
         model_fingerprint: of the whole model.
         data_fingerprint: of the images kept apart.
+        search_losses: what the search minimised, for each point: the mean cross-entropy on the search images, with
+            the statistics of each batch where the plan recalibrates.
+        random_losses: the same of random sets of as many blocks, (points, draws).
     """
 
     points: tuple[PlanPoint, ...]
@@ -75,6 +82,8 @@ class DropPlan:
     batch: int
     model_fingerprint: str
     data_fingerprint: str
+    search_losses: tuple[float, ...] = ()
+    random_losses: tuple[tuple[float, ...], ...] = ()
 
     @property
     def point(self) -> PlanPoint:
@@ -82,12 +91,25 @@ class DropPlan:
         return self.points[self.chosen]
 
     def apply(
-        self, model: nn.Module | UnrolledNetwork, *, example_input: Any = None, recalibrate: ImageData | None = None
+        self,
+        model: nn.Module | UnrolledNetwork,
+        *,
+        example_input: Any = None,
+        recalibrate: ImageData | None = None,
+        finetune: ImageData | None = None,
+        distillation: Distillation | None = None,
     ) -> nn.Module:
-        """The smaller model of the chosen point; with images, its batch-norm statistics are measured again."""
-        smaller = drop_blocks(model, list(self.point.names), example_input=example_input)
+        """The smaller model of the chosen point.
+
+        With `recalibrate` the batch-norm statistics behind the first dropped block are measured again; with
+        `finetune` the whole model then teaches the smaller one on those images.
+        """
+        net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
+        smaller = _smaller(net, net.indices(list(self.point.names)))
         if recalibrate is not None:
-            recalibrate_batchnorm(smaller, _inputs(smaller, recalibrate))
+            _recalibrate(smaller, net, net.indices(list(self.point.names)), recalibrate)
+        if finetune is not None:
+            distil(smaller, net.model, finetune, distillation)
         return smaller
 
     def to_pandas(self) -> pd.DataFrame:
@@ -116,13 +138,13 @@ def load_plan(path: str | Path) -> DropPlan:
         if content.pop("format") != 1:
             raise ValueError("another format")
         points = tuple(PlanPoint(**{key: _tupled(value) for key, value in p.items()}) for p in content.pop("points"))
-        return DropPlan(points=points, **content)
+        return DropPlan(points=points, **{key: _tupled(value) for key, value in content.items()})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"expected a plan written by DropPlan.save, got {path}: {error}") from error
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
 
 
 def plan_drop(
@@ -136,7 +158,10 @@ def plan_drop(
     beam: int = 4,
     most: int | None = None,
     recalibrate: ImageData | None = None,
+    finetune: ImageData | None = None,
+    distillation: Distillation | None = None,
     report: ImageData | None = None,
+    random_draws: int = 0,
     batch: int = 32,
     seconds: float = 0.5,
     batch_size: int = 100,
@@ -149,6 +174,9 @@ def plan_drop(
     Greedy drops at each step the block that hurts least; a beam keeps the `beam` best sets of each size, and never
     ends worse than greedy; exact tries every set of each size (at most 16 units).
 
+    With `recalibrate` the search sees each set as it would be used: batch norms take the statistics of the batch that
+    they normalise, which recalibration approaches. The norms before the first dropped block keep their own.
+
     Args:
         net: the network, in eval mode.
         data: images to search on; without `report` one half of them, the other half to report on.
@@ -159,11 +187,14 @@ def plan_drop(
         beam: sets kept.
         most: drop at most so many blocks (default: all but none with `n_drop`).
         recalibrate: images on which batch-norm statistics are measured again at each point.
+        finetune: training images on which the chosen point's model is fine-tuned with the whole model as teacher.
+        distillation: how (default :class:`Distillation`).
         report: images to report on.
         batch: images in the input on which latency is measured.
         seconds: time for each latency measurement.
-        batch_size: images at a time in the search.
-        seed: of the halves.
+        batch_size: images at a time in the search; with `recalibrate`, the batch of which norms take statistics.
+        random_draws: score so many random sets of each size too, to compare the search with.
+        seed: of the halves and the random sets.
         progress: show progress bars on a terminal.
 
     Raises:
@@ -185,27 +216,38 @@ def plan_drop(
         raise ValueError(f"expected exactly one of latency, accuracy_drop and n_drop, got {len(goals)}")
     if search not in ("greedy", "beam", "exact"):
         raise ValueError(f"expected search 'greedy', 'beam' or 'exact', got {search!r}")
-    if search == "exact" and len(net) > _MOST_EXACT:
-        raise ValueError(f"expected at most {_MOST_EXACT} units for exact search, got {len(net)}; use search='beam'")
+    if search == "exact" and len(net) > MOST_EXACT:
+        raise ValueError(f"expected at most {MOST_EXACT} units for exact search, got {len(net)}; use search='beam'")
     limit = n_drop if n_drop is not None else len(net) if most is None else most
     if not 0 <= limit <= len(net):
         raise ValueError(f"expected from 0 to {len(net)} blocks to drop, got {limit}")
     chosen_on, reported_on = data.halves(seed) if report is None else (data, report)
-    sets = _Searcher(net, chosen_on, batch_size, progress).frontier(search, beam, limit)
+    normalised = recalibrate is not None and bool(norms_of(net.model))
+    searcher = Searcher(batch_statistics(net) if normalised else net, chosen_on, batch_size, progress)
+    sets = searcher.frontier(search, beam, limit)
     whole = measured(net, (), chosen_on, reported_on, recalibrate, batch, seconds)
     points = [whole]
     for dropped in sets[1:]:
         points.append(measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds))
         if latency is not None and points[-1].latency <= latency * whole.latency:
             break
-    return DropPlan(
+    chosen = _choose(points, latency, accuracy_drop, n_drop)
+    plan = DropPlan(
         tuple(points),
-        _choose(points, latency, accuracy_drop, n_drop),
+        chosen,
         search,
         min(batch, len(reported_on)),
         fingerprint(net.model),
         reported_on.fingerprint,
+        tuple(searcher.known[one] for one in sets[: len(points)]),
+        tuple(searcher.at_random(len(points) - 1, random_draws, seed)) if random_draws else (),
     )
+    if finetune is not None:
+        taught = plan.apply(net, recalibrate=recalibrate, finetune=finetune, distillation=distillation)
+        _, right = _per_image(taught, reported_on)
+        points[chosen] = replace(points[chosen], finetuned=float(right.mean()), finetuned_interval=interval(right))
+        plan = replace(plan, points=tuple(points))
+    return plan
 
 
 def _choose(points: list[PlanPoint], latency: float | None, drop: float | None, count: int | None) -> int:
@@ -221,61 +263,6 @@ def _choose(points: list[PlanPoint], latency: float | None, drop: float | None, 
     return max(i for i, point in enumerate(points) if point.search_accuracy >= floor)
 
 
-class _Searcher:
-    def __init__(self, net: UnrolledNetwork, data: ImageData, batch_size: int, progress: bool) -> None:
-        self.net, self.data, self.batch_size, self.progress = net, data, batch_size, progress
-        self.known: dict[tuple[int, ...], float] = {}
-
-    def score(self, sets: Sequence[tuple[int, ...]]) -> None:
-        """Evaluate the loss of each set that is not known yet."""
-        new = [dropped for dropped in dict.fromkeys(sets) if dropped not in self.known]
-        if not new:
-            return
-        gates = torch.ones(len(new), len(self.net))
-        for row, dropped in enumerate(new):
-            gates[row, list(dropped)] = 0
-        _, loss = metric_named("loss")
-        values = evaluate_gates(
-            self.net, self.data, gates, loss, batch_size=self.batch_size, progress=self.progress
-        ).mean(1)
-        self.known.update({dropped: float(value) for dropped, value in zip(new, values, strict=True)})
-
-    def frontier(self, search: Search, beam: int, most: int) -> list[tuple[int, ...]]:
-        """The best set found of each size from 0 to `most`."""
-        if search == "exact":
-            everything = [s for size in range(most + 1) for s in combinations(range(len(self.net)), size)]
-            self.score(everything)
-            return [self._best([s for s in everything if len(s) == size]) for size in range(most + 1)]
-        path = self._beam(1, most)
-        if search == "beam":
-            wide = self._beam(beam, most)
-            path = [self._best([one, other]) for one, other in zip(path, wide, strict=True)]
-        return path
-
-    def _best(self, sets: list[tuple[int, ...]]) -> tuple[int, ...]:
-        return min(sets, key=self._rank)
-
-    def _rank(self, dropped: tuple[int, ...]) -> tuple[bool, float]:
-        loss = self.known[dropped]
-        return (not np.isfinite(loss), loss)
-
-    def _beam(self, width: int, most: int) -> list[tuple[int, ...]]:
-        self.score([()])
-        path: list[tuple[int, ...]] = [()]
-        kept: list[tuple[int, ...]] = [()]
-        for _ in range(most):
-            grown = {
-                tuple(sorted((*dropped, unit)))
-                for dropped in kept
-                for unit in range(len(self.net))
-                if unit not in dropped
-            }
-            self.score(sorted(grown))
-            kept = sorted(sorted(grown), key=self._rank)[:width]
-            path.append(kept[0])
-        return path
-
-
 def measured(
     net: UnrolledNetwork,
     dropped: Sequence[int],
@@ -286,14 +273,14 @@ def measured(
     seconds: float = 0.5,
 ) -> PlanPoint:
     """Everything about one choice of blocks, on the real smaller model."""
-    smaller = drop_blocks(net, list(dropped)) if dropped else copy.deepcopy(net.model)
+    smaller = _smaller(net, dropped)
     loss, search_right = _per_image(smaller, chosen_on)
     _, right = _per_image(smaller, reported_on)
     x = next(iter(_inputs(smaller, reported_on.subset(slice(0, batch)))))
     latency = measure_latency(smaller, x, seconds=seconds).median
     recalibrated = None
     if recalibrate is not None:
-        recalibrate_batchnorm(smaller, _inputs(smaller, recalibrate))
+        _recalibrate(smaller, net, dropped, recalibrate)
         _, recalibrated = _per_image(smaller, reported_on)
         _, search_right = _per_image(smaller, chosen_on)
     return PlanPoint(
@@ -310,6 +297,17 @@ def measured(
     )
 
 
+def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
+    return drop_blocks(net, list(dropped)) if dropped else copy.deepcopy(net.model)
+
+
+def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:
+    """Measure the statistics again behind the first dropped block; none dropped, none measured."""
+    left = norms_of(smaller)
+    keep = [name for name in norms_before(net, dropped) if name in left]
+    recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=keep)
+
+
 def _inputs(model: nn.Module, data: ImageData, size: int = 100) -> list[torch.Tensor]:
     parameter = next(model.parameters())
     return [x.to(parameter.device, parameter.dtype) for x, _ in data.batches(size)]
@@ -319,6 +317,6 @@ def _per_image(model: nn.Module, data: ImageData) -> tuple[np.ndarray, np.ndarra
     """Loss and whether it is right, for each image."""
     with torch.inference_mode():
         outputs = [model(x) for x in _inputs(model, data)]
-    logits = torch.cat([getattr(output, "logits", output) for output in outputs]).float().cpu()
+    logits = torch.cat([main_output(output) for output in outputs]).float().cpu()
     loss = torch.nn.functional.cross_entropy(logits, data.labels, reduction="none")
     return loss.numpy(), (logits.argmax(1) == data.labels).float().numpy()

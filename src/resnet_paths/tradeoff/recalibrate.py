@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from ..unroll.network import call_model
+from ._statistics import norms_of
 
 
-def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> int:
-    """Set the running statistics of all batch norms to those of the data, in place.
+def recalibrate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None, keep: Iterable[str] = ()
+) -> int:
+    """Set the running statistics of batch norms to those of the data, in place.
 
     Each mean and variance becomes the average over the batches of the batch's own (momentum 1/k at batch k). The
     momentum and the train flags are put back, also after an exception. Without batch norms nothing is done.
@@ -21,12 +24,14 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any], *, max_batch
         model: the model to change.
         batches: inputs, or pairs of inputs and labels.
         max_batches: use at most so many.
+        keep: names of batch norms that stay as they are: those before the first change of a model, whose
+            statistics over the whole training set are better than new ones over a few images.
 
     Returns:
         The number of batch norms recalibrated (0: the model has none).
 
     Raises:
-        ValueError: there are batch norms, and no batches.
+        ValueError: there are batch norms, and no batches; a name in `keep` is not a batch norm.
 
     Cost: one forward pass a batch.
 
@@ -37,11 +42,11 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[Any], *, max_batch
         >>> float(norm.running_mean), float(norm.running_var)
         (2.0, 2.0)
     """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    ]
+    named = norms_of(model)
+    unknown = sorted(set(keep) - set(named))
+    if unknown:
+        raise ValueError(f"expected names of batch norms to keep, such as {next(iter(named), None)!r}, got {unknown}")
+    norms = [norm for name, norm in named.items() if name not in set(keep)]
     if not norms:
         return 0
     flags = [(module, module.training) for module in model.modules()]

@@ -1,0 +1,65 @@
+"""Which batch norms a dropped block reaches, and the network as it would be after recalibration."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from ..unroll import UnitRef, UnrolledNetwork, unroll
+
+
+def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that keep running statistics, by qualified name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    }
+
+
+def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
+    """Names of the batch norms whose input no dropped block reaches, so that their statistics stay right.
+
+    Norms inside a module that the graph does not enter are not listed: they may be reached.
+    """
+    reached = _behind([net.segments.cuts[index].add for index in net.indices(list(dropped))])
+    calls: dict[str, list[fx.Node]] = {}
+    for node in net.segments.program.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    return [name for name in norms_of(net.model) if name in calls and not any(node in reached for node in calls[name])]
+
+
+def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
+    """The network over a copy of its model whose batch norms use the statistics of whatever batch they see.
+
+    So it behaves, for a large batch, as after recalibration, whichever blocks are dropped.
+    """
+    model = copy.deepcopy(net.model)
+    for norm in norms_of(model).values():
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    found = unroll(model, net._example)
+    if len(found) != len(net):
+        raise RuntimeError(f"expected {len(net)} units with batch statistics, got {len(found)}")
+    return found
+
+
+def _behind(starts: list[fx.Node]) -> set[fx.Node]:
+    """These nodes and all that read them, at any distance."""
+    found: set[fx.Node] = set()
+    todo = list(starts)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(node.users)
+    return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device

@@ -1,0 +1,136 @@
+"""Short fine-tuning of a smaller model with the whole model as its teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..data import ImageData
+from ..training.augment import augment
+from ..unroll.network import main_output
+from ._statistics import device_of
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the images.
+        lr: learning rate of SGD, falling to zero by a cosine.
+        momentum: of SGD.
+        weight_decay: on all parameters.
+        batch_size: images a step.
+        temperature: by which the logits are divided where the models are compared.
+        weight: share of the comparison with the teacher in the loss; the labels have the rest.
+        shift: move images by at most so many pixels.
+        flip: mirror images at random.
+        seed: of the order and the augmentation.
+    """
+
+    epochs: int = 2
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    temperature: float = 4.0
+    weight: float = 0.9
+    shift: int = 4
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"expected at least 1 epoch and 1 image a step, got {self.epochs} and {self.batch_size}")
+        if not (self.lr > 0 and self.temperature > 0 and 0 <= self.weight <= 1):
+            raise ValueError(
+                "expected lr and temperature above 0 and a weight from 0 to 1, got "
+                f"{self.lr}, {self.temperature} and {self.weight}"
+            )
+
+
+def distil(
+    student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation | None = None
+) -> tuple[float, ...]:
+    """Fine-tune a model in place towards the outputs of another.
+
+    The loss is ``w T^2 KL(softmax(t/T) || softmax(s/T)) + (1 - w) CE(s, label)`` of the teacher's and the student's
+    logits t and s. Batch norms of the student train; the teacher is in eval mode and does not change.
+
+    Args:
+        student: the smaller model; left in eval mode.
+        teacher: the whole model.
+        data: training images, not those to report on.
+        how: default :class:`Distillation`.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+
+    Cost: for each image and epoch two forward passes and one backward pass. Torch's own random state is not used.
+
+    Source: Hinton, Vinyals and Dean (2015), section 2.
+
+    Example:
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import cifar_resnet
+        >>> teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=s).eval() for s in (0, 1))
+        >>> losses = distil(student, teacher, digits("train").subset(slice(0, 64)), Distillation(epochs=1))
+        >>> len(losses), student.training
+        (1, False)
+    """
+    how = how or Distillation()
+    flags = [(module, module.training) for module in teacher.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    teacher.eval()
+    student.train()
+    student.requires_grad_(True)
+    try:
+        return _run(student, teacher, data, how)
+    finally:
+        student.eval()
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        for module, flag in flags:
+            module.training = flag
+
+
+def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation) -> tuple[float, ...]:
+    optimiser = torch.optim.SGD(student.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    steps = how.epochs * -(-len(data) // how.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    generator = torch.Generator().manual_seed(how.seed)
+    device, dtype = device_of(student), next(student.parameters()).dtype
+    losses = []
+    for _ in range(how.epochs):
+        total = 0.0
+        for chosen in torch.randperm(len(data), generator=generator).split(how.batch_size):
+            batch = data.subset(chosen)
+            x = augment(batch.x, how.shift, how.flip, generator).to(device, dtype)
+            loss = _loss(student, teacher, x, batch.labels.to(device), how)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(chosen)
+        losses.append(total / len(data))
+    return tuple(losses)
+
+
+def _loss(
+    student: nn.Module, teacher: nn.Module, x: torch.Tensor, labels: torch.Tensor, how: Distillation
+) -> torch.Tensor:
+    with torch.no_grad():
+        goal = F.log_softmax(main_output(teacher(x)) / how.temperature, 1)
+    logits = main_output(student(x))
+    apart = F.kl_div(F.log_softmax(logits / how.temperature, 1), goal, reduction="batchmean", log_target=True)
+    return how.weight * how.temperature**2 * apart + (1 - how.weight) * F.cross_entropy(logits, labels)
