@@ -109,7 +109,10 @@ def degradation(final: Table, depths: tuple[int, ...]) -> tuple[str, str, str, s
     if first and max(residual) <= 0 and below:
         verdict = "holds"
     elif first and below and mean(residual) < 0.25 * mean(plain):
-        verdict = "holds for plain; the residual twin loses a little of it at this budget"
+        verdict = (
+            f"holds for plain (up {100 * mean(plain):.0f} points); the residual twin does not gain from depth at this "
+            f"budget, it loses {100 * mean(residual):.1f} points"
+        )
     else:
         verdict = "does not hold" if not first else "holds for plain, not for residual"
     return (
