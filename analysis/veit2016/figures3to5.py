@@ -1,10 +1,10 @@
 """Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5: lesions, plain and residual.
 
-    python analysis/veit2016/figures3to5.py [--reference FOLDER] [--folder RUNS] [--draws 20]
+    python analysis/veit2016/figures3to5.py [--network embedded|resnet56] [--reference FOLDER] [--folder RUNS]
 
-FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the networks for digits are
-studied. The plain networks (figure 3 needs them) are trained here, on one thread; RUNS keeps their checkpoints and the
-journal of the studies, so that the script resumes. Writes figures3to5.md and the pictures beside this file.
+FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors, which resnet56 needs. The plain networks
+(figure 3 needs them) are trained here, on one thread; RUNS keeps their checkpoints and the journal of the studies, so
+that the script resumes. Writes figures3to5_NETWORK.md and the pictures beside this file.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def plain_for_digits(folder: Path | None) -> nn.Module:
 def plain_for_cifar(data: ImageData, folder: Path | None) -> nn.Module:
     """A VGG, on the training images of the sample only."""
     torch.manual_seed(0)
-    recipe = Recipe(epochs=16, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=1, shift=4)
+    recipe = Recipe(epochs=12, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=1, shift=4)
     return trained(Vgg(), data, recipe, folder, "plain_cifar")
 
 
@@ -263,43 +263,36 @@ def section(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=["embedded", "resnet56"], default="embedded")
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder, reference = arguments.folder, arguments.reference
+    name, folder, reference = arguments.network, arguments.folder, arguments.reference
     lines = [
         "# Lesions, plain and residual",
         "",
         "Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5. Made by "
-        f"`python analysis/veit2016/figures3to5.py --draws {arguments.draws}` with resnet_paths {__version__}, torch "
-        f"{torch.__version__}. Figures 3 and 5 of the paper are of a ResNet of 110 layers and a VGG on "
-        "CIFAR-10; these networks are smaller. Figure 4 is of networks for ImageNet, of which there are no images "
-        "here: the network for digits shows what carries over to other data.",
+        f"`python analysis/veit2016/figures3to5.py --network {name} --draws {arguments.draws}` with resnet_paths "
+        f"{__version__}, torch {torch.__version__}. Figures 3 and 5 of the paper are of a ResNet of 110 layers and a "
+        "VGG on CIFAR-10; these networks are smaller. Figure 4 is of networks for ImageNet, of which there are no "
+        "images here: the network for digits shows what carries over to other data.",
         "",
     ]
-    lines += section(
-        "The embedded ResNet-56, UCI digits; the plain twin of a ResNet-20",
-        "embedded",
-        load_model("embedded"),
-        digits("test"),
-        plain_for_digits(folder),
-        folder,
-        arguments.draws,
-    )
-    if reference is not None:
-        sample = str(reference / "cifar10_sample.npz")
-        lines += section(
-            "ResNet-56, CIFAR-10 (reference weights of Y. Idelbayev, option A); a VGG",
-            "resnet56",
-            load_model(str(reference / "resnet56_cifar10_option_a.safetensors")),
-            load_data(sample),
-            plain_for_cifar(load_data(sample, "train"), folder),
-            folder,
-            arguments.draws,
+    if name == "embedded":
+        title, model, data = "The embedded ResNet-56, UCI digits; the plain twin of a ResNet-20", "embedded", "digits"
+        plain = plain_for_digits(folder)
+    elif reference is None:
+        parser.error("expected --reference FOLDER with --network resnet56, got none")
+    else:
+        title = "ResNet-56, CIFAR-10 (reference weights of Y. Idelbayev, option A); a VGG"
+        model, data = (
+            str(reference / file) for file in ("resnet56_cifar10_option_a.safetensors", "cifar10_sample.npz")
         )
-    (HERE / "figures3to5.md").write_text("\n".join(lines))
+        plain = plain_for_cifar(load_data(data, "train"), folder)
+    lines += section(title, name, load_model(model), load_data(data), plain, folder, arguments.draws)
+    (HERE / f"figures3to5_{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))
 
 

@@ -19,6 +19,7 @@ from resnet_paths.lesion import (
     stage_deletions,
     stages,
 )
+from resnet_paths.lesion.intervals import resamples
 from resnet_paths.models import cifar_resnet
 from resnet_paths.sweep import SweepError, SweepInterrupted
 from resnet_paths.unroll import unroll
@@ -102,6 +103,9 @@ def test_intervals_of_the_median_over_draws() -> None:
     assert (low <= middle).all()
     assert (middle <= high).all()
     assert record.per_image[1:].mean(1).reshape(2, 5) == pytest.approx(record.values)
+    drawn = [np.repeat(np.arange(12), times) for times in resamples(12, 1000)]
+    medians = [np.median(record.per_image[1:][:, images].mean(1).reshape(2, 5), axis=1) for images in drawn]
+    assert np.stack([low, high]) == pytest.approx(np.quantile(medians, [0.025, 0.975], axis=0))
     assert record.units == tuple(range(9))
 
 
