@@ -2,10 +2,13 @@
 
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
 
+Two clocks: seconds on the wall, which other programs on the machine lengthen, and seconds of the processor in this
+process, which they lengthen little. Ratios are of the processor's seconds, except where work is in other processes.
+
 All ways compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
 in turn; d is the direction that loss-landscapes draws itself (`random_line`, filter normalised), so that all
 parameters move. landscaper, where it is installed (it wants an environment of its own), walks as many cells of the
-same line around theta. The table gives the median seconds a cell and the medians of the ratios within each turn; ours
+same line around theta. The table gives medians over the turns, and of the ratios within each; ours
 includes its set-up (copy, graph, fingerprints) as the peers' include theirs; processes are started
 before the clock. Writes landscape.md beside this file, anew after each turn.
 """
@@ -117,24 +120,32 @@ def ways(model: nn.Module, data: ImageData, cells: int, workers: Executor) -> di
     return found
 
 
-def table(times: dict[str, list[float]], results: dict[str, np.ndarray], cells: int, images: int) -> list[str]:
-    names = list(times)
+def table(clocks: dict[str, list[tuple[float, float]]], results: dict[str, np.ndarray], cells: int) -> list[str]:
+    names = list(clocks)
     first = names[0]
-    by_hand = min((name for name in names if "inference mode" in name), key=lambda name: np.median(times[name]))
+    by_hand = next(name for name in names if "inference mode" in name)
     lines = [
-        f"| way | seconds a cell (median, range) | images/s | times faster than {first} | than {by_hand} | "
-        "largest relative difference of the loss |",
-        "|---|---|---:|---:|---:|---:|",
+        "| way | wall seconds a cell (median, range) | processor seconds a cell (median, range) | times faster than "
+        f"{first} | than {by_hand} | largest relative difference of the loss |",
+        "|---|---|---|---:|---:|---:|",
     ]
-    for name, seconds in times.items():
-        each = np.array(seconds) / cells
-        ratios = [np.median(np.array(times[other]) / np.array(seconds)) for other in (first, by_hand)]
+    for name in names:
+        own = "processes" not in name
+        which = 1 if own else 0
+        ratios = [
+            np.median([peer[which] / mine[which] for peer, mine in zip(clocks[other], clocks[name], strict=True)])
+            for other in (first, by_hand)
+        ]
         gap = "other cells" if "landscaper" in name else f"{np.abs(results[name] / results[first] - 1).max():.1e}"
+        wall, processor = (spread([pair[clock] / cells for pair in clocks[name]]) for clock in (0, 1))
         lines.append(
-            f"| {name} | {np.median(each):.3f} ({each.min():.3f} to {each.max():.3f}) | {images / np.median(each):.0f} "
-            f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {gap} |"
+            f"| {name} | {wall} | {processor if own else 'elsewhere'} | {ratios[0]:.2f} | {ratios[1]:.2f} | {gap} |"
         )
     return lines
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def peers() -> list[str]:
@@ -156,17 +167,18 @@ def main() -> None:
     data = load_data(str(options.reference / "cifar10_sample.npz"), "train", limit=options.images)
     workers = local_workers(2, threads=1)
     runs = ways(model, data, options.cells, workers)
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     results: dict[str, np.ndarray] = {}
     for turn in range(options.repeats + 1):
         for name, way in runs.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             results[name] = way()
+            seconds = time.perf_counter() - start[0], time.process_time() - start[1]
             if turn:  # the first turn warms up
-                times[name].append(time.perf_counter() - start)
-            print(turn, name, f"{(time.perf_counter() - start) / options.cells:.3f}", file=sys.stderr)
+                clocks[name].append(seconds)
+            print(turn, name, f"{seconds[0] / options.cells:.3f} {seconds[1] / options.cells:.3f}", file=sys.stderr)
         if turn:
-            page = "\n".join([*head(options, len(data), turn), *table(times, results, options.cells, len(data)), ""])
+            page = "\n".join([*head(options, len(data), turn), *table(clocks, results, options.cells), ""])
             (HERE / "landscape.md").write_text(page)
     workers.shutdown()
     print(page)
@@ -180,7 +192,7 @@ def head(options: argparse.Namespace, images: int, turns: int) -> list[str]:
         f"`python analysis/benchmarks/landscape.py --images {images} --cells {options.cells} --repeats {turns}`; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions}. All ways run "
         "in turn in one process on the same cells and images; ratios are medians over the turns of (peer / way) within "
-        "one turn.",
+        "one turn, of processor seconds (of wall seconds for the ways over several processes).",
         "",
     ]
 

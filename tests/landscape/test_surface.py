@@ -211,11 +211,13 @@ def snapshot(model: nn.Module) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in model.state_dict().values()]
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
-def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchnorm: str) -> None:
+def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchnorm: str, fast: bool) -> None:
     model, data = tiny(), images()
+    model.pool = nn.Dropout(0.3).eval()
     d = plane(model)
-    options = {"directions": d, "x": [0.0, 0.5], "y": [0.0], "batchnorm": batchnorm, **QUIET}
+    options = {"directions": d, "x": [0.0, 0.5], "y": [0.0], "batchnorm": batchnorm, "fast": fast, **QUIET}
     expected = loss_surface(model, data, **options).values["loss"]
     model.train()
     model.layer1[0].eval()
