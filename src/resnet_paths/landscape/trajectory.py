@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..models import read_checkpoint
 from ..training import Trajectory
@@ -24,6 +25,7 @@ State = Mapping[str, torch.Tensor]
 Checkpoint = State | nn.Module | str | Path
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class ProjectedTrajectory:
     """A run in the coordinates of a few directions around its last weights.
@@ -59,6 +61,7 @@ class ProjectedTrajectory:
         return pd.DataFrame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class TrajectoryLosses:
     """The loss of each checkpoint, and what the plane shows in its place.
