@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 def reading(train_error: float, test_error: float) -> str:
     if train_error > 0.8 * test_error and train_error > 0.1:
         return (
-            "The plain network is hard to train at this depth, as He et al. (2015), section 4.2, say: it is no matter of "
-            "overfitting, for the training images are got wrong about as often."
+            "The plain network is hard to train at this depth, as He et al. (2015), section 4.2, say: it is no matter "
+            "of overfitting, for the training images are got wrong about as often."
         )
     return "The plain network trains at this depth and budget."
 
