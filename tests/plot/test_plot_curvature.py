@@ -18,7 +18,7 @@ from resnet_paths.landscape import (
     project_trajectory,
     spectral_density,
 )
-from resnet_paths.plot.curvature import (
+from resnet_paths.plot import (
     plot_block_eigenvalues,
     plot_eigenvalue_ratio,
     plot_spectrum,

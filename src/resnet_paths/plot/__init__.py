@@ -1,6 +1,13 @@
 """Pictures of records; every function takes ``ax=`` and returns the axes."""
 
 from ._style import save
+from .curvature import (
+    plot_block_eigenvalues,
+    plot_eigenvalue_ratio,
+    plot_spectrum,
+    plot_trajectory,
+    plot_trajectory_losses,
+)
 from .landscape import (
     interactive_surface,
     plot_surface_3d,
@@ -28,9 +35,11 @@ from .values import plot_block_values, plot_interactions, plot_mean_contribution
 __all__ = [
     "interactive_surface",
     "plot_block_contributions",
+    "plot_block_eigenvalues",
     "plot_block_values",
     "plot_effective_lengths",
     "plot_effective_paths",
+    "plot_eigenvalue_ratio",
     "plot_gradient_by_length",
     "plot_interactions",
     "plot_logit_lens",
@@ -44,6 +53,7 @@ __all__ = [
     "plot_reorderings",
     "plot_search",
     "plot_single_deletions",
+    "plot_spectrum",
     "plot_stage_deletions",
     "plot_surface_3d",
     "plot_surface_contours",
@@ -51,5 +61,7 @@ __all__ = [
     "plot_surface_line",
     "plot_surface_twins",
     "plot_training",
+    "plot_trajectory",
+    "plot_trajectory_losses",
     "save",
 ]
