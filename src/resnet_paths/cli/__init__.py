@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from . import landscape, lesion, paths, plan, report, reproduce, train, unroll
+from ._group import Commands
 
 app = typer.Typer(
     name="resnet-paths",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="See inside residual networks as ensembles of 2^n paths, and make them cheaper.",

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from ..data import ImageData, load_data
 from ..models import load_model
-from ..unroll import UnrolledNetwork, UnrollError, unroll
+from ..sweep import SweepError
+from ..unroll import UnrolledNetwork, unroll
 
 ModelOption = Annotated[
     str,
@@ -51,17 +53,20 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ValueError, TypeError, FileNotFoundError, UnrollError) as error:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_one_line(error)}")
+        except (ValueError, TypeError, OSError, ImportError, SweepError) as error:
+            print_error(str(error))
             raise typer.Exit(2) from None
+        except KeyboardInterrupt as stopped:
+            print_error(str(stopped) or "stopped; what was finished is kept where the command keeps it")
+            raise typer.Exit(130) from None
 
     return run
 
 
-def _one_line(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(str(error).split()))
+def print_error(text: str) -> None:
+    """One line on stderr."""
+    line = " ".join(text.split())
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(line)}")
 
 
 def model_and_data(

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from ..models import load_model
-from ..report import Report, write_report
-from ..report.stage import Budget
+from ..report import STAGES, Report, write_report
+from ..report.stage import BUDGETS, Budget
 from ._common import (
     BatchOption,
     DataOption,
@@ -27,9 +27,22 @@ from ._common import (
     user_errors,
 )
 
+
+def _budgets(incomplete: str) -> list[str]:
+    return [name for name in BUDGETS if name.startswith(incomplete)]
+
+
+def _stages(incomplete: str) -> list[tuple[str, str]]:
+    return [(stage.name, stage.title) for stage in STAGES if stage.name.startswith(incomplete)]
+
+
 FileOption = Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")]
-BudgetOption = Annotated[str, typer.Option("--budget", help="quick (minutes on a CPU) or full.")]
-SkipOption = Annotated[list[str] | None, typer.Option("--skip", help="A stage to leave out; may be given again.")]
+BudgetOption = Annotated[
+    str, typer.Option("--budget", help="quick (minutes on a CPU) or full.", autocompletion=_budgets)
+]
+SkipOption = Annotated[
+    list[str] | None, typer.Option("--skip", help="A stage to leave out; may be given again.", autocompletion=_stages)
+]
 TwinOption = Annotated[
     str | None, typer.Option("--twin", help="A second model to compare with, in the forms of --model.")
 ]
@@ -101,9 +114,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _budget(name: str) -> Budget:
-    if name not in ("quick", "full"):
+    if name not in BUDGETS:
         raise ValueError(f"expected --budget quick or full, got {name!r}")
-    return name  # type: ignore[return-value]
+    return name
 
 
 def _code(data: str, limit: int | None, size: int | None, split: str = "test") -> str:

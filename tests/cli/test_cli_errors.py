@@ -1,0 +1,99 @@
+"""Wrong uses of every command: one line that says what to do, exit code 2, no traceback; help and completion."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from resnet_paths.cli import app
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+WRONG = [
+    (["reprot"], "No such command 'reprot'"),
+    (["report", "--bugdet", "quick"], "--budget"),
+    (["report", "--budget", "huge"], "--budget quick or full, got 'huge'"),
+    (["report", "--skip", "lesions"], "stages among checks, units"),
+    (["report", "--limit", "ten"], "--limit"),
+    (["report", "--model", "resnet18"], "choose --data to fit --model"),
+    (["report", "--batch-size", "0"], "batch-size"),
+    (["report", "--limit", "4", "--out", "."], "a file to write, got the folder"),
+    (["report", "--twin", "resnet19", "--limit", "4"], "near names: resnet18"),
+    (["reproduce"], "Missing argument"),
+    (["reproduce", "veit2015"], "did you mean veit2016?"),
+    (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),
+    (["reproduce", "li2018", "--data", "nowhere"], "no file"),
+    (["unroll", "--model", "vgg11"], "adds no two values"),
+    (["unroll", "--input", "3by3"], "numbers joined by x"),
+    (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
+    (["paths", "--images", "0"], "images"),
+    (["plan", "--n-drop", "1", "--latency", "0.5", "--limit", "10"], "exactly one of"),
+    (["drop", "--limit", "10"], "either --units or --plan, got neither"),
+    (["train", "--epochs", "many"], "--epochs"),
+    (["landscape", "--model", "none.safetensors"], "does not exist"),
+]
+
+
+def line_of(result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_wrong_use_is_one_line_that_says_what_to_do(arguments, message, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in line_of(CliRunner().invoke(app, arguments))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_unknown_options_in_one_line(command: str) -> None:
+    line = line_of(CliRunner().invoke(app, [command, "--no-such-option"]))
+    assert "--no-such-option" in line
+    assert f"{command} --help" in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_and_json(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert f"resnet-paths {command}" in text.partition("Examples")[2]
+    assert "--json" in text
+
+
+def test_wrong_use_in_a_process_of_its_own() -> None:
+    command = [sys.executable, "-m", "resnet_paths", "report", "--budget"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = CliRunner().invoke(app, [])
+    assert "report" in result.output
+    assert "reproduce" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "place", "expected"),
+    [
+        ("resnet-paths rep", 1, {"report", "reproduce"}),
+        ("resnet-paths reproduce ", 2, {"veit2016", "li2018", "he2015", "he2016"}),
+        ("resnet-paths reproduce he2015 --claim deg", 4, {"degradation"}),
+        ("resnet-paths report --skip le", 3, {"lesion", "lengths"}),
+        ("resnet-paths report --budget ", 3, {"quick", "full"}),
+    ],
+)
+def test_shells_complete(typed: str, place: int, expected: set[str]) -> None:
+    words = {"_RESNET_PATHS_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(place)}
+    result = CliRunner().invoke(app, [], env=words, prog_name="resnet-paths")
+    assert set(result.stdout.split()) == expected
