@@ -34,6 +34,7 @@ TINY = {
     "values": {"images": 10, "permutations": 4, "players": 3},
     "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "most": 2, "seconds": 0.01},
     "surface": {"images": 10, "steps": 3},
+    "curvature": {"images": 8, "steps": 4},
 }
 NAMES = [stage.name for stage in STAGES]
 VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
@@ -179,7 +180,7 @@ def test_the_model_and_the_generators_are_left_as_they_were(tmp_path) -> None:
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(3)
     np.random.seed(3)
-    skip = ["frontier", "values", "effective", "contributions"]
+    skip = ["frontier", "values", "effective", "contributions", "gradient"]
     write_report(model, data, tmp_path / "r.html", skip=skip, options={k: TINY[k] for k in TINY}, progress=False)
     assert (torch.rand(1), np.random.rand()) == expected
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

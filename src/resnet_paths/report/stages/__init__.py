@@ -4,6 +4,7 @@ from ..stage import Stage
 from . import (
     checks,
     contributions,
+    curvature,
     deletions,
     effective,
     frontier,
@@ -29,6 +30,7 @@ STAGES: tuple[Stage, ...] = (
     values.STAGE,
     frontier.STAGE,
     surface.STAGE,
+    curvature.STAGE,
 )
 
 __all__ = ["STAGES"]

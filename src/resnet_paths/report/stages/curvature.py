@@ -1,0 +1,98 @@
+"""How sharp the minimum is: the extremes of the Hessian and where its eigenvalues lie."""
+
+from __future__ import annotations
+
+import pandas as pd
+from torch import nn
+
+from ...landscape import (
+    ExtremeEigenvalues,
+    SpectralDensity,
+    curvature_operator,
+    extreme_eigenvalues,
+    spectral_density,
+)
+from ...plot.curvature import plot_spectrum
+from ..pictures import picture
+from ..section import Part, Section, Table
+from ..stage import NotApplicableError, Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """The largest and the smallest eigenvalue of the Hessian, and the spectral density; of the twin too."""
+    own, extremes = _one(subject, subject.model, "curvature", "The model", options)
+    parts = [own]
+    found = (
+        f"The loss curves by at most {number(extremes.largest)} upwards and {number(-extremes.smallest)} downwards "
+        f"around the weights (Hessian; |smallest / largest| = {number(extremes.ratio)})."
+    )
+    if subject.twin is not None:
+        other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.twin_code})", options)
+        parts.append(other)
+        found += f" Of its twin that ratio is {number(twin.ratio)}."
+    return Section(tuple(parts), (found,), _warnings(extremes, options))
+
+
+def _one(
+    subject: Subject, model: nn.Module, name: str, title: str, options: Options
+) -> tuple[Part, ExtremeEigenvalues]:
+    try:
+        operator = curvature_operator(model, subject.images(options["images"]), batch_size=subject.batch_size)
+    except ImportError as reason:
+        raise NotApplicableError(str(reason).rstrip(".")) from None
+    extremes = extreme_eigenvalues(operator, tolerance=options["tolerance"], seed=subject.seed)
+    density = spectral_density(operator, steps=options["steps"], probes=options["probes"], seed=subject.seed)
+    below, error = density.share_below(-1e-2 * extremes.largest)
+    reading = (
+        f"Of the {counted(extremes.size, 'eigenvalue')} of the Hessian of the mean loss over "
+        f"{counted(extremes.samples, 'image')} the largest is {number(extremes.largest)}, the smallest "
+        f"{number(extremes.smallest)}: their ratio is {number(extremes.ratio)} in size. {_convex(extremes)}",
+        f"About {percent(below)} of them (standard error {percent(error)}) lie below minus one hundredth of the "
+        "largest.",
+    )
+    alt = (
+        f"Density of the Hessian's eigenvalues, log scale: nearly all close to 0, the largest at "
+        f"{number(extremes.largest)}, the smallest at {number(extremes.smallest)}."
+    )
+    return Part(
+        title, reading, picture(lambda ax: plot_spectrum(density, ax), alt), _tables(name, extremes, density)
+    ), extremes
+
+
+def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -> tuple[Table, Table]:
+    facts = pd.DataFrame(
+        [{"smallest": extremes.smallest, "largest": extremes.largest, "ratio": extremes.ratio,
+          "products": extremes.products, "samples": extremes.samples, "parameters": extremes.size}]
+    )  # fmt: skip
+    return (
+        Table.of(f"{name}_extremes", "Extreme eigenvalues", facts),
+        Table.of(f"{name}_density", "Density of the eigenvalues", density.to_frame()),
+    )
+
+
+def _convex(extremes: ExtremeEigenvalues) -> str:
+    if extremes.smallest >= -1e-3 * extremes.largest:
+        return "To a thousandth of the largest the loss is convex here."
+    return "The loss still curves downwards in some directions: the weights are not at a minimum of it."
+
+
+def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]:
+    found = []
+    if float(extremes.residuals.max()) > options["tolerance"]:
+        found.append(f"The extreme eigenvalues are off by up to {percent(float(extremes.residuals.max()))}.")
+    if extremes.samples < 200:
+        found.append(f"The Hessian is that of {counted(extremes.samples, 'image')} only; its extremes vary with them.")
+    return tuple(found)
+
+
+STAGE = Stage(
+    name="curvature",
+    title="Curvature",
+    question="How sharp is the minimum, and does the loss also curve downwards?",
+    run=run,
+    quick={"images": 64, "tolerance": 1e-2, "steps": 16, "probes": 2},
+    full={"images": 512, "tolerance": 1e-3, "steps": 60, "probes": 8},
+    weight=25,
+)
