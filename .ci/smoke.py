@@ -1,6 +1,7 @@
 """Smoke tests of an installed package, away from its source: run by ``.ci/fresh``."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.resources
 import io
@@ -61,11 +62,26 @@ def main() -> None:
     colour = load_data("digits", limit=4)
     images = type(colour)(torch.rand(4, 3, 32, 32), colour.labels, colour.classes, (0.5,) * 3, (0.5,) * 3, "noise")
     assert block_values(small, images, progress=False).values.shape == (8,)
+    public_names()
     command_line()
     print(
         f"resnet_paths {resnet_paths.__version__} works with Python {sys.version.split()[0]}, "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
+
+
+def public_names() -> None:
+    """Every public name of every package can be imported; those of extras say which extra."""
+    import resnet_paths
+
+    for package in sorted(Path(str(resnet_paths.__file__)).parent.glob("*/__init__.py")):
+        module = importlib.import_module(f"resnet_paths.{package.parent.name}")
+        for name in getattr(module, "__all__", ()):
+            try:
+                getattr(module, name)
+            except ImportError as error:
+                if "pip install" not in str(error):
+                    raise
 
 
 def command_line() -> None:
