@@ -94,6 +94,22 @@ def test_each_kind_of_field() -> None:
     )
 
 
+def test_a_repr_of_the_class_itself_stays() -> None:
+    @shown
+    @dataclass(frozen=True)
+    class Own:
+        value: int
+
+        def __repr__(self) -> str:
+            return "<mine>"
+
+        def to_pandas(self) -> pd.DataFrame:
+            return pd.DataFrame({"value": [self.value]})
+
+    assert repr(Own(1)) == "<mine>"
+    assert "&lt;mine&gt;" in Own(1)._repr_html_()
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     html = sample(100)._repr_html_()
     assert "30 of 100 rows" in html

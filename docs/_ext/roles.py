@@ -36,14 +36,18 @@ def _link(place: griffe.Object, role: str, short: str, name: str) -> str:
 
 
 def _target(place: griffe.Object, name: str) -> str:
-    """The full path of a name: of the class around it, its module, the packages around that, or as it is written."""
+    """The full path of a name: in its module, the packages around that, any other package, or as it is written."""
     around: griffe.Object | None = place
     while around is not None:
         found = _member(around, name)
         if found is not None:
             return _function_of_same_name(found, place)
         around = around.parent
-    return _function_of_same_name(name, place) if name.startswith("resnet_paths.") else name
+    for package in place.package.members.values():  # the public name of another package
+        found = _member(package, name) if not package.is_alias else None
+        if found is not None:
+            return _function_of_same_name(found, place)
+    return _function_of_same_name(name, place)
 
 
 def _member(place: griffe.Object, name: str) -> str | None:

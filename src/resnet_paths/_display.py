@@ -32,7 +32,8 @@ def shown(kind: type[Record]) -> type[Record]:
         >>> found._repr_html_().count("<tr")
         4
     """
-    kind.__repr__ = _one_line  # type: ignore[assignment]
+    if hasattr(kind.__repr__, "__wrapped__"):  # made by dataclass; one of the class's own stays
+        kind.__repr__ = _one_line  # type: ignore[assignment]
     kind._repr_html_ = _table  # type: ignore[attr-defined]
     return kind
 
@@ -62,4 +63,4 @@ def _table(record: Any) -> str:
     frame = record.to_pandas() if hasattr(record, "to_pandas") else record.to_frame()
     more = f"<p>{_ROWS} of {len(frame):,} rows; all are in <code>to_pandas()</code></p>" if len(frame) > _ROWS else ""
     rows = frame.head(_ROWS).to_html(index=False, border=0, float_format=lambda number: f"{number:.4g}")
-    return f"<p><code>{escape(_one_line(record))}</code></p>{rows}{more}"
+    return f"<p><code>{escape(repr(record))}</code></p>{rows}{more}"
