@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from .._display import shown
 from ..unroll import UnrolledNetwork
 from .latency import Latency, measure_latency
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class LatencyByUnit:
     """Seconds that the pieces of a network take, each run on its own at the activations of one pass.

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .._display import shown
 from ..data import ImageData
 from ..lesion import interval
 from ..surgery import drop_blocks
@@ -60,6 +61,7 @@ class PlanPoint:
     finetuned_interval: tuple[float, float] | None = None
 
 
+@shown
 @dataclass(frozen=True)
 class DropPlan:
     """The frontier, and the point chosen.
