@@ -83,7 +83,7 @@ def test_random_deletions() -> None:
     assert len(record.to_pandas()) == 9
 
 
-@pytest.mark.parametrize("metric", ["error", "loss", "top5_error", "disagreement"])
+@pytest.mark.parametrize("metric", ["error", "loss", "top5_error", "disagreement", "divergence"])
 def test_metrics_by_their_definitions(metric: str) -> None:
     logits, labels = torch.randn(50, 10), torch.randint(0, 10, (50,))
     whole = torch.randn(50, 10)
@@ -93,6 +93,7 @@ def test_metrics_by_their_definitions(metric: str) -> None:
         "loss": -logits.log_softmax(1)[torch.arange(50), labels],
         "top5_error": 1 - (order[:, :5] == labels[:, None]).float().amax(1),
         "disagreement": (order[:, 0] != whole.argmax(1)).float(),
+        "divergence": (whole.softmax(1) * (whole.log_softmax(1) - logits.log_softmax(1))).sum(1),
     }[metric]
     assert torch.allclose(metric_named(metric)[1](logits, labels, whole), expected, atol=1e-5)
 

@@ -40,6 +40,6 @@ def test_the_frontier(tmp_path) -> None:
     assert list(ax.lines[0].get_ydata()) == [point.accuracy for point in plan.points]
     ax = plot_search(plan)
     assert list(ax.lines[1].get_ydata()) == list(plan.search_losses)
-    assert "cross-entropy" in ax.get_ylabel()
+    assert ax.get_ylabel() == "cross-entropy (nats), search images"
     with pytest.raises(ValueError, match="random_draws"):
         plot_search(replace(plan, random_losses=()))

@@ -151,12 +151,16 @@ def test_batch_statistics_are_those_of_recalibration(small) -> None:
 def test_search_sees_recalibration_and_random_sets_are_worse(small) -> None:
     data, report = digits("train").subset(slice(0, 200)), digits("test")
     options = {"n_drop": 3, "report": report, "seconds": 0.01, "random_draws": 20, "batch_size": 200}
-    plan = plan_drop(small, data, recalibrate=data, **options)
+    plan = plan_drop(small, data, recalibrate=data, metric="divergence", **options)
+    assert plan.metric == "divergence"
+    assert plan.search_losses[0] == pytest.approx(0, abs=1e-6)
     seen = batch_statistics(small)
     for point, loss, drawn in zip(plan.points, plan.search_losses, plan.random_losses, strict=True):
         gates = torch.ones(1, len(small))
         gates[0, list(point.dropped)] = 0
-        assert evaluate_gates(seen, data, gates, metric_named("loss")[1], batch_size=200).mean() == pytest.approx(loss)
+        assert evaluate_gates(seen, data, gates, metric_named("divergence")[1], batch_size=200).mean() == pytest.approx(
+            loss, abs=1e-6
+        )
         assert len(drawn) == 20
         assert loss <= np.median(drawn) + 1e-6
     assert plan.search_losses[1] <= min(plan.random_losses[1]) + 1e-6

@@ -57,7 +57,9 @@ StudyOption = Annotated[
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", help="error, loss, top5_error or disagreement (default: of the study; not for single)."),
+    typer.Option(
+        "--metric", help="error, loss, top5_error, disagreement, divergence (default: of the study; not for single)."
+    ),
 ]
 DrawsOption = Annotated[
     int, typer.Option("--draws", help="Random sets or orders for each number; pairs of orders of the game.", min=1)

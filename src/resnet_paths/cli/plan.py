@@ -56,6 +56,9 @@ def register(app: typer.Typer) -> None:
         accuracy_drop: Annotated[float | None, typer.Option(help="Fall of accuracy allowed (default 0.01).")] = None,
         n_drop: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None,
         search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
+        metric: Annotated[
+            str, typer.Option(help="What the search minimises: loss, or divergence (no labels).")
+        ] = "loss",
         most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
         recalibrate: RecalibrateOption = True,
         finetune: FinetuneOption = False,
@@ -79,6 +82,7 @@ def register(app: typer.Typer) -> None:
             accuracy_drop=accuracy_drop,
             n_drop=n_drop,
             search=search,  # type: ignore[arg-type]
+            metric=metric,
             most=most,
             recalibrate=training if recalibrate else None,
             finetune=training if finetune else None,

@@ -28,11 +28,23 @@ def _disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tenso
     return (logits.argmax(-1) != whole.argmax(-1)).float()
 
 
-METRICS: dict[str, Metric] = {"error": _error, "loss": _loss, "top5_error": _top5, "disagreement": _disagreement}
+def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """KL(whole || damaged) of the predicted distributions, in nats; needs no labels."""
+    ours, theirs = logits.float().log_softmax(-1), whole.float().log_softmax(-1)
+    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+
+
+METRICS: dict[str, Metric] = {
+    "error": _error,
+    "loss": _loss,
+    "top5_error": _top5,
+    "disagreement": _disagreement,
+    "divergence": _divergence,
+}
 
 
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
-    """A metric by name (error, loss, top5_error, disagreement), or your own function.
+    """A metric by name (error, loss, top5_error, disagreement, divergence), or your own function.
 
     Raises:
         ValueError: unknown name.

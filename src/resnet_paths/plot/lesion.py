@@ -13,6 +13,7 @@ _LABELS = {
     "loss": "cross-entropy (nats)",
     "top5_error": "top-5 error (share of images)",
     "disagreement": "disagreement with the whole network (share of images)",
+    "divergence": "divergence from the whole network (nats)",
 }
 
 

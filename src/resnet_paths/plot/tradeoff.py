@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from ..tradeoff import DropPlan
 from ._style import BLUE, GREY, ORANGE, RED, axes
+from .lesion import metric_label
 
 
 def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
@@ -53,7 +54,7 @@ def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
     ax.plot(counts, middle, color=GREY, label="random sets, median")
     ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{plan.search} search")
     ax.set_xlabel("blocks dropped")
-    ax.set_ylabel("cross-entropy on the search images (nats)")
+    ax.set_ylabel(f"{metric_label(plan.metric)}, search images")
     ax.set_yscale("log")
     ax.legend(fontsize=8)
     return ax

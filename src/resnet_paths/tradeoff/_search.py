@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data import ImageData
-from ..lesion import evaluate_gates, metric_named
+from ..lesion import Metric, evaluate_gates, metric_named
 from ..unroll import UnrolledNetwork
 
 Search = Literal["greedy", "beam", "exact"]
@@ -18,23 +18,25 @@ MOST_EXACT = 16
 
 
 class Searcher:
-    """Sets of dropped units and their mean cross-entropy on some images, each evaluated once."""
+    """Sets of dropped units and their mean metric on some images, each evaluated once."""
 
-    def __init__(self, net: UnrolledNetwork, data: ImageData, batch_size: int, progress: bool) -> None:
+    def __init__(
+        self, net: UnrolledNetwork, data: ImageData, metric: str | Metric, batch_size: int, progress: bool
+    ) -> None:
+        _, self.metric = metric_named(metric)
         self.net, self.data, self.batch_size, self.progress = net, data, batch_size, progress
         self.known: dict[tuple[int, ...], float] = {}
 
     def score(self, sets: Sequence[tuple[int, ...]]) -> None:
-        """Evaluate the loss of each set that is not known yet."""
+        """Evaluate the metric of each set that is not known yet."""
         new = [dropped for dropped in dict.fromkeys(sets) if dropped not in self.known]
         if not new:
             return
         gates = torch.ones(len(new), len(self.net))
         for row, dropped in enumerate(new):
             gates[row, list(dropped)] = 0
-        _, loss = metric_named("loss")
         values = evaluate_gates(
-            self.net, self.data, gates, loss, batch_size=self.batch_size, progress=self.progress
+            self.net, self.data, gates, self.metric, batch_size=self.batch_size, progress=self.progress
         ).mean(1)
         self.known.update({dropped: float(value) for dropped, value in zip(new, values, strict=True)})
 
@@ -51,7 +53,7 @@ class Searcher:
         return path
 
     def at_random(self, most: int, draws: int, seed: int) -> list[tuple[float, ...]]:
-        """Losses of random sets of each size from 0 to `most`: what a search has to beat."""
+        """Metrics of random sets of each size from 0 to `most`: what a search has to beat."""
         generator = np.random.default_rng(seed)
         units = len(self.net)
         sets = [

@@ -16,7 +16,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
-from ..lesion import interval
+from ..lesion import Metric, interval, metric_named
 from ..surgery import drop_blocks
 from ..unroll import UnrolledNetwork, unroll
 from ..unroll.fingerprint import fingerprint
@@ -73,9 +73,10 @@ class DropPlan:
         batch: images in the input on which latency was measured.
         model_fingerprint: of the whole model.
         data_fingerprint: of the images kept apart.
-        search_losses: what the search minimised, for each point: the mean cross-entropy on the search images, with
+        search_losses: what the search minimised, for each point: the mean metric on the search images, with
             the statistics of each batch where the plan recalibrates.
         random_losses: the same of random sets of as many blocks, (points, draws).
+        metric: the metric's name.
     """
 
     points: tuple[PlanPoint, ...]
@@ -86,6 +87,7 @@ class DropPlan:
     data_fingerprint: str
     search_losses: tuple[float, ...] = ()
     random_losses: tuple[tuple[float, ...], ...] = ()
+    metric: str = "loss"
 
     @property
     def point(self) -> PlanPoint:
@@ -157,6 +159,7 @@ def plan_drop(
     accuracy_drop: float | None = None,
     n_drop: int | None = None,
     search: Search = "greedy",
+    metric: str | Metric = "loss",
     beam: int = 4,
     most: int | None = None,
     recalibrate: ImageData | None = None,
@@ -172,7 +175,7 @@ def plan_drop(
 ) -> DropPlan:
     """Choose blocks to drop, for a latency, an accuracy or a number.
 
-    The blocks are searched by the cross-entropy of the gated network on some images and reported on others.
+    The blocks are searched by a metric of the gated network on some images and reported on others.
     Greedy drops at each step the block that hurts least; a beam keeps the `beam` best sets of each size, and never
     ends worse than greedy; exact tries every set of each size (at most 16 units).
 
@@ -186,6 +189,8 @@ def plan_drop(
         accuracy_drop: take the last point whose accuracy on the search images falls by at most this.
         n_drop: take the point with so many blocks dropped. Exactly one of the three.
         search: ``greedy``, ``beam`` or ``exact``.
+        metric: what the search minimises: ``loss``; ``divergence`` from the whole network's outputs, which needs no
+            labels; any other of :func:`~resnet_paths.lesion.metric_named` or your own.
         beam: sets kept.
         most: drop at most so many blocks (default: all but none with `n_drop`).
         recalibrate: images on which batch-norm statistics are measured again at each point.
@@ -225,7 +230,7 @@ def plan_drop(
         raise ValueError(f"expected from 0 to {len(net)} blocks to drop, got {limit}")
     chosen_on, reported_on = data.halves(seed) if report is None else (data, report)
     normalised = recalibrate is not None and bool(norms_of(net.model))
-    searcher = Searcher(batch_statistics(net) if normalised else net, chosen_on, batch_size, progress)
+    searcher = Searcher(batch_statistics(net) if normalised else net, chosen_on, metric, batch_size, progress)
     sets = searcher.frontier(search, beam, limit)
     whole = measured(net, (), chosen_on, reported_on, recalibrate, batch, seconds)
     points = [whole]
@@ -243,6 +248,7 @@ def plan_drop(
         reported_on.fingerprint,
         tuple(searcher.known[one] for one in sets[: len(points)]),
         tuple(searcher.at_random(len(points) - 1, random_draws, seed)) if random_draws else (),
+        metric_named(metric)[0],
     )
     if finetune is not None:
         taught = plan.apply(net, recalibrate=recalibrate, finetune=finetune, distillation=distillation)
