@@ -34,8 +34,8 @@ def test_benchmarks_are_those_of_their_files() -> None:
     rows = re.findall(r"^\| .* \| ([\d.]+) times .* \| \[\w+\.py\]\(([\w/.]+)\) \|$", section, re.MULTILINE)
     assert len(rows) == len(re.findall(r"^\| [^|]*\w", section, re.MULTILINE))
     for ratio, file in rows:
-        cells = {cell.strip() for cell in re.split(r"[|\n]", (ROOT / file).read_text())}
-        assert ratio in cells, f"{file} has no ratio {ratio}"
+        cells = re.split(r"[|\n]", (ROOT / file).read_text())
+        assert any(re.search(rf"(^|median ){re.escape(ratio)}$", cell.strip()) for cell in cells), f"{file}: no {ratio}"
 
 
 def test_the_house_in_the_drawing_is_the_one_that_is_checked() -> None:
