@@ -376,3 +376,23 @@ def test_tables_keep_every_bit() -> None:
 
     values = np.random.default_rng(0).standard_normal(100) * 10.0 ** np.arange(-50, 50)
     assert Table.of("t", "T", pd.DataFrame({"x": values})).frame()["x"].tolist() == values.tolist()
+
+
+def test_a_recommendation_that_costs_more_than_allowed_is_told(tmp_path) -> None:
+    """Blocks searched on six images of the training set fit those, not the test images."""
+    skip = [name for name in NAMES if name != "frontier"]
+    options = {"frontier": {"images": 100, "search_images": 6, "recalibrate_images": 6, "most": 12, "seconds": 0.01}}
+    report = write_report(
+        load_model("embedded"),
+        digits("test"),
+        tmp_path / "r.html",
+        training=digits("train"),
+        skip=skip,
+        options=options,
+        progress=False,
+    )
+    frame = report.tables["frontier"]
+    used = frame["recalibrated"].fillna(frame["accuracy"])
+    fall = frame["accuracy"][0] - used[frame["chosen"]].item()
+    assert any("more than the tolerance" in text for text in report.warnings) == (fall > 0.01)
+    assert fall > 0.01

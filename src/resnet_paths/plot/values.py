@@ -61,7 +61,7 @@ def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None =
     ax.set_title(f"{kind} interactions", fontsize=10)
     figure = ax.get_figure()
     if figure is not None:
-        figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})")
+        figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})", shrink=0.85)
     return ax
 
 

@@ -92,7 +92,8 @@ class Subject:
             unroll(load_model())
         """
         names = [name for name in resnet_paths.__all__ if re.search(rf"\b{name}\(", text)]
-        return f"from resnet_paths import {', '.join(sorted(names, key=str.lower))}\n\n{text}" if names else text
+        imports = f"from resnet_paths import {', '.join(sorted(names, key=str.lower))}\n"
+        return (imports if text.startswith("from ") else f"{imports}\n") + text if names else text
 
     def images(self, count: int | None) -> ImageData:
         """So many images, drawn at random by the seed (all where there are no more)."""

@@ -46,9 +46,7 @@ def run(subject: Subject, options: Options) -> Section:
     )
     table = Table.of("frontier", f"Greedy search, latency in seconds of {plan.batch} images", frame)
     part = Part("Accuracy against latency", reading, drawn, (table,), _code(subject, plan))
-    return Section(
-        (part,), (found,), _warnings(before, after, training is None, len(data), most, len(subject.net), plan)
-    )
+    return Section((part,), (found,), _warnings(subject, plan, before, after, len(data), most))
 
 
 def accuracy_of(plan: DropPlan, index: int) -> float:
@@ -110,9 +108,16 @@ def _code(subject: Subject, plan: DropPlan) -> str:
 
 
 def _warnings(
-    before: Latency, after: Latency, no_training: bool, images: int, most: int, units: int, plan: DropPlan
+    subject: Subject, plan: DropPlan, before: Latency, after: Latency, images: int, most: int
 ) -> tuple[str, ...]:
     found = []
+    fall = plan.points[0].accuracy - accuracy_of(plan, plan.chosen)
+    if fall > subject.tolerance:
+        found.append(
+            f"On the images kept apart the recommended drop costs {points(fall).lstrip('+')} of accuracy, more than "
+            f"the tolerance of {points(subject.tolerance).lstrip('+')} that it keeps on the search images: too few of "
+            "those. --budget full searches on more; a smaller --tolerance drops less."
+        )
     spread = max((side.high - side.low) / side.median for side in (before, after))
     if spread > 0.1:
         found.append(
@@ -121,9 +126,9 @@ def _warnings(
         )
     if before.runs < 10 or after.runs < 10:
         found.append(f"Latency rests on {min(before.runs, after.runs)} timings only: too short a run.")
-    if no_training:
+    if subject.training is None:
         found.append(f"Blocks were chosen and judged on halves of {counted(images, 'image')}.")
-    if plan.chosen == most < units:
+    if plan.chosen == most < len(subject.net):
         found.append(f"The search stopped at {most} dropped blocks, still within the tolerance: more may go.")
     return tuple(found)
 
@@ -135,7 +140,7 @@ STAGE = Stage(
     run=run,
     quick={
         "images": 1000,
-        "search_images": 150,
+        "search_images": 250,
         "recalibrate_images": 400,
         "most": 16,
         "batch": 32,

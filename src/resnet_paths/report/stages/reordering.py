@@ -56,7 +56,7 @@ def _found(record: Reorderings) -> str:
     first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
     text = f"After {counted(least, 'random swap')} of blocks the median error is {percent(first)} "
     text += f"({points(first - record.whole)})"
-    return text + (f", after {most} {percent(last)}." if most > least else ".")
+    return text + (f", after {most} swaps it is {percent(last)}." if most > least else ".")
 
 
 def _correlation(record: Reorderings, images: int) -> list[str]:

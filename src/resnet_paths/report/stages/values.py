@@ -84,7 +84,7 @@ def _interactions(record: BlockValues) -> Part:
         f"Pairwise interactions of {n} blocks: highest between {high['one']} and {high['other']}, lowest between "
         f"{low['one']} and {low['other']}."
     )
-    drawn = picture(lambda ax: plot_interactions(record, ax), alt, wide=(6.0, 4.6), narrow=(4.4, 4.2))
+    drawn = picture(lambda ax: plot_interactions(record, ax), alt, wide=(6.0, 4.6), narrow=(4.4, 3.6))
     return Part("Interactions", tuple(reading), drawn, (Table.of("interactions", "Pairs", frame),))
 
 
