@@ -72,6 +72,18 @@ def test_gates_between_zero_and_one_interpolate() -> None:
     assert torch.allclose(net(value, [0.25, 0.5]), expected)
 
 
+def test_in_place_activations_do_not_write_over_shared_values() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 3), nn.ReLU(inplace=True)).double()
+    value = torch.randn(4, 3, dtype=torch.float64)
+    before = value.clone()
+    with torch.no_grad():
+        outputs = plain_layers(model, value)(value, torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]))
+        first, relu = model[0](before).relu(), before.relu()
+        expected = [model[2](relu).relu(), first, relu, model[2](first).relu()]
+    assert torch.equal(value, before)
+    assert torch.allclose(outputs, torch.stack(expected))
+
+
 def test_rows_share_their_prefixes() -> None:
     net, count = plain_layers(vgg(), x(1)), Evaluations()
     gates = ((torch.arange(32)[:, None] >> torch.arange(5)) & 1).double()
