@@ -64,14 +64,14 @@ class Vgg(nn.Module):
 def plain_for_digits(folder: Path | None) -> nn.Module:
     """The plain twin of a ResNet-20: the same layers without shortcuts."""
     model = cifar_resnet(20, in_channels=1, widths=(8, 16, 32), residual=False, seed=0)
-    recipe = Recipe(epochs=40, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=1, flip=False)
+    recipe = Recipe(epochs=30, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=1, flip=False)
     return trained(model, digits("train"), recipe, folder, "plain_digits")
 
 
-def plain_for_cifar(data: ImageData, folder: Path | None) -> nn.Module:
+def plain_for_cifar(data: ImageData, folder: Path | None, epochs: int) -> nn.Module:
     """A VGG, on the training images of the sample only."""
     torch.manual_seed(0)
-    recipe = Recipe(epochs=12, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=1, shift=4)
+    recipe = Recipe(epochs=epochs, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=1, shift=4)
     return trained(Vgg(), data, recipe, folder, "plain_cifar")
 
 
@@ -84,11 +84,10 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def figure3(residual: SingleDeletions, plain: SingleDeletions, chance: float) -> list[Claim]:
+def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
     changes = np.array([kind != "identity" for kind in residual.shortcuts])
     mild = int(np.sum(residual.damage <= 0.05))
     worst, ranks = int(np.argmax(residual.values)), np.argsort(np.argsort(-residual.damage)) + 1
-    lost = (plain.values - plain.whole) / (chance - plain.whole)
     return [
         (
             "deleting a unit of the residual network does little",
@@ -109,6 +108,12 @@ def figure3(residual: SingleDeletions, plain: SingleDeletions, chance: float) ->
             "ranks " + ", ".join(str(rank) for rank in ranks[changes]),
             verdict(set(ranks[changes].tolist()) == set(range(1, int(changes.sum()) + 1))),
         ),
+    ]
+
+
+def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: float) -> list[Claim]:
+    lost = (plain.values - plain.whole) / (chance - plain.whole)
+    return [
         (
             "deleting any layer of a plain network reduces it to chance",
             f"error about {percent(chance)} for each of {len(plain.names)} layers",
@@ -184,61 +189,58 @@ def verdict(holds: bool, partly: bool = False) -> str:
     return "holds" if holds else ("holds in part" if partly else "does not hold")
 
 
-def pictures(stem: str, plots: dict[str, Callable], size: tuple[float, float] = (12, 8)) -> str:
+def pictures(stem: str, plots: dict[str, Callable]) -> str:
     """All plots of a network on one picture."""
-    figure = Figure(figsize=size, layout="constrained")
-    places = np.ravel(figure.subplots(2, 2))
+    figure = Figure(figsize=(13, 12), layout="constrained")
+    places = np.ravel(figure.subplots(3, 2))
     for place, (title, plot) in zip(places, plots.items(), strict=False):
         plot(place)
         place.set_title(title, fontsize=10)
+    for place in places[len(plots) :]:
+        place.set_axis_off()
     name = f"figures3to5_{stem}.png"
-    figure.savefig(HERE / name, dpi=110)
+    figure.savefig(HERE / name, dpi=90)
     return name
 
 
 def section(
-    title: str, stem: str, model: nn.Module, data: ImageData, plain: nn.Module, folder: Path | None, draws: int
+    title: str, stem: str, model: nn.Module, data: ImageData, plain: nn.Module | None, folder: Path | None, draws: int
 ) -> list[str]:
     net, chance = unroll(model, data.x[:2]), 1 - 1 / len(data.classes)
-    journal = None if folder is None else folder / f"{stem}.journal"
-    common = {"draws": draws, "journal": journal, "progress": False}
+    common = {"draws": draws, "journal": None if folder is None else folder / f"{stem}.journal", "progress": False}
     residual = single_deletions(net, data)
-    layers = single_deletions(plain_layers(plain, data.x[:1]), data)
     counts = sorted({1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, len(net)} & set(range(1, len(net) + 1)))
     many = random_deletions(net, data, counts, **common)
     moved = reorderings(net, data, [1, 2, 4, 8, 16, 32], **common)
-    stages = stage_deletions(net, data, draws=max(4, draws // 2), journal=journal, progress=False)
+    stages = stage_deletions(net, data, **{**common, "draws": max(3, draws // 2)})
     without = shortcut_deletions(net, data)
-    picture = pictures(
-        stem,
-        {
-            "Figure 3: one residual unit deleted": lambda ax: plot_single_deletions(residual, ax, chance),
-            "Figure 3: one layer of a plain network deleted": lambda ax: plot_single_deletions(layers, ax, chance),
-            "Figure 5 a: k random units deleted": lambda ax: plot_random_deletions(many, ax, chance),
-            "Figure 5 b: blocks in another order": lambda ax: plot_reorderings(moved, ax, chance),
-        },
-    )
-    more = pictures(
-        f"{stem}_more",
-        {
-            "Units of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
-            "Only the shortcut deleted": lambda ax: plot_single_deletions(without, ax, chance),
-        },
-        (12, 8),
-    )
-    claims = [*figure3(residual, layers, chance), *figure5a(many), *figure5b(moved), *shortcuts(residual, without)]
+    layers = None if plain is None else single_deletions(plain_layers(plain, data.x[:1]), data)
+
+    plots: dict[str, Callable] = {
+        "Figure 3: one residual unit deleted": lambda ax: plot_single_deletions(residual, ax, chance),
+        "Figure 3: one layer of a plain network deleted": lambda ax: plot_single_deletions(layers, ax, chance),
+        "Figure 5 a: k random units deleted": lambda ax: plot_random_deletions(many, ax, chance),
+        "Figure 5 b: blocks in another order": lambda ax: plot_reorderings(moved, ax, chance),
+        "Units of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
+        "Only the shortcut deleted": lambda ax: plot_single_deletions(without, ax, chance),
+    }
+    if layers is None:
+        del plots["Figure 3: one layer of a plain network deleted"]
+    claims = figure3(residual, chance)
+    if layers is not None:
+        claims += figure3_plain(residual, layers, chance)
+    claims += [*figure5a(many), *figure5b(moved), *shortcuts(residual, without)]
     whole = ", ".join(percent(value) for value in stages.whole_stage)
     low, high = residual.whole_interval
     batches = -(-len(data) // 100)
+    share = moved.evaluations.branches / batches / len(net) / (len(moved.tau) + 1)
     return [
         f"## {title}",
         "",
         f"{data.name}, {len(data)} images, {len(net)} units. Error without deletion {percent(residual.whole)} "
-        f"(95 % interval {percent(low)} to {percent(high)}). Plain network: {type(plain).__name__} with "
-        f"{len(layers.names)} layers that keep the shape, error {percent(layers.whole)}. {draws} draws for each number "
-        "of deletions and swaps.",
+        f"(95 % interval {percent(low)} to {percent(high)}). {draws} draws for each number of deletions and swaps.",
         "",
-        f"![figures 3 and 5]({picture})",
+        f"![figures 3 and 5]({pictures(stem, plots)})",
         "",
         "| claim | expected (paper) | measured | verdict |",
         "|---|---|---|---|",
@@ -246,17 +248,23 @@ def section(
         "",
         f"All branches of one stage deleted, error: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
         f"{moved.evaluations.branches:,} unit evaluations for {len(moved.tau)} orders in {batches} batches, "
-        f"{moved.evaluations.branches / batches / len(net) / (len(moved.tau) + 1):.0%} of those without shared "
-        "beginnings.",
+        f"{share:.0%} of those without shared beginnings.",
         "",
-        f"![stages and shortcuts]({more})",
+        *plain_table(plain, layers),
+    ]
+
+
+def plain_table(plain: nn.Module | None, layers: SingleDeletions | None) -> list[str]:
+    if layers is None:
+        return ["No plain network was trained on these images (`--plain-epochs 0`); see the network for digits.", ""]
+    rows = zip(layers.names, layers.values, layers.low, layers.high, strict=True)
+    return [
+        f"Plain network: {type(plain).__name__} with {len(layers.names)} layers that keep the shape, error "
+        f"{percent(layers.whole)}.",
         "",
         "| plain layer deleted | error | 95 % interval |",
         "|---|---:|---|",
-        *[
-            f"| {name} | {percent(value)} | {percent(a)} to {percent(b)} |"
-            for name, value, a, b in zip(layers.names, layers.values, layers.low, layers.high, strict=True)
-        ],
+        *[f"| {name} | {percent(value)} | {percent(a)} to {percent(b)} |" for name, value, a, b in rows],
         "",
     ]
 
@@ -267,6 +275,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--plain-epochs", type=int, default=12, help="of the VGG for CIFAR-10; 0 leaves it out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name, folder, reference = arguments.network, arguments.folder, arguments.reference
@@ -286,11 +295,12 @@ def main() -> None:
     elif reference is None:
         parser.error("expected --reference FOLDER with --network resnet56, got none")
     else:
-        title = "ResNet-56, CIFAR-10 (reference weights of Y. Idelbayev, option A); a VGG"
+        title = "ResNet-56, CIFAR-10 (reference weights of Y. Idelbayev, option A)"
         model, data = (
             str(reference / file) for file in ("resnet56_cifar10_option_a.safetensors", "cifar10_sample.npz")
         )
-        plain = plain_for_cifar(load_data(data, "train"), folder)
+        epochs = arguments.plain_epochs
+        plain = plain_for_cifar(load_data(data, "train"), folder, epochs) if epochs else None
     lines += section(title, name, load_model(model), load_data(data), plain, folder, arguments.draws)
     (HERE / f"figures3to5_{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))
