@@ -35,7 +35,8 @@ def test_benchmarks_are_those_of_their_files() -> None:
     assert len(rows) == len(re.findall(r"^\| [^|]*\w", section, re.MULTILINE))
     for ratio, file in rows:
         cells = re.split(r"[|\n]", (ROOT / file).read_text())
-        assert any(re.search(rf"(^|median ){re.escape(ratio)}$", cell.strip()) for cell in cells), f"{file}: no {ratio}"
+        found = [float(match[1]) for cell in cells if (match := re.search(r"(?:^|median )([\d.]+)$", cell.strip()))]
+        assert any(abs(value / float(ratio) - 1) < 0.1 for value in found if value), f"{file} has nothing near {ratio}"
 
 
 def test_the_house_in_the_drawing_is_the_one_that_is_checked() -> None:
