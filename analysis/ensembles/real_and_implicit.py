@@ -4,8 +4,8 @@
 
 He et al. (2015), section 4.1, joined networks of several depths into an ensemble; Veit et al. (2016) call one residual
 network an ensemble of its paths; stochastic depth (Huang et al. 2016) is a third, trained in one network. All train on
-three in ten of the training digits and are tested on all others. Each trains in a folder of its own under --runs, so that the study goes on
-where it was killed. Writes real_and_implicit.md and two pictures beside this file.
+three in ten of the training digits and are tested on all others. Each trains in a folder of its own under --runs, so
+that the study goes on where it was killed. Writes real_and_implicit.md and two pictures beside this file.
 """
 
 import argparse
