@@ -322,3 +322,12 @@ def test_units_own_their_parameters() -> None:
     with pytest.raises(ValueError, match="unrolled network"):
         unit_parameters(net.model)
     assert list(unit_parameters(unroll(load_model("embedded")))) == [unit.name for unit in unroll(load_model()).units]
+
+
+def test_a_parameter_of_two_units_belongs_to_the_first() -> None:
+    model = tiny_network(2, project=False).model
+    model[3].branch[3].weight = model[2].branch[3].weight
+    blocks = unit_parameters(unroll(model))
+    assert "2.branch.3.weight" in blocks["2"]
+    assert not set(blocks["2"]) & set(blocks["3"])
+    assert len(blocks["3"]) == len(blocks["2"]) - 1
