@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import tracemalloc
 import weakref
 
@@ -331,3 +333,13 @@ def test_a_parameter_of_two_units_belongs_to_the_first() -> None:
     assert "2.branch.3.weight" in blocks["2"]
     assert not set(blocks["2"]) & set(blocks["3"])
     assert len(blocks["3"]) == len(blocks["2"]) - 1
+
+
+def test_without_the_extra_only_curvature_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, resnet_paths.landscape; sys.exit('curvlinops' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setitem(sys.modules, "curvlinops", None)
+    monkeypatch.delitem(sys.modules, "resnet_paths.landscape._operators", raising=False)
+    monkeypatch.delattr("resnet_paths.landscape._operators", raising=False)
+    with pytest.raises(ImportError, match=r"resnet-paths\[curvature\]"):
+        curvature_operator(tiny_network(2), [tiny_batch()])
