@@ -85,7 +85,7 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
         f"## {title}",
         "",
         f"{data.name}, {len(data)} images, cross-entropy; {samples} random paths for each length and image "
-        f"({sum(sampled.lengths >= 0)} lengths), {draws} sign draws for the energy.",
+        f"({sum(sampled.lengths >= 0)} lengths), {draws} draws of 16 columns a length for the energy.",
         "",
         f"![figure 6](figure6_{name}.png)",
         "",
@@ -96,7 +96,7 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
         "units the effective range overlaps the lower half of the binomial. Sampled norms have heavy tails: where the "
         "standard error below is large, so is the uncertainty of that length's share.",
         "",
-        "The same with the root mean square norm of all paths (random signs), which few large paths dominate: "
+        "The same with the root mean square norm of all paths (path_energy), which few large paths dominate: "
         f"x {energy.decay:.3g} a branch (R² {energy.decay_fit:.3f}), {energy.mass:.0%} in {energy.low} to "
         f"{energy.high}, mean {energy.mean_length:.2f}.",
         "",
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, default=None, help="written by plain_twin.py")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits = load_data("digits", limit=options.images)
