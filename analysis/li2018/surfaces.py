@@ -1,0 +1,176 @@
+"""Loss surfaces with and without skip connections (Li et al. 2018), on twins trained on UCI digits.
+
+    python analysis/li2018/surfaces.py [--epochs 15] [--seeds 3] [--planes 3] [--points 9] [--images 128] [--folder F]
+
+Plain and residual networks of 20 and 56 layers (widths 8, 16, 32) are trained from the same initial values in the
+same order of images. Their surfaces are drawn over the same random planes in filter norm, on training images, with
+frozen batch-norm statistics, as in the paper. --folder keeps checkpoints and finished cells, so that the script goes
+on from them. Writes surfaces.md and pictures beside this file.
+"""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnet_paths import __version__, cifar_resnet
+from resnet_paths.data import digits
+from resnet_paths.landscape import RoughnessStudy, compare_roughness, roughness, roughness_study
+from resnet_paths.plot import plot_surface_twins, save
+from resnet_paths.training import Recipe, error_rate, train
+
+HERE = Path(__file__).resolve().parent
+WIDTHS = (8, 16, 32)
+KINDS = [(depth, residual) for depth in (20, 56) for residual in (True, False)]
+NAMES = {kind: f"{'ResNet' if kind[1] else 'plain'}-{kind[0]}" for kind in KINDS}
+Kind = tuple[int, bool]
+
+
+def trained(kind: Kind, seed: int, epochs: int, folder: Path | None) -> tuple[nn.Module, float]:
+    """A network and the mean training loss of its last epoch."""
+    depth, residual = kind
+    model = cifar_resnet(depth, in_channels=1, widths=WIDTHS, residual=residual, seed=seed)
+    recipe = Recipe(
+        epochs=epochs, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=1, flip=False, seed=seed
+    )
+    place = None if folder is None else folder / f"{NAMES[kind]}-seed{seed}-epochs{epochs}"
+    rows = train(model, digits("train"), recipe, folder=place, progress=False)
+    return model.eval(), rows[-1]["loss"]
+
+
+def on_logarithm(study: RoughnessStudy) -> RoughnessStudy:
+    """The same surfaces, judged by the logarithm of the loss."""
+    values = {
+        name: np.array([[getattr(roughness(one, scale="log"), name) for one in row] for row in study.surfaces])
+        for name in study.values
+    }
+    return RoughnessStudy(values, study.seeds, study.surfaces, study.metric, "log")
+
+
+def interval(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
+
+
+def claim(text: str, expected: str, first: RoughnessStudy, second: RoughnessStudy, number: str, sign: int) -> str:
+    """A row of the table: a difference of roughness against the sign that the paper leads one to expect."""
+    found = compare_roughness(first, second)[number]
+    excludes = found.low > 0 if sign > 0 else found.high < 0
+    against = found.high < 0 if sign > 0 else found.low > 0
+    verdict = "holds" if excludes else "does not hold (the opposite)" if against else "not shown at this size"
+    measured = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p = {found.p_value:.2g}"
+    return f"| {text} | {expected} | {measured} over {found.pairs} {found.over} | {verdict} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in (("epochs", 15), ("seeds", 3), ("planes", 3), ("points", 9), ("images", 128)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--folder", type=Path, default=None)
+    options = parser.parse_args()
+    start = time.monotonic()
+    models: dict[Kind, list[nn.Module]] = {}
+    losses: dict[Kind, list[float]] = {}
+    for kind in KINDS:
+        pairs = [trained(kind, seed, options.epochs, options.folder) for seed in range(options.seeds)]
+        models[kind], losses[kind] = [model for model, _ in pairs], [loss for _, loss in pairs]
+        print(NAMES[kind], [f"{loss:.3f}" for loss in losses[kind]], f"{time.monotonic() - start:.0f} s", flush=True)
+    data, test = digits("train").subset(slice(0, options.images)), digits("test")
+    axis = np.linspace(-1, 1, options.points)
+    journal = None if options.folder is None else options.folder / "cells"
+    studies = {}
+    for kind in KINDS:
+        studies[kind] = roughness_study(
+            models[kind],
+            data,
+            seeds=range(options.planes),
+            x=axis,
+            y=axis,
+            journal=journal,
+            progress=False,
+        )
+        convex = interval(studies[kind].interval("convex"))
+        print(NAMES[kind], "convex", convex, f"{time.monotonic() - start:.0f} s", flush=True)
+    for depth in (20, 56):
+        twins = {NAMES[depth, kind]: studies[depth, kind].surfaces[0][0] for kind in (True, False)}
+        save(plot_surface_twins(twins, log=True)[0], HERE / f"contours_{depth}.png")
+        save(plot_surface_twins(twins, kind="3d", log=True)[0], HERE / f"surface_{depth}.png")
+    errors = {kind: [error_rate(model, test) for model in models[kind]] for kind in KINDS}
+    (HERE / "surfaces.md").write_text("\n".join(report(options, studies, losses, errors, time.monotonic() - start)))
+    print((HERE / "surfaces.md").read_text())
+
+
+def report(
+    options: argparse.Namespace,
+    studies: dict[Kind, RoughnessStudy],
+    losses: dict[Kind, list[float]],
+    errors: dict[Kind, list[float]],
+    seconds: float,
+) -> list[str]:
+    lines = [
+        "# Loss surfaces with and without skip connections",
+        "",
+        "Li, Xu, Taylor, Studer and Goldstein (2018), sections 4 to 6. Made by `python analysis/li2018/surfaces.py "
+        f"--epochs {options.epochs} --seeds {options.seeds} --planes {options.planes} --points {options.points} "
+        f"--images {options.images}` with resnet_paths {__version__}, torch {torch.__version__}, {platform.machine()}, "
+        f"{torch.get_num_threads()} thread(s), in {seconds / 60:.0f} minutes (less where checkpoints were there).",
+        "",
+        "The paper trains on CIFAR-10 for 300 epochs; these are small twins (widths 8, 16, 32) on 1,352 UCI digits, so "
+        "the verdicts say what holds at this size. Surfaces are over random planes in filter norm, coordinates from -1 "
+        "to 1, the first training images, frozen statistics. Roughness is that of the loss itself (its logarithm would "
+        "make the walls of a bowl concave); the pictures are on a logarithmic scale. Intervals are 95 %, Student's t "
+        "over models trained from different seeds, each the mean over the same planes; plain and residual twins share "
+        "initial values, order of images and the draws of the planes.",
+        "",
+        "Two reservations. The scale matters, and was settled after both had been seen: the table has the main claim "
+        "on either. And plain-56 has not been trained to a minimum in these epochs (see its loss): that is the "
+        "degradation the paper speaks of, but its surface is then one around a point that is no minimum.",
+        "",
+        "| network | training loss, last epoch | test error | convex cells | negative curvature | deviation from a "
+        "quadratic |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        numbers = " | ".join(interval(studies[kind].interval(name)) for name in ("convex", "negative", "deviation"))
+        loss = ", ".join(f"{value:.3f}" for value in losses[kind])
+        error = ", ".join(f"{value:.1%}" for value in errors[kind])
+        lines.append(f"| {NAMES[kind]} | {loss} | {error} | {numbers} |")
+    deep, shallow = (56, True), (20, True)
+    plain_deep, plain_shallow = (56, False), (20, False)
+    gap = np.mean(errors[plain_deep]) - np.mean(errors[deep])
+    gap20 = np.mean(errors[plain_shallow]) - np.mean(errors[shallow])
+    lines += [
+        "",
+        "| claim | expected (paper) | measured | verdict |",
+        "|---|---|---|---|",
+        f"| Without skip connections depth hurts, with them it does not | plain-56 errs much more than ResNet-56, "
+        f"plain-20 little more than ResNet-20 | {100 * gap:+.1f} points at 56 layers, {100 * gap20:+.1f} at 20 | "
+        f"{'holds' if gap > 2 * max(gap20, 0.005) else 'does not hold'} |",
+        claim("Skip connections keep the deep surface convex (figures 1, 5, 6)", "more convex cells: > 0",
+              studies[deep], studies[plain_deep], "convex", 1),
+        claim("The same on the logarithm of the loss (not in the paper; the walls of a bowl are concave there)", "none",
+              on_logarithm(studies[deep]), on_logarithm(studies[plain_deep]), "convex", 1),
+        claim("Negative curvature is weaker with skip connections (figure 7)", "< 0", studies[deep],
+              studies[plain_deep], "negative", -1),
+        claim("The deep surface is closer to a quadratic with skip connections", "< 0 (not a number of the paper)",
+              studies[deep], studies[plain_deep], "deviation", -1),
+        claim("Without skip connections depth makes the surface less convex (figure 5)", "plain-56 minus plain-20 < 0",
+              studies[plain_deep], studies[plain_shallow], "convex", -1),
+        claim("With skip connections depth does not (figure 5); a fall would contradict", "ResNet-56 minus ResNet-20: "
+              "no fall", studies[deep], studies[shallow], "convex", 1).replace("not shown at this size", "holds (no "
+              "change shown)"),
+        "",
+        "![contours at 20 layers](contours_20.png)",
+        "![contours at 56 layers](contours_56.png)",
+        "![surfaces at 20 layers](surface_20.png)",
+        "![surfaces at 56 layers](surface_56.png)",
+        "",
+    ]  # fmt: skip
+    return lines
+
+
+if __name__ == "__main__":
+    main()
