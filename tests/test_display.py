@@ -119,3 +119,10 @@ def test_long_tables_are_cut_and_say_so() -> None:
 
 def test_text_is_escaped() -> None:
     assert "b" not in tags(sample(3)._repr_html_())
+
+
+def test_records_of_different_packages_name_a_model_alike() -> None:
+    data = load_data("digits", limit=4)
+    net = unroll(load_model("embedded"))
+    deleted, split = single_deletions(net, data, progress=False), gradient_by_length(net, data.x, data.labels)
+    assert deleted.model_fingerprint == split.source.model

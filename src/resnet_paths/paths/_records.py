@@ -15,13 +15,16 @@ from torch import nn
 
 import resnet_paths
 
+from ..unroll.fingerprint import fingerprint as model_fingerprint
+
 
 @dataclass(frozen=True)
 class Provenance:
     """What is needed to compute a record again.
 
     Attributes:
-        model: SHA-256 of the model's parameters and buffers, with their names, shapes and types.
+        model: SHA-256 of the model's classes, structure, train flags, parameters and buffers; the same as in records
+            of lesions.
         data: SHA-256 of the inputs and targets.
         dtype: the type in which it was computed.
         seed: the seed, where random numbers were drawn.
@@ -41,7 +44,7 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype, seed: int | None
     """The provenance of a computation on a model with some data."""
     version = getattr(resnet_paths, "__version__", "unknown")
     return Provenance(
-        model=fingerprint(model.state_dict()),
+        model=model_fingerprint(model),
         data=fingerprint(data),
         dtype=str(dtype).removeprefix("torch."),
         seed=seed,
