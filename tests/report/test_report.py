@@ -396,3 +396,28 @@ def test_a_recommendation_that_costs_more_than_allowed_is_told(tmp_path) -> None
     fall = frame["accuracy"][0] - used[frame["chosen"]].item()
     assert any("more than the tolerance" in text for text in report.warnings) == (fall > 0.01)
     assert fall > 0.01
+
+
+class Kinked(nn.Module):
+    """A residual block with an operation that PyTorch differentiates once only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        x = x + self.second(nn.functional.hardsigmoid(x))
+        return self.last(x)
+
+
+def test_stages_that_cannot_say_anything_say_why(tmp_path) -> None:
+    data = digits("test").subset(slice(0, 8))
+    wanted = ("deletions", "reordering", "effective", "values", "curvature")
+    skip = [name for name in NAMES if name not in wanted]
+    torch.manual_seed(0)
+    report = write_report(Kinked().eval(), data, tmp_path / "r.html", skip=skip, progress=False)
+    frame = report.to_frame().set_index("stage").loc[list(wanted)]
+    assert frame["status"].tolist() == ["not applicable"] * len(wanted)
+    assert "1 unit" in frame.loc["deletions", "reason"]
+    assert "second derivative" in frame.loc["curvature", "reason"]

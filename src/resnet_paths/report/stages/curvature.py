@@ -42,7 +42,12 @@ def _one(
         operator = curvature_operator(model, subject.images(options["images"]), batch_size=subject.batch_size)
     except ImportError as reason:
         raise NotApplicableError(str(reason).rstrip(".")) from None
-    extremes = extreme_eigenvalues(operator, tolerance=options["tolerance"], seed=subject.seed)
+    try:
+        extremes = extreme_eigenvalues(operator, tolerance=options["tolerance"], seed=subject.seed)
+    except RuntimeError as reason:
+        if "is not implemented" not in str(reason):
+            raise
+        raise NotApplicableError(f"PyTorch has no second derivative of an operation of this model ({reason})") from None
     density = spectral_density(operator, steps=options["steps"], probes=options["probes"], seed=subject.seed)
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
