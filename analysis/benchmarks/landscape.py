@@ -192,7 +192,8 @@ def head(options: argparse.Namespace, images: int, turns: int) -> list[str]:
         f"`python analysis/benchmarks/landscape.py --images {images} --cells {options.cells} --repeats {turns}`; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions}. All ways run "
         "in turn in one process on the same cells and images; ratios are medians over the turns of (peer / way) within "
-        "one turn, of processor seconds (of wall seconds for the ways over several processes).",
+        "one turn, of processor seconds (of wall seconds for the ways over several processes). "
+        "Wall seconds are lengthened by whatever else the machine runs, processor seconds little.",
         "",
     ]
 
