@@ -121,6 +121,7 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     result = reproduce("veit2016", ["path-count", "path-lengths"])
     assert result.failed == ["path-count"]
     assert result.to_frame()["verdict"].tolist() == ["failed", "holds"]
+    assert "<td>failed</td>" in result._repr_html_()
     shown = CliRunner().invoke(app, ["reproduce", "veit2016", "--claim", "path-count"])
     assert shown.exit_code == 1
     assert "[bold]" in shown.stdout

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import nn
 
+from ..._display import shown
 from ...data import ImageData, digits
 from ...models import load_model
 from ...unroll import UnrollError
@@ -43,6 +44,7 @@ class Verdict:
         return "failed" if self.measured is None else self.measured.verdict
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class Reproduction:
     """The claims of one paper, measured on one network.
