@@ -7,17 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import randomise_norms
 from references.dense_curvature import DenseOperator, dense_hessian
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths.data import digits
-from resnet_paths.landscape._suffix import unit_operators
 from resnet_paths.landscape.hessian import block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
 from resnet_paths.landscape.operator import curvature_operator
 from resnet_paths.landscape.parameters import unit_parameters
-from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.models import load_model
 from resnet_paths.unroll import unroll
-from resnet_paths.unroll.fingerprint import fingerprint
 
 
 def _dense(net, batch) -> np.ndarray:
@@ -84,26 +81,6 @@ def test_blocks_are_diagonal_blocks_of_the_dense_matrix() -> None:
         np.testing.assert_allclose(frame.loc[unit, ["smallest", "largest"]].tolist(), exact[[0, -1]], atol=1e-8)
         assert frame.loc[unit, "parameters"] == len(inside)
         assert frame.loc[unit, "ratio"] == pytest.approx(eigenvalue_ratio(exact[0], exact[-1]))
-
-
-@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
-def test_units_entered_in_the_middle_give_the_same_products(kind: str) -> None:
-    model = randomise_norms(cifar_resnet(14, in_channels=1, widths=(2, 2, 3), shortcut="B", seed=0)).double().eval()
-    net, data = unroll(model), digits("test").subset(slice(0, 5))
-    stems: list[int] = []
-    model.conv1.register_forward_hook(lambda *_: stems.append(1))
-    before = fingerprint(model)
-    seen = {}
-    for unit, operator in unit_operators(net, data, kind=kind, batch_size=3):
-        v = torch.randn(len(operator), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        seen[unit] = (v, operator @ v)
-    assert len(stems) == 2  # once for each batch
-    assert fingerprint(model) == before
-    for unit, names in unit_parameters(net).items():
-        v, found = seen[unit]
-        expected = curvature_operator(net, data, kind=kind, parameters=names) @ v
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
-        assert float(expected.norm()) > 0
 
 
 def test_own_blocks_and_what_is_refused() -> None:

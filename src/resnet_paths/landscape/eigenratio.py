@@ -75,7 +75,7 @@ def eigenvalue_surface(
         ValueError: coordinates that do not increase, directions that the model does not have.
         RuntimeError: every cell failed.
 
-    Cost: for each cell about 22 to 100 products, of 3.2 gradients each; memory for `basis` vectors.
+    Cost: for each cell about 22 to 100 products, of about 3.5 gradients each; memory for `basis` vectors.
 
     Source: Li, Xu, Taylor, Studer and Goldstein (2018), section 6 and figure 7.
 

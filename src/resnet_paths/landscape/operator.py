@@ -66,8 +66,8 @@ class CurvatureOperator:
             ValueError: another shape.
             FloatingPointError: the product is not finite.
 
-        Cost: for each vector about 3.2 gradients of the data (Hessian; 2.2 from the second column on) or 2.5
-        (Gauss-Newton), measured in analysis/benchmarks/curvature.md. Memory: the graph of one batch.
+        Cost: about 3.5 gradients of the data for one vector, 2.5 for each of several at once (Hessian), 3.7 (Gauss-
+        Newton); measured in analysis/benchmarks/curvature.md. Memory: the graph of one batch.
         """
         if vectors.ndim not in (1, 2) or len(vectors) != len(self):
             raise ValueError(
