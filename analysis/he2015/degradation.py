@@ -1,7 +1,7 @@
 """He et al. (2015), section 4.2: deeper plain networks train worse, residual ones do not; shortcuts; responses.
 
     python analysis/he2015/degradation.py [--seeds 0,1,2] [--epochs 40] [--runs FOLDER]
-    python analysis/he2015/degradation.py --data cifar10.zip --size 16 --limit 4000 --epochs 12 --seeds 0 --depths 20,56
+    python analysis/he2015/degradation.py --data cifar10.zip --size 16 --limit 3000 --epochs 10 --seeds 0 --depths 20,56
 
 Each network is trained in a folder of its own under --runs, so that the study goes on where it was killed, and its
 seeds can be trained by several processes. Writes a page and two pictures beside this file.
