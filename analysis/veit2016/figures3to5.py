@@ -275,15 +275,21 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--limit", type=int, default=None, help="use at most so many images")
     parser.add_argument("--plain-epochs", type=int, default=12, help="of the VGG for CIFAR-10; 0 leaves it out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name, folder, reference = arguments.network, arguments.folder, arguments.reference
+    command = f"--network {name} --draws {arguments.draws}"
+    if name == "resnet56":
+        command += f" --plain-epochs {arguments.plain_epochs}"
+    if arguments.limit is not None:
+        command += f" --limit {arguments.limit}"
     lines = [
         "# Lesions, plain and residual",
         "",
         "Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5. Made by "
-        f"`python analysis/veit2016/figures3to5.py --network {name} --draws {arguments.draws}` with resnet_paths "
+        f"`python analysis/veit2016/figures3to5.py {command}` with resnet_paths "
         f"{__version__}, torch {torch.__version__}. Figures 3 and 5 of the paper are of a ResNet of 110 layers and a "
         "VGG on CIFAR-10; these networks are smaller. Figure 4 is of networks for ImageNet, of which there are no "
         "images here: the network for digits shows what carries over to other data.",
@@ -301,7 +307,9 @@ def main() -> None:
         )
         epochs = arguments.plain_epochs
         plain = plain_for_cifar(load_data(data, "train"), folder, epochs) if epochs else None
-    lines += section(title, name, load_model(model), load_data(data), plain, folder, arguments.draws)
+    lines += section(
+        title, name, load_model(model), load_data(data, limit=arguments.limit), plain, folder, arguments.draws
+    )
     (HERE / f"figures3to5_{name}.md").write_text("\n".join(lines))
     print("\n".join(lines))
 
