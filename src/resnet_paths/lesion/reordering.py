@@ -19,6 +19,7 @@ from ..surgery import reorder_blocks
 from ..unroll import Evaluations, State, UnrolledNetwork
 from ..unroll._walk import shared_walk
 from ..unroll.fingerprint import fingerprint
+from ..unroll.network import main_output
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
 from .intervals import bootstrap
@@ -236,7 +237,7 @@ class Orders:
         """(order, logits) for each order."""
         if not self.found.direct:
             for row, order in enumerate(self.orders):
-                yield row, reorder_blocks(self.runner, order, example_input=x[:1])(x)
+                yield row, main_output(reorder_blocks(self.runner, order, example_input=x[:1])(x))
             return
         inner = {unit for block in self.found.blocks for unit in block[:-1]}
 
