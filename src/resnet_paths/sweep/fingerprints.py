@@ -99,7 +99,8 @@ class _Walk:
         original = getattr(value, "_orig_mod", None)  # a compiled model computes what its original does
         if isinstance(original, nn.Module):
             return self.digest(original)
-        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set", "_is_torch_compile"}
+        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set"}
+        apart |= {"_is_torch_compile", "_compile_kwargs"}  # the second is what Lightning notes at torch.compile
         state = vars(value)
         parts: list[Any] = [
             type(value),

@@ -37,12 +37,15 @@ class Latency:
     threads: int
 
 
+_LEAST = 5
+
+
 def measure_latency(
     model: nn.Module | Callable[[Any], Any], x: Any, *, seconds: float = 1.0, threads: int | None = None
 ) -> Latency:
     """The time of one forward pass in inference mode.
 
-    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device.
+    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, at least five times.
 
     Args:
         model: a model in eval mode.
@@ -66,7 +69,9 @@ def measure_latency(
         timer = Timer("call(model, x)", globals={"call": call_model, "model": model, "x": x}, num_threads=count)
         timer.timeit(2)
         measured = timer.blocked_autorange(min_run_time=seconds)
-    times = np.array(measured.times)
+    times = list(measured.times)
+    while len(times) < _LEAST:  # a machine that paused may have filled the time with one
+        times += timer.timeit(measured.number_per_run).times
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
     return Latency(float(median), float(low), float(high), len(times), len(first), str(first.device), count)
 
