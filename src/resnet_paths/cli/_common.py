@@ -17,6 +17,7 @@ from ..data import ImageData, load_data
 from ..models import load_model
 from ..sweep import SweepError
 from ..unroll import UnrolledNetwork, unroll
+from ..unroll.network import placed
 
 ModelOption = Annotated[
     str,
@@ -38,6 +39,7 @@ SizeOption = Annotated[int | None, typer.Option("--size", help="Resize images of
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
 
 
@@ -88,24 +90,24 @@ def place(device: str) -> torch.device:
     return found
 
 
-def fitting(model: nn.Module, data: ImageData) -> torch.Tensor:
-    """Two images, if the model takes them; one line if it does not."""
-    parameter = next(model.parameters())
-    example = data.subset(slice(0, 2)).x.to(parameter.device, parameter.dtype)
+def fitting(model: nn.Module, data: ImageData) -> tuple[torch.Tensor, Any]:
+    """Two images and what the model makes of them, if it takes them; one line if it does not."""
+    example = placed(data.subset(slice(0, 2)).x, model)
     try:
         with torch.no_grad():
-            model(example)
+            output = model(example)
     except RuntimeError as error:
         shape = "x".join(map(str, example.shape[1:]))
         raise ValueError(
             f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
         ) from None
-    return example
+    return example, output
 
 
 def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
     """The network, its shapes from the first image; one line if the images do not fit the model."""
-    return unroll(model, fitting(model, data))
+    example, _ = fitting(model, data)
+    return unroll(model, example)
 
 
 def training_data(data: str, size: int | None, images: ImageData) -> ImageData | None:

@@ -28,7 +28,7 @@ from ..landscape import (
 from ..models import load_model
 from ..plot import interactive_surface, plot_surface_line, plot_surface_twins, save
 from ..sweep import local_workers
-from ..unroll.network import call_model, main_output
+from ..unroll.network import main_output
 from ._common import (
     DataOption,
     DeviceOption,
@@ -38,6 +38,7 @@ from ._common import (
     OutOption,
     SizeOption,
     console,
+    fitting,
     model_and_data,
     unrolled,
     user_errors,
@@ -162,16 +163,8 @@ def _check_ways(twin: str | None, to: str | None, gates: str | None, line: bool)
 
 def _check_fit(model: nn.Module, images: ImageData) -> None:
     """Whether the model takes these images and knows their classes, before a long computation."""
-    parameter = next(model.parameters())
-    example = images.subset(slice(0, 2)).x.to(parameter.device, parameter.dtype)
-    try:
-        with torch.no_grad():
-            classes = main_output(call_model(model, example)).shape[-1]
-    except RuntimeError as error:
-        shape = "x".join(map(str, example.shape[1:]))
-        raise ValueError(
-            f"expected images that the model takes, got {images.name} of {shape}: {error}; choose --data to fit --model"
-        ) from None
+    _, output = fitting(model, images)
+    classes = main_output(output).shape[-1]
     if classes <= int(images.labels.max()):
         raise ValueError(
             f"expected labels below {classes}, the classes of the model, got up to {int(images.labels.max())} in "

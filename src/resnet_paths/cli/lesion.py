@@ -18,6 +18,7 @@ from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
 from ..tradeoff import Latency, count_parameters, measure_latency
 from ..unroll import UnrolledNetwork
+from ..unroll.network import placed
 from . import _studies
 from ._common import (
     BatchOption,
@@ -173,8 +174,7 @@ def _dropped(net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: i
     """Accuracy on the other half, parameters and latency, before and after."""
     _, other = images.halves(seed)
     smaller = drop_blocks(net, chosen)
-    parameter = next(net.model.parameters())
-    x = other.subset(slice(0, min(32, len(other)))).x.to(parameter.device, parameter.dtype)
+    x = placed(other.subset(slice(0, min(32, len(other)))).x, net.model)
     _, wrong = metric_named("error")
     gates = torch.ones(2, len(net))
     gates[1, chosen] = 0

@@ -15,6 +15,7 @@ from ..surgery import drop_blocks
 from ..surgery.export import export_model
 from ..tradeoff import DropPlan, count_parameters, distil, load_plan, norms_before, plan_drop, recalibrate_batchnorm
 from ..unroll import UnitRef
+from ..unroll.network import placed
 from ._common import (
     BatchOption,
     DataOption,
@@ -130,13 +131,11 @@ def register(app: typer.Typer) -> None:
         if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
         if recalibrate:
-            place = next(smaller.parameters()).device
-            left = {name for name, _ in smaller.named_modules()}
-            keep = [name for name in norms_before(net, chosen) if name in left]
-            recalibrate_batchnorm(smaller, [x.to(place) for x, _ in training.batches(100)], keep=keep)
+            batches = [placed(x, smaller) for x, _ in training.batches(100)]
+            recalibrate_batchnorm(smaller, batches, keep=norms_before(net, chosen))
         if finetune:
             distil(smaller, net.model, training)
-        example = images.subset(slice(0, 2)).x.to(next(smaller.parameters()).device)
+        example = placed(images.subset(slice(0, 2)).x, smaller)
         files = export_model(smaller, example, out, onnx=onnx)
         facts = {
             "dropped": net.indices(chosen),

@@ -19,6 +19,7 @@ from ._common import (
     JsonOption,
     LimitOption,
     ModelOption,
+    SeedOption,
     SizeOption,
     console,
     model_and_data,
@@ -49,7 +50,6 @@ TwinOption = Annotated[
 ToleranceOption = Annotated[
     float, typer.Option("--tolerance", help="Fall of accuracy allowed for blocks recommended for dropping.", min=0)
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
 JournalOption = Annotated[
     Path | None, typer.Option("--journal", help="The file that keeps finished stages (default: beside --out).")
 ]

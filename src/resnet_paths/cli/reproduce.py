@@ -17,6 +17,7 @@ from ._common import (
     JsonOption,
     LimitOption,
     ModelOption,
+    SeedOption,
     SizeOption,
     console,
     model_and_data,
@@ -41,7 +42,6 @@ ClaimOption = Annotated[
     list[str] | None,
     typer.Option("--claim", help="One of its claims; may be given again (default: all).", autocompletion=_claims),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from ..data import ImageData
 from ..sweep import SweepError, sweep
 from ..unroll import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
+from ..unroll.network import placed
 from .metrics import Metric
 
 Network = UnrolledNetwork | PlainNetwork
@@ -190,8 +191,7 @@ def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed
     """All ways of damage on one batch of images."""
     study, data, metric = context
     part = data.subset(slice(point["start"], point["stop"]))
-    parameter = next(study.model.parameters())
-    x, labels, count = part.x.to(parameter.device, parameter.dtype), part.labels.cpu(), Evaluations()
+    x, labels, count = placed(part.x, study.model), part.labels.cpu(), Evaluations()
     values = np.empty((len(study), len(part)))
     with torch.inference_mode():
         whole = study.whole(x).cpu()

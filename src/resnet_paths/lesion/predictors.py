@@ -15,6 +15,7 @@ from .._display import shown
 from ..data import ImageData
 from ..unroll import UnrolledNetwork
 from ..unroll.fingerprint import fingerprint
+from ..unroll.network import placed
 from .evaluate import progress_bar, quick
 
 COSTS: dict[str, str] = {
@@ -105,20 +106,19 @@ def damage_predictors(
     if cka_images and min(cka_images, len(data)) < 2:
         raise ValueError(f"expected at least two images for CKA, got {min(cka_images, len(data))}; pass cka_images=0")
     runner = quick(net, fast)
-    parameter = next(net.model.parameters())
     parts: list[dict[str, np.ndarray]] = []
     with progress_bar("predictors", progress) as bar:
         task = bar.add_task("", total=len(data))
         for x, labels in data.batches(batch_size):
-            x, labels = x.to(parameter.device, parameter.dtype), labels.to(parameter.device)
+            x = placed(x, net.model)
+            labels = labels.to(x.device)
             parts.append({**_gradients(runner, x, labels), **_contributions(runner, x, labels)})
             bar.update(task, advance=len(labels))
     per_image = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
     values = {name: found.mean(1) for name, found in per_image.items()}
     values["norm_scale"] = _norm_scales(net)
     if cka_images:
-        x = data.subset(slice(0, cka_images)).x.to(parameter.device, parameter.dtype)
-        values["cka"] = _cka(runner, x)
+        values["cka"] = _cka(runner, placed(data.subset(slice(0, cka_images)).x, net.model))
     return DamagePredictors(
         names=tuple(unit.name for unit in net),
         values={name: values[name] for name in COSTS if name in values},

@@ -19,7 +19,7 @@ from ..surgery import reorder_blocks
 from ..unroll import Evaluations, State, UnrolledNetwork
 from ..unroll._walk import shared_walk
 from ..unroll.fingerprint import fingerprint
-from ..unroll.network import main_output
+from ..unroll.network import main_output, placed
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
 from .intervals import bootstrap
@@ -187,8 +187,7 @@ def reorderings(
         raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")
     name, function = metric_named(metric)
     runner = quick(net, fast)
-    parameter = next(net.model.parameters())
-    found = exchange(runner, data.subset(slice(0, 1)).x.to(parameter.device, parameter.dtype))
+    found = exchange(runner, placed(data.subset(slice(0, 1)).x, net.model))
 
     generator = np.random.default_rng(seed)
     blocks = [random_swaps(found.groups, len(found.blocks), count, generator) for count in wanted for _ in range(draws)]

@@ -15,6 +15,7 @@ from .._display import shown
 from ..data import ImageData
 from ..surgery.reorder import unit_shapes
 from ..unroll import UnrolledNetwork
+from ..unroll.network import placed
 from .evaluate import quick
 from .metrics import Metric
 from .multiple import RandomDeletions, random_deletions
@@ -114,8 +115,7 @@ def stage_deletions(
         ([9, 9, 9], (3,))
     """
     quick(net, False)
-    parameter = next(net.model.parameters())
-    found = stages(net, data.subset(slice(0, 1)).x.to(parameter.device, parameter.dtype))
+    found = stages(net, placed(data.subset(slice(0, 1)).x, net.model))
     wanted = list(range(1, max(map(len, found)) + 1)) if counts is None else [int(count) for count in counts]
     results = []
     for stage in found:

@@ -15,6 +15,7 @@ import resnet_paths
 
 from ..data import ImageData
 from ..unroll import UnrolledNetwork, for_inference, unroll
+from ..unroll.network import placed
 
 
 @dataclass(eq=False)
@@ -105,9 +106,9 @@ class Subject:
 
     def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """So many images with their labels, where the model is."""
-        parameter = next(self.model.parameters())
         some = self.images(count)
-        return some.x.to(parameter.device, parameter.dtype), some.labels.to(parameter.device)
+        x = placed(some.x, self.model)
+        return x, some.labels.to(x.device)
 
 
 def _some(data: ImageData, count: int | None, seed: int) -> ImageData:

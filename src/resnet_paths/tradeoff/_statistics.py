@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import fx, nn
 
 from ..unroll import UnitRef, UnrolledNetwork, unroll
@@ -21,16 +20,22 @@ def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 
 
 def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
-    """Names of the batch norms whose input no dropped block reaches, so that their statistics stay right.
+    """Names of the batch norms left after dropping whose input no dropped block reaches: their statistics stay right.
 
     Norms inside a module that the graph does not enter are not listed: they may be reached.
     """
-    reached = _behind([net.segments.cuts[index].add for index in net.indices(list(dropped))])
+    units, segments = net.indices(list(dropped)), net.segments
+    reached = _behind([segments.cuts[index].add for index in units])
+    gone = {node for index in units for node, *_ in segments.branches[index].steps}
     calls: dict[str, list[fx.Node]] = {}
-    for node in net.segments.program.graph.nodes:
+    for node in segments.program.graph.nodes:
         if node.op == "call_module":
             calls.setdefault(str(node.target), []).append(node)
-    return [name for name in norms_of(net.model) if name in calls and not any(node in reached for node in calls[name])]
+    return [
+        name
+        for name in norms_of(net.model)
+        if name in calls and not reached.intersection(calls[name]) and not gone.issuperset(calls[name])
+    ]
 
 
 def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
@@ -58,8 +63,3 @@ def _behind(starts: list[fx.Node]) -> set[fx.Node]:
             found.add(node)
             todo.extend(node.users)
     return found
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are."""
-    return next(model.parameters()).device

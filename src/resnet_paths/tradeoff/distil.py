@@ -10,8 +10,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..training.augment import augment
-from ..unroll.network import main_output
-from ._statistics import device_of
+from ..unroll.network import main_output, placed
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,13 @@ def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillat
     steps = how.epochs * -(-len(data) // how.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(how.seed)
-    device, dtype = device_of(student), next(student.parameters()).dtype
     losses = []
     for _ in range(how.epochs):
         total = 0.0
         for chosen in torch.randperm(len(data), generator=generator).split(how.batch_size):
             batch = data.subset(chosen)
-            x = augment(batch.x, how.shift, how.flip, generator).to(device, dtype)
-            loss = _loss(student, teacher, x, batch.labels.to(device), how)
+            x = placed(augment(batch.x, how.shift, how.flip, generator), student)
+            loss = _loss(student, teacher, x, batch.labels.to(x.device), how)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")
             optimiser.zero_grad()

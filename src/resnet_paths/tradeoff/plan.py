@@ -20,7 +20,7 @@ from ..lesion import Metric, interval, metric_named
 from ..surgery import drop_blocks
 from ..unroll import UnrolledNetwork, unroll
 from ..unroll.fingerprint import fingerprint
-from ..unroll.network import main_output
+from ..unroll.network import main_output, placed
 from ._search import MOST_EXACT, Search, Searcher
 from ._statistics import batch_statistics, norms_before, norms_of
 from .distil import Distillation, distil
@@ -311,14 +311,11 @@ def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
 
 def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:
     """Measure the statistics again behind the first dropped block; none dropped, none measured."""
-    left = norms_of(smaller)
-    keep = [name for name in norms_before(net, dropped) if name in left]
-    recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=keep)
+    recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=norms_before(net, dropped))
 
 
 def _inputs(model: nn.Module, data: ImageData, size: int = 100) -> list[torch.Tensor]:
-    parameter = next(model.parameters())
-    return [x.to(parameter.device, parameter.dtype) for x, _ in data.batches(size)]
+    return [placed(x, model) for x, _ in data.batches(size)]
 
 
 def _per_image(model: nn.Module, data: ImageData) -> tuple[np.ndarray, np.ndarray]:

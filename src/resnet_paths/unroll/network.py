@@ -341,6 +341,12 @@ def call_model(model: nn.Module, x: Any) -> Any:
     return model(*x) if isinstance(x, tuple) else model(x)
 
 
+def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Images where a model's parameters are, and of their type."""
+    parameter = next(model.parameters())
+    return x.to(parameter.device, parameter.dtype)
+
+
 def main_output(output: Any) -> torch.Tensor:
     """The tensor of a model's output that the network gives: the logits, or the first."""
     if isinstance(output, torch.Tensor):

@@ -13,6 +13,7 @@ from ...data import ImageData
 from ...lesion import interval
 from ...tradeoff import count_parameters
 from ...unroll._guard import preserved
+from ...unroll.network import placed
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -50,11 +51,10 @@ def run(subject: Subject, options: Options) -> Section:
 
 
 def _right(subject: Subject) -> np.ndarray:
-    parameter = next(subject.model.parameters())
     found = []
     with torch.inference_mode():
         for x, labels in subject.data.batches(subject.batch_size):
-            logits = subject.net(x.to(parameter.device, parameter.dtype)).cpu()
+            logits = subject.net(placed(x, subject.model)).cpu()
             found.append((logits.argmax(-1) == labels.cpu()).double())
     return torch.cat(found).numpy()
 

@@ -101,9 +101,17 @@ def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool) -> 
 def _code(subject: Subject, plan: DropPlan) -> str:
     if not plan.point.dropped:
         return ""
-    lines = [f"smaller = drop_blocks({subject.model_code}, {list(plan.point.dropped)})"]
-    if plan.point.recalibrated is not None:
-        lines.append(f"recalibrate_batchnorm(smaller, {subject.training_code}.batches(100))")
+    dropped = list(plan.point.dropped)
+    if plan.point.recalibrated is None:
+        return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
+    lines = [
+        "from resnet_paths.tradeoff import norms_before",
+        "",
+        f"net = unroll({subject.model_code})",
+        f"smaller = drop_blocks(net, {dropped})",
+        f"keep = norms_before(net, {dropped})",
+        f"recalibrate_batchnorm(smaller, {subject.training_code}.batches(100), keep=keep)",
+    ]
     return subject.code("\n".join(lines))
 
 
