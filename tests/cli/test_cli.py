@@ -80,6 +80,7 @@ def test_plan_then_drop(tmp_path) -> None:
     plan = run("plan", "--limit", "60", "--n-drop", "2", "--finetune", "--out", str(tmp_path))
     assert plan.exit_code == 0, plan.output
     assert "chosen" in plan.stdout
+    assert "Searched and recalibrated on digits (train), moved by up to 1 pixels" in " ".join(plan.stdout.split())
     assert json.loads((tmp_path / "plan.json").read_text())["points"][2]["finetuned"] > 0
     file = tmp_path / "plan.json"
     dropped = run("drop", "--plan", str(file), "--out", str(tmp_path / "small"), "--json")

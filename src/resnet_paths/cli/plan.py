@@ -13,7 +13,16 @@ from rich.table import Table
 from ..plot import plot_plan, save
 from ..surgery import drop_blocks
 from ..surgery.export import export_model
-from ..tradeoff import DropPlan, count_parameters, distil, load_plan, norms_before, plan_drop, recalibrate_batchnorm
+from ..tradeoff import (
+    DropPlan,
+    as_in_training,
+    count_parameters,
+    distil,
+    load_plan,
+    norms_before,
+    plan_drop,
+    recalibrate_batchnorm,
+)
 from ..unroll import UnitRef
 from ..unroll.network import placed
 from ._common import (
@@ -34,7 +43,11 @@ from ._common import (
 UnitsOption = Annotated[str | None, typer.Option("--units", help="Indices or names, joined by commas: 3,7,layer3.4")]
 PlanOption = Annotated[Path | None, typer.Option("--plan", help="A plan written by resnet-paths plan.")]
 RecalibrateOption = Annotated[
-    bool, typer.Option(help="Measure batch-norm statistics again, on the training images of --data.")
+    bool,
+    typer.Option(
+        help="Measure batch-norm statistics again, on the training images of --data, moved and mirrored where that "
+        "comes closer to the model's own statistics."
+    ),
 ]
 
 FinetuneOption = Annotated[
@@ -58,7 +71,10 @@ def register(app: typer.Typer) -> None:
         n_drop: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None,
         search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
         metric: Annotated[
-            str, typer.Option(help="What the search minimises: loss, or divergence (no labels).")
+            str,
+            typer.Option(
+                help="What the search minimises: loss, error, disagreement or divergence (the last two need no labels)."
+            ),
         ] = "loss",
         most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
         recalibrate: RecalibrateOption = True,
@@ -76,16 +92,17 @@ def register(app: typer.Typer) -> None:
         network, report = model_and_data(model, data, None, size, device)
         _, training = model_and_data(model, data, limit, size, device, split="train")
         net = unrolled(network, report)
+        images = as_in_training(network, training) if recalibrate else training
         result = plan_drop(
             net,
-            training,
+            images,
             latency=latency,
             accuracy_drop=accuracy_drop,
             n_drop=n_drop,
             search=search,  # type: ignore[arg-type]
             metric=metric,
             most=most,
-            recalibrate=training if recalibrate else None,
+            recalibrate=images if recalibrate else None,
             finetune=training if finetune else None,
             report=report,
             batch_size=batch_size,
@@ -97,6 +114,8 @@ def register(app: typer.Typer) -> None:
             return
         screen = console()
         screen.print(_table(result))
+        if recalibrate:
+            screen.print(f"Searched and recalibrated on {images.name}")
         if result.point.finetuned is not None:
             screen.print(f"The chosen model, fine-tuned: {result.point.finetuned:.2%}")
         screen.print(f"Written: {file} and {picture}")
@@ -131,7 +150,7 @@ def register(app: typer.Typer) -> None:
         if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
         if recalibrate:
-            batches = [placed(x, smaller) for x, _ in training.batches(100)]
+            batches = [placed(x, smaller) for x, _ in as_in_training(network, training).batches(100)]
             recalibrate_batchnorm(smaller, batches, keep=norms_before(net, chosen))
         if finetune:
             distil(smaller, net.model, training)

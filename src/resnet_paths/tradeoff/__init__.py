@@ -4,6 +4,7 @@ from ._search import Search
 from ._statistics import batch_statistics, norms_before
 from .by_unit import LatencyByUnit, latency_by_unit
 from .distil import Distillation, distil
+from .gap import StatisticsGap, as_in_training, statistics_gap
 from .latency import Latency, count_flops, count_parameters, measure_latency
 from .plan import DropPlan, PlanPoint, load_plan, plan_drop
 from .recalibrate import recalibrate_batchnorm
@@ -15,6 +16,8 @@ __all__ = [
     "LatencyByUnit",
     "PlanPoint",
     "Search",
+    "StatisticsGap",
+    "as_in_training",
     "batch_statistics",
     "count_flops",
     "count_parameters",
@@ -25,4 +28,5 @@ __all__ = [
     "norms_before",
     "plan_drop",
     "recalibrate_batchnorm",
+    "statistics_gap",
 ]

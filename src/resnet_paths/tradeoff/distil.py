@@ -106,12 +106,13 @@ def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillat
     steps = how.epochs * -(-len(data) // how.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(how.seed)
+    black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
     losses = []
     for _ in range(how.epochs):
         total = 0.0
         for chosen in torch.randperm(len(data), generator=generator).split(how.batch_size):
             batch = data.subset(chosen)
-            x = placed(augment(batch.x, how.shift, how.flip, generator), student)
+            x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)
             loss = _loss(student, teacher, x, batch.labels.to(x.device), how)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")

@@ -180,7 +180,9 @@ def plan_drop(
     ends worse than greedy; exact tries every set of each size (at most 16 units).
 
     With `recalibrate` the search sees each set as it would be used: batch norms take the statistics of the batch that
-    they normalise, which recalibration approaches. The norms before the first dropped block keep their own.
+    they normalise, which recalibration approaches. The norms before the first dropped block keep their own. So both
+    the images to search on and those to recalibrate on should be as the model saw them in training: see
+    :func:`~resnet_paths.tradeoff.as_in_training`.
 
     Args:
         net: the network, in eval mode.

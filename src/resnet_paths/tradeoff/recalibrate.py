@@ -20,6 +20,10 @@ def recalibrate_batchnorm(
     Each mean and variance becomes the average over the batches of the batch's own (momentum 1/k at batch k). The
     momentum and the train flags are put back, also after an exception. Without batch norms nothing is done.
 
+    Give training images as the model saw them in training, shifts and flips included
+    (:func:`resnet_paths.training.augmented`): the weights fit the statistics of those. :func:`statistics_gap` of
+    the whole model tells whether images are such.
+
     Args:
         model: the model to change.
         batches: inputs, or pairs of inputs and labels.

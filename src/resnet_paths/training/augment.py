@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+
+from ..data import ImageData
 
 
 def augment(
@@ -42,3 +46,34 @@ def augment(
     index = torch.arange(count, device=images.device)[:, None, None]
     moved: torch.Tensor = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
+
+
+def augmented(data: ImageData, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
+    """Images as a network sees them in training: each moved over black and mirrored, so many times.
+
+    Batch norms that are recalibrated after dropping want these: the stored statistics are of such images, and the
+    network's weights fit them. See :func:`resnet_paths.tradeoff.statistics_gap`.
+
+    Args:
+        data: training images.
+        shift: at most so many pixels, in each direction (4 for CIFAR-10: He et al. 2015, section 4.2).
+        flip: mirror left to right, with probability 1/2.
+        copies: passes over the images, each drawn anew.
+        seed: of what is drawn.
+
+    Returns:
+        `copies` times as many images.
+
+    Raises:
+        ValueError: a negative shift, or no copies.
+
+    Example:
+        >>> from resnet_paths.data import digits
+        >>> len(augmented(digits("test"), shift=1, flip=False, copies=2))
+        890
+    """
+    if shift < 0 or copies < 1:
+        raise ValueError(f"expected a shift of at least 0 pixels and at least 1 copy, got {shift} and {copies}")
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.cat([augment(data.images, shift, flip, generator) for _ in range(copies)])
+    return replace(data, images=images, labels=data.labels.repeat(copies))
