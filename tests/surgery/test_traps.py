@@ -172,6 +172,64 @@ class LambdaShortcut(nn.Module):
         return self.again(torch.relu(self.again(self.narrow(self.wide(x)))))
 
 
+class Cache:
+    """What a language model hands from layer to layer: changed by each, and not a value of the graph."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def update(self, value: torch.Tensor) -> torch.Tensor:
+        self.seen.append(value)
+        return value
+
+
+class Cached(nn.Module):
+    """Blocks that hand a cache on, in a stack whose output is a record derived from dict."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x, cache=None):
+            return self.a(cache.update(x))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.a = Cached.Attention(), nn.Linear(4, 4)
+
+        def forward(self, x, cache=None):
+            x = x + self.attention(x, cache=cache)
+            return x + self.a(x)
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks, self.a = nn.ModuleList([Cached.Block(), Cached.Block()]), nn.Linear(4, 4)
+
+        def forward(self, x, cache):
+            for block in self.blocks:
+                x = block(x, cache)
+            return Record(last=x + self.a(x), length=len(cache.seen))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack, self.a = Cached.Stack(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.stack(x, cache=Cache()).last
+        return x + self.a(x)
+
+
+class Record(dict):
+    """As Hugging Face's outputs are: items are attributes too."""
+
+    def __init__(self, **items) -> None:
+        super().__init__(items)
+        self.__dict__.update(items)
+
+
 _ALL = [TwoNames, InPlaceFirst, Parent, SideOutput, AddModule, SharedRelu, LambdaShortcut]
 
 
@@ -273,3 +331,33 @@ def test_a_unit_whose_branch_is_needed_elsewhere_is_refused() -> None:
     with pytest.raises(NotDroppableError, match="later operations"):
         drop_blocks(Leaks().eval(), [0])
     assert drop_blocks(Leaks().eval(), [1])(torch.randn(2, 4)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
+def test_objects_that_a_block_hands_on_and_records_that_it_returns(example: torch.Tensor | None) -> None:
+    model, x = build(Cached), torch.randn(3, 4)
+    net = unroll(model, example)
+    assert len(net) == 6
+    for dropped in [0], [1], [4], [0, 3, 4]:
+        smaller = drop_blocks(net, dropped)
+        assert torch.allclose(smaller(x), gated(net, x, dropped))
+        if 4 not in dropped:  # pickling a graph turns a record that it makes into a dict
+            assert torch.equal(pickle.loads(pickle.dumps(smaller))(x), smaller(x))
+        with lesioned(net, dropped):
+            assert type(model.stack(x, Cache())) is Record
+            assert torch.equal(model(x), smaller(x))
+    with pytest.raises(NotDroppableError, match="of class Cache that is made while it runs"):
+        drop_blocks(net, [5])
+
+
+def test_language_models_of_hugging_face_keep_their_cache() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        n_layer=2, n_head=2, n_embd=8, vocab_size=11, n_positions=8, bos_token_id=0, eos_token_id=0
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    x = torch.randint(0, 11, (2, 5))
+    net = unroll(model, x)
+    smaller = drop_blocks(net, [1, 2])
+    assert torch.allclose(smaller(x).logits, net(x, [1.0, 0.0, 0.0, 1.0]))
+    assert type(smaller(x)) is type(model(x))

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers import randomise_norms
-from resnet_paths.unroll import Evaluations, UnitIndexError, UnrollError, for_inference, unroll
+from resnet_paths.surgery import drop_blocks, lesioned
+from resnet_paths.unroll import Evaluations, UnitIndexError, UnrolledNetwork, UnrollError, for_inference, unroll
+from resnet_paths.unroll._record import record
+from resnet_paths.unroll._trace import trace
 
 
 class Basic(nn.Module):
@@ -316,3 +319,76 @@ def test_a_unit_whose_branch_later_operations_need_says_so() -> None:
     assert "later operations" in net[0].reason
     assert "no: later operations" in repr(net)
     assert torch.allclose(net(x, [0.0, 1.0]), x + model.c(x) / 6)
+
+
+def test_volumes_go_channels_last_too() -> None:
+    class Video(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv3d(2, 2, 3, padding=1), nn.BatchNorm3d(2), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(x + self.norm(self.a(x))).mean(2)
+            return x + self.b(x)
+
+    model = randomise_norms(Video().eval().double())
+    x = torch.randn(2, 2, 4, 5, 6, dtype=torch.float64)
+    net = unroll(model)
+    fast = for_inference(net)
+    gates = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.5, 0.0]])
+    assert (fast(x, gates) - net(x, gates)).abs().max() < 1e-12
+    weights = fast.model.a.weight, fast.model.b.weight
+    assert weights[0].is_contiguous(memory_format=torch.channels_last_3d)
+    assert weights[1].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
+def test_the_logits_of_a_dict_are_the_output(example: torch.Tensor | None) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            x = x + self.a(x)
+            return {"features": x, "logits": self.b(x)}
+
+    model, x = Both(), torch.randn(3, 4)
+    assert torch.equal(unroll(model, example)(x), model(x)["logits"])
+
+
+class Conditioned(nn.Module):
+    """A second input (a time step, a mask) enters every branch; `gates` is the literal network at gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.time = nn.Linear(4, 4), nn.Linear(3, 4)
+        self.branches = nn.ModuleList(nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]) for _ in range(3))
+        self.gates = [1.0, 1.0, 1.0]
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        x, time = self.stem(x), torch.tanh(self.time(time))
+        for gate, (branch, film) in zip(self.gates, self.branches, strict=True):
+            x = x + gate * torch.relu(branch(x) * film(time) + time[:, :1])
+        return x
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_other_inputs_are_taken_as_given(recorded: bool) -> None:
+    model = Conditioned().double()
+    x, time = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    net = UnrolledNetwork(model, lambda: record(model, (x[:2], time[:2])) if recorded else trace(model))
+    assert [unit.name for unit in net] == ["branches.0.0", "branches.1.0", "branches.2.0"]
+    assert [unit.branch_parameters for unit in net] == [40, 40, 40]
+    assert "along x" in repr(net)
+    for gates in ([1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.3, 0.0, -2.0]):
+        found = net({"x": x, "time": time}, gates)
+        model.gates = gates
+        expected = model(x, time)
+        model.gates = [1.0, 1.0, 1.0]
+        assert (found - expected).abs().max() < 1e-12
+        assert torch.equal(net.enter(1)(net.prefix((x, time), 1, gates), gates), found)
+    with lesioned(net, [1]):
+        expected = model(x, time)
+    assert torch.equal(drop_blocks(net, [1])(x, time), expected)
+    assert torch.equal(net((x, time), [1.0, 0.0, 1.0]), expected)

@@ -1,6 +1,7 @@
 """The recorder: it agrees with the tracer bit for bit, for any batch size and in train mode."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -98,6 +99,60 @@ def test_masked_write_through_a_view_closes_the_module() -> None:
     net = recorded(model, x)
     assert len(net) == 24
     assert torch.equal(net(x), model(x))
+
+
+class Table(nn.Module):
+    """A position table, written through views on the first call only (as Hugging Face's BEiT makes its index)."""
+
+    made: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+        self.remember = functools.cache(self.index)
+
+    def index(self, size: int) -> torch.Tensor:
+        Table.made += 1
+        index = torch.zeros(2, size)
+        index[0][1:] = 1
+        return index
+
+    def forward(self, size: int) -> torch.Tensor:
+        return self.remember(size)[0] * self.weight
+
+
+class Tabled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.table = nn.Linear(4, 4), Table()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a(x) * self.table(4)
+
+
+def test_what_only_the_first_run_writes_closes_the_module_in_both() -> None:
+    Table.made = 0
+    model = nn.Sequential(*[Tabled() for _ in range(6)]).double()
+    net = recorded(model, torch.randn(2, 4, dtype=torch.float64))
+    assert Table.made <= 7  # all modules of the class are closed together, not run by run
+    assert len(net) == 6
+    assert set(net.opaque) == {f"{block}.table" for block in range(6)}
+    x = torch.randn(5, 4, dtype=torch.float64)
+    assert torch.equal(net(x), model(x))
+
+
+def test_relative_positions_of_hugging_face_beit() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BeitConfig(
+        num_hidden_layers=2, hidden_size=24, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,
+        use_relative_position_bias=True,
+    )  # fmt: skip
+    model = randomise_norms(transformers.BeitForImageClassification(config).eval().double())
+    net = unroll(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    assert len(net) == 4
+    with torch.no_grad():
+        assert torch.equal(net(x), model(x).logits)
 
 
 class InPlace(nn.Module):

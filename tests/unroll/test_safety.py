@@ -107,3 +107,35 @@ def test_parameters_are_read_when_the_network_runs() -> None:
     assert torch.equal(net(x), model(x))
     model.double()
     assert torch.equal(net(x.double()), model(x.double()))
+
+
+class Remembers(nn.Module):
+    """Attention biases kept in plain containers from one call to the next, as LeViT and EfficientFormer do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.biases = nn.Linear(4, 4), nn.Parameter(torch.randn(3, 4))
+        self.cache: dict[str, torch.Tensor] = {}
+        self.log: dict[str, list[object]] = {"calls": []}
+
+    def bias(self) -> torch.Tensor:
+        if "bias" not in self.cache:
+            self.cache["bias"] = self.biases[[0, 1]].sum(0)
+        self.log["calls"].append(self.cache["bias"])
+        return self.cache["bias"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a(x + self.bias())
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
+def test_what_a_model_keeps_in_plain_containers_is_put_back(example: torch.Tensor | None) -> None:
+    model = Remembers()
+    net = unroll(model, example)
+    assert (model.cache, model.log) == ({}, {"calls": []})
+    assert torch.equal(unroll(model, example)(torch.ones(3, 4)), net(torch.ones(3, 4)))
+    assert torch.equal(model(torch.ones(3, 4)), net(torch.ones(3, 4)))
+    kept = dict(model.cache)
+    with torch.no_grad():
+        unroll(model, example)
+    assert model.cache == kept

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_paths.unroll import NoUnitsError, UnrollError, unroll
+from resnet_paths.unroll import NoUnitsError, UnrolledNetwork, UnrollError, unroll
+from resnet_paths.unroll._record import record
 
 
 class Written(nn.Module):
@@ -114,3 +115,34 @@ def test_random_numbers_need_an_example() -> None:
     expected = model(x)
     torch.manual_seed(1)
     assert torch.equal(net(x), expected)
+
+
+def test_a_coefficient_of_the_addition_belongs_to_the_branch() -> None:
+    class Alpha(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.add(x, self.a(x), alpha=0.3)
+            return x.add(self.b(x), alpha=-2)
+
+    model, x = Alpha().double(), torch.randn(3, 4, dtype=torch.float64)
+    for net in (unroll(model), UnrolledNetwork(model, lambda: record(model, x))):
+        assert [unit.name for unit in net] == ["a", "b"]
+        middle = x + 0.3 * 0.5 * model.a(x)
+        assert (net(x) - model(x)).abs().max() < 1e-14
+        assert (net(x, [0.5, 0.25]) - (middle - 2 * 0.25 * model.b(middle))).abs().max() < 1e-14
+
+
+def test_dense_networks_are_told_apart() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, self.a(x)], 1)
+
+    with pytest.raises(NoUnitsError, match="1 in all"):
+        unroll(Dense())

@@ -51,13 +51,13 @@ def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, 
 
 
 def _unit_nodes(plan: Segments, index: int) -> set[fx.Node]:
-    """The operations of a unit, with those that compute its weights from parameters alone."""
+    """The operations of a unit, with those that make its weights from parameters or from inputs other than the main."""
     cut = plan.cuts[index]
     nodes = {*cut.shortcut_nodes, *cut.branch_nodes, cut.add, cut.post}
     todo = list(nodes)
     while todo:
         for source in todo.pop().all_input_nodes:
-            if source not in nodes and source.meta.get("constant"):
+            if source not in nodes and source not in plan.flow.follows:
                 nodes.add(source)
                 todo.append(source)
     return nodes

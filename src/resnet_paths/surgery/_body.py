@@ -23,6 +23,9 @@ from ..unroll._segments import _FRESH
 from ..unroll._units import Cut
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_WRITTEN = (
+    bool, int, float, complex, str, slice, range, torch.dtype, torch.device, torch.layout, torch.memory_format, type,
+)  # fmt: skip
 _BY_GATE = "such a unit can be deleted by a gate of 0, not taken out of the model"
 
 
@@ -136,6 +139,7 @@ class Body:
         """The graph; its targets are relative to the module of the place."""
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
+        self._objects: dict[int, fx.Node] = {}
         self.constants = {}
         self._read = self._reads()
         self._inputs()
@@ -148,7 +152,10 @@ class Body:
                 if call is not None and call not in written:
                     written.add(call)
                     self._call(call)
-        self.graph.output(self._mapped(self._returned))
+        returned = self._mapped(self._returned)
+        if self.place.record is not None:
+            returned = self.graph.call_function(self.place.record, (), returned)
+        self.graph.output(returned)
         self.graph.lint()
         return self.graph
 
@@ -170,12 +177,32 @@ class Body:
         """The nodes of a value that now comes as `holder`, or as items of it."""
         if isinstance(tree, fx.Node):
             self.new.setdefault(tree, holder)
+        elif not _is_written(tree) and not isinstance(tree, (dict, tuple, list)):
+            self._objects.setdefault(id(tree), holder)
         for key, item in _items(tree):
             if any(node in self._read for node in _nodes(item)):
                 self._learn(item, self.graph.call_function(operator.getitem, (holder, key)))
 
     def _mapped(self, tree: Any) -> Any:
-        return fx.node.map_arg(tree, self.new.__getitem__)
+        return self._passed(fx.node.map_arg(tree, self.new.__getitem__))
+
+    def _passed(self, tree: Any) -> Any:
+        """Objects that came with the arguments (a cache, say) as those arguments; they are not made again."""
+        if isinstance(tree, dict):
+            return {key: self._passed(item) for key, item in tree.items()}
+        if isinstance(tree, (tuple, list)):
+            items = [self._passed(item) for item in tree]
+            named: Any = type(tree)
+            return named(*items) if hasattr(tree, "_fields") else items if isinstance(tree, list) else tuple(items)
+        if isinstance(tree, fx.Node) or _is_written(tree):
+            return tree
+        if id(tree) not in self._objects:
+            raise NotDroppableError(
+                f"expected {self.place.path or 'the model'} to pass on values, got an object of class "
+                f"{type(tree).__name__} that is made while it runs; run the model without it (a Hugging Face model's "
+                f"cache: model.config.use_cache = False); {_BY_GATE}"
+            )
+        return self._objects[id(tree)]
 
     def _relative(self, target: str) -> str:
         """The name of a part from the place; also of a part that the model holds elsewhere under another name."""
@@ -224,8 +251,9 @@ class Body:
         elif node.op == "get_attr":
             self.new[node] = self.graph.get_attr(self._attribute(str(node.target)))
         else:
-            made = self.graph.node_copy(node, self.new.__getitem__)
-            made.meta = {}
+            made = self.graph.create_node(
+                node.op, node.target, self._mapped(node.args), self._mapped(node.kwargs), node.name, node.type
+            )
             self.new[node] = made
 
     def _attribute(self, target: str) -> str:
@@ -296,6 +324,11 @@ def _nodes(tree: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.node.map_arg(tree, found.append)
     return found
+
+
+def _is_written(value: Any) -> bool:
+    """Whether generated code can hold a value as it is."""
+    return value is None or value is ... or isinstance(value, _WRITTEN)
 
 
 def _node_or_none(value: Any) -> fx.Node | None:

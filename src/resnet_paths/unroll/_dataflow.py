@@ -14,37 +14,49 @@ from ._program import Program
 class DataFlow:
     """The part of a program's graph that carries values of the input, with immediate dominators.
 
-    A node carries data when it depends on the values of an input, not only on its shape. Node d dominates
-    node v when every way from the input to v passes through d.
+    A node carries data when it depends on the values of an input, not only on its shape. It follows when that
+    input is the main one; the other inputs (a mask, a time step) and what is computed from them alone are taken as
+    given. Node d dominates node v when every way from the main input to v passes through d.
+
+    Args:
+        program: the graph.
+        main: the main input, a placeholder (None: all of them together).
 
     Attributes:
         order: position of each node in the program.
         carries: the nodes that carry data.
-        idom: the immediate dominator of each data node (None: only the input's start itself).
+        follows: those that carry data of the main input.
+        main: the main input.
+        idom: the immediate dominator of each following node (None: only the input's start itself).
 
     """
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, main: fx.Node | None = None) -> None:
+        self.program, self.main = program, main
         self.order = {node: position for position, node in enumerate(program.graph.nodes)}
         self.carries: set[fx.Node] = set()
+        self.follows: set[fx.Node] = set()
         self.idom: dict[fx.Node, fx.Node | None] = {}
         self._depth: dict[fx.Node | None, int] = {None: 0}
         inputs = set(program.placeholders.values())
+        starts = inputs if main is None else {main}
         for node in program.graph.nodes:
             if node.op == "output":
                 continue
-            if node in inputs or (not _ops.asks_shape(node) and self._reads_data(node)):
+            if node in inputs or (not _ops.asks_shape(node) and self.sources(node)):
                 self.carries.add(node)
-                self.idom[node] = None if node in inputs else self._meet(self.inputs(node))
+            if node in starts or (node in self.carries and self.inputs(node)):
+                self.follows.add(node)
+                self.idom[node] = None if node in starts else self._meet(self.inputs(node))
                 self._depth[node] = self._depth[self.idom[node]] + 1
 
-    def _reads_data(self, node: fx.Node) -> bool:
-        return any(source in self.carries for source in data_arguments(node))
-
-    def inputs(self, node: fx.Node) -> list[fx.Node]:
+    def sources(self, node: fx.Node) -> list[fx.Node]:
         """The data nodes that a node reads, each once, in the order in which it reads them."""
         return [source for source in dict.fromkeys(data_arguments(node)) if source in self.carries]
+
+    def inputs(self, node: fx.Node) -> list[fx.Node]:
+        """Those of them that follow the main input."""
+        return [source for source in self.sources(node) if source in self.follows]
 
     def _meet(self, nodes: list[fx.Node]) -> fx.Node | None:
         meeting: fx.Node | None = nodes[0]
@@ -67,7 +79,7 @@ class DataFlow:
         return nodes[::-1]
 
     def between(self, entry: fx.Node, end: fx.Node) -> set[fx.Node]:
-        """The data nodes on ways from `entry` to `end`; `end` included, `entry` not."""
+        """The following nodes on ways from `entry` to `end`; `end` included, `entry` not."""
         found: set[fx.Node] = set()
         todo = [] if end is entry else [end]
         while todo:

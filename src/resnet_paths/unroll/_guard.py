@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -31,14 +31,35 @@ def _restore(module: nn.Module, attributes: dict[str, Any], tables: dict[str, di
             current.update(table)
 
 
+Container = dict[Any, Any] | list[Any] | set[Any]
+
+
+def _containers(values: Iterable[Any], found: dict[int, tuple[Container, Container]]) -> None:
+    """Copies of the plain containers among the values, and of those inside them: a forward may keep things there."""
+    for value in values:
+        if type(value) in (dict, list, set) and id(value) not in found:
+            found[id(value)] = value, value.copy()
+            _containers(value.values() if isinstance(value, dict) else value, found)
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
     saved = [(module, *_snapshot(module)) for module in model.modules()]
+    containers: dict[int, tuple[Container, Container]] = {}
+    for _, attributes, tables in saved:
+        _containers((value for name, value in attributes.items() if name not in tables), containers)
     try:
         yield
     finally:
         for module, attributes, tables in saved:
             _restore(module, attributes, tables)
+        for container, content in containers.values():
+            _refill(container, content)
 
 
 @contextmanager
@@ -79,8 +100,8 @@ def checkpointing_bypassed(model: nn.Module) -> Iterator[None]:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Within the block the model may be run or traced; after it everything is as it was before.
 
-    Kept: attributes of every module (so also its hooks and train flag), values of buffers, and the state
-    of the random number generators; also after an exception.
+    Kept: attributes of every module (so also its hooks and train flag, and what its plain lists, dicts and sets
+    hold), values of buffers, and the state of the random number generators; also after an exception.
 
     Example:
         >>> layer = torch.nn.BatchNorm1d(2)

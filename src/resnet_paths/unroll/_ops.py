@@ -51,6 +51,24 @@ def is_add(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _ADD_METHODS
 
 
+def is_concatenation(node: fx.Node) -> bool:
+    """Whether a node puts values side by side, as dense networks do instead of adding them."""
+    return node.op == "call_function" and node.target in {torch.cat, torch.concat, torch.concatenate}
+
+
+def sums_without_alpha(graph: fx.Graph) -> None:
+    """Each ``add(x, y, alpha=a)`` as ``x + y * a``, in place, so that its second term is a node."""
+    for node in list(graph.nodes):
+        alpha = node.kwargs.get("alpha", 1)
+        plain = node.target in _ADD_FUNCTIONS or (node.op == "call_method" and node.target in _ADD_METHODS)
+        if alpha == 1 or not plain or list(node.kwargs) != ["alpha"] or len(node.args) != 2:
+            continue
+        with graph.inserting_before(node):
+            scaled = graph.call_function(operator.mul, (node.args[1], alpha))
+        scaled.meta["call"] = node.meta["call"]
+        node.args, node.kwargs = (node.args[0], scaled), {}
+
+
 def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node is an elementwise activation."""
     if node.op == "call_module":

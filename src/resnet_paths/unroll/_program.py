@@ -21,6 +21,7 @@ class ModuleCall:
         args: positional arguments, nodes in place of tensors.
         kwargs: keyword arguments, likewise.
         output: what the call returned, nodes in place of tensors.
+        record: the class of what it returned, where that is derived from dict (Hugging Face's outputs); else None.
         leaf: the call is a single node of the graph; its inside is not seen.
         children: the calls made by this call, in order.
         nodes: the graph nodes made by this call itself (those of leaf children included).
@@ -33,9 +34,15 @@ class ModuleCall:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
+    record: type | None = None
     leaf: bool = False
     children: list[ModuleCall] = field(default_factory=list)
     nodes: list[fx.Node] = field(default_factory=list)
+
+    def returns(self, value: Any, nodes: Any) -> None:
+        """Note what the call returned, and the same with nodes in place of tensors."""
+        self.output = nodes
+        self.record = type(value) if isinstance(value, dict) and type(value) is not dict else None
 
     def ancestors(self) -> Iterator[ModuleCall]:
         """This call, then the calls around it, innermost first."""

@@ -170,7 +170,7 @@ class _Recorder(TorchFunctionMode):
         outer, self.current = self.current, call
         try:
             result = self.leaf(module, original, args, kwargs) if call.leaf else self.inside(module, args, kwargs)
-            call.output = self.tree(dict(result) if isinstance(result, dict) else result)
+            call.returns(result, self.tree(result))
         finally:
             self.current = outer
         return result
@@ -294,8 +294,8 @@ def _attempt(model: nn.Module, arguments: dict[str, Any], opaque: dict[str, str]
     )
 
 
-def _one_run(model: nn.Module, arguments: dict[str, Any]) -> Program:
-    opaque: dict[str, str] = {}
+def _one_run(model: nn.Module, arguments: dict[str, Any], opaque: dict[str, str]) -> Program:
+    """The graph of one run. A module that writes through a view is added to `opaque`, with all of its class."""
     while True:
         with preserved(model), checkpointing_bypassed(model), torch.no_grad():
             try:
@@ -304,7 +304,9 @@ def _one_run(model: nn.Module, arguments: dict[str, Any]) -> Program:
                 path = str(written)
                 if not path or path in opaque:
                     raise TraceError("the model writes into a view of a tensor, which cannot be followed") from None
-                opaque[path] = "writes into a view of a tensor"
+                kind = type(model.get_submodule(path))
+                alike = [name for name, module in model.named_modules() if name and type(module) is kind]
+                opaque.update(dict.fromkeys(alike, "its class writes into a view of a tensor"))
             except TraceError:
                 raise
             except Exception as error:
@@ -334,4 +336,8 @@ def record(model: nn.Module, example: Any) -> Program:
         else value
         for name, value in arguments.items()
     }
-    return with_batch_size(_one_run(model, arguments), _one_run(model, larger), batch)
+    opaque: dict[str, str] = {}  # the same for both: what a model remembers after the first run, the second may skip
+    one = _one_run(model, arguments, opaque)
+    closed = len(opaque)
+    other = _one_run(model, larger, opaque)
+    return with_batch_size(one if len(opaque) == closed else _one_run(model, arguments, opaque), other, batch)

@@ -199,7 +199,7 @@ class Segments:
         given_set = set(given)
         reachable = set(given)
         for node in self.program.graph.nodes:
-            if node in self.flow.carries and any(source in reachable for source in self.flow.inputs(node)):
+            if node in self.flow.carries and any(source in reachable for source in self.flow.sources(node)):
                 reachable.add(node)
         inside: set[fx.Node] = set()
         outside: set[fx.Node] = set()
@@ -244,8 +244,9 @@ class Segments:
         wanted = set().union(*(outside for _, outside in nodes))
         self._outside = [frozenset(outside) for _, outside in nodes]
         exports: list[frozenset[fx.Node]] = []
+        aside = self.flow.carries - self.flow.follows  # from other inputs than the main one: the stem makes it
         for position, (inside, _) in enumerate(nodes):
-            made_here = set(inside) | set(demands[position][1])
+            made_here = set(inside) | set(demands[position][1]) | (aside if position == 0 else set())
             mine = {node for node in wanted if node in made_here}
             for node in wanted - mine:
                 data = self._data_behind(node) if node not in self.flow.carries else set()

@@ -13,20 +13,20 @@ from ._units import Cut, is_entry, owner_of, unit_names
 from .unit import Unit
 
 if TYPE_CHECKING:
+    from ._segments import Segments
     from .network import UnrolledNetwork
 
 _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shape", "droppable")
 
 
-def describe_units(
-    cuts: list[Cut], program: Program, shapes: list[tuple[int, ...]] | None, exporting: list[bool] | None = None
-) -> tuple[Unit, ...]:
+def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Unit, ...]:
     """The public description of each unit."""
+    cuts, program, follows = plan.cuts, plan.program, plan.flow.follows
     names = unit_names(cuts, program)
     uses = _module_uses(program)
     units = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
-        needed = bool(exporting and exporting[index])
+        needed = plan.exporting[index]
         units.append(
             Unit(
                 index=index,
@@ -34,7 +34,7 @@ def describe_units(
                 owner=owner_of(cut).path,
                 shortcut=_shortcut_kind(cut, program),
                 post="" if cut.post is cut.add else _operation(cut.post, program),
-                branch_parameters=_own_parameters(cut, program, uses),
+                branch_parameters=_own_parameters(cut, program, uses, follows),
                 entry_shape=shapes[index] if shapes else None,
                 droppable=not needed,
                 reason="later operations read a value that its branch makes" if needed else "",
@@ -44,14 +44,9 @@ def describe_units(
 
 
 def _module_uses(program: Program) -> dict[int, set[fx.Node]]:
-    """For each parameter, by identity, the nodes that read it; notes the nodes that depend on no input."""
+    """For each parameter, by identity, the nodes that read it."""
     uses: dict[int, set[fx.Node]] = {}
     for node in program.graph.nodes:
-        node.meta["constant"] = node.op == "get_attr" or (
-            node.op in ("call_function", "call_method", "call_module")
-            and bool(node.all_input_nodes)
-            and all(source.meta["constant"] for source in node.all_input_nodes)
-        )
         for parameter in _parameters(node, program):
             uses.setdefault(id(parameter), set()).add(node)
     return uses
@@ -66,12 +61,11 @@ def _parameters(node: fx.Node, program: Program) -> list[torch.Tensor]:
     return []
 
 
-def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]]) -> int:
-    inside = set(cut.branch_nodes)
-    todo = list(cut.branch_nodes)
-    while todo:  # values computed from parameters alone (scaled weights, position tables)
+def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]], follows: set[fx.Node]) -> int:
+    inside, todo = set(cut.branch_nodes), list(cut.branch_nodes)
+    while todo:  # also what is computed for it alone from parameters (scaled weights) or from other inputs
         for source in todo.pop().all_input_nodes:
-            if source not in inside and source.meta.get("constant"):
+            if source not in inside and source not in follows and inside.issuperset(source.users):
                 inside.add(source)
                 todo.append(source)
     own = {
@@ -107,7 +101,9 @@ def _cells(unit: Unit) -> tuple[str, ...]:
 
 
 def _title(net: UnrolledNetwork) -> str:
-    return f"{type(net.model).__name__}: {len(net)} residual units, 2^{len(net)} paths"
+    main = net.segments.flow.main
+    along = "" if main is None else f" along {main.target}, the other inputs as given"
+    return f"{type(net.model).__name__}: {len(net)} residual units, 2^{len(net)} paths{along}"
 
 
 def text_table(net: UnrolledNetwork) -> str:

@@ -144,7 +144,7 @@ class _Tracer(fx.Tracer):
             raise
         finally:
             self.current = outer
-        call.output = self.now(_nodes(value))
+        call.returns(value, self.now(_nodes(value)))
         return value
 
     def _run(self, m: nn.Module, args: Any, kwargs: Any) -> Any:

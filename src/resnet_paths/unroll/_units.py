@@ -69,7 +69,7 @@ def find_cuts(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refusal
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
     for node in program.graph.nodes:
-        if node not in flow.carries or not _ops.is_add(node) or len(_terms(node, flow)) < 2:
+        if node not in flow.follows or not _ops.is_add(node) or len(_terms(node, flow)) < 2:
             continue
         try:
             if node in on_chain:
@@ -92,8 +92,8 @@ def _sum_nodes(cut: Cut, flow: DataFlow) -> set[fx.Node]:
 
 
 def _terms(add: fx.Node, flow: DataFlow) -> list[fx.Node]:
-    """The data terms of a sum, a term that stands twice listed twice."""
-    return [term for term in add.args if isinstance(term, fx.Node) and term in flow.carries]
+    """The terms of a sum that follow the main input, a term that stands twice listed twice."""
+    return [term for term in add.args if isinstance(term, fx.Node) and term in flow.follows]
 
 
 def _flat_terms(add: fx.Node, entry: fx.Node, flow: DataFlow) -> list[fx.Node]:

@@ -102,10 +102,16 @@ def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
     refusals = [str(refusal) for refusal in net.refusals]
     closed = [f"{path} was kept closed ({reason})" for path, reason in net.opaque.items()]
     if not refusals and not closed:
-        return f"{name}: the model adds no two values of its own"
+        return f"{name}: the model adds no two values of its own{_concatenated(net)}"
     lines = [*refusals, *closed]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return f"{name}: no addition is a residual unit\n    " + "\n    ".join([*lines[:most], *more])
+
+
+def _concatenated(net: UnrolledNetwork) -> str:
+    """What a dense network does instead."""
+    times = net.concatenations
+    return f"; it concatenates (torch.cat, {times} in all), as DenseNets do, which makes no shortcut" if times else ""
 
 
 def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> str:

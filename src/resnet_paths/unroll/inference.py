@@ -33,7 +33,7 @@ def for_inference(
     Args:
         net: an unrolled network in eval mode; it and its model are not changed.
         fold: fold batch norms.
-        channels_last: store 4-dimensional weights channels last.
+        channels_last: store weights of 4 and 5 dimensions channels last.
         dtype: convert the copy; inputs must then have this type. bfloat16 changes the numbers.
 
     Raises:
@@ -60,7 +60,7 @@ def for_inference(
     if dtype is not None:
         model.to(dtype)
     if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _store_channels_last(model)
     fast = unroll(model, _cast(net._example, dtype))
     if len(fast) != len(net):
         raise UnrollError(f"expected {len(net)} units after folding, got {len(fast)}; use fold=False")
@@ -106,6 +106,14 @@ def _fold(model: nn.Module, convolution: str, norm: str) -> None:
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
+
+
+def _store_channels_last(model: nn.Module) -> None:
+    """Weights of images and of volumes, each in its own format; a model may have both."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
 def _cast(example: object, dtype: torch.dtype | None) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import fx, nn
 
 from ._dataflow import DataFlow
 from ._guard import preserved
+from ._ops import is_concatenation, sums_without_alpha
 from ._program import Program
 from ._rows import Evaluations, evaluate_rows
-from ._segments import Segments, Values, gated_sum
+from ._segments import Segments, Values, ancestors, gated_sum
 from ._summary import describe_units, html_table, text_table
 from ._units import Cut, Refusal, find_cuts
 from .errors import UnrollError
@@ -70,7 +71,8 @@ class UnrolledNetwork:
         cuts, self.refusals = self._plan(program)
         self.front_end = program.front_end
         self.opaque = dict(program.opaque)
-        self._units = describe_units(cuts, program, None, self.segments.exporting if cuts else None)
+        self.concatenations = sum(is_concatenation(node) for node in program.graph.nodes)
+        self._units = describe_units(self.segments) if cuts else ()
 
     # structure
 
@@ -113,8 +115,8 @@ class UnrolledNetwork:
         return tuple(module.training for module in self.model.modules())
 
     def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
-        flow = DataFlow(program)
-        cuts, refusals = find_cuts(program, flow)
+        sums_without_alpha(program.graph)
+        flow, cuts, refusals = _along_main_input(program)
         if cuts:
             self._plans[self._modes()] = Segments(program, flow, cuts)
         return cuts, refusals
@@ -296,8 +298,7 @@ class UnrolledNetwork:
                 shapes.append(tuple(state.value.shape[1:]))
         with preserved(self.model), torch.no_grad():
             expected = main_output(call_model(self.model, example))
-        program = self.segments.program
-        self._units = describe_units(self.segments.cuts, program, shapes, self.segments.exporting)
+        self._units = describe_units(self.segments, shapes)
         if state.value.shape != expected.shape:
             return float("inf")
         return float((state.value - expected).abs().max()) if expected.numel() else 0.0
@@ -351,14 +352,23 @@ def main_output(output: Any) -> torch.Tensor:
     """The tensor of a model's output that the network gives: the logits, or the first."""
     if isinstance(output, torch.Tensor):
         return output
-    if hasattr(output, "logits") and isinstance(output.logits, torch.Tensor):
-        return output.logits
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, torch.Tensor):
+        return logits
     items = output.values() if hasattr(output, "values") else output
     if isinstance(items, (tuple, list)) or hasattr(items, "__iter__"):
         for item in items:
             if item is not None:
                 return main_output(item)
     raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
+
+
+def _along_main_input(program: Program) -> tuple[DataFlow, list[Cut], list[Refusal]]:
+    """The units along all inputs together, or along the one that has most of them, the others taken as given."""
+    read = ancestors(program.output)
+    inputs = [node for node in program.placeholders.values() if node in read]
+    flows = [DataFlow(program), *(DataFlow(program, node) for node in inputs if len(inputs) > 1)]
+    return max(((flow, *find_cuts(program, flow)) for flow in flows), key=lambda found: len(found[1]))
 
 
 def _bind(inputs: dict[str, fx.Node], x: Any) -> Values:
