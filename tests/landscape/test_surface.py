@@ -10,7 +10,7 @@ from helpers import randomise_norms
 from references.literal_surface import moved, surface
 from resnet_paths.data import ImageData
 from resnet_paths.landscape import Direction, loss_surface, random_direction
-from resnet_paths.landscape._cells import even_slices
+from resnet_paths.landscape._cells import CellEvaluator, even_slices, named_metrics
 from resnet_paths.landscape._order import coarse_to_fine
 from resnet_paths.models import cifar_resnet
 
@@ -173,6 +173,38 @@ def test_a_model_that_no_graph_is_found_of() -> None:
         exact = surface(model, data.x, data.labels, d, [0.5], [0.3], batchnorm)
         found = loss_surface(model, data, directions=d, x=[0.5], y=[0.3], batchnorm=batchnorm, **QUIET)
         np.testing.assert_allclose(found.values["loss"], exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_batches_on_several_threads_give_the_same_cell(dtype: torch.dtype) -> None:
+    model, data = tiny(), images(20)
+    before, state = torch.get_num_threads(), torch.get_rng_state()
+    cell = CellEvaluator(model, plane(model), data, named_metrics(("loss",), None), dtype=dtype, batch_size=5)
+    assert cell._copy.divides
+    found = {}
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found[threads] = cell([0.2, -0.1])["loss"]
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for threads in (2, 4):
+        np.testing.assert_allclose(found[threads], found[1], rtol=1e-12 if dtype == torch.float64 else 0.05)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_hooks_see_what_the_model_computes() -> None:
+    model, data = tiny(), images()
+    seen = []
+    model.layer1[0].conv1.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    cell = CellEvaluator(model, plane(model), data, named_metrics(("loss",), None))
+    assert not cell._copy.divides
+    seen.clear()
+    found = cell([0.1, 0.2])["loss"].mean()
+    ((given_input, output),) = seen
+    assert torch.equal(cell._copy.model.layer1[0].conv1(given_input), output)
+    assert found == pytest.approx(surface(model, data.x, data.labels, plane(model), [0.1], [0.2])[0, 0], rel=1e-10)
 
 
 def test_standard_errors_are_over_images() -> None:

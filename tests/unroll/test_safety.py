@@ -139,3 +139,25 @@ def test_what_a_model_keeps_in_plain_containers_is_put_back(example: torch.Tenso
     with torch.no_grad():
         unroll(model, example)
     assert model.cache == kept
+
+
+def test_a_hook_of_later_keeps_what_the_layer_gave() -> None:
+    """In-place sums and activations must not write over a value that a hook registered after unrolling keeps."""
+    model = resnet18().eval()
+    net, seen = unroll(model), {}
+    for name in ("bn1", "bn2"):
+        layer = model.layer1[0].get_submodule(name)
+        layer.register_forward_hook(lambda module, args, output, name=name: seen.setdefault(name, []).append(output))
+    model.layer1[0].relu.register_forward_pre_hook(lambda module, args: seen.setdefault("relu", []).append(args[0]))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        state = net.stem(x)
+        net.step(state)
+        expected = model.layer1[0].conv1(state.value)
+        expected = model.layer1[0].bn1(expected)
+    kept, plain = seen["bn1"]
+    assert torch.equal(kept, plain)
+    assert (seen["bn2"][0] < 0).any()
+    with torch.no_grad():
+        hidden = torch.relu(plain)
+        assert torch.equal(seen["bn2"][0], model.layer1[0].bn2(model.layer1[0].conv2(hidden)))

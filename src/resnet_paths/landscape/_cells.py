@@ -15,9 +15,9 @@ from torch import nn
 
 from ..data import ImageData
 from ..lesion import metric_named
-from ..sweep import adaptive_batches
+from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ..tradeoff import recalibrate_batchnorm
-from ..unroll.network import call_model, main_output
+from ..unroll.network import call_model
 from ._working import WorkingCopy, norms_of, use_batch_statistics, without_statistics
 from .directions import Direction
 
@@ -182,12 +182,25 @@ class CellEvaluator:
                 slices = even_slices(len(self._images), self.batch_size)
                 parts = [self._run(chosen) for chosen in slices]
             else:
-                parts = list(adaptive_batches(self._run, len(self._images), self.batch_size))
+                parts = self._parts()
         logits = torch.cat(parts)
         return logits if logits.dtype == torch.float64 else logits.float()
 
+    def _parts(self) -> list[torch.Tensor]:
+        """The logits of all images in order: whole batches on several cores, or smaller ones where memory ends."""
+        cores = torch.get_num_threads()
+        count = math.ceil(len(self._images) / self.batch_size)
+        if count >= cores > 1 and self._copy.divides:
+            size = math.ceil(len(self._images) / (math.ceil(count / cores) * cores))  # as many batches on each core
+            try:
+                return on_each_core(self._run, even_slices(len(self._images), size))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        return list(adaptive_batches(self._run, len(self._images), self.batch_size))
+
     def _run(self, chosen: slice) -> torch.Tensor:
-        return main_output(call_model(self._copy.model, self._images[chosen])).cpu()
+        return self._copy(self._images[chosen]).cpu()
 
     def _recalibrated(self, working: WorkingCopy, coefficients: Sequence[float]) -> nn.Module:
         """The model at a point, its running statistics those of the images there."""

@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from ..unroll._fresh import unwatched
+from ..unroll._guard import preserved
+from ..unroll._program import Program
 from ..unroll._record import record
 from ..unroll._trace import trace
+from ..unroll._whole import Whole
 from ..unroll.errors import UnrollError
 from ..unroll.inference import foldable
+from ..unroll.network import call_model, main_output
 from .directions import Direction
 
 _NORMS = nn.modules.batchnorm._BatchNorm
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 class WorkingCopy:
@@ -22,11 +28,13 @@ class WorkingCopy:
 
     Each point is computed from θ anew, so that nothing accumulates from point to point. With `fold`, batch norms
     are folded into the convolutions before them at each point, from the point's own weights: ``W' = W γ/√(σ²+ε)``
-    and ``b' = (b - μ) γ/√(σ²+ε) + β``. The model itself is only read, once.
+    and ``b' = (b - μ) γ/√(σ²+ε) + β``; sums and activations then go in place where nobody reads the value again. The
+    model itself is only read, once.
 
     Attributes:
-        model: the copy, to be run; its weights are those of the last `move`.
+        model: the copy; its weights are those of the last `move`.
         folded: the number of batch norms folded.
+        whole: the copy's graph with operations in place; None where there is none that gives what the copy gives.
     """
 
     def __init__(
@@ -47,7 +55,8 @@ class WorkingCopy:
         ]
         originals = dict(self.model.named_parameters())  # held, so that no other object takes an id
         names = {id(p): name for name, p in originals.items()}
-        pairs = _pairs(self.model, example) if fold else []
+        program = _program(self.model, example) if fold else None
+        pairs = [] if program is None else foldable(program)
         self._pairs = [_Pair(self.model, convolution, norm, names) for convolution, norm in pairs]
         self.folded = len(self._pairs)
         moved = {name for direction in self._directions for name in direction}
@@ -60,6 +69,33 @@ class WorkingCopy:
         self._norms = [(name, norm) for name, norm in norms_of(self.model) if norm.running_mean is not None]
         parameters = dict(self.model.named_parameters())
         self._rest = [(name, parameters[path]) for path, name in left.items()]
+        self.whole = None if program is None else self._checked(program, example)
+
+    def _checked(self, program: Program, example: torch.Tensor) -> Whole | None:
+        """The graph as one function, if at θ it gives what the model gives."""
+        try:
+            whole = Whole(program)
+        except ValueError:
+            return None
+        self.move([0.0] * len(self._directions))
+        with preserved(self.model), torch.inference_mode():
+            x = example.to(next(self.model.parameters()).dtype)
+            expected = main_output(call_model(self.model, x)).double()
+            found = whole(x).double() if whole.runs() else expected * torch.nan
+        bound = _TOLERANCE.get(x.dtype, 5e-2) * max(1.0, float(expected.abs().max()))
+        return whole if found.shape == expected.shape and float((found - expected).abs().max()) <= bound else None
+
+    @property
+    def divides(self) -> bool:
+        """Whether several threads may run it at once: on a CPU, nothing but known operations, no hooks."""
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return on_cpu and self.whole is not None and self.whole.known and unwatched(tuple(self.model.modules()))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The model's main output at the last point, (batch, ...)."""
+        if self.whole is not None and self.whole.runs():
+            return self.whole(x)
+        return main_output(call_model(self.model, x))
 
     @torch.no_grad()
     def move(self, coefficients: Sequence[float], statistics: nn.Module | None = None) -> None:
@@ -120,16 +156,16 @@ class _Pair:
         self._module.bias.copy_(bias)  # type: ignore[operator, union-attr]
 
 
-def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
-    """What can be folded; nothing in a model whose graph cannot be found."""
+def _program(model: nn.Module, example: torch.Tensor) -> Program | None:
+    """The model's graph, if it can be found."""
     try:
-        return foldable(trace(model))
+        return trace(model)
     except UnrollError:
         pass
     try:
-        return foldable(record(model, example))
+        return record(model, example)
     except UnrollError:
-        return []
+        return None
 
 
 def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -17,9 +17,9 @@ import torch
 from torch import fx
 
 from ..unroll import NotDroppableError
+from ..unroll._fresh import NEW_OUTPUT
 from ..unroll._hooks import PostHooks, PreHooks
 from ..unroll._program import ModuleCall, Program, call_of
-from ..unroll._segments import _FRESH
 from ..unroll._units import Cut
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -234,7 +234,7 @@ class Body:
         if shortcut.op != "call_module":
             return False
         module = self.program.model.get_submodule(str(shortcut.target))
-        return isinstance(module, _FRESH) and not module._forward_hooks
+        return isinstance(module, NEW_OUTPUT) and not module._forward_hooks
 
     def _operation(self, node: fx.Node) -> None:
         instead = self._past_hooks(node)

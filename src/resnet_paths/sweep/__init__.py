@@ -8,6 +8,7 @@ from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory, with
 from .progress import SweepProgress
 from .result import SweepResult
 from .run import sweep
+from .threads import on_each_core
 
 __all__ = [
     "BatchHalvedWarning",
@@ -24,6 +25,7 @@ __all__ = [
     "grid",
     "is_out_of_memory",
     "local_workers",
+    "on_each_core",
     "sweep",
     "with_batch_halving",
     "worker_device",

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
-from . import _ops
 from ._dataflow import DataFlow
+from ._fresh import watchers
 from ._program import Program
+from ._steps import Step, Values, step_of
 from ._units import Cut
-
-Values = dict[fx.Node, Any]
-Step = Callable[[Values], Any]
-
-_FRESH = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,92 +37,6 @@ class Piece:
                 del values[old]
 
 
-def _is_fresh(node: Any, program: Program, pinned: frozenset[fx.Node]) -> bool:
-    """Whether a node's value may be overwritten by its one reader: nobody else can see it.
-
-    So for what comes from a layer that never returns its own input, and for a sum, unless it is pinned.
-    """
-    while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
-        if _ops.is_add(node):
-            return True
-        maker = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(maker, _FRESH):
-            return not maker._forward_hooks
-        if not isinstance(maker, nn.Identity) or maker._forward_hooks:
-            return False
-        node = node.args[0]
-    return False
-
-
-def _is_plain_relu(node: fx.Node, program: Program) -> bool:
-    if len(node.args) != 1 or any(node.kwargs.values()):
-        return False
-    if node.op == "call_module":
-        module = program.model.get_submodule(str(node.target))
-        hooked = module._forward_hooks or module._forward_pre_hooks
-        return type(module) is nn.ReLU and not module.inplace and not hooked
-    return node.op == "call_function" and node.target in (nn.functional.relu, torch.relu)
-
-
-def _relu(source: fx.Node) -> Step:
-    def call(values: Values) -> torch.Tensor:
-        value: torch.Tensor = values[source]
-        return value.relu() if torch.is_grad_enabled() else value.relu_()
-
-    return call
-
-
-def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
-    if node.op == "get_attr":
-        target = str(node.target)
-        return lambda values: program.attribute(target)
-    if node.op == "call_method":
-        return _method(node)
-    if _is_plain_relu(node, program) and _is_fresh(node.args[0], program, pinned):
-        return _relu(node.args[0])  # type: ignore[arg-type]
-    function: Callable[..., Any]
-    if node.op == "call_module":
-        function = module = program.model.get_submodule(str(node.target))
-        if getattr(module, "inplace", False) and not (node.args and _is_fresh(node.args[0], program, pinned)):
-            return _with_copy(node, module)
-    else:
-        function = node.target  # type: ignore[assignment]
-    if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
-        only = node.args[0]
-        return lambda values: function(values[only])
-    args, kwargs = node.args, node.kwargs
-
-    def general(values: Values) -> Any:
-        return function(*_filled(args, values), **_filled(kwargs, values))
-
-    return general
-
-
-def _method(node: fx.Node) -> Step:
-    name, args, kwargs = str(node.target), node.args, node.kwargs
-
-    def call(values: Values) -> Any:
-        receiver, *rest = _filled(args, values)
-        return getattr(receiver, name)(*rest, **_filled(kwargs, values))
-
-    return call
-
-
-def _with_copy(node: fx.Node, module: nn.Module) -> Step:
-    args, kwargs = node.args, node.kwargs
-
-    def call(values: Values) -> Any:
-        first, *rest = _filled(args, values)
-        copied = first.clone() if isinstance(first, torch.Tensor) else first
-        return module(copied, *rest, **_filled(kwargs, values))
-
-    return call
-
-
-def _filled(tree: Any, values: Values) -> Any:
-    return fx.node.map_arg(tree, values.__getitem__)
-
-
 class Segments:
     """The pieces of a program with units: everything an evaluation at gates runs.
 
@@ -145,7 +48,7 @@ class Segments:
         branches: from each unit's entry to its branch's ends.
         joins: from each unit's sum to the next unit's entry (the output, for the last).
         fresh_joins: the same, free to overwrite the sum.
-        fresh_branches: for each unit, whether its branch's value may be overwritten by the sum.
+        branch_watchers: for each unit whose branch's value the sum may overwrite, the modules whose hooks forbid it.
         exporting: for each unit, whether its branch makes values that later operations read.
         carried: for each unit (and the output), what evaluation from its entry on needs besides the entry.
     """
@@ -185,8 +88,8 @@ class Segments:
         ]
         reads = [piece.reads | kept_outside for piece, kept_outside in zip(pieces, self._outside, strict=True)]
         self.carried = self._carried(reads, extra)
-        self.fresh_branches = [
-            len(cut.branch) == 1 and _is_fresh(cut.branch[0], program, pinned - {cut.branch[0]}) for cut in cuts
+        self.branch_watchers = [
+            watchers(cut.branch[0], program, pinned - {cut.branch[0]}) if len(cut.branch) == 1 else None for cut in cuts
         ]
         self.exporting = [bool(extra[2 + 3 * index]) for index in range(len(cuts))]
 
@@ -281,7 +184,7 @@ class Segments:
         for node, position in last.items():
             done[position].append(node)
         steps = tuple(
-            (node, _step(node, self.program, pinned), tuple(done[position])) for position, node in enumerate(run)
+            (node, step_of(node, self.program, pinned), tuple(done[position])) for position, node in enumerate(run)
         )
         reads = {source for node in run for source in node.all_input_nodes} - members
         return Piece(steps, frozenset(reads), gives)

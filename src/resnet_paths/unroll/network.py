@@ -10,11 +10,13 @@ import torch
 from torch import fx, nn
 
 from ._dataflow import DataFlow
+from ._fresh import unwatched
 from ._guard import preserved
 from ._ops import is_concatenation, sums_without_alpha
 from ._program import Program
 from ._rows import Evaluations, evaluate_rows
-from ._segments import Segments, Values, ancestors, gated_sum
+from ._segments import Segments, ancestors, gated_sum
+from ._steps import Values
 from ._summary import describe_units, html_table, text_table
 from ._units import Cut, Refusal, find_cuts
 from .errors import UnrollError
@@ -198,7 +200,7 @@ class UnrolledNetwork:
         branch = self.branch(state)
         if skip:
             return self.join(state, shortcut)
-        total = gated_sum(shortcut, branch, gate, quick and plan.fresh_branches[state.index])
+        total = gated_sum(shortcut, branch, gate, quick and unwatched(plan.branch_watchers[state.index]))
         return self.join(state, total, overwrite=quick)
 
     def run(self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None) -> State:

@@ -14,7 +14,8 @@ from ._dataflow import DataFlow
 from ._guard import preserved
 from ._program import ModuleCall, Program, first_node
 from ._rows import Evaluations
-from ._segments import Step, Values, _step, ancestors
+from ._segments import ancestors
+from ._steps import Step, Values, step_of
 from ._trace import trace
 from ._units import Refusal
 from ._unwrap import unwrap
@@ -243,7 +244,7 @@ def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
         stop = len(order) if layer is None else order[layer.exit]
         mine = [node for node in nodes if start < order[node] <= stop]
         inside = layer.inside if layer is not None else frozenset()
-        steps = tuple((node, _step(node, program, pinned), node in inside) for node in mine)
+        steps = tuple((node, step_of(node, program, pinned), node in inside) for node in mine)
         done = frozenset(node for node in needed if start < last[node] <= stop and node is not program.output)
         segments.append(_Segment(steps, done, layer))
         start = stop
@@ -273,7 +274,7 @@ def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
     with preserved(program.model), torch.no_grad():
         for node in program.graph.nodes:
             if node not in values and node.op not in ("placeholder", "output"):
-                values[node] = _step(node, program, pinned)(values)
+                values[node] = step_of(node, program, pinned)(values)
     for node, value in values.items():
         if isinstance(value, torch.Tensor):
             found[node] = tuple(value.shape[1:])

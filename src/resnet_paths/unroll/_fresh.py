@@ -1,0 +1,69 @@
+"""Values that their reader may write over: nobody else can see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules import module as _module
+
+from . import _ops
+from ._program import Program
+
+Watchers = tuple[nn.Module, ...]
+"""Modules whose hooks, if they have any when a value is made, could have kept it."""
+
+NEW_OUTPUT = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
+"""Layers that never return their own input, nor a view of it."""
+
+
+def watchers(node: Any, program: Program, pinned: frozenset[fx.Node]) -> Watchers | None:
+    """The modules that could keep a node's value by hooks, where its one reader may else overwrite it; or None.
+
+    It may what comes from a layer that makes new values, and a sum, unless it is pinned.
+    """
+    passed: list[nn.Module] = []
+    while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
+        if _ops.is_add(node):
+            return tuple(passed)
+        maker = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(maker, NEW_OUTPUT):
+            return (*passed, maker)
+        if not isinstance(maker, nn.Identity):
+            return None
+        passed.append(maker)
+        node = node.args[0]
+    return None
+
+
+def unwatched(modules: Watchers | None) -> bool:
+    """Whether the value may be overwritten now: no hook could have kept it.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> handle = layer.register_forward_hook(print)
+        >>> unwatched(None), unwatched((layer,)), unwatched(())
+        (False, False, True)
+    """
+    if modules is None or _module._global_forward_hooks or _module._global_forward_pre_hooks:
+        return False
+    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def is_plain_relu(node: fx.Node, program: Program) -> bool:
+    """Whether a node is ``relu(x)`` of one argument, out of place."""
+    if len(node.args) != 1 or any(node.kwargs.values()):
+        return False
+    if node.op == "call_module":
+        module = program.model.get_submodule(str(node.target))
+        return type(module) is nn.ReLU and not module.inplace
+    if node.op == "call_method":
+        return node.target == "relu"
+    return node.op == "call_function" and node.target in (nn.functional.relu, torch.relu)

@@ -1,0 +1,91 @@
+"""How to compute one node of a graph from the values of others; in place where nobody else can see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ._fresh import Watchers, is_plain_relu, unwatched, watchers
+from ._program import Program
+
+Values = dict[fx.Node, Any]
+Step = Callable[[Values], Any]
+
+
+def step_of(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
+    """The function that computes a node. What is pinned is never overwritten, nor is anything under autograd.
+
+    Args:
+        node: an operation, or an attribute of the model.
+        program: the graph it belongs to.
+        pinned: nodes whose values somebody reads besides their readers in the graph.
+    """
+    if node.op == "get_attr":
+        target = str(node.target)
+        return lambda values: program.attribute(target)
+    if is_plain_relu(node, program) and (seen_by := watchers(node.args[0], program, pinned)) is not None:
+        return _relu(node, program, seen_by)
+    if node.op == "call_method":
+        return _method(node)
+    if node.op == "call_module":
+        module = program.model.get_submodule(str(node.target))
+        if getattr(module, "inplace", False):
+            return _in_place_module(node, module, watchers(node.args[0], program, pinned) if node.args else None)
+        return _function(node, module)
+    return _function(node, node.target)  # type: ignore[arg-type]
+
+
+def _relu(node: fx.Node, program: Program, seen_by: Watchers) -> Step:
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    module = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    seen_by = seen_by if module is None else (*seen_by, module)
+
+    def call(values: Values) -> torch.Tensor:
+        value: torch.Tensor = values[source]
+        if not torch.is_grad_enabled() and unwatched(seen_by):
+            return value.relu_()
+        return value.relu() if module is None else module(value)
+
+    return call
+
+
+def _function(node: fx.Node, function: Callable[..., Any]) -> Step:
+    if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
+        only = node.args[0]
+        return lambda values: function(values[only])
+    args, kwargs = node.args, node.kwargs
+
+    def call(values: Values) -> Any:
+        return function(*_filled(args, values), **_filled(kwargs, values))
+
+    return call
+
+
+def _method(node: fx.Node) -> Step:
+    name, args, kwargs = str(node.target), node.args, node.kwargs
+
+    def call(values: Values) -> Any:
+        receiver, *rest = _filled(args, values)
+        return getattr(receiver, name)(*rest, **_filled(kwargs, values))
+
+    return call
+
+
+def _in_place_module(node: fx.Node, module: nn.Module, seen_by: Watchers | None) -> Step:
+    """A module that writes over its argument: over a copy of it, where somebody else may see the argument."""
+    args, kwargs = node.args, node.kwargs
+
+    def call(values: Values) -> Any:
+        first, *rest = _filled(args, values)
+        if isinstance(first, torch.Tensor) and not unwatched(seen_by):
+            first = first.clone()
+        return module(first, *rest, **_filled(kwargs, values))
+
+    return call
+
+
+def _filled(tree: Any, values: Values) -> Any:
+    return fx.node.map_arg(tree, values.__getitem__)
