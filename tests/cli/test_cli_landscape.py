@@ -61,9 +61,10 @@ def test_gates(checkpoints, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     surface = load_surface(tmp_path / "landscape.npz")
     assert (surface.x_name, surface.y_name) == ("gate of layer1.0", "gate of layer3.0")
-    result = run("--model", checkpoints[0], "--gates", "1", *SMALL, out=tmp_path)
+    result = run("--model", checkpoints[0], "--gates", "1", "--batchnorm", "recalibrated", *SMALL, out=tmp_path)
     assert result.exit_code == 0, result.output
-    assert load_surface(tmp_path / "landscape.npz").y is None
+    line = load_surface(tmp_path / "landscape.npz")
+    assert (line.y, line.batchnorm) == (None, "recalibrated")
 
 
 def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:

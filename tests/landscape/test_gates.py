@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from damage import tiny
-from references.literal_surface import moved
+from references.literal_surface import gated, gated_loss, moved
 from resnet_paths import drop_blocks, unroll
 from resnet_paths.data import ImageData
 from resnet_paths.landscape import deletion_path, gate_path, gate_surface, lesioned_surface, random_direction
+from resnet_paths.tradeoff import recalibrate_batchnorm
 from resnet_paths.unroll import UnrollError
 
 QUIET = {"progress": False}
@@ -44,6 +45,50 @@ def test_every_cell_is_the_network_at_its_gates(net, data, fast: bool) -> None:
             assert found.values["loss"][row, column] == pytest.approx(loss_at(net, data, gates), rel=1e-10)
     assert found.x_name == "gate of layer2.2, layer1.1"
     assert found.y_name == "gate of layer1.2"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
+def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: str, fast: bool) -> None:
+    """Cell by cell a literal model with gates; statistics of two batches of other images, or of batches of 4, 3, 4."""
+    x = torch.randn(140, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
+    others = ImageData(x, torch.zeros(140, dtype=torch.long), data.classes, (0.0,) * 3, (1.0,) * 3, "o", torch.float64)
+    sizes = [4, 3, 4]
+    batches = list(zip(data.x.split(sizes), data.labels.split(sizes), strict=True))
+    assert torch.allclose(gated(net.model, data.x, [1.0] * len(net)), net.model(data.x), rtol=1e-12)
+    found = gate_surface(
+        net, data, x_units=[1, 5], y_units=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",), fast=fast,
+        batchnorm=batchnorm, recalibrate=others, batch_size=4, **QUIET,
+    )  # fmt: skip
+    for row, beta in enumerate([0.0, 1.2]):
+        for column, alpha in enumerate([0.0, 0.4, 1.0]):
+            gates = [1.0] * len(net)
+            gates[1] = gates[5] = alpha
+            gates[3] = beta
+            literal = gated_loss(net.model, batches, gates, batchnorm, x.split(70))
+            assert found.values["loss"][row, column] == pytest.approx(literal, rel=1e-10)
+    assert found.batchnorm == batchnorm
+
+
+def test_recalibrated_corners_are_lesioned_models_recalibrated(net, data) -> None:
+    path = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], batchnorm="recalibrated", **QUIET)
+    frozen = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], **QUIET)
+    assert (path.values["loss"] != frozen.values["loss"]).all()
+    lesioned = drop_blocks(net, [4])
+    recalibrate_batchnorm(lesioned, [data.x])
+    with torch.no_grad():
+        assert path.values["loss"][2] == pytest.approx(float(F.cross_entropy(lesioned(data.x), data.labels)), rel=1e-10)
+    assert path.values["error"].shape == (3,)
+
+
+def test_statistics_and_a_journal(net, data, tmp_path) -> None:
+    """Cells of one choice of statistics are not taken for those of another."""
+    options = {"journal": tmp_path / "cells", "x_units": 3, "x": [0.5], "metrics": ("loss",), **QUIET}
+    values = {
+        gate_surface(net, data, batchnorm=batchnorm, batch_size=size, **options).values["loss"][0]
+        for batchnorm, size in (("frozen", None), ("recalibrated", None), ("batch", 4), ("batch", 6))
+    }
+    assert len(values) == 4
 
 
 def test_corners_are_the_model_and_the_lesioned_models(net, data) -> None:
@@ -96,7 +141,9 @@ def test_metrics_of_the_whole_network(net, data) -> None:
 
 def test_the_model_is_only_read(net, data) -> None:
     before = [tensor.clone() for tensor in net.model.state_dict().values()]
-    gate_surface(net, data, x_units=3, x=[0.0, 0.5], fast=False, **QUIET)
+    for batchnorm in ("frozen", "recalibrated", "batch"):
+        gate_surface(net, data, x_units=3, x=[0.0, 0.5], fast=False, batchnorm=batchnorm, **QUIET)
+    assert not any(module.training for module in net.model.modules())
     assert all(torch.equal(a, b) for a, b in zip(net.model.state_dict().values(), before, strict=True))
     assert not any(module._forward_hooks for module in net.model.modules())
 
@@ -122,6 +169,10 @@ def test_wrong_use(net, data) -> None:
         gate_path(net, data, [[1.0] * 9], **QUIET)
     with pytest.raises(ValueError, match="expected t from 0 to 1"):
         gate_path(net, data, torch.ones(2, 9), t=[0.0, 1.5], **QUIET)
+    with pytest.raises(ValueError, match="expected batchnorm 'frozen'"):
+        gate_surface(net, data, x_units=0, batchnorm="thawed", **QUIET)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        gate_surface(net, data, x_units=0, batchnorm="batch", batch_size=1, **QUIET)
     training = unroll(tiny().train())
     with pytest.raises(UnrollError, match="eval mode"):
         gate_surface(training, data, x_units=0, **QUIET)

@@ -52,3 +52,38 @@ def surface(
                 there.eval()
             values[r, c] = float(losses(there, x, labels).mean())
     return values
+
+
+def gated(model: nn.Module, x: torch.Tensor, gates: Sequence[float]) -> torch.Tensor:
+    """A CIFAR ResNet of basic units with every branch times its gate, written out."""
+    out = F.relu(model.bn1(model.conv1(x)))
+    units = [unit for stage in (model.layer1, model.layer2, model.layer3) for unit in stage]
+    for unit, gate in zip(units, gates, strict=True):
+        hidden = F.relu(unit.bn1(unit.conv1(out)))
+        out = F.relu(gate * unit.bn2(unit.conv2(hidden)) + unit.shortcut(out))
+    return model.linear(out.mean((2, 3)))
+
+
+def gated_loss(
+    model: nn.Module,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    gates: Sequence[float],
+    batchnorm: str,
+    measured: Sequence[torch.Tensor],
+) -> float:
+    """The mean loss of a copy at gates; statistics the mean over `measured` batches, or of each batch, or its own."""
+    there = copy.deepcopy(model).eval()
+    norms = [module for module in there.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        if batchnorm != "frozen":
+            for norm in norms:
+                norm.train()
+        if batchnorm == "recalibrated":
+            for k, x in enumerate(measured, start=1):
+                for norm in norms:
+                    norm.momentum = 1 / k
+                gated(there, x, gates)
+            there.eval()
+        return float(
+            torch.cat([F.cross_entropy(gated(there, x, gates), y, reduction="none") for x, y in batches]).mean()
+        )

@@ -137,12 +137,17 @@ def register(app: typer.Typer) -> None:
                 def preview(surface: Surface, name: str = name) -> None:
                     _draw({**surfaces, name: surface}, log, out)
 
-                every = {**options, "executor": executor, "preview": preview if points > 8 else None}
+                every = {
+                    **options,
+                    "batchnorm": batchnorm,
+                    "executor": executor,
+                    "preview": preview if points > 8 else None,
+                }
                 if gates is not None:
                     surfaces[name] = _over_gates(one, images, gates, every)
                 else:
                     chosen = [_to(one, to)] if to else _random(one, seed, normalise, 1 if flat else 2)
-                    surfaces[name] = loss_surface(one, images, directions=chosen, batchnorm=batchnorm, **every)  # type: ignore[arg-type]
+                    surfaces[name] = loss_surface(one, images, directions=chosen, **every)
         written = _write(surfaces, log, html, out)
         rows = {name: _numbers(surface) for name, surface in surfaces.items()}
         if as_json:

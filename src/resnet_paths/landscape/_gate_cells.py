@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..data import ImageData
 from ..sweep import fingerprint, worker_device
+from ..tradeoff import batch_statistics, recalibrate_batchnorm
 from ..unroll import State, UnrolledNetwork, for_inference
-from ._cells import Images, Metric, micro_batch, needs_origin
+from ._cells import STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
 from ._grid import mean_and_error
 
 _HELD_BYTES = 1 << 30
@@ -60,6 +62,18 @@ def gate_cell(point: dict[str, float], problem: GateProblem, seed: int) -> dict[
     return mean_and_error(problem.per_image(problem.line.gates(point)))
 
 
+@dataclass(frozen=True)
+class GateSettings:
+    """How cells are computed; see :func:`loss_surface`."""
+
+    batchnorm: BatchNorm = "frozen"
+    recalibrate: ImageData | None = None
+    batch_size: int | None = None
+    dtype: torch.dtype | None = None
+    fast: bool = True
+    on_workers: bool = False
+
+
 class GateProblem:
     """What all cells need; it travels once to each worker, where the copy for inference is made."""
 
@@ -69,23 +83,16 @@ class GateProblem:
         data: ImageData,
         line: GatePlane | GatePath,
         metrics: dict[str, Metric],
-        *,
-        batch_size: int | None,
-        dtype: torch.dtype | None,
-        fast: bool,
-        on_workers: bool,
+        settings: GateSettings,
     ) -> None:
-        self.net, self.data, self.line, self.metrics = net, data, line, metrics
-        self._batch_size, self._dtype, self._fast, self._on_workers = batch_size, dtype, fast, on_workers
+        self.net, self.data, self.line, self.metrics, self.settings = net, data, line, metrics, settings
         self._runner: _Runner | None = None
         self._fingerprint: str | None = None
 
     def per_image(self, gates: list[float]) -> dict[str, np.ndarray]:
         """For each metric (images,)."""
         if self._runner is None:
-            self._runner = _Runner(
-                self.net, self.data, self.line, self._batch_size, self._dtype, self._fast, self._on_workers
-            )
+            self._runner = _Runner(self.net, self.data, self.line, self.settings)
         logits = self._runner.logits(gates)
         whole = self._runner.whole if needs_origin(self.metrics) else logits
         labels = self.data.labels.cpu()
@@ -95,41 +102,65 @@ class GateProblem:
         return {**self.__dict__, "_runner": None}
 
     def __sweep_fingerprint__(self) -> str:
-        """What decides a cell."""
+        """What decides a cell; how many images go at a time does so for batch statistics alone."""
         if self._fingerprint is None:
+            chosen = self.settings
+            others = None if chosen.recalibrate is None else chosen.recalibrate.fingerprint
+            together = chosen.batch_size if chosen.batchnorm == "batch" else None
             self._fingerprint = fingerprint(
-                (self.net.model, self.data.fingerprint, str(self.data.dtype), self.line, self.metrics, self._dtype,
-                 self._fast)
+                (self.net.model, self.data.fingerprint, str(self.data.dtype), self.line, self.metrics, chosen.dtype,
+                 chosen.fast, chosen.batchnorm, others, together)
             )  # fmt: skip
         return self._fingerprint
+
+
+class _Gated(nn.Module):
+    """A network at gates as a module, for what runs modules."""
+
+    def __init__(self, net: UnrolledNetwork, gates: list[float]) -> None:
+        super().__init__()
+        self.model, self._net, self._gates = net.model, net, gates
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._net.run(self._net.stem(x), self._gates).value
 
 
 class _Runner:
     """A copy of the network for inference, with the images' states at the first unit that moves."""
 
-    def __init__(
-        self,
-        net: UnrolledNetwork,
-        data: ImageData,
-        line: GatePlane | GatePath,
-        batch_size: int | None,
-        dtype: torch.dtype | None,
-        fast: bool,
-        on_workers: bool,
-    ) -> None:
+    def __init__(self, net: UnrolledNetwork, data: ImageData, line: GatePlane | GatePath, chosen: GateSettings) -> None:
         parameter = next(net.model.parameters())
-        place = worker_device() if on_workers and parameter.device.type != "cpu" else parameter.device
-        wanted = dtype or parameter.dtype
-        plain = not fast and dtype is None
-        self._net = net if plain else for_inference(net, fold=fast, channels_last=fast, dtype=dtype)
+        place = parameter.device
+        if chosen.on_workers and place.type != "cpu":
+            place = worker_device()
+        self._chosen = chosen
+        self._measured: UnrolledNetwork | None = None
+        if chosen.batchnorm == "recalibrated":
+            self._measured = for_inference(net, fold=False, channels_last=chosen.fast)
+            self._measured.model.to(place)
+            self._calibration = Images(chosen.recalibrate or data, place, parameter.dtype, chosen.fast)
+        self._net = self._for_inference(batch_statistics(net) if chosen.batchnorm == "batch" else net)
         if place != parameter.device:
             self._net.model.to(place)
-        self._images = Images(data, place, wanted, fast)
-        self._size = batch_size or micro_batch(self._net.model, self._images[slice(0, 1)])
+        self._images = Images(data, place, chosen.dtype or parameter.dtype, chosen.fast)
+        self._slices = self._divided()
         origin = {"x": 1.0, "y": 1.0} if isinstance(line, GatePlane) else {"x": 0.0}
         self._first, self._start = line.first, line.gates(origin)
         self._states: list[State] | None = None
         self._whole: torch.Tensor | None = None
+
+    def _for_inference(self, net: UnrolledNetwork) -> UnrolledNetwork:
+        chosen = self._chosen
+        if not chosen.fast and chosen.dtype is None:
+            return net
+        fold = chosen.fast and chosen.batchnorm != "batch"
+        return for_inference(net, fold=fold, channels_last=chosen.fast, dtype=chosen.dtype)
+
+    def _divided(self) -> list[slice]:
+        if self._chosen.batchnorm == "batch":
+            return even_slices(len(self._images), self._chosen.batch_size or STATISTICS_BATCH)
+        size = self._chosen.batch_size or micro_batch(self._net.model, self._images[slice(0, 1)])
+        return [slice(start, start + size) for start in range(0, len(self._images), size)]
 
     @property
     def whole(self) -> torch.Tensor:
@@ -140,17 +171,21 @@ class _Runner:
 
     def logits(self, gates: list[float], hold: bool = True) -> torch.Tensor:
         """(images, classes) at gates, on the CPU."""
+        net = self._net if self._measured is None else self._recalibrated(self._measured, gates)
         with torch.inference_mode():
-            states = self._prefixes() if hold and self._fits() else self._fresh()
-            parts = [self._net.run(state, gates).value.cpu() for state in states]
+            states = self._prefixes() if hold and self._measured is None and self._fits() else self._fresh(net)
+            parts = [net.run(state, gates).value.cpu() for state in states]
         logits = torch.cat(parts)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _slices(self) -> list[slice]:
-        return [slice(start, start + self._size) for start in range(0, len(self._images), self._size)]
+    def _recalibrated(self, net: UnrolledNetwork, gates: list[float]) -> UnrolledNetwork:
+        """The network, its running statistics those of the images at these gates."""
+        slices = even_slices(len(self._calibration), STATISTICS_BATCH)
+        recalibrate_batchnorm(_Gated(net, gates), self._calibration.batches(slices))
+        return self._for_inference(net)
 
-    def _fresh(self) -> Iterator[State]:
-        return (self._net.stem(self._images[chosen]) for chosen in self._slices())
+    def _fresh(self, net: UnrolledNetwork) -> Iterator[State]:
+        return (net.stem(self._images[chosen]) for chosen in self._slices)
 
     def _fits(self) -> bool:
         """Whether the states of all images may be held."""
@@ -162,7 +197,5 @@ class _Runner:
 
     def _prefixes(self) -> list[State]:
         if self._states is None:
-            self._states = [
-                self._net.prefix(self._images[chosen], self._first, self._start) for chosen in self._slices()
-            ]
+            self._states = [self._net.prefix(self._images[chosen], self._first, self._start) for chosen in self._slices]
         return self._states

@@ -15,8 +15,8 @@ from ..data import ImageData
 from ..surgery import drop_blocks
 from ..unroll import UnitRef, UnrolledNetwork, UnrollError
 from ..unroll.fingerprint import fingerprint as model_fingerprint
-from ._cells import Loss, Metric, named_metrics
-from ._gate_cells import GatePath, GatePlane, GateProblem, gate_cell
+from ._cells import BatchNorm, Loss, Metric, check_statistics, named_metrics
+from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
 from ._grid import Grid, axis, evaluate_grid
 from .directions import Direction, shared_direction
 from .record import Surface
@@ -42,7 +42,8 @@ def gate_surface(
 
     At (x, y) the units of `x_units` have gate x and those of `y_units` gate y: ``y_i = post(shortcut + g_i branch)``.
     (1, 1) is the model, (0, 1) the network without the first, (0, 0) without both; values outside 0 to 1 extrapolate.
-    Batch norm's statistics are frozen.
+    Batch norm's statistics are frozen, recalibrated at each cell's gates, or those of the batch, as in
+    :func:`loss_surface`; norms in a branch with gate 0 see nothing and do nothing.
 
     Args:
         net: the network, in eval mode; it is only read.
@@ -52,14 +53,15 @@ def gate_surface(
         x: increasing gates; 11 from 0 to 1 by default.
         y: likewise.
         gates: (n,) of all units, of which those on the axes are replaced; ones by default.
-        **options: ``loss``, ``metrics``, ``batch_size``, ``dtype``, ``fast``, ``journal``, ``executor``, ``progress``
-            and ``preview`` as in :func:`loss_surface`.
+        **options: ``loss``, ``metrics``, ``batchnorm``, ``recalibrate``, ``batch_size``, ``dtype``, ``fast``,
+            ``journal``, ``executor``, ``progress`` and ``preview`` as in :func:`loss_surface`.
 
     Raises:
-        ValueError: a unit on both axes, or wrong coordinates.
+        ValueError: a unit on both axes, wrong coordinates, or norms that have no statistics of their own.
         UnrollError: a model in training mode.
 
-    Cost: the units before the first that moves once; from it on, one pass of all images a cell.
+    Cost: the units before the first that moves once; from it on, one pass of all images a cell. With
+    ``batchnorm="recalibrated"``, two whole passes and one copy of the model a cell.
 
     Example:
         >>> from resnet_paths import unroll
@@ -207,22 +209,20 @@ def _surface(
     if any(module.training for module in net.model.modules()):
         raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
     settings = _Settings(**options)
-    problem = GateProblem(
-        net,
-        data,
-        line,
-        named_metrics(settings.metrics, settings.loss),
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-        fast=settings.fast,
-        on_workers=settings.executor is not None,
-    )
+    check_statistics(net.model, settings.batchnorm)
+    if settings.batchnorm == "batch" and settings.batch_size is not None and settings.batch_size < 2:
+        raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {settings.batch_size}")
+    chosen = GateSettings(
+        settings.batchnorm, settings.recalibrate, settings.batch_size, settings.dtype, settings.fast,
+        settings.executor is not None,
+    )  # fmt: skip
+    problem = GateProblem(net, data, line, named_metrics(settings.metrics, settings.loss), chosen)
     facts: dict[str, Any] = {
         "x_name": names[0],
         "y_name": names[1] if len(names) > 1 else None,
         "norms": (),
         "cosine": None,
-        "batchnorm": "frozen",
+        "batchnorm": settings.batchnorm,
         "batch_size": settings.batch_size,
         "dtype": str(settings.dtype or next(net.model.parameters()).dtype).removeprefix("torch."),
         "data": data.name,
@@ -252,6 +252,8 @@ class _Settings:
 
     loss: Loss | None = None
     metrics: Sequence[str | Metric] = ("loss", "error")
+    batchnorm: BatchNorm = "frozen"
+    recalibrate: ImageData | None = None
     batch_size: int | None = None
     dtype: torch.dtype | None = None
     fast: bool = True
