@@ -9,7 +9,7 @@ import torch
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData, digits
-from resnet_paths.lesion import evaluate_gates, interval, metric_named, random_deletions, single_deletions
+from resnet_paths.lesion import METRICS, evaluate_gates, interval, metric_named, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.surgery import drop_blocks
 from resnet_paths.unroll import UnrollError, unroll
@@ -83,7 +83,7 @@ def test_random_deletions() -> None:
     assert len(record.to_pandas()) == 9
 
 
-@pytest.mark.parametrize("metric", ["error", "loss", "top5_error", "disagreement", "divergence"])
+@pytest.mark.parametrize("metric", sorted(METRICS))
 def test_metrics_by_their_definitions(metric: str) -> None:
     logits, labels = torch.randn(50, 10), torch.randint(0, 10, (50,))
     whole = torch.randn(50, 10)
@@ -93,9 +93,11 @@ def test_metrics_by_their_definitions(metric: str) -> None:
         "loss": -logits.log_softmax(1)[torch.arange(50), labels],
         "top5_error": 1 - (order[:, :5] == labels[:, None]).float().amax(1),
         "disagreement": (order[:, 0] != whole.argmax(1)).float(),
+        "soft_error": 1 - logits.double().exp()[torch.arange(50), labels] / logits.double().exp().sum(1),
+        "soft_disagreement": (logits.softmax(1) - whole.softmax(1)).clamp(min=0).sum(1),
         "divergence": (whole.softmax(1) * (whole.log_softmax(1) - logits.log_softmax(1))).sum(1),
     }[metric]
-    assert torch.allclose(metric_named(metric)[1](logits, labels, whole), expected, atol=1e-5)
+    assert torch.allclose(metric_named(metric)[1](logits, labels, whole), expected.float(), atol=1e-5)
 
 
 def test_own_metric() -> None:

@@ -40,6 +40,8 @@ def test_the_frontier(tmp_path) -> None:
     assert list(ax.lines[0].get_ydata()) == [point.accuracy for point in plan.points]
     ax = plot_search(plan)
     assert list(ax.lines[1].get_ydata()) == list(plan.search_losses)
-    assert ax.get_ylabel() == "cross-entropy (nats), search images"
+    assert ax.get_ylabel() == "1 - p(label), search images"
+    wide = replace(plan, search="beam", greedy_losses=(0.0, 0.3, 0.4))
+    assert [list(line.get_ydata()) for line in plot_search(wide).lines][1:] == [[0, 0.3, 0.4], list(plan.search_losses)]
     with pytest.raises(ValueError, match="random_draws"):
         plot_search(replace(plan, random_losses=()))

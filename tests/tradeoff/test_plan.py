@@ -41,14 +41,48 @@ def losses(net, data, size: int) -> dict[tuple[int, ...], float]:
 
 def test_searches_are_ordered_and_exact_is_exact(small) -> None:
     data = digits("train").subset(slice(0, 200))
-    options = {"n_drop": 4, "report": digits("test"), "seconds": 0.01}
+    options = {"n_drop": 4, "metric": "loss", "report": digits("test"), "seconds": 0.01}
     greedy, beam, exact = (plan_drop(small, data, search=s, **options) for s in ("greedy", "beam", "exact"))
     for size in range(1, 5):
         table = losses(small, data, size)
         assert table[exact.points[size].dropped] == pytest.approx(min(table.values()))
         one, two, three = (plan.points[size].search_loss for plan in (exact, beam, greedy))
         assert one <= two + 1e-5 <= three + 2e-5
+        assert beam.greedy_losses[size] == exact.greedy_losses[size] == pytest.approx(greedy.search_losses[size])
     assert set(greedy.points[1].dropped) < set(greedy.points[2].dropped)
+
+
+def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> None:
+    some, more = digits("train").subset(slice(0, 60)), digits("train").subset(slice(60, 460))
+    options = {"n_drop": 3, "metric": "loss", "report": digits("test"), "seconds": 0.01, "search": "exact"}
+    plan = plan_drop(small, some, judge=more, finalists=5, **options)
+    alone = plan_drop(small, some, **options)
+    assert alone.judge_losses == ()
+    for size in range(1, 4):
+        first, then = losses(small, some, size), losses(small, more, size)
+        final = sorted(first, key=first.__getitem__)[:5]
+        assert plan.points[size].dropped == min(final, key=then.__getitem__)
+        assert plan.judge_losses[size] == pytest.approx(then[plan.points[size].dropped], rel=1e-5)
+        assert plan.search_losses[size] == pytest.approx(first[plan.points[size].dropped], rel=1e-5)
+        assert plan.judge_losses[size] <= then[alone.points[size].dropped] + 1e-6
+    only = plan_drop(small, some, judge=more, finalists=1, **options)
+    assert [point.dropped for point in only.points] == [point.dropped for point in alone.points]
+    with pytest.raises(ValueError, match="at least 1 finalist"):
+        plan_drop(small, some, judge=more, finalists=0, **options)
+
+
+def test_searching_in_another_dtype_leaves_the_model_and_its_points(small) -> None:
+    data, report = digits("train").subset(slice(0, 100)), digits("test")
+    options = {"n_drop": 2, "report": report, "recalibrate": data, "seconds": 0.01, "batch_size": 100}
+    exact = plan_drop(small, data, search_dtype=torch.float64, **options)
+    plan = plan_drop(small, data, **options)
+    assert [point.dropped for point in exact.points] == [point.dropped for point in plan.points]
+    assert exact.search_losses == pytest.approx(plan.search_losses, abs=1e-5)
+    assert exact.search_losses != plan.search_losses
+    assert [point.accuracy for point in exact.points] == [point.accuracy for point in plan.points]
+    assert {parameter.dtype for parameter in small.model.parameters()} == {torch.float32}
+    rough = plan_drop(small, data, search_dtype=torch.bfloat16, **options)
+    assert rough.search_losses == pytest.approx(plan.search_losses, abs=0.02)
 
 
 def test_points_are_what_the_dropped_model_does(small) -> None:

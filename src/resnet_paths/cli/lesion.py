@@ -59,7 +59,9 @@ StudyOption = Annotated[
 MetricOption = Annotated[
     str | None,
     typer.Option(
-        "--metric", help="error, loss, top5_error, disagreement, divergence (default: of the study; not for single)."
+        "--metric",
+        help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: of the study; "
+        "not for single).",
     ),
 ]
 DrawsOption = Annotated[

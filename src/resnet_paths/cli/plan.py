@@ -73,9 +73,10 @@ def register(app: typer.Typer) -> None:
         metric: Annotated[
             str,
             typer.Option(
-                help="What the search minimises: loss, error, disagreement or divergence (the last two need no labels)."
+                help="What the search minimises: soft_error, error or loss; without labels soft_disagreement, "
+                "disagreement or divergence."
             ),
-        ] = "loss",
+        ] = "soft_error",
         most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
         recalibrate: RecalibrateOption = True,
         finetune: FinetuneOption = False,

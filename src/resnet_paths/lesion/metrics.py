@@ -34,17 +34,33 @@ def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor)
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
 
+def _soft_error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """1 - p(label): the error expected of an answer drawn from the predicted distribution."""
+    return 1 - logits.float().softmax(-1).gather(-1, labels[:, None])[:, 0]
+
+
+def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Total variation between the predicted distributions: the disagreement of answers drawn from them."""
+    return (logits.float().softmax(-1) - whole.float().softmax(-1)).abs().sum(-1) / 2
+
+
 METRICS: dict[str, Metric] = {
     "error": _error,
     "loss": _loss,
     "top5_error": _top5,
     "disagreement": _disagreement,
     "divergence": _divergence,
+    "soft_error": _soft_error,
+    "soft_disagreement": _soft_disagreement,
 }
 
 
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
-    """A metric by name (error, loss, top5_error, disagreement, divergence), or your own function.
+    """A metric by name (a key of METRICS), or your own function.
+
+    ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the whole
+    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation from the whole network's
+    prediction: smooth where few images change their class, and never above 1, so that no single image decides.
 
     Raises:
         ValueError: unknown name.

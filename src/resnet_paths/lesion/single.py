@@ -108,7 +108,7 @@ def single_deletions(
         net: the network, in eval mode; its model is not changed. Of a plain network
             (:func:`resnet_paths.unroll.plain_layers`) layers are deleted.
         data: labelled images.
-        metric: ``error``, ``loss``, ``top5_error``, ``disagreement`` or ``divergence`` (from the whole network), or a
+        metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
             function of logits, labels and the whole network's logits that gives one value an image.
         batch_size: images at a time.
         fast: see :func:`evaluate_gates`.

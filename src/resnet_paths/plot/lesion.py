@@ -14,6 +14,8 @@ _LABELS = {
     "top5_error": "top-5 error (share of images)",
     "disagreement": "disagreement with the whole network (share of images)",
     "divergence": "divergence from the whole network (nats)",
+    "soft_error": "1 - p(label)",
+    "soft_disagreement": "total variation from the whole network's prediction",
 }
 
 

@@ -39,7 +39,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
 
 
 def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
-    """What the search minimised against the number of dropped blocks, beside random sets of as many.
+    """What the search minimised against the number of dropped blocks, beside greedy and random sets of as many.
 
     Raises:
         ValueError: the plan drew no random sets; call plan_drop with random_draws.
@@ -52,6 +52,8 @@ def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
     low, middle, high = np.quantile(drawn, (0.0, 0.5, 1.0), axis=1)
     ax.fill_between(counts, low, high, color=GREY, alpha=0.3, label=f"{drawn.shape[1]} random sets, all of them")
     ax.plot(counts, middle, color=GREY, label="random sets, median")
+    if plan.greedy_losses and plan.search != "greedy":
+        ax.plot(counts, plan.greedy_losses, "--", color=ORANGE, label="greedy search")
     ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{plan.search} search")
     ax.set_xlabel("blocks dropped")
     ax.set_ylabel(f"{metric_label(plan.metric)}, search images")

@@ -52,6 +52,16 @@ class Searcher:
             path = [self._best([one, other]) for one, other in zip(path, wide, strict=True)]
         return path
 
+    def judged(self, path: list[tuple[int, ...]], judge: Searcher, finalists: int) -> list[tuple[int, ...]]:
+        """Of each size the best by another searcher, among the best here and the set found."""
+        chosen: list[tuple[int, ...]] = [()]
+        for found in path[1:]:
+            known = sorted((s for s in self.known if len(s) == len(found)), key=lambda s: (self._rank(s), s))
+            final = list(dict.fromkeys([found, *known[:finalists]]))
+            judge.score(final)
+            chosen.append(judge._best(final))
+        return chosen
+
     def at_random(self, most: int, draws: int, seed: int) -> list[tuple[float, ...]]:
         """Metrics of random sets of each size from 0 to `most`: what a search has to beat."""
         generator = np.random.default_rng(seed)

@@ -77,6 +77,8 @@ class DropPlan:
             the statistics of each batch where the plan recalibrates.
         random_losses: the same of random sets of as many blocks, (points, draws).
         metric: the metric's name.
+        greedy_losses: the same of the greedy search, whichever search was asked for.
+        judge_losses: of each point on the images that judged the finalists; empty without them.
     """
 
     points: tuple[PlanPoint, ...]
@@ -88,6 +90,8 @@ class DropPlan:
     search_losses: tuple[float, ...] = ()
     random_losses: tuple[tuple[float, ...], ...] = ()
     metric: str = "loss"
+    greedy_losses: tuple[float, ...] = ()
+    judge_losses: tuple[float, ...] = ()
 
     @property
     def point(self) -> PlanPoint:
@@ -159,8 +163,11 @@ def plan_drop(
     accuracy_drop: float | None = None,
     n_drop: int | None = None,
     search: Search = "greedy",
-    metric: str | Metric = "loss",
+    metric: str | Metric = "soft_error",
     beam: int = 4,
+    judge: ImageData | None = None,
+    finalists: int = 10,
+    search_dtype: torch.dtype | None = None,
     most: int | None = None,
     recalibrate: ImageData | None = None,
     finetune: ImageData | None = None,
@@ -191,9 +198,16 @@ def plan_drop(
         accuracy_drop: take the last point whose accuracy on the search images falls by at most this.
         n_drop: take the point with so many blocks dropped. Exactly one of the three.
         search: ``greedy``, ``beam`` or ``exact``.
-        metric: what the search minimises: ``loss``; ``divergence`` from the whole network's outputs, which needs no
-            labels; any other of :func:`~resnet_paths.lesion.metric_named` or your own.
+        metric: what the search minimises: ``soft_error``, 1 - p(label); ``soft_disagreement`` with the whole network,
+            which needs no labels; any other of :func:`~resnet_paths.lesion.metric_named` or your own. Where much is
+            dropped a few confident mistakes decide ``loss`` and ``divergence``; ``error`` cannot tell sets that
+            change few answers from each other.
         beam: sets kept.
+        judge: more images: of each size the `finalists` best sets of the search are compared on these. The best of
+            hundreds of sets on few images looks better there than it is.
+        finalists: how many.
+        search_dtype: search (and judge) in this dtype, such as ``torch.bfloat16`` where that is faster; points are
+            measured in the model's own.
         most: drop at most so many blocks (default: all but none with `n_drop`).
         recalibrate: images on which batch-norm statistics are measured again at each point.
         finetune: training images on which the chosen point's model is fine-tuned with the whole model as teacher.
@@ -207,9 +221,11 @@ def plan_drop(
         progress: show progress bars on a terminal.
 
     Raises:
-        ValueError: not exactly one goal, a goal that no point reaches, exact search of more than 16 units.
+        ValueError: not exactly one goal, a goal that no point reaches, exact search of more than 16 units, no
+            finalists.
 
-    Cost: greedy, n(n+1)/2 gate vectors with shared prefixes; a beam, `beam` times as many; exact, 2^n.
+    Cost: greedy, n(n+1)/2 gate vectors with shared prefixes; a beam, `beam` times as many; exact, 2^n; with a judge
+    `finalists` gate vectors for each size.
 
     Example:
         >>> from resnet_paths import unroll
@@ -228,12 +244,21 @@ def plan_drop(
     if search == "exact" and len(net) > MOST_EXACT:
         raise ValueError(f"expected at most {MOST_EXACT} units for exact search, got {len(net)}; use search='beam'")
     limit = n_drop if n_drop is not None else len(net) if most is None else most
+    if finalists < 1:
+        raise ValueError(f"expected at least 1 finalist, got {finalists}")
     if not 0 <= limit <= len(net):
         raise ValueError(f"expected from 0 to {len(net)} blocks to drop, got {limit}")
     chosen_on, reported_on = data.halves(seed) if report is None else (data, report)
-    normalised = recalibrate is not None and bool(norms_of(net.model))
-    searcher = Searcher(batch_statistics(net) if normalised else net, chosen_on, metric, batch_size, progress)
+    searched = batch_statistics(net) if recalibrate is not None and norms_of(net.model) else net
+    if search_dtype is not None:
+        searched = _as_dtype(searched, search_dtype)
+    searcher = Searcher(searched, chosen_on, metric, batch_size, progress)
     sets = searcher.frontier(search, beam, limit)
+    judging = None if judge is None else Searcher(searched, judge, metric, batch_size, progress)
+    greedy = searcher.frontier("greedy", 1, limit)
+    if judging is not None:
+        sets = searcher.judged(sets, judging, finalists)
+        judging.score([()])
     whole = measured(net, (), chosen_on, reported_on, recalibrate, batch, seconds)
     points = [whole]
     for dropped in sets[1:]:
@@ -251,6 +276,8 @@ def plan_drop(
         tuple(searcher.known[one] for one in sets[: len(points)]),
         tuple(searcher.at_random(len(points) - 1, random_draws, seed)) if random_draws else (),
         metric_named(metric)[0],
+        tuple(searcher.known[one] for one in greedy[: len(points)]),
+        () if judging is None else tuple(judging.known[one] for one in sets[: len(points)]),
     )
     if finetune is not None:
         taught = plan.apply(net, recalibrate=recalibrate, finetune=finetune, distillation=distillation)
@@ -305,6 +332,12 @@ def measured(
         latency=latency,
         parameters=count_parameters(smaller),
     )
+
+
+def _as_dtype(net: UnrolledNetwork, dtype: torch.dtype) -> UnrolledNetwork:
+    """The network over a copy of its model in another dtype."""
+    example = net._example.to(dtype) if isinstance(net._example, torch.Tensor) else net._example
+    return unroll(copy.deepcopy(net.model).to(dtype), example)
 
 
 def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:

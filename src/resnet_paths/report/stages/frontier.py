@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...data import ImageData
 from ...plot import plot_plan
 from ...surgery import drop_blocks
-from ...tradeoff import DropPlan, Latency, measure_latency, plan_drop
+from ...tradeoff import DropPlan, Latency, as_in_training, measure_latency, plan_drop
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -14,7 +15,7 @@ from ..words import counted, listed, percent, points, seconds
 
 def run(subject: Subject, options: Options) -> Section:
     """Greedy search for blocks to drop; accuracy and latency of the real smaller models."""
-    training = subject.training_images(options["search_images"])
+    training = _as_in_training(subject, options["search_images"])
     data = subject.images(options["images"])
     most = min(options["most"] or len(subject.net), len(subject.net))
     plan = plan_drop(
@@ -22,7 +23,7 @@ def run(subject: Subject, options: Options) -> Section:
         data if training is None else training,
         accuracy_drop=subject.tolerance,
         most=most,
-        recalibrate=subject.training_images(options["recalibrate_images"]),
+        recalibrate=_as_in_training(subject, options["recalibrate_images"]),
         report=None if training is None else data,
         batch=options["batch"],
         seconds=options["seconds"],
@@ -47,6 +48,11 @@ def run(subject: Subject, options: Options) -> Section:
     table = Table.of("frontier", f"Greedy search, latency in seconds of {plan.batch} images", frame)
     part = Part("Accuracy against latency", reading, drawn, (table,), _code(subject, plan))
     return Section((part,), (found,), _warnings(subject, plan, before, after, len(data), most))
+
+
+def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
+    images = subject.training_images(count)
+    return None if images is None else as_in_training(subject.model, images, seed=subject.seed)
 
 
 def accuracy_of(plan: DropPlan, index: int) -> float:
@@ -105,12 +111,13 @@ def _code(subject: Subject, plan: DropPlan) -> str:
     if plan.point.recalibrated is None:
         return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
     lines = [
-        "from resnet_paths.tradeoff import norms_before",
+        "from resnet_paths.tradeoff import as_in_training, norms_before",
         "",
         f"net = unroll({subject.model_code})",
         f"smaller = drop_blocks(net, {dropped})",
         f"keep = norms_before(net, {dropped})",
-        f"recalibrate_batchnorm(smaller, {subject.training_code}.batches(100), keep=keep)",
+        f"images = as_in_training(net.model, {subject.training_code})",
+        "recalibrate_batchnorm(smaller, images.batches(100), keep=keep)",
     ]
     return subject.code("\n".join(lines))
 
