@@ -1,28 +1,36 @@
-"""A line through the loss surface of ResNet-56: this library against loss-landscapes, and landscaper if installed.
+"""A line through the loss surface of ResNet-56: this library against loss-landscapes, and landscaper if given.
 
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
+        [--landscaper PYTHON] [--device cuda] [--surface 51]
 
 Two clocks: seconds on the wall, which other programs on the machine lengthen, and seconds of the processor in this
-process, which they lengthen little. Ratios are of the processor's seconds, except where work is in other processes.
+process, which they lengthen little. Ratios are of the processor's seconds, except where work is in other processes or
+on a GPU.
 
 All ways compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
 in turn; d is the direction that loss-landscapes draws itself (`random_line`, filter normalised), so that all
-parameters move. landscaper, where it is installed (it wants an environment of its own), walks as many cells of the
-same line around theta. The table gives medians over the turns, and of the ratios within each; ours
-includes its set-up (copy, graph, fingerprints) as the peers' include theirs; processes are started
-before the clock. Writes landscape.md beside this file, anew after each turn.
+parameters move. landscaper wants an environment of its own: --landscaper names its Python, in which this project is
+installed too; it walks as many cells of a line of its own around theta, over the same images, in turn with the others
+(see landscaper_line.py). The table gives medians over the turns, and of the ratios within each; ours includes its
+set-up (copy, graph, fingerprints) as the peers' include theirs; processes are started before the clock. Writes
+landscape.md beside this file, anew after each turn (landscape_cuda.md for --device cuda).
+
+On a GPU, besides: the share of the card's bfloat16 rate (that of a product of two matrices of 8192 x 8192 in the same
+run) that a cell over all images of FOLDER/cifar10_jpeg.zip reaches, for several batch sizes; and with --surface N, the
+time of an N x N surface over all of them, with the best of these sizes (Li et al. 2018, appendix: 51 x 51 cells of
+ResNet-56 over 50,000 images took an hour on four GTX 1080 Ti).
 """
 
 import argparse
-import contextlib
 import copy
-import io
+import json
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import loss_landscapes
@@ -36,12 +44,14 @@ from loss_landscapes.model_interface.model_wrapper import ModelWrapper, wrap_mod
 from torch import nn
 
 from resnet_paths.data import ImageData, load_data
-from resnet_paths.landscape import Direction, direction_from, loss_surface
+from resnet_paths.landscape import Direction, direction_from, loss_surface, random_direction
 from resnet_paths.models import load_model
 from resnet_paths.sweep import local_workers
+from resnet_paths.tradeoff import count_flops
 
 HERE = Path(__file__).resolve().parent
 SEED = 1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DISTANCE = 5.0
 
 
@@ -74,27 +84,40 @@ def peer_direction(model: nn.Module, cells: int) -> Direction:
     return direction_from(model, dict(zip(names, step.parameters, strict=True)), kind="the peer's")
 
 
-def landscaper_line(model: nn.Module, step: Direction, data: ImageData, cells: int) -> Callable[[], np.ndarray] | None:
-    """As many cells along the same direction by landscaper's `compute_loss_landscape`, all images at once."""
-    try:
-        from landscaper.compute import compute_loss_landscape
-    except ImportError:
-        return None
-    x, labels = data.x, data.labels
-    vector = [step.tensors[name] for name, _ in model.named_parameters()]
+class Landscaper:
+    """landscaper in a process of its own; `seconds` are those of the last turn, by its own clocks."""
 
-    def run() -> np.ndarray:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            values, _ = compute_loss_landscape(
-                model, data, [vector], lambda m, _: F.cross_entropy(m(x), labels).item(), cells, 0.1, 1, "cpu"
-            )
-        return np.asarray(values)
+    def __init__(self, python: str, options: argparse.Namespace) -> None:
+        numbers = {"images": options.images, "cells": options.cells, "threads": torch.get_num_threads()}
+        given = [f"--{name}={value}" for name, value in numbers.items()]
+        script = [python, str(HERE / "landscaper_line.py"), f"--reference={options.reference}", *given]
+        self._process = subprocess.Popen(
+            [*script, f"--device={options.device}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.seconds = (float("nan"), float("nan"))
+        self.versions = ""
 
-    return run
+    def __call__(self) -> np.ndarray:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print("turn", file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"expected losses from landscaper, got an end with code {self._process.wait()}")
+        answer = json.loads(line)
+        self.seconds = answer["wall"], answer["processor"]
+        self.versions = answer["versions"]
+        return np.asarray(answer["values"])
+
+    def close(self) -> None:
+        self._process.communicate("\n", timeout=60)
 
 
-def ways(model: nn.Module, data: ImageData, cells: int, workers: Executor) -> dict[str, Callable[[], np.ndarray]]:
-    x, labels = data.x, data.labels
+def ways(
+    model: nn.Module, data: ImageData, cells: int, workers: Executor | None, landscaper: Landscaper | None
+) -> dict[str, Callable[[], np.ndarray]]:
+    place = next(model.parameters()).device
+    x, labels = data.x.to(place), data.labels.to(place)
     step, at = peer_direction(model, cells), list(range(1, cells + 1))
 
     def ours(dtype: torch.dtype | None, executor: Executor | None = None) -> np.ndarray:
@@ -106,7 +129,6 @@ def ways(model: nn.Module, data: ImageData, cells: int, workers: Executor) -> di
     found: dict[str, Callable[[], np.ndarray]] = {
         "loss-landscapes, all images at once": lambda: peer_line(model, Loss(F.cross_entropy, x, labels), cells)
     }
-    landscaper = landscaper_line(model, step, data, cells)
     if landscaper is not None:
         found["landscaper, all images at once"] = landscaper
     for size in (32,):
@@ -114,13 +136,16 @@ def ways(model: nn.Module, data: ImageData, cells: int, workers: Executor) -> di
             model, MicroBatches(x, labels, size), cells
         )
     found["resnet_paths, float32"] = lambda: ours(None)
-    found["resnet_paths, float32, 2 processes of 1 thread"] = lambda: ours(None, workers)
     found["resnet_paths, bfloat16"] = lambda: ours(torch.bfloat16)
-    found["resnet_paths, bfloat16, 2 processes of 1 thread"] = lambda: ours(torch.bfloat16, workers)
+    if workers is not None:
+        found["resnet_paths, float32, 2 processes of 1 thread"] = lambda: ours(None, workers)
+        found["resnet_paths, bfloat16, 2 processes of 1 thread"] = lambda: ours(torch.bfloat16, workers)
     return found
 
 
-def table(clocks: dict[str, list[tuple[float, float]]], results: dict[str, np.ndarray], cells: int) -> list[str]:
+def table(
+    clocks: dict[str, list[tuple[float, float]]], results: dict[str, np.ndarray], cells: int, on_gpu: bool
+) -> list[str]:
     names = list(clocks)
     first = names[0]
     by_hand = next(name for name in names if "inference mode" in name)
@@ -130,7 +155,7 @@ def table(clocks: dict[str, list[tuple[float, float]]], results: dict[str, np.nd
         "|---|---|---|---:|---:|---:|",
     ]
     for name in names:
-        own = "processes" not in name
+        own = "processes" not in name and not on_gpu
         which = 1 if own else 0
         ratios = [
             np.median([peer[which] / mine[which] for peer, mine in zip(clocks[other], clocks[name], strict=True)])
@@ -148,54 +173,125 @@ def spread(values: list[float]) -> str:
     return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def peers() -> list[str]:
-    """Those that are installed."""
-    names = ["loss-landscapes"]
-    with contextlib.suppress(PackageNotFoundError):
-        version("landscaper")
-        names.append("landscaper")
-    return names
+def page(options: argparse.Namespace, turns: int, body: list[str], landscaper: Landscaper | None) -> str:
+    given = ["", " --landscaper PYTHON"][landscaper is not None] + ["", " --device cuda"][options.device != "cpu"]
+    given += f" --surface {options.surface}" if options.surface else ""
+    beside = f", {landscaper.versions}" if landscaper is not None else ""
+    card = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
+    lines = [
+        "# Loss surface of ResNet-56: seconds a cell",
+        "",
+        f"`python analysis/benchmarks/landscape.py --images {options.images} --cells {options.cells} --repeats {turns}"
+        f"{given}`; {platform.machine()}{card}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"loss-landscapes {version('loss-landscapes')}{beside}. All ways run in turn on the same images (landscaper in "
+        "a process of its own, along a line of its own); ratios are medians over the turns of (peer / way) within one "
+        "turn, of processor seconds (of wall seconds for the ways over several processes, and on a GPU). "
+        "Wall seconds are lengthened by whatever else the machine runs, processor seconds little.",
+        "",
+        *body,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def card_rate(size: int = 8192, repeats: int = 20) -> float:
+    """Operations a second of a product of two bfloat16 matrices."""
+    a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    a @ a
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        a @ a
+    torch.cuda.synchronize()
+    return repeats * 2 * size**3 / (time.perf_counter() - start)
+
+
+def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
+    """The rate that cells over all training images reach, and the time of a whole surface."""
+    data = load_data(str(options.reference / "cifar10_jpeg.zip"), "train", mean=MEAN, std=STD)
+    operations = count_flops(model, data.subset(slice(0, 1)).x.to(next(model.parameters()).device)) * len(data)
+    plane = [random_direction(model, seed=seed) for seed in (1, 2)]
+    rate = card_rate()
+    best, rows = (float("inf"), 0), []
+    for size in (512, 1024, 2048, 4096, 8192):
+        walls = []
+        for _ in range(3):
+            start = time.perf_counter()
+            loss_surface(
+                model, data, directions=plane[0], x=[0.1, 0.2, 0.3, 0.4], metrics=("loss",), dtype=torch.bfloat16,
+                batch_size=size, progress=False,
+            )  # fmt: skip
+            walls.append((time.perf_counter() - start) / 4)
+        best = min(best, (min(walls), size))
+        share = operations / min(walls) / rate
+        rows.append(f"| {size} | {min(walls):.3f} | {operations / min(walls) / 1e12:.1f} | {share:.1%} |")
+        print(rows[-1], file=sys.stderr)
+    lines = [
+        f"A cell over {len(data):,} images in bfloat16 ({operations / 1e12:.2f} T operations, set-up included, best of "
+        f"3). The card multiplies matrices of 8192 x 8192 in bfloat16 at {rate / 1e12:.0f} T operations a second.",
+        "",
+        "| images at a time | seconds a cell | T operations a second | share of the card's rate |",
+        "|---:|---:|---:|---:|",
+        *rows,
+        "",
+    ]
+    if options.surface:
+        axis = np.linspace(-1, 1, options.surface)
+        start = time.perf_counter()
+        surface = loss_surface(
+            model, data, directions=plane, x=axis, y=axis, dtype=torch.bfloat16, batch_size=best[1], progress=False
+        )
+        minutes = (time.perf_counter() - start) / 60
+        lines += [
+            f"{options.surface} x {options.surface} cells of loss and error over {len(data):,} images, {best[1]} at a "
+            f"time: {minutes:.1f} minutes (asked: at most 4 for 51 x 51); loss at the centre "
+            f"{surface.values['loss'][options.surface // 2, options.surface // 2]:.4f}.",
+            "",
+        ]
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, required=True)
-    for name, value in (("images", 512), ("cells", 4), ("repeats", 5)):
+    for name, value in (("images", 512), ("cells", 4), ("repeats", 5), ("surface", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--landscaper", metavar="PYTHON", help="of an environment with landscaper and this project")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
-    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
+    on_gpu = options.device == "cuda"
+    if options.surface and not on_gpu:
+        parser.error("--surface is measured with --device cuda")
+    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors")).eval().to(options.device)
     data = load_data(str(options.reference / "cifar10_sample.npz"), "train", limit=options.images)
-    workers = local_workers(2, threads=1)
-    runs = ways(model, data, options.cells, workers)
+    workers = None if on_gpu else local_workers(2, threads=1)
+    landscaper = Landscaper(options.landscaper, options) if options.landscaper else None
+    runs = ways(model, data, options.cells, workers, landscaper)
     clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     results: dict[str, np.ndarray] = {}
+    target = HERE / ("landscape_cuda.md" if on_gpu else "landscape.md")
+    body: list[str] = []
     for turn in range(options.repeats + 1):
         for name, way in runs.items():
             start = time.perf_counter(), time.process_time()
             results[name] = way()
             seconds = time.perf_counter() - start[0], time.process_time() - start[1]
+            if isinstance(way, Landscaper):
+                seconds = way.seconds
             if turn:  # the first turn warms up
                 clocks[name].append(seconds)
             print(turn, name, f"{seconds[0] / options.cells:.3f} {seconds[1] / options.cells:.3f}", file=sys.stderr)
         if turn:
-            page = "\n".join([*head(options, len(data), turn), *table(clocks, results, options.cells), ""])
-            (HERE / "landscape.md").write_text(page)
-    workers.shutdown()
-    print(page)
-
-
-def head(options: argparse.Namespace, images: int, turns: int) -> list[str]:
-    versions = ", ".join(f"{name} {version(name)}" for name in peers())
-    return [
-        "# Loss surface of ResNet-56: seconds a cell",
-        "",
-        f"`python analysis/benchmarks/landscape.py --images {images} --cells {options.cells} --repeats {turns}`; "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {versions}. All ways run "
-        "in turn in one process on the same cells and images; ratios are medians over the turns of (peer / way) within "
-        "one turn, of processor seconds (of wall seconds for the ways over several processes). "
-        "Wall seconds are lengthened by whatever else the machine runs, processor seconds little.",
-        "",
-    ]
+            body = table(clocks, results, options.cells, on_gpu)
+            target.write_text(page(options, turn, body, landscaper))
+    if workers is not None:
+        workers.shutdown()
+    if landscaper is not None:
+        landscaper.close()
+    if on_gpu:
+        body += ["", *on_the_card(model, options)]
+        target.write_text(page(options, options.repeats, body, landscaper))
+    print(target.read_text())
 
 
 if __name__ == "__main__":

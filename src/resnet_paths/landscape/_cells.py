@@ -183,7 +183,7 @@ class CellEvaluator:
                 parts = [self._run(chosen) for chosen in slices]
             else:
                 parts = self._parts()
-        logits = torch.cat(parts)
+        logits = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _parts(self) -> list[torch.Tensor]:
@@ -200,7 +200,7 @@ class CellEvaluator:
         return list(adaptive_batches(self._run, len(self._images), self.batch_size))
 
     def _run(self, chosen: slice) -> torch.Tensor:
-        return self._copy(self._images[chosen]).cpu()
+        return self._copy(self._images[chosen])
 
     def _recalibrated(self, working: WorkingCopy, coefficients: Sequence[float]) -> nn.Module:
         """The model at a point, its running statistics those of the images there."""
