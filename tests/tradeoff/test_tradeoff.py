@@ -1,10 +1,25 @@
+from itertools import combinations
+
 import pytest
 import torch
 from torch import nn
 
+from helpers import randomise_norms
+from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.surgery import drop_blocks
-from resnet_paths.tradeoff import count_flops, count_parameters, latency_by_unit, measure_latency, recalibrate_batchnorm
+from resnet_paths.tradeoff import (
+    Distillation,
+    count_flops,
+    count_parameters,
+    latency_by_unit,
+    measure_latency,
+    recalibrate_batchnorm,
+)
+from resnet_paths.tradeoff._search import Searcher
+from resnet_paths.tradeoff.distil import _loss as distillation_loss
+from resnet_paths.unroll import unroll
+from resnet_paths.unroll.fingerprint import fingerprint
 
 
 def test_flops_and_parameters_by_hand() -> None:
@@ -53,11 +68,63 @@ def test_recalibration_keeps_flags_after_an_exception_and_says_what_is_wrong() -
 def test_latency_by_unit_times_every_piece() -> None:
     import torchvision
 
-    from resnet_paths import unroll
-
     net = unroll(torchvision.models.resnet18(num_classes=5).eval())
     found = latency_by_unit(net, torch.randn(1, 3, 64, 64), seconds=0.005)
     assert found.units == tuple(unit.name for unit in net)
     assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.whole.median))
     assert [value > 0 for value in found.shortcut] == [unit.shortcut != "identity" for unit in net]
     assert 0.3 < sum(found.share) < 1
+
+
+def interrupted(x: torch.Tensor):
+    yield x
+    raise KeyboardInterrupt
+
+
+def test_statistics_are_as_before_when_recalibration_does_not_come_to_its_end() -> None:
+    model = randomise_norms(cifar_resnet(8, widths=(4, 4, 4)))
+    before = fingerprint(model)
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate_batchnorm(model, interrupted(torch.randn(4, 3, 8, 8)))
+    assert fingerprint(model) == before
+    with pytest.raises(ValueError, match="at least one batch"):
+        recalibrate_batchnorm(model, iter([]))
+    assert fingerprint(model) == before
+
+
+def test_names_to_keep_may_come_from_a_generator() -> None:
+    model = randomise_norms(cifar_resnet(8, widths=(4, 4, 4)))
+    kept = model.bn1.running_mean.clone()
+    assert recalibrate_batchnorm(model, [torch.randn(4, 3, 8, 8)], keep=(name for name in ["bn1"])) == 6
+    assert torch.equal(model.bn1.running_mean, kept)
+
+
+def test_measuring_a_model_in_training_mode_does_not_train_it() -> None:
+    model, x = randomise_norms(cifar_resnet(8, widths=(4, 4, 4))).train(), torch.randn(4, 3, 8, 8)
+    before, state = fingerprint(model), torch.get_rng_state()
+    measure_latency(model, x, seconds=0.001)
+    latency_by_unit(unroll(model), x, seconds=0.0001)
+    count_flops(model, x)
+    assert fingerprint(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_loss_of_distillation_by_its_formula() -> None:
+    """``w T^2 sum_j p_j (log p_j - log q_j) + (1 - w) (-log s_label)``, mean over images."""
+    student, teacher = nn.Linear(3, 4).double(), nn.Linear(3, 4).double()
+    x, labels = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 4
+    how = Distillation(temperature=3.0, weight=0.7)
+    p, q = (torch.softmax(model(x) / 3.0, 1) for model in (teacher, student))
+    apart = (p * (p / q).log()).sum(1)
+    right = torch.softmax(student(x), 1)[torch.arange(5), labels]
+    expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
+    torch.testing.assert_close(distillation_loss(student, teacher, x, labels, how), expected)
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam", "exact"])
+def test_sets_without_a_finite_loss_are_the_last_choice(search: str) -> None:
+    net = unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval())
+    searcher = Searcher(net, digits("test").subset(slice(0, 4)), "loss", 4, False)
+    sets = [s for size in range(4) for s in combinations(range(3), size)]
+    searcher.known = {s: float("nan") if 0 in s else float("inf") if 1 in s else 9.0 for s in sets}
+    assert searcher.frontier(search, 2, 1)[1] == (2,)

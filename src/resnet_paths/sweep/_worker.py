@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import cloudpickle
 import numpy as np
 import torch
 
+from ..unroll._guard import generators_kept
 from .errors import SweepError
 from .journal import Outcome
 from .memory import listening
@@ -162,16 +163,9 @@ def _seed_everything(seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-@contextmanager
-def preserved_generators() -> Iterator[None]:
+def preserved_generators() -> AbstractContextManager[None]:
     """Gives the caller's global generators back as they were."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(enabled=True, devices=_initialised_devices()):
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+    return generators_kept(_initialised_devices())
 
 
 def _initialised_devices() -> list[int]:

@@ -10,6 +10,7 @@ import torch
 
 from .._display import shown
 from ..unroll import UnrolledNetwork
+from ..unroll._guard import preserved
 from .latency import Latency, measure_latency
 
 
@@ -71,7 +72,7 @@ def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> L
         (8, True)
     """
     branch, shortcut, join = [], [], []
-    with torch.inference_mode():
+    with preserved(net.model), torch.inference_mode():
         stem = measure_latency(net.stem, x, seconds=seconds).median if net.segments.stem.steps else 0.0
         state = net.stem(x)
         for index in range(len(net)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..unroll._guard import preserved
 from ..unroll.network import call_model
 
 
@@ -48,7 +50,7 @@ def measure_latency(
     Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, at least five times.
 
     Args:
-        model: a model in eval mode.
+        model: a model, left as it is, in the mode in which it is; or a function of the input.
         x: its input.
         seconds: how long to measure, at least.
         threads: CPU threads (default: as torch is set).
@@ -65,13 +67,13 @@ def measure_latency(
 
     count = threads or torch.get_num_threads()
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
-    with torch.inference_mode():
+    with _left_as_it_is(model), torch.inference_mode():
         timer = Timer("call(model, x)", globals={"call": call_model, "model": model, "x": x}, num_threads=count)
         timer.timeit(2)
         measured = timer.blocked_autorange(min_run_time=seconds)
-    times = list(measured.times)
-    while len(times) < _LEAST:  # a machine that paused may have filled the time with one
-        times += timer.timeit(measured.number_per_run).times
+        times = list(measured.times)
+        while len(times) < _LEAST:  # a machine that paused may have filled the time with one
+            times += timer.timeit(measured.number_per_run).times
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
     return Latency(float(median), float(low), float(high), len(times), len(first), str(first.device), count)
 
@@ -88,6 +90,11 @@ def count_flops(model: nn.Module, x: Any) -> int:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with _left_as_it_is(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call_model(model, x)
     return int(counter.get_total_flops())
+
+
+def _left_as_it_is(model: object) -> AbstractContextManager[None]:
+    """Within the block the model may run, in whatever mode; a function is run as it is."""
+    return preserved(model) if isinstance(model, nn.Module) else nullcontext()

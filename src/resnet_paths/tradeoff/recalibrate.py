@@ -18,7 +18,8 @@ def recalibrate_batchnorm(
     """Set the running statistics of batch norms to those of the data, in place.
 
     Each mean and variance becomes the average over the batches of the batch's own (momentum 1/k at batch k). The
-    momentum and the train flags are put back, also after an exception. Without batch norms nothing is done.
+    momentum and the train flags are put back; after an exception the statistics too. Without batch norms nothing is
+    done.
 
     Give training images as the model saw them in training, shifts and flips included
     (:func:`resnet_paths.training.augmented`): the weights fit the statistics of those. :func:`statistics_gap` of
@@ -46,16 +47,17 @@ def recalibrate_batchnorm(
         >>> float(norm.running_mean), float(norm.running_var)
         (2.0, 2.0)
     """
-    named = norms_of(model)
-    unknown = sorted(set(keep) - set(named))
+    named, kept = norms_of(model), set(keep)
+    unknown = sorted(kept - set(named))
     if unknown:
         raise ValueError(f"expected names of batch norms to keep, such as {next(iter(named), None)!r}, got {unknown}")
-    norms = [norm for name, norm in named.items() if name not in set(keep)]
+    norms = [norm for name, norm in named.items() if name not in kept]
     if not norms:
         return 0
     flags = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    seen = 0
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    seen, done = 0, False
     try:
         model.eval()
         for norm in norms:
@@ -68,11 +70,16 @@ def recalibrate_batchnorm(
                     break
                 call_model(model, batch[0] if isinstance(batch, (tuple, list)) else batch)
                 seen += 1
+        done = bool(seen)
     finally:
+        for buffer, value in () if done else before:
+            buffer.copy_(value)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, flag in flags:
             module.training = flag
     if not seen:
-        raise ValueError("expected at least one batch to measure the statistics on, got none; they are now unset")
+        raise ValueError(
+            "expected at least one batch to measure the statistics on, got none; is the iterator used up? give a list"
+        )
     return len(norms)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import nn
@@ -101,7 +103,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Within the block the model may be run or traced; after it everything is as it was before.
 
     Kept: attributes of every module (so also its hooks and train flag, and what its plain lists, dicts and sets
-    hold), values of buffers, and the state of the random number generators; also after an exception.
+    hold), values of buffers, and the state of the random number generators (Python's, NumPy's and torch's); also
+    after an exception.
 
     Example:
         >>> layer = torch.nn.BatchNorm1d(2)
@@ -112,5 +115,25 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), _attributes_kept(model), _buffers_kept(model):
+    with generators_kept(devices), _attributes_kept(model), _buffers_kept(model):
         yield
+
+
+@contextmanager
+def generators_kept(devices: Sequence[int]) -> Iterator[None]:
+    """After the block the global generators of Python, NumPy and torch (also of these CUDA devices) go on as before it.
+
+    Example:
+        >>> before = random.getstate()
+        >>> with generators_kept([]):
+        ...     _ = random.random(), torch.rand(1)
+        >>> random.getstate() == before
+        True
+    """
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])

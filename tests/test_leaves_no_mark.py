@@ -1,0 +1,286 @@
+"""Every public function that is given a model leaves it, its data and all global state as found, also when stopped.
+
+Each function runs three times on a network with a module that can be told to raise ``KeyboardInterrupt`` (which no
+function may swallow): undisturbed, stopped in the middle and stopped at the last call of that module.
+"""
+
+import contextlib
+import copy
+import importlib
+import inspect
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resnet_paths import callbacks, landscape, lesion, paths, surgery, tradeoff, training
+from resnet_paths.data import ImageData, digits
+from resnet_paths.models import cifar_resnet
+from resnet_paths.unroll import UnrolledNetwork
+
+unrolling = importlib.import_module("resnet_paths.unroll")  # the package; its name at the top is the function's
+Function = Callable[[UnrolledNetwork, ImageData], Any]
+
+
+class Trap(nn.Module):
+    """The identity, which interrupts at a chosen call of any of its copies."""
+
+    calls = 0
+    stop_at: int | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Trap.calls += 1
+        if Trap.calls == Trap.stop_at:
+            raise KeyboardInterrupt
+        return x * 1
+
+
+def subject() -> tuple[UnrolledNetwork, ImageData]:
+    """A network of six units with a trap, a frozen parameter, a gradient and a hook; eight images."""
+    model = cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=0).eval()
+    model.layer2[1].conv1 = nn.Sequential(model.layer2[1].conv1, Trap()).eval()
+    model.layer1[0].bn1.bias.requires_grad_(False)
+    model.linear.bias.grad = torch.ones(10)
+    model.linear.register_forward_hook(lambda module, args, output: None)
+    data = digits("test").subset(slice(0, 8))
+    return unrolling.unroll(model, data.x[:2]), data
+
+
+def operator(net: UnrolledNetwork, data: ImageData) -> landscape.CurvatureOperator:
+    return landscape.curvature_operator(net, data, parameters=["linear.weight", "layer3.0.bn1.weight"])
+
+
+def directions(net: UnrolledNetwork) -> list[landscape.Direction]:
+    return [landscape.random_direction(net.model, seed=seed) for seed in (0, 1)]
+
+
+def states(net: UnrolledNetwork) -> list[dict[str, torch.Tensor]]:
+    """Four checkpoints."""
+    found = []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        state = {name: value.clone() for name, value in net.model.state_dict().items()}
+        state["linear.weight"] += torch.randn(state["linear.weight"].shape, generator=generator) / 10
+        found.append(state)
+    return found
+
+
+def within_lesion(net: UnrolledNetwork, data: ImageData) -> None:
+    with surgery.lesioned(net, [4]):
+        net.model(data.x)
+
+
+def trajectory_losses(net: UnrolledNetwork, data: ImageData) -> Any:
+    return landscape.trajectory_losses(net, states(net), landscape.project_trajectory(net, states(net)), data)
+
+
+def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
+    return callbacks.PathRecorder(net.model, data.x, data.labels).record()
+
+
+def distilled(net: UnrolledNetwork, data: ImageData) -> Any:
+    with torch.random.fork_rng():  # layers draw when they are made
+        student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1)
+    return tradeoff.distil(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
+
+
+QUIET: dict[str, Any] = {"progress": False}
+BLOCKS = {"head": ["linear.weight"]}
+LINE: dict[str, Any] = {"x": [0.0, 0.5], **QUIET}
+FUNCTIONS: dict[str, Function] = {
+    "unroll": lambda net, data: unrolling.unroll(net.model, {"x": data.x}),
+    "for_inference": lambda net, data: unrolling.for_inference(net),
+    "plain_layers": lambda net, data: unrolling.plain_layers(net.model, data.x)(data.x),
+    "drop_blocks": lambda net, data: surgery.drop_blocks(net, [1, 4])(data.x),
+    "lesioned": within_lesion,
+    "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
+    "export_model": lambda net, data: None,  # writes files; tests/surgery
+    "single_deletions": lambda net, data: lesion.single_deletions(net, data, fast=False, **QUIET),
+    "shortcut_deletions": lambda net, data: lesion.shortcut_deletions(net, data, fast=False, **QUIET),
+    "random_deletions": lambda net, data: lesion.random_deletions(net, data, [2], draws=2, fast=False, **QUIET),
+    "stage_deletions": lambda net, data: lesion.stage_deletions(net, data, [1], draws=2, fast=False, **QUIET),
+    "block_values": lambda net, data: lesion.block_values(net, data, fast=False, **QUIET),
+    "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, units=[2, 3, 4], **QUIET),
+    "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),
+    "damage_predictors": lambda net, data: lesion.damage_predictors(net, data, fast=False, **QUIET),
+    "evaluate_gates": lambda net, data: lesion.evaluate_gates(
+        net, data, torch.ones(2, 6), lesion.METRICS["loss"], fast=False, **QUIET
+    ),
+    "stages": lambda net, data: lesion.stages(net, data.x),
+    "curved_operations": lambda net, data: paths.curved_operations(net),
+    "gradient_by_length": lambda net, data: paths.gradient_by_length(net, data.x, data.labels),
+    "gradient_by_length of parameters": lambda net, data: paths.gradient_by_length(
+        net, data.x, data.labels, wrt="parameters"
+    ),
+    "sample_path_gradients": lambda net, data: paths.sample_path_gradients(net, data.x, data.labels, samples=2),
+    "enumerate_path_gradients": lambda net, data: paths.enumerate_path_gradients(net, data.x, data.labels),
+    "path_energy": lambda net, data: paths.path_energy(net, data.x, data.labels, draws=2, columns=2),
+    "logits_by_length": lambda net, data: paths.logits_by_length(net, data.x),
+    "block_contributions": lambda net, data: paths.block_contributions(net, data.x, data.labels),
+    "logit_lens": lambda net, data: paths.logit_lens(net, data.x),
+    "attribute_blocks": lambda net, data: [
+        paths.attribute_blocks(net, data.x, data.labels, method, steps=3, samples=2)
+        for method in ("integrated_gradients", "ablation", "shapley")
+    ],
+    "unit_conductance": lambda net, data: paths.unit_conductance(net, data.x, data.labels, steps=3),
+    "path_lengths": lambda net, data: paths.path_lengths(net),
+    "surviving_path_lengths": lambda net, data: paths.surviving_path_lengths(net, 0.5),
+    "paths": lambda net, data: list(paths.paths(net)),
+    "random_direction": lambda net, data: landscape.random_direction(net.model),
+    "direction_from": lambda net, data: landscape.direction_from(net.model, dict(net.model.named_parameters())),
+    "loss_surface": lambda net, data: [
+        landscape.loss_surface(net, data, directions=directions(net), y=[0.0], batchnorm=kind, fast=fast, **LINE)
+        for kind in ("frozen", "recalibrated", "batch")
+        for fast in (True, False)
+    ],
+    "gate_surface": lambda net, data: landscape.gate_surface(net, data, x_units=4, fast=False, **LINE),
+    "gate_path": lambda net, data: landscape.gate_path(net, data, landscape.deletion_path(net, [3]), **QUIET),
+    "deletion_path": lambda net, data: landscape.deletion_path(net, [3]),
+    "lesioned_surface": lambda net, data: landscape.lesioned_surface(
+        net, data, [4], directions=directions(net)[0], **LINE
+    ),
+    "curvature_operator": lambda net, data: operator(net, data) @ torch.ones(len(operator(net, data))),
+    "extreme_eigenvalues": lambda net, data: landscape.extreme_eigenvalues(operator(net, data)),
+    "block_eigenvalues": lambda net, data: landscape.block_eigenvalues(net, data, blocks=BLOCKS),
+    "eigenvalue_surface": lambda net, data: landscape.eigenvalue_surface(
+        net, data, directions=directions(net)[0], parameters=["linear.bias"], **LINE
+    ),
+    "hutchinson": lambda net, data: landscape.hutchinson(operator(net, data), 2),
+    "hutch_plus_plus": lambda net, data: landscape.hutch_plus_plus(operator(net, data), 6),
+    "spectral_density": lambda net, data: landscape.spectral_density(operator(net, data), steps=3, probes=2),
+    "unit_parameters": lambda net, data: landscape.unit_parameters(net),
+    "roughness_study": lambda net, data: landscape.roughness_study(
+        net.model, data, seeds=[0], x=[0, 1, 2], y=[0, 1, 2], **QUIET
+    ),
+    "project_trajectory": lambda net, data: landscape.project_trajectory(net, states(net)),
+    "trajectory_losses": trajectory_losses,
+    "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.001, threads=1),
+    "latency_by_unit": lambda net, data: tradeoff.latency_by_unit(net, data.x, seconds=0.0001),
+    "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
+    "count_parameters": lambda net, data: tradeoff.count_parameters(net.model),
+    "plan_drop": lambda net, data: tradeoff.plan_drop(
+        net, data, n_drop=2, recalibrate=data, finetune=data, seconds=0.001, batch_size=4, **QUIET
+    ),
+    "norms_before": lambda net, data: tradeoff.norms_before(net, [3]),
+    "batch_statistics": lambda net, data: tradeoff.batch_statistics(net)(data.x),
+    "distil": distilled,
+    "statistics_gap": lambda net, data: tradeoff.statistics_gap(net.model, [data.x]),
+    "as_in_training": lambda net, data: tradeoff.as_in_training(net.model, data, shift=1),
+    "recalibrate_batchnorm": lambda net, data: None,  # changes the model; stopped: see the test below
+    "error_rate": lambda net, data: training.error_rate(net.model, data),
+    "train": lambda net, data: None,  # changes the model
+    "path_statistics": lambda net, data: callbacks.path_statistics(net, data.x, data.labels),
+    "PathRecorder": recorded,
+}  # fmt: skip
+STOPPABLE = [
+    name for name in FUNCTIONS
+    if name not in (
+        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "paths", "random_direction",
+        "direction_from", "deletion_path", "unit_parameters", "project_trajectory", "count_parameters",
+        "norms_before", "recalibrate_batchnorm", "train",
+    )
+]  # fmt: skip
+"""Functions that run the model."""
+
+
+def settings() -> dict[str, Any]:
+    """Global state that decides what other code of the user's does."""
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "mha": torch.backends.mha.get_fastpath_enabled(),
+        "attention": [getattr(torch.backends.cuda, f"{kind}_sdp_enabled")() for kind in ("flash", "math", "cudnn")],
+        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "filters": list(warnings.filters),
+        "errors": np.geterr(),
+        "patched": (nn.Module.__call__, torch.utils.checkpoint.checkpoint, nn.Module.train),
+        "hooks": [dict(getattr(nn.modules.module, f"_global_forward_{kind}hooks")) for kind in ("", "pre_")],
+        "python": random.getstate(),
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+        "torch": torch.get_rng_state().tolist(),
+    }  # fmt: skip
+
+
+def described(model: nn.Module) -> dict[str, Any]:
+    """A model's every attribute, tensors by identity, version-free value, flags and gradient."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            grad = None if value.grad is None else value.grad.tolist()
+            return id(value), value.dtype, value.requires_grad, value.detach().tolist(), grad, value.stride()
+        return {name: of(item) for name, item in value.items()} if isinstance(value, dict) else id(value)
+
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {name: (type(module), id(module), of(vars(module))) for name, module in modules.items()}
+
+
+@contextlib.contextmanager
+def unmarked(net: UnrolledNetwork, data: ImageData) -> Iterator[None]:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = copy.deepcopy(settings()), described(net.model), data.fingerprint, tuple(net.units)
+    try:
+        yield
+    finally:
+        after = settings(), described(net.model), data.fingerprint, tuple(net.units)
+        changed = [key for key in before[0] if before[0][key] != after[0][key]]
+        assert not changed, f"global state changed: {changed}"
+        modules = [name for name in {**before[1], **after[1]} if before[1].get(name) != after[1].get(name)]
+        assert not modules, f"modules changed: {modules}"
+        assert before[2:] == after[2:]
+        assert not data.images.requires_grad
+
+
+@pytest.fixture(autouse=True)
+def trap_rearmed() -> Iterator[None]:
+    yield
+    Trap.stop_at = None
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_left_changed(name: str) -> None:
+    net, data = subject()
+    with contextlib.suppress(unrolling.NoUnitsError):
+        FUNCTIONS[name](*subject())  # imports and caches of other libraries are filled
+
+    Trap.calls, Trap.stop_at = 0, None
+    with unmarked(net, data), contextlib.suppress(unrolling.NoUnitsError):
+        FUNCTIONS[name](net, data)
+    calls = Trap.calls
+    assert (calls > 0) == (name in STOPPABLE)
+
+    for stop_at in sorted({(calls + 1) // 2, calls} - {0}) if name in STOPPABLE else ():
+        Trap.calls, Trap.stop_at = 0, stop_at
+        with unmarked(net, data), pytest.raises(KeyboardInterrupt):
+            FUNCTIONS[name](net, data)
+        assert Trap.calls == stop_at
+
+
+def test_every_public_function_of_a_model_is_listed() -> None:
+    """Whoever adds a function that takes a model adds it above."""
+    listed = {name.split()[0] for name in FUNCTIONS}
+    missing = []
+    for package in (unrolling, surgery, lesion, paths, landscape, tradeoff, training, callbacks):
+        for name in package.__all__:
+            function = getattr(package, name)
+            if not inspect.isfunction(function):
+                continue
+            first = next(iter(inspect.signature(function).parameters), "")
+            if first in {"model", "models", "net", "network", "operator", "student"} and name not in listed:
+                missing.append(name)
+    assert not missing
