@@ -11,6 +11,7 @@ import torch
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
 from resnet_paths.lesion import block_values
+from resnet_paths.lesion.game import _sampled, _standard_errors
 from resnet_paths.models import cifar_resnet
 from resnet_paths.unroll import unroll
 
@@ -206,3 +207,42 @@ def test_a_game_resumes_from_its_journal(tmp_path, monkeypatch) -> None:
     assert file.stat().st_size == size
     assert np.array_equal(first.values, again.values)
     assert np.array_equal(first.values, block_values(net, data, **arguments).values)
+
+
+class Polynomial:
+    """A game of six players whose value is a random polynomial of a degree: no network."""
+
+    def __init__(self, degree: int, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+        self.players = list(range(6))
+        sets = [members for size in range(1, degree + 1) for members in itertools.combinations(self.players, size)]
+        self.terms = {members: generator.normal() for members in sets}
+
+    def values(self, coalitions: np.ndarray) -> np.ndarray:
+        rows = [weight * coalitions[:, members].prod(1) for members, weight in self.terms.items()]
+        return np.sum(rows, axis=0)[:, None]
+
+    def shapley(self) -> np.ndarray:
+        """Each term is shared equally among its players."""
+        return np.array([sum(w / len(m) for m, w in self.terms.items() if player in m) for player in self.players])
+
+
+def test_an_order_and_its_reverse_give_pairs_exactly() -> None:
+    game = Polynomial(2)
+    gains, *_ = _sampled(game, None, 10, 0)
+    assert gains[:, :, 0] == pytest.approx(np.broadcast_to(game.shapley(), (5, 6)), abs=1e-12)
+
+
+def test_standard_errors_are_the_spread_of_estimates() -> None:
+    game, found = Polynomial(4), []
+    for seed in range(300):
+        gains, *_ = _sampled(game, None, 20, seed)
+        found.append((gains.mean((0, 2)), _standard_errors(gains)))
+    estimates, errors = (np.stack(part) for part in zip(*found, strict=True))
+    assert np.abs(estimates.mean(0) - game.shapley()).max() < 4 * float((estimates.std(0) / 300**0.5).max())
+    assert np.sqrt((errors**2).mean(0)) / estimates.std(0) == pytest.approx(np.ones(6), abs=0.2)
+
+
+def test_a_game_needs_a_player() -> None:
+    with pytest.raises(ValueError, match="at least one unit that plays"):
+        block_values(*setting(), units=[])

@@ -1,11 +1,15 @@
 """Lesion studies against literal deletions, and the statistics of their intervals."""
 
+import math
+import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData, digits
@@ -155,3 +159,78 @@ def test_wrong_use(call, message: str) -> None:
 def test_training_mode_is_refused() -> None:
     with pytest.raises(UnrollError, match="eval"):
         single_deletions(unroll(tiny(torch.float32).train()), random_images())
+
+
+def test_a_network_that_gives_nan_is_wrong_and_labels_it_does_not_have_are_refused() -> None:
+    nothing, some = torch.full((2, 3), float("nan")), torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    for name in ("error", "top5_error", "disagreement"):
+        assert metric_named(name)[1](nothing, torch.tensor([0, 1]), some).tolist() == [1, 1]
+    assert metric_named("disagreement")[1](some, torch.tensor([0, 1]), nothing).tolist() == [1, 1]
+    for name in ("error", "top5_error", "loss"):
+        with pytest.raises(ValueError, match="labels from 0 to 2"):
+            metric_named(name)[1](some, torch.tensor([0, 3]), some)
+    assert metric_named("divergence")[1](some, torch.tensor([0, 3]), some).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("metric", ["loss", "divergence"])
+def test_float64_stays_float64_all_the_way_to_the_record(metric: str) -> None:
+    model, data = tiny(), random_images()
+    plain, fast = (single_deletions(unroll(model), data, metric=metric, fast=fast).per_image for fast in (False, True))
+    assert np.abs(plain - fast).max() < 1e-10 * np.abs(plain).max()
+    x, names = data.x.double(), [unit.name for unit in unroll(model)]
+    whole, logits = model(x).log_softmax(-1).detach(), single_deletion_logits(model, names, x).log_softmax(-1)
+    loss = -logits.gather(-1, data.labels.expand(9, -1)[..., None])[..., 0]
+    expected = loss if metric == "loss" else (whole.exp() * (whole - logits)).sum(-1)
+    assert np.abs(plain[1:] - expected.numpy()).max() < 1e-10 * float(expected.abs().max())
+
+
+class Scaled(torch.nn.Module):
+    """Half of what it is given: a branch without parameters."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+def test_a_model_without_parameters_can_be_lesioned() -> None:
+    class Bare(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Scaled(), Scaled()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.first(x)
+            x = x + self.second(x)
+            return x.flatten(1)[:, :10]
+
+    found = single_deletions(unroll(Bare().eval()), random_images(), metric=lambda logits, labels, whole: logits[:, 0])
+    assert found.values == pytest.approx([found.whole / 1.5] * 2, rel=1e-6)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=30), st.floats(0.5, 0.99))
+def test_the_interval_of_a_mean_by_its_formula(values: list[float], level: float) -> None:
+    if set(values) <= {0.0, 1.0}:
+        return
+    mean = sum(values) / len(values)
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    assert interval(np.array(values), level) == pytest.approx((mean - z * error, mean + z * error), abs=1e-9)
+
+
+@pytest.mark.parametrize(("values", "level"), [([], 0.95), ([0.5], 95), ([0.5], 0)])
+def test_no_interval_of_no_images_or_of_no_level(values: list[float], level: float) -> None:
+    with pytest.raises(ValueError, match="at least one image and a level between 0 and 1"):
+        interval(np.array(values), level)
+
+
+def test_single_deletions_resume_from_a_journal(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, data = unroll(tiny()), random_images()
+    plain = single_deletions(net, data, batch_size=10)
+    for computed in (3, 0):
+        record = single_deletions(net, data, batch_size=10, journal=tmp_path / "single.sqlite")
+        assert np.array_equal(record.per_image, plain.per_image)
+        assert f"; {computed} computed now" in capsys.readouterr().err
+
+
+def test_a_keyword_that_no_study_knows_is_refused() -> None:
+    with pytest.raises(TypeError, match="bacth_size"):
+        single_deletions(unroll(tiny()), random_images(), bacth_size=10)  # type: ignore[call-arg]

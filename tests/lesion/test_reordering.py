@@ -253,3 +253,30 @@ def test_nothing_to_reorder() -> None:
     model = cifar_resnet(8, widths=(4, 6, 8), seed=0).eval()
     with pytest.raises(ValueError, match="nothing to reorder"):
         reorderings(unroll(model), images(2))
+
+
+class TwoParts(nn.Module):
+    """Two units of one module, with an activation of its own between them."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two, self.between = nn.Linear(4, 4), nn.Linear(4, 4), between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.between(x + self.one(x))
+        return x + self.two(x)
+
+
+def test_what_stands_between_the_units_of_a_block_moves_with_it() -> None:
+    torch.manual_seed(0)
+    blocks = [TwoParts(between) for between in (nn.Tanh(), nn.ReLU(), nn.Sigmoid())]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), *blocks, nn.Linear(4, 10)).double().eval()
+    record = reorderings(unroll(model), images(5), [1, 2, 3], draws=3, metric=first_logit, fast=False)
+    assert record.direct
+    check_against_copies(model, images(5), record)
+
+
+def test_one_image_gives_a_table_without_intervals() -> None:
+    record = reorderings(unroll(tiny()), images(1), [1], draws=2, metric=first_logit)
+    assert record.to_pandas()[["low", "high"]].isna().all(axis=None)
+    assert "NaN" in record._repr_html_()

@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -264,6 +265,8 @@ def test_units_are_named_by_index_and_name() -> None:
     assert net[0].shortcut == "identity"
     assert net[0].post == "relu"
     assert net.indices(["blocks.2", 0, -1]) == [2, 0, 3]
+    assert net.indices(np.array([2, 0])) == [2, 0]
+    assert net.indices(np.int64(1)) == net.indices(1) == net.indices("blocks.1") == [1]
 
 
 @pytest.mark.parametrize(
@@ -392,3 +395,16 @@ def test_other_inputs_are_taken_as_given(recorded: bool) -> None:
         expected = model(x, time)
     assert torch.equal(drop_blocks(net, [1])(x, time), expected)
     assert torch.equal(net((x, time), [1.0, 0.0, 1.0]), expected)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_step_at_a_gate_is_shortcut_plus_gate_times_branch(gradients: bool) -> None:
+    """Without gradients the sum may be written over the branch's own memory."""
+    net, x, gate = unroll(small(Basic)), images(), 0.3
+    with torch.set_grad_enabled(gradients):
+        state = net.stem(x)
+        for _ in net:
+            expected = net.join(state, net.shortcut(state) + gate * net.branch(state))
+            state = net.step(state, gate)
+            assert torch.allclose(state.value, expected.value, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(state.value, net(x, [gate] * len(net)), rtol=1e-12, atol=1e-12)

@@ -132,3 +132,22 @@ def test_wrong_use() -> None:
     net = plain_layers(nn.Sequential(nn.Linear(3, 3)).eval(), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"gates \(m, 1\)"):
         net(torch.zeros(1, 3), [1.0, 1.0])
+
+
+def test_inputs_as_for_any_network() -> None:
+    class Two(nn.Module):
+        """Two inputs, of which one is used; and a value that is not."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, ignored: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            ignored.sum()
+            return self.second(torch.relu(self.first(x)))
+
+    model, x = Two().eval(), torch.randn(3, 4)
+    net = plain_layers(model, {"x": x})
+    assert torch.equal(net({"x": x}), model(x, x))
+    with pytest.raises(ValueError, match="expected the inputs \\['x'\\]"):
+        net({"y": x})

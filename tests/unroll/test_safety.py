@@ -1,14 +1,17 @@
 """A user's model is left as it was found: the traps of in-place layers, hooks, checkpointing, exceptions."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
-from resnet_paths.unroll import unroll
+from resnet_paths.unroll import UnrollError, unroll
+from resnet_paths.unroll.fingerprint import fingerprint as model_fingerprint
 
 
 def fingerprint(model: nn.Module) -> list[object]:
@@ -161,3 +164,54 @@ def test_a_hook_of_later_keeps_what_the_layer_gave() -> None:
     with torch.no_grad():
         hidden = torch.relu(plain)
         assert torch.equal(seen["bn2"][0], model.layer1[0].bn2(model.layer1[0].conv2(hidden)))
+
+
+def test_generators_of_numpy_and_python_go_on_as_before() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = resnet18()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x) * (1 + 0 * random.random() + 0 * np.random.rand())
+
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    unroll(Draws().eval(), torch.randn(2, 3, 32, 32))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_the_check_on_the_example_is_relative_and_takes_infinite_and_undefined_outputs(scale: float) -> None:
+    class Masked(nn.Module):
+        """Logits of which some are masked; off by `error` when it runs as a whole."""
+
+        def __init__(self, error: float) -> None:
+            super().__init__()
+            self.first, self.second, self.error = nn.Linear(4, 4), nn.Linear(4, 4), error
+            self.register_buffer("mask", torch.tensor([0.0, 0.0, float("-inf"), float("nan")]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.first(x)
+            return self.second(x) * scale + self.mask
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return super().__call__(x) + self.error * scale
+
+    x = torch.randn(3, 4)
+    assert len(unroll(Masked(0.0).eval(), x)) == 1
+    with pytest.raises(UnrollError, match="relative difference"):
+        unroll(Masked(0.1).eval(), x)
+
+
+def test_the_fingerprint_follows_buffers_that_are_not_saved_and_every_bit() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.zeros(3, dtype=torch.bfloat16), persistent=False)
+    model.register_buffer("none", torch.empty(0, 2))
+    seen = [model_fingerprint(model)]
+    model.mask[1] = 1
+    seen.append(model_fingerprint(model))
+    with torch.no_grad():
+        model.bias[0] = torch.nextafter(model.bias[0], torch.tensor(9.0))
+    seen.append(model_fingerprint(model))
+    assert len(set(seen)) == 3
+    assert model_fingerprint(copy.deepcopy(model)) == seen[-1]

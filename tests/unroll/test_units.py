@@ -49,6 +49,7 @@ def test_forms_of_addition(function, expected) -> None:
     ("function", "reason"),
     [
         (lambda m, x: m.a(x) + m.b(x), "ambiguous"),
+        (lambda m, x: m.a(x) + (b := m.b(x)) * torch.sigmoid(m.c(b)), "ambiguous"),
         (lambda m, x: m.b(m.a(x)) + m.d(m.c(x)), "none of its terms is its entry"),
         (lambda m, x: torch.sigmoid(m.a(x)) * m.b(x) + (1 - torch.sigmoid(m.a(x))) * x, "none of its terms"),
         (lambda m, x: torch.lerp(x, m.a(x), torch.sigmoid(m.b(x))), "adds no two values"),
@@ -146,3 +147,8 @@ def test_dense_networks_are_told_apart() -> None:
 
     with pytest.raises(NoUnitsError, match="1 in all"):
         unroll(Dense())
+
+
+def test_the_parameters_of_a_branch_are_those_that_it_alone_uses() -> None:
+    net = unroll(Written(lambda m, x: (y := x + m.b(m.a(x))) + m.c(m.a(y))))
+    assert [unit.branch_parameters for unit in net] == [12, 12]

@@ -7,6 +7,7 @@ from .interactions import BlockInteractions, higher_interactions
 from .intervals import bootstrap, bootstrap_means, interval
 from .metrics import METRICS, Metric, metric_named
 from .multiple import RandomDeletions, random_deletions
+from .options import StudyOptions
 from .predictors import DamagePredictors, damage_predictors, linear_cka
 from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
@@ -24,6 +25,7 @@ __all__ = [
     "Reorderings",
     "SingleDeletions",
     "StageDeletions",
+    "StudyOptions",
     "all_coalitions",
     "block_values",
     "bootstrap",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import astuple, dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from ..sweep import SweepError, sweep
 from ..unroll import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
 from ..unroll.network import placed
 from .metrics import Metric
+from .options import Running, StudyOptions
 
 Network = UnrolledNetwork | PlainNetwork
 """What can be damaged: residual units, or the layers of a plain network."""
@@ -90,12 +89,8 @@ def evaluate_gates(
     gates: torch.Tensor,
     metric: Metric,
     *,
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
     count: Evaluations | None = None,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> np.ndarray:
     """One value for each gate vector and image.
 
@@ -104,13 +99,8 @@ def evaluate_gates(
         data: labelled images.
         gates: (m, n).
         metric: see :mod:`resnet_paths.lesion.metrics`; its third argument is the network at gates of one.
-        batch_size: images at a time.
-        fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64).
-        progress: show a progress bar on a terminal.
         count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
-        journal: a file that keeps each finished batch of images: the same call resumes where it was stopped (see
-            :func:`resnet_paths.sweep.sweep`).
-        executor: evaluate the batches of images on it.
+        **options: how to run, see :class:`StudyOptions`.
 
     Returns:
         (m, images), float64.
@@ -121,29 +111,21 @@ def evaluate_gates(
 
     Cost: the rows share what they begin with; single deletions of n units cost about n/2 forward passes.
     """
-    study = GateRows(quick(net, fast), gates)
-    return per_image(study, data, metric, batch_size, progress, count, journal, executor)
+    run = Running(**options)
+    return per_image(GateRows(quick(net, run.fast), gates), data, metric, run, count)
 
 
 def per_image(
-    study: Study,
-    data: ImageData,
-    metric: Metric,
-    batch_size: int = 100,
-    progress: bool = True,
-    count: Evaluations | None = None,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    study: Study, data: ImageData, metric: Metric, run: Running, count: Evaluations | None = None
 ) -> np.ndarray:
     """(ways, images): the metric for each way of damage and image; batches of images are the points of a sweep."""
     check_eval(study.model)
-    if batch_size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
-    points = [{"start": start, "stop": min(start + batch_size, len(data))} for start in range(0, len(data), batch_size)]
+    starts = range(0, len(data), run.batch_size)
+    points = [{"start": start, "stop": min(start + run.batch_size, len(data))} for start in starts]
     total = Evaluations() if count is None else count
     context = (study, data, metric)
-    swept = journal is not None or executor is not None
-    parts = _swept(points, context, progress, journal, executor) if swept else _here(points, context, progress)
+    swept = run.journal is not None or run.executor is not None
+    parts = _swept(points, context, run) if swept else _here(points, context, run.progress)
     values = np.empty((len(study), len(data)))
     for point, (found, pieces) in zip(points, parts, strict=True):
         values[:, point["start"] : point["stop"]] = found
@@ -161,20 +143,14 @@ def _here(points: list[dict[str, int]], context: Any, progress: bool) -> Iterato
             yield found["values"], found["pieces"]
 
 
-def _swept(
-    points: list[dict[str, int]],
-    context: Any,
-    progress: bool,
-    journal: Path | str | None,
-    executor: Executor | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _swept(points: list[dict[str, int]], context: Any, run: Running) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     result = sweep(
         _batch,
         points,
         context=context,
-        journal=journal,
-        executor=executor,
-        progress=progress,
+        journal=run.journal,
+        executor=run.executor,
+        progress=run.progress,
         retry_failed=True,
         chunk=1,
     )

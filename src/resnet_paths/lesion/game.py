@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from .coalitions import Method, all_coalitions, growing, table_interactions, tab
 from .evaluate import GateRows, Network, per_image, quick
 from .intervals import bootstrap
 from .metrics import Metric, metric_named
+from .options import Running, StudyOptions
 
 MOST_EXHAUSTIVE = 16
 _PAIRS_AT_ONCE = 4
@@ -120,11 +120,7 @@ def block_values(
     precision: float | None = None,
     most_permutations: int = 200,
     seed: int = 0,
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> BlockValues:
     """What each unit is worth in the game whose coalitions are sets of units kept.
 
@@ -148,14 +144,10 @@ def block_values(
         precision: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
         most_permutations: sample at most so many orders; a warning says if that did not suffice for `precision`.
         seed: of the orders.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: Banzhaf values or interactions of more than 16 units; unknown method.
+        ValueError: no units, Banzhaf values or interactions of more than 16 units, unknown method.
 
     Cost: for n playing units at the end of the network at most 2^(n+1) unit evaluations a batch instead of n 2^n;
     sampled, n - 1 coalitions an order.
@@ -174,8 +166,10 @@ def block_values(
     if precision is not None and not precision > 0:
         raise ValueError(f"expected a precision above zero, got {precision}")
     players = list(range(len(net))) if units is None else net.indices(list(units))
+    if not players:
+        raise ValueError("expected at least one unit that plays, got units=[]; leave units out for all")
     name, function = metric_named(metric)
-    game = Game(net, data, players, function, batch_size, fast, progress, journal, executor)
+    game = Game(net, data, players, function, Running(**options))
     n = len(players)
     exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
     if not exhaustive and (method == "banzhaf" or interactions):
@@ -227,28 +221,16 @@ class Game:
         asked: coalitions evaluated so far.
     """
 
-    def __init__(
-        self,
-        net: Network,
-        data: ImageData,
-        players: list[int],
-        metric: Metric,
-        batch_size: int = 100,
-        fast: bool = True,
-        progress: bool = True,
-        journal: Path | str | None = None,
-        executor: Executor | None = None,
-    ) -> None:
+    def __init__(self, net: Network, data: ImageData, players: list[int], metric: Metric, run: Running) -> None:
         self.players, self.count, self.asked = players, Evaluations(), 0
-        self._runner, self._data, self._metric = quick(net, fast), data, metric
-        self._options = (batch_size, progress, self.count, journal, executor)
+        self._runner, self._data, self._metric, self._run = quick(net, run.fast), data, metric, run
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
         """(m, images) the metric of each coalition (m, n) on each image."""
         gates = torch.ones(len(coalitions), len(self._runner))
         gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype)
         self.asked += len(coalitions)
-        return per_image(GateRows(self._runner, gates), self._data, self._metric, *self._options)
+        return per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
 
 
 def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from .coalitions import all_coalitions
 from .evaluate import Network
 from .game import MOST_EXHAUSTIVE, Game
 from .metrics import Metric, metric_named
+from .options import Running, StudyOptions
 
 Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
@@ -95,11 +94,7 @@ def higher_interactions(
     units: Sequence[UnitRef] | None = None,
     budget: int | None = None,
     seed: int = 0,
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> BlockInteractions:
     """Interactions of up to `order` units in the block game, computed by shapiq from the network's coalitions.
 
@@ -117,11 +112,7 @@ def higher_interactions(
         units: the units that play (default: all); the others are kept.
         budget: evaluate at most so many coalitions (default: all, for at most 16 units).
         seed: of the sampling.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Raises:
         ValueError: more than 16 units without a budget; an order or an index that does not fit.
@@ -151,7 +142,7 @@ def higher_interactions(
         )
     shapiq = _shapiq()
     name, function = metric_named(metric)
-    game = Game(net, data, players, function, batch_size, fast, progress, journal, executor)
+    game = Game(net, data, players, function, Running(**options))
     exact = budget is None
     found = _exact(shapiq, game, n, order, index) if exact else _estimated(shapiq, game, n, order, index, budget, seed)
     sets = {tuple(players[i] for i in members): float(value) for members, value in found.items() if members}

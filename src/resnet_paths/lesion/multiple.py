@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from ..unroll.fingerprint import fingerprint
 from .evaluate import Network, evaluate_gates
 from .intervals import bootstrap
 from .metrics import Metric, metric_named
+from .options import StudyOptions
 
 
 @shown
@@ -85,11 +85,7 @@ def random_deletions(
     draws: int = 20,
     seed: int = 0,
     metric: str | Metric = "error",
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> RandomDeletions:
     """The metric after deleting k units drawn at random without replacement, `draws` times for each k.
 
@@ -104,11 +100,7 @@ def random_deletions(
         draws: random sets for each number.
         seed: of the draws.
         metric: see :func:`single_deletions`.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Raises:
         ValueError: a count that is not from 1 to the number of units, or no draws.
@@ -136,17 +128,7 @@ def random_deletions(
     gates = torch.ones(1 + len(chosen) * draws, len(net))
     for row, indices in enumerate(indices for block in deleted for indices in block):
         gates[row + 1, torch.from_numpy(indices)] = 0
-    values = evaluate_gates(
-        net,
-        data,
-        gates,
-        function,
-        batch_size=batch_size,
-        fast=fast,
-        progress=progress,
-        journal=journal,
-        executor=executor,
-    )
+    values = evaluate_gates(net, data, gates, function, **options)
     means = values.mean(1)
     return RandomDeletions(
         counts=np.array(chosen),

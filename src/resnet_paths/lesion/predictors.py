@@ -57,6 +57,7 @@ class DamagePredictors:
         return pd.DataFrame({"unit": range(len(self.names)), "name": self.names, **self.values})
 
 
+@torch.inference_mode(False)
 def damage_predictors(
     net: UnrolledNetwork,
     data: ImageData,
@@ -86,7 +87,7 @@ def damage_predictors(
         data: labelled images.
         cka_images: images for CKA, at once in memory; 0 leaves it out.
         batch_size: images at a time for the others.
-        fast: see :func:`evaluate_gates`.
+        fast: see :class:`StudyOptions`.
         progress: show a progress bar on a terminal.
 
     Raises:

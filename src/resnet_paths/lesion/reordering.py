@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
 from .intervals import bootstrap
 from .metrics import Metric, metric_named
+from .options import Running, StudyOptions
 
 
 @shown
@@ -95,8 +95,8 @@ class Reorderings:
         return pd.DataFrame(rows)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row an order."""
-        low, high = self.intervals()
+        """One row an order; intervals over images are NaN for a single image."""
+        low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return pd.DataFrame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
 
 
@@ -141,11 +141,7 @@ def reorderings(
     draws: int = 10,
     seed: int = 0,
     metric: str | Metric = "error",
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> Reorderings:
     """The metric after random swaps of blocks of equal shape, against how far the order is from the original one.
 
@@ -160,11 +156,7 @@ def reorderings(
         draws: random orders for each number.
         seed: of the orders.
         metric: see :func:`single_deletions`.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Raises:
         ValueError: no two blocks have equal shapes, a number of swaps below one, or no draws.
@@ -186,14 +178,15 @@ def reorderings(
     if not wanted or min(wanted) < 1 or draws < 1:
         raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")
     name, function = metric_named(metric)
-    runner = quick(net, fast)
+    run = Running(**options)
+    runner = quick(net, run.fast)
     found = exchange(runner, placed(data.subset(slice(0, 1)).x, net.model))
 
     generator = np.random.default_rng(seed)
     blocks = [random_swaps(found.groups, len(found.blocks), count, generator) for count in wanted for _ in range(draws)]
     orders = [found.units(tuple(order)) for order in blocks]
     study, pieces = Orders(runner, (tuple(range(len(net))), *orders), found), Evaluations()
-    values = per_image(study, data, function, batch_size, progress, pieces, journal, executor)
+    values = per_image(study, data, function, run, pieces)
     return Reorderings(
         orders=np.array(orders),
         swaps=np.repeat(wanted, draws),

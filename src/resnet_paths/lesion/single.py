@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from ..unroll.fingerprint import fingerprint
 from .evaluate import Network, evaluate_gates, per_image, quick
 from .intervals import bootstrap, interval
 from .metrics import Metric, metric_named
+from .options import Running, StudyOptions
 
 
 @shown
@@ -95,9 +95,7 @@ def single_deletions(
     data: ImageData,
     *,
     metric: str | Metric = "error",
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
+    **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
     """The metric of a network with each of its units deleted in turn.
 
@@ -110,9 +108,7 @@ def single_deletions(
         data: labelled images.
         metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
             function of logits, labels and the whole network's logits that gives one value an image.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
+        **options: how to run, see :class:`StudyOptions`.
 
     Returns:
         The record, with intervals over images.
@@ -130,7 +126,7 @@ def single_deletions(
     """
     name, function = metric_named(metric)
     gates = torch.cat([torch.ones(1, len(net)), 1 - torch.eye(len(net))])
-    values = evaluate_gates(net, data, gates, function, batch_size=batch_size, fast=fast, progress=progress)
+    values = evaluate_gates(net, data, gates, function, **options)
     return _record(net, data, name, values, "branch")
 
 
@@ -139,11 +135,7 @@ def shortcut_deletions(
     data: ImageData,
     *,
     metric: str | Metric = "error",
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
     """The metric with the shortcut of each unit deleted in turn and its branch kept: ``y = post(branch(x))``.
 
@@ -154,11 +146,7 @@ def shortcut_deletions(
         net: the network, in eval mode; its model is not changed.
         data: labelled images.
         metric: see :func:`single_deletions`.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Returns:
         The record; ``deleted`` is ``"shortcut"``.
@@ -175,10 +163,8 @@ def shortcut_deletions(
         ('shortcut', (27,))
     """
     name, function = metric_named(metric)
-    study = _WithoutShortcut(quick(net, fast))
-    values = per_image(
-        study, data, function, batch_size=batch_size, progress=progress, journal=journal, executor=executor
-    )
+    run = Running(**options)
+    values = per_image(_WithoutShortcut(quick(net, run.fast)), data, function, run)
     return _record(net, data, name, values, "shortcut")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from ..unroll.network import placed
 from .evaluate import quick
 from .metrics import Metric
 from .multiple import RandomDeletions, random_deletions
+from .options import StudyOptions
 
 
 def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
@@ -79,11 +78,7 @@ def stage_deletions(
     draws: int = 10,
     seed: int = 0,
     metric: str | Metric = "error",
-    batch_size: int = 100,
-    fast: bool = True,
-    progress: bool = True,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
+    **options: Unpack[StudyOptions],
 ) -> StageDeletions:
     """The metric after deleting k random units of one stage, for each stage, and after deleting the whole stage.
 
@@ -94,11 +89,7 @@ def stage_deletions(
         draws: random sets for each number; a whole stage is deleted once and repeated in the record.
         seed: of the draws.
         metric: see :func:`single_deletions`.
-        batch_size: images at a time.
-        fast: see :func:`evaluate_gates`.
-        progress: show a progress bar on a terminal.
-        journal: see :func:`evaluate_gates`.
-        executor: see :func:`evaluate_gates`.
+        **options: how to run, see :class:`StudyOptions`.
 
     Raises:
         ValueError: a count below one, or no draws.
@@ -129,11 +120,7 @@ def stage_deletions(
                 draws=draws,
                 seed=seed,
                 metric=metric,
-                batch_size=batch_size,
-                fast=fast,
-                progress=progress,
-                journal=journal,
-                executor=executor,
+                **options,
             )
         )
     return StageDeletions(stages=found, results=tuple(results))

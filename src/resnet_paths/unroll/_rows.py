@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ._segments import gated_sum
+from ._walk import shared_walk
 
 if TYPE_CHECKING:
     from .network import State, UnrolledNetwork
@@ -63,41 +64,13 @@ def evaluate_rows(
     if gates.requires_grad:
         yield from _separately(net, x, gates, count)
         return
-    rows = gates.tolist()
-    order = sorted(range(len(rows)), key=rows.__getitem__)
     count.stems += 1
-    path: list[_Fork | None] = [_Fork(net, net.stem(x), count)]
-    output: torch.Tensor | None = None
-    for place, row in enumerate(order):
-        start = _common(rows[order[place - 1]], rows[row]) if place else 0
-        following = _common(rows[row], rows[order[place + 1]]) if place + 1 < len(order) else -1
-        if start < len(net) or output is None:
-            output = _walk(path, rows[row], start, following, net, count)
-        yield row, output
 
+    def step(fork: _Fork, _: int, gate: float) -> _Fork:
+        return _Fork(net, fork.next(gate), count)
 
-def _walk(
-    path: list[_Fork | None],
-    row: list[float],
-    start: int,
-    following: int,
-    net: UnrolledNetwork,
-    count: Evaluations,
-) -> torch.Tensor:
-    """Go down one row from where it parts from the last one, keeping only the forks still wanted."""
-    del path[start + 1 :]
-    fork = path[start]
-    if fork is None:
-        raise RuntimeError(f"the state at unit {start} was let go too early")
-    for index in range(start, len(net)):
-        state = fork.next(row[index])
-        if index > following and index < len(path):
-            path[index] = None
-        if state.index == len(net):
-            return state.value
-        fork = _Fork(net, state, count)
-        path.append(fork)
-    raise RuntimeError("a network without units has no rows")
+    for row, fork in shared_walk(_Fork(net, net.stem(x), count), gates.tolist(), step):
+        yield row, fork.state.value
 
 
 def _separately(
@@ -111,13 +84,3 @@ def _separately(
             number + len(net) for number in (count.shortcuts, count.branches, count.joins)
         )
         yield row, state.value
-
-
-def _common(one: list[float], other: list[float]) -> int:
-    """The number of gates with which both begin."""
-    length = 0
-    for a, b in zip(one, other, strict=True):
-        if a != b:
-            break
-        length += 1
-    return length

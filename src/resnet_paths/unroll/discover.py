@@ -93,7 +93,7 @@ def _verify(net: UnrolledNetwork, example: Any) -> None:
     tolerance = _TOLERANCE.get(parameter.dtype, 5e-2)
     if not difference <= tolerance:
         raise TraceError(
-            f"expected the unrolled network to reproduce the model on the example, got a difference of "
+            f"expected the unrolled network to reproduce the model on the example, got a relative difference of "
             f"{difference:.3g}; is the model's output random, or does it depend on the values of its input?"
         )
 

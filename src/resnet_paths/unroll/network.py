@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ._segments import Segments, ancestors, gated_sum
 from ._steps import Values
 from ._summary import describe_units, html_table, text_table
 from ._units import Cut, Refusal, find_cuts
+from .calls import bind, call_model, main_output, relative_difference
 from .errors import UnrollError
 from .unit import Unit, UnitRef, resolve, resolve_all
 
@@ -146,7 +147,7 @@ class UnrolledNetwork:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
         plan = self.segments
-        values = _bind(plan.inputs, x)
+        values = bind(plan.inputs, x)
         plan.stem.run(values)
         return self._state(0, values, plan)
 
@@ -290,7 +291,8 @@ class UnrolledNetwork:
         """Run the example once through model and network; note the units' shapes.
 
         Returns:
-            The largest difference between the two outputs.
+            The largest difference between the two outputs, relative to the largest finite entry; equal infinities
+            differ by nothing, and NaN does not differ from NaN.
         """
         with preserved(self.model), torch.no_grad():
             state = self.stem(example)
@@ -303,7 +305,7 @@ class UnrolledNetwork:
         self._units = describe_units(self.segments, shapes)
         if state.value.shape != expected.shape:
             return float("inf")
-        return float((state.value - expected).abs().max()) if expected.numel() else 0.0
+        return relative_difference(state.value, expected)
 
 
 class Suffix:
@@ -337,32 +339,10 @@ class Suffix:
         return self.net.run(State(self.index, value, plan=self.net.segments), gates).value
 
 
-def call_model(model: nn.Module, x: Any) -> Any:
-    """The model at an input given as tensor, tuple or dict."""
-    if isinstance(x, dict):
-        return model(**x)
-    return model(*x) if isinstance(x, tuple) else model(x)
-
-
 def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Images where a model's parameters are, and of their type."""
-    parameter = next(model.parameters())
+    """Images where a model's parameters are, and of the type of the first floating one; as they are without any."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
     return x.to(parameter.device, parameter.dtype)
-
-
-def main_output(output: Any) -> torch.Tensor:
-    """The tensor of a model's output that the network gives: the logits, or the first."""
-    if isinstance(output, torch.Tensor):
-        return output
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, torch.Tensor):
-        return logits
-    items = output.values() if hasattr(output, "values") else output
-    if isinstance(items, (tuple, list)) or hasattr(items, "__iter__"):
-        for item in items:
-            if item is not None:
-                return main_output(item)
-    raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
 
 
 def _along_main_input(program: Program) -> tuple[DataFlow, list[Cut], list[Refusal]]:
@@ -371,15 +351,6 @@ def _along_main_input(program: Program) -> tuple[DataFlow, list[Cut], list[Refus
     inputs = [node for node in program.placeholders.values() if node in read]
     flows = [DataFlow(program), *(DataFlow(program, node) for node in inputs if len(inputs) > 1)]
     return max(((flow, *find_cuts(program, flow)) for flow in flows), key=lambda found: len(found[1]))
-
-
-def _bind(inputs: dict[str, fx.Node], x: Any) -> Values:
-    names = list(inputs)
-    given = x if isinstance(x, dict) else dict(zip(names, x if isinstance(x, tuple) else (x,), strict=False))
-    missing = [name for name in names if name not in given]
-    if missing or (isinstance(x, tuple) and len(x) > len(names)):
-        raise ValueError(f"expected the inputs {names}, got {sorted(given)} (tensor, tuple or dict)")
-    return {node: given[name] for name, node in inputs.items()}
 
 
 def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:

@@ -20,6 +20,7 @@ from ._trace import trace
 from ._units import Refusal
 from ._unwrap import unwrap
 from ._walk import shared_walk
+from .calls import bind
 from .errors import NoUnitsError
 from .unit import Unit, UnitRef, resolve, resolve_all
 
@@ -116,10 +117,7 @@ class PlainNetwork:
             count.joins += 1
             return _run(self._segments[position], values, gate)
 
-        inputs = list(self._program.placeholders.values())
-        given = x if isinstance(x, tuple) else (x,)
-        start = dict(zip(inputs, given, strict=False))
-        for row, values in shared_walk(start, gates.tolist(), step):
+        for row, values in shared_walk(bind(_inputs(self._program), x), gates.tolist(), step):
             yield row, _run(self._segments[-1], values, 1.0)[self._program.output]
 
 
@@ -264,16 +262,20 @@ def _run(segment: _Segment, values: Values, gate: float) -> Values:
     return {node: value for node, value in values.items() if node not in segment.done}
 
 
+def _inputs(program: Program) -> dict[str, fx.Node]:
+    """The inputs on which the output depends, by argument name."""
+    needed = ancestors(program.output)
+    return {name: node for name, node in program.placeholders.items() if node in needed}
+
+
 def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of every tensor of one run, without the batch."""
+    """The shape of every tensor on the way to the output of one run, without the batch."""
     found: dict[fx.Node, tuple[int, ...]] = {}
-    values: Values = dict(
-        zip(program.placeholders.values(), example if isinstance(example, tuple) else (example,), strict=False)
-    )
-    pinned = frozenset(program.graph.nodes)
+    values = bind(_inputs(program), example)
+    pinned, needed = frozenset(program.graph.nodes), ancestors(program.output)
     with preserved(program.model), torch.no_grad():
         for node in program.graph.nodes:
-            if node not in values and node.op not in ("placeholder", "output"):
+            if node in needed and node not in values:
                 values[node] = step_of(node, program, pinned)(values)
     for node, value in values.items():
         if isinstance(value, torch.Tensor):
