@@ -286,3 +286,14 @@ def test_reference_images(reference_dir) -> None:
     assert data.images.shape == (50, 3, 32, 32)
     assert data.labels.bincount().tolist() == [5] * 10
     assert len(load_data(str(reference_dir / "cifar10_sample.npz"), "train")) == 4660
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_resizing_takes_the_shorter_side_and_crops_the_middle(tmp_path, wide: bool) -> None:
+    picture = np.zeros((12, 24, 3), np.uint8)
+    picture[:, 6:18] = 255  # the middle square
+    write_folder(tmp_path, [picture if wide else picture.transpose(1, 0, 2)])
+    small = load_data(str(tmp_path), size=6).images.float()
+    assert small.shape == (1, 3, 6, 6)
+    inside = small[..., 1:-1] if wide else small[:, :, 1:-1]  # the edges are blended with what is cropped
+    assert inside.min() > 250

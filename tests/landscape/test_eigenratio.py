@@ -87,3 +87,17 @@ def test_cells_that_do_not_converge_are_failures_with_a_reason() -> None:
             model, data, directions=random_direction(model), x=[0.0], progress=False,
             basis=5, max_restarts=1, tolerance=1e-14,
         )  # fmt: skip
+
+
+def test_the_error_of_a_ratio_bounds_what_the_errors_of_both_ends_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To first order ``|d(a / b)| <= (|da| + |a / b| |db|) / |b|``, here with a = -1 +- 0.02 and b = 4 +- 0.04."""
+    found = type("Found", (), {})()
+    found.values, found.residuals, found.smallest, found.largest = np.array([-1.0, 4.0]), np.array([0.005, 0.01]), -1, 4
+    found.ratio = 0.25
+    monkeypatch.setattr("resnet_paths.landscape.eigenratio.extreme_eigenvalues", lambda *args, **kwargs: found)
+    model = _model()
+    line = eigenvalue_surface(model, _data(), directions=random_direction(model), x=[0.0], progress=False)
+    assert line.errors["smallest"] == pytest.approx([0.02])
+    assert line.errors["largest"] == pytest.approx([0.04])
+    corners = [abs((-1 + 0.02 * i) / (4 + 0.04 * j)) - 0.25 for i in (-1, 1) for j in (-1, 1)]
+    assert line.errors["ratio"] == pytest.approx([max(map(abs, corners))], rel=0.02)

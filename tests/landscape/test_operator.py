@@ -343,3 +343,15 @@ def test_without_the_extra_only_curvature_is_missing_and_says_so(monkeypatch: py
     monkeypatch.delattr("resnet_paths.landscape._operators", raising=False)
     with pytest.raises(ImportError, match=r"resnet-paths\[curvature\]"):
         curvature_operator(tiny_network(2), [tiny_batch()])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_products_are_the_same_whatever_mode_is_around(mode: type) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    x, labels = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    expected = curvature_operator(model, [(x, labels)]).dense()
+    with mode():
+        found = curvature_operator(model, [(x.clone(), labels)]).dense()
+    assert torch.equal(found, expected)
+    assert float(expected.norm()) > 0.01

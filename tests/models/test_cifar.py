@@ -186,3 +186,12 @@ def test_embedded_network_survives_the_loss_of_most_single_blocks() -> None:
             errors.append(float((net(data.x, gates).argmax(1) != data.labels).float().mean()))
     assert sum(error <= 0.05 for error in errors) >= 20
     assert max(errors) > 0.05
+
+
+@pytest.mark.parametrize("extra", [2, 3])
+def test_zero_channels_stand_on_both_sides_the_odd_one_behind(extra: int) -> None:
+    x = torch.rand(1, 4, 6, 6) + 1
+    out = ZeroPadShortcut(4, 4 + extra, 2)(x)
+    assert torch.equal(out[:, 1:5], x[:, :, ::2, ::2])
+    assert out[:, :1].abs().sum() + out[:, 5:].abs().sum() == 0
+    assert out.shape[1] - 5 == extra - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from families import ALL, Family
 from helpers import randomise_norms
 from references.dense_paths import by_length, path_gradients
 from references.tiny import tiny_batch, tiny_network
-from resnet_paths import UnrolledNetwork, unroll
+from resnet_paths import UnrolledNetwork, paths, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import gradient_by_length
+from resnet_paths.paths._records import fingerprint
 from resnet_paths.unroll import for_inference
 
 FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
@@ -312,3 +314,63 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
 def test_wrong_input_is_refused(message: str, call: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=message):
         call(tiny_network(4), *tiny_batch())
+
+
+def test_cosine_and_share_by_their_definitions() -> None:
+    net, (x, target) = tiny_network(5, smooth=True, post=False), tiny_batch()
+    found = gradient_by_length(net, x, target, wrt=1)
+    parts, total = found.gradient.flatten(2), found.total.flatten(1)
+    cosines = (parts * total).sum(2) / (parts.norm(dim=2) * total.norm(dim=1))
+    torch.testing.assert_close(found.cosine, cosines)
+    torch.testing.assert_close(found.share, (parts * total).sum(2) / (total * total).sum(1))
+    torch.testing.assert_close(found.share.sum(0), torch.ones(3, dtype=torch.float64))
+
+
+class Broadcast(nn.Module):
+    """A unit whose branch gives one number an example, added to every entry of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(x)
+
+
+def test_a_branch_that_is_broadcast_over_the_stream() -> None:
+    torch.manual_seed(0)
+    net = unroll(nn.Sequential(nn.Linear(4, 3), Broadcast(), Broadcast(), nn.Linear(3, 3)).double().eval())
+    x, target = tiny_batch()
+    assert gradient_by_length(net, x, target).residual < 1e-12
+
+
+ANALYSES = {
+    "gradient": lambda net, x, y: gradient_by_length(net, x, y).gradient,
+    "sampled": lambda net, x, y: paths.sample_path_gradients(net, x, y, samples=2).norms,
+    "enumerated": lambda net, x, y: paths.enumerate_path_gradients(net, x, y).norms,
+    "energy": lambda net, x, y: paths.path_energy(net, x, y, draws=2, columns=2).energy,
+    "logits": lambda net, x, y: paths.logits_by_length(net, x).logits,
+    "contributions": lambda net, x, y: paths.block_contributions(net, x).contributions,
+    "lens": lambda net, x, y: paths.logit_lens(net, x).logits,
+    "attribution": lambda net, x, y: paths.attribute_blocks(net, x, y, steps=3).values,
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_around_an_analysis_changes_nothing(name: str, mode: type) -> None:
+    net, (x, target) = tiny_network(4), tiny_batch()
+    expected = ANALYSES[name](net, x, target)
+    with mode():
+        found = ANALYSES[name](net, x.clone(), target)  # in inference mode a tensor that autograd cannot keep
+    assert torch.equal(found, expected)
+
+
+def test_the_fingerprint_of_data_follows_every_entry_of_an_array() -> None:
+    numbers = np.arange(2000)
+    other = numbers.copy()
+    other[1000] += 1  # in the part of which print shows dots
+    assert len({fingerprint([value]) for value in (numbers, other, numbers.astype(float), numbers[None])}) == 4
+    objects = [np.array(value, dtype=object) for value in ([1, "a"], [1, "b"])]
+    assert fingerprint(objects[0]) != fingerprint(objects[1])
+    assert fingerprint(np.array([1, "a"], dtype=object)) == fingerprint(objects[0])

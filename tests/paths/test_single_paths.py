@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from references.dense_paths import path_gradients
 from references.tiny import tiny_batch, tiny_network
@@ -23,7 +26,7 @@ from resnet_paths.paths import (
 )
 from resnet_paths.paths._columns import merge_columns
 from resnet_paths.paths.enumeration import _Tree
-from resnet_paths.paths.sampling import draw_masks
+from resnet_paths.paths.sampling import draw_masks, student_interval
 
 
 @pytest.mark.parametrize("options", [{}, {"post": False}, {"smooth": True}], ids=str)
@@ -252,3 +255,34 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
 def test_wrong_input_is_refused(message: str, call: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=message):
         call(tiny_network(4), *tiny_batch())
+
+
+def test_student_interval_by_its_formula() -> None:
+    mean, error = torch.tensor([2.0, 5.0], dtype=torch.float64), torch.tensor([0.5, 0.0], dtype=torch.float64)
+    low, high = student_interval(mean, error, 4, 0.9)
+    factor = math.exp(stats.t(3).ppf(0.95) * 0.5 / 2)
+    torch.testing.assert_close(low, torch.tensor([2 / factor, 5], dtype=torch.float64))
+    torch.testing.assert_close(high, torch.tensor([2 * factor, 5], dtype=torch.float64))
+
+
+def test_the_error_of_a_root_mean_square_norm_follows_from_that_of_the_energy() -> None:
+    energy = path_energy(tiny_network(6), *tiny_batch(), draws=4, columns=2)
+    found, step = effective_paths(energy), 1e-6
+    expected = np.zeros(7)
+    for example in range(3):
+        moved = energy.energy.clone()
+        moved[:, example] += step * energy.standard_error[:, example]
+        counts = torch.tensor([math.comb(6, k) for k in range(7)], dtype=torch.float64)[:, None]
+        changed = effective_paths(replace(energy, energy=moved, rms=(moved / counts).sqrt()))
+        expected += ((changed.norm - found.norm) / step) ** 2
+    assert found.standard_error == pytest.approx(np.sqrt(expected), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_there_is_nothing_to_distribute_without_a_gradient(value: float) -> None:
+    every = enumerate_path_gradients(tiny_network(4), *tiny_batch())
+    with pytest.raises(ValueError, match="no gradient to distribute"):
+        effective_paths(replace(every, norms=torch.full_like(every.norms, value)))
+    some = every.norms.clone()
+    some[every.lengths > 1] = 0
+    assert effective_paths(replace(every, norms=some)).share[2:].tolist() == [0, 0, 0]

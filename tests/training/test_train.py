@@ -258,3 +258,16 @@ def test_error_rate_puts_train_flags_back() -> None:
     error_rate(model, digits("test").subset(slice(0, 20)))
     assert model.training
     assert not model.layer1.training
+
+
+def test_error_rate_of_models_whose_output_is_a_record() -> None:
+    class Record(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"images": x, "logits": self.net(x)}
+
+    model, data = Record(), digits("test").subset(slice(0, 40))
+    assert error_rate(model, data) == error_rate(model.net, data)

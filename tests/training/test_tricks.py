@@ -12,7 +12,7 @@ from torch import nn
 
 from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet
-from resnet_paths.training import Recipe, mixup, read_trajectory, train
+from resnet_paths.training import Mixed, Recipe, mixup, read_trajectory, train
 from resnet_paths.training._progress import TrainingProgress
 
 TRICKS = {
@@ -288,3 +288,18 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 def test_wrong_tricks(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe(**options)
+
+
+def test_a_prediction_is_held_against_the_label_of_the_larger_share() -> None:
+    logits, labels, other = torch.eye(3), torch.tensor([0, 1, 2]), torch.tensor([1, 1, 0])
+    for share, wrong in ((0.7, 0), (0.5, 0), (0.3, 2)):
+        assert int(Mixed(torch.zeros(3), labels, other, share).wrong(logits)) == wrong
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_images_also_with_a_smaller_last_batch() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits("train").subset(slice(0, 13))
+    recipe = Recipe(epochs=1, batch_size=5, learning_rate=0.0, shift=0, flip=False)
+    (row,) = train(model, data, recipe, progress=False)
+    expected = F.cross_entropy(model(data.x), data.labels).detach()
+    assert row["loss"] == pytest.approx(float(expected), rel=1e-6)

@@ -33,7 +33,7 @@ class PathStatistics:
         mean_length: ``sum_k k share_k``: how many branches the gradient came through.
         effective_length: mean length weighted by number of paths times root mean square norm of one
             (Veit, Wilber and Belongie 2016, section 5), cancellation between paths left out; None where no
-            draws were asked for.
+            draws were asked for, NaN where there is no finite gradient.
         branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each unit, averaged over the examples, (n,).
         residual: ``|sum_k G_k - G| / |G|``, the check of the split.
     """
@@ -115,7 +115,8 @@ def path_statistics(
     effective = None
     if draws:
         energy = path_energy(net, x, target, draws=draws, columns=_COLUMNS, loss=loss, seed=seed)
-        effective = effective_paths(energy).mean_length
+        usable = bool(energy.energy.isfinite().all()) and bool(energy.energy.any())
+        effective = effective_paths(energy).mean_length if usable else float("nan")
     return PathStatistics(
         step=step,
         units=tuple(unit.name for unit in net),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..unroll.fingerprint import tensor_bytes
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
@@ -164,6 +166,6 @@ class ImageData:
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(tensor))
         digest.update(repr((self.classes, self.mean, self.std)).encode())
         return digest.hexdigest()

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..data import ImageData
 from ..lesion import metric_named
+from ..lesion.metrics import cross_entropy
 from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ..tradeoff import recalibrate_batchnorm
 from ..unroll.network import call_model
@@ -29,12 +29,6 @@ Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 STATISTICS_BATCH = 128
 _CACHE_BYTES = 2 << 20
 _HELD_BYTES = 1 << 30
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss of each image in nats; half precision widens to float32, float64 stays."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide, labels, reduction="none")
 
 
 def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[str, Metric]:

@@ -141,6 +141,8 @@ class _Runner:
             self._calibration = Images(chosen.recalibrate or data, place, parameter.dtype, chosen.fast)
         self._net = self._for_inference(batch_statistics(net) if chosen.batchnorm == "batch" else net)
         if place != parameter.device:
+            if self._net is net:  # the user's own stays where it is
+                self._net = for_inference(net, fold=False, channels_last=False)
             self._net.model.to(place)
         self._images = Images(data, place, chosen.dtype or parameter.dtype, chosen.fast)
         self._slices = self._divided()

@@ -54,6 +54,7 @@ class CurvatureOperator:
         self._batches = batches
         self._backend = _operators
         self._operator = _operators.make_operator(kind, _Logits(model), loss, chosen, batches, self.samples)
+        self._reference = chosen[0]
         self.dtype, self.device = chosen[0].dtype, chosen[0].device
 
     def __len__(self) -> int:
@@ -74,9 +75,8 @@ class CurvatureOperator:
                 f"expected a vector ({len(self)},) or vectors ({len(self)}, K), got {tuple(vectors.shape)}; the "
                 "operator has an entry for each number in its parameters"
             )
-        vectors = vectors.to(self.device, self.dtype)
-        with preserved(self.model), self._backend.differentiable_attention():
-            product: torch.Tensor = (self._operator @ vectors).detach()
+        with torch.inference_mode(False), preserved(self.model), self._backend.differentiable_attention():
+            product: torch.Tensor = (self._operator @ _moved(vectors, self._reference)).detach()
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
         if not bool(torch.isfinite(product).all()):
             raise FloatingPointError(
@@ -128,6 +128,7 @@ class CurvatureOperator:
         return f"CurvatureOperator({self.kind}, {len(self):,} parameters, {self.samples} samples, {self.dtype})"
 
 
+@torch.inference_mode(False)
 def curvature_operator(
     model: nn.Module | UnrolledNetwork,
     data: ImageData | Batches,
@@ -238,6 +239,7 @@ def _moved(x: Any, reference: torch.Tensor) -> Any:
     if isinstance(x, tuple):
         return tuple(_moved(value, reference) for value in x)
     value = torch.as_tensor(x)
+    value = value.clone() if value.is_inference() else value  # such tensors cannot be differentiated through
     return value.to(reference.device, reference.dtype if value.is_floating_point() else None)
 
 

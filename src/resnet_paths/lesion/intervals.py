@@ -18,11 +18,16 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
         values: one value an image.
         level: the interval's coverage.
 
+    Raises:
+        ValueError: no images, or a level not between 0 and 1.
+
     Example:
         >>> low, high = interval(np.array([0, 0, 0, 1.0]))
         >>> round(low, 3), round(high, 3)
         (0.046, 0.699)
     """
+    if not len(values) or not 0 < level < 1:
+        raise ValueError(f"expected at least one image and a level between 0 and 1, got {len(values)} and {level}")
     count, mean, z = len(values), float(np.mean(values)), float(norm.ppf((1 + level) / 2))
     if np.isin(values, (0.0, 1.0)).all():
         centre = (mean + z * z / (2 * count)) / (1 + z * z / count)

@@ -7,30 +7,50 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..data.predictions import check_labels, right
+
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (images, classes), labels (images,) and the whole network's logits to one value an image."""
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss of each image in nats, (images,); half precision widens to float32, float64 stays.
+
+    Raises:
+        ValueError: a label beyond the logits.
+
+    Example:
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    check_labels(logits, labels)
+    return F.cross_entropy(_wide(logits), labels, reduction="none")
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def _error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    return (logits.argmax(-1) != labels).float()
+    return (~right(logits, labels)).float()
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return cross_entropy(logits, labels)
 
 
 def _top5(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    best = logits.topk(min(5, logits.shape[-1]), -1).indices
-    return (best != labels[:, None]).all(-1).float()
+    return (~right(logits, labels, 5)).float()
 
 
 def _disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    return (logits.argmax(-1) != whole.argmax(-1)).float()
+    nothing = logits.isnan().any(-1) | whole.isnan().any(-1)
+    return (nothing | (logits.argmax(-1) != whole.argmax(-1))).float()
 
 
 def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """KL(whole || damaged) of the predicted distributions, in nats; needs no labels."""
-    ours, theirs = logits.float().log_softmax(-1), whole.float().log_softmax(-1)
+    ours, theirs = _wide(logits).log_softmax(-1), _wide(whole).log_softmax(-1)
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
 

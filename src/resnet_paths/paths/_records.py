@@ -16,6 +16,7 @@ from torch import nn
 import resnet_paths
 
 from ..unroll.fingerprint import fingerprint as model_fingerprint
+from ..unroll.fingerprint import tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype, seed: int | None
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of a nest of dicts, sequences, tensors and plain values.
+    """SHA-256 of a nest of dicts, sequences, tensors, arrays and plain values.
 
     Example:
         >>> fingerprint([torch.zeros(2)]) == fingerprint([torch.zeros(2)])
@@ -70,8 +71,12 @@ def fingerprint(value: Any) -> str:
 def _update(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        plain = value.detach().cpu().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        digest.update(tensor_bytes(value))
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        digest.update(f"{value.dtype.str}{value.shape}".encode())
+        digest.update(value.tobytes())
+    elif isinstance(value, np.ndarray):
+        _update(digest, value.tolist())
     elif isinstance(value, Mapping):
         for key, item in value.items():
             digest.update(f"{key!r}:".encode())

@@ -90,6 +90,7 @@ class BlockAttribution:
         return table(self.to_xarray())
 
 
+@torch.inference_mode(False)
 def attribute_blocks(
     net: UnrolledNetwork,
     x: torch.Tensor,
@@ -166,6 +167,7 @@ def attribute_blocks(
     )
 
 
+@torch.inference_mode(False)
 def unit_conductance(
     net: UnrolledNetwork, x: torch.Tensor, target: Any, *, baseline: torch.Tensor | float = 0.0, steps: int = 50
 ) -> BlockAttribution:

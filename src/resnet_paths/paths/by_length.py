@@ -161,6 +161,7 @@ def gradient_by_length(
     units: Sequence[UnitRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> GradientByLength: ...
+@torch.inference_mode(False)
 def gradient_by_length(
     net: UnrolledNetwork,
     x: Any,

@@ -91,7 +91,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         The distribution, its range and mean, and the share of all paths that lie in the range.
 
     Raises:
-        ValueError: lengths are missing, or the mass is not between 0 and 1.
+        ValueError: lengths are missing, the mass is not between 0 and 1, or all norms are 0 or one is not finite.
 
     Cost: none beyond that of the norms.
 
@@ -113,7 +113,10 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
             f"expected norms of all lengths 0 to {n}, got {len(norm)} of them; leave out `lengths` when sampling"
         )
     distribution = path_lengths(n)
-    logs = distribution.log_probability + np.log(np.maximum(norm, np.finfo(float).tiny))
+    if not np.isfinite(norm).all() or not norm.any():
+        raise ValueError(f"expected finite norms, some of them above 0, got {norm}; there is no gradient to distribute")
+    with np.errstate(divide="ignore"):
+        logs = distribution.log_probability + np.log(norm)
     weights = np.exp(logs - logs.max())
     share = weights / weights.sum()
     low, high = central_interval(share, mass)

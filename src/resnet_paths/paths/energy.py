@@ -80,6 +80,7 @@ class PathEnergy:
         return table(self.to_xarray())
 
 
+@torch.inference_mode(False)
 def path_energy(
     net: UnrolledNetwork,
     x: Any,

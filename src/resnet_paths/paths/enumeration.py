@@ -71,6 +71,7 @@ class EnumeratedPathGradients:
         return table(self.to_xarray())
 
 
+@torch.inference_mode(False)
 def enumerate_path_gradients(
     net: UnrolledNetwork,
     x: Any,

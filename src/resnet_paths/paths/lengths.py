@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -181,10 +182,11 @@ def central_interval(weights: np.ndarray, mass: float) -> tuple[int, int]:
 
 
 def _left(network: int | UnrolledNetwork, dropped: int | Sequence[UnitRef]) -> tuple[int, set[int]]:
-    n = network if isinstance(network, int) else len(network)
+    n = len(network) if isinstance(network, UnrolledNetwork) else operator.index(network)
     if n < 0:
         raise ValueError(f"expected a number of units of at least 0, got {n}")
-    if isinstance(dropped, int):
+    if not isinstance(dropped, Iterable):
+        dropped = operator.index(dropped)
         if not 0 <= dropped <= n:
             raise ValueError(f"expected 0 to {n} dropped units, got {dropped}")
         return n, set(range(n - dropped, n))
@@ -197,7 +199,7 @@ def _left(network: int | UnrolledNetwork, dropped: int | Sequence[UnitRef]) -> t
 
 
 def _keep(keep: float | Sequence[float], n: int) -> list[float]:
-    values = [float(keep)] * n if isinstance(keep, (int, float)) else [float(p) for p in keep]
+    values = [float(p) for p in keep] if isinstance(keep, Iterable) else [float(keep)] * n
     if len(values) != n:
         raise ValueError(f"expected one keep probability or {n}, one for each unit, got {len(values)}")
     wrong = [p for p in values if not 0 <= p <= 1]

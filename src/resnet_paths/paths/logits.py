@@ -134,6 +134,7 @@ class LogitLens:
         return table(self.to_xarray())
 
 
+@torch.inference_mode(False)
 def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     """The logits split by the number of branches that their paths pass through, biases included.
 
@@ -192,6 +193,7 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     )
 
 
+@torch.inference_mode(False)
 def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> BlockContributions:
     """What each block adds to each logit directly: its output carried to the head by shortcuts alone.
 

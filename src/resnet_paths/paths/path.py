@@ -136,7 +136,7 @@ def paths(network: int | UnrolledNetwork, length: int | None = None) -> Paths:
         >>> paths(500).count == 2**500, next(iter(paths(500, 250))).length
         (True, 250)
     """
-    n = network if isinstance(network, int) else len(network)
+    n = len(network) if isinstance(network, UnrolledNetwork) else operator.index(network)
     if n < 0:
         raise ValueError(f"expected a number of units of at least 0, got {n}")
     return Paths(n, None if length is None else _length(length, n))

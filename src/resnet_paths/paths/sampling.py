@@ -76,6 +76,7 @@ class SampledPathGradients:
         return table(self.to_xarray()[["mean", "standard_error"]])
 
 
+@torch.inference_mode(False)
 def sample_path_gradients(
     net: UnrolledNetwork,
     x: Any,

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageData, right
 from ..lesion import Metric, interval, metric_named
+from ..lesion.metrics import cross_entropy
 from ..surgery import drop_blocks
 from ..unroll import UnrolledNetwork, unroll
 from ..unroll.fingerprint import fingerprint
@@ -357,6 +358,5 @@ def _per_image(model: nn.Module, data: ImageData) -> tuple[np.ndarray, np.ndarra
     """Loss and whether it is right, for each image."""
     with torch.inference_mode():
         outputs = [model(x) for x in _inputs(model, data)]
-    logits = torch.cat([main_output(output) for output in outputs]).float().cpu()
-    loss = torch.nn.functional.cross_entropy(logits, data.labels, reduction="none")
-    return loss.numpy(), (logits.argmax(1) == data.labels).float().numpy()
+    logits, labels = torch.cat([main_output(output) for output in outputs]).cpu(), data.labels.cpu()
+    return cross_entropy(logits, labels).numpy(), right(logits, labels).double().numpy()

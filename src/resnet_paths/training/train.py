@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, right
+from ..unroll.network import call_model, main_output, placed
 from ._epoch import Trainer
 from ._folder import Keep, RunFolder
 from ._progress import TrainingProgress
@@ -113,6 +114,9 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
 def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> float:
     """The share of images that the model, in eval mode, gets wrong; its train flags are put back.
 
+    Raises:
+        ValueError: labels beyond the model's logits.
+
     Cost: one forward pass of every image.
 
     Example:
@@ -122,14 +126,13 @@ def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> floa
         True
     """
     flags = [module.training for module in model.modules()]
-    parameter = next(model.parameters())
-    data = data.to(dtype=parameter.dtype)
+    data = data.to(dtype=next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
     model.eval()
     try:
         with torch.inference_mode():
             wrong = sum(
-                int((model(x.to(parameter.device)).argmax(1).cpu() != y.cpu()).sum())
-                for x, y in data.batches(batch_size)
+                int((~right(main_output(call_model(model, placed(x, model))).cpu(), labels.cpu())).sum())
+                for x, labels in data.batches(batch_size)
             )
     finally:
         for module, flag in zip(model.modules(), flags, strict=True):

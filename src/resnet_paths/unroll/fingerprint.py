@@ -9,7 +9,7 @@ from torch import nn
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's class, structure, train flags, parameters and buffers.
+    """SHA-256 of a model's class, structure, train flags, parameters and buffers, those that are not saved too.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -21,10 +21,22 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         digest.update(f"{name}|{type(module).__qualname__}|{module.training}|{module.extra_repr()}\n".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            digest.update(f"{name}={tensor!r}".encode())
+    state = model.state_dict()
+    passing = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in state}
+    for name, value in [*sorted(state.items()), *sorted(passing.items())]:
+        if not isinstance(value, torch.Tensor):
+            digest.update(f"{name}={value!r}".encode())
             continue
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}".encode())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
+
+
+def tensor_bytes(value: torch.Tensor) -> bytes:
+    """A tensor's numbers, bit by bit, wherever it is and however it is laid out.
+
+    Example:
+        >>> list(tensor_bytes(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T))
+        [1, 3, 2, 4]
+    """
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

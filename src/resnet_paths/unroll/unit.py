@@ -71,7 +71,7 @@ def resolve_all(units: Sequence[Unit], references: Iterable[UnitRef] | UnitRef) 
     Raises:
         UnitIndexError: a unit does not exist, or is named twice.
     """
-    if isinstance(references, (int, str)):
+    if isinstance(references, str) or not isinstance(references, Iterable):
         references = [references]
     indices: list[int] = []
     for reference in references:

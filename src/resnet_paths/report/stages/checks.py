@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...data import ImageData
+from ...data import ImageData, right
 from ...lesion import interval
 from ...tradeoff import count_parameters
 from ...unroll._guard import preserved
@@ -55,7 +55,7 @@ def _right(subject: Subject) -> np.ndarray:
     with torch.inference_mode():
         for x, labels in subject.data.batches(subject.batch_size):
             logits = subject.net(placed(x, subject.model)).cpu()
-            found.append((logits.argmax(-1) == labels.cpu()).double())
+            found.append(right(logits, labels.cpu()).double())
     return torch.cat(found).numpy()
 
 

@@ -1,0 +1,47 @@
+"""Which predictions are right: one rule for every error and accuracy of the house."""
+
+from __future__ import annotations
+
+import torch
+
+
+def right(logits: torch.Tensor, labels: torch.Tensor, among: int = 1) -> torch.Tensor:
+    """Whether each image's label is among its largest logits; never where a logit is NaN, which predicts nothing.
+
+    Args:
+        logits: (images, classes).
+        labels: (images,), class indices.
+        among: how many of the largest logits count.
+
+    Returns:
+        (images,), bool.
+
+    Raises:
+        ValueError: a label beyond the logits: images of other classes than the model's.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [float("nan"), 0.0]])
+        >>> right(logits, torch.tensor([0, 0, 0])).tolist()
+        [True, False, False]
+    """
+    check_labels(logits, labels)
+    best = logits.topk(min(among, logits.shape[-1]), -1).indices if among > 1 else logits.argmax(-1, keepdim=True)
+    return (best == labels[:, None]).any(-1) & ~logits.isnan().any(-1)
+
+
+def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse labels that the logits have no place for.
+
+    Raises:
+        ValueError: labels from outside 0 to classes - 1, or logits that are not (images, classes).
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"expected logits (images, classes) and a label for each image, got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(
+            f"expected labels from 0 to {logits.shape[1] - 1}, one for each of the model's logits, got "
+            f"{int(labels.min())} to {int(labels.max())}; give images of the classes that the model was trained on"
+        )
