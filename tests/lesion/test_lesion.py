@@ -166,7 +166,7 @@ def test_a_network_that_gives_nan_is_wrong_and_labels_it_does_not_have_are_refus
     for name in ("error", "top5_error", "disagreement"):
         assert metric_named(name)[1](nothing, torch.tensor([0, 1]), some).tolist() == [1, 1]
     assert metric_named("disagreement")[1](some, torch.tensor([0, 1]), nothing).tolist() == [1, 1]
-    for name in ("error", "top5_error", "loss"):
+    for name in ("error", "top5_error", "loss", "soft_error"):
         with pytest.raises(ValueError, match="labels from 0 to 2"):
             metric_named(name)[1](some, torch.tensor([0, 3]), some)
     assert metric_named("divergence")[1](some, torch.tensor([0, 3]), some).tolist() == [0, 0]

@@ -56,12 +56,13 @@ def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor)
 
 def _soft_error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """1 - p(label): the error expected of an answer drawn from the predicted distribution."""
-    return 1 - logits.float().softmax(-1).gather(-1, labels[:, None])[:, 0]
+    check_labels(logits, labels)
+    return 1 - _wide(logits).softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
 def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """Total variation between the predicted distributions: the disagreement of answers drawn from them."""
-    return (logits.float().softmax(-1) - whole.float().softmax(-1)).abs().sum(-1) / 2
+    return (_wide(logits).softmax(-1) - _wide(whole).softmax(-1)).abs().sum(-1) / 2
 
 
 METRICS: dict[str, Metric] = {
