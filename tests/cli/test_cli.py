@@ -100,6 +100,35 @@ def test_plan_then_drop(tmp_path) -> None:
     assert logits.shape == (3, 10)
 
 
+WITHOUT_NORMS = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + torch.relu(self.conv(x))
+
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), Block(), Block(), nn.Flatten(), nn.Linear(144, 10)).eval()
+"""
+
+
+def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -> None:
+    (tmp_path / "plain.py").write_text(WITHOUT_NORMS)
+    model = ("--model", f"{tmp_path / 'plain.py'}:make", "--limit", "40", "--out", str(tmp_path))
+    for command in (("plan", "--n-drop", "1"), ("drop", "--units", "1", "--recalibrate", "--no-onnx")):
+        result = run(*command, *model)
+        assert result.exit_code == 0, result.output
+        assert "no batch norms that keep statistics: nothing was recalibrated" in " ".join(result.stdout.split())
+        assert "Searched and recalibrated" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -23,6 +23,7 @@ from ..tradeoff import (
     plan_drop,
     recalibrate_batchnorm,
 )
+from ..tradeoff._statistics import norms_of
 from ..unroll import UnitRef
 from ..unroll.network import placed
 from ._common import (
@@ -115,8 +116,10 @@ def register(app: typer.Typer) -> None:
             return
         screen = console()
         screen.print(_table(result))
-        if recalibrate:
+        if recalibrate and norms_of(network):
             screen.print(f"Searched and recalibrated on {images.name}")
+        elif recalibrate:
+            screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
         if result.point.finetuned is not None:
             screen.print(f"The chosen model, fine-tuned: {result.point.finetuned:.2%}")
         screen.print(f"Written: {file} and {picture}")
@@ -150,7 +153,7 @@ def register(app: typer.Typer) -> None:
         smaller = drop_blocks(net, chosen)
         if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
-        if recalibrate:
+        if recalibrate and norms_of(smaller):
             batches = [placed(x, smaller) for x, _ in as_in_training(network, training).batches(100)]
             recalibrate_batchnorm(smaller, batches, keep=norms_before(net, chosen))
         if finetune:
@@ -169,6 +172,8 @@ def register(app: typer.Typer) -> None:
         screen = console()
         names = ", ".join(net[index].name for index in net.indices(chosen))
         screen.print(f"Dropped {names}: {facts['parameters_before']:,} to {facts['parameters_after']:,} parameters")
+        if recalibrate and not norms_of(smaller):
+            screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
         screen.print("Written: " + ", ".join(map(str, files.values())))
 
 

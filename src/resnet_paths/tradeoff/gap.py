@@ -67,6 +67,8 @@ def statistics_gap(model: nn.Module, batches: Iterable[Any], *, max_batches: int
         2.0
     """
     other = copy.deepcopy(model)
+    if not norms_of(model):
+        return StatisticsGap((), (), ())
     recalibrate_batchnorm(other, batches, max_batches=max_batches)
     new, shift, scale = norms_of(other), [], []
     for name, old in norms_of(model).items():

@@ -347,7 +347,8 @@ def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
 
 def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:
     """Measure the statistics again behind the first dropped block; none dropped, none measured."""
-    recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=norms_before(net, dropped))
+    if norms_of(smaller):
+        recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=norms_before(net, dropped))
 
 
 def _inputs(model: nn.Module, data: ImageData, size: int = 100) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ def recalibrate_batchnorm(
 
     Each mean and variance becomes the average over the batches of the batch's own (momentum 1/k at batch k). The
     momentum and the train flags are put back; after an exception the statistics too. Without batch norms nothing is
-    done.
+    done, and a warning says so.
 
     Give training images as the model saw them in training, shifts and flips included
     (:func:`resnet_paths.training.augmented`): the weights fit the statistics of those. :func:`statistics_gap` of
@@ -51,6 +52,11 @@ def recalibrate_batchnorm(
     unknown = sorted(kept - set(named))
     if unknown:
         raise ValueError(f"expected names of batch norms to keep, such as {next(iter(named), None)!r}, got {unknown}")
+    if not named:
+        warnings.warn(
+            f"{type(model).__name__} has no batch norms that keep running statistics: nothing was recalibrated",
+            stacklevel=2,
+        )
     norms = [norm for name, norm in named.items() if name not in kept]
     if not norms:
         return 0
