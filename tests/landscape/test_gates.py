@@ -91,6 +91,20 @@ def test_statistics_and_a_journal(net, data, tmp_path) -> None:
     assert len(values) == 4
 
 
+@pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
+def test_batches_on_several_threads_give_the_same_cells(net, data, batchnorm: str) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            options = {"x_units": 3, "x": [0.2, 0.7], "batchnorm": batchnorm, "batch_size": 3, **QUIET}
+            found.append(gate_surface(net, data, **options).values["loss"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
 def test_corners_are_the_model_and_the_lesioned_models(net, data) -> None:
     found = gate_surface(net, data, x_units=4, y_units=7, x=[0.0, 1.0], y=[0.0, 1.0], **QUIET).values["loss"]
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from ..data import ImageData
-from ..sweep import fingerprint, worker_device
+from ..sweep import fingerprint, on_each_core, worker_device
 from ..tradeoff import batch_statistics, recalibrate_batchnorm
 from ..unroll import State, UnrolledNetwork, for_inference
+from ..unroll._fresh import unwatched
 from ._cells import STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
 from ._grid import mean_and_error
 
@@ -174,10 +175,17 @@ class _Runner:
     def logits(self, gates: list[float], hold: bool = True) -> torch.Tensor:
         """(images, classes) at gates, on the CPU."""
         net = self._net if self._measured is None else self._recalibrated(self._measured, gates)
+
+        def run(start: State | slice) -> torch.Tensor:
+            state = start if isinstance(start, State) else net.stem(self._images[start])
+            return net.run(state, gates).value
+
         with torch.inference_mode():
-            states = self._prefixes() if hold and self._measured is None and self._fits() else self._fresh(net)
-            parts = [net.run(state, gates).value.cpu() for state in states]
-        logits = torch.cat(parts)
+            held = hold and self._measured is None and self._fits()
+            starts: Sequence[State | slice] = self._prefixes() if held else self._slices
+            divides = len(starts) >= torch.get_num_threads() and _divides(net)
+            parts = on_each_core(run, starts) if divides else list(map(run, starts))
+        logits = torch.cat(parts).cpu()
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _recalibrated(self, net: UnrolledNetwork, gates: list[float]) -> UnrolledNetwork:
@@ -185,9 +193,6 @@ class _Runner:
         slices = even_slices(len(self._calibration), STATISTICS_BATCH)
         recalibrate_batchnorm(_Gated(net, gates), self._calibration.batches(slices))
         return self._for_inference(net)
-
-    def _fresh(self, net: UnrolledNetwork) -> Iterator[State]:
-        return (net.stem(self._images[chosen]) for chosen in self._slices)
 
     def _fits(self) -> bool:
         """Whether the states of all images may be held."""
@@ -201,3 +206,9 @@ class _Runner:
         if self._states is None:
             self._states = [self._net.prefix(self._images[chosen], self._first, self._start) for chosen in self._slices]
         return self._states
+
+
+def _divides(net: UnrolledNetwork) -> bool:
+    """Whether several threads may run a network at once: on a CPU, nothing but known operations, no hooks."""
+    on_cpu = next(net.model.parameters()).device.type == "cpu"
+    return on_cpu and not net.segments.program.opaque and unwatched(tuple(net.model.modules()))
