@@ -374,3 +374,34 @@ def test_the_fingerprint_of_data_follows_every_entry_of_an_array() -> None:
     objects = [np.array(value, dtype=object) for value in ([1, "a"], [1, "b"])]
     assert fingerprint(objects[0]) != fingerprint(objects[1])
     assert fingerprint(np.array([1, "a"], dtype=object)) == fingerprint(objects[0])
+
+
+class Sharing(nn.Module):
+    """Weights in several places: two branches, a branch twice, shortcut and join, stem and head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+        self.slope = nn.PReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.slope(self.a(x))
+        x = torch.tanh(x + self.b(torch.tanh(self.b(x))))
+        x = self.slope(self.c(x) + self.d(torch.sigmoid(self.b(x))))
+        x = self.slope(x + torch.tanh(self.c(self.slope(x))))
+        x = x + self.d(torch.sin(self.a(x)))
+        return self.c(torch.tanh(self.a(x)))
+
+
+@pytest.mark.parametrize("max_bytes", [1, None])
+def test_parameters_in_several_places_get_the_sum_over_these(max_bytes: int | None) -> None:
+    torch.manual_seed(0)
+    net = unroll(Sharing().double().eval())
+    x, target = torch.randn(3, 4, dtype=torch.float64), torch.arange(3)
+    split = gradient_by_length(net, x, target, wrt="parameters", max_bytes=max_bytes)
+    assert len(net) == 4
+    for t in (1.0, 0.5, -2.0):
+        for name, gradient in _with_gates(net, x, target, t).items():
+            found = torch.tensordot(t ** split.lengths.double(), split.gradient[name], dims=1)
+            torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-12)
+    assert split.residual < 1e-12

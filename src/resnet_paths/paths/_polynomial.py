@@ -16,6 +16,9 @@ Visit = Callable[[int, torch.Tensor], None]
 class LeafSums:
     """Gradients of parameters by path length, summed as the recursion meets them.
 
+    Autograd gives a piece's gradient of a parameter together with what flows on through the piece's input to earlier
+    uses of the same parameter; where a parameter is shared, the latter is taken off again.
+
     Attributes:
         wanted: the parameters asked for, by name.
         lengths: number of lengths kept.
@@ -28,14 +31,37 @@ class LeafSums:
 
     def __post_init__(self) -> None:
         self._names = {id(value): name for name, value in self.wanted.items()}
+        self._before: dict[int, set[int]] = {}  # for each input of a piece, the parameters used before it
 
     def between(self, output: torch.Tensor, *stops: torch.Tensor) -> list[torch.Tensor]:
         """The wanted parameters that a piece uses."""
         return [leaf for leaf in parameters_between(output, *stops) if id(leaf) in self._names]
 
-    def add(self, leaves: list[torch.Tensor], rows: list[torch.Tensor], first: int) -> None:
-        """Add rows of gradients of the lengths from `first` on; lengths not kept are left out."""
+    def add(
+        self,
+        leaves: list[torch.Tensor],
+        rows: list[torch.Tensor],
+        first: int,
+        tape: Tape,
+        stop: torch.Tensor,
+        arrived: torch.Tensor,
+    ) -> None:
+        """Add rows of gradients of the lengths from `first` on; lengths not kept are left out.
+
+        Args:
+            leaves: parameters that a piece uses.
+            rows: their gradients, as autograd gives them.
+            first: the length of the first row.
+            tape: the recorded pass.
+            stop: the piece's input.
+            arrived: the same rows at that input.
+        """
+        if leaves and id(stop) not in self._before:
+            self._before[id(stop)] = {id(leaf) for leaf in self.between(stop, tape.start)}
+        shared = [leaf for leaf in leaves if id(leaf) in self._before[id(stop)]]
+        passed = dict(zip(map(id, shared), tape.through_all_before(stop, arrived, shared), strict=True))
         for leaf, values in zip(leaves, rows, strict=True):
+            values = values - passed[id(leaf)] if id(leaf) in passed else values
             name = self._names[id(leaf)]
             if name not in self.sums:
                 self.sums[name] = leaf.new_zeros((self.lengths, *leaf.shape)).detach()
@@ -83,7 +109,7 @@ def pull_stem(tape: Tape, rows: torch.Tensor, leaves: LeafSums | None = None) ->
     for part in reversed(tape.chunks(len(rows), tape.stem_exit, tape.start)):
         found, *more = tape.through_stem(rows[part], *inner)
         if leaves is not None:
-            leaves.add(inner, more, part.start)
+            leaves.add(inner, more, part.start, tape, tape.start, found)
         parts.append(found)
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts).contiguous()
 
@@ -107,14 +133,14 @@ def _through_unit(
     for part in tape.chunks(len(rows), unit.entry, unit.total):
         kept_as_it_is = unit.shortcut is unit.entry and not inner.shortcut
         total, *more = tape.through_join(unit, rows[part], *inner.join, into=result[part] if kept_as_it_is else None)
-        inner.add(inner.join, more, part.start)
+        inner.add(inner.join, more, part.start, tape, unit.total, total)
         short, *more = tape.through_shortcut(unit, total, *inner.shortcut)
-        inner.add(inner.shortcut, more, part.start)
+        inner.add(inner.shortcut, more, part.start, tape, unit.entry, short)
         kept = min(part.stop, grown - counted) - part.start
         branch = None
         if kept > 0:
             branch, *more = tape.through_branch(unit, total[:kept], *inner.branch)
-            inner.add(inner.branch, more, part.start + counted)
+            inner.add(inner.branch, more, part.start + counted, tape, unit.entry, branch)
         if short.data_ptr() != result[part].data_ptr():
             result[part] = short
         if branch is not None:
@@ -137,9 +163,17 @@ class _Inner:
             if unit.shortcut is not unit.entry:
                 self.shortcut = leaves.between(unit.shortcut, unit.entry)
 
-    def add(self, parameters: list[torch.Tensor], rows: list[torch.Tensor], first: int) -> None:
+    def add(
+        self,
+        parameters: list[torch.Tensor],
+        rows: list[torch.Tensor],
+        first: int,
+        tape: Tape,
+        stop: torch.Tensor,
+        arrived: torch.Tensor,
+    ) -> None:
         if self.leaves is not None:
-            self.leaves.add(parameters, rows, first)
+            self.leaves.add(parameters, rows, first, tape, stop, arrived)
 
 
 def _room(rows: torch.Tensor, entry: torch.Tensor, count: int, capacity: int) -> torch.Tensor:

@@ -132,6 +132,15 @@ class Tape:
         self.vjps["stem"] += len(rows)
         return self._pull("stem", self.stem_exit, [self.start, *inputs], rows)
 
+    def through_all_before(
+        self, value: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Rows at a unit's entry or sum, by all ways at once, to parameters that are used before it."""
+        if not inputs:
+            return []
+        self.vjps["shared"] += len(rows)
+        return self._pull("what comes before a shared parameter's last use", value, inputs, rows)
+
     def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
         """Slices of rows that one batched product takes at a time, the last ones first."""
         size = self.rows_at_once(*values)

@@ -183,8 +183,8 @@ def gradient_by_length(
 
     With respect to parameters, length counts the branches from the loss back to the parameter, the branch that
     holds it included: a parameter of unit i's branch gets ``(db_i/dw)' D_i' G_{k-1}`` (G at that unit's exit),
-    a parameter of a shortcut, a join, the stem or the head ``G_k`` pulled back through its own piece. So each
-    parameter's coefficients again sum to its ordinary gradient.
+    a parameter of a shortcut, a join, the stem or the head ``G_k`` pulled back through its own piece, and one that
+    is used in several places the sum over these. So each parameter's coefficients again sum to its ordinary gradient.
 
     Args:
         net: the unrolled network, its model in eval mode. A copy made by
@@ -210,7 +210,8 @@ def gradient_by_length(
     Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n units.
     Memory: the forward pass's activations, and two copies of the coefficients at the largest entry,
     ``2 (n+1)`` times its size. A branch with an operation that has no batching rule is pulled back one
-    coefficient at a time; `looped` names it.
+    coefficient at a time; `looped` names it. A shared parameter costs, for each use but the first, a pass back
+    through all that comes before it.
 
     Source: the unrolled view is that of Veit, Wilber and Belongie (2016), section 3; the recursion is ours.
 
