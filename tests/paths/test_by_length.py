@@ -405,3 +405,31 @@ def test_parameters_in_several_places_get_the_sum_over_these(max_bytes: int | No
             found = torch.tensordot(t ** split.lengths.double(), split.gradient[name], dims=1)
             torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-12)
     assert split.residual < 1e-12
+
+
+class Conditioned(nn.Module):
+    """A time step, which comes first, enters every branch; the units stand along x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branches = nn.Linear(4, 4), nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, time: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for branch in self.branches:
+            x = x + torch.relu(branch(x) * torch.tanh(time))
+        return x
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict", "dict the other way round"])
+def test_the_gradient_is_that_of_the_input_along_which_the_units_stand(form: str) -> None:
+    torch.manual_seed(0)
+    net = unroll(Conditioned().double().eval())
+    time, x = torch.randn(2, 3, 4, dtype=torch.float64)
+    forms = {"tuple": (time, x), "dict": {"time": time, "x": x}, "dict the other way round": {"x": x, "time": time}}
+    leaf = x.clone().requires_grad_()
+    loss = F.cross_entropy(net.model(time, leaf), torch.arange(3), reduction="sum")
+    (expected,) = torch.autograd.grad(loss, leaf)
+    found = gradient_by_length(net, forms[form], torch.arange(3))
+    torch.testing.assert_close(found.gradient.sum(0), expected, rtol=1e-12, atol=1e-14)
+    assert found.residual < 1e-12

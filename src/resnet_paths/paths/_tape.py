@@ -236,7 +236,7 @@ def _begin(net: UnrolledNetwork, x: Any, start: UnitRef | None) -> tuple[torch.T
             state = net.prefix(x, start)
         leaf = state.value.detach().requires_grad_()
         return leaf, replace(state, value=leaf)
-    x, leaf = with_leaf(x)
+    x, leaf = with_leaf(x, _main_input(net, x))
     state = net.stem(x)
     if not state.value.requires_grad:
         raise ValueError(
@@ -246,13 +246,27 @@ def _begin(net: UnrolledNetwork, x: Any, start: UnitRef | None) -> tuple[torch.T
     return leaf, state
 
 
-def with_leaf(x: Any) -> tuple[Any, torch.Tensor]:
-    """The model's input with its first floating tensor replaced by a leaf, and that leaf.
+def _main_input(net: UnrolledNetwork, x: Any) -> str | int | None:
+    """The key in x of the input along which the network was unrolled; None where it was along all together."""
+    main = net.segments.flow.main
+    if main is None or not isinstance(x, (dict, tuple)):
+        return None
+    name = str(main.target)
+    return name if isinstance(x, dict) else list(net.segments.inputs).index(name)
+
+
+def with_leaf(x: Any, main: str | int | None = None) -> tuple[Any, torch.Tensor]:
+    """The model's input with one tensor replaced by a leaf, and that leaf.
+
+    Args:
+        x: tensor, tuple or dict.
+        main: which one; None takes the first floating one.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the one is not floating.
     """
     names = list(x) if isinstance(x, dict) else range(len(x)) if isinstance(x, tuple) else [None]
+    names = names if main is None else [main]
     for name in names:
         value = x if name is None else x[name]
         if isinstance(value, torch.Tensor) and value.is_floating_point():
