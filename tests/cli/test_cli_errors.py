@@ -97,3 +97,38 @@ def test_shells_complete(typed: str, place: int, expected: set[str]) -> None:
     words = {"_RESNET_PATHS_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(place)}
     result = CliRunner().invoke(app, [], env=words, prog_name="resnet-paths")
     assert set(result.stdout.split()) == expected
+
+
+OWN = """
+from resnet_paths.models import cifar_resnet
+def three(): return cifar_resnet(8, in_channels=1, num_classes=3, widths=(4, 4, 4), seed=0)
+def ten(): return cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=0)
+"""
+
+
+@pytest.mark.parametrize("command", ["lesion", "paths", "plan", "drop --units 1", "landscape", "report"])
+def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_three.py").write_text(OWN)
+    arguments = [*command.split(), "--model", "own_three.py:three"]
+    assert "each of the 10 classes" in line_of(CliRunner().invoke(app, arguments))
+
+
+def test_functions_of_the_folder_in_which_a_command_runs(tmp_path) -> None:
+    (tmp_path / "own_ten.py").write_text(OWN)
+    script = "import sys; sys.path.remove('') if '' in sys.path else None; from resnet_paths.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", script, "unroll", "--model", "own_ten:ten"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "3 residual units" in found.stdout
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("resnet_paths.cli._common.load_data", None)  # not reached
+    (tmp_path / "file").write_text("")
+    for command in ("lesion", "plan", "paths", "landscape"):
+        line = line_of(CliRunner().invoke(app, [command, "--out", str(tmp_path / "file" / "deep")]))
+        assert "expected a place to write to as --out" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -88,11 +88,12 @@ def test_weights_of_a_file_in_a_named_model(tmp_path) -> None:
         load_model(str(path)),
         load_model(f"cifar-resnet8@{path}", num_classes=3),
         load_model("cifar-resnet8", num_classes=3, weights=path),
+        load_model("cifar-resnet8", weights=path),
     ):
         assert torch.equal(again(x), model(x))
         assert not again.training
     with pytest.raises(ValueError, match="does not fit CifarResNet"):
-        load_model("cifar-resnet8", weights=path)
+        load_model("cifar-resnet14", weights=path)
 
 
 OWN = """
@@ -125,3 +126,14 @@ def test_a_file_that_fails_leaves_nothing(tmp_path) -> None:
     with pytest.raises(RuntimeError, match="mine"):
         load_model(f"{tmp_path / 'bad.py'}:build")
     assert not [name for name in sys.modules if name.startswith("_resnet_paths_bad")]
+
+
+def test_weights_of_a_head_that_was_trained_anew_decide_the_number_of_classes(tmp_path) -> None:
+    model = load_model("resnet18", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "head.pt")
+    again = load_model(f"resnet18@{tmp_path / 'head.pt'}")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="does not fit"):
+        load_model("resnet18", weights=tmp_path / "head.pt", num_classes=4)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_model("resnet34", weights=tmp_path / "head.pt")

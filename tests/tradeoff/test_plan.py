@@ -8,7 +8,7 @@ import torch
 
 from resnet_paths import unroll
 from resnet_paths.data import digits
-from resnet_paths.lesion import evaluate_gates, metric_named
+from resnet_paths.lesion import evaluate_gates, fall_at_most, metric_named
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.surgery import drop_blocks
 from resnet_paths.tradeoff import (
@@ -117,6 +117,24 @@ def test_goals(small) -> None:
     assert fast.point.latency <= 0.7 * fast.points[0].latency
 
 
+def test_a_choice_with_confidence_stops_at_the_first_set_that_fails(small) -> None:
+    data, report = digits("train").subset(slice(0, 200)), digits("test")
+    for allowed in (0.0, 0.05, 0.2, 1.0):
+        plan = plan_drop(small, data, accuracy_drop=allowed, confidence=0.9, report=report, seconds=0.01)
+        passed = [point.fall_at_most <= allowed for point in plan.points[1:]]
+        assert all(passed[: plan.chosen])
+        assert plan.chosen == len(passed) or not passed[plan.chosen]
+    assert plan.chosen == len(small)
+    x, labels = report.x, report.labels
+    with torch.no_grad():
+        before, after = (
+            (model(x).argmax(1) == labels).numpy()
+            for model in (small.model, drop_blocks(small, plan.points[2].dropped))
+        )
+    assert plan.points[2].fall == pytest.approx(before.mean() - after.mean())
+    assert plan.points[2].fall_at_most == fall_at_most(before, after, 0.9)
+
+
 def test_plans_are_saved_and_read(small, tmp_path) -> None:
     plan = plan_drop(small, digits("train").subset(slice(0, 60)), n_drop=1, seconds=0.01)
     path = plan.save(tmp_path / "deep" / "plan.json")
@@ -133,6 +151,8 @@ def test_plans_are_saved_and_read(small, tmp_path) -> None:
     [
         ({}, "exactly one"),
         ({"n_drop": 1, "latency": 0.5}, "exactly one"),
+        ({"n_drop": 1, "confidence": 0.95}, "together with accuracy_drop"),
+        ({"accuracy_drop": 0.1, "confidence": 0.3}, "between 0.5 and 1"),
         ({"n_drop": 99}, "from 0 to 27"),
         ({"n_drop": 1, "search": "random"}, "'greedy', 'beam' or 'exact'"),
         ({"n_drop": 1, "search": "exact"}, "at most 16 units"),

@@ -17,7 +17,7 @@ from ..data import ImageData, load_data
 from ..models import load_model
 from ..sweep import SweepError
 from ..unroll import UnrolledNetwork, unroll
-from ..unroll.network import placed
+from ..unroll.network import main_output, placed
 
 ModelOption = Annotated[
     str,
@@ -54,6 +54,7 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
+            _can_write(kwargs.get("out"))
             return command(*args, **kwargs)
         except (ValueError, TypeError, OSError, ImportError, SweepError) as error:
             print_error(str(error))
@@ -63,6 +64,23 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(130) from None
 
     return run
+
+
+def _can_write(out: Path | None) -> None:
+    """Refuse a place that cannot be written before the work, not after it; what is made for the trial is removed."""
+    if out is None or out.exists():
+        return
+    made = []
+    try:
+        for folder in [*reversed(out.parents), out]:
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+    except OSError as error:
+        raise OSError(f"expected a place to write to as --out, got {str(out)!r}: {error.strerror}") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 def print_error(text: str) -> None:
@@ -101,6 +119,13 @@ def fitting(model: nn.Module, data: ImageData) -> tuple[torch.Tensor, Any]:
         raise ValueError(
             f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
         ) from None
+    logits = main_output(output)
+    classes = int(data.labels.max()) + 1
+    if logits.ndim == 2 and logits.shape[1] < classes:
+        raise ValueError(
+            f"expected a model with a logit for each of the {classes} classes of {data.name}, got {logits.shape[1]} "
+            "logits; choose --data to fit --model, or load the model with as many classes"
+        )
     return example, output
 
 

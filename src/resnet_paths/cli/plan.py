@@ -69,6 +69,13 @@ def register(app: typer.Typer) -> None:
         data: DataOption = "digits",
         latency: Annotated[float | None, typer.Option(help="Share of the whole model's latency to reach.")] = None,
         accuracy_drop: Annotated[float | None, typer.Option(help="Fall of accuracy allowed (default 0.01).")] = None,
+        confidence: Annotated[
+            float | None,
+            typer.Option(
+                help="With --accuracy-drop: choose the last point whose fall is shown, with this probability, on the "
+                "test images (default 0.95)."
+            ),
+        ] = None,
         n_drop: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None,
         search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
         metric: Annotated[
@@ -91,6 +98,8 @@ def register(app: typer.Typer) -> None:
         """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
         if latency is None and accuracy_drop is None and n_drop is None:
             accuracy_drop = 0.01
+        if accuracy_drop is not None and confidence is None:
+            confidence = 0.95
         network, report = model_and_data(model, data, None, size, device)
         _, training = model_and_data(model, data, limit, size, device, split="train")
         net = unrolled(network, report)
@@ -100,6 +109,7 @@ def register(app: typer.Typer) -> None:
             images,
             latency=latency,
             accuracy_drop=accuracy_drop,
+            confidence=confidence,
             n_drop=n_drop,
             search=search,  # type: ignore[arg-type]
             metric=metric,
@@ -116,6 +126,8 @@ def register(app: typer.Typer) -> None:
             return
         screen = console()
         screen.print(_table(result))
+        if result.confidence is not None:
+            screen.print(_chosen(result))
         if recalibrate and norms_of(network):
             screen.print(f"Searched and recalibrated on {images.name}")
         elif recalibrate:
@@ -180,6 +192,16 @@ def register(app: typer.Typer) -> None:
 def _references(text: str) -> list[UnitRef]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
+
+
+def _chosen(plan: DropPlan) -> str:
+    """What the choice rests on."""
+    said = f"with {plan.confidence:.0%} confidence accuracy falls by at most {plan.accuracy_drop:.2%}"
+    if plan.point.dropped:
+        return f"Chosen: the last set, tested in order of size, of which it is shown that {said}"
+    first = plan.points[1] if len(plan.points) > 1 else None
+    bound = "" if first is None else f" (the first set falls by {first.fall:.2%}, by up to {first.fall_at_most:.2%})"
+    return f"No set chosen: of none it is shown that {said}{bound}"
 
 
 def _table(plan: DropPlan) -> Table:

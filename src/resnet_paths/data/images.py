@@ -118,6 +118,19 @@ class ImageData:
         chosen = torch.as_tensor(indices) if isinstance(indices, list) else indices
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
+    def sample(self, count: int, seed: int = 0) -> ImageData:
+        """So many images, drawn at random without replacement; all of them, in order, where there are no more.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> len(digits("train").sample(100))
+            100
+        """
+        if count >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:count].to(self.labels.device))
+
     def halves(self, seed: int = 0) -> tuple[ImageData, ImageData]:
         """Two random halves: one to choose on, one to report on."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))

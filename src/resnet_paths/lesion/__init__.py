@@ -8,6 +8,7 @@ from .intervals import bootstrap, bootstrap_means, interval
 from .metrics import METRICS, Metric, metric_named
 from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
+from .paired import fall_at_most
 from .predictors import DamagePredictors, damage_predictors, linear_cka
 from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
@@ -32,6 +33,7 @@ __all__ = [
     "bootstrap_means",
     "damage_predictors",
     "evaluate_gates",
+    "fall_at_most",
     "higher_interactions",
     "interval",
     "linear_cka",

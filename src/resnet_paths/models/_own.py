@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import cloudpickle
 from torch import nn
@@ -46,7 +47,8 @@ def near(name: str, known: list[str]) -> str:
 
 def _imported(place: str) -> ModuleType:
     try:
-        return importlib.import_module(place)
+        with patch.object(sys, "path", ["", *sys.path]):  # a script's own folder would come first, not this one
+            return importlib.import_module(place)
     except (ImportError, ValueError, TypeError) as error:
         raise ValueError(
             f"expected module:function with a module that can be imported, got {place!r}, which cannot be imported: "

@@ -156,6 +156,24 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Modu
     return model.eval()
 
 
+def classes_of(state: dict[str, torch.Tensor], model: nn.Module) -> int | None:
+    """The number of classes of a checkpoint, where that is all in which it differs from a model; otherwise None.
+
+    Example:
+        >>> state = cifar_resnet(8, num_classes=3).state_dict()
+        >>> classes_of(state, cifar_resnet(8)), classes_of(state, cifar_resnet(8, num_classes=3))
+        (3, None)
+    """
+    own = model.state_dict()
+    if state.keys() != own.keys():
+        return None
+    other = [(own[name].shape, value.shape) for name, value in state.items() if own[name].shape != value.shape]
+    if any(not mine or not theirs or mine[1:] != theirs[1:] for mine, theirs in other):
+        return None
+    sizes = {(mine[0], theirs[0]) for mine, theirs in other}
+    return int(next(iter(sizes))[1]) if len(sizes) == 1 else None
+
+
 def _described(facts: dict[str, Any], name: str) -> nn.Module | None:
     if "architecture" not in facts:
         return None

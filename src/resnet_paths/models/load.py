@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ._own import near, own_model
-from .checkpoint import load_checkpoint
+from .checkpoint import classes_of, load_checkpoint, read_checkpoint
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
@@ -38,7 +38,8 @@ def load_model(
             configuration) or ``hf:FOLDER`` (a saved model), a checkpoint file, ``NAME@FILE`` (a model by name
             with the weights of a file), or ``module:function`` / ``file.py:function`` (your own function that
             returns the model).
-        num_classes: number of logits; None is the model's own number.
+        num_classes: number of logits; None is the model's own number, or that of the weights where it is all in which
+            they differ.
         pretrained: published weights of torchvision or timm, through the library's own loader (which may
             download them).
         weights: a checkpoint to load into the named model, as ``NAME@FILE`` does.
@@ -65,7 +66,11 @@ def load_model(
     if weights is not None:
         if pretrained:
             raise ValueError("expected weights from a file or pretrained=True, got both; give one")
-        return load_checkpoint(weights, load_model(spec, num_classes=num_classes, **options))
+        model = load_model(spec, num_classes=num_classes, **options)
+        classes = None if num_classes is not None else classes_of(read_checkpoint(weights)[0], model)
+        if classes is not None:  # a head that was trained anew
+            model = load_model(spec, num_classes=classes, **options)
+        return load_checkpoint(weights, model)
     return _made(spec, num_classes, pretrained, options).eval()
 
 

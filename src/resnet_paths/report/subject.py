@@ -98,21 +98,19 @@ class Subject:
 
     def images(self, count: int | None) -> ImageData:
         """So many images, drawn at random by the seed (all where there are no more)."""
-        return _some(self.data, count, self.seed)
+        return self.data if count is None else self.data.sample(count, self.seed)
 
     def training_images(self, count: int | None) -> ImageData | None:
         """So many training images, or None where there are none."""
-        return None if self.training is None else _some(self.training, count, self.seed)
+        return self.training if self.training is None or count is None else self.training.sample(count, self.seed)
+
+    def training_images_code(self, count: int | None) -> str:
+        """The expression that makes the same images."""
+        every = self.training is None or count is None or count >= len(self.training)
+        return self.training_code if every else f"{self.training_code}.sample({count}, seed={self.seed})"
 
     def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """So many images with their labels, where the model is."""
         some = self.images(count)
         x = placed(some.x, self.model)
         return x, some.labels.to(x.device)
-
-
-def _some(data: ImageData, count: int | None, seed: int) -> ImageData:
-    if count is None or count >= len(data):
-        return data
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    return data.subset(order[:count].to(data.labels.device))

@@ -16,7 +16,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData, right
-from ..lesion import Metric, interval, metric_named
+from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
 from ..surgery import drop_blocks
 from ..unroll import UnrolledNetwork, unroll
@@ -46,6 +46,9 @@ class PlanPoint:
         parameters: number of parameters left.
         finetuned: accuracy after distillation; None but for the chosen point of a plan that was asked for it.
         finetuned_interval: its 95 % interval.
+        fall: fall of accuracy from the whole model on the images kept apart, of the model as it would be used.
+        fall_at_most: the upper bound of that fall (:func:`~resnet_paths.lesion.fall_at_most`, at the plan's
+            confidence, 0.95 where it has none); None for the whole model.
     """
 
     dropped: tuple[int, ...]
@@ -60,6 +63,8 @@ class PlanPoint:
     parameters: int
     finetuned: float | None = None
     finetuned_interval: tuple[float, float] | None = None
+    fall: float = 0.0
+    fall_at_most: float | None = None
 
 
 @shown
@@ -80,6 +85,8 @@ class DropPlan:
         metric: the metric's name.
         greedy_losses: the same of the greedy search, whichever search was asked for.
         judge_losses: of each point on the images that judged the finalists; empty without them.
+        accuracy_drop: the fall of accuracy that was allowed; None for other goals.
+        confidence: with which the chosen point's fall was shown to be within it; None where that was not asked for.
     """
 
     points: tuple[PlanPoint, ...]
@@ -93,6 +100,8 @@ class DropPlan:
     metric: str = "loss"
     greedy_losses: tuple[float, ...] = ()
     judge_losses: tuple[float, ...] = ()
+    accuracy_drop: float | None = None
+    confidence: float | None = None
 
     @property
     def point(self) -> PlanPoint:
@@ -162,6 +171,7 @@ def plan_drop(
     *,
     latency: float | None = None,
     accuracy_drop: float | None = None,
+    confidence: float | None = None,
     n_drop: int | None = None,
     search: Search = "greedy",
     metric: str | Metric = "soft_error",
@@ -197,6 +207,9 @@ def plan_drop(
         data: images to search on; without `report` one half of them, the other half to report on.
         latency: stop at the first point whose measured latency is at most this share of the whole model's.
         accuracy_drop: take the last point whose accuracy on the search images falls by at most this.
+        confidence: with `accuracy_drop`: take instead the last point before the first whose fall on the images kept
+            apart is not shown, with this probability, to be within it. No correction for the number of points is
+            needed, because they are tested in an order that those images did not decide, up to the first failure.
         n_drop: take the point with so many blocks dropped. Exactly one of the three.
         search: ``greedy``, ``beam`` or ``exact``.
         metric: what the search minimises: ``soft_error``, 1 - p(label); ``soft_disagreement`` with the whole network,
@@ -223,7 +236,7 @@ def plan_drop(
 
     Raises:
         ValueError: not exactly one goal, a goal that no point reaches, exact search of more than 16 units, no
-            finalists.
+            finalists, a confidence without `accuracy_drop`.
 
     Cost: greedy, n(n+1)/2 gate vectors with shared prefixes; a beam, `beam` times as many; exact, 2^n; with a judge
     `finalists` gate vectors for each size.
@@ -240,6 +253,11 @@ def plan_drop(
     goals = [goal for goal in (latency, accuracy_drop, n_drop) if goal is not None]
     if len(goals) != 1:
         raise ValueError(f"expected exactly one of latency, accuracy_drop and n_drop, got {len(goals)}")
+    if confidence is not None and (accuracy_drop is None or not 0.5 < confidence < 1):
+        raise ValueError(
+            f"expected a confidence between 0.5 and 1, together with accuracy_drop, got {confidence} and "
+            f"accuracy_drop={accuracy_drop}"
+        )
     if search not in ("greedy", "beam", "exact"):
         raise ValueError(f"expected search 'greedy', 'beam' or 'exact', got {search!r}")
     if search == "exact" and len(net) > MOST_EXACT:
@@ -260,13 +278,16 @@ def plan_drop(
     if judging is not None:
         sets = searcher.judged(sets, judging, finalists)
         judging.score([()])
-    whole = measured(net, (), chosen_on, reported_on, recalibrate, batch, seconds)
+    whole, before = _measured(net, (), chosen_on, reported_on, recalibrate, batch, seconds)
+    level = confidence or 0.95
     points = [whole]
     for dropped in sets[1:]:
-        points.append(measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds))
+        point, now = _measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds)
+        fall = float(before.mean() - now.mean())
+        points.append(replace(point, fall=fall, fall_at_most=fall_at_most(before, now, level)))
         if latency is not None and points[-1].latency <= latency * whole.latency:
             break
-    chosen = _choose(points, latency, accuracy_drop, n_drop)
+    chosen = _choose(points, latency, accuracy_drop, n_drop, confidence is not None)
     plan = DropPlan(
         tuple(points),
         chosen,
@@ -279,6 +300,8 @@ def plan_drop(
         metric_named(metric)[0],
         tuple(searcher.known[one] for one in greedy[: len(points)]),
         () if judging is None else tuple(judging.known[one] for one in sets[: len(points)]),
+        accuracy_drop,
+        confidence,
     )
     if finetune is not None:
         taught = plan.apply(net, recalibrate=recalibrate, finetune=finetune, distillation=distillation)
@@ -288,7 +311,9 @@ def plan_drop(
     return plan
 
 
-def _choose(points: list[PlanPoint], latency: float | None, drop: float | None, count: int | None) -> int:
+def _choose(
+    points: list[PlanPoint], latency: float | None, drop: float | None, count: int | None, shown_apart: bool
+) -> int:
     if count is not None:
         return count
     if latency is not None:
@@ -297,6 +322,9 @@ def _choose(points: list[PlanPoint], latency: float | None, drop: float | None, 
             least = min(point.latency for point in points) / points[0].latency
             raise ValueError(f"expected a latency that dropping can reach, got {latency}; the least is {least:.2f}")
         return reached[0]
+    if shown_apart:
+        shown = [point.fall_at_most is not None and point.fall_at_most <= (drop or 0.0) for point in points[1:]]
+        return [*shown, False].index(False)
     floor = points[0].search_accuracy - (drop or 0.0)
     return max(i for i, point in enumerate(points) if point.search_accuracy >= floor)
 
@@ -311,6 +339,19 @@ def measured(
     seconds: float = 0.5,
 ) -> PlanPoint:
     """Everything about one choice of blocks, on the real smaller model."""
+    return _measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds)[0]
+
+
+def _measured(
+    net: UnrolledNetwork,
+    dropped: Sequence[int],
+    chosen_on: ImageData,
+    reported_on: ImageData,
+    recalibrate: ImageData | None,
+    batch: int,
+    seconds: float,
+) -> tuple[PlanPoint, np.ndarray]:
+    """The same, and whether the model as it would be used is right on each image kept apart."""
     smaller = _smaller(net, dropped)
     loss, search_right = _per_image(smaller, chosen_on)
     _, right = _per_image(smaller, reported_on)
@@ -321,7 +362,7 @@ def measured(
         _recalibrate(smaller, net, dropped, recalibrate)
         _, recalibrated = _per_image(smaller, reported_on)
         _, search_right = _per_image(smaller, chosen_on)
-    return PlanPoint(
+    point = PlanPoint(
         dropped=tuple(dropped),
         names=tuple(net[index].name for index in dropped),
         search_loss=float(loss.mean()),
@@ -333,6 +374,7 @@ def measured(
         latency=latency,
         parameters=count_parameters(smaller),
     )
+    return point, right if recalibrated is None else recalibrated
 
 
 def _as_dtype(net: UnrolledNetwork, dtype: torch.dtype) -> UnrolledNetwork:
