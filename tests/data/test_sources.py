@@ -297,3 +297,9 @@ def test_resizing_takes_the_shorter_side_and_crops_the_middle(tmp_path, wide: bo
     assert small.shape == (1, 3, 6, 6)
     inside = small[..., 1:-1] if wide else small[:, :, 1:-1]  # the edges are blended with what is cropped
     assert inside.min() > 250
+
+
+def test_a_single_image_has_no_halves() -> None:
+    with pytest.raises(ValueError, match="at least two images to halve"):
+        digits("test").subset(slice(0, 1)).halves()
+    assert [len(part) for part in digits("test").subset(slice(0, 2)).halves()] == [1, 1]

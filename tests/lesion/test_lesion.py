@@ -234,3 +234,12 @@ def test_single_deletions_resume_from_a_journal(tmp_path, capsys: pytest.Capture
 def test_a_keyword_that_no_study_knows_is_refused() -> None:
     with pytest.raises(TypeError, match="bacth_size"):
         single_deletions(unroll(tiny()), random_images(), bacth_size=10)  # type: ignore[call-arg]
+
+
+def test_the_least_damaging_units_are_as_many_as_asked_for_or_an_error() -> None:
+    record = single_deletions(unroll(tiny()), random_images(), metric="loss")
+    assert record.least(9) == np.argsort(record.values).tolist()
+    assert record.least(0) == []
+    for count in (-1, 10):
+        with pytest.raises(ValueError, match="expected a count from 0 to 9"):
+            record.least(count)

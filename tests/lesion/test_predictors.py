@@ -1,6 +1,7 @@
 """Predictors against their definitions on literal networks; rankings against scipy."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,14 @@ def test_wrong_use() -> None:
     other = DamagePredictors(predictors.names, predictors.values, {}, "", "another", "")
     with pytest.raises(ValueError, match="one model"):
         rank_predictors(other, record)
+
+
+@pytest.mark.filterwarnings("error")
+def test_damage_that_is_the_same_for_all_units_ranks_nothing() -> None:
+    net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 10))
+    damage = single_deletions(net, data)
+    same = replace(damage, per_image=np.zeros((28, 10)), values=np.zeros(27), whole=0.0)
+    ranking = rank_predictors(damage_predictors(net, data), same)
+    assert np.isnan(ranking.spearman).all()
+    assert np.isnan(ranking.spearman_interval).all()
+    assert ranking.trusted() == ()

@@ -433,3 +433,8 @@ def test_the_gradient_is_that_of_the_input_along_which_the_units_stand(form: str
     found = gradient_by_length(net, forms[form], torch.arange(3))
     torch.testing.assert_close(found.gradient.sum(0), expected, rtol=1e-12, atol=1e-14)
     assert found.residual < 1e-12
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one example"):
+        gradient_by_length(tiny_network(3), torch.empty(0, 4, dtype=torch.float64), torch.empty(0, dtype=torch.long))

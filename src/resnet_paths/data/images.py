@@ -132,7 +132,13 @@ class ImageData:
         return self.subset(order[:count].to(self.labels.device))
 
     def halves(self, seed: int = 0) -> tuple[ImageData, ImageData]:
-        """Two random halves: one to choose on, one to report on."""
+        """Two random halves: one to choose on, one to report on.
+
+        Raises:
+            ValueError: a single image, which cannot be halved.
+        """
+        if len(self) < 2:
+            raise ValueError(f"expected at least two images to halve, got {len(self)}; give images to report on too")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         middle = len(self) // 2
         return self.subset(order[:middle]), self.subset(order[middle:])

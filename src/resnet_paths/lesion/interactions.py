@@ -60,7 +60,9 @@ class BlockInteractions:
     def strongest(self, count: int = 10, size: int | None = None) -> list[tuple[tuple[int, ...], float]]:
         """The sets whose interactions are largest in absolute value (of one size, or of two and more units)."""
         chosen = [
-            (units, value) for units, value in self.values.items() if (len(units) == size if size else len(units) > 1)
+            (units, value)
+            for units, value in self.values.items()
+            if (len(units) > 1 if size is None else len(units) == size)
         ]
         return sorted(chosen, key=lambda item: -abs(item[1]))[:count]
 

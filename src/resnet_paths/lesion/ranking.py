@@ -157,7 +157,8 @@ def _row(
     def correlation(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
         if defined.sum() < 3:
             return np.nan, np.full(2, np.nan)
-        ends: np.ndarray = np.nanquantile(function(values[:, defined], drawn[:, defined]), levels)
+        found = function(values[:, defined], drawn[:, defined])
+        ends: np.ndarray = np.nanquantile(found, levels) if np.isfinite(found).any() else np.full(2, np.nan)
         return float(function(value[None, defined], damage[None, defined])[0]), ends
 
     k = min(count, int(defined.sum()))

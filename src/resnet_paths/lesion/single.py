@@ -69,7 +69,13 @@ class SingleDeletions:
         return bootstrap(self.per_image[1:] - self.per_image[0], level=level, count=count, seed=seed)
 
     def least(self, count: int) -> list[int]:
-        """The units that do the least damage when deleted alone."""
+        """The units that do the least damage when deleted alone.
+
+        Raises:
+            ValueError: more than there are, or fewer than none.
+        """
+        if not 0 <= count <= len(self.names):
+            raise ValueError(f"expected a count from 0 to {len(self.names)}, the number of units, got {count}")
         return [int(index) for index in np.argsort(self.values, kind="stable")[:count]]
 
     def to_pandas(self) -> pd.DataFrame:

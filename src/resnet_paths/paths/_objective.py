@@ -78,6 +78,8 @@ def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
         raise ValueError(
             f"expected a target of {batch} class indices, got shape {tuple(target.shape)} of {target.dtype}"
         )
+    if not batch:
+        raise ValueError("expected at least one example, got an empty batch")
     if int(target.min()) < 0 or int(target.max()) >= classes:
         raise ValueError(
             f"expected targets from 0 to {classes - 1}, got values from {int(target.min())} to {int(target.max())}"
