@@ -355,3 +355,26 @@ def test_products_are_the_same_whatever_mode_is_around(mode: type) -> None:
         found = curvature_operator(model, [(x.clone(), labels)]).dense()
     assert torch.equal(found, expected)
     assert float(expected.norm()) > 0.01
+
+
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 3)
+        self.other = self.one
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.other(torch.tanh(self.one(x)))))
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+def test_products_with_a_layer_that_stands_under_two_names(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x, labels = Twice().double().eval(), torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
+    weight, operator = model.one.weight, curvature_operator(model, [(x, labels)], kind=kind)
+    found = operator.dense()
+    assert model.one.weight is model.other.weight is weight  # torch's functional_call leaves another tensor there
+    torch.testing.assert_close(found, DENSE[kind](model, x, labels, operator.names), rtol=1e-9, atol=1e-12)

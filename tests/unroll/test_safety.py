@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
 from resnet_paths.unroll import UnrollError, unroll
+from resnet_paths.unroll._guard import preserved
 from resnet_paths.unroll.fingerprint import fingerprint as model_fingerprint
 
 
@@ -215,3 +216,14 @@ def test_the_fingerprint_follows_buffers_that_are_not_saved_and_every_bit() -> N
     seen.append(model_fingerprint(model))
     assert len(set(seen)) == 3
     assert model_fingerprint(copy.deepcopy(model)) == seen[-1]
+
+
+def test_parameters_that_were_exchanged_for_others_are_put_back_themselves() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    before = [model[0].weight, model[1].running_mean, model[0]]
+    with preserved(model):
+        model[0].weight = nn.Parameter(torch.zeros(3, 3))
+        model[1].running_mean = torch.ones(3)
+        model[0], model[1] = model[1], model[0]
+    after = [model[0].weight, model[1].running_mean, model[0]]
+    assert all(one is other for one, other in zip(before, after, strict=True))

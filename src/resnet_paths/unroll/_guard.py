@@ -28,7 +28,7 @@ def _restore(module: nn.Module, attributes: dict[str, Any], tables: dict[str, di
     module.__dict__.update(attributes)
     for name, table in tables.items():
         current = module.__dict__[name]
-        if dict(current) != table or list(current) != list(table):
+        if list(map(id, current.values())) != list(map(id, table.values())) or list(current) != list(table):
             current.clear()
             current.update(table)
 
