@@ -243,3 +243,10 @@ def test_the_least_damaging_units_are_as_many_as_asked_for_or_an_error() -> None
     for count in (-1, 10):
         with pytest.raises(ValueError, match="expected a count from 0 to 9"):
             record.least(count)
+
+
+@pytest.mark.parametrize("count", range(1, 60))
+def test_the_interval_of_a_share_holds_the_share(count: int) -> None:
+    for hits in {0, count // 3, count}:
+        low, high = interval(np.arange(count) < hits)
+        assert 0 <= low <= hits / count <= high <= 1  # bars of negative length cannot be drawn

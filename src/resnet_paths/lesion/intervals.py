@@ -32,7 +32,8 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     if np.isin(values, (0.0, 1.0)).all():
         centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
         half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        low, high = min(mean, centre - half), max(mean, centre + half)  # rounding may leave them just inside 0 or 1
+        return max(0.0, low), min(1.0, high)
     half = z * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.inf
     return mean - half, mean + half
 
