@@ -11,7 +11,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from families import ALL, Family
 from helpers import randomise_norms
-from resnet_paths.unroll import TraceError, UnrolledNetwork, unroll
+from resnet_paths.unroll import TraceError, UnrolledNetwork, UnrollError, unroll
 from resnet_paths.unroll._record import record
 from resnet_paths.unroll._trace import trace
 
@@ -235,3 +235,65 @@ def test_hooks_that_change_values() -> None:
     net = recorded(model, x)
     assert len(net) == 8
     assert torch.equal(net(x), model(x))
+
+
+class Padded(nn.Module):
+    """As language models do: a mask without padding is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.a, self.b = nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = x + self.position[: x.shape[1]]
+        keep = None if mask.all() else mask[:, :, None]
+        for layer in (self.a, self.b):
+            x = x + (layer(x) if keep is None else layer(x) * keep)
+        return x
+
+
+def test_a_question_about_the_inputs_values_must_be_answered_as_on_the_example() -> None:
+    model, x = Padded(), torch.randn(2, 3, 4)
+    whole, padded = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[1, 1, 0], [1, 1, 1]], dtype=torch.bool)
+    for example, other in ((whole, padded), (padded, whole)):
+        net = recorded(model, (x, example))
+        assert len(net) == 2
+        assert torch.equal(net((x, example)), model(x, example))
+        with pytest.raises(UnrollError, match="the model decides as it did on the example"):
+            net((x, other))
+        assert torch.equal(unroll(model, (x, other))((x, other)), model(x, other))
+
+
+def test_another_shape_than_the_examples_is_compared_with_the_model_first() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv1d(2, 2, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            length = int(x.shape[2])
+            x = x + self.a(x)
+            return x.mean(2) * length  # a constant of the recording
+
+    model = Sized()
+    net = recorded(model, torch.randn(2, 2, 5))
+    same, other = torch.randn(3, 2, 5), torch.randn(3, 2, 7)
+    assert torch.equal(net(same), model(same))
+    for _ in range(2):
+        with pytest.raises(UnrollError, match=r"does not hold: it differs .* again with an example of this shape"):
+            net(other)
+    net = recorded(Free(), torch.randn(2, 2, 5))
+    assert torch.equal(net(other), net.model(other))
+    with pytest.raises(UnrollError, match="again with an example of this shape"):
+        net(torch.randn(3, 4, 5))
+
+
+class Free(nn.Module):
+    """Whose recording holds no number of the example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv1d(2, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + self.a(x)).mean(2)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from .errors import UnrollError
+
 _ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add, torch.Tensor.add, torch.Tensor.add_}
 _ADD_METHODS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
@@ -49,6 +51,21 @@ def is_add(node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target in _ADD_FUNCTIONS
     return node.op == "call_method" and node.target in _ADD_METHODS
+
+
+def same_answer(value: torch.Tensor, expected: bool, where: str) -> None:
+    """What a recorded forward asked of its input's values must be answered as on the example.
+
+    Raises:
+        UnrollError: it is not, so the model would run other operations.
+    """
+    if torch._C._functorch.is_functorch_wrapped_tensor(value) or bool(value) == expected:
+        return
+    raise UnrollError(
+        f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "
+        "for which it decides otherwise, and runs other operations (a mask with padding where the example had none); "
+        "unroll the model with an example of this kind"
+    )
 
 
 def is_concatenation(node: fx.Node) -> bool:

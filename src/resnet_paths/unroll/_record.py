@@ -22,6 +22,7 @@ from ._flags import with_flag
 from ._guard import checkpointing_bypassed, preserved
 from ._hooks import PostHooks, PreHooks
 from ._leaves import is_leaf, is_single_function
+from ._ops import same_answer
 from ._program import ModuleCall, Program, first_node
 from .errors import TraceError
 
@@ -115,6 +116,8 @@ class _Recorder(TorchFunctionMode):
         changed = [value for value, old in zip(inputs, versions, strict=True) if value._version != old]
         if changed:
             self.change(func, args, nodes, changed)
+        elif type(result) is bool and getattr(func, "__name__", "") == "__bool__":
+            self.add("call_function", same_answer, (nodes[0][0], result, self.current.path))
         elif _has_tensor(result) and not any(result is value for value in inputs):
             self.learn(result, self.call(func, *nodes))
         return result

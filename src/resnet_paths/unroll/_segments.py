@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from . import _ops
 from ._dataflow import DataFlow
 from ._fresh import watchers
 from ._program import Program
@@ -55,13 +56,14 @@ class Segments:
 
     def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut]) -> None:
         self.program, self.flow, self.cuts = program, flow, cuts
-        needed_at_all = ancestors(program.output)
+        asked = _asked(program, flow, cuts)
+        needed_at_all = ancestors(program.output).union(*map(ancestors, asked))
         self.inputs = {name: node for name, node in program.placeholders.items() if node in needed_at_all}
         entries = [cut.entry for cut in cuts]
         ends = [*entries[1:], program.output]
         inputs = list(self.inputs.values())
 
-        demands: list[tuple[list[fx.Node], list[fx.Node]]] = [([entries[0]], inputs)]
+        demands: list[tuple[list[fx.Node], list[fx.Node]]] = [([entries[0], *asked], inputs)]
         for cut, end in zip(cuts, ends, strict=True):
             demands.append(([cut.shortcut], [cut.entry]))
             demands.append((list(cut.branch), [cut.entry]))
@@ -197,6 +199,13 @@ class Segments:
             before = frozenset().union(*extra[: 1 + 3 * index])
             carried.append(exported & later & before)
         return carried
+
+
+def _asked(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
+    """Questions about the input's values that a recorded forward asked before its first unit, or beside its units."""
+    inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
+    nodes = [node for node in program.graph.nodes if node.target is _ops.same_answer and node in flow.carries]
+    return [node for node in nodes if not ancestors(node) & inside]
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:

@@ -13,14 +13,13 @@ from ._program import Program
 from ._trace import trace
 from ._unwrap import unwrap
 from .errors import NoUnitsError, TraceError, UnrollError
-from .network import UnrolledNetwork
+from .network import TOLERANCE, UnrolledNetwork
 
 KNOWN_FAMILIES = (
     "ResNet, ResNeXt, Wide ResNet, RegNet, ConvNeXt, MobileNet v2/v3, EfficientNet, MNASNet, ViT, Swin, "
     "MaxViT (torchvision); ResNet-D, ResNetV2, SE-ResNet, ResNeSt, Res2Net, NFNet, DeiT, BEiT, Mixer, PoolFormer, "
     "Inception-ResNet, Xception (timm); ResNet, ConvNeXt, ViT (Hugging Face, with example_input)"
 )
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
@@ -90,7 +89,7 @@ def _attempt(
 def _verify(net: UnrolledNetwork, example: Any) -> None:
     difference = net.observe(example)
     parameter = next(net.model.parameters(), torch.empty(0))
-    tolerance = _TOLERANCE.get(parameter.dtype, 5e-2)
+    tolerance = TOLERANCE.get(parameter.dtype, 5e-2)
     if not difference <= tolerance:
         raise TraceError(
             f"expected the unrolled network to reproduce the model on the example, got a relative difference of "

@@ -23,6 +23,8 @@ from .calls import bind, call_model, main_output, relative_difference
 from .errors import UnrollError
 from .unit import Unit, UnitRef, resolve, resolve_all
 
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
+
 Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -69,7 +71,7 @@ class UnrolledNetwork:
         self._front_end = front_end
         self._example = example
         self._plans: dict[tuple[bool, ...], Segments] = {}
-        self._shapes: list[tuple[int, ...]] | None = None
+        self._held: set[tuple[tuple[int, ...], ...]] = set()  # shapes for which a recording is known to hold
         program = front_end()
         cuts, self.refusals = self._plan(program)
         self.front_end = program.front_end
@@ -148,6 +150,8 @@ class UnrolledNetwork:
         """
         plan = self.segments
         values = bind(plan.inputs, x)
+        if self.front_end == "record":
+            self._check_recorded(x, values)
         plan.stem.run(values)
         return self._state(0, values, plan)
 
@@ -286,6 +290,37 @@ class UnrolledNetwork:
         entry = plan.cuts[index].entry if index < len(self) else plan.program.output
         carried = plan.carried[index]
         return State(index, values[entry], {node: values[node] for node in carried if node in values}, plan)
+
+    def _check_recorded(self, x: Any, values: Values) -> None:
+        """A recording may hold numbers of the example's shape: another shape is compared with the model once.
+
+        Raises:
+            UnrollError: the recorded operations do not hold for inputs of this shape.
+        """
+        tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
+        shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
+        if shapes in self._held or any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+            return
+        self._held.add(shapes)
+        if len(self._held) == 1:  # the example's own
+            return
+        units, reason = self._units, ""
+        try:
+            if not (difference := self.observe(x)) <= TOLERANCE.get(tensors[0].dtype, 5e-2):
+                reason = f"it differs from the model by {difference:.3g}"
+        except UnrollError:
+            raise
+        except RuntimeError as error:
+            reason = str(error)
+        finally:
+            self._units = units
+        if reason:
+            self._held.discard(shapes)
+            raise UnrollError(
+                f"expected inputs shaped as the example on which the model was recorded, got {list(shapes)} (without "
+                f"the batch), for which the recording does not hold: {reason}; unroll the model again with an example "
+                "of this shape"
+            )
 
     def observe(self, example: Any) -> float:
         """Run the example once through model and network; note the units' shapes.
