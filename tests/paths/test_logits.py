@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from families import ALL
 from helpers import randomise_norms
 from references.dense_logits import frozen_logits_by_length
 from references.tiny import tiny_batch, tiny_network
-from resnet_paths import UnrolledNetwork, unroll
+from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import block_contributions, curved_operations, logit_lens, logits_by_length
 
@@ -173,3 +178,26 @@ def test_targets_out_of_range_are_refused() -> None:
         block_contributions(net, tiny_batch()[0], torch.tensor([0, 1, 7]))
     with pytest.raises(ValueError, match="targets from 0 to 2"):
         logit_lens(net, tiny_batch()[0]).accuracy(torch.tensor([0, 1, 7]))
+
+
+@pytest.mark.parametrize(
+    "reparametrise",
+    [
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.spectral_norm,
+        partial(prune.l1_unstructured, name="weight", amount=0.3),
+    ],
+    ids=["weight_norm", "spectral_norm", "prune"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_layer_that_keeps_its_weight_of_each_run_is_left_as_it_was(reparametrise: Callable[..., Any]) -> None:
+    """Such layers compute an attribute anew in every forward pass: not one that a transformation wrapped may stay."""
+    model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).double().eval()
+    layer = model.layer2[0].conv1
+    reparametrise(layer)
+    net, x = unroll(model), torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    before = layer.weight
+    assert logits_by_length(net, x).residual < 1e-10
+    assert block_contributions(net, x).residual < 1e-10
+    assert gradient_by_length(net, x, torch.tensor([1, 2])).residual < 1e-10
+    assert layer.weight is before

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..unroll import State, UnitRef, UnrolledNetwork
+from ..unroll._guard import preserved
 from ._objective import Loss, check_eval, scalar_loss
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
@@ -64,7 +65,7 @@ class Tape:
         self.looped: dict[str, str] = {}
         self.first = 0 if start is None else net.index(start)
         self._most_rows: int | None = None
-        with torch.enable_grad():
+        with torch.enable_grad(), preserved(net.model):  # a reparametrised layer keeps its weight of each run
             self.start, state = _begin(net, x, start)
             self.stem_exit = state.value
             self.units: list[Recorded] = []

@@ -12,6 +12,7 @@ import xarray as xr
 
 from .._display import shown
 from ..unroll import UnrolledNetwork
+from ..unroll._guard import preserved
 from ._frozen import FrozenUnit, freeze, source_of_constant
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
@@ -172,13 +173,14 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
         >>> split.logits.shape, split.residual < 1e-4, len(split.curved)
         (torch.Size([9, 2, 5]), True, 0)
     """
-    entry, units = freeze(net, x)
     curved = curved_operations(net)
     parts = PARTS if curved else PARTS[:2]
-    rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
-    rows[0, 0] = entry
-    for count, unit in enumerate(units, 1):
-        rows = _longer(unit, rows, count, parts, curved)
+    with preserved(net.model):  # a reparametrised layer keeps its weight of each run
+        entry, units = freeze(net, x)
+        rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
+        rows[0, 0] = entry
+        for count, unit in enumerate(units, 1):
+            rows = _longer(unit, rows, count, parts, curved)
     output = units[-1].exit
     by_part = {part: rows[place] for place, part in enumerate(parts)}
     by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
@@ -228,14 +230,15 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         >>> found.contributions.shape, found.sources[-1], found.residual < 1e-4
         (torch.Size([11, 2, 5]), 'layer4.1', True)
     """
-    entry, units = freeze(net, x)
     curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
-    rows = entry.new_zeros((len(PARTS), *entry.shape))
-    rows[0] = entry
-    for unit in units:
-        rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
-        rows = torch.cat([rows, unit.branch[None]])
-        rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
+    with preserved(net.model):
+        entry, units = freeze(net, x)
+        rows = entry.new_zeros((len(PARTS), *entry.shape))
+        rows[0] = entry
+        for unit in units:
+            rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
+            rows = torch.cat([rows, unit.branch[None]])
+            rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
     output = units[-1].exit
     chosen = None
     if target is not None:
