@@ -48,7 +48,12 @@ TwinOption = Annotated[
     str | None, typer.Option("--twin", help="A second model to compare with, in the forms of --model.")
 ]
 ToleranceOption = Annotated[
-    float, typer.Option("--tolerance", help="Fall of accuracy allowed for blocks recommended for dropping.", min=0)
+    float,
+    typer.Option(
+        "--tolerance",
+        help="Fall of accuracy allowed for blocks recommended for dropping, shown with 95 % confidence.",
+        min=0,
+    ),
 ]
 JournalOption = Annotated[
     Path | None, typer.Option("--journal", help="The file that keeps finished stages (default: beside --out).")
@@ -71,7 +76,7 @@ def register(app: typer.Typer) -> None:
         twin: TwinOption = None,
         budget: BudgetOption = "quick",
         skip: SkipOption = None,
-        tolerance: ToleranceOption = 0.01,
+        tolerance: ToleranceOption = 0.02,
         limit: LimitOption = None,
         size: SizeOption = None,
         batch_size: BatchOption = 100,

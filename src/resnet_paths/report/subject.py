@@ -45,7 +45,7 @@ class Subject:
     twin_code: str = "twin"
     data_code: str = "data"
     training_code: str = "training"
-    tolerance: float = 0.01
+    tolerance: float = 0.02
     seed: int = 0
     batch_size: int = 100
     started: Callable[[str], None] = field(default=lambda name: None, repr=False)
