@@ -105,13 +105,12 @@ def pull_polynomial(
 def pull_stem(tape: Tape, rows: torch.Tensor, leaves: LeafSums | None = None) -> torch.Tensor:
     """Coefficients at the first entry as coefficients at the start of the recording."""
     inner = [] if leaves is None else leaves.between(tape.stem_exit, tape.start)
-    parts = []
-    for part in reversed(tape.chunks(len(rows), tape.stem_exit, tape.start)):
-        found, *more = tape.through_stem(rows[part], *inner)
+    result = rows.new_empty((len(rows), *tape.start.shape))
+    for part in tape.chunks(len(rows), tape.stem_exit, tape.start):
+        result[part], *more = tape.through_stem(rows[part], *inner)
         if leaves is not None:
-            leaves.add(inner, more, part.start, tape, tape.start, found)
-        parts.append(found)
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts).contiguous()
+            leaves.add(inner, more, part.start, tape, tape.start, result[part])
+    return result
 
 
 def _through_unit(
@@ -128,7 +127,7 @@ def _through_unit(
     it or a chunk before it has read.
     """
     grown = min(len(rows) + counted, lengths)
-    result = _room(rows, unit.entry, grown, lengths)
+    result = _room(rows, unit.entry.shape, tape.row_strides(unit), grown, lengths)
     inner = _Inner(unit, leaves)
     for part in tape.chunks(len(rows), unit.entry, unit.total):
         kept_as_it_is = unit.shortcut is unit.entry and not inner.shortcut
@@ -137,15 +136,18 @@ def _through_unit(
         short, *more = tape.through_shortcut(unit, total, *inner.shortcut)
         inner.add(inner.shortcut, more, part.start, tape, unit.entry, short)
         kept = min(part.stop, grown - counted) - part.start
+        into = result[part.start + counted : part.start + counted + max(kept, 0)]
+        in_the_way = total.data_ptr() == result[part].data_ptr() != short.data_ptr()
         branch = None
-        if kept > 0:
+        if kept > 0 and (inner.branch or in_the_way):
             branch, *more = tape.through_branch(unit, total[:kept], *inner.branch)
             inner.add(inner.branch, more, part.start + counted, tape, unit.entry, branch)
         if short.data_ptr() != result[part].data_ptr():
             result[part] = short
         if branch is not None:
-            into = result[part.start + counted : part.start + counted + kept]
             into += branch
+        elif kept > 0:
+            tape.add_branch(unit, total[:kept], into)
     return result
 
 
@@ -176,15 +178,13 @@ class _Inner:
             self.leaves.add(parameters, rows, first, tape, stop, arrived)
 
 
-def _room(rows: torch.Tensor, entry: torch.Tensor, count: int, capacity: int) -> torch.Tensor:
+def _room(rows: torch.Tensor, shape: torch.Size, strides: tuple[int, ...], count: int, capacity: int) -> torch.Tensor:
     """Where to put `count` coefficients at an entry: the old ones' buffer where shapes agree, else a new one."""
     base = rows._base if rows._base is not None else rows
-    if base.shape == (capacity, *entry.shape) and base.stride() == rows.stride():
+    if base.shape == (capacity, *shape) and base.stride() == rows.stride():
         if count > len(rows):
             base[len(rows) : count].zero_()
         return base[:count]
-    dense = entry.is_contiguous() or entry.is_contiguous(memory_format=torch.channels_last)
-    stride = entry.stride() if entry.ndim == 4 and dense else torch.empty(entry.shape, device="meta").stride()
-    made = entry.new_empty(0).new_empty_strided((capacity, *entry.shape), (entry.numel(), *stride))
+    made = rows.new_empty(0).new_empty_strided((capacity, *shape), (shape.numel(), *strides))
     made[len(rows) : count].zero_()
     return made[:count]

@@ -16,6 +16,7 @@ import torch
 
 from ..unroll import State, UnitRef, UnrolledNetwork
 from ..unroll._guard import preserved
+from ._chain import Chain, chain_between
 from ._objective import Loss, check_eval, scalar_loss
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
@@ -65,6 +66,7 @@ class Tape:
         self.looped: dict[str, str] = {}
         self.first = 0 if start is None else net.index(start)
         self._most_rows: int | None = None
+        self._chains: dict[str, Chain | None] = {}
         with torch.enable_grad(), preserved(net.model):  # a reparametrised layer keeps its weight of each run
             self.start, state = _begin(net, x, start)
             self.stem_exit = state.value
@@ -105,12 +107,13 @@ class Tape:
         if unit.exit is unit.total and not inputs:
             return [rows]
         self.vjps["join"] += len(rows)
-        if not inputs and _is_relu_of(unit.exit, unit.total):
-            positive = unit.exit.detach().expand_as(rows)
-            if into is None or into.shape != rows.shape:
-                return [torch.ops.aten.threshold_backward(rows, positive, 0)]
-            return [torch.ops.aten.threshold_backward.grad_input(rows, positive, 0, grad_input=into)]
-        return self._pull(f"{unit.name}: join", unit.exit, [unit.total, *inputs], rows)
+        piece = f"{unit.name}: join"
+        if not inputs and into is not None and into.shape == rows.shape:
+            chain = self._chain(piece, unit.exit, unit.total)
+            if chain is not None and chain.mask is not None:
+                mask = chain.mask.expand_as(rows)
+                return [torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)]
+        return self._pull(piece, unit.exit, [unit.total, *inputs], rows)
 
     def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Rows times S: from a unit's sum to its entry by the shortcut."""
@@ -125,6 +128,24 @@ class Tape:
         rows = _reduced(rows, unit.branch)
         self.vjps["branch"] += len(rows)
         return self._pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
+
+    def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
+        """Add rows times J onto rows at the entry."""
+        chain = self._chain(f"{unit.name}: branch", unit.branch, unit.entry)
+        if chain is None or not chain.stored_channels_last or rows.shape[1:] != unit.branch.shape:
+            onto += self.through_branch(unit, rows)[0]
+            return
+        self.vjps["branch"] += len(rows)
+        chain.pull(rows, onto)
+
+    def row_strides(self, unit: Recorded) -> tuple[int, ...]:
+        """How to store a row at a unit's entry so that it is pulled back soonest."""
+        entry = unit.entry
+        chain = self._chain(f"{unit.name}: branch", unit.branch, entry)
+        kept = entry.is_contiguous() or (entry.ndim == 4 and entry.is_contiguous(memory_format=torch.channels_last))
+        if chain is not None and chain.stored_channels_last:
+            return torch.empty(entry.shape, device="meta", memory_format=torch.channels_last).stride()
+        return entry.stride() if kept else torch.empty(entry.shape, device="meta").stride()
 
     def through_stem(self, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Rows from the first recorded unit's entry to the start of the recording."""
@@ -180,6 +201,9 @@ class Tape:
     ) -> list[torch.Tensor | None]:
         if not output.requires_grad:
             return [None] * len(inputs)
+        chain = self._chain(piece, output, inputs[0]) if len(inputs) == 1 else None
+        if chain is not None:
+            return [chain.pull(rows)]
         if len(rows) > 1 and piece not in self.looped:
             try:
                 return self._grad(output, inputs, rows, batched=True)
@@ -190,6 +214,11 @@ class Tape:
                 self.looped[piece] = str(error)
                 return _stacked(single)
         return _stacked([self._grad(output, inputs, row) for row in rows])
+
+    def _chain(self, piece: str, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
+        if piece not in self._chains:
+            self._chains[piece] = chain_between(output, start)
+        return self._chains[piece]
 
     @staticmethod
     def _grad(
@@ -291,13 +320,6 @@ def _record(net: UnrolledNetwork, state: State) -> tuple[Recorded, State]:
             "gradient after it; take out detach() or no_grad in the model"
         )
     return Recorded(net[state.index].name, state.value, shortcut, branch, total, after.value), after
-
-
-def _is_relu_of(output: torch.Tensor, total: torch.Tensor) -> bool:
-    node = output.grad_fn
-    if node is None or node.name() != "ReluBackward0":
-        return False
-    return node.next_functions[0][0] is _edge(total)
 
 
 def _reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:

@@ -208,8 +208,9 @@ def gradient_by_length(
             is no gradient.
 
     Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n units.
-    Memory: the forward pass's activations, and two copies of the coefficients at the largest entry,
-    ``2 (n+1)`` times its size. A branch with an operation that has no batching rule is pulled back one
+    Memory: the forward pass's activations (on a CPU those before a ReLU twice where they are not stored channels
+    last), and two copies of the coefficients at the largest entry, ``2 (n+1)`` times its size. Branches of
+    convolutions, norms and ReLUs are pulled back without autograd's engine, which the total is still computed by. A branch with an operation that has no batching rule is pulled back one
     coefficient at a time; `looped` names it. A shared parameter costs, for each use but the first, a pass back
     through all that comes before it.
 
@@ -275,7 +276,7 @@ def _of_values(described: _Described, wrt: str) -> GradientByLength:
     gradient = pull_stem(tape, pull_polynomial(tape, lengths, described.counted, visit=note))
     (total,) = tape.gradient([tape.start])
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
-    products = (gradient * total).flatten(2).sum(2)
+    products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1))
     names = tuple(described.net[tape.first + place].name for place in range(tape.n))
     return GradientByLength(
         wrt=wrt,

@@ -1,0 +1,169 @@
+"""Chains of convolutions, norms and ReLUs pulled back without autograd, against autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from helpers import randomise_norms
+from resnet_paths import unroll
+from resnet_paths.models import cifar_resnet
+from resnet_paths.paths import _tape, gradient_by_length
+from resnet_paths.paths._chain import chain_between
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
+
+def recorded(layers: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The input and the output of a pass, and neither the first nor the last value of the graph."""
+    entry = x.requires_grad_() * 1
+    return entry, layers(entry)
+
+
+def by_autograd(output: torch.Tensor, entry: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.autograd.grad(output, entry, row, retain_graph=True)[0] for row in rows])
+
+
+SIDES = {1: (7,), 2: (7, 6), 3: (5, 4, 3)}
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[nn.Sequential, torch.Tensor]:
+    """Up to six layers on small inputs, and the input."""
+    dimensions = draw(st.sampled_from([1, 2, 2, 3]))
+    width = 4
+    layers: list[nn.Module] = []
+    for kind in draw(st.lists(st.sampled_from(["convolution", "norm", "bare norm", "relu"]), min_size=1, max_size=6)):
+        if kind == "relu":
+            layers.append(nn.ReLU())
+        elif kind == "convolution":
+            kernel, groups = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 4]))
+            settings = {"stride": draw(st.integers(1, 3)), "dilation": draw(st.integers(1, 2)), "groups": groups}
+            padding = draw(st.integers(1, 3))
+            layers.append(CONVOLUTIONS[dimensions](width, 4 * groups, kernel, padding=padding, **settings))
+            width = 4 * groups
+        else:
+            layers.append(NORMS[dimensions](width, affine=kind == "norm"))
+    torch.manual_seed(draw(st.integers(0, 9)))
+    model = nn.Sequential(*layers).double().eval()
+    randomise_norms(model)
+    x = torch.randn(2, 4, *SIDES[dimensions], dtype=torch.float64)
+    return model, x.contiguous(memory_format=torch.channels_last) if draw(st.booleans()) and dimensions == 2 else x
+
+
+@given(stacks(), st.integers(1, 3))
+@settings(max_examples=80, deadline=None)
+def test_pulls_rows_as_autograd_does(stack: tuple[nn.Sequential, torch.Tensor], count: int) -> None:
+    model, x = stack
+    try:
+        entry, output = recorded(model, x)
+    except RuntimeError:  # nothing left of the image
+        return
+    chain = chain_between(output, entry)
+    assert chain is not None
+    rows = torch.randn(count, *output.shape, dtype=torch.float64)
+    expected = by_autograd(output, entry, rows)
+    kept, onto = rows.clone(), torch.randn_like(expected)
+    before = onto.clone()
+    torch.testing.assert_close(chain.pull(rows), expected, rtol=1e-12, atol=1e-12)
+    assert chain.pull(rows, onto) is onto
+    torch.testing.assert_close(onto, before + expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(rows, kept)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_adds_while_it_convolves(dtype: torch.dtype, groups: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=2, groups=groups), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1, groups=groups)
+    ).to(dtype)
+    entry, output = recorded(model.eval(), torch.randn(3, 8, 6, 6, dtype=dtype))
+    chain = chain_between(output, entry)
+    assert chain is not None
+    assert chain.stored_channels_last
+    rows = torch.randn(2, *output.shape, dtype=dtype)
+    expected = by_autograd(output, entry, rows)
+    onto = torch.zeros(2 * 3, 8, 6, 6, dtype=dtype).contiguous(memory_format=torch.channels_last).view(2, 3, 8, 6, 6)
+    chain.pull(rows, onto)
+    chain.pull(rows, onto)
+    close = {"rtol": 0.05, "atol": 0.05} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(onto, 2 * expected, **close)
+
+
+NOT_CHAINS: dict[str, Layer] = {
+    "a curve": nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU()),
+    "a sum": lambda x: F.relu(x) + x,
+    "a transposed convolution": nn.ConvTranspose2d(4, 4, 3),
+    "a computed weight": weight_norm(nn.Conv2d(4, 4, 3)),
+    "a weight made of the input": lambda x: F.conv2d(x, x[:, :, :1, :1]),
+    "a norm of this batch": nn.BatchNorm2d(4).train(),
+    "another input": lambda x: torch.relu(torch.ones(2, 4, 5, 5, requires_grad=True)),
+    "no gradient": lambda x: torch.relu(x.detach()),
+}
+
+
+@pytest.mark.parametrize("name", NOT_CHAINS)
+def test_is_no_chain(name: str) -> None:
+    layers = NOT_CHAINS[name]
+    entry, output = recorded(layers, torch.randn(2, 4, 5, 5))
+    assert chain_between(output, entry) is None
+
+
+def test_one_relu_is_a_mask() -> None:
+    entry, output = recorded(nn.ReLU(), torch.randn(2, 4, 5, 5))
+    chain = chain_between(output, entry)
+    assert chain is not None
+    assert chain.mask is not None
+    assert torch.equal(chain.mask, output)
+
+
+@pytest.mark.parametrize("shortcut", ["A", "C"])
+@pytest.mark.parametrize("preact", [False, True], ids=["post", "pre"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_splits_are_those_without_chains(
+    monkeypatch: pytest.MonkeyPatch, preact: bool, shortcut: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = cifar_resnet(20, shortcut=shortcut, preactivation=preact, num_classes=3).to(dtype).eval()
+    randomise_norms(model)
+    x, target = torch.randn(2, 3, 16, 16, dtype=dtype), torch.tensor([0, 2])
+    net = unroll(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(_tape, "chain_between", lambda output, start: None)
+        plain = gradient_by_length(net, x, target)
+    soon = gradient_by_length(net, x, target)
+    rtol = 1e-4 if dtype is torch.float32 else 1e-10
+    scale = plain.norms.amax(1).view(-1, 1, 1, 1, 1)  # of each length: its entries cancel to very different sizes
+    torch.testing.assert_close(soon.gradient / scale, plain.gradient / scale, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(soon.entry_norms, plain.entry_norms, rtol=rtol, atol=1e-12)
+    assert soon.vjps == plain.vjps
+    assert soon.residual is not None
+    assert soon.residual < rtol
+
+
+def test_units_without_an_activation_after_a_projection_of_the_same_shape() -> None:
+    """The sum's rows lie where the shortcut's result goes: the branch must have read them before."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(x) + self.c(torch.relu(self.a(x)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Unit() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    split = gradient_by_length(unroll(model.double()), torch.randn(2, 3, 6, 6).double(), torch.tensor([0, 2]))
+    assert split.residual is not None
+    assert split.residual < 1e-12
