@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from resnet56 import shares_of_time  # the script beside this one
 
-from resnet_paths import drop_blocks, measure_latency
+from resnet_paths import drop_blocks
 from resnet_paths.data import load_data
 from resnet_paths.models import load_model
 
@@ -50,13 +51,6 @@ def points() -> list[Point]:
     return found
 
 
-def shares(model: torch.nn.Module, rows: list[Point], x: torch.Tensor, rounds: int) -> np.ndarray:
-    """Latencies over the whole model's of the same round, (rounds, points)."""
-    models = [drop_blocks(model, row.dropped) if row.dropped else model for row in rows]
-    times = np.array([[measure_latency(other, x, seconds=0.2).median for other in models] for _ in range(rounds)])
-    return times / times[:, :1]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, required=True)
@@ -67,7 +61,8 @@ def main() -> None:
     model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
     test = load_data(str(options.reference / "cifar10_sample.npz"), "test")
     rows = points()
-    measured = {batch: shares(model, rows, test.x[:batch], options.rounds) for batch in options.batches}
+    models = [drop_blocks(model, row.dropped) if row.dropped else model for row in rows]
+    measured = {batch: shares_of_time(models, test.x[:batch], options.rounds, 0.2) for batch in options.batches}
     cells = {batch: np.quantile(values, (0.5, 0.25, 0.75), axis=0).T for batch, values in measured.items()}
     heads = " | ".join(f"latency at batch {batch} (share; quartiles)" for batch in options.batches)
     lines = [

@@ -66,16 +66,21 @@ def time_saved(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor) -> tuple[f
     return float(np.median(falls)), float(np.median(shares))
 
 
-def timed_in_turn(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, rounds: int = 9) -> DropPlan:
-    """The plan with the latencies of its points measured in turn, so that other work on the machine hits all alike.
+def shares_of_time(models: list[torch.nn.Module], x: torch.Tensor, rounds: int, seconds: float) -> np.ndarray:
+    """Latencies over the first model's of the same round, (rounds, models): other work hits all alike."""
+    times = np.array([[measure_latency(model, x, seconds=seconds).median for model in models] for _ in range(rounds)])
+    return times / times[:, :1]
 
-    Each is the whole model's median times the median over the rounds of its share of the whole model's in that round.
+
+def timed_in_turn(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, rounds: int = 9) -> DropPlan:
+    """The plan with the latencies of its points measured in turn.
+
+    Each is the whole model's in the plan times the median of its shares of the whole model's in the same round.
     """
     models = [drop_blocks(net, list(point.dropped)) if point.dropped else net.model for point in plan.points]
-    times = np.array([[measure_latency(model, x, seconds=0.1).median for model in models] for _ in range(rounds)])
-    shares = np.median(times / times[:, :1], axis=0)
-    latencies = shares * np.median(times[:, 0])
-    points = [replace(point, latency=float(value)) for point, value in zip(plan.points, latencies, strict=True)]
+    shares = np.median(shares_of_time(models, x, rounds, 0.1), axis=0)
+    whole = plan.points[0].latency
+    points = [replace(point, latency=whole * float(share)) for point, share in zip(plan.points, shares, strict=True)]
     return replace(plan, points=tuple(points))
 
 

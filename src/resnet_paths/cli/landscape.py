@@ -28,7 +28,6 @@ from ..landscape import (
 from ..models import load_model
 from ..plot import interactive_surface, plot_surface_line, plot_surface_twins, save
 from ..sweep import local_workers
-from ..unroll.network import main_output
 from ._common import (
     DataOption,
     DeviceOption,
@@ -121,7 +120,7 @@ def register(app: typer.Typer) -> None:
         screen = console(quiet=as_json)
         network, images = model_and_data(model, data, limit, size, device)
         _check_ways(twin, to, gates, line)
-        _check_fit(network, images)
+        fitting(network, images)
         flat = line or to is not None or (gates is not None and "," not in gates)
         low_high = span or ("0:1" if gates or to else "-1:1")
         x = np.linspace(*_range(low_high), points)
@@ -164,17 +163,6 @@ def _check_ways(twin: str | None, to: str | None, gates: str | None, line: bool)
         raise ValueError("expected --twin with random directions or gates, got --to: a twin has no way to it")
     if line and gates:
         raise ValueError("expected --gates without --line: one unit makes a line, two make a plane")
-
-
-def _check_fit(model: nn.Module, images: ImageData) -> None:
-    """Whether the model takes these images and knows their classes, before a long computation."""
-    _, output = fitting(model, images)
-    classes = main_output(output).shape[-1]
-    if classes <= int(images.labels.max()):
-        raise ValueError(
-            f"expected labels below {classes}, the classes of the model, got up to {int(images.labels.max())} in "
-            f"{images.name}; choose --data to fit --model"
-        )
 
 
 def _range(text: str) -> tuple[float, float]:

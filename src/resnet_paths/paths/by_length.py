@@ -210,9 +210,9 @@ def gradient_by_length(
     Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n units.
     Memory: the forward pass's activations (on a CPU those before a ReLU twice where they are not stored channels
     last), and two copies of the coefficients at the largest entry, ``2 (n+1)`` times its size. Branches of
-    convolutions, norms and ReLUs are pulled back without autograd's engine, which the total is still computed by. A branch with an operation that has no batching rule is pulled back one
-    coefficient at a time; `looped` names it. A shared parameter costs, for each use but the first, a pass back
-    through all that comes before it.
+    convolutions, norms and ReLUs are pulled back without autograd's engine, which the total is still computed by. A
+    branch with an operation that has no batching rule is pulled back one coefficient at a time; `looped` names it. A
+    shared parameter costs, for each use but the first, a pass back through all that comes before it.
 
     Source: the unrolled view is that of Veit, Wilber and Belongie (2016), section 3; the recursion is ours.
 

@@ -19,7 +19,7 @@ from ..data import ImageData, right
 from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
 from ..surgery import drop_blocks
-from ..unroll import UnrolledNetwork, unroll
+from ..unroll import UnrolledNetwork, for_inference, unroll
 from ..unroll.fingerprint import fingerprint
 from ..unroll.network import main_output, placed
 from ._search import MOST_EXACT, Search, Searcher
@@ -270,7 +270,7 @@ def plan_drop(
     chosen_on, reported_on = data.halves(seed) if report is None else (data, report)
     searched = batch_statistics(net) if recalibrate is not None and norms_of(net.model) else net
     if search_dtype is not None:
-        searched = _as_dtype(searched, search_dtype)
+        searched = for_inference(searched, fold=False, channels_last=False, dtype=search_dtype)
     searcher = Searcher(searched, chosen_on, metric, batch_size, progress)
     sets = searcher.frontier(search, beam, limit)
     judging = None if judge is None else Searcher(searched, judge, metric, batch_size, progress)
@@ -375,12 +375,6 @@ def _measured(
         parameters=count_parameters(smaller),
     )
     return point, right if recalibrated is None else recalibrated
-
-
-def _as_dtype(net: UnrolledNetwork, dtype: torch.dtype) -> UnrolledNetwork:
-    """The network over a copy of its model in another dtype."""
-    example = net._example.to(dtype) if isinstance(net._example, torch.Tensor) else net._example
-    return unroll(copy.deepcopy(net.model).to(dtype), example)
 
 
 def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
