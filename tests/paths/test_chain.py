@@ -167,3 +167,32 @@ def test_units_without_an_activation_after_a_projection_of_the_same_shape() -> N
     split = gradient_by_length(unroll(model.double()), torch.randn(2, 3, 6, 6).double(), torch.tensor([0, 2]))
     assert split.residual is not None
     assert split.residual < 1e-12
+
+
+LINEAR: dict[str, Callable[[], nn.Module]] = {
+    "a convolution": lambda: nn.Conv2d(4, 4, 3, padding=1),
+    "a convolution and a norm": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+    "a norm": lambda: nn.BatchNorm2d(4),
+    "nothing": nn.Dropout,
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rows_at_the_sum_lie_where_the_branch_is_added(dtype: torch.dtype, name: str) -> None:
+    """Without anything after the sum its rows are the next ones' memory, which a single layer reads and writes."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = LINEAR[name]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.branch(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Unit() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    net = unroll(randomise_norms(model).to(dtype))
+    split = gradient_by_length(net, torch.randn(2, 3, 6, 6, dtype=dtype), torch.tensor([0, 2]))
+    assert split.residual is not None
+    assert split.residual < (1e-5 if dtype is torch.float32 else 1e-12)

@@ -50,7 +50,8 @@ class Chain:
         for place, step in enumerate(self.steps):
             if isinstance(step, Spread):
                 last = place + 1 == len(self.steps)
-                if last and onto is not None and step.add(rows.flatten(0, 1), onto.flatten(0, 1)):
+                apart = owned or onto is None or not share_memory(rows, onto)  # it reads rows while it writes
+                if last and apart and onto is not None and step.add(rows.flatten(0, 1), onto.flatten(0, 1)):
                     return onto
                 rows, owned = step(rows.flatten(0, 1)).unflatten(0, count), True
             elif isinstance(step, Scale):
@@ -172,6 +173,11 @@ def _as_rows(value: torch.Tensor) -> torch.Tensor:
     value = value.detach()
     last = value.ndim == 4 and value.device.type == "cpu"
     return value.contiguous(memory_format=torch.channels_last) if last else value
+
+
+def share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors lie in one piece of memory, so that writing to one may change the other."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _fusible(value: torch.Tensor) -> bool:

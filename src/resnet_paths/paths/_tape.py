@@ -16,7 +16,7 @@ import torch
 
 from ..unroll import State, UnitRef, UnrolledNetwork
 from ..unroll._guard import preserved
-from ._chain import Chain, chain_between
+from ._chain import Chain, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
@@ -130,10 +130,11 @@ class Tape:
         return self._pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
 
     def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
-        """Add rows times J onto rows at the entry."""
+        """Add rows times J onto rows at the entry, which may lie where the former do."""
         chain = self._chain(f"{unit.name}: branch", unit.branch, unit.entry)
         if chain is None or not chain.stored_channels_last or rows.shape[1:] != unit.branch.shape:
-            onto += self.through_branch(unit, rows)[0]
+            (arrived,) = self.through_branch(unit, rows)
+            onto += arrived.clone() if share_memory(arrived, onto) else arrived
             return
         self.vjps["branch"] += len(rows)
         chain.pull(rows, onto)
