@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from helpers import randomise_norms
 from resnet_paths import unroll
 from resnet_paths.models import cifar_resnet
-from resnet_paths.paths import _tape, gradient_by_length
+from resnet_paths.paths import _tape, enumerate_path_gradients, gradient_by_length
 from resnet_paths.paths._chain import chain_between
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
@@ -112,6 +112,11 @@ NOT_CHAINS: dict[str, Layer] = {
 }
 
 
+def test_a_weight_that_is_the_earlier_value_itself_is_no_chain() -> None:
+    leaf = torch.randn(4, 4, 1, 1, requires_grad=True)
+    assert chain_between(F.conv2d(leaf, leaf), leaf) is None
+
+
 @pytest.mark.parametrize("name", NOT_CHAINS)
 def test_is_no_chain(name: str) -> None:
     layers = NOT_CHAINS[name]
@@ -196,3 +201,73 @@ def test_rows_at_the_sum_lie_where_the_branch_is_added(dtype: torch.dtype, name:
     split = gradient_by_length(net, torch.randn(2, 3, 6, 6, dtype=dtype), torch.tensor([0, 2]))
     assert split.residual is not None
     assert split.residual < (1e-5 if dtype is torch.float32 else 1e-12)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    model = cifar_resnet(8, num_classes=3)
+    return randomise_norms(model).eval()
+
+
+def halves(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient / 2
+
+
+def by_tensor(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    if output.requires_grad:
+        output.register_hook(halves)
+
+
+def by_node(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    if output.grad_fn is not None:
+        output.grad_fn.register_hook(lambda arrived, came: tuple(None if g is None else g / 2 for g in arrived))
+
+
+@pytest.mark.parametrize("hook", [by_tensor, by_node])
+def test_hooks_on_tensors_are_honoured(hook: Callable[..., None]) -> None:
+    """They cannot be read off the graph, and change gradients."""
+    model = small_network().double()
+    x, target = torch.randn(2, 3, 8, 8).double(), torch.tensor([0, 2])
+    free = gradient_by_length(unroll(model), x, target)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(hook)
+    split = gradient_by_length(unroll(model, x), x, target)
+    assert split.residual is not None
+    assert split.residual < 1e-12
+    assert not torch.allclose(split.total, free.total)
+    assert not torch.allclose(split.norms, free.norms)
+
+
+class TwoTypes(nn.Module):
+    """A stream in bfloat16 whose sums are in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 3)
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1).bfloat16() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).bfloat16()
+        for layer in self.layers:
+            x = torch.relu(x.float() + layer(x)).bfloat16()
+        return self.head(x.float().mean((2, 3)))
+
+
+@pytest.mark.parametrize("wrt", ["input", "parameters", 1])
+def test_branch_and_sum_of_different_types(wrt: str | int) -> None:
+    torch.manual_seed(0)
+    split = gradient_by_length(unroll(TwoTypes().eval()), torch.randn(2, 3, 6, 6), torch.tensor([0, 2]), wrt=wrt)
+    assert split.residual is not None
+    assert split.residual < 0.02
+
+
+def test_paths_under_autocast() -> None:
+    net, x = unroll(small_network()), torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        paths = enumerate_path_gradients(net, x, torch.tensor([0, 2]), keep_gradients=True)
+        split = gradient_by_length(net, x, torch.tensor([0, 2]))
+    assert paths.gradient is not None
+    torch.testing.assert_close(
+        paths.gradient.sum(0), split.total, rtol=0.05, atol=0.02 * float(split.total.abs().max())
+    )

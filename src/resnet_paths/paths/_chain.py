@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
     3: torch.conv_transpose1d,
@@ -28,9 +29,11 @@ class Chain:
     Attributes:
         steps: what to do to rows, in order: a mask is a tensor (its positive entries pass), a factor for each channel a
             :class:`Scale`, a convolution a :class:`Spread`.
+        dtype: the output's, which autograd casts rows to.
     """
 
     steps: tuple[torch.Tensor | Scale | Spread, ...]
+    dtype: torch.dtype
 
     @property
     def mask(self) -> torch.Tensor | None:
@@ -46,6 +49,7 @@ class Chain:
     @torch.no_grad()
     def pull(self, rows: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
         """Rows (rows, batch, ...) at the output as rows at the input, added `onto` others if these are given."""
+        rows = rows.to(self.dtype)
         count, owned = rows.shape[:2], False
         for place, step in enumerate(self.steps):
             if isinstance(step, Spread):
@@ -102,10 +106,28 @@ class Spread:
         return True
 
 
+class HooksNoted(TorchFunctionMode):
+    """Within the block it is noted whether the pass put a hook on a tensor, or reached for a node of the graph.
+
+    Such hooks may change gradients, and cannot be read off the graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+        self._telling = (torch.Tensor.register_hook, torch.Tensor.grad_fn.__get__)  # type: ignore[attr-defined]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note and call."""
+        self.any = self.any or func in self._telling
+        return func(*args, **(kwargs or {}))
+
+
 def chain_between(output: torch.Tensor, start: torch.Tensor) -> Chain | None:
     """The graph from a value back to an earlier one as a chain; None if it holds anything but its three kinds of layer.
 
-    Layers in training mode, transposed ones, and weights that were computed in the pass are none of them either.
+    Layers in training mode, transposed ones, and weights that were computed in the pass (or are the earlier value)
+    are none of them either.
     """
     if not output.requires_grad or not start.requires_grad:
         return None
@@ -117,10 +139,10 @@ def chain_between(output: torch.Tensor, start: torch.Tensor) -> Chain | None:
         name = "" if node is None else node.name()
         if name == "ReluBackward0":
             steps.append(_as_rows(node._saved_result))
-        elif name == "NativeBatchNormBackward0" and not node._saved_training and _has_leaves(node):
+        elif name == "NativeBatchNormBackward0" and not node._saved_training and _has_leaves(node, end):
             own = _factor(node)
             factor = own if factor is None else factor * own
-        elif name == "ConvolutionBackward0" and not node._saved_transposed and _has_leaves(node):
+        elif name == "ConvolutionBackward0" and not node._saved_transposed and _has_leaves(node, end):
             steps.append(_spread(node, factor))
             factor = None
         else:
@@ -128,7 +150,7 @@ def chain_between(output: torch.Tensor, start: torch.Tensor) -> Chain | None:
         edge = tuple(node.next_functions[0])
     if factor is not None:
         steps.append(Scale(factor.to(start.dtype).view(-1, *[1] * (start.ndim - 2))))
-    return Chain(tuple(steps))
+    return Chain(tuple(steps), output.dtype)
 
 
 def _edge(value: torch.Tensor) -> tuple[Any, int]:
@@ -136,9 +158,10 @@ def _edge(value: torch.Tensor) -> tuple[Any, int]:
     return edge.node, edge.output_nr
 
 
-def _has_leaves(node: Any) -> bool:
+def _has_leaves(node: Any, end: tuple[Any, int]) -> bool:
     """Whether a layer's weights are parameters, buffers or constants, so that its input alone leads further back."""
-    return all(other is None or hasattr(other, "variable") for other, _ in node.next_functions[1:])
+    others = [edge for edge in node.next_functions[1:] if edge[0] is not None]
+    return all(hasattr(other, "variable") and (other, place) != end for other, place in others)
 
 
 def _factor(node: Any) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from ..unroll import State, UnitRef, UnrolledNetwork
 from ..unroll._guard import preserved
-from ._chain import Chain, chain_between, share_memory
+from ._chain import Chain, HooksNoted, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
@@ -66,8 +66,9 @@ class Tape:
         self.looped: dict[str, str] = {}
         self.first = 0 if start is None else net.index(start)
         self._most_rows: int | None = None
-        self._chains: dict[str, Chain | None] = {}
-        with torch.enable_grad(), preserved(net.model):  # a reparametrised layer keeps its weight of each run
+        self._chains: dict[tuple[int, int], Chain | None] = {}
+        # a reparametrised layer keeps its weight of each run
+        with torch.enable_grad(), preserved(net.model), HooksNoted() as hooks:
             self.start, state = _begin(net, x, start)
             self.stem_exit = state.value
             self.units: list[Recorded] = []
@@ -76,6 +77,7 @@ class Tape:
                 self.units.append(unit)
             self.output = self.units[-1].exit
             self.loss = scalar_loss(self.output, target, loss)
+        self._hooked = hooks.any
         self.seed = self.gradient([self.output])[0]
 
     @property
@@ -108,8 +110,8 @@ class Tape:
             return [rows]
         self.vjps["join"] += len(rows)
         piece = f"{unit.name}: join"
-        if not inputs and into is not None and into.shape == rows.shape:
-            chain = self._chain(piece, unit.exit, unit.total)
+        if not inputs and into is not None and into.shape == rows.shape and rows.dtype is unit.exit.dtype:
+            chain = self._chain(unit.exit, unit.total)
             if chain is not None and chain.mask is not None:
                 mask = chain.mask.expand_as(rows)
                 return [torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)]
@@ -131,7 +133,7 @@ class Tape:
 
     def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
         """Add rows times J onto rows at the entry, which may lie where the former do."""
-        chain = self._chain(f"{unit.name}: branch", unit.branch, unit.entry)
+        chain = self._chain(unit.branch, unit.entry)
         if chain is None or not chain.stored_channels_last or rows.shape[1:] != unit.branch.shape:
             (arrived,) = self.through_branch(unit, rows)
             onto += arrived.clone() if share_memory(arrived, onto) else arrived
@@ -142,7 +144,7 @@ class Tape:
     def row_strides(self, unit: Recorded) -> tuple[int, ...]:
         """How to store a row at a unit's entry so that it is pulled back soonest."""
         entry = unit.entry
-        chain = self._chain(f"{unit.name}: branch", unit.branch, entry)
+        chain = self._chain(unit.branch, entry)
         kept = entry.is_contiguous() or (entry.ndim == 4 and entry.is_contiguous(memory_format=torch.channels_last))
         if chain is not None and chain.stored_channels_last:
             return torch.empty(entry.shape, device="meta", memory_format=torch.channels_last).stride()
@@ -202,7 +204,8 @@ class Tape:
     ) -> list[torch.Tensor | None]:
         if not output.requires_grad:
             return [None] * len(inputs)
-        chain = self._chain(piece, output, inputs[0]) if len(inputs) == 1 else None
+        rows = rows.to(output.dtype)
+        chain = self._chain(output, inputs[0]) if len(inputs) == 1 else None
         if chain is not None:
             return [chain.pull(rows)]
         if len(rows) > 1 and piece not in self.looped:
@@ -216,10 +219,11 @@ class Tape:
                 return _stacked(single)
         return _stacked([self._grad(output, inputs, row) for row in rows])
 
-    def _chain(self, piece: str, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
-        if piece not in self._chains:
-            self._chains[piece] = chain_between(output, start)
-        return self._chains[piece]
+    def _chain(self, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
+        between = id(output), id(start)  # both live as long as the recording does
+        if between not in self._chains:
+            self._chains[between] = None if self._hooked else chain_between(output, start)
+        return self._chains[between]
 
     @staticmethod
     def _grad(

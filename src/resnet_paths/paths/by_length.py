@@ -276,7 +276,7 @@ def _of_values(described: _Described, wrt: str) -> GradientByLength:
     gradient = pull_stem(tape, pull_polynomial(tape, lengths, described.counted, visit=note))
     (total,) = tape.gradient([tape.start])
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
-    products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1))
+    products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1).to(gradient.dtype))
     names = tuple(described.net[tape.first + place].name for place in range(tape.n))
     return GradientByLength(
         wrt=wrt,

@@ -163,6 +163,6 @@ class _Tree:
 
     def _arrive(self, rows: torch.Tensor, ranks: torch.Tensor) -> None:
         rows = pull_stem(self.tape, rows)
-        self.norms[ranks] = example_norms(rows)
+        self.norms[ranks] = example_norms(rows).to(self.norms.dtype)
         if self.gradient is not None:
-            self.gradient[ranks] = rows
+            self.gradient[ranks] = rows.to(self.gradient.dtype)
