@@ -115,7 +115,8 @@ class HooksNoted(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.any = False
-        self._telling = (torch.Tensor.register_hook, torch.Tensor.grad_fn.__get__)  # type: ignore[attr-defined]
+        node: Any = torch.Tensor.grad_fn
+        self._telling = (torch.Tensor.register_hook, node.__get__)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note and call."""
