@@ -38,6 +38,8 @@ def test_the_frontier(tmp_path) -> None:
     assert ax.get_xlabel() == "latency (ms, batch 30)"
     assert "accuracy" in ax.get_ylabel()
     assert list(ax.lines[0].get_ydata()) == [point.accuracy for point in plan.points]
+    same = replace(plan, points=(plan.points[0],) * 9)
+    assert [text.get_text() for text in plot_plan(same).texts] == ["0"]  # labels on one spot: one is drawn
     ax = plot_search(plan)
     assert list(ax.lines[1].get_ydata()) == list(plan.search_losses)
     assert ax.get_ylabel() == "1 - p(label), search images"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -57,9 +59,18 @@ def test_gradient_by_length_draws_medians_and_total() -> None:
     median, total = ax.lines[0], ax.lines[1]
     seen = (split.norms > 0).any(1)
     np.testing.assert_allclose(median.get_ydata(), split.norms[seen].median(1).values)
-    assert total.get_ydata()[0] == float(split.total_norm.median())
+    assert total.get_ydata()[0] == np.median(split.total_norm)
     assert _named(ax)
     assert ax.get_yscale() == "log"
+
+
+def test_a_gradient_of_zero_leaves_its_band_where_the_others_are() -> None:
+    split = gradient_by_length(tiny_network(5), *tiny_batch())
+    norms = split.norms.clone()
+    norms[2, 0] = 0
+    ax = plot_gradient_by_length(dataclasses.replace(split, norms=norms))
+    (corners,) = [path.vertices for path in ax.collections[0].get_paths()]
+    assert corners[corners[:, 0] == 2][:, 1].min() == pytest.approx(float(norms[2][norms[2] > 0].min()))
 
 
 def test_contributions_are_a_picture_of_blocks_by_examples() -> None:

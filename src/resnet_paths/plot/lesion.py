@@ -71,7 +71,9 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
     ends = record.median_interval() if record.per_image.shape[1] > 1 else (middle[1:], middle[1:])
     errors = np.stack([middle[1:] - ends[0], ends[1] - middle[1:]]).clip(0)
     ax.plot(counts, middle, color=BLUE, marker="o", markersize=3, label="median")
-    ax.errorbar(record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="its 95 % over images")
+    ax.errorbar(
+        record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="its 95 % interval over images"
+    )
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xlabel("number of deleted units")

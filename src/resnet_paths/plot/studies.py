@@ -26,7 +26,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     table = record.by_swaps()
     ax.plot(record.tau, record.values, ".", color=GREY, alpha=0.6, markersize=4, label="one order")
     errors = np.stack([table["median"] - table["low"], table["high"] - table["median"]]).clip(0)
-    label = "median of the orders with as many swaps, 95 % over images"
+    label = "median of as many swaps, 95 % interval"
     ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
     ax.plot(1, record.whole, "D", color=ORANGE, label=f"original order ({record.whole:.3g})")
     if chance is not None:

@@ -15,27 +15,48 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
     ax = axes(ax, (7, 4))
     latency = 1e3 * np.array([point.latency for point in plan.points])
     accuracy = np.array([point.accuracy for point in plan.points])
-    ax.plot(latency, accuracy, "o-", color=BLUE, markersize=4, label="as dropped")
+    ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label="as dropped (number: blocks dropped)")
+    ax.plot(latency, accuracy, color=BLUE, alpha=0.4, linewidth=1)
     chosen = plan.point.accuracy
     if all(point.recalibrated is not None for point in plan.points):
         again = np.array([point.recalibrated for point in plan.points], dtype=float)
         ends = np.array([point.recalibrated_interval for point in plan.points], dtype=float)
         errors = np.abs(ends.T - again)
-        ax.errorbar(latency, again, errors, fmt="s-", color=ORANGE, markersize=4, capsize=2, label="recalibrated")
+        label = "with batch norms measured again"
+        ax.errorbar(latency, again, errors, fmt="s", color=ORANGE, markersize=4, capsize=2, label=label)
+        ax.plot(latency, again, color=ORANGE, alpha=0.4, linewidth=1)
         chosen = float(again[plan.chosen])
-    ax.plot(1e3 * plan.point.latency, chosen, "*", color=RED, markersize=14, label="chosen")
+    ax.plot(
+        1e3 * plan.point.latency,
+        chosen,
+        "*",
+        color=RED,
+        markersize=14,
+        label=f"chosen: {len(plan.point.dropped)} dropped",
+    )
     if plan.point.finetuned is not None:
         ax.plot(1e3 * plan.point.latency, plan.point.finetuned, "^", color=RED, markersize=8, label="fine-tuned")
     whole = plan.points[0]
     ax.axhline(whole.accuracy, color=GREY, linewidth=0.8, linestyle=":", label="whole model")
-    for place, point in enumerate(plan.points):
-        ax.annotate(str(len(point.dropped)), (latency[place], accuracy[place]), (0, -12), textcoords="offset points",
-                    fontsize=7, color=GREY, ha="center")  # fmt: skip
+    for place in _apart(latency, accuracy):
+        ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
+                    textcoords="offset points", fontsize=7, color=GREY, ha="center")  # fmt: skip
     ax.set_xlabel(f"latency (ms, batch {plan.batch})")
     ax.set_ylabel("accuracy (share of images)")
-    ax.set_title(f"Blocks dropped by {plan.search} search (numbers: how many)", fontsize=10)
+    ax.set_title(f"Blocks dropped by {plan.search} search", fontsize=10)
     ax.legend(fontsize=8)
     return ax
+
+
+def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
+    """Points whose labels do not lie on each other: the first and the last, and what leaves room to those before."""
+    across, down = (np.ptp(values) or 1.0 for values in (x, y))
+    kept: list[int] = []
+    for place in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
+        far = [max(abs(x[place] - x[k]) / across, abs(y[place] - y[k]) / down) >= room for k in kept]
+        if all(far):
+            kept.append(place)
+    return sorted(kept)
 
 
 def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from .section import Table
 from .subject import Subject
-from .words import number
+from .words import counted, number
 
 if TYPE_CHECKING:
     from .write import Report
@@ -33,6 +35,8 @@ def render(report: Report, subject: Subject) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["prose"] = prose
+    environment.filters["counted"] = counted
     environment.filters["svg"] = lambda text: data_uri("image/svg+xml", text)
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
     template = environment.get_template("report.html")
@@ -53,6 +57,24 @@ class _Plain(str):
 
     def __html__(self) -> str:
         return str(self)
+
+
+def prose(text: str) -> Markup:
+    r"""A sentence for the page: escaped, numbers keep their percent sign, options and powers of ten are set.
+
+    Example:
+        >>> str(prose("<5 % more with --budget full."))
+        '&lt;5\xa0% more with <code>--budget full</code>.'
+        >>> str(prose("a difference of 1.9e-07"))
+        'a difference of <span class="power">1.9 × 10<sup>-7</sup></span>'
+    """
+    escaped = str(escape(text)).replace(" %", "\N{NO-BREAK SPACE}%")
+    escaped = re.sub(r"(?<![\w.])(\d[\d.]*)e([-+]\d+)\b", _power, escaped)
+    return Markup(re.sub(r"--[a-z][a-z-]*(?: full\b)?", r"<code>\g<0></code>", escaped))
+
+
+def _power(found: re.Match[str]) -> str:
+    return f'<span class="power">{found[1]} × 10<sup>{int(found[2])}</sup></span>'
 
 
 def data_uri(kind: str, text: str) -> str:

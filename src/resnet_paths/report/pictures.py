@@ -70,9 +70,22 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
         draw(ax)
         ax.set_title("")  # the page has its own
         _thin(ax, size)
+        _legend_above(ax, size)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(file.getvalue())
+
+
+def _legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
+    """Put the legend over the picture, where no point can lie under it: as many columns as `size` inches hold."""
+    handles, labels = ax.get_legend_handles_labels()
+    if ax.get_legend() is None or not labels:
+        return
+    columns = int((size[0] - 0.8) / (mark + letter * max(map(len, labels))))
+    ax.legend(
+        handles, labels, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False,
+        ncols=min(max(columns, 1), len(labels)),
+    )  # fmt: skip
 
 
 def _thin(ax: Axes, size: tuple[float, float], space: float = 0.14) -> None:

@@ -73,8 +73,10 @@ def _by_class(subject: Subject, right: np.ndarray) -> pd.DataFrame:
 def _what_can_be_told(accuracy: float, count: int) -> str:
     spread = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
     return (
-        f"With so many images the accuracy itself is known to about {points(spread).lstrip('+')} either way; effects "
-        "smaller than that need more images or the paired comparison that the sections below make."
+        f"With {counted(count, 'image')} the accuracy is known to about {points(spread).lstrip('+')} either way. "
+        "Smaller "
+        "effects show only when the same images are compared with and without a change, as the sections below do, or "
+        "with more images."
     )
 
 

@@ -35,21 +35,24 @@ def run(subject: Subject, options: Options) -> Section:
     order = blocks.sort_values("mean", ascending=False, kind="stable")
     top, against = order["source"].tolist(), blocks[blocks["mean"] < 0]
     found = (
-        f"The right class's logit is {number(total)} in the mean; {top[0]} adds most to it directly "
+        f"The right class's logit is {number(total)} on average; {top[0]} adds most to it directly "
         f"({number(float(order['mean'].iloc[0]))})."
     )
     reading = (
         found,
-        f"Stem and constants add {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
-        f"{number(float(blocks['mean'].sum()))}. "
+        f"Stem and biases add {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
+        f"{number(float(blocks['mean'].sum()))}; the remainder, which a linear reading does not explain, is "
+        f"{number(float(frame['mean'].iloc[2]))}. "
         + (
-            f"{counted(len(against), 'block')} speak{'s' if len(against) == 1 else ''} against the right class: "
+            f"On average {counted(len(against), 'block')} lower{'s' if len(against) == 1 else ''} that logit: "
             f"{listed(against['source'].tolist())}."
             if len(against)
-            else "No block speaks against the right class in the mean."
+            else "On average no block lowers that logit."
         ),
-        f"The parts sum to the logits to {record.residual:.1e} relative. A block that only prepares the input of later "
-        "blocks adds nothing directly: its worth shows in the sections on deletion.",
+        "Directly means: what the block adds, carried to the head by shortcuts alone. A block that only prepares the "
+        "input of later blocks adds nothing directly; its worth shows in the sections on deletion. The parts sum to "
+        "the "
+        f"logits (relative difference {record.residual:.1e}).",
     )
     alt = (
         f"Mean direct contribution of stem, constants and {len(blocks)} blocks to the right class's logit: largest "
@@ -73,9 +76,11 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
     first = int(enough[0])
     reading = (
-        f"Read from the stream after each unit by the model's own head, {percent(0.9)} of the final accuracy "
-        f"({percent(float(accuracy[-1]))} of these images) is first reached after {record.units[first]} "
-        f"({first} of {len(record.units) - 1} units).",
+        "What would the model answer if all later branches were left out? The value after each unit goes to the "
+        "model's "
+        f"own head through the shortcuts alone. After {record.units[first]} ({first} of {len(record.units) - 1} units) "
+        f"that answer first reaches {percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on "
+        f"these {counted(len(target), 'image')}. Each thin line is one image.",
     )
     alt = (
         f"Probability of the right class and accuracy read from the stream after each unit: accuracy "

@@ -25,8 +25,8 @@ def run(subject: Subject, options: Options) -> Section:
     own, extremes = _one(subject, subject.model, "curvature", "The model", options)
     parts = [own]
     found = (
-        f"The loss curves by at most {number(extremes.largest)} upwards and {number(-extremes.smallest)} downwards "
-        f"around the weights (Hessian; |smallest / largest| = {number(extremes.ratio)})."
+        f"The largest eigenvalue of the loss's Hessian is {number(extremes.largest)}, the smallest "
+        f"{number(extremes.smallest)}, {number(extremes.ratio)} of it in size (a convex loss has no negative one)."
     )
     if subject.twin is not None:
         other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.twin_code})", options)
@@ -51,11 +51,14 @@ def _one(
     density = spectral_density(operator, steps=options["steps"], probes=options["probes"], seed=subject.seed)
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
-        f"Of the {counted(extremes.size, 'eigenvalue')} of the Hessian of the mean loss over "
-        f"{counted(extremes.samples, 'image')} the largest is {number(extremes.largest)}, the smallest "
-        f"{number(extremes.smallest)}: their ratio is {number(extremes.ratio)} in size. {_convex(extremes)}",
-        f"About {percent(below)} of them (standard error {percent(error)}) lie below minus one hundredth of the "
-        "largest.",
+        "The Hessian holds the second derivatives of the loss by all weights; an eigenvalue is how strongly the loss "
+        f"bends along one direction. Of its {counted(extremes.size, 'eigenvalue')} on "
+        f"{counted(extremes.samples, 'image')} "
+        f"the largest is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. {_convex(extremes)}",
+        f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth of "
+        "the largest. In the picture each eigenvalue is smoothed into a bell; the dotted line is the height of a "
+        "single "
+        "one.",
     )
     alt = (
         f"Density of the Hessian's eigenvalues, log scale: nearly all close to 0, the largest at "
@@ -79,8 +82,8 @@ def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -
 
 def _convex(extremes: ExtremeEigenvalues) -> str:
     if extremes.smallest >= -1e-3 * extremes.largest:
-        return "To a thousandth of the largest the loss is convex here."
-    return "The loss still curves downwards in some directions: the weights are not at a minimum of it."
+        return "Up to a thousandth of the largest, none is negative: the loss is convex here."
+    return "Along some directions the loss bends downwards: for these images the weights are not at a minimum."
 
 
 def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]:
@@ -95,7 +98,7 @@ def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]
 STAGE = Stage(
     name="curvature",
     title="Curvature",
-    question="How sharp is the minimum, and does the loss also curve downwards?",
+    question="How strongly does the loss bend at the trained weights, and does it bend downwards anywhere?",
     run=run,
     quick={"images": 64, "tolerance": 1e-2, "steps": 16, "probes": 2},
     full={"images": 512, "tolerance": 1e-3, "steps": 60, "probes": 8},

@@ -67,14 +67,14 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
     kept = np.flatnonzero(middle <= record.whole + 0.05)
     first = counted(int(record.counts[0]), "random block")
     some = (
-        f"With {record.counts[kept[-1]]} random blocks deleted the median error is still within 5 points of the whole "
-        f"network's ({percent(middle[kept[-1]])})"
+        f"With {counted(int(record.counts[kept[-1]]), 'random block')} deleted the median error is "
+        f"{percent(middle[kept[-1]])}, still within 5 points of the whole network's {percent(record.whole)}"
         if len(kept)
-        else f"Already the loss of {first} costs {points(middle[0] - record.whole)} of error in the median"
+        else f"Already {first} deleted changes the median error by {points(middle[0] - record.whole)}"
     )
     if not len(over):
-        return f"{some}; no number of deletions that was tried takes it half of the way to chance."
-    return f"{some}; half of the way to chance is reached with {record.counts[over[0]]} deleted."
+        return f"{some}; none of the numbers tried takes it half of the way to guessing."
+    return f"{some}; with {record.counts[over[0]]} deleted it is half of the way to guessing, or more."
 
 
 def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
@@ -86,9 +86,10 @@ def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     start = 0 if jump == 0 else int(record.counts[jump - 1])
     share = float(np.diff(line)[jump] / (line.max() - line.min())) if line.max() > line.min() else 0.0
     return (
-        f"Median error and number of deletions have a rank correlation of {number(rank)}; the largest step, from "
-        f"{start} to {record.counts[jump]} deletions, makes {percent(share)} of the whole rise. Veit et al. "
-        "(2016, section 4.2) read a smooth rise as the behaviour of an ensemble that loses members."
+        f"How smooth is the rise? The rank correlation of error and number is {number(rank)} (1 is a rise at every "
+        f"step); the largest step, from {start} to {record.counts[jump]} deletions, makes {percent(share)} of the "
+        "whole "
+        "rise. To Veit et al. (2016, section 4.2) a smooth rise shows an ensemble that loses members one by one."
     )
 
 

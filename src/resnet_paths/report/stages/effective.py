@@ -22,9 +22,10 @@ def run(subject: Subject, options: Options) -> Section:
     drawn = sample_path_gradients(subject.fast, x, labels, samples=options["samples"], seed=subject.seed)
     record = effective_paths(drawn)
     found = (
-        f"{percent(record.mass)} of the gradient that single paths carry lies in lengths {record.low} to "
-        f"{record.high}: {percent(record.path_share)} of all paths. The mean effective length is "
-        f"{number(record.mean_length)}, of all paths {number(n / 2)}."
+        f"Paths of {record.low} to {record.high} branches, {percent(record.path_share)} of all paths, carry "
+        f"{percent(record.mass)} of the gradient. Weighted by gradient the mean length is "
+        f"{number(record.mean_length)}; "
+        f"over all paths it is {number(n / 2)}."
     )
     norms = Part(
         "Gradient of single paths",
@@ -36,8 +37,10 @@ def run(subject: Subject, options: Options) -> Section:
         "Effective paths",
         (
             found,
-            "Single paths partly cancel when they are summed, so these are not parts of the gradient: that split is "
-            "in the section before.",
+            "A bar is the number of paths of that length times the mean gradient norm of one such path, as a share of "
+            "the sum over all lengths (Veit et al. 2016, figure 6 c). Paths partly cancel when they are added up, "
+            "which "
+            "this leaves out; the section before has it.",
         ),
         picture(
             lambda ax: plot_effective_lengths(record, ax),
@@ -51,12 +54,13 @@ def run(subject: Subject, options: Options) -> Section:
 
 def _decay(record: EffectivePaths) -> str:
     if not np.isfinite(record.decay):
-        return "Too few lengths carry any gradient for a law of decay."
+        return "Too few lengths carry any gradient to say how it decays."
     trend = "falls" if record.decay < 1 else "does not fall"
     return (
-        f"The gradient of one path {trend} with its length: each further branch multiplies it by "
-        f"{number(record.decay)} (an exponential law fits with R² {record.decay_fit:.3f}). Veit et al. (2016, figure "
-        "6 b) found an exponential decay."
+        f"Each point is the mean gradient norm of paths drawn at random. It {trend} with the length: each further "
+        "branch "
+        f"multiplies it by {number(record.decay)} (dashed line; R² of the fit {record.decay_fit:.3f}). Veit et al. "
+        "(2016, figure 6 b) found an exponential decay too."
     )
 
 
@@ -73,7 +77,7 @@ def _warnings(record: EffectivePaths, samples: int) -> tuple[str, ...]:
     relative = record.standard_error[inside] / np.maximum(record.norm[inside], np.finfo(float).tiny)
     if relative.max() > 0.2:
         found.append(
-            f"Path sampling is noisy: with {samples} paths a length and image the standard error reaches "
+            f"Path sampling is noisy: with {samples} paths for each length and image the standard error reaches "
             f"{percent(float(relative.max()))} of the value within the effective range. --budget full draws more."
         )
     if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+import numpy as np
 
 from ...data import ImageData
 from ...plot import plot_plan
@@ -15,6 +18,7 @@ from ..subject import Subject
 from ..words import counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
+_ROUNDS = 4
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -68,11 +72,18 @@ def accuracy_of(plan: DropPlan, index: int) -> float:
 
 
 def _timed(subject: Subject, plan: DropPlan, options: Options) -> tuple[Latency, Latency]:
-    """The whole model and the chosen one, one after the other, with quartiles."""
+    """The whole model and the chosen one in turn, so that other work on the machine slows both."""
     x, _ = subject.batch(plan.batch)
-    smaller = drop_blocks(subject.net, list(plan.point.dropped))
-    before = measure_latency(subject.model, x, seconds=4 * options["seconds"])
-    return before, measure_latency(smaller, x, seconds=4 * options["seconds"])
+    models = (subject.model, drop_blocks(subject.net, list(plan.point.dropped)))
+    rounds = [[measure_latency(model, x, seconds=options["seconds"]) for model in models] for _ in range(_ROUNDS)]
+    before, after = (_joined(list(of_one)) for of_one in zip(*rounds, strict=True))
+    return before, after
+
+
+def _joined(rounds: list[Latency]) -> Latency:
+    """Several measurements of one model as one: the medians of their medians and quartiles."""
+    low, median, high = (float(np.median([getattr(one, name) for one in rounds])) for name in ("low", "median", "high"))
+    return replace(rounds[0], low=low, median=median, high=high, runs=sum(one.runs for one in rounds))
 
 
 def _found(plan: DropPlan, before: Latency, after: Latency) -> str:
@@ -80,14 +91,14 @@ def _found(plan: DropPlan, before: Latency, after: Latency) -> str:
     allowed = points(plan.accuracy_drop or 0.0).lstrip("+")
     if not point.dropped:
         return (
-            f"No drop is recommended: for no set of blocks that was found is a fall of accuracy by at most {allowed} "
-            f"shown with {percent(CONFIDENCE)} confidence on images kept apart."
+            f"No drop is recommended: for none of the sets of blocks found do the images kept apart show, with "
+            f"{percent(CONFIDENCE)} confidence, that accuracy falls by at most {allowed}."
         )
     return (
         f"Recommended: drop {counted(len(point.dropped), 'block')}. Latency goes to "
         f"{percent(after.median / before.median)}, parameters to {percent(point.parameters / whole.parameters)}, "
-        f"accuracy from {percent(whole.accuracy)} to {percent(accuracy_of(plan, plan.chosen))} on images kept apart: "
-        f"with {percent(CONFIDENCE)} confidence a fall of at most {allowed}."
+        f"accuracy from {percent(whole.accuracy)} to {percent(accuracy_of(plan, plan.chosen))} on images kept apart; "
+        f"with {percent(CONFIDENCE)} confidence the fall is at most {allowed}."
     )
 
 
@@ -96,17 +107,19 @@ def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool, apa
     low, high = point.recalibrated_interval or point.accuracy_interval
     where = "training images" if trained else "one half of the images"
     details = [
-        f"Blocks were searched on {where}; these accuracies are on {counted(apart, 'other image')}. The sets are "
-        "tested there in order of size, and the last before the first that fails is recommended: a set passes when "
-        f"the upper end of the one-sided {percent(CONFIDENCE)} bound of its fall (paired score test, Tango 1998) is "
-        "within the tolerance."
+        f"The sets of blocks were chosen on {where}; the accuracies are those of {counted(apart, 'other image')}. "
+        "There "
+        "the sets are tested, smallest first, until one fails; the one before it is recommended. A set passes if its "
+        f"fall is at most the tolerance with {percent(CONFIDENCE)} confidence (paired score test, Tango 1998)."
     ]
     if point.dropped:
         details.append(
             f"Dropped: {listed(point.names, most=12)}. The 95 % interval of the smaller model's accuracy is "
             f"{percent(low)} to {percent(high)}. One pass of {counted(before.batch, 'image')} takes "
             f"{seconds(before.median)} before and {seconds(after.median)} after (medians, {before.device}, "
-            f"{counted(before.threads, 'thread')})."
+            f"{counted(before.threads, 'thread')}), measured in turn; the points of the picture were measured one "
+            "after "
+            "the other, so other work on the machine moves them sideways."
         )
     details += _why_no_more(plan, apart)
     if point.recalibrated is not None and point.dropped:
@@ -124,15 +137,15 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
     first = plan.points[plan.chosen + 1]
     bound, allowed = first.fall_at_most or 0.0, plan.accuracy_drop or 0.0
     said = (
-        f"The next set ({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) falls by "
-        f"{_share(first.fall)}, and by up to {_share(bound)} at the bound"
+        f"With the next set ({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) accuracy falls by "
+        f"{_share(first.fall)}, and with {percent(CONFIDENCE)} confidence by at most {_share(bound)}"
     )
     if first.fall >= allowed:
         return [f"{said}: more than the tolerance of {_share(allowed)}."]
     needed = math.ceil(apart * ((bound - first.fall) / (allowed - first.fall)) ** 2)
     return [
-        f"{said}: too few images to tell whether it is within {_share(allowed)}. Some {needed:,} images kept apart "
-        "would do, if the fall stayed as it is."
+        f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} images kept apart "
+        "would do if the fall stayed the same."
     ]
 
 

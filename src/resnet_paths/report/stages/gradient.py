@@ -17,20 +17,23 @@ def run(subject: Subject, options: Options) -> Section:
     """Which lengths carry the gradient of the loss at the input, cancellation included."""
     x, labels = subject.batch(options["images"])
     record = gradient_by_length(subject.fast, x, labels)
-    norms = record.norms.double().cpu().numpy().mean(1)
+    norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
     share = record.share.double().cpu().numpy().mean(1)
-    top, total = int(norms.argmax()), float(record.total_norm.double().mean())
+    top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))
     n = len(subject.net)
     short = float(share[: n // 2].sum())
     found = (
-        f"The gradient's largest part comes through paths of length {top}, of {n}; paths shorter than {n // 2} give "
-        f"{percent(short)} of it."
+        f"Paths through {counted(top, 'branch', 'branches')} (of {n}) carry the largest part of the gradient; all "
+        "paths "
+        f"shorter than {n // 2} together make {percent(short)} of it."
     )
     reading = (
-        f"{found} The mean norm of that part is {number(norms[top])}, of the whole gradient {number(total)}"
-        + (": parts of different lengths cancel." if norms[top] > total else "."),
-        f"The parts of all lengths sum to the ordinary gradient to {record.residual:.1e} relative: this is a split, "
-        "not an estimate.",
+        f"{found} The median norm over {counted(len(x), 'image')} is {number(norms[top])} at length {top} and "
+        f"{number(total)} for the whole gradient"
+        + (". The whole is smaller than its part: parts of different lengths cancel." if norms[top] > total else "."),
+        "This is an exact split of the gradient, not an estimate: the parts of all lengths sum to the ordinary "
+        "gradient "
+        f"(relative difference {record.residual:.1e}).",
         _signs(share),
     )
     alt = (
@@ -50,8 +53,11 @@ def run(subject: Subject, options: Options) -> Section:
 def _signs(share: np.ndarray) -> str:
     against = [str(length) for length in np.flatnonzero(share < -0.01)]
     if not against:
-        return "No length points against the whole gradient by more than 1 % of it, in the mean over the images."
-    return f"Lengths {listed(against)} point against the whole gradient, by {percent(-share.min())} of it at most."
+        return "On average over the images, the part of no length points against the whole gradient by more than 1 %."
+    return (
+        f"The parts of lengths {listed(against)} point against the whole gradient, by at most {percent(-share.min())} "
+        "of it."
+    )
 
 
 def _warnings(residual: float | None, looped: object) -> tuple[str, ...]:

@@ -29,8 +29,9 @@ def run(subject: Subject, options: Options) -> Section:
         f"and {percent(record.values.max())}; {names[worst]} matters most ({points(record.damage[worst])})."
     )
     reading = (
-        f"{found} The least is lost without {names[least]} ({points(record.damage[least])}); the median block costs "
-        f"{points(float(np.median(record.damage)))}.",
+        f"{found} {names[least]} matters least ({points(record.damage[least])}"
+        + (": the error falls" if record.damage[least] < 0 else "")
+        + f"); the median over the blocks is {points(float(np.median(record.damage)))}.",
         _told_apart(certain, record),
         _against_chance(record, subject.chance),
         *_shape_changes(record, order),
@@ -86,12 +87,15 @@ def _told_apart(certain: list[str], record: SingleDeletions) -> str:
     count, images = len(record.names), record.per_image.shape[1]
     if not certain:
         return (
-            f"No single deletion can be told from none with these {images} images (paired exact test, 5 % level over "
-            "all units)."
+            f"With these {images} images no deletion has an effect beyond chance (McNemar's exact test on pairs, 5 % "
+            "level over all units)."
         )
     rest = count - len(certain)
-    text = f"{counted(len(certain), 'deletion')} can be told from none with these {images} images: {listed(certain)}"
-    return f"{text} (paired exact test, 5 % level over all units). For the other {rest} the difference may be chance."
+    text = (
+        f"With these {images} images {counted(len(certain), 'deletion')} {'has' if len(certain) == 1 else 'have'} an "
+    )
+    text += f"effect beyond chance: {listed(certain)} (McNemar's exact test on pairs, 5 % level over all units)."
+    return text + (f" For the other {rest} the difference may be chance." if rest else "")
 
 
 def _against_chance(record: SingleDeletions, chance: float) -> str:

@@ -55,7 +55,7 @@ def _found(record: Reorderings) -> str:
     least, most = int(record.swaps.min()), int(record.swaps.max())
     first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
     text = f"After {counted(least, 'random swap')} of blocks the median error is {percent(first)} "
-    text += f"({points(first - record.whole)})"
+    text += f"({points(first - record.whole)})" if first != record.whole else "(as in the original order)"
     return text + (f", after {most} swaps it is {percent(last)}." if most > least else ".")
 
 
@@ -76,8 +76,10 @@ def _correlation(record: Reorderings, images: int) -> list[str]:
         verdict = "no trend can be told"
     return [
         about,
-        f"Error and Kendall's tau have a rank correlation of {number(rank)} (95 % interval {number(low)} to "
-        f"{number(high)}): {verdict}. Veit et al. (2016, section 4.3) found a smooth rise.",
+        "Kendall's tau says how much of the original order is left (1: all of it). Its rank correlation with the error "
+        f"is {number(rank)} (95 % interval {number(low)} to {number(high)}): {verdict}. Veit et al. (2016, section "
+        "4.3) "
+        "found that the error rises smoothly.",
     ]
 
 

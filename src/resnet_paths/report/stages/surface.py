@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from torch import nn
 
 from ...landscape import Roughness, Surface, loss_surface, random_direction, roughness
@@ -20,8 +21,8 @@ def run(subject: Subject, options: Options) -> Section:
     own, rough = _one(subject, subject.model, "surface", "The model", options)
     parts = [own]
     found = (
-        f"Around the trained weights the logarithm of the loss is convex at {percent(rough.convex)} of the inner "
-        "points of a random plane."
+        f"On a random plane through the trained weights the logarithm of the loss is convex at {percent(rough.convex)} "
+        "of the inner points."
     )
     if subject.twin is not None:
         other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.twin_code})", options)
@@ -41,17 +42,27 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
     middle = float(loss[options["steps"] // 2, options["steps"] // 2])
     lost = int((~np.isfinite(loss)).sum())
     reading = (
-        f"The loss is {number(middle)} at the trained weights and between {number(float(np.nanmin(loss)))} and "
-        f"{number(float(np.nanmax(loss)))} on the plane{_lowest(record)}. {_usable(record)}",
-        f"Of the logarithm of the loss, {percent(rough.convex)} of {counted(rough.cells, 'inner point')} are convex; "
-        f"it deviates from the best quadratic by {percent(rough.deviation)} of its spread.",
+        "Both axes move all weights along a random direction; a step of 1 moves each filter by its own norm (Li et al. "
+        "2018, section 4). The cross marks the trained weights.",
+        f"There the loss is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
+        f"{number(float(np.nanmax(loss)))}{_lowest(record)}. {_usable(record)}",
+        f"On its logarithmic scale the surface is convex (bends upwards in both directions of the plane) at "
+        f"{percent(rough.convex)} of {counted(rough.cells, 'inner point')}; from the best quadratic bowl it deviates "
+        "by "
+        f"{percent(rough.deviation)} of its spread.",
         *([f"{counted(lost, 'cell')} hold no finite loss."] if lost else []),
     )
     alt = (
         f"Loss over a plane of two random filter-normalised directions, from -{options['reach']:g} to "
         f"{options['reach']:g}: {number(middle)} in the middle, up to {number(float(np.nanmax(loss)))}."
     )
-    drawn = picture(lambda ax: plot_surface_heat(record, ax=ax, log=True), alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
+
+    def draw(ax: Axes) -> None:
+        plot_surface_heat(record, ax=ax, log=True)
+        ax.set_xlabel("step along random direction 1 (filter norms)")
+        ax.set_ylabel("step along random direction 2")
+
+    drawn = picture(draw, alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
     frames = (
         Table.of(name, "Every cell, with standard errors over images", record.to_frame()),
         Table.of(f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])),
@@ -71,7 +82,7 @@ def _usable(record: Surface) -> str:
     error = record.values["error"]
     row, column = (size // 2 for size in error.shape)
     good = float((error <= error[row, column] + 0.05).mean())
-    return f"Within 5 points of the model's own error lie {percent(good)} of the cells."
+    return f"At {percent(good)} of the points the error is within 5 percentage points of the model's own."
 
 
 def _warnings(options: Options, rough: Roughness) -> tuple[str, ...]:

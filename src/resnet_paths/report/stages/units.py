@@ -12,6 +12,14 @@ from ..stage import Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, percent
 
+_KINDS = {
+    "identity": "the input as it is",
+    "pooling": "a change of shape by pooling",
+    "parameter-free": "a change of shape without weights, such as added zeros",
+    "projection": "a change of shape by a learned layer",
+    "none": "no shortcut",
+}
+
 
 def run(subject: Subject, options: Options) -> Section:
     """The table of units; what the shortcuts are, where the parameters are, what cannot be dropped."""
@@ -34,8 +42,9 @@ def run(subject: Subject, options: Options) -> Section:
     found = f"The model is a stem, {counted(len(net), 'residual unit')} and a head: 2^{len(net)} paths."
     reading = [
         found,
-        "Shortcuts: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) + ". Only where a shortcut "
-        "is the identity does the stream pass a deleted unit unchanged.",
+        "A unit computes shortcut(x) + branch(x). Shortcuts: "
+        + "; ".join(f"{count} {kind} ({_KINDS[kind]})" for kind, count in kinds.most_common())
+        + ".",
         f"The branches hold {percent(inside / total) if total else 'none'} of the {counted(total, 'parameter')}; that "
         "is the most that dropping can save.",
     ]
@@ -49,7 +58,7 @@ def run(subject: Subject, options: Options) -> Section:
 STAGE = Stage(
     name="units",
     title="The model as unrolled units",
-    question="Which additions make this model a residual one, and what lies between them?",
+    question="Which blocks add their result to their input, and how?",
     run=run,
     quick={},
     full={},

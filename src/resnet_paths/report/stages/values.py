@@ -35,7 +35,11 @@ def run(subject: Subject, options: Options) -> Section:
 def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     order = np.argsort(record.values, kind="stable")
     best = [record.names[index] for index in order[:3]]
-    found = f"By Shapley value {listed(best)} lower the loss most ({number(-record.values[order[0]])} by {best[0]})."
+    found = (
+        f"On average over the orders in which blocks can be added, {best[0]} lowers the loss most, by "
+        f"{number(-record.values[order[0]])} (its Shapley value)"
+        + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
+    )
     harmful = [
         name
         for name, value, error in zip(record.names, record.values, record.standard_errors, strict=True)
@@ -43,13 +47,15 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     ]
     rank = float(spearmanr(record.values, alone.values).statistic)
     reading = (
-        f"Adding blocks one by one in random order takes the loss from {number(record.empty)} (none) to "
-        f"{number(record.whole)} (all); a block's value is its mean part in that. {found}",
-        f"The ranking agrees with that of single deletions by a rank correlation of {number(rank)}: "
-        + (
-            "much the same blocks matter." if rank > 0.8 else "what a block is worth depends on which others are there."
-        ),
-        f"Blocks that raise the loss, by more than two standard errors: {listed(harmful)}.",
+        f"Without any block the loss is {number(record.empty)}, with all it is {number(record.whole)}. Add the blocks "
+        "one "
+        "by one, in random order: the Shapley value of a block is the mean change of the loss when it is added, and "
+        "the "
+        f"values of all blocks sum to the whole change. {found}",
+        f"The rank correlation with the damage of single deletions is {number(rank)}: "
+        + ("much the same blocks matter." if rank > 0.8 else "a block's worth depends on which others are there."),
+        f"Blocks that on average raise the loss, by more than two standard errors: {listed(harmful)}."
+        + (" They do so where others are missing; with all others in place they may still help." if harmful else ""),
     )
     alt = (
         f"Shapley values of {len(record.names)} blocks with standard errors: {best[0]} lowers the loss most, "
@@ -66,18 +72,19 @@ def _interactions(record: BlockValues) -> Part:
         raise RuntimeError("expected interactions")
     n = len(record.names)
     rows = [
-        {"one": record.names[i], "other": record.names[j], "interaction": record.interactions[i, j]}
+        {"one": record.names[j], "other": record.names[i], "interaction": record.interactions[i, j]}
         for i in range(n)
         for j in range(i)
     ]
     frame = pd.DataFrame(rows)
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
-        f"Among the {n} most valuable blocks (all 2^{n} coalitions, the other blocks kept), a positive interaction of "
-        "the loss means that two blocks can stand in for each other, a negative one that they need each other."
+        f"Measured on the {n} most valuable blocks, over all 2^{n} ways to keep or delete them; the other blocks are "
+        "kept. Above zero, the loss rises more when both blocks go than the single losses add up to: they can stand in "
+        "for each other. Below zero they need each other: one is worth little without the other."
     ]
     if high["interaction"] > 0:
-        reading.append(f"Most redundant: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
+        reading.append(f"Best substitutes: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
     if low["interaction"] < 0:
         reading.append(f"Most dependent: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
     alt = (
