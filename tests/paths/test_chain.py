@@ -271,3 +271,30 @@ def test_paths_under_autocast() -> None:
     torch.testing.assert_close(
         paths.gradient.sum(0), split.total, rtol=0.05, atol=0.02 * float(split.total.abs().max())
     )
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_pieces_between_chains_get_rows_stored_as_their_values(form: torch.memory_format, batch: int) -> None:
+    """Rows in another order than the values gave a wrong gradient of the stem's norm for a batch of one."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.branch(x)
+
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Hardswish()]
+    between = [nn.BatchNorm2d(4), nn.Hardswish()]
+    model = nn.Sequential(*stem, Unit(), Unit(), *between, Unit(), *between, nn.Flatten(), nn.Linear(4 * 30, 3))
+    net = unroll(randomise_norms(model).double().to(memory_format=form).eval())
+    x = torch.randn(batch, 3, 6, 5).double().contiguous(memory_format=form)
+    split = gradient_by_length(net, x, torch.arange(batch))
+    assert split.residual is not None
+    assert split.residual < 1e-12
+    paths = enumerate_path_gradients(net, x, torch.arange(batch), keep_gradients=True)
+    assert paths.gradient is not None
+    torch.testing.assert_close(paths.gradient.sum(0), split.total, rtol=1e-10, atol=1e-12)

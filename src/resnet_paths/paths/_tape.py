@@ -208,6 +208,7 @@ class Tape:
         chain = self._chain(output, inputs[0]) if len(inputs) == 1 else None
         if chain is not None:
             return [chain.pull(rows)]
+        rows = _stored_as(rows, output)
         if len(rows) > 1 and piece not in self.looped:
             try:
                 return self._grad(output, inputs, rows, batched=True)
@@ -325,6 +326,18 @@ def _record(net: UnrolledNetwork, state: State) -> tuple[Recorded, State]:
             "gradient after it; take out detach() or no_grad in the model"
         )
     return Recorded(net[state.index].name, state.value, shortcut, branch, total, after.value), after
+
+
+def _stored_as(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Rows, each stored as the value whose gradients they are.
+
+    Autograd's own are; of others PyTorch 2.15's batch norm (CPU) reads a batch of one in the wrong order.
+    """
+    if rows.stride()[1:] == value.stride():
+        return rows
+    if not value.is_contiguous() and torch.empty_like(value, device="meta").stride() != value.stride():
+        return rows.contiguous()  # a view with gaps or repetitions
+    return rows.new_empty(0).new_empty_strided(rows.shape, (value.numel(), *value.stride())).copy_(rows)
 
 
 def _reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
