@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
@@ -66,9 +67,10 @@ class GateRows:
 
 
 def progress_bar(what: str, enabled: bool) -> Progress:
-    """A progress bar with the remaining time, on a terminal only."""
+    """A progress bar with the remaining time on standard error, if that is a terminal."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=not enabled or not sys.stderr.isatty(), transient=True)
+    shown = enabled and sys.stderr.isatty()
+    return Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
 
 
 def quick(net: N, fast: bool = True) -> N:

@@ -44,11 +44,13 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         self._began = time.monotonic()
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # older releases of rich print an empty line even so
+            self._bar.stop()
 
     def step(self) -> None:
         """One step is done."""
