@@ -29,6 +29,6 @@ def test_bars_leave_standard_output_alone(
     shown = stream()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
-    evaluate_gates(net, data, torch.tensor([[1.0, 0.0, 1.0]]), metric_named("error"), progress=True)
+    evaluate_gates(net, data, torch.tensor([[1.0, 0.0, 1.0]]), metric_named("error")[1], progress=True)
     assert ("evaluating" in shown.getvalue()) is (stream is Terminal)
     assert capsys.readouterr().out == ""
