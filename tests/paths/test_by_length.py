@@ -438,3 +438,23 @@ def test_the_gradient_is_that_of_the_input_along_which_the_units_stand(form: str
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one example"):
         gradient_by_length(tiny_network(3), torch.empty(0, 4, dtype=torch.float64), torch.empty(0, dtype=torch.long))
+
+
+def test_parameters_that_are_single_numbers() -> None:
+    """ReZero: x + a branch(x)."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.scale = nn.Linear(4, 4), nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.scale * torch.tanh(self.branch(x))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Unit(), Unit(), nn.Linear(4, 3)).double().eval()
+    x = torch.randn(2, 4).double()
+    split = gradient_by_length(unroll(model), x, torch.tensor([0, 2]), wrt="parameters")
+    assert split.residual is not None
+    assert split.residual < 1e-12
+    torch.testing.assert_close(split.norms["1.scale"], split.gradient["1.scale"].abs())

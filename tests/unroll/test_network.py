@@ -408,3 +408,85 @@ def test_a_step_at_a_gate_is_shortcut_plus_gate_times_branch(gradients: bool) ->
             state = net.step(state, gate)
             assert torch.allclose(state.value, expected.value, rtol=1e-12, atol=1e-12)
         assert torch.allclose(state.value, net(x, [gate] * len(net)), rtol=1e-12, atol=1e-12)
+
+
+class Switched(nn.Module):
+    """Units whose forward takes more than the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+        self.units = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, flag: bool = True) -> torch.Tensor:
+        x = self.stem(x)
+        if mask is not None:
+            x = x * mask
+        for unit in self.units:
+            x = torch.relu(x + unit(x))
+        logits = self.head(x.mean((2, 3)))
+        return logits if flag else -logits
+
+
+def test_arguments_that_the_program_was_not_made_with_are_refused() -> None:
+    """A traced program holds for the defaults only: another value was silently ignored."""
+    torch.manual_seed(0)
+    model, x, mask = Switched().eval(), torch.randn(2, 3, 5, 5), torch.rand(2, 1, 5, 5)
+    net = unroll(model)
+    for same in (x, (x, None), (x, None, True), {"x": x, "flag": True}):
+        assert torch.equal(net(same), model(x))
+    for other in ({"x": x, "flag": False}, (x, None, False), (x, mask), {"x": x, "mask": mask}):
+        with pytest.raises(UnrollError, match="unroll the model again with an example_input"):
+            net(other)
+
+
+@pytest.mark.parametrize("as_tuple", [True, False])
+def test_examples_with_optional_arguments_are_recorded(as_tuple: bool) -> None:
+    torch.manual_seed(0)
+    model, x, mask = Switched().eval(), torch.randn(2, 3, 5, 5), torch.rand(2, 1, 5, 5)
+    masked = unroll(model, (x, mask) if as_tuple else {"x": x, "mask": mask})
+    assert torch.equal(masked((x, mask)), model(x, mask))
+    turned = unroll(model, (x, None, False) if as_tuple else {"x": x, "flag": False})
+    assert torch.equal(turned((x, None, False)), model(x, None, False))
+    with pytest.raises(UnrollError, match="expected flag=False"):
+        turned({"x": x, "flag": True})
+
+
+class Closed(nn.Module):
+    """Cannot be traced, and writes over its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(torch.relu_(x) if float(x.sum()) < 1e9 else x)
+        return out
+
+
+class Around(nn.Module):
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+def test_closed_modules_that_write_over_their_input_are_refused() -> None:
+    """The shortcut reads the input too, before or after by the gate."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Around(Closed()) for _ in range(2))).eval()
+    with torch.no_grad(), pytest.raises(UnrollError, match="leave its input as it is"):
+        unroll(model)(torch.randn(2, 3, 5, 5))
+
+
+def test_branches_may_be_scripted() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    branches = [torch.jit.script(layers), torch.jit.script(layers)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *map(Around, branches)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    for example in (None, x):
+        net = unroll(model, example)
+        assert len(net) == 2
+        assert torch.equal(net(x), model(x))

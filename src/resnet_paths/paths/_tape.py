@@ -16,6 +16,7 @@ import torch
 
 from ..unroll import State, UnitRef, UnrolledNetwork
 from ..unroll._guard import preserved
+from ..unroll.calls import named
 from ._chain import Chain, HooksNoted, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 
@@ -272,6 +273,7 @@ def _begin(net: UnrolledNetwork, x: Any, start: UnitRef | None) -> tuple[torch.T
             state = net.prefix(x, start)
         leaf = state.value.detach().requires_grad_()
         return leaf, replace(state, value=leaf)
+    x = named(net.model, net.segments.inputs, x)
     x, leaf = with_leaf(x, _main_input(net, x))
     state = net.stem(x)
     if not state.value.requires_grad:

@@ -313,7 +313,9 @@ def _of_parameters(described: _Described) -> ParameterGradientByLength:
     summed = [value.sum(0) for value in gradient.values()]
     return ParameterGradientByLength(
         gradient=gradient,
-        norms={name: value.flatten(1).norm(dim=1) for name, value in gradient.items()},
+        norms={
+            name: torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for name, value in gradient.items()
+        },
         total=totals,
         residual=relative_gap(summed, list(totals.values())) if described.whole else None,
         **described.common(),

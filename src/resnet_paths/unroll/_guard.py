@@ -19,7 +19,7 @@ _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre
 
 def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     attributes = dict(module.__dict__)
-    tables = {name: dict(attributes[name]) for name in _DICTS if name in attributes}
+    tables = {name: dict(attributes[name]) for name in _DICTS if isinstance(attributes.get(name), dict)}  # not scripted
     return attributes, tables
 
 

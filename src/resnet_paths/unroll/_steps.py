@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from ._fresh import Watchers, is_plain_relu, unwatched, watchers
 from ._program import Program
+from .errors import UnrollError
 
 Values = dict[fx.Node, Any]
 Step = Callable[[Values], Any]
@@ -34,7 +35,7 @@ def step_of(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step
         module = program.model.get_submodule(str(node.target))
         if getattr(module, "inplace", False):
             return _in_place_module(node, module, watchers(node.args[0], program, pinned) if node.args else None)
-        return _function(node, module)
+        return _closed(node, module) if str(node.target) in program.opaque else _function(node, module)
     return _function(node, node.target)  # type: ignore[arg-type]
 
 
@@ -60,6 +61,25 @@ def _function(node: fx.Node, function: Callable[..., Any]) -> Step:
 
     def call(values: Values) -> Any:
         return function(*_filled(args, values), **_filled(kwargs, values))
+
+    return call
+
+
+def _closed(node: fx.Node, module: nn.Module) -> Step:
+    """A module whose inside is not seen: it must not write over what others read (not told in inference mode)."""
+    compute = _function(node, module)
+
+    def call(values: Values) -> Any:
+        given = [values[other] for other in node.all_input_nodes]
+        read = [value for value in given if isinstance(value, torch.Tensor) and not value.is_inference()]
+        before = [value._version for value in read]
+        result = compute(values)
+        if [value._version for value in read] != before:
+            raise UnrollError(
+                f"expected {node.target}, whose inside cannot be traced, to leave its input as it is, got one that "
+                "writes over it, which others read; clone the input there, or take out inplace=True"
+            )
+        return result
 
     return call
 

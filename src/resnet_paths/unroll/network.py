@@ -19,7 +19,7 @@ from ._segments import Segments, ancestors, gated_sum
 from ._steps import Values
 from ._summary import describe_units, html_table, text_table
 from ._units import Cut, Refusal, find_cuts
-from .calls import bind, call_model, main_output, relative_difference
+from .calls import bind, call_model, check_constants, main_output, named, relative_difference
 from .errors import UnrollError
 from .unit import Unit, UnitRef, resolve, resolve_all
 
@@ -149,6 +149,8 @@ class UnrolledNetwork:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
         plan = self.segments
+        x = named(self.model, plan.inputs, x)
+        check_constants(self.model, plan.program.placeholders, x, self._example)
         values = bind(plan.inputs, x)
         if self.front_end == "record":
             self._check_recorded(x, values)
