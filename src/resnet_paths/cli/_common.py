@@ -31,15 +31,15 @@ ModelOption = Annotated[
 DataOption = Annotated[
     str,
     typer.Option(
-        "--data", "-d", help="digits, cifar10[:FOLDER], a folder of class folders, a .zip of JPEG, or a .npz."
+        "--data", "-d", help="digits, cifar10[:FOLDER], a folder of class folders, a .zip of images, or a .npz."
     ),
 ]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="Use at most so many images.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Use at most this many images.")]
 SizeOption = Annotated[int | None, typer.Option("--size", help="Resize images of folders and zip files to this.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything drawn at random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
 
 

@@ -54,8 +54,12 @@ GatesOption = Annotated[
 ]
 LineOption = Annotated[bool, typer.Option("--line", help="One direction instead of two.")]
 PointsOption = Annotated[int, typer.Option("--points", help="Coordinates an axis.", min=1)]
-RangeOption = Annotated[str | None, typer.Option("--range", help="Of x and y, LOW:HIGH; -1:1, or 0:1 for gates.")]
-YRangeOption = Annotated[str | None, typer.Option("--y-range", help="Of y where it differs.")]
+RangeOption = Annotated[
+    str | None, typer.Option("--range", help="Coordinates of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
+]
+YRangeOption = Annotated[
+    str | None, typer.Option("--y-range", help="Coordinates of y, where they differ from those of x.")
+]
 NormaliseOption = Annotated[str, typer.Option("--normalise", help="filter, layer, model or none.")]
 NormOption = Annotated[
     str, typer.Option("--batchnorm", help="Statistics of batch norms: frozen, recalibrated or batch.")
@@ -69,7 +73,7 @@ BatchOption = Annotated[
 JournalOption = Annotated[
     Path | None, typer.Option("--journal", help="Keep finished cells here; the same command goes on from them.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the random directions.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random directions.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes (default: this one).", min=0)]
 LogOption = Annotated[
     bool | None,

@@ -42,9 +42,9 @@ from ._common import (
     user_errors,
 )
 
-ImagesOption = Annotated[int, typer.Option("--images", help="Use so many images, the first ones.", min=1)]
+ImagesOption = Annotated[int, typer.Option("--images", help="Use the first images, this many.", min=1)]
 SamplesOption = Annotated[int, typer.Option("--samples", help="Random paths for each length and image.", min=2)]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the random paths.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random paths.")]
 
 
 def register(app: typer.Typer) -> None:

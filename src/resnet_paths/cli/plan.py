@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
                 "disagreement or divergence."
             ),
         ] = "soft_error",
-        most: Annotated[int | None, typer.Option(help="Drop at most so many blocks.")] = None,
+        most: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None,
         recalibrate: RecalibrateOption = True,
         finetune: FinetuneOption = False,
         limit: LimitOption = 400,

@@ -42,7 +42,12 @@ BudgetOption = Annotated[
     str, typer.Option("--budget", help="quick (minutes on a CPU) or full.", autocompletion=_budgets)
 ]
 SkipOption = Annotated[
-    list[str] | None, typer.Option("--skip", help="A stage to leave out; may be given again.", autocompletion=_stages)
+    list[str] | None,
+    typer.Option(
+        "--skip",
+        help=f"Leave out this stage; repeat it for more. Stages: {', '.join(stage.name for stage in STAGES)}.",
+        autocompletion=_stages,
+    ),
 ]
 TwinOption = Annotated[
     str | None, typer.Option("--twin", help="A second model to compare with, in the forms of --model.")
@@ -51,7 +56,7 @@ ToleranceOption = Annotated[
     float,
     typer.Option(
         "--tolerance",
-        help="Fall of accuracy allowed for blocks recommended for dropping, shown with 95 % confidence.",
+        help="Recommend to drop blocks only if, with 95 % confidence, accuracy falls by at most this.",
         min=0,
     ),
 ]

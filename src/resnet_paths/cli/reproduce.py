@@ -40,7 +40,13 @@ def _claims(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 PaperArgument = Annotated[str, typer.Argument(help=", ".join(PAPERS) + ".", autocompletion=_papers)]
 ClaimOption = Annotated[
     list[str] | None,
-    typer.Option("--claim", help="One of its claims; may be given again (default: all).", autocompletion=_claims),
+    typer.Option(
+        "--claim",
+        help="Measure only this claim; repeat it for more (default: all). Claims: "
+        + "; ".join(f"{paper}: {', '.join(claim.name for claim in found.claims)}" for paper, found in PAPERS.items())
+        + ".",
+        autocompletion=_claims,
+    ),
 ]
 
 
