@@ -490,3 +490,4 @@ def test_branches_may_be_scripted() -> None:
         net = unroll(model, example)
         assert len(net) == 2
         assert torch.equal(net(x), model(x))
+        torch.testing.assert_close(for_inference(net)(x), model(x), rtol=1e-4, atol=1e-4)

@@ -53,7 +53,8 @@ def for_inference(
     if any(module.training for module in net.model.modules()):
         raise UnrollError("expected a model in eval mode, got one (partly) in training mode; call model.eval() first")
     program = net.segments.program
-    model = copy.deepcopy(net.model).requires_grad_(False)
+    with torch.no_grad():  # under autograd copies of scripted parameters are no leaves
+        model = copy.deepcopy(net.model).requires_grad_(False)
     if fold:
         for convolution, norm in foldable(program):
             _fold(model, convolution, norm)
