@@ -118,3 +118,22 @@ def test_ratio_of_zeros_is_not_a_number() -> None:
     flat = curvature_operator(linear, [tiny_batch(2)], loss=lambda output, target: output[:, 0])
     assert np.isnan(extreme_eigenvalues(flat).ratio)
     assert torch.is_grad_enabled()
+
+
+def test_parameters_without_a_say_have_no_curvature() -> None:
+    """An auxiliary head that the output does not pass through, beside the network."""
+
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.aside = nn.Linear(4, 3), nn.Linear(40, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(x)
+            return out
+
+    operator = curvature_operator(Aside().double().eval(), [tiny_batch()], parameters=["aside.weight"])
+    found = extreme_eigenvalues(operator, 2)
+    assert found.values.tolist() == [0.0] * 4
+    assert found.residuals.tolist() == [0.0] * 4
+    assert np.array_equal(found.vectors @ found.vectors.T, np.eye(4))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import nn
 
 from .._display import shown
@@ -191,6 +191,10 @@ def _arpack(
             f"expected {count} eigenvalues to converge to {tolerance:g} within {restarts} restarts of {basis} Lanczos "
             f"vectors, got {len(error.eigenvalues)}; raise max_restarts or basis, or the tolerance"
         ) from error
+    except ArpackError:  # no Krylov space grows from a starting vector whose product is zero
+        if np.any(operator.to_scipy() @ start):
+            raise
+        return np.zeros(count), np.eye(len(operator), count)  # a random vector vanishes under the zero matrix alone
     order = np.argsort(values)
     return values[order], vectors[:, order]
 
