@@ -1,6 +1,8 @@
 """The studies of ``resnet-paths lesion --study`` give the numbers of the API."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pandas as pd
 import pytest
@@ -54,6 +56,24 @@ def test_the_game_in_words(tmp_path) -> None:
     assert "Shapley values from 4 orders, 106 coalitions" in text
     assert f"add up to {record.whole - record.empty:+.4g}" in text
     assert (tmp_path / "game.journal").exists()
+
+
+def test_single_deletions_go_on_from_a_journal(tmp_path) -> None:
+    journal = tmp_path / "single.journal"
+
+    def computed() -> list[tuple[bytes, float]]:
+        with closing(sqlite3.connect(journal)) as database:
+            return database.execute("SELECT key, seconds FROM results ORDER BY key").fetchall()
+
+    arguments = ["--drop", "2", "--json", "--journal", str(journal)]
+    first = json.loads(run(tmp_path, *arguments).stdout)
+    once = computed()
+    second = json.loads(run(tmp_path, *arguments).stdout)
+    assert len(once) == 3  # all images; those that choose; those kept apart
+    assert computed() == once
+    assert second["units"] == first["units"]
+    assert second["drop"]["dropped"] == first["drop"]["dropped"]
+    assert second["drop"]["after"]["accuracy"] == first["drop"]["after"]["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def check(name: StudyName, metric: str | None, precision: float | None, journal:
     unused = {
         "--metric": metric is not None and name is StudyName.SINGLE,
         "--precision": precision is not None and name is not StudyName.GAME,
-        "--journal": journal is not None and name in (StudyName.SINGLE, StudyName.PREDICTORS),
+        "--journal": journal is not None and name is StudyName.PREDICTORS,
     }
     for option, wrong in unused.items():
         if wrong:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import ImageData
-from ..lesion import SingleDeletions, evaluate_gates, interval, metric_named, single_deletions
+from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
 from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
 from ..tradeoff import Latency, count_parameters, measure_latency
@@ -116,9 +116,10 @@ def register(app: typer.Typer) -> None:
             options = _studies.Options(metric, draws, precision, seed, batch_size, journal, as_json)
             _study(study, net, images, options, out, screen, as_json)
             return
-        record = single_deletions(net, images, batch_size=batch_size)
-        chosen = _choose(net, images, drop, tolerance, seed, batch_size)
-        report = _dropped(net, images, chosen, seed, batch_size)
+        running: StudyOptions = {"batch_size": batch_size, "journal": journal}
+        record = single_deletions(net, images, **running)
+        chosen = _choose(net, images, drop, tolerance, seed, running)
+        report = _dropped(net, images, chosen, seed, running)
         picture = save(plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png")
         record.to_pandas().to_csv(out / "lesion.csv", index=False)
         if as_json:
@@ -152,14 +153,14 @@ def _study(
 
 
 def _choose(
-    net: UnrolledNetwork, images: ImageData, count: int | None, tolerance: float, seed: int, batch_size: int
+    net: UnrolledNetwork, images: ImageData, count: int | None, tolerance: float, seed: int, running: StudyOptions
 ) -> list[int]:
     """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
     if count is not None and not 0 <= count <= len(net):
         raise ValueError(f"expected --drop from 0 to {len(net)}, the number of units, got {count}")
     half, _ = images.halves(seed)
     _, loss = metric_named("loss")
-    alone = evaluate_gates(net, half, 1 - torch.eye(len(net)), loss, batch_size=batch_size).mean(1)
+    alone = evaluate_gates(net, half, 1 - torch.eye(len(net)), loss, **running).mean(1)
     order = [int(index) for index in np.argsort(alone, kind="stable")]
     if count is not None:
         return sorted(order[:count])
@@ -167,12 +168,14 @@ def _choose(
     for row in range(1, len(net) + 1):
         gates[row, order[:row]] = 0
     _, wrong = metric_named("error")
-    errors = evaluate_gates(net, half, gates, wrong, batch_size=batch_size).mean(1)
+    errors = evaluate_gates(net, half, gates, wrong, **running).mean(1)
     most = int(np.flatnonzero(errors <= errors[0] + tolerance).max())
     return sorted(order[:most])
 
 
-def _dropped(net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: int, batch_size: int) -> dict[str, Any]:
+def _dropped(
+    net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: int, running: StudyOptions
+) -> dict[str, Any]:
     """Accuracy on the other half, parameters and latency, before and after."""
     _, other = images.halves(seed)
     smaller = drop_blocks(net, chosen)
@@ -180,7 +183,7 @@ def _dropped(net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: i
     _, wrong = metric_named("error")
     gates = torch.ones(2, len(net))
     gates[1, chosen] = 0
-    errors = evaluate_gates(net, other, gates, wrong, batch_size=batch_size)
+    errors = evaluate_gates(net, other, gates, wrong, **running)
     return {
         "dropped": chosen,
         "names": [net[index].name for index in chosen],
