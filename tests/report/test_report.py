@@ -421,6 +421,7 @@ def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(t
     assert "No drop is recommended" in page
     assert "too few images to tell" in page or "more than the tolerance" in page
     assert "drop_blocks(" not in page
+    assert "With the first set (1 block: " in page
 
 
 class Kinked(nn.Module):

@@ -137,7 +137,8 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
     first = plan.points[plan.chosen + 1]
     bound, allowed = first.fall_at_most or 0.0, plan.accuracy_drop or 0.0
     said = (
-        f"With the next set ({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) accuracy falls by "
+        f"With the {'next' if plan.chosen else 'first'} set "
+        f"({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) accuracy falls by "
         f"{_share(first.fall)}, and with {percent(CONFIDENCE)} confidence by at most {_share(bound)}"
     )
     if first.fall >= allowed:
