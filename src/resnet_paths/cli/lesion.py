@@ -45,7 +45,10 @@ DropOption = Annotated[
 ]
 ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Rise of the error allowed when choosing.", min=0)]
 SeedOption = Annotated[
-    int, typer.Option("--seed", help="Of the split into images to choose on and to report on, and of random draws.")
+    int,
+    typer.Option(
+        "--seed", help="Seed of the random draws, and of the split into images to choose on and images to report on."
+    ),
 ]
 StudyOption = Annotated[
     _studies.StudyName,
