@@ -361,3 +361,28 @@ def test_language_models_of_hugging_face_keep_their_cache() -> None:
     smaller = drop_blocks(net, [1, 2])
     assert torch.allclose(smaller(x).logits, net(x, [1.0, 0.0, 0.0, 1.0]))
     assert type(smaller(x)) is type(model(x))
+
+
+class Reshaped(nn.Module):
+    """Makes its additions between methods of tensors; recorded, for its condition cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        if float(x.sum()) > 1e9:
+            return x
+        for layer in self.layers:
+            x = x.transpose(1, 2).permute(0, 2, 1)
+            x = x + layer(x).reshape(x.size(0), 3, 4)
+        return x.mean(1)
+
+
+def test_recorded_methods_of_tensors_pickle():
+    torch.manual_seed(0)
+    model, x = Reshaped().eval(), torch.randn(2, 3, 4)
+    net = unroll(model, x)
+    assert net.front_end == "record"
+    smaller = pickle.loads(pickle.dumps(drop_blocks(net, [1])))
+    torch.testing.assert_close(smaller(x), net(x, [1, 0, 1]))

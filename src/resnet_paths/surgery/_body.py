@@ -251,8 +251,9 @@ class Body:
         elif node.op == "get_attr":
             self.new[node] = self.graph.get_attr(self._attribute(str(node.target)))
         else:
+            op, target = _as_written(node)
             made = self.graph.create_node(
-                node.op, node.target, self._mapped(node.args), self._mapped(node.kwargs), node.name, node.type
+                op, target, self._mapped(node.args), self._mapped(node.kwargs), node.name, node.type
             )
             self.new[node] = made
 
@@ -342,3 +343,11 @@ def _plain(parameter: inspect.Parameter) -> Any:
     if isinstance(value, simple) or (isinstance(value, tuple) and all(isinstance(item, simple) for item in value)):
         return value
     return None
+
+
+def _as_written(node: fx.Node) -> tuple[str, Any]:
+    """A node's operation and target; a recorded ``torch.Tensor.view`` as a method: code could not import it."""
+    name = getattr(node.target, "__name__", "")
+    if node.op != "call_function" or getattr(torch.Tensor, name, None) is not node.target:
+        return node.op, node.target
+    return ("call_method", name) if node.args and isinstance(node.args[0], fx.Node) else (node.op, node.target)
