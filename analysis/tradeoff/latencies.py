@@ -1,6 +1,6 @@
 """The latencies of the sets of blocks that resnet56.md chose, measured in turn, beside their accuracies.
 
-    python analysis/tradeoff/latencies.py --reference FOLDER [--batches 32 1] [--rounds 9]
+    python analysis/tradeoff/latencies.py --reference FOLDER [--batches 32 1] [--seconds 5]
 
 A search takes most of an hour, its latencies minutes: this measures them alone, on a machine at rest. Reads resnet56.md
 beside this file, writes latencies.md and latencies.png.
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from resnet56 import shares_of_time  # the script beside this one
 
 from resnet_paths import drop_blocks
 from resnet_paths.data import load_data
 from resnet_paths.models import load_model
+from resnet_paths.tradeoff import latencies_in_turn
 
 HERE = Path(__file__).resolve().parent
 ROW = re.compile(r"^\| (\d+) \| ([\d, ]*) \| ([\d.]+)% \| ([\d.]+)% \| ([\d.]+)% to ([\d.]+)% \|")
@@ -55,20 +55,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 1])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
     test = load_data(str(options.reference / "cifar10_sample.npz"), "test")
     rows = points()
     models = [drop_blocks(model, row.dropped) if row.dropped else model for row in rows]
-    measured = {batch: shares_of_time(models, test.x[:batch], options.rounds, 0.2) for batch in options.batches}
-    cells = {batch: np.quantile(values, (0.5, 0.25, 0.75), axis=0).T for batch, values in measured.items()}
+    cells = {}
+    for batch in options.batches:
+        measured = latencies_in_turn(models, test.x[:batch], seconds=options.seconds)
+        quartiles = np.array([(one.median, one.low, one.high) for one in measured])
+        cells[batch] = quartiles / quartiles[0, 0]
     heads = " | ".join(f"latency at batch {batch} (share; quartiles)" for batch in options.batches)
     lines = [
         "# ResNet-56: latencies of the chosen sets",
         "",
-        f"`python analysis/tradeoff/latencies.py --reference FOLDER --rounds {options.rounds}`; torch "
+        f"`python analysis/tradeoff/latencies.py --reference FOLDER --seconds {options.seconds:g}`; torch "
         f"{torch.__version__}, {platform.machine()}, 1 thread. Sets and accuracies (recalibrated, 500 test images) "
         "are those of [resnet56.md](resnet56.md); all models in turn, each over the "
         "whole model's time in the same round.",

@@ -12,13 +12,12 @@ on the 500 original test images. Writes resnet56.md and pictures beside this fil
 import argparse
 import copy
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from resnet_paths import __version__, drop_blocks, measure_latency, unroll
+from resnet_paths import __version__, drop_blocks, unroll
 from resnet_paths.data import ImageData, load_data
 from resnet_paths.lesion import interval
 from resnet_paths.models import load_model
@@ -27,6 +26,7 @@ from resnet_paths.tradeoff import (
     Distillation,
     DropPlan,
     as_in_training,
+    latencies_in_turn,
     latency_by_unit,
     plan_drop,
     recalibrate_batchnorm,
@@ -58,30 +58,13 @@ def time_saved(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor) -> tuple[f
     smaller = drop_blocks(net, dropped)
     falls, shares = [], []
     for _ in range(5):
-        whole = measure_latency(net.model, x, seconds=0.5).median
-        falls.append(1 - measure_latency(smaller, x, seconds=0.5).median / whole)
+        before, after = latencies_in_turn([net.model, smaller], x, seconds=0.5)
+        whole = before.median
+        falls.append(1 - after.median / whole)
         table = latency_by_unit(net, x, seconds=0.05)
         total = sum(table.branch[index] for index in dropped)
         shares.append(total / whole)
     return float(np.median(falls)), float(np.median(shares))
-
-
-def shares_of_time(models: list[torch.nn.Module], x: torch.Tensor, rounds: int, seconds: float) -> np.ndarray:
-    """Latencies over the first model's of the same round, (rounds, models): other work hits all alike."""
-    times = np.array([[measure_latency(model, x, seconds=seconds).median for model in models] for _ in range(rounds)])
-    return times / times[:, :1]
-
-
-def timed_in_turn(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, rounds: int = 9) -> DropPlan:
-    """The plan with the latencies of its points measured in turn.
-
-    Each is the whole model's in the plan times the median of its shares of the whole model's in the same round.
-    """
-    models = [drop_blocks(net, list(point.dropped)) if point.dropped else net.model for point in plan.points]
-    shares = np.median(shares_of_time(models, x, rounds, 0.1), axis=0)
-    whole = plan.points[0].latency
-    points = [replace(point, latency=whole * float(share)) for point, share in zip(plan.points, shares, strict=True)]
-    return replace(plan, points=tuple(points))
 
 
 def which_images(model: torch.nn.Module, train: ImageData, images: ImageData) -> list[str]:
@@ -140,7 +123,6 @@ def main() -> None:
         seconds=0.3,
         batch_size=-(-options.search // 3),
     )
-    plan = timed_in_turn(net, plan, test.subset(slice(0, plan.batch)).x)
     save(plot_plan(plan), HERE / "resnet56.png")
     save(plot_search(plan), HERE / "resnet56_search.png")
     whole = plan.points[0]

@@ -1,4 +1,6 @@
 from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from resnet_paths.tradeoff import (
     Distillation,
     count_flops,
     count_parameters,
+    latencies_in_turn,
     latency_by_unit,
     measure_latency,
     recalibrate_batchnorm,
@@ -39,6 +42,28 @@ def test_latency_orders_small_and_large() -> None:
     assert small.device == "cpu"
     assert 0 < small.low <= small.median <= small.high
     assert small.runs >= 5
+
+
+def test_models_in_turn_are_compared_within_their_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of which every second round is ten times as slow, half the work still takes half the time."""
+    whole, half = nn.Identity(), nn.Identity()
+    timed: list[nn.Module] = []
+
+    class Clock:
+        def __init__(self, stmt: str, globals: dict[str, Any], num_threads: int) -> None:
+            self.model = globals["model"]
+
+        def timeit(self, number: int) -> Any:
+            timed.append(self.model)
+            slow = 10.0 if timed.count(self.model) % 2 else 1.0
+            return SimpleNamespace(median=slow * (2.0 if self.model is whole else 1.0))
+
+    monkeypatch.setattr("torch.utils.benchmark.Timer", Clock)
+    first, second = latencies_in_turn([whole, half], torch.zeros(3, 1), seconds=0.0)
+    assert timed[2:] == [whole, half] * 5
+    assert (first.low, first.median, first.high) == (2.0, 2.0, 20.0)
+    assert (second.low, second.median, second.high) == (1.0, 1.0, 1.0)
+    assert second.runs == 5
 
 
 def test_recalibration_gives_the_statistics_of_the_data() -> None:

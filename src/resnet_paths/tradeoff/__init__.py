@@ -5,7 +5,7 @@ from ._statistics import batch_statistics, norms_before
 from .by_unit import LatencyByUnit, latency_by_unit
 from .distil import Distillation, distil
 from .gap import StatisticsGap, as_in_training, statistics_gap
-from .latency import Latency, count_flops, count_parameters, measure_latency
+from .latency import Latency, count_flops, count_parameters, latencies_in_turn, measure_latency
 from .plan import DropPlan, PlanPoint, load_plan, plan_drop
 from .recalibrate import recalibrate_batchnorm
 
@@ -22,6 +22,7 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "distil",
+    "latencies_in_turn",
     "latency_by_unit",
     "load_plan",
     "measure_latency",

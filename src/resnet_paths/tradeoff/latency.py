@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ class Latency:
     threads: int
 
 
-_LEAST = 5
+_LEAST, _SHORTEST = 5, 0.005  # timings of a model; seconds of one timing
 
 
 def measure_latency(
@@ -47,7 +49,8 @@ def measure_latency(
 ) -> Latency:
     """The time of one forward pass in inference mode.
 
-    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, at least five times.
+    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, at least five times. To compare
+    models use :func:`latencies_in_turn`.
 
     Args:
         model: a model, left as it is, in the mode in which it is; or a function of the input.
@@ -63,19 +66,57 @@ def measure_latency(
         >>> 0 < measured.low <= measured.median <= measured.high
         True
     """
+    return latencies_in_turn([model], x, seconds=seconds, threads=threads)[0]
+
+
+def latencies_in_turn(
+    models: Sequence[nn.Module | Callable[[Any], Any]], x: Any, *, seconds: float = 1.0, threads: int | None = None
+) -> list[Latency]:
+    """The times of one forward pass of several models, run in turn, so that other work on the machine slows all alike.
+
+    Each model but the first is measured by its share of the first one's time in the same round: its quartiles are
+    those of the shares, times the first one's median.
+
+    Args:
+        models: as for :func:`measure_latency`.
+        x: their input.
+        seconds: how long to measure each, at least.
+        threads: CPU threads (default: as torch is set).
+
+    Returns:
+        A record for each model.
+
+    Example:
+        >>> layers = [torch.nn.Linear(8, 8).eval() for _ in range(4)]
+        >>> models = torch.nn.Sequential(*layers), torch.nn.Sequential(*layers[:2])
+        >>> whole, half = latencies_in_turn(models, torch.randn(2, 8), seconds=0.05)
+        >>> half.low <= half.median <= half.high
+        True
+    """
     from torch.utils.benchmark import Timer  # looks for a CUDA toolkit when it is imported
 
     count = threads or torch.get_num_threads()
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
-    with _left_as_it_is(model), torch.inference_mode():
-        timer = Timer("call(model, x)", globals={"call": call_model, "model": model, "x": x}, num_threads=count)
-        timer.timeit(2)
-        measured = timer.blocked_autorange(min_run_time=seconds)
-        times = list(measured.times)
-        while len(times) < _LEAST:  # a machine that paused may have filled the time with one
-            times += timer.timeit(measured.number_per_run).times
-    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
-    return Latency(float(median), float(low), float(high), len(times), len(first), str(first.device), count)
+    with ExitStack() as left, torch.inference_mode():
+        timers = []
+        for model in models:
+            left.enter_context(_left_as_it_is(model))
+            names = {"call": call_model, "model": model, "x": x}
+            timers.append(Timer("call(model, x)", globals=names, num_threads=count))
+        once = [timer.timeit(2).median for timer in timers]
+        numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
+        rounds: list[list[float]] = []
+        began = monotonic()
+        while len(rounds) < _LEAST or monotonic() - began < seconds * len(models):
+            pairs = zip(timers, numbers, strict=True)
+            rounds.append([timer.timeit(number).median for timer, number in pairs])
+    times = np.array(rounds)
+    scaled = times / times[:, :1] * np.median(times[:, 0])
+    scaled[:, 0] = times[:, 0]
+    quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
+    return [
+        Latency(median, low, high, len(rounds), len(first), str(first.device), count) for low, median, high in quartiles
+    ]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -25,7 +25,7 @@ from ..unroll.network import main_output, placed
 from ._search import MOST_EXACT, Search, Searcher
 from ._statistics import batch_statistics, norms_before, norms_of
 from .distil import Distillation, distil
-from .latency import count_parameters, measure_latency
+from .latency import count_parameters, latencies_in_turn, measure_latency
 from .recalibrate import recalibrate_batchnorm
 
 
@@ -42,7 +42,7 @@ class PlanPoint:
         accuracy_interval: its 95 % interval.
         recalibrated: accuracy with batch-norm statistics measured again; None where that was not asked for.
         recalibrated_interval: its 95 % interval.
-        latency: seconds a forward pass, median.
+        latency: seconds a forward pass, median; of a smaller model its share of the whole model's, the two run in turn.
         parameters: number of parameters left.
         finetuned: accuracy after distillation; None but for the chosen point of a plan that was asked for it.
         finetuned_interval: its 95 % interval.
@@ -282,7 +282,7 @@ def plan_drop(
     level = confidence or 0.95
     points = [whole]
     for dropped in sets[1:]:
-        point, now = _measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds)
+        point, now = _measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds, whole.latency)
         fall = float(before.mean() - now.mean())
         points.append(replace(point, fall=fall, fall_at_most=fall_at_most(before, now, level)))
         if latency is not None and points[-1].latency <= latency * whole.latency:
@@ -350,13 +350,21 @@ def _measured(
     recalibrate: ImageData | None,
     batch: int,
     seconds: float,
+    whole: float | None = None,
 ) -> tuple[PlanPoint, np.ndarray]:
-    """The same, and whether the model as it would be used is right on each image kept apart."""
+    """The same, and whether the model as it would be used is right on each image kept apart.
+
+    With the `whole` model's latency given, the smaller one's is its share of it, measured in turn.
+    """
     smaller = _smaller(net, dropped)
     loss, search_right = _per_image(smaller, chosen_on)
     _, right = _per_image(smaller, reported_on)
     x = next(iter(_inputs(smaller, reported_on.subset(slice(0, batch)))))
-    latency = measure_latency(smaller, x, seconds=seconds).median
+    if whole is None:
+        latency = measure_latency(smaller, x, seconds=seconds).median
+    else:
+        before, after = latencies_in_turn([net.model, smaller], x, seconds=seconds)
+        latency = whole * after.median / before.median
     recalibrated = None
     if recalibrate is not None:
         _recalibrate(smaller, net, dropped, recalibrate)

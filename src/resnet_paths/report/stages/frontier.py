@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-
-import numpy as np
 
 from ...data import ImageData
 from ...plot import plot_plan
 from ...surgery import drop_blocks
-from ...tradeoff import DropPlan, Latency, as_in_training, measure_latency, plan_drop
+from ...tradeoff import DropPlan, Latency, as_in_training, latencies_in_turn, plan_drop
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -75,15 +72,8 @@ def _timed(subject: Subject, plan: DropPlan, options: Options) -> tuple[Latency,
     """The whole model and the chosen one in turn, so that other work on the machine slows both."""
     x, _ = subject.batch(plan.batch)
     models = (subject.model, drop_blocks(subject.net, list(plan.point.dropped)))
-    rounds = [[measure_latency(model, x, seconds=options["seconds"]) for model in models] for _ in range(_ROUNDS)]
-    before, after = (_joined(list(of_one)) for of_one in zip(*rounds, strict=True))
+    before, after = latencies_in_turn(models, x, seconds=_ROUNDS * options["seconds"])
     return before, after
-
-
-def _joined(rounds: list[Latency]) -> Latency:
-    """Several measurements of one model as one: the medians of their medians and quartiles."""
-    low, median, high = (float(np.median([getattr(one, name) for one in rounds])) for name in ("low", "median", "high"))
-    return replace(rounds[0], low=low, median=median, high=high, runs=sum(one.runs for one in rounds))
 
 
 def _found(plan: DropPlan, before: Latency, after: Latency) -> str:
@@ -117,9 +107,7 @@ def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool, apa
             f"Dropped: {listed(point.names, most=12)}. The 95 % interval of the smaller model's accuracy is "
             f"{percent(low)} to {percent(high)}. One pass of {counted(before.batch, 'image')} takes "
             f"{seconds(before.median)} before and {seconds(after.median)} after (medians, {before.device}, "
-            f"{counted(before.threads, 'thread')}), measured in turn; the points of the picture were measured one "
-            "after "
-            "the other, so other work on the machine moves them sideways."
+            f"{counted(before.threads, 'thread')}), measured in turn."
         )
     details += _why_no_more(plan, apart)
     if point.recalibrated is not None and point.dropped:
