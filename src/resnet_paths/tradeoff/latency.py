@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..unroll._guard import preserved
 from ..unroll.network import call_model
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Timer
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Latency:
         median: seconds.
         low: first quartile, seconds.
         high: third quartile, seconds.
-        runs: number of timings.
+        runs: number of rounds of timings; a round counts by its median.
         batch: images in the input.
         device: where it ran.
         threads: CPU threads.
@@ -41,7 +44,7 @@ class Latency:
     threads: int
 
 
-_LEAST, _SHORTEST = 5, 0.005  # timings of a model; seconds of one timing
+_ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
 
 
 def measure_latency(
@@ -49,7 +52,7 @@ def measure_latency(
 ) -> Latency:
     """The time of one forward pass in inference mode.
 
-    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, at least five times. To compare
+    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, in seven rounds. To compare
     models use :func:`latencies_in_turn`.
 
     Args:
@@ -105,18 +108,23 @@ def latencies_in_turn(
             timers.append(Timer("call(model, x)", globals=names, num_threads=count))
         once = [timer.timeit(2).median for timer in timers]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
-        rounds: list[list[float]] = []
-        began = monotonic()
-        while len(rounds) < _LEAST or monotonic() - began < seconds * len(models):
-            pairs = zip(timers, numbers, strict=True)
-            rounds.append([timer.timeit(number).median for timer, number in pairs])
+        each = list(zip(timers, numbers, strict=True))
+        rounds = [[_typical(*one, seconds / _ROUNDS) for one in each] for _ in range(_ROUNDS)]
     times = np.array(rounds)
     scaled = times / times[:, :1] * np.median(times[:, 0])
     scaled[:, 0] = times[:, 0]
     quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
     return [
-        Latency(median, low, high, len(rounds), len(first), str(first.device), count) for low, median, high in quartiles
+        Latency(median, low, high, _ROUNDS, len(first), str(first.device), count) for low, median, high in quartiles
     ]
+
+
+def _typical(timer: Timer, number: int, seconds: float) -> float:
+    """The median time of a run over some time, at least one timing."""
+    times, began = [timer.timeit(number).median], monotonic()
+    while monotonic() - began < seconds:
+        times.append(timer.timeit(number).median)
+    return float(np.median(times))
 
 
 def count_parameters(model: nn.Module) -> int:
