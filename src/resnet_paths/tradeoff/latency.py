@@ -29,7 +29,7 @@ class Latency:
         median: seconds.
         low: first quartile, seconds.
         high: third quartile, seconds.
-        runs: number of rounds of timings; a round counts by its median.
+        runs: number of timings; they were taken in rounds, each of which counts by its median.
         batch: images in the input.
         device: where it ran.
         threads: CPU threads.
@@ -109,22 +109,24 @@ def latencies_in_turn(
         once = [timer.timeit(2).median for timer in timers]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
         each = list(zip(timers, numbers, strict=True))
-        rounds = [[_typical(*one, seconds / _ROUNDS) for one in each] for _ in range(_ROUNDS)]
-    times = np.array(rounds)
+        rounds = [[_round(*one, seconds / _ROUNDS) for one in each] for _ in range(_ROUNDS)]
+    times = np.array([[np.median(one) for one in of_round] for of_round in rounds])
+    runs = [sum(map(len, of_one)) for of_one in zip(*rounds, strict=True)]
     scaled = times / times[:, :1] * np.median(times[:, 0])
     scaled[:, 0] = times[:, 0]
     quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
     return [
-        Latency(median, low, high, _ROUNDS, len(first), str(first.device), count) for low, median, high in quartiles
+        Latency(median, low, high, taken, len(first), str(first.device), count)
+        for (low, median, high), taken in zip(quartiles, runs, strict=True)
     ]
 
 
-def _typical(timer: Timer, number: int, seconds: float) -> float:
-    """The median time of a run over some time, at least one timing."""
+def _round(timer: Timer, number: int, seconds: float) -> list[float]:
+    """The times of a run, taken over some time, at least one."""
     times, began = [timer.timeit(number).median], monotonic()
     while monotonic() - began < seconds:
         times.append(timer.timeit(number).median)
-    return float(np.median(times))
+    return times
 
 
 def count_parameters(model: nn.Module) -> int:
