@@ -16,7 +16,7 @@ from ..data import ImageData
 from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
 from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
-from ..tradeoff import Latency, count_parameters, measure_latency
+from ..tradeoff import Latency, count_parameters, latencies_in_turn
 from ..unroll import UnrolledNetwork
 from ..unroll.network import placed
 from . import _studies
@@ -187,17 +187,17 @@ def _dropped(
     gates = torch.ones(2, len(net))
     gates[1, chosen] = 0
     errors = evaluate_gates(net, other, gates, wrong, **running)
+    before, after = latencies_in_turn([net.model, smaller], x)
     return {
         "dropped": chosen,
         "names": [net[index].name for index in chosen],
         "images": len(other),
-        "before": _side(net.model, x, 1 - errors[0]),
-        "after": _side(smaller, x, 1 - errors[1]),
+        "before": _side(net.model, before, 1 - errors[0]),
+        "after": _side(smaller, after, 1 - errors[1]),
     }
 
 
-def _side(model: torch.nn.Module, x: torch.Tensor, right: np.ndarray) -> dict[str, Any]:
-    latency: Latency = measure_latency(model, x)
+def _side(model: torch.nn.Module, latency: Latency, right: np.ndarray) -> dict[str, Any]:
     low, high = interval(right)
     return {
         "accuracy": float(right.mean()),

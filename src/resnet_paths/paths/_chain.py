@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from ..unroll._fused_convolution import has_fused_convolutions
 
 _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
     3: torch.conv_transpose1d,
@@ -96,10 +97,10 @@ class Spread:
 
     def add(self, rows: torch.Tensor, onto: torch.Tensor) -> bool:
         """Add the result onto a value while it is computed, if that can be done here; whether it was."""
-        if self.turned is None or not _fusible(rows) or not _fusible(onto):
+        if self.turned is None or not _fusible(rows) or not _fusible(onto) or not has_fused_convolutions():
             return False
         padding = [d * (k - 1) - p for d, k, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)]
-        if min(padding) < 0 or not _fused_sum():
+        if min(padding) < 0:
             return False
         settings = (self.turned, None, padding, [1, 1], self.dilation, self.groups)
         torch.ops.mkldnn._convolution_pointwise_.binary(onto, rows, *settings, "add", 1.0, None, [], None)
@@ -206,11 +207,5 @@ def share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _fusible(value: torch.Tensor) -> bool:
     """Whether oneDNN can add onto this value where it lies: float32 and stored channels last, without ambiguity."""
-    plain = value.dtype is not torch.float32 or value.device.type != "cpu" or value.is_contiguous()
-    return not plain and value.is_contiguous(memory_format=torch.channels_last)
-
-
-@cache
-def _fused_sum() -> bool:
-    """Whether this build of PyTorch has oneDNN's convolution that adds."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+    last = value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
+    return last and value.dtype is torch.float32 and value.device.type == "cpu"

@@ -9,12 +9,16 @@ from torch import nn
 
 
 @cache
-def _available() -> bool:
-    """Whether this build of PyTorch has oneDNN's fused convolutions, and the processor bfloat16."""
+def has_fused_convolutions() -> bool:
+    """Whether this build of PyTorch has oneDNN's fused convolutions."""
     names = ("_convolution_pointwise", "_convolution_pointwise_", "_is_mkldnn_bf16_supported")
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
-        return False
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+@cache
+def _available() -> bool:
+    """Whether there are fused convolutions, and the processor computes in bfloat16."""
+    return has_fused_convolutions() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fused_convolution(

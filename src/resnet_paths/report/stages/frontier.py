@@ -15,7 +15,7 @@ from ..subject import Subject
 from ..words import counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
-_ROUNDS = 4
+_LONGER = 4  # times as long as a point of the frontier the recommendation's latency is measured
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -72,7 +72,7 @@ def _timed(subject: Subject, plan: DropPlan, options: Options) -> tuple[Latency,
     """The whole model and the chosen one in turn, so that other work on the machine slows both."""
     x, _ = subject.batch(plan.batch)
     models = (subject.model, drop_blocks(subject.net, list(plan.point.dropped)))
-    before, after = latencies_in_turn(models, x, seconds=_ROUNDS * options["seconds"])
+    before, after = latencies_in_turn(models, x, seconds=_LONGER * options["seconds"])
     return before, after
 
 
@@ -98,9 +98,8 @@ def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool, apa
     where = "training images" if trained else "one half of the images"
     details = [
         f"The sets of blocks were chosen on {where}; the accuracies are those of {counted(apart, 'other image')}. "
-        "There "
-        "the sets are tested, smallest first, until one fails; the one before it is recommended. A set passes if its "
-        f"fall is at most the tolerance with {percent(CONFIDENCE)} confidence (paired score test, Tango 1998)."
+        "There the sets are tested, smallest first, until one fails; the one before it is recommended. A set passes "
+        f"if its fall is at most the tolerance with {percent(CONFIDENCE)} confidence (paired score test, Tango 1998)."
     ]
     if point.dropped:
         details.append(
