@@ -5,7 +5,7 @@ from torch import nn
 
 from helpers import randomise_norms
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import UnrolledNetwork
+from resnet_paths.network import UnrolledNetwork
 
 
 def gated(net: UnrolledNetwork, x: torch.Tensor, dropped: list[int]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 from resnet_paths import callbacks, landscape, lesion, paths, surgery, tradeoff, training
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import UnrolledNetwork
+from resnet_paths.network import UnrolledNetwork
 
 unrolling = importlib.import_module("resnet_paths.unroll")  # the package; its name at the top is the function's
 Function = Callable[[UnrolledNetwork, ImageData], Any]

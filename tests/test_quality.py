@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"unroll"},
+    {"graph"},
+    {"network"},
     {"surgery", "sweep"},
     {"data", "models", "training"},
     {"paths", "lesion", "landscape", "tradeoff"},

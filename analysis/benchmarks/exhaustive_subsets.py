@@ -27,7 +27,7 @@ from resnet_paths import UnrolledNetwork, unroll  # noqa: E402
 from resnet_paths.data import ImageData, digits, load_data  # noqa: E402
 from resnet_paths.lesion import all_coalitions  # noqa: E402
 from resnet_paths.models import cifar_resnet, load_model  # noqa: E402
-from resnet_paths.unroll import Evaluations, for_inference  # noqa: E402
+from resnet_paths.network import Evaluations, for_inference  # noqa: E402
 
 PLAYERS = 12
 

@@ -14,8 +14,8 @@ import torch
 
 from resnet_paths import UnrolledNetwork, load_data, load_model, path_energy, sample_path_gradients, unroll
 from resnet_paths.data import ImageData
+from resnet_paths.network import for_inference
 from resnet_paths.paths import PathEnergy, enumerate_path_gradients
-from resnet_paths.unroll import for_inference
 
 HERE = Path(__file__).resolve().parent
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
+from resnet_paths.network import for_inference
 from resnet_paths.paths._tape import Tape
-from resnet_paths.unroll import for_inference
 
 HERE = Path(__file__).resolve().parent
 

@@ -25,7 +25,7 @@ from naive_lesion import single_deletion_logits  # noqa: E402
 from resnet_paths import unroll  # noqa: E402
 from resnet_paths.data import load_data  # noqa: E402
 from resnet_paths.models import load_model  # noqa: E402
-from resnet_paths.unroll import for_inference  # noqa: E402
+from resnet_paths.network import for_inference  # noqa: E402
 
 
 def batched(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, size: int) -> torch.Tensor:

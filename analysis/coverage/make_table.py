@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from families import ALL, WITHOUT_UNITS, Family  # noqa: E402
 from helpers import randomise_norms  # noqa: E402
-from resnet_paths.unroll import NoUnitsError, unroll  # noqa: E402
+from resnet_paths.network import NoUnitsError, unroll  # noqa: E402
 
 
 def row(family: Family) -> str:

@@ -21,6 +21,7 @@ from resnet_paths import __version__, drop_blocks, unroll
 from resnet_paths.data import ImageData, load_data
 from resnet_paths.lesion import interval
 from resnet_paths.models import load_model
+from resnet_paths.network import UnrolledNetwork
 from resnet_paths.plot import plot_plan, plot_search, save
 from resnet_paths.tradeoff import (
     Distillation,
@@ -33,7 +34,6 @@ from resnet_paths.tradeoff import (
     statistics_gap,
 )
 from resnet_paths.tradeoff.plan import measured
-from resnet_paths.unroll import UnrolledNetwork
 
 HERE = Path(__file__).resolve().parent
 

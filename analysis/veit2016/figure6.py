@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from resnet_paths import __version__, unroll
 from resnet_paths.data import ImageData, load_data
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import for_inference
 from resnet_paths.paths import (
     EffectivePaths,
     effective_paths,
@@ -27,7 +28,6 @@ from resnet_paths.paths import (
 from resnet_paths.plot import save
 from resnet_paths.plot.paths import plot_effective_paths, plot_gradient_by_length
 from resnet_paths.training import error_rate
-from resnet_paths.unroll import for_inference
 
 HERE = Path(__file__).resolve().parent
 TABLE = ["| claim | expected (paper) | measured | verdict |", "|---|---|---|---|"]

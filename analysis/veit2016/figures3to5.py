@@ -29,6 +29,7 @@ from resnet_paths.lesion import (
     stage_deletions,
 )
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import plain_layers
 from resnet_paths.plot import (
     plot_random_deletions,
     plot_reorderings,
@@ -36,7 +37,6 @@ from resnet_paths.plot import (
     plot_stage_deletions,
 )
 from resnet_paths.training import Recipe, train
-from resnet_paths.unroll import plain_layers
 
 HERE = Path(__file__).resolve().parent
 Claim = tuple[str, str, str, str]

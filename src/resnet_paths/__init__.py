@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from .data import ImageData, load_data
 from .lesion import block_values, random_deletions, single_deletions
 from .models import cifar_resnet, load_model
+from .network import Unit, UnrolledNetwork, for_inference, unroll
 from .paths import (
     block_contributions,
     effective_paths,
@@ -16,7 +17,6 @@ from .paths import (
 )
 from .surgery import drop_blocks, lesioned, reorder_blocks
 from .tradeoff import measure_latency, plan_drop, recalibrate_batchnorm
-from .unroll import Unit, UnrolledNetwork, for_inference, unroll
 
 __all__ = [
     "ImageData",

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from resnet_paths.cli import app
 from resnet_paths.models import cifar_resnet, load_model, read_checkpoint
+from resnet_paths.network import unroll
 from resnet_paths.training import read_trajectory
 from resnet_paths.training._folder import RunFolder
-from resnet_paths.unroll import unroll
 
 SMALL = ["--model", "cifar-resnet8", "--widths", "2,2,4", "--limit", "64"]
 

@@ -12,10 +12,10 @@ from torch import nn
 from helpers import randomise_norms
 from references.dense_curvature import dense_hessian
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.landscape import direction_from, random_direction
 from resnet_paths.landscape.eigenratio import eigenvalue_surface
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll.fingerprint import fingerprint
 
 
 def _model() -> nn.Module:

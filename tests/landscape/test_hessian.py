@@ -14,7 +14,7 @@ from resnet_paths.landscape.hessian import block_eigenvalues, eigenvalue_ratio, 
 from resnet_paths.landscape.operator import curvature_operator
 from resnet_paths.landscape.parameters import unit_parameters
 from resnet_paths.models import load_model
-from resnet_paths.unroll import unroll
+from resnet_paths.network import unroll
 
 
 def _dense(net, batch) -> np.ndarray:

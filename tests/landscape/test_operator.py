@@ -20,11 +20,11 @@ from helpers import randomise_norms
 from references.dense_curvature import WrittenNorm, dense_gauss_newton, dense_hessian
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths.data import digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.landscape.operator import curvature_operator
 from resnet_paths.landscape.parameters import unit_parameters
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.unroll import unroll
-from resnet_paths.unroll.fingerprint import fingerprint
+from resnet_paths.network import unroll
 
 DENSE = {"hessian": dense_hessian, "gauss_newton": dense_gauss_newton}
 

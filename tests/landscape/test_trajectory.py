@@ -13,11 +13,11 @@ from torch import nn
 from helpers import randomise_norms
 from references.naive_pca import principal_components
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.landscape import loss_surface, random_direction
 from resnet_paths.landscape.trajectory import project_trajectory, trajectory_losses
 from resnet_paths.models import cifar_resnet, save_checkpoint
 from resnet_paths.training import Recipe, read_trajectory, train
-from resnet_paths.unroll.fingerprint import fingerprint
 
 
 def _run(steps: int = 5) -> tuple[nn.Module, list[dict[str, torch.Tensor]]]:

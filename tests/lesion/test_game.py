@@ -13,7 +13,7 @@ from resnet_paths.data import ImageData
 from resnet_paths.lesion import block_values
 from resnet_paths.lesion.game import _sampled, _standard_errors
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import unroll
+from resnet_paths.network import unroll
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 

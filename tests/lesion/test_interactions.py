@@ -10,7 +10,7 @@ from helpers import randomise_norms
 from resnet_paths.data import ImageData
 from resnet_paths.lesion import block_values, higher_interactions
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import unroll
+from resnet_paths.network import unroll
 
 pytest.importorskip("shapiq")
 

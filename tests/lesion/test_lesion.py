@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import METRICS, evaluate_gates, interval, metric_named, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import UnrollError, unroll
 from resnet_paths.surgery import drop_blocks
-from resnet_paths.unroll import UnrollError, unroll
-from resnet_paths.unroll.fingerprint import fingerprint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 

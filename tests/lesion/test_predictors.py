@@ -12,6 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import (
     DamagePredictors,
     SingleDeletions,
@@ -22,9 +23,8 @@ from resnet_paths.lesion import (
 )
 from resnet_paths.lesion.ranking import kendall, spearman
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import unroll
 from resnet_paths.paths import block_contributions
-from resnet_paths.unroll import unroll
-from resnet_paths.unroll.fingerprint import fingerprint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 

@@ -14,11 +14,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import Reorderings, order_distance, random_swaps, reorderings
 from resnet_paths.models import cifar_resnet
+from resnet_paths.network import unroll
 from resnet_paths.surgery import reorder_blocks
-from resnet_paths.unroll import unroll
-from resnet_paths.unroll.fingerprint import fingerprint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 
@@ -199,7 +199,7 @@ def test_every_pair_is_equally_likely() -> None:
 
 
 def record_of(values: np.ndarray, tau: np.ndarray) -> Reorderings:
-    from resnet_paths.unroll import Evaluations
+    from resnet_paths.network import Evaluations
 
     per_image = np.concatenate([np.zeros((1, values.shape[1])), values])
     means = values.mean(1)

@@ -5,7 +5,7 @@ import torch
 import families
 from resnet_paths.data import ImageData
 from resnet_paths.lesion import reorderings
-from resnet_paths.unroll import unroll
+from resnet_paths.network import unroll
 
 
 def test_models_that_return_records_are_reordered() -> None:

@@ -21,8 +21,8 @@ from resnet_paths.lesion import (
 )
 from resnet_paths.lesion.intervals import resamples
 from resnet_paths.models import cifar_resnet
+from resnet_paths.network import unroll
 from resnet_paths.sweep import SweepError, SweepInterrupted
-from resnet_paths.unroll import unroll
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers import randomise_norms
 from resnet_paths.models import Ensemble, StochasticDepth, cifar_resnet, linear_decay, load_model
-from resnet_paths.unroll import for_inference, unroll
+from resnet_paths.network import for_inference, unroll
 
 GROUPED = {"depth": 20, "block": "bottleneck", "groups": 2, "group_width": 4}
 MEMBERS = [

@@ -6,8 +6,8 @@ from helpers import randomise_norms
 from resnet_paths.data import load_data
 from resnet_paths.models import ZeroPadShortcut, cifar_resnet, load_model
 from resnet_paths.models.load import EMBEDDED
+from resnet_paths.network import NoUnitsError, unroll
 from resnet_paths.training import error_rate
-from resnet_paths.unroll import NoUnitsError, unroll
 
 
 @pytest.mark.parametrize(

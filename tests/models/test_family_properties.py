@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helpers import randomise_norms
 from resnet_paths.models import cifar_resnet, linear_decay, load_checkpoint, save_checkpoint
-from resnet_paths.unroll import NoUnitsError, unroll
+from resnet_paths.network import NoUnitsError, unroll
 
 
 @st.composite

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from resnet_paths.models import cifar_resnet, load_model, save_checkpoint
-from resnet_paths.unroll import unroll
+from resnet_paths.network import unroll
 
 
 def test_models_by_name(tmp_path) -> None:

@@ -16,9 +16,9 @@ from references.dense_paths import by_length, path_gradients
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, paths, unroll
 from resnet_paths.models import cifar_resnet
+from resnet_paths.network import for_inference
 from resnet_paths.paths import gradient_by_length
 from resnet_paths.paths._records import fingerprint
-from resnet_paths.unroll import for_inference
 
 FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
 

@@ -22,8 +22,8 @@ from helpers import randomise_norms
 from resnet_paths.data import ImageData, digits
 from resnet_paths.lesion import single_deletions
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import unroll
 from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage, Subject, Table, write_report
-from resnet_paths.unroll import unroll
 
 TINY = {
     "deletions": {"images": 20, "counts": 3, "draws": 2},

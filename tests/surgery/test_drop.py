@@ -17,8 +17,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from damage import gated, tiny
 from helpers import randomise_norms
+from resnet_paths.network import NotDroppableError, UnitIndexError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
-from resnet_paths.unroll import NotDroppableError, UnitIndexError, unroll
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,8 +8,8 @@ import torch
 from damage import gated, output, size
 from families import ALL, Family
 from helpers import randomise_norms
+from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
-from resnet_paths.unroll import unroll
 
 _SAMPLE = [
     "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "regnet_y_400mf", "convnext_tiny", "mobilenet_v2",

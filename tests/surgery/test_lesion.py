@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models import ResNet, resnet18
 
 from damage import gated, tiny
+from resnet_paths.network import NotDroppableError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
-from resnet_paths.unroll import NotDroppableError, unroll
 
 
 class Written(nn.Module):

@@ -7,8 +7,8 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from damage import size, tiny
+from resnet_paths.network import NotDroppableError, unroll
 from resnet_paths.surgery import reorder_blocks
-from resnet_paths.unroll import NotDroppableError, unroll
 
 
 def images(side: int = 8) -> torch.Tensor:

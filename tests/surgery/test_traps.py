@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from damage import gated
+from resnet_paths.network import NotDroppableError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
-from resnet_paths.unroll import NotDroppableError, unroll
 
 
 class Plain(nn.Module):

@@ -112,7 +112,7 @@ def test_running_a_model_does_not_change_it() -> None:
 def test_an_unrolled_network_is_its_model_and_not_its_caches() -> None:
     from torchvision.models import resnet18
 
-    from resnet_paths.unroll import unroll
+    from resnet_paths.network import unroll
 
     torch.manual_seed(0)
     net = unroll(resnet18().eval())

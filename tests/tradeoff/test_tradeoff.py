@@ -8,7 +8,9 @@ from torch import nn
 
 from helpers import randomise_norms
 from resnet_paths.data import digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
+from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks
 from resnet_paths.tradeoff import (
     Distillation,
@@ -21,8 +23,6 @@ from resnet_paths.tradeoff import (
 )
 from resnet_paths.tradeoff._search import Searcher
 from resnet_paths.tradeoff.distil import _loss as distillation_loss
-from resnet_paths.unroll import unroll
-from resnet_paths.unroll.fingerprint import fingerprint
 
 
 def test_flops_and_parameters_by_hand() -> None:

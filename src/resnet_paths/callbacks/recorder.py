@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..unroll import UnrolledNetwork, unroll
-from ..unroll._guard import preserved
+from ..graph.preserve import preserved
+from ..network import UnrolledNetwork, unroll
 from .loggers import Logger
 from .statistics import Loss, PathStatistics, path_statistics
 

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from .._display import shown
+from ..network import UnrolledNetwork
 from ..paths import effective_paths, gradient_by_length, path_energy
-from ..unroll import UnrolledNetwork
 
 Loss = Any
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from ..data import ImageData, load_data
 from ..models import load_model
+from ..network import UnrolledNetwork, unroll
+from ..network.unrolled import main_output, placed
 from ..sweep import SweepError
-from ..unroll import UnrolledNetwork, unroll
-from ..unroll.network import main_output, placed
 
 ModelOption = Annotated[
     str,

@@ -24,6 +24,7 @@ from ..lesion import (
     single_deletions,
     stage_deletions,
 )
+from ..network import UnrolledNetwork
 from ..plot import (
     plot_block_values,
     plot_predictor_ranking,
@@ -32,7 +33,6 @@ from ..plot import (
     plot_single_deletions,
     plot_stage_deletions,
 )
-from ..unroll import UnrolledNetwork
 
 
 class StudyName(StrEnum):

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from ..data import ImageData
 from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
 from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
 from ..tradeoff import Latency, count_parameters, latencies_in_turn
-from ..unroll import UnrolledNetwork
-from ..unroll.network import placed
 from . import _studies
 from ._common import (
     BatchOption,

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from ..data import ImageData
+from ..network import UnrolledNetwork, for_inference
 from ..paths import (
     EffectivePaths,
     GradientByLength,
@@ -28,7 +29,6 @@ from ..plot.paths import (
     plot_gradient_by_length,
     plot_logit_lens,
 )
-from ..unroll import UnrolledNetwork, for_inference
 from ._common import (
     DataOption,
     DeviceOption,

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..network import UnitRef
+from ..network.unrolled import placed
 from ..plot import plot_plan, save
 from ..surgery import drop_blocks
 from ..surgery.export import export_model
@@ -24,8 +26,6 @@ from ..tradeoff import (
     recalibrate_batchnorm,
 )
 from ..tradeoff._statistics import norms_of
-from ..unroll import UnitRef
-from ..unroll.network import placed
 from ._common import (
     BatchOption,
     DataOption,

@@ -13,10 +13,10 @@ from torch import nn
 
 from ..data import ImageData, load_data
 from ..models import load_model, save_checkpoint
+from ..network import UnrollError, unroll
 from ..plot import plot_training, save
 from ..training import Recipe, train
 from ..training.train import described
-from ..unroll import UnrollError, unroll
 from ._common import (
     DataOption,
     DeviceOption,

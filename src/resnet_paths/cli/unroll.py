@@ -10,7 +10,7 @@ import torch
 import typer
 
 from ..models import load_model
-from ..unroll import unroll as find_units
+from ..network import unroll as find_units
 from ._common import JsonOption, ModelOption, console, user_errors
 
 ShapeOption = Annotated[

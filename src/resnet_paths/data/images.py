@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..unroll.fingerprint import tensor_bytes
+from ..graph.model_fingerprint import tensor_bytes
 
 
 @dataclass(frozen=True, eq=False)

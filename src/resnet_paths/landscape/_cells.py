@@ -15,9 +15,9 @@ from torch import nn
 from ..data import ImageData
 from ..lesion import metric_named
 from ..lesion.metrics import cross_entropy
+from ..network.unrolled import call_model
 from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ..tradeoff import recalibrate_batchnorm
-from ..unroll.network import call_model
 from ._working import WorkingCopy, norms_of, use_batch_statistics, without_statistics
 from .directions import Direction
 

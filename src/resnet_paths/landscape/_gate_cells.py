@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..graph.overwrite import unwatched
+from ..network import State, UnrolledNetwork, for_inference
 from ..sweep import fingerprint, on_each_core, worker_device
 from ..tradeoff import batch_statistics, recalibrate_batchnorm
-from ..unroll import State, UnrolledNetwork, for_inference
-from ..unroll._fresh import unwatched
 from ._cells import STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
 from ._grid import mean_and_error
 

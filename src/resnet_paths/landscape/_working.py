@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
-from ..unroll._fresh import unwatched
-from ..unroll._guard import preserved
-from ..unroll._program import Program
-from ..unroll._record import record
-from ..unroll._trace import trace
-from ..unroll._whole import Whole
-from ..unroll.errors import UnrollError
-from ..unroll.inference import foldable
-from ..unroll.network import call_model, main_output
+from ..graph.errors import UnrollError
+from ..graph.executor import Whole
+from ..graph.overwrite import unwatched
+from ..graph.preserve import preserved
+from ..graph.program import Program
+from ..graph.recording import record
+from ..graph.tracing import trace
+from ..network.inference import foldable
+from ..network.unrolled import call_model, main_output
 from .directions import Direction
 
 _NORMS = nn.modules.batchnorm._BatchNorm

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..unroll._unwrap import unwrap
+from ..graph.wrappers import unwrap
 
 Normalise = Literal["filter", "layer", "model", "none"]
 Include = Literal["weights", "all"] | Callable[[str, torch.Tensor], bool]

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ..data import ImageData
-from ..unroll import UnrolledNetwork
-from ..unroll.fingerprint import fingerprint
+from ..graph.model_fingerprint import fingerprint
+from ..network import UnrolledNetwork
 from ._grid import Grid, axis, evaluate_grid
 from ._working import WorkingCopy
 from .directions import Direction, cosine, direction_from

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..data import ImageData
+from ..graph.model_fingerprint import fingerprint as model_fingerprint
+from ..network import UnitRef, UnrolledNetwork, UnrollError
 from ..surgery import drop_blocks
-from ..unroll import UnitRef, UnrolledNetwork, UnrollError
-from ..unroll.fingerprint import fingerprint as model_fingerprint
 from ._cells import BatchNorm, Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
 from ._grid import Grid, axis, evaluate_grid

@@ -13,8 +13,8 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..network import UnrolledNetwork
 from ..paths._records import Provenance
-from ..unroll import UnrolledNetwork
 from .directions import Direction
 from .operator import Batches, CurvatureOperator, Kind, SampleLoss, curvature_operator
 from .parameters import check_blocks, unit_parameters

@@ -13,10 +13,10 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 
 from ..data import ImageData
+from ..graph.preserve import preserved
+from ..network import UnrolledNetwork
+from ..network.unrolled import call_model, main_output
 from ..paths._records import Provenance, provenance
-from ..unroll import UnrolledNetwork
-from ..unroll._guard import preserved
-from ..unroll.network import call_model, main_output
 
 Kind = Literal["hessian", "gauss_newton"]
 SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
-from ..unroll import UnrolledNetwork
-from ..unroll._segments import Segments
-from ..unroll._summary import _parameters
+from ..graph.pieces import Segments
+from ..network import UnrolledNetwork
+from ..network.summary import _parameters
 
 
 def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..graph.model_fingerprint import fingerprint as model_fingerprint
+from ..graph.wrappers import unwrap
+from ..network import UnrolledNetwork
 from ..sweep import fingerprint, worker_device
-from ..unroll import UnrolledNetwork
-from ..unroll._unwrap import unwrap
-from ..unroll.fingerprint import fingerprint as model_fingerprint
 from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
 from .directions import Direction, cosine

@@ -16,8 +16,8 @@ from torch import nn
 from .._display import shown
 from ..data import ImageData
 from ..models import read_checkpoint
+from ..network import UnrolledNetwork
 from ..training import Trajectory
-from ..unroll import UnrolledNetwork
 from ._cells import CellEvaluator, Loss, named_metrics
 from .directions import Direction
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import fx
 
+from ..graph.pieces import Piece
+from ..graph.program import ModuleCall, Program, call_of
+from ..network import UnrolledNetwork
 from ..surgery._places import place_finder
 from ..surgery.reorder import unit_shapes
-from ..unroll import UnrolledNetwork
-from ..unroll._program import ModuleCall, Program, call_of
-from ..unroll._segments import Piece
 
 Block = tuple[int, ...]
 """The units of one module, which move together."""

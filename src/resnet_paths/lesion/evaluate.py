@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from ..data import ImageData
+from ..network import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
+from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
-from ..unroll import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
-from ..unroll.network import placed
 from .metrics import Metric
 from .options import Running, StudyOptions
 

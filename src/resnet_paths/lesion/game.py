@@ -16,8 +16,8 @@ import torch
 
 from .._display import shown
 from ..data import ImageData
-from ..unroll import Evaluations, UnitRef
-from ..unroll.fingerprint import fingerprint
+from ..graph.model_fingerprint import fingerprint
+from ..network import Evaluations, UnitRef
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
 from .intervals import bootstrap

@@ -11,8 +11,8 @@ import pandas as pd
 
 from .._display import shown
 from ..data import ImageData
-from ..unroll import Evaluations, UnitRef
-from ..unroll.fingerprint import fingerprint
+from ..graph.model_fingerprint import fingerprint
+from ..network import Evaluations, UnitRef
 from .coalitions import all_coalitions
 from .evaluate import Network
 from .game import MOST_EXHAUSTIVE, Game

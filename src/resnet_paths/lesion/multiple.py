@@ -12,8 +12,8 @@ import torch
 
 from .._display import shown
 from ..data import ImageData
-from ..unroll import UnitRef
-from ..unroll.fingerprint import fingerprint
+from ..graph.model_fingerprint import fingerprint
+from ..network import UnitRef
 from .evaluate import Network, evaluate_gates
 from .intervals import bootstrap
 from .metrics import Metric, metric_named

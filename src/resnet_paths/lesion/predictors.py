@@ -13,9 +13,9 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
-from ..unroll import UnrolledNetwork
-from ..unroll.fingerprint import fingerprint
-from ..unroll.network import placed
+from ..graph.model_fingerprint import fingerprint
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
 from .evaluate import progress_bar, quick
 
 COSTS: dict[str, str] = {

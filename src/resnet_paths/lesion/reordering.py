@@ -14,11 +14,11 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.model_fingerprint import fingerprint
+from ..graph.prefix_tree import shared_walk
+from ..network import Evaluations, State, UnrolledNetwork
+from ..network.unrolled import main_output, placed
 from ..surgery import reorder_blocks
-from ..unroll import Evaluations, State, UnrolledNetwork
-from ..unroll._walk import shared_walk
-from ..unroll.fingerprint import fingerprint
-from ..unroll.network import main_output, placed
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
 from .intervals import bootstrap

@@ -13,9 +13,9 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
-from ..unroll import Evaluations, State, UnrolledNetwork
-from ..unroll._walk import shared_walk
-from ..unroll.fingerprint import fingerprint
+from ..graph.model_fingerprint import fingerprint
+from ..graph.prefix_tree import shared_walk
+from ..network import Evaluations, State, UnrolledNetwork
 from .evaluate import Network, evaluate_gates, per_image, quick
 from .intervals import bootstrap, interval
 from .metrics import Metric, metric_named
@@ -110,7 +110,7 @@ def single_deletions(
 
     Args:
         net: the network, in eval mode; its model is not changed. Of a plain network
-            (:func:`resnet_paths.unroll.plain_layers`) layers are deleted.
+            (:func:`resnet_paths.network.plain_layers`) layers are deleted.
         data: labelled images.
         metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
             function of logits, labels and the whole network's logits that gives one value an image.

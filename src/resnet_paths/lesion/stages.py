@@ -11,9 +11,9 @@ import pandas as pd
 
 from .._display import shown
 from ..data import ImageData
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
 from ..surgery.reorder import unit_shapes
-from ..unroll import UnrolledNetwork
-from ..unroll.network import placed
 from .evaluate import quick
 from .metrics import Metric
 from .multiple import RandomDeletions, random_deletions
@@ -32,7 +32,7 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
     Example:
         >>> import torch
         >>> from resnet_paths.models import cifar_resnet
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> stages(unroll(cifar_resnet(14).eval()), torch.randn(1, 3, 8, 8))
         ((0, 1), (2, 3), (4, 5))
     """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..unroll._fused_convolution import has_fused_convolutions
+from ..graph.fused_convolution import has_fused_convolutions
 
 _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
     3: torch.conv_transpose1d,

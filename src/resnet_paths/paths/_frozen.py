@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..unroll import State, UnrolledNetwork
+from ..network import State, UnrolledNetwork
 from ._objective import check_eval
 
 Function = Callable[[torch.Tensor], torch.Tensor]

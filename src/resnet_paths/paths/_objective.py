@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..unroll import UnrolledNetwork
+from ..network import UnrolledNetwork
 
 Loss = str | Callable[[torch.Tensor, Any], torch.Tensor]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..models import ZeroPadShortcut
-from ..unroll import UnrolledNetwork
+from ..network import UnrolledNetwork
 
 _MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.conv._ConvNd,
@@ -69,7 +69,7 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> import torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> curved_operations(unroll(torchvision.models.resnet18().eval()))
         {}
     """

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..unroll import State, UnitRef, UnrolledNetwork
-from ..unroll._guard import preserved
-from ..unroll.calls import named
+from ..graph.inputs import named
+from ..graph.preserve import preserved
+from ..network import State, UnitRef, UnrolledNetwork
 from ._chain import Chain, HooksNoted, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 

@@ -13,7 +13,7 @@ from captum.attr import FeatureAblation, IntegratedGradients, LayerConductance, 
 from torch import nn
 
 from .._display import shown
-from ..unroll import UnrolledNetwork
+from ..network import UnrolledNetwork
 from ._objective import check_eval, check_target
 from ._records import Provenance, dataset, provenance, table
 
@@ -28,7 +28,7 @@ class GateForward(nn.Module):
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> x = torch.randn(2, 3, 32, 32)
         >>> bool(torch.allclose(GateForward(net)(torch.ones(2, 8), x), net(x)))
@@ -127,7 +127,7 @@ def attribute_blocks(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> attribute_blocks(net, torch.randn(2, 3, 32, 32), [0, 3], "ablation").values.shape
         torch.Size([8, 2])
@@ -194,7 +194,7 @@ def unit_conductance(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> unit_conductance(net, torch.randn(1, 3, 32, 32), [0], steps=2).values.shape
         torch.Size([8, 1])

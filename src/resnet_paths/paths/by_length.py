@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
-from ..unroll import UnitRef, UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import LeafSums, pull_polynomial, pull_stem
 from ._records import Provenance, dataset, provenance, table
@@ -188,7 +188,7 @@ def gradient_by_length(
 
     Args:
         net: the unrolled network, its model in eval mode. A copy made by
-            :func:`~resnet_paths.unroll.for_inference` gives the same numbers sooner (not for parameters).
+            :func:`~resnet_paths.network.for_inference` gives the same numbers sooner (not for parameters).
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
         wrt: ``"input"``, ``"parameters"`` (those that require gradients), or a unit, for the gradient at its
@@ -218,7 +218,7 @@ def gradient_by_length(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> split = gradient_by_length(net, torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))
         >>> split.gradient.shape

@@ -99,7 +99,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> from resnet_paths.paths import enumerate_path_gradients
         >>> found = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=4))

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
-from ..unroll import UnitRef, UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
@@ -136,7 +136,7 @@ def path_energy(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> energy = path_energy(net, torch.randn(2, 3, 32, 32), [0, 3], draws=4)
         >>> energy.energy.shape, bool((energy.low <= energy.energy).all())

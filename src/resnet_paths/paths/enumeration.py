@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
-from ..unroll import UnitRef, UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._records import Provenance, dataset, provenance, table
@@ -106,7 +106,7 @@ def enumerate_path_gradients(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> every = enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=2)
         >>> every.norms.shape, every.vjps["branch"], every.path(5).units

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
-from ..unroll import UnitRef, UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 
 
 @shown

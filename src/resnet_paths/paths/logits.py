@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 
 from .._display import shown
-from ..unroll import UnrolledNetwork
-from ..unroll._guard import preserved
+from ..graph.preserve import preserved
+from ..network import UnrolledNetwork
 from ._frozen import FrozenUnit, freeze, source_of_constant
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
@@ -167,7 +167,7 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> split = logits_by_length(net, torch.randn(2, 3, 32, 32))
         >>> split.logits.shape, split.residual < 1e-4, len(split.curved)
@@ -224,7 +224,7 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> found = block_contributions(net, torch.randn(2, 3, 32, 32), [0, 3])
         >>> found.contributions.shape, found.sources[-1], found.residual < 1e-4
@@ -275,7 +275,7 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> x = torch.randn(2, 3, 32, 32)
         >>> lens = logit_lens(net, x)

@@ -12,7 +12,7 @@ from typing import overload
 
 import torch
 
-from ..unroll import UnrolledNetwork
+from ..network import UnrolledNetwork
 
 
 @dataclass(frozen=True, order=True)

@@ -13,7 +13,7 @@ import xarray as xr
 from scipy import stats
 
 from .._display import shown
-from ..unroll import UnitRef, UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._records import Provenance, dataset, provenance, table
@@ -122,7 +122,7 @@ def sample_path_gradients(
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> drawn = sample_path_gradients(net, torch.randn(2, 3, 32, 32), [0, 3], lengths=[1, 8], samples=3)
         >>> drawn.norms.shape

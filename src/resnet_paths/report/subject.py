@@ -14,8 +14,8 @@ from torch import nn
 import resnet_paths
 
 from ..data import ImageData
-from ..unroll import UnrolledNetwork, for_inference, unroll
-from ..unroll.network import placed
+from ..network import UnrolledNetwork, for_inference, unroll
+from ..network.unrolled import placed
 
 
 @dataclass(eq=False)

@@ -12,10 +12,10 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.model_fingerprint import fingerprint
+from ..network import UnrollError
 from ..sweep import SweepResult, sweep
 from ..sweep.result import last_line
-from ..unroll import UnrollError
-from ..unroll.fingerprint import fingerprint
 from .page import render
 from .progress import StageProgress
 from .section import Section

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..unroll import NotDroppableError
-from ..unroll._fresh import NEW_OUTPUT
-from ..unroll._hooks import PostHooks, PreHooks
-from ..unroll._program import ModuleCall, Program, call_of
-from ..unroll._units import Cut
+from ..graph.blocks import Cut
+from ..graph.hooks import PostHooks, PreHooks
+from ..graph.overwrite import NEW_OUTPUT
+from ..graph.program import ModuleCall, Program, call_of
+from ..network import NotDroppableError
 
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 _WRITTEN = (

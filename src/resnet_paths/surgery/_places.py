@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..unroll import NotDroppableError, UnrolledNetwork
-from ..unroll._program import ModuleCall, Program
-from ..unroll._units import Cut, owner_of
+from ..graph.blocks import Cut, owner_of
+from ..graph.program import ModuleCall, Program
+from ..network import NotDroppableError, UnrolledNetwork
 from ._body import Body, bodies
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..unroll import NotDroppableError, UnitRef, UnrolledNetwork, unroll
+from ..network import NotDroppableError, UnitRef, UnrolledNetwork, unroll
 from ._assemble import assembled, copied_into
 from ._places import places, replace
 

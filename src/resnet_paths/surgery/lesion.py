@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..unroll import NotDroppableError, UnrolledNetwork, unroll
+from ..network import NotDroppableError, UnrolledNetwork, unroll
 from ._body import Body
 from ._places import places
 from .drop import Units

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..unroll import NotDroppableError, UnitRef, UnrolledNetwork, unroll
-from ..unroll._guard import preserved
-from ..unroll._program import ModuleCall
+from ..graph.preserve import preserved
+from ..graph.program import ModuleCall
+from ..network import NotDroppableError, UnitRef, UnrolledNetwork, unroll
 from ._places import place_finder
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]

@@ -19,7 +19,7 @@ import cloudpickle
 import numpy as np
 import torch
 
-from ..unroll._guard import generators_kept
+from ..graph.preserve import generators_kept
 from .errors import SweepError
 from .journal import Outcome
 from .memory import listening

@@ -11,7 +11,7 @@ import torch
 
 from ..data import ImageData
 from ..lesion import Metric, evaluate_gates, metric_named
-from ..unroll import UnrolledNetwork
+from ..network import UnrolledNetwork
 
 Search = Literal["greedy", "beam", "exact"]
 MOST_EXACT = 16

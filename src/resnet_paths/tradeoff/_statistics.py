@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from ..unroll import UnitRef, UnrolledNetwork, unroll
+from ..network import UnitRef, UnrolledNetwork, unroll
 
 
 def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from .._display import shown
-from ..unroll import UnrolledNetwork
-from ..unroll._guard import preserved
+from ..graph.preserve import preserved
+from ..network import UnrolledNetwork
 from .latency import Latency, measure_latency
 
 
@@ -65,7 +65,7 @@ def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> L
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18().eval())
         >>> table = latency_by_unit(net, torch.randn(1, 3, 32, 32), seconds=0.005).to_pandas()
         >>> len(table), bool(table.share.sum() < 1)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import ImageData
+from ..network.unrolled import main_output, placed
 from ..training.augment import augment
-from ..unroll.network import main_output, placed
 
 
 @dataclass(frozen=True)

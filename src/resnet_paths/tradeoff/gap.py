@@ -13,8 +13,8 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..network.unrolled import placed
 from ..training import augmented
-from ..unroll.network import placed
 from ._statistics import norms_of
 from .recalibrate import recalibrate_batchnorm
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..unroll._guard import preserved
-from ..unroll.network import call_model
+from ..graph.preserve import preserved
+from ..network.unrolled import call_model
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer

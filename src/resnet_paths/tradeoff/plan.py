@@ -16,12 +16,12 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData, right
+from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
+from ..network import UnrolledNetwork, for_inference, unroll
+from ..network.unrolled import main_output, placed
 from ..surgery import drop_blocks
-from ..unroll import UnrolledNetwork, for_inference, unroll
-from ..unroll.fingerprint import fingerprint
-from ..unroll.network import main_output, placed
 from ._search import MOST_EXACT, Search, Searcher
 from ._statistics import batch_statistics, norms_before, norms_of
 from .distil import Distillation, distil

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..unroll.network import call_model
+from ..network.unrolled import call_model
 from ._statistics import norms_of
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..data import ImageData, right
-from ..unroll.network import call_model, main_output, placed
+from ..network.unrolled import call_model, main_output, placed
 from ._epoch import Trainer
 from ._folder import Keep, RunFolder
 from ._progress import TrainingProgress

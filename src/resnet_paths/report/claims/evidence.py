@@ -13,9 +13,9 @@ from torch import nn
 from ...data import ImageData
 from ...lesion import RandomDeletions, Reorderings, SingleDeletions, random_deletions, reorderings, single_deletions
 from ...models import cifar_resnet
+from ...network import UnrolledNetwork
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...training import Recipe, train
-from ...unroll import UnrolledNetwork
 from ..subject import Subject
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...graph.preserve import preserved
 from ...models import cifar_resnet
 from ...tradeoff import count_parameters
-from ...unroll._guard import preserved
 from ..words import listed, number, percent
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...models import cifar_resnet
-from ...unroll import UnrolledNetwork, unroll
+from ...network import UnrolledNetwork, unroll
 from ..words import number, percent
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence

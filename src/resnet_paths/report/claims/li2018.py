@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...landscape import loss_surface, random_direction, roughness
-from ...unroll.inference import foldable
+from ...network.inference import foldable
 from ..words import number, percent
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence

@@ -13,7 +13,7 @@ from torch import nn
 from ..._display import shown
 from ...data import ImageData, digits
 from ...models import load_model
-from ...unroll import UnrollError
+from ...network import UnrollError
 from ..subject import Subject
 from . import he2015, he2016, li2018, veit2016
 from .claim import Claim, Measured, Paper

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ...lesion import single_deletions
+from ...network import plain_layers, unroll
 from ...paths import path_lengths
 from ...surgery import drop_blocks
-from ...unroll import plain_layers, unroll
 from ..words import counted, listed, number, percent, points
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence

@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 
 from ...data import ImageData, right
+from ...graph.preserve import preserved
 from ...lesion import interval
+from ...network.unrolled import placed
 from ...tradeoff import count_parameters
-from ...unroll._guard import preserved
-from ...unroll.network import placed
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject

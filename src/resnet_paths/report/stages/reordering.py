@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...lesion import Reorderings, reorderings
+from ...network import UnrollError
 from ...plot import plot_reorderings
-from ...unroll import UnrollError
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage

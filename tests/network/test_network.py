@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers import randomise_norms
+from resnet_paths.graph.recording import record
+from resnet_paths.graph.tracing import trace
+from resnet_paths.network import Evaluations, UnitIndexError, UnrolledNetwork, UnrollError, for_inference, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
-from resnet_paths.unroll import Evaluations, UnitIndexError, UnrolledNetwork, UnrollError, for_inference, unroll
-from resnet_paths.unroll._record import record
-from resnet_paths.unroll._trace import trace
 
 
 class Basic(nn.Module):

@@ -9,11 +9,11 @@ from torch import nn
 from torchvision.models import get_model
 
 from helpers import randomise_norms
+from resnet_paths.graph.executor import Whole
+from resnet_paths.graph.fused_convolution import _available, fused_convolution
+from resnet_paths.graph.tracing import trace
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import for_inference, unroll
-from resnet_paths.unroll._fused_convolution import _available, fused_convolution
-from resnet_paths.unroll._trace import trace
-from resnet_paths.unroll._whole import Whole
+from resnet_paths.network import for_inference, unroll
 
 needs_bfloat16 = pytest.mark.skipif(not _available(), reason="this processor has no fused convolutions in bfloat16")
 LAST = {"memory_format": torch.channels_last}

@@ -17,14 +17,14 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from ._batch import with_batch_size
-from ._flags import with_flag
-from ._guard import checkpointing_bypassed, preserved
-from ._hooks import PostHooks, PreHooks
-from ._leaves import is_leaf, is_single_function
-from ._ops import same_answer
-from ._program import ModuleCall, Program, first_node
+from .batch_size import with_batch_size
 from .errors import TraceError
+from .hooks import PostHooks, PreHooks
+from .leaves import is_leaf, is_single_function
+from .operations import same_answer
+from .preserve import checkpointing_bypassed, preserved
+from .program import ModuleCall, Program, first_node
+from .training_flag import with_flag
 
 _OPERATORS = {
     "__add__": operator.add, "__radd__": operator.add, "__iadd__": operator.add, "add": operator.add,

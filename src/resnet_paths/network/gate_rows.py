@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._segments import gated_sum
-from ._walk import shared_walk
+from ..graph.pieces import gated_sum
+from ..graph.prefix_tree import shared_walk
 
 if TYPE_CHECKING:
-    from .network import State, UnrolledNetwork
+    from .unrolled import State, UnrolledNetwork
 
 
 @dataclass

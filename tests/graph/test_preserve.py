@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
-from resnet_paths.unroll import UnrollError, unroll
-from resnet_paths.unroll._guard import preserved
-from resnet_paths.unroll.fingerprint import fingerprint as model_fingerprint
+from resnet_paths.graph.model_fingerprint import fingerprint as model_fingerprint
+from resnet_paths.graph.preserve import preserved
+from resnet_paths.network import UnrollError, unroll
 
 
 def fingerprint(model: nn.Module) -> list[object]:

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._dataflow import DataFlow
-from ._guard import preserved
-from ._program import ModuleCall, Program, first_node
-from ._rows import Evaluations
-from ._segments import ancestors
-from ._steps import Step, Values, step_of
-from ._trace import trace
-from ._units import Refusal
-from ._unwrap import unwrap
-from ._walk import shared_walk
-from .calls import bind
-from .errors import NoUnitsError
+from ..graph.blocks import Refusal
+from ..graph.compile_node import Step, Values, step_of
+from ..graph.dataflow import DataFlow
+from ..graph.errors import NoUnitsError
+from ..graph.inputs import bind
+from ..graph.pieces import ancestors
+from ..graph.prefix_tree import shared_walk
+from ..graph.preserve import preserved
+from ..graph.program import ModuleCall, Program, first_node
+from ..graph.tracing import trace
+from ..graph.wrappers import unwrap
+from .gate_rows import Evaluations
 from .unit import Unit, UnitRef, resolve, resolve_all
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)

@@ -10,10 +10,10 @@ from torch import nn
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import block_values, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet
-from resnet_paths.unroll import Evaluations, NoUnitsError, PlainNetwork, plain_layers
-from resnet_paths.unroll.fingerprint import fingerprint
+from resnet_paths.network import Evaluations, NoUnitsError, PlainNetwork, plain_layers
 
 
 def vgg() -> nn.Module:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_paths.unroll._walk import shared_walk
+from resnet_paths.graph.prefix_tree import shared_walk
 
 ROWS = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 2), min_size=n, max_size=n), min_size=1, max_size=12)

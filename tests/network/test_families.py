@@ -5,7 +5,7 @@ import torch
 
 from families import ALL, WITHOUT_UNITS, Family
 from helpers import randomise_norms
-from resnet_paths.unroll import NoUnitsError, unroll
+from resnet_paths.network import NoUnitsError, unroll
 
 _SLOW = {"maxvit_t", "inception_resnet_v2", "resnet152", "dm_nfnet_f0", "efficientnet_v2_s"}
 _CASES = [

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from . import _ops
-from ._flags import with_flag
-from ._guard import checkpointing_bypassed, preserved
-from ._hooks import PostHooks, PreHooks
-from ._leaves import is_leaf, is_single_function
-from ._program import ModuleCall, Program, first_node, map_nodes
+from . import operations
 from .errors import TraceError
+from .hooks import PostHooks, PreHooks
+from .leaves import is_leaf, is_single_function
+from .preserve import checkpointing_bypassed, preserved
+from .program import ModuleCall, Program, first_node, map_nodes
+from .training_flag import with_flag
 
 _IN_PLACE_MODULES = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 
@@ -96,14 +96,14 @@ class _Tracer(fx.Tracer):
             known = type(module).__module__ in _IN_PLACE_MODULES
             return target, kwargs, changed if known and getattr(module, "inplace", False) else None
         if kind == "call_method":
-            plain = _ops.plain_method(target)
+            plain = operations.plain_method(target)
             return (plain, kwargs, changed) if plain else (target, kwargs, None)
-        if target in _ops.IN_PLACE_TO_PLAIN:
-            return _ops.IN_PLACE_TO_PLAIN[target], kwargs, changed
+        if target in operations.IN_PLACE_TO_PLAIN:
+            return operations.IN_PLACE_TO_PLAIN[target], kwargs, changed
         if kwargs.get("inplace") is True:
             return target, {**kwargs, "inplace": False}, changed
         name = getattr(target, "__name__", "")
-        plain = _ops.plain_method(name)
+        plain = operations.plain_method(name)
         if plain and getattr(torch, name, None) is target and hasattr(torch, plain):
             return getattr(torch, plain), kwargs, changed
         return target, kwargs, None

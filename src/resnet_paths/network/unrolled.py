@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._dataflow import DataFlow
-from ._fresh import unwatched
-from ._guard import preserved
-from ._ops import is_concatenation, sums_without_alpha
-from ._program import Program
-from ._rows import Evaluations, evaluate_rows
-from ._segments import Segments, ancestors, gated_sum
-from ._steps import Values
-from ._summary import describe_units, html_table, text_table
-from ._units import Cut, Refusal, find_cuts
-from .calls import bind, call_model, check_constants, main_output, named, relative_difference
-from .errors import UnrollError
+from ..graph.blocks import Cut, Refusal, find_cuts
+from ..graph.compile_node import Values
+from ..graph.dataflow import DataFlow
+from ..graph.errors import UnrollError
+from ..graph.inputs import bind, call_model, check_constants, main_output, named, relative_difference
+from ..graph.operations import is_concatenation, sums_without_alpha
+from ..graph.overwrite import unwatched
+from ..graph.pieces import Segments, ancestors, gated_sum
+from ..graph.preserve import preserved
+from ..graph.program import Program
+from .gate_rows import Evaluations, evaluate_rows
+from .summary import describe_units, html_table, text_table
 from .unit import Unit, UnitRef, resolve, resolve_all
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
@@ -54,7 +54,7 @@ class UnrolledNetwork:
 
     Example:
         >>> import torch, torchvision
-        >>> from resnet_paths.unroll import unroll
+        >>> from resnet_paths.network import unroll
         >>> model = torchvision.models.resnet18().eval()
         >>> net = unroll(model)
         >>> len(net), net[-1].name
@@ -226,7 +226,7 @@ class UnrolledNetwork:
 
         Example:
             >>> import torch, torchvision
-            >>> from resnet_paths.unroll import unroll
+            >>> from resnet_paths.network import unroll
             >>> net = unroll(torchvision.models.resnet18().eval())
             >>> x = torch.randn(2, 3, 32, 32)
             >>> state = net.prefix(x, 5)

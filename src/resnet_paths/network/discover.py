@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._program import Program
-from ._trace import trace
-from ._unwrap import unwrap
-from .errors import NoUnitsError, TraceError, UnrollError
-from .network import TOLERANCE, UnrolledNetwork
+from ..graph.errors import NoUnitsError, TraceError, UnrollError
+from ..graph.program import Program
+from ..graph.tracing import trace
+from ..graph.wrappers import unwrap
+from .unrolled import TOLERANCE, UnrolledNetwork
 
 KNOWN_FAMILIES = (
     "ResNet, ResNeXt, Wide ResNet, RegNet, ConvNeXt, MobileNet v2/v3, EfficientNet, MNASNet, ViT, Swin, "
@@ -59,7 +59,7 @@ def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
         return traced
     recorded = None
     if example_input is not None:
-        from ._record import record
+        from ..graph.recording import record
 
         recorded = _attempt(model, partial(record, model, example_input), example_input, attempts)
     found = [net for net in (traced, recorded) if net is not None]

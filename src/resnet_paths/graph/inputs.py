@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._segments import Values
 from .errors import UnrollError
+from .pieces import Values
 
 
 def call_model(model: nn.Module, x: Any) -> Any:

@@ -11,9 +11,9 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from families import ALL, Family
 from helpers import randomise_norms
-from resnet_paths.unroll import TraceError, UnrolledNetwork, UnrollError, unroll
-from resnet_paths.unroll._record import record
-from resnet_paths.unroll._trace import trace
+from resnet_paths.graph.recording import record
+from resnet_paths.graph.tracing import trace
+from resnet_paths.network import TraceError, UnrolledNetwork, UnrollError, unroll
 
 _SAMPLE = [
     "resnet18",

@@ -8,8 +8,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as _module
 
-from . import _ops
-from ._program import Program
+from . import operations
+from .program import Program
 
 Watchers = tuple[nn.Module, ...]
 """Modules whose hooks, if they have any when a value is made, could have kept it."""
@@ -31,7 +31,7 @@ def watchers(node: Any, program: Program, pinned: frozenset[fx.Node]) -> Watcher
     """
     passed: list[nn.Module] = []
     while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
-        if _ops.is_add(node):
+        if operations.is_add(node):
             return tuple(passed)
         maker = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(maker, NEW_OUTPUT):

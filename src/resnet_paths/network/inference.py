@@ -8,10 +8,10 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import fusion
 
-from ._program import Program
+from ..graph.errors import UnrollError
+from ..graph.program import Program
 from .discover import unroll
-from .errors import UnrollError
-from .network import UnrolledNetwork
+from .unrolled import UnrolledNetwork
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

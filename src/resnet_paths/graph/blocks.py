@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from . import _ops
-from ._dataflow import DataFlow
-from ._program import ModuleCall, Program, call_of
+from . import operations
+from .dataflow import DataFlow
+from .program import ModuleCall, Program, call_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def find_cuts(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refusal
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
     for node in program.graph.nodes:
-        if node not in flow.follows or not _ops.is_add(node) or len(_terms(node, flow)) < 2:
+        if node not in flow.follows or not operations.is_add(node) or len(_terms(node, flow)) < 2:
             continue
         try:
             if node in on_chain:
@@ -100,7 +100,7 @@ def _flat_terms(add: fx.Node, entry: fx.Node, flow: DataFlow) -> list[fx.Node]:
     """The terms of a sum and of the sums nested in it that nothing else reads."""
     terms: list[fx.Node] = []
     for term in _terms(add, flow):
-        nested = term is not entry and _ops.is_add(term) and len(term.users) == 1
+        nested = term is not entry and operations.is_add(term) and len(term.users) == 1
         if nested and len(_terms(term, flow)) > 1 and flow.idom[term] is entry:
             terms.extend(_flat_terms(term, entry, flow))
         else:
@@ -161,7 +161,7 @@ def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
     """Whether a term is the entry itself, or comes from it through nothing but ``nn.Identity`` and ``0 +``."""
     while term is not entry:
         others = [value for value in term.args if not isinstance(value, fx.Node)]
-        plus_nothing = _ops.is_add(term) and others == [0]
+        plus_nothing = operations.is_add(term) and others == [0]
         if not plus_nothing and type(_module(term, program)) is not nn.Identity:
             return False
         term = term.all_input_nodes[0]
@@ -182,7 +182,7 @@ def _least_depth(term: fx.Node, entry: fx.Node, program: Program, flow: DataFlow
     """The number of weighted layers on the way from entry to term that has the fewest."""
     depth: dict[fx.Node, int] = {entry: 0}
     for node in sorted(flow.between(entry, term), key=flow.order.__getitem__):
-        own = int(_ops.is_weighted(node, _module(node, program)))
+        own = int(operations.is_weighted(node, _module(node, program)))
         depth[node] = own + min(depth[source] for source in flow.inputs(node))
     return depth[term]
 
@@ -195,7 +195,7 @@ def _post(add: fx.Node, program: Program) -> fx.Node:
     reader = readers[0]
     alone = len([value for value in reader.all_input_nodes if value is add]) == 1
     same = _body(reader) is _body(add)
-    return reader if alone and same and _ops.is_activation(reader, _module(reader, program)) else add
+    return reader if alone and same and operations.is_activation(reader, _module(reader, program)) else add
 
 
 def _body(node: fx.Node) -> ModuleCall | None:

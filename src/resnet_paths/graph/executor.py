@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from . import _ops
-from ._fresh import NEW_OUTPUT, is_plain_relu, unwatched
-from ._fused_convolution import fused_convolution
-from ._program import Program
-from ._segments import ancestors, gated_sum
-from ._steps import Step, Values, step_of
+from . import operations
+from .compile_node import Step, Values, step_of
+from .fused_convolution import fused_convolution
+from .overwrite import NEW_OUTPUT, is_plain_relu, unwatched
+from .pieces import ancestors, gated_sum
+from .program import Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def _groups(order: dict[fx.Node, int], program: Program, pinned: frozenset[fx.No
     taken: set[fx.Node] = set()
     for relu in (True, False):
         for node in order:
-            if node in taken or not (is_plain_relu(node, program) if relu else _ops.is_add(node)):
+            if node in taken or not (is_plain_relu(node, program) if relu else operations.is_add(node)):
                 continue
             group = _ending_in(node, relu, order, program, pinned | taken)
             if group is not None:
@@ -128,7 +128,7 @@ def _ending_in(
     after = (node,) if relu else ()
     if not isinstance(summed, fx.Node):
         return None
-    if not _ops.is_add(summed):
+    if not operations.is_add(summed):
         chain = _from_layer(summed, order, program, kept)
         return _Group((*chain, *after), chain[0].args[0], None, relu) if chain else None  # type: ignore[arg-type]
     if relu and (len(summed.users) != 1 or summed in kept):
@@ -161,7 +161,7 @@ def _is_new(node: fx.Node, program: Program, pinned: frozenset[fx.Node], groups:
         return False
     while node not in pinned:
         module = _module_of(node, program)
-        if node in groups or _ops.is_add(node) or isinstance(module, NEW_OUTPUT):
+        if node in groups or operations.is_add(node) or isinstance(module, NEW_OUTPUT):
             return True
         before = node.args[0] if isinstance(module, nn.Identity) else None
         if not isinstance(before, fx.Node) or len(before.users) != 1:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from ._program import Program
 from .errors import TraceError
+from .program import Program
 
 
 def with_batch_size(program: Program, other: Program, batch: int) -> Program:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_paths.unroll import NoUnitsError, UnrolledNetwork, UnrollError, unroll
-from resnet_paths.unroll._record import record
+from resnet_paths.graph.recording import record
+from resnet_paths.network import NoUnitsError, UnrolledNetwork, UnrollError, unroll
 
 
 class Written(nn.Module):

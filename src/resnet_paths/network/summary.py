@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
-from ._program import Program
-from ._units import Cut, is_entry, owner_of, unit_names
+from ..graph.blocks import Cut, is_entry, owner_of, unit_names
+from ..graph.program import Program
 from .unit import Unit
 
 if TYPE_CHECKING:
-    from ._segments import Segments
-    from .network import UnrolledNetwork
+    from ..graph.pieces import Segments
+    from .unrolled import UnrolledNetwork
 
 _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shape", "droppable")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ._fresh import Watchers, is_plain_relu, unwatched, watchers
-from ._program import Program
 from .errors import UnrollError
+from .overwrite import Watchers, is_plain_relu, unwatched, watchers
+from .program import Program
 
 Values = dict[fx.Node, Any]
 Step = Callable[[Values], Any]

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from . import _ops
-from ._dataflow import DataFlow
-from ._fresh import watchers
-from ._program import Program
-from ._steps import Step, Values, step_of
-from ._units import Cut
+from . import operations
+from .blocks import Cut
+from .compile_node import Step, Values, step_of
+from .dataflow import DataFlow
+from .overwrite import watchers
+from .program import Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +204,7 @@ class Segments:
 def _asked(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
     """Questions about the input's values that a recorded forward asked before its first unit, or beside its units."""
     inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
-    nodes = [node for node in program.graph.nodes if node.target is _ops.same_answer and node in flow.carries]
+    nodes = [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
     return [node for node in nodes if not ancestors(node) & inside]
 
 

@@ -6,9 +6,9 @@ import operator
 
 from torch import fx
 
-from . import _ops
-from ._hooks import PostHooks
-from ._program import Program
+from . import operations
+from .hooks import PostHooks
+from .program import Program
 
 
 class DataFlow:
@@ -43,7 +43,7 @@ class DataFlow:
         for node in program.graph.nodes:
             if node.op == "output":
                 continue
-            if node in inputs or (not _ops.asks_shape(node) and self.sources(node)):
+            if node in inputs or (not operations.asks_shape(node) and self.sources(node)):
                 self.carries.add(node)
             if node in starts or (node in self.carries and self.inputs(node)):
                 self.follows.add(node)

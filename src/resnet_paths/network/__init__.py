@@ -1,12 +1,12 @@
 """From any residual model to its units: tracing, dominators, evaluation at gates."""
 
-from ._rows import Evaluations
+from ..graph.errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
 from .discover import unroll
-from .errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
+from .gate_rows import Evaluations
 from .inference import for_inference
-from .network import State, Suffix, UnrolledNetwork
 from .plain import PlainNetwork, plain_layers
 from .unit import Unit, UnitRef
+from .unrolled import State, Suffix, UnrolledNetwork
 
 __all__ = [
     "Evaluations",

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .errors import UnitIndexError
+from ..graph.errors import UnitIndexError
 
 UnitRef = int | str
 
