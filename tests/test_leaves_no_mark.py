@@ -6,7 +6,6 @@ function may swallow): undisturbed, stopped in the middle and stopped at the las
 
 import contextlib
 import copy
-import importlib
 import inspect
 import random
 import warnings
@@ -19,11 +18,11 @@ import torch
 from torch import nn
 
 from resnet_paths import callbacks, landscape, lesion, paths, surgery, tradeoff, training
+from resnet_paths import network as unrolling
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork
 
-unrolling = importlib.import_module("resnet_paths.unroll")  # the package; its name at the top is the function's
 Function = Callable[[UnrolledNetwork, ImageData], Any]
 
 

@@ -14,9 +14,13 @@ import threading
 MODEL_LOCK = threading.RLock()
 """Re-entrant: a thread that holds it may take it again."""
 
+GENERATOR_LOCK = threading.Lock()
+"""Held for moments, while it is noted who keeps the global random generators (see `preserve.py`)."""
+
 # A process forked in the middle of a change would begin with half of it, and with a lock that nobody lets go.
-os.register_at_fork(
-    before=MODEL_LOCK.acquire,
-    after_in_parent=MODEL_LOCK.release,
-    after_in_child=MODEL_LOCK._at_fork_reinit,  # type: ignore[attr-defined]
-)
+for _lock in (MODEL_LOCK, GENERATOR_LOCK):
+    os.register_at_fork(
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
+        after_in_child=_lock._at_fork_reinit,  # type: ignore[union-attr]
+    )

@@ -1,9 +1,28 @@
-"""Look at a model without leaving a mark: everything a forward pass can change is put back."""
+"""Look at a model without leaving a mark: everything a forward pass can change is put back.
+
+Why a forward pass needs that at all: norms count batches, layers reparametrised by a hook store the weight of each
+run, models keep caches in attributes, and dropout moves the global random generators.
+
+Putting back means a snapshot before and a restore after, and two of those on one model do not mix: if a second thread
+takes its snapshot while a first has changed something for a while, the second one's restore brings the first one's
+change back for good. So there is one rule for the whole library:
+
+1. Whatever changes a model *on purpose* for a while (exchanged parameters, train flags, hooks) works on a private copy
+   of its modules (`private_copy.py`); the model itself never is in a state that another thread should not see.
+2. Whatever only *runs* the model and must undo what the run itself leaves behind does so within `preserved`, which
+   holds `MODEL_LOCK` from the snapshot to the restore: snapshots of two threads never interleave.
+3. The restore writes only what differs. A model in eval mode whose forward keeps nothing is not written to at all, so
+   a thread that evaluates it outside the lock never meets a module that has lost its attributes for a moment.
+
+What no rule here can give: a thread that *trains* a model while another looks at it. Its new running statistics cannot
+be told from those that the look has left behind, and are put back with them.
+"""
 
 from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +32,8 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import nn
+
+from .locking import GENERATOR_LOCK, MODEL_LOCK
 
 _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
@@ -24,13 +45,21 @@ def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[str, An
 
 
 def _restore(module: nn.Module, attributes: dict[str, Any], tables: dict[str, dict[str, Any]]) -> None:
-    module.__dict__.clear()
-    module.__dict__.update(attributes)
+    _put_back(module.__dict__, attributes)
     for name, table in tables.items():
-        current = module.__dict__[name]
-        if list(map(id, current.values())) != list(map(id, table.values())) or list(current) != list(table):
-            current.clear()
-            current.update(table)
+        _put_back(module.__dict__[name], table)
+
+
+def _put_back(current: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """Make a dictionary what it was, by its values' identity and their order, and write only what differs."""
+    for name in [name for name in current if name not in before]:
+        del current[name]
+    for name, value in before.items():
+        if name not in current or current[name] is not value:
+            current[name] = value
+    if list(current) != list(before):
+        current.clear()
+        current.update(before)
 
 
 Container = dict[Any, Any] | list[Any] | set[Any]
@@ -45,6 +74,11 @@ def _containers(values: Iterable[Any], found: dict[int, tuple[Container, Contain
 
 
 def _refill(container: Any, content: Any) -> None:
+    if isinstance(container, dict):
+        _put_back(container, content)
+        return
+    if list(map(id, container)) == list(map(id, content)):
+        return
     container.clear()
     container.extend(content) if isinstance(container, list) else container.update(content)
 
@@ -104,7 +138,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     Kept: attributes of every module (so also its hooks and train flag, and what its plain lists, dicts and sets
     hold), values of buffers, and the state of the random number generators (Python's, NumPy's and torch's); also
-    after an exception.
+    after an exception. Other threads that want to look at a model wait until the block ends; see the head of this file.
 
     Example:
         >>> layer = torch.nn.BatchNorm1d(2)
@@ -115,13 +149,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     """
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with generators_kept(devices), _attributes_kept(model), _buffers_kept(model):
+    with MODEL_LOCK, generators_kept(devices), _attributes_kept(model), _buffers_kept(model):
         yield
 
 
 @contextmanager
 def generators_kept(devices: Sequence[int]) -> Iterator[None]:
     """After the block the global generators of Python, NumPy and torch (also of these CUDA devices) go on as before it.
+
+    Where several threads are in such a block at once, the generators go on, when the last one leaves, as they did
+    before the first one came: a state that one thread saved while another drew would be nobody's.
 
     Example:
         >>> before = random.getstate()
@@ -130,10 +167,57 @@ def generators_kept(devices: Sequence[int]) -> Iterator[None]:
         >>> random.getstate() == before
         True
     """
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
+    if getattr(_this_thread, "keeps", False):
+        before = _states(devices)
         try:
             yield
         finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+            _set_states(before)
+        return
+    _come(devices)
+    _this_thread.keeps = True
+    try:
+        yield
+    finally:
+        _this_thread.keeps = False
+        _leave()
+
+
+_this_thread = threading.local()
+_kept: dict[str | int, Any] = {}
+_inside = 0
+
+
+def _come(devices: Sequence[int]) -> None:
+    global _inside
+    with GENERATOR_LOCK:
+        _kept.update({name: state for name, state in _states(devices).items() if name not in _kept})
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside
+    with GENERATOR_LOCK:
+        _inside -= 1
+        if not _inside:
+            _set_states(_kept)
+            _kept.clear()
+
+
+def _states(devices: Sequence[int]) -> dict[str | int, Any]:
+    """The states of the generators, those of CUDA devices by index."""
+    shared: dict[str | int, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    return shared | {device: torch.cuda.get_rng_state(device) for device in devices}
+
+
+def _set_states(states: dict[str | int, Any]) -> None:
+    for name, state in states.items():
+        if isinstance(name, int):
+            torch.cuda.set_rng_state(state, name)
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])

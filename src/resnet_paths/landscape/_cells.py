@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..graph.private_copy import private_copy, private_use
 from ..lesion import metric_named
 from ..lesion.metrics import cross_entropy
 from ..network.unrolled import call_model
@@ -70,7 +70,7 @@ def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
     """So many images at a time that the largest value in between suits the cache; 1024 on a GPU.
 
     Args:
-        model: a private copy, or one that hooks do not harm.
+        model: it runs once, as a private copy.
         example: one image.
     """
     if example.device.type != "cpu":
@@ -137,7 +137,7 @@ class CellEvaluator:
     ) -> None:
         parameter = next(model.parameters())
         place = device or parameter.device
-        model = model if place == parameter.device else copy.deepcopy(model).to(place)
+        model = model if place == parameter.device else private_copy(model).to(place)
         wanted = dtype or parameter.dtype
         check_statistics(model, batchnorm)
         self.metrics = dict(metrics)
@@ -232,11 +232,12 @@ def _largest_output(model: nn.Module, example: torch.Tensor) -> int:
         if isinstance(output, torch.Tensor):
             largest[0] = max(largest[0], output.nbytes)
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if not list(module.children())]
-    try:
-        with torch.inference_mode():
-            call_model(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with private_use(model) as own:
+        handles = [module.register_forward_hook(note) for module in own.modules() if not list(module.children())]
+        try:
+            with torch.inference_mode():
+                call_model(own, example)
+        finally:
+            for handle in handles:
+                handle.remove()
     return largest[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -12,6 +11,7 @@ from ..graph.errors import UnrollError
 from ..graph.executor import Whole
 from ..graph.overwrite import unwatched
 from ..graph.preserve import preserved
+from ..graph.private_copy import private_copy
 from ..graph.program import Program
 from ..graph.recording import record
 from ..graph.tracing import trace
@@ -47,7 +47,7 @@ class WorkingCopy:
         channels_last: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = private_copy(model).eval().requires_grad_(False)
         self._theta = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._directions = [
             {name: tensor.to(self._theta[name]) for name, tensor in direction.tensors.items()}

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..graph.preserve import preserved
+from ..graph.private_copy import private_modules
 from ..network import UnrolledNetwork
 from ..network.unrolled import call_model, main_output
 from ..paths._records import Provenance, provenance
@@ -26,6 +27,10 @@ Tensors = dict[str, torch.Tensor]
 
 class CurvatureOperator:
     """The Hessian or the Gauss-Newton matrix of the mean loss over all samples; made by `curvature_operator`.
+
+    A product exchanges the parameters of the modules that it runs for others, so these are a private copy over the
+    model's own tensors, and products wait for each other: forward-mode derivatives and the switches of attention are
+    one for the whole process.
 
     Attributes:
         kind: ``"hessian"`` or ``"gauss_newton"``.
@@ -45,7 +50,9 @@ class CurvatureOperator:
     ) -> None:
         from . import _operators
 
-        parameters = dict(model.named_parameters())
+        private = private_modules(model)
+        own = model if private is None else private
+        parameters = dict(own.named_parameters())
         chosen = [parameters[name] for name in names]
         self.model, self.kind, self.names = model, kind, tuple(names)
         self.shapes = tuple(tuple(parameter.shape) for parameter in chosen)
@@ -53,7 +60,8 @@ class CurvatureOperator:
         self.products = 0
         self._batches = batches
         self._backend = _operators
-        self._operator = _operators.make_operator(kind, _Logits(model), loss, chosen, batches, self.samples)
+        self._own = own
+        self._operator = _operators.make_operator(kind, _Logits(own), loss, chosen, batches, self.samples)
         self._reference = chosen[0]
         self.dtype, self.device = chosen[0].dtype, chosen[0].device
 
@@ -75,7 +83,7 @@ class CurvatureOperator:
                 f"expected a vector ({len(self)},) or vectors ({len(self)}, K), got {tuple(vectors.shape)}; the "
                 "operator has an entry for each number in its parameters"
             )
-        with torch.inference_mode(False), preserved(self.model), self._backend.differentiable_attention():
+        with torch.inference_mode(False), preserved(self._own), self._backend.differentiable_attention():
             product: torch.Tensor = (self._operator @ _moved(vectors, self._reference)).detach()
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
         if not bool(torch.isfinite(product).all()):
@@ -162,7 +170,7 @@ def curvature_operator(
         TypeError: the parameters are of several types or on several devices.
         ImportError: without the extra ``curvature``.
 
-    Cost: none before the first product.
+    Cost: none before the first product but a copy of the modules, not of their tensors.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian; Schraudolph (2002) for Gauss-Newton.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
+from ..graph.private_copy import private_use
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
 from ..sweep import fingerprint, worker_device
@@ -170,15 +171,11 @@ class _Problem:
             others = None if self.recalibrate is None else self.recalibrate.fingerprint
             together = self.batch_size if self.batchnorm == "batch" else None
             weights = [dict(direction.tensors) for direction in self.directions]
-            flags = [module.training for module in self.model.modules()]
-            try:
+            with private_use(self.model) as own:
                 self._fingerprint = fingerprint(
-                    (self.model.eval(), weights, self.data.fingerprint, str(self.data.dtype), self.metrics,
+                    (own.eval(), weights, self.data.fingerprint, str(self.data.dtype), self.metrics,
                      self.batchnorm, others, together, self.dtype, self.fast)
                 )  # fmt: skip
-            finally:
-                for module, flag in zip(self.model.modules(), flags, strict=True):
-                    module.training = flag
         return self._fingerprint
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.private_copy import private_copy
 from ..models import read_checkpoint
 from ..network import UnrolledNetwork
 from ..training import Trajectory
@@ -318,6 +318,6 @@ def _labels(given: Sequence[str] | None, checkpoints: object, count: int) -> tup
 
 def _loaded(model: nn.Module, state: State) -> nn.Module:
     """A copy of the model in eval mode with other weights."""
-    other = copy.deepcopy(model).eval()
+    other = private_copy(model).eval()
     other.load_state_dict(dict(state))
     return other

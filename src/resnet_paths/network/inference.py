@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import fx, nn
 from torch.nn.utils import fusion
 
 from ..graph.errors import UnrollError
+from ..graph.private_copy import private_copy
 from ..graph.program import Program
 from .discover import unroll
 from .unrolled import UnrolledNetwork
@@ -53,8 +52,7 @@ def for_inference(
     if any(module.training for module in net.model.modules()):
         raise UnrollError("expected a model in eval mode, got one (partly) in training mode; call model.eval() first")
     program = net.segments.program
-    with torch.no_grad():  # under autograd copies of scripted parameters are no leaves
-        model = copy.deepcopy(net.model).requires_grad_(False)
+    model = private_copy(net.model).requires_grad_(False)
     if fold:
         for convolution, norm in foldable(program):
             _fold(model, convolution, norm)

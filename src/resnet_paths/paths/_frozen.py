@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..graph.locking import MODEL_LOCK
 from ..network import State, UnrolledNetwork
 from ._objective import check_eval
 
@@ -74,7 +75,7 @@ def push(function: Function, at: torch.Tensor, rows: torch.Tensor) -> torch.Tens
     size = max(1, 2**20 // max(1, at.numel() * at.element_size()))
     # autograd on keeps modules off their fused inference kernels, attention in plain operations: both have no
     # forward derivative
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's forward level is one a process
         pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(rows)
     return pushed.detach()
 

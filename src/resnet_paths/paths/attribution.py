@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from captum.attr import FeatureAblation, IntegratedGradients, LayerConductance, 
 from torch import nn
 
 from .._display import shown
+from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork
 from ._objective import check_eval, check_target
 from ._records import Provenance, dataset, provenance, table
@@ -150,9 +151,10 @@ def attribute_blocks(
         with torch.no_grad():
             values = FeatureAblation(forward).attribute(ones, torch.zeros_like(ones), **options)
     else:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            values = ShapleyValueSampling(forward).attribute(ones, torch.zeros_like(ones), n_samples=samples, **options)
+        sampling = ShapleyValueSampling(forward)
+        sampling.permutation_generator = _orders_from(seed)  # captum's own draws from the global random generator
+        with torch.no_grad():
+            values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=samples, **options)
     values = values.detach().T
     difference = (full - empty).gather(1, classes[:, None])[:, 0]
     sums = method != "ablation"
@@ -165,6 +167,16 @@ def attribute_blocks(
         residual=float(gap) if sums else None,
         source=provenance(net.model, [x, classes], full.dtype, seed if method == "shapley" else None),
     )
+
+
+def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
+    """Random orders of so many features, so many of them, from a generator of their own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def orders(features: int, count: int) -> Iterator[list[int]]:
+        return (torch.randperm(features, generator=generator).tolist() for _ in range(count))
+
+    return orders
 
 
 @torch.inference_mode(False)
@@ -210,10 +222,11 @@ def unit_conductance(
             "attribute_blocks, which needs no modules"
         )
     values = []
-    for unit in net:
-        method = LayerConductance(net.model, modules[unit.name])
-        neurons = method.attribute(x, baseline, target=classes, n_steps=steps, internal_batch_size=2 * len(x))
-        values.append(neurons.detach().flatten(1).sum(1))
+    with private_use(net.model) as model:  # captum's hooks would see the runs of other threads
+        for unit in net:
+            method = LayerConductance(model, model.get_submodule(unit.name))
+            neurons = method.attribute(x, baseline, target=classes, n_steps=steps, internal_batch_size=2 * len(x))
+            values.append(neurons.detach().flatten(1).sum(1))
     stacked = torch.stack(values)
     return BlockAttribution(
         method="conductance",

@@ -27,13 +27,14 @@ Tasks = Iterator[Task | None]
 
 def in_process(function: Function, context: Any, tasks: Tasks) -> Iterator[list[Outcome]]:
     """Evaluates the points here, one after the other; an empty list after waiting for other processes."""
-    with _worker.preserved_generators():
-        for task in tasks:
-            if task is None:
-                yield []
-                time.sleep(PAUSE_SECONDS)
-            else:
-                yield [_worker.evaluate(function, context, task)]
+    for task in tasks:
+        if task is None:
+            yield []
+            time.sleep(PAUSE_SECONDS)
+            continue
+        with _worker.preserved_generators():
+            outcome = _worker.evaluate(function, context, task)
+        yield [outcome]
 
 
 class Dispatcher:

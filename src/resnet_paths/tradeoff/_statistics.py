@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import fx, nn
 
+from ..graph.private_copy import private_copy
 from ..network import UnitRef, UnrolledNetwork, unroll
 
 
@@ -43,7 +43,7 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
 
     So it behaves, for a large batch, as after recalibration, whichever blocks are dropped.
     """
-    model = copy.deepcopy(net.model)
+    model = private_copy(net.model)
     for norm in norms_of(model).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import ImageData
+from ..graph.private_copy import private_use
 from ..network.unrolled import main_output, placed
 from ..training.augment import augment
 
@@ -85,20 +86,17 @@ def distil(
         (1, False)
     """
     how = how or Distillation()
-    flags = [(module, module.training) for module in teacher.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
-    teacher.eval()
     student.train()
     student.requires_grad_(True)
     try:
-        return _run(student, teacher, data, how)
+        with private_use(teacher) as goal:
+            return _run(student, goal.eval(), data, how)
     finally:
         student.eval()
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
             parameter.grad = None
-        for module, flag in flags:
-            module.training = flag
 
 
 def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.private_copy import private_copy
 from ..network.unrolled import placed
 from ..training import augmented
 from ._statistics import norms_of
@@ -66,7 +66,7 @@ def statistics_gap(model: nn.Module, batches: Iterable[Any], *, max_batches: int
         >>> round(statistics_gap(norm, [torch.tensor([[1.0], [3.0]])]).mean, 3)
         2.0
     """
-    other = copy.deepcopy(model)
+    other = private_copy(model)
     if not norms_of(model):
         return StatisticsGap((), (), ())
     recalibrate_batchnorm(other, batches, max_batches=max_batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from torch import nn
 from .._display import shown
 from ..data import ImageData, right
 from ..graph.model_fingerprint import fingerprint
+from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
 from ..network import UnrolledNetwork, for_inference, unroll
@@ -386,7 +386,7 @@ def _measured(
 
 
 def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
-    return drop_blocks(net, list(dropped)) if dropped else copy.deepcopy(net.model)
+    return drop_blocks(net, list(dropped)) if dropped else private_copy(net.model)
 
 
 def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:

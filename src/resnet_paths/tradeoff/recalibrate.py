@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..graph.locking import MODEL_LOCK
 from ..network.unrolled import call_model
 from ._statistics import norms_of
 
@@ -60,6 +61,22 @@ def recalibrate_batchnorm(
     norms = [norm for name, norm in named.items() if name not in kept]
     if not norms:
         return 0
+    with MODEL_LOCK:  # two threads that measure at once would mix what they measure
+        seen = _measured(model, norms, batches, max_batches)
+    if not seen:
+        raise ValueError(
+            "expected at least one batch to measure the statistics on, got none; is the iterator used up? give a list"
+        )
+    return len(norms)
+
+
+def _measured(
+    model: nn.Module,
+    norms: list[nn.modules.batchnorm._BatchNorm],
+    batches: Iterable[Any],
+    max_batches: int | None,
+) -> int:
+    """Measure the statistics of these norms; the number of batches (0: everything is as it was)."""
     flags = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -84,8 +101,4 @@ def recalibrate_batchnorm(
             norm.momentum = momentum
         for module, flag in flags:
             module.training = flag
-    if not seen:
-        raise ValueError(
-            "expected at least one batch to measure the statistics on, got none; is the iterator used up? give a list"
-        )
-    return len(norms)
+    return seen

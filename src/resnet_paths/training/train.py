@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..data import ImageData, right
+from ..graph.private_copy import private_use
 from ..network.unrolled import call_model, main_output, placed
 from ._epoch import Trainer
 from ._folder import Keep, RunFolder
@@ -112,7 +113,7 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
 
 
 def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> float:
-    """The share of images that the model, in eval mode, gets wrong; its train flags are put back.
+    """The share of images that the model, in eval mode, gets wrong; its train flags stay.
 
     Raises:
         ValueError: labels beyond the model's logits.
@@ -125,16 +126,11 @@ def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> floa
         >>> error_rate(load_model("embedded"), digits("test")) < 0.03
         True
     """
-    flags = [module.training for module in model.modules()]
     data = data.to(dtype=next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
-    model.eval()
-    try:
-        with torch.inference_mode():
-            wrong = sum(
-                int((~right(main_output(call_model(model, placed(x, model))).cpu(), labels.cpu())).sum())
-                for x, labels in data.batches(batch_size)
-            )
-    finally:
-        for module, flag in zip(model.modules(), flags, strict=True):
-            module.training = flag
+    with private_use(model) as own, torch.inference_mode():
+        own.eval()
+        wrong = sum(
+            int((~right(main_output(call_model(own, placed(x, own))).cpu(), labels.cpu())).sum())
+            for x, labels in data.batches(batch_size)
+        )
     return wrong / len(data)

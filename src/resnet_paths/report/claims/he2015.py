@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...graph.preserve import preserved
+from ...graph.private_copy import private_use
 from ...models import cifar_resnet
 from ...tradeoff import count_parameters
 from ..words import listed, number, percent
@@ -59,12 +60,11 @@ def _responses(evidence: Evidence) -> Measured:
 def _spread(evidence: Evidence, model: nn.Module) -> np.ndarray:
     """The standard deviation of what each batch norm gives, before any activation and addition."""
     found: list[float] = []
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    with preserved(model), torch.no_grad():
-        handles = [norm.register_forward_hook(lambda _, __, out: found.append(float(out.std()))) for norm in norms]
-        model(evidence.subject.images(100).x)
-        for handle in handles:
-            handle.remove()
+    with private_use(model) as own, preserved(own), torch.no_grad():
+        for module in own.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(lambda _, __, out: found.append(float(out.std())))
+        own(evidence.subject.images(100).x)
     return np.array(found)
 
 

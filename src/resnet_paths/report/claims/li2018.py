@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
 
+from ...graph.private_copy import private_copy
 from ...landscape import loss_surface, random_direction, roughness
 from ...network.inference import foldable
 from ..words import number, percent
@@ -40,7 +39,7 @@ def _rescaled(evidence: Evidence, factor: float) -> nn.Module | None:
     pairs = foldable(evidence.net.segments.program)
     if not pairs:
         return None
-    model = copy.deepcopy(evidence.subject.model)
+    model = private_copy(evidence.subject.model)
     with torch.no_grad():
         for convolution, norm in pairs:
             layer, scale = model.get_submodule(convolution), model.get_submodule(norm)

@@ -1,0 +1,80 @@
+"""A model's modules once more, to be changed without anybody noticing.
+
+Exchanging parameters, setting train flags and registering hooks change a model for every thread that runs it. A copy of
+its modules over the *same* tensors costs milliseconds and no memory, and takes such changes instead: parameters that
+an optimiser moves in place are those of the copy too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .locking import MODEL_LOCK
+from .preserve import preserved
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model, weights and all, of a moment at which no other thread changes it for a while.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> private_copy(layer).weight is layer.weight
+        False
+    """
+    with MODEL_LOCK, torch.no_grad():  # under autograd copies of scripted parameters are no leaves
+        return copy.deepcopy(model)
+
+
+def private_modules(model: nn.Module) -> nn.Module | None:
+    """A copy of a model's modules over its own parameters and buffers; None where something in it cannot be copied.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> other = private_modules(layer)
+        >>> other is layer, other.weight is layer.weight
+        (False, True)
+    """
+    with MODEL_LOCK, torch.no_grad():
+        shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(vars(module), set())}
+        try:
+            return copy.deepcopy(model, dict(shared))
+        except Exception:  # locks, files, generators and whatever else forbids copying raise what they like
+            return None
+
+
+@contextmanager
+def private_use(model: nn.Module) -> Iterator[nn.Module]:
+    """Within the block a model to set flags of and register hooks on: private modules over the same tensors.
+
+    Where they cannot be copied it is the model itself, which other threads may not look at meanwhile, and which is put
+    back as it was.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with private_use(layer) as own:
+        ...     _ = own.eval()
+        >>> layer.training
+        True
+    """
+    own = private_modules(model)
+    if own is not None:
+        yield own
+        return
+    with preserved(model):
+        yield model
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """The tensors in plain containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, seen)
