@@ -1,4 +1,9 @@
-"""Two recordings at two batch sizes made into one that holds for any."""
+"""Two recordings of one model made into one that holds for any batch size.
+
+A recorded forward holds whole numbers where the model computed with the size of its batch. Two recordings at sizes b
+and b + 1 tell which: a number that is p in one and q in the other is ``(q - p) * batch + p - (q - p) * b``. Whatever
+else differs depends on the values of the input; the module in whose forward it does cannot be followed.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ from typing import Any
 
 from torch import fx
 
-from .errors import TraceError
-from .program import Program
+from .closing import CannotFollow
+from .program import Program, first_difference, path_of, same_operation
+from .trees import leaves, map_leaves
 
 
 def with_batch_size(program: Program, other: Program, batch: int) -> Program:
@@ -20,55 +26,65 @@ def with_batch_size(program: Program, other: Program, batch: int) -> Program:
         batch: the first batch size.
 
     Raises:
-        TraceError: the two recordings differ in more than such numbers.
+        CannotFollow: the two recordings differ in more than such numbers.
     """
     ones, others = list(program.graph.nodes), list(other.graph.nodes)
-    alike = len(ones) == len(others) and all(_alike(a, b) for a, b in zip(ones, others, strict=True))
-    if not alike:
-        raise TraceError("the model's operations are not the same at two batch sizes")
+    for one, two in zip(ones, others, strict=False):
+        if not same_operation(one, two):
+            raise CannotFollow(path_of(one), f"its operations are not the same at two batch sizes ({one.name})")
+    if len(ones) != len(others):
+        raise CannotFollow("", "its operations are not the same at two batch sizes")
     solver = _Solver(program, batch)
     for one, two in zip(ones, others, strict=True):
-        args, kwargs = solver.merge(one.args, two.args), solver.merge(one.kwargs, two.kwargs)
-        if solver.found:
-            one.args, one.kwargs = args, kwargs
-            solver.found = False
+        solver.merge(one, two)
+    difference = first_difference(program, other, constants_only=True)
+    if difference is not None:
+        where, what = difference
+        raise CannotFollow(where, f"a value depends on the batch size: {what}")
     return program
 
 
-def _alike(one: fx.Node, other: fx.Node) -> bool:
-    same_hooks = type(one.target) is type(other.target) and hasattr(one.target, "module")
-    return one.op == other.op and one.name == other.name and (one.target == other.target or same_hooks)
-
-
 class _Solver:
+    """Puts the numbers that follow the batch size into a program.
+
+    Args:
+        program: the program.
+        batch: the batch size at which it was recorded.
+    """
+
     def __init__(self, program: Program, batch: int) -> None:
         self.program, self.batch = program, batch
         self.size: fx.Node | None = None
         self.last: fx.Node | None = None
         self.made: dict[tuple[int, int], fx.Node] = {}
-        self.found = False
 
-    def merge(self, one: Any, two: Any) -> Any:
-        """Two nests of arguments as one that holds at both batch sizes."""
-        if isinstance(one, fx.Node):
+    def merge(self, one: fx.Node, two: fx.Node) -> None:
+        """Make a node's arguments hold at both batch sizes, given its twin."""
+        numbers = list(leaves((one.args, one.kwargs))), list(leaves((two.args, two.kwargs)))
+        if len(numbers[0]) != len(numbers[1]):
+            raise CannotFollow(path_of(one), f"a value depends on the batch size: the arguments of {one.name}")
+        merged = [self.value(one, *pair) for pair in zip(*numbers, strict=True)]
+        if all(new is old for new, old in zip(merged, numbers[0], strict=True)):
+            return
+        values = iter(merged)
+        one.args, one.kwargs = map_leaves((one.args, one.kwargs), lambda _: next(values))
+
+    def value(self, node: fx.Node, one: Any, two: Any) -> Any:
+        """One argument that holds at both."""
+        if isinstance(one, fx.Node) or one is two:
             return one
-        if isinstance(one, (tuple, list)) and isinstance(two, (tuple, list)) and len(one) == len(two):
-            items = [self.merge(a, b) for a, b in zip(one, two, strict=True)]
-            return items if isinstance(one, list) else tuple(items)
-        if isinstance(one, dict) and isinstance(two, dict) and list(one) == list(two):
-            return {key: self.merge(value, two[key]) for key, value in one.items()}
-        if isinstance(one, slice) and isinstance(two, slice):
-            parts = (self.merge(getattr(one, part), getattr(two, part)) for part in ("start", "stop", "step"))
-            return slice(*parts)
         if type(one) is int and type(two) is int and one != two:
             return self.expression(two - one, one - (two - one) * self.batch)
-        if one is not two and one != two:
-            raise TraceError(f"a value depends on the batch size: {one!r} at {self.batch}, {two!r} at {self.batch + 1}")
+        if type(one) is not type(two) or one != two:
+            raise CannotFollow(
+                path_of(node),
+                f"a value depends on the batch size: {one!r} at {self.batch}, {two!r} at {self.batch + 1} "
+                f"(in {node.name})",
+            )
         return one
 
     def expression(self, factor: int, offset: int) -> fx.Node:
         """The node of ``factor * batch + offset``."""
-        self.found = True
         key = (factor, offset)
         if key not in self.made:
             node = self._batch()

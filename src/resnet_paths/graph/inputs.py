@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from .compile_node import Values
 from .errors import UnrollError
-from .pieces import Values
+from .trees import items
 
 
 def call_model(model: nn.Module, x: Any) -> Any:
-    """The model at an input given as tensor, tuple or dict."""
+    """The model at an input given as tensor, tuple or dict of arguments (a list is one argument)."""
     if isinstance(x, dict):
         return model(**x)
     return model(*x) if isinstance(x, tuple) else model(x)
@@ -27,9 +28,9 @@ def main_output(output: Any) -> torch.Tensor:
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(logits, torch.Tensor):
         return logits
-    items = output.values() if hasattr(output, "values") else output
-    if isinstance(items, (tuple, list)) or hasattr(items, "__iter__"):
-        for item in items:
+    parts = output.values() if hasattr(output, "values") else output
+    if isinstance(parts, (tuple, list)) or hasattr(parts, "__iter__"):
+        for item in parts:
             if item is not None:
                 return main_output(item)
     raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
@@ -45,19 +46,48 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(difference / scale.clamp_min(torch.finfo(torch.float32).tiny))
 
 
+def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an argument by name: ``x``, or ``images.0`` and ``images.1`` in a list.
+
+    Example:
+        >>> [name for name, _ in named_tensors([torch.ones(1), {"mask": torch.ones(1)}], "images")]
+        ['images.0', 'images.1.mask']
+    """
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    for key, item in items(value):
+        yield from named_tensors(item, f"{name}.{key}")
+
+
 def bind(inputs: dict[str, fx.Node], x: Any) -> Values:
-    """An input given as tensor, tuple or dict as values of the nodes that stand for a program's inputs.
+    """An input given as tensor, tuple, list or dict as values of the nodes that stand for a program's inputs.
+
+    A tuple holds positional arguments, a dict keyword arguments; a list is one argument.
 
     Raises:
         UnrollError: an input is missing, or there are too many.
     """
-    names = list(inputs)
-    given = x if isinstance(x, dict) else dict(zip(names, x if isinstance(x, tuple) else (x,), strict=False))
-    missing = [name for name in names if name not in given]
-    if missing or (isinstance(x, tuple) and len(x) > len(names)):
+    heads = list(dict.fromkeys(name.split(".")[0] for name in inputs))
+    given = x if isinstance(x, dict) else dict(zip(heads, x if isinstance(x, tuple) else (x,), strict=False))
+    missing = [head for head in heads if head not in given]
+    if missing or (isinstance(x, tuple) and len(x) > len(heads)):
         got = f"{len(x)} of them" if isinstance(x, tuple) else f"{sorted(given)}"
-        raise UnrollError(f"expected the inputs {names}, got {got} (tensor, tuple or dict)")
-    return {node: given[name] for name, node in inputs.items()}
+        raise UnrollError(f"expected the inputs {heads}, got {got} (tensor, tuple or dict)")
+    tensors = {head: dict(named_tensors(given[head], head)) for head in heads}
+    for name in inputs:
+        if "." in name:
+            _check_list(name.split(".")[0], inputs, tensors)
+    return {node: tensors[name.split(".")[0]].get(name, given.get(name)) for name, node in inputs.items()}
+
+
+def _check_list(head: str, inputs: dict[str, fx.Node], tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+    """A list was followed item by item, so it holds for as many items as the example had."""
+    expected = [name for name in inputs if name.startswith(f"{head}.")]
+    if len(tensors[head]) != len(expected) or not set(expected) <= set(tensors[head]):
+        raise UnrollError(
+            f"expected {len(expected)} tensors in {head}, as in the example, got {len(tensors[head])}; unroll the "
+            "model with an example of this length"
+        )
 
 
 def named(model: nn.Module, inputs: Collection[str], x: Any) -> Any:
@@ -97,3 +127,26 @@ def check_constants(model: nn.Module, known: Collection[str], x: Any, example: A
                 f"expected {name}={expected!r}, as when the model was unrolled, got another value; unroll the model "
                 f"again with an example_input that holds this {name}"
             )
+
+
+def arguments_by_name(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """An input given as tensor, tuple, list or dict, as a call gives it to the model, and by the names of arguments.
+
+    Positional arguments of a forward of ``*args`` are called ``args_0``, ``args_1``.
+
+    Raises:
+        TypeError: the model's forward does not take them.
+    """
+    args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
+    kwargs = x if isinstance(x, dict) else {}
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    by_name: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            by_name |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            by_name |= {f"{name}_{position}": item for position, item in enumerate(value)}
+        else:
+            by_name[name] = value
+    return bound.args, bound.kwargs, by_name

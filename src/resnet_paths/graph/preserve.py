@@ -26,7 +26,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from .locking import GENERATOR_LOCK, MODEL_LOCK
+from .own_thread import replaced_here
 
 _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
@@ -112,23 +112,26 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _without_checkpointing(function: Any, *args: Any, **kwargs: Any) -> Any:
-    for name in ("use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state"):
-        kwargs.pop(name, None)
-    return function(*args, **kwargs)
+def _without_checkpointing(original: Any) -> Any:
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        for name in ("use_reentrant", "context_fn", "determinism_check", "debug", "preserve_rng_state"):
+            kwargs.pop(name, None)
+        return function(*args, **kwargs)
+
+    return call
 
 
 @contextmanager
 def checkpointing_bypassed(model: nn.Module) -> Iterator[None]:
-    """Within the block activation checkpointing calls its function directly (the values are the same)."""
+    """Within the block activation checkpointing in this thread calls its function directly, to the same values."""
     original = torch.utils.checkpoint.checkpoint
     places = {sys.modules.get(type(module).__module__) for module in model.modules()}
     with ExitStack() as stack:
-        stack.enter_context(patch.object(torch.utils.checkpoint, "checkpoint", _without_checkpointing))
+        stack.enter_context(replaced_here(torch.utils.checkpoint, "checkpoint", _without_checkpointing))
         for place in places - {None}:
             for name, value in list(vars(place).items()):
                 if value is original:
-                    stack.enter_context(patch.object(place, name, _without_checkpointing))
+                    stack.enter_context(replaced_here(place, name, _without_checkpointing))
         yield
 
 

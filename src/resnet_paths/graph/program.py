@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from .baked import Baked, check_unchanged
+from .trees import leaves, map_leaves
 
 
 @dataclass(eq=False)
@@ -71,6 +75,7 @@ class Program:
         opaque: qualified names of modules kept whole because their inside could not be followed,
             with the reason.
         front_end: ``"trace"`` or ``"record"``.
+        baked: plain attributes of modules that were read and that the graph holds as constants.
 
     """
 
@@ -82,6 +87,15 @@ class Program:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     front_end: str = "trace"
+    baked: tuple[Baked, ...] = ()
+
+    def check_unchanged(self) -> None:
+        """That the values which the graph holds as constants are still those of the model.
+
+        Raises:
+            UnrollError: one has changed.
+        """
+        check_unchanged(self.baked)
 
     def attribute(self, target: str) -> Any:
         """The value of a ``get_attr`` node, read from the model now."""
@@ -93,6 +107,45 @@ class Program:
         return value
 
 
+def same_operation(one: fx.Node, other: fx.Node) -> bool:
+    """Whether two nodes of two graphs of one model stand for the same operation, whatever they are given."""
+    same_hooks = type(one.target) is type(other.target) and hasattr(one.target, "module")
+    return one.op == other.op and one.name == other.name and (one.target == other.target or same_hooks)
+
+
+def first_difference(one: Program, other: Program, *, constants_only: bool = False) -> tuple[str, str] | None:
+    """Where two programs of one model part: the qualified name of the module, and how; None where they are the same."""
+    pairs = () if constants_only else itertools.zip_longest(one.graph.nodes, other.graph.nodes)
+    for node, twin in pairs:
+        if node is None or twin is None or not same_operation(node, twin):
+            present = node or twin
+            return path_of(present), f"{present.name} in one run only"
+        for value, again in itertools.zip_longest(leaves((node.args, node.kwargs)), leaves((twin.args, twin.kwargs))):
+            if not isinstance(value, fx.Node) and not equal_values(value, again):
+                return path_of(node), f"{value!r} and {again!r} in {node.name}"
+    for name, tensor in one.constants.items():
+        if not equal_values(tensor, other.constants.get(name)):
+            reader = next(node for node in one.graph.nodes if node.op == "get_attr" and node.target == name)
+            return path_of(reader), f"a tensor made there ({name})"
+    return None
+
+
+def path_of(node: fx.Node) -> str:
+    """The qualified name of the module in whose forward a node was made; the model's own (``""``) for its output."""
+    return node.meta["call"].path if "call" in node.meta else ""
+
+
+def equal_values(one: Any, other: Any) -> bool:
+    """Whether two values that graphs hold are the same; NaN equals NaN in tensors."""
+    if one is other:
+        return True
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        return bool(((one == other) | ((one != one) & (other != other))).all())
+    return type(one) is type(other) and bool(one == other)
+
+
 def call_of(node: fx.Node) -> ModuleCall:
     """The module call in whose forward a node was made."""
     call: ModuleCall = node.meta["call"]
@@ -101,7 +154,7 @@ def call_of(node: fx.Node) -> ModuleCall:
 
 def map_nodes(tree: Any, change: Callable[[fx.Node], Any]) -> Any:
     """A nest of tuples, lists, dicts and slices with every node in it replaced."""
-    return fx.node.map_arg(tree, change)
+    return map_leaves(tree, lambda leaf: change(leaf) if isinstance(leaf, fx.Node) else leaf)
 
 
 def first_node(tree: Any) -> fx.Node | None:

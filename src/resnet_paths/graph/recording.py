@@ -1,46 +1,43 @@
-"""Front end 2: the graph of a model from one run on an example, for models that cannot be traced symbolically.
+"""Front end 2: the graph of a model from runs on an example, for models that cannot be traced symbolically.
 
-Every torch function that runs outside a leaf module is written down with the nodes of its tensors. The model
-runs at two batch sizes; whole numbers that differ between the runs are solved for the batch size.
+Every torch function that runs outside a leaf module is written down with the nodes of its tensors. The model runs at
+two batch sizes; whole numbers that differ between the runs are solved for the batch size. What else differs depends on
+the values of the input, so the module that computes it is closed (`closing.py`), and all begins again.
 """
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
 
+from . import operations
+from .baked import Reads
 from .batch_size import with_batch_size
+from .chance import ADVICE, draws, not_by_chance, reads
+from .closing import CannotFollow, closing_what_cannot_be_followed
+from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
 from .hooks import PostHooks, PreHooks
+from .in_place import AS_OPERATORS, without_change
+from .inputs import arguments_by_name, named_tensors
 from .leaves import is_leaf, is_single_function
-from .operations import same_answer
+from .locking import MODEL_LOCK
+from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
-from .program import ModuleCall, Program, first_node
+from .program import ModuleCall, Program, first_difference, first_node
+from .regions import Regions
 from .training_flag import with_flag
-
-_OPERATORS = {
-    "__add__": operator.add, "__radd__": operator.add, "__iadd__": operator.add, "add": operator.add,
-    "add_": operator.add, "__sub__": operator.sub, "__isub__": operator.sub, "__mul__": operator.mul,
-    "__rmul__": operator.mul, "__imul__": operator.mul, "mul_": operator.mul, "__truediv__": operator.truediv,
-    "__itruediv__": operator.truediv, "div_": operator.truediv, "sub_": operator.sub,
-    "__matmul__": operator.matmul, "__getitem__": operator.getitem, "__neg__": operator.neg,
-}  # fmt: skip
-_PLAIN = {"relu_": torch.relu, "sigmoid_": torch.sigmoid, "tanh_": torch.tanh, "clamp_": torch.clamp}
+from .trees import items, leaves, map_leaves
 
 
-class _WritesThroughAView(Exception):
-    """A tensor was changed that shares its memory with another name; the argument is the module's path."""
+class _Recorder(Regions):
+    """Writes down what torch functions and modules do while a model runs."""
 
-
-class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, opaque: dict[str, str]) -> None:
         super().__init__()
         self.model, self.opaque = model, opaque
@@ -50,8 +47,10 @@ class _Recorder(TorchFunctionMode):
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
         self.constants: dict[str, torch.Tensor] = {}
         self.known: dict[int, fx.Node] = {}
-        self.alive: list[torch.Tensor] = []
+        self.alive: list[Any] = []  # an identity may be used again once its object is gone
+        self.sharing: dict[int, list[torch.Tensor]] = {}  # by storage
         self.quiet = False
+        self.reads = Reads(model, lambda: not self.quiet)
         self.root = ModuleCall("", model, None)
         self.current = self.root
 
@@ -61,29 +60,33 @@ class _Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, args, kwargs or {})
         node.meta["call"] = self.current
         self.current.nodes.append(node)
+        self.note(node)
+        node.meta["data"] = kind == "placeholder" or (
+            not operations.asks_shape(node) and any(source.meta["data"] for source in node.all_input_nodes)
+        )
+        drawn = draws(target) or any(source.meta.get("chance") for source in node.all_input_nodes)
+        node.meta["chance"] = drawn and not node.meta["data"]
         return node
 
     def tree(self, value: Any) -> Any:
         """A nest of tensors as the same nest of nodes."""
+        return map_leaves(value, self._leaf)
+
+    def _leaf(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return self.node(value)
-        if isinstance(value, (tuple, list)):
-            items = [self.tree(item) for item in value]
-            return items if isinstance(value, list) else tuple(items)
-        if isinstance(value, dict):
-            return {key: self.tree(item) for key, item in value.items()}
-        if isinstance(value, slice):
-            return slice(self.tree(value.start), self.tree(value.stop), self.tree(value.step))
-        return value
+        known = None if value is None or isinstance(value, (bool, int, str)) else self.known.get(id(value))
+        return value if known is None else known
 
     def node(self, tensor: torch.Tensor) -> fx.Node:
+        """The node to read for a tensor."""
         known = self.known.get(id(tensor))
         if known is not None:
-            return known
+            return self.read(known, lambda node: self.add("call_method", "detach", (node,)))
         name = self.names.get(id(tensor))
         if name is None:
             name = f"_constant_{len(self.constants)}"
-            self.constants[name] = tensor
+            self.constants[name] = tensor.detach()
         node = self.add("get_attr", name)
         if id(tensor) not in self.names:
             self.learn(tensor, node)
@@ -92,16 +95,22 @@ class _Recorder(TorchFunctionMode):
     def learn(self, value: Any, node: fx.Node) -> None:
         """From now on the tensors in a result are known as the node, or items of it."""
         if isinstance(value, torch.Tensor):
-            self.known[id(value)] = node
-            self.alive.append(value)
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                if _has_tensor(item):
-                    self.learn(item, self.add("call_function", operator.getitem, (node, key)))
-        elif isinstance(value, (tuple, list)):
-            for place, item in enumerate(value):
-                if _has_tensor(item):
-                    self.learn(item, self.add("call_function", operator.getitem, (node, place)))
+            self._keep(value, node)
+            self.sharing.setdefault(_memory(value), []).append(value)
+        elif isinstance(value, float):
+            self._keep(value, node)
+        for key, item in items(value):
+            if _holds_tensor(item) or isinstance(item, float):
+                self.learn(item, self.add("call_function", operator.getitem, (node, key)))
+        if _is_object_with_tensors(value):
+            self._keep(value, node)
+            for name, item in vars(value).items():
+                if _holds_tensor(item):
+                    self.learn(item, self.add("call_function", getattr, (node, name)))
+
+    def _keep(self, value: Any, node: fx.Node) -> None:
+        self.known[id(value)] = node
+        self.alive.append(value)
 
     # functions
 
@@ -109,18 +118,31 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.quiet:
             return func(*args, **kwargs)
-        inputs = [value for value in _flat((args, kwargs)) if isinstance(value, torch.Tensor)]
-        versions = [value._version for value in inputs]
+        self.notice(func, args)
+        inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        versions = [_version(value) for value in inputs]
         nodes = self.tree(args), self.tree(kwargs)
         result = func(*args, **kwargs)
-        changed = [value for value, old in zip(inputs, versions, strict=True) if value._version != old]
+        changed = [value for value, old in zip(inputs, versions, strict=True) if _version(value) != old]
         if changed:
             self.change(func, args, nodes, changed)
-        elif type(result) is bool and getattr(func, "__name__", "") == "__bool__":
-            self.add("call_function", same_answer, (nodes[0][0], result, self.current.path))
-        elif _has_tensor(result) and not any(result is value for value in inputs):
+        elif reads(func) and inputs:
+            self.answer(func, nodes[0][0], result)
+        elif _holds_tensor(result) and not any(result is value for value in inputs):
             self.learn(result, self.call(func, *nodes))
         return result
+
+    def answer(self, func: Any, node: Any, result: Any) -> None:
+        """The forward makes a Python value of a tensor: whatever it decides by that, it decided for this value."""
+        path = self.current.path
+        if not isinstance(node, fx.Node):
+            return
+        if node.meta["chance"]:
+            raise CannotFollow(path, f"it decides by random numbers ({node.name}.{func.__name__}); {ADVICE}")
+        if type(result) is bool or (type(result) is int and node.meta["data"]):
+            self.add("call_function", operations.same_answer, (node, result, path))
+        elif type(result) is float:
+            self.learn(result, self.add("call_function", torch.Tensor.item, (node,)))
 
     def call(self, func: Any, args: Any, kwargs: Any) -> fx.Node:
         name = getattr(func, "__name__", "")
@@ -128,7 +150,7 @@ class _Recorder(TorchFunctionMode):
             return self.add("call_function", getattr, (args[0], func.__self__.__name__))
         method = getattr(torch.Tensor, name, None) is func or name.startswith("__")
         plain = not kwargs and len(args) == (1 if name == "__neg__" else 2)
-        target = _OPERATORS[name] if name in _OPERATORS and method and plain else func
+        target = AS_OPERATORS[name] if name in AS_OPERATORS and method and plain else func
         training = self.current.module.training
         if with_flag(func, args, kwargs, training, None) is not None:
             path = f"{self.current.path}.training" if self.current.path else "training"
@@ -141,59 +163,80 @@ class _Recorder(TorchFunctionMode):
         if id(target) in self.names:
             self.add("call_function", func, args, kwargs)
             return
-        shared = [other for other in self.alive if other is not target and _same_memory(other, target)]
+        shared = [other for other in self.sharing.get(_memory(target), []) if other is not target]
         first = bool(values) and values[0] is target
         if len(changed) > 1 or shared or target._base is not None or not first:
-            raise _WritesThroughAView(self.current.path)
-        name = getattr(func, "__name__", "")
-        if kwargs.get("inplace") is True:
-            node = self.call(func, args, {**kwargs, "inplace": False})
-        elif name in _OPERATORS and not kwargs and len(args) == 2:
-            node = self.add("call_function", _OPERATORS[name], args)
-        elif name in _PLAIN:
-            node = self.add("call_function", _PLAIN[name], args, kwargs)
-        elif name == "__setitem__":
-            node = self.add("call_function", _with_item, args, kwargs)
+            raise CannotFollow(self.current.path, "it writes into a view of a tensor")
+        if self.frozen and not self.known[id(target)].meta.get("frozen"):
+            raise CannotFollow(self.current.path, "it writes over a value within torch.no_grad()")
+        instead = without_change(func, kwargs)
+        if instead is not None:
+            node = self.call(instead[0], args, instead[1])
         else:
             copy = self.add("call_function", torch.clone, (args[0],))
             node = self.add("call_function", func, (copy, *args[1:]), kwargs)
-        self.learn(target, node)
+        self._keep(target, node)
+
+    def custom(self, function: Any, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """A custom autograd function, as one operation."""
+        inputs = [value for value in leaves(args) if isinstance(value, torch.Tensor)]
+        versions = [_version(value) for value in inputs]
+        nodes = self.tree(args)
+        with self.silence():
+            result = forward(*args)
+        if [_version(value) for value in inputs] != versions:
+            raise CannotFollow(self.current.path, f"{function.__name__} writes over its input")
+        result = map_leaves(result, lambda leaf: leaf.clone() if any(leaf is value for value in inputs) else leaf)
+        self.learn(result, self.add("call_function", CustomFunction(function), nodes))
+        return result
 
     # modules
 
     def run(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
-        module = getattr(module, "_orig_mod", module)
+        """A call of a module of the model."""
         path = self.paths[id(module)]
         call = self.root if not path else ModuleCall(path, module, self.current)
         call.args, call.kwargs = self.tree(args), self.tree(kwargs)
-        single = is_single_function(module, args, kwargs, torch.Tensor)
-        call.leaf = bool(path) and (path in self.opaque or is_leaf(module) or single)
+        call.leaf = bool(path) and (path in self.opaque or is_leaf(module))
+        if path and not call.leaf and is_single_function(module, args, kwargs, torch.Tensor):
+            with self.silence():
+                call.leaf = not _reads_only_shape(module, args, kwargs)
         if path:
             self.current.children.append(call)
         outer, self.current = self.current, call
         try:
             result = self.leaf(module, original, args, kwargs) if call.leaf else self.inside(module, args, kwargs)
-            call.returns(result, self.tree(result))
+            call.returns(result, map_leaves(result, self._output))
         finally:
             self.current = outer
         return result
 
+    def _output(self, value: Any) -> Any:
+        known = None if isinstance(value, (bool, int, str)) else self.known.get(id(value))
+        return self._leaf(value) if known is None else known
+
     def leaf(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
-        inputs = [value for value in _flat((args, kwargs)) if isinstance(value, torch.Tensor)]
-        versions = [value._version for value in inputs]
+        """A module that is one operation."""
+        inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        versions = [_version(value) for value in inputs]
         call = self.current
+        around = call.parent.path if call.parent is not None else ""
+        for value in leaves((args, kwargs)):
+            if _is_object_with_tensors(value) and id(value) not in self.known:
+                raise CannotFollow(around, f"it passes tensors to {call.path} in an object ({type(value).__name__})")
         node = self.add("call_module", call.path, call.args, call.kwargs)
         with self.silence():
             result = original(module, *args, **kwargs)
-        changed = [value for value, old in zip(inputs, versions, strict=True) if value._version != old]
+        changed = [value for value, old in zip(inputs, versions, strict=True) if _version(value) != old]
         if any(result is value for value in inputs) and not changed:
             result = result.clone()
         if changed and not (len(changed) == 1 and result is changed[0] and getattr(module, "inplace", False)):
-            raise TraceError(f"{call.path} changes its input in place, which cannot be followed")
+            raise CannotFollow(around, f"{call.path} changes its input in place")
         self.learn(result, node)
         return result
 
     def inside(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A module whose forward is followed."""
         if module._forward_pre_hooks:
             hooks = PreHooks(module)
             node = self.add("call_function", hooks, self.current.args, self.current.kwargs)
@@ -211,136 +254,175 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        self.quiet = True
+        """Within the block nothing is written down."""
+        before, self.quiet = self.quiet, True
         try:
             yield
         finally:
-            self.quiet = False
+            self.quiet = before
+
+    @contextmanager
+    def following(self, *, gradients: bool) -> Iterator[None]:
+        """Within the block what this thread does is written down."""
+
+        def calling(original: Callable[..., Any]) -> Callable[..., Any]:
+            def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                inner = getattr(module, "_orig_mod", module)
+                if self.quiet or id(inner) not in self.paths:
+                    return original(module, *args, **kwargs)
+                return self.run(inner, original, args, kwargs)
+
+            return call
+
+        def wanted(args: tuple[Any, ...]) -> bool:
+            return not self.quiet and _holds_tensor(args)
+
+        with (
+            replaced_here(nn.Module, "__call__", calling),
+            kept_whole(wanted, self.custom),
+            self.reads.noted(),
+            self.followed(gradients=gradients),
+        ):
+            yield
 
 
-def _with_item(tensor: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
-    """The tensor with an item replaced."""
-    copy = tensor.clone()
-    copy[index] = value
-    return copy
+def _holds_tensor(tree: Any) -> bool:
+    return any(isinstance(value, torch.Tensor) or _is_object_with_tensors(value) for value in leaves(tree))
 
 
-def _flat(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _flat(item)
-    elif isinstance(tree, dict):
-        yield from _flat(list(tree.values()))
-    else:
-        yield tree
+def _is_object_with_tensors(value: Any) -> bool:
+    """Whether a value is an object of some class that keeps tensors in its attributes (a list of images)."""
+    if isinstance(value, (torch.Tensor, nn.Module, type)) or not hasattr(value, "__dict__"):
+        return False
+    return any(isinstance(leaf, torch.Tensor) for leaf in leaves(list(vars(value).values())))
 
 
-def _has_tensor(tree: Any) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in _flat(tree))
-
-
-def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-@contextmanager
-def _calls_go_through(recorder: _Recorder) -> Iterator[None]:
-    original = nn.Module.__call__
-
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inner = getattr(module, "_orig_mod", module)
-        if recorder.quiet or id(inner) not in recorder.paths:
-            return original(module, *args, **kwargs)
-        return recorder.run(inner, original, args, kwargs)
-
-    with patch.object(nn.Module, "__call__", call):
-        yield
-
-
-def _arguments(model: nn.Module, example: Any) -> dict[str, Any]:
-    """The example by the names of forward's parameters."""
-    args = () if isinstance(example, dict) else example if isinstance(example, tuple) else (example,)
-    kwargs = example if isinstance(example, dict) else {}
+def _memory(tensor: torch.Tensor) -> int:
     try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise TraceError(f"expected an example input that {type(model).__name__}.forward takes, got: {error}") from None
-    named: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            named |= value
-        elif kind is inspect.Parameter.VAR_POSITIONAL:
-            raise TraceError("expected a forward with named parameters, got one with *args; pass a dict as example")
-        else:
-            named[name] = value
-    return named
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors have none
+        return id(tensor)
 
 
-def _attempt(model: nn.Module, arguments: dict[str, Any], opaque: dict[str, str]) -> Program:
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _reads_only_shape(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a module without parameters gives the same for other values, so that no data passes through it."""
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return ~leaf if leaf.dtype is torch.bool else leaf + 1
+
+    def same(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+
+    try:
+        one = list(leaves(module.forward(*map_leaves(args, same), **map_leaves(kwargs, same))))
+        two = list(leaves(module.forward(*map_leaves(args, other), **map_leaves(kwargs, other))))
+    except Exception:  # whatever keeps it from running on other values, it reads them
+        return False
+    tensors = [pair for pair in zip(one, two, strict=False) if isinstance(pair[0], torch.Tensor)]
+    return len(one) == len(two) and bool(tensors) and all(a.shape == b.shape and a.equal(b) for a, b in tensors)
+
+
+class _Example:
+    """An example input, as a call gives it to the model, with its tensors by name."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        try:
+            self.args, self.kwargs, by_name = arguments_by_name(model, example)
+        except TypeError as error:
+            kind = type(model).__name__
+            raise TraceError(f"expected an example input that {kind}.forward takes, got: {error}") from None
+        pairs = [pair for name, value in by_name.items() for pair in named_tensors(value, name)]
+        self.tensors = dict(pairs)
+        if not any(value.ndim for value in self.tensors.values()):
+            raise TraceError(f"expected tensors in the example input, got {type(example).__name__}")
+        self.names = {id(tensor): name for name, tensor in pairs}
+        whole = [tensor for name, tensor in pairs if "." not in name and tensor.ndim]
+        self.batch = whole[0].shape[0] if whole else None
+
+    def with_other(self, other: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+        """Arguments with each tensor replaced by another, and those tensors by name."""
+        made = {name: other(tensor) for name, tensor in self.tensors.items()}
+
+        def replaced(leaf: Any) -> Any:
+            return made[self.names[id(leaf)]] if isinstance(leaf, torch.Tensor) else leaf
+
+        return map_leaves(self.args, replaced), map_leaves(self.kwargs, replaced), made
+
+    def again(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor of the second run: one more row; where there is no batch (a list of images), other values."""
+        if self.batch is None:
+            return tensor.flip(-1) * 0.875 if tensor.is_floating_point() and tensor.ndim else tensor.clone()
+        if not tensor.ndim or tensor.shape[0] != self.batch:
+            return tensor.clone()
+        rows = torch.arange(self.batch + 1) % self.batch
+        return tensor.index_select(0, rows.to(tensor.device))
+
+
+def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool) -> Program:
+    args, kwargs, tensors = call
     recorder = _Recorder(model, opaque)
     placeholders: dict[str, fx.Node] = {}
-    given = dict(arguments)
-    for name, value in arguments.items():
-        if isinstance(value, torch.Tensor):
-            given[name] = value.clone()
-            placeholders[name] = recorder.add("placeholder", name)
-            recorder.learn(given[name], placeholders[name])
-    with _calls_go_through(recorder), recorder:
-        model(**given)
+    for name, tensor in tensors.items():
+        placeholders[name] = recorder.add("placeholder", name.replace(".", "_"))
+        recorder.learn(tensor, placeholders[name])
+    with recorder.following(gradients=gradients):
+        model(*args, **kwargs)
     output = first_node(recorder.root.output)
     if output is None:
         raise TraceError("expected a model that returns a tensor, or a tuple or dict with one, got none in its output")
+    output = recorder.read(output, lambda node: recorder.add("call_method", "detach", (node,)))
     recorder.graph.output(output)
     return Program(
-        model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record"
-    )
+        model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record",
+        recorder.reads.kept(),
+    )  # fmt: skip
 
 
-def _one_run(model: nn.Module, arguments: dict[str, Any], opaque: dict[str, str]) -> Program:
-    """The graph of one run. A module that writes through a view is added to `opaque`, with all of its class."""
-    while True:
-        with preserved(model), checkpointing_bypassed(model), torch.no_grad():
+def _one_run(
+    model: nn.Module, example: _Example, other: Callable[[torch.Tensor], torch.Tensor], opaque: dict[str, str]
+) -> Program:
+    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them."""
+    problem: Exception | None = None
+    for gradients in (True, False):
+        with preserved(model), checkpointing_bypassed(model):
             try:
-                return _attempt(model, arguments, opaque)
-            except _WritesThroughAView as written:
-                path = str(written)
-                if not path or path in opaque:
-                    raise TraceError("the model writes into a view of a tensor, which cannot be followed") from None
-                kind = type(model.get_submodule(path))
-                alike = [name for name, module in model.named_modules() if name and type(module) is kind]
-                opaque.update(dict.fromkeys(alike, "its class writes into a view of a tensor"))
-            except TraceError:
+                return _run(model, example.with_other(other), opaque, gradients=gradients)
+            except (TraceError, CannotFollow):
                 raise
             except Exception as error:
-                raise TraceError(f"the model does not run on the example: {type(error).__name__}: {error}") from error
+                problem = problem or error
+    raise TraceError(f"the model does not run on the example: {type(problem).__name__}: {problem}") from problem
 
 
 def record(model: nn.Module, example: Any) -> Program:
-    """The graph of a model from runs on an example, at two batch sizes.
+    """The graph of a model from runs on an example, at two batch sizes. Other threads may run it meanwhile.
 
     Args:
         model: any module; it is left as it was.
-        example: tensor, tuple of positional or dict of keyword arguments, batch first.
+        example: tensor, tuple of positional or dict of keyword arguments, batch first; a list is one argument (images
+            of different sizes), whose items stand for themselves.
 
     Raises:
         TraceError: the model does not run on the example, or its operations depend on the batch size in a way
-            that is not ``a * batch + b``.
+            that is not ``a * batch + b``, or on the values of the input.
     """
-    arguments = _arguments(model, example)
-    tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor) and value.ndim]
-    if not tensors:
-        raise TraceError(f"expected tensors in the example input, got {type(example).__name__}")
-    batch = tensors[0].shape[0]
-    rows = torch.arange(batch + 1) % batch
-    larger = {
-        name: value.index_select(0, rows.to(value.device))
-        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == batch
-        else value
-        for name, value in arguments.items()
-    }
-    opaque: dict[str, str] = {}  # the same for both: what a model remembers after the first run, the second may skip
-    one = _one_run(model, arguments, opaque)
-    closed = len(opaque)
-    other = _one_run(model, larger, opaque)
-    return with_batch_size(one if len(opaque) == closed else _one_run(model, arguments, opaque), other, batch)
+    given = _Example(model, example)
+
+    def both(opaque: dict[str, str]) -> Program:
+        one = _one_run(model, given, torch.clone, opaque)
+        two = _one_run(model, given, given.again, opaque)
+        if given.batch is not None:
+            return with_batch_size(one, two, given.batch)
+        difference = first_difference(one, two)
+        if difference is not None:
+            raise CannotFollow(difference[0], f"what it does depends on the values of its input ({difference[1]})")
+        return one
+
+    with MODEL_LOCK:
+        return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))

@@ -1,29 +1,48 @@
 """Front end 1: the graph of a model by symbolic tracing (torch.fx), no input needed.
 
-Modules of ``torch.nn`` are leaves. A module whose forward cannot be traced becomes one opaque leaf, and
-tracing starts again. In-place operations are rewritten so that every later reader of the old value reads
-the new one, as it would in the running model.
+Why two front ends? Tracing runs each forward on stand-ins for tensors. It needs no input, and what depends on the size
+of a batch or an image stays an operation, so its graph holds for all sizes. But a forward that looks at values or
+sizes cannot be traced (most of Hugging Face); the recorder (`recording.py`) runs the model on an example instead, and
+has to find out what depended on the sizes.
+
+Modules of ``torch.nn`` are leaves. A module whose forward cannot be traced becomes one operation as well, and tracing
+begins again. What a graph cannot hold is rewritten so that it means the same, or refused: changes of tensors (later
+readers read the new value; a read through another view is refused), custom gradients, regions without gradients,
+random numbers, attributes that may change. ``fx.Tracer.trace`` itself is not used: it patches ``nn.Module`` for all
+threads, and wraps functions in their modules while they run.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx import _symbolic_trace as fx_tracing
 
 from . import operations
+from .baked import Reads
+from .chance import ADVICE, draws, not_by_chance
+from .closing import CannotFollow, closing_what_cannot_be_followed
+from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
 from .hooks import PostHooks, PreHooks
+from .in_place import changes_its_input, is_view, without_change
 from .leaves import is_leaf, is_single_function
+from .locking import MODEL_LOCK
+from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_node, map_nodes
+from .regions import Regions
 from .training_flag import with_flag
+from .trees import leaves, map_leaves
 
-_IN_PLACE_MODULES = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
+_COMPUTED = ("call_function", "call_method", "call_module")
 
 
 class _Proxy(fx.Proxy):
@@ -46,67 +65,151 @@ class _Proxy(fx.Proxy):
     def __itruediv__(self, other: Any) -> Any:
         return self._in_place(operator.itruediv, other)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+class _Watched(Regions):
+    """The regions of a traced forward, in which no random tensor may be made."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(result, torch.Tensor) and draws(func):
+            raise TraceError(f"it draws random numbers ({func.__name__}), which tracing would make constants; {ADVICE}")
+        return result
+
+
+class _Views:
+    """Which nodes share memory, and which of them must not be read since another was written over."""
+
+    def __init__(self) -> None:
+        self._owner: dict[fx.Node, fx.Node] = {}
+        self._views: dict[fx.Node, list[fx.Node]] = {}
+        self._places: dict[fx.Node, dict[fx.Node, int]] = {}
+        self._stale: set[fx.Node] = set()
+
+    def note(self, view: fx.Node) -> None:
+        """Take note of a node that may share the memory of its first argument."""
+        source = view.args[0]
+        assert isinstance(source, fx.Node)
+        owner = self._owner[view] = self._owner.get(source, source)
+        self._views.setdefault(owner, []).append(view)
+        self._places[view] = dict(self._places.get(source, {}))
+        if view.target is operator.getitem and isinstance(view.args[1], int):
+            self._places[view][source] = view.args[1]
+
+    def written(self, node: fx.Node) -> None:
+        """From now on the node's value is old, and so are those that share its memory."""
+        owner = self._owner.get(node, node)
+        sharing = {owner, *self._views.get(owner, [])} - {node}
+        self._stale.update(other for other in sharing if not self._apart(node, other))
+
+    def _apart(self, one: fx.Node, other: fx.Node) -> bool:
+        """Whether two values are different items of one value."""
+        mine, theirs = self._places.get(one, {}), self._places.get(other, {})
+        return any(theirs.get(source, place) != place for source, place in mine.items())
+
+    def check(self, node: fx.Node) -> None:
+        """That a node may be read."""
+        if node in self._stale:
+            raise TraceError(f"{node.name} is read after its memory was written over through another view of it")
+
 
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: dict[str, str]) -> None:
+    def __init__(self, model: nn.Module, opaque: dict[str, str]) -> None:
         super().__init__()
-        self.opaque = opaque
-        self.failed: tuple[str, str] | None = None
-        self.current: ModuleCall
-        self.replaced: dict[fx.Node, fx.Node] = {}
+        self.model, self.opaque = model, opaque
+        self.root = model
+        self.graph = fx.Graph()
+        self.submodule_paths = {module: path for path, module in model.named_modules()}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.regions = _Watched()
+        self.reads = Reads(model)
+        self.top = self.current = ModuleCall("", model, None)
+        self._names = _tensor_names(model)
+        self._parameters: dict[str, fx.Proxy] = {}
+        self._replaced: dict[fx.Node, fx.Node] = {}
+        self._views = _Views()
+        self._alive: list[torch.Tensor] = []  # an identity may be used again once its tensor is gone
 
     # nodes
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, torch.Tensor):
+            return super().create_arg(a)
+        name = self._names.get(id(a))
+        if name is None:
+            name = f"_tensor_constant{len(self.constants)}"
+            self.constants[name] = a.detach()
+            self._names[id(a)] = name
+            self._alive.append(a)
+        return self.create_node("get_attr", name, (), {})
+
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
-        args, kwargs = self.now((args, kwargs))
+        args, kwargs = self.now((args, kwargs), detached=target is not operator.getitem)
         changed = None
-        if kind in ("call_function", "call_method", "call_module"):
-            target, kwargs, changed = self._functional(kind, target, args, dict(kwargs))
+        if kind in _COMPUTED:
+            target, args, kwargs, changed = self._functional(kind, target, args, dict(kwargs))
         if kind == "call_function":
             args, kwargs = self._live_training_flag(args, kwargs, target)
-        node = super().create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta["call"] = self.current
-        self.current.nodes.append(node)
+        node = self._add(kind, target, args, kwargs, name, type_expr)
         if changed is not None:
-            self._replace(changed, node)
+            self._replaced[changed] = node
+            self._views.written(changed)
         return node
 
-    def now(self, tree: Any) -> Any:
-        """Each node replaced by the one that holds its value after in-place changes."""
-        return map_nodes(tree, lambda node: self.replaced.get(node, node))
+    def _add(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None) -> fx.Node:
+        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta["call"] = self.current
+        self.current.nodes.append(node)
+        self.regions.note(node)
+        if kind in _COMPUTED and args and isinstance(args[0], fx.Node) and "size" not in node.meta:
+            if is_view(node, self._module(node)):
+                self._views.note(node)
+            if target is operator.getitem and args[0].meta.get("frozen"):
+                node.meta["frozen"] = True
+        return node
 
-    def _replace(self, old: fx.Node, new: fx.Node) -> None:
-        for key, value in self.replaced.items():
-            if value is old:
-                self.replaced[key] = new
-        self.replaced[old] = new
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def now(self, tree: Any, *, detached: bool = True) -> Any:
+        """Each node replaced by the one that holds its value after changes, without a gradient where it has none."""
+        return map_nodes(tree, lambda node: self._now(node, detached))
+
+    def _now(self, node: fx.Node, detached: bool) -> fx.Node:
+        while node in self._replaced:
+            node = self._replaced[node]
+        self._views.check(node)
+        return self.regions.read(node, self._detach) if detached else node
+
+    def _detach(self, node: fx.Node) -> fx.Node:
+        return self._add("call_method", "detach", (node,), {})
 
     def _functional(
         self, kind: str, target: Any, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any], fx.Node | None]:
-        """The operation without its in-place part, and the node whose value it would have changed."""
+    ) -> tuple[Any, Any, dict[str, Any], fx.Node | None]:
+        """The operation without its change of a value, and the node whose value it would have changed."""
         changed = args[0] if args and isinstance(args[0], fx.Node) else None
+        if isinstance(kwargs.get("out"), fx.Node):
+            raise TraceError(f"{target} writes into out=, which cannot be followed")
         if kind == "call_module":
-            module = self.root.get_submodule(target)
-            known = type(module).__module__ in _IN_PLACE_MODULES
-            return target, kwargs, changed if known and getattr(module, "inplace", False) else None
-        if kind == "call_method":
-            plain = operations.plain_method(target)
-            return (plain, kwargs, changed) if plain else (target, kwargs, None)
-        if target in operations.IN_PLACE_TO_PLAIN:
-            return operations.IN_PLACE_TO_PLAIN[target], kwargs, changed
-        if kwargs.get("inplace") is True:
-            return target, {**kwargs, "inplace": False}, changed
-        name = getattr(target, "__name__", "")
-        plain = operations.plain_method(name)
-        if plain and getattr(torch, name, None) is target and hasattr(torch, plain):
-            return getattr(torch, plain), kwargs, changed
-        return target, kwargs, None
+            inplace = changes_its_input(self.model.get_submodule(target))
+            changed = changed if inplace else None
+        elif (instead := without_change(target, kwargs)) is not None:
+            target, kwargs = instead
+        elif kind == "call_method" and target.endswith("_") and not target.endswith("__"):
+            args = (self._add("call_method", "clone", (changed,), {}), *args[1:])
+        else:
+            changed = None
+        if changed is not None and self.regions.frozen and not changed.meta.get("frozen"):
+            raise TraceError("it writes over a value within torch.no_grad(), which no graph can hold")
+        return target, args, kwargs, changed
 
     def _live_training_flag(self, args: Any, kwargs: Any, target: Any) -> tuple[Any, Any]:
         """``self.training`` was read as a constant: read it anew at each run instead."""
@@ -114,38 +217,88 @@ class _Tracer(fx.Tracer):
         if with_flag(target, args, kwargs, training, None) is None:
             return args, kwargs
         path = f"{self.current.path}.training" if self.current.path else "training"
-        attribute = super().create_node("get_attr", path, (), {})
-        attribute.meta["call"] = self.current
-        self.current.nodes.append(attribute)
+        attribute = self._add("get_attr", path, (), {})
         return with_flag(target, args, kwargs, training, attribute)  # type: ignore[no-any-return]
 
-    # modules
+    # what PyTorch asks of a tracer
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or is_leaf(m)
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Within the block this thread's calls of modules, and reads of parameters, come to this tracer."""
+        patcher = fx_tracing._Patcher()
+
+        def calling(original: Callable[..., Any]) -> Callable[..., Any]:
+            def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                self._wrap_known_functions(patcher, module)
+                return self.call_module(module, functools.partial(original, module), args, kwargs)
+
+            return call
+
+        def getting(original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda module, name: self.getattr(name, original(module, name), self._parameters)
+
+        with ExitStack() as stack:
+            stack.enter_context(_marked_as_tracing())
+            stack.enter_context(patcher)
+            fx_tracing._patch_wrapped_functions(patcher)
+            self._wrap_known_functions(patcher, self.model)
+            for module in self._autowrap_search:
+                fx_tracing._autowrap_check(patcher, vars(module), self._autowrap_function_ids)
+            stack.enter_context(replaced_here(nn.Module, "__call__", calling))
+            stack.enter_context(replaced_here(nn.Module, "__getattr__", getting))
+            stack.enter_context(kept_whole(self._has_proxies, self._custom))
+            stack.enter_context(self.regions.followed())
+            stack.enter_context(self.reads.noted())
+            yield
+
+    def _wrap_known_functions(self, patcher: Any, module: nn.Module) -> None:
+        names = getattr(module.forward, "__globals__", {})
+        fx_tracing._autowrap_check(patcher, names, self._autowrap_function_ids)
+
+    @staticmethod
+    def _has_proxies(args: tuple[Any, ...]) -> bool:
+        return any(isinstance(value, fx.Proxy) for value in leaves(args))
+
+    def _custom(self, function: Any, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return self.create_proxy("call_function", CustomFunction(function), args, {})
+
+    # modules
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         m = getattr(m, "_orig_mod", m)
         path = self.path_of_module(m)
-        call = ModuleCall(path, m, self.current, *self.now(_nodes((args, kwargs))))
-        call.leaf = self.is_leaf_module(m, path) or is_single_function(m, args, kwargs, fx.Proxy)
+        call = ModuleCall(path, m, self.current, *self._given(args, kwargs))
+        call.leaf = path in self.opaque or is_leaf(m)
         self.current.children.append(call)
         outer, self.current = self.current, call
         try:
-            if call.leaf:
-                value: Any = self.create_proxy("call_module", path, args, kwargs)
-            else:
+            if not call.leaf and is_single_function(m, args, kwargs, fx.Proxy):
+                value = self._of_shape_alone(m, args, kwargs)
+            elif not call.leaf:
                 value = self._run(m, args, kwargs)
-        except Exception as error:
-            if self.failed is None:
-                self.failed = (path, f"{type(error).__name__}: {error}")
+            if call.leaf:
+                value = self.create_proxy("call_module", path, args, kwargs)
+        except CannotFollow:
             raise
+        except Exception as error:
+            raise CannotFollow(path, f"{type(error).__name__}: {error}") from error
         finally:
             self.current = outer
-        call.returns(value, self.now(_nodes(value)))
+        call.returns(value, self.now(_nodes(value), detached=False))
         return value
+
+    def _given(self, args: Any, kwargs: Any) -> Any:
+        return self.now(_nodes((args, kwargs)))
 
     def _run(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
         if m._forward_pre_hooks:
@@ -158,60 +311,129 @@ class _Tracer(fx.Tracer):
             raise TraceError(f"{self.current.path} has forward hooks and returns more than one tensor")
         return self.create_proxy("call_function", PostHooks(m), (value, tuple(args), dict(kwargs)), {})
 
+    def _of_shape_alone(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What a module without parameters gives, followed if it asks only for the shape of its input.
+
+        Such a module (a table of positions) passes on no data. Any other (drop-path, a lambda) is one operation.
+        """
+        call, seen = self.current, dict(self.reads.seen)
+        replaced, constants = dict(self._replaced), dict(self.constants)
+        given = {node for node in leaves(_nodes((args, kwargs))) if isinstance(node, fx.Node)}
+        try:
+            value = self._run(m, args, kwargs)
+            if self._replaced == replaced and not _depends_on(value, given, set(call.nodes)):
+                return value
+        except Exception:
+            pass
+        for node in reversed(call.nodes):
+            for source in node.all_input_nodes:
+                if source.meta.get("detached") is node:
+                    del source.meta["detached"]
+            self.graph.erase_node(node)
+        kept = {name: proxy for name, proxy in self._parameters.items() if proxy.node not in set(call.nodes)}
+        self._parameters.clear()
+        self._parameters.update(kept)
+        call.nodes.clear()
+        self.reads.seen, self._replaced, self.constants = seen, replaced, constants
+        call.leaf = True
+        return None
+
+    # the whole model
+
+    def program(self) -> Program:
+        """Follow the model's forward."""
+        placeholders, args, kwargs = self._arguments()
+        with self.following():
+            try:
+                value = self.model.forward(*args, **kwargs)
+                result = self.now(self.create_arg(value))
+            except CannotFollow:
+                raise
+            except Exception as error:
+                raise CannotFollow("", f"{type(error).__name__}: {error}") from error
+        self.graph.output(result)
+        _add_root_hooks(self.model, self.graph, self.top)
+        end = next(node for node in reversed(self.graph.nodes) if node.op == "output")
+        output = first_node(end.args[0])
+        if output is None:
+            raise TraceError(
+                "expected a model that returns a tensor, or a tuple or dict with one, got none in its output; "
+                "return the logits from forward"
+            )
+        used = {name: node for name, node in placeholders.items() if node.users}
+        self.top.args, self.top.output = tuple(used.values()), end.args[0]
+        return Program(
+            self.model, self.graph, self.top, used, output, self.constants, dict(self.opaque), "trace",
+            self.reads.kept(),
+        )  # fmt: skip
+
+    def _arguments(self) -> tuple[dict[str, fx.Node], list[Any], dict[str, Any]]:
+        """Stand-ins for the arguments that a call must give; the others get their defaults.
+
+        A forward of ``*args`` alone (a wrapper around another model) is given one argument.
+        """
+        placeholders: dict[str, fx.Node] = {}
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for position, parameter in enumerate(inspect.signature(self.model.forward).parameters.values()):
+            optional = parameter.default is not parameter.empty
+            star = parameter.kind is parameter.VAR_POSITIONAL
+            if parameter.kind is parameter.VAR_KEYWORD or (position and (optional or star)):
+                continue
+            name = f"{parameter.name}_0" if star else parameter.name
+            stand_in = self.create_proxy("placeholder", name, (), {})
+            placeholders[name] = stand_in.node
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[name] = stand_in
+            else:
+                args.append(stand_in)
+        return placeholders, args, kwargs
+
+
+def _tensor_names(model: nn.Module) -> dict[int, str]:
+    """By identity, the names under which a model holds its tensors: parameters, buffers, plain attributes."""
+    plain = (
+        (f"{path}.{name}" if path else name, value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    )
+    names = {id(tensor): name for name, tensor in plain}
+    names |= {id(tensor): name for name, tensor in model.named_buffers()}
+    return names | {id(tensor): name for name, tensor in model.named_parameters()}
+
+
+@contextmanager
+def _marked_as_tracing() -> Iterator[None]:
+    """Tell compiled functions that this thread traces, where PyTorch keeps that for each thread (from 2.9 on)."""
+    if not hasattr(fx_tracing, "_is_fx_tracing_tls"):
+        yield
+        return
+    before = fx_tracing._get_is_fx_tracing()
+    fx_tracing._set_is_fx_tracing(True)
+    try:
+        yield
+    finally:
+        fx_tracing._set_is_fx_tracing(before)
+
 
 def _nodes(tree: Any) -> Any:
     """A nest of proxies as the same nest of nodes."""
-    if isinstance(tree, fx.Proxy):
-        return tree.node
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_nodes(item) for item in tree))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_nodes(item) for item in tree)
-    if isinstance(tree, dict):
-        return {key: _nodes(value) for key, value in tree.items()}
-    return tree
+    return map_leaves(tree, lambda leaf: leaf.node if isinstance(leaf, fx.Proxy) else leaf)
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Arguments of forward that have defaults: they are traced as these constants."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters[1:]
-        if parameter.default is not inspect.Parameter.empty
-    }
-
-
-def _attempt(model: nn.Module, opaque: dict[str, str]) -> tuple[_Tracer, Program | None]:
-    tracer = _Tracer(dict(opaque))
-    root = ModuleCall("", model, None)
-    tracer.current = root
-    try:
-        graph = tracer.trace(model, concrete_args=_defaults(model))
-    except Exception as error:
-        if tracer.failed is None:
-            tracer.failed = ("", f"{type(error).__name__}: {error}")
-        return tracer, None
-    _add_root_hooks(model, graph, root)
-    placeholders = {
-        str(node.target): node
-        for node in graph.nodes
-        if node.op == "placeholder" and not str(node.target).startswith("*") and node.users
-    }
-    result = next(node for node in graph.nodes if node.op == "output")
-    output = first_node(result.args[0])
-    if output is None:
-        raise TraceError(
-            "expected a model that returns a tensor, or a tuple or dict with one, got none in its output; "
-            "return the logits from forward"
-        )
-    root.args, root.output = tuple(placeholders.values()), result.args[0]
-    constants = {
-        str(node.target): getattr(tracer.root, str(node.target))
-        for node in graph.nodes
-        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
-    }
-    return tracer, Program(model, graph, root, placeholders, output, constants, dict(opaque), "trace")
+def _depends_on(value: Any, given: set[fx.Node], made: set[fx.Node]) -> bool:
+    """Whether the values of given nodes, and not only their shapes, flow into a value through the nodes made."""
+    todo = [node for node in leaves(_nodes(value)) if isinstance(node, fx.Node)]
+    seen: set[fx.Node] = set()
+    while todo:
+        node = todo.pop()
+        if node in given:
+            return True
+        if node not in seen and node in made and not operations.asks_shape(node):
+            todo.extend(node.all_input_nodes)
+        seen.add(node)
+    return False
 
 
 def _add_root_hooks(model: nn.Module, graph: fx.Graph, root: ModuleCall) -> None:
@@ -243,24 +465,15 @@ def _add_root_hooks(model: nn.Module, graph: fx.Graph, root: ModuleCall) -> None
 
 
 def trace(model: nn.Module) -> Program:
-    """The graph of a model by symbolic tracing.
+    """The graph of a model by symbolic tracing. The model is left as it was; other threads may run it meanwhile.
 
     Raises:
         TraceError: the model's own forward cannot be traced; the message says where it stopped.
 
     """
-    opaque: dict[str, str] = {}
-    with preserved(model), checkpointing_bypassed(model), torch.no_grad():
-        while True:
-            before = torch.get_rng_state()
-            tracer, program = _attempt(model, opaque)
-            if program is not None and not torch.equal(before, torch.get_rng_state()):
-                raise TraceError("the forward pass draws random numbers, which symbolic tracing would make constants")
-            if program is not None:
-                return program
-            path, reason = tracer.failed or ("", "unknown")
-            if not path or path in opaque:
-                raise TraceError(f"the forward pass cannot be traced symbolically: {reason}")
-            kind = type(model.get_submodule(path))
-            alike = {name: reason for name, module in model.named_modules() if type(module) is kind and name}
-            opaque.update(alike)
+
+    def attempt(opaque: dict[str, str]) -> Program:
+        return not_by_chance(lambda: _Tracer(model, opaque).program())
+
+    with MODEL_LOCK, preserved(model), checkpointing_bypassed(model):
+        return closing_what_cannot_be_followed(model, attempt)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..graph.errors import NoUnitsError, TraceError, UnrollError
+from ..graph.errors import NoUnitsError, TraceError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
@@ -80,7 +80,7 @@ def _attempt(
             return None
         if example is not None:
             _verify(net, example)
-    except UnrollError as error:
+    except ValueError as error:  # an UnrollError, or a graph that cannot be cut into pieces
         attempts.append(f"{name}: {error}")
         return None
     return net

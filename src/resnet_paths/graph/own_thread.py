@@ -1,0 +1,53 @@
+"""Names of PyTorch replaced for one thread.
+
+Both front ends follow a model by replacing methods that all modules share (``nn.Module.__call__`` and others). A class
+has one such method for the whole process, so whatever is put there decides by the thread that calls it: the thread that
+follows a model gets the replacement, every other thread the original. Two threads never replace at once (see
+`locking.py`); the order in which replacements are taken back is that of a stack.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_NOWHERE = object()
+
+
+@contextmanager
+def replaced_here(holder: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within the block this thread finds ``make(original)`` under a name of a class or module.
+
+    Args:
+        holder: the class or module.
+        name: the name of a function, method or static method.
+        make: from the original (unbound) to what takes its place.
+
+    Example:
+        >>> import math
+        >>> with replaced_here(math, "sqrt", lambda original: lambda x: -original(x)):
+        ...     math.sqrt(4.0)
+        -2.0
+        >>> math.sqrt(4.0)
+        2.0
+    """
+    thread = threading.get_ident()
+    stored = vars(holder).get(name, _NOWHERE)
+    original = getattr(holder, name)
+    replacement = make(original)
+
+    def switch(*args: Any, **kwargs: Any) -> Any:
+        return (replacement if threading.get_ident() == thread else original)(*args, **kwargs)
+
+    static = isinstance(inspect.getattr_static(holder, name), staticmethod)
+    setattr(holder, name, staticmethod(switch) if static else switch)
+    try:
+        yield
+    finally:
+        if stored is _NOWHERE:
+            delattr(holder, name)
+        else:
+            setattr(holder, name, stored)

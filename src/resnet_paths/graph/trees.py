@@ -1,0 +1,58 @@
+"""Nests of values: what modules and functions take and return.
+
+``torch.utils._pytree`` rebuilds a nest in the class that it had: a Hugging Face output made of graph nodes would run
+that class's checks, and an fx ``immutable_list`` would reach functions that change their lists. It also takes a slice
+for a leaf, while ``x[:, a:b]`` holds nodes in one. Hence this one mapper, to plain lists, tuples and dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """A nest with every leaf changed; dicts and lists of any class become plain ones, named tuples stay.
+
+    Example:
+        >>> map_leaves({"a": [1, (2, slice(0, 3))]}, lambda leaf: leaf and leaf + 1)
+        {'a': [2, (3, slice(0, 4, None))]}
+    """
+    if isinstance(tree, tuple):
+        if hasattr(tree, "_fields"):
+            return type(tree)(*(map_leaves(item, change) for item in tree))
+        return tuple(map_leaves(item, change) for item in tree)
+    if isinstance(tree, list):
+        return [map_leaves(item, change) for item in tree]
+    if isinstance(tree, dict):
+        return {key: map_leaves(item, change) for key, item in tree.items()}
+    if isinstance(tree, slice):
+        return slice(*(map_leaves(part, change) for part in (tree.start, tree.stop, tree.step)))
+    return change(tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """The leaves of a nest, in order.
+
+    Example:
+        >>> list(leaves({"a": [1, (2, slice(0, 3))]}))
+        [1, 2, 0, 3, None]
+    """
+    if isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from leaves(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from leaves(item)
+    elif isinstance(tree, slice):
+        yield from (tree.start, tree.stop, tree.step)
+    else:
+        yield tree
+
+
+def items(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """The items of a dict, list or tuple with their keys or positions; nothing for any other value."""
+    if isinstance(tree, dict):
+        yield from tree.items()
+    elif isinstance(tree, (tuple, list)):
+        yield from enumerate(tree)
