@@ -38,6 +38,9 @@ def units(function) -> list[str]:
         (lambda m, x: m.c(x) + m.b(torch.relu(m.a(x))), ["projection"]),
         (lambda m, x: x.roll(1, 1) + m.a(x), ["parameter-free"]),
         (lambda m, x: m.c(x + m.a(x)) + 1.0, ["identity"]),
+        (lambda m, x: m.a(x) + (b := m.b(x)) * torch.sigmoid(m.c(b)), ["projection"]),
+        (lambda m, x: m.b(m.a(x)) + m.d(torch.tanh(m.c(torch.tanh(m.a(x))))), ["projection"]),
+        (lambda m, x: m.a(torch.cat([m.b(x)[:, :2], m.c(x)[:, 2:]], 1)) + m.d(m.d(m.d(x))), ["projection"]),
         (lambda m, x: sum([x, m.a(x)]), ["identity"]),
     ],
 )
@@ -49,10 +52,16 @@ def test_forms_of_addition(function, expected) -> None:
     ("function", "reason"),
     [
         (lambda m, x: m.a(x) + m.b(x), "ambiguous"),
-        (lambda m, x: m.a(x) + (b := m.b(x)) * torch.sigmoid(m.c(b)), "ambiguous"),
-        (lambda m, x: m.b(m.a(x)) + m.d(m.c(x)), "none of its terms is its entry"),
-        (lambda m, x: torch.sigmoid(m.a(x)) * m.b(x) + (1 - torch.sigmoid(m.a(x))) * x, "none of its terms"),
-        (lambda m, x: torch.lerp(x, m.a(x), torch.sigmoid(m.b(x))), "adds no two values"),
+        (lambda m, x: m.b(m.a(x)) + m.d(m.c(x)), "ambiguous"),
+        (lambda m, x: torch.sigmoid(m.a(x)) * m.b(x) + (1 - torch.sigmoid(m.a(x))) * x, "gates, as in highway"),
+        (lambda m, x: (t := torch.sigmoid(m.a(x))) * m.b(x) + (1 - t) * x, "gates, as in highway"),
+        (lambda m, x: torch.sigmoid(m.a(x)) * x + m.c(m.b(x)), "multiplied by a value computed from the data"),
+        (lambda m, x: torch.lerp(x, m.a(x), torch.sigmoid(m.b(x))), "mixes its terms by a weight"),
+        (lambda m, x: x - x.mean(1, keepdim=True), "no layer with weights"),
+        (lambda m, x: x * 0.5 + x.roll(1, 1) * 0.1, "no layer with weights"),
+        (lambda m, x: (y := x.chunk(3, 1))[0] + m.d.weight[:1, :1] * y[1], "different parts"),
+        (lambda m, x: m.d(x[:, :1].expand(-1, 3)) + x[:, 1:2], "different parts"),
+        (lambda m, x: (x > 0).to(x.dtype) + m.a(x), "does not carry the entry's values"),
         (lambda m, x: x + x, "adds a value to itself"),
         (lambda m, x: m.b(m.a(x)), "adds no two values"),
     ],
@@ -64,13 +73,13 @@ def test_refusals_carry_their_reason(function, reason: str) -> None:
     assert "example_input" in str(caught.value)
 
 
-def test_a_unit_inside_a_branch_is_part_of_that_branch() -> None:
+def test_a_block_inside_a_branch_is_a_block_too() -> None:
     def forward(m, x):
         inner = m.a(x)
         inner = inner + m.b(inner)
         return x + m.c(inner)
 
-    assert units(forward) == ["identity"]
+    assert units(forward) == ["identity", "identity"]
 
 
 def test_aliases_of_a_value_changed_in_place() -> None:

@@ -177,10 +177,10 @@ def test_entering_at_each_unit(block: type[nn.Module]) -> None:
     net = unroll(model)
     for index in range(4):
         state = net.prefix(x, index)
-        assert torch.equal(net.enter(index)(state), model(x))
+        assert torch.equal(net.run(state).value, model(x))
 
 
-def test_entering_with_a_plain_tensor_says_when_a_state_is_needed() -> None:
+def test_a_state_holds_what_later_operations_read() -> None:
     class SizeFromTheInput(Small):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             batch = x.size(0)
@@ -191,10 +191,7 @@ def test_entering_with_a_plain_tensor_says_when_a_state_is_needed() -> None:
 
     model, x = SizeFromTheInput(Basic).eval(), images().float()
     net = unroll(model)
-    state = net.prefix(x, 2)
-    assert torch.equal(net.enter(2)(state), model(x))
-    with pytest.raises(UnrollError, match="expected a state"):
-        net.enter(2)(state.value)
+    assert torch.equal(net.run(net.prefix(x, 2)).value, model(x))
 
 
 def test_train_mode_is_the_models_own() -> None:
@@ -390,7 +387,7 @@ def test_other_inputs_are_taken_as_given(recorded: bool) -> None:
         expected = model(x, time)
         model.gates = [1.0, 1.0, 1.0]
         assert (found - expected).abs().max() < 1e-12
-        assert torch.equal(net.enter(1)(net.prefix((x, time), 1, gates), gates), found)
+        assert torch.equal(net.run(net.prefix((x, time), 1, gates), gates).value, found)
     with lesioned(net, [1]):
         expected = model(x, time)
     assert torch.equal(drop_blocks(net, [1])(x, time), expected)

@@ -14,9 +14,10 @@ from rich.markup import escape
 from torch import nn
 
 from ..data import ImageData, load_data
+from ..graph.inputs import main_output
 from ..models import load_model
 from ..network import UnrolledNetwork, unroll
-from ..network.unrolled import main_output, placed
+from ..network.unrolled import placed
 from ..sweep import SweepError
 
 ModelOption = Annotated[

@@ -1,34 +1,48 @@
-"""Which additions of a graph are residual units, and why the others are not.
+"""Which additions of a graph are residual blocks, and why the others are not.
 
-An addition is a unit when its terms rejoin at one node e, the unit's entry (its immediate dominator): the
-term that is e itself, or the shallowest unbranched way from e with at most one weighted layer, is the
-shortcut; the other terms are the branch. Source: Veit, Wilber and Belongie (2016), section 3, for the view;
-the rule by dominators is ours.
+An addition is a block when one of its terms, the shortcut, comes from a value e by a shallow way (e itself, or a
+projection, pooling, padding) and the other term, the branch, is computed from e too, through strictly more weighted
+layers. e, the block's entry, is the nearest such value. Nothing is asked of the rest of the graph: the sum need not lie
+on a chain from input to output, others may read it or the entry, the branch may read further values (its side inputs),
+and it may hold other blocks. (Demanding that every addition dominates the output, as a chain of blocks does, hides all
+blocks that a U-Net, a feature pyramid or an encoder taps.)
+
+Depths are those of the *deepest* ways: a branch that holds blocks has an identity way through it, yet is deep. What
+keeps other additions out: a shortcut may hold no block (two streams that merge), no product of two values of the data
+(highway gates) and no operation that reads off values instead of carrying them (masks); a branch must hold weights
+(rotary embeddings and norms written out by hand do not).
+
+Source: Veit, Wilber and Belongie (2016), section 3, for blocks as shortcut plus branch; the rule is ours.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx, nn
 
 from . import operations
-from .dataflow import DataFlow
+from .dataflow import DataFlow, ancestors
+from .errors import UnrollError
+from .outputs import Path, tensor_outputs
 from .program import ModuleCall, Program, call_of
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Where a unit lies in the graph: ``post(shortcut(entry) + branch(entry))``.
+    """Where a block lies in the graph: ``post(shortcut(entry) + branch(entry))``.
 
     Attributes:
-        entry: the node whose value the unit reads.
+        entry: the node from which the shortcut and the branch part.
         shortcut: the shortcut's last node (`entry` itself for an identity).
         branch: the last node of each branch term (one, or several for parallel branches).
         add: the addition.
         post: the activation after the addition, or `add` itself.
-        shortcut_nodes: the nodes of the shortcut, without `entry`.
-        branch_nodes: the nodes of the branch, without `entry`.
+        shortcut_nodes: the nodes on ways from the entry to the shortcut's end, without `entry`.
+        branch_nodes: the nodes on ways from the entry to the branch's ends, without `entry`; those of nested blocks are
+            among them, those that compute side inputs are not.
     """
 
     entry: fx.Node
@@ -42,7 +56,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An addition that is not a unit.
+    """An addition that is not a block.
 
     Attributes:
         where: qualified name of the module in whose forward it stands.
@@ -62,99 +76,272 @@ class _Refused(Exception):
     pass
 
 
-def find_cuts(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refusal]]:
-    """The residual units on the way from input to output, first to last, and the additions refused."""
-    chain = flow.chain(program.output)
-    on_chain = set(chain)
-    cuts: list[Cut] = []
+Depth = tuple[int, int]
+"""Weighted layers on the deepest way, then operations with parameters (a branch may be a norm and a pooling)."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """The two ways from an entry to the terms of a sum."""
+
+    entry: fx.Node
+    shortcut: fx.Node
+    branch: fx.Node
+    shortcut_nodes: set[fx.Node]
+    branch_nodes: set[fx.Node]
+    shortcut_depth: Depth
+    branch_depth: Depth
+
+
+def find_blocks(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refusal]]:
+    """The residual blocks behind the model's outputs, in the order of their additions, and the additions refused."""
+    finder = _Finder(program, flow)
     refusals: list[Refusal] = []
+    needed = ancestors(*(node for _, node in tensor_outputs(program.root.output)), program.output)
     for node in program.graph.nodes:
-        if node not in flow.follows or not operations.is_add(node) or len(_terms(node, flow)) < 2:
+        if node not in flow.carries or node not in needed:
             continue
         try:
-            if node in on_chain:
-                cuts.append(_cut(node, program, flow))
-            else:
-                refusals.append(_refusal(node, "not all data passes through it on the way to the output"))
+            if operations.is_gate(node) and len(flow.sources(node)) > 1:
+                raise _Refused("it mixes its terms by a weight that is computed from the data (a gate, as in highway)")
+            if operations.is_add(node) and len(_terms(node, flow)) == 2:
+                finder.add(node)
         except _Refused as refused:
-            refusals.append(_refusal(node, str(refused)))
-    inside = {inner for cut in cuts for inner in cut.branch_nodes | cut.shortcut_nodes}
-    named = {node.name for node in inside} | {node.name for cut in cuts for node in _sum_nodes(cut, flow)}
-    return cuts, [refusal for refusal in refusals if refusal.operation not in named]
+            refusals.append(Refusal(call_of(node).path, node.name, str(refused)))
+    cuts = list(finder.cuts.values())
+    main = main_input(flow, [cut for cut in cuts if cut.shortcut is cut.entry] or cuts)
+    beside = [cut for cut in cuts if main is not None and _carries_another_input(cut, main, flow)]
+    reason = "its shortcut carries a side input (a time step, a condition), not the stream that its branch computes on"
+    refusals += [Refusal(call_of(cut.add).path, cut.add.name, reason) for cut in beside]
+    return [cut for cut in cuts if cut not in beside], refusals
 
 
-def _refusal(node: fx.Node, reason: str) -> Refusal:
-    return Refusal(call_of(node).path, node.name, reason)
+def main_input(flow: DataFlow, cuts: list[Cut]) -> fx.Node | None:
+    """The input from which most blocks' entries are computed, the first of several; None without blocks."""
+    inputs = [node for node in flow.program.placeholders.values() if node in flow.carries]
+    return max(inputs, key=lambda node: sum(flow.is_behind(cut.entry, node) for cut in cuts), default=None)
 
 
-def _sum_nodes(cut: Cut, flow: DataFlow) -> set[fx.Node]:
-    return flow.between(cut.entry, cut.add) - cut.branch_nodes - cut.shortcut_nodes
+def _carries_another_input(cut: Cut, main: fx.Node, flow: DataFlow) -> bool:
+    """Whether a part or projection of a side input is added to the main stream (feature-wise modulation)."""
+    through_main = any(flow.is_behind(end, main) for end in cut.branch)
+    return cut.shortcut is not cut.entry and through_main and not flow.is_behind(cut.entry, main)
+
+
+def follow_output(
+    program: Program, flow: DataFlow, cuts: list[Cut], wanted: str | int | Path | None = None
+) -> tuple[list[Cut], list[Refusal]]:
+    """Choose the output that an evaluation gives, and keep the blocks from which it is computed.
+
+    Without a wish: the entry called ``logits``, else the output with the most blocks behind it, the first of several.
+    The program is changed: `output` and `output_path`.
+
+    Raises:
+        UnrollError: the model returns nothing at the place wanted.
+    """
+    returned = dict(tensor_outputs(program.root.output)) or {(): program.output}
+    behind = {
+        path: sum(flow.is_behind(node, cut.add) for cut in cuts) if node in flow.carries else -1
+        for path, node in returned.items()
+    }
+    if wanted is not None:
+        path = wanted if isinstance(wanted, tuple) else (wanted,)
+        if path not in returned:
+            raise UnrollError(
+                f"expected an output that the model returns, got {wanted!r}; choose one of "
+                + ", ".join(repr(known[0] if len(known) == 1 else known) for known in returned)
+            )
+    else:
+        path = ("logits",) if ("logits",) in returned else max(behind, key=lambda known: behind[known])
+    program.output, program.output_path = returned[path], path
+    kept = [cut for cut in cuts if program.output in flow.carries and flow.is_behind(program.output, cut.add)]
+    reason = f"the output that is followed, {list(path)}, is not computed from it; choose another with output="
+    return kept, [Refusal(call_of(cut.add).path, cut.add.name, reason) for cut in cuts if cut not in kept]
+
+
+def learned_starts(program: Program, carries: set[fx.Node]) -> set[fx.Node]:
+    """Learned values to which a branch that reads them is added: a class token and its first attention."""
+    starts: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        if node not in carries or not operations.is_add(node):
+            continue
+        for constant in node.args:
+            if isinstance(constant, fx.Node) and constant not in carries and not operations.asks_shape(constant):
+                others = [term for term in node.args if isinstance(term, fx.Node) and term in carries]
+                if others and constant in ancestors(*others) and _has_parameter_behind(constant, program):
+                    starts.add(constant)
+    return starts
+
+
+def _has_parameter_behind(node: fx.Node, program: Program) -> bool:
+    return any(parameters_of(source, program) for source in ancestors(node) if source.op == "get_attr")
 
 
 def _terms(add: fx.Node, flow: DataFlow) -> list[fx.Node]:
-    """The terms of a sum that follow the main input, a term that stands twice listed twice."""
-    return [term for term in add.args if isinstance(term, fx.Node) and term in flow.follows]
+    """The terms of a sum that carry data, a term that stands twice listed twice."""
+    return [term for term in add.args if isinstance(term, fx.Node) and term in flow.carries]
 
 
-def _flat_terms(add: fx.Node, entry: fx.Node, flow: DataFlow) -> list[fx.Node]:
-    """The terms of a sum and of the sums nested in it that nothing else reads."""
-    terms: list[fx.Node] = []
-    for term in _terms(add, flow):
-        nested = term is not entry and operations.is_add(term) and len(term.users) == 1
-        if nested and len(_terms(term, flow)) > 1 and flow.idom[term] is entry:
-            terms.extend(_flat_terms(term, entry, flow))
-        else:
-            terms.append(term)
-    return terms
+class _Finder:
+    """The blocks found so far, by their addition, and what decides on the next one."""
+
+    def __init__(self, program: Program, flow: DataFlow) -> None:
+        self.program, self.flow = program, flow
+        self.cuts: dict[fx.Node, Cut] = {}
+        self._sizes: dict[fx.Node, Depth] = {}
+
+    def add(self, node: fx.Node) -> None:
+        """Take an addition as a block.
+
+        Raises:
+            _Refused: it is none.
+        """
+        one, other = _terms(node, self.flow)
+        if one is other:
+            raise _Refused("it adds a value to itself")
+        try:
+            ways = self._ways(one, other)
+        except _Refused:
+            if not self._parallel(node, one, other) and not self._parallel(node, other, one):
+                raise
+            return
+        nodes = frozenset(ways.shortcut_nodes), frozenset(ways.branch_nodes)
+        self.cuts[node] = Cut(
+            ways.entry, ways.shortcut, (ways.branch,), node, post_activation(node, self.program), *nodes
+        )
+
+    def _parallel(self, node: fx.Node, inner: fx.Node, other: fx.Node) -> bool:
+        """Take ``(x + f(x)) + g(x)`` as one block with two branches; whether it is of this form."""
+        cut = self.cuts.get(inner)
+        if cut is None or cut.post is not inner or len(inner.users) != 1:
+            return False
+        if not self.flow.is_behind(other, cut.entry):
+            return False
+        ways = self._measured(cut.entry, cut.shortcut, other)
+        if ways.shortcut_depth >= ways.branch_depth or ways.shortcut_nodes & ways.branch_nodes:
+            return False
+        del self.cuts[inner]
+        branch_nodes = cut.branch_nodes | ways.branch_nodes
+        post = post_activation(node, self.program)
+        self.cuts[node] = Cut(
+            cut.entry, cut.shortcut, (*cut.branch, other), node, post, cut.shortcut_nodes, branch_nodes
+        )
+        return True
+
+    def _ways(self, one: fx.Node, other: fx.Node) -> _Ways:
+        """The shortcut and the branch of a sum.
+
+        Raises:
+            _Refused: neither term is a shortcut around the other.
+        """
+        if all(self._is_product(term) for term in (one, other)) and not self._nested(one, other):
+            raise _Refused("both of its terms are multiplied by values computed from the data (gates, as in highway)")
+        measured = [
+            self._measured(entry, shortcut, branch)
+            for shortcut, branch in ((one, other), (other, one))
+            if (entry := self._nearest(shortcut, branch)) is not None
+        ]
+        if not measured:
+            raise _Refused("its terms come from different inputs of the model")
+        strict = [ways for ways in measured if ways.shortcut_depth < ways.branch_depth]
+        if not strict:
+            raise _Refused(_why_level(measured))
+        strict.sort(key=lambda ways: (ways.shortcut_depth, -self.flow.order[ways.entry]))
+        reasons = [self._objection(ways) for ways in strict]
+        if all(reasons):
+            raise _Refused(reasons[0])
+        return strict[reasons.index("")]
+
+    def _nested(self, one: fx.Node, other: fx.Node) -> bool:
+        return self.flow.is_behind(one, other) or self.flow.is_behind(other, one)
+
+    def _nearest(self, shortcut: fx.Node, branch: fx.Node) -> fx.Node | None:
+        """The last value on all ways to the shortcut's end from which the branch is computed too."""
+        node: fx.Node | None = shortcut
+        while node is not None and not self.flow.is_behind(branch, node):
+            node = self.flow.idom[node]
+        return node
+
+    def _measured(self, entry: fx.Node, shortcut: fx.Node, branch: fx.Node) -> _Ways:
+        nodes = self.flow.between(entry, shortcut), self.flow.between(entry, branch)
+        depths = self._depth(entry, shortcut, nodes[0]), self._depth(entry, branch, nodes[1])
+        return _Ways(entry, shortcut, branch, *nodes, *depths)
+
+    def _depth(self, entry: fx.Node, end: fx.Node, inside: set[fx.Node]) -> Depth:
+        """The size of the deepest way from entry to end."""
+        depth: dict[fx.Node, Depth] = {entry: (0, 0)}
+        for node in sorted(inside, key=self.flow.order.__getitem__):
+            behind = max(depth[source] for source in self.flow.sources(node) if source in depth)
+            own = self._size(node)
+            depth[node] = (behind[0] + own[0], behind[1] + own[1])
+        return depth[end]
+
+    def _size(self, node: fx.Node) -> Depth:
+        if node not in self._sizes:
+            layers = operations.weighted_layers(node, module_of(node, self.program))
+            self._sizes[node] = layers, int(self._has_parameters(node))
+        return self._sizes[node]
+
+    def _is_product(self, node: fx.Node) -> bool:
+        return operations.is_product(node) and len(self.flow.sources(node)) > 1
+
+    def _objection(self, ways: _Ways) -> str:
+        """Why a sum with these ways is not a block; empty where it is one."""
+        if any(self._is_product(node) for node in ways.shortcut_nodes):
+            return "its shortcut is multiplied by a value computed from the data (a gate, as in highway networks)"
+        if operations.splits(ways.entry) or self._reads_other_part(ways):
+            return "its terms are computed from different parts of one value"
+        if ways.shortcut_nodes & ways.branch_nodes:
+            return "its shortcut and its branch share operations after they parted"
+        if any(node in self.cuts for node in ways.shortcut_nodes):
+            return "it merges two streams: both of its terms pass through blocks"
+        for node in ways.shortcut_nodes:
+            if operations.reads_off(node, module_of(node, self.program)):
+                return f"its shortcut does not carry the entry's values: it passes through {node.name}"
+        if not any(self._has_parameters(node) for node in ways.branch_nodes):
+            return "its branch holds no weights"
+        return ""
+
+    def _reads_other_part(self, ways: _Ways) -> bool:
+        """Whether the shortcut takes a slice of the entry, and the branch only other slices."""
+        taken = [
+            [n for n in nodes if ways.entry in n.all_input_nodes] for nodes in (ways.shortcut_nodes, ways.branch_nodes)
+        ]
+        if not taken[0] or not all(operations.takes_part(node) for nodes in taken for node in nodes):
+            return False
+        parts = [{str(node.args[1:]) for node in nodes} for nodes in taken]
+        return parts[0].isdisjoint(parts[1])
+
+    def _has_parameters(self, node: fx.Node) -> bool:
+        """Whether an operation has parameters of its own, or is given some."""
+        if node.op == "call_module":
+            return any(True for _ in self.program.model.get_submodule(str(node.target)).parameters())
+        given = [source for source in node.all_input_nodes if source not in self.flow.carries]
+        return any(parameters_of(source, self.program) for source in ancestors(*given) if source.op == "get_attr")
 
 
-def _module(node: fx.Node, program: Program) -> nn.Module | None:
-    return program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _cut(add: fx.Node, program: Program, flow: DataFlow) -> Cut:
-    entry = flow.idom[add]
-    if entry is None:
-        raise _Refused("its terms come from different inputs of the model")
-    terms = _flat_terms(add, entry, flow)
-    shortcut = _choose_shortcut(terms, entry, program, flow)
-    branch = tuple(term for term in terms if term is not shortcut)
-    shortcut_nodes = flow.between(entry, shortcut)
-    branch_nodes = set().union(*(flow.between(entry, term) for term in branch))
-    if shortcut_nodes & branch_nodes:
-        raise _Refused("its shortcut and its branch share operations after they parted")
-    return Cut(
-        entry,
-        shortcut,
-        branch,
-        add,
-        _post(add, program),
-        frozenset(shortcut_nodes),
-        frozenset(branch_nodes),
+def _why_level(measured: list[_Ways]) -> str:
+    """Why none of two terms is the shortcut: both are as deep."""
+    layers, parameters = measured[0].shortcut_depth
+    if layers == parameters == 0:
+        return "no layer with weights lies between its terms"
+    return (
+        f"ambiguous: both of its terms have {layers} weighted layers on their deepest ways from where they part, so "
+        "which is the shortcut cannot be told"
     )
 
 
-def _choose_shortcut(terms: list[fx.Node], entry: fx.Node, program: Program, flow: DataFlow) -> fx.Node:
-    direct = [term for term in terms if is_entry(term, entry, program)]
-    if len(direct) > 1:
-        raise _Refused("it adds a value to itself")
-    if direct:
-        return direct[0]
-    depths = {term: _least_depth(term, entry, program, flow) for term in terms}
-    simple = [term for term in terms if _is_unbranched(term, entry, flow) and depths[term] <= 1]
-    if not simple:
-        raise _Refused(
-            "none of its terms is its entry, or comes from it unbranched through at most one weighted layer "
-            f"(weighted layers on the shortest ways: {sorted(depths.values())})"
-        )
-    shortcut = min(simple, key=lambda term: depths[term])
-    rivals = [term for term in terms if term is not shortcut and depths[term] <= depths[shortcut]]
-    if rivals:
-        raise _Refused(
-            f"ambiguous: two of its terms have {depths[shortcut]} weighted layers each, so which is the "
-            "shortcut cannot be told"
-        )
-    return shortcut
+def module_of(node: fx.Node, program: Program) -> nn.Module | None:
+    """The module that a node calls; None for other operations."""
+    return program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def parameters_of(node: fx.Node, program: Program) -> list[nn.Parameter]:
+    """The parameters that a node itself reads."""
+    if node.op == "call_module":
+        return list(program.model.get_submodule(str(node.target)).parameters())
+    value = program.attribute(str(node.target)) if node.op == "get_attr" else None
+    return [value] if isinstance(value, nn.Parameter) else []
 
 
 def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
@@ -162,32 +349,13 @@ def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
     while term is not entry:
         others = [value for value in term.args if not isinstance(value, fx.Node)]
         plus_nothing = operations.is_add(term) and others == [0]
-        if not plus_nothing and type(_module(term, program)) is not nn.Identity:
+        if not plus_nothing and type(module_of(term, program)) is not nn.Identity:
             return False
         term = term.all_input_nodes[0]
     return True
 
 
-def _is_unbranched(term: fx.Node, entry: fx.Node, flow: DataFlow) -> bool:
-    node = term
-    while node is not entry:
-        sources = flow.inputs(node)
-        if len(sources) != 1:
-            return False
-        node = sources[0]
-    return True
-
-
-def _least_depth(term: fx.Node, entry: fx.Node, program: Program, flow: DataFlow) -> int:
-    """The number of weighted layers on the way from entry to term that has the fewest."""
-    depth: dict[fx.Node, int] = {entry: 0}
-    for node in sorted(flow.between(entry, term), key=flow.order.__getitem__):
-        own = int(operations.is_weighted(node, _module(node, program)))
-        depth[node] = own + min(depth[source] for source in flow.inputs(node))
-    return depth[term]
-
-
-def _post(add: fx.Node, program: Program) -> fx.Node:
+def post_activation(add: fx.Node, program: Program) -> fx.Node:
     """The activation that follows in the same module and is the sum's only reader; else the sum."""
     readers = list(add.users)
     if len(readers) != 1 or readers[0].op == "output":
@@ -195,7 +363,7 @@ def _post(add: fx.Node, program: Program) -> fx.Node:
     reader = readers[0]
     alone = len([value for value in reader.all_input_nodes if value is add]) == 1
     same = _body(reader) is _body(add)
-    return reader if alone and same and operations.is_activation(reader, _module(reader, program)) else add
+    return reader if alone and same and operations.is_activation(reader, module_of(reader, program)) else add
 
 
 def _body(node: fx.Node) -> ModuleCall | None:
@@ -207,28 +375,61 @@ def _body(node: fx.Node) -> ModuleCall | None:
 # names
 
 
+def common_call(nodes: Iterable[fx.Node], start: ModuleCall) -> ModuleCall:
+    """The innermost call around `start` (or that call itself) that holds all the nodes."""
+    holders = [set(call.ancestors()) for call in {call_of(node) for node in nodes}]
+    around = list(start.ancestors())
+    return next((call for call in around if all(call in holder for holder in holders)), around[-1])
+
+
 def owner_of(cut: Cut) -> ModuleCall:
-    """The innermost module call whose forward holds the addition and all of the branch."""
-    inside = cut.branch_nodes | cut.shortcut_nodes
-    for call in call_of(cut.add).ancestors():
-        if all(call in call_of(node).ancestors() for node in inside):
-            return call
-    return list(call_of(cut.add).ancestors())[-1]
+    """The innermost module call whose forward holds the addition and all of the branch and the shortcut."""
+    return common_call(cut.branch_nodes | cut.shortcut_nodes, call_of(cut.add))
 
 
-def unit_names(cuts: list[Cut], program: Program) -> list[str]:
-    """A name for each unit: its module's qualified name, with its part where one module holds several."""
+def block_names(cuts: list[Cut], program: Program) -> list[str]:
+    """A name for each block: its module's qualified name, with its part where one module holds several.
+
+    A block that holds others is named after the module that is its whole branch, or the first and last child.
+    """
     owners = [owner_of(cut) for cut in cuts]
+    shared = Counter(owners)
+    adds = {cut.add for cut in cuts}
     names = []
     for cut, owner in zip(cuts, owners, strict=True):
-        alone = owner.path and sum(other is owner for other in owners) == 1
+        if not adds.isdisjoint(cut.branch_nodes):
+            names.append(_outer_name(cut, owner))
+            continue
+        alone = owner.path and shared[owner] == 1
         names.append(owner.path if alone else _part_name(cut, owner, program))
-    seen: dict[str, int] = {}
-    for position, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        if seen[name] > 1 or names.count(name) > 1:
-            names[position] = f"{name}#{seen[name]}"
-    return names
+    return _numbered(names)
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """The names with ``#1``, ``#2``, ... after those that occur more than once."""
+    total, seen = Counter(names), Counter[str]()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(f"{name}#{seen[name]}" if total[name] > 1 else name)
+    return numbered
+
+
+def _outer_name(cut: Cut, owner: ModuleCall) -> str:
+    """A name for a skip around other blocks."""
+    inside = sorted(cut.branch_nodes, key=lambda node: node.name)
+    whole = common_call(inside, call_of(inside[0]))
+    if whole is not owner and owner in whole.ancestors():
+        return whole.path
+    ordered = [path for node in _in_order(cut) if (path := _child_path(node, owner)) is not None]
+    prefix = f"{owner.path}." if owner.path else ""
+    last = ordered[-1].removeprefix(prefix) if ordered else cut.add.name
+    return f"{ordered[0]}..{last}" if ordered and ordered[0] != ordered[-1] else f"{prefix}{last}"
+
+
+def _in_order(cut: Cut) -> list[fx.Node]:
+    inside = cut.branch_nodes
+    return [node for node in cut.add.graph.nodes if node in inside]
 
 
 def _part_name(cut: Cut, owner: ModuleCall, program: Program) -> str:

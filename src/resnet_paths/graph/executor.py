@@ -11,9 +11,10 @@ from torch import fx, nn
 
 from . import operations
 from .compile_node import Step, Values, step_of
+from .dataflow import ancestors
 from .fused_convolution import fused_convolution
 from .overwrite import NEW_OUTPUT, is_plain_relu, unwatched
-from .pieces import ancestors, gated_sum
+from .pieces import gated_sum
 from .program import Program
 
 

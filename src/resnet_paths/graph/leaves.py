@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 _COMPOSITE = (
@@ -22,6 +23,8 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is a layer of ``torch.nn`` (or a norm derived from one), not a container."""
     if isinstance(module, _COMPOSITE):
         return False
+    if isinstance(module, torch.jit.ScriptModule):  # its operations cannot be followed
+        return True
     if type(module).__module__.startswith(("torch.nn", "torch.ao.nn")):
         return True
     return isinstance(module, nn.modules.batchnorm._NormBase)

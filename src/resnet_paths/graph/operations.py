@@ -11,7 +11,10 @@ from torch import fx, nn
 
 from .errors import UnrollError
 
-_ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add, torch.Tensor.add, torch.Tensor.add_}
+aten = torch.ops.aten
+_ADD_FUNCTIONS: set[Any] = {
+    operator.add, operator.iadd, torch.add, torch.Tensor.add, torch.Tensor.add_, aten.add, aten.add_,
+}  # fmt: skip
 _ADD_METHODS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 _ACTIVATION_FUNCTIONS = {
@@ -34,16 +37,57 @@ _SHAPE_FUNCTIONS = {
     isinstance, torch._assert,
 }  # fmt: skip
 
-_WEIGHTED_FUNCTIONS = {F.conv1d, F.conv2d, F.conv3d, F.linear, torch.matmul, torch.einsum, operator.matmul}
+_WEIGHTED_FUNCTIONS: set[Any] = {
+    F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.matmul, torch.bmm, torch.mm,
+    torch.addmm, torch.baddbmm, torch.einsum, operator.matmul, F.scaled_dot_product_attention, aten.convolution,
+    aten.conv1d, aten.conv2d, aten.conv3d, aten.linear,
+    aten.matmul, aten.bmm, aten.mm, aten.addmm, aten.einsum,
+    aten.scaled_dot_product_attention,
+}  # fmt: skip
+_WEIGHTED_METHODS = {"matmul", "bmm", "mm", "__matmul__"}
+_PRODUCTS: set[Any] = {
+    operator.mul, operator.imul, torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.mul_, aten.mul,
+    operator.matmul, torch.matmul, torch.bmm, torch.einsum, aten.matmul, aten.bmm,
+    "mul", "mul_", "__mul__", "__rmul__", "matmul", "bmm", "__matmul__",
+}  # fmt: skip
+_MIXES: set[Any] = {torch.lerp, torch.Tensor.lerp, aten.lerp, "lerp"}
+_SPLITS: set[Any] = {
+    torch.split, torch.chunk, torch.unbind, torch.tensor_split, torch.split_with_sizes, aten.split, aten.chunk,
+    aten.unbind, aten.split_with_sizes, torch.Tensor.split, torch.Tensor.chunk, torch.Tensor.unbind, "split", "chunk",
+    "unbind", "tensor_split", "split_with_sizes",
+}  # fmt: skip
+_PARTS: set[Any] = {
+    operator.getitem,
+    torch.narrow,
+    torch.select,
+    aten.slice,
+    aten.narrow,
+    aten.select,
+    "narrow",
+    "select",
+}
+_QUESTIONS = {
+    "eq", "ne", "gt", "lt", "ge", "le", "logical_not", "logical_and", "logical_or", "where", "masked_fill", "argmax",
+    "argmin", "argsort", "topk", "cumsum", "softmax", "log_softmax", "bool", "long", "int", "embedding",
+    "one_hot", "invert",
+}  # fmt: skip
+
+
+def target_of(node: fx.Node) -> Any:
+    """A node's function or method; an operator of ATen without the overload."""
+    return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+
+
+def is_addition(node: fx.Node) -> bool:
+    """Whether a node adds, with or without a coefficient, in whatever spelling of ``+``."""
+    if node.op == "call_function":
+        return target_of(node) in _ADD_FUNCTIONS
+    return node.op == "call_method" and target_of(node) in _ADD_METHODS
 
 
 def is_add(node: fx.Node) -> bool:
-    """Whether a node adds two values with coefficient one."""
-    if node.kwargs.get("alpha", 1) != 1:
-        return False
-    if node.op == "call_function":
-        return node.target in _ADD_FUNCTIONS
-    return node.op == "call_method" and node.target in _ADD_METHODS
+    """Whether a node adds two values with coefficient one (see :mod:`resnet_paths.graph.sums` for the others)."""
+    return is_addition(node) and not node.kwargs
 
 
 def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
@@ -65,20 +109,7 @@ def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
 
 def is_concatenation(node: fx.Node) -> bool:
     """Whether a node puts values side by side, as dense networks do instead of adding them."""
-    return node.op == "call_function" and node.target in {torch.cat, torch.concat, torch.concatenate}
-
-
-def sums_without_alpha(graph: fx.Graph) -> None:
-    """Each ``add(x, y, alpha=a)`` as ``x + y * a``, in place, so that its second term is a node."""
-    for node in list(graph.nodes):
-        alpha = node.kwargs.get("alpha", 1)
-        plain = node.target in _ADD_FUNCTIONS or (node.op == "call_method" and node.target in _ADD_METHODS)
-        if alpha == 1 or not plain or list(node.kwargs) != ["alpha"] or len(node.args) != 2:
-            continue
-        with graph.inserting_before(node):
-            scaled = graph.call_function(operator.mul, (node.args[1], alpha))
-        scaled.meta["call"] = node.meta["call"]
-        node.args, node.kwargs = (node.args[0], scaled), {}
+    return node.op == "call_function" and target_of(node) in {torch.cat, torch.concat, torch.concatenate}
 
 
 def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
@@ -87,25 +118,57 @@ def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
         place = type(module).__module__ == "torch.nn.modules.activation"
         return place and not isinstance(module, _ATTENTION)
     if node.op == "call_function":
-        return node.target in _ACTIVATION_FUNCTIONS
-    return node.op == "call_method" and node.target in _ACTIVATION_METHODS
+        return target_of(node) in _ACTIVATION_FUNCTIONS
+    return node.op == "call_method" and target_of(node) in _ACTIVATION_METHODS
 
 
 def asks_shape(node: fx.Node) -> bool:
     """Whether a node reads only the shape, type or device of its arguments, not their values."""
     if node.op == "call_method":
-        return node.target in _SHAPE_METHODS
+        return target_of(node) in _SHAPE_METHODS
     if node.op != "call_function":
         return False
     if node.target is getattr:
         return len(node.args) > 1 and node.args[1] in _SHAPE_ATTRIBUTES
-    return node.target in _SHAPE_FUNCTIONS
+    return target_of(node) in _SHAPE_FUNCTIONS
 
 
-def is_weighted(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node is a weighted layer: it mixes channels with a learned (or computed) matrix."""
+def weighted_layers(node: fx.Node, module: nn.Module | None) -> int:
+    """How many weighted layers a node is: operations that mix channels with a learned (or computed) matrix.
+
+    A module that is kept closed counts with all the layers in it.
+    """
     if node.op == "call_module":
-        return module is not None and any(parameter.ndim >= 2 for parameter in module.parameters())
+        parts = [] if module is None else module.modules()
+        return sum(any(p.ndim >= 2 for p in part.parameters(recurse=False)) for part in parts)
     if node.op == "call_function":
-        return node.target in _WEIGHTED_FUNCTIONS
-    return node.op == "call_method" and node.target in {"matmul", "bmm", "__matmul__"}
+        return int(target_of(node) in _WEIGHTED_FUNCTIONS)
+    return int(node.op == "call_method" and target_of(node) in _WEIGHTED_METHODS)
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether a node multiplies its arguments."""
+    return node.op in ("call_function", "call_method") and target_of(node) in _PRODUCTS
+
+
+def is_gate(node: fx.Node) -> bool:
+    """Whether a node mixes two values by a third."""
+    return node.op in ("call_function", "call_method") and target_of(node) in _MIXES
+
+
+def splits(node: fx.Node) -> bool:
+    """Whether a node gives several parts of its argument."""
+    return node.op in ("call_function", "call_method") and target_of(node) in _SPLITS
+
+
+def takes_part(node: fx.Node) -> bool:
+    """Whether a node gives one part of its argument."""
+    return node.op in ("call_function", "call_method") and target_of(node) in _PARTS
+
+
+def reads_off(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node asks its argument's values a question (which is larger, which is padding) and drops them."""
+    if node.op == "call_module":
+        return isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Softmax))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.split(".")[0].strip("_") in _QUESTIONS

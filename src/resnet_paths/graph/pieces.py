@@ -1,17 +1,34 @@
-"""A graph cut at its units into pieces that run on their own: stem, shortcut, branch, join."""
+"""A graph cut at its blocks into pieces that run on their own: stem, and for each block shortcut, branch and join.
+
+Blocks are numbered in the order of their additions, and so are gates. The *level* of a value is the last block on whose
+sum it depends (-1: none), so its value is decided by the gates up to there. From that everything follows:
+
+- what is needed for one way into one sum only belongs to that block's shortcut or branch piece, and is computed when
+  that block's turn comes (so a gate of 0 skips it);
+- everything else of level i belongs to join i, which runs as soon as block i has its sum: once for each choice of the
+  gates up to i, and never for later ones;
+- the state before block i is the set of values of lower levels that later pieces read.
+
+A chain of blocks is the case in which that set is the block's entry alone. Constants (what depends on no input, also
+not on a shape) are computed in each piece that reads them and never carried, so that pieces see the model's weights
+as they are when they run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
 from . import operations
-from .blocks import Cut
+from .blocks import Cut, main_input
 from .compile_node import Step, Values, step_of
-from .dataflow import DataFlow
+from .dataflow import DataFlow, ancestors
+from .liveness import SHORTCUT, Liveness
+from .outputs import tensor_outputs
 from .overwrite import watchers
 from .program import Program
 
@@ -21,8 +38,8 @@ class Piece:
     """Part of a graph: run it on the values that it reads and it adds the values that it is asked for.
 
     Attributes:
-        steps: for each node in program order, the node, how to compute it, and what is done with after it.
-        reads: data from outside that it needs.
+        steps: for each node in program order, the node, how to compute it, and the values done with after it.
+        reads: values from outside that it needs.
         gives: the nodes whose values it is asked for.
     """
 
@@ -31,151 +48,169 @@ class Piece:
     gives: frozenset[fx.Node]
 
     def run(self, values: Values) -> None:
-        """Compute; intermediate values are let go after their last use."""
+        """Compute; values from inside the piece are freed after their last use."""
         for node, step, done in self.steps:
             values[node] = step(values)
             for old in done:
                 del values[old]
 
+    def run_what_can(self, values: Values) -> None:
+        """Compute the nodes whose arguments are there: others are needed only by blocks that are skipped."""
+        for node, step, done in self.steps:
+            if all(source in values for source in node.all_input_nodes):
+                values[node] = step(values)
+            for old in done:
+                values.pop(old, None)
 
-class Segments:
-    """The pieces of a program with units: everything an evaluation at gates runs.
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which nodes belong to which piece.
 
     Attributes:
-        cuts: the units.
-        inputs: the placeholders on which the output depends, by argument name.
-        stem: from the inputs to the first unit's entry.
-        shortcuts: from each unit's entry to its shortcut's end (None for an identity).
-        branches: from each unit's entry to its branch's ends.
-        joins: from each unit's sum to the next unit's entry (the output, for the last).
-        fresh_joins: the same, free to overwrite the sum.
-        branch_watchers: for each unit whose branch's value the sum may overwrite, the modules whose hooks forbid it.
-        exporting: for each unit, whether its branch makes values that later operations read.
-        carried: for each unit (and the output), what evaluation from its entry on needs besides the entry.
+        shortcuts: the nodes of each block's shortcut piece.
+        branches: of its branch piece.
+        joins: of each join, the stem first.
+        level: the last block on whose sum each needed node depends.
+        last_read: the last block whose turn still reads each value (the number of blocks: the output).
     """
 
-    def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut]) -> None:
-        self.program, self.flow, self.cuts = program, flow, cuts
-        asked = _asked(program, flow, cuts)
-        needed_at_all = ancestors(program.output).union(*map(ancestors, asked))
-        self.inputs = {name: node for name, node in program.placeholders.items() if node in needed_at_all}
-        entries = [cut.entry for cut in cuts]
-        ends = [*entries[1:], program.output]
-        inputs = list(self.inputs.values())
+    shortcuts: list[list[fx.Node]]
+    branches: list[list[fx.Node]]
+    joins: list[list[fx.Node]]
+    level: dict[fx.Node, int]
+    last_read: dict[fx.Node, int] = field(default_factory=dict)
 
-        demands: list[tuple[list[fx.Node], list[fx.Node]]] = [([entries[0], *asked], inputs)]
-        for cut, end in zip(cuts, ends, strict=True):
-            demands.append(([cut.shortcut], [cut.entry]))
-            demands.append((list(cut.branch), [cut.entry]))
-            demands.append(([end], [cut.add]))
-        nodes = [self._needed(targets, given) for targets, given in demands]
-        extra = self._exports(nodes, demands)
 
-        pinned = frozenset([*inputs, *entries, program.output]).union(
-            *([cut.add, cut.shortcut, *cut.branch, cut.post] for cut in cuts), *extra
-        )
-        pieces = [
-            self._piece(needed[0], frozenset(targets) | kept, frozenset(given), pinned)
-            for needed, (targets, given), kept in zip(nodes, demands, extra, strict=True)
-        ]
-        self.stem = pieces[0]
-        self.shortcuts = [
-            None if cut.shortcut is cut.entry else piece for cut, piece in zip(cuts, pieces[1::3], strict=True)
-        ]
-        self.branches = pieces[2::3]
-        self.joins = pieces[3::3]
-        self.fresh_joins = [
-            self._piece(needed[0], frozenset(targets) | kept, frozenset(given), pinned - {cut.add})
-            for cut, needed, (targets, given), kept in zip(cuts, nodes[3::3], demands[3::3], extra[3::3], strict=True)
-        ]
-        reads = [piece.reads | kept_outside for piece, kept_outside in zip(pieces, self._outside, strict=True)]
-        self.carried = self._carried(reads, extra)
-        self.branch_watchers = [
-            watchers(cut.branch[0], program, pinned - {cut.branch[0]}) if len(cut.branch) == 1 else None for cut in cuts
-        ]
-        self.exporting = [bool(extra[2 + 3 * index]) for index in range(len(cuts))]
+class Segments:
+    """The pieces of a program with blocks: everything that an evaluation at gates runs.
 
-    def _needed(self, targets: list[fx.Node], given: list[fx.Node]) -> tuple[list[fx.Node], set[fx.Node]]:
-        """The nodes to run for the targets, in order, and the values from outside that they read.
+    Args:
+        program: the graph.
+        flow: its data flow.
+        cuts: its blocks.
+        overwrite: whether pieces may write over values that nobody else reads (copies made for inference).
 
-        Going back from the targets we stop at what is given. Data that does not come from it, and whatever
-        is computed from such data, is read from outside.
-        """
-        given_set = set(given)
-        reachable = set(given)
+    Attributes:
+        cuts: the blocks.
+        inputs: the placeholders on which the output depends, by argument name.
+        main: the input from which most blocks are computed.
+        stem: from the inputs to what the first blocks read.
+        shortcuts: each block's shortcut (None for an identity).
+        branches: each block's branch.
+        joins: from each block's sum to what later blocks, or the output, read of it.
+        fresh_joins: the same, free to overwrite the sum.
+        branch_watchers: for each block whose branch's value the sum may overwrite, the modules whose hooks forbid it.
+        carried: for each block (and the output), what evaluation from its entry on needs besides the entry.
+        exporting: for each block, whether values inside its branch are read from outside.
+        skippable: whether a gate of 0 can make other blocks superfluous (blocks inside a branch).
+    """
+
+    def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut], *, overwrite: bool = False) -> None:
+        self.program, self.flow, self.cuts, self.overwrite = program, flow, cuts, overwrite
+        returned = [node for _, node in tensor_outputs(program.root.output)]
+        asked = _questions(program, flow, cuts)
+        live = Liveness(program.graph, cuts, [program.output, *asked])
+        self.kept = Liveness(program.graph, cuts, [program.output, *returned])
+        self.exporting = [not self.kept.is_apart(index) for index in range(len(cuts))]
+        self.inputs = {name: node for name, node in program.placeholders.items() if node in live.needed}
+        self.main = main_input(flow, cuts)
+        self._constants = _constants(program) - {cut.entry for cut in cuts}  # an entry is part of the state
+        self._layout = self._lay_out(live, asked)
+        self._carry(live, asked)
+        self._compile()
+        self._reaches = _Reaches(live, cuts, program.output)
+        self.skippable = not self._reaches.all_always()
+
+    # which node belongs to which piece
+
+    def _lay_out(self, live: Liveness, asked: list[fx.Node]) -> _Layout:
+        n = len(self.cuts)
+        index_of = {cut.add: index for index, cut in enumerate(self.cuts)}
+        layout = _Layout([[] for _ in range(n)], [[] for _ in range(n)], [[] for _ in range(n + 1)], {})
         for node in self.program.graph.nodes:
-            if node in self.flow.carries and any(source in reachable for source in self.flow.sources(node)):
-                reachable.add(node)
-        inside: set[fx.Node] = set()
-        outside: set[fx.Node] = set()
-        todo = [target for target in targets if target not in given_set]
-        while todo:
-            node = todo.pop()
-            if node in inside or node in outside:
+            if node not in live.needed:
                 continue
-            if self._is_foreign(node, reachable):
-                outside.add(node)
+            below = max((layout.level[source] for source in live.inputs(node)), default=-1)
+            layout.level[node] = index_of.get(node, below)
+            if node in index_of or node in self._constants or node.op == "placeholder":
                 continue
-            inside.add(node)
-            todo.extend(source for source in node.all_input_nodes if source not in given_set)
-        return sorted(inside, key=self.flow.order.__getitem__), outside
+            way = live.destination(node)
+            if way is None:
+                layout.joins[layout.level[node] + 1].append(node)
+            else:
+                (layout.shortcuts if way[0] == SHORTCUT else layout.branches)[way[1]].append(node)
+        return layout
 
-    def _is_foreign(self, node: fx.Node, reachable: set[fx.Node]) -> bool:
-        if node in self.flow.carries:
-            return node not in reachable
-        data = self._data_behind(node)
-        return bool(data) and not data <= reachable
+    def _carry(self, live: Liveness, asked: list[fx.Node]) -> None:
+        """The values that each state must hold."""
+        layout, n = self._layout, len(self.cuts)
+        turn: dict[fx.Node, int] = {}
+        for pieces in (layout.shortcuts, layout.branches):
+            turn |= {node: index for index, nodes in enumerate(pieces) for node in nodes}
+        turn |= {node: index - 1 for index, nodes in enumerate(layout.joins) for node in nodes}
+        reads = [(node, index) for node, index in turn.items()]
+        last = layout.last_read
+        for node, index in reads:
+            for source in self._real_sources(node):
+                last[source] = max(last.get(source, -1), index)
+        for index, cut in enumerate(self.cuts):
+            for source in (cut.shortcut, *cut.branch, cut.entry):
+                last[source] = max(last.get(source, -1), index)
+        last[self.program.output] = n
+        self._inside = {node for nodes in (*layout.shortcuts, *layout.branches) for node in nodes}
+        made = {
+            node: layout.level.get(node, -1)
+            for node in last
+            if node not in self._inside and node not in self._constants
+        }
+        alive: list[set[fx.Node]] = [set() for _ in range(n + 1)]
+        for node, level in made.items():
+            for index in range(level + 1, last[node] + 1):
+                alive[index].add(node)
+        self._alive = [frozenset(nodes) for nodes in alive]
+        ends = [*(cut.entry for cut in self.cuts), self.program.output]
+        self.carried = [nodes - {end} for nodes, end in zip(self._alive, ends, strict=True)]
 
-    def _data_behind(self, node: fx.Node) -> set[fx.Node]:
-        """The data nodes whose shape a node that carries no data asks for."""
-        found: set[fx.Node] = set()
-        todo, seen = [node], set()
-        while todo:
-            current = todo.pop()
-            for source in current.all_input_nodes:
-                if source in self.flow.carries:
-                    found.add(source)
-                elif source not in seen:
-                    seen.add(source)
-                    todo.append(source)
-        return found
+    def _real_sources(self, node: fx.Node) -> set[fx.Node]:
+        """What a node reads, with what the constants among it read (which they do not)."""
+        return {source for source in node.all_input_nodes if source not in self._constants}
 
-    def _exports(
-        self,
-        nodes: list[tuple[list[fx.Node], set[fx.Node]]],
-        demands: list[tuple[list[fx.Node], list[fx.Node]]],
-    ) -> list[frozenset[fx.Node]]:
-        """What each piece must keep for later pieces; also notes what each piece reads from outside."""
-        wanted = set().union(*(outside for _, outside in nodes))
-        self._outside = [frozenset(outside) for _, outside in nodes]
-        exports: list[frozenset[fx.Node]] = []
-        aside = self.flow.carries - self.flow.follows  # from other inputs than the main one: the stem makes it
-        for position, (inside, _) in enumerate(nodes):
-            made_here = set(inside) | set(demands[position][1]) | (aside if position == 0 else set())
-            mine = {node for node in wanted if node in made_here}
-            for node in wanted - mine:
-                data = self._data_behind(node) if node not in self.flow.carries else set()
-                if data and data <= made_here:
-                    mine.add(node)
-            wanted -= mine
-            exports.append(frozenset(mine))
-        if wanted:
-            names = ", ".join(sorted(node.name for node in wanted))
-            raise ValueError(f"values that no piece of the graph makes: {names}")
-        return exports
+    # compiled
 
-    def _piece(
-        self,
-        nodes: list[fx.Node],
-        gives: frozenset[fx.Node],
-        given: frozenset[fx.Node],
-        pinned: frozenset[fx.Node],
-    ) -> Piece:
-        run = list(nodes)
-        missing = [node for node in gives if node not in given and node not in set(run)]
-        for node in missing:
-            more, _ = self._needed([node], list(given | set(run)))
-            run = sorted({*run, *more}, key=self.flow.order.__getitem__)
+    def _compile(self) -> None:
+        layout, cuts = self._layout, self.cuts
+        everywhere = frozenset(self.program.graph.nodes)
+        boundary = (
+            frozenset()
+            .union(*self._alive)
+            .union(self.inputs.values(), *([cut.add, cut.shortcut, *cut.branch, cut.post] for cut in cuts))
+        )
+        pinned = boundary if self.overwrite else everywhere
+        after = [*self._alive, frozenset([self.program.output])]
+        self.stem = self._piece(layout.joins[0], after[0], pinned)
+        self.shortcuts = [
+            None if cut.shortcut is cut.entry else self._piece(nodes, frozenset([cut.shortcut]), pinned)
+            for cut, nodes in zip(cuts, layout.shortcuts, strict=True)
+        ]
+        self.branches = [
+            self._piece(nodes, frozenset(cut.branch), pinned) for cut, nodes in zip(cuts, layout.branches, strict=True)
+        ]
+        joins = list(zip(layout.joins[1:], after[1:], cuts, strict=False))
+        self.joins = [self._piece(nodes, gives, pinned) for nodes, gives, _ in joins]
+        self.fresh_joins = self.joins
+        self.branch_watchers: list[tuple[object, ...] | None] = [None for _ in cuts]
+        if self.overwrite:
+            self.fresh_joins = [self._piece(nodes, gives, pinned - {cut.add}) for nodes, gives, cut in joins]
+            self.branch_watchers = [
+                watchers(cut.branch[0], self.program, pinned - {cut.branch[0]})
+                if len(cut.branch) == 1 and cut.branch[0] in layout.branches[index]
+                else None
+                for index, cut in enumerate(cuts)
+            ]
+
+    def _piece(self, nodes: list[fx.Node], gives: frozenset[fx.Node], pinned: frozenset[fx.Node]) -> Piece:
+        run = self._with_constants(nodes, gives)
         members = set(run)
         last: dict[fx.Node, int] = {}
         for position, node in enumerate(run):
@@ -191,33 +226,72 @@ class Segments:
         reads = {source for node in run for source in node.all_input_nodes} - members
         return Piece(steps, frozenset(reads), gives)
 
-    def _carried(self, reads: list[frozenset[fx.Node]], extra: list[frozenset[fx.Node]]) -> list[frozenset[fx.Node]]:
-        exported = frozenset().union(*extra)
-        carried: list[frozenset[fx.Node]] = []
-        for index in range(len(self.cuts) + 1):
-            later = frozenset().union(*reads[1 + 3 * index :]) if 1 + 3 * index < len(reads) else frozenset()
-            before = frozenset().union(*extra[: 1 + 3 * index])
-            carried.append(exported & later & before)
-        return carried
+    def _with_constants(self, nodes: list[fx.Node], gives: frozenset[fx.Node]) -> list[fx.Node]:
+        read = {source for node in nodes for source in node.all_input_nodes} | gives
+        constants = read & self._constants
+        if not constants:
+            return nodes
+        return sorted({*nodes, *ancestors(*constants)}, key=self.flow.order.__getitem__)
+
+    # blocks that a gate of 0 makes superfluous
+
+    def superfluous(self, gates: list[float]) -> list[bool]:
+        """For each block, whether the output at these gates depends on its sum not at all."""
+        return self._reaches.unreached(gates)
 
 
-def _asked(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
-    """Questions about the input's values that a recorded forward asked before its first unit, or beside its units."""
-    inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
+class _Reaches:
+    """Which sums each way into a sum, and the output, read directly: sets of blocks as bit masks."""
+
+    def __init__(self, live: Liveness, cuts: list[Cut], output: fx.Node) -> None:
+        index_of = {cut.add: index for index, cut in enumerate(cuts)}
+        self._memo: dict[fx.Node, int] = {}
+        for node in cuts[0].add.graph.nodes:
+            if node in live.needed:
+                index = index_of.get(node)
+                own = [self._memo[source] for source in live.inputs(node)] if index is None else []
+                self._memo[node] = 0 if index is None else 1 << index
+                for mask in own:
+                    self._memo[node] |= mask
+        self.output = self._memo[output]
+        self.shortcuts = [self._memo.get(cut.shortcut, 0) for cut in cuts]
+        self.branches = [self._union(cut.branch) for cut in cuts]
+
+    def _union(self, nodes: Iterable[fx.Node]) -> int:
+        mask = 0
+        for node in nodes:
+            mask |= self._memo.get(node, 0)
+        return mask
+
+    def unreached(self, gates: list[float]) -> list[bool]:
+        reached = self.output
+        for index in reversed(range(len(gates))):
+            if reached >> index & 1:
+                reached |= self.shortcuts[index]
+                if gates[index] != 0.0:
+                    reached |= self.branches[index]
+        return [not reached >> index & 1 for index in range(len(gates))]
+
+    def all_always(self) -> bool:
+        return not any(self.unreached([0.0] * len(self.shortcuts)))
+
+
+def _constants(program: Program) -> set[fx.Node]:
+    """The nodes that depend on no input, not even on a shape."""
+    constants: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        if node.op not in ("placeholder", "output") and all(s in constants for s in node.all_input_nodes):
+            constants.add(node)
+    return constants
+
+
+def _questions(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
+    """Questions about the input's values that a recorded forward asked before its first block, or beside its blocks."""
     nodes = [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
+    if not nodes:
+        return []
+    inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
     return [node for node in nodes if not ancestors(node) & inside]
-
-
-def ancestors(node: fx.Node) -> set[fx.Node]:
-    """A node and all that its value is computed from."""
-    found: set[fx.Node] = set()
-    todo = [node]
-    while todo:
-        current = todo.pop()
-        if current not in found:
-            found.add(current)
-            todo.extend(current.all_input_nodes)
-    return found
 
 
 def gated_sum(shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False) -> torch.Tensor:

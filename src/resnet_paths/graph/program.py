@@ -70,7 +70,8 @@ class Program:
         graph: placeholders, operations, one output node.
         root: the call of the model itself.
         placeholders: the nodes of the model's inputs, by argument name, in order.
-        output: the node of the network's main output (logits).
+        output: the node of the output that is followed (logits).
+        output_path: where it stands in what the model returns.
         constants: tensors that the graph reads and that the model does not own by name.
         opaque: qualified names of modules kept whole because their inside could not be followed,
             with the reason.
@@ -87,6 +88,7 @@ class Program:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     front_end: str = "trace"
+    output_path: tuple[int | str, ...] = ()
     baked: tuple[Baked, ...] = ()
 
     def check_unchanged(self) -> None:

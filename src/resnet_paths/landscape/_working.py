@@ -9,6 +9,7 @@ from torch import nn
 
 from ..graph.errors import UnrollError
 from ..graph.executor import Whole
+from ..graph.inputs import call_model, main_output
 from ..graph.overwrite import unwatched
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_copy
@@ -16,7 +17,6 @@ from ..graph.program import Program
 from ..graph.recording import record
 from ..graph.tracing import trace
 from ..network.inference import foldable
-from ..network.unrolled import call_model, main_output
 from .directions import Direction
 
 _NORMS = nn.modules.batchnorm._BatchNorm

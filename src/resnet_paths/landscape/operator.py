@@ -13,10 +13,10 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 
 from ..data import ImageData
+from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_modules
 from ..network import UnrolledNetwork
-from ..network.unrolled import call_model, main_output
 from ..paths._records import Provenance, provenance
 
 Kind = Literal["hessian", "gauss_newton"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
+from ..graph.blocks import parameters_of
 from ..graph.pieces import Segments
 from ..network import UnrolledNetwork
-from ..network.summary import _parameters
 
 
 def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:
@@ -41,7 +41,7 @@ def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, 
     taken: set[str] = set()
     for index, unit in enumerate(model.units):
         nodes = _unit_nodes(plan, index)
-        used = {names[id(parameter)] for node in nodes for parameter in _parameters(node, plan.program)} - taken
+        used = {names[id(parameter)] for node in nodes for parameter in parameters_of(node, plan.program)} - taken
         blocks[unit.name] = tuple(name for name in names.values() if name in used)
         taken |= used
     empty = [name for name, used_here in blocks.items() if not used_here]
@@ -57,7 +57,7 @@ def _unit_nodes(plan: Segments, index: int) -> set[fx.Node]:
     todo = list(nodes)
     while todo:
         for source in todo.pop().all_input_nodes:
-            if source not in nodes and source not in plan.flow.follows:
+            if source not in nodes and source not in plan.flow.carries:
                 nodes.add(source)
                 todo.append(source)
     return nodes

@@ -14,10 +14,11 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
-from ..network.unrolled import main_output, placed
+from ..network.unrolled import placed
 from ..surgery import reorder_blocks
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick

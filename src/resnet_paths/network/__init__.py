@@ -6,7 +6,7 @@ from .gate_rows import Evaluations
 from .inference import for_inference
 from .plain import PlainNetwork, plain_layers
 from .unit import Unit, UnitRef
-from .unrolled import State, Suffix, UnrolledNetwork
+from .unrolled import State, UnrolledNetwork
 
 __all__ = [
     "Evaluations",
@@ -14,7 +14,6 @@ __all__ = [
     "NotDroppableError",
     "PlainNetwork",
     "State",
-    "Suffix",
     "TraceError",
     "Unit",
     "UnitIndexError",

@@ -13,7 +13,7 @@ from ..graph.errors import NoUnitsError, TraceError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
-from .unrolled import TOLERANCE, UnrolledNetwork
+from .unrolled import TOLERANCE, Output, UnrolledNetwork
 
 KNOWN_FAMILIES = (
     "ResNet, ResNeXt, Wide ResNet, RegNet, ConvNeXt, MobileNet v2/v3, EfficientNet, MNASNet, ViT, Swin, "
@@ -22,7 +22,7 @@ KNOWN_FAMILIES = (
 )
 
 
-def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
+def unroll(model: nn.Module, example_input: Any = None, *, output: Output = None) -> UnrolledNetwork:
     """Find the residual units of any model by analysing its graph.
 
     An addition is a unit when its terms rejoin at one value x that everything passes through:
@@ -35,6 +35,8 @@ def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
         example_input: an input of the model (tensor, tuple of positional or dict of keyword arguments), batch
             first; needed for models that cannot be traced symbolically (Hugging Face), and otherwise used to
             fill in the shapes and to check the network against the model.
+        output: which of several outputs to follow: its key or position, or a tuple of them where outputs are nested.
+            None: ``logits`` if there is such a key, else the one with the most blocks behind it.
 
     Returns:
         The unrolled network, in whose table each unit has an index and a name.
@@ -52,16 +54,22 @@ def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
         >>> net["layer2.0"].shortcut, net["layer2.0"].entry_shape
         ('projection', (64, 8, 8))
     """
+    return network_of(model, example_input, output)
+
+
+def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrite: bool = False) -> UnrolledNetwork:
+    """As :func:`unroll`; with `overwrite`, evaluations may write over values that nobody else reads."""
     model = unwrap(model)
     attempts: list[str] = []
-    traced = _attempt(model, partial(trace, model), example_input, attempts)
+    follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
+    traced = _attempt(follow, partial(trace, model), example_input, attempts)
     if traced is not None and (example_input is None or not traced.opaque):
         return traced
     recorded = None
     if example_input is not None:
         from ..graph.recording import record
 
-        recorded = _attempt(model, partial(record, model, example_input), example_input, attempts)
+        recorded = _attempt(follow, partial(record, model, example_input), example_input, attempts)
     found = [net for net in (traced, recorded) if net is not None]
     if found:
         return max(found, key=len)
@@ -69,12 +77,12 @@ def unroll(model: nn.Module, example_input: Any = None) -> UnrolledNetwork:
 
 
 def _attempt(
-    model: nn.Module, front_end: Callable[[], Program], example: Any, attempts: list[str]
+    follow: Callable[..., UnrolledNetwork], front_end: Callable[[], Program], example: Any, attempts: list[str]
 ) -> UnrolledNetwork | None:
     """A network by one front end that reproduces the example; None, and why in `attempts`, otherwise."""
     name = front_end.func.__name__ if isinstance(front_end, partial) else "front end"
     try:
-        net = UnrolledNetwork(model, front_end, example)
+        net = follow(front_end=front_end)
         if not len(net):
             attempts.append(_refused(name, net))
             return None

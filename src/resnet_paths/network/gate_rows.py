@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .unrolled import State, UnrolledNetwork
 
 
+SKIPPED = float("-inf")  # sorts before every gate, and no gate is infinite
+
+
 @dataclass
 class Evaluations:
     """How much was evaluated: the cost of a set of gate vectors, in pieces of the network.
@@ -35,25 +38,28 @@ class Evaluations:
 class _Fork:
     """A state at which rows part: its shortcut and branch are computed once, when first asked for."""
 
-    def __init__(self, net: UnrolledNetwork, state: State, count: Evaluations) -> None:
-        self.net, self.state, self.count = net, state, count
+    def __init__(self, net: UnrolledNetwork, state: State, count: Evaluations, partial: bool) -> None:
+        self.net, self.state, self.count, self.partial = net, state, count, partial
+        self.overwrite = net.overwrites and not torch.is_grad_enabled()
         self._shortcut: torch.Tensor | None = None
         self._branch: torch.Tensor | None = None
 
     def next(self, gate: float) -> State:
         """The state after the unit at a gate."""
+        if gate == SKIPPED:
+            return self.net.skip(self.state)
         if self._shortcut is None:
             self._shortcut = self.net.shortcut(self.state)
             self.count.shortcuts += 1
-        needed = gate != 0.0 or (self.state.plan or self.net.segments).exporting[self.state.index]
-        if needed and self._branch is None:
+        if gate != 0.0 and self._branch is None:
             self._branch = self.net.branch(self.state)
             self.count.branches += 1
         self.count.joins += 1
+        partial = self.partial
         if self._branch is None or gate == 0.0:
-            return self.net.join(self.state, self._shortcut)
+            return self.net.join(self.state, self._shortcut, partial=partial)
         total = gated_sum(self._shortcut, self._branch, gate)
-        return self.net.join(self.state, total, overwrite=not torch.is_grad_enabled())
+        return self.net.join(self.state, total, overwrite=self.overwrite, partial=partial)
 
 
 def evaluate_rows(
@@ -66,11 +72,22 @@ def evaluate_rows(
         return
     count.stems += 1
 
-    def step(fork: _Fork, _: int, gate: float) -> _Fork:
-        return _Fork(net, fork.next(gate), count)
+    plan = net.segments
+    rows = gates.tolist()
+    if plan.skippable:
+        rows = [_without_superfluous(row, plan.superfluous(row)) for row in rows]
+    partial = any(SKIPPED in row for row in rows)
 
-    for row, fork in shared_walk(_Fork(net, net.stem(x), count), gates.tolist(), step):
+    def step(fork: _Fork, _: int, gate: float) -> _Fork:
+        return _Fork(net, fork.next(gate), count, partial)
+
+    for row, fork in shared_walk(_Fork(net, net.stem(x), count, partial), rows, step):
         yield row, fork.state.value
+
+
+def _without_superfluous(row: list[float], superfluous: list[bool]) -> list[float]:
+    """Gates on which the output does not depend, all alike: rows that differ in them only are one evaluation."""
+    return [SKIPPED if skipped else gate for gate, skipped in zip(row, superfluous, strict=True)]
 
 
 def _separately(

@@ -9,7 +9,7 @@ from torch.nn.utils import fusion
 from ..graph.errors import UnrollError
 from ..graph.private_copy import private_copy
 from ..graph.program import Program
-from .discover import unroll
+from .discover import network_of
 from .unrolled import UnrolledNetwork
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -60,7 +60,7 @@ def for_inference(
         model.to(dtype)
     if channels_last:
         _store_channels_last(model)
-    fast = unroll(model, _cast(net._example, dtype))
+    fast = network_of(model, _cast(net._example, dtype), net.output, overwrite=True)
     if len(fast) != len(net):
         raise UnrollError(f"expected {len(net)} units after folding, got {len(fast)}; use fold=False")
     fast._units = net.units

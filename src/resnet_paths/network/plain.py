@@ -12,10 +12,9 @@ from torch import fx, nn
 
 from ..graph.blocks import Refusal
 from ..graph.compile_node import Step, Values, step_of
-from ..graph.dataflow import DataFlow
+from ..graph.dataflow import DataFlow, ancestors
 from ..graph.errors import NoUnitsError
 from ..graph.inputs import bind
-from ..graph.pieces import ancestors
 from ..graph.prefix_tree import shared_walk
 from ..graph.preserve import preserved
 from ..graph.program import ModuleCall, Program, first_node
@@ -185,11 +184,11 @@ def _weighted(program: Program, flow: DataFlow) -> list[_Layer]:
     chain = set(flow.chain(program.output))
     found = []
     for node in program.graph.nodes:
-        if node not in chain or not _is(node, program, _WEIGHTED) or len(flow.inputs(node)) != 1:
+        if node not in chain or not _is(node, program, _WEIGHTED) or len(flow.sources(node)) != 1:
             continue
         after = next(iter(node.users)) if len(node.users) == 1 else node
         exit_node = after if _is(after, program, _NORMS) else node
-        (entry,) = flow.inputs(node)
+        (entry,) = flow.sources(node)
         found.append(_Layer(str(node.target), entry, exit_node, frozenset({node, exit_node})))
     return found
 
@@ -207,7 +206,7 @@ def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
     leaf = [node for node in chain if node.op == "call_module" and str(node.target) == name]
     if entry is None and len(leaf) == 1:
         (end,) = leaf
-        (entry,) = flow.inputs(end)[:1]
+        (entry,) = flow.sources(end)[:1]
     if entry not in chain or end not in chain or entry is None or end is None:
         raise ValueError(f"expected the name of a module that runs once and that all data passes through, got {name!r}")
     inside = flow.between(entry, end)

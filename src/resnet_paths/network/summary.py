@@ -5,11 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-import torch
 from torch import fx, nn
 
-from ..graph.blocks import Cut, is_entry, owner_of, unit_names
-from ..graph.program import Program
+from ..graph.blocks import Cut, block_names, is_entry, owner_of, parameters_of
+from ..graph.program import Program, call_of
 from .unit import Unit
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shap
 
 
 def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Unit, ...]:
-    """The public description of each unit."""
-    cuts, program, follows = plan.cuts, plan.program, plan.flow.follows
-    names = unit_names(cuts, program)
-    uses = _module_uses(program)
+    """The public description of each block."""
+    cuts, program = plan.cuts, plan.program
+    names = block_names(cuts, program)
+    uses = _parameter_uses(plan)
     units = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
-        needed = plan.exporting[index]
+        reason = _not_droppable(plan, index)
         units.append(
             Unit(
                 index=index,
@@ -34,44 +33,48 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
                 owner=owner_of(cut).path,
                 shortcut=_shortcut_kind(cut, program),
                 post="" if cut.post is cut.add else _operation(cut.post, program),
-                branch_parameters=_own_parameters(cut, program, uses, follows),
+                branch_parameters=_own_parameters(plan, index, uses),
                 entry_shape=shapes[index] if shapes else None,
-                droppable=not needed,
-                reason="later operations read a value that its branch makes" if needed else "",
+                droppable=not reason,
+                reason=reason,
             )
         )
     return tuple(units)
 
 
-def _module_uses(program: Program) -> dict[int, set[fx.Node]]:
+def _not_droppable(plan: Segments, index: int) -> str:
+    """Why a block cannot be dropped: who reads what its branch makes; empty where it can."""
+    if not plan.exporting[index]:
+        return ""
+    readers = [_reader(node, plan) for node in plan.kept.readers_outside(index)]
+    names = ", ".join(dict.fromkeys(readers[:3])) + (", ..." if len(readers) > 3 else "")
+    return f"later operations read a value that its branch makes ({names})"
+
+
+def _reader(node: fx.Node, plan: Segments) -> str:
+    """How to call a node that reads something: the module that it calls or that makes it, or what it is."""
+    if node.op == "call_module":
+        return str(node.target)
+    where = call_of(node).path
+    return f"{node.name} in {where}" if where else node.name
+
+
+def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
     """For each parameter, by identity, the nodes that read it."""
     uses: dict[int, set[fx.Node]] = {}
-    for node in program.graph.nodes:
-        for parameter in _parameters(node, program):
+    for node in plan.kept.needed:
+        for parameter in parameters_of(node, plan.program):
             uses.setdefault(id(parameter), set()).add(node)
     return uses
 
 
-def _parameters(node: fx.Node, program: Program) -> list[torch.Tensor]:
-    if node.op == "call_module":
-        return list(program.model.get_submodule(str(node.target)).parameters())
-    if node.op == "get_attr":
-        value = program.attribute(str(node.target))
-        return [value] if isinstance(value, nn.Parameter) else []
-    return []
-
-
-def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]], follows: set[fx.Node]) -> int:
-    inside, todo = set(cut.branch_nodes), list(cut.branch_nodes)
-    while todo:  # also what is computed for it alone from parameters (scaled weights) or from other inputs
-        for source in todo.pop().all_input_nodes:
-            if source not in inside and source not in follows and inside.issuperset(source.users):
-                inside.add(source)
-                todo.append(source)
+def _own_parameters(plan: Segments, index: int, uses: dict[int, set[fx.Node]]) -> int:
+    """The number of parameters that nothing reads but a block's branch."""
+    inside = plan.kept.only_for_branch(index)
     own = {
         id(parameter): parameter.numel()
         for node in inside
-        for parameter in _parameters(node, program)
+        for parameter in parameters_of(node, plan.program)
         if uses[id(parameter)] <= inside
     }
     return sum(own.values())
@@ -80,7 +83,7 @@ def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]], f
 def _shortcut_kind(cut: Cut, program: Program) -> str:
     if is_entry(cut.shortcut, cut.entry, program):
         return "identity"
-    if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in _parameters(node, program)):
+    if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in parameters_of(node, program)):
         return "projection"
     pools = (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveAvgPool2d)
     modules = [program.model.get_submodule(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"]
@@ -101,8 +104,8 @@ def _cells(unit: Unit) -> tuple[str, ...]:
 
 
 def _title(net: UnrolledNetwork) -> str:
-    main = net.segments.flow.main
-    along = "" if main is None else f" along {main.target}, the other inputs as given"
+    plan = net.segments
+    along = f" along {plan.main.target}, the other inputs as given" if len(plan.inputs) > 1 and plan.main else ""
     return f"{type(net.model).__name__}: {len(net)} residual units, 2^{len(net)} paths{along}"
 
 

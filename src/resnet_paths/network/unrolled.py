@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from ..graph.blocks import Cut, Refusal, find_cuts
+from ..graph.blocks import Cut, Refusal, find_blocks, follow_output, learned_starts
 from ..graph.compile_node import Values
-from ..graph.dataflow import DataFlow
+from ..graph.dataflow import DataFlow, data_nodes
 from ..graph.errors import UnrollError
-from ..graph.inputs import bind, call_model, check_constants, main_output, named, relative_difference
-from ..graph.operations import is_concatenation, sums_without_alpha
+from ..graph.inputs import bind, call_model, check_constants, named, relative_difference
+from ..graph.operations import is_concatenation
+from ..graph.outputs import output_at
 from ..graph.overwrite import unwatched
-from ..graph.pieces import Segments, ancestors, gated_sum
+from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
 from ..graph.program import Program
+from ..graph.sums import unify_sums
 from .gate_rows import Evaluations, evaluate_rows
 from .summary import describe_units, html_table, text_table
 from .unit import Unit, UnitRef, resolve, resolve_all
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
+Output = str | int | tuple[int | str, ...] | None
 Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -66,9 +70,18 @@ class UnrolledNetwork:
         torch.Size([3, 2, 1000])
     """
 
-    def __init__(self, model: nn.Module, front_end: Callable[[], Program], example: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        front_end: Callable[[], Program],
+        example: Any = None,
+        *,
+        output: Output = None,
+        overwrite: bool = False,
+    ) -> None:
         self.model = model
-        self._front_end = front_end
+        self.output = output
+        self._front_end, self.overwrites = front_end, overwrite
         self._example = example
         self._plans: dict[tuple[bool, ...], Segments] = {}
         self._held: set[tuple[tuple[int, ...], ...]] = set()  # shapes for which a recording is known to hold
@@ -110,9 +123,9 @@ class UnrolledNetwork:
         return html_table(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from .discover import unroll
+        from .discover import network_of
 
-        return unroll, (self.model, self._example)
+        return partial(network_of, overwrite=self.overwrites), (self.model, self._example, self.output)
 
     # plans, one for each combination of train flags
 
@@ -120,11 +133,14 @@ class UnrolledNetwork:
         return tuple(module.training for module in self.model.modules())
 
     def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
-        sums_without_alpha(program.graph)
-        flow, cuts, refusals = _along_main_input(program)
+        carries = data_nodes(program)
+        unify_sums(program.graph, carries)
+        flow = DataFlow(program, learned_starts(program, carries))
+        cuts, refusals = find_blocks(program, flow)
+        cuts, beside = follow_output(program, flow, cuts, self.output)
         if cuts:
-            self._plans[self._modes()] = Segments(program, flow, cuts)
-        return cuts, refusals
+            self._plans[self._modes()] = Segments(program, flow, cuts, overwrite=self.overwrites)
+        return cuts, [*refusals, *beside]
 
     @property
     def segments(self) -> Segments:
@@ -158,82 +174,83 @@ class UnrolledNetwork:
         return self._state(0, values, plan)
 
     def shortcut(self, state: State) -> torch.Tensor:
-        """The shortcut of the next unit at a state."""
+        """The shortcut of the next block at a state."""
         plan = state.plan or self.segments
         piece = plan.shortcuts[state.index]
         if piece is None:
             return state.value
         values = self._values(state, plan)
         piece.run(values)
-        state.side.update({node: values[node] for node in piece.gives - {plan.cuts[state.index].shortcut}})
         value: torch.Tensor = values[plan.cuts[state.index].shortcut]
         return value
 
     def branch(self, state: State) -> torch.Tensor:
-        """The branch of the next unit at a state (the sum of its branches where several are parallel)."""
+        """The branch of the next block at a state (the sum of its branches where several are parallel)."""
         plan = state.plan or self.segments
         cut = plan.cuts[state.index]
         values = self._values(state, plan)
         plan.branches[state.index].run(values)
-        state.side.update({node: values[node] for node in plan.branches[state.index].gives - set(cut.branch)})
         total: torch.Tensor = values[cut.branch[0]]
         for other in cut.branch[1:]:
             total = total + values[other]
         return total
 
-    def join(self, state: State, total: torch.Tensor, *, overwrite: bool = False) -> State:
-        """From the next unit's sum, ``shortcut + g * branch``, to the entry of the unit after it.
+    def join(self, state: State, total: torch.Tensor, *, overwrite: bool = False, partial: bool = False) -> State:
+        """From the next block's sum, ``shortcut + g * branch``, to the state before the block after it.
 
         Args:
-            state: the state at the unit's entry.
+            state: the state at the block's entry.
             total: the sum.
-            overwrite: allow an in-place activation to write over `total`.
+            overwrite: allow an in-place activation to write over `total` (only in copies made for inference).
+            partial: blocks before this one may have been skipped; what reads their sums is left out.
         """
         plan = state.plan or self.segments
-        values = dict(state.side)
+        values = self._values(state, plan)
         values[plan.cuts[state.index].add] = total
-        joins = plan.fresh_joins if overwrite else plan.joins
-        joins[state.index].run(values)
+        piece = (plan.fresh_joins if overwrite else plan.joins)[state.index]
+        if partial:
+            piece.run_what_can(values)
+        else:
+            piece.run(values)
         return self._state(state.index + 1, values, plan)
 
-    def step(self, state: State, gate: Any = 1.0) -> State:
-        """One unit at a gate: a float (0 skips the branch) or a tensor that broadcasts over its output."""
+    def skip(self, state: State) -> State:
+        """Leave the next block out, its sum included: nothing that will be evaluated reads it."""
+        plan = state.plan or self.segments
+        return self._state(state.index + 1, self._values(state, plan), plan)
+
+    def step(self, state: State, gate: Any = 1.0, *, partial: bool = False) -> State:
+        """One block at a gate: a float (0 skips the branch) or a tensor that broadcasts over its output."""
         plan = state.plan or self.segments
         shortcut = self.shortcut(state)
-        skip = not isinstance(gate, torch.Tensor) and gate == 0.0
-        if skip and not plan.exporting[state.index]:
-            return self.join(state, shortcut)
-        quick = not torch.is_grad_enabled()
+        if not isinstance(gate, torch.Tensor) and gate == 0.0:
+            return self.join(state, shortcut, partial=partial)
+        quick = self.overwrites and not torch.is_grad_enabled()
         branch = self.branch(state)
-        if skip:
-            return self.join(state, shortcut)
         total = gated_sum(shortcut, branch, gate, quick and unwatched(plan.branch_watchers[state.index]))
-        return self.join(state, total, overwrite=quick)
+        return self.join(state, total, overwrite=quick, partial=partial)
 
     def run(self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None) -> State:
-        """From a state through the units up to `stop` (all), at gates for all n units (ones)."""
+        """From a state through the blocks up to `stop` (all), at gates for all n blocks (ones).
+
+        A block whose sum the output does not depend on at these gates (it lies in a branch whose gate is 0) is skipped.
+        """
+        plan = state.plan or self.segments
         values = _gate_list(gates, len(self))
+        superfluous = self._superfluous(plan, values)
+        partial = any(superfluous)
         for index in range(state.index, len(self) if stop is None else stop):
-            state = self.step(state, values[index])
+            state = self.skip(state) if superfluous[index] else self.step(state, values[index], partial=partial)
         return state
+
+    def _superfluous(self, plan: Segments, gates: list[Any]) -> list[bool]:
+        if not plan.skippable:
+            return [False] * len(gates)
+        return plan.superfluous([1.0 if isinstance(gate, torch.Tensor) else gate for gate in gates])
 
     def prefix(self, x: Any, stop: UnitRef, gates: Sequence[Any] | torch.Tensor | None = None) -> State:
         """The state at a unit's entry: the stem and the units before it."""
         return self.run(self.stem(x), gates, self.index(stop))
-
-    def enter(self, reference: UnitRef) -> Suffix:
-        """The rest of the network from a unit's input on, as a function of that input.
-
-        Example:
-            >>> import torch, torchvision
-            >>> from resnet_paths.network import unroll
-            >>> net = unroll(torchvision.models.resnet18().eval())
-            >>> x = torch.randn(2, 3, 32, 32)
-            >>> state = net.prefix(x, 5)
-            >>> torch.equal(net.enter(5)(state.value), net(x))
-            True
-        """
-        return Suffix(self, self.index(reference))
 
     # evaluation, whole
 
@@ -285,13 +302,15 @@ class UnrolledNetwork:
 
     def _values(self, state: State, plan: Segments) -> Values:
         values = dict(state.side)
-        values[plan.cuts[state.index].entry] = state.value
+        if state.value is not None:
+            values[plan.cuts[state.index].entry] = state.value
         return values
 
     def _state(self, index: int, values: Values, plan: Segments) -> State:
         entry = plan.cuts[index].entry if index < len(self) else plan.program.output
         carried = plan.carried[index]
-        return State(index, values[entry], {node: values[node] for node in carried if node in values}, plan)
+        # the entry is missing before a block that will be skipped, in the branch of another one that is
+        return State(index, values.get(entry), {node: values[node] for node in carried if node in values}, plan)  # type: ignore[arg-type]
 
     def _check_recorded(self, x: Any, values: Values) -> None:
         """A recording may hold numbers of the example's shape: another shape is compared with the model once.
@@ -338,56 +357,17 @@ class UnrolledNetwork:
                 state = self.step(state)
                 shapes.append(tuple(state.value.shape[1:]))
         with preserved(self.model), torch.no_grad():
-            expected = main_output(call_model(self.model, example))
+            expected = output_at(call_model(self.model, example), self.segments.program.output_path)
         self._units = describe_units(self.segments, shapes)
         if state.value.shape != expected.shape:
             return float("inf")
         return relative_difference(state.value, expected)
 
 
-class Suffix:
-    """The network from a unit's input on; see :meth:`UnrolledNetwork.enter`."""
-
-    def __init__(self, net: UnrolledNetwork, index: int) -> None:
-        self.net = net
-        self.index = index
-
-    def __call__(self, value: torch.Tensor | State, gates: Any = None) -> torch.Tensor:
-        """The output for a value that enters the unit.
-
-        Args:
-            value: the value, batch first, or a state from ``net.prefix`` at this unit.
-            gates: gates of all n units (those before this unit are not used).
-
-        Raises:
-            UnrollError: later operations read values from before this unit, so a state is needed.
-        """
-        if isinstance(value, State):
-            if value.index != self.index:
-                raise ValueError(f"expected a state at unit {self.index}, got one at unit {value.index}")
-            return self.net.run(value, gates).value
-        missing: frozenset[fx.Node] = self.net.segments.carried[self.index]
-        if missing:
-            names = ", ".join(sorted(node.name for node in missing))
-            raise UnrollError(
-                f"expected a state, got a tensor: operations after unit {self.index} also read {names}, made "
-                f"before it; pass net.prefix(x, {self.index}), or a copy of it with another value"
-            )
-        return self.net.run(State(self.index, value, plan=self.net.segments), gates).value
-
-
 def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
     """Images where a model's parameters are, and of the type of the first floating one; as they are without any."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
     return x.to(parameter.device, parameter.dtype)
-
-
-def _along_main_input(program: Program) -> tuple[DataFlow, list[Cut], list[Refusal]]:
-    """The units along all inputs together, or along the one that has most of them, the others taken as given."""
-    read = ancestors(program.output)
-    inputs = [node for node in program.placeholders.values() if node in read]
-    flows = [DataFlow(program), *(DataFlow(program, node) for node in inputs if len(inputs) > 1)]
-    return max(((flow, *find_cuts(program, flow)) for flow in flows), key=lambda found: len(found[1]))
 
 
 def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:

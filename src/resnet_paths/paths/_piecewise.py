@@ -81,7 +81,7 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
             names = [
                 _name(node, net)
                 for node in nodes
-                if node in plan.flow.follows and not _is_piecewise_linear(node, net, plan.flow.follows)
+                if node in plan.flow.carries and not _is_piecewise_linear(node, net, plan.flow.carries)
             ]
             if names:
                 found[f"{unit.name}: {kind}"] = tuple(dict.fromkeys(names))

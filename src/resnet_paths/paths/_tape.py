@@ -286,8 +286,8 @@ def _begin(net: UnrolledNetwork, x: Any, start: UnitRef | None) -> tuple[torch.T
 
 def _main_input(net: UnrolledNetwork, x: Any) -> str | int | None:
     """The key in x of the input along which the network was unrolled; None where it was along all together."""
-    main = net.segments.flow.main
-    if main is None or not isinstance(x, (dict, tuple)):
+    main = net.segments.main
+    if main is None or len(net.segments.inputs) == 1 or not isinstance(x, (dict, tuple)):
         return None
     name = str(main.target)
     return name if isinstance(x, dict) else list(net.segments.inputs).index(name)

@@ -15,12 +15,13 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData, right
+from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
 from ..network import UnrolledNetwork, for_inference, unroll
-from ..network.unrolled import main_output, placed
+from ..network.unrolled import placed
 from ..surgery import drop_blocks
 from ._search import MOST_EXACT, Search, Searcher
 from ._statistics import batch_statistics, norms_before, norms_of

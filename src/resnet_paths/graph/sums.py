@@ -1,0 +1,171 @@
+"""Every way of writing a sum as one: ``add(first term, second term)`` of two nodes.
+
+Why before anything else: the search for blocks, the gates, the lesions and the smaller models all look at an addition
+and its two terms. So the spellings are unified once, here, in the graph, and nowhere else is a spelling looked at. A
+coefficient becomes an operation of its own on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
+that a gate multiplies the term with its coefficient. Sums with data-dependent weights (``lerp`` with a computed weight)
+are gates, not sums, and stay as they are.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import operations
+from .program import call_of
+
+_Rewrite = Callable[[fx.Graph, fx.Node, set[fx.Node]], None]
+
+aten = torch.ops.aten
+_SUBTRACTIONS: set[Any] = {
+    operator.sub, operator.isub, torch.sub, torch.subtract, torch.Tensor.sub, torch.Tensor.sub_, aten.sub,
+}  # fmt: skip
+_SUBTRACTION_METHODS = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
+_REVERSED: set[Any] = {torch.rsub, aten.rsub, "__rsub__"}
+_LERPS: set[Any] = {torch.lerp, torch.Tensor.lerp, aten.lerp, "lerp"}
+_ADDCMULS: set[Any] = {torch.addcmul, torch.Tensor.addcmul, aten.addcmul, "addcmul"}
+_REDUCTIONS: dict[Any, bool] = {  # whether the mean is taken
+    torch.sum: False, torch.Tensor.sum: False, "sum": False, aten.sum: False,
+    torch.mean: True, torch.Tensor.mean: True, "mean": True, aten.mean: True,
+}  # fmt: skip
+_STACKS: set[Any] = {torch.stack, aten.stack}
+
+
+def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> None:
+    """Rewrite, in place, each sum of two values of the data as an addition of two nodes.
+
+    Args:
+        graph: a program's graph.
+        data: the nodes that carry values of the input; nodes that are made are added.
+    """
+    for node in list(graph.nodes):
+        rewrite = _rewriting(node)
+        if rewrite is not None:
+            rewrite(graph, node, data)
+
+
+def _rewriting(node: fx.Node) -> _Rewrite | None:
+    if node.op not in ("call_function", "call_method"):
+        return None
+    if operations.is_addition(node):
+        return _addition if node.kwargs else None
+    if operations.target_of(node) in (_SUBTRACTIONS if node.op == "call_function" else _SUBTRACTION_METHODS):
+        return _subtraction
+    if operations.target_of(node) in _REVERSED:
+        return _reversed_subtraction
+    if operations.target_of(node) in _LERPS:
+        return _interpolation
+    if operations.target_of(node) in _ADDCMULS:
+        return _product_added
+    return _stacked if operations.target_of(node) in _REDUCTIONS else None
+
+
+def _operands(node: fx.Node, *names: str) -> dict[str, Any]:
+    """The arguments by name; the first may be called `input` or `self`."""
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    for alias in ("input", "self"):
+        if alias in given:
+            given[names[0]] = given.pop(alias)
+    return given
+
+
+def _are_data(data: set[fx.Node], *values: Any) -> bool:
+    return all(isinstance(value, fx.Node) and value in data for value in values)
+
+
+def _insert(graph: fx.Graph, before: fx.Node, data: set[fx.Node], target: Any, *args: Any) -> fx.Node:
+    with graph.inserting_before(before):
+        node = graph.call_function(target, args)
+    call_of(before).nodes.append(node)
+    node.meta["call"] = call_of(before)
+    if any(isinstance(value, fx.Node) and value in data for value in args):
+        data.add(node)
+    return node
+
+
+def _times(graph: fx.Graph, before: fx.Node, data: set[fx.Node], value: fx.Node, factor: Any) -> fx.Node:
+    """The value times a number or a node: nothing for 1, a change of sign for -1."""
+    if not isinstance(factor, fx.Node):
+        if factor == 1:
+            return value
+        if factor == -1:
+            return _insert(graph, before, data, operator.neg, value)
+    return _insert(graph, before, data, operator.mul, value, factor)
+
+
+def _becomes_sum(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
+    node.op, node.target = "call_function", operator.add
+    node.args, node.kwargs = (first, second), {}
+
+
+def _addition(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``add(x, other=y, alpha=a)`` as ``x + a y``."""
+    given = _operands(node, "x", "other")
+    known = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
+    if known and _are_data(data, given["x"], given["other"]):
+        second = _times(graph, node, data, given["other"], given.get("alpha", 1))
+        _becomes_sum(node, given["x"], second)
+
+
+def _subtraction(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``x - a y`` as ``x + (-a) y``."""
+    given = _operands(node, "x", "other")
+    known = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
+    alpha = given.get("alpha", 1)
+    if known and _are_data(data, given["x"], given["other"]) and not isinstance(alpha, fx.Node):
+        _becomes_sum(node, given["x"], _times(graph, node, data, given["other"], -alpha))
+
+
+def _reversed_subtraction(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``rsub(x, y, alpha=a) = y - a x`` as ``y + (-a) x``."""
+    given = _operands(node, "x", "other")
+    alpha = given.get("alpha", 1)
+    if "other" in given and _are_data(data, given.get("x"), given["other"]) and not isinstance(alpha, fx.Node):
+        _becomes_sum(node, given["other"], _times(graph, node, data, given["x"], -alpha))
+
+
+def _interpolation(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``lerp(x, y, w)`` of a weight that does not depend on the data, as ``(1 - w) x + w y``."""
+    given = _operands(node, "x", "end", "weight")
+    weight = given.get("weight")
+    if not _are_data(data, given.get("x"), given.get("end")) or weight is None or _are_data(data, weight):
+        return
+    rest = _insert(graph, node, data, operator.sub, 1, weight) if isinstance(weight, fx.Node) else 1 - weight
+    first = _times(graph, node, data, given["x"], rest)
+    _becomes_sum(node, first, _times(graph, node, data, given["end"], weight))
+
+
+def _product_added(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``addcmul(x, a, b, value=v)`` as ``x + v a b``."""
+    given = _operands(node, "x", "tensor1", "tensor2")
+    one, two = given.get("tensor1"), given.get("tensor2")
+    if not isinstance(one, fx.Node) or not isinstance(two, fx.Node) or not _are_data(data, given.get("x")):
+        return
+    if not (_are_data(data, one) or _are_data(data, two)):
+        return
+    product = _insert(graph, node, data, operator.mul, one, two)
+    _becomes_sum(node, given["x"], _times(graph, node, data, product, given.get("value", 1)))
+
+
+def _stacked(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
+    """``stack([x, y], d).sum(d)`` as ``x + y``, and the mean as half of that."""
+    given = _operands(node, "x", "dim")
+    stack = given.get("x")
+    if not isinstance(stack, fx.Node) or operations.target_of(stack) not in _STACKS or len(stack.users) != 1:
+        return
+    parts = _operands(stack, "tensors", "dim")
+    terms, along = parts.get("tensors", ()), given.get("dim")
+    along = along[0] if isinstance(along, (list, tuple)) and len(along) == 1 else along
+    two = isinstance(terms, (list, tuple)) and len(terms) == 2 and _are_data(data, *terms)
+    if not two or along != parts.get("dim", 0) or not given.keys() <= {"x", "dim"}:
+        return
+    if not _REDUCTIONS[operations.target_of(node)]:
+        _becomes_sum(node, *terms)
+        return
+    total = _insert(graph, node, data, operator.add, *terms)
+    node.op, node.target, node.args, node.kwargs = "call_function", operator.truediv, (total, 2), {}
