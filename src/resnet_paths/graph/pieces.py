@@ -29,7 +29,7 @@ from .compile_node import Step, Values, step_of
 from .dataflow import DataFlow, ancestors
 from .liveness import SHORTCUT, Liveness
 from .outputs import tensor_outputs
-from .overwrite import watchers
+from .overwrite import Watchers, watchers
 from .program import Program
 
 
@@ -199,7 +199,7 @@ class Segments:
         joins = list(zip(layout.joins[1:], after[1:], cuts, strict=False))
         self.joins = [self._piece(nodes, gives, pinned) for nodes, gives, _ in joins]
         self.fresh_joins = self.joins
-        self.branch_watchers: list[tuple[object, ...] | None] = [None for _ in cuts]
+        self.branch_watchers: list[Watchers | None] = [None for _ in cuts]
         if self.overwrite:
             self.fresh_joins = [self._piece(nodes, gives, pinned - {cut.add}) for nodes, gives, cut in joins]
             self.branch_watchers = [
