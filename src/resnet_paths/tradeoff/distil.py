@@ -9,13 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import ImageData
-<<<<<<< HEAD
-from ..graph.private_copy import private_use
-from ..network.unrolled import main_output, placed
-=======
 from ..graph.inputs import main_output
+from ..graph.private_copy import private_use
 from ..network.unrolled import placed
->>>>>>> 1501a23 (Blocks anywhere in the graph: an addition with a shallow shortcut is a block, wherever its sum goes; pieces by the level of their gates; every spelling of a sum unified once)
 from ..training.augment import augment
 
 

@@ -12,13 +12,9 @@ import torch
 from torch import nn
 
 from ..data import ImageData, right
-<<<<<<< HEAD
-from ..graph.private_copy import private_use
-from ..network.unrolled import call_model, main_output, placed
-=======
 from ..graph.inputs import call_model, main_output
+from ..graph.private_copy import private_use
 from ..network.unrolled import placed
->>>>>>> 1501a23 (Blocks anywhere in the graph: an addition with a shallow shortcut is a block, wherever its sum goes; pieces by the level of their gates; every spelling of a sum unified once)
 from ._epoch import Trainer
 from ._folder import Keep, RunFolder
 from ._progress import TrainingProgress
