@@ -77,7 +77,7 @@ class _Refused(Exception):
 
 
 Depth = tuple[int, int]
-"""Weighted layers on the deepest way, then operations with parameters (a branch may be a norm and a pooling)."""
+"""Weighted layers on the deepest way, then all layers with parameters (a branch may be a norm and a pooling)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,11 +279,13 @@ class _Finder:
     def _size(self, node: fx.Node) -> Depth:
         if node not in self._sizes:
             layers = operations.weighted_layers(node, module_of(node, self.program))
-            self._sizes[node] = layers, int(self._has_parameters(node))
+            self._sizes[node] = layers, int(self._is_layer(node))
         return self._sizes[node]
 
     def _is_product(self, node: fx.Node) -> bool:
-        return operations.is_product(node) and len(self.flow.sources(node)) > 1
+        factors: list[fx.Node] = []
+        fx.node.map_arg(node.args, factors.append)
+        return operations.is_product(node) and len([f for f in factors if f in self.flow.carries]) > 1
 
     def _objection(self, ways: _Ways) -> str:
         """Why a sum with these ways is not a block; empty where it is one."""
@@ -298,7 +300,7 @@ class _Finder:
         for node in ways.shortcut_nodes:
             if operations.reads_off(node, module_of(node, self.program)):
                 return f"its shortcut does not carry the entry's values: it passes through {node.name}"
-        if not any(self._has_parameters(node) for node in ways.branch_nodes):
+        if not any(self._is_layer(node) for node in ways.branch_nodes):
             return "its branch holds no weights"
         return ""
 
@@ -312,10 +314,15 @@ class _Finder:
         parts = [{str(node.args[1:]) for node in nodes} for nodes in taken]
         return parts[0].isdisjoint(parts[1])
 
-    def _has_parameters(self, node: fx.Node) -> bool:
-        """Whether an operation has parameters of its own, or is given some."""
+    def _is_layer(self, node: fx.Node) -> bool:
+        """Whether an operation is a layer with parameters: a module that has some, a known function that is given some.
+
+        A product with a learned scale is not enough: norms written out by hand end in one.
+        """
         if node.op == "call_module":
             return any(True for _ in self.program.model.get_submodule(str(node.target)).parameters())
+        if not operations.is_layer_function(node):
+            return False
         given = [source for source in node.all_input_nodes if source not in self.flow.carries]
         return any(parameters_of(source, self.program) for source in ancestors(*given) if source.op == "get_attr")
 

@@ -45,6 +45,10 @@ _WEIGHTED_FUNCTIONS: set[Any] = {
     aten.scaled_dot_product_attention,
 }  # fmt: skip
 _WEIGHTED_METHODS = {"matmul", "bmm", "mm", "__matmul__"}
+_NORM_FUNCTIONS: set[Any] = {
+    F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, torch.batch_norm, torch.layer_norm,
+    torch.group_norm, aten.batch_norm, aten.layer_norm, aten.group_norm, aten.native_layer_norm,
+}  # fmt: skip
 _PRODUCTS: set[Any] = {
     operator.mul, operator.imul, torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.mul_, aten.mul,
     operator.matmul, torch.matmul, torch.bmm, torch.einsum, aten.matmul, aten.bmm,
@@ -144,6 +148,13 @@ def weighted_layers(node: fx.Node, module: nn.Module | None) -> int:
     if node.op == "call_function":
         return int(target_of(node) in _WEIGHTED_FUNCTIONS)
     return int(node.op == "call_method" and target_of(node) in _WEIGHTED_METHODS)
+
+
+def is_layer_function(node: fx.Node) -> bool:
+    """Whether a node is a layer called as a function: a convolution, a linear map, a norm."""
+    if node.op == "call_method":
+        return target_of(node) in _WEIGHTED_METHODS
+    return node.op == "call_function" and (target_of(node) in _WEIGHTED_FUNCTIONS or target_of(node) in _NORM_FUNCTIONS)
 
 
 def is_product(node: fx.Node) -> bool:

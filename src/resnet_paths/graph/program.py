@@ -88,8 +88,8 @@ class Program:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     front_end: str = "trace"
-    output_path: tuple[int | str, ...] = ()
     baked: tuple[Baked, ...] = ()
+    output_path: tuple[int | str, ...] = ()
 
     def check_unchanged(self) -> None:
         """That the values which the graph holds as constants are still those of the model.

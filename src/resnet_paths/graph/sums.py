@@ -4,13 +4,15 @@ Why before anything else: the search for blocks, the gates, the lesions and the 
 and its two terms. So the spellings are unified once, here, in the graph, and nowhere else is a spelling looked at. A
 coefficient becomes an operation of its own on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
 that a gate multiplies the term with its coefficient. Sums with data-dependent weights (``lerp`` with a computed weight)
-are gates, not sums, and stay as they are.
+are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``) round once where the sum of their
+terms rounds twice: those that turn out to be no blocks are put back, so that the numbers stay the model's, bit for bit.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,22 @@ from . import operations
 from .program import call_of
 
 _Rewrite = Callable[[fx.Graph, fx.Node, set[fx.Node]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A fused operation that was written out, as it was before."""
+
+    node: fx.Node
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def put_back(self) -> None:
+        """Make it one operation again."""
+        self.node.op, self.node.target, self.node.args, self.node.kwargs = self.op, self.target, self.args, self.kwargs
+
 
 aten = torch.ops.aten
 _SUBTRACTIONS: set[Any] = {
@@ -36,17 +54,39 @@ _REDUCTIONS: dict[Any, bool] = {  # whether the mean is taken
 _STACKS: set[Any] = {torch.stack, aten.stack}
 
 
-def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> None:
+def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
     """Rewrite, in place, each sum of two values of the data as an addition of two nodes.
 
     Args:
         graph: a program's graph.
         data: the nodes that carry values of the input; nodes that are made are added.
+
+    Returns:
+        The fused operations among them.
     """
+    fused: list[Fused] = []
     for node in list(graph.nodes):
         rewrite = _rewriting(node)
-        if rewrite is not None:
-            rewrite(graph, node, data)
+        if rewrite is None:
+            continue
+        before = Fused(node, node.op, node.target, node.args, dict(node.kwargs))
+        rewrite(graph, node, data)
+        if rewrite in (_interpolation, _product_added) and node.target is not before.target:
+            fused.append(before)
+    return fused
+
+
+def put_back(graph: fx.Graph, fused: list[Fused]) -> None:
+    """Undo the writing out of fused operations; what only the written-out form read is erased."""
+    for operation in fused:
+        inputs = list(operation.node.all_input_nodes)
+        operation.put_back()
+        while inputs:
+            node = inputs.pop()
+            if not node.users and node.op == "call_function" and node not in operation.args:
+                inputs += node.all_input_nodes
+                graph.erase_node(node)
+                call_of(node).nodes.remove(node)
 
 
 def _rewriting(node: fx.Node) -> _Rewrite | None:

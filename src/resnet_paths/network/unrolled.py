@@ -21,7 +21,7 @@ from ..graph.overwrite import unwatched
 from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
 from ..graph.program import Program
-from ..graph.sums import unify_sums
+from ..graph.sums import put_back, unify_sums
 from .gate_rows import Evaluations, evaluate_rows
 from .summary import describe_units, html_table, text_table
 from .unit import Unit, UnitRef, resolve, resolve_all
@@ -134,9 +134,14 @@ class UnrolledNetwork:
 
     def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
         carries = data_nodes(program)
-        unify_sums(program.graph, carries)
+        fused = unify_sums(program.graph, carries)
         flow = DataFlow(program, learned_starts(program, carries))
         cuts, refusals = find_blocks(program, flow)
+        sums = {cut.add for cut in cuts}
+        if no_blocks := [operation for operation in fused if operation.node not in sums]:
+            put_back(program.graph, no_blocks)
+            flow = DataFlow(program, learned_starts(program, data_nodes(program)))
+            cuts, refusals = find_blocks(program, flow)
         cuts, beside = follow_output(program, flow, cuts, self.output)
         if cuts:
             self._plans[self._modes()] = Segments(program, flow, cuts, overwrite=self.overwrites)
