@@ -1,8 +1,10 @@
 """Several threads look at one model at once: the numbers are those of one thread, and the model stays as it was."""
 
+import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -14,6 +16,7 @@ from torch import nn
 from helpers import randomise_norms
 from resnet_paths import landscape, paths, tradeoff
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.locking import MODEL_LOCK
 from resnet_paths.graph.preserve import generators_kept, preserved
 from resnet_paths.graph.private_copy import private_modules, private_use
 from resnet_paths.models import cifar_resnet
@@ -26,7 +29,8 @@ Numbers = Callable[[UnrolledNetwork], torch.Tensor]
 
 
 def product(net: UnrolledNetwork, kind: Literal["hessian", "gauss_newton"]) -> torch.Tensor:
-    operator = landscape.curvature_operator(net, DATA, kind=kind)
+    names = ["conv1.weight", "layer3.0.conv2.weight", "linear.bias"]  # all the other parameters are exchanged too
+    operator = landscape.curvature_operator(net, DATA, kind=kind, parameters=names)
     return operator @ torch.linspace(-1, 1, len(operator), dtype=torch.float64)
 
 
@@ -280,3 +284,23 @@ def test_the_error_rate_of_a_model_in_training_is_taken_without_touching_its_fla
     assert isinstance(rates[0], float)
     assert set(seen) == {True}
     assert state(model) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_is_forked_between_changes_and_begins_with_the_lock_free() -> None:
+    model, held = nn.Linear(2, 2), threading.Event()
+
+    def change() -> None:
+        with preserved(model):
+            model.train(False)
+            held.set()
+            time.sleep(0.1)
+
+    def child() -> int:
+        assert held.wait(10)
+        process = os.fork()
+        if not process:
+            os._exit(0 if model.training and MODEL_LOCK.acquire(timeout=5) else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    assert together(change, child) == [None, 0]

@@ -18,7 +18,7 @@ from resnet_paths import UnrolledNetwork, paths, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
 from resnet_paths.paths import gradient_by_length
-from resnet_paths.paths._records import fingerprint
+from resnet_paths.provenance import fingerprint
 
 FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
 

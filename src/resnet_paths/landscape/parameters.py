@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from ..graph.pieces import Segments
 from ..network import UnrolledNetwork
-from ..network.summary import _parameters
+from ..network.summary import parameters_of
 
 
 def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:
@@ -41,7 +41,7 @@ def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, 
     taken: set[str] = set()
     for index, unit in enumerate(model.units):
         nodes = _unit_nodes(plan, index)
-        used = {names[id(parameter)] for node in nodes for parameter in _parameters(node, plan.program)} - taken
+        used = {names[id(parameter)] for node in nodes for parameter in parameters_of(node, plan.program)} - taken
         blocks[unit.name] = tuple(name for name in names.values() if name in used)
         taken |= used
     empty = [name for name, used_here in blocks.items() if not used_here]

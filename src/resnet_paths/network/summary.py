@@ -47,12 +47,13 @@ def _module_uses(program: Program) -> dict[int, set[fx.Node]]:
     """For each parameter, by identity, the nodes that read it."""
     uses: dict[int, set[fx.Node]] = {}
     for node in program.graph.nodes:
-        for parameter in _parameters(node, program):
+        for parameter in parameters_of(node, program):
             uses.setdefault(id(parameter), set()).add(node)
     return uses
 
 
-def _parameters(node: fx.Node, program: Program) -> list[torch.Tensor]:
+def parameters_of(node: fx.Node, program: Program) -> list[torch.Tensor]:
+    """The parameters that an operation of the graph reads: those of its module, or itself."""
     if node.op == "call_module":
         return list(program.model.get_submodule(str(node.target)).parameters())
     if node.op == "get_attr":
@@ -71,7 +72,7 @@ def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]], f
     own = {
         id(parameter): parameter.numel()
         for node in inside
-        for parameter in _parameters(node, program)
+        for parameter in parameters_of(node, program)
         if uses[id(parameter)] <= inside
     }
     return sum(own.values())
@@ -80,7 +81,7 @@ def _own_parameters(cut: Cut, program: Program, uses: dict[int, set[fx.Node]], f
 def _shortcut_kind(cut: Cut, program: Program) -> str:
     if is_entry(cut.shortcut, cut.entry, program):
         return "identity"
-    if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in _parameters(node, program)):
+    if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in parameters_of(node, program)):
         return "projection"
     pools = (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveAvgPool2d)
     modules = [program.model.get_submodule(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"]

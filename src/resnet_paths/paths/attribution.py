@@ -15,8 +15,8 @@ from torch import nn
 from .._display import shown
 from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
 from ._objective import check_eval, check_target
-from ._records import Provenance, dataset, provenance, table
 
 METHODS = ("integrated_gradients", "ablation", "shapley")
 
