@@ -390,7 +390,7 @@ def _one_run(
     """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them."""
     problem: Exception | None = None
     for gradients in (True, False):
-        with preserved(model), checkpointing_bypassed(model):
+        with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False):
             try:
                 return _run(model, example.with_other(other), opaque, gradients=gradients)
             except (TraceError, CannotFollow):
