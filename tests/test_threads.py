@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,9 @@ FUNCTIONS: dict[str, Numbers] = {
     "shapley": shapley,
     "unit_conductance": lambda net: paths.unit_conductance(net, DATA.x, DATA.labels, steps=2).values,
     "gradient_by_length": lambda net: paths.gradient_by_length(net, DATA.x, DATA.labels).norms,
+    "gate_path": lambda net: torch.tensor(
+        landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], x=[0, 1], progress=False).values["loss"]
+    ),
     "statistics_gap": lambda net: torch.tensor(tradeoff.statistics_gap(net.model, [DATA.x]).mean),
 }
 
@@ -296,11 +300,45 @@ def test_a_process_is_forked_between_changes_and_begins_with_the_lock_free() -> 
             held.set()
             time.sleep(0.1)
 
-    def child() -> int:
+    def child() -> bool:
         assert held.wait(10)
-        process = os.fork()
-        if not process:
-            os._exit(0 if model.training and MODEL_LOCK.acquire(timeout=5) else 1)
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return in_a_fork(lambda: model.training and MODEL_LOCK.acquire(timeout=5))
 
-    assert together(change, child) == [None, 0]
+    assert together(change, child) == [None, True]
+
+
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    """Whether a check holds in a process forked from this thread."""
+    process = os.fork()
+    if not process:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_forked_process_keeps_its_generators_without_the_threads_that_it_left_behind(inside: bool) -> None:
+    came, over = threading.Event(), threading.Event()
+
+    def other() -> bool:
+        with generators_kept([]):
+            came.set()
+            return over.wait(30)
+
+    def kept() -> bool:
+        before = random.getstate()
+        with generators_kept([]):
+            random.random()
+        return random.getstate() == before
+
+    def forks() -> bool:
+        assert came.wait(10)
+        with generators_kept([]) if inside else nullcontext():
+            held = in_a_fork(kept)
+        over.set()
+        return held
+
+    assert together(other, forks) == [True, True]
