@@ -116,7 +116,7 @@ def _in_place_module(node: fx.Node, module: nn.Module, seen_by: Watchers | None)
 
 
 def _filling(tree: Any) -> Callable[[Values], Any]:
-    """A function that gives a nest with its nodes' values, in new lists and dicts, which whoever gets them may change."""
+    """A function that gives a nest with its nodes' values, in new lists and dicts, which may be changed."""
     if isinstance(tree, tuple) and not any(isinstance(item, (tuple, list, dict, slice)) for item in tree):
         known = [(isinstance(item, fx.Node), item) for item in tree]
         return lambda values: tuple([values[item] if is_node else item for is_node, item in known])

@@ -18,7 +18,7 @@ from torch import fx, nn
 from . import operations
 from .baked import Reads
 from .batch_size import with_batch_size
-from .chance import ADVICE, draws, not_by_chance, reads
+from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
 from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
@@ -386,13 +386,16 @@ def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool
 
 def _one_run(
     model: nn.Module, example: _Example, other: Callable[[torch.Tensor], torch.Tensor], opaque: dict[str, str]
-) -> Program:
-    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them."""
+) -> tuple[Program, bool]:
+    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them.
+
+    Tells also whether Python's or NumPy's generators were used.
+    """
     problem: Exception | None = None
     for gradients in (True, False):
-        with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False):
+        with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False), noticing_draws() as drawn:
             try:
-                return _run(model, example.with_other(other), opaque, gradients=gradients)
+                return _run(model, example.with_other(other), opaque, gradients=gradients), drawn()
             except (TraceError, CannotFollow):
                 raise
             except Exception as error:
@@ -414,15 +417,15 @@ def record(model: nn.Module, example: Any) -> Program:
     """
     given = _Example(model, example)
 
-    def both(opaque: dict[str, str]) -> Program:
-        one = _one_run(model, given, torch.clone, opaque)
-        two = _one_run(model, given, given.again, opaque)
+    def both(opaque: dict[str, str]) -> tuple[Program, bool]:
+        one, drawn = _one_run(model, given, torch.clone, opaque)
+        two, again = _one_run(model, given, given.again, opaque)
         if given.batch is not None:
-            return with_batch_size(one, two, given.batch)
+            return with_batch_size(one, two, given.batch), drawn or again
         difference = first_difference(one, two)
         if difference is not None:
             raise CannotFollow(difference[0], f"what it does depends on the values of its input ({difference[1]})")
-        return one
+        return one, drawn or again
 
     with MODEL_LOCK:
         return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
