@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, Numbers] = {
     "unit_conductance": lambda net: paths.unit_conductance(net, DATA.x, DATA.labels, steps=2).values,
     "gradient_by_length": lambda net: paths.gradient_by_length(net, DATA.x, DATA.labels).norms,
     "gate_path": lambda net: torch.tensor(
-        landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], x=[0, 1], progress=False).values["loss"]
+        landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], t=[0, 0.5], progress=False).values["loss"]
     ),
     "statistics_gap": lambda net: torch.tensor(tradeoff.statistics_gap(net.model, [DATA.x]).mean),
 }
