@@ -326,8 +326,9 @@ def _choose(
     if shown_apart:
         shown = [point.fall_at_most is not None and point.fall_at_most <= (drop or 0.0) for point in points[1:]]
         return [*shown, False].index(False)
-    floor = points[0].search_accuracy - (drop or 0.0)
-    return max(i for i, point in enumerate(points) if point.search_accuracy >= floor)
+    allowed = (drop or 0.0) + 1e-9  # 4 images of 200 may round to a little more than 0.02
+    whole = points[0].search_accuracy
+    return max(i for i, point in enumerate(points) if whole - point.search_accuracy <= allowed)
 
 
 def measured(
