@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -42,8 +43,7 @@ class Family:
             from torchvision.models import get_model
 
             return get_model(self.name, **dict(self.options))
-        import timm
-
+        timm = pytest.importorskip("timm")
         made: nn.Module = timm.create_model(self.name, **dict(self.options))
         return made
 
@@ -59,8 +59,7 @@ def _options(**options: Any) -> tuple[tuple[str, Any], ...]:
 
 def _hugging_face(model: str, config: str, **options: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        import transformers
-
+        transformers = pytest.importorskip("transformers")
         made: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**options))
         return made
 

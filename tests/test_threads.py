@@ -1,9 +1,12 @@
 """Several threads look at one model at once: the numbers are those of one thread, and the model stays as it was."""
 
+import os
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Literal
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch import nn
 from helpers import randomise_norms
 from resnet_paths import landscape, paths, tradeoff
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.locking import MODEL_LOCK
 from resnet_paths.graph.preserve import generators_kept, preserved
 from resnet_paths.graph.private_copy import private_modules, private_use
 from resnet_paths.models import cifar_resnet
@@ -26,7 +30,8 @@ Numbers = Callable[[UnrolledNetwork], torch.Tensor]
 
 
 def product(net: UnrolledNetwork, kind: Literal["hessian", "gauss_newton"]) -> torch.Tensor:
-    operator = landscape.curvature_operator(net, DATA, kind=kind)
+    names = ["conv1.weight", "layer3.0.conv2.weight", "linear.bias"]  # all the other parameters are exchanged too
+    operator = landscape.curvature_operator(net, DATA, kind=kind, parameters=names)
     return operator @ torch.linspace(-1, 1, len(operator), dtype=torch.float64)
 
 
@@ -43,6 +48,9 @@ FUNCTIONS: dict[str, Numbers] = {
     "shapley": shapley,
     "unit_conductance": lambda net: paths.unit_conductance(net, DATA.x, DATA.labels, steps=2).values,
     "gradient_by_length": lambda net: paths.gradient_by_length(net, DATA.x, DATA.labels).norms,
+    "gate_path": lambda net: torch.tensor(
+        landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], t=[0, 0.5], progress=False).values["loss"]
+    ),
     "statistics_gap": lambda net: torch.tensor(tradeoff.statistics_gap(net.model, [DATA.x]).mean),
 }
 
@@ -280,3 +288,57 @@ def test_the_error_rate_of_a_model_in_training_is_taken_without_touching_its_fla
     assert isinstance(rates[0], float)
     assert set(seen) == {True}
     assert state(model) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_is_forked_between_changes_and_begins_with_the_lock_free() -> None:
+    model, held = nn.Linear(2, 2), threading.Event()
+
+    def change() -> None:
+        with preserved(model):
+            model.train(False)
+            held.set()
+            time.sleep(0.1)
+
+    def child() -> bool:
+        assert held.wait(10)
+        return in_a_fork(lambda: model.training and MODEL_LOCK.acquire(timeout=5))
+
+    assert together(change, child) == [None, True]
+
+
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    """Whether a check holds in a process forked from this thread."""
+    process = os.fork()
+    if not process:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_forked_process_keeps_its_generators_without_the_threads_that_it_left_behind(inside: bool) -> None:
+    came, over = threading.Event(), threading.Event()
+
+    def other() -> bool:
+        with generators_kept([]):
+            came.set()
+            return over.wait(30)
+
+    def kept() -> bool:
+        before = random.getstate()
+        with generators_kept([]):
+            random.random()
+        return random.getstate() == before
+
+    def forks() -> bool:
+        assert came.wait(10)
+        with generators_kept([]) if inside else nullcontext():
+            held = in_a_fork(kept)
+        over.set()
+        return held
+
+    assert together(other, forks) == [True, True]

@@ -356,7 +356,8 @@ def test_an_executor_gives_the_same_surface() -> None:
     here = loss_surface(model, data, **options)
     with ThreadPoolExecutor(2) as executor:
         there = loss_surface(model, data, executor=executor, **options)
-    np.testing.assert_array_equal(here.values["loss"], there.values["loss"])
+    # the threads of a pool share the cores, so that batches are cut otherwise
+    np.testing.assert_allclose(here.values["loss"], there.values["loss"], rtol=1e-12)
 
 
 def test_a_preview_after_each_doubling() -> None:

@@ -60,7 +60,7 @@ def test_components_are_those_of_the_covariance() -> None:
     np.testing.assert_allclose(found.distances, np.linalg.norm(rows - rows[-1], axis=1))
     length = found.distances**2 - (found.coordinates**2).sum(1)
     np.testing.assert_allclose(found.outside**2, length, atol=1e-9)
-    assert found.coordinates[-1].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(found.coordinates[-1], [0, 0, 0], atol=1e-12)
 
 
 def test_all_components_leave_nothing_out() -> None:

@@ -213,7 +213,7 @@ def test_predictors_of_other_images_are_drawn_apart() -> None:
 def test_on_the_embedded_network() -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 60))
     ranking = rank_predictors(damage_predictors(net, data), single_deletions(net, data, metric="loss"))
-    assert (np.abs(ranking.spearman) <= 1).all()
+    assert (np.abs(ranking.spearman) <= 1 + 1e-12).all()
     assert (ranking.spearman_interval[:, 0] <= ranking.spearman_interval[:, 1]).all()
     assert max(ranking.spearman) > 0.5
 

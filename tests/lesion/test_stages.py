@@ -134,7 +134,7 @@ def test_a_study_resumes_from_its_journal(tmp_path) -> None:
     assert np.array_equal(study().per_image, found.per_image)
     assert not log.exists()
     straight = random_deletions(net, data, [1, 4], draws=3, metric=first_logit, batch_size=5)
-    assert np.array_equal(found.per_image, straight.per_image)
+    np.testing.assert_allclose(found.per_image, straight.per_image, rtol=1e-10, atol=1e-12)
 
 
 def test_another_study_in_the_same_journal(tmp_path) -> None:
@@ -144,7 +144,7 @@ def test_another_study_in_the_same_journal(tmp_path) -> None:
     random_deletions(net, data, [2], progress=False, journal=file, **arguments)
     moved = reorderings(net, data, [2], progress=False, journal=file, **arguments)
     straight = reorderings(net, data, [2], **arguments)
-    assert np.array_equal(moved.per_image, straight.per_image)
+    np.testing.assert_allclose(moved.per_image, straight.per_image, rtol=1e-10, atol=1e-12)
     assert moved.evaluations == straight.evaluations
 
 
@@ -152,7 +152,8 @@ def test_a_study_on_an_executor_gives_the_same_numbers() -> None:
     net, data = unroll(tiny()), images()
     with ThreadPoolExecutor(1) as executor:
         found = shortcut_deletions(net, data, batch_size=4, progress=False, executor=executor)
-    assert np.array_equal(found.per_image, shortcut_deletions(net, data, batch_size=4).per_image)
+    here = shortcut_deletions(net, data, batch_size=4)  # on another number of threads, which may round otherwise
+    np.testing.assert_allclose(found.per_image, here.per_image, rtol=1e-10, atol=1e-12)
 
 
 def test_a_failing_metric_is_named() -> None:

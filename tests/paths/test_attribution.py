@@ -25,7 +25,7 @@ def test_ablation_is_exactly_the_lesion() -> None:
         found = attribute_blocks(net, x, target, "ablation")
         lesions = net(x, 1 - torch.eye(len(net)))
         expected = (net(x) - lesions).detach()[:, torch.arange(len(x)), target]
-        assert torch.equal(found.values, expected)
+        torch.testing.assert_close(found.values, expected, rtol=1e-12, atol=1e-12)
         assert found.residual is None
 
 

@@ -74,9 +74,9 @@ def test_pulls_rows_as_autograd_does(stack: tuple[nn.Sequential, torch.Tensor], 
     expected = by_autograd(output, entry, rows)
     kept, onto = rows.clone(), torch.randn_like(expected)
     before = onto.clone()
-    torch.testing.assert_close(chain.pull(rows), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(chain.pull(rows), expected, rtol=1e-11, atol=1e-11)
     assert chain.pull(rows, onto) is onto
-    torch.testing.assert_close(onto, before + expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(onto, before + expected, rtol=1e-11, atol=1e-11)
     assert torch.equal(rows, kept)
 
 

@@ -225,7 +225,9 @@ def test_effective_paths_of_a_known_distribution() -> None:
     assert len(found.to_pandas()) == 9
     energy = effective_paths(path_energy(net, x, target, draws=200))
     assert "root mean square" in energy.kind
-    assert (energy.norm >= found.norm * (1 - 5 * energy.standard_error / energy.norm)).all()
+    # there is one path of the least and one of the greatest length: both are its norm; the others are estimated
+    np.testing.assert_allclose(energy.norm[[0, -1]], found.norm[[0, -1]], rtol=1e-10)
+    assert (energy.norm[1:-1] > found.norm[1:-1] - 5 * energy.standard_error[1:-1]).all()
 
 
 def test_effective_paths_recovers_an_exponential_law() -> None:

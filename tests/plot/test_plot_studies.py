@@ -47,7 +47,7 @@ def test_error_against_tau(setting) -> None:
 def test_error_against_count_with_its_interval(setting) -> None:
     record = random_deletions(*setting, [1, 5], draws=4)
     ax = plot_random_deletions(record, chance=0.9)
-    assert ax.lines[0].get_ydata().tolist() == [record.whole, *np.median(record.values, axis=1)]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([record.whole, *np.median(record.values, axis=1)])
     low, high = record.median_interval()
     segments = ax.containers[0].lines[2][0].get_segments()
     assert np.array([segment[:, 1] for segment in segments]) == pytest.approx(np.stack([low, high], 1))

@@ -57,7 +57,7 @@ def test_pickles_without_this_library(pair, tmp_path) -> None:
     script = (
         "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
         f"model, x, y = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
-        "assert torch.equal(model(x), y)"
+        "torch.testing.assert_close(model(x), y)"  # on another number of threads
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert torch.equal(pickle.loads(pickle.dumps(smaller))(x), smaller(x))

@@ -1,6 +1,7 @@
 """The planner: search against all sets, the goals, and what the plan does to a model."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from resnet_paths.tradeoff import (
     plan_drop,
     recalibrate_batchnorm,
 )
+from resnet_paths.tradeoff.plan import _choose
 from resnet_paths.training import Recipe, train
 
 
@@ -48,7 +50,8 @@ def test_searches_are_ordered_and_exact_is_exact(small) -> None:
         assert table[exact.points[size].dropped] == pytest.approx(min(table.values()))
         one, two, three = (plan.points[size].search_loss for plan in (exact, beam, greedy))
         assert one <= two + 1e-5 <= three + 2e-5
-        assert beam.greedy_losses[size] == exact.greedy_losses[size] == pytest.approx(greedy.search_losses[size])
+        assert beam.greedy_losses[size] == pytest.approx(greedy.search_losses[size])
+        assert exact.greedy_losses[size] == pytest.approx(greedy.search_losses[size])
     assert set(greedy.points[1].dropped) < set(greedy.points[2].dropped)
 
 
@@ -109,12 +112,20 @@ def test_goals(small) -> None:
     data = digits("train").subset(slice(0, 200))
     whole = plan_drop(small, data, accuracy_drop=1.0, seconds=0.01)
     assert len(whole.point.dropped) == 6
-    none = plan_drop(small, data, accuracy_drop=0.02, seconds=0.01)
-    floor = none.points[0].search_accuracy - 0.02
+    none = plan_drop(small, data, accuracy_drop=0.0225, seconds=0.01)
+    floor = none.points[0].search_accuracy - 0.0225  # between 4 and 5 images of 200
     assert none.point.search_accuracy >= floor
     assert all(point.search_accuracy < floor for point in none.points[none.chosen + 1 :])
     fast = plan_drop(small, data, latency=0.7, seconds=0.05)
     assert fast.point.latency <= 0.7 * fast.points[0].latency
+
+
+def test_a_fall_of_just_what_is_allowed_is_allowed(small) -> None:
+    """Shares of 200 images, whose differences floating point rounds up or down."""
+    point = plan_drop(small, digits("train").subset(slice(0, 10)), n_drop=0, seconds=0.001).points[0]
+    for right in range(8, 201):
+        points = [replace(point, search_accuracy=(right - fall) / 200) for fall in (0, 4, 5)]
+        assert _choose(points, None, 0.02, None, False) == 1
 
 
 def test_a_choice_with_confidence_stops_at_the_first_set_that_fails(small) -> None:
@@ -132,7 +143,7 @@ def test_a_choice_with_confidence_stops_at_the_first_set_that_fails(small) -> No
             for model in (small.model, drop_blocks(small, plan.points[2].dropped))
         )
     assert plan.points[2].fall == pytest.approx(before.mean() - after.mean())
-    assert plan.points[2].fall_at_most == fall_at_most(before, after, 0.9)
+    assert plan.points[2].fall_at_most == pytest.approx(fall_at_most(before, after, 0.9))
 
 
 def test_plans_are_saved_and_read(small, tmp_path) -> None:

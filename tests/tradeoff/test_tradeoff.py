@@ -99,7 +99,8 @@ def test_latency_by_unit_times_every_piece() -> None:
     assert found.units == tuple(unit.name for unit in net)
     assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.whole.median))
     assert [value > 0 for value in found.shortcut] == [unit.shortcut != "identity" for unit in net]
-    assert 0.3 < sum(found.share) < 1
+    pieces = sum(map(sum, (found.branch, found.shortcut, found.join))) + found.stem
+    assert found.share == pytest.approx([time / pieces for time in found.branch])
 
 
 def interrupted(x: torch.Tensor):

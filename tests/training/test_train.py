@@ -163,7 +163,7 @@ def test_one_step_is_that_of_the_formula() -> None:
         moved = gradients[name] + 0.01 * start[name]
         assert torch.allclose(value, start[name] - 0.3 * 1.9 * moved, rtol=0, atol=1e-13)
     assert rows[0]["loss"] == pytest.approx(float(-(target * logits.log_softmax(1)).sum(1).mean()), rel=1e-12)
-    assert rows[0]["train_error"] == float((logits.argmax(1) != data.labels).double().mean())
+    assert rows[0]["train_error"] == pytest.approx(float((logits.argmax(1) != data.labels).double().mean()), rel=1e-12)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path) -> None:

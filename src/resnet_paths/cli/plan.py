@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from ..network import UnitRef
+from ..network.norms import tracking_norms
 from ..network.unrolled import placed
 from ..plot import plot_plan, save
 from ..surgery import drop_blocks
@@ -25,7 +26,6 @@ from ..tradeoff import (
     plan_drop,
     recalibrate_batchnorm,
 )
-from ..tradeoff._statistics import norms_of
 from ._common import (
     BatchOption,
     DataOption,
@@ -128,7 +128,7 @@ def register(app: typer.Typer) -> None:
         screen.print(_table(result))
         if result.confidence is not None:
             screen.print(_chosen(result))
-        if recalibrate and norms_of(network):
+        if recalibrate and tracking_norms(network):
             screen.print(f"Searched and recalibrated on {images.name}")
         elif recalibrate:
             screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
@@ -165,7 +165,7 @@ def register(app: typer.Typer) -> None:
         smaller = drop_blocks(net, chosen)
         if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
-        if recalibrate and norms_of(smaller):
+        if recalibrate and tracking_norms(smaller):
             batches = [placed(x, smaller) for x, _ in as_in_training(network, training).batches(100)]
             recalibrate_batchnorm(smaller, batches, keep=norms_before(net, chosen))
         if finetune:
@@ -184,7 +184,7 @@ def register(app: typer.Typer) -> None:
         screen = console()
         names = ", ".join(net[index].name for index in net.indices(chosen))
         screen.print(f"Dropped {names}: {facts['parameters_before']:,} to {facts['parameters_after']:,} parameters")
-        if recalibrate and not norms_of(smaller):
+        if recalibrate and not tracking_norms(smaller):
             screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
         screen.print("Written: " + ", ".join(map(str, files.values())))
 

@@ -7,13 +7,14 @@ else differs depends on the values of the input; the module in whose forward it 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
 from torch import fx
 
 from .closing import CannotFollow
-from .program import Program, first_difference, path_of, same_operation
+from .program import Program, first_difference, same_operation, where_they_part
 from .trees import leaves, map_leaves
 
 
@@ -29,11 +30,9 @@ def with_batch_size(program: Program, other: Program, batch: int) -> Program:
         CannotFollow: the two recordings differ in more than such numbers.
     """
     ones, others = list(program.graph.nodes), list(other.graph.nodes)
-    for one, two in zip(ones, others, strict=False):
-        if not same_operation(one, two):
-            raise CannotFollow(path_of(one), f"its operations are not the same at two batch sizes ({one.name})")
-    if len(ones) != len(others):
-        raise CannotFollow("", "its operations are not the same at two batch sizes")
+    for one, two in itertools.zip_longest(ones, others):
+        if one is None or two is None or not same_operation(one, two):
+            raise CannotFollow(where_they_part(one, two), "its operations are not the same at two batch sizes")
     solver = _Solver(program, batch)
     for one, two in zip(ones, others, strict=True):
         solver.merge(one, two)
@@ -62,7 +61,9 @@ class _Solver:
         """Make a node's arguments hold at both batch sizes, given its twin."""
         numbers = list(leaves((one.args, one.kwargs))), list(leaves((two.args, two.kwargs)))
         if len(numbers[0]) != len(numbers[1]):
-            raise CannotFollow(path_of(one), f"a value depends on the batch size: the arguments of {one.name}")
+            raise CannotFollow(
+                where_they_part(one, two), f"a value depends on the batch size: the arguments of {one.name}"
+            )
         merged = [self.value(one, *pair) for pair in zip(*numbers, strict=True)]
         if all(new is old for new, old in zip(merged, numbers[0], strict=True)):
             return
@@ -77,7 +78,7 @@ class _Solver:
             return self.expression(two - one, one - (two - one) * self.batch)
         if type(one) is not type(two) or one != two:
             raise CannotFollow(
-                path_of(node),
+                where_they_part(node, node),
                 f"a value depends on the batch size: {one!r} at {self.batch}, {two!r} at {self.batch + 1} "
                 f"(in {node.name})",
             )

@@ -61,23 +61,36 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def not_by_chance(attempt: Callable[[], Program], others: int = 3) -> Program:
+@contextmanager
+def noticing_draws() -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether Python's or NumPy's generator has been used since (by any thread).
+
+    Example:
+        >>> with noticing_draws() as drawn:
+        ...     before, _, after = drawn(), random.random(), drawn()
+        >>> before, after
+        (False, True)
+    """
+    before = _state()
+    yield lambda: _state() != before
+
+
+def not_by_chance(attempt: Callable[[], tuple[Program, bool]], others: int = 3) -> Program:
     """A program that does not depend on Python's and NumPy's generators.
 
     Args:
-        attempt: follows the model.
-        others: how many other seeds are tried where a generator was used (perhaps by another thread).
+        attempt: follows the model; tells also whether one of the generators was used meanwhile.
+        others: how many other seeds are tried where one was (perhaps by another thread).
 
     Raises:
         CannotFollow: another seed gives other operations.
     """
-    before = _state()
-    program = attempt()
-    if _state() == before:
+    program, drawn = attempt()
+    if not drawn:
         return program
     for seed in range(others):
         with _seeded(seed):
-            other = attempt()
+            other, _ = attempt()
         difference = first_difference(program, other)
         if difference is not None:
             where, reason = difference

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from .errors import UnrollError
 from .overwrite import Watchers, is_plain_relu, unwatched, watchers
-from .program import Program
+from .program import Program, map_nodes
 
 Values = dict[fx.Node, Any]
 Step = Callable[[Values], Any]
@@ -24,6 +24,14 @@ def step_of(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step
         program: the graph it belongs to.
         pinned: nodes whose values somebody reads besides their readers in the graph.
     """
+    region = node.meta.get("autocast")
+    if region is None:
+        return _step(node, program, pinned)
+    step = _step(node, program, pinned)
+    return lambda values: region.run(step, values)
+
+
+def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
     if node.op == "get_attr":
         target = str(node.target)
         return lambda values: program.attribute(target)
@@ -57,10 +65,10 @@ def _function(node: fx.Node, function: Callable[..., Any]) -> Step:
     if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
         only = node.args[0]
         return lambda values: function(values[only])
-    args, kwargs = node.args, node.kwargs
+    args, kwargs = _filling(node.args), _filling(node.kwargs)
 
     def call(values: Values) -> Any:
-        return function(*_filled(args, values), **_filled(kwargs, values))
+        return function(*args(values), **kwargs(values))
 
     return call
 
@@ -85,27 +93,33 @@ def _closed(node: fx.Node, module: nn.Module) -> Step:
 
 
 def _method(node: fx.Node) -> Step:
-    name, args, kwargs = str(node.target), node.args, node.kwargs
+    name, args, kwargs = str(node.target), _filling(node.args), _filling(node.kwargs)
 
     def call(values: Values) -> Any:
-        receiver, *rest = _filled(args, values)
-        return getattr(receiver, name)(*rest, **_filled(kwargs, values))
+        receiver, *rest = args(values)
+        return getattr(receiver, name)(*rest, **kwargs(values))
 
     return call
 
 
 def _in_place_module(node: fx.Node, module: nn.Module, seen_by: Watchers | None) -> Step:
     """A module that writes over its argument: over a copy of it, where somebody else may see the argument."""
-    args, kwargs = node.args, node.kwargs
+    args, kwargs = _filling(node.args), _filling(node.kwargs)
 
     def call(values: Values) -> Any:
-        first, *rest = _filled(args, values)
+        first, *rest = args(values)
         if isinstance(first, torch.Tensor) and not unwatched(seen_by):
             first = first.clone()
-        return module(first, *rest, **_filled(kwargs, values))
+        return module(first, *rest, **kwargs(values))
 
     return call
 
 
-def _filled(tree: Any, values: Values) -> Any:
-    return fx.node.map_arg(tree, values.__getitem__)
+def _filling(tree: Any) -> Callable[[Values], Any]:
+    """A function that gives a nest with its nodes' values, in new lists and dicts, which may be changed."""
+    if isinstance(tree, tuple) and not any(isinstance(item, (tuple, list, dict, slice)) for item in tree):
+        known = [(isinstance(item, fx.Node), item) for item in tree]
+        return lambda values: tuple([values[item] if is_node else item for is_node, item in known])
+    if not tree:
+        return lambda values: tree
+    return lambda values: map_nodes(tree, values.__getitem__)

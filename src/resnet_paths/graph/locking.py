@@ -17,8 +17,9 @@ MODEL_LOCK = threading.RLock()
 GENERATOR_LOCK = threading.Lock()
 """Held for moments, while it is noted who keeps the global random generators (see `preserve.py`)."""
 
-# A process forked in the middle of a change would begin with half of it, and with a lock that nobody lets go.
-for _lock in (MODEL_LOCK, GENERATOR_LOCK):
+# A process forked in the middle of a change would begin with half of it, and with a lock that nobody lets go. What is
+# registered last is acquired first: in the order of `preserved`, or a fork and a look would wait for each other.
+for _lock in (GENERATOR_LOCK, MODEL_LOCK):
     os.register_at_fork(
         before=_lock.acquire,
         after_in_parent=_lock.release,

@@ -9,6 +9,8 @@ change back for good. So there is one rule for the whole library:
 
 1. Whatever changes a model *on purpose* for a while (exchanged parameters, train flags, hooks) works on a private copy
    of its modules (`private_copy.py`); the model itself never is in a state that another thread should not see.
+   The recorder of a training loop alone sets flags of the model itself, under the lock: it has to follow the model
+   wherever that is moved, and is called by the thread that trains it.
 2. Whatever only *runs* the model and must undo what the run itself leaves behind does so within `preserved`, which
    holds `MODEL_LOCK` from the snapshot to the restore: snapshots of two threads never interleave.
 3. The restore writes only what differs. A model in eval mode whose forward keeps nothing is not written to at all, so
@@ -20,6 +22,7 @@ be told from those that the look has left behind, and are put back with them.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -205,6 +208,17 @@ def _leave() -> None:
         if not _inside:
             _set_states(_kept)
             _kept.clear()
+
+
+def _alone() -> None:
+    """In a forked process only the thread that forked goes on: the others never leave."""
+    global _inside
+    _inside = int(getattr(_this_thread, "keeps", False))
+    if not _inside:
+        _kept.clear()
+
+
+os.register_at_fork(after_in_child=_alone)
 
 
 def _states(devices: Sequence[int]) -> dict[str | int, Any]:

@@ -117,24 +117,34 @@ def same_operation(one: fx.Node, other: fx.Node) -> bool:
 
 def first_difference(one: Program, other: Program, *, constants_only: bool = False) -> tuple[str, str] | None:
     """Where two programs of one model part: the qualified name of the module, and how; None where they are the same."""
-    pairs = () if constants_only else itertools.zip_longest(one.graph.nodes, other.graph.nodes)
-    for node, twin in pairs:
+    for node, twin in () if constants_only else itertools.zip_longest(one.graph.nodes, other.graph.nodes):
         if node is None or twin is None or not same_operation(node, twin):
-            present = node or twin
-            return path_of(present), f"{present.name} in one run only"
+            present = node if node is not None and node.op != "output" else twin
+            return where_they_part(node, twin), f"{present.name} in one run only"
         for value, again in itertools.zip_longest(leaves((node.args, node.kwargs)), leaves((twin.args, twin.kwargs))):
             if not isinstance(value, fx.Node) and not equal_values(value, again):
-                return path_of(node), f"{value!r} and {again!r} in {node.name}"
+                return where_they_part(node, twin), f"{value!r} and {again!r} in {node.name}"
     for name, tensor in one.constants.items():
         if not equal_values(tensor, other.constants.get(name)):
             reader = next(node for node in one.graph.nodes if node.op == "get_attr" and node.target == name)
-            return path_of(reader), f"a tensor made there ({name})"
+            return where_they_part(reader, reader), f"a tensor made there ({name})"
     return None
 
 
-def path_of(node: fx.Node) -> str:
-    """The qualified name of the module in whose forward a node was made; the model's own (``""``) for its output."""
-    return node.meta["call"].path if "call" in node.meta else ""
+def where_they_part(one: fx.Node | None, other: fx.Node | None) -> str:
+    """The innermost module whose forward makes both of two nodes: it is the one that does one thing or another."""
+    mine, theirs = _places(one), _places(other)
+    return next((path for path in mine if path in theirs), "")
+
+
+def _places(node: fx.Node | None) -> list[str]:
+    """The modules in whose forward a node was made, innermost first; of the output, as of what comes before it."""
+    while node is not None and "call" not in node.meta and node.prev.op != "root":
+        node = node.prev
+    if node is None or "call" not in node.meta:
+        return [""]
+    call = call_of(node)
+    return [outer.path for outer in call.ancestors() if not (outer is call and call.leaf)]
 
 
 def equal_values(one: Any, other: Any) -> bool:

@@ -27,7 +27,7 @@ from torch.fx import _symbolic_trace as fx_tracing
 
 from . import operations
 from .baked import Reads
-from .chance import ADVICE, draws, not_by_chance
+from .chance import ADVICE, draws, not_by_chance, noticing_draws
 from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
@@ -473,7 +473,11 @@ def trace(model: nn.Module) -> Program:
     """
 
     def attempt(opaque: dict[str, str]) -> Program:
-        return not_by_chance(lambda: _Tracer(model, opaque).program())
+        return not_by_chance(lambda: once(opaque))
+
+    def once(opaque: dict[str, str]) -> tuple[Program, bool]:
+        with noticing_draws() as drawn:
+            return _Tracer(model, opaque).program(), drawn()
 
     with MODEL_LOCK, preserved(model), checkpointing_bypassed(model):
         return closing_what_cannot_be_followed(model, attempt)

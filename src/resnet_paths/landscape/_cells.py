@@ -18,7 +18,7 @@ from ..lesion.metrics import cross_entropy
 from ..network.unrolled import call_model
 from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ..tradeoff import recalibrate_batchnorm
-from ._working import WorkingCopy, norms_of, use_batch_statistics, without_statistics
+from ._working import WorkingCopy, use_batch_statistics, without_statistics
 from .directions import Direction
 
 BatchNorm = Literal["frozen", "recalibrated", "batch"]
@@ -28,7 +28,8 @@ Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 STATISTICS_BATCH = 128
 _CACHE_BYTES = 2 << 20
-_HELD_BYTES = 1 << 30
+HELD_BYTES = 1 << 30
+"""Images, or states, of at most so many bytes are kept ready."""
 
 
 def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[str, Metric]:
@@ -98,7 +99,7 @@ class Images:
         self._device = device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         size = data.images[:1].numel() * len(data) * dtype.itemsize
-        self._held = self._ready(slice(None)) if size <= _HELD_BYTES else None
+        self._held = self._ready(slice(None)) if size <= HELD_BYTES else None
 
     def __len__(self) -> int:
         return len(self._data)
@@ -149,7 +150,7 @@ class CellEvaluator:
         self._copy = WorkingCopy(model, directions, example, fold=fold, channels_last=fast, dtype=dtype)
         self._statistics: WorkingCopy | None = None
         if batchnorm == "batch":
-            use_batch_statistics(norms_of(self._copy.model))
+            use_batch_statistics(self._copy.model)
         elif batchnorm == "recalibrated":
             self._statistics = WorkingCopy(model, directions, example, fold=False, channels_last=fast)
             self._calibration = Images(recalibrate or data, place, parameter.dtype, fast)

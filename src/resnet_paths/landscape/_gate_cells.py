@@ -15,10 +15,8 @@ from ..graph.overwrite import unwatched
 from ..network import State, UnrolledNetwork, for_inference
 from ..sweep import fingerprint, on_each_core, worker_device
 from ..tradeoff import batch_statistics, recalibrate_batchnorm
-from ._cells import STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
+from ._cells import HELD_BYTES, STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
 from ._grid import mean_and_error
-
-_HELD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class _Runner:
             return True
         state = self._net.prefix(self._images[slice(0, 1)], self._first, self._start)
         size = sum(value.nbytes for value in (state.value, *state.side.values()) if isinstance(value, torch.Tensor))
-        return size * len(self._images) <= _HELD_BYTES
+        return size * len(self._images) <= HELD_BYTES
 
     def _prefixes(self) -> list[State]:
         if self._states is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..graph.errors import UnrollError
 from ..graph.executor import Whole
@@ -17,10 +18,9 @@ from ..graph.program import Program
 from ..graph.recording import record
 from ..graph.tracing import trace
 from ..network.inference import foldable
+from ..network.norms import batch_norms
+from ..network.unrolled import TOLERANCE
 from .directions import Direction
-
-_NORMS = nn.modules.batchnorm._BatchNorm
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 class WorkingCopy:
@@ -66,7 +66,7 @@ class WorkingCopy:
             self.model.to(dtype)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._norms = [(name, norm) for name, norm in norms_of(self.model) if norm.running_mean is not None]
+        self._norms = [(name, norm) for name, norm in batch_norms(self.model).items() if norm.running_mean is not None]
         parameters = dict(self.model.named_parameters())
         self._rest = [(name, parameters[path]) for path, name in left.items()]
         self.whole = None if program is None else self._checked(program, example)
@@ -82,7 +82,7 @@ class WorkingCopy:
             x = example.to(next(self.model.parameters()).dtype)
             expected = main_output(call_model(self.model, x)).double()
             found = whole(x).double() if whole.runs() else expected * torch.nan
-        bound = _TOLERANCE.get(x.dtype, 5e-2) * max(1.0, float(expected.abs().max()))
+        bound = TOLERANCE.get(x.dtype, 5e-2) * max(1.0, float(expected.abs().max()))
         return whole if found.shape == expected.shape and float((found - expected).abs().max()) <= bound else None
 
     @property
@@ -142,17 +142,17 @@ class _Pair:
     def fold(self, at: Callable[[str], torch.Tensor], statistics: nn.Module | None) -> None:
         """Set the convolution's weight and bias from the tensors that `at` gives by name."""
         source = self._norm if statistics is None else statistics.get_submodule(self._norm_path)
-        mean, variance = source.running_mean, source.running_var
         values = {key: at(name) for key, name in self._named.items()}
-        weight = values["convolution", "weight"]
-        scale = torch.rsqrt(variance + self._norm.eps)  # type: ignore[operator, arg-type]
-        if ("norm", "weight") in values:
-            scale = scale * values["norm", "weight"]
-        bias = -mean if ("convolution", "bias") not in values else values["convolution", "bias"] - mean  # type: ignore
-        bias = bias * scale
-        if ("norm", "bias") in values:
-            bias = bias + values["norm", "bias"]
-        self._module.weight.copy_(weight * scale.view(-1, *[1] * (weight.ndim - 1)))  # type: ignore[operator, union-attr]
+        weight, bias = fuse_conv_bn_weights(
+            values["convolution", "weight"],
+            values.get(("convolution", "bias")),
+            source.running_mean,  # type: ignore[arg-type]
+            source.running_var,  # type: ignore[arg-type]
+            self._norm.eps,  # type: ignore[arg-type]
+            values.get(("norm", "weight")),
+            values.get(("norm", "bias")),
+        )
+        self._module.weight.copy_(weight)  # type: ignore[operator, union-attr]
         self._module.bias.copy_(bias)  # type: ignore[operator, union-attr]
 
 
@@ -168,17 +168,12 @@ def _program(model: nn.Module, example: torch.Tensor) -> Program | None:
         return None
 
 
-def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The batch norms, by name."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, _NORMS)]
-
-
 def without_statistics(model: nn.Module) -> list[str]:
     """Batch norms that keep no running statistics, so that none can be frozen."""
-    return [name for name, norm in norms_of(model) if norm.running_mean is None]
+    return [name for name, norm in batch_norms(model).items() if norm.running_mean is None]
 
 
-def use_batch_statistics(norms: Iterable[tuple[str, nn.Module]]) -> None:
-    """Let batch norms of a private copy normalise by the batch at hand."""
-    for _, norm in norms:
+def use_batch_statistics(model: nn.Module) -> None:
+    """Let the batch norms of a private copy normalise by the batch at hand."""
+    for norm in batch_norms(model).values():
         norm.train()

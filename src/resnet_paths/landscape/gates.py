@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ..data import ImageData
+from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
-from ..network import UnitRef, UnrolledNetwork, UnrollError
+from ..network import UnitRef, UnrolledNetwork
 from ..surgery import drop_blocks
 from ._cells import BatchNorm, Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
@@ -206,8 +207,7 @@ def _surface(
     names: list[str],
     options: dict[str, Any],
 ) -> Surface:
-    if any(module.training for module in net.model.modules()):
-        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    check_eval(net.model)
     settings = _Settings(**options)
     check_statistics(net.model, settings.batchnorm)
     if settings.batchnorm == "batch" and settings.batch_size is not None and settings.batch_size < 2:

@@ -14,7 +14,7 @@ from torch import nn
 from .._display import shown
 from ..data import ImageData
 from ..network import UnrolledNetwork
-from ..paths._records import Provenance
+from ..provenance import Provenance
 from .directions import Direction
 from .operator import Batches, CurvatureOperator, Kind, SampleLoss, curvature_operator
 from .parameters import check_blocks, unit_parameters

@@ -13,11 +13,12 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 
 from ..data import ImageData
+from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_modules
 from ..network import UnrolledNetwork
-from ..paths._records import Provenance, provenance
+from ..provenance import Provenance, provenance
 
 Kind = Literal["hessian", "gauss_newton"]
 SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -166,7 +167,8 @@ def curvature_operator(
         The operator.
 
     Raises:
-        ValueError: the model is in training mode, a parameter does not exist, or there are no samples.
+        UnrollError: the model is in training mode.
+        ValueError: a parameter does not exist, or there are no samples.
         TypeError: the parameters are of several types or on several devices.
         ImportError: without the extra ``curvature``.
 
@@ -190,20 +192,6 @@ def curvature_operator(
     names = check_parameters(model, parameters)
     reference = dict(model.named_parameters())[names[0]]
     return CurvatureOperator(model, read_batches(data, batch_size, reference), kind, names, MeanLoss(loss))
-
-
-def check_eval(model: nn.Module) -> None:
-    """Refuse a model in training mode.
-
-    Raises:
-        ValueError: in training mode the loss depends on chance and on the batch.
-    """
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
-    if training:
-        raise ValueError(
-            f"expected a model in eval mode, got {len(training)} modules in training mode ({training[0]}, ...), where "
-            "batch norm and dropout make the loss depend on the batch and on chance; call model.eval() first"
-        )
 
 
 def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]:

@@ -13,7 +13,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.stats import norm
 
 from .._display import shown
-from ..paths._records import Provenance, dataset
+from ..provenance import Provenance, dataset
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
 

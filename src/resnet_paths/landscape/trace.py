@@ -13,7 +13,7 @@ import torch
 from scipy.stats import t as student
 
 from .._display import shown
-from ..paths._records import Provenance
+from ..provenance import Provenance
 from .operator import CurvatureOperator, Kind
 
 Probe = Literal["rademacher", "gaussian"]

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from ..data import ImageData
-from ..network import Evaluations, PlainNetwork, UnrolledNetwork, UnrollError, for_inference
+from ..graph.eval_mode import check_eval
+from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
 from .metrics import Metric
@@ -77,12 +78,6 @@ def quick(net: N, fast: bool = True) -> N:
     """The network with norms folded and weights channels last, where asked for and possible."""
     check_eval(net.model)
     return for_inference(net) if fast and isinstance(net, UnrolledNetwork) else net  # type: ignore[return-value]
-
-
-def check_eval(model: nn.Module) -> None:
-    """Raises: UnrollError for a model in training mode, in which its output depends on the batch."""
-    if any(module.training for module in model.modules()):
-        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
 
 
 def evaluate_gates(

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..graph.errors import NoUnitsError, TraceError
+from ..graph.errors import NoUnitsError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
-from .unrolled import TOLERANCE, Output, UnrolledNetwork
+from .unrolled import Output, UnrolledNetwork
+from .verify import verify
 
 KNOWN_FAMILIES = (
     "ResNet, ResNeXt, Wide ResNet, RegNet, ConvNeXt, MobileNet v2/v3, EfficientNet, MNASNet, ViT, Swin, "
@@ -87,22 +87,11 @@ def _attempt(
             attempts.append(_refused(name, net))
             return None
         if example is not None:
-            _verify(net, example)
+            verify(net, example)
     except ValueError as error:  # an UnrollError, or a graph that cannot be cut into pieces
         attempts.append(f"{name}: {error}")
         return None
     return net
-
-
-def _verify(net: UnrolledNetwork, example: Any) -> None:
-    difference = net.observe(example)
-    parameter = next(net.model.parameters(), torch.empty(0))
-    tolerance = TOLERANCE.get(parameter.dtype, 5e-2)
-    if not difference <= tolerance:
-        raise TraceError(
-            f"expected the unrolled network to reproduce the model on the example, got a relative difference of "
-            f"{difference:.3g}; is the model's output random, or does it depend on the values of its input?"
-        )
 
 
 def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:

@@ -7,6 +7,7 @@ from torch import fx, nn
 from torch.nn.utils import fusion
 
 from ..graph.errors import UnrollError
+from ..graph.eval_mode import check_eval
 from ..graph.private_copy import private_copy
 from ..graph.program import Program
 from .discover import network_of
@@ -49,8 +50,7 @@ def for_inference(
         ...     bool(torch.allclose(fast(x), net(x), rtol=1e-4, atol=1e-4))
         True
     """
-    if any(module.training for module in net.model.modules()):
-        raise UnrollError("expected a model in eval mode, got one (partly) in training mode; call model.eval() first")
+    check_eval(net.model)
     program = net.segments.program
     model = private_copy(net.model).requires_grad_(False)
     if fold:

@@ -348,6 +348,10 @@ class UnrolledNetwork:
                 "of this shape"
             )
 
+    def followed(self, returned: Any) -> torch.Tensor:
+        """The output that the network gives, picked from what the model returned."""
+        return output_at(returned, self.segments.program.output_path)
+
     def observe(self, example: Any) -> float:
         """Run the example once through model and network; note the units' shapes.
 
@@ -362,7 +366,7 @@ class UnrolledNetwork:
                 state = self.step(state)
                 shapes.append(tuple(state.value.shape[1:]))
         with preserved(self.model), torch.no_grad():
-            expected = output_at(call_model(self.model, example), self.segments.program.output_path)
+            expected = self.followed(call_model(self.model, example))
         self._units = describe_units(self.segments, shapes)
         if state.value.shape != expected.shape:
             return float("inf")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..graph.eval_mode import check_eval as check_model
 from ..network import UnrolledNetwork
 
 Loss = str | Callable[[torch.Tensor, Any], torch.Tensor]
@@ -17,15 +18,9 @@ def check_eval(net: UnrolledNetwork) -> None:
     """Refuse a model in training mode.
 
     Raises:
-        ValueError: batch statistics or dropout would make the pieces random, or change the model.
+        UnrollError: batch statistics or dropout would make the pieces random, or change the model.
     """
-    training = [name or "the model" for name, module in net.model.named_modules() if module.training]
-    if training:
-        raise ValueError(
-            f"expected a model in eval mode, got {len(training)} modules in training mode ({training[0]}, ...), "
-            "where batch norm and dropout make the gradient of one example depend on chance and on the other "
-            "examples; call model.eval() first"
-        )
+    check_model(net.model)
 
 
 def scalar_loss(output: torch.Tensor, target: Any, loss: Loss) -> torch.Tensor:

@@ -12,9 +12,9 @@ import xarray as xr
 
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
 from ._objective import Loss, loss_name
 from ._polynomial import LeafSums, pull_polynomial, pull_stem
-from ._records import Provenance, dataset, provenance, table
 from ._tape import Tape
 
 

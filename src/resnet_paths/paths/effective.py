@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from .._display import shown
-from ._records import Provenance, array, dataset, table
+from ..provenance import Provenance, array, dataset, table
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
 from .lengths import central_interval, path_lengths

@@ -13,10 +13,10 @@ import xarray as xr
 
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
 from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
-from ._records import Provenance, dataset, provenance, table
 from ._tape import Tape
 from .by_length import example_norms
 from .sampling import pooled, student_interval

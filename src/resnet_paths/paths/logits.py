@@ -13,10 +13,10 @@ import xarray as xr
 from .._display import shown
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
 from ._frozen import FrozenUnit, freeze, source_of_constant
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
-from ._records import Provenance, dataset, provenance, table
 
 PARTS = ("stem", "bias", "remainder")
 

@@ -14,9 +14,9 @@ from scipy import stats
 
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
-from ._records import Provenance, dataset, provenance, table
 from ._tape import Recorded, Tape
 from .by_length import example_norms
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData
+from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
-from ..network import UnrollError
 from ..sweep import SweepResult, sweep
 from ..sweep.result import last_line
 from .page import render
@@ -168,8 +168,7 @@ def write_report(
         27
     """
     wanted = _wanted(stages, skip, budget, options or {})
-    if any(module.training for module in model.modules()):
-        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    check_eval(model)
     target = Path(out)
     if target.is_dir():
         raise ValueError(

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import fx, nn
+from torch import fx
 
 from ..graph.private_copy import private_copy
 from ..network import UnitRef, UnrolledNetwork, unroll
-
-
-def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """The batch norms that keep running statistics, by qualified name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    }
+from ..network.norms import tracking_norms
 
 
 def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
@@ -33,7 +25,7 @@ def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
             calls.setdefault(str(node.target), []).append(node)
     return [
         name
-        for name in norms_of(net.model)
+        for name in tracking_norms(net.model)
         if name in calls and not reached.intersection(calls[name]) and not gone.issuperset(calls[name])
     ]
 
@@ -44,7 +36,7 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
     So it behaves, for a large batch, as after recalibration, whichever blocks are dropped.
     """
     model = private_copy(net.model)
-    for norm in norms_of(model).values():
+    for norm in tracking_norms(model).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     found = unroll(model, net._example)

@@ -13,9 +13,9 @@ from torch import nn
 from .._display import shown
 from ..data import ImageData
 from ..graph.private_copy import private_copy
+from ..network.norms import tracking_norms
 from ..network.unrolled import placed
 from ..training import augmented
-from ._statistics import norms_of
 from .recalibrate import recalibrate_batchnorm
 
 
@@ -67,11 +67,11 @@ def statistics_gap(model: nn.Module, batches: Iterable[Any], *, max_batches: int
         2.0
     """
     other = private_copy(model)
-    if not norms_of(model):
+    if not tracking_norms(model):
         return StatisticsGap((), (), ())
     recalibrate_batchnorm(other, batches, max_batches=max_batches)
-    new, shift, scale = norms_of(other), [], []
-    for name, old in norms_of(model).items():
+    new, shift, scale = tracking_norms(other), [], []
+    for name, old in tracking_norms(model).items():
         mean, var = _moments(old)
         new_mean, new_var = _moments(new[name])
         shift.append(float(((new_mean - mean).abs() / var.sqrt()).mean()))
@@ -106,7 +106,7 @@ def as_in_training(
         >>> as_in_training(load_model("embedded"), digits("train"), images=300).name
         'digits (train), moved by up to 1 pixels'
     """
-    if not norms_of(model):
+    if not tracking_norms(model):
         return data
     shift = data.images.shape[-1] // 8 if shift is None else shift
     some = data.subset(slice(0, images))

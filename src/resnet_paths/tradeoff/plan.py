@@ -21,10 +21,11 @@ from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named
 from ..lesion.metrics import cross_entropy
 from ..network import UnrolledNetwork, for_inference, unroll
+from ..network.norms import tracking_norms
 from ..network.unrolled import placed
 from ..surgery import drop_blocks
 from ._search import MOST_EXACT, Search, Searcher
-from ._statistics import batch_statistics, norms_before, norms_of
+from ._statistics import batch_statistics, norms_before
 from .distil import Distillation, distil
 from .latency import count_parameters, latencies_in_turn, measure_latency
 from .recalibrate import recalibrate_batchnorm
@@ -269,7 +270,7 @@ def plan_drop(
     if not 0 <= limit <= len(net):
         raise ValueError(f"expected from 0 to {len(net)} blocks to drop, got {limit}")
     chosen_on, reported_on = data.halves(seed) if report is None else (data, report)
-    searched = batch_statistics(net) if recalibrate is not None and norms_of(net.model) else net
+    searched = batch_statistics(net) if recalibrate is not None and tracking_norms(net.model) else net
     if search_dtype is not None:
         searched = for_inference(searched, fold=False, channels_last=False, dtype=search_dtype)
     searcher = Searcher(searched, chosen_on, metric, batch_size, progress)
@@ -326,8 +327,9 @@ def _choose(
     if shown_apart:
         shown = [point.fall_at_most is not None and point.fall_at_most <= (drop or 0.0) for point in points[1:]]
         return [*shown, False].index(False)
-    floor = points[0].search_accuracy - (drop or 0.0)
-    return max(i for i, point in enumerate(points) if point.search_accuracy >= floor)
+    allowed = (drop or 0.0) + 1e-9  # 4 images of 200 may round to a little more than 0.02
+    whole = points[0].search_accuracy
+    return max(i for i, point in enumerate(points) if whole - point.search_accuracy <= allowed)
 
 
 def measured(
@@ -392,7 +394,7 @@ def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
 
 def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:
     """Measure the statistics again behind the first dropped block; none dropped, none measured."""
-    if norms_of(smaller):
+    if tracking_norms(smaller):
         recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=norms_before(net, dropped))
 
 

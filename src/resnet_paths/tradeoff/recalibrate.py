@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..graph.locking import MODEL_LOCK
+from ..network.norms import tracking_norms
 from ..network.unrolled import call_model
-from ._statistics import norms_of
 
 
 def recalibrate_batchnorm(
@@ -49,7 +49,7 @@ def recalibrate_batchnorm(
         >>> float(norm.running_mean), float(norm.running_var)
         (2.0, 2.0)
     """
-    named, kept = norms_of(model), set(keep)
+    named, kept = tracking_norms(model), set(keep)
     unknown = sorted(kept - set(named))
     if unknown:
         raise ValueError(f"expected names of batch norms to keep, such as {next(iter(named), None)!r}, got {unknown}")

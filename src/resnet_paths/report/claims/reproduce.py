@@ -12,8 +12,8 @@ from torch import nn
 
 from ..._display import shown
 from ...data import ImageData, digits
+from ...graph.eval_mode import check_eval
 from ...models import load_model
-from ...network import UnrollError
 from ..subject import Subject
 from . import he2015, he2016, li2018, veit2016
 from .claim import Claim, Measured, Paper
@@ -146,8 +146,8 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _evidence(model: nn.Module | None, data: ImageData | None, training: ImageData | None, seed: int) -> Evidence:
-    if model is not None and any(module.training for module in model.modules()):
-        raise UnrollError("expected a model in eval mode, got one in training mode; call model.eval() first")
+    if model is not None:
+        check_eval(model)
     images = digits("test") if data is None else data
     others = training if training is not None else digits("train") if data is None else data
     subject = Subject(load_model("embedded") if model is None else model, images, others, seed=seed)

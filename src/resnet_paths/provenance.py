@@ -15,8 +15,8 @@ from torch import nn
 
 import resnet_paths
 
-from ..graph.model_fingerprint import fingerprint as model_fingerprint
-from ..graph.model_fingerprint import tensor_bytes
+from .graph.model_fingerprint import fingerprint as model_fingerprint
+from .graph.model_fingerprint import tensor_bytes
 
 
 @dataclass(frozen=True)

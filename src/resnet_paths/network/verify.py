@@ -1,0 +1,109 @@
+"""That an unrolled network is its model: one output and one gradient, on the example that the user gave.
+
+An output alone does not show it: what only stops, reverses or replaces a gradient leaves every output as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..graph.errors import TraceError
+from ..graph.inputs import call_model
+from ..graph.preserve import preserved
+from ..graph.trees import map_leaves
+from .unrolled import TOLERANCE, UnrolledNetwork
+
+
+def verify(net: UnrolledNetwork, example: Any) -> None:
+    """Compare a network with its model on an example; note the units' shapes.
+
+    Raises:
+        TraceError: the outputs differ, or the gradients do.
+
+    Cost: two forward passes and two of forward and backward.
+    """
+    difference = net.observe(example)
+    parameter = next(net.model.parameters(), torch.empty(0))
+    tolerance = TOLERANCE.get(parameter.dtype, 5e-2)
+    if not difference <= tolerance:
+        raise TraceError(
+            f"expected the unrolled network to reproduce the model on the example, got a relative difference of "
+            f"{difference:.3g}; is the model's output random, or does it depend on the values of its input?"
+        )
+    found = gradient_difference(net, example)
+    if found is not None and not found[1] <= tolerance:
+        what, apart = found
+        raise TraceError(
+            f"expected the gradient of the unrolled network to be the model's on the example, got one whose part for "
+            f"{what} differs by {apart:.3g} (relative); something in the model's forward stops or changes a gradient "
+            "in a way that was not followed"
+        )
+
+
+def gradient_difference(net: UnrolledNetwork, example: Any) -> tuple[str, float] | None:
+    """Where the gradients of network and model differ most, and by how much; None where the model has no gradient.
+
+    Of a fixed scalar of the output, with respect to the example's first floating tensor and all parameters.
+    """
+    model = net.model
+    with torch.inference_mode(False), torch.enable_grad():
+        expected = _gradients(lambda x: net.followed(call_model(model, x)), model, example)
+        if expected is None:
+            return None
+        actual = _gradients(lambda x: net(x), model, example)
+    if actual is None:
+        return "the output", float("inf")
+    least = max(1e-3 * max(map(_size, expected.values())), torch.finfo(torch.float32).tiny)  # smaller ones: rounding
+    apart = {
+        name: 0.0 if gradient is None and actual[name] is None else _difference(actual[name], gradient, least)
+        for name, gradient in expected.items()
+    }
+    where = max(apart, key=lambda name: apart[name])
+    return where, apart[where]
+
+
+Gradients = dict[str, torch.Tensor | None]
+
+
+def _difference(one: torch.Tensor | None, other: torch.Tensor | None, least: float) -> float:
+    """The largest difference, relative to the second gradient; None is zero, and undefined entries are passed over."""
+    if one is None or other is None:
+        present = one if other is None else other
+        one, other = (torch.zeros_like(present) if g is None else g for g in (one, other))  # type: ignore[arg-type]
+    return float((one - other).abs().nan_to_num(0).max()) / max(_size(other), least) if other.numel() else 0.0
+
+
+def _size(gradient: torch.Tensor | None) -> float:
+    return float(gradient.abs().nan_to_num(0, 0).max()) if gradient is not None and gradient.numel() else 0.0
+
+
+def _gradients(function: Callable[[Any], torch.Tensor], model: nn.Module, example: Any) -> Gradients | None:
+    """Gradients by name, None for each that does not reach the output; None where none can be taken."""
+    given: list[torch.Tensor] = []
+
+    def fresh(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        copy = leaf.detach().clone()
+        if not given and copy.is_floating_point():
+            given.append(copy.requires_grad_())
+        return copy
+
+    with preserved(model):
+        x = map_leaves(example, fresh)
+        targets = dict(zip(["the input"], given, strict=False))
+        targets |= {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        try:
+            output = function(x)
+            if not output.requires_grad or not targets:
+                return None
+            weights = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype, device=output.device)
+            total = (output * weights.view(output.shape)).sum().abs()
+            found = torch.autograd.grad(total, list(targets.values()), allow_unused=True)
+        except RuntimeError:
+            return None
+    return dict(zip(targets, found, strict=True))

@@ -1,0 +1,216 @@
+"""Python values that a forward reads: what a graph holds for good is compared, chance is refused."""
+
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from resnet_paths.graph.errors import TraceError, UnrollError
+from resnet_paths.graph.program import Program
+from resnet_paths.graph.recording import record
+from resnet_paths.graph.tracing import trace
+
+
+def recorded(model: nn.Module) -> Program:
+    return record(model, torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+
+
+FRONT_ENDS = pytest.mark.parametrize("follow", [trace, recorded])
+
+
+class Scaled(nn.Module):
+    """A block with plain attributes that its forward reads, and some that it does not."""
+
+    kind = "full"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.scale, self.note, self.extra, self.calls = nn.Linear(4, 4), 1.0, "unread", None, 0
+        self.skipped = [5]
+
+    @property
+    def half(self) -> float:
+        return self.scale / 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        branch = self.half * torch.tanh(self.a(x))
+        if self.kind == "none" or 3 in self.skipped:
+            return x
+        if self.extra is not None:
+            branch = self.extra(branch)
+        return x + branch
+
+
+class Skips(nn.Module):
+    """A model that leaves out blocks by a plain tuple of its class."""
+
+    skip: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Scaled() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self.blocks):
+            if index not in self.skip:
+                x = block(x)
+        return x
+
+
+CHANGES: dict[str, tuple[Callable[[Skips], None], str]] = {
+    "a number": (lambda model: setattr(model.blocks[1], "scale", 0.1), r"blocks\.1\.scale to be 1\.0.*got 0\.1"),
+    "a class attribute": (lambda model: setattr(model, "skip", (1,)), r"expected skip to be \(\).*got \(1,\)"),
+    "a string of the class": (lambda model: setattr(model.blocks[0], "kind", "none"), r"blocks\.0\.kind.*'none'"),
+    "a list, in place": (lambda model: model.blocks[2].skipped.append(3), r"skipped to be \[5\].*got \[5, 3\]"),
+    "a module for None": (lambda model: setattr(model.blocks[2], "extra", nn.ReLU()), r"extra to be None.*a ReLU"),
+    "a tensor for a number": (lambda model: setattr(model.blocks[2], "scale", torch.ones(4)), "scale.*a Tensor"),
+    "deleted": (lambda model: delattr(model.blocks[2], "scale"), "scale to be 1.0.*got nothing"),
+}
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_value_that_has_changed_is_named(change: str, follow: Callable[[nn.Module], Program]) -> None:
+    model = Skips().eval()
+    program = follow(model)
+    program.check_unchanged()
+    alter, message = CHANGES[change]
+    alter(model)
+    with pytest.raises(UnrollError, match=message):
+        program.check_unchanged()
+
+
+@FRONT_ENDS
+def test_what_the_forward_does_not_read_or_counts_itself_may_change(follow: Callable[[nn.Module], Program]) -> None:
+    model = Skips().eval()
+    program = follow(model)
+    model.blocks[0].note, model.blocks[0].half_note, model.blocks[1].scale = "changed", 3, 1
+    model(torch.randn(3, 4))
+    model.train()
+    program.check_unchanged()
+    assert model.blocks[0].calls == 1
+
+
+def test_the_comparison_costs_microseconds() -> None:
+    program = trace(resnet50().eval())
+    start = time.perf_counter()
+    for _ in range(1000):
+        program.check_unchanged()
+    assert time.perf_counter() - start < 0.2  # 200 microseconds beside a forward of 50 milliseconds; measured: 2
+    assert len(program.baked) >= 12
+
+
+# chance
+
+DRAWS: dict[str, Callable[[torch.Tensor], bool]] = {
+    "torch.rand().item()": lambda x: torch.rand(()).item() < 0.5,
+    "bool of a comparison": lambda x: bool(torch.rand(()) < 0.5),
+    "bernoulli_ in place": lambda x: bool(torch.empty(1).bernoulli_(0.5)),
+    "float()": lambda x: float(torch.rand(1)) < 0.5,
+    "tolist": lambda x: torch.randperm(4).tolist()[0] < 2,
+    "rand_like": lambda x: bool((torch.rand_like(x)[0, 0] < 0.5).all()),
+    "of x's type": lambda x: bool(x.new_empty(()).uniform_() < 0.5),
+    "random": lambda x: random.random() < 0.5,
+    "numpy": lambda x: np.random.rand() < 0.5,
+}
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a(x)
+
+
+class LayerDrop(nn.Module):
+    """Blocks left out at random in train mode."""
+
+    def __init__(self, draw: str) -> None:
+        super().__init__()
+        self.blocks, self.draw = nn.ModuleList(Layer() for _ in range(4)), draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            if not (self.training and DRAWS[self.draw](x)):
+                x = block(x)
+        return x
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_blocks_that_chance_leaves_out_are_refused(
+    draw: str, follow: Callable[[nn.Module], Program], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    model = LayerDrop(draw)
+    with pytest.raises(TraceError, match=r"LayerDrop cannot be followed"):
+        follow(model.train())
+    program = follow(model.eval())
+    assert sum(node.op == "call_module" for node in program.graph.nodes) == 4
+    inner = nn.Sequential(nn.Linear(4, 4), LayerDrop(draw)).train()
+    program = follow(inner)  # kept whole where it is a part: then it draws at each run
+    assert set(program.opaque) == {"1"}
+
+
+@FRONT_ENDS
+def test_python_random_numbers_that_decide_nothing_are_no_matter(follow: Callable[[nn.Module], Program]) -> None:
+    class Draws(Layer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1 + 0 * random.random() + 0 * np.random.rand())
+
+    assert not follow(Draws().eval()).opaque
+
+
+# values of tensors
+
+
+class Normalised(nn.Module):
+    """Divides by a number that it reads off its input."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.a, self.whole = nn.Linear(4, 4), whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        top = x.detach().abs().max()
+        return x + self.a(x) / (int(top.ceil()) if self.whole else top.item())
+
+
+def test_a_number_read_off_the_input_is_read_again_or_compared() -> None:
+    from resnet_paths.network import UnrolledNetwork
+
+    x, other = torch.rand(3, 4), torch.rand(3, 4) * 9
+    model = Normalised(whole=False)
+    net = UnrolledNetwork(model, lambda: record(model, x))
+    assert torch.equal(net(other), model(other))
+    model = Normalised(whole=True)
+    net = UnrolledNetwork(model, lambda: record(model, x))
+    assert torch.equal(net(x * 0.99), model(x * 0.99))
+    with pytest.raises(UnrollError, match="decides as it did on the example"):
+        net(other)
+
+
+def test_tensors_from_outside_of_torch_are_refused_not_kept() -> None:
+    class ThroughNumpy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.a(x) * torch.from_numpy(np.sin(x.detach().numpy()))
+
+    with pytest.raises(TraceError, match="depends on the batch size"):
+        recorded(ThroughNumpy())
+    model = nn.Sequential(nn.Linear(4, 4), ThroughNumpy())
+    assert set(recorded(model).opaque) == {"1"}

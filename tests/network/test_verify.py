@@ -1,0 +1,86 @@
+"""With an example, a network's output and gradient are compared with the model's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_paths.graph.errors import TraceError
+from resnet_paths.graph.tracing import trace
+from resnet_paths.network import UnrolledNetwork, unroll
+from resnet_paths.network.verify import gradient_difference, verify
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(self.a(x))
+
+
+class Cheats(nn.Module):
+    """Whose call changes the gradient where no graph sees it: of the input, of one layer, or not at all."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.first, self.second, self.what = Block(), Block(), what
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.what == "input":
+            x = x.detach() * 0.5 + x * 0.5
+        if self.what == "layer":
+            hidden = self.first(x)
+            return self.second(hidden) + (self.first(x) - self.first(x).detach()) * 0.1
+        if self.what == "nothing flows":
+            return super().__call__(x).detach()
+        return super().__call__(x)
+
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("what", ["input", "layer"])
+def test_a_gradient_that_is_not_the_models_is_named(what: str) -> None:
+    model = Cheats(what).double().eval()
+    net = UnrolledNetwork(model, lambda: trace(model))
+    assert torch.equal(net(X), model(X))
+    with pytest.raises(TraceError, match="the gradient of the unrolled network to be the model's"):
+        verify(net, X)
+    found = gradient_difference(net, X)
+    assert found is not None
+    assert found[1] > 0.01
+    assert what == "layer" or found[0] == "the input"
+
+
+def test_without_a_gradient_in_the_model_there_is_nothing_to_compare() -> None:
+    model = Cheats("nothing flows").double().eval()
+    net = UnrolledNetwork(model, lambda: trace(model))
+    assert gradient_difference(net, X) is None
+    verify(net, X)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_agree_and_leave_no_mark(training: bool) -> None:
+    model = nn.Sequential(Block(), nn.Dropout(0.5), nn.BatchNorm1d(4), Block()).double().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        net = unroll(model, X)
+    found = gradient_difference(net, X)
+    assert found is not None
+    assert found[1] == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_whole_numbers_as_input_and_frozen_parameters() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4), Block(), Block()).double()
+    model[0].requires_grad_(False)
+    net = unroll(model, torch.tensor([[1, 2, 3]]))
+    found = gradient_difference(net, torch.tensor([[1, 2, 3]]))
+    assert found is not None
+    assert found[0] != "the input"
+    assert found[1] == 0
