@@ -35,6 +35,8 @@ def units(function) -> list[str]:
         (lambda m, x: torch.add(m.a(x), x), ["identity"]),
         (lambda m, x: m.a(x).add_(x), ["identity"]),
         (lambda m, x: (x + m.a(x)) + m.b(x), ["identity"]),
+        (lambda m, x: (m.a(x) + m.c(torch.relu(m.b(x)))) + x, ["identity"]),
+        (lambda m, x: x + (m.a(x) + m.c(torch.relu(m.b(x)))), ["identity"]),
         (lambda m, x: m.c(x) + m.b(torch.relu(m.a(x))), ["projection"]),
         (lambda m, x: x.roll(1, 1) + m.a(x), ["parameter-free"]),
         (lambda m, x: m.c(x + m.a(x)) + 1.0, ["identity"]),

@@ -205,10 +205,19 @@ class _Finder:
             if not self._parallel(node, one, other) and not self._parallel(node, other, one):
                 raise
             return
-        nodes = frozenset(ways.shortcut_nodes), frozenset(ways.branch_nodes)
-        self.cuts[node] = Cut(
-            ways.entry, ways.shortcut, (ways.branch,), node, post_activation(node, self.program), *nodes
-        )
+        branch = self._flattened(ways)
+        nodes = frozenset(ways.shortcut_nodes), frozenset(ways.branch_nodes - {ways.branch} | {*branch})
+        self.cuts[node] = Cut(ways.entry, ways.shortcut, branch, node, post_activation(node, self.program), *nodes)
+
+    def _flattened(self, ways: _Ways) -> tuple[fx.Node, ...]:
+        """The branch terms: those of ``f(x) + g(x)``, which alone looked like a block, where x is the shortcut."""
+        inner = self.cuts.get(ways.branch)
+        if inner is None or inner.entry is not ways.entry or inner.post is not inner.add or len(inner.add.users) != 1:
+            return (ways.branch,)
+        if self._measured(inner.entry, inner.shortcut, ways.shortcut).shortcut_depth <= ways.shortcut_depth:
+            return (ways.branch,)
+        del self.cuts[ways.branch]
+        return (inner.shortcut, *inner.branch)
 
     def _parallel(self, node: fx.Node, inner: fx.Node, other: fx.Node) -> bool:
         """Take ``(x + f(x)) + g(x)`` as one block with two branches; whether it is of this form."""

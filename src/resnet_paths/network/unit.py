@@ -68,13 +68,17 @@ def resolve(units: Sequence[Unit], reference: UnitRef) -> int:
 def resolve_all(units: Sequence[Unit], references: Iterable[UnitRef] | UnitRef) -> list[int]:
     """The indices of several units, in the order given.
 
+    The name of a module that is called several times stands for all its calls (``tower.0`` for ``tower.0#1`` and
+    ``tower.0#2``).
+
     Raises:
         UnitIndexError: a unit does not exist, or is named twice.
     """
     if isinstance(references, str) or not isinstance(references, Iterable):
         references = [references]
     indices: list[int] = []
-    for reference in references:
+    calls = [reference for given in references for reference in _calls(units, given)]
+    for reference in calls:
         index = resolve(units, reference)
         if index in indices:
             raise UnitIndexError(
@@ -83,6 +87,13 @@ def resolve_all(units: Sequence[Unit], references: Iterable[UnitRef] | UnitRef) 
             )
         indices.append(index)
     return indices
+
+
+def _calls(units: Sequence[Unit], reference: UnitRef) -> list[UnitRef]:
+    """A reference, or the names of all calls of the module that it names."""
+    if not isinstance(reference, str) or any(unit.name == reference for unit in units):
+        return [reference]
+    return [unit.name for unit in units if unit.name.rpartition("#")[0] == reference] or [reference]
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
