@@ -210,11 +210,15 @@ class _Finder:
         self.cuts[node] = Cut(ways.entry, ways.shortcut, branch, node, post_activation(node, self.program), *nodes)
 
     def _flattened(self, ways: _Ways) -> tuple[fx.Node, ...]:
-        """The branch terms: those of ``f(x) + g(x)``, which alone looked like a block, where x is the shortcut."""
+        """The branch terms: both of ``f(x) + g(x)``, which alone looked like a block, where x is the shortcut."""
         inner = self.cuts.get(ways.branch)
-        if inner is None or inner.entry is not ways.entry or inner.post is not inner.add or len(inner.add.users) != 1:
+        if inner is None or inner.post is not inner.add or len(inner.add.users) != 1:
             return (ways.branch,)
-        if self._measured(inner.entry, inner.shortcut, ways.shortcut).shortcut_depth <= ways.shortcut_depth:
+        if not self.flow.is_behind(inner.entry, ways.entry):
+            return (ways.branch,)
+        before = self.flow.between(ways.entry, inner.entry)
+        apart = any(node in self.cuts for node in before) or self._depth(ways.entry, inner.entry, before)[0]
+        if apart or not self._depth(inner.entry, inner.shortcut, set(inner.shortcut_nodes))[0]:
             return (ways.branch,)
         del self.cuts[ways.branch]
         return (inner.shortcut, *inner.branch)

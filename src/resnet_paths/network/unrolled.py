@@ -22,6 +22,7 @@ from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
 from ..graph.program import Program
 from ..graph.sums import put_back, unify_sums
+from ..graph.tuples import read_items_directly
 from .gate_rows import Evaluations, evaluate_rows
 from .summary import describe_units, html_table, text_table
 from .unit import Unit, UnitRef, resolve, resolve_all
@@ -133,6 +134,7 @@ class UnrolledNetwork:
         return tuple(module.training for module in self.model.modules())
 
     def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
+        read_items_directly(program.graph)
         carries = data_nodes(program)
         fused = unify_sums(program.graph, carries)
         flow = DataFlow(program, learned_starts(program, carries))
