@@ -118,10 +118,16 @@ class _Probe:
         """The takers behind one argument of a part: itself, its own parts where it is opened, none where it is gone."""
         if call in self.plan.calls:
             return [(call, key)]
-        if call not in self.plan.opened or call.leaf:
+        if call not in self.plan.opened or not self._is_left(call):
             return []
         place = _place_of(call, key)
         return None if place is None else self.takers(call, place, value)
+
+    def _is_left(self, call: ModuleCall) -> bool:
+        """Whether something of an opened call is written."""
+        if any(node in self.plan.operations for node in call.nodes):
+            return True
+        return any(child in self.plan.calls or self._is_left(child) for child in call.children)
 
 
 def _place_of(call: ModuleCall, key: int | str) -> Place | None:

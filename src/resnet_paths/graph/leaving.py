@@ -48,7 +48,7 @@ class Holdings:
                 self.reads.setdefault(id(program.attribute(str(node.target))), []).append(node)
         modules = list(program.model.modules())
         self._holders = Counter(id(child) for module in modules for child in module._modules.values())
-        self._slots = Counter(id(value) for module in modules for value in module._parameters.values())
+        self._slots = Counter(_address(value) for module in modules for value in module._parameters.values())
 
     def leaving(self, plans: Sequence[SitePlan]) -> Leaving:
         """What goes with some plans.
@@ -63,18 +63,18 @@ class Holdings:
         sizes: dict[int, int] = {}
 
         def take_parameter(module: nn.Module, name: str) -> None:
-            parameter = module._parameters.get(name)
+            parameter = dict(module._parameters.items()).get(name)
             if parameter is not None:
-                slots[id(parameter)] += 1
-                sizes[id(parameter)] = parameter.numel()
+                slots[_address(parameter)] += 1
+                sizes[_address(parameter)] = parameter.numel()
 
         def take_module(module: nn.Module, name: str) -> None:
             child = module._modules[name]
             held[id(child)] += 1
             if child is not None and held[id(child)] == self._holders[id(child)]:
-                for inner in child._modules:
+                for inner, _ in child._modules.items():
                     take_module(child, inner)
-                for inner in child._parameters:
+                for inner, _ in child._parameters.items():
                     take_parameter(child, inner)
 
         for slot in leaving.modules:
@@ -82,6 +82,11 @@ class Holdings:
         for slot in leaving.tensors:
             take_parameter(*slot)
         return sum(size for key, size in sizes.items() if slots[key] == self._slots[key])
+
+
+def _address(parameter: nn.Parameter | None) -> int:
+    """What tells parameters apart, also those of scripted modules, which make a new Python object at each look."""
+    return 0 if parameter is None else int(parameter._cdata)
 
 
 class _Search:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
+from .custom_functions import CustomFunction
 from .drop_plan import SitePlan, arguments, is_written, known_objects, leaves, local_name, past_hooks, signature_of
 from .handed_on import Place, handed_on
 from .overwrite import NEW_OUTPUT
@@ -138,7 +141,9 @@ class _Writer:
         if getattr(call.module, "inplace", False) and first in self.plan.stand_ins and not self._is_fresh(first):
             args[0] = self.graph.call_function(torch.clone, (args[0],))
         name = local_name(self.plan, call.path) or ""
-        self._learn(call.output, self.graph.call_module(name, tuple(args), kwargs))
+        with self._region(_operations_of(call)):
+            made = self.graph.call_module(name, tuple(args), kwargs)
+        self._learn(call.output, made)
 
     def _argument(self, place: Place) -> fx.Node:
         name, key = place
@@ -162,7 +167,23 @@ class _Writer:
         else:
             op, target = _as_written(node)
             args, kwargs = self._mapped(node.args), self._mapped(node.kwargs)
-            self.new[node] = self.graph.create_node(op, target, args, kwargs, node.name, node.type)
+            if isinstance(target, CustomFunction):
+                apply = self.graph.call_function(getattr, (target.function, "apply"))  # type: ignore[arg-type]
+                op, target, args = "call_method", "__call__", (apply, *args)
+            with self._region([node]):
+                self.new[node] = self.graph.create_node(op, target, args, kwargs, node.name, node.type)
+
+    @contextmanager
+    def _region(self, nodes: list[fx.Node]) -> Iterator[None]:
+        """Within the block operations are written inside the ``torch.autocast`` in which all these nodes ran."""
+        regions = {node.meta.get("autocast") for node in nodes}
+        region = next(iter(regions)) if len(regions) == 1 else None
+        if region is None:
+            yield
+            return
+        entered = self.graph.call_function(_enter_autocast, (*region, None))
+        yield
+        self.graph.call_function(_exit_autocast, (entered,))
 
     def _attribute(self, target: str) -> str:
         constants = self.plan.program.constants
@@ -180,6 +201,14 @@ def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from tree.items()
     elif isinstance(tree, (tuple, list)):
         yield from enumerate(tree)
+
+
+def _operations_of(call: ModuleCall) -> list[fx.Node]:
+    """The operations that a call and the calls in it make."""
+    nodes = [node for node in call.nodes if node.op.startswith("call_")]
+    for child in call.children:
+        nodes += _operations_of(child)
+    return nodes
 
 
 def _past_identities(node: Any, program: Program) -> Any:

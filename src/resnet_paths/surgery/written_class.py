@@ -78,7 +78,7 @@ def _signature(module: nn.Module) -> str:
         if parameter.kind is kinds.KEYWORD_ONLY and not starred:
             parts.append("*")
         starred = starred or parameter.kind in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL)
-        default = "" if parameter.default is parameter.empty else f"=_defaults[{parameter.name!r}]"
+        default = "" if parameter.default is parameter.empty else f"=_defaults.get({parameter.name!r})"
         parts.append(STARS.get(parameter.kind, "") + parameter.name + default)
         following = parameters[position + 1 : position + 2]
         if parameter.kind is kinds.POSITIONAL_ONLY and not (following and following[0].kind is parameter.kind):
