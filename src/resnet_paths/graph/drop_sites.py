@@ -108,7 +108,7 @@ class Droppable:
         self._all_can = {site for site, inside in members.items() if len(inside) > _MANY and self._writes(site, inside)}
 
     def _writes(self, site: ModuleCall, cuts: list[Cut]) -> bool:
-        """Whether a forward with all its blocks, and all of them written out, can be written: then without any of them."""
+        """Whether a forward with all its blocks written out can be written; then it can without any of them."""
         plan = plan_site(self.program, site, (), set(), opened_for=cuts)
         if isinstance(plan, Obstacle):
             return False
@@ -118,7 +118,7 @@ class Droppable:
     def plan(self, cut: Cut) -> SitePlan | str | None:
         """The plan to drop one block, why it cannot be dropped, or None where it can and no plan was made.
 
-        A forward with many blocks is looked at once for all of them: a plan for each would be quadratic in their number.
+        A forward with many blocks is looked at once for all of them: one plan each would be quadratic in their number.
         """
         left = left_without(cut, self.needed, self._returned)
         reader = reader_outside(cut, left, self.needed)
