@@ -69,7 +69,7 @@ def difference(ours: Any, theirs: Any) -> float:
 def gradients(run: Callable[[Any], Any], model: nn.Module, inputs: Any, like: torch.Tensor) -> list[torch.Tensor]:
     """Of a random sum over the first output of one shape: by the floating inputs; for token numbers, by the weights."""
     leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-    targets = leaves or [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    targets = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = torch.randn(like.shape, generator=torch.Generator().manual_seed(3), dtype=like.dtype)
     for leaf in leaves:
         leaf.requires_grad_()

@@ -79,7 +79,7 @@ def _volume(size: int, channels: int = 1) -> Inputs:
     return images(size, size, size, channels=channels)
 
 
-_IN_OUT = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+_IN_OUT: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
 
 MEDICAL = [
     _monai("ResNet", _volume(32), "ResNet, shortcut B", block="basic", layers=[1, 1, 1, 1], block_inplanes=[8, 16, 24,
