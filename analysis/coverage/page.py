@@ -74,6 +74,8 @@ def problems(record: Record) -> list[str]:
         said.append(f"{record['dropped']}: {gone:,} parameters went, {promised:,} were promised")
     if record.get("pickle", "yes") not in ("yes", "as the model"):
         said.append(f"pickle: {_cell(record['pickle'])[:200]}")
+    if record.get("output varies") is False:
+        said.append("the model's output does not depend on its input, so nothing is shown by it")
     if record.get("drop changes") is False:
         said.append("a gate of 0 changes nothing")
     return said

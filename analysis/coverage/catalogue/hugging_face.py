@@ -214,7 +214,7 @@ HUGGING_FACE = [
     _entry("GLPNForDepthEstimation", "GLPNConfig", _pixels(64), {
         "depths": [2, 2, 2, 2], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 4],
         "decoder_hidden_size": 16}),
-    _entry("DPTForDepthEstimation", "DPTConfig", _pixels(32), {
+    _entry("DPTForSemanticSegmentation", "DPTConfig", _pixels(32), {
         **_VIT, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 16,
         "is_hybrid": False}),
     _entry("SwiftFormerModel", "SwiftFormerConfig", _pixels(64), {
