@@ -16,7 +16,6 @@ import torch
 from torch import fx, nn
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
-from .custom_functions import CustomFunction
 from .drop_plan import SitePlan, arguments, is_written, known_objects, leaves, local_name, past_hooks, signature_of
 from .handed_on import Place, handed_on
 from .overwrite import NEW_OUTPUT
@@ -167,9 +166,6 @@ class _Writer:
         else:
             op, target = _as_written(node)
             args, kwargs = self._mapped(node.args), self._mapped(node.kwargs)
-            if isinstance(target, CustomFunction):
-                apply = self.graph.call_function(getattr, (target.function, "apply"))  # type: ignore[arg-type]
-                op, target, args = "call_method", "__call__", (apply, *args)
             with self._region([node]):
                 self.new[node] = self.graph.create_node(op, target, args, kwargs, node.name, node.type)
 

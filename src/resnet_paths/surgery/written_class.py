@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.fx import graph_module
 
+from ..graph.custom_functions import CustomFunction
 from ..graph.handed_on import Given
 from ..graph.rewriting import STARS, WrittenForward
 from .class_text import TEXT
@@ -121,6 +122,13 @@ def _literal(value: Any) -> str | None:
     return repr(value) if plain or finite else None
 
 
+def _import(name: str, value: Any) -> str:
+    """The line that finds a function; of a custom autograd function, which pickles by its class, two."""
+    if isinstance(value, CustomFunction):
+        return f"{_import(f'{name}_class', value.function)}\n{name} = {name}_class.apply"
+    return graph_module._format_import_statement(name, value, graph_module.sys_importer)
+
+
 def _imports(names: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Lines that define the functions that the code calls, and those functions that cannot be imported."""
     lines, unwritten = [], {}
@@ -131,7 +139,7 @@ def _imports(names: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             lines.append(f"{textwrap.dedent(inspect.getsource(value))}\n{name} = {value.__name__}")
         else:
             try:
-                lines.append(graph_module._format_import_statement(name, value, graph_module.sys_importer))
+                lines.append(_import(name, value))
             except Exception:  # the importer has many ways to say that it does not find a name
                 unwritten[name] = value
     return "\n".join(sorted(lines)), unwritten
