@@ -14,7 +14,8 @@ class CannotFollow(Exception):
     """The forward of a module cannot be turned into a graph.
 
     Args:
-        path: the module's qualified name, the innermost one (``""``: the model itself).
+        path: the module's qualified name, the innermost one (``""``: the model itself); with ``:name``, one of its
+            methods.
         reason: why.
     """
 
@@ -44,6 +45,11 @@ def closing_what_cannot_be_followed(
             if not stopped.path or stopped.path in opaque:
                 where = stopped.path or type(model).__name__
                 raise TraceError(f"the forward of {where} cannot be followed: {stopped.reason}") from stopped.__cause__
-            kind = type(model.get_submodule(stopped.path))
-            alike = [name for name, module in model.named_modules() if name and type(module) is kind]
+            path, colon, method = stopped.path.partition(":")
+            kind = type(model.get_submodule(path))
+            alike = [
+                f"{name}{colon}{method}"
+                for name, module in model.named_modules()
+                if (name or colon) and type(module) is kind
+            ]
             opaque.update(dict.fromkeys(alike, stopped.reason))

@@ -97,12 +97,22 @@ def is_add(node: fx.Node) -> bool:
 def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
     """What a recorded forward asked of its input's values must be answered as on the example.
 
+    Args:
+        value: the tensor that was asked.
+        expected: the answer on the example: a truth value, a whole number, or the tensor's shape.
+        where: the module that asked.
+
     Raises:
         UnrollError: it is not, so the model would run other operations.
     """
     if torch._C._functorch.is_functorch_wrapped_tensor(value):
         return
-    if (bool(value) if isinstance(expected, bool) else value.tolist()) == expected:
+    if isinstance(expected, (tuple, list)):
+        answer: Any = tuple(value.shape)
+        expected = tuple(expected)
+    else:
+        answer = bool(value) if isinstance(expected, bool) else value.tolist()
+    if answer == expected:
         return
     raise UnrollError(
         f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "
