@@ -146,7 +146,8 @@ class _Recorder(Regions):
         elif reads(func) and inputs:
             self.answer(func, nodes[0][0], result)
         elif inputs and isinstance(nodes[0][0], fx.Node) and nodes[0][0].meta["sized"] and _asks_size(func):
-            self.add("call_function", operations.same_answer, (nodes[0][0], tuple(inputs[0].shape), self.place))
+            shape = tuple(inputs[0].shape)
+            self._keep(inputs[0], self.add("call_function", operations.of_shape, (nodes[0][0], shape, self.place)))
         elif _holds_tensor(result) and not any(result is value for value in inputs):
             self.learn(result, self.call(func, *nodes))
         return result

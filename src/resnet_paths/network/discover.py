@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,8 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     attempts: list[str] = []
     follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
+    if traced is not None and example_input is None:
+        _warn_of_closed_modules(traced)
     if traced is not None and (example_input is None or not traced.opaque):
         return traced
     recorded = None
@@ -92,6 +95,26 @@ def _attempt(
         attempts.append(f"{name}: {error}")
         return None
     return net
+
+
+def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
+    closed = closed_modules(net.model, net.opaque)
+    if closed:
+        warnings.warn(
+            f"{', '.join(closed)} could not be looked into without an input, so the blocks in there are not among the "
+            f"{len(net)} found; pass example_input=... to unroll",
+            stacklevel=4,
+        )
+
+
+def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
+    """The modules with parameters that were kept whole, the outermost by name; of many, the first and how many more.
+
+    What is kept whole and has no parameters (drop-path) hides no blocks.
+    """
+    paths = [path for path in opaque if ":" in path or next(model.get_submodule(path).parameters(), None) is not None]
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return outer if len(outer) <= most else [*outer[:most], f"{len(outer) - most} more"]
 
 
 def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
