@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -53,3 +53,13 @@ def closing_what_cannot_be_followed(
                 if (name or colon) and type(module) is kind
             ]
             opaque.update(dict.fromkeys(alike, stopped.reason))
+
+
+def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
+    """The modules with parameters that were kept whole, the outermost by name; of many, the first and how many more.
+
+    What is kept whole and has no parameters (drop-path) hides no blocks.
+    """
+    paths = [path for path in opaque if ":" in path or any(True for _ in model.get_submodule(path).parameters())]
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return outer if len(outer) <= most else [*outer[:most], f"{len(outer) - most} more"]

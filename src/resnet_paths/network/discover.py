@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from ..graph.closing import closed_modules
 from ..graph.errors import NoUnitsError
 from ..graph.program import Program
 from ..graph.tracing import trace
@@ -105,16 +106,6 @@ def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
             f"{len(net)} found; pass example_input=... to unroll",
             stacklevel=4,
         )
-
-
-def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
-    """The modules with parameters that were kept whole, the outermost by name; of many, the first and how many more.
-
-    What is kept whole and has no parameters (drop-path) hides no blocks.
-    """
-    paths = [path for path in opaque if ":" in path or next(model.get_submodule(path).parameters(), None) is not None]
-    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
-    return outer if len(outer) <= most else [*outer[:most], f"{len(outer) - most} more"]
 
 
 def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:

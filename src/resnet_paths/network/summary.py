@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from ..graph.blocks import Cut, block_names, is_entry, owner_of, parameters_of
+from ..graph.closing import closed_modules
 from ..graph.drop_sites import Droppable
 from ..graph.leaving import Holdings
 from ..graph.program import Program, call_of
@@ -126,7 +127,14 @@ def text_table(net: UnrolledNetwork) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([_title(net), *lines])
+    return "\n".join([_title(net), *lines, *_not_looked_into(net)])
+
+
+def _not_looked_into(net: UnrolledNetwork) -> list[str]:
+    """One line on modules that were kept whole, whose blocks are not in the table."""
+    closed = closed_modules(net.model, net.opaque)
+    advice = "" if net.front_end == "record" else "; pass example_input to look into them"
+    return [f"not looked into: {', '.join(closed)}{advice}"] if closed else []
 
 
 def html_table(net: UnrolledNetwork) -> str:
@@ -135,5 +143,5 @@ def html_table(net: UnrolledNetwork) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(unit)) + "</tr>" for unit in net.units
     )
-    title = f"<caption>{escape(_title(net))}</caption>"
+    title = f"<caption>{escape('. '.join([_title(net), *_not_looked_into(net)]))}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
