@@ -38,7 +38,7 @@ from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
-from .program import ModuleCall, Program, first_difference, first_node
+from .program import ModuleCall, Program, first_difference, first_node, map_nodes
 from .regions import Regions
 from .training_flag import with_flag
 from .trees import items, leaves, map_leaves
@@ -99,7 +99,7 @@ class _Recorder(Regions):
         """The node to read for a tensor."""
         known = self.known.get(id(tensor))
         if known is not None:
-            return self.read(known, lambda node: self.add("call_method", "detach", (node,)))
+            return self.readable(known)
         name = self.names.get(id(tensor))
         if name is None:
             name = f"_constant_{len(self.constants)}"
@@ -108,6 +108,10 @@ class _Recorder(Regions):
         if id(tensor) not in self.names:
             self.learn(tensor, node)
         return node
+
+    def readable(self, node: fx.Node) -> fx.Node:
+        """The node to read for a node: itself, or its value without a gradient."""
+        return self.read(node, lambda source: self.add("call_method", "detach", (source,)))
 
     def learn(self, value: Any, node: fx.Node) -> None:
         """From now on the tensors in a result are known as the node, or items of it."""
@@ -460,10 +464,10 @@ def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool
         recorder.learn(tensor, placeholders[name])
     with recorder.following(gradients=gradients):
         model(*args, **kwargs)
+    recorder.root.output = map_nodes(recorder.root.output, recorder.readable)
     output = first_node(recorder.root.output)
     if output is None:
         raise TraceError("expected a model that returns a tensor, or a tuple or dict with one, got none in its output")
-    output = recorder.read(output, lambda node: recorder.add("call_method", "detach", (node,)))
     recorder.graph.output(output)
     return Program(
         model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record",
