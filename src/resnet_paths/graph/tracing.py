@@ -130,6 +130,7 @@ class _Tracer(fx.Tracer):
         self._parameters: dict[str, fx.Proxy] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
         self._views = _Views()
+        self._in_table = False  # in a module that may be a table of positions, which reads its buffers
         self._alive: list[torch.Tensor] = []  # an identity may be used again once its tensor is gone
 
     # nodes
@@ -223,7 +224,8 @@ class _Tracer(fx.Tracer):
     # what PyTorch asks of a tracer
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        name = self._names.get(id(attr_val)) if isinstance(attr_val, nn.Parameter) else None
+        followed = torch.Tensor if self._in_table else nn.Parameter
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, followed) else None
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
@@ -319,12 +321,15 @@ class _Tracer(fx.Tracer):
         call, seen = self.current, dict(self.reads.seen)
         replaced, constants = dict(self._replaced), dict(self.constants)
         given = {node for node in leaves(_nodes((args, kwargs))) if isinstance(node, fx.Node)}
+        self._in_table = True
         try:
             value = self._run(m, args, kwargs)
             if self._replaced == replaced and not _depends_on(value, given, set(call.nodes)):
                 return value
         except Exception:
             pass
+        finally:
+            self._in_table = False
         for node in reversed(call.nodes):
             for source in node.all_input_nodes:
                 if source.meta.get("detached") is node:

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import fx
 
+from ..graph.drop_sites import site_finder
 from ..graph.pieces import Piece
 from ..graph.program import ModuleCall, Program, call_of
 from ..network import UnrolledNetwork
-from ..surgery._places import place_finder
 from ..surgery.reorder import unit_shapes
 
 Block = tuple[int, ...]
@@ -44,7 +44,7 @@ def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
         ValueError: no two blocks have equal shapes.
     """
     plan = net.segments
-    find, shapes = place_finder(plan.program), unit_shapes(net, example)
+    find, shapes = site_finder(plan.program), unit_shapes(net, example)
     places = [find(cut) for cut in plan.cuts]
     blocks = _blocks(places)
     alike: dict[Any, list[int]] = {}

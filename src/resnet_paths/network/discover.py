@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from ..graph.closing import closed_modules
 from ..graph.errors import NoUnitsError
 from ..graph.program import Program
 from ..graph.tracing import trace
@@ -63,6 +65,8 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     attempts: list[str] = []
     follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
+    if traced is not None and example_input is None:
+        _warn_of_closed_modules(traced)
     if traced is not None and (example_input is None or not traced.opaque):
         return traced
     recorded = None
@@ -92,6 +96,16 @@ def _attempt(
         attempts.append(f"{name}: {error}")
         return None
     return net
+
+
+def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
+    closed = closed_modules(net.model, net.opaque)
+    if closed:
+        warnings.warn(
+            f"{', '.join(closed)} could not be looked into without an input, so the blocks in there are not among the "
+            f"{len(net)} found; pass example_input=... to unroll",
+            stacklevel=4,
+        )
 
 
 def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from ..graph.blocks import Cut, block_names, is_entry, owner_of, parameters_of
+from ..graph.closing import closed_modules
+from ..graph.drop_sites import Droppable
+from ..graph.leaving import Holdings
 from ..graph.program import Program, call_of
 from .unit import Unit
 
@@ -19,13 +22,14 @@ _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shap
 
 
 def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Unit, ...]:
-    """The public description of each block."""
+    """The public description of each block; what it says of dropping is what `drop_blocks` does."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
-    uses = _parameter_uses(plan)
+    droppable, holdings, uses = Droppable(program, cuts), Holdings(program), _parameter_uses(plan)
     units = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
-        reason = _not_droppable(plan, index)
+        drop = droppable.plan(cut)
+        reason = _read_outside(plan, index) or (drop if isinstance(drop, str) else "")
         units.append(
             Unit(
                 index=index,
@@ -33,7 +37,9 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
                 owner=owner_of(cut).path,
                 shortcut=_shortcut_kind(cut, program),
                 post="" if cut.post is cut.add else _operation(cut.post, program),
-                branch_parameters=_own_parameters(plan, index, uses),
+                branch_parameters=_own_parameters(plan, index, uses)
+                if isinstance(drop, str) or drop is None
+                else holdings.parameters(holdings.leaving([drop])),
                 entry_shape=shapes[index] if shapes else None,
                 droppable=not reason,
                 reason=reason,
@@ -42,7 +48,7 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
     return tuple(units)
 
 
-def _not_droppable(plan: Segments, index: int) -> str:
+def _read_outside(plan: Segments, index: int) -> str:
     """Why a block cannot be dropped: who reads what its branch makes; empty where it can."""
     if not plan.exporting[index]:
         return ""
@@ -121,7 +127,14 @@ def text_table(net: UnrolledNetwork) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([_title(net), *lines])
+    return "\n".join([_title(net), *lines, *_not_looked_into(net)])
+
+
+def _not_looked_into(net: UnrolledNetwork) -> list[str]:
+    """One line on modules that were kept whole, whose blocks are not in the table."""
+    closed = closed_modules(net.model, net.opaque)
+    advice = "" if net.front_end == "record" else "; pass example_input to look into them"
+    return [f"not looked into: {', '.join(closed)}{advice}"] if closed else []
 
 
 def html_table(net: UnrolledNetwork) -> str:
@@ -130,5 +143,5 @@ def html_table(net: UnrolledNetwork) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(unit)) + "</tr>" for unit in net.units
     )
-    title = f"<caption>{escape(_title(net))}</caption>"
+    title = f"<caption>{escape('. '.join([_title(net), *_not_looked_into(net)]))}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 
-def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *, onnx: bool = True) -> dict[str, Path]:
+def export_model(
+    model: nn.Module, example_input: torch.Tensor, folder: str | Path, *, onnx: bool = True
+) -> dict[str, Path]:
     """Write a model as ``model.pt2`` (torch.export), ``model.safetensors`` (weights) and ``model.onnx``.
 
     The program in ``model.pt2`` loads with ``torch.export.load`` without any of the model's code. Programs take any
@@ -18,7 +20,7 @@ def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *,
 
     Args:
         model: a model in eval mode that takes one tensor.
-        example: an input of at least two examples.
+        example_input: an input of at least two examples.
         folder: where to write.
         onnx: write the ONNX file too.
 
@@ -38,8 +40,8 @@ def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *,
         >>> program.module()(torch.randn(5, 2)).shape
         torch.Size([5, 3])
     """
-    if len(example) < 2:
-        raise ValueError(f"expected an input of at least 2 examples, got {len(example)}")
+    if len(example_input) < 2:
+        raise ValueError(f"expected an input of at least 2 examples, got {len(example_input)}")
     if onnx and importlib.util.find_spec("onnxscript") is None:
         raise ValueError(
             "expected onnxscript to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
@@ -51,10 +53,12 @@ def export_model(model: nn.Module, example: torch.Tensor, folder: str | Path, *,
     save_file(state, files["safetensors"])
     shapes = ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
     with torch.no_grad():
-        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False), files["pt2"])
+        torch.export.save(
+            torch.export.export(model, (example_input,), dynamic_shapes=shapes, strict=False), files["pt2"]
+        )
         if onnx:
             files["onnx"] = target / "model.onnx"
-            program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+            program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
             if program is None:
                 raise RuntimeError("torch.onnx.export gave no program")
             program.save(str(files["onnx"]), external_data=False)

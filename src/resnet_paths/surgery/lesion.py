@@ -1,40 +1,43 @@
-"""A model without the branches of some units for a while."""
+"""A model without the branches of some blocks for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
+from ..graph.pieces import Segments
+from ..graph.still_needed import needed_nodes
+from ..graph.wrappers import unwrap
 from ..network import NotDroppableError, UnrolledNetwork, unroll
-from ._body import Body
-from ._places import places
+from ..network.unit import resolve_all
+from .changed_modules import Changes, active_lesions
 from .drop import Units
-
-_MARK = "_resnet_paths_lesion"
 
 
 @contextmanager
-def lesioned(model: nn.Module | UnrolledNetwork, units: Units, example_input: Any = None) -> Iterator[nn.Module]:
-    """Within the block the model itself runs without the branches of some units; after it, it is as before.
+def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input: Any = None) -> Iterator[nn.Module]:
+    """Within the context the model itself runs without the branches of some blocks; after it, it is as before.
 
     The modules that make the additions get another forward for a while; modules, parameters, hooks and names all
-    stay, so training within the block trains the model. Restored, also after an exception: each forward and each
-    module's train flag. Blocks can be nested.
+    stay, so training within the context trains the model. Restored, also after an exception: each forward and each
+    module's train flag. Contexts add up, and may be left in any order, also from several threads (which all see the
+    model as the contexts that are open leave it). Arguments are treated as by :func:`resnet_paths.drop_blocks`.
 
     Args:
         model: any residual model, or its unrolled network.
-        units: indices or names.
+        units: indices or names of blocks; where the model is lesioned already and is given itself, of those left.
         example_input: see :func:`resnet_paths.unroll`.
 
     Yields:
         The model.
 
     Raises:
-        UnitIndexError: there is no such unit, or one is given twice.
-        NotDroppableError: a unit cannot be taken out; the message says why.
+        UnitIndexError: there is no such block, or one is given twice.
+        NotDroppableError: a block cannot be taken out; the message says why.
 
     Cost: one trace (none for an unrolled network); no copy.
 
@@ -48,64 +51,39 @@ def lesioned(model: nn.Module | UnrolledNetwork, units: Units, example_input: An
         >>> torch.equal(damaged, drop_blocks(model, [3, 7])(x))
         True
     """
-    given = isinstance(model, UnrolledNetwork)
-    net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    indices = net.indices(units)
-    found = places(net, [*_already(net, given), *(i for i in indices if i not in _already(net, given))])
-    flags = [(module, module.training) for module in net.model.modules()]
-    with ExitStack() as stack:
-        stack.callback(_set_flags, flags)
-        for body in found:
-            stack.enter_context(_another_forward(body, net, indices))
+    net, indices = _resolved(model, units, example_input)
+    changes = Changes(net, indices)
+    changes.enter()
+    try:
         yield net.model
+    finally:
+        changes.leave()
 
 
-def _already(net: UnrolledNetwork, given: bool) -> list[int]:
-    """The units that a block around this one has taken out, where `net` was made before it and does not know."""
-    found: list[int] = []
-    for module in net.model.modules():
-        other, indices = getattr(type(module), _MARK, (None, []))
-        if given and other is not None and other is not net:
+def _resolved(
+    model: nn.Module | UnrolledNetwork, units: Units, example_input: Any
+) -> tuple[UnrolledNetwork, list[int]]:
+    """The network in which the blocks are, and their indices; of a lesioned model, the network of that lesion."""
+    if isinstance(model, UnrolledNetwork):
+        others = [changes for changes in active_lesions(model.model) if changes.net is not model]
+        if others:
             raise NotDroppableError(
-                "expected the model itself, or the unrolled network of the block around this one, got another "
+                "expected the model itself, or the unrolled network of the context around this one, got another "
                 "unrolled network of a model that is lesioned already; pass the model"
             )
-        if other is net:
-            found.extend(index for index in indices if index not in found)
-    return found
+        return model, model.indices(units)
+    active = active_lesions(unwrap(model))
+    if not active:
+        net = unroll(model, example_input)
+        return net, net.indices(units)
+    net = active[0].net
+    plan = active[0].plan or net.segments
+    left = _blocks_left([index for changes in active for index in changes.indices], plan)
+    renumbered = [replace(net[index], index=position) for position, index in enumerate(left)]
+    return net, [left[position] for position in resolve_all(renumbered, units)]
 
 
-@contextmanager
-def _another_forward(body: Body, net: UnrolledNetwork, indices: list[int]) -> Iterator[None]:
-    """Within the block a module is of a class with the same name, derived from its own, with the body as forward."""
-    module = body.place.module
-    own = type(module)
-    names = {
-        "forward": _function(body),
-        "__module__": own.__module__,
-        "__qualname__": own.__qualname__,
-        _MARK: (net, indices),
-    }
-    changed = type(own.__name__, (own,), {**body.constants, **names})
-    instance = module.__dict__.pop("forward", None)
-    try:
-        module.__class__ = changed
-        yield
-    finally:
-        module.__class__ = own
-        if instance is not None:
-            module.__dict__["forward"] = instance
-
-
-def _function(body: Body) -> Callable[..., Any]:
-    """The body as a function of the module itself."""
-    graph = body.write()
-    used = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    stand_ins = {target: nn.Identity() for target in used}
-    forward: Callable[..., Any] = type(fx.GraphModule(stand_ins, graph)).forward
-    return forward
-
-
-def _set_flags(flags: list[tuple[nn.Module, bool]]) -> None:
-    for module, flag in flags:
-        module.training = flag
+def _blocks_left(gone: list[int], plan: Segments) -> list[int]:
+    """The blocks that a lesioned model still has: those in the branch of one that is gone are gone too."""
+    needed = needed_nodes(plan.program, [plan.cuts[index] for index in gone])
+    return [index for index, cut in enumerate(plan.cuts) if index not in gone and cut.add in needed]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..graph.copying import copied
+from ..graph.drop_sites import site_finder
 from ..graph.preserve import preserved
 from ..graph.program import ModuleCall
 from ..network import NotDroppableError, UnitRef, UnrolledNetwork, unroll
-from ._places import place_finder
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -59,9 +59,9 @@ def reorder_blocks(
     sources = _order(net, order, swaps)
     moved = [(place, source) for place, source in enumerate(sources) if place != source]
     if not moved:
-        return copy.deepcopy(net.model)
+        return copied(net.model)
     _check_shapes(net, moved, net._example if example_input is None else example_input)
-    target = copy.deepcopy(net.model)
+    target = copied(net.model)
     exchanged = {
         id(target.get_submodule(place.path)): target.get_submodule(source.path)
         for place, source in _modules(net, sources)
@@ -116,7 +116,7 @@ def unit_shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
 def _modules(net: UnrolledNetwork, sources: list[int]) -> list[tuple[ModuleCall, ModuleCall]]:
     """For each module whose units are replaced, it and the module that comes in its place."""
     plan = net.segments
-    find = place_finder(plan.program)
+    find = site_finder(plan.program)
     places = [find(cut) for cut in plan.cuts]
     members = {place: [i for i, other in enumerate(places) if other is place] for place in places}
     pairs = []

@@ -1,0 +1,184 @@
+"""The page docs/coverage.md from the records of `trial.py`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+Record = dict[str, Any]
+EXACT = 1e-12
+DISTRIBUTIONS = {"segmentation_models_pytorch": "segmentation-models-pytorch", "vit_pytorch": "vit-pytorch",
+                 "x_transformers": "x-transformers", "super_image": "super-image"}  # fmt: skip
+
+INTRODUCTION = """\
+Made by `python analysis/coverage/make_table.py` with {versions}. Every model is made with random weights (small
+configurations for transformers; nothing is downloaded) and tried in float64, with random norms, biases, layer scales
+and, where a model begins with zeros, random weights, so that no comparison holds for want of a signal.
+
+- **blocks**: those that `unroll` found, of those that the model should have. The expected number does not come from
+  this library: the model is run once, every addition of two tensors of its own is noted with the module whose forward
+  makes it, and `analysis/coverage/rules.py` says class by class, from reading the classes, which of them are blocks
+  ("where from" names the modules). Found and expected blocks are matched module by module, not by their number. Blocks
+  by form that their authors do not call so (merges of a feature pyramid, the hierarchy within a Res2Net block) are
+  right whether they are found or not; so a model can have more blocks than are expected.
+- **other batch**: unrolled on a batch of two, compared with the model on a batch of one: the largest difference,
+  relative to the largest output. **gradient**: the same for the gradient of a random sum of the output by the input
+  (for tokens, by all weights).
+- **dropped**: a block in the middle of those that can be dropped, taken out by `drop_blocks`, against the network with
+  a gate of 0 at it. **gone**: the parameters that went with it, of those that the table of blocks promises.
+- **droppable**: how many blocks `drop_blocks` takes out. The others are blocks for gates, and the table of blocks
+  says why: something inside their branch is read from outside.
+- **pickle**: the smaller model saved, loaded and compared ("as model": the model itself cannot be pickled).
+- **seconds**: one call of `unroll` with an example, on a machine that was busy with other things.
+"""
+
+
+def page(records: Sequence[Record]) -> str:
+    """The page: what was tried, totals by library, what is not right, and a row for every model."""
+    tried = [record for record in records if record["status"] not in ("not tried", "too slow")]
+    skipped = [record for record in records if record["status"] in ("not tried", "too slow")]
+    lines = ["# Coverage", "", INTRODUCTION.format(versions=_versions(tried)), *_summary(tried), ""]
+    lines += ["## By library", "", *_totals(tried), ""]
+    wrong = [(record, problems(record)) for record in tried if problems(record)]
+    lines += ["## What is not right", "", *[f"- {_name(record)}: {'; '.join(said)}." for record, said in wrong], ""]
+    if skipped:
+        lines += ["## Not tried", "", *[f"- {_name(r)}: {_cell(r['reason'])}" for r in skipped], ""]
+    return "\n".join([*lines, "## All models", "", *_rows(tried), ""])
+
+
+def all_blocks(record: Record) -> bool:
+    """Every expected block was found and no other."""
+    if record["status"] == "refused":
+        return bool(record["expected"] == 0)
+    return record["status"] == "unrolled" and not record["missing"] and not record["further"]
+
+
+def problems(record: Record) -> list[str]:
+    """Whatever the record shows that should be otherwise."""
+    if record["status"] != "unrolled":
+        return [] if all_blocks(record) else [f"{record['status']}: {_cell(record['reason'])[:300]}"]
+    said = []
+    if record["missing"]:
+        said.append(f"{len(record['missing'])} blocks missing ({_few(record['missing'])})")
+    if record["further"]:
+        said.append(f"{len(record['further'])} further blocks ({_few(record['further'])})")
+    for key, words in (("difference", "output differs"), ("gradient", "gradient differs"), ("drop difference",
+                       "dropped differs from the gate of 0")):  # fmt: skip
+        if record.get(key, 0.0) > EXACT:
+            said.append(f"{words} by {record[key]:.1e}")
+    said += [f"{key}: {_cell(record[key])[:300]}" for key in record if "error in" in key]
+    if "parameters gone" in record and record["parameters gone"] != record["branch parameters"]:
+        gone, promised = record["parameters gone"], record["branch parameters"]
+        said.append(f"{record['dropped']}: {gone:,} parameters went, {promised:,} were promised")
+    if record.get("pickle", "yes") not in ("yes", "as the model"):
+        said.append(f"pickle: {_cell(record['pickle'])[:200]}")
+    if record.get("output varies") is False:
+        said.append("the model's output does not depend on its input, so nothing is shown by it")
+    if record.get("drop changes") is False:
+        said.append("a gate of 0 changes nothing")
+    return said
+
+
+def _summary(tried: Sequence[Record]) -> list[str]:
+    unrolled = [record for record in tried if record["status"] == "unrolled"]
+    residual = [record for record in tried if record["expected"] or record["status"] == "unrolled"]
+    right = sum(map(all_blocks, tried))
+    raw = sum(record["status"] == "raw error" or any(key.startswith("raw error") for key in record) for record in tried)
+    return [
+        f"**{len(tried)} models**, {len(residual)} of them with residual blocks: {right} have all their blocks and no "
+        f"other ({right / max(len(tried), 1):.1%}; those without any are refused, with the reason). Of {len(unrolled)} "
+        f"that unroll, {sum(r.get('difference', 1.0) > EXACT for r in unrolled)} differ from the model and "
+        f"{sum(r.get('gradient', 0.0) > EXACT for r in unrolled)} from its gradient (by more than {EXACT:g}); "
+        f"{raw} raise an error that is none of the library's own."
+    ]
+
+
+def _totals(tried: Sequence[Record]) -> list[str]:
+    heads = ("library", "models", "all blocks", "exact", "gradient", "dropped = gate 0", "parameters gone", "pickle",
+             "raw errors", "median seconds")  # fmt: skip
+    libraries = list(dict.fromkeys(record["library"] for record in tried))
+    rows = [_total(name, [r for r in tried if r["library"] == name]) for name in libraries]
+    return _table(heads, [*rows, _total("all", tried)])
+
+
+def _total(name: str, records: Sequence[Record]) -> list[Any]:
+    unrolled = [record for record in records if record["status"] == "unrolled"]
+    dropped = [record for record in unrolled if record.get("droppable")]
+
+    def share(among: Sequence[Record], holds: Callable[[Record], bool]) -> str:
+        return f"{sum(map(holds, among))} of {len(among)}"
+
+    raw = sum(r["status"] == "raw error" or any(key.startswith("raw error") for key in r) for r in records)
+    return [
+        name,
+        len(records),
+        share(records, all_blocks),
+        share(unrolled, lambda r: r.get("difference", 1.0) <= EXACT),
+        share(unrolled, lambda r: r.get("gradient", 1.0) <= EXACT),
+        share(dropped, lambda r: r.get("drop difference", 1.0) <= EXACT),
+        share(dropped, lambda r: r.get("parameters gone", -1) == r.get("branch parameters")),
+        share(dropped, lambda r: r.get("pickle") in ("yes", "as the model")),
+        raw,
+        f"{statistics.median([r['seconds'] for r in unrolled] or [0.0]):.2f}",
+    ]
+
+
+def _rows(tried: Sequence[Record]) -> list[str]:
+    heads = ("library", "model", "blocks", "expected", "where from", "other batch", "gradient", "droppable", "dropped",
+             "gone", "pickle", "seconds")  # fmt: skip
+    return _table(heads, [_row(record) for record in tried])
+
+
+def _row(record: Record) -> list[Any]:
+    start = [record["library"], record["name"], record["found"], record["expected"], record["source"]]
+    if record["status"] != "unrolled":
+        return [*start, *[""] * 7]
+    gone = f"{record['parameters gone']:,}" if "parameters gone" in record else ""
+    if gone and record["parameters gone"] != record["branch parameters"]:
+        gone += f" of {record['branch parameters']:,}"
+    pickled = record.get("pickle", "")
+    return [
+        *start,
+        _number(record.get("difference")),
+        _number(record.get("gradient")),
+        record.get("droppable", ""),
+        _number(record.get("drop difference")),
+        gone,
+        "as model" if pickled == "as the model" else pickled.partition(":")[0],
+        f"{record['seconds']:.2f}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.0e}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    written = [[_cell(str(value)) for value in row] for row in rows]
+    rule = ["---" if head in ("library", "model", "where from") else "---:" for head in heads]
+    return [f"| {' | '.join(cells)} |" for cells in (list(heads), rule, *written)]
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    shown = [name or "the model itself" for name in dict.fromkeys(names)]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+
+
+def _name(record: Record) -> str:
+    return f"{record['library']}/{record['name']}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("<", "&lt;").replace("\n", " ")
+
+
+def _versions(records: Sequence[Record]) -> str:
+    found = []
+    for library in dict.fromkeys(["torch", *(record["library"] for record in records)]):
+        try:
+            found.append(f"{library} {version(DISTRIBUTIONS.get(library, library)).partition('+')[0]}")
+        except PackageNotFoundError:
+            found.append(library)
+    return ", ".join(found)

@@ -1,0 +1,135 @@
+"""Where blocks are taken out of a model: the plans for all of them, and whether each one can be dropped at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from .blocks import Cut, owner_of
+from .drop_plan import BY_GATE, Obstacle, SitePlan, obstacle, plan_site
+from .program import ModuleCall, Program
+from .still_needed import left_without, needed_nodes, reader_outside, returned_nodes
+
+
+def calls_of(program: Program) -> list[ModuleCall]:
+    """All module calls of a program, outer before inner."""
+    calls, todo = [], [program.root]
+    while todo:
+        call = todo.pop()
+        calls.append(call)
+        todo.extend(call.children)
+    return calls
+
+
+def site_finder(program: Program) -> Callable[[Cut], ModuleCall]:
+    """For each block the call to write again: its owner, or the nearest call around it whose module runs once."""
+    runs: dict[int, int] = {}
+    for call in calls_of(program):
+        runs[id(call.module)] = runs.get(id(call.module), 0) + 1
+
+    def find(cut: Cut) -> ModuleCall:
+        site: ModuleCall | None = None
+        for call in owner_of(cut).ancestors():
+            if runs[id(call.module)] > 1:
+                site = None
+            elif site is None:
+                site = call
+        return site or program.root
+
+    return find
+
+
+def plan_drop(program: Program, cuts: Sequence[Cut]) -> list[SitePlan] | str:
+    """The plans to drop some blocks, inner modules before outer, or why they cannot be dropped.
+
+    Blocks that lie in the branch of another one vanish with it.
+
+    Cost: two walks of the graph, and one of each module that is written again.
+    """
+    needed = needed_nodes(program, cuts)
+    for cut in cuts:
+        reader = reader_outside(cut, set(), needed)
+        if reader:
+            return _read_outside(reader)
+    left = needed_nodes(program) - needed
+    find = site_finder(program)
+    groups: dict[ModuleCall, list[Cut]] = {}
+    for cut in cuts:
+        if cut.add in needed:
+            groups.setdefault(find(cut), []).append(cut)
+    return _plans(program, groups, left)
+
+
+def _plans(program: Program, groups: dict[ModuleCall, list[Cut]], left: set[fx.Node]) -> list[SitePlan] | str:
+    """A plan for each group; one that has no plan of its own joins the group of the module around."""
+    while True:
+        plans: dict[ModuleCall, SitePlan] = {}
+        move: tuple[ModuleCall, ModuleCall] | None = None
+        for site, members in groups.items():
+            plan = plan_site(program, site, members, left)
+            if isinstance(plan, SitePlan):
+                plans[site] = plan
+            elif not plan.around or site.parent is None:
+                return plan.reason
+            else:
+                move = site, site.parent
+        for plan in plans.values():
+            move = next(((inner, plan.site) for inner in plan.opened & set(groups)), move)
+        if move is None:
+            return sorted(plans.values(), key=lambda plan: -len(list(plan.site.ancestors())))
+        groups.setdefault(move[1], []).extend(groups.pop(move[0]))
+
+
+def _read_outside(reader: str) -> str:
+    return f"later operations read a value that its branch makes ({reader})"
+
+
+_MANY = 24
+"""From so many blocks in one forward on they are looked at together."""
+
+
+class Droppable:
+    """Whether each block of a program can be dropped by itself, and what goes with it.
+
+    Cost: one walk of the graph, and for each block one of its branch and of the module that is written again.
+    """
+
+    def __init__(self, program: Program, cuts: Sequence[Cut]) -> None:
+        self.program = program
+        self.needed = needed_nodes(program)
+        self._returned = set(returned_nodes(program))
+        find = site_finder(program)
+        self._sites = {cut.add: find(cut) for cut in cuts}
+        members: dict[ModuleCall, list[Cut]] = {}
+        for cut in cuts:
+            members.setdefault(self._sites[cut.add], []).append(cut)
+        self._all_can = {site for site, inside in members.items() if len(inside) > _MANY and self._writes(site, inside)}
+
+    def _writes(self, site: ModuleCall, cuts: list[Cut]) -> bool:
+        """Whether a forward with all its blocks written out can be written; then it can without any of them."""
+        plan = plan_site(self.program, site, (), set(), opened_for=cuts)
+        if isinstance(plan, Obstacle):
+            return False
+        closed = replace(plan, calls=plan.calls | {call for call in plan.opened if not call.leaf})
+        return obstacle(closed) is None
+
+    def plan(self, cut: Cut) -> SitePlan | str | None:
+        """The plan to drop one block, why it cannot be dropped, or None where it can and no plan was made.
+
+        A forward with many blocks is looked at once for all of them: one plan each would be quadratic in their number.
+        """
+        left = left_without(cut, self.needed, self._returned)
+        reader = reader_outside(cut, left, self.needed)
+        if reader:
+            return _read_outside(reader)
+        if self._sites[cut.add] in self._all_can:
+            return None
+        plans = _plans(self.program, {self._sites[cut.add]: [cut]}, left)
+        return plans if isinstance(plans, str) else plans[0]
+
+
+def not_droppable(reason: str, blocks: Iterable[str]) -> str:
+    """The message of the error for blocks that cannot be dropped."""
+    return f"expected blocks that can be taken out, got {', '.join(blocks)}: {reason}; {BY_GATE}"

@@ -1,0 +1,225 @@
+"""A plan to drop blocks, written down as the graph of the module's new forward.
+
+Writing decides nothing and cannot fail: what may be in the way was looked for by the plan.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+
+from .drop_plan import SitePlan, arguments, is_written, known_objects, leaves, local_name, past_hooks, signature_of
+from .handed_on import Place, handed_on
+from .overwrite import NEW_OUTPUT
+from .program import ModuleCall, Program, call_of
+from .still_needed import nodes_in
+
+STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenForward:
+    """A module's new forward.
+
+    Attributes:
+        plan: what it follows.
+        graph: the operations; targets are relative to the module, placeholders are its forward's parameters.
+        constants: tensors that the graph reads and the module does not own, by their name in the graph.
+        fixed: the arguments whose value in the run that was followed is written into the operations, with that value:
+            the forward holds for no other.
+    """
+
+    plan: SitePlan
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor]
+    fixed: dict[str, Any]
+
+
+def written_forward(plan: SitePlan) -> WrittenForward:
+    """The forward of a module as its plan says."""
+    writer = _Writer(plan)
+    graph = writer.write()
+    return WrittenForward(plan, graph, writer.constants, writer.fixed)
+
+
+class _Writer:
+    def __init__(self, plan: SitePlan) -> None:
+        self.plan = plan
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.objects: dict[int, fx.Node] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.read = plan.reads()
+        self.known = known_objects(plan)
+        self.given = arguments(plan.program, plan.site)
+        self.holders: dict[str, fx.Node] = {}
+        self.fixed: dict[str, Any] = {}
+        self.handed: dict[ModuleCall, dict[int | str, Place]] = {}
+
+    def write(self) -> fx.Graph:
+        self._inputs()
+        self._attributes()
+        written: set[ModuleCall] = set()
+        for node in self.plan.program.graph.nodes:
+            if node in self.plan.operations:
+                self._operation(node)
+                continue
+            call = self._kept_call(node)
+            if call is not None and call not in written:
+                written.add(call)
+                self._call(call)
+        returned = self._mapped(self.plan.returned)
+        if self.plan.site.record is not None:
+            returned = self.graph.call_function(self.plan.site.record, (), returned)
+        self.graph.output(returned)
+        self.graph.lint()
+        return self.graph
+
+    # what comes in
+
+    def _inputs(self) -> None:
+        for name, parameter in signature_of(self.plan.site.module).parameters.items():
+            star = STARS.get(parameter.kind, "")
+            self.holders[name] = self.graph.placeholder(star + name)
+        for name, holder in self.holders.items():
+            self._learn(self.given.get(name), holder)
+        self.fixed, self.handed = handed_on(self.plan)
+
+    def _attributes(self) -> None:
+        """Objects that the module holds as attributes, where something is given them."""
+        trees: list[Any] = [(call.args, call.kwargs) for call in self.plan.calls]
+        trees += [(node.args, node.kwargs) for node in self.plan.operations]
+        handed = {id(leaf) for tree in trees for leaf in leaves(tree)} & self.known
+        for name, value in self.plan.site.module.__dict__.items():
+            if id(value) in handed and id(value) not in self.objects:
+                self.objects[id(value)] = self.graph.get_attr(name)
+
+    def _learn(self, tree: Any, holder: fx.Node) -> None:
+        """The nodes of a value that now comes as `holder`, or as items of it."""
+        if isinstance(tree, fx.Node):
+            self.new.setdefault(tree, holder)
+        elif not is_written(tree) and not isinstance(tree, (dict, tuple, list)):
+            self.objects.setdefault(id(tree), holder)
+        for key, item in _items(tree):
+            if any(node in self.read for node in nodes_in(item)) or any(
+                id(leaf) in self.known for leaf in leaves(item)
+            ):
+                self._learn(item, self.graph.call_function(operator.getitem, (holder, key)))
+
+    # what is done
+
+    def _mapped(self, tree: Any) -> Any:
+        def counterpart(leaf: Any) -> Any:
+            if isinstance(leaf, fx.Node):
+                return self.new[leaf]
+            return leaf if is_written(leaf) else self.objects.get(id(leaf))  # None: an object that the model returns
+
+        return fx.node.map_aggregate(tree, counterpart)
+
+    def _kept_call(self, node: fx.Node) -> ModuleCall | None:
+        if not self.plan.calls or node.op == "output":
+            return None
+        return next((call for call in call_of(node).ancestors() if call in self.plan.calls), None)
+
+    def _call(self, call: ModuleCall) -> None:
+        args, kwargs = list(self._mapped(call.args)), dict(self._mapped(call.kwargs))
+        for key, place in self.handed.get(call, {}).items():
+            if isinstance(key, int):
+                args[key] = self._argument(place)
+            else:
+                kwargs[key] = self._argument(place)
+        first = _past_identities(call.args[0] if call.args else None, self.plan.program)
+        if getattr(call.module, "inplace", False) and first in self.plan.stand_ins and not self._is_fresh(first):
+            args[0] = self.graph.call_function(torch.clone, (args[0],))
+        name = local_name(self.plan, call.path) or ""
+        with self._region(_operations_of(call)):
+            made = self.graph.call_module(name, tuple(args), kwargs)
+        self._learn(call.output, made)
+
+    def _argument(self, place: Place) -> fx.Node:
+        name, key = place
+        holder = self.holders[name]
+        return holder if key is None else self.graph.call_function(operator.getitem, (holder, key))
+
+    def _is_fresh(self, add: fx.Node) -> bool:
+        """Whether an activation may write over what stands in the sum's place: nobody else holds it."""
+        shortcut = self.plan.stand_ins[add]
+        if shortcut.op != "call_module" or len(shortcut.users) > 1:
+            return False
+        module = self.plan.program.model.get_submodule(str(shortcut.target))
+        return isinstance(module, NEW_OUTPUT) and not module._forward_hooks
+
+    def _operation(self, node: fx.Node) -> None:
+        instead = self.plan.stand_ins.get(node) or past_hooks(node, self.plan.site)
+        if instead is not None:
+            self.new[node] = self.new[instead]
+        elif node.op == "get_attr":
+            self.new[node] = self.graph.get_attr(self._attribute(str(node.target)))
+        else:
+            op, target = _as_written(node)
+            args, kwargs = self._mapped(node.args), self._mapped(node.kwargs)
+            with self._region([node]):
+                self.new[node] = self.graph.create_node(op, target, args, kwargs, node.name, node.type)
+
+    @contextmanager
+    def _region(self, nodes: list[fx.Node]) -> Iterator[None]:
+        """Within the block operations are written inside the ``torch.autocast`` in which all these nodes ran."""
+        regions = {node.meta.get("autocast") for node in nodes}
+        region = next(iter(regions)) if len(regions) == 1 else None
+        if region is None:
+            yield
+            return
+        entered = self.graph.call_function(_enter_autocast, (*region, None))
+        yield
+        self.graph.call_function(_exit_autocast, (entered,))
+
+    def _attribute(self, target: str) -> str:
+        constants = self.plan.program.constants
+        if target not in constants:
+            return local_name(self.plan, target) or ""
+        name = f"constant_{len(self.constants)}"
+        while hasattr(self.plan.site.module, name):
+            name += "_"
+        self.constants[name] = constants[target]
+        return name
+
+
+def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(tree, dict):
+        yield from tree.items()
+    elif isinstance(tree, (tuple, list)):
+        yield from enumerate(tree)
+
+
+def _operations_of(call: ModuleCall) -> list[fx.Node]:
+    """The operations that a call and the calls in it make."""
+    nodes = [node for node in call.nodes if node.op.startswith("call_")]
+    for child in call.children:
+        nodes += _operations_of(child)
+    return nodes
+
+
+def _past_identities(node: Any, program: Program) -> Any:
+    """The value itself behind layers that may return their input as it is."""
+    while isinstance(node, fx.Node) and node.op == "call_module" and node.args:
+        module = program.model.get_submodule(str(node.target))
+        if not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
+            break
+        node = node.args[0]
+    return node
+
+
+def _as_written(node: fx.Node) -> tuple[str, Any]:
+    """A node's operation and target; a recorded ``torch.Tensor.view`` as a method: code could not import it."""
+    name = getattr(node.target, "__name__", "")
+    if node.op != "call_function" or getattr(torch.Tensor, name, None) is not node.target:
+        return node.op, node.target  # type: ignore[return-value]
+    return ("call_method", name) if node.args and isinstance(node.args[0], fx.Node) else (node.op, node.target)

@@ -1,0 +1,96 @@
+"""Giving a module its new forward, and taking out of it what that does not need."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..graph.drop_plan import signature_of
+from ..graph.drop_sites import not_droppable, plan_drop
+from ..graph.handed_on import Given
+from ..graph.leaving import Leaving
+from ..graph.pieces import Segments
+from ..graph.rewriting import WrittenForward, written_forward
+from ..network import NotDroppableError, UnrolledNetwork
+from .written_class import written_class
+
+Edit = tuple[WrittenForward, list[str]]
+"""A new forward, and the names of the blocks that are dropped in it."""
+
+
+def edits(net: UnrolledNetwork, indices: Sequence[int], plan: Segments | None = None) -> list[Edit]:
+    """The forwards to write so that some blocks are gone, inner modules before outer.
+
+    Args:
+        net: the network.
+        indices: its blocks.
+        plan: its graph (None: that of the model's present mode).
+
+    Raises:
+        NotDroppableError: a block cannot be taken out.
+    """
+    plan = plan or net.segments
+    plans = plan_drop(plan.program, [plan.cuts[index] for index in indices])
+    if isinstance(plans, str):
+        stuck = [index for index in indices if not net[index].droppable] or indices
+        raise NotDroppableError(not_droppable(plans, [f"{index} ({net[index].name})" for index in stuck]))
+    names = {cut.add: unit.name for cut, unit in zip(plan.cuts, net, strict=True)}
+    return [(written_forward(one), [names[cut.add] for cut in one.cuts]) for one in plans]
+
+
+def give_forward(module: nn.Module, edit: Edit) -> None:
+    """Let a module, the one that was planned for or a copy of it, run its new forward from now on."""
+    written, blocks = edit
+    for name, tensor in written.constants.items():
+        module.register_buffer(name, tensor.detach().clone(), persistent=False)
+    if isinstance(module, fx.GraphModule):
+        module.graph = checked_graph(written)
+        return
+    module.__dict__.pop("forward", None)
+    module.__class__ = written_class(written, blocks)
+
+
+def checked_graph(written: WrittenForward) -> fx.Graph:
+    """The forward as the graph of a ``GraphModule``, in which arguments that it does not hold for are refused."""
+    graph = fx.Graph()
+    parameters = signature_of(written.plan.site.module).parameters
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in written.graph.nodes:
+        if node.op != "placeholder" and not any(other.op != "placeholder" for other in copies):
+            _assert_fixed(graph, written.fixed, copies)
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        default = parameters[str(node.target).lstrip("*")].default if node.op == "placeholder" else inspect._empty
+        if default is not inspect._empty:
+            copies[node].args = (default,)  # type: ignore[assignment]
+    return graph
+
+
+def _assert_fixed(graph: fx.Graph, fixed: dict[str, Any], copies: dict[fx.Node, fx.Node]) -> None:
+    """In front of all operations, a check of each plain argument whose value is written into them."""
+    for node, copy in list(copies.items()):
+        value = fixed.get(str(node.target), Given)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            holds = graph.call_function(operator.is_ if value is None else operator.eq, (copy, value))
+            message = f"expected {node.target}={value!r}, as in the run that was followed to take out blocks"
+            graph.call_function(torch._assert, (holds, message))
+
+
+def take_out(leaving: Leaving, counterpart: Callable[[nn.Module], nn.Module]) -> None:
+    """Delete parts, parameters and buffers that nothing needs any more.
+
+    Args:
+        leaving: what goes, by the modules of the model that was planned for.
+        counterpart: the module to change for each of those.
+    """
+    for holder, name in leaving.modules:
+        del counterpart(holder)._modules[name]
+    for holder, name in leaving.tensors:
+        module = counterpart(holder)
+        for table in (module._parameters, module._buffers):
+            table.pop(name, None)
+        module._non_persistent_buffers_set.discard(name)

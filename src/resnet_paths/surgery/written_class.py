@@ -1,0 +1,145 @@
+"""A class like a module's own, with another forward: what a module becomes when a block in it is dropped.
+
+A dropped block should remain what it was but for its branch: its parent reads its attributes, calls its methods, asks
+for its class. So it becomes an instance of a class that is derived from its own, has the same name, and differs in
+``forward`` alone. The ways not taken:
+
+- ``nn.Identity``, ``nn.Sequential`` and ``fx.GraphModule`` have none of the block's attributes, methods and classes.
+- A forward among the instance's attributes keeps even ``type(block)``, but whoever calls ``type(block).forward``
+  (symbolic tracing does) gets the old one without a word, and methods of an instance do not pickle.
+
+Derived classes do not pickle by name. So a module of such a class pickles as (a text, its own class, its attributes):
+the text is Python source that defines the class, and is run by the function with which torch itself loads a
+``GraphModule``. A file needs torch and what the original model's file needs, nothing of this library. As the forward is
+not traced again when it is loaded, records stay records, and modules that refer to each other load.
+
+What does not survive: ``type(block) is Block`` (``isinstance`` does), methods that run a part that is gone, and a
+``__reduce__`` of the class's own, which would give the undropped class back (pickling then says so). A module that is
+an ``fx.GraphModule`` gets another graph instead: its class is made from it anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import textwrap
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import graph_module
+
+from ..graph.custom_functions import CustomFunction
+from ..graph.handed_on import Given
+from ..graph.rewriting import STARS, WrittenForward
+from .class_text import TEXT
+
+_OWN = __name__.partition(".")[0]
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before anything was dropped in it."""
+    kind: type[nn.Module] = type(module).__dict__.get("_own_class", type(module))
+    return kind
+
+
+def written_class(written: WrittenForward, blocks: list[str]) -> type[nn.Module]:
+    """The class that a module gets.
+
+    Args:
+        written: its forward.
+        blocks: the names of the blocks that are dropped in it.
+    """
+    module = written.plan.site.module
+    code = written.graph.python_code("self")
+    imports, unwritten = _imports(code.globals)
+    body = _checks(written.fixed) + code.src[code.src.index("\n", code.src.index("def forward(")) + 1 :]
+    digest = hashlib.sha256((imports + body).encode()).hexdigest()[:8]
+    text = TEXT.substitute(
+        imports=imports,
+        unwritten=sorted(unwritten),
+        signature=_signature(module),
+        body=textwrap.indent(body, "    "),
+        blocks=", ".join(blocks),
+        note=repr(f"without {', '.join(blocks)} (forward {digest})"),
+    )
+    make: Any = graph_module._forward_from_src(text, {**unwritten, "_text": text})
+    kind: type[nn.Module] = make.derived(own_class(module))
+    return kind
+
+
+def _signature(module: nn.Module) -> str:
+    """The parameters of a forward, with the defaults that it has now."""
+    parts, kinds = ["self"], inspect.Parameter
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    starred = False
+    for position, parameter in enumerate(parameters):
+        if parameter.kind is kinds.KEYWORD_ONLY and not starred:
+            parts.append("*")
+        starred = starred or parameter.kind in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL)
+        default = "" if parameter.default is parameter.empty else f"=_defaults.get({parameter.name!r})"
+        parts.append(STARS.get(parameter.kind, "") + parameter.name + default)
+        following = parameters[position + 1 : position + 2]
+        if parameter.kind is kinds.POSITIONAL_ONLY and not (following and following[0].kind is parameter.kind):
+            parts.append("/")
+    return ", ".join(parts)
+
+
+def _checks(fixed: dict[str, Any]) -> str:
+    """Lines that refuse arguments for which the forward does not hold."""
+    lines = []
+    for name, value in fixed.items():
+        expected = _expected(value)
+        if value is None:
+            lines.append(f"    if {name} is not None: _refuse({name!r}, {name}, {expected})\n")
+        elif value is Given:
+            lines.append(f"    if {name} is None: _refuse({name!r}, {name}, {expected})\n")
+        else:
+            lines.append(f"    if not _holds({name}, {expected}): _refuse({name!r}, {name}, {expected})\n")
+    return "".join(lines)
+
+
+def _expected(value: Any) -> str:
+    """A value of the run as source text: ("is", value), or what is asked of it."""
+    if value is Given:
+        return '("given", None)'
+    if isinstance(value, dict):
+        return '("dict", {' + ", ".join(f"{key!r}: {_expected(item)}" for key, item in value.items()) + "})"
+    if isinstance(value, (tuple, list)):
+        return '("tuple", (' + "".join(f"{_expected(item)}, " for item in value) + "))"
+    text = _literal(value)
+    return '("any", None)' if text is None else f'("is", {text})'
+
+
+def _literal(value: Any) -> str | None:
+    """Source text for a constant; None where there is none."""
+    if isinstance(value, torch.device):
+        return f"torch.device({str(value)!r})"
+    plain = value is None or isinstance(value, (bool, int, str, torch.dtype, torch.memory_format, torch.layout))
+    finite = isinstance(value, (float, complex)) and math.isfinite(abs(value))
+    return repr(value) if plain or finite else None
+
+
+def _import(name: str, value: Any) -> str:
+    """The line that finds a function; of a custom autograd function, which pickles by its class, two."""
+    if isinstance(value, CustomFunction):
+        return f"{_import(f'{name}_class', value.function)}\n{name} = {name}_class.apply"
+    return graph_module._format_import_statement(name, value, graph_module.sys_importer)
+
+
+def _imports(names: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Lines that define the functions that the code calls, and those functions that cannot be imported."""
+    lines, unwritten = [], {}
+    for name, value in names.items():
+        if isinstance(value, str):
+            lines.append(f"{name} = {value!r}")
+        elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] == _OWN:
+            lines.append(f"{textwrap.dedent(inspect.getsource(value))}\n{name} = {value.__name__}")
+        else:
+            try:
+                lines.append(_import(name, value))
+            except Exception:  # the importer has many ways to say that it does not find a name
+                unwritten[name] = value
+    return "\n".join(sorted(lines)), unwritten
