@@ -233,6 +233,11 @@ class Segments:
             return nodes
         return sorted({*nodes, *ancestors(*constants)}, key=self.flow.order.__getitem__)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether each block reads the one before it and nothing else, so that there are 2^n paths."""
+        return self._reaches.is_chain()
+
     # blocks that a gate of 0 makes superfluous
 
     def superfluous(self, gates: list[float]) -> list[bool]:
@@ -271,6 +276,11 @@ class _Reaches:
                 if gates[index] != 0.0:
                     reached |= self.branches[index]
         return [not reached >> index & 1 for index in range(len(gates))]
+
+    def is_chain(self) -> bool:
+        """Whether each way into a sum, and the output, reads the sum before it alone."""
+        before = [1 << index - 1 if index else 0 for index in range(len(self.shortcuts))]
+        return self.shortcuts == self.branches == before and self.output == 1 << len(before) - 1
 
     def all_always(self) -> bool:
         return not any(self.unreached([0.0] * len(self.shortcuts)))

@@ -148,13 +148,19 @@ class _Recorder(Regions):
         if changed:
             self.change(func, args, nodes, changed)
         elif reads(func) and inputs:
-            self.answer(func, nodes[0][0], result)
+            self.answer(func, self._asked(func, nodes[0]), result)
         elif inputs and isinstance(nodes[0][0], fx.Node) and nodes[0][0].meta["sized"] and _asks_size(func):
             shape = tuple(inputs[0].shape)
             self._keep(inputs[0], self.add("call_function", operations.of_shape, (nodes[0][0], shape, self.place)))
         elif _holds_tensor(result) and not any(result is value for value in inputs):
             self.learn(result, self.call(func, *nodes))
         return result
+
+    def _asked(self, func: Any, args: Any) -> Any:
+        """The node whose value is the answer: ``item in tensor`` asks whether any entry is the item."""
+        if getattr(func, "__name__", "") != "__contains__":
+            return args[0]
+        return self.add("call_function", torch.any, (self.add("call_function", torch.eq, tuple(args)),))
 
     def answer(self, func: Any, node: Any, result: Any) -> None:
         """The forward makes a Python value of a tensor: whatever it decides by that, it decided for this value."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..graph.closing import closed_modules
-from ..graph.errors import NoUnitsError
+from ..graph.errors import NoUnitsError, UnrollError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
@@ -92,7 +92,7 @@ def _attempt(
             return None
         if example is not None:
             verify(net, example)
-    except ValueError as error:  # an UnrollError, or a graph that cannot be cut into pieces
+    except UnrollError as error:
         attempts.append(f"{name}: {error}")
         return None
     return net

@@ -112,7 +112,8 @@ def _cells(unit: Unit) -> tuple[str, ...]:
 def _title(net: UnrolledNetwork) -> str:
     plan = net.segments
     along = f" along {plan.main.target}, the other inputs as given" if len(plan.inputs) > 1 and plan.main else ""
-    return f"{type(net.model).__name__}: {len(net)} residual units, 2^{len(net)} paths{along}"
+    paths = f", 2^{len(net)} paths" if plan.is_chain else ", not in one chain"
+    return f"{type(net.model).__name__}: {len(net)} residual units{paths}{along}"
 
 
 def text_table(net: UnrolledNetwork) -> str:

@@ -172,6 +172,7 @@ class UnrolledNetwork:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
         plan = self.segments
+        plan.program.check_unchanged()
         x = named(self.model, plan.inputs, x)
         check_constants(self.model, plan.program.placeholders, x, self._example)
         values = bind(plan.inputs, x)
