@@ -37,7 +37,7 @@ def units(function) -> list[str]:
         (lambda m, x: (x + m.a(x)) + m.b(x), ["identity"]),
         (lambda m, x: (m.a(x) + m.c(torch.relu(m.b(x)))) + x, ["identity"]),
         (lambda m, x: x + (m.a(x) + m.c(torch.relu(m.b(x)))), ["identity"]),
-        (lambda m, x: x + (m.a(torch.relu(x)) + m.c(m.b(torch.relu(x)))), ["identity", "identity"]),
+        (lambda m, x: x + (m.a(torch.relu(x)) + m.c(m.b(torch.relu(x)))), ["identity"]),
         (lambda m, x: x + (m.a(y := torch.relu(x)) + m.c(m.b(y))), ["identity"]),
         (lambda m, x: m.a(x) + ((y := m.a(torch.tanh(m.a(x)))) + m.b(y)), ["identity", "projection"]),
         (lambda m, x: m.c(x) + m.b(torch.relu(m.a(x))), ["projection"]),
