@@ -31,7 +31,7 @@ and, where a model begins with zeros, random weights, so that no comparison hold
 - **droppable**: how many blocks `drop_blocks` takes out. The others are blocks for gates, and the table of blocks
   says why: something inside their branch is read from outside.
 - **pickle**: the smaller model saved, loaded and compared ("as model": the model itself cannot be pickled).
-- **seconds**: one call of `unroll` with an example, on a machine that was busy with other things.
+- **seconds**: of processor time that one call of `unroll` with an example took, on one thread of a busy machine.
 """
 
 
@@ -121,7 +121,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
         share(dropped, lambda r: r.get("parameters gone", -1) == r.get("branch parameters")),
         share(dropped, lambda r: r.get("pickle") in ("yes", "as the model")),
         raw,
-        f"{statistics.median([r['seconds'] for r in unrolled] or [0.0]):.2f}",
+        f"{statistics.median([r['seconds'] for r in unrolled if 'wall seconds' in r] or [0.0]):.2f}",
     ]
 
 
@@ -138,6 +138,7 @@ def _row(record: Record) -> list[Any]:
     gone = f"{record['parameters gone']:,}" if "parameters gone" in record else ""
     if gone and record["parameters gone"] != record["branch parameters"]:
         gone += f" of {record['branch parameters']:,}"
+    seconds = f"{record['seconds']:.2f}" if "wall seconds" in record else ""
     pickled = record.get("pickle", "")
     return [
         *start,
@@ -147,7 +148,7 @@ def _row(record: Record) -> list[Any]:
         _number(record.get("drop difference")),
         gone,
         "as model" if pickled == "as the model" else pickled.partition(":")[0],
-        f"{record['seconds']:.2f}",
+        seconds,
     ]
 
 

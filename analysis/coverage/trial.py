@@ -100,7 +100,7 @@ def trial(entry: Entry) -> Record:
     record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     record["expected"], record["source"] = judgement.expected, judgement.source
     record["unjudged"] = sorted(judgement.unjudged)
-    start = time.perf_counter()
+    start, started = time.process_time(), time.perf_counter()
     try:
         net = unroll(model, example)
     except NoUnitsError as error:
@@ -109,7 +109,7 @@ def trial(entry: Entry) -> Record:
         return {**record, "status": "failed", "found": 0, "reason": _said(error)}
     except Exception as error:
         return {**record, "status": "raw error", "found": 0, "reason": _said(error)}
-    record["seconds"] = time.perf_counter() - start
+    record["seconds"], record["wall seconds"] = time.process_time() - start, time.perf_counter() - started
     record.update(status="unrolled", found=len(net), front_end=net.front_end)
     record["missing"], record["further"] = judgement.match(unit.owner for unit in net)
     for step in (_exactness, _drop):

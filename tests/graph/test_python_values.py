@@ -14,6 +14,7 @@ from resnet_paths.graph.errors import TraceError, UnrollError
 from resnet_paths.graph.program import Program
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
+from resnet_paths.network import unroll
 
 
 def recorded(model: nn.Module) -> Program:
@@ -199,6 +200,28 @@ def test_a_number_read_off_the_input_is_read_again_or_compared() -> None:
     assert torch.equal(net(x * 0.99), model(x * 0.99))
     with pytest.raises(UnrollError, match="decides as it did on the example"):
         net(other)
+
+
+class Padded(nn.Module):
+    """Asks whether a padding token is among its input's numbers, as many language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.a = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        padded = 0 in tokens[:, [-1, 0]]
+        x = self.embedding(tokens)
+        return x - self.a(x) if padded else x + self.a(x)
+
+
+def test_a_membership_is_asked_again_not_the_truth_of_the_whole_tensor() -> None:
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    model = Padded()
+    net = unroll(model, tokens)
+    assert torch.equal(net(tokens + 2), model(tokens + 2))
+    with pytest.raises(UnrollError, match="decides as it did on the example"):
+        net(tokens - 1)
 
 
 def test_tensors_from_outside_of_torch_are_refused_not_kept() -> None:

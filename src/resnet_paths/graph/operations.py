@@ -94,7 +94,7 @@ def is_add(node: fx.Node) -> bool:
     return is_addition(node) and not node.kwargs
 
 
-def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
+def same_answer(value: torch.Tensor | bool, expected: Any, where: str) -> None:
     """What a recorded forward asked of its input's values must be answered as on the example.
 
     Args:
@@ -105,9 +105,9 @@ def same_answer(value: torch.Tensor, expected: Any, where: str) -> None:
     Raises:
         UnrollError: it is not, so the model would run other operations.
     """
-    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+    if isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
         return
-    if (bool(value) if isinstance(expected, bool) else value.tolist()) == expected:
+    if (bool(value) if isinstance(expected, bool) else int(value)) == expected:
         return
     raise UnrollError(
         f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "

@@ -148,7 +148,7 @@ class _Recorder(Regions):
         if changed:
             self.change(func, args, nodes, changed)
         elif reads(func) and inputs:
-            self.answer(func, self._asked(func, nodes[0]), result)
+            self.answer(func, nodes, result)
         elif inputs and isinstance(nodes[0][0], fx.Node) and nodes[0][0].meta["sized"] and _asks_size(func):
             shape = tuple(inputs[0].shape)
             self._keep(inputs[0], self.add("call_function", operations.of_shape, (nodes[0][0], shape, self.place)))
@@ -156,21 +156,16 @@ class _Recorder(Regions):
             self.learn(result, self.call(func, *nodes))
         return result
 
-    def _asked(self, func: Any, args: Any) -> Any:
-        """The node whose value is the answer: ``item in tensor`` asks whether any entry is the item."""
-        if getattr(func, "__name__", "") != "__contains__":
-            return args[0]
-        return self.add("call_function", torch.any, (self.add("call_function", torch.eq, tuple(args)),))
-
-    def answer(self, func: Any, node: Any, result: Any) -> None:
+    def answer(self, func: Any, nodes: tuple[Any, Any], result: Any) -> None:
         """The forward makes a Python value of a tensor: whatever it decides by that, it decided for this value."""
-        path = self.place
+        path, node = self.place, nodes[0][0]
         if not isinstance(node, fx.Node):
             return
         if node.meta["chance"]:
             raise CannotFollow(path, f"it decides by random numbers ({node.name}.{func.__name__}); {ADVICE}")
         if type(result) is bool or (type(result) is int and node.meta["data"]):
-            self.add("call_function", operations.same_answer, (node, result, path))
+            asked = self.call(func, *nodes) if func is torch.Tensor.__contains__ else node  # `0 in x` is not `bool(x)`
+            self.add("call_function", operations.same_answer, (asked, result, path))
         elif type(result) is float:
             self.learn(result, self.add("call_function", torch.Tensor.item, (node,)))
 

@@ -134,7 +134,7 @@ class UnrolledNetwork:
         return tuple(module.training for module in self.model.modules())
 
     def _plan(self, program: Program) -> tuple[list[Cut], list[Refusal]]:
-        read_items_directly(program.graph)
+        read_items_directly(program)
         carries = data_nodes(program)
         fused = unify_sums(program.graph, carries)
         flow = DataFlow(program, learned_starts(program, carries))
