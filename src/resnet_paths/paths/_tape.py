@@ -35,7 +35,101 @@ class Recorded:
     exit: torch.Tensor
 
 
-class Tape:
+class Puller:
+    """Pulls rows of cotangents back through pieces of a recorded pass.
+
+    Attributes:
+        vjps: how many rows were pulled back through which kind of piece.
+        looped: pieces of which an operation has no batching rule, so that rows were pulled back one by
+            one, with the reason.
+    """
+
+    def __init__(self, max_bytes: int | None) -> None:
+        if max_bytes is not None and max_bytes <= 0:
+            raise ValueError(f"expected max_bytes above 0, got {max_bytes}; None chooses it")
+        self.max_bytes = max_bytes
+        self.vjps: Counter[str] = Counter()
+        self.looped: dict[str, str] = {}
+        self._most_rows: int | None = None
+        self._chains: dict[tuple[int, int], Chain | None] = {}
+        self._hooked = False
+
+    def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
+        """Slices of rows that one batched product takes at a time, the last ones first."""
+        size = self.rows_at_once(*values)
+        return [slice(max(0, stop - size), stop) for stop in range(rows, 0, -size)]
+
+    def rows_at_once(self, *values: torch.Tensor) -> int:
+        """How many rows to pull back at once, by the memory budget and what memory has shown to hold."""
+        row = 4 * max(value.numel() * value.element_size() for value in values)
+        device = values[0].device
+        budget = self.max_bytes
+        if budget is None and device.type == "cuda":
+            budget = torch.cuda.mem_get_info(device)[0] // 4
+        if budget is None:
+            budget = 4 * CACHE_BYTES
+        size = max(1, budget // max(row, 1))
+        return size if self._most_rows is None else min(size, self._most_rows)
+
+    def pull(
+        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Rows (rows, batch, ...) at a value as rows at the earlier values from which it was computed."""
+        found: list[torch.Tensor | None] | None = None
+        if self._most_rows is None or len(rows) <= self._most_rows:
+            try:
+                found = self._pull_once(piece, output, inputs, rows)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                self._most_rows = len(rows) // 2
+        if found is None:
+            halves = [self.pull(piece, output, inputs, half) for half in rows.split(self._most_rows or 1)]
+            return [torch.cat(parts) for parts in zip(*halves, strict=True)]
+        return [row_zeros(rows, value) if grad is None else grad for grad, value in zip(found, inputs, strict=True)]
+
+    def _pull_once(
+        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
+    ) -> list[torch.Tensor | None]:
+        if not output.requires_grad:
+            return [None] * len(inputs)
+        rows = rows.to(output.dtype)
+        chain = self._chain(output, inputs[0]) if len(inputs) == 1 else None
+        if chain is not None:
+            return [chain.pull(rows)]
+        rows = _stored_as(rows, output)
+        if len(rows) > 1 and piece not in self.looped:
+            try:
+                return self._grad(output, inputs, rows, batched=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                single = [self._grad(output, inputs, row) for row in rows]
+                self.looped[piece] = str(error)
+                return _stacked(single)
+        return _stacked([self._grad(output, inputs, row) for row in rows])
+
+    def _chain(self, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
+        between = id(output), id(start)  # both live as long as the recording does
+        if between not in self._chains:
+            self._chains[between] = None if self._hooked else chain_between(output, start)
+        return self._chains[between]
+
+    @staticmethod
+    def _grad(
+        output: torch.Tensor,
+        inputs: Sequence[torch.Tensor],
+        cotangent: torch.Tensor | None,
+        batched: bool = False,
+    ) -> list[torch.Tensor | None]:
+        grad: Callable[..., Any] = torch.autograd.grad
+        found: tuple[torch.Tensor | None, ...] = grad(
+            output, inputs, cotangent, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
+        return list(found)
+
+
+class Tape(Puller):
     """A recorded pass from the input, or from one unit's entry, to the loss.
 
     Attributes:
@@ -45,9 +139,6 @@ class Tape:
         output: the network's output.
         loss: the scalar.
         seed: gradient of the loss with respect to the output.
-        vjps: how many rows were pulled back through which kind of piece.
-        looped: pieces of which an operation has no batching rule, so that rows were pulled back one by
-            one, with the reason.
     """
 
     def __init__(
@@ -59,15 +150,10 @@ class Tape:
         start: UnitRef | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        if max_bytes is not None and max_bytes <= 0:
-            raise ValueError(f"expected max_bytes above 0, got {max_bytes}; None chooses it")
+        super().__init__(max_bytes)
         check_eval(net)
-        self.net, self.max_bytes = net, max_bytes
-        self.vjps: Counter[str] = Counter()
-        self.looped: dict[str, str] = {}
+        self.net = net
         self.first = 0 if start is None else net.index(start)
-        self._most_rows: int | None = None
-        self._chains: dict[tuple[int, int], Chain | None] = {}
         # a reparametrised layer keeps its weight of each run
         with torch.enable_grad(), preserved(net.model), HooksNoted() as hooks:
             self.start, state = _begin(net, x, start)
@@ -116,21 +202,21 @@ class Tape:
             if chain is not None and chain.mask is not None:
                 mask = chain.mask.expand_as(rows)
                 return [torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)]
-        return self._pull(piece, unit.exit, [unit.total, *inputs], rows)
+        return self.pull(piece, unit.exit, [unit.total, *inputs], rows)
 
     def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Rows times S: from a unit's sum to its entry by the shortcut."""
-        rows = _reduced(rows, unit.shortcut)
+        rows = reduced(rows, unit.shortcut)
         if unit.shortcut is unit.entry and not inputs:
             return [rows]
         self.vjps["shortcut"] += len(rows)
-        return self._pull(f"{unit.name}: shortcut", unit.shortcut, [unit.entry, *inputs], rows)
+        return self.pull(f"{unit.name}: shortcut", unit.shortcut, [unit.entry, *inputs], rows)
 
     def through_branch(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """Rows times J: from a unit's sum to its entry by the branch."""
-        rows = _reduced(rows, unit.branch)
+        rows = reduced(rows, unit.branch)
         self.vjps["branch"] += len(rows)
-        return self._pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
+        return self.pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
 
     def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
         """Add rows times J onto rows at the entry, which may lie where the former do."""
@@ -156,7 +242,7 @@ class Tape:
         if self.stem_exit is self.start and not inputs:
             return [rows]
         self.vjps["stem"] += len(rows)
-        return self._pull("stem", self.stem_exit, [self.start, *inputs], rows)
+        return self.pull("stem", self.stem_exit, [self.start, *inputs], rows)
 
     def through_all_before(
         self, value: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]
@@ -165,80 +251,7 @@ class Tape:
         if not inputs:
             return []
         self.vjps["shared"] += len(rows)
-        return self._pull("what comes before a shared parameter's last use", value, inputs, rows)
-
-    def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
-        """Slices of rows that one batched product takes at a time, the last ones first."""
-        size = self.rows_at_once(*values)
-        return [slice(max(0, stop - size), stop) for stop in range(rows, 0, -size)]
-
-    def rows_at_once(self, *values: torch.Tensor) -> int:
-        """How many rows to pull back at once, by the memory budget and what memory has shown to hold."""
-        row = 4 * max(value.numel() * value.element_size() for value in values)
-        device = values[0].device
-        budget = self.max_bytes
-        if budget is None and device.type == "cuda":
-            budget = torch.cuda.mem_get_info(device)[0] // 4
-        if budget is None:
-            budget = 4 * CACHE_BYTES
-        size = max(1, budget // max(row, 1))
-        return size if self._most_rows is None else min(size, self._most_rows)
-
-    def _pull(
-        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
-    ) -> list[torch.Tensor]:
-        found: list[torch.Tensor | None] | None = None
-        if self._most_rows is None or len(rows) <= self._most_rows:
-            try:
-                found = self._pull_once(piece, output, inputs, rows)
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise
-                self._most_rows = len(rows) // 2
-        if found is None:
-            halves = [self._pull(piece, output, inputs, half) for half in rows.split(self._most_rows or 1)]
-            return [torch.cat(parts) for parts in zip(*halves, strict=True)]
-        return [row_zeros(rows, value) if grad is None else grad for grad, value in zip(found, inputs, strict=True)]
-
-    def _pull_once(
-        self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
-    ) -> list[torch.Tensor | None]:
-        if not output.requires_grad:
-            return [None] * len(inputs)
-        rows = rows.to(output.dtype)
-        chain = self._chain(output, inputs[0]) if len(inputs) == 1 else None
-        if chain is not None:
-            return [chain.pull(rows)]
-        rows = _stored_as(rows, output)
-        if len(rows) > 1 and piece not in self.looped:
-            try:
-                return self._grad(output, inputs, rows, batched=True)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                single = [self._grad(output, inputs, row) for row in rows]
-                self.looped[piece] = str(error)
-                return _stacked(single)
-        return _stacked([self._grad(output, inputs, row) for row in rows])
-
-    def _chain(self, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
-        between = id(output), id(start)  # both live as long as the recording does
-        if between not in self._chains:
-            self._chains[between] = None if self._hooked else chain_between(output, start)
-        return self._chains[between]
-
-    @staticmethod
-    def _grad(
-        output: torch.Tensor,
-        inputs: Sequence[torch.Tensor],
-        cotangent: torch.Tensor | None,
-        batched: bool = False,
-    ) -> list[torch.Tensor | None]:
-        grad: Callable[..., Any] = torch.autograd.grad
-        found: tuple[torch.Tensor | None, ...] = grad(
-            output, inputs, cotangent, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
-        return list(found)
+        return self.pull("what comes before a shared parameter's last use", value, inputs, rows)
 
 
 def row_zeros(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -342,7 +355,7 @@ def _stored_as(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return rows.new_empty(0).new_empty_strided(rows.shape, (value.numel(), *value.stride())).copy_(rows)
 
 
-def _reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+def reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
     """Rows at a sum as rows at one of its terms, which may have been broadcast."""
     if rows.shape[1:] == term.shape:
         return rows
