@@ -10,7 +10,16 @@ import torch.nn.functional as F
 
 from references.graphs import CASES
 from references.literal_paths import gradients_by_branches, gradients_by_length
-from resnet_paths.paths import gradient_by_length
+from resnet_paths import unroll
+from resnet_paths.paths import (
+    effective_paths,
+    enumerate_path_gradients,
+    gradient_by_length,
+    path_energy,
+    path_lengths,
+    sample_path_gradients,
+    surviving_path_lengths,
+)
 from resnet_paths.paths.block_graph import chain_graph, path_graph
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -117,3 +126,131 @@ def test_a_chain_has_binomially_many_paths_in_order_of_their_branches() -> None:
         assert rank == sum(1 << block for block in taken if block is not None)
     with pytest.raises(IndexError, match="rank of a path"):
         graph.walk(32)
+
+
+@every_case
+def test_enumerated_paths_sum_to_the_gradient_of_each_set_of_branches(name: str, monkeypatch) -> None:
+    case = CASES[name]
+    net, (x, target) = case.network(), case.batch()
+    given, leaf = case.with_leaf(x)
+    expected = gradients_by_branches(net, given, leaf, loss_of(target))
+    every = enumerate_path_gradients(net, x, target, keep_gradients=True)
+    assert every.gradient is not None
+    assert every.counts == case.counts
+    assert torch.bincount(every.lengths, minlength=len(case.counts)).tolist() == list(case.counts)
+    sums = {taken: torch.zeros_like(leaf) for taken in expected}
+    for rank, gradient in enumerate(every.gradient):
+        path = every.path(rank)
+        assert path.length == int(every.lengths[rank])
+        assert set(path.units) <= set(path.passed or range(len(net)))
+        sums[path.units] += gradient
+    for taken, value in expected.items():
+        torch.testing.assert_close(sums[taken], value, rtol=1e-10, atol=1e-12)
+    monkeypatch.setattr("resnet_paths.paths.enumeration.ROOM_BYTES", 1)
+    torch.testing.assert_close(enumerate_path_gradients(net, x, target).norms, every.norms, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("cut", ["tap", "stream"])
+def test_paths_by_a_tap_are_apart_from_those_by_the_stream(cut: str) -> None:
+    """Where one of two ways is cut off (for the gradient), the paths along the other are as they were."""
+    case = CASES["tapped after relu"]
+    net, (x, target) = case.network(), case.batch()
+    every = enumerate_path_gradients(net, x, target)
+    head = net.model.head
+    half = slice(0, 4) if cut == "tap" else slice(4, 8)
+
+    class Cut(torch.nn.Module):
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            parts = [value[:, :4], value[:, 4:]]
+            parts[half.start // 4] = parts[half.start // 4].detach()
+            return head(torch.cat(parts, 1))
+
+    net.model.head = Cut()
+    rest = enumerate_path_gradients(unroll(net.model.eval()), x, target)
+    by_tap = torch.tensor([every.path(rank).passed is not None for rank in range(len(every.norms))])
+    assert int(by_tap.sum()) == 2
+    gone = by_tap if cut == "tap" else ~by_tap
+    torch.testing.assert_close(rest.norms, every.norms.masked_fill(gone[:, None], 0), rtol=1e-10, atol=1e-14)
+
+
+@every_case
+def test_sampled_paths_are_paths_of_their_length_and_their_means_converge(name: str) -> None:
+    case = CASES[name]
+    net, (x, target) = case.network(), case.batch(1)
+    every = enumerate_path_gradients(net, x, target)
+    wide = [value.expand(300, *value.shape[1:]) for value in (x if case.inputs > 1 else (x,))]
+    drawn = sample_path_gradients(net, tuple(wide) if case.inputs > 1 else wide[0], target.expand(300), samples=4)
+    assert drawn.lengths.tolist() == list(range(len(case.counts)))
+    for length, count in enumerate(case.counts):
+        if not count:
+            assert not drawn.norms[length].any()
+            continue
+        known = every.norms[every.lengths == length, 0]
+        gaps = (drawn.norms[length][..., None] - known).abs().min(-1).values
+        assert float(gaps.max()) < 1e-12
+        if len(known.unique()) == count:  # each path as often as the others
+            seen = (drawn.norms[length].flatten()[:, None] - known).abs().argmin(1)
+            times = torch.bincount(seen, minlength=count).double()
+            assert float(((times - 1200 / count) ** 2 / (1200 / count)).sum()) < 30
+    mean, error = drawn.over_examples()
+    assert bool(((mean - every.mean_by_length()[:, 0]).abs() <= 5 * error + 1e-12).all())
+
+
+@every_case
+def test_energy_is_exact_with_a_column_for_every_path_and_right_in_expectation_with_few(name: str) -> None:
+    case = CASES[name]
+    net, (x, target) = case.network(), case.batch()
+    truth = enumerate_path_gradients(net, x, target).energy_by_length()
+    exact = path_energy(net, x, target, columns=16)
+    torch.testing.assert_close(exact.energy, truth, rtol=1e-10, atol=1e-20)
+    assert exact.draws == 2
+    assert not exact.standard_error.any()
+    few = path_energy(net, x, target, draws=200, columns=1)
+    assert bool(((few.energy - truth).abs() <= 5 * few.standard_error + 1e-12 * truth.max()).all())
+    assert few.standard_error.any(1).tolist() == [
+        count > 1 and bool(truth[k].any()) for k, count in enumerate(case.counts)
+    ]
+
+
+@every_case
+def test_effective_paths_weigh_lengths_by_the_number_of_paths(name: str) -> None:
+    case = CASES[name]
+    net, (x, target) = case.network(), case.batch()
+    every = enumerate_path_gradients(net, x, target)
+    found = effective_paths(every)
+    sums = torch.tensor([float(every.norms[every.lengths == k].sum()) for k in range(len(case.counts))])
+    torch.testing.assert_close(torch.from_numpy(found.share), (sums / sums.sum()).double(), rtol=1e-6, atol=1e-9)
+    assert found.count_share.tolist() == pytest.approx([count / sum(case.counts) for count in case.counts])
+
+
+def test_single_paths_from_the_entry_of_a_block_around_others() -> None:
+    case = CASES["nested"]
+    net, (x, target) = case.network(), case.batch()
+    every = enumerate_path_gradients(net, x, target, wrt=2, keep_gradients=True)
+    split = gradient_by_length(net, x, target, wrt=2)
+    assert every.gradient is not None
+    for length, gradient in enumerate(split.gradient):
+        torch.testing.assert_close(every.gradient[every.lengths == length].sum(0), gradient, rtol=1e-10, atol=1e-13)
+    assert sample_path_gradients(net, x, target, wrt=1, samples=2).counts == (0, 1, 1)
+
+
+def test_lengths_of_a_graph() -> None:
+    net = CASES["nested"].network()
+    found = path_lengths(net)
+    assert [found.count(k) for k in range(5)] == [1, 1, 2, 1, 0]
+    assert (found.paths, found.n) == (5, 3)
+    assert found.mean == pytest.approx((1 + 4 + 3) / 5)
+    assert found.variance == pytest.approx((1 + 8 + 9) / 5 - (8 / 5) ** 2)
+    assert found.share(2, 9) == 3 / 5
+    assert len(found.to_pandas()) == 4
+    assert [path_lengths(net, dropped=[0]).count(k) for k in range(4)] == [1, 1, 1, 0]
+    assert [path_lengths(net, dropped=[2]).count(k) for k in range(4)] == [1, 0, 0, 0]
+    surviving = surviving_path_lengths(net, [0.5, 0.25, 0.5])
+    expected = [1, 0.5, 0.5 * (0.5 + 0.25), 0.5 * 0.5 * 0.25]
+    assert surviving.probability.tolist() == pytest.approx([value / sum(expected) for value in expected])
+    with pytest.raises(ValueError, match="no keep probabilities"):
+        path_lengths(net, keep=0.5)
+    with pytest.raises(ValueError, match="which units are dropped"):
+        path_lengths(net, dropped=1)
+    with pytest.raises(ValueError, match="a path from the output to the input"):
+        path_lengths(CASES["token"].network(), dropped=[1])

@@ -19,11 +19,11 @@ from ..graph.compile_node import Step, Values, step_of
 from ..graph.inputs import bind, named
 from ..graph.pieces import Segments
 from ..graph.preserve import preserved
-from ..network import UnrolledNetwork
+from ..network import UnitRef, UnrolledNetwork
 from ._chain import HooksNoted
 from ._objective import Loss, check_eval, scalar_loss
-from ._tape import Puller, parameters_between, reduced
-from .block_graph import Contraction, Term, Vertex, run_nodes
+from ._tape import Puller, Tape, parameters_between, reduced
+from .block_graph import Contraction, Term, Vertex, contract, run_nodes, start_node
 
 
 class GraphTape(Puller):
@@ -75,6 +75,16 @@ class GraphTape(Puller):
     def place(self, node: fx.Node) -> int | None:
         """The vertex that stands for a node."""
         return self._places.get(node)
+
+    @property
+    def n(self) -> int:
+        """The number of blocks that paths choose among."""
+        return self.graph.n
+
+    @property
+    def start(self) -> torch.Tensor:
+        """The value at which paths begin."""
+        return self.leaf(self.graph.starts[0])
 
     def leaf(self, place: int) -> torch.Tensor:
         """The value of a vertex."""
@@ -135,6 +145,26 @@ class GraphTape(Puller):
                 loss, inputs, allow_unused=True, materialize_grads=True
             )
             return list(gradients)
+
+
+def open_tape(
+    net: UnrolledNetwork, x: Any, target: Any, loss: Loss, wrt: UnitRef, max_bytes: int | None
+) -> Tape | GraphTape:
+    """The record of a pass for single paths: entry by entry along a chain, else cut at the sums alone.
+
+    Args:
+        net: the network.
+        x: the model's input.
+        target: what the loss takes.
+        loss: the loss.
+        wrt: ``"input"``, or a unit at whose entry paths begin.
+        max_bytes: memory for the values of one batched product.
+    """
+    from_unit = None if wrt == "input" else net.index(wrt)
+    contraction = contract(net.segments, [start_node(net.segments, from_unit)])
+    if contraction.is_chain:
+        return Tape(net, x, target, loss, from_unit, max_bytes)
+    return GraphTape(net, x, target, contraction, loss, max_bytes)
 
 
 class _Recording:

@@ -19,6 +19,7 @@ from ..graph.preserve import preserved
 from ..network import State, UnitRef, UnrolledNetwork
 from ._chain import Chain, HooksNoted, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
+from .block_graph import PathGraph, chain_graph
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
 
@@ -171,6 +172,11 @@ class Tape(Puller):
     def n(self) -> int:
         """The number of units recorded."""
         return len(self.units)
+
+    @property
+    def graph(self) -> PathGraph:
+        """The graph of the paths through the units recorded: a chain."""
+        return chain_graph(self.n)
 
     def backwards(self) -> Iterator[tuple[int, Recorded]]:
         """The recorded units from the last to the first, with their index in the network."""

@@ -119,7 +119,7 @@ class PathGraph:
 
     def weighted_counts(self, weights: Sequence[float]) -> list[float]:
         """The sum over all paths of each length of the product of their branches' weights."""
-        return list(self._polynomials([float(weight) for weight in weights])[-1])
+        return list(self._polynomials(weights)[-1])
 
     @cached_property
     def _counts(self) -> list[tuple[int, ...]]:
@@ -258,7 +258,15 @@ def contract(
 
 
 def path_graph(net: UnrolledNetwork, wrt: int | None = None) -> PathGraph:
-    """The graph of a network's paths to its (main) input, or to the entry of a block."""
+    """The graph of a network's paths to its (main) input, or to the entry of a block.
+
+    Example:
+        >>> import torchvision
+        >>> from resnet_paths.network import unroll
+        >>> net = unroll(torchvision.models.resnet18().eval())
+        >>> path_graph(net) == chain_graph(8)
+        True
+    """
     return contract(net.segments, [start_node(net.segments, wrt)]).graph
 
 
