@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from references.graphs import CASES
+from references.linearised import linearised, logits_at_points
 from references.literal_paths import gradients_by_branches, gradients_by_length
 from resnet_paths import unroll
 from resnet_paths.paths import (
+    block_contributions,
     effective_paths,
     enumerate_path_gradients,
     gradient_by_length,
+    logit_lens,
+    logits_by_length,
     path_energy,
     path_lengths,
     sample_path_gradients,
@@ -254,3 +258,33 @@ def test_lengths_of_a_graph() -> None:
         path_lengths(net, dropped=1)
     with pytest.raises(ValueError, match="a path from the output to the input"):
         path_lengths(CASES["token"].network(), dropped=[1])
+
+
+@every_case
+def test_logits_by_length_are_those_of_the_linearised_network(name: str) -> None:
+    net, (x, _) = CASES[name].network(), CASES[name].batch()
+    split = logits_by_length(net, x)
+    close(split.logits, logits_at_points(net, x))
+    assert split.residual < 1e-12
+    torch.testing.assert_close(split.output, net(x))
+    torch.testing.assert_close(sum(split.parts.values()), split.logits)
+
+
+@every_case
+def test_contributions_are_those_of_the_network_with_branches_kept_as_they_are(name: str) -> None:
+    net, (x, target) = CASES[name].network(), CASES[name].batch()
+    found = block_contributions(net, x, target)
+    assert found.residual < 1e-12
+    none = linearised(net, x, [0.0] * len(net), constant=True)
+    for index, unit in enumerate(net):
+        alone = linearised(net, x, [float(other == index) for other in range(len(net))], constant=True)
+        row = found.contributions[found.sources.index(unit.name)]
+        torch.testing.assert_close(row, alone - none, rtol=1e-10, atol=1e-12)
+
+
+@every_case
+def test_the_lens_begins_with_all_branches_cut_and_ends_with_the_network(name: str) -> None:
+    net, (x, _) = CASES[name].network(), CASES[name].batch()
+    lens = logit_lens(net, x)
+    torch.testing.assert_close(lens.logits[0], net(x, torch.zeros(len(net))))
+    torch.testing.assert_close(lens.logits[-1], net(x))

@@ -107,7 +107,7 @@ class PathGraph:
     @property
     def max_length(self) -> int:
         """The length of the longest path, also of one that ends where nothing leads on."""
-        return self._degrees[-1]
+        return self.degrees[-1]
 
     def shift(self, vertex: Vertex, term: Term) -> int:
         """By how much a term makes a path longer: 1 for branches that count."""
@@ -139,7 +139,8 @@ class PathGraph:
         return polynomials
 
     @cached_property
-    def _degrees(self) -> list[int]:
+    def degrees(self) -> list[int]:
+        """The length of the longest way from each vertex back, also of one that ends where nothing leads on."""
         degrees: list[int] = []
         for vertex in self.vertices:
             degrees.append(
