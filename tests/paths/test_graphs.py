@@ -12,7 +12,9 @@ from references.graphs import CASES
 from references.linearised import linearised, logits_at_points
 from references.literal_paths import gradients_by_branches, gradients_by_length
 from resnet_paths import unroll
+from resnet_paths.lesion import predictors
 from resnet_paths.paths import (
+    attribute_blocks,
     block_contributions,
     effective_paths,
     enumerate_path_gradients,
@@ -288,3 +290,34 @@ def test_the_lens_begins_with_all_branches_cut_and_ends_with_the_network(name: s
     lens = logit_lens(net, x)
     torch.testing.assert_close(lens.logits[0], net(x, torch.zeros(len(net))))
     torch.testing.assert_close(lens.logits[-1], net(x))
+
+
+SINGLE = [name for name, case in CASES.items() if case.inputs == 1]
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_attribution_of_blocks_sums_to_the_difference(name: str) -> None:
+    net, (x, target) = CASES[name].network(), CASES[name].batch()
+    found = attribute_blocks(net, x, target, steps=80)
+    assert found.residual is not None
+    assert found.residual < 0.01  # of the quadrature, whose function has kinks at ReLUs
+    ablated = attribute_blocks(net, x, target, "ablation")
+    for index in range(len(net)):
+        gates = torch.ones(len(net))
+        gates[index] = 0
+        fall = (net(x) - net(x, gates)).gather(1, target[:, None])[:, 0]
+        torch.testing.assert_close(ablated.values[index], fall, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_predictors_of_damage_by_their_definitions(name: str) -> None:
+    net, (x, target) = CASES[name].network(), CASES[name].batch()
+    found = predictors._gradients(net, x, target)
+    gates = torch.ones(len(net), dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss_of(target)(net(x, gates)), gates)
+    torch.testing.assert_close(torch.from_numpy(found["taylor"]).sum(1), -expected, rtol=1e-10, atol=1e-12)
+    contributions = block_contributions(net, x, target)
+    margin = contributions.contributions.gather(2, target.expand(len(net) + 3, 3)[..., None])[..., 0]
+    margin = (margin - contributions.contributions.mean(2))[3:]
+    by_predictor = torch.from_numpy(predictors._contributions(net, x, target)["logit_contribution"])
+    torch.testing.assert_close(by_predictor, margin, rtol=1e-10, atol=1e-12)

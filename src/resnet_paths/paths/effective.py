@@ -40,6 +40,7 @@ class EffectivePaths:
         decay: factor by which `norm` changes with one branch more (least squares on the logarithm).
         decay_fit: R^2 of that exponential law.
         source: model, data, seed and versions of the norms.
+        counts: the number of paths of each length.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class EffectivePaths:
     decay: float
     decay_fit: float
     source: Provenance = field(repr=False)
+    counts: tuple[int, ...] = field(repr=False)
 
     def to_xarray(self) -> xr.Dataset:
         """The curves over length; the numbers as attributes."""
@@ -138,6 +140,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         decay=decay,
         decay_fit=fit,
         source=norms.source,
+        counts=norms.counts,
     )
 
 
