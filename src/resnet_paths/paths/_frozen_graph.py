@@ -79,14 +79,16 @@ class FrozenGraph:
             return rows[0]
 
         def function(*given: torch.Tensor) -> torch.Tensor:
-            values = dict(zip(sources, given, strict=True))
+            values: Values = dict(zip(sources, given, strict=True))
             for node in inside:
                 for read in node.all_input_nodes:
                     values.setdefault(read, self._values.get(read))
                 values[node] = self._steps[node](values)  # type: ignore[operator]
-            total = values.get(ends[0], self._values[ends[0]])
+            for end in ends:
+                values.setdefault(end, self._values.get(end))
+            total: torch.Tensor = values[ends[0]]
             for end in ends[1:]:
-                total = total + values.get(end, self._values[end])
+                total = total + values[end]
             return total
 
         return push_together(function, tuple(self.value(source) for source in term.sources), tuple(rows))

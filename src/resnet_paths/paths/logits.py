@@ -312,7 +312,8 @@ def _push_polynomial(frozen: FrozenGraph, parts: tuple[str, ...]) -> torch.Tenso
 
     A vertex's rows are let go after its last reader.
     """
-    graph, rows = frozen.graph, {}
+    graph = frozen.graph
+    rows: dict[int, torch.Tensor] = {}
     last_reader = {
         source: place for place, vertex in enumerate(graph.vertices) for t in vertex.terms for source in t.sources
     }
@@ -349,7 +350,8 @@ def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
 
 def _push_contributions(frozen: FrozenGraph, n: int) -> torch.Tensor:
     """Rows (3 + n, *output shape) at the output of a graph: what each source gives by shortcuts alone."""
-    graph, rows = frozen.graph, {}
+    graph = frozen.graph
+    rows: dict[int, torch.Tensor] = {}
     for place, vertex in enumerate(graph.vertices):
         value = frozen.value(place)
         total = value.new_zeros((len(PARTS) + n, *value.shape))
