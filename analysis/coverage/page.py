@@ -120,6 +120,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
         return f"{sum(map(holds, among))} of {len(among)}"
 
     raw = sum(r["status"] == "raw error" or any(key.startswith("raw error") for key in r) for r in records)
+    times = [record["seconds"] for record in unrolled if "wall seconds" in record]
     return [
         name,
         len(records),
@@ -130,7 +131,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
         share(dropped, lambda r: r.get("parameters gone", -1) == r.get("branch parameters")),
         share(dropped, lambda r: r.get("pickle") in ("yes", "as the model")),
         raw,
-        f"{statistics.median([r['seconds'] for r in unrolled if 'wall seconds' in r] or [0.0]):.2f}",
+        f"{statistics.median(times):.2f}" if times else "",
     ]
 
 
