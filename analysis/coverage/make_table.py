@@ -38,7 +38,7 @@ PRELOADED = {
 
 
 def code() -> str:
-    """A fingerprint of what decides the records: the library's graph, network and surgery, and this folder."""
+    """A fingerprint of what decides the records: the graph, network and surgery packages of the library."""
     digest = hashlib.sha256()
     for folder in ("src/resnet_paths/graph", "src/resnet_paths/network", "src/resnet_paths/surgery"):
         for path in sorted((ROOT / folder).glob("*.py")):
@@ -113,7 +113,7 @@ def main() -> None:
     wanted = [entry for entry in ALL if entry.key.startswith(tuple(given.only))]
     run([e for e in wanted if given.again or e.key not in done], given.journal, of, given.processes, given.limit)
     records = read(given.journal, None if given.keep else of)
-    (ROOT / "docs" / "coverage.md").write_text(page([records[e.key] for e in ALL if e.key in records]))
+    (ROOT / "docs" / "coverage.md").write_text(page([records[e.key] for e in ALL if e.key in records], of))
 
 
 if __name__ == "__main__":

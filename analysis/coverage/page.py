@@ -35,11 +35,20 @@ and, where a model begins with zeros, random weights, so that no comparison hold
 """
 
 
-def page(records: Sequence[Record]) -> str:
-    """The page: what was tried, totals by library, what is not right, and a row for every model."""
+def page(records: Sequence[Record], code: str) -> str:
+    """The page: what was tried, totals by library, what is not right, and a row for every model.
+
+    Args:
+        records: one of each model.
+        code: fingerprint of the code as it is, to count the records that an earlier state of it made (`--keep`).
+    """
+    older = sum(record["code"] != code for record in records)
     tried = [record for record in records if record["status"] not in ("not tried", "too slow")]
     skipped = [record for record in records if record["status"] in ("not tried", "too slow")]
     lines = ["# Coverage", "", INTRODUCTION.format(versions=_versions(tried)), *_summary(tried), ""]
+    if older:
+        lines += [f"{older} of {len(records)} records were made by earlier states of the code than the one that wrote "
+                  "this page.", ""]  # fmt: skip
     lines += ["## By library", "", *_totals(tried), ""]
     wrong = [(record, problems(record)) for record in tried if problems(record)]
     lines += ["## What is not right", "", *[f"- {_name(record)}: {'; '.join(said)}." for record, said in wrong], ""]
@@ -111,6 +120,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
         return f"{sum(map(holds, among))} of {len(among)}"
 
     raw = sum(r["status"] == "raw error" or any(key.startswith("raw error") for key in r) for r in records)
+    times = [record["seconds"] for record in unrolled if "wall seconds" in record]
     return [
         name,
         len(records),
@@ -121,7 +131,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
         share(dropped, lambda r: r.get("parameters gone", -1) == r.get("branch parameters")),
         share(dropped, lambda r: r.get("pickle") in ("yes", "as the model")),
         raw,
-        f"{statistics.median([r['seconds'] for r in unrolled if 'wall seconds' in r] or [0.0]):.2f}",
+        f"{statistics.median(times):.2f}" if times else "",
     ]
 
 

@@ -36,12 +36,18 @@ Record = dict[str, Any]
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """A model in eval mode and float64 of which no parameter is all zeros, or all one other number."""
+    """A model in eval mode and float64 of which no parameter is all zeros, or all one other number.
+
+    Weights that begin so small that fifty layers would let nothing through are scaled to a variance of 1/fan-in.
+    """
     model = randomise_norms(model.eval().double())
     generator = torch.Generator().manual_seed(2)
     for parameter in model.parameters():
         values = parameter.detach()
         if values.numel() > 1 and values.ne(values.flatten()[0]).any():
+            usual = (values[0].numel() if values.ndim > 1 else 1) ** -0.5
+            if values.ndim > 1 and 0 < float(values.std()) < 0.3 * usual:
+                parameter.data.mul_(usual / values.std())
             continue
         noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
         scale_like = values.numel() and values.ne(0).all()

@@ -177,8 +177,6 @@ def test_units_without_an_activation_after_a_projection_of_the_same_shape() -> N
 LINEAR: dict[str, Callable[[], nn.Module]] = {
     "a convolution": lambda: nn.Conv2d(4, 4, 3, padding=1),
     "a convolution and a norm": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
-    "a norm": lambda: nn.BatchNorm2d(4),
-    "nothing": nn.Dropout,
 }
 
 

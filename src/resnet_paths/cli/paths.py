@@ -19,7 +19,6 @@ from ..paths import (
     effective_paths,
     gradient_by_length,
     logit_lens,
-    path_lengths,
     sample_path_gradients,
 )
 from ..plot import save
@@ -143,11 +142,11 @@ def _table(split: GradientByLength, found: EffectivePaths) -> Table:
     table = Table(title="Means over the images")
     for name in ("length", "paths", "norm of one path", "effective share", "norm of all together"):
         table.add_column(name, justify="right")
-    counts, norms = path_lengths(found.n), split.norms.double().mean(1)
-    for length in range(found.n + 1):
+    norms = split.norms.double().mean(1)
+    for length, count in enumerate(found.counts):
         table.add_row(
             str(length),
-            f"{counts.count(length):,}",
+            f"{count:,}",
             f"{found.norm[length]:.2e}",
             f"{found.share[length]:.2%}",
             f"{float(norms[length]):.2e}",

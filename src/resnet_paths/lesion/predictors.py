@@ -140,6 +140,8 @@ def _gradients(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> d
     with torch.enable_grad():
         while state.index < len(net):
             ways = [state.value.view_as(state.value) for _ in range(2)]
+            if not state.value.requires_grad:  # an entry that no block before it leads to: a learned token
+                ways = [way.detach().requires_grad_() for way in ways]
             branch = net.branch(replace(state, value=ways[0]))
             shortcut = net.shortcut(replace(state, value=ways[1]))
             by_branch.append(ways[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from ._graph_tape import GraphTape
 from ._tape import Recorded, Tape
 
 
@@ -30,7 +31,37 @@ def pull_columns(tape: Tape, most: int, generator: torch.Generator) -> list[torc
     return groups
 
 
-def seed_norms(tape: Tape) -> torch.Tensor:
+def pull_graph_columns(tape: GraphTape, most: int, generator: torch.Generator) -> list[torch.Tensor | None]:
+    """Columns at the start of a graph, for each length (None: no gradient came); see :func:`pull_columns`.
+
+    Columns that come to a vertex along different edges belong to different paths: they are put side by side, then
+    merged with random signs where they are too many. (Added as they are, paths would cancel.)
+
+    Cost: for each term at most `most` products for each length of the ways to it.
+    """
+    graph, scale = tape.graph, seed_norms(tape)
+    seed = tape.seed / torch.where(scale > 0, scale, 1).view(-1, *[1] * (tape.seed.ndim - 1))
+    waiting: dict[int, dict[int, list[torch.Tensor]]] = {len(graph.vertices) - 1: {0: [seed[None]]}}
+    for place in reversed(range(len(graph.vertices))):
+        arrived = waiting.pop(place, None)
+        if arrived is None:
+            continue
+        lengths = sorted(arrived)
+        groups = [merge_columns(torch.cat(arrived.pop(length)), most, generator) for length in lengths]
+        if not graph.vertices[place].terms:
+            by_length = dict(zip(lengths, groups, strict=True))
+            return [by_length.get(length) for length in range(len(graph.counts))]
+        sizes, columns = [len(group) for group in groups], torch.cat(groups)
+        for term in graph.vertices[place].terms:
+            shift = graph.shift(graph.vertices[place], term)
+            for source, values in tape.through(place, term, columns)[0]:
+                at_source = waiting.setdefault(source, {})
+                for length, group in zip(lengths, values.split(sizes), strict=True):
+                    at_source.setdefault(length + shift, []).append(group)
+    return [None] * len(graph.counts)
+
+
+def seed_norms(tape: Tape | GraphTape) -> torch.Tensor:
     """Norm of each example's gradient at the output, (batch,): what the columns were divided by."""
     return tape.seed.flatten(1).norm(dim=1)
 

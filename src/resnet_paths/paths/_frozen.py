@@ -13,7 +13,7 @@ from ..graph.locking import MODEL_LOCK
 from ..network import State, UnrolledNetwork
 from ._objective import check_eval
 
-Function = Callable[[torch.Tensor], torch.Tensor]
+Function = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +67,22 @@ def freeze(net: UnrolledNetwork, x: Any) -> tuple[torch.Tensor, list[FrozenUnit]
 
 def push(function: Function, at: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Rows times a function's Jacobian: one batched Jacobian-vector product, in chunks that fit the cache."""
+    return push_together(function, (at,), (rows,))
 
-    def one(row: torch.Tensor) -> torch.Tensor:
-        tangent: torch.Tensor = torch.func.jvp(function, (at,), (row,))[1]
+
+def push_together(function: Function, at: tuple[torch.Tensor, ...], rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The same of a function of several values: row j of each moves with row j of the others."""
+    at = tuple(value.clone() if 0 in value.stride() else value for value in at)  # expanded ones cannot be moved
+
+    def one(*row: torch.Tensor) -> torch.Tensor:
+        tangent: torch.Tensor = torch.func.jvp(function, at, row)[1]
         return tangent
 
-    size = max(1, 2**20 // max(1, at.numel() * at.element_size()))
+    size = max(1, 2**20 // max(1, *(value.numel() * value.element_size() for value in at)))
     # autograd on keeps modules off their fused inference kernels, attention in plain operations: both have no
     # forward derivative
     with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's forward level is one a process
-        pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(rows)
+        pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(*rows)
     return pushed.detach()
 
 

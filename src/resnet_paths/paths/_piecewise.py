@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -81,14 +82,15 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
             names = [
                 _name(node, net)
                 for node in nodes
-                if node in plan.flow.carries and not _is_piecewise_linear(node, net, plan.flow.carries)
+                if node in plan.flow.carries and not is_piecewise_linear(node, net, plan.flow.carries)
             ]
             if names:
                 found[f"{unit.name}: {kind}"] = tuple(dict.fromkeys(names))
     return found
 
 
-def _is_piecewise_linear(node: fx.Node, net: UnrolledNetwork, carries: set[fx.Node]) -> bool:
+def is_piecewise_linear(node: fx.Node, net: UnrolledNetwork, carries: Collection[fx.Node]) -> bool:
+    """Whether a node is affine for a frozen pattern; `carries`: the nodes that count as data in products."""
     if node.op == "call_module":
         module = net.model.get_submodule(str(node.target))
         known = isinstance(module, _MODULES) or type(module).__name__ in ("StochasticDepth", "DropPath")

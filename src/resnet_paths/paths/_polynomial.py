@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ._graph_tape import GraphTape
 from ._tape import Recorded, Tape, parameters_between
 
 Visit = Callable[[int, torch.Tensor], None]
@@ -33,9 +34,13 @@ class LeafSums:
         self._names = {id(value): name for name, value in self.wanted.items()}
         self._before: dict[int, set[int]] = {}  # for each input of a piece, the parameters used before it
 
+    def known(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Those of some leaves that are asked for."""
+        return [leaf for leaf in leaves if id(leaf) in self._names]
+
     def between(self, output: torch.Tensor, *stops: torch.Tensor) -> list[torch.Tensor]:
         """The wanted parameters that a piece uses."""
-        return [leaf for leaf in parameters_between(output, *stops) if id(leaf) in self._names]
+        return self.known(parameters_between(output, *stops))
 
     def add(
         self,
@@ -61,12 +66,15 @@ class LeafSums:
         shared = [leaf for leaf in leaves if id(leaf) in self._before[id(stop)]]
         passed = dict(zip(map(id, shared), tape.through_all_before(stop, arrived, shared), strict=True))
         for leaf, values in zip(leaves, rows, strict=True):
-            values = values - passed[id(leaf)] if id(leaf) in passed else values
-            name = self._names[id(leaf)]
-            if name not in self.sums:
-                self.sums[name] = leaf.new_zeros((self.lengths, *leaf.shape)).detach()
-            into = self.sums[name][first : first + len(values)]
-            into += values[: len(into)]
+            self.put(leaf, values - passed[id(leaf)] if id(leaf) in passed else values, first)
+
+    def put(self, leaf: torch.Tensor, values: torch.Tensor, first: int) -> None:
+        """Add rows of a parameter's gradient of the lengths from `first` on; lengths not kept are left out."""
+        name = self._names[id(leaf)]
+        if name not in self.sums:
+            self.sums[name] = leaf.new_zeros((self.lengths, *leaf.shape)).detach()
+        into = self.sums[name][first : first + len(values)]
+        into += values[: len(into)]
 
 
 def pull_polynomial(
@@ -111,6 +119,66 @@ def pull_stem(tape: Tape, rows: torch.Tensor, leaves: LeafSums | None = None) ->
         if leaves is not None:
             leaves.add(inner, more, part.start, tape, tape.start, result[part])
     return result
+
+
+def pull_graph_polynomial(
+    tape: GraphTape, lengths: int, *, leaves: LeafSums | None = None, visit: Visit | None = None
+) -> torch.Tensor | None:
+    """The coefficients of the gradient at the start of a graph, by path length.
+
+    From the output back every vertex holds the coefficients of all ways to it from there. It hands them to the sources
+    of its terms, those of its branch moved on by one length; coefficients that meet at a vertex are added.
+
+    Args:
+        tape: the recorded pass.
+        lengths: how many coefficients to keep.
+        leaves: where to sum up parameters' gradients.
+        visit: called with each vertex's place and its coefficients (valid during the call).
+
+    Returns:
+        (lengths met, *start shape); None where no gradient arrives.
+
+    Cost: for each term one product for each length of the ways to it, at most n (n + 1) / 2 of branches.
+    """
+    last = len(tape.graph.vertices) - 1
+    rows: dict[int, torch.Tensor] = {last: tape.seed[None]}
+    start: torch.Tensor | None = None
+    for place in reversed(range(len(tape.graph.vertices))):
+        arrived = rows.pop(place, None)
+        if arrived is None:
+            continue
+        vertex = tape.graph.vertices[place]
+        if visit is not None:
+            visit(place, arrived)
+        if not vertex.terms:
+            start = arrived
+        for term in reversed(vertex.terms):  # the shortcut last: what it hands on unchanged nobody reads any more
+            shift = tape.graph.shift(vertex, term)
+            kept = arrived[: lengths - shift]
+            if len(kept) == 0:
+                continue
+            inner = [] if leaves is None else leaves.known(tape.inner(place, term))
+            handed_on, of_parameters = tape.through(place, term, kept, inner)
+            for source, values in handed_on:
+                _add_rows(rows, source, values, shift)
+            for leaf, values in zip(inner, of_parameters, strict=False):
+                leaves.put(leaf, values, shift)  # type: ignore[union-attr]
+    return start
+
+
+def _add_rows(rows: dict[int, torch.Tensor], place: int, values: torch.Tensor, shift: int) -> None:
+    """Add rows to those that a vertex holds, `shift` places further on."""
+    known = rows.get(place)
+    count = len(values) + shift
+    if known is None and not shift:
+        rows[place] = values
+        return
+    if known is None or len(known) < count:
+        grown = values.new_zeros((count, *values.shape[1:]))
+        if known is not None:
+            grown[: len(known)] = known
+        rows[place] = known = grown
+    known[shift:count] += values
 
 
 def _through_unit(

@@ -19,6 +19,7 @@ from ..graph.preserve import preserved
 from ..network import State, UnitRef, UnrolledNetwork
 from ._chain import Chain, HooksNoted, chain_between, share_memory
 from ._objective import Loss, check_eval, scalar_loss
+from .block_graph import PathGraph, chain_graph
 
 CACHE_BYTES = 2**20  # measured: a CPU pulls larger products back more slowly, by up to a half
 
@@ -35,137 +36,24 @@ class Recorded:
     exit: torch.Tensor
 
 
-class Tape:
-    """A recorded pass from the input, or from one unit's entry, to the loss.
+class Puller:
+    """Pulls rows of cotangents back through pieces of a recorded pass.
 
     Attributes:
-        start: the tensor on whose side the recording begins: the (first floating) input, or the entry.
-        first: index of the first unit recorded.
-        units: the recorded units, from `first` to the last.
-        output: the network's output.
-        loss: the scalar.
-        seed: gradient of the loss with respect to the output.
         vjps: how many rows were pulled back through which kind of piece.
         looped: pieces of which an operation has no batching rule, so that rows were pulled back one by
             one, with the reason.
     """
 
-    def __init__(
-        self,
-        net: UnrolledNetwork,
-        x: Any,
-        target: Any,
-        loss: Loss = "cross_entropy",
-        start: UnitRef | None = None,
-        max_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, max_bytes: int | None) -> None:
         if max_bytes is not None and max_bytes <= 0:
             raise ValueError(f"expected max_bytes above 0, got {max_bytes}; None chooses it")
-        check_eval(net)
-        self.net, self.max_bytes = net, max_bytes
+        self.max_bytes = max_bytes
         self.vjps: Counter[str] = Counter()
         self.looped: dict[str, str] = {}
-        self.first = 0 if start is None else net.index(start)
         self._most_rows: int | None = None
         self._chains: dict[tuple[int, int], Chain | None] = {}
-        # a reparametrised layer keeps its weight of each run
-        with torch.enable_grad(), preserved(net.model), HooksNoted() as hooks:
-            self.start, state = _begin(net, x, start)
-            self.stem_exit = state.value
-            self.units: list[Recorded] = []
-            while state.index < len(net):
-                unit, state = _record(net, state)
-                self.units.append(unit)
-            self.output = self.units[-1].exit
-            self.loss = scalar_loss(self.output, target, loss)
-        self._hooked = hooks.any
-        self.seed = self.gradient([self.output])[0]
-
-    @property
-    def n(self) -> int:
-        """The number of units recorded."""
-        return len(self.units)
-
-    def backwards(self) -> Iterator[tuple[int, Recorded]]:
-        """The recorded units from the last to the first, with their index in the network."""
-        for place in reversed(range(self.n)):
-            yield self.first + place, self.units[place]
-
-    # the ordinary gradient
-
-    def gradient(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The ordinary gradient of the loss: one backward pass through the whole recording."""
-        found = self._grad(self.loss, list(inputs), None)
-        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
-
-    # pulling rows of cotangents, (rows, batch, ...), back through one piece
-
-    def through_join(
-        self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor, into: torch.Tensor | None = None
-    ) -> list[torch.Tensor]:
-        """Rows times D: from a unit's exit to its sum (and to parameters in between, as `inputs`).
-
-        Where the join is a ReLU alone the result may be written straight `into` a tensor of its shape.
-        """
-        if unit.exit is unit.total and not inputs:
-            return [rows]
-        self.vjps["join"] += len(rows)
-        piece = f"{unit.name}: join"
-        if not inputs and into is not None and into.shape == rows.shape and rows.dtype is unit.exit.dtype:
-            chain = self._chain(unit.exit, unit.total)
-            if chain is not None and chain.mask is not None:
-                mask = chain.mask.expand_as(rows)
-                return [torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)]
-        return self._pull(piece, unit.exit, [unit.total, *inputs], rows)
-
-    def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Rows times S: from a unit's sum to its entry by the shortcut."""
-        rows = _reduced(rows, unit.shortcut)
-        if unit.shortcut is unit.entry and not inputs:
-            return [rows]
-        self.vjps["shortcut"] += len(rows)
-        return self._pull(f"{unit.name}: shortcut", unit.shortcut, [unit.entry, *inputs], rows)
-
-    def through_branch(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Rows times J: from a unit's sum to its entry by the branch."""
-        rows = _reduced(rows, unit.branch)
-        self.vjps["branch"] += len(rows)
-        return self._pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
-
-    def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
-        """Add rows times J onto rows at the entry, which may lie where the former do."""
-        chain = self._chain(unit.branch, unit.entry)
-        if chain is None or not chain.stored_channels_last or rows.shape[1:] != unit.branch.shape:
-            (arrived,) = self.through_branch(unit, rows)
-            onto += arrived.clone() if share_memory(arrived, onto) else arrived
-            return
-        self.vjps["branch"] += len(rows)
-        chain.pull(rows, onto)
-
-    def row_strides(self, unit: Recorded) -> tuple[int, ...]:
-        """How to store a row at a unit's entry so that it is pulled back soonest."""
-        entry = unit.entry
-        chain = self._chain(unit.branch, entry)
-        kept = entry.is_contiguous() or (entry.ndim == 4 and entry.is_contiguous(memory_format=torch.channels_last))
-        if chain is not None and chain.stored_channels_last:
-            return torch.empty(entry.shape, device="meta", memory_format=torch.channels_last).stride()
-        return entry.stride() if kept else torch.empty(entry.shape, device="meta").stride()
-
-    def through_stem(self, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Rows from the first recorded unit's entry to the start of the recording."""
-        if self.stem_exit is self.start and not inputs:
-            return [rows]
-        self.vjps["stem"] += len(rows)
-        return self._pull("stem", self.stem_exit, [self.start, *inputs], rows)
-
-    def through_all_before(
-        self, value: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Rows at a unit's entry or sum, by all ways at once, to parameters that are used before it."""
-        if not inputs:
-            return []
-        self.vjps["shared"] += len(rows)
-        return self._pull("what comes before a shared parameter's last use", value, inputs, rows)
+        self._hooked = False
 
     def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
         """Slices of rows that one batched product takes at a time, the last ones first."""
@@ -184,9 +72,10 @@ class Tape:
         size = max(1, budget // max(row, 1))
         return size if self._most_rows is None else min(size, self._most_rows)
 
-    def _pull(
+    def pull(
         self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
     ) -> list[torch.Tensor]:
+        """Rows (rows, batch, ...) at a value as rows at the earlier values from which it was computed."""
         found: list[torch.Tensor | None] | None = None
         if self._most_rows is None or len(rows) <= self._most_rows:
             try:
@@ -196,7 +85,7 @@ class Tape:
                     raise
                 self._most_rows = len(rows) // 2
         if found is None:
-            halves = [self._pull(piece, output, inputs, half) for half in rows.split(self._most_rows or 1)]
+            halves = [self.pull(piece, output, inputs, half) for half in rows.split(self._most_rows or 1)]
             return [torch.cat(parts) for parts in zip(*halves, strict=True)]
         return [row_zeros(rows, value) if grad is None else grad for grad, value in zip(found, inputs, strict=True)]
 
@@ -239,6 +128,136 @@ class Tape:
             output, inputs, cotangent, retain_graph=True, allow_unused=True, is_grads_batched=batched
         )
         return list(found)
+
+
+class Tape(Puller):
+    """A recorded pass from the input, or from one unit's entry, to the loss.
+
+    Attributes:
+        start: the tensor on whose side the recording begins: the (first floating) input, or the entry.
+        first: index of the first unit recorded.
+        units: the recorded units, from `first` to the last.
+        output: the network's output.
+        loss: the scalar.
+        seed: gradient of the loss with respect to the output.
+    """
+
+    def __init__(
+        self,
+        net: UnrolledNetwork,
+        x: Any,
+        target: Any,
+        loss: Loss = "cross_entropy",
+        start: UnitRef | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        super().__init__(max_bytes)
+        check_eval(net)
+        self.net = net
+        self.first = 0 if start is None else net.index(start)
+        # a reparametrised layer keeps its weight of each run
+        with torch.enable_grad(), preserved(net.model), HooksNoted() as hooks:
+            self.start, state = _begin(net, x, start)
+            self.stem_exit = state.value
+            self.units: list[Recorded] = []
+            while state.index < len(net):
+                unit, state = _record(net, state)
+                self.units.append(unit)
+            self.output = self.units[-1].exit
+            self.loss = scalar_loss(self.output, target, loss)
+        self._hooked = hooks.any
+        self.seed = self.gradient([self.output])[0]
+
+    @property
+    def n(self) -> int:
+        """The number of units recorded."""
+        return len(self.units)
+
+    @property
+    def graph(self) -> PathGraph:
+        """The graph of the paths through the units recorded: a chain."""
+        return chain_graph(self.n)
+
+    def backwards(self) -> Iterator[tuple[int, Recorded]]:
+        """The recorded units from the last to the first, with their index in the network."""
+        for place in reversed(range(self.n)):
+            yield self.first + place, self.units[place]
+
+    # the ordinary gradient
+
+    def gradient(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The ordinary gradient of the loss: one backward pass through the whole recording."""
+        found = self._grad(self.loss, list(inputs), None)
+        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+
+    # pulling rows of cotangents, (rows, batch, ...), back through one piece
+
+    def through_join(
+        self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor, into: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Rows times D: from a unit's exit to its sum (and to parameters in between, as `inputs`).
+
+        Where the join is a ReLU alone the result may be written straight `into` a tensor of its shape.
+        """
+        if unit.exit is unit.total and not inputs:
+            return [rows]
+        self.vjps["join"] += len(rows)
+        piece = f"{unit.name}: join"
+        if not inputs and into is not None and into.shape == rows.shape and rows.dtype is unit.exit.dtype:
+            chain = self._chain(unit.exit, unit.total)
+            if chain is not None and chain.mask is not None:
+                mask = chain.mask.expand_as(rows)
+                return [torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)]
+        return self.pull(piece, unit.exit, [unit.total, *inputs], rows)
+
+    def through_shortcut(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows times S: from a unit's sum to its entry by the shortcut."""
+        rows = reduced(rows, unit.shortcut)
+        if unit.shortcut is unit.entry and not inputs:
+            return [rows]
+        self.vjps["shortcut"] += len(rows)
+        return self.pull(f"{unit.name}: shortcut", unit.shortcut, [unit.entry, *inputs], rows)
+
+    def through_branch(self, unit: Recorded, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows times J: from a unit's sum to its entry by the branch."""
+        rows = reduced(rows, unit.branch)
+        self.vjps["branch"] += len(rows)
+        return self.pull(f"{unit.name}: branch", unit.branch, [unit.entry, *inputs], rows)
+
+    def add_branch(self, unit: Recorded, rows: torch.Tensor, onto: torch.Tensor) -> None:
+        """Add rows times J onto rows at the entry, which may lie where the former do."""
+        chain = self._chain(unit.branch, unit.entry)
+        if chain is None or not chain.stored_channels_last or rows.shape[1:] != unit.branch.shape:
+            (arrived,) = self.through_branch(unit, rows)
+            onto += arrived.clone() if share_memory(arrived, onto) else arrived
+            return
+        self.vjps["branch"] += len(rows)
+        chain.pull(rows, onto)
+
+    def row_strides(self, unit: Recorded) -> tuple[int, ...]:
+        """How to store a row at a unit's entry so that it is pulled back soonest."""
+        entry = unit.entry
+        chain = self._chain(unit.branch, entry)
+        kept = entry.is_contiguous() or (entry.ndim == 4 and entry.is_contiguous(memory_format=torch.channels_last))
+        if chain is not None and chain.stored_channels_last:
+            return torch.empty(entry.shape, device="meta", memory_format=torch.channels_last).stride()
+        return entry.stride() if kept else torch.empty(entry.shape, device="meta").stride()
+
+    def through_stem(self, rows: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Rows from the first recorded unit's entry to the start of the recording."""
+        if self.stem_exit is self.start and not inputs:
+            return [rows]
+        self.vjps["stem"] += len(rows)
+        return self.pull("stem", self.stem_exit, [self.start, *inputs], rows)
+
+    def through_all_before(
+        self, value: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Rows at a unit's entry or sum, by all ways at once, to parameters that are used before it."""
+        if not inputs:
+            return []
+        self.vjps["shared"] += len(rows)
+        return self.pull("what comes before a shared parameter's last use", value, inputs, rows)
 
 
 def row_zeros(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -342,7 +361,7 @@ def _stored_as(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return rows.new_empty(0).new_empty_strided(rows.shape, (value.numel(), *value.stride())).copy_(rows)
 
 
-def _reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+def reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
     """Rows at a sum as rows at one of its terms, which may have been broadcast."""
     if rows.shape[1:] == term.shape:
         return rows

@@ -186,9 +186,9 @@ def unit_conductance(
     """How much of the change of the target's logit flows through each unit, by captum's layer conductance.
 
     The conductance of a unit is ``int (dF/dy)(dy/dz) dz`` along the straight way from a baseline input to x,
-    summed over the unit's output y. Every unit lies on all ways to the output, so each unit's conductance is
-    F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; captum gives it by neuron,
-    :func:`attribute_blocks` splits it by block.
+    summed over the unit's output y. In a chain every unit lies on all ways to the output, so each unit's conductance is
+    F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways lead past a unit,
+    it is the part that flows through it. Captum gives it by neuron, :func:`attribute_blocks` splits it by block.
 
     Args:
         net: the unrolled network, its model in eval mode; every unit must be a module of its own.

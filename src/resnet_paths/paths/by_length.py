@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import pandas as pd
@@ -13,9 +14,11 @@ import xarray as xr
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ._graph_tape import GraphTape
 from ._objective import Loss, loss_name
-from ._polynomial import LeafSums, pull_polynomial, pull_stem
+from ._polynomial import LeafSums, pull_graph_polynomial, pull_polynomial, pull_stem
 from ._tape import Tape
+from .block_graph import contract, start_node
 
 
 @shown
@@ -229,13 +232,19 @@ def gradient_by_length(
         True
     """
     from_unit = None if wrt in ("input", "parameters") else net.index(wrt)
-    tape = Tape(net, x, target, loss, from_unit, max_bytes)
-    counted = _counted(net, units, tape.first)
-    lengths = len(counted) if max_length is None else min(_not_negative(max_length), len(counted))
-    described = _Described(net, x, target, loss, tape, counted, lengths + 1)
+    name = "input" if from_unit is None else net[from_unit].name
+    contraction = contract(net.segments, [start_node(net.segments, from_unit)])
+    tape: Tape | GraphTape
+    if not contraction.is_chain:
+        tape = _graph_tape(net, x, target, loss, max_bytes, from_unit, units, wrt == "parameters")
+    else:
+        tape = Tape(net, x, target, loss, from_unit, max_bytes)
+    counted = _counted(net, units, tape)
+    longest = tape.graph.max_length if isinstance(tape, GraphTape) else len(counted)
+    lengths = longest if max_length is None else min(_not_negative(max_length), longest)
+    described = _Described(net, x, target, loss, tape, counted, lengths + 1, lengths == longest)
     if wrt == "parameters":
         return _of_parameters(described)
-    name = "input" if from_unit is None else net[from_unit].name
     return _of_values(described, name)
 
 
@@ -247,13 +256,10 @@ class _Described:
     x: Any
     target: Any
     loss: Loss
-    tape: Tape
+    tape: Tape | GraphTape
     counted: frozenset[int]
     lengths: int
-
-    @property
-    def whole(self) -> bool:
-        return self.lengths == len(self.counted) + 1
+    whole: bool
 
     def common(self) -> dict[str, Any]:
         return {
@@ -266,18 +272,35 @@ class _Described:
         }
 
 
+def _graph_tape(
+    net: UnrolledNetwork,
+    x: Any,
+    target: Any,
+    loss: Loss,
+    max_bytes: int | None,
+    from_unit: int | None,
+    units: Sequence[UnitRef] | None,
+    everything: bool,
+) -> GraphTape:
+    """The record of a pass through a graph, cut at the sums and at the entries (their norms are told)."""
+    counted = None if units is None else frozenset(net.indices(units))
+    plan = net.segments
+    starts = [] if everything else [start_node(plan, from_unit)]
+    entries = [cut.entry for cut in plan.cuts]
+    contraction = contract(plan, starts, through=entries, everything=everything, counted=counted)
+    return GraphTape(net, x, target, contraction, loss, max_bytes)
+
+
 def _of_values(described: _Described, wrt: str) -> GradientByLength:
-    tape, lengths = described.tape, described.lengths
-    entry_norms = tape.seed.new_zeros((tape.n, lengths, len(tape.seed)))
-
-    def note(index: int, rows: torch.Tensor) -> None:
-        entry_norms[index - tape.first, : len(rows)] = example_norms(rows)
-
-    gradient = pull_stem(tape, pull_polynomial(tape, lengths, described.counted, visit=note))
-    (total,) = tape.gradient([tape.start])
+    tape = described.tape
+    if isinstance(tape, GraphTape):
+        gradient, entries = _pull_graph(tape, described.lengths)
+        (total,) = tape.ordinary_gradient()
+    else:
+        gradient, entries = _pull_chain(tape, described.lengths, described.counted)
+        (total,) = tape.gradient([tape.start])
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
     products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1).to(gradient.dtype))
-    names = tuple(described.net[tape.first + place].name for place in range(tape.n))
     return GradientByLength(
         wrt=wrt,
         gradient=gradient,
@@ -286,12 +309,53 @@ def _of_values(described: _Described, wrt: str) -> GradientByLength:
         total_norm=total_norm,
         share=products / total_norm**2,
         cosine=products / (norms * total_norm),
-        entry_units=names,
-        entry_norms=entry_norms,
-        stages=stages(tape),
+        entry_units=tuple(described.net[unit].name for unit in entries.units),
+        entry_norms=entries.norms,
+        stages=entries.stages,
         residual=relative_gap([gradient.sum(0)], [total]) if described.whole else None,
         **described.common(),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Entries:
+    """Norms by length at the entries that a recursion passed: the units' indices, (m, L, batch), their stages."""
+
+    units: tuple[int, ...]
+    norms: torch.Tensor
+    stages: tuple[int, ...]
+
+
+def _pull_chain(tape: Tape, lengths: int, counted: frozenset[int]) -> tuple[torch.Tensor, _Entries]:
+    entry_norms = tape.seed.new_zeros((tape.n, lengths, len(tape.seed)))
+
+    def note(index: int, rows: torch.Tensor) -> None:
+        entry_norms[index - tape.first, : len(rows)] = example_norms(rows)
+
+    gradient = pull_stem(tape, pull_polynomial(tape, lengths, counted, visit=note))
+    units = tuple(range(tape.first, tape.first + tape.n))
+    return gradient, _Entries(units, entry_norms, stages([unit.total for unit in tape.units]))
+
+
+def _pull_graph(tape: GraphTape, lengths: int) -> tuple[torch.Tensor, _Entries]:
+    """Lengths to which no gradient came are zeros, as are examples of entries without a batch of their own."""
+    entry_of = {block: tape.place(tape.net.segments.cuts[block].entry) for block in tape.graph.blocks}
+    units = tuple(block for block, place in entry_of.items() if place is not None)
+    norms = tape.seed.new_zeros((len(units), lengths, len(tape.seed)))
+
+    def note(place: int, rows: torch.Tensor) -> None:
+        own = example_norms(rows)
+        for row, unit in enumerate(units):
+            if entry_of[unit] == place and own.shape[1] in (1, norms.shape[2]):
+                norms[row, : len(own)] = own
+
+    start = pull_graph_polynomial(tape, lengths, visit=note)
+    leaf = tape.leaf(tape.graph.starts[0])
+    gradient = leaf.new_zeros((lengths, *leaf.shape)).detach()
+    if start is not None:
+        gradient[: len(start)] = start
+    sums = {vertex.block: tape.leaf(place) for place, vertex in enumerate(tape.graph.vertices) if vertex.block in units}
+    return gradient, _Entries(units, norms, stages([sums[unit] for unit in units]))
 
 
 def _of_parameters(described: _Described) -> ParameterGradientByLength:
@@ -304,8 +368,13 @@ def _of_parameters(described: _Described) -> ParameterGradientByLength:
             "network itself rather than a copy made for inference"
         )
     leaves = LeafSums(wanted, described.lengths)
-    pull_stem(tape, pull_polynomial(tape, described.lengths, described.counted, leaves=leaves), leaves)
-    totals = dict(zip(wanted, tape.gradient(list(wanted.values())), strict=True))
+    if isinstance(tape, GraphTape):
+        pull_graph_polynomial(tape, described.lengths, leaves=leaves)
+        ordinary = tape.ordinary_gradient(list(wanted.values()))
+    else:
+        pull_stem(tape, pull_polynomial(tape, described.lengths, described.counted, leaves=leaves), leaves)
+        ordinary = tape.gradient(list(wanted.values()))
+    totals = dict(zip(wanted, ordinary, strict=True))
     gradient = {
         name: leaves.sums.get(name, value.new_zeros((described.lengths, *value.shape)).detach())
         for name, value in wanted.items()
@@ -336,20 +405,31 @@ def relative_gap(found: list[torch.Tensor], expected: list[torch.Tensor]) -> flo
     return (gap / size) ** 0.5 if size else gap**0.5
 
 
-def stages(tape: Tape) -> tuple[int, ...]:
-    """The stage of each recorded unit: a new one begins with a unit whose sum has another shape."""
-    numbers = [0]
-    for before, unit in zip(tape.units, tape.units[1:], strict=False):
-        numbers.append(numbers[-1] + int(before.total.shape[1:] != unit.total.shape[1:]))
+def stages(sums: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """The stage of each unit: a new one begins with a unit whose sum has another shape."""
+    numbers = [0] if sums else []
+    for before, value in pairwise(sums):
+        numbers.append(numbers[-1] + int(before.shape[1:] != value.shape[1:]))
     return tuple(numbers)
 
 
-def _counted(net: UnrolledNetwork, units: Sequence[UnitRef] | None, first: int) -> frozenset[int]:
-    indices = range(first, len(net)) if units is None else net.indices(units)
-    early = [index for index in indices if index < first]
-    if early:
+def _counted(net: UnrolledNetwork, units: Sequence[UnitRef] | None, tape: Tape | GraphTape) -> frozenset[int]:
+    """The units whose branches are counted.
+
+    Raises:
+        ValueError: one of them lies on no path.
+    """
+    passed = tape.graph.blocks if isinstance(tape, GraphTape) else range(tape.first, len(net))
+    indices = passed if units is None else net.indices(units)
+    apart = [index for index in indices if index not in passed]
+    if apart and isinstance(tape, GraphTape):
         raise ValueError(
-            f"expected units from {first} on, where the gradient is asked for, got unit {early[0]} before it"
+            f"expected units on paths from the output to where the gradient is asked for, got {net[apart[0]].name}, "
+            "through which no path leads"
+        )
+    if apart:
+        raise ValueError(
+            f"expected units from {passed[0]} on, where the gradient is asked for, got unit {apart[0]} before it"
         )
     return frozenset(indices)
 

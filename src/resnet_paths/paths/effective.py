@@ -13,7 +13,7 @@ from .._display import shown
 from ..provenance import Provenance, array, dataset, table
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
-from .lengths import central_interval, path_lengths
+from .lengths import central_interval, distribution_of
 from .sampling import SampledPathGradients
 
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
@@ -27,8 +27,8 @@ class EffectivePaths:
     Attributes:
         kind: what `norm` is: the mean norm of sampled paths, of all paths, or the root mean square.
         n: number of units.
-        lengths: 0..n, (n + 1,).
-        count_share: share of all paths that have each length, C(n, k) / 2^n.
+        lengths: 0..n, (n + 1,); to the longest path where the blocks are no chain.
+        count_share: share of all paths that have each length, C(n, k) / 2^n of a chain.
         norm: norm of one path of each length, averaged over the examples.
         standard_error: of `norm` (0 where it is exact).
         share: ``C(n, k) norm_k`` over its sum: the share of each length in the gradient's total.
@@ -40,6 +40,7 @@ class EffectivePaths:
         decay: factor by which `norm` changes with one branch more (least squares on the logarithm).
         decay_fit: R^2 of that exponential law.
         source: model, data, seed and versions of the norms.
+        counts: the number of paths of each length.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class EffectivePaths:
     decay: float
     decay_fit: float
     source: Provenance = field(repr=False)
+    counts: tuple[int, ...] = field(repr=False)
 
     def to_xarray(self) -> xr.Dataset:
         """The curves over length; the numbers as attributes."""
@@ -79,6 +81,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
 
         share_k = C(n, k) m_k / sum_j C(n, j) m_j,      m_k = mean norm of a path of length k
 
+    (where the blocks are no chain, with the number of paths of length k in place of C(n, k)).
     The effective range is the central range of that distribution.
 
     Args:
@@ -107,12 +110,12 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         ((5,), 1.0)
     """
     kind, norm, error = _norms(norms)
-    n = norms.n
-    if len(norm) != n + 1:
+    longest = len(norms.counts) - 1
+    if len(norm) != longest + 1:
         raise ValueError(
-            f"expected norms of all lengths 0 to {n}, got {len(norm)} of them; leave out `lengths` when sampling"
+            f"expected norms of all lengths 0 to {longest}, got {len(norm)} of them; leave out `lengths` when sampling"
         )
-    distribution = path_lengths(n)
+    distribution = distribution_of(norms.n, norms.counts)
     if not np.isfinite(norm).all() or not norm.any():
         raise ValueError(f"expected finite norms, some of them above 0, got {norm}; there is no gradient to distribute")
     with np.errstate(divide="ignore"):
@@ -123,7 +126,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
     decay, fit = _exponential(norm)
     return EffectivePaths(
         kind=kind,
-        n=n,
+        n=norms.n,
         lengths=distribution.lengths,
         count_share=distribution.probability,
         norm=norm,
@@ -137,6 +140,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         decay=decay,
         decay_fit=fit,
         source=norms.source,
+        counts=norms.counts,
     )
 
 
@@ -144,7 +148,7 @@ def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
     """What kind of norm, its mean over the examples, and the mean's standard error, (L,) each."""
     if isinstance(norms, SampledPathGradients):
         mean, error = norms.over_examples()
-        complete = norms.lengths.tolist() == list(range(norms.n + 1))
+        complete = norms.lengths.tolist() == list(range(len(norms.counts)))
         return "mean norm of sampled paths", array(mean.double())[: None if complete else 0], array(error.double())
     if isinstance(norms, EnumeratedPathGradients):
         exact = array(norms.mean_by_length().double().mean(1))

@@ -14,7 +14,8 @@ import xarray as xr
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
-from ._columns import pull_columns, seed_norms
+from ._columns import pull_columns, pull_graph_columns, seed_norms
+from ._graph_tape import GraphTape, open_tape
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._tape import Tape
@@ -41,6 +42,7 @@ class PathEnergy:
         rms: ``sqrt(energy / C(n, k))``, the root mean square norm of a path, (L, batch).
         vjps: rows pulled back, by kind of piece.
         source: model, data, seed and versions.
+        counts: the number of paths of each length.
     """
 
     n: int
@@ -56,6 +58,7 @@ class PathEnergy:
     rms: torch.Tensor
     vjps: Mapping[str, int]
     source: Provenance = field(repr=False)
+    counts: tuple[int, ...] = field(repr=False)
 
     def over_examples(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean energy over the batch and its standard error for this batch, (L,) each."""
@@ -150,9 +153,9 @@ def path_energy(
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
     if rtol is not None and rtol <= 0:
         raise ValueError(f"expected rtol above 0, got {rtol}; None takes all draws")
-    tape = Tape(net, x, target, loss, None if wrt == "input" else net.index(wrt), max_bytes)
+    tape = open_tape(net, x, target, loss, wrt, max_bytes)
     generator = torch.Generator().manual_seed(seed)
-    counts = torch.tensor([float(math.comb(tape.n, k)) for k in range(tape.n + 1)], dtype=torch.float64)
+    counts = torch.tensor([float(count) for count in tape.graph.counts], dtype=torch.float64)
     exact = counts <= columns
     squares: list[torch.Tensor] = []
     while len(squares) < draws:
@@ -166,7 +169,7 @@ def path_energy(
     return PathEnergy(
         n=tape.n,
         loss=loss_name(loss),
-        lengths=torch.arange(tape.n + 1),
+        lengths=torch.arange(len(counts)),
         energy=energy,
         standard_error=error,
         low=low,
@@ -174,14 +177,23 @@ def path_energy(
         confidence=confidence,
         draws=len(squares),
         columns=columns,
-        rms=(energy / counts[:, None]).sqrt(),
+        rms=(energy / counts.clamp_min(1)[:, None]).sqrt(),
         vjps=dict(tape.vjps),
         source=provenance(net.model, [x, target], tape.seed.dtype, seed),
+        counts=tape.graph.counts,
     )
 
 
-def _draw(tape: Tape, columns: int, generator: torch.Generator) -> torch.Tensor:
+def _draw(tape: Tape | GraphTape, columns: int, generator: torch.Generator) -> torch.Tensor:
     """One estimate of the energies, (lengths, batch), in double precision."""
+    if isinstance(tape, GraphTape):
+        scale = seed_norms(tape).cpu().double().square()
+        parts = pull_graph_columns(tape, columns, generator)
+        energies = [
+            torch.zeros_like(scale) if part is None else example_norms(part).cpu().double().square().sum(0)
+            for part in parts
+        ]
+        return torch.stack(energies) * scale
     groups = pull_columns(tape, columns, generator)
     counts = [len(group) for group in groups]
     rows = example_norms(pull_stem(tape, torch.cat(groups))).cpu().double().square()

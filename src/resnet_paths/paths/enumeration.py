@@ -13,9 +13,11 @@ import xarray as xr
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ._graph_tape import GraphTape, open_tape
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._tape import Tape
+from .block_graph import BRANCH, PathGraph, path_graph
 from .by_length import example_norms
 from .path import Path
 
@@ -26,7 +28,9 @@ ROOM_BYTES = 64 * 2**20
 @shown
 @dataclass(frozen=True, eq=False)
 class EnumeratedPathGradients:
-    """The gradient of every path, in the order of the paths' rank (bit i set: branch i taken).
+    """The gradient of every path, in the order of the paths' rank (in a chain bit i is set where branch i is taken).
+
+    The number of paths is 2^n in a chain.
 
     Attributes:
         n: number of units that the paths choose among.
@@ -35,6 +39,7 @@ class EnumeratedPathGradients:
         norms: Euclidean norm for each path and example, (2^n, batch).
         lengths: each path's length, (2^n,).
         gradient: (2^n, batch, ...), where it was asked for.
+        graph: what depends on what; it numbers the paths.
         vjps: rows pulled back, by kind of piece.
         source: model, data and versions.
     """
@@ -47,19 +52,32 @@ class EnumeratedPathGradients:
     gradient: torch.Tensor | None
     vjps: Mapping[str, int]
     source: Provenance = field(repr=False)
+    graph: PathGraph = field(repr=False)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of paths of each length."""
+        return self.graph.counts
 
     def path(self, rank: int) -> Path:
         """The path at a place of the arrays; its units are indices in the network."""
-        taken = tuple(self.first + unit for unit in range(self.n) if rank >> unit & 1)
-        return Path(taken, self.first + self.n)
+        taken, passed = [], []
+        for place, term, _ in self.graph.walk(rank):
+            block = self.graph.vertices[place].block
+            if block is not None:
+                passed.append(self.first + block)
+                taken += [self.first + block] if term.kind == BRANCH else []
+        n = self.first + max(self.graph.blocks, default=-1) + 1
+        whole = len(passed) == self.n == n - self.first
+        return Path(tuple(reversed(taken)), n, None if whole else tuple(reversed(passed)))
 
     def mean_by_length(self) -> torch.Tensor:
-        """The mean norm over all paths of each length, (n + 1, batch)."""
-        return torch.stack([self.norms[self.lengths == k].mean(0) for k in range(self.n + 1)])
+        """The mean norm over all paths of each length, (n + 1, batch); 0 for a length that no path has."""
+        return self.energy_by_length(power=1) / torch.tensor(self.counts).clamp_min(1).to(self.norms)[:, None]
 
-    def energy_by_length(self) -> torch.Tensor:
-        """The sum of squared norms over all paths of each length, (n + 1, batch)."""
-        return torch.stack([self.norms[self.lengths == k].square().sum(0) for k in range(self.n + 1)])
+    def energy_by_length(self, power: int = 2) -> torch.Tensor:
+        """The sum of squared norms (or of another power) over all paths of each length, (n + 1, batch)."""
+        return torch.stack([self.norms[self.lengths == k].pow(power).sum(0) for k in range(len(self.counts))])
 
     def to_xarray(self) -> xr.Dataset:
         """Norms with dimensions path and example; each path's length."""
@@ -85,7 +103,9 @@ def enumerate_path_gradients(
     """The gradient along each of the 2^n paths, paths that end alike sharing the way back.
 
     Backwards from the loss the paths form a binary tree: every gradient at a unit's exit goes on once by the
-    shortcut and once by the branch. All its 2^(n+1) - 1 nodes are visited once, depth first in bounded memory.
+    shortcut and once by the branch. All its 2^(n+1) - 1 nodes are visited once, depth first in bounded memory. Where
+    the blocks are no chain, a path goes on to each of the sums that a shortcut or branch reads (see
+    :func:`path_lengths`).
 
     Args:
         net: the unrolled network, its model in eval mode.
@@ -97,7 +117,7 @@ def enumerate_path_gradients(
         max_bytes: as in :func:`gradient_by_length`.
 
     Raises:
-        ValueError: more than 16 units, or as :func:`gradient_by_length`.
+        ValueError: more than 16 units, or than 2^16 paths, or as :func:`gradient_by_length`.
 
     Cost: one forward pass and 2^n - 1 branch products (one by one: n 2^(n-1)). Memory: at most 64 MiB of rows
     a unit, and the result.
@@ -113,26 +133,82 @@ def enumerate_path_gradients(
         (torch.Size([64, 1]), 63, (2, 4))
     """
     start = None if wrt == "input" else net.index(wrt)
-    n = len(net) - (start or 0)
-    if n > MOST_UNITS:
+    graph = path_graph(net, start)
+    if graph.paths > 2**MOST_UNITS:
         raise ValueError(
-            f"expected at most {MOST_UNITS} units, got {n}, which have {2**n} paths; use sample_path_gradients or "
-            f"path_energy, or ask for the paths from a later unit on (wrt={len(net) - MOST_UNITS} or more)"
+            f"expected at most {MOST_UNITS} units, got {graph.n}, which have {_number(graph.paths)} paths; use "
+            "sample_path_gradients or path_energy, or ask for the paths from a later unit on "
+            f"(wrt={len(net) - MOST_UNITS} or more)"
         )
-    tape = Tape(net, x, target, loss, start, max_bytes)
-    tree = _Tree(tape, keep_gradients)
-    tree.descend(n - 1, tape.seed[None], torch.zeros(1, dtype=torch.long))
-    lengths = torch.tensor([rank.bit_count() for rank in range(2**n)])
+    tape = open_tape(net, x, target, loss, wrt, max_bytes)
+    if isinstance(tape, GraphTape):
+        walks = _Walks(tape, keep_gradients)
+        walks.descend({len(graph.vertices) - 1: (tape.seed[None], torch.zeros(1, dtype=torch.long))})
+        norms, gradient, first = walks.norms, walks.gradient, 0
+        lengths = torch.tensor([sum(term.kind == BRANCH for _, term, _ in graph.walk(r)) for r in range(graph.paths)])
+    else:
+        tree = _Tree(tape, keep_gradients)
+        tree.descend(tape.n - 1, tape.seed[None], torch.zeros(1, dtype=torch.long))
+        norms, gradient, first = tree.norms, tree.gradient, tape.first
+        lengths = torch.tensor([rank.bit_count() for rank in range(2**tape.n)])
     return EnumeratedPathGradients(
-        n=n,
-        first=tape.first,
+        n=tape.n,
+        first=first,
         loss=loss_name(loss),
-        norms=tree.norms,
+        norms=norms,
         lengths=lengths,
-        gradient=tree.gradient,
+        gradient=gradient,
         vjps=dict(tape.vjps),
         source=provenance(net.model, [x, target], tape.seed.dtype),
+        graph=tape.graph,
     )
+
+
+def _number(count: int) -> str:
+    """An exact number of paths, a very large one by its power of two."""
+    return str(count) if count < 10**18 else f"about 2^{count.bit_length() - 1}"
+
+
+class _Walks:
+    """The walk through all paths of a graph, and where their ends are put.
+
+    Partial paths wait at the vertices that they have reached; the latest vertex goes on first, so that all that will
+    ever reach it at this turn are there and go on together. Where they are too many, they go on in parts.
+    """
+
+    def __init__(self, tape: GraphTape, keep_gradients: bool) -> None:
+        self.tape, self.graph = tape, tape.graph
+        count = self.graph.paths
+        self.norms = tape.seed.new_zeros((count, len(tape.seed)))
+        self.gradient = tape.start.new_zeros((count, *tape.start.shape)).detach() if keep_gradients else None
+
+    def descend(self, waiting: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Follow rows, known by the rank so far, from the vertices where they wait to the start."""
+        while waiting:
+            place = max(waiting)
+            rows, ranks = waiting.pop(place)
+            if not self.graph.vertices[place].terms:
+                self._arrive(rows, ranks)
+                continue
+            edges = list(self.graph.edges(place))
+            room = max(1, ROOM_BYTES // (len(edges) * rows[0].numel() * rows.element_size()))
+            if len(rows) > room:
+                for part in zip(rows.split(room), ranks.split(room), strict=True):
+                    self.descend({place: part})
+                continue
+            before = dict(zip(edges, self.graph.offsets(place), strict=True))
+            for term in self.graph.vertices[place].terms:
+                for source, values in self.tape.through(place, term, rows)[0]:
+                    known = ranks + before[term, source]
+                    if source in waiting:
+                        others, their_ranks = waiting[source]
+                        values, known = torch.cat([others, values]), torch.cat([their_ranks, known])
+                    waiting[source] = values, known
+
+    def _arrive(self, rows: torch.Tensor, ranks: torch.Tensor) -> None:
+        self.norms[ranks] = example_norms(rows).to(self.norms.dtype)
+        if self.gradient is not None:
+            self.gradient[ranks] = rows.to(self.gradient.dtype)
 
 
 class _Tree:

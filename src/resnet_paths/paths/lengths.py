@@ -13,6 +13,7 @@ import pandas as pd
 
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
+from .block_graph import PathGraph, chain_graph, path_graph
 
 
 @shown
@@ -23,9 +24,10 @@ class LengthDistribution:
     Attributes:
         n: number of units that are left.
         keep: probability with which a path takes each unit's branch, (n,); None: all paths alike.
-        lengths: 0..n.
+        lengths: 0..n of a chain; up to the longest path of another graph.
         log_probability: natural logarithm of each length's probability, (n + 1,).
         log_paths: natural logarithm of the (expected) number of paths behind the distribution.
+        counts: the number of paths of each length of a network whose blocks are no chain; None: a chain.
     """
 
     n: int
@@ -33,6 +35,7 @@ class LengthDistribution:
     lengths: np.ndarray
     log_probability: np.ndarray
     log_paths: float
+    counts: tuple[int, ...] | None = None
 
     @property
     def probability(self) -> np.ndarray:
@@ -41,22 +44,28 @@ class LengthDistribution:
 
     @property
     def mean(self) -> float:
-        """The mean length, ``sum p_i`` (n/2 for all paths alike)."""
+        """The mean length, ``sum p_i`` (n/2 for all paths of a chain alike)."""
+        if self.counts is not None:
+            return float(self.probability @ self.lengths)
         return self.n / 2 if self.keep is None else math.fsum(self.keep)
 
     @property
     def variance(self) -> float:
-        """The variance of the length, ``sum p_i (1 - p_i)`` (n/4 for all paths alike)."""
+        """The variance of the length, ``sum p_i (1 - p_i)`` (n/4 for all paths of a chain alike)."""
+        if self.counts is not None:
+            return float(self.probability @ (self.lengths - self.mean) ** 2)
         return self.n / 4 if self.keep is None else math.fsum(p * (1 - p) for p in self.keep)
 
     @property
     def paths(self) -> int:
-        """The number of paths, 2^n, as an exact integer."""
-        return 2**self.n
+        """The number of paths, 2^n of a chain, as an exact integer."""
+        return 2**self.n if self.counts is None else sum(self.counts)
 
     def count(self, length: int) -> int:
-        """The exact number of paths of a length, ``C(n, length)``."""
-        return math.comb(self.n, length) if 0 <= length <= self.n else 0
+        """The exact number of paths of a length, ``C(n, length)`` of a chain."""
+        if not 0 <= length < len(self.lengths):
+            return 0
+        return math.comb(self.n, length) if self.counts is None else self.counts[length]
 
     def share(self, low: int, high: int) -> float:
         """The share of paths whose length is from `low` to `high`, both included.
@@ -70,7 +79,7 @@ class LengthDistribution:
         """
         if low > high:
             raise ValueError(f"expected low <= high, got {low} > {high}; swap them")
-        inside = range(max(low, 0), min(high, self.n) + 1)
+        inside = range(max(low, 0), min(high, len(self.lengths) - 1) + 1)
         if self.keep is None:
             return float(Fraction(sum(self.count(k) for k in inside), self.paths))
         return min(1.0, math.fsum(float(self.probability[k]) for k in inside))
@@ -109,18 +118,24 @@ def path_lengths(
     the Poisson-binomial distribution with generating function ``prod (1 - p_i + p_i t)`` (with stochastic
     depth, the number of blocks present in a training step). Dropping d blocks leaves 2^(n-d) paths.
 
+    That is so for a chain of blocks. In general a path is a walk back from the output: from a block's shortcut or
+    branch (parallel branches together), or from the output, to one of the sums, or to the input, on which that term
+    depends without passing another sum; its length is the number of branches that it enters. All walks are counted,
+    exactly. The input is the one along which most blocks stand, so blocks on other inputs may lie on no path.
+
     Args:
         network: the number of units, or a network.
-        keep: None, one probability for all units, or one for each.
-        dropped: units that are taken out: how many, or (of a network, or by index) which.
+        keep: None, one probability for all units, or one for each (of a chain).
+        dropped: units that are taken out: how many (of a chain), or (of a network, or by index) which.
 
     Returns:
         The distribution over the lengths 0..n-d, exact in log space for n in the thousands.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range; keep probabilities, or a mere number of dropped units, for a network whose
+            blocks are no chain; no path is left.
 
-    Cost: none for all paths alike; O(n^2) additions with keep probabilities.
+    Cost: none for all paths of a chain alike; O(n^2) additions with keep probabilities, or on other graphs.
 
     Source: Veit, Wilber and Belongie (2016), sections 3 and 5; Huang et al. (2016) for stochastic depth.
 
@@ -133,8 +148,20 @@ def path_lengths(
         >>> float(path_lengths(2, keep=[1.0, 0.5]).probability[1])
         0.5
     """
+    graph = _graph_of(network)
+    if graph is not None:
+        if keep is not None:
+            raise ValueError(
+                "expected no keep probabilities for a network whose blocks are no chain, where paths need not pass all "
+                "of them; surviving_path_lengths counts the paths that a training step leaves"
+            )
+        if not isinstance(dropped, Iterable) and dropped:
+            raise ValueError(f"expected which units are dropped, since they are no chain, got {dropped}; name them")
     n, gone = _left(network, dropped)
     left = n - len(gone)
+    if graph is not None:
+        counts = graph.weighted_counts([int(index not in gone) for index in range(n)])
+        return distribution_of(left, [int(count) for count in counts])
     if keep is None:
         logs = _log_binomial(left)
         return LengthDistribution(left, None, np.arange(left + 1), logs, left * math.log(2))
@@ -148,7 +175,8 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
 
     Unit i survives a step with probability p_i, so a path P survives with ``prod_{i in P} p_i`` and the
     expected number of surviving paths of length k is the coefficient of t^k of ``prod (1 + p_i t)``.
-    Normalised, that is Poisson-binomial with ``p_i / (1 + p_i)``.
+    Normalised, that is Poisson-binomial with ``p_i / (1 + p_i)``. On other graphs than chains the same sum over all
+    paths is taken by the recursion that counts them.
 
     Args:
         network: the number of units, or a network.
@@ -166,10 +194,40 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
     """
     n, _ = _left(network, 0)
     probabilities = _keep(keep, n)
+    graph = _graph_of(network)
+    if graph is not None:
+        expected = np.array(graph.weighted_counts(probabilities), dtype=float)
+        with np.errstate(divide="ignore"):
+            logs = np.log(expected) - np.log(expected.sum())
+        lengths, log_paths = np.arange(len(expected)), float(np.log(expected.sum()))
+        return LengthDistribution(n, tuple(probabilities), lengths, logs, log_paths, graph.counts)
     odds = [p / (1 + p) for p in probabilities]
     logs = _log_poisson_binomial([(1 / (1 + p), p / (1 + p)) for p in probabilities])
     log_paths = math.fsum(math.log1p(p) for p in probabilities)
     return LengthDistribution(n, tuple(odds), np.arange(n + 1), logs, log_paths)
+
+
+def distribution_of(n: int, counts: Sequence[int]) -> LengthDistribution:
+    """The distribution of lengths of so many paths of each length, through n units.
+
+    Raises:
+        ValueError: there is no path.
+    """
+    total = sum(counts)
+    if not total:
+        raise ValueError(f"expected a path from the output to the input, got none through the {n} units that are left")
+    last = max(length for length, count in enumerate(counts) if count)
+    kept = tuple(counts[: last + 1])
+    logs = np.array([math.log(count) - math.log(total) if count else -np.inf for count in kept])
+    return LengthDistribution(n, None, np.arange(last + 1), logs, math.log(total), kept)
+
+
+def _graph_of(network: int | UnrolledNetwork) -> PathGraph | None:
+    """The graph of a network whose blocks are no chain; else None."""
+    if not isinstance(network, UnrolledNetwork):
+        return None
+    graph = path_graph(network)
+    return None if graph == chain_graph(len(network)) else graph
 
 
 def central_interval(weights: np.ndarray, mass: float) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,10 @@ from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._frozen import FrozenUnit, freeze, source_of_constant
+from ._frozen_graph import FrozenGraph
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
+from .block_graph import BRANCH, contract, start_node
 
 PARTS = ("stem", "bias", "remainder")
 
@@ -148,7 +150,9 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     Paths start at the stem's output, or where a constant enters: one that enters in a branch has passed that
     branch. All coefficients sum to the logits. A piece that is not piecewise linear (GELU, attention, squeeze
     and excite, layer norm) is linearised at its input; what that leaves over, ``f(y) - J y``, is carried as
-    ``"remainder"`` and the piece named in `curved`.
+    ``"remainder"`` and the piece named in `curved`. Where the blocks are no chain the same recursion runs over all sums
+    (see :func:`path_lengths`), from all values that the stem makes; there constants between sums count as those of the
+    shortcut or branch that reads them.
 
     Args:
         net: the unrolled network, its model in eval mode.
@@ -176,16 +180,20 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     curved = curved_operations(net)
     parts = PARTS if curved else PARTS[:2]
     with preserved(net.model):  # a reparametrised layer keeps its weight of each run
-        entry, units = freeze(net, x)
-        rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
-        rows[0, 0] = entry
-        for count, unit in enumerate(units, 1):
-            rows = _longer(unit, rows, count, parts, curved)
-    output = units[-1].exit
+        if _is_chain(net):
+            entry, units = freeze(net, x)
+            rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
+            rows[0, 0] = entry
+            for count, unit in enumerate(units, 1):
+                rows = _longer(unit, rows, count, parts, curved)
+            output = units[-1].exit
+        else:
+            frozen = FrozenGraph(net, x)
+            rows, output = _push_polynomial(frozen, parts), frozen.output
     by_part = {part: rows[place] for place, part in enumerate(parts)}
     by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
     return LogitsByLength(
-        lengths=torch.arange(len(net) + 1),
+        lengths=torch.arange(rows.shape[1]),
         logits=rows.sum(0),
         parts=by_part,
         output=output,
@@ -232,20 +240,24 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
     """
     curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
     with preserved(net.model):
-        entry, units = freeze(net, x)
-        rows = entry.new_zeros((len(PARTS), *entry.shape))
-        rows[0] = entry
-        for unit in units:
-            rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
-            rows = torch.cat([rows, unit.branch[None]])
-            rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
-    output = units[-1].exit
+        if _is_chain(net):
+            entry, units = freeze(net, x)
+            rows = entry.new_zeros((len(PARTS), *entry.shape))
+            rows[0] = entry
+            for unit in units:
+                rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
+                rows = torch.cat([rows, unit.branch[None]])
+                rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
+            output = units[-1].exit
+        else:
+            frozen = FrozenGraph(net, x)
+            rows, output = _push_contributions(frozen, len(net)), frozen.output
     chosen = None
     if target is not None:
         classes = check_target(output, target)
         chosen = rows.gather(2, classes[None, :, None].expand(len(rows), -1, 1))[..., 0]
     return BlockContributions(
-        sources=(*PARTS, *(unit.name for unit in units)),
+        sources=(*PARTS, *(unit.name for unit in net)),
         contributions=rows,
         of_target=chosen,
         output=output,
@@ -259,7 +271,8 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     """The head applied to the stream after each unit.
 
     Stages of a convolutional network differ in width, so the stream after unit i is carried to the head by the
-    later units' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones.
+    later units' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones. Units come in the order
+    of their sums; one inside the branch of a later one counts only from that one on.
 
     Args:
         net: the unrolled network, its model in eval mode.
@@ -288,6 +301,81 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
         logits = net(x, stairs)
     names = ("stem", *(unit.name for unit in net))
     return LogitLens(units=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
+
+
+def _is_chain(net: UnrolledNetwork) -> bool:
+    return contract(net.segments, [start_node(net.segments, None)]).is_chain
+
+
+def _push_polynomial(frozen: FrozenGraph, parts: tuple[str, ...]) -> torch.Tensor:
+    """Coefficients (parts, lengths, *output shape) at the output of a graph: the recursion over its vertices, forwards.
+
+    A vertex's rows are let go after its last reader.
+    """
+    graph = frozen.graph
+    rows: dict[int, torch.Tensor] = {}
+    last_reader = {
+        source: place for place, vertex in enumerate(graph.vertices) for t in vertex.terms for source in t.sources
+    }
+    for place, vertex in enumerate(graph.vertices):
+        if place in graph.starts:
+            rows[place] = frozen.value(place).new_zeros((len(parts), 1, *frozen.value(place).shape))
+            rows[place][0, 0] = frozen.value(place)
+            continue
+        value, longest = frozen.value(place), graph.degrees[place]
+        total = value.new_zeros((len(parts), longest + 1, *value.shape))
+        for term in vertex.terms:
+            shift, constant = graph.shift(vertex, term), frozen.term_value(place, term)
+            met = max((rows[source].shape[1] for source in term.sources), default=0)
+            at_sources = [_padded(rows[source], met).flatten(0, 1) for source in term.sources]
+            pushed = frozen.push(place, term, at_sources)
+            if pushed is not None:
+                lead = (1,) * (value.ndim - constant.ndim)  # a term of fewer dimensions is broadcast over the sum
+                pushed = pushed.reshape(len(parts), met, *lead, *constant.shape)
+                total[:, shift : shift + met] += pushed
+                constant = constant - pushed.sum((0, 1))
+            kind = "remainder" if frozen.is_curved(place, term) else "bias"
+            total[parts.index(kind), shift] += constant
+        rows[place] = total
+        for source in [source for source in rows if last_reader.get(source, -1) == place]:
+            del rows[source]
+    return rows[len(graph.vertices) - 1]
+
+
+def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
+    """Coefficients (parts, lengths, ...) with zeros for the lengths that they lack."""
+    missing = lengths - rows.shape[1]
+    return torch.cat([rows, rows.new_zeros((len(rows), missing, *rows.shape[2:]))], 1) if missing else rows
+
+
+def _push_contributions(frozen: FrozenGraph, n: int) -> torch.Tensor:
+    """Rows (3 + n, *output shape) at the output of a graph: what each source gives by shortcuts alone."""
+    graph = frozen.graph
+    rows: dict[int, torch.Tensor] = {}
+    for place, vertex in enumerate(graph.vertices):
+        value = frozen.value(place)
+        total = value.new_zeros((len(PARTS) + n, *value.shape))
+        if place in graph.starts:
+            total[0] = value
+        for term in vertex.terms:
+            if term.kind == BRANCH:
+                assert vertex.block is not None
+                total[len(PARTS) + vertex.block] += frozen.term_value(place, term)
+                continue
+            constant, present = frozen.term_value(place, term), _present(rows, term.sources)
+            pushed = frozen.push(place, term, [rows[source][present] for source in term.sources])
+            if pushed is not None:
+                total[present] += pushed
+                constant = constant - pushed.sum(0)
+            total[PARTS.index("remainder" if frozen.is_curved(place, term) else "bias")] += constant
+        rows[place] = total
+    return rows[len(graph.vertices) - 1]
+
+
+def _present(rows: dict[int, torch.Tensor], places: Sequence[int]) -> list[int]:
+    """The rows that are not all zero at one of some vertices."""
+    flags = [rows[place].flatten(1).any(1) for place in places]
+    return [] if not flags else torch.stack(flags).any(0).nonzero()[:, 0].tolist()
 
 
 def _longer(

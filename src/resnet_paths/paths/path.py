@@ -22,10 +22,12 @@ class Path:
     Attributes:
         units: the units whose branch it takes, input side first; elsewhere it takes the shortcut.
         n: the number of units of the network.
+        passed: the units through whose sum it leads, where that is not all of them (in a graph that is no chain).
     """
 
     units: tuple[int, ...]
     n: int
+    passed: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
@@ -34,7 +36,7 @@ class Path:
 
     @property
     def rank(self) -> int:
-        """Its number among all 2^n paths: bit i is set when it takes branch i."""
+        """Its number among all 2^n paths of a chain: bit i is set when it takes branch i."""
         return sum(1 << unit for unit in self.units)
 
     def gates(self) -> torch.Tensor:

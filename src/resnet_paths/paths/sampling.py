@@ -15,9 +15,11 @@ from scipy import stats
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ._graph_tape import GraphTape, open_tape
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._tape import Recorded, Tape
+from .block_graph import PathGraph
 from .by_length import example_norms
 
 
@@ -30,11 +32,12 @@ class SampledPathGradients:
         n: number of units that the paths choose among.
         loss: the loss's name.
         lengths: the lengths sampled, (L,).
-        norms: Euclidean norm for each length, draw and example, (L, samples, batch).
+        norms: Euclidean norm for each length, draw and example, (L, samples, batch); 0 where no path has that length.
         mean: over the draws, (L, batch): the estimate of the mean over all C(n, k) paths.
-        standard_error: of that mean, (L, batch); 0 for the lengths 0 and n, which have one path.
+        standard_error: of that mean, (L, batch); 0 for lengths of one path (0 and n of a chain).
         vjps: rows pulled back, by kind of piece.
         source: model, data, seed and versions.
+        counts: the number of paths of each length, from 0 to the longest.
     """
 
     n: int
@@ -45,6 +48,7 @@ class SampledPathGradients:
     standard_error: torch.Tensor
     vjps: Mapping[str, int]
     source: Provenance = field(repr=False)
+    counts: tuple[int, ...] = field(repr=False)
 
     def over_examples(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean over the batch and its standard error for this batch, (L,) each.
@@ -93,7 +97,9 @@ def sample_path_gradients(
 
     For a length k draw k of the n units; pull the loss's gradient back through those units' branches alone and
     elsewhere through the shortcut alone, at the activations of the one ordinary forward pass; record the norm
-    at the input. Every example of the batch draws a path of its own, anew for every sample.
+    at the input. Every example of the batch draws a path of its own, anew for every sample. Where the blocks are no
+    chain, the path is drawn from the output back, each of the paths of length k (see :func:`path_lengths`) equally
+    likely.
 
     The norm of one path is not a part of the norm of the gradient: paths cancel. What they sum up to is
     :func:`gradient_by_length`.
@@ -132,14 +138,16 @@ def sample_path_gradients(
     """
     if samples < 2:
         raise ValueError(f"expected at least 2 samples, which a standard error needs, got {samples}")
-    tape = Tape(net, x, target, loss, None if wrt == "input" else net.index(wrt), max_bytes)
-    wanted = list(range(tape.n + 1)) if lengths is None else list(lengths)
-    wrong = [length for length in wanted if not 0 <= length <= tape.n]
+    tape = open_tape(net, x, target, loss, wrt, max_bytes)
+    counts = tape.graph.counts
+    longest = len(counts) - 1
+    wanted = list(range(longest + 1)) if lengths is None else list(lengths)
+    wrong = [length for length in wanted if not 0 <= length <= longest]
     if wrong or not wanted:
-        raise ValueError(f"expected lengths from 0 to {tape.n}, got {wrong or wanted}")
+        raise ValueError(f"expected lengths from 0 to {longest}, got {wrong or wanted}")
     generator = torch.Generator().manual_seed(seed)
     norms = torch.stack([_norms_of(tape, length, samples, generator) for length in wanted])
-    single = torch.tensor([length in (0, tape.n) for length in wanted], device=norms.device)[:, None]
+    single = torch.tensor([counts[length] <= 1 for length in wanted], device=norms.device)[:, None]
     error = (norms.std(1) / math.sqrt(samples)).masked_fill(single, 0.0)
     return SampledPathGradients(
         n=tape.n,
@@ -150,6 +158,7 @@ def sample_path_gradients(
         standard_error=error,
         vjps=dict(tape.vjps),
         source=provenance(net.model, [x, target], tape.seed.dtype, seed),
+        counts=counts,
     )
 
 
@@ -180,8 +189,10 @@ def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Gene
     return chosen.scatter_(-1, order[..., :length], True)
 
 
-def _norms_of(tape: Tape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+def _norms_of(tape: Tape | GraphTape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Norms at the start of the recording, (samples, batch)."""
+    if isinstance(tape, GraphTape):
+        return _graph_norms_of(tape, length, samples, generator)
     rows = 1 if length in (0, tape.n) else samples
     masks = draw_masks(tape.n, length, rows, len(tape.seed), generator).to(tape.seed.device)
     values = tape.seed.expand(rows, *tape.seed.shape)
@@ -206,3 +217,79 @@ def _one_way(tape: Tape, unit: Recorded, rows: torch.Tensor, masks: torch.Tensor
             (branch,) = tape.through_branch(unit, total[by_branch])
             into[by_branch] += branch.masked_fill(~taken[by_branch].view(*branch.shape[:2], *shape), 0)
     return result
+
+
+def _graph_norms_of(tape: GraphTape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Norms at the start of a graph, each example along a path of its own, all paths of the length alike likely.
+
+    At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
+    that is left, that begin with it.
+    """
+    graph = tape.graph
+    count, last = graph.counts[length], len(graph.vertices) - 1
+    result = tape.seed.new_zeros((samples, len(tape.seed)))
+    if not count:
+        return result
+    rows = 1 if count == 1 else samples
+    left = {last: torch.full((rows, len(tape.seed)), length)}  # branches still to enter; -1: the path is not here
+    values = {last: tape.seed.expand(rows, *tape.seed.shape)}
+    for place in reversed(range(len(graph.vertices))):
+        if place not in values:
+            continue
+        here, remaining = values.pop(place), left.pop(place)
+        if not graph.vertices[place].terms:
+            return example_norms(here).expand(samples, -1)
+        choice = draw_edges(graph, place, remaining, generator)
+        first = 0
+        for term in graph.vertices[place].terms:
+            edges = range(first, first := first + len(term.sources))
+            taken = (choice >= edges.start) & (choice < edges.stop)
+            used = taken.any(1).nonzero()[:, 0]
+            if not len(used):
+                continue
+            shift, handed_on = graph.shift(graph.vertices[place], term), dict(tape.through(place, term, here[used])[0])
+            for edge, source in zip(edges, term.sources, strict=True):
+                if source in handed_on:
+                    mask = choice[used] == edge
+                    _send(values, source, used, handed_on[source], mask, rows)
+                    going = torch.where(mask, remaining[used] - shift, -1)
+                    known = left.setdefault(source, torch.full_like(remaining, -1))
+                    known[used] = torch.maximum(known[used], going)
+    return result
+
+
+def _send(
+    values: dict[int, torch.Tensor],
+    place: int,
+    used: torch.Tensor,
+    arrived: torch.Tensor,
+    mask: torch.Tensor,
+    rows: int,
+) -> None:
+    """Add the rows `used` to those that wait at a vertex, for the examples that came this way."""
+    if place not in values:
+        values[place] = arrived.new_zeros((rows, *arrived.shape[1:]))
+    shape = (*mask.shape, *(1,) * (arrived.ndim - 2))
+    values[place][used.to(arrived.device)] += arrived.masked_fill(~mask.to(arrived.device).view(shape), 0)
+
+
+def draw_edges(graph: PathGraph, place: int, remaining: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """For each entry of `remaining` (branches still to enter; -1: nothing to draw) a random edge, -1 for none.
+
+    Exact numbers of paths decide; they are divided as integers, so that huge ones do no harm.
+    """
+    choice = torch.full_like(remaining, -1)
+    edges = list(graph.edges(place))
+    for left in remaining.unique().tolist():
+        if left < 0:
+            continue
+        numbers = []
+        for term, source in edges:
+            counts, rest = graph.counts_from(source), left - graph.shift(graph.vertices[place], term)
+            numbers.append(counts[rest] if 0 <= rest < len(counts) else 0)
+        total = sum(numbers)
+        upper = torch.tensor([sum(numbers[: edge + 1]) / total for edge in range(len(edges))], dtype=torch.float64)
+        here = remaining == left
+        coins = torch.rand(int(here.sum()), generator=generator, dtype=torch.float64)
+        choice[here] = torch.searchsorted(upper, coins, right=True).clamp_max(len(edges) - 1)
+    return choice

@@ -16,6 +16,7 @@ from ..paths import (
     LengthDistribution,
     LogitLens,
 )
+from ..paths.lengths import distribution_of
 from ._style import BLUE, GREEN, GREY, ORANGE, axes
 
 
@@ -120,13 +121,11 @@ def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = No
     Raises:
         ValueError: other than three axes.
     """
-    from ..paths import path_lengths
-
     if axs is None:
         axs = list(Figure(figsize=(14, 4), layout="constrained").subplots(1, 3))
     if len(axs) != 3:
         raise ValueError(f"expected three axes, got {len(axs)}")
-    plot_path_lengths(path_lengths(record.n), axs[0], record.mass)
+    plot_path_lengths(distribution_of(record.n, record.counts), axs[0], record.mass)
     plot_path_norms(record, axs[1])
     plot_effective_lengths(record, axs[2])
     return list(axs)

@@ -67,7 +67,7 @@ def _decay(record: EffectivePaths) -> str:
 def _alt_norms(record: EffectivePaths) -> str:
     return (
         f"Gradient norm of one path by its length, log scale, from {number(record.norm[0])} at length 0 to "
-        f"{number(record.norm[-1])} at length {record.n}; error bars and the exponential law that fits best."
+        f"{number(record.norm[-1])} at length {record.lengths[-1]}; error bars and the exponential law that fits best."
     )
 
 

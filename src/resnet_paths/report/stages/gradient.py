@@ -20,7 +20,7 @@ def run(subject: Subject, options: Options) -> Section:
     norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
     share = record.share.double().cpu().numpy().mean(1)
     top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))
-    n = len(subject.net)
+    n = int(record.lengths[-1])
     short = float(share[: n // 2].sum())
     found = (
         f"Paths through {counted(top, 'branch', 'branches')} (of {n}) carry the largest part of the gradient; all "

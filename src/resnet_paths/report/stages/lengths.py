@@ -12,21 +12,30 @@ from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The binomial distribution of path lengths, exactly."""
+    """The distribution of path lengths, exactly: binomial for a chain of units."""
     n = len(subject.net)
-    record = path_lengths(n)
+    record = path_lengths(subject.net)
     low, high = record.interval(0.95)
-    without = path_lengths(n, dropped=1)
-    reading = (
-        f"A path takes either the branch or the shortcut at each of {n} units: {record.paths:,} paths, of mean length "
-        f"{number(record.mean)}. {percent(record.share(low, high))} of them pass {low} to {high} branches.",
-        f"Deleting any one unit leaves {without.paths:,} paths, one half. A network without shortcuts has one path, of "
-        f"length {n}, which every deletion cuts.",
-    )
-    alt = f"Share of all 2^{n} paths by length: a bell around {number(record.mean)}, most from {low} to {high}."
+    spread = f"{percent(record.share(low, high))} of them pass {low} to {high} branches."
+    if record.counts is None:
+        without = path_lengths(n, dropped=1)
+        reading: tuple[str, ...] = (
+            f"A path takes either the branch or the shortcut at each of {n} units: {record.paths:,} paths, of mean "
+            f"length {number(record.mean)}. {spread}",
+            f"Deleting any one unit leaves {without.paths:,} paths, one half. A network without shortcuts has one "
+            f"path, of length {n}, which every deletion cuts.",
+        )
+    else:
+        reading = (
+            f"The {n} units are no chain. Back from the output a path takes the branch or the shortcut of each unit "
+            f"that it meets, and goes on to any of the sums that this reads: {record.paths:,} paths, of mean length "
+            f"{number(record.mean)}. {spread}",
+        )
+    alt = f"Share of all paths by length: mean {number(record.mean)}, most from {low} to {high}."
     drawn = picture(lambda ax: plot_path_lengths(record, ax), alt)
     table = Table.of("lengths", "Paths of each length", record.to_pandas())
-    code = subject.code(f"print(path_lengths({n}).to_pandas())")
+    network = n if record.counts is None else f"unroll({subject.model_code})"
+    code = subject.code(f"print(path_lengths({network}).to_pandas())")
     return Section((Part("Path lengths", reading, drawn, (table,), code),))
 
 

@@ -1,0 +1,388 @@
+"""The contracted graph: how the blocks' sums depend on one another, and the paths that this makes.
+
+Vertices are the start (the input, or the entry of the block given by ``wrt``), every block's sum, and the output. From
+a block's shortcut term, from its branch term (parallel branches together), or from the output one goes back along an
+edge to each sum, or to the start, on which that term depends without passing another sum: one edge for each term and
+sum, however many operations lie between (in ``x * sigmoid(x)`` both ways from x are one edge, its partial derivative).
+A *path* is a walk from the output back to the start, its *length* the number of branch terms that it enters. A chain of
+n blocks has 2^n paths, C(n, k) of length k; on other graphs lengths need not reach the number of blocks (of two blocks
+in parallel a path takes one), and none may be 0 (a class token without a shortcut to the input).
+
+This depends on where the sums are, and on nothing else: not on how the graph is cut into pieces to be run. Two layers:
+:class:`PathGraph` holds integers alone (it counts, numbers and draws paths, and can be kept in records),
+:func:`contract` reads it off a program, in one pass with a bit mask for each node.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import fx
+
+from ..graph import operations
+from ..graph.blocks import Cut
+from ..graph.dataflow import data_arguments
+from ..graph.pieces import Segments
+from ..network import UnrolledNetwork
+
+JOIN, SHORTCUT, BRANCH = "join", "shortcut", "branch"
+
+_WITHOUT_GRADIENT = {
+    "detach", "eq", "ne", "gt", "lt", "ge", "le", "logical_not", "logical_and", "logical_or", "argmax", "argmin",
+    "argsort", "bool", "long", "int", "invert", "isnan", "sign",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a path enters at a vertex, and where it can go from there.
+
+    Attributes:
+        kind: ``"shortcut"`` or ``"branch"`` of a sum; ``"join"`` for what is neither (the output).
+        sources: places of the vertices on which the term depends directly, earliest first.
+    """
+
+    kind: str
+    sources: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """A sum, the output, or (without terms) a start.
+
+    Attributes:
+        block: index of the block whose sum it is; None for starts, the output and entries.
+        terms: its terms, the shortcut first.
+    """
+
+    block: int | None
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class PathGraph:
+    """Vertices in the order in which they are computed: starts first, the output last.
+
+    Paths are numbered from 0 (their *rank*): at each vertex those that go on by the shortcut come before those by the
+    branch. In a chain that makes bit i of the rank whether branch i is taken.
+
+    Attributes:
+        vertices: all of them.
+        counted: the blocks whose branches count for the length; None: all.
+    """
+
+    vertices: tuple[Vertex, ...]
+    counted: frozenset[int] | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks through whose sums paths lead."""
+        return tuple(vertex.block for vertex in self.vertices if vertex.block is not None)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The places of the vertices at which paths begin."""
+        return tuple(
+            place for place, vertex in enumerate(self.vertices[:-1]) if vertex.block is None and not vertex.terms
+        )
+
+    @property
+    def n(self) -> int:
+        """The number of these blocks."""
+        return len(self.blocks)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The exact number of paths of each length, from 0 to the longest."""
+        return self.counts_from(len(self.vertices) - 1)
+
+    @property
+    def paths(self) -> int:
+        """The exact number of paths."""
+        return sum(self.counts)
+
+    @property
+    def max_length(self) -> int:
+        """The length of the longest path, also of one that ends where nothing leads on."""
+        return self.degrees[-1]
+
+    def shift(self, vertex: Vertex, term: Term) -> int:
+        """By how much a term makes a path longer: 1 for branches that count."""
+        return int(term.kind == BRANCH and (self.counted is None or vertex.block in self.counted))
+
+    def counts_from(self, place: int) -> tuple[int, ...]:
+        """The exact number of ways from a vertex back to the start, by length."""
+        return self._counts[place]
+
+    def weighted_counts(self, weights: Sequence[float]) -> list[float]:
+        """The sum over all paths of each length of the product of their branches' weights."""
+        return list(self._polynomials(weights)[-1])
+
+    @cached_property
+    def _counts(self) -> list[tuple[int, ...]]:
+        return [tuple(int(number) for number in counts) for counts in self._polynomials(None)]
+
+    def _polynomials(self, weights: Sequence[float] | None) -> list[list[float]]:
+        polynomials: list[list[float]] = []
+        for vertex in self.vertices:
+            total: list[float] = [] if vertex.terms else [1]
+            for term in vertex.terms:
+                entered = term.kind == BRANCH and weights is not None and vertex.block is not None
+                weight = weights[vertex.block] if entered else 1  # type: ignore[index]
+                shift = self.shift(vertex, term)
+                for source in term.sources:
+                    _add_shifted(total, polynomials[source], shift, weight)
+            polynomials.append(total)
+        return polynomials
+
+    @cached_property
+    def degrees(self) -> list[int]:
+        """The length of the longest way from each vertex back, also of one that ends where nothing leads on."""
+        degrees: list[int] = []
+        for vertex in self.vertices:
+            degrees.append(
+                max(
+                    (
+                        self.shift(vertex, term) + max((degrees[source] for source in term.sources), default=0)
+                        for term in vertex.terms
+                    ),
+                    default=0,
+                )
+            )
+        return degrees
+
+    def edges(self, place: int) -> Iterator[tuple[Term, int]]:
+        """Ways on from a vertex, in the order of ranks: a term and one of its sources."""
+        for term in self.vertices[place].terms:
+            for source in term.sources:
+                yield term, source
+
+    def offsets(self, place: int) -> list[int]:
+        """For each edge of a vertex, how many paths from there come before those that take it."""
+        return self._offsets[place]
+
+    @cached_property
+    def _offsets(self) -> list[list[int]]:
+        numbers = [sum(counts) for counts in self._counts]
+        offsets = []
+        for place in range(len(self.vertices)):
+            before, own = 0, []
+            for _, source in self.edges(place):
+                own.append(before)
+                before += numbers[source]
+            offsets.append(own)
+        return offsets
+
+    def walk(self, rank: int) -> list[tuple[int, Term, int]]:
+        """A path by its rank: the vertices that it leaves, by which term, to which vertex, output first.
+
+        Example:
+            >>> chain = chain_graph(3)
+            >>> [chain.vertices[place].block for place, term, _ in chain.walk(5) if term.kind == BRANCH]
+            [2, 0]
+        """
+        if not 0 <= rank < self.paths:
+            raise IndexError(f"expected the rank of a path, from 0 to {self.paths - 1}, got {rank}")
+        place, steps = len(self.vertices) - 1, []
+        while self.vertices[place].terms:
+            offsets = self.offsets(place)
+            choice = bisect_right(offsets, rank) - 1
+            term, source = list(self.edges(place))[choice]
+            rank -= offsets[choice]
+            steps.append((place, term, source))
+            place = source
+        return steps
+
+
+def chain_graph(n: int) -> PathGraph:
+    """The graph of a chain of n blocks.
+
+    Example:
+        >>> chain_graph(4).counts
+        (1, 4, 6, 4, 1)
+    """
+    vertices = [Vertex(None, ())]
+    for block in range(n):
+        vertices.append(Vertex(block, (Term(SHORTCUT, (block,)), Term(BRANCH, (block,)))))
+    return PathGraph((*vertices, Vertex(None, (Term(JOIN, (n,)),))))
+
+
+def _add_shifted(total: list[float], added: Sequence[float], shift: int, weight: float) -> None:
+    total.extend([0] * (len(added) + shift - len(total)))
+    for length, number in enumerate(added):
+        total[length + shift] += number * weight
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """A path graph with the nodes of the program that its vertices stand for.
+
+    Attributes:
+        graph: the graph.
+        nodes: the node of each vertex.
+        live: the nodes whose values depend differentiably on a start (or on a sum, where everything counts).
+        is_chain: whether it is a chain of all blocks from the start on, and each state between two of them is its
+            block's entry alone: paths can then be followed entry by entry.
+    """
+
+    graph: PathGraph
+    nodes: tuple[fx.Node, ...]
+    live: frozenset[fx.Node]
+    is_chain: bool
+
+
+def contract(
+    plan: Segments,
+    starts: Collection[fx.Node],
+    *,
+    through: Iterable[fx.Node] = (),
+    everything: bool = False,
+    counted: frozenset[int] | None = None,
+) -> Contraction:
+    """The contracted graph behind a program's output.
+
+    Args:
+        plan: the program cut at its blocks.
+        starts: the values at which paths begin.
+        through: further values that count as vertices, with a term that adds no length. Paths are then finer than the
+            definition's; what is summed over all paths of a length stays the same.
+        everything: keep sums that do not depend on a start (parameters behind them are still of interest).
+        counted: the blocks whose branches count for the length; None: all.
+
+    Cost: linear in the number of nodes, with a bit mask of all vertices at each.
+    """
+    masks, wanted = _masks(plan, set(starts), set(through), everything)
+    return _Reader(plan, masks, wanted, counted).read(starts)
+
+
+def path_graph(net: UnrolledNetwork, wrt: int | None = None) -> PathGraph:
+    """The graph of a network's paths to its (main) input, or to the entry of a block.
+
+    Example:
+        >>> import torchvision
+        >>> from resnet_paths.network import unroll
+        >>> net = unroll(torchvision.models.resnet18().eval())
+        >>> path_graph(net) == chain_graph(8)
+        True
+    """
+    return contract(net.segments, [start_node(net.segments, wrt)]).graph
+
+
+def start_node(plan: Segments, wrt: int | None) -> fx.Node:
+    """The node at which paths begin: the input along which most blocks stand, or a block's entry."""
+    if wrt is not None:
+        return plan.cuts[wrt].entry
+    assert plan.main is not None  # there are blocks
+    return plan.main
+
+
+def run_nodes(plan: Segments) -> list[fx.Node]:
+    """The nodes that an evaluation of all blocks computes, in order, the inputs and sums among them."""
+    pieces = [plan.stem, *plan.shortcuts, *plan.branches, *plan.joins]
+    needed = {node for piece in pieces if piece is not None for node, _, _ in piece.steps}
+    needed |= {cut.add for cut in plan.cuts} | set(plan.inputs.values())
+    return [node for node in plan.program.graph.nodes if node in needed]
+
+
+def _carries_gradient(node: fx.Node) -> bool:
+    if node.op not in ("call_function", "call_method"):
+        return node.op != "get_attr"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return not operations.asks_shape(node) and name.split(".")[0].strip("_") not in _WITHOUT_GRADIENT
+
+
+def _masks(
+    plan: Segments, starts: set[fx.Node], through: set[fx.Node], everything: bool
+) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
+    """For each node the vertices on which it depends directly, as bits (a vertex depends on itself alone).
+
+    Also, for each vertex, its place in the order of computation: the bit's position.
+    """
+    index_of = {cut.add: index for index, cut in enumerate(plan.cuts)}
+    masks: dict[fx.Node, int] = {}
+    places: dict[fx.Node, int] = {}
+    for node in run_nodes(plan):
+        index = index_of.get(node)
+        sources = data_arguments(node) if index is None else [plan.cuts[index].shortcut, *plan.cuts[index].branch]
+        mask = 0
+        if _carries_gradient(node):
+            for source in sources:
+                mask |= masks.get(source, 0)
+        cut_here = node in starts or (mask and (index is not None or node in through))
+        if cut_here or (everything and index is not None):
+            places[node] = len(places)
+            mask = 1 << places[node]
+        masks[node] = mask
+    return masks, places
+
+
+class _Reader:
+    """Reads the vertices behind the output off the masks."""
+
+    def __init__(
+        self, plan: Segments, masks: dict[fx.Node, int], places: dict[fx.Node, int], counted: frozenset[int] | None
+    ) -> None:
+        self.plan, self.masks, self.places, self.counted = plan, masks, places, counted
+        self.cut_of = {cut.add: (index, cut) for index, cut in enumerate(plan.cuts)}
+        self.nodes = list(places)
+
+    def read(self, starts: Collection[fx.Node]) -> Contraction:
+        output = self.plan.program.output
+        reached = self.masks.get(output, 0)
+        terms: dict[fx.Node, list[tuple[str, int]]] = {}
+        for place in reversed(range(len(self.nodes))):
+            if reached >> place & 1:
+                node = self.nodes[place]
+                terms[node] = [] if node in starts else self._terms(node)
+                for _, mask in terms[node]:
+                    reached |= mask
+        kept = [node for place, node in enumerate(self.nodes) if reached >> place & 1]
+        new = {self.places[node]: place for place, node in enumerate(kept)}
+        vertices = [
+            Vertex(
+                self.cut_of[node][0] if node in self.cut_of and node not in starts else None,
+                tuple(Term(kind, _bits(mask, new)) for kind, mask in terms[node]),
+            )
+            for node in kept
+        ]
+        vertices.append(Vertex(None, (Term(JOIN, _bits(self.masks.get(output, 0), new)),)))
+        graph = PathGraph(tuple(vertices), self.counted)
+        live = frozenset(node for node, mask in self.masks.items() if mask)
+        return Contraction(graph, (*kept, output), live, self._is_chain(graph, starts))
+
+    def _terms(self, node: fx.Node) -> list[tuple[str, int]]:
+        if node not in self.cut_of:
+            mask = 0
+            for source in data_arguments(node):
+                mask |= self.masks.get(source, 0)
+            return [(JOIN, mask)]
+        cut: Cut = self.cut_of[node][1]
+        branch = 0
+        for end in cut.branch:
+            branch |= self.masks.get(end, 0)
+        return [(SHORTCUT, self.masks.get(cut.shortcut, 0)), (BRANCH, branch)]
+
+    def _is_chain(self, graph: PathGraph, starts: Collection[fx.Node]) -> bool:
+        n = len(self.plan.cuts)
+        first = n - graph.n
+        if len(starts) != 1 or graph.blocks != tuple(range(first, n)) or len(graph.vertices) != graph.n + 2:
+            return False
+        if first and self.plan.cuts[first].entry not in starts:
+            return False
+        one_by_one = all(
+            term.sources == (place - 1,) for place, vertex in enumerate(graph.vertices[1:], 1) for term in vertex.terms
+        )
+        carried = (node for nodes in self.plan.carried[first:] for node in nodes)
+        return one_by_one and not any(self.masks.get(node, 0) for node in carried)
+
+
+def _bits(mask: int, new: dict[int, int]) -> tuple[int, ...]:
+    places = []
+    while mask:
+        low = mask & -mask
+        places.append(new[low.bit_length() - 1])
+        mask ^= low
+    return tuple(places)
