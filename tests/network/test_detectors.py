@@ -36,9 +36,7 @@ def ssdlite() -> nn.Module:
     ("make", "size", "blocks"),
     [(faster_rcnn, 96, RESNET18), (retinanet, 96, RESNET18), (ssdlite, 320, [f"features.{k}" for k in range(10)])],
 )
-def test_the_backbones_blocks_are_found_lesioned_and_dropped_in_the_detector(
-    make, size: int, blocks: list[str]
-) -> None:
+def test_blocks_are_found_lesioned_and_dropped_in_the_whole_detector(make, size: int, blocks: list[str]) -> None:
     torch.manual_seed(0)
     model, images = make().eval(), [torch.rand(3, size, size), torch.rand(3, size, size)]
     net = unroll(model, (images,))

@@ -116,3 +116,25 @@ def test_modules_that_could_not_be_looked_into_are_named() -> None:
         assert len(unroll(model, X)) == 7
         assert "not looked into" not in repr(unroll(model, X))
         assert "not looked into" not in repr(unroll(nn.Sequential(Block(), Block())))
+
+
+def test_arguments_that_tracing_takes_as_constants_send_to_the_recorder() -> None:
+    """A closed module is given None by the traced graph, and fails: that is not the user's error."""
+
+    class Closed(nn.Module):
+        def forward(self, mask: torch.Tensor) -> torch.Tensor:
+            return mask if float(mask.sum()) < 1e9 else -mask
+
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.closed, self.a = Closed(), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            return (x + self.a(x)) * self.closed(mask)
+
+    model = Optional().eval()
+    x, mask = torch.randn(2, 4), torch.rand(2, 4)
+    net = unroll(model, {"x": x, "mask": mask})
+    assert net.front_end == "record"
+    assert torch.equal(net({"x": x, "mask": mask * 2}), model(x, mask * 2))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..graph.errors import TraceError
+from ..graph.errors import TraceError, UnrollError
 from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..graph.trees import map_leaves
@@ -26,7 +26,7 @@ def verify(net: UnrolledNetwork, example: Any) -> None:
 
     Cost: two forward passes and two of forward and backward.
     """
-    difference = net.observe(example)
+    difference = _observed(net, example)
     parameter = next(net.model.parameters(), torch.empty(0))
     tolerance = TOLERANCE.get(parameter.dtype, 5e-2)
     if not difference <= tolerance:
@@ -42,6 +42,19 @@ def verify(net: UnrolledNetwork, example: Any) -> None:
             f"{what} differs by {apart:.3g} (relative); something in the model's forward stops or changes a gradient "
             "in a way that was not followed"
         )
+
+
+def _observed(net: UnrolledNetwork, example: Any) -> float:
+    """The difference of outputs; an operation that fails on the example shows that the graph is not the model's."""
+    try:
+        return net.observe(example)
+    except UnrollError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"the graph does not run on the example: {type(error).__name__}: {error} (were arguments with defaults "
+            "given that symbolic tracing takes as constants?)"
+        ) from error
 
 
 def gradient_difference(net: UnrolledNetwork, example: Any) -> tuple[str, float] | None:
