@@ -22,8 +22,8 @@ def pull_columns(tape: Tape, most: int, generator: torch.Generator) -> list[torc
     ``E sum_c |column_c|^2 = sum_{|P|=k} |g_P|^2``, and without error for the lengths whose C(n, k) paths are no more
     than `most`. The gradient of the loss at the output is scaled to one for each example.
 
-    Cost: at most ``most n (n + 1) / 2`` branch products, fewer where a length has fewer paths. Memory: three times
-    the columns.
+    Cost: at most ``most n (n + 1) / 2`` branch products, fewer where a length has fewer paths. Memory: twice the
+    columns.
     """
     scale = seed_norms(tape)
     seed = tape.seed / torch.where(scale > 0, scale, 1).view(-1, *[1] * (tape.seed.ndim - 1))
@@ -127,21 +127,32 @@ def _dealt(count: int, most: int) -> torch.Tensor:
 def _through_unit(
     tape: Tape, unit: Recorded, groups: list[torch.Tensor], most: int, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """The columns of each length at a unit's entry, from those at its exit."""
-    sizes = [len(group) for group in groups]
-    columns = torch.cat(groups)
-    groups.clear()
-    short, branch = _both_ways(tape, unit, columns)
-    del columns
-    by_shortcut, by_branch = short.split(sizes), branch.split(sizes)
-    grown = [[by_shortcut[0]], *([*pair] for pair in zip(by_shortcut[1:], by_branch, strict=False)), [by_branch[-1]]]
-    return merge_groups(grown, most, generator)
+    """The columns of each length at a unit's entry, from those at its exit (which are let go block by block).
+
+    As many lengths go together as one product takes rows: more would leave the cache, and be allocated anew each time.
+    """
+    room = tape.rows_at_once(unit.entry, unit.total)
+    groups.reverse()
+    grown: list[torch.Tensor] = []
+    longer: list[torch.Tensor] = []
+    while groups:
+        block = [groups.pop()]
+        while groups and sum(map(len, block)) + len(groups[-1]) <= room:
+            block.append(groups.pop())
+        sizes = [len(group) for group in block]
+        short, branch = _both_ways(tape, unit, torch.cat(block))
+        by_branch = branch.split(sizes)
+        before = [*longer, *by_branch[:-1]] if longer else [None, *by_branch[:-1]]
+        parts = zip(short.split(sizes), before, strict=True)
+        grown += merge_groups([[one] if other is None else [one, other] for one, other in parts], most, generator)
+        longer = [by_branch[-1]]
+    return [*grown, *longer]
 
 
 def _both_ways(tape: Tape, unit: Recorded, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    result = [unit.entry.new_empty((len(columns), *unit.entry.shape)) for _ in range(2)]
-    for part in tape.chunks(len(columns), unit.entry, unit.total):
+    short, branch = [], []
+    for part in reversed(tape.chunks(len(columns), unit.entry, unit.total)):
         (total,) = tape.through_join(unit, columns[part])
-        result[0][part] = tape.through_shortcut(unit, total)[0]
-        result[1][part] = tape.through_branch(unit, total)[0]
-    return result[0].detach(), result[1].detach()
+        short += tape.through_shortcut(unit, total)
+        branch += tape.through_branch(unit, total)
+    return torch.cat(short), torch.cat(branch)
