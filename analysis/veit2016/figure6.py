@@ -75,7 +75,7 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
     net = for_inference(unroll(model))
     x, target = data.x, data.labels
     sampled = effective_paths(sample_path_gradients(net, x, target, samples=samples))
-    energy = effective_paths(path_energy(net, x, target, draws=draws))
+    energy = effective_paths(path_energy(net, x, target, draws=draws, columns=16))
     split = gradient_by_length(net, x, target)
     save(plot_effective_paths(sampled)[0], HERE / f"figure6_{name}.png")
     save(plot_gradient_by_length(split), HERE / f"gradient_by_length_{name}.png")

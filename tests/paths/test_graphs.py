@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from references.graphs import CASES
 from references.linearised import linearised, logits_at_points
@@ -321,3 +323,55 @@ def test_predictors_of_damage_by_their_definitions(name: str) -> None:
     margin = (margin - contributions.contributions.mean(2))[3:]
     by_predictor = torch.from_numpy(predictors._contributions(net, x, target)["logit_contribution"])
     torch.testing.assert_close(by_predictor, margin, rtol=1e-10, atol=1e-12)
+
+
+class Drawn(torch.nn.Module):
+    """Blocks at any of the values so far, whose branches read others beside; a head that reads some of them."""
+
+    def __init__(self, entries: list[int], sides: list[set[int]], heads: set[int]) -> None:
+        super().__init__()
+        self.entries, self.sides, self.heads = entries, sides, sorted(heads)
+        self.stem = torch.nn.Linear(4, 4)
+        widths = [4 * (1 + len(side)) for side in sides]
+        self.branches = torch.nn.ModuleList(torch.nn.Linear(width, 4) for width in widths)
+        self.head = torch.nn.Linear(4 * len(heads), 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = [self.stem(x)]
+        for entry, side, branch in zip(self.entries, self.sides, self.branches, strict=True):
+            read = torch.cat([values[entry], *(values[other] for other in sorted(side))], 1)
+            values.append(values[entry] + torch.tanh(branch(read)))
+        return self.head(torch.cat([torch.tanh(values[place]) for place in self.heads], 1))
+
+    def counts(self) -> list[int]:
+        """The number of paths by length."""
+        ways = [[1] + [0] * len(self.entries)]
+        for entry, side in zip(self.entries, self.sides, strict=True):
+            by_branch = [sum(ways[other][length] for other in {entry, *side}) for length in range(len(self.entries))]
+            ways.append([a + b for a, b in zip(ways[entry], [0, *by_branch], strict=True)])
+        return [sum(ways[place][length] for place in self.heads) for length in range(len(self.entries) + 1)]
+
+
+@st.composite
+def drawn_networks(draw: st.DrawFn) -> Drawn:
+    entries = [draw(st.integers(0, place)) for place in range(draw(st.integers(1, 5)))]
+    sides = [draw(st.sets(st.integers(0, place), max_size=2)) - {entry} for place, entry in enumerate(entries)]
+    heads = draw(st.sets(st.integers(0, len(entries)), min_size=1, max_size=3)) | {len(entries)}
+    return Drawn(entries, sides, heads)
+
+
+@given(drawn_networks())
+@settings(max_examples=15, deadline=None)
+def test_any_graph(model: Drawn) -> None:
+    net = unroll(model.double().eval())
+    x, target = torch.randn(2, 4, dtype=torch.float64), torch.tensor([0, 2])
+    counts = list(path_graph(net).counts)
+    assert counts + [0] * (len(model.entries) + 1 - len(counts)) == model.counts()
+    leaf = x.clone().requires_grad_()
+    split = gradient_by_length(net, x, target)
+    close(split.gradient, gradients_by_length(net, leaf, leaf, loss_of(target), len(net))[0])
+    every = enumerate_path_gradients(net, x, target, keep_gradients=True)
+    assert every.gradient is not None
+    for length, gradient in enumerate(split.gradient):
+        torch.testing.assert_close(every.gradient[every.lengths == length].sum(0), gradient, rtol=1e-10, atol=1e-12)
+    assert logits_by_length(net, x).residual < 1e-12

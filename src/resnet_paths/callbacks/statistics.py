@@ -15,7 +15,7 @@ from ..paths import effective_paths, gradient_by_length, path_energy
 
 Loss = Any
 
-_COLUMNS = 4  # of path_energy: a few are enough for a mean length, and cost a quarter of its default
+_COLUMNS = 4  # of path_energy: a few are enough for a mean length
 
 
 @shown

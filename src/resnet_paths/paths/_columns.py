@@ -13,6 +13,8 @@ import torch
 from ._graph_tape import GraphTape
 from ._tape import Recorded, Tape
 
+MERGE_BYTES = 64 * 2**20  # of columns that are merged together: beyond that nothing is gained
+
 
 def pull_columns(tape: Tape, most: int, generator: torch.Generator) -> list[torch.Tensor]:
     """Columns at the first recorded unit's entry, for each length (columns, batch, ...).
@@ -47,7 +49,7 @@ def pull_graph_columns(tape: GraphTape, most: int, generator: torch.Generator) -
         if arrived is None:
             continue
         lengths = sorted(arrived)
-        groups = [merge_columns(torch.cat(arrived.pop(length)), most, generator) for length in lengths]
+        groups = merge_groups([arrived.pop(length) for length in lengths], most, generator)
         if not graph.vertices[place].terms:
             by_length = dict(zip(lengths, groups, strict=True))
             return [by_length.get(length) for length in range(len(graph.counts))]
@@ -67,23 +69,47 @@ def seed_norms(tape: Tape | GraphTape) -> torch.Tensor:
 
 
 def merge_columns(columns: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
-    """At most `most` columns (m, batch, ...) whose ``A A'`` is that of the given ones in expectation.
+    """At most `most` columns (..., m, batch, values) whose ``A A'`` is that of the given ones in expectation.
 
     With ``A'A = V L V'`` for each example the columns of A V are orthogonal and ``(A V)(A V)' = A A'``. The largest
     half of `most` stay; the others are dealt, largest first, forth and back, to as many groups as places are left,
     and each group is summed with independent random signs: orthogonal columns leave its trace exact, and its
     other entries right in expectation.
     """
-    count = len(columns)
+    count = columns.shape[-3]
     if count <= most:
         return columns
-    flat = columns.flatten(2).transpose(0, 1)
-    gram = (flat @ flat.transpose(1, 2)).cpu().double()
-    axes = torch.linalg.eigh(gram).eigenvectors.flip(2)
-    coins = torch.randint(0, 2, (len(axes), 1, count), generator=generator)
+    flat = columns.transpose(-3, -2)
+    gram = (flat @ flat.transpose(-1, -2)).cpu().double()
+    axes = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    coins = torch.randint(0, 2, (*axes.shape[:-2], 1, count), generator=generator)
     weights = (axes * (2 * coins - 1)) @ _dealt(count, most)
-    merged = torch.einsum("bmc,bmd->cbd", weights.to(flat), flat)
-    return merged.reshape(most, *columns.shape[1:])
+    return (weights.transpose(-1, -2).to(flat) @ flat).transpose(-3, -2)
+
+
+def merge_groups(groups: list[list[torch.Tensor]], most: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """For each length its parts (columns, batch, ...) side by side, merged to at most `most` columns.
+
+    Lengths with the same number of columns, as most have, are merged together: one by one, the small products and
+    decompositions of deep networks cost more than the convolutions.
+    """
+    merged: list[torch.Tensor | None] = [None] * len(groups)
+    by_count: dict[int, list[int]] = {}
+    for length, parts in enumerate(groups):
+        count = sum(map(len, parts))
+        if count > most:
+            by_count.setdefault(count, []).append(length)
+        else:
+            merged[length] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    for count, lengths in by_count.items():
+        example = groups[lengths[0]][0]
+        room = max(1, MERGE_BYTES // (count * example[0].numel() * example.element_size()))
+        for begin in range(0, len(lengths), room):
+            some = lengths[begin : begin + room]
+            stacked = torch.stack([torch.cat(groups[length]) for length in some])
+            for length, columns in zip(some, merge_columns(stacked.flatten(3), most, generator), strict=True):
+                merged[length] = columns.reshape(most, *example.shape[1:])
+    return [columns for columns in merged if columns is not None]
 
 
 def _dealt(count: int, most: int) -> torch.Tensor:
@@ -101,16 +127,26 @@ def _dealt(count: int, most: int) -> torch.Tensor:
 def _through_unit(
     tape: Tape, unit: Recorded, groups: list[torch.Tensor], most: int, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """The columns of each length at a unit's entry, from those at its exit (which are let go one by one)."""
-    grown: list[torch.Tensor] = []
-    longer: torch.Tensor | None = None
+    """The columns of each length at a unit's entry, from those at its exit (which are let go block by block).
+
+    As many lengths go together as one product takes rows: more would leave the cache, and be allocated anew each time.
+    """
+    room = tape.rows_at_once(unit.entry, unit.total)
     groups.reverse()
+    grown: list[torch.Tensor] = []
+    longer: list[torch.Tensor] = []
     while groups:
-        short, branch = _both_ways(tape, unit, groups.pop())
-        grown.append(merge_columns(short if longer is None else torch.cat([short, longer]), most, generator))
-        longer = branch
-    assert longer is not None
-    return [*grown, longer]
+        block = [groups.pop()]
+        while groups and sum(map(len, block)) + len(groups[-1]) <= room:
+            block.append(groups.pop())
+        sizes = [len(group) for group in block]
+        short, branch = _both_ways(tape, unit, torch.cat(block))
+        by_branch = branch.split(sizes)
+        before = [*longer, *by_branch[:-1]] if longer else [None, *by_branch[:-1]]
+        parts = zip(short.split(sizes), before, strict=True)
+        grown += merge_groups([[one] if other is None else [one, other] for one, other in parts], most, generator)
+        longer = [by_branch[-1]]
+    return [*grown, *longer]
 
 
 def _both_ways(tape: Tape, unit: Recorded, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

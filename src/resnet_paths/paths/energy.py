@@ -89,8 +89,8 @@ def path_energy(
     x: Any,
     target: Any,
     *,
-    draws: int = 8,
-    columns: int = 16,
+    draws: int | None = None,
+    columns: int = 4,
     rtol: float | None = None,
     confidence: float = 0.95,
     wrt: UnitRef = "input",
@@ -115,8 +115,12 @@ def path_energy(
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
         draws: independent estimates, at least 2; at most so many where `rtol` is given, and 2 where all is exact.
+            None: 2, or 64 where `rtol` is given. Intervals of 2 draws are wide; take more of them for these.
         columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
-            it. One column is plain random signs, drawn anew for each unit and length.
+            it. One column is plain random signs, drawn anew for each unit and length. Four, because the standard error
+            of one draw (mean over 4 images, median over lengths) was 43, 26 and 16 % with 2, 4 and 8 columns for a
+            trained ResNet-56, and 2.1, 1.1 and 0.7 % for a random ResNet-20, at 1.3, 2.2 and 3.9 (2.0, 3.3 and 6.0)
+            times the cost of the exact split.
         rtol: stop as soon as the standard error of the batch's mean energy is at most this share of it for
             every length (checked from 8 draws on).
         confidence: level of the interval.
@@ -132,7 +136,8 @@ def path_energy(
     Raises:
         ValueError: too few draws or columns, a confidence outside (0, 1), or as :func:`gradient_by_length`.
 
-    Cost: one forward pass, and a draw at most ``columns n(n+1)/2`` branch products for all lengths together.
+    Cost: one forward pass, and a draw at most ``columns n(n+1)/2`` branch products for all lengths together, by default
+    the products of eight exact splits.
     Memory: ``2 columns (n+1)`` times the largest entry; take a smaller batch where that is too much.
 
     Source: the estimator is ours; compare Hutchinson (1990) for random signs.
@@ -145,6 +150,8 @@ def path_energy(
         >>> energy.energy.shape, bool((energy.low <= energy.energy).all())
         (torch.Size([9, 2]), True)
     """
+    if draws is None:
+        draws = 2 if rtol is None else 64
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
     if columns < 1:
