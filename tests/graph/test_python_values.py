@@ -1,7 +1,6 @@
 """Python values that a forward reads: what a graph holds for good is compared, chance is refused."""
 
 import random
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -98,13 +97,11 @@ def test_what_the_forward_does_not_read_or_counts_itself_may_change(follow: Call
     assert model.blocks[0].calls == 1
 
 
-def test_the_comparison_costs_microseconds() -> None:
+def test_few_values_are_compared() -> None:
+    """The comparison runs at each evaluation: a few values per module that decides by them, none per operation."""
     program = trace(resnet50().eval())
-    start = time.perf_counter()
-    for _ in range(1000):
-        program.check_unchanged()
-    assert time.perf_counter() - start < 0.2  # 200 microseconds beside a forward of 50 milliseconds; measured: 2
-    assert len(program.baked) >= 12
+    program.check_unchanged()
+    assert 12 <= len(program.baked) <= 3 * 16 + 8
 
 
 # chance

@@ -90,7 +90,7 @@ def check_unchanged(baked: tuple[Baked, ...]) -> None:
     Raises:
         UnrollError: one has changed.
 
-    Cost: 0.1 microseconds a value.
+    Cost: one comparison per value.
     """
     for module, name, value, path in baked:
         now = getattr(module, name, _GONE)

@@ -14,7 +14,7 @@ from .compile_node import Step, Values, step_of
 from .dataflow import ancestors
 from .fused_convolution import fused_convolution
 from .overwrite import NEW_OUTPUT, is_plain_relu, unwatched
-from .pieces import gated_sum
+from .pieces import Piece, gated_sum
 from .program import Program
 
 
@@ -65,7 +65,9 @@ class Whole:
         self.known = not program.opaque
         self._modules = tuple(program.model.modules())
         run = [node for node in program.graph.nodes if node in needed and node.op not in ("placeholder", "output")]
-        self._steps = tuple(_steps(run, program, frozenset([self._input, self._output])))
+        given, gives = frozenset([self._input]), frozenset([self._output])
+        steps = tuple((node, step, tuple(done)) for node, step, done in _steps(run, program, given | gives))
+        self._piece = Piece(steps, given, gives)
 
     def runs(self) -> bool:
         """Whether it may be used now: no autograd, and no hooks, which could keep what is overwritten."""
@@ -80,10 +82,7 @@ class Whole:
         if not self.runs():
             raise RuntimeError("expected no autograd and no hooks, as values are overwritten; run the model itself")
         values: Values = {self._input: x}
-        for node, step, done in self._steps:
-            values[node] = step(values)
-            for old in done:
-                del values[old]
+        self._piece.run(values)
         output: torch.Tensor = values[self._output]
         return output
 

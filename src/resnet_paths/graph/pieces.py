@@ -16,7 +16,7 @@ as they are when they run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,31 @@ class Piece:
             values[node] = step(values)
             for old in done:
                 del values[old]
+
+    @staticmethod
+    def of(nodes: Sequence[fx.Node], program: Program, pinned: frozenset[fx.Node], gives: frozenset[fx.Node]) -> Piece:
+        """The piece that runs some nodes, in program order.
+
+        Args:
+            nodes: what to run, in order.
+            program: the graph.
+            pinned: nodes whose values nothing may write over.
+            gives: the nodes whose values are kept.
+        """
+        members = set(nodes)
+        last: dict[fx.Node, int] = {}
+        for position, node in enumerate(nodes):
+            for source in (*node.all_input_nodes, node):
+                if source in members and source not in gives:
+                    last[source] = position
+        done: list[list[fx.Node]] = [[] for _ in nodes]
+        for node, position in last.items():
+            done[position].append(node)
+        steps = tuple(
+            (node, step_of(node, program, pinned), tuple(freed)) for node, freed in zip(nodes, done, strict=True)
+        )
+        reads = {source for node in nodes for source in node.all_input_nodes} - members
+        return Piece(steps, frozenset(reads), gives)
 
     def run_what_can(self, values: Values) -> None:
         """Compute the nodes whose arguments are there: others are needed only by blocks that are skipped."""
@@ -210,21 +235,7 @@ class Segments:
             ]
 
     def _piece(self, nodes: list[fx.Node], gives: frozenset[fx.Node], pinned: frozenset[fx.Node]) -> Piece:
-        run = self._with_constants(nodes, gives)
-        members = set(run)
-        last: dict[fx.Node, int] = {}
-        for position, node in enumerate(run):
-            for source in (*node.all_input_nodes, node):
-                if source in members and source not in gives:
-                    last[source] = position
-        done: list[list[fx.Node]] = [[] for _ in run]
-        for node, position in last.items():
-            done[position].append(node)
-        steps = tuple(
-            (node, step_of(node, self.program, pinned), tuple(done[position])) for position, node in enumerate(run)
-        )
-        reads = {source for node in run for source in node.all_input_nodes} - members
-        return Piece(steps, frozenset(reads), gives)
+        return Piece.of(self._with_constants(nodes, gives), self.program, pinned, gives)
 
     def _with_constants(self, nodes: list[fx.Node], gives: frozenset[fx.Node]) -> list[fx.Node]:
         read = {source for node in nodes for source in node.all_input_nodes} | gives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import fx, nn
 
 from ..graph.blocks import Refusal
-from ..graph.compile_node import Step, Values, step_of
+from ..graph.compile_node import Values
 from ..graph.dataflow import DataFlow, ancestors
 from ..graph.errors import NoUnitsError
 from ..graph.inputs import bind
+from ..graph.pieces import Piece
 from ..graph.prefix_tree import shared_walk
 from ..graph.preserve import preserved
 from ..graph.program import ModuleCall, Program, first_node
@@ -39,11 +40,12 @@ class _Layer:
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """Up to a layer's end: what runs in any case, and what runs only if the layer is kept."""
+    """Up to a layer's end: what runs in any case, the layer, and the values that nothing needs after it."""
 
-    nodes: tuple[tuple[fx.Node, Step, bool], ...]
+    before: Piece
+    inside: Piece
     done: frozenset[fx.Node]
-    layer: _Layer | None = field(default=None)
+    layer: _Layer | None = None
 
 
 class PlainNetwork:
@@ -241,9 +243,13 @@ def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
         stop = len(order) if layer is None else order[layer.exit]
         mine = [node for node in nodes if start < order[node] <= stop]
         inside = layer.inside if layer is not None else frozenset()
-        steps = tuple((node, step_of(node, program, pinned), node in inside) for node in mine)
+        pieces = (
+            Piece.of([node for node in mine if (node in inside) is kept], program, pinned, pinned)
+            for kept in (False, True)
+        )
         done = frozenset(node for node in needed if start < last[node] <= stop and node is not program.output)
-        segments.append(_Segment(steps, done, layer))
+        before, within = pieces
+        segments.append(_Segment(before, within, done, layer))
         start = stop
     return segments
 
@@ -251,9 +257,9 @@ def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
 def _run(segment: _Segment, values: Values, gate: float) -> Values:
     """A copy of the values with those of a segment added and those that nothing needs any more let go."""
     values = dict(values)
-    for node, step, inside in segment.nodes:
-        if not inside or gate != 0.0:
-            values[node] = step(values)
+    segment.before.run(values)
+    if gate != 0.0:
+        segment.inside.run(values)
     if segment.layer is not None and gate != 1.0:
         before = values[segment.layer.entry]
         after = values.get(segment.layer.exit)
@@ -272,10 +278,9 @@ def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
     found: dict[fx.Node, tuple[int, ...]] = {}
     values = bind(_inputs(program), example)
     pinned, needed = frozenset(program.graph.nodes), ancestors(program.output)
+    run = [node for node in program.graph.nodes if node in needed and node not in values]
     with preserved(program.model), torch.no_grad():
-        for node in program.graph.nodes:
-            if node in needed and node not in values:
-                values[node] = step_of(node, program, pinned)(values)
+        Piece.of(run, program, pinned, pinned).run(values)
     for node, value in values.items():
         if isinstance(value, torch.Tensor):
             found[node] = tuple(value.shape[1:])

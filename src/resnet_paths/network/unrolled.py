@@ -30,6 +30,7 @@ from .unit import Unit, UnitRef, resolve, resolve_all
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 Output = str | int | tuple[int | str, ...] | None
+Shapes = tuple[tuple[int, ...], ...]
 Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -85,7 +86,7 @@ class UnrolledNetwork:
         self._front_end, self.overwrites = front_end, overwrite
         self._example = example
         self._plans: dict[tuple[bool, ...], Segments] = {}
-        self._held: set[tuple[tuple[int, ...], ...]] = set()  # shapes for which a recording is known to hold
+        self._held: set[Shapes] = set()  # shapes for which a recording is known to hold
         program = front_end()
         cuts, self.refusals = self._plan(program)
         self.front_end = program.front_end
@@ -171,13 +172,25 @@ class UnrolledNetwork:
         Args:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
+        plan, values = self.bind(x)
+        if self.front_end == "record":
+            self._check_recorded(x, values)
+        return self._begin(plan, values)
+
+    def bind(self, x: Any) -> tuple[Segments, Values]:
+        """The graph in the model's present mode, and an input as values of its placeholders.
+
+        Raises:
+            UnrollError: an input is missing, an argument has another value than the graph was made for, or a Python
+                value of the model that the graph holds as a constant has changed.
+        """
         plan = self.segments
         plan.program.check_unchanged()
         x = named(self.model, plan.inputs, x)
         check_constants(self.model, plan.program.placeholders, x, self._example)
-        values = bind(plan.inputs, x)
-        if self.front_end == "record":
-            self._check_recorded(x, values)
+        return plan, bind(plan.inputs, x)
+
+    def _begin(self, plan: Segments, values: Values) -> State:
         plan.stem.run(values)
         return self._state(0, values, plan)
 
@@ -326,25 +339,22 @@ class UnrolledNetwork:
         Raises:
             UnrollError: the recorded operations do not hold for inputs of this shape.
         """
-        tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
-        shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
-        if shapes in self._held or any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+        shapes = _shapes(values)
+        if shapes in self._held or any(map(torch._C._functorch.is_functorch_wrapped_tensor, _tensors(values))):
             return
+        if self._held:  # the first shape is the example's own
+            self._compare(x, shapes, TOLERANCE.get(_tensors(values)[0].dtype, 5e-2))
         self._held.add(shapes)
-        if len(self._held) == 1:  # the example's own
-            return
-        units, reason = self._units, ""
+
+    def _compare(self, x: Any, shapes: Shapes, tolerance: float) -> None:
         try:
-            if not (difference := self.observe(x)) <= TOLERANCE.get(tensors[0].dtype, 5e-2):
-                reason = f"it differs from the model by {difference:.3g}"
+            difference, _ = self._difference(x)
+            reason = "" if difference <= tolerance else f"it differs from the model by {difference:.3g}"
         except UnrollError:
             raise
         except RuntimeError as error:
             reason = str(error)
-        finally:
-            self._units = units
         if reason:
-            self._held.discard(shapes)
             raise UnrollError(
                 f"expected inputs shaped as the example on which the model was recorded, got {list(shapes)} (without "
                 f"the batch), for which the recording does not hold: {reason}; unroll the model again with an example "
@@ -362,18 +372,33 @@ class UnrolledNetwork:
             The largest difference between the two outputs, relative to the largest finite entry; equal infinities
             differ by nothing, and NaN does not differ from NaN.
         """
+        difference, entry_shapes = self._difference(example)
+        self._held.add(_shapes(self.bind(example)[1]))
+        self._units = describe_units(self.segments, entry_shapes)
+        return difference
+
+    def _difference(self, x: Any) -> tuple[float, list[tuple[int, ...]]]:
+        """How far the network is from the model on an input, and the shapes at the blocks' entries; notes nothing."""
         with preserved(self.model), torch.no_grad():
-            state = self.stem(example)
-            shapes = [tuple(state.value.shape[1:])]
+            state = self._begin(*self.bind(x))
+            entry_shapes = [tuple(state.value.shape[1:])]
             while state.index < len(self):
                 state = self.step(state)
-                shapes.append(tuple(state.value.shape[1:]))
+                entry_shapes.append(tuple(state.value.shape[1:]))
         with preserved(self.model), torch.no_grad():
-            expected = self.followed(call_model(self.model, example))
-        self._units = describe_units(self.segments, shapes)
+            expected = self.followed(call_model(self.model, x))
         if state.value.shape != expected.shape:
-            return float("inf")
-        return relative_difference(state.value, expected)
+            return float("inf"), entry_shapes
+        return relative_difference(state.value, expected), entry_shapes
+
+
+def _tensors(values: Values) -> list[torch.Tensor]:
+    return [value for value in values.values() if isinstance(value, torch.Tensor)]
+
+
+def _shapes(values: Values) -> Shapes:
+    """The shapes of an input's tensors, without the batch."""
+    return tuple(tuple(tensor.shape[1:]) for tensor in _tensors(values))
 
 
 def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:

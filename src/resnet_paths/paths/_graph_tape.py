@@ -16,7 +16,6 @@ import torch
 from torch import fx
 
 from ..graph.compile_node import Step, Values, step_of
-from ..graph.inputs import bind, named
 from ..graph.pieces import Segments
 from ..graph.preserve import preserved
 from ..network import UnitRef, UnrolledNetwork
@@ -206,12 +205,12 @@ def evaluate(net: UnrolledNetwork, x: Any, mark: Callable[..., Any]) -> Values:
 
     For a sum `mark` is also given its shortcut and its branch.
     """
-    plan = net.segments
+    plan, inputs = net.bind(x)
     if net.front_end == "record":
         with torch.no_grad():
             net.stem(x)  # refuses inputs for which the recording does not hold
     values: Values = {}
-    for node, value in bind(plan.inputs, named(net.model, plan.inputs, x)).items():
+    for node, value in inputs.items():
         values[node] = mark(node, value)
     for node, step in steps(plan):
         if isinstance(step, int):
