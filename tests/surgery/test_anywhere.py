@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from damage import gated, size
-from resnet_paths.network import unroll
+from resnet_paths.graph.recording import record
+from resnet_paths.graph.tracing import trace
+from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 
@@ -144,3 +146,39 @@ def test_a_custom_backward_and_a_region_stay() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         branch = cast.f(y) @ cast.b.weight
     assert torch.equal(drop_blocks(cast, ["a"])(y), y + branch.float())
+
+
+class AddsInto(nn.Module):
+    """The model's forward writes over what a block gives, after a tap of what the block was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        class Block(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.f = nn.Linear(4, 4)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x + self.f(x)
+
+        self.stem, self.block, self.g = nn.Linear(4, 4), Block(), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tap = self.stem(x)
+        y = self.block(tap)
+        y += torch.tanh(self.g(y))
+        return torch.cat([y, tap], 1)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_dropped_blocks_input_is_not_written_over_by_the_forward_around_it(recorded: bool) -> None:
+    torch.manual_seed(0)
+    model, x = AddsInto().eval().double(), torch.randn(3, 4, dtype=torch.float64)
+    follow = (lambda: record(model, x)) if recorded else (lambda: trace(model))
+    net = UnrolledNetwork(model, follow, x)
+    with torch.no_grad():
+        expected = net(x, [0.0, 1.0])
+        assert torch.equal(drop_blocks(net, [0])(x), expected)
+        with lesioned(net, [0]):
+            assert torch.equal(model(x), expected)

@@ -200,6 +200,7 @@ class _Recorder(Regions):
         else:
             copy = self.add("call_function", torch.clone, (args[0],))
             node = self.add("call_function", func, (copy, *args[1:]), kwargs)
+        self.known[id(target)].meta["overwritten_by"] = node
         self._keep(target, node)
 
     def custom(self, function: Any, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -157,10 +157,19 @@ class _Writer:
         module = self.plan.program.model.get_submodule(str(shortcut.target))
         return isinstance(module, NEW_OUTPUT) and not module._forward_hooks
 
+    def _is_overwritten_outside(self, add: fx.Node) -> bool:
+        """Whether a forward that is not rewritten writes over a dropped sum, whose shortcut others may read."""
+        writer = add.meta.get("overwritten_by")
+        if add not in self.plan.stand_ins or writer is None or self._is_fresh(add):
+            return False
+        return self.plan.site not in call_of(writer).ancestors()
+
     def _operation(self, node: fx.Node) -> None:
         instead = self.plan.stand_ins.get(node) or past_hooks(node, self.plan.site)
         if instead is not None:
             self.new[node] = self.new[instead]
+            if self._is_overwritten_outside(node):
+                self.new[node] = self.graph.call_function(torch.clone, (self.new[node],))
         elif node.op == "get_attr":
             self.new[node] = self.graph.get_attr(self._attribute(str(node.target)))
         else:

@@ -161,6 +161,7 @@ class _Tracer(fx.Tracer):
         node = self._add(kind, target, args, kwargs, name, type_expr)
         if changed is not None:
             self._replaced[changed] = node
+            changed.meta["overwritten_by"] = node
             self._views.written(changed)
         return node
 
