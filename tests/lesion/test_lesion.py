@@ -16,7 +16,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import METRICS, evaluate_gates, interval, metric_named, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.network import UnrollError, unroll
+from resnet_paths.network import NoUnitsError, UnrollError, unroll
 from resnet_paths.surgery import drop_blocks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
@@ -195,19 +195,17 @@ class Scaled(torch.nn.Module):
         return x / 2
 
 
-def test_a_model_without_parameters_can_be_lesioned() -> None:
+def test_branches_without_weights_are_no_blocks() -> None:
     class Bare(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = Scaled(), Scaled()
+            self.first = Scaled()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = x + self.first(x)
-            x = x + self.second(x)
-            return x.flatten(1)[:, :10]
+            return x + self.first(x)
 
-    found = single_deletions(unroll(Bare().eval()), random_images(), metric=lambda logits, labels, whole: logits[:, 0])
-    assert found.values == pytest.approx([found.whole / 1.5] * 2, rel=1e-6)
+    with pytest.raises(NoUnitsError, match="no layer with weights"):
+        unroll(Bare().eval())
 
 
 @given(st.lists(st.floats(-9, 9), min_size=2, max_size=30), st.floats(0.5, 0.99))

@@ -43,6 +43,7 @@ def for_inference(
 
     Example:
         >>> import torch, torchvision
+        >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18().eval())
         >>> fast = for_inference(net)
         >>> x = torch.randn(2, 3, 32, 32)

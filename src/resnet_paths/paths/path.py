@@ -132,7 +132,7 @@ def paths(network: int | UnrolledNetwork, length: int | None = None) -> Paths:
     Example:
         >>> every = paths(3)
         >>> len(every), every[5]
-        (8, Path(units=(0, 2), n=3))
+        (8, Path(units=(0, 2), n=3, passed=None))
         >>> [path.units for path in every.by_length(2)]
         [(0, 1), (0, 2), (1, 2)]
         >>> paths(500).count == 2**500, next(iter(paths(500, 250))).length
