@@ -9,7 +9,7 @@ ancestors of a graph of thousands of nodes take milliseconds, and "is x behind y
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import fx
 
@@ -117,25 +117,23 @@ def data_arguments(node: fx.Node) -> list[fx.Node]:
     return list(node.all_input_nodes)
 
 
-def ancestors(*nodes: fx.Node) -> set[fx.Node]:
-    """Nodes and all that their values are computed from."""
+def reachable(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    """Nodes and all that one comes to from them, one step being what `following` gives for a node."""
     reached: set[fx.Node] = set()
     todo = list(nodes)
     while todo:
         node = todo.pop()
         if node not in reached:
             reached.add(node)
-            todo.extend(node.all_input_nodes)
+            todo.extend(following(node))
     return reached
+
+
+def ancestors(*nodes: fx.Node) -> set[fx.Node]:
+    """Nodes and all that their values are computed from."""
+    return reachable(nodes, lambda node: node.all_input_nodes)
 
 
 def descendants(*nodes: fx.Node) -> set[fx.Node]:
     """Nodes and all that is computed from their values."""
-    reached: set[fx.Node] = set()
-    todo = list(nodes)
-    while todo:
-        node = todo.pop()
-        if node not in reached:
-            reached.add(node)
-            todo.extend(node.users)
-    return reached
+    return reachable(nodes, lambda node: node.users)

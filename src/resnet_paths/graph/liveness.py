@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from .blocks import Cut
+from .dataflow import reachable
 
 SHORTCUT, BRANCH = "shortcut", "branch"
 Vertex = fx.Node | tuple[str, int]
@@ -37,7 +38,7 @@ class Liveness:
         self._graph, self._cuts = graph, cuts
         self._index = {cut.add: index for index, cut in enumerate(cuts)}
         self._outputs = set(outputs)
-        self.needed = self._needed()
+        self.needed = reachable(self._outputs, self.inputs)
         self._above: dict[Vertex, Vertex | None] = {}
         self._depth: dict[Vertex | None, int] = {None: 0}
         readers = self._readers()
@@ -55,16 +56,6 @@ class Liveness:
             return list(node.all_input_nodes)
         cut = self._cuts[index]
         return list(dict.fromkeys([cut.shortcut, *cut.branch]))
-
-    def _needed(self) -> set[fx.Node]:
-        needed: set[fx.Node] = set()
-        todo = list(self._outputs)
-        while todo:
-            node = todo.pop()
-            if node not in needed:
-                needed.add(node)
-                todo.extend(self.inputs(node))
-        return needed
 
     def _readers(self) -> dict[fx.Node, list[Vertex]]:
         readers: dict[fx.Node, list[Vertex]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx
 
 from .blocks import Cut
+from .dataflow import reachable
 from .program import Program, call_of
 
 StandIns = Mapping[fx.Node, fx.Node]
@@ -64,14 +65,7 @@ def needed_nodes(program: Program, cuts: Iterable[Cut] = ()) -> set[fx.Node]:
 
 def _behind(nodes: Iterable[fx.Node], stand_ins: StandIns) -> set[fx.Node]:
     """The nodes, and all that they are computed from."""
-    behind: set[fx.Node] = set()
-    todo = list(nodes)
-    while todo:
-        node = todo.pop()
-        if node not in behind:
-            behind.add(node)
-            todo.extend(inputs_of(node, stand_ins))
-    return behind
+    return reachable(nodes, lambda node: inputs_of(node, stand_ins))
 
 
 def left_without(cut: Cut, needed: set[fx.Node], returned: set[fx.Node]) -> set[fx.Node]:

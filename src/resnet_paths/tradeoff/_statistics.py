@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from ..graph.dataflow import descendants
 from ..graph.private_copy import private_copy
 from ..network import UnitRef, UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
@@ -17,8 +18,8 @@ def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
     Norms inside a module that the graph does not enter are not listed: they may be reached.
     """
     units, segments = net.indices(list(dropped)), net.segments
-    reached = _behind([segments.cuts[index].add for index in units])
-    gone = {node for index in units for node, *_ in segments.branches[index].steps}
+    reached = descendants(*(segments.cuts[index].add for index in units))
+    gone = set().union(*(segments.kept.only_for_branch(index) for index in units))
     calls: dict[str, list[fx.Node]] = {}
     for node in segments.program.graph.nodes:
         if node.op == "call_module":
@@ -39,19 +40,7 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
     for norm in tracking_norms(model).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    found = unroll(model, net._example)
+    found = unroll(model, net._example, output=net.output)
     if len(found) != len(net):
         raise RuntimeError(f"expected {len(net)} units with batch statistics, got {len(found)}")
-    return found
-
-
-def _behind(starts: list[fx.Node]) -> set[fx.Node]:
-    """These nodes and all that read them, at any distance."""
-    found: set[fx.Node] = set()
-    todo = list(starts)
-    while todo:
-        node = todo.pop()
-        if node not in found:
-            found.add(node)
-            todo.extend(node.users)
     return found
