@@ -353,3 +353,10 @@ def test_discovery_is_near_linear_in_depth() -> None:
         return pstats.Stats(profile).total_calls / n  # type: ignore[attr-defined]
 
     assert calls_per_block(240) < 1.5 * calls_per_block(60)
+
+
+def test_an_output_that_is_not_there_is_one_line() -> None:
+    for model, advice in ((make(SideTaps), "leave output out"), (Several(), "choose one of 'map0'")):
+        with pytest.raises(UnrollError, match=advice) as caught:
+            unroll(model, output="logit")
+        assert "\n" not in str(caught.value)

@@ -25,7 +25,7 @@ from torch import fx, nn
 
 from . import operations
 from .dataflow import DataFlow, ancestors
-from .errors import UnrollError
+from .errors import OutputError
 from .outputs import Path, tensor_outputs
 from .program import ModuleCall, Program, call_of
 
@@ -137,7 +137,7 @@ def follow_output(
     The program is changed: `output` and `output_path`.
 
     Raises:
-        UnrollError: the model returns nothing at the place wanted.
+        OutputError: the model returns nothing at the place wanted.
     """
     returned = dict(tensor_outputs(program.root.output)) or {(): program.output}
     behind = {
@@ -147,10 +147,9 @@ def follow_output(
     if wanted is not None:
         path = wanted if isinstance(wanted, tuple) else (wanted,)
         if path not in returned:
-            raise UnrollError(
-                f"expected an output that the model returns, got {wanted!r}; choose one of "
-                + ", ".join(repr(known[0] if len(known) == 1 else known) for known in returned)
-            )
+            names = ", ".join(repr(known[0] if len(known) == 1 else known) for known in returned if known)
+            advice = f"choose one of {names}" if names else "the model returns one tensor, so leave output out"
+            raise OutputError(f"expected an output that the model returns, got {wanted!r}; {advice}")
     else:
         path = ("logits",) if ("logits",) in returned else max(behind, key=lambda known: behind[known])
     program.output, program.output_path = returned[path], path

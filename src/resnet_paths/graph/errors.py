@@ -21,3 +21,7 @@ class UnitIndexError(UnrollError, IndexError):
 
 class NotDroppableError(UnrollError):
     """A unit cannot be taken out of a model for the reason that the message gives."""
+
+
+class OutputError(UnrollError):
+    """The output that was asked for is not one that the model returns."""

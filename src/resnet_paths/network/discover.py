@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..graph.closing import closed_modules
-from ..graph.errors import NoUnitsError, UnrollError
+from ..graph.errors import NoUnitsError, OutputError, UnrollError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
@@ -92,6 +92,8 @@ def _attempt(
             return None
         if example is not None:
             verify(net, example)
+    except OutputError:
+        raise
     except UnrollError as error:
         attempts.append(f"{name}: {error}")
         return None
