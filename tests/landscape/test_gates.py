@@ -54,7 +54,8 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
     x = torch.randn(140, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
     others = ImageData(x, torch.zeros(140, dtype=torch.long), data.classes, (0.0,) * 3, (1.0,) * 3, "o", torch.float64)
     sizes = [4, 3, 4]
-    batches = list(zip(data.x.split(sizes), data.labels.split(sizes), strict=True))
+    mixed = data.shuffled()
+    batches = list(zip(mixed.x.split(sizes), mixed.labels.split(sizes), strict=True))
     assert torch.allclose(gated(net.model, data.x, [1.0] * len(net)), net.model(data.x), rtol=1e-12)
     found = gate_surface(
         net, data, x_units=[1, 5], y_units=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",), fast=fast,
@@ -65,7 +66,7 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
             gates = [1.0] * len(net)
             gates[1] = gates[5] = alpha
             gates[3] = beta
-            literal = gated_loss(net.model, batches, gates, batchnorm, x.split(70))
+            literal = gated_loss(net.model, batches, gates, batchnorm, others.shuffled().x.split(70))
             assert found.values["loss"][row, column] == pytest.approx(literal, rel=1e-10)
     assert found.batchnorm == batchnorm
 

@@ -1,7 +1,7 @@
 """A loss surface literally: copy the model, add the directions to its weights, run it, average; cell by cell."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -64,6 +64,21 @@ def gated(model: nn.Module, x: torch.Tensor, gates: Sequence[float]) -> torch.Te
     return model.linear(out.mean((2, 3)))
 
 
+def pool(norms: Sequence[nn.Module], runs: Sequence[Callable[[], object]]) -> None:
+    """Statistics of all values that reach each norm in these runs: kept, joined, and only then averaged."""
+    values: dict[nn.Module, list[torch.Tensor]] = {norm: [] for norm in norms}
+    handles = [n.register_forward_pre_hook(lambda m, args: values[m].append(args[0].transpose(0, 1))) for n in norms]
+    for run in runs:
+        run()
+    for handle in handles:
+        handle.remove()
+    for norm, parts in values.items():
+        if parts:
+            together = torch.cat([part.flatten(1) for part in parts], 1)
+            norm.running_mean.copy_(together.mean(1))
+            norm.running_var.copy_(together.var(1))
+
+
 def gated_loss(
     model: nn.Module,
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
@@ -71,7 +86,7 @@ def gated_loss(
     batchnorm: str,
     measured: Sequence[torch.Tensor],
 ) -> float:
-    """The mean loss of a copy at gates; statistics the mean over `measured` batches, or of each batch, or its own."""
+    """The mean loss of a copy at gates; statistics of all `measured` batches together, or of each batch, or its own."""
     there = copy.deepcopy(model).eval()
     norms = [module for module in there.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
@@ -79,10 +94,7 @@ def gated_loss(
             for norm in norms:
                 norm.train()
         if batchnorm == "recalibrated":
-            for k, x in enumerate(measured, start=1):
-                for norm in norms:
-                    norm.momentum = 1 / k
-                gated(there, x, gates)
+            pool(norms, [lambda x=x: gated(there, x, gates) for x in measured])
             there.eval()
         return float(
             torch.cat([F.cross_entropy(gated(there, x, gates), y, reduction="none") for x, y in batches]).mean()

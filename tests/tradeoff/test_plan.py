@@ -98,7 +98,7 @@ def test_points_are_what_the_dropped_model_does(small) -> None:
         assert point.accuracy == pytest.approx(float((smaller(report.x).argmax(1) == report.labels).float().mean()))
     before = norms_before(small, point.dropped)
     assert set(before) <= set(dict(smaller.named_modules()))
-    recalibrate_batchnorm(smaller, [x for x, _ in images.batches(100)], keep=before)
+    recalibrate_batchnorm(smaller, images, keep=before)
     with torch.no_grad():
         right = (smaller(report.x).argmax(1) == report.labels).float().mean()
     assert point.recalibrated == pytest.approx(float(right))

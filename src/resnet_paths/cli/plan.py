@@ -166,8 +166,7 @@ def register(app: typer.Typer) -> None:
         if recalibrate or finetune:
             _, training = model_and_data(model, data, limit, size, device, split="train")
         if recalibrate and tracking_norms(smaller):
-            batches = [placed(x, smaller) for x, _ in as_in_training(network, training).batches(100)]
-            recalibrate_batchnorm(smaller, batches, keep=norms_before(net, chosen))
+            recalibrate_batchnorm(smaller, as_in_training(network, training), keep=norms_before(net, chosen))
         if finetune:
             distil(smaller, net.model, training)
         example = placed(images.subset(slice(0, 2)).x, smaller)

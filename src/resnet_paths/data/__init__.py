@@ -3,8 +3,22 @@
 from ._files import folder, zipped
 from ._normalisation import CIFAR10_CLASSES
 from ._npz import npz
+from .adapter import ImageSource, as_batches, as_data
 from .images import ImageData
 from .predictions import right
 from .sources import cifar10, digits, load_data
 
-__all__ = ["CIFAR10_CLASSES", "ImageData", "cifar10", "digits", "folder", "load_data", "npz", "right", "zipped"]
+__all__ = [
+    "CIFAR10_CLASSES",
+    "ImageData",
+    "ImageSource",
+    "as_batches",
+    "as_data",
+    "cifar10",
+    "digits",
+    "folder",
+    "load_data",
+    "npz",
+    "right",
+    "zipped",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -128,8 +128,47 @@ class ImageData:
         """
         if count >= len(self):
             return self
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[:count].to(self.labels.device))
+        return self.subset(self.random_order(seed)[:count])
+
+    def shuffled(self, seed: int = 0) -> ImageData:
+        """All images in a random order: what batch statistics are to be taken of, as files come sorted by class.
+
+        Example:
+            >>> from resnet_paths.data import digits
+            >>> digits("test").shuffled().labels.bincount().equal(digits("test").labels.bincount())
+            True
+        """
+        return self.subset(self.random_order(seed))
+
+    def random_order(self, seed: int = 0) -> torch.Tensor:
+        """The indices of all images in the order of :meth:`shuffled`."""
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).to(self.labels.device)
+
+    def numbered(self, classes: tuple[str, ...]) -> ImageData:
+        """The same images with their classes numbered as in another list, by their names.
+
+        Raises:
+            ValueError: a class of these images is not in the list.
+
+        Example:
+            >>> two = ImageData(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), ("cat", "fox"), (0.0,), (1.0,), "two")
+            >>> two.numbered(("ant", "cat", "fox")).labels.tolist()
+            [1, 2]
+        """
+        classes = tuple(classes)
+        if classes == self.classes:
+            return self
+        place = {name: number for number, name in enumerate(classes)}
+        unknown = [
+            self.classes[number] for number in self.labels.unique().tolist() if self.classes[number] not in place
+        ]
+        if unknown:
+            raise ValueError(
+                f"expected in {self.name} no other classes than {_listed(classes)}, got also {_listed(unknown)}; take "
+                "their images out, or rename the classes"
+            )
+        numbers = torch.tensor([place.get(name, 0) for name in self.classes], device=self.labels.device)
+        return replace(self, labels=numbers[self.labels], classes=classes)
 
     def halves(self, seed: int = 0) -> tuple[ImageData, ImageData]:
         """Two random halves: one to choose on, one to report on.
@@ -139,7 +178,7 @@ class ImageData:
         """
         if len(self) < 2:
             raise ValueError(f"expected at least two images to halve, got {len(self)}; give images to report on too")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = self.random_order(seed)
         middle = len(self) // 2
         return self.subset(order[:middle]), self.subset(order[middle:])
 
@@ -188,3 +227,9 @@ class ImageData:
             digest.update(tensor_bytes(tensor))
         digest.update(repr((self.classes, self.mean, self.std)).encode())
         return digest.hexdigest()
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    """A few names for a message."""
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -15,8 +15,8 @@ from .trees import items
 
 
 def call_model(model: nn.Module, x: Any) -> Any:
-    """The model at an input given as tensor, tuple or dict of arguments (a list is one argument)."""
-    if isinstance(x, dict):
+    """The model at an input given as tensor, tuple or mapping of arguments (a list is one argument)."""
+    if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple) else model(x)
 

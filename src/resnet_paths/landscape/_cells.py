@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..data.batches import even_slices
 from ..graph.private_copy import private_copy, private_use
 from ..lesion import metric_named
 from ..lesion.metrics import cross_entropy
@@ -79,18 +79,6 @@ def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
     return int(min(512, max(16, _CACHE_BYTES // _largest_output(model, example))))
 
 
-def even_slices(length: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size`, as equal as can be: no small one is left over at the end.
-
-    Example:
-        >>> even_slices(5, 4)
-        [slice(0, 3, None), slice(3, 5, None)]
-    """
-    count = max(1, math.ceil(length / size))
-    ends = [round(length * k / count + 1e-9) for k in range(count + 1)]
-    return [slice(low, high) for low, high in pairwise(ends)]
-
-
 class Images:
     """Images as a model reads them: kept ready where they fit, normalised again at each reading where not."""
 
@@ -114,6 +102,16 @@ class Images:
     def batches(self, slices: Sequence[slice]) -> Iterator[torch.Tensor]:
         """One batch after the other."""
         return (self[chosen] for chosen in slices)
+
+
+def in_order(rows: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Rows of images that were read in another order, in the images' own.
+
+    Example:
+        >>> in_order(torch.tensor([[2.0], [0.0], [1.0]]), torch.tensor([2, 0, 1])).flatten().tolist()
+        [0.0, 1.0, 2.0]
+    """
+    return rows if order is None else rows[order.argsort()]
 
 
 class CellEvaluator:
@@ -143,7 +141,9 @@ class CellEvaluator:
         check_statistics(model, batchnorm)
         self.metrics = dict(metrics)
         self.batchnorm = batchnorm
-        self._images = Images(data, place, wanted, fast)
+        # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
+        self._order = data.random_order().cpu() if batchnorm == "batch" else None
+        self._images = Images(data if self._order is None else data.shuffled(), place, wanted, fast)
         self._labels = data.labels.cpu()
         example = self._images[slice(0, 2)].to(parameter.dtype)
         fold = fast and batchnorm != "batch"
@@ -153,7 +153,7 @@ class CellEvaluator:
             use_batch_statistics(self._copy.model)
         elif batchnorm == "recalibrated":
             self._statistics = WorkingCopy(model, directions, example, fold=False, channels_last=fast)
-            self._calibration = Images(recalibrate or data, place, parameter.dtype, fast)
+            self._calibration = Images((recalibrate or data).shuffled(), place, parameter.dtype, fast)
         default = STATISTICS_BATCH if batchnorm == "batch" else micro_batch(self._copy.model, self._images[slice(0, 1)])
         self.batch_size = batch_size or default
         self._origin: torch.Tensor | None = None
@@ -178,7 +178,7 @@ class CellEvaluator:
                 parts = [self._run(chosen) for chosen in slices]
             else:
                 parts = self._parts()
-        logits = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
+        logits = in_order(torch.cat(parts).cpu(), self._order)  # one wait for a GPU, not one for each batch
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _parts(self) -> list[torch.Tensor]:
@@ -211,6 +211,11 @@ class CellEvaluator:
         if self._origin is None:
             self._origin = self.logits([0.0] * self._count)
         return self._origin
+
+
+def how_measured(batchnorm: BatchNorm) -> str:
+    """A choice of statistics as fingerprints know it: another way to take them makes other cells."""
+    return batchnorm if batchnorm == "frozen" else f"{batchnorm}, in a random order, every image once"
 
 
 def check_statistics(model: nn.Module, batchnorm: str) -> None:

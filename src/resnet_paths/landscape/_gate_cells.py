@@ -11,11 +11,22 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..data.batches import even_slices
 from ..graph.overwrite import unwatched
 from ..network import State, UnrolledNetwork, for_inference
 from ..sweep import fingerprint, on_each_core, worker_device
 from ..tradeoff import batch_statistics, recalibrate_batchnorm
-from ._cells import HELD_BYTES, STATISTICS_BATCH, BatchNorm, Images, Metric, even_slices, micro_batch, needs_origin
+from ._cells import (
+    HELD_BYTES,
+    STATISTICS_BATCH,
+    BatchNorm,
+    Images,
+    Metric,
+    how_measured,
+    in_order,
+    micro_batch,
+    needs_origin,
+)
 from ._grid import mean_and_error
 
 
@@ -108,7 +119,7 @@ class GateProblem:
             together = chosen.batch_size if chosen.batchnorm == "batch" else None
             self._fingerprint = fingerprint(
                 (self.net.model, self.data.fingerprint, str(self.data.dtype), self.line, self.metrics, chosen.dtype,
-                 chosen.fast, chosen.batchnorm, others, together)
+                 chosen.fast, how_measured(chosen.batchnorm), others, together)
             )  # fmt: skip
         return self._fingerprint
 
@@ -137,13 +148,15 @@ class _Runner:
         if chosen.batchnorm == "recalibrated":
             self._measured = for_inference(net, fold=False, channels_last=chosen.fast)
             self._measured.model.to(place)
-            self._calibration = Images(chosen.recalibrate or data, place, parameter.dtype, chosen.fast)
+            self._calibration = Images((chosen.recalibrate or data).shuffled(), place, parameter.dtype, chosen.fast)
         self._net = self._for_inference(batch_statistics(net) if chosen.batchnorm == "batch" else net)
         if place != parameter.device:
             if self._net is net:  # the user's own stays where it is
                 self._net = for_inference(net, fold=False, channels_last=False)
             self._net.model.to(place)
-        self._images = Images(data, place, chosen.dtype or parameter.dtype, chosen.fast)
+        self._order = data.random_order().cpu() if chosen.batchnorm == "batch" else None
+        images = data if self._order is None else data.shuffled()
+        self._images = Images(images, place, chosen.dtype or parameter.dtype, chosen.fast)
         self._slices = self._divided()
         origin = {"x": 1.0, "y": 1.0} if isinstance(line, GatePlane) else {"x": 0.0}
         self._first, self._start = line.first, line.gates(origin)
@@ -183,7 +196,7 @@ class _Runner:
             starts: Sequence[State | slice] = self._prefixes() if held else self._slices
             divides = len(starts) >= torch.get_num_threads() and _divides(net)
             parts = on_each_core(run, starts) if divides else list(map(run, starts))
-        logits = torch.cat(parts).cpu()
+        logits = in_order(torch.cat(parts).cpu(), self._order)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _recalibrated(self, net: UnrolledNetwork, gates: list[float]) -> UnrolledNetwork:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ._grid import Grid, axis, evaluate_grid
@@ -28,7 +28,7 @@ Given = Direction | Tensors
 
 def eigenvalue_surface(
     model: nn.Module | UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     directions: Given | Sequence[Given],
     x: Sequence[float] | np.ndarray | None = None,
@@ -52,7 +52,7 @@ def eigenvalue_surface(
 
     Args:
         model: any model of images; of an unrolled network, its model.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         directions: one or two, as for :func:`loss_surface`; tensors by parameter name also do.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
         y: along the second; likewise.
@@ -91,6 +91,7 @@ def eigenvalue_surface(
         >>> line.values["ratio"].shape, bool(line.values["largest"][0] > 0)
         ((1,), True)
     """
+    data = as_data(data)
     network = model.model if isinstance(model, UnrolledNetwork) else model
     chosen = _directions(network, directions)
     if len(chosen) == 1 and y is not None:

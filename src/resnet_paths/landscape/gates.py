@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..network import UnitRef, UnrolledNetwork
@@ -30,7 +30,7 @@ _FROM_0_TO_1 = np.linspace(0, 1, 11)
 
 def gate_surface(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     x_units: Units,
     y_units: Units | None = None,
@@ -48,7 +48,7 @@ def gate_surface(
 
     Args:
         net: the network, in eval mode; it is only read.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         x_units: a unit by index or name, or several that share their gate.
         y_units: others; None for a line.
         x: increasing gates; 11 from 0 to 1 by default.
@@ -74,6 +74,7 @@ def gate_surface(
         >>> surface.values["error"].shape, surface.x_name
         ((3, 2), 'gate of layer3.2')
     """
+    data = as_data(data)
     first, second = net.indices(x_units), [] if y_units is None else net.indices(y_units)
     if set(first) & set(second):
         both = ", ".join(net[index].name for index in sorted(set(first) & set(second)))
@@ -92,7 +93,7 @@ def gate_surface(
 
 def gate_path(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     waypoints: torch.Tensor | Sequence[Sequence[float]],
     *,
     t: Sequence[float] | np.ndarray | None = None,
@@ -104,7 +105,7 @@ def gate_path(
 
     Args:
         net: the network, in eval mode; it is only read.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         waypoints: (m, n) gates; see :func:`deletion_path`.
         t: increasing, from 0 to m - 1; ten steps a line by default.
         **options: as in :func:`gate_surface`.
@@ -126,6 +127,7 @@ def gate_path(
         >>> path.x[[0, -1]], path.values["loss"].shape
         (array([0., 2.]), (21,))
     """
+    data = as_data(data)
     points = torch.as_tensor(waypoints, dtype=torch.float64)
     if points.ndim != 2 or len(points) < 2 or points.shape[1] != len(net):
         raise ValueError(
@@ -157,7 +159,7 @@ def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
 
 def lesioned_surface(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     units: Units,
     *,
     directions: Direction | Sequence[Direction],
@@ -167,7 +169,7 @@ def lesioned_surface(
 
     Args:
         net: the whole network; it is only read.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         units: to drop (a copy without their branches is made).
         directions: of the whole network; what they say of dropped parameters is left out.
         **options: as in :func:`loss_surface`.
@@ -185,6 +187,7 @@ def lesioned_surface(
         >>> line.values["error"].shape
         (2,)
     """
+    data = as_data(data)
     smaller = drop_blocks(net, net.indices(units))
     given = [directions] if isinstance(directions, Direction) else directions
     return loss_surface(smaller, data, directions=[shared_direction(one, smaller) for one in given], **options)
@@ -212,8 +215,9 @@ def _surface(
     check_statistics(net.model, settings.batchnorm)
     if settings.batchnorm == "batch" and settings.batch_size is not None and settings.batch_size < 2:
         raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {settings.batch_size}")
+    recalibrate = None if settings.recalibrate is None else as_data(settings.recalibrate)
     chosen = GateSettings(
-        settings.batchnorm, settings.recalibrate, settings.batch_size, settings.dtype, settings.fast,
+        settings.batchnorm, recalibrate, settings.batch_size, settings.dtype, settings.fast,
         settings.executor is not None,
     )  # fmt: skip
     problem = GateProblem(net, data, line, named_metrics(settings.metrics, settings.loss), chosen)
@@ -253,7 +257,7 @@ class _Settings:
     loss: Loss | None = None
     metrics: Sequence[str | Metric] = ("loss", "error")
     batchnorm: BatchNorm = "frozen"
-    recalibrate: ImageData | None = None
+    recalibrate: ImageSource | None = None
     batch_size: int | None = None
     dtype: torch.dtype | None = None
     fast: bool = True

@@ -12,11 +12,11 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_batches
 from ..network import UnrolledNetwork
 from ..provenance import Provenance
 from .directions import Direction
-from .operator import Batches, CurvatureOperator, Kind, SampleLoss, curvature_operator
+from .operator import CurvatureOperator, Kind, SampleLoss, curvature_operator
 from .parameters import check_blocks, unit_parameters
 
 
@@ -266,7 +266,7 @@ class BlockEigenvalues:
 
 def block_eigenvalues(
     model: nn.Module | UnrolledNetwork,
-    data: ImageData | Batches,
+    data: ImageSource,
     *,
     blocks: Mapping[str, Sequence[str]] | None = None,
     kind: Kind = "hessian",
@@ -309,7 +309,8 @@ def block_eigenvalues(
         (('head',), True)
     """
     chosen = unit_parameters(model) if blocks is None else check_blocks(model, blocks)
-    kept = data if isinstance(data, ImageData) else list(data)
+    network = model.model if isinstance(model, UnrolledNetwork) else model
+    kept = data if isinstance(data, ImageData) else list(as_batches(data, network, batch_size=batch_size))
     rows = []
     for names in chosen.values():
         operator = curvature_operator(model, kept, kind=kind, parameters=names, loss=loss, batch_size=batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_batches
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
@@ -22,7 +22,6 @@ from ..provenance import Provenance, provenance
 
 Kind = Literal["hessian", "gauss_newton"]
 SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Batches = Iterable[tuple[Any, torch.Tensor]]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -140,7 +139,7 @@ class CurvatureOperator:
 @torch.inference_mode(False)
 def curvature_operator(
     model: nn.Module | UnrolledNetwork,
-    data: ImageData | Batches,
+    data: ImageSource,
     *,
     kind: Kind = "hessian",
     parameters: Sequence[str] | None = None,
@@ -157,7 +156,8 @@ def curvature_operator(
 
     Args:
         model: a model, or an unrolled one, in eval mode.
-        data: labelled images, or an iterable of batches (input, target); it is read once and kept.
+        data: labelled images, or batches of any inputs and targets (a loader, a data set, a pair of tensors, an
+            iterable; see :func:`~resnet_paths.data.as_batches`); it is read once and kept.
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: names of the parameters; None takes all.
         loss: ``"cross_entropy"``, or a function of output and target that returns one loss for each sample, (batch,).
@@ -191,7 +191,7 @@ def curvature_operator(
     check_eval(model)
     names = check_parameters(model, parameters)
     reference = dict(model.named_parameters())[names[0]]
-    return CurvatureOperator(model, read_batches(data, batch_size, reference), kind, names, MeanLoss(loss))
+    return CurvatureOperator(model, read_batches(data, model, batch_size, reference), kind, names, MeanLoss(loss))
 
 
 def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]:
@@ -215,25 +215,42 @@ def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]
     return [name for name in known if name in set(chosen)]
 
 
-def read_batches(data: ImageData | Batches, batch_size: int, reference: torch.Tensor) -> list[tuple[Any, torch.Tensor]]:
+def read_batches(
+    data: ImageSource, model: nn.Module, batch_size: int, reference: torch.Tensor
+) -> list[tuple[Any, torch.Tensor]]:
     """All batches, floating inputs in the parameters' type, on their device.
 
     Raises:
         ValueError: there are no samples.
     """
     if isinstance(data, ImageData):
-        data = data.to(reference.device, reference.dtype).batches(batch_size)
-    batches = [(_moved(x, reference), torch.as_tensor(target, device=reference.device)) for x, target in data]
+        data = data.to(reference.device, reference.dtype)
+    batches = [
+        (_moved(x, reference), _target(target, reference.device))
+        for x, target in as_batches(data, model, batch_size=batch_size)
+    ]
     if not sum(len(target) for _, target in batches):
         raise ValueError("expected at least one sample, got none; is the iterator of batches used up? give a list")
     return batches
 
 
+def _target(target: Any, device: torch.device) -> torch.Tensor:
+    if target is None or isinstance(target, (Mapping, tuple)):
+        got = "none" if target is None else type(target).__name__
+        raise TypeError(
+            f"expected one tensor of targets in each batch, got {got}; give pairs (input, target), and a loss that "
+            "reads this target"
+        )
+    return torch.as_tensor(target, device=device)
+
+
 def _moved(x: Any, reference: torch.Tensor) -> Any:
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         return {key: _moved(value, reference) for key, value in x.items()}
-    if isinstance(x, tuple):
-        return tuple(_moved(value, reference) for value in x)
+    if isinstance(x, (tuple, list)):
+        return type(x)(_moved(value, reference) for value in x)
+    if x is None or isinstance(x, (bool, str)):
+        return x
     value = torch.as_tensor(x)
     value = value.clone() if value.is_inference() else value  # such tensors cannot be differentiated through
     return value.to(reference.device, reference.dtype if value.is_floating_point() else None)

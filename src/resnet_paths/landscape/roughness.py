@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from .directions import Include, Normalise, random_direction
 from .record import Surface
 from .surface import loss_surface
@@ -178,7 +178,7 @@ class RoughnessStudy:
 
 def roughness_study(
     models: nn.Module | Sequence[nn.Module],
-    data: ImageData,
+    data: ImageSource,
     *,
     seeds: Iterable[int] = range(5),
     x: Sequence[float] | np.ndarray | None = None,
@@ -196,7 +196,7 @@ def roughness_study(
 
     Args:
         models: one, or the same kind of network trained from several seeds.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         seeds: of the planes.
         x: coordinates, at least three; 11 from -1 to 1 by default.
         y: likewise.
@@ -220,6 +220,7 @@ def roughness_study(
         >>> study.values["convex"].shape
         (1, 2)
     """
+    data = as_data(data)
     several = [models] if isinstance(models, nn.Module) else list(models)
     chosen = tuple(seeds)
     if not several or not chosen:

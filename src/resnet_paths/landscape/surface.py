@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..graph.private_copy import private_use
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
 from ..sweep import fingerprint, worker_device
-from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, named_metrics
+from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
 from .directions import Direction, cosine
 from .record import Surface
@@ -28,7 +28,7 @@ Directions = Direction | Sequence[Direction]
 
 def loss_surface(
     model: nn.Module | UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     directions: Directions,
     x: Sequence[float] | np.ndarray | None = None,
@@ -36,7 +36,7 @@ def loss_surface(
     loss: Loss | None = None,
     metrics: Sequence[str | Metric] = ("loss", "error"),
     batchnorm: BatchNorm = "frozen",
-    recalibrate: ImageData | None = None,
+    recalibrate: ImageSource | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     fast: bool = True,
@@ -55,13 +55,15 @@ def loss_surface(
     - ``frozen``: the running statistics of the model, as they are. The function that the trained network computes,
       at other weights; what Li et al. plot. Their weights move, their statistics do not.
     - ``recalibrated``: measured anew at each cell over `recalibrate`, then used as constants: what the network would
-      be after its statistics had settled there (the mean over batches of about 128 images).
-    - ``batch``: those of the batch that each image happens to be in, as in training; depends on `batch_size`.
+      be after its statistics had settled there (of all images, in batches of about 128:
+      :func:`~resnet_paths.tradeoff.recalibrate_batchnorm`).
+    - ``batch``: those of the batch that each image happens to be in, as in training, in one random order of the images;
+      depends on `batch_size`.
 
     Args:
         model: any model of images (compiled or data-parallel ones are taken out of their wrappers), or an unrolled
             network.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         directions: one or two; see :func:`random_direction`, :func:`direction_between`, :func:`direction_from`.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
         y: along the second; likewise. The two may differ in number and in range.
@@ -98,6 +100,8 @@ def loss_surface(
         >>> surface.values["loss"].shape, list(surface.to_xarray().dims)
         ((2, 3), ['y', 'x'])
     """
+    data = as_data(data)
+    recalibrate = None if recalibrate is None else as_data(recalibrate)
     network = unwrap(model.model if isinstance(model, UnrolledNetwork) else model)
     chosen = [directions] if isinstance(directions, Direction) else list(directions)
     _check(network, chosen, y)
@@ -174,7 +178,7 @@ class _Problem:
             with private_use(self.model) as own:
                 self._fingerprint = fingerprint(
                     (own.eval(), weights, self.data.fingerprint, str(self.data.dtype), self.metrics,
-                     self.batchnorm, others, together, self.dtype, self.fast)
+                     how_measured(self.batchnorm), others, together, self.dtype, self.fast)
                 )  # fmt: skip
         return self._fingerprint
 

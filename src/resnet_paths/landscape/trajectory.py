@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..models import read_checkpoint
 from ..network import UnrolledNetwork
@@ -172,7 +172,7 @@ def trajectory_losses(
     model: nn.Module | UnrolledNetwork,
     checkpoints: Trajectory | Sequence[Checkpoint],
     projected: ProjectedTrajectory,
-    data: ImageData,
+    data: ImageSource,
     *,
     loss: Loss | None = None,
     batch_size: int | None = None,
@@ -183,7 +183,7 @@ def trajectory_losses(
         model: of the same class; it is not changed.
         checkpoints: those that were projected.
         projected: see :func:`project_trajectory`.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         loss: a function of logits and labels that gives one value an image; cross-entropy by default.
         batch_size: images at a time.
 
@@ -197,6 +197,7 @@ def trajectory_losses(
 
     Cost: three forward passes of the data a checkpoint.
     """
+    data = as_data(data)
     network = model.model if isinstance(model, UnrolledNetwork) else model
     states = _states(checkpoints)
     if len(states) != len(projected):

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
+from ..data.batches import even_slices
 from ..graph.eval_mode import check_eval
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
@@ -82,7 +83,7 @@ def quick(net: N, fast: bool = True) -> N:
 
 def evaluate_gates(
     net: Network,
-    data: ImageData,
+    data: ImageSource,
     gates: torch.Tensor,
     metric: Metric,
     *,
@@ -93,7 +94,7 @@ def evaluate_gates(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.lesion.metrics`; its third argument is the network at gates of one.
         count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
@@ -108,6 +109,7 @@ def evaluate_gates(
 
     Cost: the rows share what they begin with; single deletions of n units cost about n/2 forward passes.
     """
+    data = as_data(data)
     run = Running(**options)
     return per_image(GateRows(quick(net, run.fast), gates), data, metric, run, count)
 
@@ -117,8 +119,8 @@ def per_image(
 ) -> np.ndarray:
     """(ways, images): the metric for each way of damage and image; batches of images are the points of a sweep."""
     check_eval(study.model)
-    starts = range(0, len(data), run.batch_size)
-    points = [{"start": start, "stop": min(start + run.batch_size, len(data))} for start in starts]
+    slices = even_slices(len(data), run.batch_size)  # a few images left over would be a batch of their own
+    points = [{"start": part.start, "stop": part.stop} for part in slices]
     total = Evaluations() if count is None else count
     context = (study, data, metric)
     swept = run.journal is not None or run.executor is not None

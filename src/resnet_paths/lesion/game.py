@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
@@ -111,7 +111,7 @@ class BlockValues:
 
 def block_values(
     net: Network,
-    data: ImageData,
+    data: ImageSource,
     *,
     method: Method = "shapley",
     metric: str | Metric = "loss",
@@ -135,7 +135,7 @@ def block_values(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         method: which value.
         metric: see :func:`single_deletions`.
         units: the units that play (default: all); the others are kept.
@@ -161,6 +161,7 @@ def block_values(
         >>> bool(abs(game.values.sum() - (game.whole - game.empty)) < 1e-9)
         True
     """
+    data = as_data(data)
     if method not in ("shapley", "banzhaf", "leave-one-out"):
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
     if precision is not None and not precision > 0:

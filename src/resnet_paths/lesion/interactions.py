@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
 from .coalitions import all_coalitions
@@ -88,7 +88,7 @@ class BlockInteractions:
 
 def higher_interactions(
     net: Network,
-    data: ImageData,
+    data: ImageSource,
     *,
     order: int = 3,
     index: Index = "k-SII",
@@ -106,7 +106,7 @@ def higher_interactions(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         order: the largest number of units in a set.
         index: shapiq's name: ``k-SII``, ``SII`` (Grabisch and Roubens 1999), ``STII``, ``FSII``, ``BII``, ``FBII``,
             ``Moebius``.
@@ -133,6 +133,7 @@ def higher_interactions(
         >>> len(found.values), found.exact
         (14, True)
     """
+    data = as_data(data)
     players = list(range(len(net))) if units is None else net.indices(list(units))
     n = len(players)
     if not 1 <= order <= n:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnitRef
 from .evaluate import Network, evaluate_gates
@@ -78,7 +78,7 @@ class RandomDeletions:
 
 def random_deletions(
     net: Network,
-    data: ImageData,
+    data: ImageSource,
     counts: Sequence[int] | None = None,
     *,
     units: Sequence[UnitRef] | None = None,
@@ -94,7 +94,7 @@ def random_deletions(
 
     Args:
         net: the network, in eval mode; of a plain network layers are deleted.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         counts: the numbers of units to delete (default: 1 to all of `units`).
         units: draw among these (default: all).
         draws: random sets for each number.
@@ -116,6 +116,7 @@ def random_deletions(
         >>> result.values.shape
         (2, 2)
     """
+    data = as_data(data)
     players = list(range(len(net))) if units is None else net.indices(list(units))
     chosen = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
     if not chosen or min(chosen) < 1 or max(chosen) > len(players) or draws < 1:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -60,7 +60,7 @@ class DamagePredictors:
 @torch.inference_mode(False)
 def damage_predictors(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     cka_images: int = 128,
     batch_size: int = 100,
@@ -79,12 +79,12 @@ def damage_predictors(
       ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``: by how much of the gradient of paths the unit is used.
     - ``logit_contribution``: what b adds, by shortcuts alone, to the label's logit less the mean logit
       (see :func:`resnet_paths.paths.block_contributions`).
-    - ``cka``: one less linear CKA of s and s + b over images (Kornblith et al. 2019, equation 3), from the first
-      `cka_images` of them.
+    - ``cka``: one less linear CKA of s and s + b over images (Kornblith et al. 2019, equation 3), from `cka_images`
+      of them drawn at random.
 
     Args:
         net: the network, in eval mode; its model is not changed.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         cka_images: images for CKA, at once in memory; 0 leaves it out.
         batch_size: images at a time for the others.
         fast: see :class:`StudyOptions`.
@@ -104,6 +104,7 @@ def damage_predictors(
         >>> len(found.values), found.values["taylor"].shape
         (8, (27,))
     """
+    data = as_data(data)
     if cka_images and min(cka_images, len(data)) < 2:
         raise ValueError(f"expected at least two images for CKA, got {min(cka_images, len(data))}; pass cka_images=0")
     runner = quick(net, fast)
@@ -119,7 +120,7 @@ def damage_predictors(
     values = {name: found.mean(1) for name, found in per_image.items()}
     values["norm_scale"] = _norm_scales(net)
     if cka_images:
-        values["cka"] = _cka(runner, placed(data.subset(slice(0, cka_images)).x, net.model))
+        values["cka"] = _cka(runner, placed(data.sample(cka_images).x, net.model))
     return DamagePredictors(
         names=tuple(unit.name for unit in net),
         values={name: values[name] for name in COSTS if name in values},

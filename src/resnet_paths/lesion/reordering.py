@@ -13,7 +13,7 @@ from scipy.stats import kendalltau, rankdata
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
@@ -136,7 +136,7 @@ def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generat
 
 def reorderings(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     swaps: Sequence[int] = (1, 2, 4, 8, 16, 32),
     *,
     draws: int = 10,
@@ -152,7 +152,7 @@ def reorderings(
 
     Args:
         net: the network, in eval mode; its model is not changed.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         swaps: the numbers of swaps, made one after the other.
         draws: random orders for each number.
         seed: of the orders.
@@ -175,6 +175,7 @@ def reorderings(
         >>> bool(result.tau[:2].min() > result.tau[2:].max())
         True
     """
+    data = as_data(data)
     wanted = [int(count) for count in swaps]
     if not wanted or min(wanted) < 1 or draws < 1:
         raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")

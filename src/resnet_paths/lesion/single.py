@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
@@ -98,7 +98,7 @@ class SingleDeletions:
 
 def single_deletions(
     net: Network,
-    data: ImageData,
+    data: ImageSource,
     *,
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
@@ -111,7 +111,7 @@ def single_deletions(
     Args:
         net: the network, in eval mode; its model is not changed. Of a plain network
             (:func:`resnet_paths.network.plain_layers`) layers are deleted.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
             function of logits, labels and the whole network's logits that gives one value an image.
         **options: how to run, see :class:`StudyOptions`.
@@ -130,6 +130,7 @@ def single_deletions(
         >>> result.values.shape
         (27,)
     """
+    data = as_data(data)
     name, function = metric_named(metric)
     gates = torch.cat([torch.ones(1, len(net)), 1 - torch.eye(len(net))])
     values = evaluate_gates(net, data, gates, function, **options)
@@ -138,7 +139,7 @@ def single_deletions(
 
 def shortcut_deletions(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
@@ -150,7 +151,7 @@ def shortcut_deletions(
 
     Args:
         net: the network, in eval mode; its model is not changed.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 
@@ -168,6 +169,7 @@ def shortcut_deletions(
         >>> result.deleted, result.values.shape
         ('shortcut', (27,))
     """
+    data = as_data(data)
     name, function = metric_named(metric)
     run = Running(**options)
     values = per_image(_WithoutShortcut(quick(net, run.fast)), data, function, run)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..surgery.reorder import unit_shapes
@@ -72,7 +72,7 @@ class StageDeletions:
 
 def stage_deletions(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     counts: Sequence[int] | None = None,
     *,
     draws: int = 10,
@@ -84,7 +84,7 @@ def stage_deletions(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         counts: numbers of units (default: 1 to the stage's size); those beyond a stage's size are left out for it.
         draws: random sets for each number; a whole stage is deleted once and repeated in the record.
         seed: of the draws.
@@ -105,6 +105,7 @@ def stage_deletions(
         >>> [len(stage) for stage in result.stages], result.whole_stage.shape
         ([9, 9, 9], (3,))
     """
+    data = as_data(data)
     quick(net, False)
     found = stages(net, placed(data.subset(slice(0, 1)).x, net.model))
     wanted = list(range(1, max(map(len, found)) + 1)) if counts is None else [int(count) for count in counts]

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageSource, as_data
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..sweep import SweepResult, sweep
@@ -99,10 +99,10 @@ class Report:
 
 def write_report(
     model: nn.Module,
-    data: ImageData,
+    data: ImageSource,
     out: str | Path = "report.html",
     *,
-    training: ImageData | None = None,
+    training: ImageSource | None = None,
     twin: nn.Module | None = None,
     budget: Budget = "quick",
     skip: Sequence[str] = (),
@@ -167,6 +167,8 @@ def write_report(
         >>> len(report.tables["units"])
         27
     """
+    data = as_data(data)
+    training = None if training is None else as_data(training)
     wanted = _wanted(stages, skip, budget, options or {})
     check_eval(model)
     target = Path(out)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
+from ..data.batches import training_slices
 from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import placed
@@ -55,7 +56,7 @@ class Distillation:
 
 
 def distil(
-    student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation | None = None
+    student: nn.Module, teacher: nn.Module, data: ImageSource, how: Distillation | None = None
 ) -> tuple[float, ...]:
     """Fine-tune a model in place towards the outputs of another.
 
@@ -86,6 +87,7 @@ def distil(
         >>> len(losses), student.training
         (1, False)
     """
+    data = as_data(data)
     how = how or Distillation()
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     student.train()
@@ -102,14 +104,16 @@ def distil(
 
 def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation) -> tuple[float, ...]:
     optimiser = torch.optim.SGD(student.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
-    steps = how.epochs * -(-len(data) // how.batch_size)
+    parts = training_slices(len(data), how.batch_size)
+    steps = how.epochs * len(parts)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(how.seed)
     black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
     losses = []
     for _ in range(how.epochs):
         total = 0.0
-        for chosen in torch.randperm(len(data), generator=generator).split(how.batch_size):
+        order = torch.randperm(len(data), generator=generator)
+        for chosen in (order[part] for part in parts):
             batch = data.subset(chosen)
             x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)
             loss = _loss(student, teacher, x, batch.labels.to(x.device), how)

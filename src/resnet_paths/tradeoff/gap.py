@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..network.norms import tracking_norms
-from ..network.unrolled import placed
 from ..training import augmented
 from .recalibrate import recalibrate_batchnorm
 
@@ -44,7 +41,7 @@ class StatisticsGap:
         return pd.DataFrame({"norm": self.norms, "shift": self.shift, "scale": self.scale})
 
 
-def statistics_gap(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> StatisticsGap:
+def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int | None = None) -> StatisticsGap:
     """Whether images are such as the stored batch-norm statistics were measured on.
 
     A copy of the whole model is recalibrated on the images and compared with the model. Images of another kind (not
@@ -80,7 +77,7 @@ def statistics_gap(model: nn.Module, batches: Iterable[Any], *, max_batches: int
 
 
 def as_in_training(
-    model: nn.Module, data: ImageData, *, shift: int | None = None, copies: int = 1, images: int = 500, seed: int = 0
+    model: nn.Module, data: ImageSource, *, shift: int | None = None, copies: int = 1, images: int = 500, seed: int = 0
 ) -> ImageData:
     """Images moved and mirrored, or not, whichever comes closest to the statistics that the model keeps.
 
@@ -92,7 +89,7 @@ def as_in_training(
         data: training images.
         shift: pixels by which images may have been moved (default: an eighth of the width, 4 for CIFAR-10).
         copies: passes over the images, each moved and mirrored anew; one where they are left as they are.
-        images: at most so many decide.
+        images: at most so many, drawn at random, decide.
         seed: of what is drawn.
 
     Returns:
@@ -106,21 +103,18 @@ def as_in_training(
         >>> as_in_training(load_model("embedded"), digits("train"), images=300).name
         'digits (train), moved by up to 1 pixels'
     """
+    data = as_data(data)
     if not tracking_norms(model):
         return data
     shift = data.images.shape[-1] // 8 if shift is None else shift
-    some = data.subset(slice(0, images))
+    some = data.shuffled(seed).subset(slice(0, images))  # files come sorted by class
     variants = [(pixels, flip) for pixels in dict.fromkeys((0, shift)) for flip in (False, True)]
-    gaps = [_gap(model, augmented(some, pixels, flip, seed=seed)) for pixels, flip in variants]
+    gaps = [statistics_gap(model, augmented(some, pixels, flip, seed=seed)).mean for pixels, flip in variants]
     pixels, flip = variants[gaps.index(min(gaps))]
     if not (pixels or flip):
         return data
     done = [f"moved by up to {pixels} pixels"] * (pixels > 0) + ["mirrored"] * flip
     return replace(augmented(data, pixels, flip, copies=copies, seed=seed), name=f"{data.name}, {' and '.join(done)}")
-
-
-def _gap(model: nn.Module, data: ImageData) -> float:
-    return statistics_gap(model, (placed(x, model) for x, _ in data.batches(100))).mean
 
 
 def _moments(norm: nn.modules.batchnorm._BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from time import monotonic
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..graph.preserve import preserved
+from ..graph.trees import leaves
 from ..network.unrolled import call_model
 
 if TYPE_CHECKING:
@@ -99,7 +100,11 @@ def latencies_in_turn(
     from torch.utils.benchmark import Timer  # looks for a CUDA toolkit when it is imported
 
     count = threads or torch.get_num_threads()
-    first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
+    x = dict(x) if isinstance(x, Mapping) else x
+    first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)), None)
+    if first is None:
+        raise TypeError(f"expected an input that holds a tensor, got {type(x).__name__}; convert arrays first")
+    batch = len(x) if isinstance(x, list) else len(first) if first.ndim else 1
     with ExitStack() as left, torch.inference_mode():
         timers = []
         for model in models:
@@ -116,7 +121,7 @@ def latencies_in_turn(
     scaled[:, 0] = times[:, 0]
     quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
     return [
-        Latency(median, low, high, taken, len(first), str(first.device), count)
+        Latency(median, low, high, taken, batch, str(first.device), count)
         for (low, median, high), taken in zip(quartiles, runs, strict=True)
     ]
 

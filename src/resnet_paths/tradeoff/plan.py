@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData, right
+from ..data import ImageData, ImageSource, as_data, right
 from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
@@ -115,8 +115,8 @@ class DropPlan:
         model: nn.Module | UnrolledNetwork,
         *,
         example_input: Any = None,
-        recalibrate: ImageData | None = None,
-        finetune: ImageData | None = None,
+        recalibrate: ImageSource | None = None,
+        finetune: ImageSource | None = None,
         distillation: Distillation | None = None,
     ) -> nn.Module:
         """The smaller model of the chosen point.
@@ -124,6 +124,8 @@ class DropPlan:
         With `recalibrate` the batch-norm statistics behind the first dropped block are measured again; with
         `finetune` the whole model then teaches the smaller one on those images.
         """
+        recalibrate = None if recalibrate is None else as_data(recalibrate)
+        finetune = None if finetune is None else as_data(finetune)
         net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
         smaller = _smaller(net, net.indices(list(self.point.names)))
         if recalibrate is not None:
@@ -169,7 +171,7 @@ def _tupled(value: Any) -> Any:
 
 def plan_drop(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: ImageSource,
     *,
     latency: float | None = None,
     accuracy_drop: float | None = None,
@@ -178,14 +180,14 @@ def plan_drop(
     search: Search = "greedy",
     metric: str | Metric = "soft_error",
     beam: int = 4,
-    judge: ImageData | None = None,
+    judge: ImageSource | None = None,
     finalists: int = 10,
     search_dtype: torch.dtype | None = None,
     most: int | None = None,
-    recalibrate: ImageData | None = None,
-    finetune: ImageData | None = None,
+    recalibrate: ImageSource | None = None,
+    finetune: ImageSource | None = None,
     distillation: Distillation | None = None,
-    report: ImageData | None = None,
+    report: ImageSource | None = None,
     random_draws: int = 0,
     batch: int = 32,
     seconds: float = 0.5,
@@ -202,7 +204,7 @@ def plan_drop(
     With `recalibrate` the search sees each set as it would be used: batch norms take the statistics of the batch that
     they normalise, which recalibration approaches. The norms before the first dropped block keep their own. So both
     the images to search on and those to recalibrate on should be as the model saw them in training: see
-    :func:`~resnet_paths.tradeoff.as_in_training`.
+    :func:`~resnet_paths.tradeoff.as_in_training`. Images are taken in a random order, in batches as equal as can be.
 
     Args:
         net: the network, in eval mode.
@@ -233,7 +235,7 @@ def plan_drop(
         seconds: time for each latency measurement.
         batch_size: images at a time in the search; with `recalibrate`, the batch of which norms take statistics.
         random_draws: score so many random sets of each size too, to compare the search with.
-        seed: of the halves and the random sets.
+        seed: of the halves, the order of the images and the random sets.
         progress: show progress bars on a terminal.
 
     Raises:
@@ -252,6 +254,11 @@ def plan_drop(
         >>> len(plan.point.dropped)
         1
     """
+    data = as_data(data)
+    judge = None if judge is None else as_data(judge)
+    recalibrate = None if recalibrate is None else as_data(recalibrate)
+    finetune = None if finetune is None else as_data(finetune)
+    report = None if report is None else as_data(report)
     goals = [goal for goal in (latency, accuracy_drop, n_drop) if goal is not None]
     if len(goals) != 1:
         raise ValueError(f"expected exactly one of latency, accuracy_drop and n_drop, got {len(goals)}")
@@ -273,9 +280,9 @@ def plan_drop(
     searched = batch_statistics(net) if recalibrate is not None and tracking_norms(net.model) else net
     if search_dtype is not None:
         searched = for_inference(searched, fold=False, channels_last=False, dtype=search_dtype)
-    searcher = Searcher(searched, chosen_on, metric, batch_size, progress)
+    searcher = Searcher(searched, chosen_on.shuffled(seed), metric, batch_size, progress)
     sets = searcher.frontier(search, beam, limit)
-    judging = None if judge is None else Searcher(searched, judge, metric, batch_size, progress)
+    judging = None if judge is None else Searcher(searched, judge.shuffled(seed), metric, batch_size, progress)
     greedy = searcher.frontier("greedy", 1, limit)
     if judging is not None:
         sets = searcher.judged(sets, judging, finalists)
@@ -335,13 +342,16 @@ def _choose(
 def measured(
     net: UnrolledNetwork,
     dropped: Sequence[int],
-    chosen_on: ImageData,
-    reported_on: ImageData,
-    recalibrate: ImageData | None = None,
+    chosen_on: ImageSource,
+    reported_on: ImageSource,
+    recalibrate: ImageSource | None = None,
     batch: int = 32,
     seconds: float = 0.5,
 ) -> PlanPoint:
     """Everything about one choice of blocks, on the real smaller model."""
+    chosen_on = as_data(chosen_on)
+    reported_on = as_data(reported_on)
+    recalibrate = None if recalibrate is None else as_data(recalibrate)
     return _measured(net, dropped, chosen_on, reported_on, recalibrate, batch, seconds)[0]
 
 
@@ -395,7 +405,7 @@ def _smaller(net: UnrolledNetwork, dropped: Sequence[int]) -> nn.Module:
 def _recalibrate(smaller: nn.Module, net: UnrolledNetwork, dropped: Sequence[int], images: ImageData) -> None:
     """Measure the statistics again behind the first dropped block; none dropped, none measured."""
     if tracking_norms(smaller):
-        recalibrate_batchnorm(smaller, _inputs(smaller, images), keep=norms_before(net, dropped))
+        recalibrate_batchnorm(smaller, images, keep=norms_before(net, dropped))
 
 
 def _inputs(model: nn.Module, data: ImageData, size: int = 100) -> list[torch.Tensor]:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from ..data import ImageData
+from ..data.batches import training_slices
+from ..graph.inputs import call_model, main_output
 from .augment import augment
 from .mixup import Mixed, mixup
 from .recipe import Recipe
@@ -49,19 +51,19 @@ class Trainer:
         shares = np.random.default_rng(seed)
         order = torch.randperm(len(data), generator=generator)
         black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
-        steps = math.ceil(len(order) / recipe.batch_size)
+        parts = training_slices(len(order), recipe.batch_size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
 
         self.model.train()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for step in range(steps):
-                chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(self.device)
+            for step, part in enumerate(parts):
+                chosen = order[part].to(self.device)
                 images = augment(data.normalised(data.images[chosen]), recipe.shift, recipe.flip, generator, black)
                 batch = mixup(images, data.labels[chosen], recipe.mixup, shares, generator)
                 for group in self.optimiser.param_groups:
-                    group["lr"] = recipe.rate(epoch + step / steps)
+                    group["lr"] = recipe.rate(epoch + step / len(parts))
                 loss, missed = self.step(batch)
                 total += loss.double() * len(chosen)
                 wrong += missed
@@ -78,7 +80,7 @@ class Trainer:
         """One step of SGD: the loss before it, and the number of wrong predictions."""
         recipe = self.recipe
         with torch.autocast(self.device.type, _DTYPES.get(recipe.precision), enabled=recipe.precision in _DTYPES):
-            logits = self.model(batch.images)
+            logits = main_output(call_model(self.model, batch.images))
             loss = batch.loss(logits, recipe.label_smoothing)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()

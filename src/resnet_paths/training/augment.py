@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 
 
 def augment(
@@ -48,7 +48,7 @@ def augment(
     return moved.permute(0, 3, 1, 2)
 
 
-def augmented(data: ImageData, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
+def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
     """Images as a network sees them in training: each moved over black and mirrored, so many times.
 
     Batch norms that are recalibrated after dropping want these: the stored statistics are of such images, and the
@@ -72,6 +72,7 @@ def augmented(data: ImageData, shift: int = 4, flip: bool = True, *, copies: int
         >>> len(augmented(digits("test"), shift=1, flip=False, copies=2))
         890
     """
+    data = as_data(data)
     if shift < 0 or copies < 1:
         raise ValueError(f"expected a shift of at least 0 pixels and at least 1 copy, got {shift} and {copies}")
     generator = torch.Generator().manual_seed(seed)

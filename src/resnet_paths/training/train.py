@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import ImageData, right
+from ..data import ImageData, ImageSource, as_data, right
+from ..data.batches import training_slices
 from ..graph.inputs import call_model, main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import placed
@@ -24,12 +24,12 @@ from .recipe import Recipe
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: ImageSource,
     recipe: Recipe | None = None,
     *,
     folder: str | Path | None = None,
     keep: Keep = "last",
-    test: ImageData | None = None,
+    test: ImageSource | None = None,
     tensorboard: bool = False,
     progress: bool = True,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
@@ -69,6 +69,8 @@ def train(
         >>> len(rows)
         2
     """
+    data = as_data(data)
+    test = None if test is None else as_data(test)
     if tensorboard and folder is None:
         raise ValueError("expected a folder with tensorboard=True, got none; give folder=")
     trainer = Trainer.of(model, recipe or Recipe())
@@ -82,7 +84,7 @@ def train(
     board = TensorBoardLog(place.path / "tensorboard", rows) if tensorboard and place is not None else None
     data = data.to(trainer.device, next(model.parameters()).dtype)
 
-    steps = math.ceil(len(data) / recipe.batch_size)
+    steps = len(training_slices(len(data), recipe.batch_size))
     with TrainingProgress(progress, recipe.epochs, steps, len(rows)) as shown:
         for epoch in range(len(rows), recipe.epochs):
             row = trainer.epoch(data, epoch, shown.step)
@@ -113,7 +115,7 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> float:
+def error_rate(model: nn.Module, data: ImageSource, batch_size: int = 256) -> float:
     """The share of images that the model, in eval mode, gets wrong; its train flags stay.
 
     Raises:
@@ -127,6 +129,7 @@ def error_rate(model: nn.Module, data: ImageData, batch_size: int = 256) -> floa
         >>> error_rate(load_model("embedded"), digits("test")) < 0.03
         True
     """
+    data = as_data(data)
     data = data.to(dtype=next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
     with private_use(model) as own, torch.inference_mode():
         own.eval()

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from ..._display import shown
-from ...data import ImageData, digits
+from ...data import ImageData, ImageSource, as_data, digits
 from ...graph.eval_mode import check_eval
 from ...models import load_model
 from ..subject import Subject
@@ -93,8 +93,8 @@ def reproduce(
     claims: Sequence[str] | None = None,
     *,
     model: nn.Module | None = None,
-    data: ImageData | None = None,
-    training: ImageData | None = None,
+    data: ImageSource | None = None,
+    training: ImageSource | None = None,
     seed: int = 0,
     progress: Callable[[Claim], None] | None = None,
 ) -> Reproduction:
@@ -126,6 +126,8 @@ def reproduce(
         >>> result.to_frame()[["measured", "verdict"]].values.tolist()
         [['0.4537% of the 2^54 paths', 'holds']]
     """
+    data = None if data is None else as_data(data)
+    training = None if training is None else as_data(training)
     source = PAPERS.get(paper)
     if source is None:
         raise ValueError(f"expected a paper among {', '.join(PAPERS)}, got {paper!r}{_near(paper, list(PAPERS))}")

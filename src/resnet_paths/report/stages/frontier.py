@@ -155,7 +155,7 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
         f"images = {subject.training_images_code(options['recalibrate_images'])}",
         f"images = as_in_training(net.model, images, seed={subject.seed})",
         f"keep = norms_before(net, {dropped})",
-        "recalibrate_batchnorm(smaller, images.batches(100), keep=keep)",
+        "recalibrate_batchnorm(smaller, images, keep=keep)",
     ]
     return subject.code("\n".join(lines))
 

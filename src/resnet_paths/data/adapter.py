@@ -1,0 +1,317 @@
+"""One way in for images: whatever holds them becomes what every analysis takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .arrays import image_tensor, label_tensor, tensor_of
+from .batches import even_slices
+from .images import ImageData
+
+ImageSource = ImageData | Dataset[Any] | Mapping[str, Any] | Iterable[Any]
+"""What holds labelled images: see :func:`as_data`."""
+
+IMAGE_KEYS = ("pixel_values", "image", "images", "img", "imgs", "x", "input", "inputs", "data", "pixels")
+LABEL_KEYS = ("labels", "label", "target", "targets", "y", "class", "classes", "fine_label")
+
+_FORMS = (
+    "an ImageData, a pair (images, labels), a Dataset, a DataLoader or an iterable of batches (pairs or dicts); "
+    "load_data reads files"
+)
+
+
+def as_data(
+    source: ImageSource,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    classes: tuple[str, ...] | None = None,
+    name: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    limit: int | None = None,
+) -> ImageData:
+    """Labelled images in memory from whatever holds them; every function that takes images reads them by this.
+
+    Args:
+        source: an :class:`ImageData`, which stays what it is; a pair of arrays ``(images, labels)``; a ``Dataset``; a
+            ``DataLoader``; a dict of arrays; or an iterable of batches or samples. Each batch is a tuple or a list
+            whose first two items are images and labels, or a mapping.
+            Images are tensors or arrays (count, channels, height, width), channels last where that is told from the
+            shape, or (count, height, width); floats are taken as the model reads them. Labels are (count,),
+            (count, 1), or one-hot.
+        mean: of each channel, subtracted; needed for uint8, on the scale on which 255 is 1.
+        std: by which they are then divided; likewise.
+        classes: names of the classes; those of the data set by default, or else the labels' numbers.
+        name: of the images, for records and pictures.
+        image: the key of the images in a mapping, where it is none of the usual ones.
+        label: the key of the labels.
+        limit: at most so many images, the first.
+
+    Returns:
+        The images, all in memory. What is random in a source (order, augmentation) is drawn once.
+
+    Raises:
+        TypeError: nothing that holds labelled images, or pixels whose normalisation is not known.
+        ValueError: no images, or images or labels of a shape that cannot be understood.
+
+    Example:
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> loader = DataLoader(TensorDataset(torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])), batch_size=4)
+        >>> as_data(loader)
+        ImageData('TensorDataset', 6 images (3, 8, 8), 3 classes)
+    """
+    if isinstance(source, ImageData):
+        if limit is not None and limit < len(source):
+            source = source.subset(slice(0, limit))
+    else:
+        with torch.random.fork_rng(devices=[]):  # a loader's order and augmentation leave no mark
+            source = _collected(source, mean, std, classes, name, image, label, limit)
+    if all(value is None for value in (mean, std, classes, name)):
+        return source
+    return replace(
+        source,
+        mean=source.mean if mean is None else tuple(mean),
+        std=source.std if std is None else tuple(std),
+        classes=source.classes if classes is None else tuple(classes),
+        name=name or source.name,
+    )
+
+
+def as_batches(
+    source: ImageSource, model: nn.Module | None = None, *, batch_size: int = 100, inputs: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """Inputs and targets, a batch at a time, of whatever holds them; targets are None where there are none.
+
+    For what needs no images as such: inputs may be of any shape, tuples or dicts, and targets of any kind. Batches of
+    a loader or another iterable are taken as they come; what has no batches (images, arrays, data sets) is cut into
+    batches that are as equal as can be.
+
+    Args:
+        source: as for :func:`as_data`; batches may also be inputs alone.
+        model: it decides which items of a mapping are its inputs, and whether a list is one input or several.
+        batch_size: of what has no batches of its own.
+        inputs: targets are not needed: two arrays that differ in length alone are two batches of inputs.
+
+    Raises:
+        TypeError: nothing that holds batches.
+
+    Example:
+        >>> [(tuple(x.shape), y.tolist()) for x, y in as_batches((torch.zeros(3, 2), torch.arange(3)), batch_size=2)]
+        [((2, 2), [0, 1]), ((1, 2), [2])]
+    """
+    if isinstance(source, ImageData):
+        slices = even_slices(len(source), batch_size)
+        return ((source.normalised(source.images[part]), source.labels[part]) for part in slices)
+    _check(source)
+    pair = _is_pair(source)
+    if pair and not (inputs and _are_inputs(source)):
+        x, y = (tensor_of(part, "numbers") for part in source)  # type: ignore[union-attr]
+        return ((x[part], y[part]) for part in even_slices(len(x), batch_size))
+    if _holds_samples(source):
+        loader = DataLoader(source, batch_size)  # type: ignore[arg-type]
+        return (_input_and_target(batch, model) for batch in loader)
+    items = iter(source) if pair else _items(source)  # type: ignore[arg-type]
+    return (_input_and_target(batch, model) for batch in items)
+
+
+def model_input(x: Any, model: nn.Module | None) -> Any:
+    """An input as the model's forward takes it: of a mapping what it has arguments for, of a list its items.
+
+    A list stays one argument where forward asks for one alone, as detectors do.
+    """
+    if model is None or not isinstance(x, (Mapping, list)):
+        return x
+    parameters = inspect.signature(model.forward).parameters.values()
+    if isinstance(x, list):
+        needed = [
+            p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        return tuple(x) if len(needed) > 1 or (len(needed) == 1 and len(x) == 1) else x
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(x)
+    names = {p.name for p in parameters}
+    known = {key: value for key, value in x.items() if key in names}
+    if known:
+        return known
+    key = _found(x, IMAGE_KEYS, lambda value: value.ndim == 4)
+    if key is None:
+        raise ValueError(f"expected a batch with inputs named {sorted(names)}, got {sorted(map(str, x))}")
+    return x[key]
+
+
+def _collected(
+    source: Any, mean: Any, std: Any, classes: Any, name: str | None, image: str | None, label: str | None,
+    limit: int | None,
+) -> ImageData:  # fmt: skip
+    _check(source)
+    told = name or _name_of(source)
+    images: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    samples, count = _holds_samples(source), 0
+    for item in _items(source):
+        x, y = _images_and_labels(item, image, label, told)
+        if samples or _is_scalar(y):
+            x, y = tensor_of(x, "pixels")[None], tensor_of(y, "labels")[None]
+        images.append(image_tensor(x, told))
+        labels.append(_matching(label_tensor(y, told), images[-1], told))
+        count += len(images[-1])
+        if limit is not None and count >= limit:
+            break
+    if not images:
+        raise ValueError(f"expected at least one image in {told}, got none; is the iterator used up? give a list")
+    pixels, numbers = _joined(images, told)[:limit], torch.cat(labels)[:limit]
+
+    if pixels.dtype == torch.uint8 and (mean is None or std is None):
+        raise TypeError(
+            f"expected floats as the model reads them in {told}, got uint8, whose normalisation is not known; give "
+            "mean and std to as_data, or load_data"
+        )
+    names = tuple(classes or _classes_of(source) or map(str, range(int(numbers.max()) + 1)))
+    channels = pixels.shape[1]
+    dtype = pixels.dtype if pixels.dtype.is_floating_point else torch.float32
+    return ImageData(
+        pixels, numbers, names, tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels), told, dtype
+    )
+
+
+def _check(source: Any) -> None:
+    """Refuse at once what cannot hold images, although some of it could be iterated over."""
+    if isinstance(source, (str, Path)):
+        raise TypeError(f"expected {_FORMS}, got {str(source)!r}; give load_data({str(source)!r})")
+    holds = isinstance(source, (Iterable, Dataset)) or hasattr(source, "__getitem__")
+    if isinstance(source, (nn.Module, torch.Tensor, np.ndarray, bytes, type)) or not holds:
+        raise TypeError(f"expected {_FORMS}; got {type(source).__name__}")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray))
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether these are images and labels, not two batches of them."""
+    return isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0])
+
+
+def _are_inputs(source: Any) -> bool:
+    """Whether two arrays are two batches of inputs: they differ in length alone, and are no single numbers."""
+    one, other = source
+    return _is_array(other) and one.ndim > 1 and one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
+
+
+def _holds_samples(source: Any) -> bool:
+    """Whether its items are single images: a data set, of PyTorch or any other that is indexed by numbers."""
+    if isinstance(source, Dataset):
+        return True
+    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return indexed and not isinstance(source, (Mapping, Sequence))
+
+
+def _items(source: Any) -> Iterator[Any]:
+    """Batches, or samples, as they come."""
+    if isinstance(source, Mapping) or _is_pair(source):
+        yield source
+    elif _holds_samples(source) and not isinstance(source, IterableDataset):
+        yield from (source[index] for index in range(len(source)))
+    else:
+        yield from source
+
+
+def _images_and_labels(item: Any, image: str | None, label: str | None, name: str) -> tuple[Any, Any]:
+    """The two of a batch or a sample."""
+    if isinstance(item, Mapping):
+        keys = (
+            image or _found(item, IMAGE_KEYS, lambda value: value.ndim >= 3),
+            label or _found(item, LABEL_KEYS, lambda value: value.ndim <= 1 and not value.dtype.is_floating_point),
+        )
+        if any(key not in item for key in keys):
+            raise ValueError(
+                f"expected images and labels in the batches of {name}, got the keys {sorted(map(str, item))}; say "
+                "which with image= and label= of as_data"
+            )
+        return item[keys[0]], item[keys[1]]
+    if isinstance(item, (tuple, list)) and len(item) >= 2:
+        return item[0], item[1]
+    got = f"{type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
+    raise TypeError(f"expected batches (images, labels) or mappings in {name}, got {got}; labels are needed too")
+
+
+def _found(item: Mapping[str, Any], usual: tuple[str, ...], fits: Any) -> str | None:
+    """The first usual key, or the only one whose value fits."""
+    for key in usual:
+        if key in item and item[key] is not None:
+            return key
+    candidates = [key for key, value in item.items() if isinstance(value, torch.Tensor) and fits(value)]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _input_and_target(batch: Any, model: nn.Module | None) -> tuple[Any, Any]:
+    """What the model takes, and what its output is compared with."""
+    if isinstance(batch, Mapping):
+        label = _found(batch, LABEL_KEYS, lambda value: False)
+        rest = {key: value for key, value in batch.items() if key != label}
+        return model_input(rest, model), None if label is None else batch[label]
+    if isinstance(batch, (tuple, list)) and batch:
+        return model_input(batch[0], model), batch[1] if len(batch) > 1 else None
+    if not _is_array(batch):
+        raise TypeError(f"expected batches of inputs, or of inputs and targets, got {type(batch).__name__}")
+    return tensor_of(batch, "numbers"), None
+
+
+def _is_scalar(y: Any) -> bool:
+    return not isinstance(y, (list, tuple)) and np.ndim(y) == 0
+
+
+def _matching(labels: torch.Tensor, images: torch.Tensor, name: str) -> torch.Tensor:
+    if len(labels) != len(images):
+        raise ValueError(
+            f"expected a label for each image in {name}, got {len(images)} images and {len(labels)} labels; images "
+            "come first in a pair"
+        )
+    return labels.to(images.device)
+
+
+def _joined(images: list[torch.Tensor], name: str) -> torch.Tensor:
+    shapes = sorted({tuple(batch.shape[1:]) for batch in images})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"expected images of one size in {name}, got {len(shapes)} sizes (from {shapes[0]} to {shapes[-1]}); "
+            "resize them in the data set's transform"
+        )
+    return torch.cat(images)
+
+
+def _name_of(source: Any) -> str:
+    """The data set's class, the innermost where one holds another."""
+    if _is_pair(source) or isinstance(source, (tuple, list, Mapping)):
+        return "images in memory"
+    inner = _innermost(source)
+    return type(inner).__name__ if isinstance(inner, Dataset) or hasattr(inner, "__getitem__") else "batches"
+
+
+def _innermost(source: Any) -> Any:
+    """The data set inside a loader and subsets."""
+    while hasattr(source, "dataset"):
+        source = source.dataset
+    return source
+
+
+def _classes_of(source: Any) -> tuple[str, ...] | None:
+    """The names that the data set has: ``classes`` of torchvision, ``features`` of Hugging Face."""
+    inner = _innermost(source)
+    names = getattr(inner, "classes", None)
+    features = getattr(inner, "features", None)
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in LABEL_KEYS if key in features), None)
+    if isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names):
+        return tuple(names)
+    return None
