@@ -86,8 +86,8 @@ def main() -> None:
         "",
         f"Made by `python analysis/lesion/predictors.py` with resnet_paths {__version__}, torch {torch.__version__}. "
         "Rank correlations over the units with the damage of deleting each alone. Trust: Spearman above 0.5 over the "
-        "whole interval; some use: above zero. Intervals draw images anew for damage and predictor, so they lie rather "
-        "low.",
+        "whole range in which it may lie on more images; some use: above zero. The range is no interval of a stated "
+        "level (docs/explanation/intervals.md).",
         "",
     ]
     lines += section(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,51 @@ def test_bowl_saddle_and_summit() -> None:
     wave = roughness(Surface.of(x, y, loss=square + np.sin(9 * x) * np.cos(9 * y[:, None])))
     assert wave.deviation > 0.1
     assert wave.convex < 1
+
+
+@pytest.mark.parametrize("points", [5, 11, 24])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("height", "undecided"),
+    [
+        (lambda x, y: 2 * x - 0.3 * y + 1, 1),
+        (lambda x, y: (x + y) ** 2, 1),
+        (lambda x, y: 0 * x * y + 7.3, 1),
+        (lambda x, y: x**2 + 0 * y, 1),
+        (lambda x, y: x**2 + y**2, 0),
+    ],
+    ids=["plane", "valley", "constant", "trough", "bowl"],
+)
+def test_rounding_decides_nothing(points: int, dtype: type, height, undecided: int) -> None:
+    x = np.linspace(-1, 1, points)
+    values = height(x[None, :], x[:, None]).astype(dtype).astype(float)
+    found = roughness(replace(Surface.of(x, x, loss=values), dtype=np.dtype(dtype).name))
+    assert (found.convex, found.negative, found.undecided) == (1, 0, undecided)
+
+
+def test_noise_of_the_cells_is_told_from_bumps() -> None:
+    x = np.linspace(-1, 1, 25)
+    bowl = x**2 + x[:, None] ** 2
+    noisy = Surface.of(x, x, loss=bowl + np.random.default_rng(0).normal(0, 0.01, bowl.shape))
+    assert roughness(noisy).convex < 0.7
+    assert roughness(noisy, noise=0.01).convex > 0.98
+    assert roughness(noisy, noise=np.full(bowl.shape, 0.01)) == roughness(noisy, noise=0.01)
+    saddle = Surface.of(x, x, loss=x**2 - x[:, None] ** 2)
+    assert roughness(saddle, noise=1e-4).convex == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        roughness(noisy, noise=-1.0)
+
+
+def test_the_number_belongs_to_the_grid() -> None:
+    """The values that the docstring and the documentation give."""
+
+    def convex(points: int) -> float:
+        x = np.linspace(-1, 1, points)
+        return roughness(
+            Surface.of(x, x, loss=x**2 + x[:, None] ** 2 + 0.05 * np.cos(12 * x) * np.cos(12 * x[:, None]))
+        ).convex
+
+    assert [round(convex(points), 2) for points in (5, 9, 25, 81)] == [1.0, 0.49, 0.38, 0.31]
 
 
 def test_a_line() -> None:
@@ -134,7 +181,16 @@ def test_intervals_are_students() -> None:
     assert (found.pairs, found.over) == (4, "planes")
     mean, low, high = study(first).interval("convex")
     assert mean == pytest.approx(np.mean(first))
-    assert low < mean < high
+    assert 0 <= low < mean < high <= 1
+
+
+def test_numbers_that_are_all_alike_are_not_certain() -> None:
+    mean, low, high = study([[1.0, 1.0, 1.0]]).interval("convex")
+    assert (mean, high) == (1, 1)
+    assert low < 1
+    same = compare_roughness(study([[1.0, 1.0]]), study([[0.5, 0.5]]))["convex"]
+    assert (same.low, same.high) == (-np.inf, np.inf)
+    assert np.isnan(same.p_value)
 
 
 def test_planes_of_one_model_are_not_counted_as_independent_models() -> None:
@@ -153,3 +209,6 @@ def test_only_like_studies_compare() -> None:
         compare_roughness(study([[1.0, 0.0]]), study([[1.0]]))
     with pytest.raises(ValueError, match="the same planes"):
         compare_roughness(study([[1.0]]), study([[1.0]], scale="log"))
+    line, fine = (Surface.of(np.linspace(0, 1, n), None, loss=np.zeros(n)) for n in (3, 5))
+    with pytest.raises(ValueError, match="same coordinates"):
+        compare_roughness(study([[1.0]], surfaces=((line,),)), study([[1.0]], surfaces=((fine,),)))

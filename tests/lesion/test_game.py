@@ -2,11 +2,13 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
@@ -186,12 +188,26 @@ def test_values_of_single_images_and_their_intervals() -> None:
     low, high = game.intervals()
     assert (low <= game.values).all()
     assert (game.values <= high).all()
-    assert (high - low) == pytest.approx(2 * 1.96 * game.per_image.std(1) / np.sqrt(12), rel=0.3)
+    student = 2 * stats.t.ppf(0.975, 11) * game.per_image.std(1, ddof=1) / np.sqrt(12)
+    assert (high - low >= student - 1e-9).all()
+    assert (high - low <= 2 * student).all()
     lower, upper = game.interaction_intervals()
     assert (lower <= game.interactions).all()
     assert (game.interactions <= upper).all()
     with pytest.raises(ValueError, match="interactions=True"):
         block_values(net, data, units=[0]).interaction_intervals()
+
+
+def test_intervals_of_a_sampled_game_hold_the_sampling_of_orders(monkeypatch) -> None:
+    monkeypatch.setattr("resnet_paths.lesion.game.MOST_EXHAUSTIVE", 2)
+    net, data = setting()
+    game = block_values(net, data.subset(slice(0, 4)), most_permutations=8, progress=False)
+    low, high = game.intervals()
+    assert game.orders == 8
+    assert (game.shared_variances > 0).any()
+    assert (high - low >= 2 * 1.96 * game.standard_errors).all()
+    fewer = replace(game, standard_errors=0 * game.standard_errors, shared_variances=0 * game.shared_variances)
+    assert (high - low > np.subtract(*fewer.intervals()[::-1]) * 0.9).all()
 
 
 def test_a_game_resumes_from_its_journal(tmp_path, monkeypatch) -> None:

@@ -21,10 +21,10 @@ from resnet_paths.lesion import (
     rank_predictors,
     single_deletions,
 )
-from resnet_paths.lesion.ranking import kendall, spearman
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import unroll
 from resnet_paths.paths import block_contributions
+from resnet_paths.statistics import kendall, spearman
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 
@@ -189,8 +189,8 @@ def test_ranking_finds_the_good_predictor_and_says_how_sure_it_is() -> None:
     assert ranking.spearman[2] == pytest.approx(-1)
     assert ranking.trusted() == ("good",)
     assert ranking.found[0] == 1
-    assert ranking.spearman_interval[0, 0] > 0.9
-    wide = ranking.spearman_interval[1]
+    assert ranking.spearman_range[0, 0] > 0.9
+    wide = ranking.spearman_range[1]
     assert wide[1] - wide[0] > 0.3
     assert wide[0] <= ranking.spearman[1] <= wide[1]
     assert ranking.units.tolist() == [12, 12, 12, 0]
@@ -203,18 +203,18 @@ def test_predictors_of_other_images_are_drawn_apart() -> None:
     damage = np.random.default_rng(0).normal(0, 3, (6, 40)) + np.arange(6.0)[:, None]
     predictors, record = made({"itself": damage}, damage)
     together = rank_predictors(predictors, record)
-    assert together.spearman_interval[0].tolist() == pytest.approx([1, 1])
+    assert together.spearman_range[0].tolist() == pytest.approx([1, 1])
     apart = DamagePredictors(
         predictors.names, predictors.values, predictors.per_image, "other", "model", "other images"
     )
-    assert rank_predictors(apart, record).spearman_interval[0, 0] < 0.99
+    assert rank_predictors(apart, record).spearman_range[0, 0] < 0.99
 
 
 def test_on_the_embedded_network() -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 60))
     ranking = rank_predictors(damage_predictors(net, data), single_deletions(net, data, metric="loss"))
     assert (np.abs(ranking.spearman) <= 1 + 1e-12).all()
-    assert (ranking.spearman_interval[:, 0] <= ranking.spearman_interval[:, 1]).all()
+    assert (ranking.spearman_range[:, 0] <= ranking.spearman_range[:, 1]).all()
     assert max(ranking.spearman) > 0.5
 
 
@@ -234,5 +234,5 @@ def test_damage_that_is_the_same_for_all_units_ranks_nothing() -> None:
     same = replace(damage, per_image=np.zeros((28, 10)), values=np.zeros(27), whole=0.0)
     ranking = rank_predictors(damage_predictors(net, data), same)
     assert np.isnan(ranking.spearman).all()
-    assert np.isnan(ranking.spearman_interval).all()
+    assert np.isnan(ranking.spearman_range).all()
     assert ranking.trusted() == ()

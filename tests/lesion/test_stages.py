@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from scipy import stats
 
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
@@ -19,9 +20,9 @@ from resnet_paths.lesion import (
     stage_deletions,
     stages,
 )
-from resnet_paths.lesion.intervals import resamples
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
+from resnet_paths.statistics import resamples
 from resnet_paths.sweep import SweepError, SweepInterrupted
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
@@ -90,8 +91,10 @@ def test_intervals_of_the_damage_are_paired() -> None:
     low, high = record.damage_interval()
     assert (low <= record.damage).all()
     assert (record.damage <= high).all()
-    paired = np.std(record.per_image[1:] - record.per_image[0], axis=1) / np.sqrt(12)
-    assert (high - low) == pytest.approx(2 * 1.96 * paired, rel=0.25)
+    paired = np.std(record.per_image[1:] - record.per_image[0], axis=1, ddof=1) / np.sqrt(12)
+    student = 2 * stats.t.ppf(0.975, 11) * paired
+    assert (high - low >= student - 1e-12).all()
+    assert (high - low <= 2 * student).all()
     assert {"damage_low", "damage_high"} <= set(record.to_pandas())
     assert np.isnan(single_deletions(unroll(tiny()), images(1)).to_pandas()["damage_low"]).all()
 
@@ -105,8 +108,24 @@ def test_intervals_of_the_median_over_draws() -> None:
     assert record.per_image[1:].mean(1).reshape(2, 5) == pytest.approx(record.values)
     drawn = [np.repeat(np.arange(12), times) for times in resamples(12, 1000)]
     medians = [np.median(record.per_image[1:][:, images].mean(1).reshape(2, 5), axis=1) for images in drawn]
-    assert np.stack([low, high]) == pytest.approx(np.quantile(medians, [0.025, 0.975], axis=0))
+    half = stats.t.ppf(0.975, 11) * np.std(medians, axis=0, ddof=1)
+    assert np.stack([low, high]) == pytest.approx(np.stack([middle - half, middle + half]))
     assert record.units == tuple(range(9))
+
+
+@pytest.mark.parametrize("metric", ["error", "soft_error", "loss"])
+def test_a_block_that_changes_no_image_is_not_certain_to_change_none(metric: str) -> None:
+    """A branch that gives zeros: no image changes, of twelve; another might."""
+    model = tiny()
+    net = unroll(model)
+    with torch.no_grad():
+        for parameter in model.get_submodule(net[4].name).parameters():
+            parameter.zero_()
+    net = unroll(model)
+    record = single_deletions(net, images(), metric=metric)
+    low, high = record.damage_interval()
+    assert record.damage[4] == pytest.approx(0, abs=1e-6)
+    assert low[4] < -0.1 < 0.1 < high[4] if metric == "error" else low[4] < high[4]
 
 
 def test_a_study_resumes_from_its_journal(tmp_path) -> None:

@@ -131,7 +131,8 @@ def _reorder(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding
     found, low, high = record.rank_correlation()
     words = (
         f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
-        f"({low:.2f} to {high:.2f} over images); it rises as the order is left, the closer this is to -1."
+        f"(on more images it may lie from {low:.2f} to {high:.2f}); it rises as the "
+        "order is left, the closer this is to -1."
     )
     facts = {**_facts(record), "rank_correlation": [found, low, high]}
     return Finding(
@@ -187,7 +188,7 @@ def _predictors(net: UnrolledNetwork, data: ImageData, options: Options) -> Find
     trusted = ", ".join(ranking.trusted()) or "none"
     words = (
         f"Rank correlation of eight cheap predictors with the damage ({damage.metric}) of all {len(net)} single "
-        f"deletions. Above 0.5 over the whole interval: {trusted}."
+        f"deletions. Above 0.5 over the whole range where it may lie: {trusted}."
     )
     facts = {**_facts(damage), "trusted": list(ranking.trusted())}
     return Finding(ranking.to_pandas(), lambda: plot_predictor_ranking(ranking), facts, words)

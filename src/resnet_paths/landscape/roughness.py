@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import t as student
 from torch import nn
 
 from .._display import shown
 from ..data import ImageSource, as_data
+from ..statistics import mean_intervals, student_intervals
 from .directions import Include, Normalise, random_direction
 from .record import Surface
 from .surface import loss_surface
@@ -28,12 +30,15 @@ class Roughness:
     """How far a surface is from a convex and from a quadratic one.
 
     Attributes:
-        convex: the share of inner cells at which the surface is convex (1 for a bowl).
+        convex: the share of inner cells at which the surface is convex (1 for a bowl), or may be as far as
+            rounding and noise let it be told.
         negative: the mean over these cells of ``max(0, -λ_min) / max(|λ_min|, |λ_max|)`` (0 for a bowl, 1 for a
             summit): how strong negative curvature is beside the strongest.
         deviation: ``√(1 - R²)`` of the least-squares quadratic through all cells (0 for a quadratic).
         cells: inner cells counted.
         left_out: inner cells without a value, or beside one.
+        undecided: the share of inner cells whose least curvature cannot be told from zero (1 for a plane); they count
+            as convex.
     """
 
     convex: float
@@ -41,9 +46,18 @@ class Roughness:
     deviation: float
     cells: int
     left_out: int
+    undecided: float = 0.0
 
 
-def roughness(surface: Surface, metric: str = "loss", scale: Scale = "linear") -> Roughness:
+_ROUNDINGS = 16
+"""A value of a cell may be off by so many units of the last place: it is a mean over images of a network's output."""
+_DEVIATIONS = 2
+"""A curvature counts as negative only beyond so many standard deviations of the cells' noise."""
+
+
+def roughness(
+    surface: Surface, metric: str = "loss", scale: Scale = "linear", *, noise: float | np.ndarray = 0.0
+) -> Roughness:
     """Convexity, negative curvature and deviation from a quadratic of a surface over a line or plane.
 
     The second derivatives at each inner cell are divided differences, exact for quadratics also where coordinates
@@ -51,13 +65,22 @@ def roughness(surface: Surface, metric: str = "loss", scale: Scale = "linear") -
     ``|λ_min / λ_max|`` of the full Hessian, whose λ_min is never far above 0; on a plane that would be 1 for a round
     bowl, so only negative curvature counts here.
 
+    A cell is not convex if λ_min is below zero by more than rounding (16 units in the last place of the surface's
+    type, carried to second derivatives) and two standard deviations of the `noise` can make it.
+
+    **The numbers belong to the grid.** A finer one sees finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on
+    [-1, 1]² `convex` falls from 1.00 with 5 coordinates an axis to 0.31 with 81. And noise of the cells is divided by
+    the square of the spacing. Compare surfaces over the same coordinates only.
+
     Args:
         surface: with at least three coordinates an axis.
         metric: one of its metrics.
         scale: ``log`` takes the logarithm of the values first, for surfaces that grow exponentially.
+        noise: standard deviation of what is random in a cell's value and independent of its neighbours' (on the
+            `scale`), one number or one for each cell. Not `surface.errors`: cells that saw the same images err alike.
 
     Raises:
-        ValueError: too few coordinates, an unknown metric, or no cell with values on all sides.
+        ValueError: noise below zero, too few coordinates, an unknown metric, or no cell with values on all sides.
 
     Example:
         >>> import numpy as np
@@ -68,19 +91,26 @@ def roughness(surface: Surface, metric: str = "loss", scale: Scale = "linear") -
         (1.0, 0.0, 0.0, 6)
     """
     values = _values(surface, metric, scale)
+    spread = np.broadcast_to(np.asarray(noise, float), values.shape)
+    if not (spread >= 0).all():
+        raise ValueError(f"expected noise of at least 0, got {np.min(spread)}")
     eigenvalues = curvatures(surface.x, surface.y, values)
+    rounding = _ROUNDINGS * _precision(surface.dtype) * (1.0 if scale == "log" else np.abs(values))
+    tolerance = _error_of_curvature(surface.x, surface.y, rounding + np.zeros_like(values), largest=True)
+    tolerance = tolerance + _DEVIATIONS * _error_of_curvature(surface.x, surface.y, spread, largest=False)
     counted = np.isfinite(eigenvalues).all(-1)
     if not counted.any():
         raise ValueError("expected cells with finite values on all sides, got none; choose a smaller range")
-    low, high = eigenvalues[counted].min(-1), eigenvalues[counted].max(-1)
+    low, high, tolerance = eigenvalues[counted].min(-1), eigenvalues[counted].max(-1), tolerance[counted]
     strongest = np.maximum(np.abs(low), np.abs(high))
-    share = np.divide(np.maximum(0, -low), strongest, out=np.zeros_like(low), where=strongest > 0)
+    share = np.divide(-low, strongest, out=np.zeros_like(low), where=low < -tolerance)
     return Roughness(
-        convex=float((low >= 0).mean()),
+        convex=float((low >= -tolerance).mean()),
         negative=float(share.mean()),
         deviation=quadratic_deviation(surface.x, surface.y, values),
         cells=int(counted.sum()),
         left_out=int((~counted).sum()),
+        undecided=float((np.abs(low) <= tolerance).mean()),
     )
 
 
@@ -104,6 +134,37 @@ def curvatures(x: np.ndarray, y: np.ndarray | None, values: np.ndarray) -> np.nd
     mixed = corners / ((x[2:] - x[:-2])[None, :] * (y[2:] - y[:-2])[:, None])
     middle, half = (across + down) / 2, np.hypot((across - down) / 2, mixed)
     return np.stack([middle - half, middle + half], -1)
+
+
+def _precision(dtype: str) -> float:
+    kind = getattr(torch, dtype.removeprefix("torch."), torch.float64)
+    return float(torch.finfo(kind).eps)
+
+
+def _error_of_curvature(x: np.ndarray, y: np.ndarray | None, errors: np.ndarray, *, largest: bool) -> np.ndarray:
+    """How far errors of the cells may move an eigenvalue at inner cells: at most, or by standard deviations.
+
+    An eigenvalue moves by no more than the Frobenius norm of the change of the matrix (Weyl). Errors that are not
+    finite belong to cells that are left out.
+    """
+
+    def carried(weights: Sequence[np.ndarray | float], parts: Sequence[np.ndarray]) -> np.ndarray:
+        terms = [np.abs(weight) * part for weight, part in zip(weights, parts, strict=True)]
+        total: np.ndarray = np.sum(terms, 0) ** 2 if largest else np.sum(np.square(terms), 0)
+        return total
+
+    def along(coordinates: np.ndarray, values: np.ndarray) -> np.ndarray:
+        before, after = np.diff(coordinates)[:-1], np.diff(coordinates)[1:]
+        outer = 2 / (before * (before + after)), 2 / (after * (before + after))
+        weights = outer[0], outer[0] + outer[1], outer[1]
+        return carried(weights, (values[..., :-2], values[..., 1:-1], values[..., 2:]))
+
+    if y is None:
+        return np.sqrt(along(x, errors))
+    across, down = along(x, errors)[1:-1], along(y, errors.T).T[:, 1:-1]
+    weight = 1 / np.abs((x[2:] - x[:-2])[None, :] * (y[2:] - y[:-2])[:, None])
+    corners = (errors[2:, 2:], errors[2:, :-2], errors[:-2, 2:], errors[:-2, :-2])
+    return np.sqrt(across + down + 2 * carried([weight] * 4, corners))
 
 
 def quadratic_deviation(x: np.ndarray, y: np.ndarray | None, values: np.ndarray) -> float:
@@ -166,8 +227,14 @@ class RoughnessStudy:
     scale: str
 
     def interval(self, number: str, level: float = 0.95) -> tuple[float, float, float]:
-        """Mean and interval (Student's t): over models where there are several, otherwise over planes."""
-        return _interval(self.values[number], level)
+        """Mean and interval: over models where there are several, otherwise over planes.
+
+        See :func:`resnet_paths.statistics.mean_intervals`; all numbers lie between 0 and 1, and so do the ends. Of five
+        planes whose numbers are skewed it covers less than it says (docs/explanation/intervals.md).
+        """
+        units = _units(self.values[number])
+        low, high = mean_intervals(units, level, bound=1.0)
+        return float(units.mean()), max(0.0, float(low)), float(high)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a model and plane."""
@@ -253,7 +320,8 @@ class RoughnessDifference:
         difference: the mean of the paired differences.
         low: lower end of its 95 % interval.
         high: upper end.
-        p_value: of Student's paired t test, two-sided.
+        p_value: of Student's paired t test, two-sided; NaN where the differences are all alike, for then nothing says
+            how far they may be off.
         pairs: how many pairs there are.
         over: what the pairs are: models, or planes.
     """
@@ -274,7 +342,7 @@ def compare_roughness(first: RoughnessStudy, second: RoughnessStudy) -> dict[str
     independent of each other); with one, a pair is a plane, and the result holds for these two networks only.
 
     Raises:
-        ValueError: the studies have other planes, numbers of models, metrics or scales.
+        ValueError: the studies have other planes, coordinates, numbers of models, metrics or scales.
 
     Example:
         >>> a = RoughnessStudy({"convex": np.array([[0.9, 0.8, 0.9]])}, (0, 1, 2), (), "loss", "linear")
@@ -289,11 +357,12 @@ def compare_roughness(first: RoughnessStudy, second: RoughnessStudy) -> dict[str
             f"expected two studies over the same planes, number of models, metric and scale, got seeds {first.seeds} "
             f"and {second.seeds}, shapes {shapes[0]} and {shapes[1]}"
         )
+    _check_same_grid(first, second)
     found = {}
     for number in first.values:
         gaps = first.values[number] - second.values[number]
-        mean, low, high = _interval(gaps, 0.95)
         units = _units(gaps)
+        mean, (low, high) = float(units.mean()), map(float, student_intervals(units))
         found[number] = RoughnessDifference(
             number, mean, low, high, _p_value(units), len(units), "models" if len(gaps) > 1 else "planes"
         )
@@ -306,19 +375,23 @@ def _units(values: np.ndarray) -> np.ndarray:
     return units
 
 
-def _interval(values: np.ndarray, level: float) -> tuple[float, float, float]:
-    units = _units(values)
-    mean = float(units.mean())
-    if len(units) < 2:
-        return mean, -math.inf, math.inf
-    half = float(student.ppf((1 + level) / 2, len(units) - 1)) * float(units.std(ddof=1)) / math.sqrt(len(units))
-    return mean, mean - half, mean + half
+def _check_same_grid(first: RoughnessStudy, second: RoughnessStudy) -> None:
+    """Roughness belongs to the grid, so studies over different ones do not compare."""
+    grids = {
+        (one.x.tobytes(), b"" if one.y is None else one.y.tobytes())
+        for study in (first, second)
+        for row in study.surfaces
+        for one in row
+    }
+    if len(grids) > 1:
+        raise ValueError(
+            f"expected two studies over the same coordinates, got {len(grids)} different grids; roughness depends on "
+            "the grid, so measure both with the same x and y"
+        )
 
 
 def _p_value(units: np.ndarray) -> float:
-    if len(units) < 2:
+    if len(units) < 2 or np.ptp(units) == 0:
         return math.nan
     error = float(units.std(ddof=1)) / math.sqrt(len(units))
-    if error == 0:
-        return 1.0 if not units.mean() else 0.0
     return float(2 * student.sf(abs(float(units.mean())) / error, len(units) - 1))

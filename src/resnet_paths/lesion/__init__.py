@@ -1,14 +1,13 @@
 """Lesion studies: what a network loses with its units."""
 
+from ..statistics import bootstrap_means, fall_at_most, interval
 from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
 from .game import BlockValues, block_values
 from .interactions import BlockInteractions, higher_interactions
-from .intervals import bootstrap, bootstrap_means, interval
 from .metrics import METRICS, Metric, metric_named
 from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
-from .paired import fall_at_most
 from .predictors import DamagePredictors, damage_predictors, linear_cka
 from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
@@ -29,7 +28,6 @@ __all__ = [
     "StudyOptions",
     "all_coalitions",
     "block_values",
-    "bootstrap",
     "bootstrap_means",
     "damage_predictors",
     "evaluate_gates",

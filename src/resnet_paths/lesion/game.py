@@ -18,10 +18,10 @@ from .._display import shown
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
+from ..statistics import combined_intervals, mean_intervals
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
-from .intervals import bootstrap
-from .metrics import Metric, metric_named
+from .metrics import Metric, bound_of, metric_named
 from .options import Running, StudyOptions
 
 MOST_EXHAUSTIVE = 16
@@ -41,6 +41,8 @@ class BlockValues:
         metric: name of the metric.
         values: (n,) how much each unit adds to the metric (below zero: it lowers an error or a loss).
         standard_errors: (n,) of the sampling of orders; zeros where all coalitions were evaluated.
+        shared_variances: (n,) the part of their squares that the spread over images contains too: each image's own
+            value is told by few orders; zeros where all coalitions were evaluated.
         interactions: (n, n) pairwise interactions, or None; zero on the diagonal.
         whole: the metric with all units.
         empty: the metric with none of the playing units.
@@ -63,6 +65,7 @@ class BlockValues:
     metric: str
     values: np.ndarray
     standard_errors: np.ndarray
+    shared_variances: np.ndarray
     interactions: np.ndarray | None
     whole: float
     empty: float
@@ -78,24 +81,32 @@ class BlockValues:
     model_fingerprint: str
     data_fingerprint: str
 
-    def intervals(self, level: float = 0.95, *, count: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of bootstrap intervals over images, (n,) each; the sampling of orders is not part of them."""
-        return bootstrap(self.per_image, level=level, count=count, seed=seed)
+    def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of intervals over images, and over orders where these were sampled, (n,) each.
 
-    def interaction_intervals(
-        self, level: float = 0.95, *, count: int = 1000, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of bootstrap intervals of the interactions over images, (n, n) each.
+        See :func:`resnet_paths.statistics.mean_intervals` and :func:`resnet_paths.statistics.combined_intervals`.
+        """
+        bound = bound_of(self.metric)
+        if not self.orders:
+            return mean_intervals(self.per_image, level, bound=bound)
+        return combined_intervals(
+            self.per_image, self.standard_errors, self.shared_variances, self.orders // 2, level, bound=bound
+        )
+
+    def interaction_intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of intervals of the interactions over images, (n, n) each.
 
         Raises:
             ValueError: no interactions were asked for.
         """
         if self.interactions_per_image is None:
             raise ValueError("expected a game with interactions, got one without; call block_values(interactions=True)")
-        return bootstrap(self.interactions_per_image, level=level, count=count, seed=seed)
+        low, high = mean_intervals(self.interactions_per_image, level)
+        diagonal = np.eye(len(low), dtype=bool)  # zero by definition, on every image
+        return np.where(diagonal, 0.0, low), np.where(diagonal, 0.0, high)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit; intervals over images are NaN for a single image."""
+        """One row a unit; 95 % intervals over images and sampled orders are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return pd.DataFrame(
             {
@@ -178,7 +189,7 @@ def block_values(
             f"expected at most {MOST_EXHAUSTIVE} units for Banzhaf values and interactions, got {n}; choose some with "
             "units=, or sample them with higher_interactions"
         )
-    pairs, errors, orders = None, np.zeros(n), 0
+    pairs, errors, shared, orders = None, np.zeros(n), np.zeros(n), 0
     if method == "leave-one-out":
         table = game.values(np.concatenate([np.ones((1, n)), 1 - np.eye(n), np.zeros((1, n))]))
         values, whole, empty = table[0] - table[1:-1], table[0], table[-1]
@@ -189,6 +200,7 @@ def block_values(
     else:
         gains, whole, empty = _sampled(game, precision, most_permutations, seed)
         values, errors, orders = gains.mean(0), _standard_errors(gains), 2 * len(gains)
+        shared = _shared_variances(gains)
     return BlockValues(
         names=tuple(net[index].name for index in players),
         units=tuple(players),
@@ -196,6 +208,7 @@ def block_values(
         metric=name,
         values=values.mean(1),
         standard_errors=errors,
+        shared_variances=shared,
         interactions=None if pairs is None else pairs.mean(-1),
         whole=float(whole.mean()),
         empty=float(empty.mean()),
@@ -267,3 +280,11 @@ def _standard_errors(gains: np.ndarray) -> np.ndarray:
     means = gains.mean(2)
     errors: np.ndarray = means.std(0, ddof=1) / np.sqrt(len(means))
     return errors
+
+
+def _shared_variances(gains: np.ndarray) -> np.ndarray:
+    """(n,) the variance of the mean that is due to pairs of orders and images together, not to either alone."""
+    pairs, _, images = gains.shape
+    rest = gains - gains.mean(0) - gains.mean(2, keepdims=True) + gains.mean((0, 2))[:, None]
+    variances: np.ndarray = (rest**2).sum((0, 2)) / max((pairs - 1) * (images - 1), 1) / (pairs * images)
+    return variances

@@ -75,6 +75,19 @@ METRICS: dict[str, Metric] = {
     "soft_disagreement": _soft_disagreement,
 }
 
+BOUNDED = frozenset({"error", "top5_error", "disagreement", "soft_error", "soft_disagreement"})
+"""Metrics between 0 and 1 on each image, so that what a block does to them is never beyond 1 either."""
+
+
+def bound_of(metric: str) -> float | None:
+    """The largest that a metric by this name, and a difference of it, can be on an image; None where that is not known.
+
+    Example:
+        >>> bound_of("error"), bound_of("loss")
+        (1.0, None)
+    """
+    return 1.0 if metric in BOUNDED else None
+
 
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """A metric by name (a key of METRICS), or your own function.

@@ -14,8 +14,9 @@ from .._display import shown
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnitRef
+from ..statistics import bootstrap_means, design_interval
+from ..statistics.proportions import is_share
 from .evaluate import Network, evaluate_gates
-from .intervals import bootstrap
 from .metrics import Metric, metric_named
 from .options import StudyOptions
 
@@ -58,13 +59,11 @@ class RandomDeletions:
     def median_interval(
         self, level: float = 0.95, *, count: int = 1000, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of bootstrap intervals over images of the median over the draws, (c,) each: how sure it is."""
-        shape = self.values.shape
+        """The ends of intervals over images of the median over the draws, (c,) each: how sure it is.
 
-        def medians(means: np.ndarray) -> np.ndarray:
-            return np.median(means.reshape(len(means), *shape), axis=2)
-
-        return bootstrap(self.per_image[1:], medians, level=level, count=count, seed=seed)
+        See :func:`resnet_paths.statistics.design_interval`.
+        """
+        return median_intervals(self.per_image[1:], self.values, level, count, seed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a draw."""
@@ -144,3 +143,25 @@ def random_deletions(
         units=tuple(players),
         per_image=values,
     )
+
+
+def median_intervals(
+    per_image: np.ndarray, values: np.ndarray, level: float = 0.95, count: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals over images for the median of each row of means, (rows,) each.
+
+    Args:
+        per_image: (rows * draws, images).
+        values: (rows, draws), its means over images.
+        level: the intervals' coverage.
+        count: draws of the bootstrap that tells the medians' errors.
+        seed: of the bootstrap.
+    """
+    medians = np.median(bootstrap_means(per_image, count, seed).reshape(count, *values.shape), axis=2)
+    share, images = is_share(per_image), per_image.shape[1]
+    ends = [
+        design_interval(float(np.median(row)), drawn, images, share=share, level=level)
+        for row, drawn in zip(values, medians.T, strict=True)
+    ]
+    low, high = np.array(ends).reshape(-1, 2).T
+    return low, high

@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 from torch import nn
 
 from .._display import shown
@@ -19,11 +19,12 @@ from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
+from ..statistics import correlation_ranges, intervals, spearman
 from ..surgery import reorder_blocks
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
-from .intervals import bootstrap
-from .metrics import Metric, metric_named
+from .metrics import Metric, bound_of, metric_named
+from .multiple import median_intervals
 from .options import Running, StudyOptions
 
 
@@ -65,48 +66,36 @@ class Reorderings:
     model_fingerprint: str
     data_fingerprint: str
 
-    def intervals(self, level: float = 0.95, *, count: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of bootstrap intervals over images of each order's metric, (m,) each."""
-        return bootstrap(self.per_image[1:], level=level, count=count, seed=seed)
+    def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of intervals over images of each order's metric, (m,) each."""
+        return intervals(self.per_image[1:], level, bound=bound_of(self.metric))
 
-    def rank_correlation(self, *, level: float = 0.95, count: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-        """Spearman's correlation of the metric with tau over the orders, and its bootstrap interval over images.
+    def rank_correlation(self, *, seed: int = 0) -> tuple[float, float, float]:
+        """Spearman's correlation of the metric with tau over the orders, and the range where it may lie.
 
-        Near -1: the further the order is from the original one, the worse, as Veit et al. found.
+        Near -1: the further the order is from the original one, the worse, as Veit et al. found. The range is not an
+        interval of a stated level (:func:`resnet_paths.statistics.correlation_ranges`).
         """
-        wanted = _standardised(rankdata(self.tau))
-
-        def correlation(means: np.ndarray) -> np.ndarray:
-            return _standardised(rankdata(means, axis=-1)) @ wanted
-
-        low, high = bootstrap(self.per_image[1:], correlation, level=level, count=count, seed=seed)
-        return float(correlation(self.values[None])[0]), float(low), float(high)
+        low, high = correlation_ranges(self.per_image[1:], self.tau, seed=seed)[0]
+        return float(spearman(self.values[None], self.tau[None])[0]), float(low), float(high)
 
     def by_swaps(self, level: float = 0.95) -> pd.DataFrame:
         """One row for each number of swaps: mean tau, median and spread over orders, interval over images."""
         rows = []
         for count in np.unique(self.swaps):
             mine = self.swaps == count
-            low, high = bootstrap(self.per_image[1:][mine], lambda means: np.median(means, axis=1), level=level)
+            ends = median_intervals(self.per_image[1:][mine], self.values[mine][None], level)
             spread = np.quantile(self.values[mine], (0.1, 0.5, 0.9))
             named = dict(zip(("tenth", "median", "ninetieth"), spread.tolist(), strict=True))
             rows.append(
-                {"swaps": int(count), "tau": self.tau[mine].mean(), **named, "low": float(low), "high": float(high)}
+                {"swaps": int(count), "tau": self.tau[mine].mean(), **named, "low": ends[0][0], "high": ends[1][0]}
             )
         return pd.DataFrame(rows)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row an order; intervals over images are NaN for a single image."""
+        """One row an order; 95 % intervals over images are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return pd.DataFrame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
-
-
-def _standardised(ranks: np.ndarray) -> np.ndarray:
-    centred = ranks - ranks.mean(-1, keepdims=True)
-    length = np.sqrt((centred**2).sum(-1, keepdims=True))
-    with np.errstate(invalid="ignore"):
-        found: np.ndarray = centred / length
-    return found
 
 
 def order_distance(order: Sequence[int]) -> float:

@@ -16,9 +16,9 @@ from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
+from ..statistics import intervals
 from .evaluate import Network, evaluate_gates, per_image, quick
-from .intervals import bootstrap, interval
-from .metrics import Metric, metric_named
+from .metrics import Metric, bound_of, metric_named
 from .options import Running, StudyOptions
 
 
@@ -62,11 +62,13 @@ class SingleDeletions:
         """How much the metric rises with each unit deleted."""
         return self.values - self.whole
 
-    def damage_interval(
-        self, level: float = 0.95, *, count: int = 1000, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of bootstrap intervals of the damage over images, paired with the whole network's, (n,) each."""
-        return bootstrap(self.per_image[1:] - self.per_image[0], level=level, count=count, seed=seed)
+    def damage_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of intervals of the damage over images, paired with the whole network's, (n,) each.
+
+        Tango's score interval of metrics that are 0 or 1 on each image, otherwise that of
+        :func:`resnet_paths.statistics.mean_intervals`.
+        """
+        return intervals(self.per_image[1:], level, reference=self.per_image[0], bound=bound_of(self.metric))
 
     def least(self, count: int) -> list[int]:
         """The units that do the least damage when deleted alone.
@@ -79,7 +81,7 @@ class SingleDeletions:
         return [int(index) for index in np.argsort(self.values, kind="stable")[:count]]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit; the damage with its paired bootstrap interval over images (NaN for a single image)."""
+        """One row a unit; the damage with its paired 95 % interval over images (NaN for a single image)."""
         ends = self.damage_interval() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return pd.DataFrame(
             {
@@ -210,17 +212,17 @@ class _WithoutShortcut:
 
 
 def _record(net: Network, data: ImageData, metric: str, values: np.ndarray, deleted: str) -> SingleDeletions:
-    ends = np.array([interval(row) for row in values])
+    low, high = intervals(values, bound=bound_of(metric))
     means = values.mean(1)
     return SingleDeletions(
         names=tuple(unit.name for unit in net),
         shortcuts=tuple(unit.shortcut for unit in net),
         metric=metric,
         whole=float(means[0]),
-        whole_interval=(float(ends[0, 0]), float(ends[0, 1])),
+        whole_interval=(float(low[0]), float(high[0])),
         values=means[1:],
-        low=ends[1:, 0],
-        high=ends[1:, 1],
+        low=low[1:],
+        high=high[1:],
         per_image=values,
         data=data.name,
         model_fingerprint=fingerprint(net.model),

@@ -14,13 +14,14 @@ import xarray as xr
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..statistics import log_student_interval
 from ._columns import pull_columns, pull_graph_columns, seed_norms
 from ._graph_tape import GraphTape, open_tape
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
 from ._tape import Tape
 from .by_length import example_norms
-from .sampling import pooled, student_interval
+from .sampling import pooled
 
 
 @shown
@@ -172,7 +173,8 @@ def path_energy(
         if rtol is not None and len(squares) >= 8 and _precise(squares, rtol, exact):
             break
     energy, error = _estimate(squares, exact)
-    low, high = student_interval(energy, error, len(squares), confidence)
+    ends = log_student_interval(energy.numpy(), error.numpy(), len(squares) - 1, confidence)
+    low, high = (torch.from_numpy(end) for end in ends)
     return PathEnergy(
         n=tape.n,
         loss=loss_name(loss),

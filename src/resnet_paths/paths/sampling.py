@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from scipy import stats
 
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, array, dataset, provenance, table
+from ..statistics import norm_intervals, pooled_norm_intervals
 from ._graph_tape import GraphTape, open_tape
 from ._objective import Loss, loss_name
 from ._polynomial import pull_stem
@@ -58,8 +59,28 @@ class SampledPathGradients:
         return pooled(self.mean, self.standard_error)
 
     def interval(self, confidence: float = 0.95) -> tuple[torch.Tensor, torch.Tensor]:
-        """Confidence interval of the mean, (L, batch) each: Student's, of the logarithm."""
-        return student_interval(self.mean, self.standard_error, self.norms.shape[1], confidence)
+        """Confidence interval of the mean, (L, batch) each, for skewed norms.
+
+        See :func:`resnet_paths.statistics.norm_intervals`; the mean itself for lengths of one path, infinite above
+        where all draws are alike though there are several paths.
+        """
+        norms = array(self.norms.double()).transpose(0, 2, 1)
+        return self._ends(*norm_intervals(norms, confidence), self.mean)
+
+    def over_examples_interval(self, confidence: float = 0.95) -> tuple[torch.Tensor, torch.Tensor]:
+        """Confidence interval of the mean over the batch, for these examples, (L,) each.
+
+        See :func:`resnet_paths.statistics.pooled_norm_intervals`.
+        """
+        low, high = pooled_norm_intervals(array(self.norms.double()), confidence)
+        return self._ends(low, high, self.mean.mean(-1))
+
+    def _ends(self, low: np.ndarray, high: np.ndarray, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As tensors of the mean's kind, and the mean where there is but one path."""
+        single = torch.tensor([self.counts[length] <= 1 for length in self.lengths.tolist()], device=mean.device)
+        single = single.view(-1, *[1] * (mean.ndim - 1))
+        ends = [torch.from_numpy(np.asarray(end)).to(mean) for end in (low, high)]
+        return torch.where(single, mean, ends[0]), torch.where(single, mean, ends[1])
 
     def to_xarray(self) -> xr.Dataset:
         """The norms with dimensions length, sample and example; mean and standard error."""
@@ -165,21 +186,6 @@ def sample_path_gradients(
 def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean over examples of independent estimates (..., batch), and its standard error."""
     return mean.mean(-1), error.square().sum(-1).sqrt() / error.shape[-1]
-
-
-def student_interval(
-    mean: torch.Tensor, error: torch.Tensor, draws: int, confidence: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``mean * exp(+-q error / mean)``, q of Student's t: an interval of a positive mean that stays positive.
-
-    Raises:
-        ValueError: the confidence is not between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    quantile = float(stats.t.ppf((1 + confidence) / 2, draws - 1))
-    factor = torch.exp(quantile * error / mean.clamp_min(torch.finfo(mean.dtype).tiny))
-    return mean / factor, mean * factor
 
 
 def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,6 +17,12 @@ def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
     if ax is not None:
         return ax
     return Figure(figsize=size, layout="constrained").subplots()  # type: ignore[no-any-return]
+
+
+def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(2, n) lengths of error bars down to `low` and up to `high`; none to an infinite end."""
+    lengths = np.stack([values - low, high - values]).astype(float).clip(0)
+    return np.where(np.isfinite(lengths), lengths, np.nan)
 
 
 def save(ax: Axes, path: str | Path) -> Path:

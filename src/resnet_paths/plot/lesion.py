@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..lesion import RandomDeletions, SingleDeletions
-from ._style import BLUE, GREY, ORANGE, axes
+from ._style import BLUE, GREY, ORANGE, axes, bars
 
 _LABELS = {
     "error": "error (share of images)",
@@ -39,7 +39,7 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     groups = ((~changes, BLUE, "o", plain), (changes, ORANGE, "D", "shortcut that changes the shape"))
     for chosen, colour, marker, label in groups:
         if chosen.any():
-            errors = np.stack([record.values - record.low, record.high - record.values])[:, chosen].clip(0)
+            errors = bars(record.values, record.low, record.high)[:, chosen]
             ax.errorbar(places[chosen], record.values[chosen], errors, fmt=marker, color=colour, capsize=2, label=label)
     ax.axhline(record.whole, color=GREY, linestyle="--", label=f"no deletion ({record.whole:.3g})")
     ax.axhspan(*record.whole_interval, color=GREY, alpha=0.15)
@@ -69,7 +69,7 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
     low, middle, high = (np.concatenate([[record.whole], line]) for line in (low, middle, high))
     ax.fill_between(counts, low, high, color=BLUE, alpha=0.2, label="10 % to 90 % of the draws")
     ends = record.median_interval() if record.per_image.shape[1] > 1 else (middle[1:], middle[1:])
-    errors = np.stack([middle[1:] - ends[0], ends[1] - middle[1:]]).clip(0)
+    errors = bars(middle[1:], *ends)
     ax.plot(counts, middle, color=BLUE, marker="o", markersize=3, label="median")
     ax.errorbar(
         record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="its 95 % interval over images"

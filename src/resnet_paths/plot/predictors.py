@@ -10,7 +10,7 @@ from ._style import BLUE, GREEN, GREY, ORANGE, axes
 
 
 def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> Axes:
-    """Each predictor's rank correlations with true damage, with intervals over images; best on top.
+    """Each predictor's rank correlations with true damage, with the ranges where they may lie; best on top.
 
     Args:
         record: see :func:`resnet_paths.lesion.rank_predictors`.
@@ -19,15 +19,15 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
     ax = axes(ax, (6.5, 0.45 * len(record.predictors) + 1.2))
     places = np.arange(len(record.predictors))[::-1].astype(float)
     for values, ends, shift, colour, marker, label in (
-        (record.spearman, record.spearman_interval, 0.12, BLUE, "o", "Spearman"),
-        (record.kendall, record.kendall_interval, -0.12, GREEN, "s", "Kendall tau-b"),
+        (record.spearman, record.spearman_range, 0.12, BLUE, "o", "Spearman"),
+        (record.kendall, record.kendall_range, -0.12, GREEN, "s", "Kendall tau-b"),
     ):
         errors = np.abs(ends.T - values).clip(0)
         ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=colour, capsize=2, markersize=4, label=label)
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(places, record.predictors, fontsize=9)
     ax.set_xlim(-1.02, 1.02)
-    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), {record.level:.0%} intervals over images")
+    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), with the range where it may lie")
     ax.set_title("Which predictor of damage can be trusted", fontsize=10)
     ax.legend(fontsize=8, loc="lower left")
     return ax

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..lesion import Reorderings, StageDeletions
-from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, bars
 from .lesion import metric_label
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
@@ -25,7 +25,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     ax = axes(ax, (6, 4))
     table = record.by_swaps()
     ax.plot(record.tau, record.values, ".", color=GREY, alpha=0.6, markersize=4, label="one order")
-    errors = np.stack([table["median"] - table["low"], table["high"] - table["median"]]).clip(0)
+    errors = bars(*(table[name].to_numpy() for name in ("median", "low", "high")))
     label = "median of as many swaps, 95 % interval"
     ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
     ax.plot(1, record.whole, "D", color=ORANGE, label=f"original order ({record.whole:.3g})")

@@ -92,7 +92,10 @@ def _smooth_reordering(evidence: Evidence) -> Measured:
     except ValueError as reason:
         return Measured(str(reason), None)
     rank, low, high = record.rank_correlation()
-    text = f"rank correlation of error and Kendall's tau {number(rank)} (95 % interval {number(low)} to {number(high)})"
+    text = (
+        f"rank correlation of error and Kendall's tau {number(rank)} (on more images it may lie "
+        f"from {number(low)} to {number(high)})"
+    )
     return Measured(text, high < -0.5, {"rank_correlation": rank, "low": low, "high": high})
 
 

@@ -77,9 +77,8 @@ def _correlation(record: Reorderings, images: int) -> list[str]:
     return [
         about,
         "Kendall's tau says how much of the original order is left (1: all of it). Its rank correlation with the error "
-        f"is {number(rank)} (95 % interval {number(low)} to {number(high)}): {verdict}. Veit et al. (2016, section "
-        "4.3) "
-        "found that the error rises smoothly.",
+        f"is {number(rank)} (on more images it may lie from {number(low)} to {number(high)}): {verdict}. "
+        "Veit et al. (2016, section 4.3) found that the error rises smoothly.",
     ]
 
 

@@ -1,0 +1,27 @@
+"""How sure numbers are: intervals for shares, their differences, means, medians, path norms; ranges for ranks."""
+
+from .means import combined_intervals, design_interval, interval, intervals, mean_intervals, student_intervals
+from .norms import log_student_interval, norm_intervals, pooled_norm_intervals
+from .proportions import difference_interval, fall_at_most, share_interval
+from .ranks import correlation_ranges, kendall, spearman
+from .resampling import bootstrap_means, resamples
+
+__all__ = [
+    "bootstrap_means",
+    "combined_intervals",
+    "correlation_ranges",
+    "design_interval",
+    "difference_interval",
+    "fall_at_most",
+    "interval",
+    "intervals",
+    "kendall",
+    "log_student_interval",
+    "mean_intervals",
+    "norm_intervals",
+    "pooled_norm_intervals",
+    "resamples",
+    "share_interval",
+    "spearman",
+    "student_intervals",
+]

@@ -1,0 +1,108 @@
+"""Shares, and differences of shares on the same images: score intervals, which have a width at 0 of n too."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+
+def is_share(values: np.ndarray) -> bool:
+    """Whether all values are zeros and ones."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def share_interval(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a share seen among `count` images.
+
+    ``(p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``.
+
+    Args:
+        share: p, seen.
+        count: n; need not be whole (see :func:`design_interval`).
+        level: the interval's coverage.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+
+    Example:
+        >>> low, high = share_interval(0.0, 100)
+        >>> low, round(high, 3)
+        (0.0, 0.037)
+    """
+    z = float(norm.ppf((1 + level) / 2))
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave them just inside 0 or 1
+    return max(0.0, low), min(1.0, high)
+
+
+def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """A score interval for how much larger the share of ones is in `second` than in `first`, on the same images.
+
+    Both ends of Tango's (1998) interval: the differences that the two-sided score test does not reject. With no image
+    changed of n it is still about ``±z²/n`` wide, where resampling the images gives a point.
+
+    Args:
+        first: a zero or a one for each image.
+        second: likewise, for the same images.
+        level: the interval's coverage; where few images change, it covers more, because counts are whole.
+
+    Raises:
+        ValueError: as :func:`fall_at_most`, or values other than zeros and ones.
+
+    Example:
+        >>> low, high = difference_interval(np.zeros(200), np.zeros(200))
+        >>> round(low, 4), round(high, 4)
+        (-0.0188, 0.0188)
+    """
+    if not (is_share(first) and is_share(second)):
+        raise ValueError("expected zeros and ones, got other values; use mean_intervals of the differences")
+    side = (1 + level) / 2
+    return -fall_at_most(first, second, side), fall_at_most(1 - first, 1 - second, side)
+
+
+def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> float:
+    """An upper confidence bound for the fall of accuracy from one model to another, on the same images.
+
+    With b images right before and wrong after, c the other way round, of n, the fall is ``d = (b - c) / n``. The
+    bound is the largest d that the one-sided score test of Tango (1998, Statistics in Medicine 17, section 3) does not
+    reject: ``(b - c - n d) / sqrt(n (2 q + d (1 - d))) = -z``, with q the likeliest share of images of the second kind
+    when the fall is d. Images on which both models are alike count through n, so 0 of 100 lost is not a bound of 0.
+
+    Args:
+        before: whether the first model is right, for each image.
+        after: likewise the second model.
+        level: probability that the bound holds.
+
+    Raises:
+        ValueError: no images, or not as many; a level not between 0.5 and 1.
+
+    Example:
+        >>> right = np.ones(100)
+        >>> round(fall_at_most(right, right), 3)
+        0.026
+    """
+    if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < level < 1:
+        raise ValueError(
+            "expected whether each of the same images is right, twice, and a level between 0.5 and 1, got "
+            f"{before.shape}, {after.shape} and {level}"
+        )
+    was, now = before > 0.5, after > 0.5
+    n, lost, won = len(was), int((was & ~now).sum()), int((now & ~was).sum())
+    z = float(norm.ppf(level))
+    fall = (lost - won) / n
+
+    def above(d: float) -> float:
+        return (lost - won - n * d) / _deviation(n, lost, won, d) + z
+
+    top = 1 - 1e-12
+    return 1.0 if above(top) > 0 else float(brentq(above, min(fall + 1e-12, top), top))
+
+
+def _deviation(n: int, lost: int, won: int, d: float) -> float:
+    """The standard deviation of ``lost - won`` when the fall is d, its other parameter at its likeliest."""
+    a, b, c = 2 * n, -lost - won + (2 * n - lost + won) * d, -won * d * (1 - d)
+    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    return math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-300))

@@ -1,0 +1,166 @@
+"""Rank correlations of quantities that are means over images, and so carry noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from .resampling import bootstrap_means
+
+Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_BURN, _KEPT = 100, 400
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of each row of two (rows, n) arrays; NaN for a constant row.
+
+    Example:
+        >>> spearman(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
+        array([0.5])
+    """
+    ranks = [rankdata(values, axis=1) for values in (one, other)]
+    centred = [values - values.mean(1, keepdims=True) for values in ranks]
+    lengths = [np.sqrt((values**2).sum(1)) for values in centred]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation: np.ndarray = (centred[0] * centred[1]).sum(1) / (lengths[0] * lengths[1])
+    return correlation
+
+
+def kendall(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row of two (rows, n) arrays; NaN for a constant row.
+
+    Example:
+        >>> kendall(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
+        array([0.333])
+    """
+    signs = [np.sign(values[:, :, None] - values[:, None, :]) for values in (one, other)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        untied = np.sqrt((signs[0] ** 2).sum((1, 2)) * (signs[1] ** 2).sum((1, 2)))
+        correlation: np.ndarray = (signs[0] * signs[1]).sum((1, 2)) / untied
+    return correlation
+
+
+def correlation_ranges(
+    first: np.ndarray,
+    second: np.ndarray,
+    correlations: Sequence[Correlation] = (spearman,),
+    *,
+    paired: bool = True,
+    draws: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Ranges in which rank correlations may lie that would be seen on infinitely many images. Not intervals.
+
+    Noise in the ranks draws a rank correlation towards zero, and images drawn anew add that noise a second time: the
+    middle 95 % of the bootstrap can miss the truth always. So its range is joined with that of 400 draws from the
+    posterior distribution of the noiseless values, for which pairs of them are taken as normally distributed with
+    unknown mean and covariance (Gelman et al. 2013, Bayesian Data Analysis, section 11.6; by Gibbs sampling). Of the
+    two, the lower of the lower and the higher of the higher 2.5 % points are returned.
+
+    In simulations the range held the truth in 86 to 100 % of the cases, depending on the noise and on the law of
+    the values, where the bootstrap alone held it in 0 to 98 % (docs/explanation/intervals.md). So no level is stated.
+
+    Args:
+        first: (n, images), or (n,) values without noise.
+        second: likewise, of the same n things.
+        correlations: of rows of two arrays (rows, n).
+        paired: both are of the same images.
+        draws: of the bootstrap.
+        seed: of all draws.
+
+    Returns:
+        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, and of a single image.
+
+    Example:
+        >>> values = np.random.default_rng(0).normal(size=(5, 200)) + np.arange(5)[:, None]
+        >>> correlation_ranges(values, np.arange(5.0))
+        array([[1., 1.]])
+    """
+    if any(values.ndim == 2 and values.shape[1] < 2 for values in (first, second)):
+        return np.full((len(correlations), 2), np.nan)
+    seen = [values.mean(1) if values.ndim == 2 else values for values in (first, second)]
+    if any(np.ptp(values) == 0 for values in seen):
+        return np.full((len(correlations), 2), np.nan)
+    sampled = [values.ndim == 2 for values in (first, second)]
+    seeds = (seed, seed if paired else seed + 1)
+    redrawn = [
+        bootstrap_means(values, draws, own) if noisy else np.repeat(values[None], draws, 0)
+        for values, noisy, own in zip((first, second), sampled, seeds, strict=True)
+    ]
+    noiseless = _posterior(first, second, paired, seed)
+    for index, values in enumerate((first, second)):
+        if not sampled[index]:  # exact values keep their ties
+            noiseless[index] = np.repeat(values[None], _KEPT, 0)
+    ends = np.empty((len(correlations), 2))
+    for row, correlation in enumerate(correlations):
+        ends[row] = correlation(seen[0][None], seen[1][None])[0]
+        for pair in (redrawn, noiseless):
+            drawn = correlation(*pair)
+            if np.isfinite(drawn).any():
+                low, high = np.nanquantile(drawn, (0.025, 0.975))
+                ends[row] = np.fmin(ends[row, 0], low), np.fmax(ends[row, 1], high)
+    return ends
+
+
+def _posterior(first: np.ndarray, second: np.ndarray, paired: bool, seed: int) -> list[np.ndarray]:
+    """Draws of the noiseless values, two of (draws, n), by Gibbs sampling of a bivariate normal law of the pairs."""
+    seen, noise = _with_noise(first, second, paired)
+    generator = np.random.default_rng(seed)
+    n = len(seen)
+    apparent = np.maximum(seen.var(0, ddof=1), 1e-300)
+    scale = np.maximum(apparent - noise.mean(0).diagonal(), 0.1 * apparent)
+    covariance, mean = np.diag(scale), seen.mean(0)
+    kept = np.empty((_KEPT, n, 2))
+    for step in range(_BURN + _KEPT):
+        gain = covariance @ np.linalg.inv(covariance + noise)
+        centre = mean + np.einsum("nij,nj->ni", gain, seen - mean)
+        values = centre + _normal(covariance - gain @ covariance, generator)
+        mean = values.mean(0) + _normal(covariance[None] / n, generator)[0]
+        off = values - mean
+        covariance = _inverse_wishart(off.T @ off + np.diag(0.02 * scale), n + 2, generator)
+        if step >= _BURN:
+            kept[step - _BURN] = values
+    return [kept[..., 0], kept[..., 1]]
+
+
+def _with_noise(first: np.ndarray, second: np.ndarray, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The means (n, 2), each column in units of its spread, and the covariances of their errors, (n, 2, 2).
+
+    What an image adds to all n alike moves no rank, so it is taken out before the errors are told.
+    """
+    means = [values.mean(1) if values.ndim == 2 else values.astype(float) for values in (first, second)]
+    units = [float(values.std()) or 1.0 for values in means]
+    noise = np.zeros((len(first), 2, 2))
+    off: list[np.ndarray] = []
+    for index, (values, unit) in enumerate(zip((first, second), units, strict=True)):
+        noise[:, index, index] = 1e-9  # an exact value, to rounding: keeps the matrices regular
+        if values.ndim == 2:
+            away = (values - values.mean(1, keepdims=True)) / unit
+            off.append(away - away.mean(0))
+            noise[:, index, index] += (off[-1] ** 2).sum(1) / (values.shape[1] - 1) / values.shape[1]
+    if paired and len(off) == 2:
+        images = first.shape[1]
+        both = (off[0] * off[1]).sum(1) / (images - 1) / images
+        noise[:, 0, 1] = noise[:, 1, 0] = both
+    return np.stack([values / unit for values, unit in zip(means, units, strict=True)], 1), noise
+
+
+def _normal(covariances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(n, 2) normal pairs of the covariances (n, 2, 2); a variance that rounding made negative counts as none."""
+    first = np.sqrt(np.maximum(covariances[:, 0, 0], 1e-18))
+    slope = covariances[:, 1, 0] / first
+    second = np.sqrt(np.maximum(covariances[:, 1, 1] - slope**2, 0))
+    draws = generator.normal(size=(len(covariances), 2))
+    return np.stack([first * draws[:, 0], slope * draws[:, 0] + second * draws[:, 1]], 1)
+
+
+def _inverse_wishart(scale: np.ndarray, freedom: int, generator: np.random.Generator) -> np.ndarray:
+    """A covariance drawn from the inverse Wishart law, by Bartlett's decomposition."""
+    factor = np.linalg.cholesky(np.linalg.inv(scale))
+    lower = np.diag(np.sqrt(generator.chisquare([freedom, freedom - 1])))
+    lower[1, 0] = generator.normal()
+    root = factor @ lower
+    covariance: np.ndarray = np.linalg.inv(root @ root.T)
+    return covariance
