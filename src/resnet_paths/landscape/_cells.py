@@ -50,6 +50,21 @@ def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[st
     return found
 
 
+def one_an_image(name: str, values: torch.Tensor) -> np.ndarray:
+    """(images,) float64: of several values an image their mean, so that errors are of means over images.
+
+    Raises:
+        ValueError: one number for all images.
+    """
+    if not values.ndim:
+        raise ValueError(
+            f"expected a value for each image of {name}, got one number for all; leave out the mean or sum over the "
+            "images (reduction='none')"
+        )
+    wide = values.double()
+    return (wide.flatten(1).mean(1) if wide.ndim > 1 else wide).numpy()
+
+
 class _Loss:
     """A loss in the form of a metric."""
 
@@ -164,7 +179,7 @@ class CellEvaluator:
         whole = self._origin_logits()
         logits = self.logits(coefficients)
         return {
-            name: metric(logits, self._labels, logits if whole is None else whole).double().numpy()
+            name: one_an_image(name, metric(logits, self._labels, logits if whole is None else whole))
             for name, metric in self.metrics.items()
         }
 

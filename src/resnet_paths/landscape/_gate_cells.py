@@ -26,6 +26,7 @@ from ._cells import (
     in_order,
     micro_batch,
     needs_origin,
+    one_an_image,
 )
 from ._grid import mean_and_error
 
@@ -106,7 +107,7 @@ class GateProblem:
         logits = self._runner.logits(gates)
         whole = self._runner.whole if needs_origin(self.metrics) else logits
         labels = self.data.labels.cpu()
-        return {name: metric(logits, labels, whole).double().numpy() for name, metric in self.metrics.items()}
+        return {name: one_an_image(name, metric(logits, labels, whole)) for name, metric in self.metrics.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runner": None}

@@ -21,6 +21,8 @@ with warnings.catch_warnings():  # linear_operator, which curvlinops imports, sc
             "expected curvlinops for curvature, which is not installed; run: pip install 'resnet-paths[curvature]'"
         ) from error
 
+from .operator import batch_length
+
 
 class _Hessian(HessianLinearOperator):  # type: ignore[misc]
     """The Hessian with reverse-over-reverse products.
@@ -88,14 +90,8 @@ def make_operator(
         batches,
         check_deterministic=False,
         num_data=count,
-        batch_size_fn=_batch_size,
+        batch_size_fn=batch_length,
     )
-
-
-def _batch_size(x: Any) -> int:
-    while isinstance(x, dict | tuple):
-        x = next(iter(x.values() if isinstance(x, dict) else x))
-    return len(x)
 
 
 @contextmanager

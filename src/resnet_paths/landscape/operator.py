@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from ..data import ImageData, ImageSource, as_batches
 from ..graph.eval_mode import check_eval
@@ -19,10 +19,12 @@ from ..graph.preserve import preserved
 from ..graph.private_copy import private_modules
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, provenance
+from .mean_loss import MeanLoss, SampleLoss
+from .symmetry import check_symmetry, reparametrised
 
 Kind = Literal["hessian", "gauss_newton"]
-SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
+T = TypeVar("T")
 
 
 class CurvatureOperator:
@@ -43,10 +45,10 @@ class CurvatureOperator:
     def __init__(
         self,
         model: nn.Module,
-        batches: list[tuple[Any, torch.Tensor]],
+        batches: list[tuple[Any, Any]],
         kind: Kind,
         names: Sequence[str],
-        loss: nn.Module,
+        loss: SampleLoss,
     ) -> None:
         from . import _operators
 
@@ -56,12 +58,14 @@ class CurvatureOperator:
         chosen = [parameters[name] for name in names]
         self.model, self.kind, self.names = model, kind, tuple(names)
         self.shapes = tuple(tuple(parameter.shape) for parameter in chosen)
-        self.samples = sum(len(target) for _, target in batches)
+        self.samples = sum(batch_length(x) for x, _ in batches)
         self.products = 0
         self._batches = batches
         self._backend = _operators
         self._own = own
-        self._operator = _operators.make_operator(kind, _Logits(own), loss, chosen, batches, self.samples)
+        mean = MeanLoss(loss, [target for _, target in batches], self.samples)
+        self._operator = _operators.make_operator(kind, _Logits(own), mean, chosen, batches, self.samples)
+        self._probed = False
         self._reference = chosen[0]
         self.dtype, self.device = chosen[0].dtype, chosen[0].device
 
@@ -71,8 +75,11 @@ class CurvatureOperator:
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """The matrix times a vector (P,) or several (P, K).
 
+        Before the first product with the Hessian its symmetry is probed (:func:`check_symmetry`).
+
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or a matrix that is not symmetric: PyTorch differentiates a layer twice wrongly.
+            TypeError: a layer has no forward-mode derivative, which the Gauss-Newton matrix needs.
             FloatingPointError: the product is not finite.
 
         Cost: about 3.5 gradients of the data for one vector, 2.5 for each of several at once (Hessian), 3.7 (Gauss-
@@ -83,8 +90,10 @@ class CurvatureOperator:
                 f"expected a vector ({len(self)},) or vectors ({len(self)}, K), got {tuple(vectors.shape)}; the "
                 "operator has an entry for each number in its parameters"
             )
-        with torch.inference_mode(False), preserved(self._own), self._backend.differentiable_attention():
-            product: torch.Tensor = (self._operator @ _moved(vectors, self._reference)).detach()
+        if not self._probed and self.kind == "hessian":
+            check_symmetry(self._on_first_batch, self._own, self.names, self.shapes, self._reference)
+            self._probed = True
+        product = self._alone(lambda: self._product(_moved(vectors, self._reference)))
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
         if not bool(torch.isfinite(product).all()):
             raise FloatingPointError(
@@ -92,6 +101,31 @@ class CurvatureOperator:
                 "parameters; check the model's output on this data, or use float64"
             )
         return product
+
+    def _alone(self, compute: Callable[[], T]) -> T:
+        """What needs the modules to itself, which are left as they were."""
+        with torch.inference_mode(False), preserved(self._own), self._backend.differentiable_attention():
+            return compute()
+
+    def _product(self, vectors: torch.Tensor) -> torch.Tensor:
+        try:
+            product: torch.Tensor = (self._operator @ vectors).detach()
+        except NotImplementedError as error:
+            layers = ", ".join(reparametrised(self._own)) or "one of the model's"
+            raise TypeError(
+                f"expected layers with forward-mode derivatives for {self.kind}, got {layers}; take kind='hessian', or "
+                "merge reparametrised weights first (torch.nn.utils.parametrize.remove_parametrizations)"
+            ) from error
+        return product
+
+    def _on_first_batch(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The first batch's part of the matrix times vectors (P, K)."""
+        parts = vectors.split([math.prod(shape) for shape in self.shapes])
+        columns = [part.reshape(*shape, -1) for part, shape in zip(parts, self.shapes, strict=True)]
+        with torch.inference_mode(False):
+            x, target = self._batches[0]
+            products = self._alone(lambda: self._operator._matmat_batch(x, target, columns))
+        return torch.cat([part.detach().reshape(-1, vectors.shape[1]) for part in products])
 
     def dense(self) -> torch.Tensor:
         """The whole matrix, (P, P), for small nets.
@@ -130,7 +164,9 @@ class CurvatureOperator:
 
     def source(self, seed: int | None = None) -> Provenance:
         """What is needed to make the operator again."""
-        return provenance(self.model, [list(batch) for batch in self._batches], self.dtype, seed)
+        return provenance(
+            self.model, [[x, getattr(target, "value", target)] for x, target in self._batches], self.dtype, seed
+        )
 
     def __repr__(self) -> str:
         return f"CurvatureOperator({self.kind}, {len(self):,} parameters, {self.samples} samples, {self.dtype})"
@@ -148,7 +184,8 @@ def curvature_operator(
 ) -> CurvatureOperator:
     """The Hessian or the generalised Gauss-Newton matrix of the mean loss as a linear operator.
 
-    With the loss ``L = 1/N sum_n l(f(x_n), y_n)`` over all N samples, whatever the sizes of the batches,
+    With the loss ``L = 1/N sum_n l(f(x_n), y_n)`` over all N samples, whatever the sizes of the batches (cross-entropy:
+    over all labels that are not ignored, as torch takes the mean of one batch that holds them all),
 
         H = d²L / dθ²,      G = 1/N sum_n J_nᵀ (d²l / df²) J_n,      J_n = df(x_n) / dθ,
 
@@ -160,7 +197,9 @@ def curvature_operator(
             iterable; see :func:`~resnet_paths.data.as_batches`); it is read once and kept.
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: names of the parameters; None takes all.
-        loss: ``"cross_entropy"``, or a function of output and target that returns one loss for each sample, (batch,).
+        loss: ``"cross_entropy"``; a ``CrossEntropyLoss`` or ``NLLLoss`` with ``reduction="none"``, whose weights and
+            ignored label count as in its mean; or a function of output and target that returns one loss for each
+            sample, (batch,). Targets may be tensors, or tuples and mappings of them.
         batch_size: samples at a time, of labelled images; the numbers do not depend on it.
 
     Returns:
@@ -172,7 +211,8 @@ def curvature_operator(
         TypeError: the parameters are of several types or on several devices.
         ImportError: without the extra ``curvature``.
 
-    Cost: none before the first product but a copy of the modules, not of their tensors.
+    Cost: none before the first product but a copy of the modules, not of their tensors; before that product three
+    products with the first batch, which probe the Hessian's symmetry.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian; Schraudolph (2002) for Gauss-Newton.
 
@@ -191,7 +231,7 @@ def curvature_operator(
     check_eval(model)
     names = check_parameters(model, parameters)
     reference = dict(model.named_parameters())[names[0]]
-    return CurvatureOperator(model, read_batches(data, model, batch_size, reference), kind, names, MeanLoss(loss))
+    return CurvatureOperator(model, read_batches(data, model, batch_size, reference), kind, names, loss)
 
 
 def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]:
@@ -217,7 +257,7 @@ def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]
 
 def read_batches(
     data: ImageSource, model: nn.Module, batch_size: int, reference: torch.Tensor
-) -> list[tuple[Any, torch.Tensor]]:
+) -> list[tuple[Any, Any]]:
     """All batches, floating inputs in the parameters' type, on their device.
 
     Raises:
@@ -226,22 +266,39 @@ def read_batches(
     if isinstance(data, ImageData):
         data = data.to(reference.device, reference.dtype)
     batches = [
-        (_moved(x, reference), _target(target, reference.device))
+        (_moved(x, reference), _target(target, reference))
         for x, target in as_batches(data, model, batch_size=batch_size)
     ]
-    if not sum(len(target) for _, target in batches):
+    if not sum(batch_length(x) for x, _ in batches):
         raise ValueError("expected at least one sample, got none; is the iterator of batches used up? give a list")
     return batches
 
 
-def _target(target: Any, device: torch.device) -> torch.Tensor:
-    if target is None or isinstance(target, (Mapping, tuple)):
-        got = "none" if target is None else type(target).__name__
-        raise TypeError(
-            f"expected one tensor of targets in each batch, got {got}; give pairs (input, target), and a loss that "
-            "reads this target"
-        )
-    return torch.as_tensor(target, device=device)
+def _target(target: Any, reference: torch.Tensor) -> Any:
+    """A tensor, or a tuple or mapping of them, on the parameters' device and in the type that it came in."""
+    if target is None:
+        raise TypeError("expected targets in each batch, got none; give pairs (input, target)")
+    if isinstance(target, Mapping | tuple):
+        return Structured(target, reference.device)
+    return torch.as_tensor(target, device=reference.device)
+
+
+class Structured:
+    """Targets in a tuple or a mapping, which the loss takes as they came."""
+
+    def __init__(self, target: Any, device: torch.device) -> None:
+        self.value = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, target)
+
+    def to(self, device: torch.device) -> Structured:
+        """The same on another device, as tensors have it."""
+        return Structured(self.value, device)
+
+
+def batch_length(x: Any) -> int:
+    """The number of samples of a batch's input."""
+    while isinstance(x, Mapping | tuple | list):
+        x = next(iter(x.values() if isinstance(x, Mapping) else x))
+    return len(x)
 
 
 def _moved(x: Any, reference: torch.Tensor) -> Any:
@@ -254,38 +311,6 @@ def _moved(x: Any, reference: torch.Tensor) -> Any:
     value = torch.as_tensor(x)
     value = value.clone() if value.is_inference() else value  # such tensors cannot be differentiated through
     return value.to(reference.device, reference.dtype if value.is_floating_point() else None)
-
-
-class MeanLoss(nn.Module):
-    """The mean over a batch of a loss for each sample."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: SampleLoss) -> None:
-        super().__init__()
-        if loss != "cross_entropy" and not callable(loss):
-            raise ValueError(f"expected 'cross_entropy' or a function of output and target, got {loss!r}")
-        self.loss = loss
-
-    def per_sample(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of each sample, (batch,).
-
-        Raises:
-            ValueError: the function does not give one number for each sample.
-        """
-        if isinstance(self.loss, str):
-            return F.cross_entropy(output, target, reduction="none")
-        values = self.loss(output, target)
-        if values.shape != output.shape[:1]:
-            raise ValueError(
-                f"expected one loss for each of {len(output)} samples, got shape {tuple(values.shape)}; leave out the "
-                "mean or sum over the batch (reduction='none')"
-            )
-        return values
-
-    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The batch's mean."""
-        return self.per_sample(output, target).mean()
 
 
 class _Logits(nn.Module):

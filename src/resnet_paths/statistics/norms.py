@@ -37,7 +37,8 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
         centre = logs.mean(-1) + spread / 2
         half = float(student.ppf((1 + level) / 2, count - 1)) * np.sqrt(spread / count + spread**2 / (2 * (count - 1)))
         with np.errstate(over="ignore"):
-            low = np.where(positive, np.minimum(low, np.exp(centre - half)), low)
+            end = np.exp(centre - half)
+            low = np.where(positive, np.where(low > 0, np.minimum(low, end), end), low)
             high = np.where(positive, np.maximum(high, np.exp(centre + half)), high)
     return np.maximum(low, 0.0), high
 
