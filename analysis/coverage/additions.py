@@ -21,7 +21,7 @@ SUMS = {
     torch.add, torch.sub, torch.addcmul, torch.lerp, _T.add, _T.add_, _T.__add__, _T.__radd__, _T.__iadd__, _T.sub,
     _T.sub_, _T.__sub__, _T.__isub__, _T.addcmul, _T.addcmul_, _T.lerp,
 }  # fmt: skip
-_NUMBERS = {"size", "dim", "numel", "stride", "item", "tolist"}
+_NUMBERS = {"size", "dim", "numel", "stride", "item", "tolist", "zeros_like", "ones_like", "empty_like", "full_like"}
 
 
 @dataclass(frozen=True)

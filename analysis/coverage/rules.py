@@ -75,7 +75,7 @@ BLOCKS: dict[str, str] = {
     "vit_pytorch": "*Transformer* *Residual *.PEG *.MV2Block",
     "x_transformers": "x_transformers.Residual",
     "torchaudio": """conformer.ConformerLayer emformer._EmformerLayer _hdemucs._DConv _hdemucs._BLSTM
-        _hdemucs._LocalState _hdemucs._HDecLayer""",
+        _hdemucs._HDecLayer""",
     "diffusers": """resnet.ResnetBlock2D attention_processor.Attention transformer_2d.Transformer2DModel
         attention.BasicTransformerBlock""",
     "super_image": """modeling_edsr.* modeling_rcan.* modeling_msrn.MsrBlock modeling_carn.ResidualBlock
@@ -105,6 +105,7 @@ def _two_a_feed_forward(module: nn.Module) -> int:
 
 SUMS: dict[str, dict[str, PerCall]] = {
     "timm": {
+        "efficientformer.MetaBlock2d": 1,  # the other branch pools, and has no layer (as in FNet)
         "byobnet.RepVggBlock": _with_identity, "byobnet.MobileOneBlock": _with_identity,
         "fastvit.MobileOneBlock": _with_identity, "fastvit.RepMixer": 1, "repvit.RepVggDw": 1,
         "vision_transformer.ParallelScalingBlock": 1, "cait.LayerScaleBlockClassAttn": 2, "coat.ParallelBlock": 6,
@@ -119,7 +120,10 @@ SUMS: dict[str, dict[str, PerCall]] = {
     "pytorchcv": {"shakeshakeresnet_cifar.ShakeShakeResUnit": 1},
     "segmentation_models_pytorch": {"mobileone.MobileOneBlock": _with_identity},
     "vit_pytorch": {"cait.Transformer": None, "xcit.Transformer": None},
-    "torchaudio": {"conv_tasnet.MaskGenerator": lambda module: len(module.conv_layers) - 1},  # type: ignore[arg-type]
+    "torchaudio": {
+        "conv_tasnet.MaskGenerator": lambda module: len(module.conv_layers) - 1,  # type: ignore[arg-type]
+        "_hdemucs._LocalState": 1,  # its other addition is of a decay to attention scores
+    },
 }  # fmt: skip
 
 _POSITIONS = "adds positions to queries, keys, scores or embeddings"
@@ -201,15 +205,22 @@ class Judgement:
         """The number of blocks."""
         return sum(self.blocks.values())
 
-    def match(self, owners: Iterable[str]) -> tuple[list[str], list[str]]:
+    def match(self, found: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
         """The expected blocks that are missing, and the owners of further ones.
 
         Args:
-            owners: of each block that was found, the module that holds it whole. The addition may be made by a child
-                of it (a BERT layer's `output` adds what the layer computed), or, for a skip connection that spans
-                many modules, deep inside it.
+            found: of each block that was found, the module whose forward makes its addition, and the module that holds
+                it whole. The first is that of the expectation, except where a module is kept closed or the addition is
+                made by a module of its own; then it is inside the second.
         """
-        expected, either, left = self.blocks.copy(), self.either.copy(), Counter(owners)
+        expected, either, left = self.blocks.copy(), self.either.copy(), Counter[str]()
+        for adder, owner in found:
+            if expected[adder] > 0:
+                expected[adder] -= 1
+            elif either[adder] > 0:
+                either[adder] -= 1
+            else:
+                left[owner] += 1
         same = expected & left
         expected, left = expected - same, left - same
         for pool, depth in ((expected, 1), (either, 99), (expected, 99)):

@@ -30,6 +30,7 @@ from rules import judge  # noqa: E402
 
 from helpers import randomise_norms  # noqa: E402
 from resnet_paths import drop_blocks  # noqa: E402
+from resnet_paths.graph.program import call_of  # noqa: E402
 from resnet_paths.network import NoUnitsError, UnrolledNetwork, UnrollError, unroll  # noqa: E402
 
 Record = dict[str, Any]
@@ -117,7 +118,9 @@ def trial(entry: Entry) -> Record:
         return {**record, "status": "raw error", "found": 0, "reason": _said(error)}
     record["seconds"], record["wall seconds"] = time.process_time() - start, time.perf_counter() - started
     record.update(status="unrolled", found=len(net), front_end=net.front_end)
-    record["missing"], record["further"] = judgement.match(unit.owner for unit in net)
+    record["missing"], record["further"] = judgement.match(
+        (call_of(cut.add).path, unit.owner) for cut, unit in zip(net.segments.cuts, net, strict=True)
+    )
     for step in (_exactness, _drop):
         try:
             step(record, entry, model, net)

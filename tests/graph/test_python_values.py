@@ -230,7 +230,157 @@ def test_tensors_from_outside_of_torch_are_refused_not_kept() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.a(x) * torch.from_numpy(np.sin(x.detach().numpy()))
 
-    with pytest.raises(TraceError, match="depends on the batch size"):
+    with pytest.raises(TraceError, match="Python computes with a number that is read off"):
         recorded(ThroughNumpy())
     model = nn.Sequential(nn.Linear(4, 4), ThroughNumpy())
     assert set(recorded(model).opaque) == {"1"}
+
+
+PYTHON: dict[str, Callable[[torch.Tensor], object]] = {
+    "twice a number": lambda x: 2 * x.mean().item(),
+    "float() and a power": lambda x: float(x.detach().abs().max()) ** 2,
+    "a bound": lambda x: max(x.mean().item(), -0.2),
+    "both bounds": lambda x: min(max(x.sum().item(), -9.0), 9.0),
+    "a decision": lambda x: 2.0 if x.mean().item() > 0 else 1.0,
+    "a root, which refuses some numbers": lambda x: float(np.sqrt(x.abs().mean().item() + 0.001)),
+    "a list": lambda x: sum(x.mean(0).tolist()),
+    "an array": lambda x: float(x.detach().numpy().max()),
+    "np.asarray": lambda x: torch.as_tensor(np.asarray(x.detach().mean(0)) + 1),
+    "rounded": lambda x: round(10 * x.max().item()),
+}
+
+
+class ByPython(nn.Module):
+    """A block whose branch is multiplied by what Python computes of its input, and a block before it."""
+
+    def __init__(self, rule: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.before, self.a, self.rule = Layer(), nn.Linear(4, 4), rule
+        self.inner = ByRule(rule)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(self.before(x))
+
+
+class ByRule(nn.Module):
+    def __init__(self, rule: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.a, self.rule = nn.Linear(4, 4), rule
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.a(x) * self.rule(x)
+
+
+@pytest.mark.parametrize("kind", PYTHON)
+def test_what_python_computes_with_a_number_of_the_input_is_never_held(kind: str) -> None:
+    torch.manual_seed(0)
+    model = ByPython(PYTHON[kind]).eval()
+    net = unroll(model, torch.randn(3, 4))
+    assert "inner" in net.opaque or net.front_end == "trace"
+    for seed in range(3):
+        x = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) - seed
+        assert torch.equal(net(x), model(x))
+    with pytest.raises(TraceError, match="forward of ByRule cannot be followed"):
+        recorded(ByRule(PYTHON[kind]).eval())
+
+
+def test_a_number_that_is_only_kept_is_no_matter() -> None:
+    def kept(x: torch.Tensor) -> torch.Tensor:
+        history.append(x.mean().item())
+        return x.mean()
+
+    history: list[float] = []
+    net = unroll(ByRule(kept).eval(), torch.randn(3, 4))
+    assert len(net) == 1
+    assert not net.opaque
+
+
+WHOLE: dict[str, Callable[[torch.Tensor], bool]] = {
+    "a list of whole numbers": lambda x: 1 in (x > 0).any(0).long().tolist(),
+    "an array of truth values": lambda x: bool((x > 0).all(0).numpy().all()),
+    "equal": lambda x: torch.equal(x, x.abs()),
+    "allclose": lambda x: x.allclose(x.abs()),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_what_is_decided_by_whole_numbers_and_truth_values_is_asked_again(kind: str) -> None:
+    model = ByRule(lambda x: 2 if WHOLE[kind](x) else 3).eval()
+    x = torch.rand(3, 4) + 0.1
+    net = unroll(model, x)
+    assert len(net) == 1
+    assert torch.equal(net(x / 2), model(x / 2))
+    with pytest.raises(UnrollError, match="decides as it did on the example"):
+        net(x - 2)
+
+
+class ByBuffer(nn.Module):
+    """Computes with a buffer of its own in several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.way = nn.Linear(4, 4), way
+        self.register_buffer("scale", torch.tensor([1.0, 2.0]))
+        self.register_buffer("steps", torch.tensor(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        factor = {
+            "number": lambda: self.scale[0].item(),
+            "computed number": lambda: self.scale[0].item() * 2,
+            "computed tensor": lambda: (self.scale * 2).sum(),
+            "count": lambda: int(self.steps) + 1,
+            "as it is": lambda: self.scale[:1],
+        }[self.way]()
+        return x + self.a(x) * factor
+
+
+@pytest.mark.parametrize("way", ["number", "computed number", "computed tensor", "count", "as it is"])
+@FRONT_ENDS
+def test_a_changed_buffer_is_read_or_refused(way: str, follow: Callable[[nn.Module], Program]) -> None:
+    from resnet_paths.network import UnrolledNetwork
+
+    model = nn.Sequential(Layer(), ByBuffer(way)).eval()
+    net = UnrolledNetwork(model, lambda: follow(model))
+    x = torch.randn(3, 4)
+    assert torch.equal(net(x), model(x))
+    with torch.no_grad():
+        model[1].scale.mul_(3)
+        model[1].steps.add_(1)
+    try:
+        found = net(x)
+    except UnrollError:
+        assert way in ("computed number", "computed tensor", "count", "number")
+    else:
+        assert torch.equal(found, model(x))
+
+
+@pytest.mark.parametrize("ask", [lambda x: x.mean() > 0, lambda x: (x > 0).all(0).numpy().any()])
+@pytest.mark.parametrize("where", ["branch", "after the block"])
+def test_questions_inside_blocks_are_asked_too(ask: Callable[[torch.Tensor], bool], where: str) -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if where == "branch":
+                h = self.a(x)
+                return x + self.b(h if ask(h.detach()) else 3 * h)
+            x = x + self.b(self.a(x))
+            return x if ask(x.detach()) else 3 * x
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Layer(), Asks(), Layer()).eval()
+    net = unroll(model, torch.randn(3, 4))
+    assert len(net) == 3
+    answers = []
+    for seed in range(12):
+        x = 2 * torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+        try:
+            assert torch.equal(net(x), model(x))
+            answers.append(True)
+        except UnrollError:
+            answers.append(False)
+    assert len(set(answers)) == 2  # some are answered as on the example
+    if where == "branch":
+        assert torch.isfinite(net(x, [1.0, 0.0, 1.0])).all()  # a branch that does not run asks nothing

@@ -297,3 +297,86 @@ class Free(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x + self.a(x)).mean(2)
+
+
+# values written over through a view, or of which there are views
+
+
+class Normed(nn.Module):
+    """Adds into what an instance norm gives, which is a view of a tensor that nobody else has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4, affine=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.norm(self.conv(x))
+        out += x
+        return out
+
+
+class Flattened(nn.Module):
+    """Adds positions in place to patches, which are a view of the feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.f = nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+        self.positions = nn.Parameter(torch.randn(1, 25, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x += self.positions
+        x = x + self.f(x)
+        return x.transpose(1, 2).unflatten(2, (5, 5))
+
+
+class Parts(nn.Module):
+    """Changes parts of one tensor, and reads the others (`whole`: also the tensor of which they are parts)."""
+
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.f, self.whole = nn.Conv2d(4, 12, 1), whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = self.f(x)
+        q, k, v = both[:, :4], both[:, 4:8], both[:, 8:]
+        q *= 2
+        torch.relu_(k)
+        out = x + q * k + v
+        return out + both[:, :4] if self.whole else out
+
+
+class Masked(nn.Module):
+    """Writes over the edges of scores, having looked at them, as sliding-window attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.f(x)
+        edge = scores[:, :, :1]
+        scores[:, :, :1] = torch.full_like(edge, -1).where(edge > 0, edge)
+        edge = scores[:, :, -1:]
+        scores[:, :, -1:] = edge.masked_fill(edge < 0, 3.0)
+        return x + self.g(x) * scores.sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("kind", "blocks"), [(Normed, 2), (Flattened, 2), (Parts, 2), (Masked, 2), (lambda: Parts(whole=True), 0)]
+)
+def test_what_is_written_over_is_followed_unless_another_view_of_it_is_read(kind: type[nn.Module], blocks: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(), kind(), nn.Conv2d(4, 4, 1)).double().eval()
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    program = record(model, x)
+    assert set(program.opaque) == (set() if blocks else {"0", "1"})  # else kept whole
+    other = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    net = UnrolledNetwork(model, lambda: record(model, x))
+    if blocks:
+        assert len(net) == blocks
+        torch.testing.assert_close(
+            net(other), model(other), rtol=1e-12, atol=1e-12
+        )  # parallel branches are summed first
+        found, expected = (torch.func.grad(lambda y, f=f: f(y).square().sum())(other) for f in (net, model))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -60,7 +60,9 @@ def test_a_missing_block_is_seen() -> None:
     entry: Entry = ENTRIES["torch/nn.Transformer"]
     judgement = judge(sites(entry.build().eval().double(), batch_of(entry, 1, 0)))
     owners = [path for path, blocks in judgement.blocks.items() for _ in range(blocks)]
-    assert judgement.match(owners) == ([], [])
-    assert judgement.match(owners[1:]) == ([owners[0]], [])
-    assert judgement.match([*owners, "elsewhere"]) == ([], ["elsewhere"])
-    assert judgement.match([*owners[1:], "elsewhere"]) == ([owners[0]], ["elsewhere"])
+    pairs = [(owner, owner) for owner in owners]
+    assert judgement.match(pairs) == ([], [])
+    assert judgement.match([("closed", owner) for owner in owners]) == ([], [])
+    assert judgement.match(pairs[1:]) == ([owners[0]], [])
+    assert judgement.match([*pairs, ("elsewhere", "elsewhere")]) == ([], ["elsewhere"])
+    assert judgement.match([*pairs[1:], ("elsewhere", "elsewhere")]) == ([owners[0]], ["elsewhere"])

@@ -146,7 +146,7 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
     apart = (p * (p / q).log()).sum(1)
     right = torch.softmax(student(x), 1)[torch.arange(5), labels]
     expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
-    torch.testing.assert_close(distillation_loss(student, teacher, x, labels, how), expected)
+    torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, how), expected)
 
 
 @pytest.mark.parametrize("search", ["greedy", "beam", "exact"])

@@ -47,6 +47,15 @@ def images(*size: int, channels: int = 3) -> Inputs:
     return make
 
 
+def list_of_images(size: int, count: int = 2) -> Inputs:
+    """A list of images, which detectors take; as many whatever the batch, since a list has a length of its own."""
+
+    def make(batch: int, generator: torch.Generator) -> tuple[list[torch.Tensor]]:
+        return ([torch.rand(3, size, size, generator=generator, dtype=torch.float64) for _ in range(count)],)
+
+    return make
+
+
 def sequences(length: int, features: int) -> Inputs:
     """A batch of sequences, (batch, length, features)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .entry import Entry, images, made_by
+from .entry import Entry, images, list_of_images, made_by
 
 
 def _torchvision(name: str, size: int = 64, **options: Any) -> Entry:
@@ -41,13 +41,13 @@ TORCHVISION = [
         images(64)),
     Entry("torchvision", "fasterrcnn_resnet50_fpn", "torchvision", made_by(
         "torchvision.models.detection", "fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None, min_size=64,
-        max_size=64, num_classes=3, rpn_post_nms_top_n_test=20), images(64)),
+        max_size=64, num_classes=3, rpn_post_nms_top_n_test=20, box_score_thresh=0.0), list_of_images(64)),
     Entry("torchvision", "retinanet_resnet50_fpn", "torchvision", made_by(
         "torchvision.models.detection", "retinanet_resnet50_fpn", weights=None, weights_backbone=None, min_size=64,
-        max_size=64, num_classes=3), images(64)),
+        max_size=64, num_classes=3), list_of_images(64)),
     Entry("torchvision", "ssdlite320_mobilenet_v3_large", "torchvision", made_by(
         "torchvision.models.detection", "ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None,
-        num_classes=3), images(320)),
+        num_classes=3), list_of_images(320)),
 ]  # fmt: skip
 
 

@@ -120,20 +120,25 @@ def fitting(model: nn.Module, data: ImageData) -> tuple[torch.Tensor, Any]:
         raise ValueError(
             f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
         ) from None
-    logits = main_output(output)
+    _check_classes(main_output(output), data)
+    return example, output
+
+
+def _check_classes(logits: torch.Tensor, data: ImageData) -> None:
     classes = int(data.labels.max()) + 1
     if logits.ndim == 2 and logits.shape[1] < classes:
         raise ValueError(
             f"expected a model with a logit for each of the {classes} classes of {data.name}, got {logits.shape[1]} "
             "logits; choose --data to fit --model, or load the model with as many classes"
         )
-    return example, output
 
 
 def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
     """The network, its shapes from the first image; one line if the images do not fit the model."""
-    example, _ = fitting(model, data)
-    return unroll(model, example)
+    example, output = fitting(model, data)
+    net = unroll(model, example)
+    _check_classes(net.followed(output), data)
+    return net
 
 
 def training_data(data: str, size: int | None, images: ImageData) -> ImageData | None:

@@ -168,7 +168,7 @@ def register(app: typer.Typer) -> None:
         if recalibrate and tracking_norms(smaller):
             recalibrate_batchnorm(smaller, as_in_training(network, training), keep=norms_before(net, chosen))
         if finetune:
-            distil(smaller, net.model, training)
+            distil(smaller, net, training)
         example = placed(images.subset(slice(0, 2)).x, smaller)
         files = export_model(smaller, example, out, onnx=onnx)
         facts = {

@@ -1,17 +1,20 @@
-"""Python values that a forward read from its modules while it was followed, and that a graph holds for good.
+"""Values that a forward read from its model while it was followed, and that a graph holds for good.
 
 ``x + self.scale * f(x)`` with a number ``scale``, ``if i not in self.skip``: what is read is a constant of the graph.
 So what was read is noted, and compared whenever the network is used. Reading is seen by replacing
-``nn.Module.__getattribute__``, for the thread that follows the model, while it does.
+``nn.Module.__getattribute__``, for the thread that follows the model, while it does. Tensors of the model are operands
+of the graph, read anew at each run, except where Python was told their values or a constant was computed from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from .errors import UnrollError
@@ -30,6 +33,79 @@ class Baked(NamedTuple):
     name: str
     value: Any
     path: str
+
+
+@dataclass(eq=False)
+class HeldTensor:
+    """A tensor of the model with which the forward computed while it was followed, the result being a constant.
+
+    Attributes:
+        name: its qualified name.
+        value: a copy of it as it was then.
+        seen: the tensor and its version when it was last compared: what has not been written to is not compared.
+        view: the constant is a view of the tensor, and so changes with it as long as the memory is the same.
+    """
+
+    name: str
+    value: torch.Tensor
+    seen: tuple[torch.Tensor, int]
+    view: bool = False
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor, *, view: bool) -> HeldTensor:
+        """Note a tensor's present value."""
+        return cls(name, tensor.detach().clone(), (tensor, version(tensor)), view)
+
+    def check(self, now: torch.Tensor) -> None:
+        """That the tensor is as it was.
+
+        Raises:
+            UnrollError: it is not.
+        """
+        if self.seen[0] is now and (self.view or self.seen[1] == version(now) >= 0):
+            return
+        if now.shape != self.value.shape or not bool((now.to(self.value) == self.value).all()):
+            raise UnrollError(
+                f"expected {self.name} to hold the values that it had when the model was unrolled, got others; the "
+                "network holds what was computed from the old ones: unroll the model again"
+            )
+        self.seen = now, version(now)
+
+
+class HeldTensors:
+    """The tensors of a model that are noted while its forward is followed.
+
+    Args:
+        tensors: all its tensors, by name.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._versions = {name: version(value) for name, value in tensors.items()}
+        self._noted: dict[str, HeldTensor] = {}
+
+    def note(self, names: Iterable[str], constant: torch.Tensor | None = None) -> None:
+        """Note some as they are now, given what was computed from them.
+
+        Not what the forward itself has written to (a counter).
+        """
+        for name in names:
+            tensor = self._tensors[name]
+            view = constant is not None and constant.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+            known = self._noted.get(name)
+            if known is not None:
+                known.view = known.view and view
+            elif version(tensor) == self._versions[name]:
+                self._noted[name] = HeldTensor.of(name, tensor, view=view)
+
+    def noted(self) -> tuple[HeldTensor, ...]:
+        """Those noted."""
+        return tuple(self._noted.values())
+
+
+def version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; -1 where PyTorch does not count (inference tensors)."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class Reads:

@@ -10,7 +10,7 @@ blocks that a U-Net, a feature pyramid or an encoder taps.)
 Depths are those of the *deepest* ways: a branch that holds blocks has an identity way through it, yet is deep. What
 keeps other additions out: a shortcut may hold no block (two streams that merge), no product of two values of the data
 (highway gates) and no operation that reads off values instead of carrying them (masks); a branch must hold weights
-(rotary embeddings and norms written out by hand do not).
+(rotary embeddings and norms written out by hand do not). A low-rank adapter beside a layer is part of the layer.
 
 Source: Veit, Wilber and Belongie (2016), section 3, for blocks as shortcut plus branch; the rule is ours.
 """
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 from . import operations
@@ -301,20 +302,39 @@ class _Finder:
 
     def _objection(self, ways: _Ways) -> str:
         """Why a sum with these ways is not a block; empty where it is one."""
+        if any(node in self.cuts for node in ways.shortcut_nodes):
+            return "it merges two streams: both of its terms pass through blocks"
         if any(self._is_product(node) for node in ways.shortcut_nodes):
             return "its shortcut is multiplied by a value computed from the data (a gate, as in highway networks)"
         if operations.splits(ways.entry) or self._reads_other_part(ways):
             return "its terms are computed from different parts of one value"
         if ways.shortcut_nodes & ways.branch_nodes:
             return "its shortcut and its branch share operations after they parted"
-        if any(node in self.cuts for node in ways.shortcut_nodes):
-            return "it merges two streams: both of its terms pass through blocks"
         for node in ways.shortcut_nodes:
             if operations.reads_off(node, module_of(node, self.program)):
                 return f"its shortcut does not carry the entry's values: it passes through {node.name}"
         if not any(self._is_layer(node) for node in ways.branch_nodes):
             return "its branch holds no weights"
+        if self._is_adapter(ways):
+            return (
+                "its branch is a low-rank adapter: a linear map through fewer channels, beside the layer that it adapts"
+            )
         return ""
+
+    def _is_adapter(self, ways: _Ways) -> bool:
+        """Whether the branch is linear and narrower than the layer of the shortcut: together they are one layer."""
+        beside, within = self._widths(ways.shortcut_nodes), self._widths(ways.branch_nodes)
+        narrow = len(beside) == 1 and len(within) > 1 and min(within) < min(beside)
+        return narrow and all(
+            operations.is_linear(node, module_of(node, self.program), self.flow.carries)
+            for node in ways.branch_nodes
+            if node in self.flow.carries and not operations.asks_shape(node)
+        )
+
+    def _widths(self, nodes: Iterable[fx.Node]) -> list[int]:
+        """How many channels the layers among some nodes give."""
+        weights = [getattr(module_of(node, self.program), "weight", None) for node in nodes]
+        return [len(weight) for weight in weights if isinstance(weight, torch.Tensor) and weight.ndim > 1]
 
     def _reads_other_part(self, ways: _Ways) -> bool:
         """Whether the shortcut takes a slice of the entry, and the branch only other slices."""

@@ -23,7 +23,8 @@ _NAMES = {
     "random_", "uniform_",
 }  # fmt: skip
 _READS = {
-    "item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__", "is_nonzero",
+    "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__complex__", "__index__",
+    "__contains__", "is_nonzero", "equal", "allclose",
 }  # fmt: skip
 ADVICE = "unroll in eval mode (model.eval()), where nothing is drawn"
 

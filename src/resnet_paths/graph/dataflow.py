@@ -112,7 +112,7 @@ def data_arguments(node: fx.Node) -> list[fx.Node]:
         arguments: list[fx.Node] = []
         fx.node.map_arg(node.args[0], arguments.append)
         return arguments
-    if node.op == "call_function" and node.target is operator.getitem:
+    if (node.op == "call_function" and node.target is operator.getitem) or operations.like_another(node):
         return [argument for argument in node.args[:1] if isinstance(argument, fx.Node)]
     return list(node.all_input_nodes)
 

@@ -54,6 +54,13 @@ _PRODUCTS: set[Any] = {
     operator.matmul, torch.matmul, torch.bmm, torch.einsum, aten.matmul, aten.bmm,
     "mul", "mul_", "__mul__", "__rmul__", "matmul", "bmm", "__matmul__",
 }  # fmt: skip
+_LINEAR_MODULES = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.dropout._DropoutNd, nn.Identity)
+_LINEAR_FUNCTIONS: set[Any] = {
+    F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d, aten.convolution, aten.conv1d,
+    aten.conv2d, aten.conv3d, aten.linear, F.dropout, torch.dropout, operator.neg, torch.neg,
+    torch.Tensor.to, torch.Tensor.float, torch.Tensor.type, "to", "float", "type", "neg", "detach", "contiguous",
+}  # fmt: skip
+_SCALINGS: set[Any] = {operator.truediv, torch.div, torch.Tensor.div, torch.Tensor.div_, aten.div, "div", "__truediv__"}
 _MIXES: set[Any] = {torch.lerp, torch.Tensor.lerp, aten.lerp, "lerp"}
 _SPLITS: set[Any] = {
     torch.split, torch.chunk, torch.unbind, torch.tensor_split, torch.split_with_sizes, aten.split, aten.chunk,
@@ -99,7 +106,7 @@ def same_answer(value: torch.Tensor | bool, expected: Any, where: str) -> None:
 
     Args:
         value: the tensor that was asked.
-        expected: the answer on the example: a truth value or a whole number.
+        expected: the answer on the example: a truth value, a whole number, or a list of them.
         where: the module that asked.
 
     Raises:
@@ -107,13 +114,20 @@ def same_answer(value: torch.Tensor | bool, expected: Any, where: str) -> None:
     """
     if isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
         return
-    if (bool(value) if isinstance(expected, bool) else int(value)) == expected:
+    if _told(value, expected) == expected:
         return
     raise UnrollError(
         f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "
         "for which it decides otherwise, and runs other operations (a mask with padding where the example had none); "
         "unroll the model with an example of this kind"
     )
+
+
+def _told(value: torch.Tensor | bool, expected: Any) -> Any:
+    """A value as Python was told it."""
+    if isinstance(expected, list):
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+    return bool(value) if isinstance(expected, bool) else int(value)
 
 
 def of_shape(value: torch.Tensor, expected: tuple[int, ...], where: str) -> torch.Tensor:
@@ -156,6 +170,15 @@ def asks_shape(node: fx.Node) -> bool:
     return target_of(node) in _SHAPE_FUNCTIONS
 
 
+_LIKE = {"type_as", "to", "view_as", "reshape_as", "expand_as"}
+
+
+def like_another(node: fx.Node) -> bool:
+    """Whether a node gives its first argument in the shape or type of the second, whose values it does not read."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name.split(".")[0] in _LIKE
+
+
 def weighted_layers(node: fx.Node, module: nn.Module | None) -> int:
     """How many weighted layers a node is: operations that mix channels with a learned (or computed) matrix.
 
@@ -179,6 +202,23 @@ def is_layer_function(node: fx.Node) -> bool:
 def is_product(node: fx.Node) -> bool:
     """Whether a node multiplies its arguments."""
     return node.op in ("call_function", "call_method") and target_of(node) in _PRODUCTS
+
+
+def is_linear(node: fx.Node, module: nn.Module | None, data: set[fx.Node]) -> bool:
+    """Whether a node is certainly a linear (or affine) map of the data: a convolution, a scale, a dropout.
+
+    Args:
+        node: the node.
+        module: the module that it calls.
+        data: the nodes that carry values of the input.
+    """
+    if node.op == "call_module":
+        return isinstance(module, _LINEAR_MODULES)
+    if node.op not in ("call_function", "call_method"):
+        return False
+    operands = sum(source in data for source in node.all_input_nodes)
+    target = target_of(node)
+    return operands == 1 and (target in _LINEAR_FUNCTIONS or target in _PRODUCTS or target in _SCALINGS)
 
 
 def is_gate(node: fx.Node) -> bool:

@@ -165,7 +165,28 @@ class Segments:
                 layout.joins[layout.level[node] + 1].append(node)
             else:
                 (layout.shortcuts if way[0] == SHORTCUT else layout.branches)[way[1]].append(node)
+        self._place_questions(live, layout)
         return layout
+
+    def _place_questions(self, live: Liveness, layout: _Layout) -> None:
+        """Questions about values inside blocks are asked by the piece that computes the last of what they ask about."""
+        turns = [*enumerate(layout.shortcuts), *enumerate(layout.branches)]
+        inside = {node: (index, nodes) for index, nodes in turns for node in nodes}
+        piece_of = {node: (index - 1, nodes) for index, nodes in enumerate(layout.joins) for node in nodes} | inside
+        piece_of |= {cut.add: (index, layout.joins[index + 1]) for index, cut in enumerate(self.cuts)}
+        for question in _all_questions(self.program, self.flow):
+            if question in live.needed:
+                continue
+            behind = ancestors(question) - self._constants
+            asking = {node for node in behind if node not in live.needed and node.op != "placeholder"}
+            sources = {source for node in asking for source in node.all_input_nodes} - asking - self._constants
+            known = [piece_of[source] for source in sources if source in piece_of]
+            apart = {id(nodes) for source, (_, nodes) in inside.items() if source in sources}
+            if not known or len(apart) > 1 or not sources <= live.needed:
+                continue
+            _, nodes = max(known, key=lambda piece: (piece[0], id(piece[1]) not in apart))
+            nodes[:] = sorted({*nodes, *asking}, key=self.flow.order.__getitem__)
+            piece_of |= {node: max(known, key=lambda piece: piece[0]) for node in asking}
 
     def _carry(self, live: Liveness, asked: list[fx.Node]) -> None:
         """The values that each state must hold."""
@@ -308,11 +329,15 @@ def _constants(program: Program) -> set[fx.Node]:
 
 def _questions(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
     """Questions about the input's values that a recorded forward asked before its first block, or beside its blocks."""
-    nodes = [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
+    nodes = _all_questions(program, flow)
     if not nodes:
         return []
     inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
     return [node for node in nodes if not ancestors(node) & inside]
+
+
+def _all_questions(program: Program, flow: DataFlow) -> list[fx.Node]:
+    return [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
 
 
 def gated_sum(shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False) -> torch.Tensor:

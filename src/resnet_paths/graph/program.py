@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
-from .baked import Baked, check_unchanged
+from .baked import Baked, HeldTensor, check_unchanged
 from .trees import leaves, map_leaves
 
 
@@ -77,6 +78,7 @@ class Program:
             with the reason.
         front_end: ``"trace"`` or ``"record"``.
         baked: plain attributes of modules that were read and that the graph holds as constants.
+        held: tensors of the model from which constants of the graph were computed.
 
     """
 
@@ -90,6 +92,7 @@ class Program:
     front_end: str = "trace"
     baked: tuple[Baked, ...] = ()
     output_path: tuple[int | str, ...] = ()
+    held: tuple[HeldTensor, ...] = ()
 
     def check_unchanged(self) -> None:
         """That the values which the graph holds as constants are still those of the model.
@@ -98,6 +101,8 @@ class Program:
             UnrollError: one has changed.
         """
         check_unchanged(self.baked)
+        for tensor in self.held:
+            tensor.check(self.attribute(tensor.name))
 
     def attribute(self, target: str) -> Any:
         """The value of a ``get_attr`` node, read from the model now."""
@@ -122,13 +127,19 @@ def first_difference(one: Program, other: Program, *, constants_only: bool = Fal
             present = node if node is not None and node.op != "output" else twin
             return where_they_part(node, twin), f"{present.name} in one run only"
         for value, again in itertools.zip_longest(leaves((node.args, node.kwargs)), leaves((twin.args, twin.kwargs))):
-            if not isinstance(value, fx.Node) and not equal_values(value, again):
+            if not _same_operand(value, again):
                 return where_they_part(node, twin), f"{value!r} and {again!r} in {node.name}"
     for name, tensor in one.constants.items():
         if not equal_values(tensor, other.constants.get(name)):
             reader = next(node for node in one.graph.nodes if node.op == "get_attr" and node.target == name)
             return where_they_part(reader, reader), f"a tensor made there ({name})"
     return None
+
+
+def _same_operand(one: Any, other: Any) -> bool:
+    if isinstance(one, fx.Node) or isinstance(other, fx.Node):
+        return isinstance(one, fx.Node) and isinstance(other, fx.Node) and one.name == other.name
+    return equal_values(one, other)
 
 
 def where_they_part(one: fx.Node | None, other: fx.Node | None) -> str:
@@ -156,6 +167,8 @@ def equal_values(one: Any, other: Any) -> bool:
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
         return bool(((one == other) | ((one != one) & (other != other))).all())
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
     return type(one) is type(other) and bool(one == other)
 
 

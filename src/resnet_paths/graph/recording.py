@@ -19,17 +19,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from . import operations
-from .baked import Reads
+from .baked import HeldTensors, Reads, version
 from .batch_size import with_batch_size
 from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
 from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
+from .dataflow import ancestors
 from .errors import TraceError
 from .hooks import PostHooks, PreHooks
 from .in_place import AS_OPERATORS, without_change
@@ -40,6 +42,7 @@ from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_difference, first_node, map_nodes
 from .regions import Regions
+from .told import Change, check_told, has_fractions, told_otherwise
 from .training_flag import with_flag
 from .trees import items, leaves, map_leaves
 
@@ -47,18 +50,24 @@ from .trees import items, leaves, map_leaves
 class _Recorder(Regions):
     """Writes down what torch functions and modules do while a model runs."""
 
-    def __init__(self, model: nn.Module, opaque: dict[str, str], *, methods: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, opaque: dict[str, str], *, methods: bool = False, change: Change | None = None
+    ) -> None:
         super().__init__()
         self.model, self.opaque = model, opaque
+        self.otherwise = change
+        self.told: list[str] = []  # the modules that read numbers
         self.graph = fx.Graph()
         self.methods: list[str] = []
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
+        self.held = HeldTensors({self.names[id(t)]: t for t in (*model.parameters(), *model.buffers())})
         self.constants: dict[str, torch.Tensor] = {}
         self.known: dict[int, fx.Node] = {}
         self.alive: list[Any] = []  # an identity may be used again once its object is gone
         self.sharing: dict[int, list[torch.Tensor]] = {}  # by storage
+        self.stale: dict[int, str] = {}  # what was written over through another view, and the module that did it
         self.quiet = False
         self.reads = Reads(model, lambda: not self.quiet, self._method if methods else None)
         self.root = ModuleCall("", model, None)
@@ -81,6 +90,9 @@ class _Recorder(Regions):
         node.meta["data"] = kind == "placeholder" or (
             not operations.asks_shape(node) and any(source.meta["data"] for source in node.all_input_nodes)
         )
+        node.meta["held"] = (kind == "get_attr" and target not in self.constants) or (
+            not operations.asks_shape(node) and any(source.meta["held"] for source in node.all_input_nodes)
+        )
         drawn = draws(target) or any(source.meta.get("chance") for source in node.all_input_nodes)
         node.meta["chance"] = drawn and not node.meta["data"]
         return node
@@ -97,6 +109,8 @@ class _Recorder(Regions):
 
     def node(self, tensor: torch.Tensor) -> fx.Node:
         """The node to read for a tensor."""
+        if id(tensor) in self.stale:
+            raise CannotFollow(self.stale[id(tensor)], "it writes into a view of a tensor that is read later")
         known = self.known.get(id(tensor))
         if known is not None:
             return self.readable(known)
@@ -131,6 +145,7 @@ class _Recorder(Regions):
 
     def _keep(self, value: Any, node: fx.Node) -> None:
         self.known[id(value)] = node
+        self.stale.pop(id(value), None)
         self.alive.append(value)
 
     # functions
@@ -141,14 +156,14 @@ class _Recorder(Regions):
             return func(*args, **kwargs)
         self.notice(func, args)
         inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
-        versions = [_version(value) for value in inputs]
+        versions = [version(value) for value in inputs]
         nodes = self.tree(args), self.tree(kwargs)
         result = func(*args, **kwargs)
-        changed = [value for value, old in zip(inputs, versions, strict=True) if _version(value) != old]
+        changed = [value for value, old in zip(inputs, versions, strict=True) if version(value) != old]
         if changed:
             self.change(func, args, nodes, changed)
         elif reads(func) and inputs:
-            self.answer(func, nodes, result)
+            result = self.answer(func, nodes, result)
         elif inputs and isinstance(nodes[0][0], fx.Node) and nodes[0][0].meta["sized"] and _asks_size(func):
             shape = tuple(inputs[0].shape)
             self._keep(inputs[0], self.add("call_function", operations.of_shape, (nodes[0][0], shape, self.place)))
@@ -156,18 +171,31 @@ class _Recorder(Regions):
             self.learn(result, self.call(func, *nodes))
         return result
 
-    def answer(self, func: Any, nodes: tuple[Any, Any], result: Any) -> None:
-        """The forward makes a Python value of a tensor: whatever it decides by that, it decided for this value."""
+    def answer(self, func: Any, nodes: tuple[Any, Any], result: Any) -> Any:
+        """What the forward is told where it makes a Python value of a tensor.
+
+        Whatever it decides by a truth value or whole number, it decided for this one, so that each run must give it
+        again (of the model's own tensors: they must not change). Other numbers are read anew; that nothing else is done
+        with them is found out by telling others.
+        """
         path, node = self.place, nodes[0][0]
         if not isinstance(node, fx.Node):
-            return
+            return result
         if node.meta["chance"]:
             raise CannotFollow(path, f"it decides by random numbers ({node.name}.{func.__name__}); {ADVICE}")
-        if type(result) is bool or (type(result) is int and node.meta["data"]):
-            asked = self.call(func, *nodes) if func is torch.Tensor.__contains__ else node  # `0 in x` is not `bool(x)`
-            self.add("call_function", operations.same_answer, (asked, result, path))
-        elif type(result) is float:
-            self.learn(result, self.add("call_function", torch.Tensor.item, (node,)))
+        if has_fractions(result):
+            self.told.append(path)
+            result = result if self.otherwise is None else told_otherwise(result, self.otherwise)
+            if type(result) is float:
+                self.learn(result, self.add("call_function", torch.Tensor.item, (node,)))
+            return result
+        if node.meta["held"] and not node.meta["data"]:
+            self.held.note(str(source.target) for source in ancestors(node) if source.meta["held"] and not source.args)
+        if type(result) is bool or node.meta["data"]:
+            asked = self.call(func, *nodes) if func in _OF_SEVERAL else node  # `0 in x` is not `bool(x)`
+            answer = result.tolist() if isinstance(result, np.ndarray) else result
+            self.add("call_function", operations.same_answer, (asked, answer, path))
+        return result
 
     def call(self, func: Any, args: Any, kwargs: Any) -> fx.Node:
         name = getattr(func, "__name__", "")
@@ -188,9 +216,8 @@ class _Recorder(Regions):
         if id(target) in self.names:
             self.add("call_function", func, args, kwargs)
             return
-        shared = [other for other in self.sharing.get(_memory(target), []) if other is not target]
         first = bool(values) and values[0] is target
-        if len(changed) > 1 or shared or target._base is not None or not first:
+        if len(changed) > 1 or id(target._base) in self.names or not first:
             raise CannotFollow(self.place, "it writes into a view of a tensor")
         if self.frozen and not self.known[id(target)].meta.get("frozen"):
             raise CannotFollow(self.place, "it writes over a value within torch.no_grad()")
@@ -201,16 +228,23 @@ class _Recorder(Regions):
             copy = self.add("call_function", torch.clone, (args[0],))
             node = self.add("call_function", func, (copy, *args[1:]), kwargs)
         self.known[id(target)].meta["overwritten_by"] = node
+        self.written(target)
         self._keep(target, node)
+
+    def written(self, target: torch.Tensor) -> None:
+        """What shares memory with a tensor that was written to must not be read again: its node has the old value."""
+        for other in self.sharing.get(_memory(target), []):
+            if other is not target and _overlap(target, other):
+                self.stale[id(other)] = self.place
 
     def custom(self, function: Any, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """A custom autograd function, as one operation."""
         inputs = [value for value in leaves(args) if isinstance(value, torch.Tensor)]
-        versions = [_version(value) for value in inputs]
+        versions = [version(value) for value in inputs]
         nodes = self.tree(args)
         with self.silence():
             result = forward(*args)
-        if [_version(value) for value in inputs] != versions:
+        if [version(value) for value in inputs] != versions:
             raise CannotFollow(self.place, f"{function.__name__} writes over its input")
         result = map_leaves(result, lambda leaf: leaf.clone() if any(leaf is value for value in inputs) else leaf)
         self.learn(result, self.add("call_function", CustomFunction(function), nodes))
@@ -275,24 +309,28 @@ class _Recorder(Regions):
         return result
 
     def _output(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and id(value) in self.stale:
+            return self.node(value)
         known = None if isinstance(value, (bool, int, str)) else self.known.get(id(value))
         return self._leaf(value) if known is None else known
 
     def leaf(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
         """A module that is one operation."""
         inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
-        versions = [_version(value) for value in inputs]
+        versions = [version(value) for value in inputs]
         call = self.current
         around = call.parent.path if call.parent is not None else ""
         self._refuse_objects(call.path, around, (args, kwargs))
         node = self.add("call_module", call.path, call.args, call.kwargs)
         with self.silence():
             result = original(module, *args, **kwargs)
-        changed = [value for value, old in zip(inputs, versions, strict=True) if _version(value) != old]
+        changed = [value for value, old in zip(inputs, versions, strict=True) if version(value) != old]
         if any(result is value for value in inputs) and not changed:
             result = result.clone()
         if changed and not (len(changed) == 1 and result is changed[0] and getattr(module, "inplace", False)):
             raise CannotFollow(around, f"{call.path} changes its input in place")
+        if changed:
+            self.written(result)
         self.learn(result, node)
         return result
 
@@ -363,6 +401,7 @@ class ClosedMethod:
         return getattr(self.module, self.name)(*args, **kwargs)
 
 
+_OF_SEVERAL = {torch.Tensor.__contains__, torch.equal, torch.Tensor.equal, torch.allclose, torch.Tensor.allclose}
 _SIZED_BY_VALUES = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "bincount"}
 
 
@@ -397,8 +436,13 @@ def _memory(tensor: torch.Tensor) -> int:
         return id(tensor)
 
 
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one storage have elements in common."""
+    if one.dtype is not other.dtype or one.layout is not torch.strided or other.layout is not torch.strided:
+        return True
+    marks = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool)
+    marks.as_strided(one.size(), one.stride(), one.storage_offset()).fill_(True)
+    return bool(marks.as_strided(other.size(), other.stride(), other.storage_offset()).any())
 
 
 def _reads_only_shape(module: nn.Module, args: Any, kwargs: Any) -> bool:
@@ -457,9 +501,17 @@ class _Example:
         return tensor.index_select(0, rows.to(tensor.device))
 
 
-def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool, methods: bool) -> Program:
+class _Followed(NamedTuple):
+    """One run: its graph, whether Python's or NumPy's generators were used, and who read numbers off tensors."""
+
+    program: Program
+    drawn: bool
+    told: list[str]
+
+
+def _run(recorder: _Recorder, call: Any, *, gradients: bool) -> Program:
     args, kwargs, tensors = call
-    recorder = _Recorder(model, opaque, methods=methods)
+    model = recorder.model
     placeholders: dict[str, fx.Node] = {}
     for name, tensor in tensors.items():
         placeholders[name] = recorder.add("placeholder", name.replace(".", "_"))
@@ -472,8 +524,8 @@ def _run(model: nn.Module, call: Any, opaque: dict[str, str], *, gradients: bool
         raise TraceError("expected a model that returns a tensor, or a tuple or dict with one, got none in its output")
     recorder.graph.output(output)
     return Program(
-        model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(opaque), "record",
-        recorder.reads.kept(),
+        model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(recorder.opaque), "record",
+        recorder.reads.kept(), held=recorder.held.noted(),
     )  # fmt: skip
 
 
@@ -484,17 +536,16 @@ def _one_run(
     opaque: dict[str, str],
     *,
     methods: bool,
-) -> tuple[Program, bool]:
-    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them.
-
-    Tells also whether Python's or NumPy's generators were used.
-    """
+    change: Change | None = None,
+) -> _Followed:
+    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them."""
     problem: Exception | None = None
     for gradients in (True, False):
         with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False), noticing_draws() as drawn:
             try:
                 call = example.with_other(other)
-                return _run(model, call, opaque, gradients=gradients, methods=methods), drawn()
+                recorder = _Recorder(model, opaque, methods=methods, change=change)
+                return _Followed(_run(recorder, call, gradients=gradients), drawn(), recorder.told)
             except (TraceError, CannotFollow):
                 raise
             except Exception as error:
@@ -532,15 +583,20 @@ def record(model: nn.Module, example: Any) -> Program:
 def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
     """As `record`; with `methods`, also a method of a module can be closed, where its forward cannot."""
 
+    def run(opaque: dict[str, str], other: Callable[[torch.Tensor], torch.Tensor], change: Change | None) -> _Followed:
+        return _one_run(model, given, other, opaque, methods=methods, change=change)
+
     def both(opaque: dict[str, str]) -> tuple[Program, bool]:
-        one, drawn = _one_run(model, given, torch.clone, opaque, methods=methods)
-        two, again = _one_run(model, given, given.again, opaque, methods=methods)
+        one, two = run(opaque, torch.clone, None), run(opaque, given.again, None)
+        if one.told:
+            check_told(one.program, one.told[-1], lambda change: run(opaque, torch.clone, change).program)
+        drawn = one.drawn or two.drawn
         if given.batch is not None:
-            return with_batch_size(one, two, given.batch), drawn or again
-        difference = first_difference(one, two)
+            return with_batch_size(one.program, two.program, given.batch), drawn
+        difference = first_difference(one.program, two.program)
         if difference is not None:
             raise CannotFollow(difference[0], f"what it does depends on the values of its input ({difference[1]})")
-        return one, drawn or again
+        return one.program, drawn
 
     return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
 

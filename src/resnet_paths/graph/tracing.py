@@ -26,8 +26,8 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as fx_tracing
 
 from . import operations
-from .baked import Reads
-from .chance import ADVICE, draws, not_by_chance, noticing_draws
+from .baked import HeldTensors, Reads
+from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
 from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
@@ -70,13 +70,36 @@ class _Proxy(fx.Proxy):
 
 
 class _Watched(Regions):
-    """The regions of a traced forward, in which no random tensor may be made."""
+    """The regions of a traced forward, in which no random tensor may be made, and what it computes from buffers.
+
+    Buffers are followed as they are (a forward may ask for their shape, or for None), so what is computed from them
+    alone is a constant of the graph.
+    """
+
+    def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
+        super().__init__()
+        tensors = {name: value for name, value in _tensors_of(model) if names[id(value)] == name}
+        self.held = HeldTensors(tensors)
+        self._behind = {id(value): frozenset({name}) for name, value in tensors.items()}
+        self._alive: list[Any] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if isinstance(result, torch.Tensor) and draws(func):
             raise TraceError(f"it draws random numbers ({func.__name__}), which tracing would make constants; {ADVICE}")
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        behind = frozenset().union(*(self._behind.get(id(tensor), ()) for tensor in tensors))
+        if behind and reads(func):
+            self.held.note(behind)
+        for leaf in leaves(result) if behind else ():
+            if isinstance(leaf, torch.Tensor):
+                self._behind.setdefault(id(leaf), behind)
+                self._alive.append(leaf)  # an identity may be used again once its tensor is gone
         return result
+
+    def becomes_constant(self, tensor: torch.Tensor) -> None:
+        """Take note that the graph holds a tensor which the model does not."""
+        self.held.note(self._behind.get(id(tensor), ()), tensor)
 
 
 class _Views:
@@ -123,10 +146,10 @@ class _Tracer(fx.Tracer):
         self.graph = fx.Graph()
         self.submodule_paths = {module: path for path, module in model.named_modules()}
         self.constants: dict[str, torch.Tensor] = {}
-        self.regions = _Watched()
         self.reads = Reads(model)
         self.top = self.current = ModuleCall("", model, None)
-        self._names = _tensor_names(model)
+        self._names = {id(tensor): name for name, tensor in _tensors_of(model)}
+        self.regions = _Watched(model, self._names)
         self._parameters: dict[str, fx.Proxy] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
         self._views = _Views()
@@ -147,6 +170,7 @@ class _Tracer(fx.Tracer):
             self.constants[name] = a.detach()
             self._names[id(a)] = name
             self._alive.append(a)
+            self.regions.becomes_constant(a)
         return self.create_node("get_attr", name, (), {})
 
     def create_node(
@@ -370,7 +394,7 @@ class _Tracer(fx.Tracer):
         self.top.args, self.top.output = tuple(used.values()), end.args[0]
         return Program(
             self.model, self.graph, self.top, used, output, self.constants, dict(self.opaque), "trace",
-            self.reads.kept(),
+            self.reads.kept(), held=self.regions.held.noted(),
         )  # fmt: skip
 
     def _arguments(self) -> tuple[dict[str, fx.Node], list[Any], dict[str, Any]]:
@@ -396,17 +420,15 @@ class _Tracer(fx.Tracer):
         return placeholders, args, kwargs
 
 
-def _tensor_names(model: nn.Module) -> dict[int, str]:
-    """By identity, the names under which a model holds its tensors: parameters, buffers, plain attributes."""
+def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The names under which a model holds its tensors: plain attributes, buffers, parameters (the last name counts)."""
     plain = (
         (f"{path}.{name}" if path else name, value)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, torch.Tensor)
     )
-    names = {id(tensor): name for name, tensor in plain}
-    names |= {id(tensor): name for name, tensor in model.named_buffers()}
-    return names | {id(tensor): name for name, tensor in model.named_parameters()}
+    return [*plain, *model.named_buffers(), *model.named_parameters()]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import nn
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
+from ..network.unrolled import model_of
 from ._grid import Grid, axis, evaluate_grid
 from ._working import WorkingCopy
 from .directions import Direction, cosine, direction_from
@@ -92,7 +93,7 @@ def eigenvalue_surface(
         ((1,), True)
     """
     data = as_data(data)
-    network = model.model if isinstance(model, UnrolledNetwork) else model
+    network = model_of(model)
     chosen = _directions(network, directions)
     if len(chosen) == 1 and y is not None:
         raise ValueError("expected two directions where y is given, got one; leave y out or add a direction")

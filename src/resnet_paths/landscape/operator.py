@@ -18,6 +18,7 @@ from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_modules
 from ..network import UnrolledNetwork
+from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
 from .mean_loss import MeanLoss, SampleLoss
 from .symmetry import check_symmetry, reparametrised
@@ -225,7 +226,7 @@ def curvature_operator(
         >>> H.dense().tolist()  # xᵀx / N
         [[0.5, 0.0], [0.0, 2.0]]
     """
-    model = model.model if isinstance(model, UnrolledNetwork) else model
+    model = model_of(model)
     if kind not in ("hessian", "gauss_newton"):
         raise ValueError(f"expected kind 'hessian' or 'gauss_newton', got {kind!r}")
     check_eval(model)

@@ -17,6 +17,7 @@ from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..graph.private_copy import private_use
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
+from ..network.unrolled import model_of
 from ..sweep import fingerprint, worker_device
 from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
@@ -102,7 +103,7 @@ def loss_surface(
     """
     data = as_data(data)
     recalibrate = None if recalibrate is None else as_data(recalibrate)
-    network = unwrap(model.model if isinstance(model, UnrolledNetwork) else model)
+    network = unwrap(model_of(model))
     chosen = [directions] if isinstance(directions, Direction) else list(directions)
     _check(network, chosen, y)
     check_statistics(network, batchnorm)

@@ -17,6 +17,7 @@ from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..models import read_checkpoint
 from ..network import UnrolledNetwork
+from ..network.unrolled import model_of
 from ..training import Trajectory
 from ._cells import CellEvaluator, Loss, named_metrics
 from .directions import Direction
@@ -198,7 +199,7 @@ def trajectory_losses(
     Cost: three forward passes of the data a checkpoint.
     """
     data = as_data(data)
-    network = model.model if isinstance(model, UnrolledNetwork) else model
+    network = model_of(model)
     states = _states(checkpoints)
     if len(states) != len(projected):
         raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")

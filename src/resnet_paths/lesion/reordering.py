@@ -14,7 +14,6 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageSource, as_data
-from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
@@ -220,7 +219,7 @@ class Orders:
         """(order, logits) for each order."""
         if not self.found.direct:
             for row, order in enumerate(self.orders):
-                yield row, main_output(reorder_blocks(self.runner, order, example_input=x[:1])(x))
+                yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=x[:1])(x))
             return
         inner = {unit for block in self.found.blocks for unit in block[:-1]}
 

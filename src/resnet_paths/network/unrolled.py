@@ -20,7 +20,7 @@ from ..graph.outputs import output_at
 from ..graph.overwrite import unwatched
 from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
-from ..graph.program import Program
+from ..graph.program import Program, first_node
 from ..graph.sums import put_back, unify_sums
 from ..graph.tuples import read_items_directly
 from .gate_rows import Evaluations, evaluate_rows
@@ -89,7 +89,8 @@ class UnrolledNetwork:
         self._held: set[Shapes] = set()  # shapes for which a recording is known to hold
         program = front_end()
         cuts, self.refusals = self._plan(program)
-        self.front_end = program.front_end
+        self.front_end, self.output_path = program.front_end, program.output_path
+        self.follows_main_output = program.output is first_node(program.root.output)
         self.opaque = dict(program.opaque)
         self.concatenations = sum(is_concatenation(node) for node in program.graph.nodes)
         self._units = describe_units(self.segments) if cuts else ()
@@ -363,7 +364,7 @@ class UnrolledNetwork:
 
     def followed(self, returned: Any) -> torch.Tensor:
         """The output that the network gives, picked from what the model returned."""
-        return output_at(returned, self.segments.program.output_path)
+        return output_at(returned, self.output_path)
 
     def observe(self, example: Any) -> float:
         """Run the example once through model and network; note the units' shapes.
@@ -390,6 +391,22 @@ class UnrolledNetwork:
         if state.value.shape != expected.shape:
             return float("inf"), entry_shapes
         return relative_difference(state.value, expected), entry_shapes
+
+
+def model_of(model: nn.Module | UnrolledNetwork) -> nn.Module:
+    """A model, or that of a network, for analyses that take the model's main output: its logits, or first tensor.
+
+    Raises:
+        UnrollError: the network follows another output, so that its numbers would be those of something else.
+    """
+    if not isinstance(model, UnrolledNetwork):
+        return model
+    if not model.follows_main_output:
+        raise UnrollError(
+            "expected a network that follows the model's main output (logits, or the first), since its loss is taken, "
+            f"got one that follows {list(model.output_path)}; give a model that returns this tensor alone"
+        )
+    return model.model
 
 
 def _tensors(values: Values) -> list[torch.Tensor]:

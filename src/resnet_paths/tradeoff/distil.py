@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from ..data import ImageData, ImageSource, as_data
 from ..data.batches import training_slices
 from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
-from ..network.unrolled import placed
+from ..network.unrolled import UnrolledNetwork, placed
 from ..training.augment import augment
 
 
@@ -56,7 +58,10 @@ class Distillation:
 
 
 def distil(
-    student: nn.Module, teacher: nn.Module, data: ImageSource, how: Distillation | None = None
+    student: nn.Module,
+    teacher: nn.Module | UnrolledNetwork,
+    data: ImageSource,
+    how: Distillation | None = None,
 ) -> tuple[float, ...]:
     """Fine-tune a model in place towards the outputs of another.
 
@@ -65,7 +70,7 @@ def distil(
 
     Args:
         student: the smaller model; left in eval mode.
-        teacher: the whole model.
+        teacher: the whole model, or its network, whose output is then compared (else the models' main outputs).
         data: training images, not those to report on.
         how: default :class:`Distillation`.
 
@@ -89,12 +94,14 @@ def distil(
     """
     data = as_data(data)
     how = how or Distillation()
+    followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
+    teacher = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     student.train()
     student.requires_grad_(True)
     try:
         with private_use(teacher) as goal:
-            return _run(student, goal.eval(), data, how)
+            return _run(student, goal.eval(), data, how, followed)
     finally:
         student.eval()
         for parameter, flag in wanted:
@@ -102,7 +109,9 @@ def distil(
             parameter.grad = None
 
 
-def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation) -> tuple[float, ...]:
+def _run(
+    student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation, followed: Callable[[Any], torch.Tensor]
+) -> tuple[float, ...]:
     optimiser = torch.optim.SGD(student.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
     parts = training_slices(len(data), how.batch_size)
     steps = how.epochs * len(parts)
@@ -116,7 +125,9 @@ def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillat
         for chosen in (order[part] for part in parts):
             batch = data.subset(chosen)
             x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)
-            loss = _loss(student, teacher, x, batch.labels.to(x.device), how)
+            with torch.no_grad():
+                goal = followed(teacher(x))
+            loss = _loss(followed(student(x)), goal, batch.labels.to(x.device), how)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")
             optimiser.zero_grad()
@@ -128,11 +139,7 @@ def _run(student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillat
     return tuple(losses)
 
 
-def _loss(
-    student: nn.Module, teacher: nn.Module, x: torch.Tensor, labels: torch.Tensor, how: Distillation
-) -> torch.Tensor:
-    with torch.no_grad():
-        goal = F.log_softmax(main_output(teacher(x)) / how.temperature, 1)
-    logits = main_output(student(x))
+def _loss(logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, how: Distillation) -> torch.Tensor:
+    goal = F.log_softmax(goal / how.temperature, 1)
     apart = F.kl_div(F.log_softmax(logits / how.temperature, 1), goal, reduction="batchmean", log_target=True)
     return how.weight * how.temperature**2 * apart + (1 - how.weight) * F.cross_entropy(logits, labels)

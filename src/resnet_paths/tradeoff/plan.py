@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData, ImageSource, as_data, right
-from ..graph.inputs import main_output
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named
@@ -131,7 +130,7 @@ class DropPlan:
         if recalibrate is not None:
             _recalibrate(smaller, net, net.indices(list(self.point.names)), recalibrate)
         if finetune is not None:
-            distil(smaller, net.model, finetune, distillation)
+            distil(smaller, net, finetune, distillation)
         return smaller
 
     def to_pandas(self) -> pd.DataFrame:
@@ -314,7 +313,7 @@ def plan_drop(
     )
     if finetune is not None:
         taught = plan.apply(net, recalibrate=recalibrate, finetune=finetune, distillation=distillation)
-        _, right = _per_image(taught, reported_on)
+        _, right = _per_image(taught, reported_on, net.followed)
         points[chosen] = replace(points[chosen], finetuned=float(right.mean()), finetuned_interval=interval(right))
         plan = replace(plan, points=tuple(points))
     return plan
@@ -370,8 +369,8 @@ def _measured(
     With the `whole` model's latency given, the smaller one's is its share of it, measured in turn.
     """
     smaller = _smaller(net, dropped)
-    loss, search_right = _per_image(smaller, chosen_on)
-    _, right = _per_image(smaller, reported_on)
+    loss, search_right = _per_image(smaller, chosen_on, net.followed)
+    _, right = _per_image(smaller, reported_on, net.followed)
     x = next(iter(_inputs(smaller, reported_on.subset(slice(0, batch)))))
     if whole is None:
         latency = measure_latency(smaller, x, seconds=seconds).median
@@ -381,8 +380,8 @@ def _measured(
     recalibrated = None
     if recalibrate is not None:
         _recalibrate(smaller, net, dropped, recalibrate)
-        _, recalibrated = _per_image(smaller, reported_on)
-        _, search_right = _per_image(smaller, chosen_on)
+        _, recalibrated = _per_image(smaller, reported_on, net.followed)
+        _, search_right = _per_image(smaller, chosen_on, net.followed)
     point = PlanPoint(
         dropped=tuple(dropped),
         names=tuple(net[index].name for index in dropped),
@@ -412,9 +411,11 @@ def _inputs(model: nn.Module, data: ImageData, size: int = 100) -> list[torch.Te
     return [placed(x, model) for x, _ in data.batches(size)]
 
 
-def _per_image(model: nn.Module, data: ImageData) -> tuple[np.ndarray, np.ndarray]:
+def _per_image(
+    model: nn.Module, data: ImageData, followed: Callable[[Any], torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
     """Loss and whether it is right, for each image."""
     with torch.inference_mode():
         outputs = [model(x) for x in _inputs(model, data)]
-    logits, labels = torch.cat([main_output(output) for output in outputs]).cpu(), data.labels.cpu()
+    logits, labels = torch.cat([followed(output) for output in outputs]).cpu(), data.labels.cpu()
     return cross_entropy(logits, labels).numpy(), right(logits, labels).double().numpy()

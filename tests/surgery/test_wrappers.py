@@ -1,0 +1,140 @@
+"""Models inside the wrappers that people put around them: found, lesioned and dropped through the wrapper."""
+
+import pytest
+import torch
+from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from resnet_paths import drop_blocks, unroll
+from resnet_paths.network import NoUnitsError
+from resnet_paths.surgery import lesioned
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.b(torch.relu(self.a(x)))
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[Block() for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(x)
+
+
+class Adapted(nn.Module):
+    """A linear layer with a low-rank adapter beside it, as PEFT builds it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, layer.out_features, bias=False)})
+        self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(0.1)})
+        self.scaling, self.active_adapters = {"default": 0.5}, ["default"]
+
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        for name in self.active_adapters:
+            x = x.to(self.lora_A[name].weight.dtype)
+            result = result + self.lora_B[name](self.lora_A[name](self.lora_dropout[name](x))) * self.scaling[name]
+        return result
+
+
+class Tuner(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
+        return self.model.forward(*args, **kwargs)
+
+
+class Peft(nn.Module):
+    """Passes any arguments on, and attributes that it lacks, as a ``PeftModel`` does."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        for block in model.blocks:
+            block.a = Adapted(block.a)
+        self.base_model, self.special = Tuner(model), {"adapter_names"}
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model.model, name)
+
+    def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
+        return self.base_model(*args, **{k: v for k, v in kwargs.items() if k not in self.special})
+
+
+WRAPPERS = {
+    "AveragedModel": AveragedModel,
+    "ModelEmaV2": ModelEmaV2,
+    "ModelEmaV3": ModelEmaV3,
+    "DataParallel": nn.DataParallel,
+    "torch.compile": lambda model: torch.compile(model, backend="eager"),
+    "PEFT": Peft,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("kind", ["none", "tensor", "dict"])
+def test_blocks_are_found_lesioned_and_dropped_through_a_wrapper(wrapper: str, kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = WRAPPERS[wrapper](Model().double()).double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    given = {"x": x} if kind == "dict" else x
+    example = None if kind == "none" else given
+    net = unroll(model, example)
+    assert len(net) == 3
+    expected = net(given, [1.0, 0.0, 1.0])
+    with lesioned(model, [1], example_input=example):
+        assert torch.equal(model(x), expected)
+    smaller = drop_blocks(model, [1], example_input=example)
+    assert torch.equal(smaller(x), expected)
+    left = [name for name, _ in smaller.named_parameters() if "blocks.1." in name]
+    assert not left
+    assert torch.equal(model(x), net(given))
+
+
+def test_what_is_no_module_says_so_in_one_line() -> None:
+    """timm's first average keeps the model beside itself."""
+    average = ModelEma(Model())
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got ModelEma; pass the model itself") as caught:
+        unroll(average)
+    assert "\n" not in str(caught.value)
+    assert len(unroll(average.ema)) == 3
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@pytest.mark.parametrize(("rank", "between", "blocks"), [(2, nn.Dropout, 0), (2, nn.ReLU, 1), (4, nn.Dropout, 1)])
+def test_a_low_rank_adapter_is_a_part_of_its_layer_and_no_block(
+    kind: str, rank: int, between: type[nn.Module], blocks: int
+) -> None:
+    """Not narrower, or with an activation between, it is a branch beside a projection."""
+
+    def layer(width: int, out: int) -> nn.Module:
+        return nn.Linear(width, out) if kind == "linear" else nn.Conv2d(width, out, 1)
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.between = layer(4, 4), layer(4, rank), layer(rank, 4), between()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x) + 2 * self.c(self.between(self.b(x)))
+
+    x = torch.randn(2, 4) if kind == "linear" else torch.randn(2, 4, 3, 3)
+    if blocks:
+        assert len(unroll(Beside(), x)) == blocks
+    else:
+        with pytest.raises(NoUnitsError, match="a low-rank adapter: a linear map through fewer channels"):
+            unroll(Beside(), x)
