@@ -68,13 +68,15 @@ def register(app: typer.Typer) -> None:
         limit: LimitOption = None,
         size: SizeOption = None,
         seed: SeedOption = 0,
+        seeds: Annotated[int, typer.Option(min=1, help="Trainings of each small network that is compared.")] = 3,
         device: DeviceOption = "cpu",
         as_json: JsonOption = False,
     ) -> None:
         """Measure the claims of a paper: what it says, what is expected, what was measured, the verdict.
 
         With no options it runs on the embedded ResNet-56 and digits, offline; claims about training are measured on
-        small networks trained on the spot.
+        small networks trained on the spot, from several seeds. A check follows from definitions: that it agrees says
+        that the library computes what the paper writes.
         """
         screen = console(quiet=as_json)
         network, images = model_and_data(model, data, limit, size, device)
@@ -90,6 +92,7 @@ def register(app: typer.Typer) -> None:
             data=images,
             training=training_data(data, size, images) or images,
             seed=seed,
+            seeds=seeds,
             progress=started,
         )
         if as_json:
@@ -121,12 +124,12 @@ def _plain(numbers: dict[str, float]) -> dict[str, float]:
 def _table(result: Reproduction) -> Table:
     title = f"{result.paper.citation}: {result.model}, {result.images} images of {result.data}"
     table = Table(title=title, show_lines=True)
-    for name in ("claim", "paper", "expected", "measured", "verdict"):
+    for name in ("claim", "kind", "paper", "expected", "measured", "verdict"):
         table.add_column(name)
-    colours = {"holds": "green", "does not hold": "yellow", "failed": "red"}
+    colours = {"holds": "green", "does not hold": "yellow", "disagrees": "red", "failed": "red"}
     for row in result.to_frame().to_dict("records"):
         verdict = str(row["verdict"])
-        words = (row["claim"], f"{row['statement']} ({row['where']})", row["expected"], row["measured"])
+        words = (row["claim"], row["kind"], f"{row['statement']} ({row['where']})", row["expected"], row["measured"])
         cells = [escape(str(word)) for word in words]
         table.add_row(*cells, f"[{colours.get(verdict, 'dim')}]{verdict}[/]")
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .evidence import Evidence
 
@@ -14,7 +15,7 @@ class Measured:
 
     Attributes:
         text: in words, with the numbers.
-        holds: whether the claim holds here; None where this size cannot tell.
+        holds: whether the claim holds here, or the check agrees; None where this size cannot tell.
         numbers: the numbers by name.
     """
 
@@ -22,15 +23,13 @@ class Measured:
     holds: bool | None
     numbers: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def verdict(self) -> str:
-        """``holds``, ``does not hold`` or ``cannot be told``."""
-        return {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
-
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim.
+    """One statement of a paper.
+
+    A **claim** is of how networks behave: measured here, and it can turn out either way. A **check** follows from
+    definitions: that it agrees says that this library computes what the paper writes, and nothing of networks.
 
     Attributes:
         name: by which it is asked for.
@@ -38,6 +37,7 @@ class Claim:
         statement: what the paper says, in our words.
         expected: what must be seen here for it to hold.
         measure: from the evidence to what is found.
+        kind: ``claim`` or ``check``.
     """
 
     name: str
@@ -45,11 +45,19 @@ class Claim:
     statement: str
     expected: str
     measure: Callable[[Evidence], Measured]
+    kind: Literal["claim", "check"] = "claim"
+
+    def verdict(self, measured: Measured) -> str:
+        """``holds`` or ``does not hold``, of a check ``agrees`` or ``disagrees``; or ``inconclusive``."""
+        if measured.holds is None:
+            return "inconclusive"
+        words = ("does not hold", "holds") if self.kind == "claim" else ("disagrees", "agrees")
+        return words[measured.holds]
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and those of its claims that are measured.
+    """A paper and those of its statements that are measured.
 
     Attributes:
         name: by which it is asked for.

@@ -47,11 +47,13 @@ class Evidence:
         subject: the network (by default the embedded one) and its images.
         training: the images on which small twins are trained.
         widths: channels of these twins.
+        seeds: trainings of each.
     """
 
     subject: Subject
     training: ImageData
     widths: tuple[int, ...] = (8, 16, 32)
+    seeds: int = 3
     _trained: dict[Any, Trained] = field(default_factory=dict, repr=False)
 
     @property
@@ -86,22 +88,27 @@ class Evidence:
         x, labels = self.subject.batch(24)
         return effective_paths(sample_path_gradients(self.subject.fast, x, labels, samples=32, seed=self.seed))
 
-    def trained(self, depth: int, *, epochs: int, **options: Any) -> Trained:
+    def several_trained(self, depth: int, *, epochs: int, **options: Any) -> list[Trained]:
+        """The same kind of network from each of the seeds."""
+        return [self.trained(depth, epochs=epochs, run=run, **options) for run in range(self.seeds)]
+
+    def trained(self, depth: int, *, epochs: int, run: int = 0, **options: Any) -> Trained:
         """A network of the family, trained for a few epochs; twins share initial values, order and augmentation.
 
         Args:
             depth: see :func:`resnet_paths.models.cifar_resnet`.
             epochs: how long; the learning rate falls to zero in that time.
+            run: which training: its seed is so many after the evidence's.
             options: of the network (``residual=False``, ``preactivation=True``).
         """
-        key = (depth, epochs, *sorted(options.items()))
+        key = (depth, epochs, run, *sorted(options.items()))
         if key not in self._trained:
             model = cifar_resnet(
                 depth,
                 num_classes=len(self.training.classes),
                 in_channels=self.training.images.shape[1],
                 widths=self.widths,
-                seed=self.seed,
+                seed=self.seed + run,
                 **options,
             )
             steps = [_flat(model)]
@@ -113,7 +120,7 @@ class Evidence:
                 warmup=1,
                 shift=1,
                 flip=False,
-                seed=self.seed,
+                seed=self.seed + run,
             )
             rows = train(
                 model,

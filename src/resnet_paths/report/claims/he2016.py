@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ...models import cifar_resnet
 from ...network import UnrolledNetwork, unroll
-from ..words import number, percent
+from ..words import number
 from .claim import Claim, Measured, Paper
+from .comparison import compared_errors
 from .evidence import Evidence
 
 _DEPTH, _EPOCHS = 110, 2
@@ -41,17 +43,18 @@ def _gap(net: UnrolledNetwork, x: torch.Tensor) -> float:
 
 
 def _trains(evidence: Evidence) -> Measured:
-    original = evidence.trained(_DEPTH, epochs=_EPOCHS)
-    changed = evidence.trained(_DEPTH, epochs=_EPOCHS, preactivation=True)
-    before, after = (sum(row["train_error"] for row in run.rows) / _EPOCHS for run in (original, changed))
-    text = (
-        f"mean training error of {_DEPTH} layers over {_EPOCHS} epochs: {percent(before)} original, {percent(after)} "
-        "with pre-activation"
+    """The error over the whole short training, for the paper's curves differ early."""
+    changed, original = (
+        np.array(
+            [
+                sum(row["train_error"] for row in run.rows) / _EPOCHS
+                for run in evidence.several_trained(_DEPTH, epochs=_EPOCHS, **kind)
+            ]
+        )
+        for kind in ({"preactivation": True}, {})
     )
-    numbers = {"original": before, "preactivation": after}
-    if min(before, after) > 0.75 * evidence.subject.chance:
-        return Measured(f"{text}; neither has learnt enough in so short a training", None, numbers)
-    return Measured(text, after < before, numbers)
+    what = f"mean training error of {_DEPTH} layers over {_EPOCHS} epochs"
+    return compared_errors(evidence, ("with pre-activation", changed), ("original", original), what)
 
 
 PAPER = Paper(
@@ -65,12 +68,14 @@ PAPER = Paper(
             "branches",
             "equal to rounding with pre-activation, not so with an activation after the addition",
             _additive,
+            kind="check",
         ),
         Claim(
             "preactivation",
-            "section 4.2, figure 6",
-            "Pre-activation eases the training of very deep networks",
-            f"lower training error early in training, {_DEPTH} layers",
+            "section 4.2, figure 1",
+            "Pre-activation eases the optimisation of very deep networks (1001 layers; with 164 the original suffers a "
+            "little at the beginning only)",
+            f"lower training error early in training, shown over trainings, here of {_DEPTH} layers",
             _trains,
         ),
     ),

@@ -1,0 +1,50 @@
+"""Two kinds of networks compared over several trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..words import counted, listed, percent
+from .claim import Measured
+from .evidence import Evidence
+from .rules import LEAST_SEEDS, above
+
+LEARNT = 0.75
+"""A network counts as trained once its error is at most this share of chance."""
+
+
+def compared_errors(
+    evidence: Evidence,
+    lower: tuple[str, np.ndarray],
+    higher: tuple[str, np.ndarray],
+    what: str,
+) -> Measured:
+    """Whether the errors of the second kind are higher than those of the first, one of each a seed.
+
+    Args:
+        evidence: for chance and the number of trainings.
+        lower: name and errors of the kind that the claim says is better.
+        higher: likewise of the worse.
+        what: is compared. Both kinds must have learnt: one that has not says how long training takes, no more.
+    """
+    text = f"{what}: " + listed([f"{percent(float(errors.mean()))} {name}" for name, errors in (lower, higher)])
+    text += f", means of {counted(len(lower[1]), 'training')} each"
+    numbers = {name: float(errors.mean()) for name, errors in (lower, higher)}
+    unlearnt = not_learnt(evidence, dict((lower, higher)))
+    if unlearnt:
+        return Measured(f"{text}; {unlearnt}", None, numbers)
+    if len(lower[1]) < LEAST_SEEDS:
+        return Measured(f"{text}; too few to tell from chance", None, numbers)
+    return Measured(text, above(higher[1] - lower[1]), numbers)
+
+
+def not_learnt(evidence: Evidence, errors: Mapping[str, np.ndarray], share: float = LEARNT) -> str:
+    """Which kinds of networks have not learnt in so short a training, in words; "" where all have.
+
+    The error is to be at most `share` of chance.
+    """
+    limit = share * evidence.subject.chance
+    names = [name for name, several in errors.items() if several.mean() > limit]
+    return f"{listed(names)}: not learnt enough in so short a training" if names else ""

@@ -1,0 +1,123 @@
+"""How verdicts are reached: rules on numbers alone, so that each can be fed what no effect gives."""
+
+from __future__ import annotations
+
+import math
+from math import comb
+
+import numpy as np
+from scipy.stats import spearmanr
+from scipy.stats import t as student
+
+LEAST_SEEDS = 3
+_WALKS, _DIMENSIONS = 200, 500  # shares spread less in more dimensions, so this is the careful side
+
+
+def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) -> bool | None:
+    """Whether the mean of differences, one a training, is above a threshold: by Student's one-sided test.
+
+    Args:
+        differences: one for each seed.
+        threshold: what the mean is compared with.
+        level: where there is no effect, the share of cases in which it is not said that there is one.
+
+    Returns:
+        True where the mean is shown to be above, False where it is shown to be below; None, inconclusive, where
+        neither is, or there are fewer than three seeds.
+
+    Example:
+        >>> above(np.array([0.3, 0.2, 0.4])), above(np.array([0.3, -0.2, 0.1])), above(np.array([0.3]))
+        (True, None, None)
+    """
+    count = len(differences)
+    if count < LEAST_SEEDS or np.ptp(differences) == 0 or not np.isfinite(differences).all():
+        return None
+    half = student.ppf(level, count - 1) * differences.std(ddof=1) / math.sqrt(count)
+    gap = float(differences.mean()) - threshold
+    return None if abs(gap) <= half else gap > 0
+
+
+def most(low: np.ndarray, high: np.ndarray, threshold: float) -> bool | None:
+    """Whether most values are at most a threshold, each known to lie between two ends; None where that cannot be told.
+
+    Example:
+        >>> most(np.array([0.0, 0.0, 0.1]), np.array([0.04, 0.01, 0.3]), 0.05)
+        True
+        >>> most(np.array([0.0, 0.0, 0.1]), np.array([0.08, 0.01, 0.3]), 0.05) is None
+        True
+    """
+    if (high <= threshold).mean() > 0.5:
+        return True
+    return False if (low > threshold).mean() > 0.5 else None
+
+
+def rank_first(ranks: list[int], total: int) -> bool | None:
+    """Whether some of `total` things rank before all others; None where chance alone does that in one of twenty cases.
+
+    Example:
+        >>> rank_first([1, 2], 27), rank_first([1, 3], 27), rank_first([1], 9)
+        (True, False, None)
+    """
+    first = sorted(ranks) == list(range(1, len(ranks) + 1))
+    return None if first and comb(total, len(ranks)) < 20 else first
+
+
+def rises_smoothly(counts: np.ndarray, line: np.ndarray) -> tuple[bool, float, float]:
+    """Whether a line rises with counts, without a step of half of its rise.
+
+    Returns:
+        The verdict; Spearman's rank correlation; the largest step's share of the rise.
+
+    Example:
+        >>> rises_smoothly(np.arange(5), np.array([0.1, 0.2, 0.3, 0.4, 0.5]))[0]
+        True
+    """
+    if np.ptp(line) == 0:
+        return False, math.nan, math.nan
+    rank = float(spearmanr(counts, line).statistic)
+    step = float(np.diff(line).max() / np.ptp(line))
+    return rank > 0.9 and step < 0.5, rank, step
+
+
+def walk_shares(steps: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The share of two principal components of random walks whose steps are as long as these, in random directions.
+
+    Args:
+        steps: (count,) lengths.
+        seed: of the walks.
+
+    Source: Antognini and Sohl-Dickstein (2018), PCA of high dimensional random walks: for many steps of one length
+        the share is 0.61 + 0.15.
+
+    Example:
+        >>> round(float(walk_shares(np.ones(300)).mean()), 2)
+        0.76
+    """
+    generator = np.random.default_rng(seed)
+    shares = []
+    for _ in range(_WALKS if len(steps) < 50 else 3):
+        moves = generator.standard_normal((len(steps), _DIMENSIONS))
+        moves *= (steps / np.linalg.norm(moves, axis=1))[:, None]
+        shares.append(plane_share(np.concatenate([np.zeros((1, _DIMENSIONS)), moves.cumsum(0)])))
+    return np.array(shares)
+
+
+def plane_share(points: np.ndarray) -> float:
+    """The share of the variance of points (points, dimensions) that their first two principal components hold."""
+    centred = points - points.mean(0)
+    spectrum = np.linalg.eigvalsh(centred @ centred.T)[::-1]
+    return float(spectrum[:2].sum() / spectrum.sum())
+
+
+def low_dimensional(points: np.ndarray, least: float = 0.4, seed: int = 0) -> tuple[bool | None, float, float]:
+    """Whether a path lies in fewer dimensions than a random walk with steps of the same lengths.
+
+    Returns:
+        Whether two components hold `least` or more, and more than in 95 % of the walks (None where they hold as much as
+        walks do: then the share says nothing of the path); their share; the walks' median.
+    """
+    share = plane_share(points)
+    walks = walk_shares(np.linalg.norm(np.diff(points, axis=0), axis=1), seed)
+    if share < least:
+        return False, share, float(np.median(walks))
+    return True if share > np.quantile(walks, 0.95) else None, share, float(np.median(walks))
