@@ -245,6 +245,14 @@ def test_outside_the_image_is_black() -> None:
     assert torch.equal(augment(image, 0, False, torch.Generator()), image)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmented_images_are_stored_as_images_are(channels: int) -> None:
+    """Row by row: channels last, a narrow network's training would write past oneDNN's buffer."""
+    images = torch.rand(6, channels, 5, 4)
+    moved = augment(images, 2, True, torch.Generator().manual_seed(0))
+    assert moved.stride() == images.stride()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_training_on_a_gpu_draws_as_on_the_cpu() -> None:
     one, other = cifar_resnet(8, in_channels=1, seed=0), cifar_resnet(8, in_channels=1, seed=0).cuda()

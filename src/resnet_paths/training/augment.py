@@ -43,9 +43,13 @@ def augment(
     down, right = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
     rows = down[:, None] + torch.arange(height, device=images.device)
     columns = right[:, None] + torch.arange(width, device=images.device)
-    index = torch.arange(count, device=images.device)[:, None, None]
-    moved: torch.Tensor = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    image = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    # Gathered as (count, channels, height, width) and stored so. A permuted view would make the whole step run channels
+    # last, where oneDNN's gradient of the weights of a strided 1x1 convolution of fewer than 16 channels writes past
+    # its buffer (uxlfoundation/oneDNN issue 6035) and so may end the process of who trains a narrow network.
+    moved: torch.Tensor = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return moved
 
 
 def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
