@@ -10,6 +10,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
-from resnet_paths.paths._tape import Tape
+from resnet_paths.paths.record import Record, record_to_start
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,9 +49,10 @@ def decomposition(depth: int, batch: int, limit: int, repeats: int) -> list[str]
 
     def parts(of: UnrolledNetwork) -> dict[str, float]:
         """The forward pass, the recursion, and the ordinary gradient that it is checked against."""
-        tapes: list[Tape] = []
-        forward = processor_seconds(lambda: tapes.append(Tape(of, x, target)))
-        check = processor_seconds(lambda: tapes[0].gradient([tapes[0].start]))
+        records: list[Record] = []
+        record = partial(record_to_start, of, x, target, "cross_entropy", "input", None)
+        forward = processor_seconds(lambda: records.append(record()))
+        check = processor_seconds(records[0].ordinary_gradient)
         whole = processor_seconds(lambda: gradient_by_length(of, x, target))
         return {"recursion": whole - forward - check, "split": whole - check, "whole": whole}
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from references.tiny import tiny_network
-from resnet_paths.paths import path_lengths, paths, surviving_path_lengths
+from resnet_paths.paths import path_lengths, surviving_path_lengths
 
 
 def test_published_shares_of_resnet_110() -> None:
@@ -107,4 +107,3 @@ def test_wrong_input_is_refused(call, message) -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     assert path_lengths(np.int64(5), keep=np.float32(0.5), dropped=np.int64(1)).mean == 2
     assert path_lengths(5, keep=np.full(5, 0.5), dropped=[1, 2]).n == 3
-    assert paths(np.int64(3)).count == 8

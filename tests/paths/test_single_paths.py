@@ -16,17 +16,18 @@ from scipy import stats
 from references.dense_paths import path_gradients
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths.paths import (
+    Path,
     effective_paths,
     enumerate_path_gradients,
     gradient_by_length,
     path_energy,
     path_lengths,
-    paths,
     sample_path_gradients,
 )
-from resnet_paths.paths._columns import merge_columns
-from resnet_paths.paths.enumeration import _Tree
-from resnet_paths.paths.sampling import draw_masks
+from resnet_paths.paths._columns import merge_into
+from resnet_paths.paths.block_graph import chain_graph
+from resnet_paths.paths.record import Record
+from resnet_paths.paths.sampling import draw_edges
 from resnet_paths.statistics import log_student_interval
 
 
@@ -39,9 +40,11 @@ def test_enumeration_is_every_product_of_jacobians(options: dict[str, bool]) -> 
     for example in range(2):
         label = target[example : example + 1]
         every = path_gradients(net, x[example : example + 1], lambda out, label=label: F.cross_entropy(out, label))
-        for path in paths(net):
-            torch.testing.assert_close(found.gradient[path.rank, example], every[path.units], rtol=1e-10, atol=1e-14)
-            assert found.path(path.rank) == path
+        for rank in range(2**6):
+            units = tuple(unit for unit in range(6) if rank >> unit & 1)
+            torch.testing.assert_close(found.gradient[rank, example], every[units], rtol=1e-10, atol=1e-14)
+            assert found.path(rank) == Path(units)
+            assert int(found.lengths[rank]) == found.path(rank).length == len(units)
     torch.testing.assert_close(found.norms, found.gradient.norm(dim=2))
 
 
@@ -62,25 +65,28 @@ def test_enumeration_in_little_room_is_the_same(monkeypatch: pytest.MonkeyPatch)
     x, target = tiny_batch()
     wide = enumerate_path_gradients(net, x, target)
     visits: list[int] = []
-    original = _Tree.descend
+    original = Record.pull
 
-    def counted(self, place, rows, ranks):
+    def counted(self, place, term, rows, parameters=()):
         visits.append(len(rows))
-        original(self, place, rows, ranks)
+        return original(self, place, term, rows, parameters)
 
-    monkeypatch.setattr(_Tree, "descend", counted)
+    monkeypatch.setattr(Record, "pull", counted)
     monkeypatch.setattr("resnet_paths.paths.enumeration.ROOM_BYTES", 4 * 3 * 4 * 8)
     narrow = enumerate_path_gradients(net, x, target)
     assert max(visits) <= 8
     torch.testing.assert_close(wide.norms, narrow.norms, rtol=1e-12, atol=1e-15)
 
 
-def test_masks_are_uniform_and_differ_between_examples() -> None:
-    masks = draw_masks(5, 2, 400, 10, torch.Generator().manual_seed(0))
-    assert (masks.sum(-1) == 2).all()
-    assert (masks[:, 0] != masks[:, 1]).any()
-    ranks = (masks.long() * (1 << torch.arange(5))).sum(-1).flatten()
-    counts = torch.bincount(ranks)[[path.rank for path in paths(5, 2)]].double()
+def test_drawn_paths_are_uniform_and_differ_between_examples() -> None:
+    graph, generator = chain_graph(5), torch.Generator().manual_seed(0)
+    left, ranks = torch.full((400, 10), 2), torch.zeros(400, 10, dtype=torch.long)
+    for place in range(5, 0, -1):
+        taken = draw_edges(graph, place, left, generator)  # 0: on by the shortcut, 1: by the branch
+        left, ranks = left - taken, ranks + (taken << place - 1)
+    assert not left.any()
+    assert (ranks[:, 0] != ranks[:, 1]).any()
+    counts = torch.bincount(ranks.flatten())[[1 << i | 1 << j for i in range(5) for j in range(i)]].double()
     chi_square = float(((counts - 400) ** 2 / 400).sum())
     assert chi_square < 27.9  # the 0.1 % point of chi square with nine degrees of freedom
 
@@ -167,8 +173,8 @@ def test_merged_columns_keep_the_trace_and_the_second_moment_in_expectation() ->
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn(7, 2000, 5, generator=generator, dtype=torch.float64)
     columns[:] = columns[:, :1].clone()
-    merged = merge_columns(columns, 3, generator)
-    assert merged.shape == (3, 2000, 5)
+    merged = torch.full((3, 2000, 5), torch.nan, dtype=torch.float64)
+    merge_into(merged, [[columns[:4], columns[4:]]], 3, generator)
     truth = columns.square().sum((0, 2))
     torch.testing.assert_close(merged.square().sum((0, 2)), truth)
     moment = torch.einsum("cbd,cbe->bde", merged, merged)

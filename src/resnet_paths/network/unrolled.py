@@ -173,18 +173,22 @@ class UnrolledNetwork:
         Args:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
         """
-        plan, values = self.bind(x)
-        if self.front_end == "record":
-            self._check_recorded(x, values)
-        return self._begin(plan, values)
+        return self._begin(*self.bind(x))
 
     def bind(self, x: Any) -> tuple[Segments, Values]:
         """The graph in the model's present mode, and an input as values of its placeholders.
 
         Raises:
-            UnrollError: an input is missing, an argument has another value than the graph was made for, or a Python
-                value of the model that the graph holds as a constant has changed.
+            UnrollError: an input is missing, an argument has another value than the graph was made for, a Python value
+                of the model that the graph holds as a constant has changed, or a recording does not hold for an input
+                of this shape.
         """
+        plan, values = self._bind(x)
+        if self.front_end == "record":
+            self._check_recorded(x, values)
+        return plan, values
+
+    def _bind(self, x: Any) -> tuple[Segments, Values]:
         plan = self.segments
         plan.program.check_unchanged()
         x = named(self.model, plan.inputs, x)
@@ -374,14 +378,14 @@ class UnrolledNetwork:
             differ by nothing, and NaN does not differ from NaN.
         """
         difference, entry_shapes = self._difference(example)
-        self._held.add(_shapes(self.bind(example)[1]))
+        self._held.add(_shapes(self._bind(example)[1]))
         self._units = describe_units(self.segments, entry_shapes)
         return difference
 
     def _difference(self, x: Any) -> tuple[float, list[tuple[int, ...]]]:
         """How far the network is from the model on an input, and the shapes at the blocks' entries; notes nothing."""
         with preserved(self.model), torch.no_grad():
-            state = self._begin(*self.bind(x))
+            state = self._begin(*self._bind(x))
             entry_shapes = [tuple(state.value.shape[1:])]
             while state.index < len(self):
                 state = self.step(state)

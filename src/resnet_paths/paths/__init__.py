@@ -3,12 +3,12 @@
 # the gradient by path length, exactly
 from ._piecewise import curved_operations
 from .attribution import BlockAttribution, GateForward, attribute_blocks, unit_conductance
-from .by_length import GradientByLength, ParameterGradientByLength, gradient_by_length
+from .by_length import GradientByLength, gradient_by_length
 
 # single paths: sampled, all of them, their energy; which of them matter
 from .effective import EffectivePaths, effective_paths
 from .energy import PathEnergy, path_energy
-from .enumeration import EnumeratedPathGradients, enumerate_path_gradients
+from .enumeration import EnumeratedPathGradients, Path, enumerate_path_gradients
 from .lengths import LengthDistribution, path_lengths, surviving_path_lengths
 
 # the logits by path length and by block; the head on the stream
@@ -20,7 +20,7 @@ from .logits import (
     logit_lens,
     logits_by_length,
 )
-from .path import Path, Paths, paths
+from .parameters_by_length import ParameterGradientByLength, parameter_gradients_by_length
 from .sampling import SampledPathGradients, sample_path_gradients
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "ParameterGradientByLength",
     "Path",
     "PathEnergy",
-    "Paths",
     "SampledPathGradients",
     "attribute_blocks",
     "block_contributions",
@@ -46,9 +45,9 @@ __all__ = [
     "gradient_by_length",
     "logit_lens",
     "logits_by_length",
+    "parameter_gradients_by_length",
     "path_energy",
     "path_lengths",
-    "paths",
     "sample_path_gradients",
     "surviving_path_lengths",
     "unit_conductance",

@@ -1,115 +1,191 @@
 """The second moment of all paths' gradients, carried as a few columns for each length.
 
-For every length k keep a matrix ``A_k`` of at most `most` columns (gradients at one unit's entry) with
-``E A_k A_k' = sum_{|P|=k} g_P g_P'`` over the paths so far. A unit takes A_k to ``[S'D' A_k, J'D' A_{k-1}]``, which has
+For every length k keep a matrix ``A_k`` of at most `most` columns (gradients at one vertex) with
+``E A_k A_k' = sum_{|P|=k} g_P g_P'`` over the ways so far. A block takes A_k to ``[S'D' A_k, J'D' A_{k-1}]``, which has
 up to twice as many columns and is cut down again: rotated to its principal axes (columns orthogonal, A A'
-unchanged), the larger half kept as it is, the rest added up in groups with random signs.
+unchanged), the larger half kept as it is, the rest added up in groups with random signs. Columns that come to a vertex
+along different edges belong to different paths, and are put side by side in the same way. (Added as they are, paths
+would cancel.)
+
+What it costs beside the branch products is passes over the columns. So columns are stored in the order that
+convolutions read, as in the exact split, a block is gone through a chunk of lengths at a time, and what a chunk yields
+is merged into its place while it is in the cache: 15 % of the time, where merging all lengths afterwards took half.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
-from ._graph_tape import GraphTape
-from ._tape import Recorded, Tape
+from .block_graph import Step
+from .pulling import zeros_for
+from .record import Record
 
-MERGE_BYTES = 64 * 2**20  # of columns that are merged together: beyond that nothing is gained
+Parts = list[torch.Tensor]  # of one length, each (columns, batch, ...)
 
 
-def pull_columns(tape: Tape, most: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Columns at the first recorded unit's entry, for each length (columns, batch, ...).
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Columns (columns, batch, ...) of all lengths, the shortest first, and how many each length has."""
 
-    ``E sum_c |column_c|^2 = sum_{|P|=k} |g_P|^2``, and without error for the lengths whose C(n, k) paths are no more
-    than `most`. The gradient of the loss at the output is scaled to one for each example.
+    values: torch.Tensor
+    sizes: tuple[int, ...]
 
-    Cost: at most ``most n (n + 1) / 2`` branch products, fewer where a length has fewer paths. Memory: twice the
-    columns.
+    def split(self) -> tuple[torch.Tensor, ...]:
+        """The columns of each length."""
+        return self.values.split(self.sizes)
+
+
+def pull_columns(record: Record, most: int, generator: torch.Generator) -> Columns | None:
+    """Columns at the start, for each length; None where no gradient arrives.
+
+    ``E sum_c |column_c|^2 = sum_{|P|=k} |g_P|^2``, and without error for the lengths whose paths are no more than
+    `most`. The gradient of the loss at the output is scaled to one for each example.
+
+    Cost: for each term at most `most` products for each length of the ways to it, so at most ``most n (n + 1) / 2``
+    branch products in a chain. Memory: twice the columns.
     """
-    scale = seed_norms(tape)
-    seed = tape.seed / torch.where(scale > 0, scale, 1).view(-1, *[1] * (tape.seed.ndim - 1))
-    groups = [seed[None]]
-    for _, unit in tape.backwards():
-        groups = _through_unit(tape, unit, groups, most, generator)
+    graph, scale = record.graph, seed_norms(record)
+    seed = record.seed / torch.where(scale > 0, scale, 1).view(-1, *[1] * (record.seed.ndim - 1))
+    waiting: dict[int, list[Columns]] = {len(graph.vertices) - 1: [Columns(seed[None], (1,))]}
+    for place in reversed(range(len(graph.vertices))):
+        if place not in waiting:
+            continue
+        here = _met(waiting.pop(place), most, generator)
+        vertex, step = graph.vertices[place], graph.steps.get(place)
+        if not vertex.terms:
+            return here
+        if step is not None:
+            through = _through_block(record, step, here, most, generator)
+            waiting.setdefault(step.entry, []).append(through)
+            continue
+        for term in vertex.terms:
+            sizes = (0,) * graph.shift(vertex, term) + here.sizes
+            for source, values in record.pull(place, term, here.values)[0]:
+                waiting.setdefault(source, []).append(Columns(values, sizes))
+    return None
+
+
+def seed_norms(record: Record) -> torch.Tensor:
+    """Norm of each example's gradient at the output, (batch,): what the columns were divided by."""
+    return record.seed.flatten(1).norm(dim=1)
+
+
+def _met(arrived: list[Columns], most: int, generator: torch.Generator) -> Columns:
+    """Columns that came to a vertex along different edges, side by side, merged where they are too many."""
+    if len(arrived) == 1:
+        return arrived[0]
+    lengths = max(len(columns.sizes) for columns in arrived)
+    parts: list[Parts] = [[] for _ in range(lengths)]
+    for columns in arrived:
+        for length, part in enumerate(columns.split()):
+            if len(part):
+                parts[length].append(part)
+    sizes = tuple(min(most, sum(map(len, own))) for own in parts)
+    merged = zeros_for(arrived[0].values, sum(sizes))
+    merge_into(merged, parts, most, generator)
+    return Columns(merged, sizes)
+
+
+def _through_block(record: Record, step: Step, columns: Columns, most: int, generator: torch.Generator) -> Columns:
+    """The columns at a block's exit as columns at its entry."""
+    (join,) = record.graph.vertices[step.exit].terms if step.exit != step.total else (None,)
+    vertex = record.graph.vertices[step.total]
+    shortcut, branch = vertex.terms
+    before = (0,) * record.graph.shift(vertex, branch) + columns.sizes  # by the branch, where it counts from length 1
+    sizes = tuple(min(most, a + b) for a, b in zip((*columns.sizes, 0), before, strict=False))
+    shape, strides = record.value(step.entry).shape, record.row_strides(step.total, branch)
+    made = columns.values.new_empty(0).new_empty_strided((sum(sizes), *shape), (shape.numel(), *strides))
+
+    room = record.chunks(len(columns.values), step.entry, step.total)
+    longer: Parts = []
+    length = begin = end = 0
+    for own in _lengths_at_once(columns.sizes, max((part.stop - part.start for part in room), default=1)):
+        total = columns.values[begin : (begin := begin + sum(own))]
+        if join is not None:
+            total = record.pull_to_source(step.exit, join, total)
+        by_shortcut = record.pull_to_source(step.total, shortcut, total).split(own)
+        by_branch = record.pull_to_source(step.total, branch, total).split(own)
+        if len(before) == len(columns.sizes):
+            parts = [[one, other] for one, other in zip(by_shortcut, by_branch, strict=True)]
+        else:
+            parts = [[one] for one in by_shortcut]
+            for known, other in zip(parts, [longer, *([part] for part in by_branch[:-1])], strict=True):
+                known += other
+            longer = [by_branch[-1]]
+        count = sum(sizes[length : (length := length + len(own))])
+        merge_into(made[end : (end := end + count)], parts, most, generator)
+    if longer:
+        merge_into(made[end:], [longer], most, generator)
+    return Columns(made, sizes)
+
+
+def _lengths_at_once(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """The lengths' sizes in groups of at most so many columns (or of one length that has any)."""
+    groups: list[list[int]] = []
+    for size in sizes:
+        if groups and (sum(groups[-1]) + size <= room or not any(groups[-1])):
+            groups[-1].append(size)
+        else:
+            groups.append([size])
     return groups
 
 
-def pull_graph_columns(tape: GraphTape, most: int, generator: torch.Generator) -> list[torch.Tensor | None]:
-    """Columns at the start of a graph, for each length (None: no gradient came); see :func:`pull_columns`.
-
-    Columns that come to a vertex along different edges belong to different paths: they are put side by side, then
-    merged with random signs where they are too many. (Added as they are, paths would cancel.)
-
-    Cost: for each term at most `most` products for each length of the ways to it.
-    """
-    graph, scale = tape.graph, seed_norms(tape)
-    seed = tape.seed / torch.where(scale > 0, scale, 1).view(-1, *[1] * (tape.seed.ndim - 1))
-    waiting: dict[int, dict[int, list[torch.Tensor]]] = {len(graph.vertices) - 1: {0: [seed[None]]}}
-    for place in reversed(range(len(graph.vertices))):
-        arrived = waiting.pop(place, None)
-        if arrived is None:
-            continue
-        lengths = sorted(arrived)
-        groups = merge_groups([arrived.pop(length) for length in lengths], most, generator)
-        if not graph.vertices[place].terms:
-            by_length = dict(zip(lengths, groups, strict=True))
-            return [by_length.get(length) for length in range(len(graph.counts))]
-        sizes, columns = [len(group) for group in groups], torch.cat(groups)
-        for term in graph.vertices[place].terms:
-            shift = graph.shift(graph.vertices[place], term)
-            for source, values in tape.through(place, term, columns)[0]:
-                at_source = waiting.setdefault(source, {})
-                for length, group in zip(lengths, values.split(sizes), strict=True):
-                    at_source.setdefault(length + shift, []).append(group)
-    return [None] * len(graph.counts)
-
-
-def seed_norms(tape: Tape | GraphTape) -> torch.Tensor:
-    """Norm of each example's gradient at the output, (batch,): what the columns were divided by."""
-    return tape.seed.flatten(1).norm(dim=1)
-
-
-def merge_columns(columns: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
-    """At most `most` columns (..., m, batch, values) whose ``A A'`` is that of the given ones in expectation.
+def merge_into(made: torch.Tensor, lengths: list[Parts], most: int, generator: torch.Generator) -> None:
+    """Write at most `most` columns for each length whose ``A A'`` is that of its parts in expectation.
 
     With ``A'A = V L V'`` for each example the columns of A V are orthogonal and ``(A V)(A V)' = A A'``. The largest
     half of `most` stay; the others are dealt, largest first, forth and back, to as many groups as places are left,
     and each group is summed with independent random signs: orthogonal columns leave its trace exact, and its
     other entries right in expectation.
+
+    Args:
+        made: where to write, (columns, batch, ...): length after length, as many as it has, or `most`.
+        lengths: the parts of each length.
+        most: the most columns for a length.
+        generator: of the signs.
     """
-    count = columns.shape[-3]
-    if count <= most:
-        return columns
-    flat = columns.transpose(-3, -2)
-    gram = (flat @ flat.transpose(-1, -2)).cpu().double()
-    axes = torch.linalg.eigh(gram).eigenvectors.flip(-1)
-    coins = torch.randint(0, 2, (*axes.shape[:-2], 1, count), generator=generator)
-    weights = (axes * (2 * coins - 1)) @ _dealt(count, most)
-    return (weights.transpose(-1, -2).to(flat) @ flat).transpose(-3, -2)
-
-
-def merge_groups(groups: list[list[torch.Tensor]], most: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """For each length its parts (columns, batch, ...) side by side, merged to at most `most` columns.
-
-    Lengths with the same number of columns, as most have, are merged together: one by one, the small products and
-    decompositions of deep networks cost more than the convolutions.
-    """
-    merged: list[torch.Tensor | None] = [None] * len(groups)
-    by_count: dict[int, list[int]] = {}
-    for length, parts in enumerate(groups):
-        count = sum(map(len, parts))
+    counts = [sum(map(len, parts)) for parts in lengths]
+    places = made.split([min(most, count) for count in counts])
+    too_many: dict[int, list[int]] = {}
+    for length, (parts, count) in enumerate(zip(lengths, counts, strict=True)):
         if count > most:
-            by_count.setdefault(count, []).append(length)
+            too_many.setdefault(count, []).append(length)
         else:
-            merged[length] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    for count, lengths in by_count.items():
-        example = groups[lengths[0]][0]
-        room = max(1, MERGE_BYTES // (count * example[0].numel() * example.element_size()))
-        for begin in range(0, len(lengths), room):
-            some = lengths[begin : begin + room]
-            stacked = torch.stack([torch.cat(groups[length]) for length in some])
-            for length, columns in zip(some, merge_columns(stacked.flatten(3), most, generator), strict=True):
-                merged[length] = columns.reshape(most, *example.shape[1:])
-    return [columns for columns in merged if columns is not None]
+            for part, into in zip(parts, places[length].split(list(map(len, parts))), strict=True):
+                into.copy_(part)
+    for count, which in too_many.items():
+        weights = _weights(torch.stack([_gram(lengths[length]) for length in which]), count, most, generator)
+        for length, weight in zip(which, weights.to(made), strict=True):
+            into, used = _flat(places[length], places[length]), 0
+            for part in lengths[length]:
+                own = weight[..., used : (used := used + len(part))]
+                into.baddbmm_(own, _flat(part, places[length]), beta=int(used > len(part)))
+
+
+def _gram(parts: Parts) -> torch.Tensor:
+    """The products of all columns of a length with one another, (batch, columns, columns)."""
+    flat = [_flat(part, parts[0]) for part in parts]
+    blocks = [[torch.bmm(one, other.mT) for other in flat[: place + 1]] for place, one in enumerate(flat)]
+    size = range(len(flat))
+    rows = [torch.cat([blocks[i][j] if j <= i else blocks[j][i].mT for j in size], 2) for i in size]
+    return torch.cat(rows, 1)
+
+
+def _flat(columns: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Columns as (batch, columns, values), the values in the order in which others are stored: as a rule a view."""
+    strides = like.stride()
+    order = sorted(range(2, like.ndim), key=lambda dim: -strides[dim])
+    return columns.permute(1, 0, *order).flatten(2)
+
+
+def _weights(gram: torch.Tensor, count: int, most: int, generator: torch.Generator) -> torch.Tensor:
+    """How merged columns are made of the given ones, (..., most, count), in double precision."""
+    axes = torch.linalg.eigh(gram.cpu().double()).eigenvectors.flip(-1)
+    coins = torch.randint(0, 2, (*axes.shape[:-2], 1, count), generator=generator)
+    return ((axes * (2 * coins - 1)) @ _dealt(count, most)).mT
 
 
 def _dealt(count: int, most: int) -> torch.Tensor:
@@ -122,37 +198,3 @@ def _dealt(count: int, most: int) -> torch.Tensor:
         group = column if column < alone else alone + (place if turn % 2 == 0 else places - 1 - place)
         groups[column, group] = 1
     return groups
-
-
-def _through_unit(
-    tape: Tape, unit: Recorded, groups: list[torch.Tensor], most: int, generator: torch.Generator
-) -> list[torch.Tensor]:
-    """The columns of each length at a unit's entry, from those at its exit (which are let go block by block).
-
-    As many lengths go together as one product takes rows: more would leave the cache, and be allocated anew each time.
-    """
-    room = tape.rows_at_once(unit.entry, unit.total)
-    groups.reverse()
-    grown: list[torch.Tensor] = []
-    longer: list[torch.Tensor] = []
-    while groups:
-        block = [groups.pop()]
-        while groups and sum(map(len, block)) + len(groups[-1]) <= room:
-            block.append(groups.pop())
-        sizes = [len(group) for group in block]
-        short, branch = _both_ways(tape, unit, torch.cat(block))
-        by_branch = branch.split(sizes)
-        before = [*longer, *by_branch[:-1]] if longer else [None, *by_branch[:-1]]
-        parts = zip(short.split(sizes), before, strict=True)
-        grown += merge_groups([[one] if other is None else [one, other] for one, other in parts], most, generator)
-        longer = [by_branch[-1]]
-    return [*grown, *longer]
-
-
-def _both_ways(tape: Tape, unit: Recorded, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    short, branch = [], []
-    for part in reversed(tape.chunks(len(columns), unit.entry, unit.total)):
-        (total,) = tape.through_join(unit, columns[part])
-        short += tape.through_shortcut(unit, total)
-        branch += tape.through_branch(unit, total)
-    return torch.cat(short), torch.cat(branch)

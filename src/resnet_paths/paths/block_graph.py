@@ -16,6 +16,7 @@ This depends on where the sums are, and on nothing else: not on how the graph is
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,21 @@ class Vertex:
 
     block: int | None
     terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block that everything which comes to a vertex passes, and nothing else does.
+
+    Attributes:
+        exit: the vertex: the block's sum, or what alone reads that sum.
+        total: the sum.
+        entry: the one vertex that both its shortcut and its branch read.
+    """
+
+    exit: int
+    total: int
+    entry: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,28 @@ class PathGraph:
     def max_length(self) -> int:
         """The length of the longest path, also of one that ends where nothing leads on."""
         return self.degrees[-1]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every term reads the vertex before it alone, so that each value decides all that comes after it."""
+        return all(t.sources == (place - 1,) for place, vertex in enumerate(self.vertices) for t in vertex.terms)
+
+    @cached_property
+    def steps(self) -> dict[int, Step]:
+        """For each vertex whose rows go through one block and come out at one vertex, that block."""
+        readers = Counter(source for vertex in self.vertices for term in vertex.terms for source in set(term.sources))
+        steps: dict[int, Step] = {}
+        for place, vertex in enumerate(self.vertices):
+            total = place
+            if vertex.block is None and len(vertex.terms) == 1 and len(vertex.terms[0].sources) == 1:
+                total = vertex.terms[0].sources[0]
+                if readers[total] > 1:
+                    continue
+            if self.vertices[total].block is not None:
+                shortcut, branch = self.vertices[total].terms
+                if shortcut.sources == branch.sources and len(branch.sources) == 1:
+                    steps[place] = Step(place, total, branch.sources[0])
+        return steps
 
     def shift(self, vertex: Vertex, term: Term) -> int:
         """By how much a term makes a path longer: 1 for branches that count."""
@@ -224,14 +262,13 @@ class Contraction:
         graph: the graph.
         nodes: the node of each vertex.
         live: the nodes whose values depend differentiably on a start (or on a sum, where everything counts).
-        is_chain: whether it is a chain of all blocks from the start on, and each state between two of them is its
-            block's entry alone: paths can then be followed entry by entry.
+        everything: whether what leads to no start counts too, for the parameters in it.
     """
 
     graph: PathGraph
     nodes: tuple[fx.Node, ...]
     live: frozenset[fx.Node]
-    is_chain: bool
+    everything: bool = False
 
 
 def contract(
@@ -249,13 +286,13 @@ def contract(
         starts: the values at which paths begin.
         through: further values that count as vertices, with a term that adds no length. Paths are then finer than the
             definition's; what is summed over all paths of a length stays the same.
-        everything: keep sums that do not depend on a start (parameters behind them are still of interest).
+        everything: keep vertices that do not depend on a start (parameters behind them are still of interest).
         counted: the blocks whose branches count for the length; None: all.
 
     Cost: linear in the number of nodes, with a bit mask of all vertices at each.
     """
     masks, wanted = _masks(plan, set(starts), set(through), everything)
-    return _Reader(plan, masks, wanted, counted).read(starts)
+    return _Reader(plan, masks, wanted, counted).read(starts, everything)
 
 
 def path_graph(net: UnrolledNetwork, wrt: int | None = None) -> PathGraph:
@@ -312,7 +349,7 @@ def _masks(
             for source in sources:
                 mask |= masks.get(source, 0)
         cut_here = node in starts or (mask and (index is not None or node in through))
-        if cut_here or (everything and index is not None):
+        if cut_here or (everything and (index is not None or node in through)):
             places[node] = len(places)
             mask = 1 << places[node]
         masks[node] = mask
@@ -329,7 +366,7 @@ class _Reader:
         self.cut_of = {cut.add: (index, cut) for index, cut in enumerate(plan.cuts)}
         self.nodes = list(places)
 
-    def read(self, starts: Collection[fx.Node]) -> Contraction:
+    def read(self, starts: Collection[fx.Node], everything: bool) -> Contraction:
         output = self.plan.program.output
         reached = self.masks.get(output, 0)
         terms: dict[fx.Node, list[tuple[str, int]]] = {}
@@ -351,7 +388,7 @@ class _Reader:
         vertices.append(Vertex(None, (Term(JOIN, _bits(self.masks.get(output, 0), new)),)))
         graph = PathGraph(tuple(vertices), self.counted)
         live = frozenset(node for node, mask in self.masks.items() if mask)
-        return Contraction(graph, (*kept, output), live, self._is_chain(graph, starts))
+        return Contraction(graph, (*kept, output), live, everything)
 
     def _terms(self, node: fx.Node) -> list[tuple[str, int]]:
         if node not in self.cut_of:
@@ -364,19 +401,6 @@ class _Reader:
         for end in cut.branch:
             branch |= self.masks.get(end, 0)
         return [(SHORTCUT, self.masks.get(cut.shortcut, 0)), (BRANCH, branch)]
-
-    def _is_chain(self, graph: PathGraph, starts: Collection[fx.Node]) -> bool:
-        n = len(self.plan.cuts)
-        first = n - graph.n
-        if len(starts) != 1 or graph.blocks != tuple(range(first, n)) or len(graph.vertices) != graph.n + 2:
-            return False
-        if first and self.plan.cuts[first].entry not in starts:
-            return False
-        one_by_one = all(
-            term.sources == (place - 1,) for place, vertex in enumerate(graph.vertices[1:], 1) for term in vertex.terms
-        )
-        carried = (node for nodes in self.plan.carried[first:] for node in nodes)
-        return one_by_one and not any(self.masks.get(node, 0) for node in carried)
 
 
 def _bits(mask: int, new: dict[int, int]) -> tuple[int, ...]:

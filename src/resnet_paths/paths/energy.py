@@ -15,12 +15,9 @@ from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ..statistics import log_student_interval
-from ._columns import pull_columns, pull_graph_columns, seed_norms
-from ._graph_tape import GraphTape, open_tape
+from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
-from ._polynomial import pull_stem
-from ._tape import Tape
-from .by_length import example_norms
+from .record import Record, record_to_start
 from .sampling import pooled
 
 
@@ -161,13 +158,13 @@ def path_energy(
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
     if rtol is not None and rtol <= 0:
         raise ValueError(f"expected rtol above 0, got {rtol}; None takes all draws")
-    tape = open_tape(net, x, target, loss, wrt, max_bytes)
+    record = record_to_start(net, x, target, loss, wrt, max_bytes)
     generator = torch.Generator().manual_seed(seed)
-    counts = torch.tensor([float(count) for count in tape.graph.counts], dtype=torch.float64)
+    counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64)
     exact = counts <= columns
     squares: list[torch.Tensor] = []
     while len(squares) < draws:
-        squares.append(_draw(tape, columns, generator))
+        squares.append(_draw(record, columns, generator))
         if len(squares) >= 2 and bool(exact.all()):
             break
         if rtol is not None and len(squares) >= 8 and _precise(squares, rtol, exact):
@@ -176,7 +173,7 @@ def path_energy(
     ends = log_student_interval(energy.numpy(), error.numpy(), len(squares) - 1, confidence)
     low, high = (torch.from_numpy(end) for end in ends)
     return PathEnergy(
-        n=tape.n,
+        n=record.n,
         loss=loss_name(loss),
         lengths=torch.arange(len(counts)),
         energy=energy,
@@ -187,27 +184,27 @@ def path_energy(
         draws=len(squares),
         columns=columns,
         rms=(energy / counts.clamp_min(1)[:, None]).sqrt(),
-        vjps=dict(tape.vjps),
-        source=provenance(net.model, [x, target], tape.seed.dtype, seed),
-        counts=tape.graph.counts,
+        vjps=record.vjps,
+        source=provenance(net.model, [x, target], record.seed.dtype, seed),
+        counts=record.graph.counts,
     )
 
 
-def _draw(tape: Tape | GraphTape, columns: int, generator: torch.Generator) -> torch.Tensor:
+def _draw(record: Record, columns: int, generator: torch.Generator) -> torch.Tensor:
     """One estimate of the energies, (lengths, batch), in double precision."""
-    if isinstance(tape, GraphTape):
-        scale = seed_norms(tape).cpu().double().square()
-        parts = pull_graph_columns(tape, columns, generator)
-        energies = [
-            torch.zeros_like(scale) if part is None else example_norms(part).cpu().double().square().sum(0)
-            for part in parts
-        ]
-        return torch.stack(energies) * scale
-    groups = pull_columns(tape, columns, generator)
-    counts = [len(group) for group in groups]
-    rows = example_norms(pull_stem(tape, torch.cat(groups))).cpu().double().square()
-    energy = torch.stack([part.sum(0) for part in rows.split(counts)])
-    return energy * seed_norms(tape).cpu().double().square()
+    scale = seed_norms(record).cpu().double().square()
+    energy = scale.new_zeros((len(record.graph.counts), len(scale)))
+    arrived = pull_columns(record, columns, generator)
+    for length, squares in enumerate([] if arrived is None else _squares(arrived.values).split(arrived.sizes)):
+        energy[length] = squares.sum(0)
+    return energy * scale
+
+
+def _squares(columns: torch.Tensor) -> torch.Tensor:
+    """The squared norm of each example in each column."""
+    return torch.cat(
+        [column.double().square().reshape(*column.shape[:2], -1).sum(2) for column in columns.split(1)]
+    ).cpu()
 
 
 def _estimate(squares: list[torch.Tensor], exact: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,16 +13,31 @@ import xarray as xr
 from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
-from ._graph_tape import GraphTape, open_tape
+from ._norms import example_norms
 from ._objective import Loss, loss_name
-from ._polynomial import pull_stem
-from ._tape import Tape
 from .block_graph import BRANCH, PathGraph, path_graph
-from .by_length import example_norms
-from .path import Path
+from .record import Record, record_to_start
 
 MOST_UNITS = 16
 ROOM_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Path:
+    """One path through the unrolled network.
+
+    Attributes:
+        units: the units whose branch it takes, input side first; elsewhere it takes the shortcut.
+        passed: the units through whose sum it leads, where that is not all of them (in a graph that is no chain).
+    """
+
+    units: tuple[int, ...]
+    passed: tuple[int, ...] | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of branches that it passes through."""
+        return len(self.units)
 
 
 @shown
@@ -34,7 +49,6 @@ class EnumeratedPathGradients:
 
     Attributes:
         n: number of units that the paths choose among.
-        first: index of the first of them in the network.
         loss: the loss's name.
         norms: Euclidean norm for each path and example, (2^n, batch).
         lengths: each path's length, (2^n,).
@@ -45,7 +59,6 @@ class EnumeratedPathGradients:
     """
 
     n: int
-    first: int
     loss: str
     norms: torch.Tensor
     lengths: torch.Tensor
@@ -62,14 +75,12 @@ class EnumeratedPathGradients:
     def path(self, rank: int) -> Path:
         """The path at a place of the arrays; its units are indices in the network."""
         taken, passed = [], []
-        for place, term, _ in self.graph.walk(rank):
+        for place, term, _ in reversed(self.graph.walk(rank)):
             block = self.graph.vertices[place].block
             if block is not None:
-                passed.append(self.first + block)
-                taken += [self.first + block] if term.kind == BRANCH else []
-        n = self.first + max(self.graph.blocks, default=-1) + 1
-        whole = len(passed) == self.n == n - self.first
-        return Path(tuple(reversed(taken)), n, None if whole else tuple(reversed(passed)))
+                passed.append(block)
+                taken += [block] if term.kind == BRANCH else []
+        return Path(tuple(taken), None if tuple(passed) == self.graph.blocks else tuple(passed))
 
     def mean_by_length(self) -> torch.Tensor:
         """The mean norm over all paths of each length, (n + 1, batch); 0 for a length that no path has."""
@@ -140,27 +151,19 @@ def enumerate_path_gradients(
             "sample_path_gradients or path_energy, or ask for the paths from a later unit on "
             f"(wrt={len(net) - MOST_UNITS} or more)"
         )
-    tape = open_tape(net, x, target, loss, wrt, max_bytes)
-    if isinstance(tape, GraphTape):
-        walks = _Walks(tape, keep_gradients)
-        walks.descend({len(graph.vertices) - 1: (tape.seed[None], torch.zeros(1, dtype=torch.long))})
-        norms, gradient, first = walks.norms, walks.gradient, 0
-        lengths = torch.tensor([sum(term.kind == BRANCH for _, term, _ in graph.walk(r)) for r in range(graph.paths)])
-    else:
-        tree = _Tree(tape, keep_gradients)
-        tree.descend(tape.n - 1, tape.seed[None], torch.zeros(1, dtype=torch.long))
-        norms, gradient, first = tree.norms, tree.gradient, tape.first
-        lengths = torch.tensor([rank.bit_count() for rank in range(2**tape.n)])
+    record = record_to_start(net, x, target, loss, wrt, max_bytes)
+    walks = _Walks(record, keep_gradients)
+    walks.descend({len(record.graph.vertices) - 1: (record.seed[None], torch.zeros(1, dtype=torch.long))})
+    lengths = [sum(term.kind == BRANCH for _, term, _ in graph.walk(rank)) for rank in range(graph.paths)]
     return EnumeratedPathGradients(
-        n=tape.n,
-        first=first,
+        n=record.n,
         loss=loss_name(loss),
-        norms=norms,
-        lengths=lengths,
-        gradient=gradient,
-        vjps=dict(tape.vjps),
-        source=provenance(net.model, [x, target], tape.seed.dtype),
-        graph=tape.graph,
+        norms=walks.norms,
+        lengths=torch.tensor(lengths),
+        gradient=walks.gradient,
+        vjps=record.vjps,
+        source=provenance(net.model, [x, target], record.seed.dtype),
+        graph=graph,
     )
 
 
@@ -176,11 +179,11 @@ class _Walks:
     ever reach it at this turn are there and go on together. Where they are too many, they go on in parts.
     """
 
-    def __init__(self, tape: GraphTape, keep_gradients: bool) -> None:
-        self.tape, self.graph = tape, tape.graph
+    def __init__(self, record: Record, keep_gradients: bool) -> None:
+        self.record, self.graph = record, record.graph
         count = self.graph.paths
-        self.norms = tape.seed.new_zeros((count, len(tape.seed)))
-        self.gradient = tape.start.new_zeros((count, *tape.start.shape)).detach() if keep_gradients else None
+        self.norms = record.seed.new_zeros((count, len(record.seed)))
+        self.gradient = record.start.new_zeros((count, *record.start.shape)).detach() if keep_gradients else None
 
     def descend(self, waiting: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Follow rows, known by the rank so far, from the vertices where they wait to the start."""
@@ -198,7 +201,7 @@ class _Walks:
                 continue
             before = dict(zip(edges, self.graph.offsets(place), strict=True))
             for term in self.graph.vertices[place].terms:
-                for source, values in self.tape.through(place, term, rows)[0]:
+                for source, values in self.record.pull(place, term, rows)[0]:
                     known = ranks + before[term, source]
                     if source in waiting:
                         others, their_ranks = waiting[source]
@@ -206,39 +209,6 @@ class _Walks:
                     waiting[source] = values, known
 
     def _arrive(self, rows: torch.Tensor, ranks: torch.Tensor) -> None:
-        self.norms[ranks] = example_norms(rows).to(self.norms.dtype)
-        if self.gradient is not None:
-            self.gradient[ranks] = rows.to(self.gradient.dtype)
-
-
-class _Tree:
-    """The walk through the tree of paths and where its leaves are put."""
-
-    def __init__(self, tape: Tape, keep_gradients: bool) -> None:
-        self.tape = tape
-        count = 2**tape.n
-        self.norms = tape.seed.new_empty((count, len(tape.seed)))
-        self.gradient = tape.start.new_empty((count, *tape.start.shape)).detach() if keep_gradients else None
-
-    def descend(self, place: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
-        """Follow rows at a unit's exit, known by the branches taken after it, to the start."""
-        if place < 0:
-            self._arrive(rows, ranks)
-            return
-        unit = self.tape.units[place]
-        room = max(1, ROOM_BYTES // (2 * unit.entry.numel() * unit.entry.element_size()))
-        for begin in range(0, len(rows), room):
-            some, known = rows[begin : begin + room], ranks[begin : begin + room]
-            result = unit.entry.new_empty((2 * len(some), *unit.entry.shape))
-            by_shortcut, by_branch = result[: len(some)], result[len(some) :]
-            for part in self.tape.chunks(len(some), unit.entry, unit.total):
-                (total,) = self.tape.through_join(unit, some[part])
-                by_shortcut[part] = self.tape.through_shortcut(unit, total)[0]
-                by_branch[part] = self.tape.through_branch(unit, total)[0]
-            self.descend(place - 1, result, torch.cat([known, known + (1 << place)]))
-
-    def _arrive(self, rows: torch.Tensor, ranks: torch.Tensor) -> None:
-        rows = pull_stem(self.tape, rows)
         self.norms[ranks] = example_norms(rows).to(self.norms.dtype)
         if self.gradient is not None:
             self.gradient[ranks] = rows.to(self.gradient.dtype)

@@ -14,11 +14,10 @@ from .._display import shown
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
-from ._frozen import FrozenUnit, freeze, source_of_constant
-from ._frozen_graph import FrozenGraph
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
-from .block_graph import BRANCH, contract, start_node
+from .block_graph import BRANCH, PathGraph
+from .record import Record, record_of_values
 
 PARTS = ("stem", "bias", "remainder")
 
@@ -180,16 +179,9 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     curved = curved_operations(net)
     parts = PARTS if curved else PARTS[:2]
     with preserved(net.model):  # a reparametrised layer keeps its weight of each run
-        if _is_chain(net):
-            entry, units = freeze(net, x)
-            rows = entry.new_zeros((len(parts), len(net) + 1, *entry.shape))
-            rows[0, 0] = entry
-            for count, unit in enumerate(units, 1):
-                rows = _longer(unit, rows, count, parts, curved)
-            output = units[-1].exit
-        else:
-            frozen = FrozenGraph(net, x)
-            rows, output = _push_polynomial(frozen, parts), frozen.output
+        record = record_of_values(net, x)
+        rows = _push_polynomial(record, parts)
+    output = record.output
     by_part = {part: rows[place] for place, part in enumerate(parts)}
     by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
     return LogitsByLength(
@@ -240,18 +232,9 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
     """
     curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
     with preserved(net.model):
-        if _is_chain(net):
-            entry, units = freeze(net, x)
-            rows = entry.new_zeros((len(PARTS), *entry.shape))
-            rows[0] = entry
-            for unit in units:
-                rows = _with_constant(unit.push_shortcut(rows), unit.shortcut, unit, "shortcut", curved)
-                rows = torch.cat([rows, unit.branch[None]])
-                rows = _with_constant(unit.push_join(rows), unit.exit, unit, "join", curved)
-            output = units[-1].exit
-        else:
-            frozen = FrozenGraph(net, x)
-            rows, output = _push_contributions(frozen, len(net)), frozen.output
+        record = record_of_values(net, x)
+        rows = _push_contributions(record, len(net))
+    output = record.output
     chosen = None
     if target is not None:
         classes = check_target(output, target)
@@ -303,43 +286,43 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     return LogitLens(units=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
 
 
-def _is_chain(net: UnrolledNetwork) -> bool:
-    return contract(net.segments, [start_node(net.segments, None)]).is_chain
-
-
-def _push_polynomial(frozen: FrozenGraph, parts: tuple[str, ...]) -> torch.Tensor:
-    """Coefficients (parts, lengths, *output shape) at the output of a graph: the recursion over its vertices, forwards.
-
-    A vertex's rows are let go after its last reader.
-    """
-    graph = frozen.graph
+def _push_polynomial(record: Record, parts: tuple[str, ...]) -> torch.Tensor:
+    """Coefficients (parts, lengths, *output shape) at the output: the recursion over the graph's vertices, forwards."""
+    graph = record.graph
     rows: dict[int, torch.Tensor] = {}
-    last_reader = {
-        source: place for place, vertex in enumerate(graph.vertices) for t in vertex.terms for source in t.sources
-    }
+    done = _done_after(graph)
     for place, vertex in enumerate(graph.vertices):
         if place in graph.starts:
-            rows[place] = frozen.value(place).new_zeros((len(parts), 1, *frozen.value(place).shape))
-            rows[place][0, 0] = frozen.value(place)
+            rows[place] = record.value(place).new_zeros((len(parts), 1, *record.value(place).shape))
+            rows[place][0, 0] = record.value(place)
             continue
-        value, longest = frozen.value(place), graph.degrees[place]
+        value, longest = record.value(place), graph.degrees[place]
         total = value.new_zeros((len(parts), longest + 1, *value.shape))
         for term in vertex.terms:
-            shift, constant = graph.shift(vertex, term), frozen.term_value(place, term)
+            shift, constant = graph.shift(vertex, term), record.term(place, term)
             met = max((rows[source].shape[1] for source in term.sources), default=0)
             at_sources = [_padded(rows[source], met).flatten(0, 1) for source in term.sources]
-            pushed = frozen.push(place, term, at_sources)
+            pushed = record.push(place, term, at_sources)
             if pushed is not None:
                 lead = (1,) * (value.ndim - constant.ndim)  # a term of fewer dimensions is broadcast over the sum
                 pushed = pushed.reshape(len(parts), met, *lead, *constant.shape)
                 total[:, shift : shift + met] += pushed
                 constant = constant - pushed.sum((0, 1))
-            kind = "remainder" if frozen.is_curved(place, term) else "bias"
+            kind = "remainder" if record.is_curved(place, term) else "bias"
             total[parts.index(kind), shift] += constant
         rows[place] = total
-        for source in [source for source in rows if last_reader.get(source, -1) == place]:
+        for source in done.get(place, ()):
             del rows[source]
     return rows[len(graph.vertices) - 1]
+
+
+def _done_after(graph: PathGraph) -> dict[int, list[int]]:
+    """For each vertex those whose rows it is the last to read."""
+    done: dict[int, list[int]] = {}
+    readers = {source: place for place, v in enumerate(graph.vertices) for t in v.terms for source in t.sources}
+    for source, reader in readers.items():
+        done.setdefault(reader, []).append(source)
+    return done
 
 
 def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
@@ -348,27 +331,30 @@ def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
     return torch.cat([rows, rows.new_zeros((len(rows), missing, *rows.shape[2:]))], 1) if missing else rows
 
 
-def _push_contributions(frozen: FrozenGraph, n: int) -> torch.Tensor:
-    """Rows (3 + n, *output shape) at the output of a graph: what each source gives by shortcuts alone."""
-    graph = frozen.graph
+def _push_contributions(record: Record, n: int) -> torch.Tensor:
+    """Rows (3 + n, *output shape) at the output: what each source gives by shortcuts alone."""
+    graph = record.graph
     rows: dict[int, torch.Tensor] = {}
+    done = _done_after(graph)
     for place, vertex in enumerate(graph.vertices):
-        value = frozen.value(place)
+        value = record.value(place)
         total = value.new_zeros((len(PARTS) + n, *value.shape))
         if place in graph.starts:
             total[0] = value
         for term in vertex.terms:
             if term.kind == BRANCH:
                 assert vertex.block is not None
-                total[len(PARTS) + vertex.block] += frozen.term_value(place, term)
+                total[len(PARTS) + vertex.block] += record.term(place, term)
                 continue
-            constant, present = frozen.term_value(place, term), _present(rows, term.sources)
-            pushed = frozen.push(place, term, [rows[source][present] for source in term.sources])
+            constant, present = record.term(place, term), _present(rows, term.sources)
+            pushed = record.push(place, term, [rows[source][present] for source in term.sources])
             if pushed is not None:
                 total[present] += pushed
                 constant = constant - pushed.sum(0)
-            total[PARTS.index("remainder" if frozen.is_curved(place, term) else "bias")] += constant
+            total[PARTS.index("remainder" if record.is_curved(place, term) else "bias")] += constant
         rows[place] = total
+        for source in done.get(place, ()):
+            del rows[source]
     return rows[len(graph.vertices) - 1]
 
 
@@ -376,39 +362,6 @@ def _present(rows: dict[int, torch.Tensor], places: Sequence[int]) -> list[int]:
     """The rows that are not all zero at one of some vertices."""
     flags = [rows[place].flatten(1).any(1) for place in places]
     return [] if not flags else torch.stack(flags).any(0).nonzero()[:, 0].tolist()
-
-
-def _longer(
-    unit: FrozenUnit, rows: torch.Tensor, count: int, parts: tuple[str, ...], curved: dict[str, tuple[str, ...]]
-) -> torch.Tensor:
-    """One step of the recursion: coefficients (parts, lengths, ...) at the entry to those at the exit.
-
-    Before the unit the lengths 0..count-1 occur, after it also `count`.
-    """
-    met = rows[:, :count]
-    flat = met.flatten(0, 1)
-    short = unit.push_shortcut(flat).unflatten(0, met.shape[:2])
-    branch = unit.push_branch(flat).unflatten(0, met.shape[:2])
-    total = unit.total.new_zeros((len(parts), count + 1, *unit.total.shape))
-    total[:, :count] += short
-    total[:, 1:] += branch
-    total[parts.index(source_of_constant(curved, unit, "shortcut")), 0] += unit.shortcut - short.sum((0, 1))
-    total[parts.index(source_of_constant(curved, unit, "branch")), 1] += unit.branch - branch.sum((0, 1))
-
-    joined = unit.push_join(total.flatten(0, 1)).unflatten(0, total.shape[:2])
-    result = joined.new_zeros((len(parts), rows.shape[1], *unit.exit.shape))
-    result[:, : count + 1] = joined
-    result[parts.index(source_of_constant(curved, unit, "join")), 0] += unit.exit - joined.sum((0, 1))
-    return result
-
-
-def _with_constant(
-    rows: torch.Tensor, value: torch.Tensor, unit: FrozenUnit, kind: str, curved: dict[str, tuple[str, ...]]
-) -> torch.Tensor:
-    """Rows after a piece, with what the piece adds beyond its Jacobian in the row of biases or remainders."""
-    rows = rows.clone()
-    rows[PARTS.index(source_of_constant(curved, unit, kind))] += value - rows.sum(0)
-    return rows
 
 
 def _residual(total: torch.Tensor, output: torch.Tensor) -> float:

@@ -16,12 +16,11 @@ from .._display import shown
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, array, dataset, provenance, table
 from ..statistics import norm_intervals, pooled_norm_intervals
-from ._graph_tape import GraphTape, open_tape
+from ._norms import example_norms
 from ._objective import Loss, loss_name
-from ._polynomial import pull_stem
-from ._tape import Recorded, Tape
 from .block_graph import PathGraph
-from .by_length import example_norms
+from .pulling import zeros_for
+from .record import Record, record_to_start
 
 
 @shown
@@ -159,26 +158,26 @@ def sample_path_gradients(
     """
     if samples < 2:
         raise ValueError(f"expected at least 2 samples, which a standard error needs, got {samples}")
-    tape = open_tape(net, x, target, loss, wrt, max_bytes)
-    counts = tape.graph.counts
+    record = record_to_start(net, x, target, loss, wrt, max_bytes)
+    counts = record.graph.counts
     longest = len(counts) - 1
     wanted = list(range(longest + 1)) if lengths is None else list(lengths)
     wrong = [length for length in wanted if not 0 <= length <= longest]
     if wrong or not wanted:
         raise ValueError(f"expected lengths from 0 to {longest}, got {wrong or wanted}")
     generator = torch.Generator().manual_seed(seed)
-    norms = torch.stack([_norms_of(tape, length, samples, generator) for length in wanted])
+    norms = torch.stack([_norms_of(record, length, samples, generator) for length in wanted])
     single = torch.tensor([counts[length] <= 1 for length in wanted], device=norms.device)[:, None]
     error = (norms.std(1) / math.sqrt(samples)).masked_fill(single, 0.0)
     return SampledPathGradients(
-        n=tape.n,
+        n=record.n,
         loss=loss_name(loss),
         lengths=torch.tensor(wanted),
         norms=norms,
         mean=norms.mean(1),
         standard_error=error,
-        vjps=dict(tape.vjps),
-        source=provenance(net.model, [x, target], tape.seed.dtype, seed),
+        vjps=record.vjps,
+        source=provenance(net.model, [x, target], record.seed.dtype, seed),
         counts=counts,
     )
 
@@ -188,57 +187,20 @@ def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch
     return mean.mean(-1), error.square().sum(-1).sqrt() / error.shape[-1]
 
 
-def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Uniform random sets of `length` of n units, one for each row and example: (rows, batch, n) of bool."""
-    order = torch.rand(rows, batch, n, generator=generator).argsort(-1)
-    chosen = torch.zeros(rows, batch, n, dtype=torch.bool)
-    return chosen.scatter_(-1, order[..., :length], True)
-
-
-def _norms_of(tape: Tape | GraphTape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Norms at the start of the recording, (samples, batch)."""
-    if isinstance(tape, GraphTape):
-        return _graph_norms_of(tape, length, samples, generator)
-    rows = 1 if length in (0, tape.n) else samples
-    masks = draw_masks(tape.n, length, rows, len(tape.seed), generator).to(tape.seed.device)
-    values = tape.seed.expand(rows, *tape.seed.shape)
-    for index, unit in tape.backwards():
-        values = _one_way(tape, unit, values, masks[:, :, index - tape.first])
-    return example_norms(pull_stem(tape, values)).expand(samples, -1)
-
-
-def _one_way(tape: Tape, unit: Recorded, rows: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Rows at a unit's exit to its entry: by the branch where the mask (rows, batch) says so, else the shortcut."""
-    result = unit.entry.new_empty((len(rows), *unit.entry.shape))
-    for part in tape.chunks(len(rows), unit.entry, unit.total):
-        taken = masks[part]
-        (total,) = tape.through_join(unit, rows[part])
-        by_branch, by_shortcut = taken.any(1), (~taken).any(1)
-        shape = (1,) * (unit.entry.ndim - 1)
-        into = result[part].zero_()
-        if by_shortcut.any():
-            (short,) = tape.through_shortcut(unit, total[by_shortcut])
-            into[by_shortcut] = short.masked_fill(taken[by_shortcut].view(*short.shape[:2], *shape), 0)
-        if by_branch.any():
-            (branch,) = tape.through_branch(unit, total[by_branch])
-            into[by_branch] += branch.masked_fill(~taken[by_branch].view(*branch.shape[:2], *shape), 0)
-    return result
-
-
-def _graph_norms_of(tape: GraphTape, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Norms at the start of a graph, each example along a path of its own, all paths of the length alike likely.
+def _norms_of(record: Record, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Norms at the start, (samples, batch): each example along a path of its own, all of the length alike likely.
 
     At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
     that is left, that begin with it.
     """
-    graph = tape.graph
+    graph = record.graph
     count, last = graph.counts[length], len(graph.vertices) - 1
-    result = tape.seed.new_zeros((samples, len(tape.seed)))
+    result = record.seed.new_zeros((samples, len(record.seed)))
     if not count:
         return result
     rows = 1 if count == 1 else samples
-    left = {last: torch.full((rows, len(tape.seed)), length)}  # branches still to enter; -1: the path is not here
-    values = {last: tape.seed.expand(rows, *tape.seed.shape)}
+    left = {last: torch.full((rows, len(record.seed)), length)}  # branches still to enter; -1: the path is not here
+    values = {last: record.seed.expand(rows, *record.seed.shape)}
     for place in reversed(range(len(graph.vertices))):
         if place not in values:
             continue
@@ -253,7 +215,7 @@ def _graph_norms_of(tape: GraphTape, length: int, samples: int, generator: torch
             used = taken.any(1).nonzero()[:, 0]
             if not len(used):
                 continue
-            shift, handed_on = graph.shift(graph.vertices[place], term), dict(tape.through(place, term, here[used])[0])
+            shift, handed_on = graph.shift(graph.vertices[place], term), dict(record.pull(place, term, here[used])[0])
             for edge, source in zip(edges, term.sources, strict=True):
                 if source in handed_on:
                     mask = choice[used] == edge
@@ -274,7 +236,7 @@ def _send(
 ) -> None:
     """Add the rows `used` to those that wait at a vertex, for the examples that came this way."""
     if place not in values:
-        values[place] = arrived.new_zeros((rows, *arrived.shape[1:]))
+        values[place] = zeros_for(arrived, rows)
     shape = (*mask.shape, *(1,) * (arrived.ndim - 2))
     values[place][used.to(arrived.device)] += arrived.masked_fill(~mask.to(arrived.device).view(shape), 0)
 

@@ -1,0 +1,19 @@
+"""Norms that several analyses take: of each example's rows, and of how far two gradients are apart."""
+
+from __future__ import annotations
+
+import torch
+
+
+def example_norms(rows: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of each example in each row: (rows, batch, ...) to (rows, batch)."""
+    inner = tuple(range(2, rows.ndim))
+    norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=inner) if inner else rows.abs()
+    return norms
+
+
+def relative_gap(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """``|found - expected| / |expected|`` over all tensors together."""
+    gap = sum(float((a - b).norm()) ** 2 for a, b in zip(found, expected, strict=True))
+    size = sum(float(b.norm()) ** 2 for b in expected)
+    return (gap / size) ** 0.5 if size else gap**0.5

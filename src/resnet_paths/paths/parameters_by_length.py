@@ -1,0 +1,149 @@
+"""The gradient of parameters split by path length, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+import xarray as xr
+
+from .._display import shown
+from ..network import UnitRef, UnrolledNetwork
+from ..provenance import Provenance, dataset, provenance, table
+from ._norms import relative_gap
+from ._objective import Loss, loss_name
+from ._polynomial import LeafSums, kept_lengths, pull_polynomial
+from .record import record_of_parameters
+
+
+@shown
+@dataclass(frozen=True, eq=False)
+class ParameterGradientByLength:
+    """The gradient of a loss with respect to parameters, by path length.
+
+    Attributes:
+        loss: the loss's name.
+        units: names of the units whose branches are counted.
+        lengths: 0..K, (L,).
+        gradient: for each parameter, (L, *shape).
+        norms: norm of each parameter's gradient of each length, (L,) each.
+        total: for each parameter the ordinary gradient.
+        residual: ``|sum_k G_k - G| / |G|`` over all parameters; None where lengths were cut off.
+        vjps: rows pulled back, by kind of piece.
+        looped: pieces whose rows went one by one for lack of a batching rule, with the reason.
+        source: model, data, type and versions.
+    """
+
+    loss: str
+    units: tuple[str, ...]
+    lengths: torch.Tensor
+    gradient: Mapping[str, torch.Tensor]
+    norms: Mapping[str, torch.Tensor]
+    total: Mapping[str, torch.Tensor]
+    residual: float | None
+    vjps: Mapping[str, int]
+    looped: Mapping[str, str]
+    source: Provenance = field(repr=False)
+
+    def to_xarray(self) -> xr.Dataset:
+        """The norms, with dimensions parameter and length."""
+        names = list(self.norms)
+        norms = torch.stack([self.norms[name] for name in names])
+        totals = torch.stack([self.total[name].norm() for name in names])
+        return dataset(
+            {"norm": (("parameter", "length"), norms), "total_norm": (("parameter",), totals)},
+            {"parameter": names, "length": self.lengths},
+            self.source,
+            loss=self.loss,
+            residual=self.residual,
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each parameter and length: norm."""
+        return table(self.to_xarray()[["norm"]])
+
+
+@torch.inference_mode(False)
+def parameter_gradients_by_length(
+    net: UnrolledNetwork,
+    x: Any,
+    target: Any,
+    *,
+    loss: Loss = "cross_entropy",
+    max_length: int | None = None,
+    units: Sequence[UnitRef] | None = None,
+    max_bytes: int | None = None,
+) -> ParameterGradientByLength:
+    """The gradient of every parameter, split exactly by the number of branches that it came back through.
+
+    Length counts the branches from the loss back to the parameter, the branch that holds it included. With G_k the
+    gradient of length k at a unit's sum (see :func:`gradient_by_length`), a parameter of its branch b gets
+
+        (db/dw)' G_{k-1},
+
+    a parameter of a shortcut, of what follows a sum, the stem or the head ``G_k`` pulled back through its own piece,
+    and one that is used in several places the sum over these. So each parameter's coefficients sum to its ordinary
+    gradient.
+
+    Args:
+        net: the unrolled network, its model in eval mode, with parameters that require gradients.
+        x: the model's input, batch first.
+        target: class indices (batch,), or what the loss takes.
+        loss: as in :func:`gradient_by_length`.
+        max_length: keep the lengths 0..max_length only.
+        units: count only these units' branches; paths then pass the others in both ways.
+        max_bytes: as in :func:`gradient_by_length`.
+
+    Returns:
+        The coefficients and their norms for each parameter.
+
+    Raises:
+        ValueError: no parameter requires gradients, or as :func:`gradient_by_length`.
+
+    Cost: two forward passes, one backward pass, and n(n+1)/2 branch products with the parameters' own gradients for n
+    units in a chain. Memory: as :func:`gradient_by_length`, and n+1 copies of the parameters.
+
+    Source: ours.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from resnet_paths.network import unroll
+        >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
+        >>> split = parameter_gradients_by_length(net, torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))
+        >>> split.gradient["conv1.weight"].shape, split.residual < 1e-4
+        (torch.Size([9, 64, 3, 7, 7]), True)
+    """
+    named = net.model.named_parameters()
+    wanted: dict[str, torch.Tensor] = {name: value for name, value in named if value.requires_grad}
+    if not wanted:
+        raise ValueError(
+            "expected parameters that require gradients, got none; call model.requires_grad_(True), or pass the "
+            "network itself rather than a copy made for inference"
+        )
+    counted = None if units is None else frozenset(net.indices(units))
+    record = record_of_parameters(net, x, target, loss, max_bytes, counted)
+    lengths, whole = kept_lengths(record.graph, max_length)
+    leaves = LeafSums(wanted, lengths)
+    pull_polynomial(record, lengths, leaves=leaves)
+    totals = dict(zip(wanted, record.ordinary_gradient(list(wanted.values())), strict=True))
+    gradient = {
+        name: leaves.sums.get(name, value.new_zeros((lengths, *value.shape)).detach()) for name, value in wanted.items()
+    }
+    summed = [value.sum(0) for value in gradient.values()]
+    return ParameterGradientByLength(
+        loss=loss_name(loss),
+        units=record.counted_names,
+        lengths=torch.arange(lengths),
+        gradient=gradient,
+        norms={
+            name: torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for name, value in gradient.items()
+        },
+        total=totals,
+        residual=relative_gap(summed, list(totals.values())) if whole else None,
+        vjps=record.vjps,
+        looped=record.looped,
+        source=provenance(net.model, [x, target], record.seed.dtype),
+    )

@@ -1,0 +1,29 @@
+"""Rows of tangents pushed forward through a function's Jacobian: batched, in chunks that fit the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..graph.locking import MODEL_LOCK
+from .pulling import CACHE_BYTES
+
+
+def push(
+    function: Callable[..., torch.Tensor], at: tuple[torch.Tensor, ...], rows: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    """Rows (rows, batch, ...) at each argument as rows at the result: row j of each moves with row j of the others."""
+    at = tuple(value.clone() if 0 in value.stride() else value for value in at)  # expanded ones cannot be moved
+
+    def one(*row: torch.Tensor) -> torch.Tensor:
+        tangent: torch.Tensor = torch.func.jvp(function, at, row)[1]
+        return tangent
+
+    size = max(1, CACHE_BYTES // max(1, *(value.numel() * value.element_size() for value in at)))
+    # autograd on keeps modules off their fused inference kernels, attention in plain operations: both have no
+    # forward derivative
+    with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's forward level is one a process
+        pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(*rows)
+    return pushed.detach()
