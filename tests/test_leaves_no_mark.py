@@ -113,9 +113,7 @@ FUNCTIONS: dict[str, Function] = {
     "stages": lambda net, data: lesion.stages(net, data.x),
     "curved_operations": lambda net, data: paths.curved_operations(net),
     "gradient_by_length": lambda net, data: paths.gradient_by_length(net, data.x, data.labels),
-    "gradient_by_length of parameters": lambda net, data: paths.gradient_by_length(
-        net, data.x, data.labels, wrt="parameters"
-    ),
+    "parameter_gradients_by_length": lambda net, data: paths.parameter_gradients_by_length(net, data.x, data.labels),
     "sample_path_gradients": lambda net, data: paths.sample_path_gradients(net, data.x, data.labels, samples=2),
     "enumerate_path_gradients": lambda net, data: paths.enumerate_path_gradients(net, data.x, data.labels),
     "path_energy": lambda net, data: paths.path_energy(net, data.x, data.labels, draws=2, columns=2),
@@ -129,7 +127,6 @@ FUNCTIONS: dict[str, Function] = {
     "unit_conductance": lambda net, data: paths.unit_conductance(net, data.x, data.labels, steps=3),
     "path_lengths": lambda net, data: paths.path_lengths(net),
     "surviving_path_lengths": lambda net, data: paths.surviving_path_lengths(net, 0.5),
-    "paths": lambda net, data: list(paths.paths(net)),
     "random_direction": lambda net, data: landscape.random_direction(net.model),
     "direction_from": lambda net, data: landscape.direction_from(net.model, dict(net.model.named_parameters())),
     "loss_surface": lambda net, data: [
@@ -180,7 +177,7 @@ FUNCTIONS: dict[str, Function] = {
 STOPPABLE = [
     name for name in FUNCTIONS
     if name not in (
-        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "paths", "random_direction",
+        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
         "direction_from", "deletion_path", "unit_parameters", "project_trajectory", "count_parameters",
         "norms_before", "recalibrate_batchnorm", "train",
     )

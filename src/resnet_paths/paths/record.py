@@ -275,6 +275,8 @@ class Record:
         sources = [self._nodes[source] for source in term.sources]
         if not inside and list(ends) == sources:
             return rows[0]
+        if not len(rows[0]):
+            return row_zeros(rows[0], self.term(place, term))
 
         def function(*given: torch.Tensor) -> torch.Tensor:
             values: Values = dict(zip(sources, given, strict=True))
