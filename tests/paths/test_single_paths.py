@@ -27,7 +27,7 @@ from resnet_paths.paths import (
 from resnet_paths.paths._columns import merge_into
 from resnet_paths.paths.block_graph import chain_graph
 from resnet_paths.paths.record import Record
-from resnet_paths.paths.sampling import draw_edges
+from resnet_paths.paths.sampling import draw_edges, draw_masks
 from resnet_paths.statistics import log_student_interval
 
 
@@ -86,9 +86,20 @@ def test_drawn_paths_are_uniform_and_differ_between_examples() -> None:
         left, ranks = left - taken, ranks + (taken << place - 1)
     assert not left.any()
     assert (ranks[:, 0] != ranks[:, 1]).any()
+    assert chi_square_of_pairs(ranks) < 27.9
+
+
+def test_masks_are_uniform_and_differ_between_examples() -> None:
+    masks = draw_masks(5, 2, 400, 10, torch.Generator().manual_seed(0))
+    assert (masks.sum(-1) == 2).all()
+    assert (masks[:, 0] != masks[:, 1]).any()
+    assert chi_square_of_pairs((masks.long() << torch.arange(5)).sum(-1)) < 27.9
+
+
+def chi_square_of_pairs(ranks: torch.Tensor) -> float:
+    """Of 4000 sets of two of five; 27.9 is the 0.1 % point with nine degrees of freedom."""
     counts = torch.bincount(ranks.flatten())[[1 << i | 1 << j for i in range(5) for j in range(i)]].double()
-    chi_square = float(((counts - 400) ** 2 / 400).sum())
-    assert chi_square < 27.9  # the 0.1 % point of chi square with nine degrees of freedom
+    return float(((counts - 400) ** 2 / 400).sum())
 
 
 def test_sampled_norms_are_norms_of_paths() -> None:

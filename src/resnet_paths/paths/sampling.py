@@ -187,11 +187,18 @@ def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch
     return mean.mean(-1), error.square().sum(-1).sqrt() / error.shape[-1]
 
 
+def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Uniform random sets of `length` of n units, one for each row and example: (rows, batch, n) of bool."""
+    order = torch.rand(rows, batch, n, generator=generator).argsort(-1)
+    chosen = torch.zeros(rows, batch, n, dtype=torch.bool)
+    return chosen.scatter_(-1, order[..., :length], True)
+
+
 def _norms_of(record: Record, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Norms at the start, (samples, batch): each example along a path of its own, all of the length alike likely.
 
     At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
-    that is left, that begin with it.
+    that is left, that begin with it. In a chain that is a uniform random set of units, drawn at once.
     """
     graph = record.graph
     count, last = graph.counts[length], len(graph.vertices) - 1
@@ -201,13 +208,18 @@ def _norms_of(record: Record, length: int, samples: int, generator: torch.Genera
     rows = 1 if count == 1 else samples
     left = {last: torch.full((rows, len(record.seed)), length)}  # branches still to enter; -1: the path is not here
     values = {last: record.seed.expand(rows, *record.seed.shape)}
+    sets = draw_masks(graph.n, length, rows, len(record.seed), generator) if graph.is_chain else None
     for place in reversed(range(len(graph.vertices))):
         if place not in values:
             continue
         here, remaining = values.pop(place), left.pop(place)
         if not graph.vertices[place].terms:
             return example_norms(here).expand(samples, -1)
-        choice = draw_edges(graph, place, remaining, generator)
+        if sets is None:
+            choice = draw_edges(graph, place, remaining, generator)
+        else:
+            block = graph.vertices[place].block
+            choice = torch.zeros_like(remaining) if block is None else sets[..., graph.blocks.index(block)].long()
         first = 0
         for term in graph.vertices[place].terms:
             edges = range(first, first := first + len(term.sources))
