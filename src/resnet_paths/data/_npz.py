@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ._normalisation import CIFAR10_CLASSES, Split, existing, normalisation
+from ._files import check_inflated, say_drawn, spread
+from ._layout import Split, held_out
+from ._normalisation import CIFAR10_CLASSES, existing, normalisation
+from ._pictures import Damaged
+from .arrays import image_tensor, label_tensor
 from .images import ImageData
 
+_MOST_RATIO, _FREE = 200, 1 << 30  # inflated to packed, of arrays of more bytes than this
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError)
 
-def npz(path: str | Path, split: Split = "test") -> ImageData:
-    """Arrays ``test_images`` and ``test_labels`` (or ``train_``, or ``images`` and ``labels``) of an npz file.
+
+def npz(
+    path: str | Path,
+    split: Split | None = None,
+    *,
+    limit: int | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> ImageData:
+    """Arrays ``test_images`` and ``test_labels`` (or ``train_``, ``val_``, or ``images``, ``labels``) of an npz file.
 
     Class names are those of an array ``classes``; a file whose name begins with ``cifar10`` has those of
-    CIFAR-10; otherwise they are the labels' numbers.
+    CIFAR-10; otherwise they are the labels' numbers, up to the largest in any of the arrays.
 
     Args:
         path: the file. Images are (count, height, width, channels), (count, channels, height, width) or
-            (count, height, width), uint8 or float in [0, 1]; labels are (count,) integers.
-        split: which of the arrays.
+            (count, height, width), uint8 or float in [0, 1]; labels are (count,) or (count, 1) integers, or one-hot.
+        split: which of the arrays; ``val`` serves as test images where there are no others. Of a file with ``images``
+            and ``labels`` alone a split is drawn, as in :func:`folder`; None: test images, or all without parts.
+        limit: at most so many, the first; spread evenly where they are sorted by class.
+        classes: the names in the order of their numbers, such as those of a checkpoint.
+        seed: of a split that is drawn.
 
     Raises:
         FileNotFoundError: no such file.
@@ -36,61 +59,120 @@ def npz(path: str | Path, split: Split = "test") -> ImageData:
         torch.Size([2, 3, 4, 4])
     """
     source = existing(path)
-    pixels, numbers, names = _arrays(source, split)
+    pixels, numbers, others, names, prefix = _arrays(source, split)
     images, labels = _images(pixels, source.name), _labels(numbers, source.name)
+    largest = max([int(labels.max()), *(int(_labels(other, source.name).max()) for other in others)])
     if names is not None:
-        classes = tuple(str(name) for name in names)
-    elif source.name.lower().startswith("cifar10") and int(labels.max()) < 10:
-        classes = CIFAR10_CLASSES
+        own = tuple(str(name) for name in names)
+    elif source.name.lower().startswith("cifar10") and largest < 10:
+        own = CIFAR10_CLASSES
     else:
-        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+        own = tuple(str(label) for label in range(largest + 1))
     mean, std = normalisation(images.shape[1], source.name)
-    return ImageData(images, labels, classes, mean, std, f"{source.name} ({split})")
+    told = f"{source.name} ({prefix.rstrip('_') or split or 'test'})"
+    data = ImageData(images, labels, own, mean, std, told)
+    if not prefix and split is not None:
+        data = drawn(data, split, source.name, seed)
+    if limit is not None and limit < len(data):
+        data = data.subset(limited(data.labels, limit))
+    return data if classes is None else renamed(data, classes)
 
 
-def _arrays(source: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    try:
-        file = np.load(source, allow_pickle=False)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ValueError(f"expected an npz file, got {source.name}, which cannot be read: {error}") from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError(f"expected an npz file of several arrays, got one array in {source.name}; use numpy.savez")
-    with file:
-        prefix = f"{split}_" if f"{split}_images" in file.files else ""
-        if f"{prefix}images" not in file.files or f"{prefix}labels" not in file.files:
+def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
+    """The part of images of which nothing says which part they are; a warning says so."""
+    apart = held_out(data.labels.tolist(), seed)
+    kept = torch.tensor([out == (split != "train") for out in apart])
+    if not kept.any():
+        raise ValueError(f"expected at least two images of a class in {name} to split, got one of each")
+    say_drawn(name, len(apart), sum(apart), split, seed)
+    part = "training" if split == "train" else "test"
+    return replace(data.subset(kept), name=f"{name} ({part} part, seed {seed})")
+
+
+def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
+    """The first images; where they are sorted by class, so many from the first to the last."""
+    in_order = bool((labels.diff() >= 0).all())
+    return torch.tensor(spread(len(labels), limit)) if in_order else torch.arange(limit)
+
+
+def renamed(data: ImageData, classes: Sequence[str]) -> ImageData:
+    """Images with their classes as in a list: by name, or by number where numbers are all the names that they have.
+
+    Raises:
+        ValueError: a class that is not in the list.
+    """
+    names = tuple(classes)
+    numbers = data.classes == tuple(map(str, range(len(data.classes))))
+    if numbers and not set(data.classes) <= set(names) and int(data.labels.max()) < len(names):
+        return replace(data, classes=names)
+    return data.numbered(names)
+
+
+def npz_parts(source: Path) -> list[str]:
+    """The parts of a file: ``train``, ``val`` and ``test``, as far as they are there."""
+    with _opened(source) as file:
+        return [part for part in ("train", "val", "test") if f"{part}_images" in file.files]
+
+
+def _arrays(
+    source: Path, split: Split | None
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray | None, str]:
+    """Images and labels of a split, labels of the others, names of the classes, and how the arrays' names begin."""
+    with _opened(source) as file:
+        parts = {"train": ["train_"], "val": ["val_"]}.get(split or "test", ["test_", "val_"])
+        prefix = next((part for part in [*parts, ""] if f"{part}images" in file.files), None)
+        if prefix is None or f"{prefix}labels" not in file.files:
             raise ValueError(
-                f"expected arrays {split}_images and {split}_labels, or images and labels, in {source.name}; got "
+                f"expected arrays {parts[0]}images and {parts[0]}labels, or images and labels, in {source.name}; got "
                 f"{file.files}"
             )
         try:
             names = file["classes"] if "classes" in file.files else None
-            return file[f"{prefix}images"], file[f"{prefix}labels"], names
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            others = [file[f"{part}_labels"] for part in ("train", "val", "test") if f"{part}_labels" in file.files]
+            return file[f"{prefix}images"], file[f"{prefix}labels"], others, names, prefix
+        except _UNREADABLE as error:
             raise ValueError(f"expected arrays of numbers in {source.name}, which cannot be read: {error}") from error
+
+
+def _opened(source: Path) -> Any:
+    """The file, once it is known that none of its arrays is more than it should be."""
+    try:
+        file = np.load(source, allow_pickle=False)
+        if isinstance(file, np.lib.npyio.NpzFile):
+            with zipfile.ZipFile(source) as members:
+                for info in members.infolist():
+                    _check_member(members, info)
+            return file
+    except _UNREADABLE as error:
+        raise ValueError(f"expected an npz file, got {source.name}, which cannot be read: {error}") from error
+    raise ValueError(f"expected an npz file of several arrays, got one array in {source.name}; use numpy.savez")
+
+
+def _check_member(members: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """From the headers, before anything is inflated: a small file may say that it holds terabytes."""
+    check_inflated(info, 1 << 50, _MOST_RATIO, _FREE)
+    with members.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
+        raise Damaged(f"{info.filename} says that it holds {shape} numbers, but has {info.file_size:,} bytes")
 
 
 def _images(pixels: np.ndarray, name: str) -> torch.Tensor:
     """(count, channels, height, width) of what may have its channels last, or none."""
-    if pixels.dtype == np.uint8:
-        usable = True
-    else:
-        usable = pixels.dtype.kind == "f" and bool(((pixels >= 0) & (pixels <= 1)).all())  # NaN is not
-    if not usable or pixels.ndim not in (3, 4) or not pixels.size:
+    floating = pixels.dtype.kind == "f" and bool(((pixels >= 0) & (pixels <= 1)).all())  # NaN is not
+    if not (pixels.dtype == np.uint8 or floating) or pixels.ndim not in (3, 4) or not pixels.size:
         span = f" from {pixels.min()} to {pixels.max()}" if pixels.size and pixels.dtype.kind in "iuf" else ""
         raise ValueError(
             f"expected images of 3 or 4 dimensions, uint8 or float in [0, 1], in {name}; got {pixels.dtype} "
             f"{pixels.shape}{span}; divide by the largest value, or store uint8"
         )
-    images = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[:, None])
-    if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3):
-        images = images.permute(0, 3, 1, 2).contiguous()
-    return images
+    return image_tensor(pixels, name)
 
 
 def _labels(labels: np.ndarray, name: str) -> torch.Tensor:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
-        raise ValueError(
-            f"expected labels (count,) of integers in {name}, got {labels.dtype} {labels.shape}; number the classes "
-            "from 0, and name them in an array 'classes'"
-        )
-    return torch.from_numpy(labels.astype(np.int64))
+    try:
+        return label_tensor(labels, name)
+    except TypeError as error:
+        raise ValueError(f"{error}; name the classes in an array 'classes'") from error

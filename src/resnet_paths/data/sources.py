@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
-from functools import partial
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ._files import folder, zipped
-from ._normalisation import CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, Split
-from ._npz import npz
+from ..user_code import is_user_code, user_object
+from ._files import folder, folder_layout, zip_file, zip_layout, zipped
+from ._layout import Split
+from ._normalisation import CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD
+from ._npz import drawn, limited, npz, npz_parts, renamed
+from .adapter import as_data
 from .images import ImageData
 
-_FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip or an .npz"
+_FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip, an .npz, module:function or file.py:function"
 
 
-def digits(split: Split = "test") -> ImageData:
+def digits(split: Split | None = "test") -> ImageData:
     """UCI handwritten digits: 1,797 grey images of 8 x 8 that ship inside scikit-learn.
 
     Every fourth image of each class, in the order of the file, is a test image (445 of 1,797).
@@ -31,7 +36,7 @@ def digits(split: Split = "test") -> ImageData:
     """
     from sklearn.datasets import load_digits
 
-    _check_split(split)
+    _check_split(split, val=False)
     source = load_digits()
     labels = torch.tensor(source.target, dtype=torch.int64)
     images = torch.tensor(source.images, dtype=torch.float32)[:, None] / 16
@@ -39,12 +44,12 @@ def digits(split: Split = "test") -> ImageData:
     for label in range(10):
         rank[labels == label] = torch.arange(int((labels == label).sum()))
     test = rank % 4 == 3
-    chosen = test if split == "test" else ~test
+    chosen = ~test if split == "train" else test
     names = tuple(str(label) for label in range(10))
-    return ImageData(images[chosen], labels[chosen], names, (0.3053,), (0.3764,), f"digits ({split})")
+    return ImageData(images[chosen], labels[chosen], names, (0.3053,), (0.3764,), f"digits ({split or 'test'})")
 
 
-def cifar10(split: Split = "test", root: str | Path = "data", download: bool = False) -> ImageData:
+def cifar10(split: Split | None = "test", root: str | Path = "data", download: bool = False) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009) through torchvision: 50,000 and 10,000 colour images of 32 x 32.
 
     Raises:
@@ -53,7 +58,7 @@ def cifar10(split: Split = "test", root: str | Path = "data", download: bool = F
     """
     from torchvision.datasets import CIFAR10
 
-    _check_split(split)
+    _check_split(split, val=False)
     try:
         source = CIFAR10(str(root), train=split == "train", download=download)
     except RuntimeError as error:
@@ -63,30 +68,40 @@ def cifar10(split: Split = "test", root: str | Path = "data", download: bool = F
         ) from error
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(source.targets)
-    return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split})")
+    return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split or 'test'})")
 
 
 def load_data(
     spec: str = "digits",
-    split: Split = "test",
+    split: Split | None = None,
     *,
     limit: int | None = None,
     size: int | None = None,
     download: bool = False,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    classes: Sequence[str] | None = None,
+    white: float | None = None,
+    seed: int = 0,
 ) -> ImageData:
     """Images by name or path.
 
     Args:
         spec: ``"digits"`` (embedded), ``"cifar10"`` or ``"cifar10:FOLDER"``, a folder of class folders (or of
-            ``train`` and ``test`` with these), a zip file of such, or an npz file.
-        split: training or test images, where the source has both.
-        limit: at most so many (the first; for folders and zip files spread over the classes).
+            ``train`` and ``val`` or ``test`` with these), a zip file of such, an npz file, or your own function, as
+            ``module:function`` or ``file.py:function``. It returns anything that :func:`as_data` reads, and takes
+            ``split`` if it has several parts. Its module is run: give code that you trust.
+        split: ``train``, ``test`` or ``val``. A source without such parts is parted at random, a fifth of each class
+            for the test, and a warning says so. None: test images, or all of a source without parts.
+        limit: at most so many (the first; evenly spread for folders and zip files, and where they are sorted by class).
         size: resize images of folders and zip files.
         download: fetch CIFAR-10 where it is missing.
         mean: of each channel, instead of the source's own (ImageNet's for colour files).
         std: likewise.
+        classes: names of the classes in the order of their numbers, such as those of a checkpoint: images are
+            numbered by them.
+        white: the value of a white pixel in images of more than 8 bits, where that is not 65,535.
+        seed: of a split that is drawn.
 
     Raises:
         ValueError: unknown source, wrong content, or an option that the source does not have.
@@ -96,44 +111,120 @@ def load_data(
         >>> load_data("digits", limit=100).x.shape
         torch.Size([100, 1, 8, 8])
     """
+    if not isinstance(spec, (str, Path)):
+        raise TypeError(f"expected {_FORMS}, got {type(spec).__name__}; as_data takes loaders, data sets and arrays")
     _check_split(split)
     for name, value in {"limit": limit, "size": size}.items():
         if value is not None and value < 1:
             raise ValueError(f"expected a {name} of at least 1, got {value}")
-    data = _read(spec, split, limit, size, download)
-    if limit is not None:
-        data = data.subset(slice(0, limit))
+    data = _read(str(spec), _Options(split, limit, size, download, mean, std, classes, white, seed))
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
 
 
-def _read(spec: str, split: Split, limit: int | None, size: int | None, download: bool) -> ImageData:
-    name, _, place = str(spec).partition(":")
-    if spec == "digits":
-        make, resizes = partial(digits, split), False
-    elif name == "cifar10":
-        make, resizes = partial(cifar10, split, place or "data", download), False
-    elif not Path(spec).exists():
-        near = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]
-        raise FileNotFoundError(
-            f"expected {_FORMS}, got {spec!r}, which is none of the names and no file (near names: {near[0]})"
-        )
-    elif Path(spec).is_dir():
-        inner = Path(spec) / split
-        make, resizes = partial(folder, inner if inner.is_dir() else spec, size, limit), True
-    elif str(spec).endswith(".zip"):
-        make, resizes = partial(zipped, spec, split, size, limit), True
-    elif str(spec).endswith(".npz"):
-        make, resizes = partial(npz, spec, split), False
-    else:
+def has_parts(spec: str) -> bool:
+    """Whether a source says itself which of its images are for training.
+
+    Example:
+        >>> has_parts("digits")
+        True
+    """
+    kind = _kind(spec)
+    if kind == "folder":
+        return "train" in folder_layout(Path(spec), "train")[1].parts
+    if kind == "zip":
+        with zip_file(Path(spec)) as file:
+            return "train" in zip_layout(file).parts
+    if kind == "npz":
+        return "train" in npz_parts(Path(spec))
+    return kind != "function" or _takes_split(_function(spec))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What :func:`load_data` was asked for."""
+
+    split: Split | None
+    limit: int | None
+    size: int | None
+    download: bool
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    classes: Sequence[str] | None
+    white: float | None
+    seed: int
+
+
+def _kind(spec: str) -> str:
+    name = spec.partition(":")[0]
+    if spec == "digits" or name == "cifar10":
+        return name
+    path = Path(spec)
+    if path.is_dir():
+        return "folder"
+    if path.exists():
+        kinds = {".zip": "zip", ".npz": "npz"}
+        if path.suffix.lower() in kinds:
+            return kinds[path.suffix.lower()]
         raise ValueError(f"expected {_FORMS}, got the file {spec}; pack its images into one of these")
+    if is_user_code(spec) and name not in ("digits",):
+        return "function"
+    near = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]
+    raise FileNotFoundError(
+        f"expected {_FORMS}, got {spec!r}, which is none of the names and no file (near names: {near[0]})"
+    )
 
-    if size is not None and not resizes:
+
+def _read(spec: str, asked: _Options) -> ImageData:
+    kind = _kind(spec)
+    if asked.size is not None and kind not in ("folder", "zip"):
         raise ValueError(f"expected no size with {spec!r}: its images have one; size is for folders and zip files")
-    if download and name != "cifar10":
+    if asked.white is not None and kind not in ("folder", "zip"):
+        raise ValueError(f"expected no white with {spec!r}; it is for folders and zip files")
+    if asked.download and kind != "cifar10":
         raise ValueError(f"expected no download with {spec!r}: only cifar10 can be fetched; leave it out")
-    return make()
+    if kind in ("folder", "zip"):
+        read = folder if kind == "folder" else zipped
+        return read(
+            spec, asked.split, size=asked.size, limit=asked.limit, classes=asked.classes, white=asked.white,
+            seed=asked.seed,
+        )  # fmt: skip
+    if kind == "npz":
+        return npz(spec, asked.split, limit=asked.limit, classes=asked.classes, seed=asked.seed)
+    if kind == "function":
+        data = _of_function(spec, asked)
+    elif kind == "digits":
+        data = digits(asked.split)
+    else:
+        data = cifar10(asked.split, spec.partition(":")[2] or "data", asked.download)
+    if asked.limit is not None and asked.limit < len(data):
+        data = data.subset(limited(data.labels, asked.limit))
+    return data if asked.classes is None else renamed(data, asked.classes)
 
 
-def _check_split(split: str) -> None:
-    if split not in ("train", "test"):
-        raise ValueError(f"expected split 'train' or 'test', got {split!r}")
+def _function(spec: str) -> Any:
+    place, _, name = spec.rpartition(":")
+    found = user_object(place, name)
+    if not callable(found):
+        return lambda: found
+    return found
+
+
+def _takes_split(function: Any) -> bool:
+    return "split" in inspect.signature(function).parameters
+
+
+def _of_function(spec: str, asked: _Options) -> ImageData:
+    """What the user's own function returns."""
+    function, name = _function(spec), spec.rpartition(":")[2]
+    parted = _takes_split(function)
+    given = {"split": asked.split or "test"} if parted else {}
+    data = as_data(function(**given), mean=asked.mean, std=asked.std)
+    if parted:
+        return replace(data, name=f"{name} ({given['split']})")
+    return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)
+
+
+def _check_split(split: str | None, val: bool = True) -> None:
+    known = ("train", "test", "val", None) if val else ("train", "test", None)
+    if split not in known:
+        raise ValueError(f"expected split 'train' or 'test'{' or val' * val}, got {split!r}")
