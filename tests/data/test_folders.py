@@ -1,4 +1,4 @@
-"""Folders and zip files of pictures as people have them: one numbering of classes, every picture read, within bounds."""
+"""Folders and zip files as people have them: one numbering of classes, every picture read, within bounds."""
 
 from __future__ import annotations
 

@@ -6,17 +6,20 @@ from ._npz import npz
 from .adapter import ImageSource, as_batches, as_data
 from .images import ImageData
 from .predictions import right
-from .sources import cifar10, digits, load_data
+from .reading import Reading
+from .sources import cifar10, digits, has_parts, load_data
 
 __all__ = [
     "CIFAR10_CLASSES",
     "ImageData",
     "ImageSource",
+    "Reading",
     "as_batches",
     "as_data",
     "cifar10",
     "digits",
     "folder",
+    "has_parts",
     "load_data",
     "npz",
     "right",

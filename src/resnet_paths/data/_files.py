@@ -156,6 +156,10 @@ def zip_file(source: Path) -> zipfile.ZipFile:
         raise ValueError(f"expected a zip file, got {source.name}, which cannot be read: {error}") from error
 
 
+class SeveralSizes(ValueError):
+    """Images that differ in size, and no size to make them."""
+
+
 @dataclass(frozen=True)
 class _Tree:
     """Images of a layout, and how each is opened."""
@@ -242,6 +246,11 @@ class _Tree:
                 raise ValueError(
                     f"expected an image in {self.name}, got {file}, which cannot be read: {error}; remove it"
                 ) from error
+            if arrays[-1].shape != arrays[0].shape:
+                raise SeveralSizes(
+                    f"expected images of one size in {name}, got {arrays[0].shape[:2]} and {arrays[-1].shape[:2]} "
+                    f"({file}); pass size="
+                )
             if len(arrays) == 1 and arrays[0].nbytes * len(files) > MOST_BYTES:
                 raise ValueError(
                     f"expected images that fit in memory, got {len(files)} of {arrays[0].nbytes:,} bytes in {name}; "
@@ -249,12 +258,6 @@ class _Tree:
                 )
             if arrays[-1].dtype != np.uint8:
                 brightest = max(brightest, float(arrays[-1].max()))
-        shapes = sorted({array.shape[:2] for array in arrays})
-        if len(shapes) > 1:
-            raise ValueError(
-                f"expected images of one size, got {len(shapes)} sizes (from {shapes[0]} to {shapes[-1]}) in {name}; "
-                "pass size="
-            )
         if white is None and 0 < brightest < 4095.5 / 65535:
             warnings.warn(
                 f"the brightest pixel of {name} is {brightest * 65535:.0f} of 65535: if white is less, as in images of "

@@ -18,6 +18,7 @@ from ._layout import Split, held_out
 from ._normalisation import CIFAR10_CLASSES, existing, normalisation
 from ._pictures import Damaged
 from .arrays import image_tensor, label_tensor
+from .classes import renamed
 from .images import ImageData
 
 _MOST_RATIO, _FREE = 200, 1 << 30  # inflated to packed, of arrays of more bytes than this
@@ -93,19 +94,6 @@ def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
     """The first images; where they are sorted by class, so many from the first to the last."""
     in_order = bool((labels.diff() >= 0).all())
     return torch.tensor(spread(len(labels), limit)) if in_order else torch.arange(limit)
-
-
-def renamed(data: ImageData, classes: Sequence[str]) -> ImageData:
-    """Images with their classes as in a list: by name, or by number where numbers are all the names that they have.
-
-    Raises:
-        ValueError: a class that is not in the list.
-    """
-    names = tuple(classes)
-    numbers = data.classes == tuple(map(str, range(len(data.classes))))
-    if numbers and not set(data.classes) <= set(names) and int(data.labels.max()) < len(names):
-        return replace(data, classes=names)
-    return data.numbered(names)
 
 
 def npz_parts(source: Path) -> list[str]:

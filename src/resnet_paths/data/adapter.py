@@ -29,6 +29,10 @@ _FORMS = (
 )
 
 
+class UnknownNormalisation(TypeError):
+    """Pixels of uint8, of which nothing says how a model reads them."""
+
+
 def as_data(
     source: ImageSource,
     *,
@@ -172,7 +176,7 @@ def _collected(
     pixels, numbers = _joined(images, told)[:limit], torch.cat(labels)[:limit]
 
     if pixels.dtype == torch.uint8 and (mean is None or std is None):
-        raise TypeError(
+        raise UnknownNormalisation(
             f"expected floats as the model reads them in {told}, got uint8, whose normalisation is not known; give "
             "mean and std to as_data, or load_data"
         )

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from ..user_code import is_user_code, user_object
-from ._files import folder, folder_layout, zip_file, zip_layout, zipped
+from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
 from ._layout import Split
 from ._normalisation import CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD
-from ._npz import drawn, limited, npz, npz_parts, renamed
-from .adapter import as_data
+from ._npz import drawn, limited, npz, npz_parts
+from .adapter import UnknownNormalisation, as_data
+from .classes import renamed
 from .images import ImageData
+from .reading import Reading
 
 _FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip, an .npz, module:function or file.py:function"
 
@@ -83,6 +85,7 @@ def load_data(
     classes: Sequence[str] | None = None,
     white: float | None = None,
     seed: int = 0,
+    default: Reading | None = None,
 ) -> ImageData:
     """Images by name or path.
 
@@ -102,6 +105,8 @@ def load_data(
             numbered by them.
         white: the value of a white pixel in images of more than 8 bits, where that is not 65,535.
         seed: of a split that is drawn.
+        default: how a model's images are read (:func:`resnet_paths.models.reading_of`), where nothing above says
+            otherwise: mean and std instead of the source's own, the size of images of several sizes, the classes.
 
     Raises:
         ValueError: unknown source, wrong content, or an option that the source does not have.
@@ -117,7 +122,12 @@ def load_data(
     for name, value in {"limit": limit, "size": size}.items():
         if value is not None and value < 1:
             raise ValueError(f"expected a {name} of at least 1, got {value}")
-    data = _read(str(spec), _Options(split, limit, size, download, mean, std, classes, white, seed))
+    default = default or Reading()
+    classes = tuple(classes) if classes is not None else default.classes or None
+    asked = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
+    data = _read(str(spec), asked)
+    if default.fits(data.images.shape[1]) and _kind(str(spec)) != "function":
+        mean, std = mean or default.mean, std or default.std
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
 
 
@@ -152,6 +162,7 @@ class _Options:
     classes: Sequence[str] | None
     white: float | None
     seed: int
+    default: Reading
 
 
 def _kind(spec: str) -> str:
@@ -184,10 +195,15 @@ def _read(spec: str, asked: _Options) -> ImageData:
         raise ValueError(f"expected no download with {spec!r}: only cifar10 can be fetched; leave it out")
     if kind in ("folder", "zip"):
         read = folder if kind == "folder" else zipped
-        return read(
-            spec, asked.split, size=asked.size, limit=asked.limit, classes=asked.classes, white=asked.white,
-            seed=asked.seed,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "limit": asked.limit, "classes": asked.classes, "white": asked.white, "seed": asked.seed,
+        }  # fmt: skip
+        try:
+            return read(spec, asked.split, size=asked.size, **options)
+        except SeveralSizes:
+            if asked.default.size is None:
+                raise
+        return read(spec, asked.split, size=asked.default.size, **options)
     if kind == "npz":
         return npz(spec, asked.split, limit=asked.limit, classes=asked.classes, seed=asked.seed)
     if kind == "function":
@@ -218,7 +234,13 @@ def _of_function(spec: str, asked: _Options) -> ImageData:
     function, name = _function(spec), spec.rpartition(":")[2]
     parted = _takes_split(function)
     given = {"split": asked.split or "test"} if parted else {}
-    data = as_data(function(**given), mean=asked.mean, std=asked.std)
+    found = function(**given)
+    try:
+        data = as_data(found, mean=asked.mean, std=asked.std)
+    except UnknownNormalisation:
+        if asked.mean or asked.std or not asked.default.mean:
+            raise
+        data = as_data(found, mean=asked.default.mean, std=asked.default.std)
     if parted:
         return replace(data, name=f"{name} ({given['split']})")
     return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)

@@ -22,16 +22,21 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}; pass the model itself")
-    while True:
-        if isinstance(model, torch.jit.ScriptModule):
-            raise UnrollError(
-                "expected an ordinary nn.Module, got a scripted one (torch.jit), whose operations cannot be "
-                "followed; unroll the model before scripting it, and script what drop_blocks returns"
-            )
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-            continue
-        inner = getattr(model, "_orig_mod", None)
+    model = inner_model(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnrollError(
+            "expected an ordinary nn.Module, got a scripted one (torch.jit), whose operations cannot be "
+            "followed; unroll the model before scripting it, and script what drop_blocks returns"
+        )
+    return model
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The same, of a scripted model the model itself."""
+    while not isinstance(model, torch.jit.ScriptModule):
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
-            return model
+            break
         model = inner
+    return model

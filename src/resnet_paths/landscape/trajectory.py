@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,10 @@ from torch import nn
 from .._display import shown
 from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
+from ..graph.wrappers import unwrap
 from ..models import read_checkpoint
+from ..models.load import is_checkpoint
+from ..models.states import fit
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..training import Trajectory
@@ -93,7 +97,7 @@ class TrajectoryLosses:
 
 def project_trajectory(
     model: nn.Module | UnrolledNetwork,
-    checkpoints: Trajectory | Sequence[Checkpoint],
+    checkpoints: Trajectory | Iterable[Checkpoint] | str | Path,
     *,
     count: int = 2,
     directions: Sequence[Direction] | None = None,
@@ -109,7 +113,8 @@ def project_trajectory(
 
     Args:
         model: of the same class as the checkpoints; its own weights do not matter.
-        checkpoints: in order: a :class:`resnet_paths.training.Trajectory`, or state dicts, models or safetensors files.
+        checkpoints: in order: a :class:`resnet_paths.training.Trajectory`, or state dicts, models or files; or a
+            folder, whose checkpoints count in the order of the numbers in their names.
         count: how many components.
         directions: project on these instead; they need not be orthogonal.
         parameters: names of the parameters that count; all by default. Buffers, such as running statistics, never do.
@@ -119,7 +124,7 @@ def project_trajectory(
         The record; `directions` go to :func:`loss_surface` with the last checkpoint's model.
 
     Raises:
-        ValueError: too few checkpoints, one that lacks a parameter, or checkpoints that do not differ.
+        ValueError: too few checkpoints, one that lacks a parameter or is not finite, or checkpoints that do not differ.
 
     Cost: no forward pass; ``steps² P`` operations, memory for all checkpoints in float64.
 
@@ -133,10 +138,16 @@ def project_trajectory(
         >>> abs(found.coordinates[:, 0]).round(6).tolist(), round(float(found.explained[0]), 6)
         ([3.0, 2.0, 0.0], 1.0)
     """
-    network = model.model if isinstance(model, UnrolledNetwork) else model
-    states = _states(checkpoints)
+    network = unwrap(model.model if isinstance(model, UnrolledNetwork) else model)
+    states = _states(checkpoints, network)
     names = _names(network, parameters, states)
     rows = torch.stack([_vector(state, names) for state in states])
+    broken = [step for step, row in enumerate(rows) if not bool(torch.isfinite(row).all())]
+    if broken:
+        raise ValueError(
+            f"expected finite weights in every checkpoint, got NaN or infinity in {broken[:5]} of {len(rows)} (from "
+            "0); leave these out"
+        )
     steps = rows - rows[-1]
     centred = steps - steps.mean(0)
     total = float(centred.square().sum())
@@ -171,7 +182,7 @@ def project_trajectory(
 
 def trajectory_losses(
     model: nn.Module | UnrolledNetwork,
-    checkpoints: Trajectory | Sequence[Checkpoint],
+    checkpoints: Trajectory | Iterable[Checkpoint] | str | Path,
     projected: ProjectedTrajectory,
     data: ImageSource,
     *,
@@ -199,8 +210,8 @@ def trajectory_losses(
     Cost: three forward passes of the data a checkpoint.
     """
     data = as_data(data)
-    network = model_of(model)
-    states = _states(checkpoints)
+    network = unwrap(model_of(model))
+    states = _states(checkpoints, network)
     if len(states) != len(projected):
         raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")
     if projected.cosine > 1e-3:
@@ -230,17 +241,36 @@ def trajectory_losses(
     )
 
 
-def _states(checkpoints: Trajectory | Iterable[Checkpoint]) -> list[State]:
-    items = checkpoints.states if isinstance(checkpoints, Trajectory) else checkpoints
+def _states(checkpoints: Trajectory | Iterable[Checkpoint] | str | Path, model: nn.Module) -> list[State]:
+    """The state dicts, under the names of the model."""
+    items: Iterable[Checkpoint] = checkpoints.states if isinstance(checkpoints, Trajectory) else _listed(checkpoints)
+    own = model.state_dict()
     states: list[State] = []
-    for item in items:
+    for step, item in enumerate(items):
         if isinstance(item, nn.Module):
-            states.append(item.state_dict())
+            state: State = item.state_dict()
+        elif isinstance(item, str | Path):
+            state = read_checkpoint(Path(item))[0]
+        elif isinstance(item, Mapping):
+            state = item
         else:
-            states.append(read_checkpoint(Path(item))[0] if isinstance(item, str | Path) else item)
+            raise TypeError(f"expected checkpoints, got {type(item).__name__}; give state dicts, models or files")
+        states.append(fit(state, own, f"checkpoint {step}").state)
     if len(states) < 2:
         raise ValueError(f"expected at least 2 checkpoints, got {len(states)}")
     return states
+
+
+def _listed(checkpoints: Iterable[Checkpoint] | str | Path) -> Iterable[Checkpoint]:
+    """The checkpoints of a folder, by the numbers in their names; or what was given."""
+    if not isinstance(checkpoints, str | Path):
+        return checkpoints
+    folder = Path(checkpoints)
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder of checkpoints, or several of them, got {str(checkpoints)!r}")
+    epochs = list(folder.glob("epoch-*.safetensors"))  # what train() keeps, beside other files
+    files = epochs or [file for file in folder.iterdir() if is_checkpoint(file.name)]
+    return sorted(files, key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
 
 
 def _names(model: nn.Module, chosen: Sequence[str] | None, states: Sequence[State]) -> list[str]:

@@ -1,10 +1,11 @@
 """Models to study: the CIFAR ResNet family, and models of other libraries by name."""
 
 from ._unit import ZeroPadShortcut
-from .checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, load_state, read_checkpoint, save_checkpoint
 from .cifar import CifarResNet, cifar_resnet
 from .ensemble import Ensemble
 from .load import load_model
+from .reading import reading_of
 from .stochastic_depth import StochasticDepth, linear_decay
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "linear_decay",
     "load_checkpoint",
     "load_model",
+    "load_state",
     "read_checkpoint",
+    "reading_of",
     "save_checkpoint",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ..graph.wrappers import inner_model
 from ._infer import inferred_network
 from .cifar import CifarResNet, cifar_resnet
+from .states import fit, plain_name, prefixes_of, say_foreign, state_in
+
+_HARMLESS: list[Any] = [argparse.Namespace]  # what checkpoints hold beside tensors, and that only keeps values
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
@@ -25,7 +32,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     :func:`load_checkpoint` builds it again; the versions that wrote the file are noted (fact ``versions``).
 
     Args:
-        model: the model; its state is copied to the CPU first.
+        model: the model; its state is copied to the CPU first, under plain names where it is compiled or data-parallel.
         path: the file; its folder is made where it is missing.
         **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
             channel), ``classes`` (their names, in the order of the logits), ``data`` and ``recipe``.
@@ -41,7 +48,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         >>> facts["classes"], facts["architecture"]["depth"]
         (['a', 'b'], 8)
     """
-    target = Path(path)
+    target, model = Path(path), inner_model(model)
     facts = {"versions": {"resnet_paths": version("resnet-paths"), "torch": torch.__version__}, **facts}
     if isinstance(model, CifarResNet):
         facts = {"architecture": {"depth": model.depth, **model.arguments}, **facts}
@@ -50,7 +57,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     except TypeError as error:
         raise TypeError(f"expected facts that JSON can hold (numbers, strings, lists, dicts), got: {error}") from error
 
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    state = {plain_name(name): value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -61,11 +68,17 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     return target
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state and the facts of a checkpoint: safetensors, or a ``.pt`` / ``.pth`` state dict of tensors.
+def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state and the facts of a checkpoint: safetensors, or what ``torch.save`` wrote, whatever its ending.
 
-    A ``.pt`` file is read with ``weights_only=True``, so that it cannot run code; a state dict under the key
-    ``state_dict`` or ``model`` is found, and the prefixes of ``DataParallel`` and ``torch.compile`` are taken off.
+    A file of ``torch.save`` is read with ``weights_only=True``, so that it cannot run code. A state dict is found in
+    it under the usual keys (``state_dict``, ``model_state_dict``, ``net``, ``model`` and others; a moving average
+    where there is nothing else), and what ``DataParallel``, ``torch.compile`` and ``AveragedModel`` put before names is
+    taken off, in both kinds of files.
+
+    Args:
+        path: the file.
+        key: the entry to read, or the prefix of the names, where the file holds several networks.
 
     Returns:
         The tensors by name, on the CPU, and the facts of :func:`save_checkpoint` ({} where there are none).
@@ -83,51 +96,78 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"expected a checkpoint file, got {str(path)!r}, which does not exist; check the path")
-    if source.suffix == ".safetensors":
-        return _read_safetensors(source)
-    return _read_torch(source), {}
+    if _is_safetensors(source):
+        with _opened(source) as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return state_in(state, source.name, key), read_facts(source)
+    return state_in(_loaded(source), source.name, key), {}
 
 
-def _read_safetensors(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts of a checkpoint alone; {} where there are none, or others' metadata in their place.
+
+    Example:
+        >>> from resnet_paths.models.load import EMBEDDED
+        >>> read_facts(EMBEDDED)["architecture"]["depth"]
+        56
+    """
+    if not _is_safetensors(Path(path)):
+        return {}
+    with _opened(Path(path)) as file:
+        text = (file.metadata() or {}).get("facts", "{}")
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _is_safetensors(source: Path) -> bool:
+    return source.suffix == ".safetensors"
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Any]:
     try:
         with safe_open(source, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+            yield file
+    except SafetensorError as error:
         raise ValueError(
             f"expected a safetensors file, got {source.name}, which cannot be read: {error}; fetch it again"
         ) from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"expected facts by name in the metadata of {source.name}, got {type(facts).__name__}")
-    return state, facts
 
 
-def _read_torch(source: Path) -> dict[str, torch.Tensor]:
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
+def _loaded(source: Path) -> Any:
+    """What torch.save wrote, if it is data alone."""
+    if source.suffix == ".pt2":
         raise ValueError(
-            f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got: {error}; "
-            "save model.state_dict(), not the model"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(
-            f"expected a state dict of tensors in {source.name}, got {type(content).__name__}; save model.state_dict()"
+            f"expected weights, got the program {source.name}; torch.export.load runs it, model.safetensors beside it "
+            "holds its weights"
         )
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in content.items()}
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
+        unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"an object of {unsafe[1]}, which would run code" if unsafe else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got "
+            f"{' '.join(reason.split())[:300]}; save model.state_dict(), not the model"
+        ) from error
 
 
-def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load_checkpoint(path: str | Path, model: nn.Module | None = None, *, key: str | None = None) -> nn.Module:
     """A model in eval mode from a checkpoint; every tensor of either must have its counterpart.
+
+    Names in the file may begin with something (as the ``model.`` of Lightning). Tensors of anything but the model, such
+    as a criterion's weights, are left out, and a warning names them.
 
     Args:
         path: see :func:`read_checkpoint`.
         model: the model to load it into; None builds the CIFAR ResNet that the checkpoint describes, or whose
             keys and shapes it has. Without a description a plain network has the keys of a residual one with
             option A, and is taken for that, and stochastic depth leaves no trace in keys: give ``model``.
+        key: see :func:`read_checkpoint`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -138,22 +178,46 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None) -> nn.Modu
         >>> load_checkpoint(EMBEDDED).depth
         56
     """
-    state, facts = read_checkpoint(path)
+    state, facts = read_checkpoint(path, key)
     if model is None:
-        model = _described(facts, Path(path).name) or inferred_network(state)
+        model = _described(facts, Path(path).name) or _inferred(state)
     if model is None:
         raise ValueError(
             f"expected a checkpoint that says which model it is of, got {Path(path).name} with keys "
             f"{sorted(state)[:3]}...; give the model too, as NAME@FILE or in code"
         )
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+    return load_state(model, state, Path(path).name).eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = "the state dict") -> nn.Module:
+    """A model with the weights of a state dict, whatever wraps either; in place.
+
+    Raises:
+        ValueError: they do not fit.
+
+    Example:
+        >>> wrapped = {f"net.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
+        >>> load_state(nn.Linear(2, 2), wrapped)
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    found = fit(state, model.state_dict(), name)
+    if not found.is_whole:
         raise ValueError(
-            f"the checkpoint {Path(path).name} does not fit {type(model).__name__}: {error}; give the model that it "
+            f"the checkpoint {name} does not fit {type(model).__name__}: {found.difference()}; give the model that it "
             "was saved from"
-        ) from error
-    return model.eval()
+        )
+    say_foreign(found, name)
+    model.load_state_dict(found.state)
+    return model
+
+
+def _inferred(state: dict[str, torch.Tensor]) -> nn.Module | None:
+    """The network of the family of which a state dict is, behind whatever prefix."""
+    for prefix in prefixes_of(state, "linear.weight"):
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if (network := inferred_network(own)) is not None:
+            return network
+    return None
 
 
 def classes_of(state: dict[str, torch.Tensor], model: nn.Module) -> int | None:
@@ -165,9 +229,10 @@ def classes_of(state: dict[str, torch.Tensor], model: nn.Module) -> int | None:
         (3, None)
     """
     own = model.state_dict()
-    if state.keys() != own.keys():
+    found = fit(state, own, "the checkpoint")
+    if found.missing or found.extra:
         return None
-    other = [(own[name].shape, value.shape) for name, value in state.items() if own[name].shape != value.shape]
+    other = [(own[name].shape, found.state[name].shape) for name in found.shapes]
     if any(not mine or not theirs or mine[1:] != theirs[1:] for mine, theirs in other):
         return None
     sizes = {(mine[0], theirs[0]) for mine, theirs in other}

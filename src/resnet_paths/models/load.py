@@ -15,11 +15,12 @@ from .checkpoint import classes_of, load_checkpoint, read_checkpoint
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
-_CHECKPOINTS = (".safetensors", ".pt", ".pth")
+_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar", ".bin", ".t7", ".pt2")
 _CIFAR = [f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)]
 _FORMS = (
     "'embedded', 'cifar-resnet56', 'torchvision:resnet50' (or just resnet50), 'timm:NAME', 'hf:CLASS' or "
-    "'hf:FOLDER', a .safetensors or .pt file, NAME@FILE, 'package.module:function' or 'file.py:function'"
+    "'hf:FOLDER', a checkpoint file (.safetensors, .pt, .pth, .ckpt or any other), NAME@FILE, "
+    "'package.module:function' or 'file.py:function'"
 )
 
 
@@ -76,7 +77,7 @@ def load_model(
 
 
 def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    if spec == "embedded" or spec.endswith(_CHECKPOINTS):
+    if spec == "embedded" or is_checkpoint(spec):
         _refuse(spec, "its checkpoint decides", pretrained, num_classes=num_classes, **options)
         return load_checkpoint(EMBEDDED if spec == "embedded" else spec)
     classes = {} if num_classes is None else {"num_classes": num_classes}
@@ -96,6 +97,21 @@ def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[st
     return makers.get(kind if colon else "torchvision", _torchvision)(
         name if colon else spec, pretrained, {**classes, **options}
     )
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether a name is that of a checkpoint: by its ending, or a file that no model is called like.
+
+    Example:
+        >>> is_checkpoint("net.th"), is_checkpoint("resnet18"), is_checkpoint("mine.py:build")
+        (True, False, False)
+    """
+    if spec.lower().endswith(_CHECKPOINTS):
+        return True
+    from torchvision.models import list_models
+
+    named = spec == "embedded" or spec.startswith("cifar-resnet") or spec in list_models()
+    return not named and Path(spec).is_file()
 
 
 def _refuse(spec: str, reason: str, pretrained: bool, **options: Any) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageSource, as_data
+from ..data.classes import numbered_alike
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..sweep import SweepResult, sweep
@@ -169,6 +170,8 @@ def write_report(
     """
     data = as_data(data)
     training = None if training is None else as_data(training)
+    if training is not None:
+        training, data = numbered_alike(training, data)
     wanted = _wanted(stages, skip, budget, options or {})
     check_eval(model)
     target = Path(out)

@@ -15,6 +15,7 @@ from torch import nn
 
 from .._display import shown
 from ..data import ImageData, ImageSource, as_data, right
+from ..data.classes import numbered_alike
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named
@@ -258,6 +259,11 @@ def plan_drop(
     recalibrate = None if recalibrate is None else as_data(recalibrate)
     finetune = None if finetune is None else as_data(finetune)
     report = None if report is None else as_data(report)
+    others = (report, judge, finetune, recalibrate)
+    data, *alike = numbered_alike(data, *others)
+    report, judge, finetune, recalibrate = (
+        None if other is None else one for other, one in zip(others, alike, strict=True)
+    )
     goals = [goal for goal in (latency, accuracy_drop, n_drop) if goal is not None]
     if len(goals) != 1:
         raise ValueError(f"expected exactly one of latency, accuracy_drop and n_drop, got {len(goals)}")

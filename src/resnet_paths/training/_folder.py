@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..models import read_checkpoint, save_checkpoint
+from ..graph.wrappers import inner_model
+from ..models import load_state, read_checkpoint, save_checkpoint
 from ._epoch import Trainer
 from .recipe import Recipe
 
@@ -54,7 +55,7 @@ class RunFolder:
                 f"expected in {self.path} a run of the same model, recipe and data, got another {' and '.join(other)}; "
                 "choose another folder, or remove it"
             )
-        trainer.model.load_state_dict(read_checkpoint(self.path / saved["weights"])[0])
+        load_state(trainer.model, read_checkpoint(self.path / saved["weights"])[0], saved["weights"])
         trainer.optimiser.load_state_dict(saved["optimiser"])
         trainer.scaler.load_state_dict(saved.get("scaler", {}))
         rows: Rows = saved["rows"]
@@ -96,6 +97,7 @@ class RunFolder:
 
 
 def _structure(model: nn.Module) -> str:
-    """A hash of the model's layers and settings, not of its values."""
+    """A hash of the model's layers and settings, not of its values; the same in a wrapper."""
+    model = inner_model(model)
     shapes = [(name, str(value.dtype), tuple(value.shape)) for name, value in model.state_dict().items()]
     return hashlib.sha256(f"{model!r}{shapes}".encode()).hexdigest()

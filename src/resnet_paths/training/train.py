@@ -12,6 +12,7 @@ from torch import nn
 
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.batches import training_slices
+from ..data.classes import numbered_alike
 from ..graph.inputs import call_model, main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import placed
@@ -73,6 +74,8 @@ def train(
     test = None if test is None else as_data(test)
     if tensorboard and folder is None:
         raise ValueError("expected a folder with tensorboard=True, got none; give folder=")
+    if test is not None:
+        data, test = numbered_alike(data, test)
     trainer = Trainer.of(model, recipe or Recipe())
     recipe = trainer.recipe
     facts = described(data, recipe)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..._display import shown
 from ...data import ImageData, ImageSource, as_data, digits
+from ...data.classes import numbered_alike
 from ...graph.eval_mode import check_eval
 from ...models import load_model
 from ..subject import Subject
@@ -143,6 +144,8 @@ def reproduce(
             raise ValueError(f"expected claims among {', '.join(known)}, got {name!r}{_near(name, list(known))}")
     if seeds < 1:
         raise ValueError(f"expected at least 1 seed, got {seeds}")
+    if data is not None and training is not None:
+        training, data = numbered_alike(training, data)
     evidence = _evidence(model, data, training, seed, seeds)
     wanted = [claim for claim in source.claims if claims is None or claim.name in claims]
     verdicts = tuple(_measured(claim, evidence, progress) for claim in wanted)

@@ -1,0 +1,199 @@
+"""State dicts as people keep them: under keys, behind prefixes, beside other things; one mechanism for all files."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "module", "model_state", "weights", "params")
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "averaged")
+_PREFIXES = ("", "model.", "net.", "network.", "module.", "backbone.", "encoder.")
+_COUNTERS = ("total_ops", "total_params")  # what profilers leave in every module
+
+
+def state_in(content: Any, file: str, key: str | None = None) -> State:
+    """The state dict in what a file holds.
+
+    Args:
+        content: a state dict, or dicts around one.
+        file: for messages.
+        key: the entry that holds it, or the prefix of its names, where there are several.
+
+    Raises:
+        ValueError: there is none, or it cannot be told which.
+    """
+    if key is not None and isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        content, key = content[key], None
+    while (entry := _entry(content, file)) is not None:
+        content = content[entry]
+    tensors = _tensors(content)
+    if not tensors:
+        holds = f" with {_few(sorted(map(str, content)))}" if isinstance(content, Mapping) else ""
+        raise ValueError(
+            f"expected a state dict of tensors in {file}, got {type(content).__name__}{holds}; save "
+            "model.state_dict(), or say which entry with key="
+        )
+    state = {plain_name(name): value for name, value in tensors.items()}
+    if any(name.startswith("module.") for name in tensors):
+        state.pop("n_averaged", None)  # the counter of an AveragedModel
+    if key is not None:
+        state = {name.removeprefix(f"{key}."): value for name, value in state.items() if name.startswith(f"{key}.")}
+        if not state:
+            raise ValueError(f"expected an entry or names that begin with {key!r} in {file}, got none")
+    return state
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what ``DataParallel`` and ``torch.compile`` put before it and between.
+
+    Example:
+        >>> plain_name("module._orig_mod.layer1._orig_mod.weight")
+        'layer1.weight'
+    """
+    return re.sub(r"^(module\.|_orig_mod\.)+", "", name).replace("._orig_mod.", ".")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state dict with the names of a model's own.
+
+    Attributes:
+        state: what fits by name, under the model's names.
+        missing: names that the model has and the state dict has not.
+        extra: the other way round.
+        foreign: names of the state dict that belong to something else than the model: a criterion, a second network.
+        shapes: names whose tensors are of different shapes.
+    """
+
+    state: State
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    foreign: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each tensor of the model has its counterpart, and each of the state dict but foreign ones."""
+        return not (self.missing or self.extra or self.shapes)
+
+    def difference(self) -> str:
+        """What is wrong, in words."""
+        parts = (("missing", self.missing), ("too many", self.extra + self.foreign), ("of another shape", self.shapes))
+        return "; ".join(f"{words}: {_few(names)}" for words, names in parts if names)
+
+
+def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file: str) -> Fit:
+    """A state dict under the names of a model, whatever stands before them in the file.
+
+    Args:
+        state: of a file, or in memory.
+        own: the model's ``state_dict()``.
+        file: for messages.
+
+    Raises:
+        ValueError: two networks in the file fit equally well.
+    """
+    given = {plain_name(name): value for name, value in state.items()}
+    names = {plain_name(name): name for name in own}
+    prefix = _prefix(given, names, file)
+    found = {name: given[prefix + plain] for plain, name in names.items() if prefix + plain in given}
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in found}
+
+    used = {prefix + plain for plain in names}
+    modules = {plain.split(".")[0] for plain in names}
+    foreign: list[str] = []
+    extra: list[str] = []
+    for name in given:
+        if name not in used:
+            inner = name.removeprefix(prefix)
+            elsewhere = not name.startswith(prefix) or inner.split(".")[0] not in modules
+            (foreign if elsewhere or inner.split(".")[-1] in _COUNTERS else extra).append(name)
+    return Fit(
+        {**counters, **found},
+        tuple(name for name in own if name not in found and name not in counters),
+        tuple(extra),
+        tuple(foreign),
+        tuple(name for name, value in found.items() if value.shape != own[name].shape),
+    )
+
+
+def say_foreign(found: Fit, file: str) -> None:
+    """Warn of what was not read."""
+    if found.foreign:
+        warnings.warn(
+            f"{file} holds {len(found.foreign)} tensors that are no part of the model and were not read: "
+            f"{_few(found.foreign)}",
+            stacklevel=4,
+        )
+
+
+def prefixes_of(state: Mapping[str, torch.Tensor], ending: str) -> list[str]:
+    """What stands before a name in a state dict, the shortest first.
+
+    Example:
+        >>> prefixes_of({"net.conv1.weight": torch.ones(1), "net.layer.conv1.weight": torch.ones(1)}, "conv1.weight")
+        ['net.', 'net.layer.']
+    """
+    found = {name.removesuffix(ending) for name in state if name == ending or name.endswith(f".{ending}")}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))
+
+
+def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: str) -> str:
+    """What stands before the model's names: that which leaves most of them."""
+    counts: dict[str, int] = {"": sum(name in given for name in names)}
+    for name in given:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            if ".".join(parts[depth:]) in names:
+                prefix = ".".join(parts[:depth]) + "."
+                counts[prefix] = counts.get(prefix, 0) + 1
+    most = max(counts.values())
+    best = [prefix for prefix, count in counts.items() if count == most]
+    usual = [prefix for prefix in _PREFIXES if prefix in best]
+    if usual or len(best) == 1 or most < len(names):
+        return usual[0] if usual else best[0]
+    raise ValueError(
+        f"expected one network in {file}, got {len(best)} that fit equally: {_few(best)}; say which with key="
+    )
+
+
+def _entry(content: Any, file: str) -> str | None:
+    """The entry that holds a state dict, or dicts around one."""
+    if not isinstance(content, Mapping):
+        return None
+    inside = [str(key) for key, value in content.items() if isinstance(key, str) and _leads_to_state(value)]
+    known = [key for key in (*ENTRIES, *AVERAGES) if key in inside]
+    if not known and (_tensors(content) or len(inside) != 1):
+        return None
+    chosen = (known or inside)[0]
+    others = [key for key in inside if key != chosen and key in (*ENTRIES, *AVERAGES)]
+    if others:
+        warnings.warn(f"{file}: read {chosen!r}, not {_few(others)}; say otherwise with key=", stacklevel=5)
+    return chosen
+
+
+def _leads_to_state(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return bool(_tensors(value)) or any(_leads_to_state(value[key]) for key in (*ENTRIES, *AVERAGES) if key in value)
+
+
+def _tensors(content: Any) -> State:
+    """The tensors of what may be a state dict: one that has the names of parameters; {} where it is none."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return {}
+    found = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    named = any("." in name or name in ("weight", "bias") for name in found)
+    return found if found and (named or len(found) == len(content)) else {}
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
