@@ -210,9 +210,8 @@ def test_trajectories_of_wrapped_models_and_folders(tmp_path) -> None:
     for step, state in zip((1, 2, 9, 10), states, strict=True):  # in the order of the numbers, not of the letters
         torch.save({"net": state, "epoch": step}, tmp_path / f"model_{step}.t7")
     (tmp_path / "notes.txt").write_text("")
-    assert project_trajectory(MODEL, str(tmp_path)).distances == pytest.approx(
-        project_trajectory(MODEL, states).distances
-    )
+    distances = project_trajectory(MODEL, states).distances
+    assert project_trajectory(MODEL, str(tmp_path)).distances == pytest.approx(distances)
     assert project_trajectory(MODEL, (state for state in states)).explained == pytest.approx(expected)
     broken = [*states[:-1], {**states[-1], "conv1.weight": states[-1]["conv1.weight"] * torch.nan}]
     with pytest.raises(ValueError, match=r"NaN or infinity in \[3\] of 4"):

@@ -13,9 +13,9 @@ from torch import nn
 
 from resnet_paths.data import ImageData
 from resnet_paths.data.batches import training_slices
-from resnet_paths.models import cifar_resnet
+from resnet_paths.models import cifar_resnet, load_checkpoint
 from resnet_paths.tradeoff import Distillation, distil
-from resnet_paths.training import Recipe, error_rate, train
+from resnet_paths.training import Recipe, error_rate, read_trajectory, train
 
 Outputs = namedtuple("Outputs", ["loss", "logits", "aux"])
 
@@ -23,6 +23,30 @@ Outputs = namedtuple("Outputs", ["loss", "logits", "aux"])
 def images(count: int) -> ImageData:
     x = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return ImageData(x, torch.arange(count) % 3, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, "noise")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_run_of_a_wrapped_model_is_read_and_goes_on(tmp_path, wrap: Any) -> None:
+    def make() -> nn.Module:
+        return cifar_resnet(8, widths=(2, 2, 2), num_classes=3, seed=0)
+
+    options = {"folder": tmp_path, "keep": "all", "progress": False}
+    recipe = Recipe(epochs=2, batch_size=4, shift=0, flip=False)
+
+    def stop(epoch: int, model: nn.Module) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(wrap(make()), images(8), recipe, after_epoch=stop, **options)
+    trained = wrap(make())
+    assert len(train(trained, images(8), recipe, **options)) == 2
+    last = tmp_path / "epoch-0002.safetensors"
+    for again in (load_checkpoint(last), load_checkpoint(last, make()), load_checkpoint(last, wrap(make()))):
+        assert torch.equal(again(images(2).x), trained(images(2).x))
+    whole = make()
+    train(whole, images(8), recipe, progress=False)
+    assert torch.equal(whole.linear.weight, load_checkpoint(last).linear.weight)
+    assert read_trajectory(tmp_path).matrix(["linear.weight"]).shape == (3, 6)
 
 
 @given(st.integers(1, 300), st.integers(1, 40))

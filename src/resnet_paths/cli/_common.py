@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
-from ..data import ImageData, load_data
+from ..data import ImageData, Reading, Split, has_parts, load_data
 from ..graph.inputs import main_output
-from ..models import load_model
+from ..models import load_model, reading_of
 from ..network import UnrolledNetwork, unroll
 from ..network.unrolled import placed
 from ..sweep import SweepError
@@ -32,11 +35,26 @@ ModelOption = Annotated[
 DataOption = Annotated[
     str,
     typer.Option(
-        "--data", "-d", help="digits, cifar10[:FOLDER], a folder of class folders, a .zip of images, or a .npz."
+        "--data",
+        "-d",
+        help="digits, cifar10[:FOLDER], a folder of class folders (also in train, val, test), a .zip of such, a .npz, "
+        "package.module:function or file.py:function.",
     ),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use at most this many images.")]
-SizeOption = Annotated[int | None, typer.Option("--size", help="Resize images of folders and zip files to this.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size", help="Resize images of folders and zip files to this (default: the model's own, where they differ)."
+    ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mean", help="Mean of each channel, such as 0.5,0.5,0.5 (default: as the model says, or else ImageNet's)."
+    ),
+]
+StdOption = Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel; likewise.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables.")]
@@ -56,7 +74,9 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             _can_write(kwargs.get("out"))
-            return command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned  # type: ignore[assignment]
+                return command(*args, **kwargs)
         except (ValueError, TypeError, OSError, ImportError, SweepError) as error:
             print_error(str(error))
             raise typer.Exit(2) from None
@@ -84,19 +104,111 @@ def _can_write(out: Path | None) -> None:
             folder.rmdir()
 
 
+def _warned(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """A warning in one line, without the place in the code."""
+    if issubclass(category, (UserWarning, RuntimeWarning)):
+        _say(f"warning: {' '.join(str(message).split())}")
+
+
 def print_error(text: str) -> None:
     """One line on stderr."""
     line = " ".join(text.split())
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(line)}")
 
 
+@dataclass(frozen=True)
+class Source:
+    """The images of ``--data``, read as the options say, and where they do not, as the model does.
+
+    Attributes:
+        data: the source's name.
+        size: of the shorter side.
+        mean: of each channel.
+        std: likewise.
+        reading: what the model says of its images.
+    """
+
+    data: str
+    size: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    reading: Reading
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, spec: str, data: str, size: int | None, mean: str | None = None, std: str | None = None
+    ) -> Source:
+        """For a model and the name that it was loaded by.
+
+        Raises:
+            ValueError: --mean or --std are no numbers, or one without the other.
+        """
+        if (mean is None) != (std is None):
+            raise ValueError("expected --mean and --std together, got " + ("--std" if mean is None else "--mean"))
+        return cls(data, size, _numbers("--mean", mean), _numbers("--std", std), reading_of(model, spec))
+
+    def images(self, split: Split | None = None, limit: int | None = None) -> ImageData:
+        """Those of a split, and one line on how they are read (of the digits there is nothing to decide)."""
+        images = load_data(
+            self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
+        )
+        if self.data != "digits" or self.mean:
+            _say(self._told(images))
+        return images
+
+    @property
+    def training(self) -> ImageData | None:
+        """Training images of the same source; None where it has none of its own."""
+        return self.images("train") if has_parts(self.data) else None
+
+    def code(self, images: ImageData, limit: int | None, split: str = "test") -> str:
+        """The call of load_data that gives these images."""
+        parts = [json.dumps(self.data)] + [json.dumps(split)] * (split != "test")
+        parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", self.size)) if value is not None]
+        if self.mean or self.reading.fits(images.images.shape[1]):
+            parts += [f"mean={images.mean}", f"std={images.std}"]
+        if self.reading.classes:
+            parts.append(f"classes={list(self.reading.classes)}")
+        return f"load_data({', '.join(parts)})"
+
+    def _told(self, images: ImageData) -> str:
+        shape = "x".join(map(str, images.images.shape[1:]))
+        mean, std = (" ".join(f"{value:.4g}" for value in numbers) for numbers in (images.mean, images.std))
+        whose = "as asked" if self.mean else "as the source says"
+        if not self.mean and images.mean == self.reading.mean and images.std == self.reading.std:
+            whose = f"as {self.reading.source} says"
+        side = min(images.images.shape[2:])
+        own = self.reading.size
+        hint = f"; the model's own size is {own}" if own and own != side and images.images.shape[1] == 3 else ""
+        return f"Images: {len(images)} of {images.name}, {shape}, mean {mean}, std {std}, {whose}{hint}"
+
+
 def model_and_data(
-    model: str, data: str, limit: int | None, size: int | None, device: str, split: str = "test"
+    model: str,
+    data: str,
+    limit: int | None,
+    size: int | None,
+    device: str,
+    mean: str | None = None,
+    std: str | None = None,
 ) -> tuple[nn.Module, ImageData]:
     """Load both, the model on the device."""
-    where = place(device)
-    images = load_data(data, "train" if split == "train" else "test", limit=limit, size=size)
-    return load_model(model).to(where), images
+    network = load_model(model).to(place(device))
+    return network, Source.of(network, model, data, size, mean, std).images(limit=limit)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected {option} as numbers joined by commas, such as 0.5,0.5,0.5, got {text!r}") from None
+
+
+def _say(text: str) -> None:
+    """One line on stderr, beside what the command prints."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="dim", markup=False)
 
 
 def place(device: str) -> torch.device:
@@ -139,13 +251,3 @@ def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
     net = unroll(model, example)
     _check_classes(net.followed(output), data)
     return net
-
-
-def training_data(data: str, size: int | None, images: ImageData) -> ImageData | None:
-    """Training images of the same source; None where it has none of its own."""
-    try:
-        found = load_data(data, "train", size=size)
-    except (ValueError, FileNotFoundError):
-        return None
-    whole = load_data(data, "test", size=size)
-    return None if found.fingerprint == whole.fingerprint or found.classes != images.classes else found

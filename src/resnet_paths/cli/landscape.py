@@ -33,9 +33,11 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     ModelOption,
     OutOption,
     SizeOption,
+    StdOption,
     console,
     fitting,
     model_and_data,
@@ -106,6 +108,8 @@ def register(app: typer.Typer) -> None:
         seed: SeedOption = 0,
         limit: LimitOption = None,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         batch_size: BatchOption = None,
         dtype: DtypeOption = None,
         journal: JournalOption = None,
@@ -122,7 +126,7 @@ def register(app: typer.Typer) -> None:
         picture is there early: the grid is computed coarse first, and drawn again whenever it is twice as fine.
         """
         screen = console(quiet=as_json)
-        network, images = model_and_data(model, data, limit, size, device)
+        network, images = model_and_data(model, data, limit, size, device, mean, std)
         _check_ways(twin, to, gates, line)
         fitting(network, images)
         flat = line or to is not None or (gates is not None and "," not in gates)

@@ -26,9 +26,11 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     ModelOption,
     OutOption,
     SizeOption,
+    StdOption,
     console,
     model_and_data,
     unrolled,
@@ -98,6 +100,8 @@ def register(app: typer.Typer) -> None:
         journal: JournalOption = None,
         limit: LimitOption = None,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         batch_size: BatchOption = 100,
         drop: DropOption = None,
         tolerance: ToleranceOption = 0.01,
@@ -112,7 +116,7 @@ def register(app: typer.Typer) -> None:
         """
         _studies.check(study, metric, precision, journal)
         screen = console(quiet=as_json)
-        network, images = model_and_data(model, data, limit, size, device)
+        network, images = model_and_data(model, data, limit, size, device, mean, std)
         net = unrolled(network, images)
         screen.print(f"{type(network).__name__}: {len(net)} residual units, {len(images)} images of {images.name}")
         if study is not _studies.StudyName.SINGLE:

@@ -32,9 +32,11 @@ from ._common import (
     DataOption,
     DeviceOption,
     JsonOption,
+    MeanOption,
     ModelOption,
     OutOption,
     SizeOption,
+    StdOption,
     console,
     model_and_data,
     unrolled,
@@ -61,6 +63,8 @@ def register(app: typer.Typer) -> None:
         samples: SamplesOption = 8,
         seed: SeedOption = 0,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         device: DeviceOption = "cpu",
         out: OutOption = Path("results/paths"),
         as_json: JsonOption = False,
@@ -70,7 +74,7 @@ def register(app: typer.Typer) -> None:
         With no options it runs on the embedded ResNet-56 (27 blocks, 134 million paths), offline.
         """
         screen = console(quiet=as_json)
-        network, source = model_and_data(model, data, images, size, device)
+        network, source = model_and_data(model, data, images, size, device, mean, std)
         net = unrolled(network, source)
         screen.print(f"{type(network).__name__}: {len(net)} units, 2^{len(net)} paths, {len(source)} images")
         x, target = _batch(net, source, device)

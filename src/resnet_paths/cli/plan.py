@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..models import load_model
 from ..network import UnitRef
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
@@ -32,11 +33,14 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     ModelOption,
     OutOption,
     SizeOption,
+    Source,
+    StdOption,
     console,
-    model_and_data,
+    place,
     unrolled,
     user_errors,
 )
@@ -90,6 +94,8 @@ def register(app: typer.Typer) -> None:
         finetune: FinetuneOption = False,
         limit: LimitOption = 400,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         batch_size: BatchOption = 100,
         device: DeviceOption = "cpu",
         out: OutOption = Path("results/plan"),
@@ -100,8 +106,9 @@ def register(app: typer.Typer) -> None:
             accuracy_drop = 0.01
         if accuracy_drop is not None and confidence is None:
             confidence = 0.95
-        network, report = model_and_data(model, data, None, size, device)
-        _, training = model_and_data(model, data, limit, size, device, split="train")
+        network = load_model(model).to(place(device))
+        source = Source.of(network, model, data, size, mean, std)
+        report, training = source.images("test"), source.images("train", limit)
         net = unrolled(network, report)
         images = as_in_training(network, training) if recalibrate else training
         result = plan_drop(
@@ -152,6 +159,8 @@ def register(app: typer.Typer) -> None:
         onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
         limit: LimitOption = 400,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         device: DeviceOption = "cpu",
         out: OutOption = Path("results/drop"),
         as_json: JsonOption = False,
@@ -159,15 +168,16 @@ def register(app: typer.Typer) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
         if (units is None) == (plan is None):
             raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
-        network, images = model_and_data(model, data, limit, size, device)
+        network = load_model(model).to(place(device))
+        source = Source.of(network, model, data, size, mean, std)
+        training = source.images("train", limit) if recalibrate or finetune else None
+        images = source.images(limit=2) if training is None else training  # an example of the model's input
         net = unrolled(network, images)
         chosen: list[UnitRef] = _references(units) if units is not None else list(load_plan(plan or "").point.names)
         smaller = drop_blocks(net, chosen)
-        if recalibrate or finetune:
-            _, training = model_and_data(model, data, limit, size, device, split="train")
-        if recalibrate and tracking_norms(smaller):
+        if recalibrate and training is not None and tracking_norms(smaller):
             recalibrate_batchnorm(smaller, as_in_training(network, training), keep=norms_before(net, chosen))
-        if finetune:
+        if finetune and training is not None:
             distil(smaller, net, training)
         example = placed(images.subset(slice(0, 2)).x, smaller)
         files = export_model(smaller, example, out, onnx=onnx)
@@ -209,7 +219,7 @@ def _table(plan: DropPlan) -> Table:
         table.add_column(name, justify="left" if name in ("last unit", "") else "right")
     whole = plan.points[0]
     before: set[str] = set()
-    for place, point in enumerate(plan.points):
+    for row, point in enumerate(plan.points):
         new = ", ".join(name for name in point.names if name not in before)
         before = set(point.names)
         low, high = point.recalibrated_interval or point.accuracy_interval
@@ -221,6 +231,6 @@ def _table(plan: DropPlan) -> Table:
             f"{low:.1%} to {high:.1%}",
             f"{point.latency / whole.latency:.2f}",
             f"{point.parameters / whole.parameters:.2f}",
-            "chosen" if place == plan.chosen else "",
+            "chosen" if row == plan.chosen else "",
         )
     return table

@@ -18,12 +18,14 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     ModelOption,
     SeedOption,
     SizeOption,
+    Source,
+    StdOption,
     console,
-    model_and_data,
-    training_data,
+    place,
     unrolled,
     user_errors,
 )
@@ -84,6 +86,8 @@ def register(app: typer.Typer) -> None:
         tolerance: ToleranceOption = 0.02,
         limit: LimitOption = None,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         batch_size: BatchOption = 100,
         seed: SeedOption = 0,
         device: DeviceOption = "cpu",
@@ -96,13 +100,15 @@ def register(app: typer.Typer) -> None:
         Run it again to go on after an interruption: finished stages are kept. With no options it reports on the
         embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
         """
-        network, images = model_and_data(model, data, limit, size, device)
+        network = load_model(model).to(place(device))
+        source = Source.of(network, model, data, size, mean, std)
+        images = source.images(limit=limit)
         unrolled(network, images)
         result = write_report(
             network,
             images,
             out,
-            training=training_data(data, size, images),
+            training=source.training,
             twin=None if twin is None else load_model(twin).to(device),
             budget=_budget(budget),
             skip=skip or (),
@@ -111,8 +117,8 @@ def register(app: typer.Typer) -> None:
             batch_size=batch_size,
             model_code=f"load_model({json.dumps(model)})",
             twin_code=f"load_model({json.dumps(twin)})",
-            data_code=_code(data, limit, size),
-            training_code=_code(data, None, size, "train"),
+            data_code=source.code(images, limit),
+            training_code=source.code(images, None, "train"),
             journal=journal,
         )
         if as_json:
@@ -127,13 +133,6 @@ def _budget(name: str) -> Budget:
     if name not in BUDGETS:
         raise ValueError(f"expected --budget quick or full, got {name!r}")
     return name
-
-
-def _code(data: str, limit: int | None, size: int | None, split: str = "test") -> str:
-    """The call of load_data that gives these images."""
-    parts = [json.dumps(data)] + [json.dumps(split)] * (split != "test")
-    parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", size)) if value is not None]
-    return f"load_data({', '.join(parts)})"
 
 
 def _as_json(result: Report) -> dict[str, object]:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..models import load_model
 from ..report.claims import PAPERS, Claim, Reproduction
 from ..report.claims import reproduce as measure
 from ._common import (
@@ -16,12 +17,14 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     ModelOption,
     SeedOption,
     SizeOption,
+    Source,
+    StdOption,
     console,
-    model_and_data,
-    training_data,
+    place,
     unrolled,
     user_errors,
 )
@@ -67,6 +70,8 @@ def register(app: typer.Typer) -> None:
         data: DataOption = "digits",
         limit: LimitOption = None,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         seed: SeedOption = 0,
         seeds: Annotated[int, typer.Option(min=1, help="Trainings of each small network that is compared.")] = 3,
         device: DeviceOption = "cpu",
@@ -79,7 +84,9 @@ def register(app: typer.Typer) -> None:
         that the library computes what the paper writes.
         """
         screen = console(quiet=as_json)
-        network, images = model_and_data(model, data, limit, size, device)
+        network = load_model(model).to(place(device))
+        source = Source.of(network, model, data, size, mean, std)
+        images = source.images(limit=limit)
         unrolled(network, images)
 
         def started(which: Claim) -> None:
@@ -90,7 +97,7 @@ def register(app: typer.Typer) -> None:
             claim or None,
             model=network,
             data=images,
-            training=training_data(data, size, images) or images,
+            training=source.training or images,
             seed=seed,
             seeds=seeds,
             progress=started,

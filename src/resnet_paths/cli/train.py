@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,10 @@ import torch
 import typer
 from torch import nn
 
-from ..data import ImageData, load_data
+from ..data import ImageData
+from ..data.classes import renamed
 from ..models import load_model, save_checkpoint
+from ..models.load import is_checkpoint
 from ..network import UnrollError, unroll
 from ..plot import plot_training, save
 from ..training import Recipe, train
@@ -22,8 +25,11 @@ from ._common import (
     DeviceOption,
     JsonOption,
     LimitOption,
+    MeanOption,
     OutOption,
     SizeOption,
+    Source,
+    StdOption,
     console,
     fitting,
     place,
@@ -100,6 +106,8 @@ def register(app: typer.Typer) -> None:
         fresh: Annotated[bool, typer.Option("--fresh", help="Begin again: remove the run in the folder.")] = False,
         limit: LimitOption = None,
         size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
         device: DeviceOption = "cpu",
         out: OutOption = Path("results/train"),
         as_json: JsonOption = False,
@@ -120,8 +128,13 @@ def register(app: typer.Typer) -> None:
             "group_width": group_width,
             "keep_last": keep_last,
         }
-        images = load_data(data, "train", limit=limit, size=size)
-        held_out = load_data(data, "test", limit=limit, size=size) if test else None
+        source = Source.of(nn.Identity(), model, data, size, mean, std)
+        own = source.reading.classes
+        images = replace(source, reading=replace(source.reading, classes=())).images("train", limit)
+        if set(images.classes) <= set(own):  # the classes of the checkpoint that is gone on from
+            images = renamed(images, own)
+        alike = replace(source, reading=replace(source.reading, classes=images.classes))
+        held_out = alike.images("test", limit) if test else None
         recipe = Recipe(
             epochs=epochs,
             batch_size=batch_size,
@@ -177,7 +190,7 @@ def made(spec: str, data: ImageData, given: dict[str, Any], seed: int) -> nn.Mod
     if changed:
         flags = ", ".join("--plain" if name == "residual" else f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"expected {flags} with --model cifar-resnetDEPTH alone, got {spec!r}; leave it out")
-    own = "@" in spec or spec == "embedded" or spec.endswith((".safetensors", ".pt", ".pth")) or ".py:" in spec
+    own = "@" in spec or spec == "embedded" or is_checkpoint(spec) or ".py:" in spec
     by_library = not own and spec.partition(":")[0] in ("torchvision", "timm", "hf", spec)
     return load_model(spec, num_classes=len(data.classes)) if by_library else load_model(spec)
 

@@ -7,13 +7,14 @@ from .adapter import ImageSource, as_batches, as_data
 from .images import ImageData
 from .predictions import right
 from .reading import Reading
-from .sources import cifar10, digits, has_parts, load_data
+from .sources import Split, cifar10, digits, has_parts, load_data
 
 __all__ = [
     "CIFAR10_CLASSES",
     "ImageData",
     "ImageSource",
     "Reading",
+    "Split",
     "as_batches",
     "as_data",
     "cifar10",

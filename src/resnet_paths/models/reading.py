@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def reading_of(model: nn.Module, spec: str = "") -> Reading:
     """
     ways = (
         _of_facts(_facts(spec)),
-        _of_timm(getattr(inner_model(model), "pretrained_cfg", None)),
+        _of_timm(getattr(inner_model(model), "pretrained_cfg", None) or _timm_config(spec)),
         _of_folder(Path(spec.removeprefix("hf:"))) if spec.startswith("hf:") else Reading(),
         _of_torchvision(spec.partition("@")[0].removeprefix("torchvision:")),
     )
@@ -69,6 +70,19 @@ def _of_timm(config: Any) -> Reading:
     size = config.get("input_size")
     side = int(size[-1]) if isinstance(size, Sequence) and len(size) == 3 else None
     return Reading(_numbers(config.get("mean")), _numbers(config.get("std")), side, (), "timm's configuration of it")
+
+
+def _timm_config(spec: str) -> Any:
+    """By the name alone, before there is a model."""
+    name = spec.partition("@")[0]
+    if not name.startswith("timm:"):
+        return None
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:  # load_model says what to install
+        return None
+    config = timm.get_pretrained_cfg(name.removeprefix("timm:"), allow_unregistered=True)
+    return None if config is None else config.to_dict()
 
 
 def _of_folder(path: Path) -> Reading:
