@@ -42,6 +42,12 @@ class MeanLoss(nn.Module):
 
     def _weights(self, target: Any) -> float:
         """The sum of the weights of a batch's labels."""
+        if not isinstance(target, torch.Tensor):
+            got = type(getattr(target, "value", target)).__name__
+            raise TypeError(
+                f"expected one tensor of targets in each batch for cross-entropy, got {got}; give loss= a function "
+                "that reads it"
+            )
         if target.is_floating_point():  # probabilities of classes, (batch, classes, ...): none is ignored
             return float(target.numel() / target.shape[1]) if target.ndim > 1 else 1.0
         counted = target[target != getattr(self.loss, "ignore_index", _IGNORED)]
