@@ -21,7 +21,7 @@ FED = {
     "downsampling", "single-deletion", "smooth-deletion", "smooth-reordering", "decay", "short-paths", "few-paths",
 }  # fmt: skip
 TRIES = 800
-LIMIT = 0.05 + 2 * (0.05 * 0.95 / TRIES) ** 0.5
+LIMIT = 0.05
 
 
 def test_every_claim_is_fed_a_null_here() -> None:

@@ -81,7 +81,7 @@ def test_coverage_of_a_median_of_shares() -> None:
         medians = np.median(bootstrap_means(wrong.astype(float), 100), axis=1)
         low, high = design_interval(float(np.median(wrong.mean(1))), medians, 300, share=True)
         inside += low <= np.median(truths) <= high
-    assert 0.9 <= inside / 150 <= 0.99
+    assert inside / 150 >= 0.95
 
 
 def test_a_median_without_spread() -> None:

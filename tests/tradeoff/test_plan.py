@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from resnet_paths import unroll
 from resnet_paths.data import digits
@@ -21,7 +22,7 @@ from resnet_paths.tradeoff import (
     plan_drop,
     recalibrate_batchnorm,
 )
-from resnet_paths.tradeoff.plan import _choose
+from resnet_paths.tradeoff.plan import _choose, _together
 from resnet_paths.training import Recipe, train
 
 
@@ -72,6 +73,8 @@ def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> N
     assert [point.dropped for point in only.points] == [point.dropped for point in alone.points]
     with pytest.raises(ValueError, match="at least 1 finalist"):
         plan_drop(small, some, judge=more, finalists=0, **options)
+    with pytest.raises(ValueError, match="got 60 of 445 in common"):
+        plan_drop(small, some, judge=digits("test").subset(slice(0, 60)), **options)
 
 
 def test_searching_in_another_dtype_leaves_the_model_and_its_points(small) -> None:
@@ -144,6 +147,28 @@ def test_a_choice_with_confidence_stops_at_the_first_set_that_fails(small) -> No
         )
     assert plan.points[2].fall == pytest.approx(before.mean() - after.mean())
     assert plan.points[2].fall_at_most == pytest.approx(fall_at_most(before, after, 0.9))
+    for point in plan.points:  # chosen on these images, so all intervals hold together
+        count = round(point.accuracy * len(report))
+        assert point.accuracy_interval == pytest.approx(_wilson(count, len(report), 0.05 / len(plan.points)))
+
+
+def _wilson(count: int, n: int, error: float) -> tuple[float, float]:
+    ends = binomtest(count, n).proportion_ci(1 - error, "wilson")
+    return ends.low, ends.high
+
+
+def test_intervals_of_the_chosen_point_hold_although_it_was_chosen(small) -> None:
+    """Eight points of the same true accuracy; the best on the images is chosen."""
+    point = plan_drop(small, digits("train").subset(slice(0, 10)), n_drop=0, seconds=0.001).points[0]
+    seen = np.random.default_rng(0).binomial(250, 0.9, (600, 8)).max(1) / 250
+    told = {
+        points: np.mean([low <= 0.9 <= high for low, high in intervals])
+        for points, intervals in {
+            1: [_together(replace(point, accuracy=value), 250, 1).accuracy_interval for value in seen],
+            8: [_together(replace(point, accuracy=value), 250, 8).accuracy_interval for value in seen],
+        }.items()
+    }
+    assert told[1] < 0.9 < 0.95 <= told[8]
 
 
 def test_plans_are_saved_and_read(small, tmp_path) -> None:

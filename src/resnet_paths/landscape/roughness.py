@@ -229,8 +229,7 @@ class RoughnessStudy:
     def interval(self, number: str, level: float = 0.95) -> tuple[float, float, float]:
         """Mean and interval: over models where there are several, otherwise over planes.
 
-        See :func:`resnet_paths.statistics.mean_intervals`; all numbers lie between 0 and 1, and so do the ends. Of five
-        planes whose numbers are skewed it covers less than it says (docs/explanation/intervals.md).
+        See :func:`resnet_paths.statistics.mean_intervals`; all numbers lie between 0 and 1, and so do the ends.
         """
         units = _units(self.values[number])
         low, high = mean_intervals(units, level, bound=1.0)

@@ -143,6 +143,7 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
     ax.set_xticks(places, record.labels)
     ax.set_xlabel("checkpoint")
     ax.set_ylabel("loss")
-    ax.set_title(f"True and projected loss; {record.data}, {record.images} images, 95 % intervals", fontsize=9)
+    title = f"True and projected loss; {record.data}, {record.images} images, bars: 1.96 standard errors"
+    ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
     return ax

@@ -135,7 +135,7 @@ def plot_surface_3d(
 def plot_surface_line(
     surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, colour: str = BLUE
 ) -> Axes:
-    """A metric along a line, with its 95 % interval over images; where values are not finite the line has gaps.
+    """A metric along a line, with bars of 1.96 standard errors over images, and gaps where it is not finite.
 
     Args:
         surface: over a line.

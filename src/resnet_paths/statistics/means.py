@@ -209,8 +209,8 @@ def design_interval(
     """An interval for a statistic of several means over the same images, such as their median.
 
     Its standard error is that of the statistic over images drawn anew. For shares it tells for how many images the
-    statistic counts, ``p (1 - p) / error²``, and the interval is Wilson's for so many (a design effect, Kish 1965,
-    section 8.2); for other values it is Student's.
+    statistic counts, ``p (1 - p) / error²`` but no more than there are, and the interval is Wilson's for so many (a
+    design effect, Kish 1965, section 8.2); for other values it is Student's.
 
     Args:
         value: the statistic.
@@ -227,7 +227,8 @@ def design_interval(
     error = float(drawn.std(ddof=1)) if np.ptp(drawn) else 0.0
     if share:
         spread = value * (1 - value)
-        return share_interval(value, spread / error**2 if error and spread else images, level)
+        counted = min(images, spread / error**2) if error and spread else images
+        return share_interval(value, counted, level)
     if not error or images < 2:
         return -math.inf, math.inf
     half = float(student.ppf((1 + level) / 2, images - 1)) * error

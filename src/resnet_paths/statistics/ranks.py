@@ -59,7 +59,7 @@ def correlation_ranges(
     unknown mean and covariance (Gelman et al. 2013, Bayesian Data Analysis, section 11.6; by Gibbs sampling). Of the
     two, the lower of the lower and the higher of the higher 2.5 % points are returned.
 
-    In simulations the range held the truth in 86 to 100 % of the cases, depending on the noise and on the law of
+    In simulations the range held the truth in 80 to 100 % of the cases, depending on the noise and on the law of
     the values, where the bootstrap alone held it in 0 to 98 % (docs/explanation/intervals.md). So no level is stated.
 
     Args:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .evidence import Evidence
+from .rules import word
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ class Claim:
 
     def verdict(self, measured: Measured) -> str:
         """``holds`` or ``does not hold``, of a check ``agrees`` or ``disagrees``; or ``inconclusive``."""
-        if measured.holds is None:
-            return "inconclusive"
-        words = ("does not hold", "holds") if self.kind == "claim" else ("disagrees", "agrees")
-        return words[measured.holds]
+        if self.kind == "claim" or measured.holds is None:
+            return word(measured.holds)
+        return "agrees" if measured.holds else "disagrees"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def reproduce(
     """Measure the claims of a paper, in quick versions, on a network of yours or the embedded one.
 
     Claims about training are measured on small twins that are trained on the spot for a few epochs, from several seeds
-    each: a difference counts where Student's one-sided test shows it with 95 % confidence, and is inconclusive
+    each: a difference counts where Student's 95 % interval lies on one side of none, and is inconclusive
     otherwise, as with fewer than three seeds, or where a network has not learnt enough to compare. So where nothing
     differs, at most one of twenty such claims is said to hold. Statements that follow from definitions are checks of
     this library, and are called so.

@@ -14,12 +14,13 @@ _WALKS, _DIMENSIONS = 200, 500  # shares spread less in more dimensions, so this
 
 
 def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) -> bool | None:
-    """Whether the mean of differences, one a training, is above a threshold: by Student's one-sided test.
+    """Whether the mean of differences, one a training, is above a threshold: by Student's test.
 
     Args:
         differences: one for each seed.
         threshold: what the mean is compared with.
-        level: where there is no effect, the share of cases in which it is not said that there is one.
+        level: of the interval that must lie on one side. Where there is no effect, half of the rest of the cases are
+            said to lie above: 2.5 %.
 
     Returns:
         True where the mean is shown to be above, False where it is shown to be below; None, inconclusive, where
@@ -32,9 +33,29 @@ def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) 
     count = len(differences)
     if count < LEAST_SEEDS or np.ptp(differences) == 0 or not np.isfinite(differences).all():
         return None
-    half = student.ppf(level, count - 1) * differences.std(ddof=1) / math.sqrt(count)
+    half = student.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
     gap = float(differences.mean()) - threshold
     return None if abs(gap) <= half else gap > 0
+
+
+def all_seeds(wins: int, seeds: int) -> bool | None:
+    """Whether one kind wins at every seed (True) or none (False), where a fair coin does so in at most 5 % of cases.
+
+    Example:
+        >>> all_seeds(5, 5), all_seeds(0, 5), all_seeds(4, 5), all_seeds(3, 3)
+        (True, False, None, None)
+    """
+    return wins > 0 if wins in (0, seeds) and 0.5**seeds <= 0.05 else None
+
+
+def word(holds: bool | None) -> str:
+    """A verdict on a claim in words.
+
+    Example:
+        >>> word(True), word(None)
+        ('holds', 'inconclusive')
+    """
+    return "inconclusive" if holds is None else "holds" if holds else "does not hold"
 
 
 def most(low: np.ndarray, high: np.ndarray, threshold: float) -> bool | None:
