@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def _reorder(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding
         f"(on more images it may lie from {low:.2f} to {high:.2f}); it rises as the "
         "order is left, the closer this is to -1."
     )
-    facts = {**_facts(record), "rank_correlation": [found, low, high]}
+    facts = {**_facts(record), "rank_correlation": [value if isfinite(value) else None for value in (found, low, high)]}
     return Finding(
         record.by_swaps(), lambda: plot_reorderings(record, chance=_chance(data, options.metric)), facts, words
     )

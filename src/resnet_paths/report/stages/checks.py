@@ -11,8 +11,8 @@ import torch
 
 from ...data import ImageData, right
 from ...graph.preserve import preserved
-from ...lesion import interval
 from ...network.unrolled import placed
+from ...statistics import interval, share_interval
 from ...tradeoff import count_parameters
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -71,7 +71,8 @@ def _by_class(subject: Subject, right: np.ndarray) -> pd.DataFrame:
 
 
 def _what_can_be_told(accuracy: float, count: int) -> str:
-    spread = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
+    low, high = share_interval(accuracy, count)
+    spread = (high - low) / 2
     return (
         f"With {counted(count, 'image')} the accuracy is known to about {points(spread).lstrip('+')} either way. "
         "Smaller "

@@ -40,11 +40,8 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
         f"{number(-record.values[order[0]])} (its Shapley value)"
         + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
     )
-    harmful = [
-        name
-        for name, value, error in zip(record.names, record.values, record.standard_errors, strict=True)
-        if value > 2 * error and value > 0
-    ]
+    low, _ = record.intervals()
+    harmful = [name for name, end in zip(record.names, low, strict=True) if end > 0]
     rank = float(spearmanr(record.values, alone.values).statistic)
     reading = (
         f"Without any block the loss is {number(record.empty)}, with all it is {number(record.whole)}. Add the blocks "
@@ -54,7 +51,7 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
         f"values of all blocks sum to the whole change. {found}",
         f"The rank correlation with the damage of single deletions is {number(rank)}: "
         + ("much the same blocks matter." if rank > 0.8 else "a block's worth depends on which others are there."),
-        f"Blocks that on average raise the loss, by more than two standard errors: {listed(harmful)}."
+        f"Blocks that on average raise the loss, over their whole 95 % intervals: {listed(harmful)}."
         + (" They do so where others are missing; with all others in place they may still help." if harmful else ""),
     )
     alt = (
