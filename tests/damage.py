@@ -1,5 +1,11 @@
 """What the tests of damaged models share."""
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import nn
 
@@ -21,6 +27,17 @@ def output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def without_this_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within the block this library cannot be imported, as where a smaller model's file is used later."""
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "resnet_paths"]:
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError):
+            importlib.import_module("resnet_paths")
+        yield
 
 
 def tiny(**options) -> nn.Module:

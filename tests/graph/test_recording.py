@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18, swin_v2_t
+from torchvision.models import resnet18
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from families import ALL, Family
@@ -17,13 +17,13 @@ from resnet_paths.network import TraceError, UnrolledNetwork, UnrollError, unrol
 
 _SAMPLE = [
     "resnet18",
-    "resnet50d",
+    "resnet26d",
     "vit_b_16",
     "swin_t",
     "poolformer_s12",
     "convnextv2_atto",
     "skresnet18",
-    "resnetv2_50",
+    "resnetv2_50d",
 ]
 
 
@@ -40,7 +40,7 @@ def test_both_front_ends_agree_bit_for_bit(family: Family) -> None:
     gates = torch.ones(2, len(one))
     gates[1, ::3] = 0
     with torch.no_grad():
-        for batch in (1, 5):
+        for batch in (1, 3):
             x = family.example(batch)
             assert torch.equal(one(x, gates), other(x, gates))
             assert torch.equal(other(x), model(x))
@@ -94,7 +94,7 @@ def test_examples_as_dict_and_tuple() -> None:
 
 
 def test_masked_write_through_a_view_closes_the_module() -> None:
-    model = randomise_norms(swin_v2_t().eval().double())
+    model = randomise_norms(next(family for family in ALL if family.name == "swin_v2_t").make())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     net = recorded(model, x)
     assert len(net) == 24

@@ -9,7 +9,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
-SMALL = {"num_classes": 5, "min_size": 96, "max_size": 96}
+SMALL = {"num_classes": 5, "min_size": 64, "max_size": 64}
 RESNET18 = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
 
 
@@ -18,7 +18,8 @@ def pyramid() -> nn.Module:
 
 
 def faster_rcnn() -> nn.Module:
-    return detection.FasterRCNN(pyramid(), box_score_thresh=0.0, box_detections_per_img=10, **SMALL)
+    few = {"rpn_pre_nms_top_n_test": 40, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10}
+    return detection.FasterRCNN(pyramid(), box_score_thresh=0.0, **few, **SMALL)
 
 
 def retinanet() -> nn.Module:
@@ -34,7 +35,7 @@ def ssdlite() -> nn.Module:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "size", "blocks"),
-    [(faster_rcnn, 96, RESNET18), (retinanet, 96, RESNET18), (ssdlite, 320, [f"features.{k}" for k in range(10)])],
+    [(faster_rcnn, 64, RESNET18), (retinanet, 64, RESNET18), (ssdlite, 320, [f"features.{k}" for k in range(10)])],
 )
 def test_blocks_are_found_lesioned_and_dropped_in_the_whole_detector(make, size: int, blocks: list[str]) -> None:
     torch.manual_seed(0)
@@ -46,7 +47,7 @@ def test_blocks_are_found_lesioned_and_dropped_in_the_whole_detector(make, size:
         assert [unit.name.removeprefix("backbone.body.") for unit in in_backbone] == blocks
     with torch.no_grad():
         assert torch.equal(net((images,)), net.followed(model(images)))
-        with lesioned(model, [3], example_input=(images,)):
+        with lesioned(net, [3]):
             damaged = model(images)
         smaller = drop_blocks(net, [3])
         for one, other in zip(smaller(images), damaged, strict=True):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from resnet_paths.network import Evaluations, NoUnitsError, PlainNetwork, plain_
 
 def vgg() -> nn.Module:
     torch.manual_seed(0)
-    model = torchvision.models.vgg11_bn(num_classes=10)
-    model.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512 * 49, 20), nn.ReLU(True), nn.Linear(20, 20))
+    narrow = [8, "M", 16, "M", 24, 24, "M", 32, 32, "M", 32, 32, "M"]  # vgg11 with fewer channels
+    layers = torchvision.models.vgg.make_layers(narrow, batch_norm=True)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(32, 20), nn.ReLU(True), nn.Linear(20, 20))
+    model = nn.Sequential(OrderedDict(features=layers, classifier=classifier))
     return randomise_norms(model).eval().double()
 
 
@@ -50,7 +53,7 @@ def test_vgg_layer_by_layer() -> None:
         assert torch.allclose(alone[index], replaced(model, [name, *norm])(x()), atol=1e-12)
     assert fingerprint(model) == before
     assert "features.0" in {refusal.where for refusal in net.refusals}
-    assert "(3, 32, 32) to (64, 32, 32)" in str(net.refusals[0])
+    assert "(3, 32, 32) to (8, 32, 32)" in str(net.refusals[0])
 
 
 def test_whole_blocks_and_several_at_once() -> None:

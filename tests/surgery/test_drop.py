@@ -3,8 +3,6 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,16 +10,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models import ResNet, resnet18
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
 from torchvision.models.vision_transformer import VisionTransformer
 
-from damage import gated, tiny
+from damage import gated, tiny, without_this_library
 from helpers import randomise_norms
 from resnet_paths.network import UnitIndexError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     dropped=st.lists(st.integers(-9, 8), min_size=1, max_size=9, unique_by=lambda index: index % 9),
     shortcut=st.sampled_from("ABC"),
@@ -37,7 +36,7 @@ def test_any_subset(dropped: list[int], shortcut: str, preactivation: bool) -> N
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[nn.Module, nn.Module]:
-    model = randomise_norms(resnet18(num_classes=10)).eval()
+    model = randomise_norms(ResNet(BasicBlock, [2, 1, 1, 1], num_classes=10)).eval()
     return model, drop_blocks(model, ["layer1.1", "layer2.0", -1])
 
 
@@ -50,16 +49,13 @@ def test_stays_the_models_class_and_loads_its_keys(pair) -> None:
     smaller.load_state_dict({name: model.state_dict()[name] for name in smaller.state_dict()})
 
 
-def test_pickles_without_this_library(pair, tmp_path) -> None:
+def test_pickles_without_this_library(pair, tmp_path, monkeypatch) -> None:
     _, smaller = pair
     x = torch.randn(2, 3, 32, 32)
-    torch.save((smaller, x, smaller(x).detach()), tmp_path / "model.pt")
-    script = (
-        "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
-        f"model, x, y = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
-        "torch.testing.assert_close(model(x), y)"  # on another number of threads
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    expected = smaller(x)
+    torch.save(smaller, tmp_path / "model.pt")
+    with without_this_library(monkeypatch):
+        assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=False)(x), expected)
     assert torch.equal(pickle.loads(pickle.dumps(smaller))(x), smaller(x))
     assert torch.equal(copy.deepcopy(smaller)(x), smaller(x))
 
@@ -98,7 +94,7 @@ def test_goes_to_onnx(pair) -> None:
 
 def test_dropped_models_unroll_again(pair) -> None:
     model, smaller = pair
-    assert [unit.name for unit in unroll(smaller)] == [u.name for u in unroll(model) if u.index not in (1, 2, 7)]
+    assert [unit.name for unit in unroll(smaller)] == [u.name for u in unroll(model) if u.index not in (1, 2, 4)]
 
 
 def test_half_of_a_layer_compiles_and_exports() -> None:

@@ -12,9 +12,8 @@ from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 _SAMPLE = [
-    "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "regnet_y_400mf", "convnext_tiny", "mobilenet_v2",
-    "mobilenet_v3_small", "efficientnet_b0", "mnasnet1_0", "vit_b_16", "swin_t", "swin_v2_t", "resnet26d",
-    "resnetv2_50",
+    "resnet18", "regnet_y_400mf", "convnext_tiny", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
+    "mnasnet1_0", "vit_b_16", "swin_t", "swin_v2_t", "resnet50", "resnetv2_50d",
     "seresnet18", "resnest14d", "res2net50_26w_4s", "skresnet18", "nf_resnet26", "convnextv2_atto",
     "deit_tiny_patch16_224", "mixer_s32_224", "poolformer_s12", "legacy_xception", "swin_tiny_patch4_window7_224",
     "ResNetForImageClassification", "ConvNextForImageClassification", "ViTForImageClassification",

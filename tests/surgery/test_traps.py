@@ -361,6 +361,12 @@ def test_language_models_of_hugging_face_keep_their_cache() -> None:
     smaller = drop_blocks(net, [1, 2])
     assert torch.allclose(smaller(x).logits, net(x, [1.0, 0.0, 0.0, 1.0]))
     assert type(smaller(x)) is type(model(x))
+    with pytest.warns(UserWarning, match=r"counts the tokens in its cache by transformer\.h\.0\.attn"):
+        smaller = drop_blocks(net, [0])
+    with torch.no_grad():
+        cache = smaller(x[:, :4], use_cache=True).past_key_values
+        last = smaller(x[:, 4:], past_key_values=cache, position_ids=torch.full((2, 1), 4)).logits[:, -1]
+        assert torch.allclose(last, smaller(x).logits[:, -1], atol=1e-6)
 
 
 class Reshaped(nn.Module):

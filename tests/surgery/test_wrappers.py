@@ -1,13 +1,18 @@
-"""Models inside the wrappers that people put around them: found, lesioned and dropped through the wrapper."""
+"""Models in the forms in which people have them: wrapped, with shared modules, cut to their features."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from timm.utils import ModelEma, ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from resnet_paths import drop_blocks, unroll
-from resnet_paths.network import NoUnitsError
+from resnet_paths.graph.recording import record
+from resnet_paths.network import NoUnitsError, UnrolledNetwork
 from resnet_paths.surgery import lesioned
 
 
@@ -138,3 +143,108 @@ def test_a_low_rank_adapter_is_a_part_of_its_layer_and_no_block(
     else:
         with pytest.raises(NoUnitsError, match="a low-rank adapter: a linear map through fewer channels"):
             unroll(Beside(), x)
+
+
+class Two(nn.Module):
+    """Two blocks in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.m = Block(), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        return x + self.m(x).relu()
+
+
+class Repeated(nn.Module):
+    """The same modules again and again, as in ALBERT; `pairs`: on two inputs, as in a Siamese network."""
+
+    def __init__(self, pairs: bool = False) -> None:
+        super().__init__()
+        self.layers, self.head, self.pairs = nn.Sequential(Two(), Block()), nn.Linear(4, 3), pairs
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        if y is not None:
+            return self.head(self.layers(x) - self.layers(y))
+        return self.head(self.layers(self.layers(x)))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("block", "gone"), [("layers.0", 20), ("layers.0.inner", 40), ("layers.1", 40)])
+def test_all_calls_of_a_shared_module_drop_with_its_parameters(pairs: bool, block: str, gone: int) -> None:
+    torch.manual_seed(0)
+    model, x = Repeated().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    inputs = (x, x.flip(0)) if pairs else (x,)
+    net = unroll(model, inputs)
+    assert len(net) == 6
+    gates = torch.tensor([float(unit.name.partition("#")[0] != block) for unit in net])
+    assert int(gates.sum()) == 4
+    smaller = drop_blocks(net, [block])  # the plain name means all of its calls
+    expected = net(inputs, gates)
+    assert torch.equal(smaller(*inputs), expected)
+    with lesioned(net, [block]):
+        assert torch.equal(model(*inputs), expected)
+    assert sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in smaller.parameters()) == gone
+
+
+# models that return several feature maps, and buffers made in the shape of a later value (s12, s14)
+
+
+class Stages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Sequential(Block(), Block()), nn.Sequential(Block()), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.two(self.one(x)))
+
+
+@pytest.mark.parametrize(
+    "extract",
+    [
+        lambda model: create_feature_extractor(model, {"one": "a", "two": "b"}),
+        lambda model: create_feature_extractor(model, {"two": "b", "one": "a"}),
+        lambda model: IntermediateLayerGetter(model, {"one": "a", "two": "b"}),
+    ],
+)
+def test_feature_extractors_have_all_their_blocks(extract: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = extract(Stages().double().eval()), torch.randn(3, 4, dtype=torch.float64)
+    net = unroll(model, x)
+    assert len(net) == 3
+    assert torch.equal(net(x), model(x)["b"])
+    smaller = drop_blocks(net, [0])
+    assert torch.equal(smaller(x)["b"], net(x, [0.0, 1.0, 1.0]))
+    first = unroll(model, x, output="a")
+    assert torch.equal(smaller(x)["a"], first(x, [0.0, 1.0]))
+
+
+MADE: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "new_zeros": lambda x, y: y + x.new_zeros(x.shape),
+    "new_full, added into": lambda x, y: y.new_full(y.shape, 0.5).add_(y),
+    "scatter_add_": lambda x, y: y.new_zeros(y.shape).scatter_add_(0, torch.zeros_like(y, dtype=torch.long), y),
+    "index_add_": lambda x, y: y.new_zeros(len(y), 4).index_add_(0, torch.arange(len(y)), y),
+    "copy_": lambda x, y: x.new_empty(x.shape).copy_(y),
+    "set item": lambda x, y: (buffer := y.new_ones(y.shape), buffer.__setitem__((slice(None), 0), y[:, 0]))[0],
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_buffer_of_the_batchs_size_made_within_a_block(kind: str, recorded: bool) -> None:
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + MADE[kind](x, self.a(x))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Makes(), Makes()).double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    net = UnrolledNetwork(model, lambda: record(model, x)) if recorded else unroll(model, x)
+    assert len(net) == 2
+    other = torch.randn(5, 4, dtype=torch.float64)
+    assert torch.equal(net(other), model(other))
+    assert torch.equal(drop_blocks(net, [1])(other), net(other, [1.0, 0.0]))

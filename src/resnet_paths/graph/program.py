@@ -49,6 +49,12 @@ class ModuleCall:
         self.output = nodes
         self.record = type(value) if isinstance(value, dict) and type(value) is not dict else None
 
+    def walk(self) -> Iterator[ModuleCall]:
+        """This call, then all calls made within it, in order."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
     def ancestors(self) -> Iterator[ModuleCall]:
         """This call, then the calls around it, innermost first."""
         call: ModuleCall | None = self

@@ -18,7 +18,7 @@ from ..graph.inputs import bind
 from ..graph.pieces import Piece
 from ..graph.prefix_tree import shared_walk
 from ..graph.preserve import preserved
-from ..graph.program import ModuleCall, Program, first_node
+from ..graph.program import Program, first_node
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
 from .gate_rows import Evaluations
@@ -201,7 +201,7 @@ def _is(node: fx.Node, program: Program, kinds: tuple[type, ...]) -> bool:
 
 def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
     """A module of the user's as one layer."""
-    calls = [call for call in _calls(program.root) if call.path == name]
+    calls = [call for call in program.root.walk() if call.path == name]
     chain = set(flow.chain(program.output))
     entry = first_node(calls[0].args) if len(calls) == 1 else None
     end = first_node(calls[0].output) if len(calls) == 1 else None
@@ -216,12 +216,6 @@ def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
     if outside:
         raise ValueError(f"expected a module whose inner values nothing else reads, got {name!r}")
     return _Layer(name, entry, end, frozenset(inside))
-
-
-def _calls(call: ModuleCall) -> Iterator[ModuleCall]:
-    yield call
-    for child in call.children:
-        yield from _calls(child)
 
 
 def _check_apart(layers: list[_Layer]) -> None:

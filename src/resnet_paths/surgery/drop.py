@@ -11,6 +11,7 @@ from ..graph.copying import copied
 from ..graph.leaving import Holdings
 from ..network import UnitRef, UnrolledNetwork, unroll
 from .edit import edits, give_forward, take_out
+from .token_cache import warn_of_token_count
 
 Units = Sequence[UnitRef] | UnitRef
 
@@ -58,7 +59,9 @@ def drop_blocks(
         10434856
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    forwards = edits(net, net.indices(units))
+    indices = net.indices(units)
+    forwards = edits(net, indices)
+    warn_of_token_count(net.segments.program, [net.segments.cuts[index] for index in indices])
     leaving = Holdings(net.segments.program).leaving([written.plan for written, _ in forwards])
     memo: dict[int, Any] = {}
     result = net.model if inplace else copied(net.model, memo)
