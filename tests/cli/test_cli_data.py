@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from resnet_paths import drop_blocks
 from resnet_paths.cli import app
-from resnet_paths.models import cifar_resnet, load_checkpoint, save_checkpoint
+from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, save_checkpoint
+from resnet_paths.models.checkpoint import read_facts
 
 LEVELS = {"ant": 20, "bee": 90, "cow": 160, "dog": 230}
 
@@ -151,6 +153,21 @@ def test_images_without_parts_are_parted_for_training(tmp_path) -> None:
     assert "Images: 16 of" in told(result)
     assert "Images: 4 of" in told(result)
     assert np.isfinite(json.loads(result.stdout)["epochs"][0]["test_error"])
+
+
+def test_what_drop_writes_is_read_again(photos, tmp_path) -> None:
+    model = cifar_resnet(14, widths=(4, 4, 8), num_classes=4, seed=0).eval()
+    path = save_checkpoint(model, tmp_path / "net.safetensors")
+    result = run("drop", "--model", path, "--data", photos, "--units", "layer1.1", "--no-onnx", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    x = torch.randn(2, 3, 8, 8)
+    expected = drop_blocks(model, ["layer1.1"])(x)
+    for spec in (tmp_path / "model.safetensors", f"cifar-resnet14@{tmp_path / 'model.safetensors'}"):
+        if "@" in str(spec):
+            assert run("unroll", "--model", spec).exit_code == 2  # other widths: told in one line
+        else:
+            assert torch.equal(load_model(str(spec))(x), expected)
+    assert read_facts(tmp_path / "model.safetensors")["classes"] == sorted(LEVELS)
 
 
 def test_a_checkpoint_of_any_name(photos, tmp_path) -> None:

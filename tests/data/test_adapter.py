@@ -228,6 +228,13 @@ class Two(nn.Module):
         return self.norm(u) + v
 
 
+class Optional(Two):
+    """The same with defaults for both, as models of Hugging Face have them."""
+
+    def forward(self, u: Any = None, v: Any = None) -> torch.Tensor:
+        return super().forward(u, v)
+
+
 def test_inputs_of_any_kind_come_in_batches() -> None:
     u, v, y = torch.randn(5, 3), torch.randn(5, 3), torch.arange(5)
     expected = u.mean(0)
@@ -235,12 +242,17 @@ def test_inputs_of_any_kind_come_in_batches() -> None:
     for source in (
         [((u, v), y)],
         collated,
+        [[[u, v], y]],
+        [(u, v, y)],
         [UserDict(u=u, v=v)],
         [{"u": u, "v": v, "index": y, "labels": y}],
     ):
         model = Two()
         recalibrate_batchnorm(model, source)
         assert torch.allclose(model.norm.running_mean, expected, atol=1e-6)  # type: ignore[arg-type]
+    optional = Optional()
+    recalibrate_batchnorm(optional, [[[u, v], y]])
+    assert torch.allclose(optional.norm.running_mean, expected, atol=1e-6)  # type: ignore[arg-type]
     norm = nn.BatchNorm1d(3)
     for source in ([u[:3], u[3:]], [{"image": u, "label": y}], TensorDataset(u, y), (u, y)):
         recalibrate_batchnorm(norm, source)

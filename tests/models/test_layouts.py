@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from resnet_paths import drop_blocks, unroll
 from resnet_paths.landscape import project_trajectory
 from resnet_paths.models import (
     cifar_resnet,
@@ -190,6 +191,18 @@ def test_a_compiled_part_of_a_model_has_plain_names(tmp_path) -> None:
     other = cifar_resnet(8)
     other.layer1 = torch.compile(other.layer1, backend="eager")  # type: ignore[assignment]
     assert torch.equal(load_checkpoint(path, other)(X), WANT)
+
+
+def test_a_network_without_blocks_is_read_again(tmp_path) -> None:
+    whole = cifar_resnet(14, seed=3).eval()
+    smaller = drop_blocks(whole, ["layer1.1", "layer3.1"])
+    path = save_checkpoint(smaller, tmp_path / "net.safetensors", dropped=["layer1.1", "layer3.1"])
+    want = smaller(X)
+    for again in (load_model(str(path)), load_model(f"cifar-resnet14@{path}"), load_checkpoint(path, smaller)):
+        assert torch.equal(again(X), want)
+    assert len(unroll(load_model(str(path)))) == 4
+    with pytest.raises(ValueError, match="does not fit"):
+        load_model(f"cifar-resnet20@{path}")
 
 
 def walk(step: int) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..models import load_model
+from ..models import load_model, save_checkpoint
 from ..network import UnitRef
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
@@ -181,6 +181,14 @@ def register(app: typer.Typer) -> None:
             distil(smaller, net, training)
         example = placed(images.subset(slice(0, 2)).x, smaller)
         files = export_model(smaller, example, out, onnx=onnx)
+        save_checkpoint(
+            smaller,
+            files["safetensors"],
+            dropped=[net[index].name for index in net.indices(chosen)],
+            mean=list(images.mean),
+            std=list(images.std),
+            classes=list(images.classes),
+        )
         facts = {
             "dropped": net.indices(chosen),
             "parameters_before": count_parameters(network),

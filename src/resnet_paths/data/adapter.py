@@ -137,10 +137,9 @@ def model_input(x: Any, model: nn.Module | None) -> Any:
         return x
     parameters = inspect.signature(model.forward).parameters.values()
     if isinstance(x, list):
-        needed = [
-            p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        return tuple(x) if len(needed) > 1 or (len(needed) == 1 and len(x) == 1) else x
+        needed = _needed(model)
+        several = needed > 1 or (not needed and len(x) <= len(parameters))
+        return tuple(x) if several or (needed == 1 and len(x) == 1) else x
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(x)
     names = {p.name for p in parameters}
@@ -265,10 +264,20 @@ def _input_and_target(batch: Any, model: nn.Module | None) -> tuple[Any, Any]:
         rest = {key: value for key, value in batch.items() if key != label}
         return model_input(rest, model), None if label is None else batch[label]
     if isinstance(batch, (tuple, list)) and batch:
+        if model is not None and len(batch) > 2 and _needed(model) == len(batch) - 1:
+            return tuple(batch[:-1]), batch[-1]  # an input for each argument, and the target
         return model_input(batch[0], model), batch[1] if len(batch) > 1 else None
     if not _is_array(batch):
         raise TypeError(f"expected batches of inputs, or of inputs and targets, got {type(batch).__name__}")
     return tensor_of(batch, "numbers"), None
+
+
+def _needed(model: nn.Module) -> int:
+    """The number of arguments that the model's forward cannot do without."""
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in inspect.signature(model.forward).parameters.values()
+    )
 
 
 def _is_scalar(y: Any) -> bool:

@@ -17,7 +17,7 @@ from .._display import shown
 from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..graph.wrappers import unwrap
-from ..models import read_checkpoint
+from ..models import load_state, read_checkpoint
 from ..models.load import is_checkpoint
 from ..models.states import fit
 from ..network import UnrolledNetwork
@@ -351,5 +351,4 @@ def _labels(given: Sequence[str] | None, checkpoints: object, count: int) -> tup
 def _loaded(model: nn.Module, state: State) -> nn.Module:
     """A copy of the model in eval mode with other weights."""
     other = private_copy(model).eval()
-    other.load_state_dict(dict(state))
-    return other
+    return load_state(other, state)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..graph.wrappers import inner_model
+from ..surgery import drop_blocks
 from ._infer import inferred_network
 from .cifar import CifarResNet, cifar_resnet
 from .states import fit, plain_name, prefixes_of, say_foreign, state_in
@@ -35,7 +36,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         model: the model; its state is copied to the CPU first, under plain names where it is compiled or data-parallel.
         path: the file; its folder is made where it is missing.
         **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
-            channel), ``classes`` (their names, in the order of the logits), ``data`` and ``recipe``.
+            channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
+            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read).
 
     Raises:
         TypeError: a fact is no JSON value.
@@ -186,7 +188,19 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None, *, key: st
             f"expected a checkpoint that says which model it is of, got {Path(path).name} with keys "
             f"{sorted(state)[:3]}...; give the model too, as NAME@FILE or in code"
         )
-    return load_state(model, state, Path(path).name).eval()
+    return load_state(as_dropped(model, state, facts), state, Path(path).name).eval()
+
+
+def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> nn.Module:
+    """The model without the blocks that a checkpoint says (fact ``dropped``, their names) it was saved without.
+
+    Raises:
+        UnrollError: the model has no such blocks.
+    """
+    names = facts.get("dropped")
+    if not isinstance(names, list) or not names or not fit(state, model.state_dict(), "the checkpoint").missing:
+        return model
+    return drop_blocks(model, [str(name) for name in names])
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = "the state dict") -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..user_code import near
 from ._own import own_model
-from .checkpoint import classes_of, load_checkpoint, read_checkpoint
+from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
@@ -69,10 +69,12 @@ def load_model(
         if pretrained:
             raise ValueError("expected weights from a file or pretrained=True, got both; give one")
         model = load_model(spec, num_classes=num_classes, **options)
-        classes = None if num_classes is not None else classes_of(read_checkpoint(weights)[0], model)
+        state, facts = read_checkpoint(weights)
+        model = as_dropped(model, state, facts)
+        classes = None if num_classes is not None else classes_of(state, model)
         if classes is not None:  # a head that was trained anew
-            model = load_model(spec, num_classes=classes, **options)
-        return load_checkpoint(weights, model)
+            model = as_dropped(load_model(spec, num_classes=classes, **options), state, facts)
+        return load_state(model, state, Path(weights).name).eval()
     return _made(spec, num_classes, pretrained, options).eval()
 
 
