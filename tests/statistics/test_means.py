@@ -65,6 +65,23 @@ def test_no_spread_is_no_certainty(bound: float | None) -> None:
     assert -0.02 < low[0] == -high[0] < -0.005
 
 
+@pytest.mark.filterwarnings("error")
+def test_means_that_are_not_finite_have_no_interval_and_do_not_touch_the_others() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 20))
+    alone = mean_intervals(values[3:])
+    values[0, 0], values[1, 0], values[2, 0] = np.nan, np.inf, -np.inf
+    low, high = mean_intervals(values)
+    assert np.isnan(low[:3]).all()
+    assert np.isnan(high[:3]).all()
+    assert (low[3], high[3]) == pytest.approx((alone[0][0], alone[1][0]))
+
+
+def test_path_norms_that_are_all_alike() -> None:
+    for values in (np.zeros((1, 5)), np.full((1, 5), 2.0)):
+        assert norm_intervals(values)[1] == np.inf
+        assert pooled_norm_intervals(values[..., None])[1] == np.inf
+
+
 def test_wrong_use() -> None:
     for values, level in ((np.zeros((2, 0)), 0.95), (np.zeros((2, 5)), 1.0)):
         with pytest.raises(ValueError, match="at least one image and a level"):
@@ -143,4 +160,5 @@ def test_noise_alone_ranks_nothing_for_sure() -> None:
 def test_ranges_of_what_has_no_ranks() -> None:
     values = np.arange(12.0).reshape(4, 3)
     assert np.isnan(correlation_ranges(values, np.ones(4))).all()
+    assert np.isnan(correlation_ranges(np.where(values == 4, np.nan, values), np.arange(4.0))).all()
     assert np.isnan(correlation_ranges(values[:, :1], np.arange(4.0))).all()

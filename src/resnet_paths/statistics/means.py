@@ -101,9 +101,10 @@ def mean_intervals(
     if not values.shape[-1] or not 0 < level < 1:
         raise ValueError(f"expected at least one image and a level between 0 and 1, got {values.shape[-1]} and {level}")
     wide = np.asarray(values, float)
-    low, high = student_intervals(wide, level)
-    if wide.shape[-1] >= 3:
-        low, high = _further(wide, low, high, level, count, seed)
+    with np.errstate(invalid="ignore", over="ignore"):  # means that are not finite have no ends: NaN
+        low, high = student_intervals(wide, level)
+        if wide.shape[-1] >= 3:
+            low, high = _further(wide, low, high, level, count, seed)
     if bound is None:
         return low, high
     added = np.concatenate([wide, np.broadcast_to([-bound, bound], (*wide.shape[:-1], 2))], -1)

@@ -58,7 +58,7 @@ def pooled_norm_intervals(
         seed: of them.
 
     Returns:
-        The lower and the upper ends, (...) each.
+        The lower and the upper ends, (...) each; infinite above where the draws of each example are all alike.
     """
     draws, examples = values.shape[-2:]
     errors = values.var(-2, ddof=1) / draws
@@ -79,7 +79,7 @@ def pooled_norm_intervals(
         t = np.nan_to_num(drawn / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
         ends = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="closest_observation")
         further = np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
-    return np.maximum(np.where(error > 0, further[0], mean), 0.0), np.where(error > 0, further[1], mean)
+    return np.maximum(np.where(error > 0, further[0], 0.0), 0.0), np.where(error > 0, further[1], np.inf)
 
 
 def log_student_interval(

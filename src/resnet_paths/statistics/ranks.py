@@ -71,7 +71,7 @@ def correlation_ranges(
         seed: of all draws.
 
     Returns:
-        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, and of a single image.
+        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, of values that are not finite, and of a single image.
 
     Example:
         >>> values = np.random.default_rng(0).normal(size=(5, 200)) + np.arange(5)[:, None]
@@ -81,7 +81,7 @@ def correlation_ranges(
     if any(values.ndim == 2 and values.shape[1] < 2 for values in (first, second)):
         return np.full((len(correlations), 2), np.nan)
     seen = [values.mean(1) if values.ndim == 2 else values for values in (first, second)]
-    if any(np.ptp(values) == 0 for values in seen):
+    if any(not np.isfinite(values).all() or np.ptp(values) == 0 for values in seen):
         return np.full((len(correlations), 2), np.nan)
     sampled = [values.ndim == 2 for values in (first, second)]
     seeds = (seed, seed if paired else seed + 1)
