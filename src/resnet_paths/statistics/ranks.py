@@ -71,7 +71,8 @@ def correlation_ranges(
         seed: of all draws.
 
     Returns:
-        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, of values that are not finite, and of a single image.
+        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, of values that are not
+        finite, and of a single image.
 
     Example:
         >>> values = np.random.default_rng(0).normal(size=(5, 200)) + np.arange(5)[:, None]
