@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..arguments import checked
+
 Logger = Callable[[Mapping[str, float], int], None]
 """Called with numbers by name, and the step."""
 
 
+@checked
 def to_tensorboard(writer: Any) -> Logger:
     """A logger that writes each number as a scalar of TensorBoard.
 
@@ -35,6 +38,7 @@ def to_tensorboard(writer: Any) -> Logger:
     return log
 
 
+@checked
 def to_wandb(run: Any) -> Logger:
     """A logger that writes to a run of Weights & Biases, over a step of its own (``paths/step``).
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from torch import nn
 
 from ..data import ImageData, Reading, Split, has_parts, load_data
@@ -21,7 +20,10 @@ from ..graph.inputs import main_output
 from ..models import load_model, reading_of
 from ..network import UnrolledNetwork, unroll
 from ..network.unrolled import placed
-from ..sweep import SweepError
+from ._errors import print_error, reading, user_errors
+from ._places import Place
+
+__all__ = ["print_error", "reading", "user_errors"]
 
 ModelOption = Annotated[
     str,
@@ -57,7 +59,7 @@ MeanOption = Annotated[
 StdOption = Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel; likewise.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables."), Place(folder=True)]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything drawn at random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
 
@@ -212,16 +214,21 @@ def _say(text: str) -> None:
 
 
 def place(device: str) -> torch.device:
-    """The device of a name, if it is there."""
+    """The device of a name, if it is there and holds numbers."""
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"expected a device that is there, such as cpu, got {device!r}: {error}") from None
+        if found.type == "meta":
+            raise ValueError("it holds shapes, no numbers")
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0][:150]
+        raise ValueError(
+            f"expected a device that is there, such as cpu, as --device, got {device!r}: {reason}"
+        ) from None
     return found
 
 
-def fitting(model: nn.Module, data: ImageData) -> tuple[torch.Tensor, Any]:
+def fitting(model: nn.Module, data: ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
     """Two images and what the model makes of them, if it takes them; one line if it does not."""
     example = placed(data.subset(slice(0, 2)).x, model)
     try:
@@ -230,18 +237,18 @@ def fitting(model: nn.Module, data: ImageData) -> tuple[torch.Tensor, Any]:
     except RuntimeError as error:
         shape = "x".join(map(str, example.shape[1:]))
         raise ValueError(
-            f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit --model"
+            f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit {option}"
         ) from None
-    _check_classes(main_output(output), data)
+    _check_classes(main_output(output), data, option)
     return example, output
 
 
-def _check_classes(logits: torch.Tensor, data: ImageData) -> None:
+def _check_classes(logits: torch.Tensor, data: ImageData, option: str = "--model") -> None:
     classes = int(data.labels.max()) + 1
     if logits.ndim == 2 and logits.shape[1] < classes:
         raise ValueError(
             f"expected a model with a logit for each of the {classes} classes of {data.name}, got {logits.shape[1]} "
-            "logits; choose --data to fit --model, or load the model with as many classes"
+            f"logits; choose --data to fit {option}, or load the model with as many classes"
         )
 
 

@@ -34,6 +34,7 @@ from ..plot import (
     plot_single_deletions,
     plot_stage_deletions,
 )
+from ._tables import table
 
 
 class StudyName(StrEnum):
@@ -218,10 +219,10 @@ def as_json(name: StudyName, finding: Finding, picture: Path) -> str:
 
 def shown(finding: Finding, title: str) -> Table:
     """The table for a terminal."""
-    table = Table(title=title)
+    rows = table(title)
     for column in finding.table:
         numeric = pd.api.types.is_numeric_dtype(finding.table[column])
-        table.add_column(str(column), justify="right" if numeric else "left")
+        rows.add_column(str(column).replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in finding.table.itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    return table
+        rows.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    return rows

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from ..data import ImageData
+from ..files import write_text
 from ..landscape import (
     Direction,
     Surface,
@@ -25,7 +26,6 @@ from ..landscape import (
     save_surface,
     save_vtk,
 )
-from ..models import load_model
 from ..plot import interactive_surface, plot_surface_line, plot_surface_twins, save
 from ..sweep import local_workers
 from ._common import (
@@ -41,9 +41,12 @@ from ._common import (
     console,
     fitting,
     model_and_data,
+    named_model,
     unrolled,
     user_errors,
 )
+from ._places import Place
+from ._tables import show, table
 
 TwinOption = Annotated[
     str | None, typer.Option("--twin", help="A second model, such as the plain twin, on the same draws and scale.")
@@ -55,7 +58,7 @@ GatesOption = Annotated[
     str | None, typer.Option("--gates", help="Units for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
 ]
 LineOption = Annotated[bool, typer.Option("--line", help="One direction instead of two.")]
-PointsOption = Annotated[int, typer.Option("--points", help="Coordinates an axis.", min=1)]
+PointsOption = Annotated[int, typer.Option("--points", help="Coordinates an axis.", min=1, max=10_000)]
 RangeOption = Annotated[
     str | None, typer.Option("--range", help="Coordinates of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
 ]
@@ -73,7 +76,9 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch-size", help="Images at a time (default: what suits the cache).", min=1)
 ]
 JournalOption = Annotated[
-    Path | None, typer.Option("--journal", help="Keep finished cells here; the same command goes on from them.")
+    Path | None,
+    typer.Option("--journal", help="Keep finished cells here; the same command goes on from them."),
+    Place(folder=False),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random directions.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes (default: this one).", min=0)]
@@ -136,7 +141,10 @@ def register(app: typer.Typer) -> None:
         options: dict[str, Any] = {"x": x, "batch_size": batch_size, "dtype": _dtype(dtype), "journal": journal}
         options |= {"y": y, "progress": not as_json}
 
-        networks = {model: network} if twin is None else {model: network, twin: load_model(twin).to(device)}
+        networks = {model: network}
+        if twin is not None:
+            networks[twin] = named_model(twin, "--twin").to(device)
+            fitting(networks[twin], images, "--twin")
         surfaces: dict[str, Surface] = {}
         with local_workers(workers) if workers else nullcontext() as executor:
             for name, one in networks.items():
@@ -160,7 +168,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps({"surfaces": rows, "files": [str(path) for path in written]}, indent=2))
             return
-        screen.print(_table(rows))
+        show(screen, _table(rows))
         screen.print(f"Written: {', '.join(str(path) for path in written)}")
 
 
@@ -179,7 +187,7 @@ def _range(text: str) -> tuple[float, float]:
         ends = float(low), float(high)
     except ValueError:
         ends = (0.0, 0.0)
-    if not colon or not ends[0] < ends[1]:
+    if not colon or not -np.inf < ends[0] < ends[1] < np.inf:
         raise ValueError(f"expected a range LOW:HIGH such as -1:1, got {text!r}")
     return ends
 
@@ -196,7 +204,7 @@ def _random(model: nn.Module, seed: int, normalise: str, count: int) -> list[Dir
 
 
 def _to(model: nn.Module, checkpoint: str) -> Direction:
-    return direction_between(model, load_model(checkpoint))
+    return direction_between(model, named_model(checkpoint, "--to"))
 
 
 def _over_gates(model: nn.Module, images: ImageData, gates: str, options: dict[str, Any]) -> Surface:
@@ -234,12 +242,13 @@ def _write(surfaces: dict[str, Surface], log: bool | None, html: bool, out: Path
     written = [_draw(surfaces, log, out)]
     for place, surface in enumerate(surfaces.values()):
         stem = "landscape" if place == 0 else "landscape_twin"
-        surface.to_frame().to_csv(out / f"{stem}.csv", index=False)
+        write_text(out / f"{stem}.csv", surface.to_frame().to_csv(index=False))
         written += [out / f"{stem}.csv", save_surface(surface, out / f"{stem}.npz")]
         written.append(save_vtk(surface, out / f"{stem}.vtk"))
     if html:
         page = out / "landscape.html"
-        interactive_surface(surfaces, log=_spread(surfaces) if log is None else log).write_html(page)
+        figure = interactive_surface(surfaces, log=_spread(surfaces) if log is None else log)
+        write_text(page, figure.to_html())
         written.append(page)
     return written
 
@@ -267,11 +276,8 @@ def _numbers(surface: Surface) -> dict[str, Any]:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> Table:
-    table = Table(title="Loss surface")
-    table.add_column("")
-    for name in rows:
-        table.add_column(name, justify="right")
+    shown = table("Loss surface", [""], list(rows))
     for number in next(iter(rows.values())):
         cells = [row.get(number) for row in rows.values()]
-        table.add_row(number, *("" if cell is None else f"{cell:.4g}" for cell in cells))
-    return table
+        shown.add_row(number, *("" if cell is None else f"{cell:.4g}" for cell in cells))
+    return shown

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import ImageData
+from ..files import write_text
 from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -36,6 +37,8 @@ from ._common import (
     unrolled,
     user_errors,
 )
+from ._places import Place
+from ._tables import show, table
 
 DropOption = Annotated[
     int | None,
@@ -76,7 +79,9 @@ PrecisionOption = Annotated[
     float | None, typer.Option("--precision", help="Sample the game until every standard error is at most this.")
 ]
 JournalOption = Annotated[
-    Path | None, typer.Option("--journal", help="A file that keeps finished batches of images, to resume from.")
+    Path | None,
+    typer.Option("--journal", help="A file that keeps finished batches of images, to resume from."),
+    Place(folder=False),
 ]
 
 
@@ -128,13 +133,16 @@ def register(app: typer.Typer) -> None:
         chosen = _choose(net, images, drop, tolerance, seed, running)
         report = _dropped(net, images, chosen, seed, running)
         picture = save(plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png")
-        record.to_pandas().to_csv(out / "lesion.csv", index=False)
+        write_text(out / "lesion.csv", record.to_pandas().to_csv(index=False))
         if as_json:
             typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
             return
-        screen.print(_table(record))
-        screen.print(_comparison(report))
-        screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
+        show(screen, _table(record))
+        if chosen:
+            show(screen, _comparison(report))
+            screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
+        else:
+            screen.print(_nothing_dropped(drop, tolerance))
         screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
 
 
@@ -150,11 +158,12 @@ def _study(
     """One study: its table on screen and in a file, its picture."""
     finding = _studies.run(name, net, images, options)
     picture = save(finding.plot(), out / f"{name}.png")
-    finding.table.to_csv(out / f"{name}.csv", index=False)
+    write_text(out / f"{name}.csv", finding.table.to_csv(index=False))
     if as_json:
         typer.echo(_studies.as_json(name, finding, picture))
         return
-    screen.print(_studies.shown(finding, f"{name}: {finding.facts['metric']} {finding.facts['whole']:.4g} undamaged"))
+    title = f"{name}: {finding.facts['metric']} {finding.facts['whole']:.4g} undamaged"
+    show(screen, _studies.shown(finding, title))
     screen.print(finding.words)
     screen.print(f"Written: {picture} and {out / f'{name}.csv'}")
 
@@ -225,14 +234,11 @@ def _as_json(record: SingleDeletions, report: dict[str, Any], picture: Path) -> 
 
 
 def _table(record: SingleDeletions) -> Table:
-    table = Table(title=f"Error after deleting one unit (whole network: {record.whole:.2%})")
-    for name, align in (("unit", "right"), ("name", "left"), ("shortcut", "left"), ("error", "right")):
-        table.add_column(name, justify=align)  # type: ignore[arg-type]
-    table.add_column("95 % interval", justify="right")
-    table.add_column("damage", justify="right")
+    title = f"Error after deleting one block (whole network: {record.whole:.2%})"
+    rows = table(title, ["block", "name", "shortcut"], ["error", "95 % interval", "damage"])
     for index, name in enumerate(record.names):
         style = "bold" if record.shortcuts[index] != "identity" else ""
-        table.add_row(
+        rows.add_row(
             str(index),
             name,
             record.shortcuts[index],
@@ -241,27 +247,37 @@ def _table(record: SingleDeletions) -> Table:
             f"{100 * record.damage[index]:+.2f} points",
             style=style,
         )
-    return table
+    return rows
+
+
+def _nothing_dropped(count: int | None, tolerance: float) -> str:
+    if count == 0:
+        return "No block was dropped, as asked by --drop 0."
+    return (
+        "No block can be dropped: on the half of the images on which blocks are chosen, leaving out any of them "
+        f"raises the error by more than {100 * tolerance:g} points. A larger --tolerance allows more; --drop 1 drops "
+        "one all the same."
+    )
 
 
 def _comparison(report: dict[str, Any]) -> Table:
     before, after = report["before"], report["after"]
     batch = before["latency"]["batch"]
-    table = Table(
-        title=f"Dropping {len(report['dropped'])} units, chosen on one half of the images, "
-        f"measured on the other ({report['images']} images)"
+    dropped = f"{len(report['dropped'])} block" + ("s" if len(report["dropped"]) > 1 else "")
+    rows = table(
+        f"Dropping {dropped}, chosen on one half of the images, measured on the other ({report['images']} images)",
+        [""],
+        ["before", "after", "ratio"],
     )
-    for name in ("", "before", "after", "ratio"):
-        table.add_column(name, justify="left" if not name else "right")
     low, high = after["accuracy_interval"]
-    table.add_row(
+    rows.add_row(
         "accuracy",
         f"{before['accuracy']:.2%}",
         f"{after['accuracy']:.2%} ({low:.1%} to {high:.1%})",
         f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points",
     )
     ratio = after["parameters"] / before["parameters"]
-    table.add_row("parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", f"{ratio:.2f}")
+    rows.add_row("parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", f"{ratio:.2f}")
     times = [1e3 * side["latency"]["median"] for side in (before, after)]
-    table.add_row(f"latency, batch {batch}", f"{times[0]:.1f} ms", f"{times[1]:.1f} ms", f"{times[1] / times[0]:.2f}")
-    return table
+    rows.add_row(f"latency, batch {batch}", f"{times[0]:.1f} ms", f"{times[1]:.1f} ms", f"{times[1] / times[0]:.2f}")
+    return rows

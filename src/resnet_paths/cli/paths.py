@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from ..data import ImageData
+from ..files import write_text
 from ..network import UnrolledNetwork, for_inference
 from ..paths import (
     EffectivePaths,
@@ -42,6 +43,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
+from ._tables import show, table
 
 ImagesOption = Annotated[int, typer.Option("--images", help="Use the first images, this many.", min=1)]
 SamplesOption = Annotated[int, typer.Option("--samples", help="Random paths for each length and image.", min=2)]
@@ -85,7 +87,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps(_as_json(split, found, pictures), indent=2))
             return
-        screen.print(_table(split, found))
+        show(screen, _table(split, found))
         screen.print(
             f"{found.mass:.0%} of the gradient (number of paths times mean norm of one) is in the lengths "
             f"{found.low} to {found.high}, which {found.path_share:.2%} of all paths have; "
@@ -109,8 +111,8 @@ def _pictures(
     out: Path,
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
-    split.to_pandas().to_csv(out / "gradient_by_length.csv", index=False)
-    found.to_pandas().to_csv(out / "effective_paths.csv", index=False)
+    write_text(out / "gradient_by_length.csv", split.to_pandas().to_csv(index=False))
+    write_text(out / "effective_paths.csv", found.to_pandas().to_csv(index=False))
     return [
         save(plot_effective_paths(found)[0], out / "effective_paths.png"),
         save(plot_gradient_by_length(split), out / "gradient_by_length.png"),
@@ -143,12 +145,11 @@ def _as_json(split: GradientByLength, found: EffectivePaths, pictures: list[Path
 
 
 def _table(split: GradientByLength, found: EffectivePaths) -> Table:
-    table = Table(title="Means over the images")
-    for name in ("length", "paths", "norm of one path", "effective share", "norm of all together"):
-        table.add_column(name, justify="right")
+    columns = ["length", "paths", "norm of one path", "effective share", "norm of all together"]
+    rows = table("Means over the images", right=columns)
     norms = split.norms.double().mean(1)
     for length, count in enumerate(found.counts):
-        table.add_row(
+        rows.add_row(
             str(length),
             f"{count:,}",
             f"{found.norm[length]:.2e}",
@@ -156,4 +157,4 @@ def _table(split: GradientByLength, found: EffectivePaths) -> Table:
             f"{float(norms[length]):.2e}",
             style="bold" if found.low <= length <= found.high else "",
         )
-    return table
+    return rows

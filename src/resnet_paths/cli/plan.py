@@ -44,6 +44,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
+from ._tables import show, table
 
 UnitsOption = Annotated[str | None, typer.Option("--units", help="Indices or names, joined by commas: 3,7,layer3.4")]
 PlanOption = Annotated[Path | None, typer.Option("--plan", help="A plan written by resnet-paths plan.")]
@@ -132,7 +133,7 @@ def register(app: typer.Typer) -> None:
             typer.echo(json.dumps({**asdict(result), "file": str(file), "picture": str(picture)}, indent=2))
             return
         screen = console()
-        screen.print(_table(result))
+        show(screen, _table(result))
         if result.confidence is not None:
             screen.print(_chosen(result))
         if recalibrate and tracking_norms(network):
@@ -208,6 +209,8 @@ def register(app: typer.Typer) -> None:
 
 def _references(text: str) -> list[UnitRef]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"expected --units as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
 
 
@@ -222,16 +225,18 @@ def _chosen(plan: DropPlan) -> str:
 
 
 def _table(plan: DropPlan) -> Table:
-    table = Table(title=f"Dropping blocks by {plan.search} search, batch {plan.batch}")
-    for name in ("dropped", "last unit", "accuracy", "recalibrated", "95 % interval", "latency", "parameters", ""):
-        table.add_column(name, justify="left" if name in ("last unit", "") else "right")
+    rows = table(
+        f"Dropping blocks by {plan.search} search, batch {plan.batch}",
+        ["dropped", "last block"],
+        ["accuracy", "recalibrated", "95 % interval", "latency", "parameters", ""],
+    )
     whole = plan.points[0]
     before: set[str] = set()
     for row, point in enumerate(plan.points):
         new = ", ".join(name for name in point.names if name not in before)
         before = set(point.names)
         low, high = point.recalibrated_interval or point.accuracy_interval
-        table.add_row(
+        rows.add_row(
             str(len(point.dropped)),
             new,
             f"{point.accuracy:.2%}",
@@ -241,4 +246,4 @@ def _table(plan: DropPlan) -> Table:
             f"{point.parameters / whole.parameters:.2f}",
             "chosen" if row == plan.chosen else "",
         )
-    return table
+    return rows

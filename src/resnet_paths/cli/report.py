@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from ..models import load_model
 from ..report import STAGES, Report, write_report
 from ..report.stage import BUDGETS, Budget
 from ._common import (
@@ -29,6 +27,8 @@ from ._common import (
     unrolled,
     user_errors,
 )
+from ._places import Place
+from ._tables import show, table
 
 
 def _budgets(incomplete: str) -> list[str]:
@@ -39,7 +39,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
     return [(stage.name, stage.title) for stage in STAGES if stage.name.startswith(incomplete)]
 
 
-FileOption = Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")]
+FileOption = Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write."), Place(folder=False)]
 BudgetOption = Annotated[
     str, typer.Option("--budget", help="quick (minutes on a CPU) or full.", autocompletion=_budgets)
 ]
@@ -63,7 +63,9 @@ ToleranceOption = Annotated[
     ),
 ]
 JournalOption = Annotated[
-    Path | None, typer.Option("--journal", help="The file that keeps finished stages (default: beside --out).")
+    Path | None,
+    typer.Option("--journal", help="The file that keeps finished stages (default: beside --out)."),
+    Place(folder=False),
 ]
 
 
@@ -152,13 +154,11 @@ def _as_json(result: Report) -> dict[str, object]:
 
 def _show(result: Report) -> None:
     screen = console()
-    table = Table(title="Stages")
-    for name in ("stage", "status", "seconds"):
-        table.add_column(name, justify="right" if name == "seconds" else "left")
+    rows = table("Stages", ["stage", "status"], ["seconds"])
     for outcome in result.outcomes:
         status = outcome.status if not outcome.reason else f"{outcome.status}: {outcome.reason}"
-        table.add_row(outcome.stage.name, status, f"{outcome.seconds:.1f}")
-    screen.print(table)
+        rows.add_row(outcome.stage.name, status, f"{outcome.seconds:.1f}")
+    show(screen, rows)
     for text in result.findings:
         screen.print(f"- {text}", highlight=False, markup=False)
     for text in result.warnings:

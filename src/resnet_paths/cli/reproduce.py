@@ -28,6 +28,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
+from ._tables import show
 
 
 def _papers(incomplete: str) -> list[tuple[str, str]]:
@@ -105,7 +106,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             typer.echo(json.dumps(_as_json(result), indent=2))
         else:
-            screen.print(_table(result))
+            show(screen, _table(result))
         if result.failed:
             raise typer.Exit(1)
 

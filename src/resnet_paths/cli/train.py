@@ -32,7 +32,9 @@ from ._common import (
     StdOption,
     console,
     fitting,
+    named_model,
     place,
+    reading,
     user_errors,
 )
 
@@ -152,7 +154,7 @@ def register(app: typer.Typer) -> None:
             precision=precision,  # type: ignore[arg-type]
             seed=seed,
         )
-        network = made(model, images, given, seed).to(place(device))
+        network = made(model, images, given, seed).to(where)
         fitting(network, images)
         screen = console(quiet=as_json)
         screen.print(f"{_name(network)}, {len(images)} images of {images.name}, {epochs} epochs, into {out}")
@@ -185,14 +187,14 @@ def made(spec: str, data: ImageData, given: dict[str, Any], seed: int) -> nn.Mod
             raise ValueError(f"expected --widths as numbers joined by commas, got {given['widths']!r}") from None
         channels = data.images.shape[1]
         options = {**given, "widths": widths, "in_channels": channels, "seed": seed}
-        return load_model(spec, num_classes=len(data.classes), **options)
+        return named_model(spec, num_classes=len(data.classes), **options)
     changed = [name for name, value in given.items() if value != FAMILY[name]]
     if changed:
         flags = ", ".join("--plain" if name == "residual" else f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"expected {flags} with --model cifar-resnetDEPTH alone, got {spec!r}; leave it out")
     own = "@" in spec or spec == "embedded" or is_checkpoint(spec) or ".py:" in spec
     by_library = not own and spec.partition(":")[0] in ("torchvision", "timm", "hf", spec)
-    return load_model(spec, num_classes=len(data.classes)) if by_library else load_model(spec)
+    return named_model(spec, num_classes=len(data.classes)) if by_library else named_model(spec)
 
 
 def _name(network: nn.Module) -> str:

@@ -8,10 +8,15 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import nn
 
-from ..models import load_model
+from ..graph.preserve import preserved
+from ..graph.private_copy import private_use
+from ..network import UnrolledNetwork, UnrollError
 from ..network import unroll as find_units
-from ._common import JsonOption, ModelOption, console, user_errors
+from ._common import JsonOption, ModelOption, console, named_model, user_errors
+
+MOST_SIDE = 100_000
 
 ShapeOption = Annotated[
     str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the units' shapes.")
@@ -28,14 +33,44 @@ def register(app: typer.Typer) -> None:
     @user_errors
     def unroll(model: ModelOption = "embedded", shape: ShapeOption = None, as_json: JsonOption = False) -> None:
         """Print the residual units of a model: names, shortcuts, parameters, shapes."""
-        example = None
-        if shape is not None:
-            try:
-                example = torch.randn(2, *(int(side) for side in shape.lower().split("x")))
-            except (ValueError, RuntimeError):
-                raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
-        net = find_units(load_model(model), example)
+        example = None if shape is None else _example(shape)
+        net = _units(named_model(model), example, shape)
         if as_json:
             typer.echo(json.dumps([dataclasses.asdict(unit) for unit in net], indent=2))
         else:
             console().print(repr(net), soft_wrap=True, highlight=False, markup=False)
+
+
+def _example(shape: str) -> torch.Tensor:
+    """Two random inputs of a shape such as 3x224x224."""
+    try:
+        sides = [int(side) for side in shape.lower().split("x")]
+        if not all(0 < side <= MOST_SIDE for side in sides):
+            raise ValueError(shape)
+        generator = torch.Generator("cpu").manual_seed(0)
+        return torch.randn(2, *sides, generator=generator, dtype=torch.float32, device="cpu")
+    except (ValueError, RuntimeError):
+        raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
+
+
+def _units(model: nn.Module, example: torch.Tensor | None, shape: str | None) -> UnrolledNetwork:
+    """The network; one line where the model does not take inputs of the shape."""
+    try:
+        return find_units(model, example)
+    except UnrollError:
+        if example is not None:
+            _check_taken(model, example, shape)
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        if example is not None:
+            _check_taken(model, example, shape)
+        raise
+
+
+def _check_taken(model: nn.Module, example: torch.Tensor, shape: str | None) -> None:
+    try:
+        with private_use(model) as own, preserved(own), torch.no_grad():
+            own(example)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"expected --input as the shape of what the model takes, got {shape!r}: {reason}") from error

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..arguments import checked
 from .arrays import image_tensor, label_tensor, tensor_of
 from .batches import even_slices
 from .images import ImageData
@@ -91,6 +92,7 @@ def as_data(
     )
 
 
+@checked
 def as_batches(
     source: ImageSource, model: nn.Module | None = None, *, batch_size: int = 100, inputs: bool = False
 ) -> Iterator[tuple[Any, Any]]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..arguments import checked
 from ..graph.model_fingerprint import tensor_bytes
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Labelled images, normalised when they are read.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..arguments import checked
 
+
+@checked
 def right(logits: torch.Tensor, labels: torch.Tensor, among: int = 1) -> torch.Tensor:
     """Whether each image's label is among its largest logits; never where a logit is NaN, which predicts nothing.
 

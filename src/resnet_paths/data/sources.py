@@ -73,6 +73,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
     return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split or 'test'})")
 
 
+@checked
 def load_data(
     spec: str = "digits",
     split: Split | None = None,

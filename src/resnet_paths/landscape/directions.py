@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..arguments import checked
+from ..files import existing_file, whole_file
 from ..graph.wrappers import unwrap
 
 Normalise = Literal["filter", "layer", "model", "none"]
@@ -25,6 +27,7 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.Bilinear)
 _NORMALISE = ("filter", "layer", "model", "none")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Direction:
     """A direction in the space of a model's parameters.
@@ -55,6 +58,7 @@ class Direction:
         return Direction, (dict(self.tensors), self.kind, self.seed, dict(self.facts))
 
 
+@checked
 def random_direction(
     model: nn.Module, *, seed: int = 0, normalise: Normalise = "filter", include: Include = "weights"
 ) -> Direction:
@@ -114,6 +118,7 @@ def random_direction(
     return Direction(tensors, f"random {normalise}", seed)
 
 
+@checked
 def direction_between(start: nn.Module, end: nn.Module | Mapping[str, torch.Tensor]) -> Direction:
     """From a model's parameters to those of another checkpoint of it: 0 is the one, 1 the other.
 
@@ -146,6 +151,7 @@ def direction_between(start: nn.Module, end: nn.Module | Mapping[str, torch.Tens
     return Direction(steps, "between")
 
 
+@checked
 def direction_from(
     model: nn.Module,
     tensors: Mapping[str, torch.Tensor] | torch.Tensor,
@@ -187,6 +193,7 @@ def direction_from(
     return Direction(own, kind, None, dict(facts or {}))
 
 
+@checked
 def shared_direction(direction: Direction, model: nn.Module) -> Direction:
     """The part of a direction that another model has too: its parameters of the same names and shapes.
 
@@ -215,6 +222,7 @@ def shared_direction(direction: Direction, model: nn.Module) -> Direction:
     return Direction(kept, direction.kind, direction.seed, {**direction.facts, "left_out": left_out})
 
 
+@checked
 def cosine(one: Direction, other: Direction) -> float:
     """The cosine between two directions over all parameters: 0 for orthogonal ones.
 
@@ -231,28 +239,37 @@ def cosine(one: Direction, other: Direction) -> float:
     return product / norms if norms else math.nan
 
 
+@checked
 def save_direction(direction: Direction, path: str | Path) -> Path:
     """Writes a direction as a safetensors file, with its kind, seed and facts."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     facts = {"kind": direction.kind, "seed": direction.seed, "facts": dict(direction.facts)}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in direction.tensors.items()}
-    save_file(tensors, str(target), {"direction": json.dumps(facts)})
+    with whole_file(target) as partial:
+        save_file(tensors, str(partial), {"direction": json.dumps(facts)})
     return target
 
 
+@checked
 def load_direction(path: str | Path) -> Direction:
     """Reads what :func:`save_direction` wrote.
 
     Raises:
         ValueError: a file of something else.
     """
-    with safe_open(str(path), framework="pt") as file:
-        facts = (file.metadata() or {}).get("direction")
-        if facts is None:
-            raise ValueError(f"expected a direction, got {Path(path).name}, which does not say that it holds one")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return Direction(tensors, **json.loads(facts))
+    source = existing_file(path, "a direction")
+    try:
+        with safe_open(str(source), framework="pt") as file:
+            facts = (file.metadata() or {}).get("direction")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"expected a direction in {source.name}, which cannot be read: {error}") from error
+    if facts is None:
+        raise ValueError(f"expected a direction, got {source.name}, which does not say that it holds one")
+    try:
+        return Direction(tensors, **json.loads(facts))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected a direction in {source.name}, whose description is altered: {error}") from error
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
@@ -27,6 +28,7 @@ from .record import Surface
 Given = Direction | Tensors
 
 
+@checked
 def eigenvalue_surface(
     model: nn.Module | UnrolledNetwork,
     data: ImageSource,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import checked
+from ..files import existing_file, read_arrays, whole_file
 from .record import Surface
 
 _ARRAYS = ("x", "y", "finished", "seconds")
@@ -17,6 +19,7 @@ _FACTS = (
 )  # fmt: skip
 
 
+@checked
 def save_surface(surface: Surface, path: str | Path) -> Path:
     """Writes a surface as an npz file: every number bit by bit, NaN and infinities too.
 
@@ -29,20 +32,32 @@ def save_surface(surface: Surface, path: str | Path) -> Path:
     arrays |= {f"error:{name}": array for name, array in surface.errors.items()}
     failures = [[*place, error] for place, error in surface.failures.items()]
     facts = {name: getattr(surface, name) for name in _FACTS} | {"failures": failures}
-    np.savez_compressed(target, facts=np.array(json.dumps(facts)), **arrays)
+    with whole_file(target) as partial:
+        np.savez_compressed(partial, facts=np.array(json.dumps(facts)), **arrays)
     return target
 
 
+@checked
 def load_surface(path: str | Path) -> Surface:
     """Reads what :func:`save_surface` wrote; runs no code from it.
 
     Raises:
         ValueError: a file of something else.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "facts" not in file or "x" not in file:
-            raise ValueError(f"expected a surface, got {Path(path).name} with {sorted(file)[:5]}")
-        arrays = dict(file)
+    source = existing_file(path, "a surface")
+    arrays = read_arrays(source, "a surface")
+    if "facts" not in arrays or "x" not in arrays:
+        raise ValueError(f"expected a surface, got {source.name} with {sorted(arrays)[:5]}")
+    try:
+        return _from_arrays(arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"expected a whole surface in {source.name}, in which something is missing or altered: "
+            f"{type(error).__name__}: {error}; save it again"
+        ) from error
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Surface:
     facts: dict[str, Any] = json.loads(str(arrays.pop("facts")))
     facts["norms"] = tuple(facts["norms"])
     facts["failures"] = {(row, column): error for row, column, error in facts["failures"]}
@@ -54,6 +69,7 @@ def load_surface(path: str | Path) -> Surface:
     return Surface(values=parts["value"], errors=parts["error"], **facts)
 
 
+@checked
 def save_vtk(surface: Surface, path: str | Path) -> Path:
     """Writes a surface for ParaView: a legacy VTK file (version 3.0, binary) with a rectilinear grid.
 
@@ -78,7 +94,8 @@ def save_vtk(surface: Surface, path: str | Path) -> Path:
     for name, array in columns.items():
         label = "_".join(name.split())
         content += [f"SCALARS {label} double 1\nLOOKUP_TABLE default\n".encode(), _doubles(array)]
-    target.write_bytes(b"".join(content))
+    with whole_file(target) as partial:
+        partial.write_bytes(b"".join(content))
     return target
 
 
@@ -91,5 +108,4 @@ def _target(path: str | Path, ending: str) -> Path:
     target = Path(path)
     if target.suffix != ending:
         raise ValueError(f"expected a file name that ends in {ending}, got {target.name}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
@@ -28,6 +29,7 @@ Units = UnitRef | Sequence[UnitRef]
 _FROM_0_TO_1 = np.linspace(0, 1, 11)
 
 
+@checked
 def gate_surface(
     net: UnrolledNetwork,
     data: ImageSource,
@@ -76,6 +78,8 @@ def gate_surface(
     """
     data = as_data(data)
     first, second = net.indices(x_units), [] if y_units is None else net.indices(y_units)
+    if not first or (y_units is not None and not second):
+        raise ValueError("expected at least one unit on each axis, got none; leave out y_units for a line")
     if set(first) & set(second):
         both = ", ".join(net[index].name for index in sorted(set(first) & set(second)))
         raise ValueError(f"expected different units on the two axes, got {both} on both")
@@ -91,6 +95,7 @@ def gate_surface(
     return _surface(net, data, GatePlane(base, places(first), places(second)), grid, names, options)
 
 
+@checked
 def gate_path(
     net: UnrolledNetwork,
     data: ImageSource,
@@ -141,6 +146,7 @@ def gate_path(
     return _surface(net, data, GatePath(points.tolist()), Grid(line, None), [name], options)
 
 
+@checked
 def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
     """Waypoints from the whole network through the deletion of each unit in turn: (units + 1, n).
 
@@ -157,6 +163,7 @@ def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
     return points
 
 
+@checked
 def lesioned_surface(
     net: UnrolledNetwork,
     data: ImageSource,

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
 from ..network import UnrolledNetwork
 from ..provenance import Provenance
@@ -88,6 +89,7 @@ class ExtremeEigenvalues:
         return pd.DataFrame({"eigenvalue": self.values, "end": ends, "residual": self.residuals})
 
 
+@checked
 def extreme_eigenvalues(
     operator: CurvatureOperator,
     count: int = 1,
@@ -167,6 +169,7 @@ def extreme_eigenvalues(
     )
 
 
+@checked
 def eigenvalue_ratio(smallest: float, largest: float) -> float:
     """``|λmin / λmax|``; infinity where only λmax is 0, NaN where both are.
 
@@ -264,6 +267,7 @@ class BlockEigenvalues:
         )
 
 
+@checked
 def block_eigenvalues(
     model: nn.Module | UnrolledNetwork,
     data: ImageSource,

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
@@ -28,6 +29,7 @@ Tensors = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 
+@checked
 class CurvatureOperator:
     """The Hessian or the Gauss-Newton matrix of the mean loss over all samples; made by `curvature_operator`.
 
@@ -173,6 +175,7 @@ class CurvatureOperator:
         return f"CurvatureOperator({self.kind}, {len(self):,} parameters, {self.samples} samples, {self.dtype})"
 
 
+@checked
 @torch.inference_mode(False)
 def curvature_operator(
     model: nn.Module | UnrolledNetwork,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx, nn
 
+from ..arguments import checked
 from ..graph.blocks import parameters_of
 from ..graph.pieces import Segments
 from ..network import UnrolledNetwork
 
 
+@checked
 def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:
     """The names of the parameters that each residual unit uses: branch, shortcut and the activation after the sum.
 

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..statistics import mean_intervals, student_intervals
 from .directions import Include, Normalise, random_direction
@@ -55,6 +56,7 @@ _DEVIATIONS = 2
 """A curvature counts as negative only beyond so many standard deviations of the cells' noise."""
 
 
+@checked
 def roughness(
     surface: Surface, metric: str = "loss", scale: Scale = "linear", *, noise: float | np.ndarray = 0.0
 ) -> Roughness:
@@ -242,6 +244,7 @@ class RoughnessStudy:
         return pd.DataFrame({name: array.ravel() for name, array in self.values.items()}, index).reset_index()
 
 
+@checked
 def roughness_study(
     models: nn.Module | Sequence[nn.Module],
     data: ImageSource,
@@ -334,6 +337,7 @@ class RoughnessDifference:
     over: str
 
 
+@checked
 def compare_roughness(first: RoughnessStudy, second: RoughnessStudy) -> dict[str, RoughnessDifference]:
     """Whether one kind of network is smoother than another: differences, paired by model and by plane.
 

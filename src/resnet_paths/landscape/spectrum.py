@@ -13,6 +13,7 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.stats import norm
 
 from .._display import shown
+from ..arguments import checked
 from ..provenance import Provenance, dataset
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
@@ -89,6 +90,7 @@ class SpectralDensity:
         return pd.DataFrame(columns)
 
 
+@checked
 def spectral_density(
     operator: CurvatureOperator,
     *,
@@ -150,7 +152,7 @@ def spectral_density(
         nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
 
     low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
-    spread = width if width is not None else max(0.01 * (high - low), 1e-12 * max(abs(low), abs(high), 1e-300))
+    spread = float(width) if width is not None else max(0.01 * (high - low), 1e-12 * max(abs(low), abs(high), 1e-300))
     points = np.linspace(low - 4 * spread, high + 4 * spread, grid) if isinstance(grid, int) else np.asarray(grid)
     density, error = smoothed(nodes, weights, points, spread)
     return SpectralDensity(

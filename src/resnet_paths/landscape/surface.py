@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..graph.private_copy import private_use
@@ -27,6 +28,7 @@ from .record import Surface
 Directions = Direction | Sequence[Direction]
 
 
+@checked
 def loss_surface(
     model: nn.Module | UnrolledNetwork,
     data: ImageSource,

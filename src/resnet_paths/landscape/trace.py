@@ -13,6 +13,7 @@ import torch
 from scipy.stats import t as student
 
 from .._display import shown
+from ..arguments import checked
 from ..provenance import Provenance
 from .operator import CurvatureOperator, Kind
 
@@ -82,6 +83,7 @@ class TraceEstimate:
         return pd.DataFrame([{name: getattr(self, name) for name in names}])
 
 
+@checked
 def hutchinson(
     operator: CurvatureOperator,
     draws: int = 32,
@@ -130,6 +132,7 @@ def hutchinson(
     return _estimate(operator, "hutchinson", summary, confidence, draws, before, by_parameter, seed)
 
 
+@checked
 def hutch_plus_plus(
     operator: CurvatureOperator, products: int = 48, *, confidence: float = 0.95, seed: int = 0
 ) -> TraceEstimate:

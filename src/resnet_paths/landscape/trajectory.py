@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..graph.wrappers import unwrap
@@ -95,6 +96,7 @@ class TrajectoryLosses:
         return pd.DataFrame({"step": self.labels, **columns})
 
 
+@checked
 def project_trajectory(
     model: nn.Module | UnrolledNetwork,
     checkpoints: Trajectory | Iterable[Checkpoint] | str | Path,
@@ -180,6 +182,7 @@ def project_trajectory(
     )
 
 
+@checked
 def trajectory_losses(
     model: nn.Module | UnrolledNetwork,
     checkpoints: Trajectory | Iterable[Checkpoint] | str | Path,

@@ -7,9 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from ..arguments import checked
+
 Method = Literal["shapley", "banzhaf", "leave-one-out"]
 
 
+@checked
 def all_coalitions(n: int) -> np.ndarray:
     """(2^n, n) zeros and ones; bit i of a row's index says whether player i is in.
 
@@ -30,6 +33,7 @@ def growing(order: np.ndarray) -> np.ndarray:
     return rows
 
 
+@checked
 def table_values(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
     """Each player's value from the values of all coalitions.
 
@@ -61,6 +65,7 @@ def table_values(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
     return values
 
 
+@checked
 def table_interactions(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
     """Each pair's interaction from the values of all coalitions, zero on the diagonal.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
 from ..graph.eval_mode import check_eval
@@ -81,6 +82,7 @@ def quick(net: N, fast: bool = True) -> N:
     return for_inference(net) if fast and isinstance(net, UnrolledNetwork) else net  # type: ignore[return-value]
 
 
+@checked
 def evaluate_gates(
     net: Network,
     data: ImageSource,

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
@@ -120,6 +121,7 @@ class BlockValues:
         )
 
 
+@checked
 def block_values(
     net: Network,
     data: ImageSource,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
@@ -86,6 +87,7 @@ class BlockInteractions:
         return pd.DataFrame(rows)
 
 
+@checked
 def higher_interactions(
     net: Network,
     data: ImageSource,

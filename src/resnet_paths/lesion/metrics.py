@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..arguments import checked
 from ..data.predictions import check_labels, right
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -89,6 +90,7 @@ def bound_of(metric: str) -> float | None:
     return 1.0 if metric in BOUNDED else None
 
 
+@checked
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """A metric by name (a key of METRICS), or your own function.
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnitRef
@@ -75,6 +76,7 @@ class RandomDeletions:
         return pd.DataFrame(rows)
 
 
+@checked
 def random_deletions(
     net: Network,
     data: ImageSource,

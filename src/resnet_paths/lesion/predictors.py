@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
@@ -57,6 +58,7 @@ class DamagePredictors:
         return pd.DataFrame({"unit": range(len(self.names)), "name": self.names, **self.values})
 
 
+@checked
 @torch.inference_mode(False)
 def damage_predictors(
     net: UnrolledNetwork,
@@ -197,6 +199,7 @@ def _cka(net: UnrolledNetwork, x: torch.Tensor) -> np.ndarray:
     return np.array(values)
 
 
+@checked
 def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
     """Linear centred kernel alignment of two representations of the same images (Kornblith et al. 2019, eq. 3).
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
+from ..arguments import checked
 from ..statistics import correlation_ranges, kendall, spearman
 from .predictors import COSTS, DamagePredictors
 from .single import SingleDeletions
@@ -63,6 +64,7 @@ class PredictorRanking:
         )
 
 
+@checked
 def rank_predictors(
     predictors: DamagePredictors,
     damage: SingleDeletions,

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
@@ -97,6 +98,7 @@ class Reorderings:
         return pd.DataFrame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
 
 
+@checked
 def order_distance(order: Sequence[int]) -> float:
     """Kendall's tau of an order with the original one, ``1 - 4 inversions / (n (n - 1))``: 1 the same, -1 reversed.
 
@@ -107,6 +109,7 @@ def order_distance(order: Sequence[int]) -> float:
     return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
 
 
+@checked
 def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generator: np.random.Generator) -> np.ndarray:
     """An order of `size` blocks after random swaps of two places of one group, each such pair being equally likely.
 
@@ -122,6 +125,7 @@ def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generat
     return order
 
 
+@checked
 def reorderings(
     net: UnrolledNetwork,
     data: ImageSource,

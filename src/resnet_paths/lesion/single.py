@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
@@ -98,6 +99,7 @@ class SingleDeletions:
         )
 
 
+@checked
 def single_deletions(
     net: Network,
     data: ImageSource,
@@ -139,6 +141,7 @@ def single_deletions(
     return _record(net, data, name, values, "branch")
 
 
+@checked
 def shortcut_deletions(
     net: UnrolledNetwork,
     data: ImageSource,

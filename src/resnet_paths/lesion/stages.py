@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -20,6 +21,7 @@ from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
 
 
+@checked
 def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
     """The units in runs of one shape: a stage begins where what leaves a unit has another shape than what left before.
 
@@ -70,6 +72,7 @@ class StageDeletions:
         return pd.concat(tables, ignore_index=True)
 
 
+@checked
 def stage_deletions(
     net: UnrolledNetwork,
     data: ImageSource,

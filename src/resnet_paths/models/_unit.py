@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..arguments import checked
 from .stochastic_depth import StochasticDepth
 
 Shortcut = Literal["A", "B", "C", "D"]
@@ -17,6 +18,7 @@ KERNELS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
 EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}
 
 
+@checked
 class ZeroPadShortcut(nn.Module):
     """Option A: every second pixel, and zero channels on both sides (He et al. 2015, section 4.2).
 

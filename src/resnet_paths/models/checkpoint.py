@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from .states import fit, plain_name, prefixes_of, say_foreign, state_in
 _HARMLESS: list[Any] = [argparse.Namespace]  # what checkpoints hold beside tensors, and that only keeps values
 
 
+@checked
 def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     """Write a model's state as safetensors, with facts about it as metadata.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..arguments import checked
 from ._unit import EXPANSION, KERNELS, BlockKind, Shortcut, Unit
 from .stochastic_depth import linear_decay
 
@@ -205,6 +206,7 @@ def _drawn_seed() -> int:
     return int(torch.randint(0, 2**63 - 1, (), device="cpu", dtype=torch.int64))
 
 
+@checked
 def cifar_resnet(
     depth: int,
     *,

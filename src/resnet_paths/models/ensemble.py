@@ -8,7 +8,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..arguments import checked
 
+
+@checked
 class Ensemble(nn.Module):
     """The mean of the predicted probabilities of several networks: ``log 1/M sum_m softmax(f_m(x))``.
 

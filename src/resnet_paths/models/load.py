@@ -24,6 +24,7 @@ _FORMS = (
 )
 
 
+@checked
 def load_model(
     spec: str = "embedded",
     *,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..arguments import checked
 
+
+@checked
 def linear_decay(units: int, last: float) -> tuple[float, ...]:
     """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L.
 
@@ -30,6 +33,7 @@ def linear_decay(units: int, last: float) -> tuple[float, ...]:
     return tuple(1 - place / units * (1 - last) for place in range(1, units + 1))
 
 
+@checked
 class StochasticDepth(nn.Module):
     """Ends a branch: in training it is there, or zero, for the whole batch; in eval mode times its probability.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..graph.closing import closed_modules
 from ..graph.errors import NoUnitsError, OutputError, UnrollError
 from ..graph.program import Program
@@ -24,6 +25,7 @@ KNOWN_FAMILIES = (
 )
 
 
+@checked
 def unroll(model: nn.Module, example_input: Any = None, *, output: Output = None) -> UnrolledNetwork:
     """Find the residual units of any model by analysing its graph.
 

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import fusion
 
+from ..arguments import checked
 from ..graph.errors import UnrollError
 from ..graph.eval_mode import check_eval
 from ..graph.private_copy import private_copy
@@ -17,6 +18,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+@checked
 def for_inference(
     net: UnrolledNetwork,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..arguments import checked
 from ..graph.blocks import Refusal
 from ..graph.compile_node import Values
 from ..graph.dataflow import DataFlow, ancestors
@@ -122,6 +123,7 @@ class PlainNetwork:
             yield row, _run(self._segments[-1], values, 1.0)[self._program.output]
 
 
+@checked
 def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | None = None) -> PlainNetwork:
     """The layers of a plain network that can be deleted, because they keep the shape.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..arguments.shown import shown
 from ..graph.eval_mode import check_eval as check_model
 from ..network import UnrolledNetwork
 
@@ -66,10 +67,10 @@ def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
     if output.ndim != 2:
         raise ValueError(f"expected an output (batch, classes), got {tuple(output.shape)}; pass a function as loss")
     batch, classes = output.shape
-    target = torch.as_tensor(target, device=output.device)
+    target = _as_tensor(target, output.device)
     if target.ndim == 0:
         target = target.expand(batch)
-    if target.shape != (batch,) or target.is_floating_point() or target.dtype is torch.bool:
+    if target.shape != (batch,) or not _counts(target):
         raise ValueError(
             f"expected a target of {batch} class indices, got shape {tuple(target.shape)} of {target.dtype}"
         )
@@ -80,6 +81,18 @@ def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
             f"expected targets from 0 to {classes - 1}, got values from {int(target.min())} to {int(target.max())}"
         )
     return target.long()
+
+
+def _as_tensor(target: Any, device: torch.device) -> torch.Tensor:
+    try:
+        return torch.as_tensor(target, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"expected a target of class indices, got {shown(target)}") from error
+
+
+def _counts(target: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers."""
+    return not (target.is_floating_point() or target.is_complex() or target.dtype is torch.bool)
 
 
 def loss_name(loss: Loss) -> str:

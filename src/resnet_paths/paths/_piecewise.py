@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ..arguments import checked
 from ..models import ZeroPadShortcut
 from ..network import UnrolledNetwork
 
@@ -56,6 +57,7 @@ _METHODS = {
 _PRODUCTS: set[Any] = {operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div"}
 
 
+@checked
 def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
     """For each piece after the stem that is not piecewise linear, the operations that make it so.
 

@@ -13,6 +13,7 @@ from captum.attr import FeatureAblation, IntegratedGradients, LayerConductance, 
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
@@ -21,6 +22,7 @@ from ._objective import check_eval, check_target
 METHODS = ("integrated_gradients", "ablation", "shapley")
 
 
+@checked
 class GateForward(nn.Module):
     """A network as a function of gates, in the form that captum asks for.
 
@@ -91,6 +93,7 @@ class BlockAttribution:
         return table(self.to_xarray())
 
 
+@checked
 @torch.inference_mode(False)
 def attribute_blocks(
     net: UnrolledNetwork,
@@ -179,6 +182,7 @@ def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
     return orders
 
 
+@checked
 @torch.inference_mode(False)
 def unit_conductance(
     net: UnrolledNetwork, x: torch.Tensor, target: Any, *, baseline: torch.Tensor | float = 0.0, steps: int = 50

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import example_norms, relative_gap
@@ -105,6 +106,7 @@ def gradient_by_length(
     units: Sequence[UnitRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> ParameterGradientByLength: ...
+@checked
 @overload
 def gradient_by_length(
     net: UnrolledNetwork,
@@ -117,6 +119,7 @@ def gradient_by_length(
     units: Sequence[UnitRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> GradientByLength: ...
+@checked
 @torch.inference_mode(False)
 def gradient_by_length(
     net: UnrolledNetwork,

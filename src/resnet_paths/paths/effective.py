@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..provenance import Provenance, array, dataset, table
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
@@ -76,6 +77,7 @@ class EffectivePaths:
         return table(self.to_xarray())
 
 
+@checked
 def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
     """Which path lengths matter: the number of paths of each length times the norm of one.
 

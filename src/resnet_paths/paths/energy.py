@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ..statistics import log_student_interval
@@ -81,6 +82,7 @@ class PathEnergy:
         return table(self.to_xarray())
 
 
+@checked
 @torch.inference_mode(False)
 def path_energy(
     net: UnrolledNetwork,

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import example_norms
@@ -100,6 +101,7 @@ class EnumeratedPathGradients:
         return table(self.to_xarray())
 
 
+@checked
 @torch.inference_mode(False)
 def enumerate_path_gradients(
     net: UnrolledNetwork,

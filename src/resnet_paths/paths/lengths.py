@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from .block_graph import PathGraph, chain_graph, path_graph
 
@@ -105,6 +106,7 @@ class LengthDistribution:
         )
 
 
+@checked
 def path_lengths(
     network: int | UnrolledNetwork,
     *,
@@ -170,6 +172,7 @@ def path_lengths(
     return LengthDistribution(left, tuple(probabilities), np.arange(left + 1), logs, left * math.log(2))
 
 
+@checked
 def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequence[float]) -> LengthDistribution:
     """Which paths stochastic depth trains: the expected number of paths of each length that a step leaves.
 

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
@@ -136,6 +137,7 @@ class LogitLens:
         return table(self.to_xarray())
 
 
+@checked
 @torch.inference_mode(False)
 def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     """The logits split by the number of branches that their paths pass through, biases included.
@@ -195,6 +197,7 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     )
 
 
+@checked
 @torch.inference_mode(False)
 def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> BlockContributions:
     """What each block adds to each logit directly: its output carried to the head by shortcuts alone.
@@ -250,6 +253,7 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
     )
 
 
+@checked
 def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     """The head applied to the stream after each unit.
 

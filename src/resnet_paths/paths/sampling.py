@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, array, dataset, provenance, table
 from ..statistics import norm_intervals, pooled_norm_intervals
@@ -100,6 +101,7 @@ class SampledPathGradients:
         return table(self.to_xarray()[["mean", "standard_error"]])
 
 
+@checked
 @torch.inference_mode(False)
 def sample_path_gradients(
     net: UnrolledNetwork,

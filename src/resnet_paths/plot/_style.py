@@ -9,6 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..arguments import checked
+from ..files import whole_file
+
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
 
 
@@ -25,11 +28,10 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(lengths), lengths, np.nan)
 
 
+@checked
 def save(ax: Axes, path: str | Path) -> Path:
     """Write the picture that holds these axes."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     figure = ax.get_figure()
-    with matplotlib.rc_context({"svg.hashsalt": "resnet_paths"}):
-        figure.savefig(target, dpi=150)  # type: ignore[union-attr]
-    return target
+    with whole_file(path) as partial, matplotlib.rc_context({"svg.hashsalt": "resnet_paths"}):
+        figure.savefig(partial, dpi=150)  # type: ignore[union-attr]
+    return Path(path)

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
+from ..arguments import checked
 from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, Surface, TrajectoryLosses
 from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes
 from .landscape import plot_surface_heat
@@ -13,6 +14,7 @@ from .landscape import plot_surface_heat
 _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 
 
+@checked
 def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """The density of eigenvalues on a logarithmic scale, with two standard errors over the probes.
 
@@ -44,6 +46,7 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
     return ax
 
 
+@checked
 def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> Axes:
     """The largest eigenvalue of each block and the size of its smallest, on one logarithmic scale.
 
@@ -73,6 +76,7 @@ def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> 
     return ax
 
 
+@checked
 def plot_eigenvalue_ratio(
     surface: Surface, ax: Axes | None = None, *, norm: Normalize | None = None, path: np.ndarray | None = None
 ) -> Axes:
@@ -91,6 +95,7 @@ def plot_eigenvalue_ratio(
     return ax
 
 
+@checked
 def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colour: str = RED) -> Axes:
     """A run in the plane of two directions, over a surface where `ax` holds one; the axes say what they explain.
 
@@ -123,6 +128,7 @@ def _explained(record: ProjectedTrajectory, k: int) -> str:
     return f"{kind} ({share:.1%} of variance{walk})"
 
 
+@checked
 def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> Axes:
     """The true loss of each checkpoint beside the loss at its projection in the plane.
 

@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from ..arguments import checked
 from ..landscape import Surface
 from ._style import BLUE, GREY, RED, axes
 
@@ -22,6 +23,7 @@ _COLOURS = "viridis"
 _HATCHES = (("NaN", "////"), ("infinite", "xxxx"), ("not computed", "...."))
 
 
+@checked
 def plot_surface_contours(
     surface: Surface,
     metric: str = "loss",
@@ -56,6 +58,7 @@ def plot_surface_contours(
     return ax
 
 
+@checked
 def plot_surface_heat(
     surface: Surface,
     metric: str = "loss",
@@ -90,6 +93,7 @@ def plot_surface_heat(
     return ax
 
 
+@checked
 def plot_surface_3d(
     surface: Surface,
     metric: str = "loss",
@@ -132,6 +136,7 @@ def plot_surface_3d(
     return ax  # type: ignore[no-any-return]
 
 
+@checked
 def plot_surface_line(
     surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, colour: str = BLUE
 ) -> Axes:
@@ -146,8 +151,9 @@ def plot_surface_line(
     """
     if surface.y is not None:
         raise ValueError("expected a surface over a line, got one over a plane; use plot_surface_contours")
+    found = _of(surface, metric)
     ax = axes(ax, (6, 4))
-    values = np.where(np.isfinite(surface.values[metric]), surface.values[metric], np.nan)
+    values = np.where(np.isfinite(found), found, np.nan)
     half = 1.96 * surface.errors[metric]
     ax.plot(surface.x, values, color=colour, marker=".", label=label)
     ax.fill_between(surface.x, values - half, values + half, color=colour, alpha=0.2)
@@ -159,6 +165,7 @@ def plot_surface_line(
     return ax
 
 
+@checked
 def plot_surface_twins(
     surfaces: Mapping[str, Surface],
     metric: str = "loss",
@@ -197,6 +204,7 @@ def plot_surface_twins(
     return list(row)
 
 
+@checked
 def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str = "loss", *, log: bool = False) -> Any:
     """Surfaces to turn and to read off in a browser: a plotly figure, one scene a surface, on one scale.
 

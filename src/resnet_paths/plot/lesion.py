@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ..lesion import RandomDeletions, SingleDeletions
 from ._style import BLUE, GREY, ORANGE, axes, bars
 
@@ -24,6 +25,7 @@ def metric_label(metric: str) -> str:
     return _LABELS.get(metric, metric)
 
 
+@checked
 def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
     """The metric with each unit deleted, with 95 % intervals; units that change the shape stand out.
 
@@ -55,6 +57,7 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     return ax
 
 
+@checked
 def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
     """The metric against the number of deleted units: median and the range from 10 % to 90 % of the draws.
 

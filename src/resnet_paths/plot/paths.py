@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..arguments import checked
 from ..paths import (
     BlockContributions,
     EffectivePaths,
@@ -20,6 +21,7 @@ from ..paths.lengths import distribution_of
 from ._style import BLUE, GREEN, GREY, ORANGE, axes
 
 
+@checked
 def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: float = 0.95) -> Axes:
     """The share of all paths of each length; the central range that holds `mass` of them stands out.
 
@@ -44,6 +46,7 @@ def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: 
     return ax
 
 
+@checked
 def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
     """The gradient norm of one path of each length, on a log scale, with its standard error and decay.
 
@@ -69,6 +72,7 @@ def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) -> Axes:
     """The norm of the gradient of each length (all its paths summed) and the ordinary gradient's, log scale.
 
@@ -92,6 +96,7 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) ->
     return ax
 
 
+@checked
 def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Axes:
     """The share of each length in the gradient, number of paths times norm of one, beside that of the paths.
 
@@ -111,6 +116,7 @@ def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Ax
     return ax
 
 
+@checked
 def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = None) -> list[Axes]:
     """Figure 6 of Veit, Wilber and Belongie (2016): lengths of all paths, norm of one, and their product.
 
@@ -131,6 +137,7 @@ def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = No
     return list(axs)
 
 
+@checked
 def plot_block_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
     """What each block adds directly to the target's logit, blocks by examples.
 
@@ -157,6 +164,7 @@ def plot_block_contributions(record: BlockContributions, ax: Axes | None = None)
     return ax
 
 
+@checked
 def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = None) -> Axes:
     """The target's probability read from the stream after each unit, every example and their mean.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ..lesion import DamagePredictors, PredictorRanking, SingleDeletions
 from ._style import BLUE, GREEN, GREY, ORANGE, axes
 
 
+@checked
 def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> Axes:
     """Each predictor's rank correlations with true damage, with the ranges where they may lie; best on top.
 
@@ -33,6 +35,7 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
     return ax
 
 
+@checked
 def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
     """One predictor against true damage, a point a unit; units that change the shape stand out.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ..lesion import Reorderings, StageDeletions
 from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, bars
 from .lesion import metric_label
@@ -12,6 +13,7 @@ from .lesion import metric_label
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 
 
+@checked
 def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float | None = None) -> Axes:
     """The metric against Kendall's tau with the original order: each order, and the mean in groups of equal swaps.
 
@@ -39,6 +41,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     return ax
 
 
+@checked
 def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes:
     """The metric against the number of deleted units, for each stage: median, and 10 % to 90 % of the draws.
 

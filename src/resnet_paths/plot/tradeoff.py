@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ..tradeoff import DropPlan
 from ._style import BLUE, GREY, ORANGE, RED, axes
 from .lesion import metric_label
 
 
+@checked
 def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without recalibration, and the chosen point."""
     ax = axes(ax, (7, 4))
@@ -59,6 +61,7 @@ def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
     return sorted(kept)
 
 
+@checked
 def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
     """What the search minimised against the number of dropped blocks, beside greedy and random sets of as many.
 

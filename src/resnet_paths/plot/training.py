@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ._style import BLUE, GREY, ORANGE, axes
 
 
+@checked
 def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> Axes:
     """Errors (left axis) and loss (right axis) after each epoch.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from ..lesion import BlockInteractions, BlockValues
 from ..paths import BlockContributions
 from ._style import BLUE, GREY, ORANGE, axes
 
 
+@checked
 def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     """The value of each block with its standard error; blocks that raise the metric stand out.
 
@@ -35,6 +37,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None) -> Axes:
     """Pairwise interactions: above zero two blocks replace each other, below they need each other (of a loss).
 
@@ -65,6 +68,7 @@ def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None =
     return ax
 
 
+@checked
 def plot_mean_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
     """What stem, constants and each block add directly to the target's logit: mean over examples, 5 % to 95 %.
 

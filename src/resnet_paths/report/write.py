@@ -11,6 +11,7 @@ import pandas as pd
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..data.classes import numbered_alike
 from ..graph.eval_mode import check_eval
@@ -98,6 +99,7 @@ class Report:
         )
 
 
+@checked
 def write_report(
     model: nn.Module,
     data: ImageSource,
@@ -195,7 +197,7 @@ def write_report(
     )
     outcomes = _outcomes(stages, wanted, result)
     report = Report(target, place, outcomes, _provenance(subject, budget, result))
-    _replace(target, render(report, subject))
+    write_text(target, render(report, subject))
     return report
 
 
@@ -277,10 +279,3 @@ def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str,
         "tolerance": str(subject.tolerance),
         **facts,
     }
-
-
-def _replace(target: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = target.with_name(target.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(target)

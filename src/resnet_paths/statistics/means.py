@@ -7,10 +7,12 @@ import math
 import numpy as np
 from scipy.stats import t as student
 
+from ..arguments import checked
 from .proportions import difference_interval, is_share, share_interval
 from .resampling import weights_in_parts
 
 
+@checked
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """A confidence interval for the mean over images.
 
@@ -32,6 +34,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
+@checked
 def intervals(
     values: np.ndarray, level: float = 0.95, *, reference: np.ndarray | None = None, bound: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +67,7 @@ def intervals(
     return low, high
 
 
+@checked
 def mean_intervals(
     values: np.ndarray, level: float = 0.95, *, bound: float | None = None, count: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +142,7 @@ def _drawn_t(centred: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate(parts, -1)
 
 
+@checked
 def student_intervals(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's intervals for means over the last dimension; infinite where values have no spread, or there is one.
 
@@ -155,6 +160,7 @@ def student_intervals(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarr
     return mean - half, mean + half
 
 
+@checked
 def combined_intervals(
     values: np.ndarray,
     errors: np.ndarray,
@@ -204,6 +210,7 @@ def combined_intervals(
     return mean - half, mean + half
 
 
+@checked
 def design_interval(
     value: float, drawn: np.ndarray, images: int, *, share: bool, level: float = 0.95
 ) -> tuple[float, float]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import t as student
 
+from ..arguments import checked
 from .means import mean_intervals
 from .resampling import weights_in_parts
 
 
+@checked
 def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Intervals for means of few positive values that spread over orders of magnitude: the further of two ends.
 
@@ -43,6 +45,7 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
     return np.maximum(low, 0.0), high
 
 
+@checked
 def pooled_norm_intervals(
     values: np.ndarray, level: float = 0.95, *, count: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -82,6 +85,7 @@ def pooled_norm_intervals(
     return np.maximum(np.where(error > 0, further[0], 0.0), 0.0), np.where(error > 0, further[1], np.inf)
 
 
+@checked
 def log_student_interval(
     mean: np.ndarray, error: np.ndarray, freedom: np.ndarray | float, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:

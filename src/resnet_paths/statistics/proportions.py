@@ -8,12 +8,15 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from ..arguments import checked
+
 
 def is_share(values: np.ndarray) -> bool:
     """Whether all values are zeros and ones."""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
+@checked
 def share_interval(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share seen among `count` images.
 
@@ -38,6 +41,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
     return max(0.0, low), min(1.0, high)
 
 
+@checked
 def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """A score interval for how much larger the share of ones is in `second` than in `first`, on the same images.
 
@@ -63,6 +67,7 @@ def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.
     return -fall_at_most(first, second, side), fall_at_most(1 - first, 1 - second, side)
 
 
+@checked
 def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> float:
     """An upper confidence bound for the fall of accuracy from one model to another, on the same images.
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
+from ..arguments import checked
 from .resampling import bootstrap_means
 
 Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BURN, _KEPT = 100, 400
 
 
+@checked
 def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of each row of two (rows, n) arrays; NaN for a constant row.
 
@@ -28,6 +30,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return correlation
 
 
+@checked
 def kendall(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Kendall's tau-b of each row of two (rows, n) arrays; NaN for a constant row.
 
@@ -42,6 +45,7 @@ def kendall(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return correlation
 
 
+@checked
 def correlation_ranges(
     first: np.ndarray,
     second: np.ndarray,

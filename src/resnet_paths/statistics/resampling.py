@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..arguments import checked
+
 _NUMBERS_AT_ONCE = 8_000_000
 """Weights held at once: 64 MB, whatever the number of images."""
 
 
+@checked
 def resamples(images: int, count: int = 1000, seed: int = 0) -> np.ndarray:
     """How often each image is drawn when as many are drawn with replacement, (count, images).
 
@@ -28,6 +31,7 @@ def weights_in_parts(images: int, count: int, seed: int) -> Iterator[np.ndarray]
         yield generator.multinomial(images, share, size=min(size, count - start)).T / images
 
 
+@checked
 def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 0) -> np.ndarray:
     """Means over images drawn anew with replacement, the same images in every row.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..graph.copying import copied
 from ..graph.leaving import Holdings
 from ..network import UnitRef, UnrolledNetwork, unroll
@@ -16,6 +17,7 @@ from .token_cache import warn_of_token_count
 Units = Sequence[UnitRef] | UnitRef
 
 
+@checked
 def drop_blocks(
     model: nn.Module | UnrolledNetwork, units: Units, *, example_input: Any = None, inplace: bool = False
 ) -> nn.Module:

@@ -9,7 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ..arguments import checked
+from ..files import whole_file
 
+
+@checked
 def export_model(
     model: nn.Module, example_input: torch.Tensor, folder: str | Path, *, onnx: bool = True
 ) -> dict[str, Path]:
@@ -50,16 +54,18 @@ def export_model(
     target.mkdir(parents=True, exist_ok=True)
     files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(state, files["safetensors"])
+    with whole_file(files["safetensors"]) as partial:
+        save_file(state, partial)
     shapes = ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
     with torch.no_grad():
-        torch.export.save(
-            torch.export.export(model, (example_input,), dynamic_shapes=shapes, strict=False), files["pt2"]
-        )
+        exported = torch.export.export(model, (example_input,), dynamic_shapes=shapes, strict=False)
+        with whole_file(files["pt2"]) as partial:
+            torch.export.save(exported, partial)
         if onnx:
             files["onnx"] = target / "model.onnx"
             program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
             if program is None:
                 raise RuntimeError("torch.onnx.export gave no program")
-            program.save(str(files["onnx"]), external_data=False)
+            with whole_file(files["onnx"]) as partial:
+                program.save(str(partial), external_data=False)
     return files

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..graph.pieces import Segments
 from ..graph.still_needed import needed_nodes
 from ..graph.wrappers import unwrap
@@ -18,6 +19,7 @@ from .changed_modules import Changes, active_lesions
 from .drop import Units
 
 
+@checked
 @contextmanager
 def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input: Any = None) -> Iterator[nn.Module]:
     """Within the context the model itself runs without the branches of some blocks; after it, it is as before.

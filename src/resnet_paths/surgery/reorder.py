@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..graph.copying import copied
 from ..graph.drop_sites import site_finder
 from ..graph.preserve import preserved
@@ -17,6 +18,7 @@ from ..network import NotDroppableError, UnitRef, UnrolledNetwork, unroll
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
+@checked
 def reorder_blocks(
     model: nn.Module | UnrolledNetwork,
     order: Sequence[UnitRef] | None = None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import secrets
 import sqlite3
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -99,6 +98,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.executescript(SCHEMA)
         return connection
+    path = _real(path)
     if not path.exists():
         _create(path)
     _wait_until_whole(path)
@@ -112,53 +112,103 @@ def connect(path: Path | None) -> sqlite3.Connection:
         return connection
 
 
+def _real(path: Path) -> Path:
+    """Where a symbolic link leads, also one to a file that is not there yet."""
+    try:
+        if "\0" in str(path) or not str(path).strip():
+            raise ValueError("no name of a file")
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or str(error)
+        raise JournalError(f"expected the name of a file as the journal, got {str(path)!r}: {reason}") from error
+
+
 def _open(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={mode}{_URI_OPTIONS}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60)
 
 
 def _create(path: Path) -> None:
-    """Makes an empty journal elsewhere and gives it its name in one step, so that no one meets half a file."""
+    """Makes an empty journal without a name and gives it one in one step, so that no one meets half a file."""
+    content = _empty_journal()
     try:
-        folder = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
+        if not _publish_unnamed(content, path):
+            _publish_named(content, path)
+    except FileExistsError:
+        return  # another process was first; then that process's file stays
     except OSError as error:
         raise JournalError(
             f"cannot create the journal {path}: {error.strerror}. "
             "Its folder must exist, be writable and have space left."
         ) from error
+
+
+def _empty_journal() -> bytes:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        fresh = Path(folder) / "new"
-        with explained(path, "cannot create"):
-            connection = sqlite3.connect(fresh, isolation_level=None)
-            try:
-                connection.executescript(SCHEMA)
-            finally:
-                connection.close()
-        _publish(fresh, path)
+        connection.executescript(SCHEMA)
+        return connection.serialize()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        connection.close()
 
 
-def _publish(fresh: Path, path: Path) -> None:
-    """Gives a file its name unless another process was first; then that process's file stays."""
+def _publish_unnamed(content: bytes, path: Path) -> bool:
+    """Writes a file that has no name, of which a kill leaves nothing, and links it; False where a system cannot.
+
+    Raises:
+        FileExistsError: another process was first.
+    """
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return False
     try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in _UNABLE:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+        os.close(folder)
+    return True
+
+
+def _publish_named(content: bytes, path: Path) -> None:
+    """The same by a file with a name of its own, which is taken away again."""
+    fresh = path.with_name(f".{path.name[:200]}-{secrets.token_hex(4)}")
+    try:
+        fresh.write_bytes(content)
         os.link(fresh, path)
     except FileExistsError:
-        return
+        raise
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
-            raise JournalError(f"cannot create the journal {path}: {error.strerror}") from error
-        _publish_without_links(fresh, path)
+        if error.errno not in _UNABLE:
+            raise
+        _publish_without_links(content, path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
-def _publish_without_links(fresh: Path, path: Path) -> None:
-    try:
-        with path.open("xb") as file:  # its readers wait until it is whole
-            file.write(fresh.read_bytes())
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise JournalError(f"cannot create the journal {path}: {error.strerror}") from error
+_UNABLE = (
+    errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EISDIR, errno.EINVAL,
+    errno.ENOENT, errno.EXDEV,
+)  # fmt: skip
+"""What file systems answer that have no links, or no files without names."""
+
+
+def _publish_without_links(content: bytes, path: Path) -> None:
+    with path.open("xb") as file:  # its readers wait until it is whole
+        file.write(content)
 
 
 def _wait_until_whole(path: Path) -> None:

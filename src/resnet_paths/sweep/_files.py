@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import existing_file, read_arrays, whole_file
 from ._provenance import SweepProvenance
 from .points import plain_point
 from .result import SweepResult
@@ -24,23 +22,13 @@ FORMAT = "resnet_paths sweep 1"
 def save(result: SweepResult, path: Path) -> None:
     """See `SweepResult.save`."""
     if path.suffix == ".npz":
-        _whole_or_not(path, lambda temporary: _write_npz(result, temporary))
+        with whole_file(path) as partial:
+            _write_npz(result, partial)
     elif path.suffix == ".nc":
-        _whole_or_not(path, lambda temporary: _write_netcdf(result, temporary))
+        with whole_file(path) as partial:
+            _write_netcdf(result, partial)
     else:
         raise ValueError(f"expected a file name that ends in .npz or .nc, got {path.name!r}")
-
-
-def _whole_or_not(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes beside the file and renames, so that an error leaves what was there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_npz(result: SweepResult, path: Path) -> None:
@@ -63,14 +51,25 @@ def _write_npz(result: SweepResult, path: Path) -> None:
 
 def load(path: Path) -> SweepResult:
     """See `SweepResult.load`."""
+    what = "a result of a sweep"
+    arrays = read_arrays(existing_file(path, what), what)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays["about"]))
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        made_by = about.get("format")
+    except (KeyError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"expected a result of a sweep saved as .npz, got {path.name!r} ({error})") from error
-    if about.get("format") != FORMAT:
-        raise ValueError(f"expected {FORMAT!r}, got {about.get('format')!r}: use the version that wrote {path.name!r}")
+    if made_by != FORMAT:
+        raise ValueError(f"expected {FORMAT!r}, got {made_by!r}: use the version that wrote {path.name!r}")
+    try:
+        return _from_arrays(about, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"expected a whole result of a sweep, got {path.name!r}, in which something is missing or altered: "
+            f"{type(error).__name__}: {error}; save it again"
+        ) from error
+
+
+def _from_arrays(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> SweepResult:
     return SweepResult(
         points=tuple(_untagged(point) for point in about["points"]),
         values={name: _column(arrays, name) for name in about["names"]},

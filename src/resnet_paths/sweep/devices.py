@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
+
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID")
 """Where torchrun, Open MPI, MPICH, Cray's launcher and Slurm say which worker of its machine a process is."""
 
 _assigned: torch.device | None = None
 
 
+@checked
 def available_devices() -> list[torch.device]:
     """All CUDA devices; without one Apple's MPS; without that the CPU.
 
@@ -31,6 +34,7 @@ def available_devices() -> list[torch.device]:
     return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
 
 
+@checked
 def worker_device() -> torch.device:
     """The device that a swept function should use in the worker that calls this.
 
@@ -48,6 +52,7 @@ def worker_device() -> torch.device:
     return devices[rank % len(devices)]
 
 
+@checked
 def local_workers(
     workers: int | None = None, *, devices: Sequence[torch.device | str] | None = None, threads: int | None = None
 ) -> ProcessPoolExecutor:

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from ..arguments import checked
 from . import _code
 from .errors import FingerprintError
 
 
+@checked
 def fingerprint(value: Any) -> str:
     """SHA-256 of a value's contents: equal for equal contents in any process, different for different ones.
 
@@ -50,7 +52,8 @@ class _Walk:
         self.open: dict[int, int] = {}
 
     def digest(self, value: Any) -> bytes:
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
+        if plain and not hasattr(type(value), "__sweep_fingerprint__"):
             return _of_plain(value)
         if id(value) in self.done:
             return self.done[id(value)][0]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
+from ..arguments import checked
 from .points import plain_point
 
 
@@ -44,6 +45,7 @@ class Grid(Sequence[dict[str, Any]]):
         return f"Grid({sizes}; {len(self)} points)"
 
 
+@checked
 def grid(**axes: Iterable[Any]) -> Grid:
     """The points of a grid, made one by one as they are needed: no memory for the product of the axes.
 

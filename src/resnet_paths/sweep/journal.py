@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 
 from . import _database
 from ._owners import Owners
-from .errors import JournalError
+from .errors import JournalError, SweepError
 from .values import Value, decode_values
+
+_computed_around: ContextVar[frozenset[tuple[str, int, bytes]]] = ContextVar("computed_around", default=frozenset())
+"""The points that are being computed around the running code, by journal, sweep and key."""
 
 
 class State(Enum):
@@ -112,6 +116,27 @@ class Journal:
                 return State.TAKEN
         self._db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (*where, self.owner))
         return State.MINE
+
+    @contextmanager
+    def computing(self, key: bytes) -> Iterator[None]:
+        """While this point is computed: a sweep inside it that wants the same point would wait for ever."""
+        token = _computed_around.set(_computed_around.get() | {self._identity(key)})
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # a generator that is closed elsewhere, as after an interruption
+                _computed_around.reset(token)
+
+    def check_not_within(self, key: bytes) -> None:
+        """Raises: SweepError if the point is being computed around this call."""
+        if self.path is not None and self._identity(key) in _computed_around.get():
+            raise SweepError(
+                f"a point of the sweep in {self.path} asks for its own value: the function calls the same sweep, with "
+                "the same journal, for the point that it computes; give the inner sweep other points or no journal"
+            )
+
+    def _identity(self, key: bytes) -> tuple[str, int, bytes]:
+        return str(self.path), self._sweep, key
 
     def finish(self, outcomes: Iterable[Outcome]) -> None:
         """Writes outcomes for good, and gives up their claims."""

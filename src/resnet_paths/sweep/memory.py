@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from ..arguments import checked
+
 T = TypeVar("T")
 
 _PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -21,6 +23,7 @@ class BatchHalvedWarning(UserWarning):
     """A batch did not fit into memory, and was halved."""
 
 
+@checked
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that a CPU, CUDA or MPS allocation did not fit.
 
@@ -35,6 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
 
 
+@checked
 def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T, int]:
     """Calls `function(batch_size)`, with half the batch after each out-of-memory error.
 
@@ -76,6 +80,7 @@ def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T
         _release()
 
 
+@checked
 def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: int) -> Iterator[T]:
     """Calls `function` on consecutive slices of `range(length)`, with smaller ones from where memory ran out.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import checked
 from . import _worker
 from ._columns import Columns
 from ._executors import Dispatcher, Tasks, in_process
@@ -33,6 +34,7 @@ SCAN = 1000
 LOT_SECONDS = (0.25, 1.0)
 
 
+@checked
 def sweep(
     function: Function,
     points: Iterable[Any],
@@ -173,8 +175,10 @@ class _Feed:
             states = self._journal.claim(keys[position:], self._lot)
             for (index, point), key, state in zip(keyed[position:], keys[position:], states, strict=False):
                 if state is State.MINE:
-                    yield Task(key, point, point_seed(self._seed, key))
+                    with self._journal.computing(key):
+                        yield Task(key, point, point_seed(self._seed, key))
                 elif state is State.TAKEN:
+                    self._journal.check_not_within(key)
                     taken.append(index)
                 else:
                     self.finished += state is State.DONE

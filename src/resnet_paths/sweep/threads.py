@@ -9,10 +9,13 @@ from typing import TypeVar
 
 import torch
 
+from ..arguments import checked
+
 A = TypeVar("A")
 T = TypeVar("T")
 
 
+@checked
 def on_each_core(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     """``[function(item) for item in items]`` without autograd, as many at a time as PyTorch has threads.
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from ..arguments import checked
 from ..graph.dataflow import descendants
 from ..graph.private_copy import private_copy
 from ..network import UnitRef, UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
 
 
+@checked
 def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
     """Names of the batch norms left after dropping whose input no dropped block reaches: their statistics stay right.
 
@@ -31,6 +33,7 @@ def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
     ]
 
 
+@checked
 def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
     """The network over a copy of its model whose batch norms use the statistics of whatever batch they see.
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
+from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from .latency import Latency, measure_latency
@@ -50,6 +51,7 @@ class LatencyByUnit:
         return table
 
 
+@checked
 def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> LatencyByUnit:
     """The time of every branch, shortcut and join, to see what dropping a unit can save.
 

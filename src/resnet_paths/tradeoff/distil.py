@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import training_slices
 from ..graph.inputs import main_output
@@ -18,6 +19,7 @@ from ..network.unrolled import UnrolledNetwork, placed
 from ..training.augment import augment
 
 
+@checked
 @dataclass(frozen=True)
 class Distillation:
     """How to fine-tune.
@@ -57,6 +59,7 @@ class Distillation:
             )
 
 
+@checked
 def distil(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,

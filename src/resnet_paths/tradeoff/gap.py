@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..network.norms import tracking_norms
@@ -41,6 +42,7 @@ class StatisticsGap:
         return pd.DataFrame({"norm": self.norms, "shift": self.shift, "scale": self.scale})
 
 
+@checked
 def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int | None = None) -> StatisticsGap:
     """Whether images are such as the stored batch-norm statistics were measured on.
 
@@ -76,6 +78,7 @@ def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int |
     return StatisticsGap(tuple(new), tuple(shift), tuple(scale))
 
 
+@checked
 def as_in_training(
     model: nn.Module, data: ImageSource, *, shift: int | None = None, copies: int = 1, images: int = 500, seed: int = 0
 ) -> ImageData:

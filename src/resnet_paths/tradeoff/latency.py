@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..arguments import checked
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..network.unrolled import call_model
@@ -48,6 +49,7 @@ class Latency:
 _ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
 
 
+@checked
 def measure_latency(
     model: nn.Module | Callable[[Any], Any], x: Any, *, seconds: float = 1.0, threads: int | None = None
 ) -> Latency:
@@ -73,6 +75,7 @@ def measure_latency(
     return latencies_in_turn([model], x, seconds=seconds, threads=threads)[0]
 
 
+@checked
 def latencies_in_turn(
     models: Sequence[nn.Module | Callable[[Any], Any]], x: Any, *, seconds: float = 1.0, threads: int | None = None
 ) -> list[Latency]:
@@ -134,11 +137,13 @@ def _round(timer: Timer, number: int, seconds: float) -> list[float]:
     return times
 
 
+@checked
 def count_parameters(model: nn.Module) -> int:
     """The number of parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@checked
 def count_flops(model: nn.Module, x: Any) -> int:
     """Floating-point operations of one forward pass on x, by torch's own counter (a multiply-add counts two).
 

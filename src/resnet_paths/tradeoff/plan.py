@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .._display import shown
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.classes import numbered_alike
 from ..graph.model_fingerprint import fingerprint
@@ -146,25 +147,24 @@ class DropPlan:
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps({"format": 1, **asdict(self)}, indent=2))
-        return target
+        return write_text(path, json.dumps({"format": 1, **asdict(self)}, indent=2))
 
 
+@checked
 def load_plan(path: str | Path) -> DropPlan:
     """Read a plan that was saved.
 
     Raises:
         ValueError: not a plan.
     """
+    source = existing_file(path, "a plan")
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(source.read_text())
         if content.pop("format") != 1:
             raise ValueError("another format")
         points = tuple(PlanPoint(**{key: _tupled(value) for key, value in p.items()}) for p in content.pop("points"))
         return DropPlan(points=points, **{key: _tupled(value) for key, value in content.items()})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"expected a plan written by DropPlan.save, got {path}: {error}") from error
 
 
@@ -172,6 +172,7 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
 
 
+@checked
 def plan_drop(
     net: UnrolledNetwork,
     data: ImageSource,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
 from ..graph.locking import MODEL_LOCK
 from ..graph.trees import map_leaves
@@ -22,6 +23,7 @@ from ..network.unrolled import call_model
 _ONE_VALUE = "Expected more than 1 value per channel"
 
 
+@checked
 def recalibrate_batchnorm(
     model: nn.Module,
     batches: ImageSource,

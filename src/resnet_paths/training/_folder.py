@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,8 @@ class RunFolder:
             raise ValueError(f"expected keep 'last' or 'all', got {keep!r}")
         self.path, self.keep = Path(path), keep
         self.identity = {"model": _structure(model), **identity}
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"expected a folder for the run, got the file {str(path)!r}; give another name")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def resume(self, trainer: Trainer) -> Rows:
@@ -46,7 +47,7 @@ class RunFolder:
         last = self.path / "last.pt"
         if not last.exists():
             return []
-        saved = torch.load(last, map_location="cpu", weights_only=True)
+        saved = _read_state(last)
         was = dict(saved.get("identity", {}))
         was["recipe"] = {**asdict(Recipe()), **was.get("recipe", {})}  # a run from before an option existed
         other = [name for name, value in self.identity.items() if was.get(name) != value]
@@ -78,9 +79,8 @@ class RunFolder:
             "scaler": trainer.scaler.state_dict(),
             "rows": rows,
         }
-        partial = self.path / ".last.pt"
-        torch.save(state, partial)
-        os.replace(partial, self.path / "last.pt")
+        with whole_file(self.path / "last.pt") as partial:
+            torch.save(state, partial)
         if self.keep == "last":
             for other in self.path.glob("epoch-*.safetensors"):
                 if other != weights:
@@ -88,12 +88,26 @@ class RunFolder:
         self._log(rows)
 
     def _log(self, rows: Rows) -> None:
-        partial = self.path / ".log.csv"
-        with partial.open("w", newline="") as file:
+        with whole_file(self.path / "log.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self.path / "log.csv")
+
+
+def _read_state(last: Path) -> dict[str, Any]:
+    """What ``last.pt`` holds; it cannot run code."""
+    try:
+        saved = torch.load(last, map_location="cpu", weights_only=True)
+        if not isinstance(saved, dict) or not isinstance(saved.get("identity", {}), dict):
+            raise ValueError(f"it holds a {type(saved).__name__}")
+    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
+        raise ValueError(_damaged(last, error)) from error
+    return saved
+
+
+def _damaged(last: Path, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).partition("\n")[0].partition(". ")[0]
+    return f"expected the state of a run in {last}, which cannot be used: {reason}; move its folder away to begin again"
 
 
 def _structure(model: nn.Module) -> str:

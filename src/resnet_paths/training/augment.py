@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import torch
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 
 
+@checked
 def augment(
     images: torch.Tensor, shift: int, flip: bool, generator: torch.Generator, fill: torch.Tensor | float = 0.0
 ) -> torch.Tensor:
@@ -52,6 +54,7 @@ def augment(
     return moved
 
 
+@checked
 def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
     """Images as a network sees them in training: each moved over black and mirrored, so many times.
 

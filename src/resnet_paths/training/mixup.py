@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..arguments import checked
+
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
@@ -38,6 +40,7 @@ class Mixed:
         return (logits.argmax(1) != (self.labels if self.share >= 0.5 else self.other)).sum()
 
 
+@checked
 def mixup(
     images: torch.Tensor,
     labels: torch.Tensor,

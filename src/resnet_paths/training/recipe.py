@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..arguments import checked
 
+
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.batches import training_slices
 from ..data.classes import numbered_alike
@@ -23,6 +24,7 @@ from ._tensorboard import TensorBoardLog
 from .recipe import Recipe
 
 
+@checked
 def train(
     model: nn.Module,
     data: ImageSource,
@@ -118,6 +120,7 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+@checked
 def error_rate(model: nn.Module, data: ImageSource, batch_size: int = 256) -> float:
     """The share of images that the model, in eval mode, gets wrong; its train flags stay.
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
+from ..arguments import checked
 from ..models import read_checkpoint
 
 
@@ -46,6 +47,7 @@ class Trajectory:
         return torch.stack([torch.cat([state[name].flatten() for name in chosen]) for state in self.states])
 
 
+@checked
 def read_trajectory(folder: str | Path) -> Trajectory:
     """The weights that ``train(..., folder=folder, keep="all")`` kept.
 

@@ -1,0 +1,229 @@
+"""Whether a value is of the kind that a type hint names, and the hint in words.
+
+A small reader of hints of our own, as the usual ones (beartype, typeguard, pydantic) refuse NumPy's numbers where
+Python's are named, let ``True`` be a number and NaN be a share, and report in several lines.
+"""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import inspect
+import numbers
+import types
+import typing
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+from .ranges import FINITE, Range
+from .shown import _article
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "True or False", str: "a text", bytes: "bytes", type(None): "None",
+    PurePath: "a path", abc.Callable: "a function", dict: "a dict", abc.Mapping: "a dict", Any: "anything",
+}  # fmt: skip
+
+
+class WrongValueError(Exception):
+    """The kind is right, the value is not: a number out of its range, a word that is none of the choices."""
+
+
+def fits(value: Any, hint: Any, within: Range = FINITE) -> bool:
+    """Whether a value is of the hint's kind; numbers must be in the range too.
+
+    Raises:
+        WrongValueError: of the kind, but out of the range.
+
+    Example:
+        >>> fits(np.int64(3), int), fits(True, int), fits(3, float), fits([1, "a"], typing.Sequence[int])
+        (True, False, True, False)
+    """
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return fits(value, typing.get_args(hint)[0], within)
+    if origin is typing.Literal:
+        return _chosen(value, typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return _any_of(value, typing.get_args(hint), within)
+    if isinstance(hint, typing.TypeVar):
+        return _any_of(value, hint.__constraints__ or (hint.__bound__ or Any,), within)
+    if hint is Any or hint is object or isinstance(hint, str | typing.ForwardRef | typing.ParamSpec):
+        return True
+    return _plain(value, origin or hint, typing.get_args(hint), within)
+
+
+def _chosen(value: Any, choices: tuple[Any, ...]) -> bool:
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return True
+    if any(type(value) is type(choice) for choice in choices):
+        raise WrongValueError
+    return False
+
+
+def _any_of(value: Any, hints: tuple[Any, ...], within: Range) -> bool:
+    wrong: WrongValueError | None = None
+    for hint in hints:
+        try:
+            if fits(value, hint, within):
+                return True
+        except WrongValueError as error:
+            wrong = error
+    if wrong is not None:
+        raise wrong
+    return False
+
+
+def _plain(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+    if kind in (int, float):
+        return _number(value, kind, within)
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    if kind is type:
+        return isinstance(value, type)
+    if kind is abc.Callable:
+        return callable(value)
+    if kind in (tuple, list, abc.Sequence, abc.Iterable, abc.Collection):
+        return _several(value, kind, inner, within)
+    if kind in (dict, abc.Mapping):
+        return _mapping(value, kind, inner, within)
+    if not isinstance(kind, type):
+        return True
+    if typing.is_typeddict(kind):
+        return isinstance(value, dict)
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in _members(kind))
+    return isinstance(value, kind)
+
+
+def _number(value: Any, kind: type, within: Range) -> bool:
+    sort = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, bool | np.bool_) or not isinstance(value, sort):
+        if kind is int and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            raise WrongValueError  # a number, but no whole one
+        return False
+    if not within.holds(value):
+        raise WrongValueError
+    return True
+
+
+def _several(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+    if isinstance(value, str | bytes | abc.Mapping) or not isinstance(value, abc.Iterable):
+        return False
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return kind not in (tuple, list) and _array(value, inner, within)
+    if kind in (tuple, list) and not isinstance(value, tuple | list):  # JSON has no tuples: a list stands for one
+        return False
+    if kind is tuple and inner and Ellipsis not in inner:
+        return len(list(value)) == len(inner) and all(map(fits, value, inner))
+    if kind is not abc.Iterable and not hasattr(value, "__len__"):
+        return False
+    if not inner or not isinstance(value, list | tuple):
+        return True  # what is made while it is read cannot be looked into first
+    return all(fits(item, inner[0], within) for item in value)
+
+
+def _array(value: Any, inner: tuple[Any, ...], within: Range) -> bool:
+    """Numbers in an array or a tensor, where numbers are asked for, or rows of them."""
+    if not inner or inner[0] is Any or typing.get_origin(inner[0]) in (abc.Sequence, typing.Union, types.UnionType):
+        return True
+    if inner[0] not in (int, float):
+        return inner[0] in (torch.Tensor, np.ndarray)
+    array = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else value
+    if array.dtype.kind not in "iuf" or array.ndim == 0:
+        return False
+    if array.size and not (within.holds(float(array.min())) and within.holds(float(array.max()))):
+        raise WrongValueError
+    return True
+
+
+def _mapping(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+    if not isinstance(value, kind):
+        return False
+    if len(inner) != 2:
+        return True
+    return all(fits(key, inner[0]) and fits(item, inner[1], within) for key, item in value.items())
+
+
+def _members(protocol: type) -> set[str]:
+    named = set(getattr(protocol, "__protocol_attrs__", ())) or {
+        name for name in (*vars(protocol), *getattr(protocol, "__annotations__", ())) if not name.startswith("_")
+    }
+    return named - {"__init__"}
+
+
+def in_words(hint: Any, within: Range = FINITE) -> str:
+    """What a hint asks for.
+
+    Example:
+        >>> print(in_words(int, Range(1)), "|", in_words(str | None), "|", in_words(typing.Literal["a", "b"]))
+        a whole number of at least 1 | a text | 'a' or 'b'
+        >>> print(in_words(typing.Sequence[float]), "|", in_words(dict[str, torch.Tensor]))
+        a sequence of numbers | a dict of texts and Tensors
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return in_words(inner[0], within)
+    if origin is typing.Literal:
+        return _or([repr(choice) for choice in inner])
+    if isinstance(hint, typing.TypeVar):
+        hint = hint.__bound__ or Any
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _or(list(dict.fromkeys(in_words(part, within) for part in inner if part is not type(None))))
+    kind = origin or hint
+    if kind in (int, float):
+        return f"{_WORDS[kind]} {within}".rstrip()
+    if kind in (tuple, list, abc.Sequence, abc.Iterable, abc.Collection):
+        return _group(kind, inner, within)
+    if kind in (dict, abc.Mapping) and len(inner) == 2 and Any not in inner:
+        return f"a dict of {_plural(in_words(inner[0]))} and {_plural(in_words(inner[1], within))}"
+    if isinstance(kind, type) and issubclass(kind, PurePath):
+        return _WORDS[PurePath]
+    return _WORDS.get(kind) or _article(getattr(kind, "__name__", str(kind)))
+
+
+def _group(kind: Any, inner: tuple[Any, ...], within: Range) -> str:
+    name = {tuple: "tuple", list: "list"}.get(kind, "sequence")
+    if not inner or inner[0] is Any:
+        return f"a {name}"
+    if kind is tuple and Ellipsis not in inner:
+        return f"a tuple of {len(inner)}: {', '.join(in_words(part) for part in inner)}"
+    return f"a {name} of {_plural(in_words(inner[0], within))}"
+
+
+def _plural(words: str) -> str:
+    """Several of what is named with an article."""
+    return " or ".join(_one_plural(part) for part in words.split(" or "))
+
+
+def _one_plural(words: str) -> str:
+    noun = words.removeprefix("a ").removeprefix("an ")
+    if noun == words:
+        return words
+    for name in ("number", "sequence", "list", "tuple", "dict"):
+        if name in noun:
+            return noun.replace(name, f"{name}s", 1)
+    return f"{noun}s"
+
+
+def _or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def nest_of_tensors(value: Any) -> bool:
+    """Whether a value may be a network's input: a batch, a nest with one in it, or an object of the model's own kind.
+
+    Example:
+        >>> nest_of_tensors({"x": torch.ones(1)}), nest_of_tensors([1, "a"]), nest_of_tensors(torch.ones(0, 2))
+        (True, False, False)
+    """
+    if isinstance(value, torch.Tensor):
+        return value.ndim > 0 and len(value) > 0
+    if isinstance(value, abc.Mapping):
+        return any(map(nest_of_tensors, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(nest_of_tensors, value))
+    plain = (type(None), bool, int, float, complex, str, bytes, type, np.ndarray, np.generic, PurePath)
+    return not isinstance(value, plain) and not inspect.isroutine(value) and type(value) is not object

@@ -1,0 +1,95 @@
+"""What numbers mean by their names: the same word has the same range in every function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST = 10**9
+"""More of anything that is counted would not end."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """From where to where a number goes.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        above: the least itself is left out.
+        below: the greatest itself is left out.
+        nan: NaN and infinities are values too.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    nan: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number is in it.
+
+        Example:
+            >>> INSIDE.holds(1), SHARE.holds(1), SHARE.holds(math.nan), COUNT.holds(math.inf), ANY.holds(math.nan)
+            (False, True, False, False, True)
+        """
+        if isinstance(value, float) and not math.isfinite(value):
+            return self.nan
+        over = value > self.low if self.above else value >= self.low
+        return bool(over and (value < self.high if self.below else value <= self.high))
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'of at least'} {_number(self.low)}"
+        high = f"{'below' if self.below else 'of at most'} {_number(self.high)}"
+        if self.low == -math.inf:
+            return "" if self.high == math.inf else high
+        if self.high == math.inf:
+            return low
+        if self.above == self.below:
+            first, then = ("between", "and") if self.above else ("from", "to")
+            return f"{first} {_number(self.low)} {then} {_number(self.high)}"
+        return f"{low} and {high.removeprefix('of ')}"
+
+
+def _number(value: float) -> str:
+    if value == 2**63 - 1:
+        return "2^63 - 1"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+FINITE = Range()
+ANY = Range(nan=True)
+COUNT = Range(1, MOST)
+NONE_OR_MORE = Range(0, MOST)
+SEED = Range(0, 2**63 - 1)
+INSIDE = Range(0, 1, above=True, below=True)
+SHARE = Range(0, 1)
+SOME_SHARE = Range(0, 1, above=True)
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+
+_COUNTED = """
+    basis batch_size beam bins chunk columns copies count depth draws epochs every finalists group_width in_channels
+    max_batches max_bytes max_restarts most_permutations num_classes points probes products samples size steps stride
+    threads widths
+"""
+_COUNTED_FROM_NONE = """
+    batch budget cka_images images length limit max_length most n n_drop network random_draws shift step workers
+"""
+
+RANGES: Mapping[str, Range] = {
+    **dict.fromkeys(_COUNTED.split(), COUNT),
+    **dict.fromkeys(_COUNTED_FROM_NONE.split(), NONE_OR_MORE),
+    "seed": SEED,
+    **dict.fromkeys(("confidence", "level", "mass"), INSIDE),
+    **dict.fromkeys(("accuracy_drop", "chance", "keep", "keep_last", "label_smoothing", "last", "momentum"), SHARE),
+    "latency": SOME_SHARE,
+    **dict.fromkeys(("precision", "rtol", "temperature", "width"), POSITIVE),
+    **dict.fromkeys(
+        ("alpha", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE
+    ),
+}
+"""By the name of the argument; one that is not here may be any finite number."""

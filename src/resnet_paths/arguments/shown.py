@@ -1,0 +1,48 @@
+"""A value as an error message shows it: in one line, however large it is."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+_LONG = 60
+
+
+def shown(value: Any) -> str:
+    """The value, or what it is where it would fill more than a line.
+
+    Example:
+        >>> import torch
+        >>> print(shown(-1), shown("a"), shown(torch.zeros(2, 3)), shown([0] * 100))
+        -1 'a' a Tensor (float32, 2x3) a list of 100
+        >>> print(shown(10**30), shown(torch.nn.ReLU()), shown(torch.nn.ReLU))
+        a number of 31 digits a ReLU the class ReLU
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**25:
+        with contextlib.suppress(ValueError):  # Python refuses to write out numbers of more than 4,300 digits
+            return f"a number of {len(str(abs(value)))} digits"
+        return "a number of thousands of digits"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return _array(value)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | list | tuple | dict | set):
+        text = repr(value)
+        if len(text) <= _LONG and text.isprintable():
+            return text
+        if isinstance(value, str | bytes):
+            return f"{text[:_LONG]}..."
+        return f"{_article(type(value).__name__)} of {len(value)}"  # type: ignore[arg-type]
+    return _article(type(value).__name__)
+
+
+def _array(value: Any) -> str:
+    try:
+        sides = "x".join(map(str, value.shape)) or "no dimensions"
+    except TypeError:
+        sides = str(value.shape)
+    return f"{_article(type(value).__name__)} ({str(value.dtype).removeprefix('torch.')}, {sides})"
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
