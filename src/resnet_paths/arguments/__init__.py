@@ -1,6 +1,6 @@
 """Arguments of public functions, checked once, where they come in: a wrong one is told in one line."""
 
-from .checking import check_arguments, checked
+from .checking import check_arguments, checked, without_checks
 from .ranges import Range
 
-__all__ = ["Range", "check_arguments", "checked"]
+__all__ = ["Range", "check_arguments", "checked", "without_checks"]

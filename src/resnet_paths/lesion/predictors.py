@@ -215,6 +215,10 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
         1.0
     """
     grams = []
+    if len(one) != len(other) or not one.numel() or not other.numel():
+        raise ValueError(
+            f"expected two representations of the same images, got {tuple(one.shape)} and {tuple(other.shape)}"
+        )
     for value in (one, other):
         centred = _flat(value) - _flat(value).mean(0)
         grams.append((centred @ centred.T).double())

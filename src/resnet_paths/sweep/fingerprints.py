@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from ..arguments import checked
+from ..arguments import checked, without_checks
 from . import _code
 from .errors import FingerprintError
 
@@ -121,6 +121,7 @@ class _Walk:
         return _hash("module", self.all(parts))
 
     def of_function(self, value: FunctionType) -> bytes:
+        value = without_checks(value)
         if version := _code.installed_version(value.__module__):
             return _hash("installed", _name(value), version.encode())
         cells = [_contents(cell) for cell in value.__closure__ or ()]
