@@ -151,7 +151,9 @@ def plot_surface_line(
     """
     if surface.y is not None:
         raise ValueError("expected a surface over a line, got one over a plane; use plot_surface_contours")
-    found = _of(surface, metric)
+    if metric not in surface.values:
+        raise ValueError(f"expected a metric among {sorted(surface.values)}, got {metric!r}")
+    found = surface.values[metric]
     ax = axes(ax, (6, 4))
     values = np.where(np.isfinite(found), found, np.nan)
     half = 1.96 * surface.errors[metric]
