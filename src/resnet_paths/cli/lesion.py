@@ -176,11 +176,11 @@ def _choose(
         raise ValueError(f"expected --drop from 0 to {len(net)}, the number of units, got {count}")
     half, _ = images.halves(seed)
     _, loss = metric_named("loss")
-    alone = evaluate_gates(net, half, 1 - torch.eye(len(net)), loss, **running).mean(1)
+    alone = evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
     order = [int(index) for index in np.argsort(alone, kind="stable")]
     if count is not None:
         return sorted(order[:count])
-    gates = torch.ones(len(net) + 1, len(net))
+    gates = torch.ones(len(net) + 1, len(net), device="cpu")
     for row in range(1, len(net) + 1):
         gates[row, order[:row]] = 0
     _, wrong = metric_named("error")
@@ -197,7 +197,7 @@ def _dropped(
     smaller = drop_blocks(net, chosen)
     x = placed(other.subset(slice(0, min(32, len(other)))).x, net.model)
     _, wrong = metric_named("error")
-    gates = torch.ones(2, len(net))
+    gates = torch.ones(2, len(net), device="cpu")
     gates[1, chosen] = 0
     errors = evaluate_gates(net, other, gates, wrong, **running)
     before, after = latencies_in_turn([net.model, smaller], x)

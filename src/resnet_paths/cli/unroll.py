@@ -10,6 +10,7 @@ import torch
 import typer
 from torch import nn
 
+from ..draws import normal, seeded
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork, UnrollError
@@ -47,8 +48,8 @@ def _example(shape: str) -> torch.Tensor:
         sides = [int(side) for side in shape.lower().split("x")]
         if not all(0 < side <= MOST_SIDE for side in sides):
             raise ValueError(shape)
-        generator = torch.Generator("cpu").manual_seed(0)
-        return torch.randn(2, *sides, generator=generator, dtype=torch.float32, device="cpu")
+        generator = seeded(0)
+        return normal((2, *sides), generator)
     except (ValueError, RuntimeError):
         raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..arguments import checked
+from ..draws import permutation, seeded
 from ..graph.model_fingerprint import tensor_bytes
 
 
@@ -117,7 +118,7 @@ class ImageData:
 
     def subset(self, indices: torch.Tensor | slice | list[int]) -> ImageData:
         """The images at these indices (or where a mask is true)."""
-        chosen = torch.as_tensor(indices) if isinstance(indices, list) else indices
+        chosen = torch.as_tensor(indices, device="cpu") if isinstance(indices, list) else indices
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def sample(self, count: int, seed: int = 0) -> ImageData:
@@ -144,7 +145,7 @@ class ImageData:
 
     def random_order(self, seed: int = 0) -> torch.Tensor:
         """The indices of all images in the order of :meth:`shuffled`."""
-        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).to(self.labels.device)
+        return permutation(len(self), seeded(seed)).to(self.labels.device)
 
     def numbered(self, classes: tuple[str, ...]) -> ImageData:
         """The same images with their classes numbered as in another list, by their names.
@@ -198,11 +199,11 @@ class ImageData:
         """
         if not 0 < share < 1:
             raise ValueError(f"expected a share between 0 and 1, got {share}")
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.zeros(len(self), dtype=torch.bool)
+        generator = seeded(seed)
+        first = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         for label in range(len(self.classes)):
             members = (self.labels == label).nonzero().flatten().cpu()
-            order = torch.randperm(len(members), generator=generator)
+            order = permutation(len(members), generator)
             first[members[order[: round(share * len(members))]]] = True
         if first.all() or not first.any():
             raise ValueError(f"expected both parts to hold images, got none in one for share={share} of {len(self)}")

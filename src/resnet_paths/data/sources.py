@@ -40,11 +40,11 @@ def digits(split: Split | None = "test") -> ImageData:
 
     _check_split(split, val=False)
     source = load_digits()
-    labels = torch.tensor(source.target, dtype=torch.int64)
-    images = torch.tensor(source.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(source.target, dtype=torch.int64, device="cpu")
+    images = torch.tensor(source.images, dtype=torch.float32, device="cpu")[:, None] / 16
     rank = torch.zeros_like(labels)
     for label in range(10):
-        rank[labels == label] = torch.arange(int((labels == label).sum()))
+        rank[labels == label] = torch.arange(int((labels == label).sum()), device="cpu")
     test = rank % 4 == 3
     chosen = ~test if split == "train" else test
     names = tuple(str(label) for label in range(10))

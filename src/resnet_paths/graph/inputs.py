@@ -41,7 +41,8 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     apart = ~((found == expected) | (found.isnan() & expected.isnan()))
     if not bool(apart.any()):
         return 0.0
-    scale = expected[expected.isfinite()].abs().max() if bool(expected.isfinite().any()) else torch.tensor(0.0)
+    finite = expected[expected.isfinite()]
+    scale = finite.abs().max() if finite.numel() else expected.new_zeros(())
     difference = (found[apart] - expected[apart]).abs().max()
     return float(difference / scale.clamp_min(torch.finfo(torch.float32).tiny))
 

@@ -440,7 +440,7 @@ def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors of one storage have elements in common."""
     if one.dtype is not other.dtype or one.layout is not torch.strided or other.layout is not torch.strided:
         return True
-    marks = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool)
+    marks = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool, device="cpu")
     marks.as_strided(one.size(), one.stride(), one.storage_offset()).fill_(True)
     return bool(marks.as_strided(other.size(), other.stride(), other.storage_offset()).any())
 
@@ -497,7 +497,7 @@ class _Example:
             return tensor.flip(-1) * 0.875 if tensor.is_floating_point() and tensor.ndim else tensor.clone()
         if not tensor.ndim or tensor.shape[0] != self.batch:
             return tensor.clone()
-        rows = torch.arange(self.batch + 1) % self.batch
+        rows = torch.arange(self.batch + 1, device="cpu") % self.batch
         return tensor.index_select(0, rows.to(tensor.device))
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..arguments import checked
+from ..draws import normal, seeded
 from ..files import existing_file, whole_file
 from ..graph.wrappers import unwrap
 
@@ -309,8 +310,8 @@ def _filters(
 def _draw(seed: int, name: str, like: torch.Tensor) -> torch.Tensor:
     """Standard normal, float64, from the seed, the name and the shape alone."""
     digest = hashlib.blake2b(f"{seed}|{name}|{tuple(like.shape)}".encode(), digest_size=8).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64, device="cpu")
+    generator = seeded(int.from_bytes(digest, "big") >> 1)
+    return normal(like.shape, generator)
 
 
 def _rescaled(drawn: torch.Tensor, weight: torch.Tensor, owner: nn.Module, normalise: Normalise) -> torch.Tensor:

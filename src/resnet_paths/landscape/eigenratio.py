@@ -130,7 +130,9 @@ class _Problem:
 
 def _cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
     """One cell, for the sweep engine; every cell starts Lanczos from the same vector."""
-    working = WorkingCopy(problem.model, problem.directions, torch.empty(0), fold=False, channels_last=False)
+    working = WorkingCopy(
+        problem.model, problem.directions, torch.empty(0, device="cpu"), fold=False, channels_last=False
+    )
     working.move([point[name] for name in ("x", "y") if name in point])
     operator = curvature_operator(
         working.model,

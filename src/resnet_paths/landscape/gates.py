@@ -133,7 +133,7 @@ def gate_path(
         (array([0., 2.]), (21,))
     """
     data = as_data(data)
-    points = torch.as_tensor(waypoints, dtype=torch.float64)
+    points = torch.as_tensor(waypoints, dtype=torch.float64, device="cpu")
     if points.ndim != 2 or len(points) < 2 or points.shape[1] != len(net):
         raise ValueError(
             f"expected at least two waypoints of {len(net)} gates, one for each unit, got {tuple(points.shape)}"
@@ -157,7 +157,7 @@ def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
         [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
     chosen = net.indices(units)
-    points = torch.ones(len(chosen) + 1, len(net), dtype=torch.float64)
+    points = torch.ones(len(chosen) + 1, len(net), dtype=torch.float64, device="cpu")
     for step, index in enumerate(chosen):
         points[step + 1 :, index] = 0
     return points

@@ -149,7 +149,7 @@ class CurvatureOperator:
 
     def direction(self, vector: torch.Tensor | np.ndarray) -> Tensors:
         """A vector (P,) as tensors by the names of the parameters, in the model's type: a direction in its space."""
-        flat = torch.as_tensor(vector).to(self.device, self.dtype)
+        flat = torch.as_tensor(vector, device=self.device).to(self.dtype)
         parts = flat.split([math.prod(shape) for shape in self.shapes])
         return {name: part.reshape(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
@@ -312,7 +312,7 @@ def _moved(x: Any, reference: torch.Tensor) -> Any:
         return type(x)(_moved(value, reference) for value in x)
     if x is None or isinstance(x, (bool, str)):
         return x
-    value = torch.as_tensor(x)
+    value = torch.as_tensor(x, device=reference.device)
     value = value.clone() if value.is_inference() else value  # such tensors cannot be differentiated through
     return value.to(reference.device, reference.dtype if value.is_floating_point() else None)
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ..draws import normal, seeded
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 _PROBES = 3
 
@@ -55,11 +57,13 @@ def check_symmetry(
 
 def asymmetry(product: Product, sizes: Sequence[int], indices: Sequence[int], like: torch.Tensor) -> float:
     """The largest ``|u'Hv - v'Hu| / (|Hu| + |Hv|)`` of random vectors on some parameters alone; 0 for a zero matrix."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.zeros(sum(sizes), _PROBES, dtype=torch.float64)
+    generator = seeded(0)
+    rows = torch.zeros(sum(sizes), _PROBES, dtype=torch.float64, device="cpu")
     starts = [sum(sizes[:index]) for index in indices]
-    places = torch.cat([torch.arange(start, start + sizes[i]) for start, i in zip(starts, indices, strict=True)])
-    rows[places] = torch.randn(len(places), _PROBES, generator=generator, dtype=torch.float64)
+    places = torch.cat(
+        [torch.arange(start, start + sizes[i], device="cpu") for start, i in zip(starts, indices, strict=True)]
+    )
+    rows[places] = normal((len(places), _PROBES), generator)
     products = product(rows.to(like.device, like.dtype)).cpu().double()
     inside = products[places]
     gram, norms = rows[places].T @ inside, inside.norm(dim=0)

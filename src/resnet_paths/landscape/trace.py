@@ -14,6 +14,7 @@ from scipy.stats import t as student
 
 from .._display import shown
 from ..arguments import checked
+from ..draws import integers, normal, seeded
 from ..provenance import Provenance
 from .operator import CurvatureOperator, Kind
 
@@ -189,13 +190,13 @@ def _probes(operator: CurvatureOperator, count: int, probe: Probe, seed: int) ->
     """Random vectors with entries of mean 0 and variance 1, the same on every device."""
     if probe not in ("rademacher", "gaussian"):
         raise ValueError(f"expected probe 'rademacher' or 'gaussian', got {probe!r}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     rows = []
     for _ in range(count):
         if probe == "gaussian":
-            row = torch.randn(len(operator), generator=generator, dtype=torch.float64)
+            row = normal((len(operator),), generator)
         else:
-            row = torch.randint(0, 2, (len(operator),), generator=generator).double() * 2 - 1
+            row = integers(0, 2, (len(operator),), generator).double() * 2 - 1
         rows.append(row.to(operator.device, operator.dtype))
     return rows
 

@@ -168,7 +168,7 @@ def project_trajectory(
         Direction(_tensors(vector, names, network), kind, facts={"explained": float(share)})
         for vector, share, kind in zip(vectors, explained, _kinds(vectors, directions), strict=True)
     )
-    off = (gram - torch.eye(len(gram), dtype=gram.dtype)).abs()
+    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device="cpu")).abs()
     return ProjectedTrajectory(
         directions=chosen,
         coordinates=coordinates.numpy(),
@@ -321,7 +321,7 @@ def _unit(directions: Sequence[Direction], names: Sequence[str], model: nn.Modul
         unknown = [name for name in direction.tensors if name not in names]
         if unknown:
             raise ValueError(f"expected directions over the chosen parameters, got also {unknown[:3]}")
-        full = {name: direction.tensors.get(name, torch.zeros(shapes[name])) for name in names}
+        full = {name: direction.tensors.get(name, torch.zeros(shapes[name], device="cpu")) for name in names}
         row = _vector(full, names)
         rows.append(row / torch.linalg.vector_norm(row))
     if not rows:

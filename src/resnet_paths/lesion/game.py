@@ -243,8 +243,8 @@ class Game:
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
         """(m, images) the metric of each coalition (m, n) on each image."""
-        gates = torch.ones(len(coalitions), len(self._runner))
-        gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype)
+        gates = torch.ones(len(coalitions), len(self._runner), device="cpu")
+        gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype, device="cpu")
         self.asked += len(coalitions)
         return per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
 

@@ -127,7 +127,7 @@ def random_deletions(
     deleted = [
         np.stack([np.sort(generator.choice(players, count, replace=False)) for _ in range(draws)]) for count in chosen
     ]
-    gates = torch.ones(1 + len(chosen) * draws, len(net))
+    gates = torch.ones(1 + len(chosen) * draws, len(net), device="cpu")
     for row, indices in enumerate(indices for block in deleted for indices in block):
         gates[row + 1, torch.from_numpy(indices)] = 0
     values = evaluate_gates(net, data, gates, function, **options)

@@ -136,7 +136,7 @@ def single_deletions(
     """
     data = as_data(data)
     name, function = metric_named(metric)
-    gates = torch.cat([torch.ones(1, len(net)), 1 - torch.eye(len(net))])
+    gates = torch.cat([torch.ones(1, len(net), device="cpu"), 1 - torch.eye(len(net), device="cpu")])
     values = evaluate_gates(net, data, gates, function, **options)
     return _record(net, data, name, values, "branch")
 

@@ -96,7 +96,7 @@ class PlainNetwork:
 
     def __call__(self, x: Any, gates: torch.Tensor | Sequence[float] | None = None) -> torch.Tensor:
         """The output, for gates (n,) or, with a leading dimension m, for gates (m, n)."""
-        rows = torch.ones(1, len(self)) if gates is None else torch.as_tensor(gates)
+        rows = torch.ones(1, len(self), device="cpu") if gates is None else torch.as_tensor(gates, device="cpu")
         outputs = dict(self.iterate(x, rows if rows.ndim == 2 else rows[None]))
         stacked = torch.stack([outputs[row] for row in range(len(outputs))])
         return stacked if gates is not None and rows.ndim == 2 else stacked[0]

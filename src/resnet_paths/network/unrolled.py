@@ -301,7 +301,7 @@ class UnrolledNetwork:
         if gates is None:
             return self.run(self.stem(x)).value
         if not isinstance(gates, torch.Tensor):
-            gates = torch.as_tensor(gates, dtype=torch.float64)
+            gates = torch.as_tensor(gates, dtype=torch.float64, device="cpu")
         self._check_gates(gates)
         rows = gates if gates.ndim == 2 else gates[None]
         outputs: list[torch.Tensor | None] = [None] * len(rows)

@@ -27,7 +27,7 @@ def verify(net: UnrolledNetwork, example: Any) -> None:
     Cost: two forward passes and two of forward and backward.
     """
     difference = _observed(net, example)
-    parameter = next(net.model.parameters(), torch.empty(0))
+    parameter = next(net.model.parameters(), torch.empty(0, device="cpu"))
     tolerance = TOLERANCE.get(parameter.dtype, 5e-2)
     if not difference <= tolerance:
         raise TraceError(

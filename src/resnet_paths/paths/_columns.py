@@ -192,7 +192,7 @@ def _dealt(count: int, most: int) -> torch.Tensor:
     """Which of `most` groups each of `count` columns, largest first, joins: (count, most) of zeros and ones."""
     alone = most // 2
     places = most - alone
-    groups = torch.zeros(count, most, dtype=torch.float64)
+    groups = torch.zeros(count, most, dtype=torch.float64, device="cpu")
     for column in range(count):
         turn, place = divmod(column - alone, places)
         group = column if column < alone else alone + (place if turn % 2 == 0 else places - 1 - place)

@@ -14,6 +14,7 @@ from torch import nn
 
 from .._display import shown
 from ..arguments import checked
+from ..draws import permutation, seeded
 from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
@@ -174,10 +175,10 @@ def attribute_blocks(
 
 def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
     """Random orders of so many features, so many of them, from a generator of their own."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def orders(features: int, count: int) -> Iterator[list[int]]:
-        return (torch.randperm(features, generator=generator).tolist() for _ in range(count))
+        return (permutation(features, generator).tolist() for _ in range(count))
 
     return orders
 

@@ -13,6 +13,7 @@ import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
+from ..draws import seeded
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ..statistics import log_student_interval
@@ -177,7 +178,7 @@ def path_energy(
     return PathEnergy(
         n=record.n,
         loss=loss_name(loss),
-        lengths=torch.arange(len(counts)),
+        lengths=torch.arange(len(counts), device="cpu"),
         energy=energy,
         standard_error=error,
         low=low,

@@ -85,7 +85,10 @@ class EnumeratedPathGradients:
 
     def mean_by_length(self) -> torch.Tensor:
         """The mean norm over all paths of each length, (n + 1, batch); 0 for a length that no path has."""
-        return self.energy_by_length(power=1) / torch.tensor(self.counts).clamp_min(1).to(self.norms)[:, None]
+        return (
+            self.energy_by_length(power=1)
+            / torch.tensor(self.counts, device="cpu").clamp_min(1).to(self.norms)[:, None]
+        )
 
     def energy_by_length(self, power: int = 2) -> torch.Tensor:
         """The sum of squared norms (or of another power) over all paths of each length, (n + 1, batch)."""

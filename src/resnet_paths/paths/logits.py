@@ -187,7 +187,7 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     by_part = {part: rows[place] for place, part in enumerate(parts)}
     by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
     return LogitsByLength(
-        lengths=torch.arange(rows.shape[1]),
+        lengths=torch.arange(rows.shape[1], device="cpu"),
         logits=rows.sum(0),
         parts=by_part,
         output=output,
@@ -283,7 +283,7 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
         (torch.Size([9, 2, 5]), True)
     """
     check_eval(net)
-    stairs = torch.ones(len(net) + 1, len(net)).tril(-1)
+    stairs = torch.ones(len(net) + 1, len(net), device="cpu").tril(-1)
     with torch.no_grad():
         logits = net(x, stairs)
     names = ("stem", *(unit.name for unit in net))

@@ -14,6 +14,7 @@ import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
+from ..draws import seeded, uniform
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, array, dataset, provenance, table
 from ..statistics import norm_intervals, pooled_norm_intervals
@@ -174,7 +175,7 @@ def sample_path_gradients(
     return SampledPathGradients(
         n=record.n,
         loss=loss_name(loss),
-        lengths=torch.tensor(wanted),
+        lengths=torch.tensor(wanted, device="cpu"),
         norms=norms,
         mean=norms.mean(1),
         standard_error=error,
@@ -191,8 +192,8 @@ def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch
 
 def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
     """Uniform random sets of `length` of n units, one for each row and example: (rows, batch, n) of bool."""
-    order = torch.rand(rows, batch, n, generator=generator).argsort(-1)
-    chosen = torch.zeros(rows, batch, n, dtype=torch.bool)
+    order = uniform((rows, batch, n), generator).argsort(-1)
+    chosen = torch.zeros(rows, batch, n, dtype=torch.bool, device="cpu")
     return chosen.scatter_(-1, order[..., :length], True)
 
 
@@ -270,8 +271,10 @@ def draw_edges(graph: PathGraph, place: int, remaining: torch.Tensor, generator:
             counts, rest = graph.counts_from(source), left - graph.shift(graph.vertices[place], term)
             numbers.append(counts[rest] if 0 <= rest < len(counts) else 0)
         total = sum(numbers)
-        upper = torch.tensor([sum(numbers[: edge + 1]) / total for edge in range(len(edges))], dtype=torch.float64)
+        upper = torch.tensor(
+            [sum(numbers[: edge + 1]) / total for edge in range(len(edges))], dtype=torch.float64, device="cpu"
+        )
         here = remaining == left
-        coins = torch.rand(int(here.sum()), generator=generator, dtype=torch.float64)
+        coins = uniform((int(here.sum()),), generator, torch.float64)
         choice[here] = torch.searchsorted(upper, coins, right=True).clamp_max(len(edges) - 1)
     return choice

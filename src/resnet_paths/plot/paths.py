@@ -175,7 +175,7 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
     """
     ax = axes(ax, (max(6.0, 0.32 * len(record.units)), 4))
     probability = record.probabilities.double().cpu()
-    chosen = probability[:, torch.arange(len(target)), target.cpu()].numpy()
+    chosen = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
     places = np.arange(len(record.units))
     ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")

@@ -32,7 +32,7 @@ class Searcher:
         new = [dropped for dropped in dict.fromkeys(sets) if dropped not in self.known]
         if not new:
             return
-        gates = torch.ones(len(new), len(self.net))
+        gates = torch.ones(len(new), len(self.net), device="cpu")
         for row, dropped in enumerate(new):
             gates[row, list(dropped)] = 0
         values = evaluate_gates(

@@ -13,6 +13,7 @@ from torch import nn
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import training_slices
+from ..draws import permutation, seeded
 from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import UnrolledNetwork, placed
@@ -119,12 +120,12 @@ def _run(
     parts = training_slices(len(data), how.batch_size)
     steps = how.epochs * len(parts)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    generator = torch.Generator().manual_seed(how.seed)
+    generator = seeded(how.seed)
     black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
     losses = []
     for _ in range(how.epochs):
         total = 0.0
-        order = torch.randperm(len(data), generator=generator)
+        order = permutation(len(data), generator)
         for chosen in (order[part] for part in parts):
             batch = data.subset(chosen)
             x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)

@@ -112,8 +112,8 @@ class _Moments:
     """Mean and sum of squared deviations of all values of a channel so far, in float64."""
 
     count: int = 0
-    mean: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    mean: torch.Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
+    squares: torch.Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
 
     def add(self, count: int, mean: torch.Tensor, var: torch.Tensor) -> None:
         """So many values of this mean and biased variance more (Chan, Golub and LeVeque 1983, equation 2.1)."""

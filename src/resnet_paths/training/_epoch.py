@@ -12,6 +12,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..data.batches import training_slices
+from ..draws import permutation, seeded
 from ..graph.inputs import call_model, main_output
 from .augment import augment
 from .mixup import Mixed, mixup
@@ -47,9 +48,9 @@ class Trainer:
         (dropout, stochastic depth) see the same images in the same order.
         """
         recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + epoch
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         shares = np.random.default_rng(seed)
-        order = torch.randperm(len(data), generator=generator)
+        order = permutation(len(data), generator)
         black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
         parts = training_slices(len(order), recipe.batch_size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -8,6 +8,7 @@ import torch
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
+from ..draws import integers, seeded, uniform
 
 
 @checked
@@ -32,7 +33,7 @@ def augment(
         torch.Size([1, 1, 3, 3])
     """
     if flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        mirrored = uniform((len(images),), generator) < 0.5
         images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
     if not shift:
         return images
@@ -42,7 +43,7 @@ def augment(
     padded = outside.expand(count, channels, height + 2 * shift, width + 2 * shift).clone()
     padded[:, :, shift : shift + height, shift : shift + width] = images
 
-    down, right = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
+    down, right = integers(0, 2 * shift + 1, (2, count), generator).to(images.device)
     rows = down[:, None] + torch.arange(height, device=images.device)
     columns = right[:, None] + torch.arange(width, device=images.device)
     image = torch.arange(count, device=images.device)[:, None, None, None]
@@ -82,6 +83,6 @@ def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: i
     data = as_data(data)
     if shift < 0 or copies < 1:
         raise ValueError(f"expected a shift of at least 0 pixels and at least 1 copy, got {shift} and {copies}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     images = torch.cat([augment(data.images, shift, flip, generator) for _ in range(copies)])
     return replace(data, images=images, labels=data.labels.repeat(copies))

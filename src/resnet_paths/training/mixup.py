@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..arguments import checked
+from ..draws import permutation
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,5 +69,5 @@ def mixup(
     if not alpha:
         return Mixed(images, labels, labels, 1.0)
     share = float(shares.beta(alpha, alpha))
-    partner = torch.randperm(len(images), generator=partners).to(images.device)
+    partner = permutation(len(images), partners).to(images.device)
     return Mixed(share * images + (1 - share) * images[partner], labels, labels[partner], share)

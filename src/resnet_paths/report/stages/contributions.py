@@ -70,7 +70,7 @@ def run(subject: Subject, options: Options) -> Section:
 
 
 def _lens(record: LogitLens, target: torch.Tensor) -> Part:
-    probability = record.probabilities.double().cpu()[:, torch.arange(len(target)), target].numpy()
+    probability = record.probabilities.double().cpu()[:, torch.arange(len(target), device="cpu"), target].numpy()
     accuracy = record.accuracy(target.to(record.logits.device)).cpu().numpy()
     frame = pd.DataFrame({"after": record.units, "probability": probability.mean(1), "accuracy": accuracy})
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])

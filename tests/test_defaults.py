@@ -1,0 +1,124 @@
+"""Every public function gives the same numbers whatever torch's defaults and modes are around the call."""
+
+import ast
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_leaves_no_mark import FUNCTIONS, subject
+
+from resnet_paths import network as unrolling
+from resnet_paths.data import digits
+from resnet_paths.training import augmented
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
+TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
+NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
+"""Listed there without a value."""
+
+
+@contextlib.contextmanager
+def default_device() -> Iterator[None]:
+    with torch.device("meta"):
+        yield
+
+
+@contextlib.contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def autocast() -> Any:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+AROUND: dict[str, Any] = {
+    "default device": default_device,
+    "default dtype": default_dtype,
+    "autocast": autocast,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+def numbers(value: Any) -> list[np.ndarray]:
+    """All numbers in a result, in order; what was timed is left out."""
+    if isinstance(value, torch.Tensor):
+        return [value.detach().cpu().double().numpy()]
+    if isinstance(value, np.ndarray):
+        return [value] if value.dtype.kind in "iufb" else []
+    if isinstance(value, bool | int | float | np.number):
+        return [np.asarray(float(value))]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.name not in ("seconds", "latency", "source")]
+        return [number for name in names for number in numbers(getattr(value, name))]
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in numbers(item)]
+    return []
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, list[np.ndarray]]:
+    return {}
+
+
+def result_of(name: str) -> list[np.ndarray]:
+    torch.manual_seed(0)
+    with contextlib.suppress(unrolling.NoUnitsError):
+        return numbers(FUNCTIONS[name](*subject()))
+    return []
+
+
+@pytest.mark.parametrize("mode", AROUND)
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in NOTHING])
+@pytest.mark.filterwarnings("ignore")
+def test_modes_around_a_call_change_no_number(name: str, mode: str, reference: dict[str, Any]) -> None:
+    if name not in reference:
+        reference[name] = result_of(name)
+    made = subject()  # as the user has it: made before the defaults were changed
+    torch.manual_seed(0)
+    with AROUND[mode](), contextlib.suppress(unrolling.NoUnitsError):
+        found = numbers(FUNCTIONS[name](*made))
+    if name in TIMED:
+        return
+    assert len(found) == len(reference[name])
+    for one, other in zip(found, reference[name], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["default device", "default dtype"])
+def test_seeds_draw_the_same_images(mode: str) -> None:
+    data = digits("test").subset(slice(0, 12))
+    expected = [augmented(data, 1, True, seed=3).images, data.sample(5, seed=2).images, data.halves(1)[0].images]
+    with AROUND[mode]():
+        data = digits("test").subset(slice(0, 12))
+        found = [augmented(data, 1, True, seed=3).images, data.sample(5, seed=2).images, data.halves(1)[0].images]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tensors_are_made_on_a_named_device_and_drawn_in_one_place() -> None:
+    """A default device would take them elsewhere, a default type would change what is drawn."""
+    made = {"zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor"}
+    drawn = {"rand", "randn", "randint", "randperm", "Generator", "bernoulli"}
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.")):
+                continue
+            name = ast.unparse(node.func).removeprefix("torch.")
+            named = any(keyword.arg == "device" for keyword in node.keywords)
+            if (name in made or name in drawn) and not named and path.name != "draws.py":
+                wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)[:60]}")
+    assert not wrong
