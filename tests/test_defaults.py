@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_leaves_no_mark import FUNCTIONS, subject
 
 from resnet_paths import network as unrolling
 from resnet_paths.data import digits
 from resnet_paths.training import augmented
+from test_leaves_no_mark import FUNCTIONS, subject
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
@@ -59,7 +59,9 @@ def numbers(value: Any) -> list[np.ndarray]:
     if isinstance(value, bool | int | float | np.number):
         return [np.asarray(float(value))]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.name not in ("seconds", "latency", "source")]
+        names = [
+            field.name for field in dataclasses.fields(value) if field.name not in ("seconds", "latency", "source")
+        ]
         return [number for name in names for number in numbers(getattr(value, name))]
     if isinstance(value, dict):
         return [number for item in value.values() for number in numbers(item)]

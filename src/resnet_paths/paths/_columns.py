@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..draws import integers
 from .block_graph import Step
 from .pulling import zeros_for
 from .record import Record
@@ -184,7 +185,7 @@ def _flat(columns: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _weights(gram: torch.Tensor, count: int, most: int, generator: torch.Generator) -> torch.Tensor:
     """How merged columns are made of the given ones, (..., most, count), in double precision."""
     axes = torch.linalg.eigh(gram.cpu().double()).eigenvectors.flip(-1)
-    coins = torch.randint(0, 2, (*axes.shape[:-2], 1, count), generator=generator)
+    coins = integers(0, 2, (*axes.shape[:-2], 1, count), generator)
     return ((axes * (2 * coins - 1)) @ _dealt(count, most)).mT
 
 

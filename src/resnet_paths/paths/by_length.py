@@ -94,6 +94,7 @@ class GradientByLength:
         return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
+@checked
 @overload
 def gradient_by_length(
     net: UnrolledNetwork,
@@ -197,7 +198,7 @@ def gradient_by_length(
         wrt="input" if wrt == "input" else net[wrt].name,
         loss=loss_name(loss),
         units=record.counted_names,
-        lengths=torch.arange(lengths),
+        lengths=torch.arange(lengths, device="cpu"),
         gradient=gradient,
         total=total,
         norms=norms,

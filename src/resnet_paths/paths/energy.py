@@ -162,8 +162,8 @@ def path_energy(
     if rtol is not None and rtol <= 0:
         raise ValueError(f"expected rtol above 0, got {rtol}; None takes all draws")
     record = record_to_start(net, x, target, loss, wrt, max_bytes)
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64)
+    generator = seeded(seed)
+    counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64, device="cpu")
     exact = counts <= columns
     squares: list[torch.Tensor] = []
     while len(squares) < draws:

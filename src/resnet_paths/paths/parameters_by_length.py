@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from .._display import shown
+from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import relative_gap
@@ -66,6 +67,7 @@ class ParameterGradientByLength:
         return table(self.to_xarray()[["norm"]])
 
 
+@checked
 @torch.inference_mode(False)
 def parameter_gradients_by_length(
     net: UnrolledNetwork,
@@ -136,7 +138,7 @@ def parameter_gradients_by_length(
     return ParameterGradientByLength(
         loss=loss_name(loss),
         units=record.counted_names,
-        lengths=torch.arange(lengths),
+        lengths=torch.arange(lengths, device="cpu"),
         gradient=gradient,
         norms={
             name: torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for name, value in gradient.items()

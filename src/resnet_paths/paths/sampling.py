@@ -168,7 +168,7 @@ def sample_path_gradients(
     wrong = [length for length in wanted if not 0 <= length <= longest]
     if wrong or not wanted:
         raise ValueError(f"expected lengths from 0 to {longest}, got {wrong or wanted}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     norms = torch.stack([_norms_of(record, length, samples, generator) for length in wanted])
     single = torch.tensor([counts[length] <= 1 for length in wanted], device=norms.device)[:, None]
     error = (norms.std(1) / math.sqrt(samples)).masked_fill(single, 0.0)
@@ -209,7 +209,9 @@ def _norms_of(record: Record, length: int, samples: int, generator: torch.Genera
     if not count:
         return result
     rows = 1 if count == 1 else samples
-    left = {last: torch.full((rows, len(record.seed)), length)}  # branches still to enter; -1: the path is not here
+    left = {
+        last: torch.full((rows, len(record.seed)), length, device="cpu")
+    }  # branches still to enter; -1: the path is not here
     values = {last: record.seed.expand(rows, *record.seed.shape)}
     sets = draw_masks(graph.n, length, rows, len(record.seed), generator) if graph.is_chain else None
     for place in reversed(range(len(graph.vertices))):
