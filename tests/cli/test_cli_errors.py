@@ -20,7 +20,7 @@ WRONG = [
     (["report", "--limit", "ten"], "--limit"),
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
     (["report", "--batch-size", "0"], "batch-size"),
-    (["report", "--limit", "4", "--out", "."], "a file to write, got the folder"),
+    (["report", "--limit", "4", "--out", "."], "a folder; give a name such as"),
     (["report", "--twin", "resnet19", "--limit", "4"], "near names: resnet18"),
     (["reproduce"], "Missing argument"),
     (["reproduce", "veit2015"], "did you mean veit2016?"),
@@ -130,5 +130,5 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
     (tmp_path / "file").write_text("")
     for command in ("lesion", "plan", "paths", "landscape"):
         line = line_of(CliRunner().invoke(app, [command, "--out", str(tmp_path / "file" / "deep")]))
-        assert "expected a place to write to as --out" in line
+        assert "expected a folder to write to as --out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

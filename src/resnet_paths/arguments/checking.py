@@ -7,8 +7,11 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
+
+import torch
 
 from .hints import WrongValueError, fits, in_words, nest_of_tensors
 from .ranges import FINITE, RANGES, Range
@@ -26,6 +29,8 @@ def checked(function: F, /) -> F: ...
 def checked(**ranges: Range) -> Callable[[F], F]: ...
 def checked(function: Any = None, /, **ranges: Range) -> Any:
     """Let a function, or a class when it is made, refuse arguments of a wrong kind or out of their range, in one line.
+
+    It also runs without an autocast that is on around the call, so that the numbers are those of the types given.
 
     The kind is read from the type hints, the range of a number from its name (`RANGES` of
     :mod:`resnet_paths.arguments.ranges`).
@@ -45,7 +50,7 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         ... def mean(values: list[float], *, draws: int = 3) -> float: return sum(values) / len(values)
         >>> mean([1, 2], draws=0)
         Traceback (most recent call last):
-        ValueError: expected draws as a whole number of at least 1, got 0
+        ValueError: expected draws as a whole number from 1 to 1,000,000,000, got 0
         >>> mean("ab")
         Traceback (most recent call last):
         TypeError: expected values as a list of numbers, got 'ab'
@@ -64,10 +69,22 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         except TypeError:
             return function(*args, **kwargs)  # Python says it well, and names the function
         check_arguments(function, given, ranges)
-        return function(*args, **kwargs)
+        with _no_autocast():
+            return function(*args, **kwargs)
 
     with_checks.__checks__ = True  # type: ignore[attr-defined]
     return with_checks
+
+
+def _no_autocast() -> AbstractContextManager[Any]:
+    """The types of the model and of what it is given decide; an autocast around the call would change the numbers."""
+    running = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not running:
+        return nullcontext()
+    stack = ExitStack()
+    for kind in running:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def without_checks(function: Any) -> Any:

@@ -156,7 +156,9 @@ def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mo
     transformers = _library("transformers", "hf")
     if Path(name).is_dir():
         automatic = transformers.AutoModelForImageClassification
-        model: nn.Module = automatic.from_pretrained(name, local_files_only=True, **options)
+        model: nn.Module = automatic.from_pretrained(
+            name, local_files_only=True, trust_remote_code=False, **options
+        )  # neither asked for nor run: code that the folder brings along
         return model
     kind = getattr(transformers, name, None)
     if kind is None or getattr(kind, "config_class", None) is None:

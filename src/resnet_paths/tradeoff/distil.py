@@ -61,6 +61,8 @@ class Distillation:
 
 
 @checked
+@torch.inference_mode(False)
+@torch.enable_grad()
 def distil(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -100,8 +101,7 @@ def latencies_in_turn(
         >>> half.low <= half.median <= half.high
         True
     """
-    from torch.utils.benchmark import Timer  # looks for a CUDA toolkit when it is imported
-
+    timer = _timer()
     count = threads or torch.get_num_threads()
     x = dict(x) if isinstance(x, Mapping) else x
     first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)), None)
@@ -113,7 +113,7 @@ def latencies_in_turn(
         for model in models:
             left.enter_context(_left_as_it_is(model))
             names = {"call": call_model, "model": model, "x": x}
-            timers.append(Timer("call(model, x)", globals=names, num_threads=count))
+            timers.append(timer("call(model, x)", globals=names, num_threads=count))
         once = [timer.timeit(2).median for timer in timers]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
         each = list(zip(timers, numbers, strict=True))
@@ -159,3 +159,14 @@ def count_flops(model: nn.Module, x: Any) -> int:
 def _left_as_it_is(model: object) -> AbstractContextManager[None]:
     """Within the block the model may run, in whatever mode; a function is run as it is."""
     return preserved(model) if isinstance(model, nn.Module) else nullcontext()
+
+
+def _timer() -> type[Timer]:
+    """PyTorch's timer, without the word that importing it says where no CUDA toolkit is found."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before, logger.disabled = logger.disabled, True
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.disabled = before
+    return Timer

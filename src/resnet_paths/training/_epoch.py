@@ -75,7 +75,17 @@ class Trainer:
             raise FloatingPointError(
                 f"expected a finite loss, got {mean} in epoch {epoch}; lower learning_rate or lengthen warmup"
             )
+        self._check_weights(epoch)
         return {"epoch": epoch, "rate": recipe.rate(epoch), "loss": mean, "train_error": int(wrong) / len(order)}
+
+    def _check_weights(self, epoch: int) -> None:
+        """The losses are those before each step: after the last one the weights themselves are looked at."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise FloatingPointError(
+                    f"expected finite weights after epoch {epoch}, got NaN or infinite ones in {name}; lower "
+                    "learning_rate or lengthen warmup"
+                )
 
     def step(self, batch: Mixed) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of SGD: the loss before it, and the number of wrong predictions."""

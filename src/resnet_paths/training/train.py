@@ -25,6 +25,8 @@ from .recipe import Recipe
 
 
 @checked
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model: nn.Module,
     data: ImageSource,

@@ -1,0 +1,113 @@
+"""Files appear whole or not at all, with the umask's permissions; what is read is named where it is wrong."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_paths import files, landscape, path_lengths, plot
+from resnet_paths.landscape import Direction, Surface
+from resnet_paths.sweep import SweepResult, sweep
+from resnet_paths.tradeoff import DropPlan, load_plan
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def surface() -> Surface:
+    import torch
+
+    from resnet_paths.data import digits
+    from resnet_paths.models import cifar_resnet
+
+    model = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()
+    direction = landscape.direction_from(model, {"linear.bias": torch.ones(10)})
+    return landscape.loss_surface(
+        model, digits("test").subset(slice(0, 4)), directions=direction, x=[0.0, 1.0], progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def writers():
+    import torch
+
+    drawn = plot.plot_path_lengths(path_lengths(3))
+    line = surface()
+    swept = sweep(lambda point, context, seed: point, [1.0, 2.0], progress=False, version="1")
+    plan = DropPlan((), 0, "greedy", 1, "", "")
+    return {
+        "plan.json": plan.save,
+        "surface.npz": lambda path: landscape.save_surface(line, path),
+        "surface.vtk": lambda path: landscape.save_vtk(line, path),
+        "direction.safetensors": lambda path: landscape.save_direction(Direction({"a": torch.ones(2)}), path),
+        "picture.png": lambda path: plot.save(drawn, path),
+        "sweep.npz": swept.save,
+        "text.csv": lambda path: files.write_text(path, "a"),
+    }
+
+
+NAMES = (
+    "plan.json", "surface.npz", "surface.vtk", "direction.safetensors", "picture.png", "sweep.npz", "text.csv",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_whole_or_not_at_all(name: str, writers, tmp_path: Path, umask, monkeypatch) -> None:
+    path = tmp_path / "deeper" / name
+    if name == "sweep.npz":
+        path.parent.mkdir()
+    writers[name](path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    whole = path.read_bytes()
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("resnet_paths.files.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        writers[name](path)
+    assert path.read_bytes() == whole
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    files.write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_folders_and_empty_names_are_refused(tmp_path: Path) -> None:
+    for wrong in (tmp_path, "", "  "):
+        with pytest.raises(ValueError, match="file"):
+            files.write_text(wrong, "a")
+
+
+READERS = {
+    "a surface": landscape.load_surface,
+    "a direction": landscape.load_direction,
+    "a plan": load_plan,
+    "a result of a sweep": SweepResult.load,
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_wrong_files_are_named(what: str, tmp_path: Path) -> None:
+    missing, folder, text, empty = (tmp_path / name for name in ("missing.npz", "folder", "text.npz", "empty.npz"))
+    folder.mkdir()
+    text.write_text("not this")
+    empty.write_bytes(b"")
+    np.savez(tmp_path / "other.npz", a=np.ones(2))
+    for wrong in (missing, folder, text, empty, tmp_path / "other.npz"):
+        with pytest.raises((ValueError, FileNotFoundError), match=wrong.name) as told:
+            READERS[what](wrong)
+        assert len(str(told.value).splitlines()) == 1
+        assert "expected" in str(told.value)
