@@ -62,9 +62,11 @@ def states(net: UnrolledNetwork) -> list[dict[str, torch.Tensor]]:
     """Four checkpoints."""
     found = []
     for seed in range(4):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         state = {name: value.clone() for name, value in net.model.state_dict().items()}
-        state["linear.weight"] += torch.randn(state["linear.weight"].shape, generator=generator) / 10
+        state["linear.weight"] += (
+            torch.randn(state["linear.weight"].shape, generator=generator, device="cpu", dtype=torch.float32) / 10
+        )
         found.append(state)
     return found
 
@@ -84,7 +86,8 @@ def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
 
 def distilled(net: UnrolledNetwork, data: ImageData) -> Any:
     with torch.random.fork_rng():  # layers draw when they are made
-        student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1)
+        with torch.device("cpu"):
+            student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float()
     return tradeoff.distil(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
 
 
@@ -108,7 +111,7 @@ FUNCTIONS: dict[str, Function] = {
     "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),
     "damage_predictors": lambda net, data: lesion.damage_predictors(net, data, fast=False, **QUIET),
     "evaluate_gates": lambda net, data: lesion.evaluate_gates(
-        net, data, torch.ones(2, 6), lesion.METRICS["loss"], fast=False, **QUIET
+        net, data, torch.ones(2, 6, device="cpu"), lesion.METRICS["loss"], fast=False, **QUIET
     ),
     "stages": lambda net, data: lesion.stages(net, data.x),
     "curved_operations": lambda net, data: paths.curved_operations(net),
@@ -140,7 +143,7 @@ FUNCTIONS: dict[str, Function] = {
     "lesioned_surface": lambda net, data: landscape.lesioned_surface(
         net, data, [4], directions=directions(net)[0], **LINE
     ),
-    "curvature_operator": lambda net, data: operator(net, data) @ torch.ones(len(operator(net, data))),
+    "curvature_operator": lambda net, data: operator(net, data) @ data.x.new_ones(len(operator(net, data))),
     "extreme_eigenvalues": lambda net, data: landscape.extreme_eigenvalues(operator(net, data)),
     "block_eigenvalues": lambda net, data: landscape.block_eigenvalues(net, data, blocks=BLOCKS),
     "eigenvalue_surface": lambda net, data: landscape.eigenvalue_surface(

@@ -1,6 +1,7 @@
 """Arguments of public functions, checked once, where they come in: a wrong one is told in one line."""
 
 from .checking import check_arguments, checked, without_checks
+from .modes import no_autocast, outside_autocast
 from .ranges import Range
 
-__all__ = ["Range", "check_arguments", "checked", "without_checks"]
+__all__ = ["Range", "check_arguments", "checked", "no_autocast", "outside_autocast", "without_checks"]

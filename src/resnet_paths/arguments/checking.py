@@ -7,13 +7,11 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
-import torch
-
 from .hints import WrongValueError, fits, in_words, nest_of_tensors
+from .modes import no_autocast
 from .ranges import FINITE, RANGES, Range
 from .shown import shown
 
@@ -69,22 +67,11 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         except TypeError:
             return function(*args, **kwargs)  # Python says it well, and names the function
         check_arguments(function, given, ranges)
-        with _no_autocast():
+        with no_autocast():
             return function(*args, **kwargs)
 
     with_checks.__checks__ = True  # type: ignore[attr-defined]
     return with_checks
-
-
-def _no_autocast() -> AbstractContextManager[Any]:
-    """The types of the model and of what it is given decide; an autocast around the call would change the numbers."""
-    running = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not running:
-        return nullcontext()
-    stack = ExitStack()
-    for kind in running:
-        stack.enter_context(torch.autocast(kind, enabled=False))
-    return stack
 
 
 def without_checks(function: Any) -> Any:

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from ..arguments import checked
+from ..arguments import checked, outside_autocast
 from ..data import ImageData, ImageSource, as_batches
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
@@ -75,6 +75,7 @@ class CurvatureOperator:
     def __len__(self) -> int:
         return sum(map(math.prod, self.shapes))
 
+    @outside_autocast
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """The matrix times a vector (P,) or several (P, K).
 

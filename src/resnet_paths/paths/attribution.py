@@ -147,18 +147,19 @@ def attribute_blocks(
         ones = full.new_ones((len(x), len(net)))
         empty = forward(torch.zeros_like(ones), x)
     options: dict[str, Any] = {"target": classes, "additional_forward_args": (x,)}
-    if method == "integrated_gradients":
-        values = IntegratedGradients(forward).attribute(
-            ones, torch.zeros_like(ones), n_steps=steps, internal_batch_size=len(x), **options
-        )
-    elif method == "ablation":
-        with torch.no_grad():
-            values = FeatureAblation(forward).attribute(ones, torch.zeros_like(ones), **options)
-    else:
-        sampling = ShapleyValueSampling(forward)
-        sampling.permutation_generator = _orders_from(seed)  # captum's own draws from the global random generator
-        with torch.no_grad():
-            values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=samples, **options)
+    with torch.device(full.device):  # captum makes tensors on the default device
+        if method == "integrated_gradients":
+            values = IntegratedGradients(forward).attribute(
+                ones, torch.zeros_like(ones), n_steps=steps, internal_batch_size=len(x), **options
+            )
+        elif method == "ablation":
+            with torch.no_grad():
+                values = FeatureAblation(forward).attribute(ones, torch.zeros_like(ones), **options)
+        else:
+            sampling = ShapleyValueSampling(forward)
+            sampling.permutation_generator = _orders_from(seed)  # captum's own draws from the global random generator
+            with torch.no_grad():
+                values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=samples, **options)
     values = values.detach().T
     difference = (full - empty).gather(1, classes[:, None])[:, 0]
     sums = method != "ablation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pandas as pd
 import torch
@@ -121,4 +122,4 @@ def as_in_training(
 
 
 def _moments(norm: nn.modules.batchnorm._BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.as_tensor(norm.running_mean).double(), torch.as_tensor(norm.running_var).double() + norm.eps
+    return cast(torch.Tensor, norm.running_mean).double(), cast(torch.Tensor, norm.running_var).double() + norm.eps

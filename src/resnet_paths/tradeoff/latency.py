@@ -114,7 +114,7 @@ def latencies_in_turn(
             left.enter_context(_left_as_it_is(model))
             names = {"call": call_model, "model": model, "x": x}
             timers.append(timer("call(model, x)", globals=names, num_threads=count))
-        once = [timer.timeit(2).median for timer in timers]
+        once = [_median(timer, 2) for timer in timers]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
         each = list(zip(timers, numbers, strict=True))
         rounds = [[_round(*one, seconds / _ROUNDS) for one in each] for _ in range(_ROUNDS)]
@@ -131,10 +131,15 @@ def latencies_in_turn(
 
 def _round(timer: Timer, number: int, seconds: float) -> list[float]:
     """The times of a run, taken over some time, at least one."""
-    times, began = [timer.timeit(number).median], monotonic()
+    times, began = [_median(timer, number)], monotonic()
     while monotonic() - began < seconds:
-        times.append(timer.timeit(number).median)
+        times.append(_median(timer, number))
     return times
+
+
+def _median(timer: Timer, number: int) -> float:
+    """Of so many runs; torch's own median is computed on the default device."""
+    return float(np.median(timer.timeit(number).times))
 
 
 @checked
