@@ -69,7 +69,7 @@ def test_good_arguments_pass(given: dict[str, Any]) -> None:
         ({"model": "resnet"}, TypeError, "expected model as a Module, got 'resnet'"),
         ({"model": nn.ReLU}, TypeError, "got the class ReLU"),
         ({"x": "a"}, TypeError, "a tensor or a nest of tensors, of at least one example, got 'a'"),
-        ({"x": torch.ones(0, 3)}, TypeError, r"got a Tensor \(float32, 0x3\)"),
+        ({"x": torch.ones(0, 3)}, ValueError, r"got a Tensor \(float32, 0x3\)"),
         ({"draws": 0}, ValueError, "expected draws as a whole number"),
         ({"drawn": 1}, TypeError, "expected options among draws, got drawn=1"),
     ],

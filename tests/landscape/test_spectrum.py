@@ -121,5 +121,5 @@ def test_what_does_not_fit_is_refused() -> None:
     operator, _, _ = _network()
     with pytest.raises(ValueError, match="at least 2 probes"):
         spectral_density(operator, probes=1)
-    with pytest.raises(ValueError, match="positive width"):
+    with pytest.raises(ValueError, match="width as a number above 0"):
         spectral_density(operator, width=0.0)

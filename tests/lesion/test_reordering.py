@@ -242,7 +242,11 @@ def test_rank_correlation_and_its_interval() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"swaps": [0]}, "at least 1"), ({"draws": 0}, "one draw"), ({"metric": "accuracy"}, "disagreement")],
+    [
+        ({"swaps": [0]}, "at least 1"),
+        ({"draws": 0}, "draws as a whole number"),
+        ({"metric": "accuracy"}, "disagreement"),
+    ],
 )
 def test_wrong_use(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -60,5 +60,5 @@ def test_every_worker_has_its_device_and_its_threads() -> None:
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "threads": 0}, {"devices": []}])
 def test_no_workers_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=r"at least one|from 1 to"):
+    with pytest.raises(ValueError, match=r"at least one|at least 1"):
         local_workers(**wrong)

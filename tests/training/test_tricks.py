@@ -281,7 +281,7 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixup": -1}, "mixup from 0"),
+        ({"mixup": -1}, "mixup as a number of at least 0"),
         ({"precision": "half"}, "'float32', 'bfloat16' or 'float16', got 'half'"),
     ],
 )

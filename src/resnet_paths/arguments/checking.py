@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _INPUTS = {"x", "example_input"}
 """Arguments without a hint of their own that hold what a model is given."""
+_INPUT_WORDS = "a tensor or a nest of tensors, of at least one example"
 
 
 @overload
@@ -48,7 +49,7 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         ... def mean(values: list[float], *, draws: int = 3) -> float: return sum(values) / len(values)
         >>> mean([1, 2], draws=0)
         Traceback (most recent call last):
-        ValueError: expected draws as a whole number from 1 to 1,000,000,000, got 0
+        ValueError: expected draws as a whole number of at least 1 and at most 1,000,000,000, got 0
         >>> mean("ab")
         Traceback (most recent call last):
         TypeError: expected values as a list of numbers, got 'ab'
@@ -126,19 +127,15 @@ def _check_options(
 
 def _check(name: str, value: Any, hint: Any, ranges: Mapping[str, Range], named: Callable[[str], str]) -> None:
     within = ranges.get(name) or RANGES.get(name, FINITE)
-    if hint is Any and name in _INPUTS:
-        if not nest_of_tensors(value):
-            raise TypeError(
-                f"expected {named(name)} as a tensor or a nest of tensors, of at least one example, got {shown(value)}"
-            )
-        return
+    inputs = hint is Any and name in _INPUTS
     try:
-        if fits(value, hint, within):
+        if nest_of_tensors(value) if inputs else fits(value, hint, within):
             return
         kind: type[Exception] = TypeError
     except WrongValueError:
         kind = ValueError
-    raise kind(f"expected {named(name)} as {in_words(hint, within)}, got {shown(value)}")
+    what = _INPUT_WORDS if inputs else in_words(hint, within)
+    raise kind(f"expected {named(name)} as {what}, got {shown(value)}")
 
 
 @functools.cache

@@ -216,11 +216,16 @@ def nest_of_tensors(value: Any) -> bool:
     """Whether a value may be a network's input: a batch, a nest with one in it, or an object of the model's own kind.
 
     Example:
-        >>> nest_of_tensors({"x": torch.ones(1)}), nest_of_tensors([1, "a"]), nest_of_tensors(torch.ones(0, 2))
-        (True, False, False)
+        >>> nest_of_tensors({"x": torch.ones(1)}), nest_of_tensors([1, "a"])
+        (True, False)
+
+    Raises:
+        WrongValueError: a tensor without an example.
     """
     if isinstance(value, torch.Tensor):
-        return value.ndim > 0 and len(value) > 0
+        if value.ndim == 0 or not len(value):
+            raise WrongValueError
+        return True
     if isinstance(value, abc.Mapping):
         return any(map(nest_of_tensors, value.values()))
     if isinstance(value, list | tuple | set):

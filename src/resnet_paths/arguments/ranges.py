@@ -48,6 +48,8 @@ class Range:
             return "" if self.high == math.inf else high
         if self.high == math.inf:
             return low
+        if self.high == MOST:
+            return f"{low} and at most {MOST:,}"
         if self.above == self.below:
             first, then = ("between", "and") if self.above else ("from", "to")
             return f"{first} {_number(self.low)} {then} {_number(self.high)}"

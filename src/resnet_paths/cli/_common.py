@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +18,7 @@ from ..graph.inputs import main_output
 from ..models import load_model, reading_of
 from ..network import UnrolledNetwork, unroll
 from ..network.unrolled import placed
-from ._errors import print_error, reading, user_errors
+from ._errors import print_error, reading, say, user_errors
 from ._places import Place
 
 __all__ = ["print_error", "reading", "user_errors"]
@@ -69,55 +67,6 @@ def console(quiet: bool = False) -> Console:
     return Console(quiet=quiet)
 
 
-def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors of the user in one line and exit code 2, without a traceback."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            _can_write(kwargs.get("out"))
-            with warnings.catch_warnings():
-                warnings.showwarning = _warned  # type: ignore[assignment]
-                return command(*args, **kwargs)
-        except (ValueError, TypeError, OSError, ImportError, SweepError) as error:
-            print_error(str(error))
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt as stopped:
-            print_error(str(stopped) or "stopped; what was finished is kept where the command keeps it")
-            raise typer.Exit(130) from None
-
-    return run
-
-
-def _can_write(out: Path | None) -> None:
-    """Refuse a place that cannot be written before the work, not after it; what is made for the trial is removed."""
-    if out is None or out.exists():
-        return
-    made = []
-    try:
-        for folder in [*reversed(out.parents), out]:
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
-    except OSError as error:
-        raise OSError(f"expected a place to write to as --out, got {str(out)!r}: {error.strerror}") from None
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
-
-
-def _warned(message: Warning | str, category: type[Warning], *place: object) -> None:
-    """A warning in one line, without the place in the code."""
-    if issubclass(category, (UserWarning, RuntimeWarning)):
-        _say(f"warning: {' '.join(str(message).split())}")
-
-
-def print_error(text: str) -> None:
-    """One line on stderr."""
-    line = " ".join(text.split())
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(line)}")
-
-
 @dataclass(frozen=True)
 class Source:
     """The images of ``--data``, read as the options say, and where they do not, as the model does.
@@ -151,11 +100,12 @@ class Source:
 
     def images(self, split: Split | None = None, limit: int | None = None) -> ImageData:
         """Those of a split, and one line on how they are read (of the digits there is nothing to decide)."""
-        images = load_data(
-            self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
-        )
+        with reading("--data", self.data):
+            images = load_data(
+                self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
+            )
         if self.data != "digits" or self.mean:
-            _say(self._told(images))
+            say(self._told(images))
         return images
 
     @property
@@ -195,7 +145,7 @@ def model_and_data(
     std: str | None = None,
 ) -> tuple[nn.Module, ImageData]:
     """Load both, the model on the device."""
-    network = load_model(model).to(place(device))
+    network = named_model(model).to(place(device))
     return network, Source.of(network, model, data, size, mean, std).images(limit=limit)
 
 
@@ -203,14 +153,18 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(text)
+        return numbers
     except ValueError:
         raise ValueError(f"expected {option} as numbers joined by commas, such as 0.5,0.5,0.5, got {text!r}") from None
 
 
-def _say(text: str) -> None:
-    """One line on stderr, beside what the command prints."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="dim", markup=False)
+def named_model(spec: str, option: str = "--model", **options: Any) -> nn.Module:
+    """The model of a name; one line where it cannot be made, whatever the file or the library raises."""
+    with reading(option, spec):
+        return load_model(spec, **options)
 
 
 def place(device: str) -> torch.device:

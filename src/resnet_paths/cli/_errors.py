@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -43,7 +44,9 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             options.check(kwargs)
-            return command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned  # type: ignore[assignment]
+                return command(*args, **kwargs)
         except KeyboardInterrupt as stopped:
             print_error(str(stopped) or "stopped; what was finished is kept where the command keeps it")
             raise typer.Exit(130) from None
@@ -106,6 +109,17 @@ def reading(option: str, value: str) -> Iterator[None]:
         raise ValueError(
             f"expected something that can be read as {option}, got {value!r}: {_first_line(error)}"
         ) from error
+
+
+def say(text: str) -> None:
+    """One line on stderr, beside what the command prints."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="dim", markup=False)
+
+
+def _warned(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """A warning in one line, without the place in the code."""
+    if issubclass(category, (UserWarning, RuntimeWarning)):
+        say(f"warning: {' '.join(str(message).split())}")
 
 
 def print_error(text: str) -> None:

@@ -40,6 +40,7 @@ from ._common import (
     Source,
     StdOption,
     console,
+    named_model,
     place,
     unrolled,
     user_errors,
@@ -107,7 +108,7 @@ def register(app: typer.Typer) -> None:
             accuracy_drop = 0.01
         if accuracy_drop is not None and confidence is None:
             confidence = 0.95
-        network = load_model(model).to(place(device))
+        network = named_model(model).to(place(device))
         source = Source.of(network, model, data, size, mean, std)
         report, training = source.images("test"), source.images("train", limit)
         net = unrolled(network, report)
@@ -169,7 +170,7 @@ def register(app: typer.Typer) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
         if (units is None) == (plan is None):
             raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
-        network = load_model(model).to(place(device))
+        network = named_model(model).to(place(device))
         source = Source.of(network, model, data, size, mean, std)
         training = source.images("train", limit) if recalibrate or finetune else None
         images = source.images(limit=2) if training is None else training  # an example of the model's input

@@ -23,6 +23,7 @@ from ._common import (
     Source,
     StdOption,
     console,
+    named_model,
     place,
     unrolled,
     user_errors,
@@ -102,7 +103,7 @@ def register(app: typer.Typer) -> None:
         Run it again to go on after an interruption: finished stages are kept. With no options it reports on the
         embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
         """
-        network = load_model(model).to(place(device))
+        network = named_model(model).to(place(device))
         source = Source.of(network, model, data, size, mean, std)
         images = source.images(limit=limit)
         unrolled(network, images)
@@ -111,7 +112,7 @@ def register(app: typer.Typer) -> None:
             images,
             out,
             training=source.training,
-            twin=None if twin is None else load_model(twin).to(device),
+            twin=None if twin is None else named_model(twin, "--twin").to(device),
             budget=_budget(budget),
             skip=skip or (),
             tolerance=tolerance,

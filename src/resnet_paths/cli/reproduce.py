@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..models import load_model
 from ..report.claims import PAPERS, Claim, Reproduction
 from ..report.claims import reproduce as measure
 from ._common import (
@@ -24,6 +23,7 @@ from ._common import (
     Source,
     StdOption,
     console,
+    named_model,
     place,
     unrolled,
     user_errors,
@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
         that the library computes what the paper writes.
         """
         screen = console(quiet=as_json)
-        network = load_model(model).to(place(device))
+        network = named_model(model).to(place(device))
         source = Source.of(network, model, data, size, mean, std)
         images = source.images(limit=limit)
         unrolled(network, images)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data import ImageData
 from ..data.classes import renamed
-from ..models import load_model, save_checkpoint
+from ..models import save_checkpoint
 from ..models.load import is_checkpoint
 from ..network import UnrollError, unroll
 from ..plot import plot_training, save
@@ -34,7 +34,6 @@ from ._common import (
     fitting,
     named_model,
     place,
-    reading,
     user_errors,
 )
 
@@ -154,7 +153,7 @@ def register(app: typer.Typer) -> None:
             precision=precision,  # type: ignore[arg-type]
             seed=seed,
         )
-        network = made(model, images, given, seed).to(where)
+        network = made(model, images, given, seed).to(place(device))
         fitting(network, images)
         screen = console(quiet=as_json)
         screen.print(f"{_name(network)}, {len(images)} images of {images.name}, {epochs} epochs, into {out}")

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ._layout import SUFFIXES, Layout, Split, held_out, layout_of, part_of_name
 from ._normalisation import existing, normalisation
 from ._pictures import Damaged, pixels
@@ -26,6 +27,7 @@ MOST_BYTES = 64 << 30
 _MOST_MEMBER, _MOST_RATIO = 512 << 20, 100  # bytes of a file in a zip; inflated to packed, from 64 MiB on
 
 
+@checked
 def folder(
     path: str | Path,
     split: Split | None = None,
@@ -97,6 +99,7 @@ def folder_layout(path: Path, split: Split | None = None) -> tuple[Path, Layout]
     return around, whole
 
 
+@checked
 def zipped(
     path: str | Path,
     split: Split | None = None,
@@ -191,7 +194,7 @@ class _Tree:
         if limit is not None and limit < len(entries):
             entries = [entries[place] for place in spread(len(entries), limit)]
         images = self._decoded([file for _, file in entries], size, white, name)
-        labels = torch.tensor([classes.index(label) for label, _ in entries])
+        labels = torch.tensor([classes.index(label) for label, _ in entries], device="cpu")
         return ImageData(images, labels, classes, *normalisation(3, name), name)
 
     def _none(self, split: Split | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arguments import checked
 from ._files import check_inflated, say_drawn, spread
 from ._layout import Split, held_out
 from ._normalisation import CIFAR10_CLASSES, existing, normalisation
@@ -25,6 +26,7 @@ _MOST_RATIO, _FREE = 200, 1 << 30  # inflated to packed, of arrays of more bytes
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError)
 
 
+@checked
 def npz(
     path: str | Path,
     split: Split | None = None,
@@ -82,7 +84,7 @@ def npz(
 def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
     """The part of images of which nothing says which part they are; a warning says so."""
     apart = held_out(data.labels.tolist(), seed)
-    kept = torch.tensor([out == (split != "train") for out in apart])
+    kept = torch.tensor([out == (split != "train") for out in apart], device="cpu")
     if not kept.any():
         raise ValueError(f"expected at least two images of a class in {name} to split, got one of each")
     say_drawn(name, len(apart), sum(apart), split, seed)
@@ -93,7 +95,7 @@ def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
 def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
     """The first images; where they are sorted by class, so many from the first to the last."""
     in_order = bool((labels.diff() >= 0).all())
-    return torch.tensor(spread(len(labels), limit)) if in_order else torch.arange(limit)
+    return torch.tensor(spread(len(labels), limit), device="cpu") if in_order else torch.arange(limit, device="cpu")
 
 
 def npz_parts(source: Path) -> list[str]:

@@ -34,6 +34,7 @@ class UnknownNormalisation(TypeError):
     """Pixels of uint8, of which nothing says how a model reads them."""
 
 
+@checked
 def as_data(
     source: ImageSource,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..user_code import is_user_code, user_object
 from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
 from ._layout import Split
@@ -24,6 +25,7 @@ from .reading import Reading
 _FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip, an .npz, module:function or file.py:function"
 
 
+@checked
 def digits(split: Split | None = "test") -> ImageData:
     """UCI handwritten digits: 1,797 grey images of 8 x 8 that ship inside scikit-learn.
 
@@ -51,6 +53,7 @@ def digits(split: Split | None = "test") -> ImageData:
     return ImageData(images[chosen], labels[chosen], names, (0.3053,), (0.3764,), f"digits ({split or 'test'})")
 
 
+@checked
 def cifar10(split: Split | None = "test", root: str | Path = "data", download: bool = False) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009) through torchvision: 50,000 and 10,000 colour images of 32 x 32.
 
@@ -69,7 +72,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
             "cifar-10-batches-py as root"
         ) from error
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor(source.targets)
+    labels = torch.tensor(source.targets, device="cpu")
     return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split or 'test'})")
 
 
@@ -132,6 +135,7 @@ def load_data(
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
 
 
+@checked
 def has_parts(spec: str) -> bool:
     """Whether a source says itself which of its images are for training.
 

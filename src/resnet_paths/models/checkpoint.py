@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ..arguments import checked
+from ..files import whole_file
 from ..graph.wrappers import inner_model
 from ..surgery import drop_blocks
 from ._infer import inferred_network
@@ -60,16 +62,12 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         raise TypeError(f"expected facts that JSON can hold (numbers, strings, lists, dicts), got: {error}") from error
 
     state = {plain_name(name): value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(save(state, {"format": "pt", "facts": text}))  # save_file lets nobody else read it
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial:
+        partial.write_bytes(save(state, {"format": "pt", "facts": text}))
     return target
 
 
+@checked
 def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The state and the facts of a checkpoint: safetensors, or what ``torch.save`` wrote, whatever its ending.
 
@@ -158,6 +156,7 @@ def _loaded(source: Path) -> Any:
         ) from error
 
 
+@checked
 def load_checkpoint(path: str | Path, model: nn.Module | None = None, *, key: str | None = None) -> nn.Module:
     """A model in eval mode from a checkpoint; every tensor of either must have its counterpart.
 
@@ -203,6 +202,7 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
     return drop_blocks(model, [str(name) for name in names])
 
 
+@checked
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = "the state dict") -> nn.Module:
     """A model with the weights of a state dict, whatever wraps either; in place.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..user_code import near
 from ._own import own_model
 from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint

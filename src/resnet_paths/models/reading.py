@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..data import Reading
 from ..graph.wrappers import inner_model
 from .checkpoint import read_facts
 
 
+@checked
 def reading_of(model: nn.Module, spec: str = "") -> Reading:
     """How a model's images are read: normalisation, size and classes, as far as something says so.
 

@@ -14,6 +14,7 @@ from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..data.classes import numbered_alike
+from ..files import write_text
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..sweep import SweepResult, sweep

@@ -17,6 +17,7 @@ from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.classes import numbered_alike
+from ..files import existing_file, write_text
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..lesion import Metric, fall_at_most, interval, metric_named

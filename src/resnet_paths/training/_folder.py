@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..files import whole_file
 from ..graph.wrappers import inner_model
 from ..models import load_state, read_checkpoint, save_checkpoint
 from ._epoch import Trainer
@@ -56,10 +57,14 @@ class RunFolder:
                 f"expected in {self.path} a run of the same model, recipe and data, got another {' and '.join(other)}; "
                 "choose another folder, or remove it"
             )
-        load_state(trainer.model, read_checkpoint(self.path / saved["weights"])[0], saved["weights"])
-        trainer.optimiser.load_state_dict(saved["optimiser"])
-        trainer.scaler.load_state_dict(saved.get("scaler", {}))
-        rows: Rows = saved["rows"]
+        try:
+            weights = Path(saved["weights"]).name
+            load_state(trainer.model, read_checkpoint(self.path / weights)[0], weights)
+            trainer.optimiser.load_state_dict(saved["optimiser"])
+            trainer.scaler.load_state_dict(saved.get("scaler", {}))
+            rows: Rows = list(saved["rows"])
+        except (KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError) as error:
+            raise ValueError(_damaged(last, error)) from error
         self._log(rows)
         return rows
 

@@ -63,28 +63,6 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
-            "epochs": (1, math.inf),
-            "batch_size": (1, math.inf),
-            "learning_rate": (0, math.inf),
-            "momentum": (0, 1),
-            "weight_decay": (0, math.inf),
-            "warmup": (0, math.inf),
-            "label_smoothing": (0, 1),
-            "mixup": (0, math.inf),
-            "shift": (0, math.inf),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high or math.isinf(value):
-                raise ValueError(f"expected {name} from {low} to {high}, got {value}")
-        for name in ("epochs", "batch_size", "shift", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"expected a whole number for {name}, got {getattr(self, name)!r}")
-        if self.schedule not in ("cosine", "step"):
-            raise ValueError(f"expected schedule 'cosine' or 'step', got {self.schedule!r}")
-        if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"expected precision 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
         if self.nesterov and not self.momentum:
             raise ValueError("expected momentum above 0 with nesterov=True, got 0; set nesterov=False")
 
