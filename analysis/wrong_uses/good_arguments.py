@@ -138,8 +138,8 @@ def _table() -> np.ndarray:
 def common(name: str, folder: Path) -> Any:
     """A value by the name of an argument, where all functions mean the same by it."""
     makers: dict[str, Callable[[], Any]] = {
-        "net": net, "network": net, "source": data, "model": model, "data": data, "operator": operator,
-        "surface": lambda: surface(),
+        "net": net, "network": net, "source": data, "spec": lambda: "digits", "model": model, "data": data,
+        "operator": operator, "surface": lambda: surface(), "state": lambda: states()[0],
         "x": lambda: data().x, "example_input": lambda: data().x, "target": lambda: data().labels,
         "labels": lambda: data().labels, "images": lambda: data().x, "logits": lambda: torch.zeros(6, 10),
         "units": lambda: [1], "x_units": lambda: [1], "dropped": lambda: [1],

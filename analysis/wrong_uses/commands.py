@@ -1,0 +1,171 @@
+"""Wrong uses of the command line, generated from the options of every command: what is said, and with which exit code.
+
+    python analysis/wrong_uses/commands.py [--share 0.2] [--show traceback unclear] [--out table.md]
+
+An answer is *one line* (exit code 2 and one line that begins with ``error:``), *accepted* (exit code 0, or still
+running after some seconds: the value is none that can be refused before the work), *traceback*, or *unclear*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import signal
+import sys
+import tempfile
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from resnet_paths.cli import app
+
+SECONDS = 6
+OWN = """
+from resnet_paths.models import cifar_resnet
+def build(): return cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0)
+"""
+BASE = {
+    "unroll": ["--model", "own.py:build"],
+    "lesion": ["--model", "own.py:build", "--limit", "6"],
+    "paths": ["--model", "own.py:build", "--images", "2", "--samples", "2"],
+    "plan": ["--model", "own.py:build", "--limit", "6"],
+    "drop": ["--model", "own.py:build", "--units", "1", "--limit", "6", "--no-onnx"],
+    "landscape": ["--model", "own.py:build", "--limit", "4", "--points", "3"],
+    "train": ["--model", "cifar-resnet8", "--widths", "2,2,2", "--epochs", "1", "--limit", "8"],
+    "report": ["--model", "own.py:build", "--limit", "6"],
+    "reproduce": ["veit2016", "--model", "own.py:build", "--limit", "6"],
+}
+"""What each command is given beside the wrong option, so that a value that is accepted does little."""
+NUMBERS = ("", "x", "-1", "0", "1.5", "nan", "inf", "-inf", "99999999999999999999", "1e400")
+TEXTS = ("", " ", "no such thing", ",", ":", "@", "\\", "a" * 300, "-1", "99999999999999999999")
+PATHS = ("", "missing/deep/file", "file.txt", "file.txt/under", "folder", "/proc/none/x", "a" * 300)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One wrong use."""
+
+    command: str
+    option: str
+    value: str
+    answer: str = ""
+    words: str = ""
+
+
+class SlowError(BaseException):
+    """Nobody catches it by accident."""
+
+
+def uses() -> list[Use]:
+    """All wrong uses: every option with every bad value of its kind."""
+    found = []
+    for name, command in sorted(get_command(app).commands.items()):  # type: ignore[attr-defined]
+        hints = typing.get_type_hints(command.callback, include_extras=True)
+        for option in command.params:
+            flags = [flag for flag in option.opts if flag.startswith("--")]
+            if flags and option.name in hints:
+                found += [Use(name, flags[0], value) for value in _values(hints[option.name])]
+    return found
+
+
+def _values(hint: Any) -> tuple[str, ...]:
+    words = str(hint)
+    if "bool" in words:
+        return ()
+    if "[int" in words or "[float" in words or words in ("<class 'int'>", "<class 'float'>"):
+        return NUMBERS
+    return PATHS if "Path" in words.partition("OptionInfo")[0] else TEXTS
+
+
+def prepare(folder: Path) -> None:
+    """What the wrong uses meet: a model of the user's, a file and a folder."""
+    (folder / "own.py").write_text(OWN)
+    (folder / "file.txt").write_text("text")
+    (folder / "folder").mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise SlowError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tried(use: Use, seconds: int = SECONDS) -> Use:
+    """The use with its answer; run in the folder that was prepared."""
+    base = list(BASE[use.command])
+    if use.option in base:  # the last one counts, but some take several
+        place = base.index(use.option)
+        del base[place : place + 2]
+    if use.command == "drop" and use.option == "--plan":
+        base = [word for word in base if word not in ("--units", "1")]
+    try:
+        with _limited(seconds):
+            result = CliRunner().invoke(app, [use.command, *base, f"{use.option}={use.value}"])
+    except SlowError:
+        return replace(use, answer="accepted", words="still running")
+    lines = [line for line in result.stderr.strip().splitlines() if line.startswith("error:")]
+    words = lines[-1] if lines else result.output.strip()[-150:]
+    if "Traceback" in result.output or not (result.exception is None or isinstance(result.exception, SystemExit)):
+        return replace(use, answer="traceback", words=repr(result.exception) + words)
+    if result.exit_code == 0:
+        return replace(use, answer="accepted", words=words)
+    clear = result.exit_code == 2 and len(lines) == 1
+    return replace(use, answer="one line" if clear else "unclear", words=f"{result.exit_code} {words}")
+
+
+def table(answers: list[Use]) -> str:
+    """Counts for each command, as Markdown."""
+    kinds = ("one line", "accepted", "traceback", "unclear")
+    lines = ["| command | wrong uses | " + " | ".join(kinds) + " |", "|---|" + "---:|" * (1 + len(kinds))]
+    rows: dict[str, Counter[str]] = {}
+    for use in answers:
+        rows.setdefault(use.command, Counter())[use.answer] += 1
+    rows["**all**"] = Counter(use.answer for use in answers)
+    for name, counts in rows.items():
+        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--share", type=float, default=1.0, help="of the uses, drawn with seed 0")
+    parser.add_argument("--command", help="only this one")
+    parser.add_argument("--show", nargs="*", default=(), help="print the uses with these answers")
+    parser.add_argument("--out", type=Path, help="write the table here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = [use for use in uses() if options.command in (None, use.command)]
+    chosen = random.Random(0).sample(chosen, round(options.share * len(chosen)))
+    answers = []
+    before = sys.stderr
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        prepare(Path(folder))
+        for use in sorted(chosen, key=lambda use: (use.command, use.option)):
+            answers.append(tried(use))
+            sys.stderr = before
+            if answers[-1].answer in options.show:
+                one = answers[-1]
+                print(f"{one.answer}: {one.command} {one.option}={one.value[:40]!r}: {one.words[:200]}", flush=True)
+    print(Counter(use.answer for use in answers))
+    if options.out:
+        options.out.write_text(table(answers) + "\n")
+
+
+if __name__ == "__main__":
+    main()
