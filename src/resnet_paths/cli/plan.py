@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..models import load_model, save_checkpoint
+from ..models import save_checkpoint
 from ..network import UnitRef
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
