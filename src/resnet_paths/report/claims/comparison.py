@@ -29,7 +29,7 @@ def compared_errors(
         higher: likewise of the worse.
         what: is compared. Both kinds must have learnt: one that has not says how long training takes, no more.
     """
-    text = f"{what}: " + listed([f"{percent(float(errors.mean()))} {name}" for name, errors in (lower, higher)])
+    text = f"{what}: " + listed([f"{name} {percent(float(errors.mean()))}" for name, errors in (lower, higher)])
     text += f", means of {counted(len(lower[1]), 'training')} each"
     numbers = {name: float(errors.mean()) for name, errors in (lower, higher)}
     unlearnt = not_learnt(evidence, dict((lower, higher)))
