@@ -1,6 +1,7 @@
-"""What the energy of all paths costs, beside Veit's sampling at the same error, in unit products.
+"""What the energy of all paths costs: beside the exact split in time, beside Veit's sampling in unit products.
 
     python analysis/benchmarks/path_energy.py [--batch 32] [--rtol 0.05] [--draws 8] [--pilot 64] [--reference FOLDER]
+                                              [--repeats 3] [--cost-only]
 
 FOLDER holds cifar10_sample.npz, resnet20_cifar10_option_a.safetensors (512 paths: exact variances) and
 resnet56_cifar10_option_a.safetensors. Writes path_energy.md beside this file.
@@ -8,12 +9,24 @@ resnet56_cifar10_option_a.safetensors. Writes path_energy.md beside this file.
 
 import argparse
 import platform
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from resnet_paths import UnrolledNetwork, load_data, load_model, path_energy, sample_path_gradients, unroll
+from resnet_paths import (
+    UnrolledNetwork,
+    gradient_by_length,
+    load_data,
+    load_model,
+    path_energy,
+    sample_path_gradients,
+    unroll,
+)
 from resnet_paths.data import ImageData
+from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
 from resnet_paths.paths import PathEnergy, enumerate_path_gradients
 
@@ -91,6 +104,41 @@ def energy(options: argparse.Namespace) -> list[str]:
     return [*lines, ""]
 
 
+def processor_seconds(run: Callable[[], object]) -> float:
+    """Processor time of a call: other programs on the machine do not count."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def cost(repeats: int) -> list[str]:
+    """The time of a call by default and of two draws with other numbers of columns, over that of the exact split."""
+    lines = [
+        "## Beside the exact split",
+        "",
+        "Four images, random weights, one thread, processor time, best of "
+        f"{repeats}, all ways in turn: a call of `path_energy` (two draws) over a call of `gradient_by_length`.",
+        "",
+        "| network | exact split | by default | 1 column | 4 columns | expected of the default | verdict |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for depth in (56, 110):
+        torch.manual_seed(0)
+        net = unroll(cifar_resnet(depth).eval())
+        given = net, torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
+        split, own = partial(gradient_by_length, *given), partial(path_energy, *given)
+        ways = [split, own, partial(own, columns=1), partial(own, columns=4)]
+        split()
+        best = [
+            min(times) for times in zip(*([processor_seconds(w) for w in ways] for _ in range(repeats)), strict=True)
+        ]
+        ratios = [f"{seconds / best[0]:.1f}" for seconds in best[1:]]
+        verdict = "holds" if best[1] <= 5 * best[0] else "does not hold"
+        lines.append(f"| ResNet-{depth} | {best[0]:.2f} s | {' | '.join(ratios)} | at most 5 | {verdict} |")
+        print(lines[-1], flush=True)
+    return [*lines, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=32)
@@ -98,13 +146,23 @@ def main() -> None:
     parser.add_argument("--pilot", type=int, default=64)
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--reference", type=Path, default=None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--cost-only", action="store_true", help="print the times beside the exact split, write nothing"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    beside_split = cost(options.repeats)
+    if options.cost_only:
+        return
     lines = [
         "# What the energy of all paths costs",
         "",
         f"Made by `python analysis/benchmarks/path_energy.py`: torch {torch.__version__}, {platform.machine()}, "
         "float32. Counts of products and variances do not depend on the machine.",
+        "",
+        *beside_split,
+        "## Beside Veit's sampling",
         "",
         *energy(options),
     ]

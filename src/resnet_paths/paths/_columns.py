@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -158,21 +159,11 @@ def merge_into(made: torch.Tensor, lengths: list[Parts], most: int, generator: t
             for part, into in zip(parts, places[length].split(list(map(len, parts))), strict=True):
                 into.copy_(part)
     for count, which in too_many.items():
-        weights = _weights(torch.stack([_gram(lengths[length]) for length in which]), count, most, generator)
-        for length, weight in zip(which, weights.to(made), strict=True):
-            into, used = _flat(places[length], places[length]), 0
-            for part in lengths[length]:
-                own = weight[..., used : (used := used + len(part))]
-                into.baddbmm_(own, _flat(part, places[length]), beta=int(used > len(part)))
-
-
-def _gram(parts: Parts) -> torch.Tensor:
-    """The products of all columns of a length with one another, (batch, columns, columns)."""
-    flat = [_flat(part, parts[0]) for part in parts]
-    blocks = [[torch.bmm(one, other.mT) for other in flat[: place + 1]] for place, one in enumerate(flat)]
-    size = range(len(flat))
-    rows = [torch.cat([blocks[i][j] if j <= i else blocks[j][i].mT for j in size], 2) for i in size]
-    return torch.cat(rows, 1)
+        flat = [torch.cat([_flat(part, places[length]) for part in lengths[length]], 1) for length in which]
+        grams = torch.stack([torch.bmm(columns, columns.mT) for columns in flat])
+        weights = _weights(grams, count, most, generator).to(made)
+        for length, columns, weight in zip(which, flat, weights, strict=True):
+            torch.bmm(weight, columns, out=_flat(places[length], places[length]))
 
 
 def _flat(columns: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -182,13 +173,14 @@ def _flat(columns: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return columns.permute(1, 0, *order).flatten(2)
 
 
-def _weights(gram: torch.Tensor, count: int, most: int, generator: torch.Generator) -> torch.Tensor:
-    """How merged columns are made of the given ones, (..., most, count), in double precision."""
-    axes = torch.linalg.eigh(gram.cpu().double()).eigenvectors.flip(-1)
+def _weights(grams: torch.Tensor, count: int, most: int, generator: torch.Generator) -> torch.Tensor:
+    """How merged columns are made of given ones with these products, (..., most, count), in double precision."""
+    axes = torch.linalg.eigh(grams.cpu().double()).eigenvectors.flip(-1)
     coins = integers(0, 2, (*axes.shape[:-2], 1, count), generator)
     return ((axes * (2 * coins - 1)) @ _dealt(count, most)).mT
 
 
+@lru_cache
 def _dealt(count: int, most: int) -> torch.Tensor:
     """Which of `most` groups each of `count` columns, largest first, joins: (count, most) of zeros and ones."""
     alone = most // 2

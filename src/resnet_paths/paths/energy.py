@@ -91,7 +91,7 @@ def path_energy(
     target: Any,
     *,
     draws: int | None = None,
-    columns: int = 4,
+    columns: int = 2,
     rtol: float | None = None,
     confidence: float = 0.95,
     wrt: UnitRef = "input",
