@@ -11,17 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from families import ALL, Family
+from families import Family
 from helpers import randomise_norms
 from references.dense_paths import by_length, path_gradients
+from references.small_families import SMALL
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, paths, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
 from resnet_paths.paths import gradient_by_length
 from resnet_paths.provenance import fingerprint
-
-FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
 
 
 @pytest.mark.parametrize("options", [{}, {"post": False}, {"project": False}, {"smooth": True}], ids=str)
@@ -62,7 +61,7 @@ def _unrolled(name: str) -> tuple[UnrolledNetwork, torch.Tensor]:
     if name.startswith("cifar"):
         model = randomise_norms(cifar_resnet(int(name.removeprefix("cifar")), seed=0)).double().eval()
         return unroll(model), torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    family: Family = FAMILIES[name]
+    family: Family = SMALL[name]
     if family.library != "torchvision":
         pytest.importorskip("timm" if family.library == "timm" else "transformers")
     x = family.example(1 if family.library == "torchvision" else 2)

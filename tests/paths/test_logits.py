@@ -11,24 +11,22 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from families import ALL
 from helpers import randomise_norms
 from references.dense_logits import frozen_logits_by_length
+from references.small_families import SMALL
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import block_contributions, curved_operations, logit_lens, logits_by_length
 
-FAMILIES = {f"{family.library}-{family.name}": family for family in ALL}
-
 
 def _unrolled(name: str) -> tuple[UnrolledNetwork, torch.Tensor]:
     if name.startswith("cifar"):
         net = unroll(randomise_norms(cifar_resnet(int(name.removeprefix("cifar")), seed=0)).double().eval())
-        return net, torch.randn(1, 3, 32, 32, dtype=torch.float64)
+        return net, torch.randn(1, 3, 16, 16, dtype=torch.float64)
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    family = FAMILIES[name]
+    family = SMALL[name]
     return unroll(randomise_norms(family.make())), family.example()
 
 
@@ -42,21 +40,21 @@ def test_equals_the_enumeration_of_frozen_paths(options: dict[str, bool]) -> Non
         torch.testing.assert_close(split.logits[:, example], expected, rtol=1e-9, atol=1e-12)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cifar56", "torchvision-resnet50", "timm-resnetv2_50")]
-PIECEWISE = ["cifar20", "torchvision-resnet18", *SLOW]
+PIECEWISE = ["cifar20", "torchvision-resnet18", "torchvision-resnet50", "timm-resnetv2_50"]
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise_linear_networks_split_without_remainder(name: str) -> None:
     net, x = _unrolled(name)
     expected = net.model(x).detach()
-    for split in (logits_by_length(net, x), block_contributions(net, x)):
+    by_length = logits_by_length(net, x)
+    for split in (by_length, block_contributions(net, x)):
         assert split.residual < 1e-10
         assert not split.curved
         parts = split.logits if hasattr(split, "logits") else split.contributions
         gap = (parts.sum(0) - expected).abs().max() / expected.abs().max()
         assert float(gap) < 1e-10
-    assert not logits_by_length(net, x).parts["remainder"].any()
+    assert not by_length.parts["remainder"].any()
 
 
 CURVED = {

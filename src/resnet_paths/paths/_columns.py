@@ -9,7 +9,8 @@ would cancel.)
 
 What it costs beside the branch products is passes over the columns. So columns are stored in the order that
 convolutions read, as in the exact split, a block is gone through a chunk of lengths at a time, and what a chunk yields
-is merged into its place while it is in the cache: 15 % of the time, where merging all lengths afterwards took half.
+is merged into its place while it is in the cache. (Masks applied to rows in another order than theirs took 15 times as
+long.)
 """
 
 from __future__ import annotations

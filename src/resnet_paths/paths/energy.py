@@ -118,10 +118,10 @@ def path_energy(
         draws: independent estimates, at least 2; at most so many where `rtol` is given, and 2 where all is exact.
             None: 2, or 64 where `rtol` is given. Intervals of 2 draws are wide; take more of them for these.
         columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
-            it. One column is plain random signs, drawn anew for each unit and length. Four, because the standard error
-            of one draw (mean over 4 images, median over lengths) was 43, 26 and 16 % with 2, 4 and 8 columns for a
-            trained ResNet-56, and 2.1, 1.1 and 0.7 % for a random ResNet-20, at 1.3, 2.2 and 3.9 (2.0, 3.3 and 6.0)
-            times the cost of the exact split.
+            it. One column is plain random signs, drawn anew for each unit and length. The standard error of one draw
+            (mean over 4 images, median over lengths) was 33, 18, 13, 9 and 5 % with 1, 2, 3, 4 and 8 columns for a
+            trained ResNet-56, and 8, 5, 3, 3 and 2 % for a random ResNet-20. Two, because two draws of two columns cost
+            about four exact splits and leave 13 %; of one column two splits and 23 %, of four columns eight and 6 %.
         rtol: stop as soon as the standard error of the batch's mean energy is at most this share of it for
             every length (checked from 8 draws on).
         confidence: level of the interval.
@@ -138,7 +138,7 @@ def path_energy(
         ValueError: too few draws or columns, a confidence outside (0, 1), or as :func:`gradient_by_length`.
 
     Cost: one forward pass, and a draw at most ``columns n(n+1)/2`` branch products for all lengths together, by default
-    the products of eight exact splits.
+    the products of four exact splits and about four times its time.
     Memory: ``2 columns (n+1)`` times the largest entry; take a smaller batch where that is too much.
 
     Source: the estimator is ours; compare Hutchinson (1990) for random signs.

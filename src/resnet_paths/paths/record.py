@@ -15,7 +15,7 @@ Why chains are nevertheless quick. Of the analyses that carry many rows, most of
 come from one vertex and go to one vertex (``PathGraph.steps``), in chains and in graphs. For these there are pulls that
 write into memory given to them, or add onto it while they convolve: going through sum, shortcut and branch a chunk at a
 time keeps rows in the cache, and storing them in the order that convolutions read saves a copy each. Term by term, the
-exact split of ResNet-56 takes a third longer.
+exact split of ResNet-56 takes 1.45 times as long (8 images, one thread).
 """
 
 from __future__ import annotations
