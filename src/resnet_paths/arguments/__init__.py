@@ -1,7 +1,8 @@
 """Arguments of public functions, checked once, where they come in: a wrong one is told in one line."""
 
 from .checking import check_arguments, checked, without_checks
+from .hints import ELSEWHERE
 from .modes import no_autocast, outside_autocast
 from .ranges import Range
 
-__all__ = ["Range", "check_arguments", "checked", "no_autocast", "outside_autocast", "without_checks"]
+__all__ = ["ELSEWHERE", "Range", "check_arguments", "checked", "no_autocast", "outside_autocast", "without_checks"]

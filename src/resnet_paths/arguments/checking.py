@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _INPUTS = {"x", "example_input"}
 """Arguments without a hint of their own that hold what a model is given."""
-_INPUT_WORDS = "a tensor or a nest of tensors, of at least one example"
+_INPUT_WORDS = "an input that holds a tensor, of at least one example"
 
 
 @overload

@@ -26,6 +26,10 @@ _WORDS: dict[Any, str] = {
 }  # fmt: skip
 
 
+ELSEWHERE = "checked elsewhere"
+"""Marks a hint whose values the function itself refuses, in words that say more."""
+
+
 class WrongValueError(Exception):
     """The kind is right, the value is not: a number out of its range, a word that is none of the choices."""
 
@@ -42,7 +46,8 @@ def fits(value: Any, hint: Any, within: Range = FINITE) -> bool:
     """
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        return fits(value, typing.get_args(hint)[0], within)
+        inner, *marks = typing.get_args(hint)
+        return ELSEWHERE in marks or fits(value, inner, within)
     if origin is typing.Literal:
         return _chosen(value, typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):

@@ -87,8 +87,9 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(_COUNTED_FROM_NONE.split(), NONE_OR_MORE),
     "seed": SEED,
     **dict.fromkeys(("confidence", "level", "mass"), INSIDE),
-    **dict.fromkeys(("accuracy_drop", "chance", "keep", "keep_last", "label_smoothing", "last", "momentum"), SHARE),
+    **dict.fromkeys(("accuracy_drop", "chance", "keep", "label_smoothing", "last", "momentum"), SHARE),
     "latency": SOME_SHARE,
+    "keep_last": SOME_SHARE,
     **dict.fromkeys(("precision", "rtol", "temperature", "width"), POSITIVE),
     **dict.fromkeys(
         ("alpha", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE

@@ -6,19 +6,19 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..arguments import checked
+from ..arguments import ELSEWHERE, checked
 from .arrays import image_tensor, label_tensor, tensor_of
 from .batches import even_slices
 from .images import ImageData
 
-ImageSource = ImageData | Dataset[Any] | Mapping[str, Any] | Iterable[Any]
+ImageSource = Annotated[ImageData | Dataset[Any] | Mapping[str, Any] | Iterable[Any], ELSEWHERE]
 """What holds labelled images: see :func:`as_data`."""
 
 IMAGE_KEYS = ("pixel_values", "image", "images", "img", "imgs", "x", "input", "inputs", "data", "pixels")
