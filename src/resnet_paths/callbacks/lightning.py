@@ -13,12 +13,12 @@ except ImportError as error:
         "needs no framework"
     ) from error
 
-from ..arguments import checked
+from ..arguments import Range, checked
 from .recorder import PathRecorder
 from .statistics import Loss, PathStatistics
 
 
-@checked
+@checked(draws=Range(0))
 class LightningPathRecorder(pl.Callback):
     """Records :class:`PathStatistics` while Lightning trains, into the trainer's own loggers.
 

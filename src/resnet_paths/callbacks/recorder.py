@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..arguments import checked
+from ..arguments import Range, checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork, unroll
 from .loggers import Logger
 from .statistics import Loss, PathStatistics, path_statistics
 
 
-@checked
+@checked(draws=Range(0))
 class PathRecorder:
     """Records :class:`PathStatistics` of a model while it trains, always on the same batch.
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from .._display import shown
-from ..arguments import checked
+from ..arguments import Range, checked
 from ..network import UnrolledNetwork
 from ..paths import effective_paths, gradient_by_length, path_energy
 
@@ -71,7 +71,7 @@ class PathStatistics:
         return pd.DataFrame({"step": self.step, "name": list(named), "value": list(named.values())})
 
 
-@checked
+@checked(draws=Range(0))
 def path_statistics(
     net: UnrolledNetwork,
     x: Any,
