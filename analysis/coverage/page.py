@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -42,19 +43,31 @@ def page(records: Sequence[Record], code: str) -> str:
         records: one of each model.
         code: fingerprint of the code as it is, to count the records that an earlier state of it made (`--keep`).
     """
-    older = sum(record["code"] != code for record in records)
     tried = [record for record in records if record["status"] not in ("not tried", "too slow")]
     skipped = [record for record in records if record["status"] in ("not tried", "too slow")]
     lines = ["# Coverage", "", INTRODUCTION.format(versions=_versions(tried)), *_summary(tried), ""]
-    if older:
-        lines += [f"{older} of {len(records)} records were made by earlier states of the code than the one that wrote "
-                  "this page.", ""]  # fmt: skip
+    lines += [_states(records, code), ""]
     lines += ["## By library", "", *_totals(tried), ""]
     wrong = [(record, problems(record)) for record in tried if problems(record)]
     lines += ["## What is not right", "", *[f"- {_name(record)}: {'; '.join(said)}." for record, said in wrong], ""]
     if skipped:
         lines += ["## Not tried", "", *[f"- {_name(r)}: {_cell(r['reason'])}" for r in skipped], ""]
     return "\n".join([*lines, "## All models", "", *_rows(tried), ""])
+
+
+def _states(records: Sequence[Record], code: str) -> str:
+    """How many records were made by which state of the code, by its fingerprint."""
+    counts = Counter(record["code"] for record in records)
+    now = counts.pop(code, 0)
+    earlier = ", ".join(f"{count} by `{state}`" for state, count in counts.most_common(4))
+    rest = sum(counts.values()) - sum(count for _, count in counts.most_common(4))
+    if not counts:
+        return f"All {len(records)} records were made by one state of the code, `{code}`."
+    more = f" and {rest} by others" if rest else ""
+    return (
+        f"Of {len(records)} records {now} were made by the state of the code that wrote this page (`{code}`), the "
+        f"others by earlier ones: {earlier}{more}."
+    )
 
 
 def all_blocks(record: Record) -> bool:

@@ -14,6 +14,7 @@ from helpers import randomise_norms
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
 from resnet_paths.network import TraceError, UnrolledNetwork, UnrollError, unroll
+from resnet_paths.surgery import drop_blocks
 
 _SAMPLE = [
     "resnet18",
@@ -380,3 +381,42 @@ def test_what_is_written_over_is_followed_unless_another_view_of_it_is_read(kind
         )  # parallel branches are summed first
         found, expected = (torch.func.grad(lambda y, f=f: f(y).square().sum())(other) for f in (net, model))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+class Reordered(nn.Module):
+    """Adds a value in another layout into a norm's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.InstanceNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        out = self.norm(self.conv(x.contiguous()))
+        out += x
+        return out
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sums_have_the_layout_of_the_models_own(batch: int) -> None:
+    """In torch 2.14 the gradient of instance norm is wrong for one image where its layout is not the input's."""
+    torch.manual_seed(0)
+    model, x = Reordered().double().eval(), torch.randn(batch, 4, 5, 5, dtype=torch.float64)
+    net = recorded(model, torch.cat([x, x]))
+    weights = torch.randn(x.shape, dtype=torch.float64)
+    assert net(x).stride() == model(x).stride()
+    found, expected = (torch.func.grad(lambda y, f=f: (f(y) * weights).sum())(x) for f in (net, model))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_written_values_and_two_blocks_in_one_module_drop() -> None:
+    class Twice(Masked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + torch.relu(self.f(x)))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Twice(), Twice()).double().eval(), torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    net = recorded(model, x)
+    assert len(net) == 4
+    smaller = drop_blocks(net, [0])
+    assert torch.allclose(smaller(x), net(x, [0.0, 1.0, 1.0, 1.0]), rtol=0, atol=1e-12)

@@ -125,6 +125,7 @@ class Segments:
         branches: each block's branch.
         joins: from each block's sum to what later blocks, or the output, read of it.
         fresh_joins: the same, free to overwrite the sum.
+        branch_first: for each block, whether the model writes its sum as branch plus shortcut.
         branch_watchers: for each block whose branch's value the sum may overwrite, the modules whose hooks forbid it.
         carried: for each block (and the output), what evaluation from its entry on needs besides the entry.
         exporting: for each block, whether values inside its branch are read from outside.
@@ -245,6 +246,7 @@ class Segments:
         joins = list(zip(layout.joins[1:], after[1:], cuts, strict=False))
         self.joins = [self._piece(nodes, gives, pinned) for nodes, gives, _ in joins]
         self.fresh_joins = self.joins
+        self.branch_first = [cut.add.args[0] is cut.branch[0] for cut in cuts]
         self.branch_watchers: list[Watchers | None] = [None for _ in cuts]
         if self.overwrite:
             self.fresh_joins = [self._piece(nodes, gives, pinned - {cut.add}) for nodes, gives, cut in joins]
@@ -340,10 +342,18 @@ def _all_questions(program: Program, flow: DataFlow) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
 
 
-def gated_sum(shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False) -> torch.Tensor:
-    """``shortcut + gate * branch``, exactly the plain sum at gate one; into `branch` where allowed."""
-    if isinstance(gate, torch.Tensor):
-        return shortcut + gate * branch
-    if overwrite and branch.shape == shortcut.shape and branch.dtype == shortcut.dtype:
-        return (branch if gate == 1.0 else branch.mul_(gate)).add_(shortcut)
-    return shortcut + (branch if gate == 1.0 else gate * branch)
+def gated_sum(
+    shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False, *, branch_first: bool = False
+) -> torch.Tensor:
+    """``shortcut + gate * branch``, exactly the plain sum at gate one; into `branch` where allowed.
+
+    With `branch_first` as ``gate * branch + shortcut``: the same numbers in the branch's layout in memory, as the
+    model's own sum has it. (The backward pass of torch 2.14's instance norm is wrong for one image and a gradient in another
+    layout, so that a layout of ours would give wrong gradients where the model's are right.)
+    """
+    whole = not isinstance(gate, torch.Tensor) and gate == 1.0
+    alike = branch.shape == shortcut.shape and branch.dtype == shortcut.dtype
+    if overwrite and alike and not isinstance(gate, torch.Tensor):
+        return (branch if whole else branch.mul_(gate)).add_(shortcut)
+    scaled = branch if whole else gate * branch
+    return scaled + shortcut if branch_first else shortcut + scaled

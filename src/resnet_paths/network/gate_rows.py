@@ -58,7 +58,8 @@ class _Fork:
         partial = self.partial
         if self._branch is None or gate == 0.0:
             return self.net.join(self.state, self._shortcut, partial=partial)
-        total = gated_sum(self._shortcut, self._branch, gate)
+        plan = self.state.plan or self.net.segments
+        total = gated_sum(self._shortcut, self._branch, gate, branch_first=plan.branch_first[self.state.index])
         return self.net.join(self.state, total, overwrite=self.overwrite, partial=partial)
 
 

@@ -253,7 +253,8 @@ class UnrolledNetwork:
             return self.join(state, shortcut, partial=partial)
         quick = self.overwrites and not torch.is_grad_enabled()
         branch = self.branch(state)
-        total = gated_sum(shortcut, branch, gate, quick and unwatched(plan.branch_watchers[state.index]))
+        overwrite = quick and unwatched(plan.branch_watchers[state.index])
+        total = gated_sum(shortcut, branch, gate, overwrite, branch_first=plan.branch_first[state.index])
         return self.join(state, total, overwrite=quick, partial=partial)
 
     def run(self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None) -> State:

@@ -9,6 +9,7 @@ TEXT = Template("""\
 import copyreg
 import inspect
 import pickle
+from typing import Any
 
 import torch
 from torch.fx.graph_module import _forward_from_src
