@@ -348,8 +348,8 @@ def gated_sum(
     """``shortcut + gate * branch``, exactly the plain sum at gate one; into `branch` where allowed.
 
     With `branch_first` as ``gate * branch + shortcut``: the same numbers in the branch's layout in memory, as the
-    model's own sum has it. (The backward pass of torch 2.14's instance norm is wrong for one image and a gradient in another
-    layout, so that a layout of ours would give wrong gradients where the model's are right.)
+    model's own sum has it. (The backward pass of torch 2.14's instance norm is wrong for one image and a gradient in
+    another layout, so that a layout of ours would give wrong gradients where the model's are right.)
     """
     whole = not isinstance(gate, torch.Tensor) and gate == 1.0
     alike = branch.shape == shortcut.shape and branch.dtype == shortcut.dtype
