@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
+from resnet_paths.cli._tables import show, table
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [
@@ -28,6 +31,16 @@ WRONG = [
     (["reproduce", "li2018", "--data", "nowhere"], "no file"),
     (["unroll", "--model", "vgg11"], "adds no two values"),
     (["unroll", "--input", "3by3"], "numbers joined by x"),
+    (["unroll", "--input", "3x32x32"], "--input as the shape of what the model takes"),
+    (["unroll", "--model", " "], "a value for --model"),
+    (["lesion", "--device", "meta"], "--device"),
+    (["lesion", "--seed", "9" * 20], "--seed as a whole number from 0 to 2^63 - 1"),
+    (["lesion", "--metric", ""], "a value for --metric"),
+    (["plan", "--latency", "nan"], "--latency as a number above 0"),
+    (["plan", "--accuracy-drop", "-1"], "--accuracy-drop as a number from 0 to 1"),
+    (["landscape", "--range", "nan:1", "--limit", "4"], "LOW:HIGH"),
+    (["drop", "--units", ",", "--limit", "4"], "--units as indices or names"),
+    (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
     (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
     (["paths", "--images", "0"], "images"),
     (["plan", "--n-drop", "1", "--latency", "0.5", "--limit", "10"], "exactly one of"),
@@ -132,3 +145,46 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
         line = line_of(CliRunner().invoke(app, [command, "--out", str(tmp_path / "file" / "deep")]))
         assert "expected a folder to write to as --out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_fault.py").write_text("def build():\n    return {}['gone']\n")
+    theirs = CliRunner().invoke(app, ["unroll", "--model", str(tmp_path / "own_fault.py") + ":build"])
+    assert theirs.exit_code == 1
+    assert "own_fault.py" in theirs.stderr
+    assert "cli/_errors.py" not in theirs.stderr
+    assert "the code given raised KeyError: 'gone'" in theirs.stderr
+
+    monkeypatch.setattr("resnet_paths.cli.unroll.named_model", {}.__getitem__)
+    ours = CliRunner().invoke(app, ["unroll"])
+    assert ours.exit_code == 1
+    assert "Traceback" in ours.stderr
+    assert "please report it" in ours.stderr
+
+    def full(_: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resnet_paths.cli._errors._users_frames", lambda error: None)
+    monkeypatch.setattr("resnet_paths.cli.unroll.named_model", full)
+    assert "out of memory" in line_of(CliRunner().invoke(app, ["unroll"]))
+
+
+def test_tables_are_whole_in_logs_and_on_narrow_terminals() -> None:
+    wide = table("Blocks", ["last block"], ["accuracy", "recalibrated", "95 % interval", "latency", "parameters"])
+    wide.add_row("layer1.0.residual.branch", "91.25%", "91.25%", "90.1% to 92.4%", "0.91", "0.87")
+    for terminal in (False, True):
+        screen = Console(width=80, file=io.StringIO(), force_terminal=terminal, color_system=None)
+        show(screen, wide)
+        text = screen.file.getvalue()
+        assert "\N{HORIZONTAL ELLIPSIS}" not in text
+        assert max(map(len, text.splitlines())) <= (80 if terminal else 200)
+        assert terminal or "recalibrated" in text
+
+
+def test_nothing_to_drop_is_said(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_small.py").write_text(OWN)
+    result = CliRunner().invoke(app, ["lesion", "--model", "own_small.py:ten", "--limit", "8", "--drop", "0"])
+    assert result.exit_code == 0, result.output
+    assert "No block was dropped" in result.output
+    assert "drop_blocks(model, [])" not in result.output

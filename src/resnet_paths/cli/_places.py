@@ -37,7 +37,7 @@ def _try(path: Path, place: Place) -> None:
     if not str(path).strip():
         raise ValueError("an empty name")
     if path.is_dir() and not place.folder:
-        raise IsADirectoryError(None, f"a folder; give a name such as {path / 'report.html'}")
+        raise IsADirectoryError(None, f"a folder; give a name such as {path / 'NAME'}")
     if path.exists() and place.folder and not path.is_dir():
         raise NotADirectoryError(None, "a file; give another name, or remove it")
     if path.exists() and not place.folder and not os.access(path, os.W_OK):

@@ -16,6 +16,10 @@ from .stochastic_depth import linear_decay
 Stem = Literal["3x3", "7x7", "deep"]
 
 
+MOST_PARAMETERS = 2_000_000_000
+"""A description in a file may ask for more memory than there is."""
+
+
 @dataclass(frozen=True)
 class _Settings:
     """What :func:`cifar_resnet` was asked for, checked."""
@@ -47,6 +51,12 @@ class _Settings:
         for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"expected a whole number of at least 1 for {name}, got {number!r}")
+        most = 9 * self.depth * max(self.widths, default=1) ** 2 + max(self.widths, default=1) * self.num_classes
+        if most > MOST_PARAMETERS:
+            raise ValueError(
+                f"expected a network of at most {MOST_PARAMETERS:,} parameters, got depth {self.depth} and widths up to "
+                f"{max(self.widths)}, about {most:.1e} of them"
+            )
         if not self.widths:
             raise ValueError("expected the width of at least one stage, got widths=()")
         if self.zero_init_residual and not self.residual:
