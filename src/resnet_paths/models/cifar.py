@@ -54,8 +54,8 @@ class _Settings:
         most = 9 * self.depth * max(self.widths, default=1) ** 2 + max(self.widths, default=1) * self.num_classes
         if most > MOST_PARAMETERS:
             raise ValueError(
-                f"expected a network of at most {MOST_PARAMETERS:,} parameters, got depth {self.depth} and widths up to "
-                f"{max(self.widths)}, about {most:.1e} of them"
+                f"expected a network of at most {MOST_PARAMETERS:,} parameters, got about {most:.1e} from depth "
+                f"{self.depth} and widths up to {max(self.widths)}"
             )
         if not self.widths:
             raise ValueError("expected the width of at least one stage, got widths=()")
