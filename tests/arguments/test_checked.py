@@ -66,7 +66,7 @@ def test_good_arguments_pass(given: dict[str, Any]) -> None:
         ({"names": "abc"}, TypeError, "expected names as a sequence of texts, got 'abc'"),
         ({"names": [1]}, TypeError, r"got \[1\]"),
         ({"shape": (1, 2, 3)}, TypeError, "a tuple of 2"),
-        ({"model": "resnet"}, TypeError, "expected model as a Module, got 'resnet'"),
+        ({"model": "resnet"}, TypeError, r"expected model as a torch\.nn\.Module, got 'resnet'"),
         ({"model": nn.ReLU}, TypeError, "got the class ReLU"),
         ({"x": "a"}, TypeError, "an input that holds a tensor, of at least one example, got 'a'"),
         ({"x": torch.ones(0, 3)}, ValueError, r"got a Tensor \(float32, 0x3\)"),

@@ -139,7 +139,7 @@ def test_two_processes_that_create_a_journal_at_once_have_one(tmp_path: Path) ->
 
 
 def test_without_hard_links_the_journal_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*_: object) -> None:
+    def no_links(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)

@@ -186,6 +186,8 @@ def in_words(hint: Any, within: Range = FINITE) -> str:
         return f"a dict of {_plural(in_words(inner[0]))} and {_plural(in_words(inner[1], within))}"
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return _WORDS[PurePath]
+    if kind is torch.nn.Module:
+        return "a torch.nn.Module"
     return _WORDS.get(kind) or _article(getattr(kind, "__name__", str(kind)))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import ELSEWHERE, checked
 from ..user_code import near
 from ._own import own_model
 from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint
@@ -27,7 +27,7 @@ _FORMS = (
 
 @checked
 def load_model(
-    spec: str = "embedded",
+    spec: Annotated[str, ELSEWHERE] = "embedded",
     *,
     num_classes: int | None = None,
     pretrained: bool = False,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import ELSEWHERE, checked
 from ..graph.closing import closed_modules
 from ..graph.errors import NoUnitsError, OutputError, UnrollError
 from ..graph.program import Program
@@ -26,7 +26,9 @@ KNOWN_FAMILIES = (
 
 
 @checked
-def unroll(model: nn.Module, example_input: Any = None, *, output: Output = None) -> UnrolledNetwork:
+def unroll(
+    model: Annotated[nn.Module, ELSEWHERE], example_input: Any = None, *, output: Output = None
+) -> UnrolledNetwork:
     """Find the residual units of any model by analysing its graph.
 
     An addition is a unit when its terms rejoin at one value x that everything passes through:
