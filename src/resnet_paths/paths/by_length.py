@@ -94,7 +94,6 @@ class GradientByLength:
         return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
-@checked
 @overload
 def gradient_by_length(
     net: UnrolledNetwork,
@@ -107,7 +106,6 @@ def gradient_by_length(
     units: Sequence[UnitRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> ParameterGradientByLength: ...
-@checked
 @overload
 def gradient_by_length(
     net: UnrolledNetwork,

@@ -12,6 +12,7 @@ import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
+from ..graph.trees import map_leaves
 from ..network import UnitRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import relative_gap
@@ -126,6 +127,7 @@ def parameter_gradients_by_length(
             "network itself rather than a copy made for inference"
         )
     counted = None if units is None else frozenset(net.indices(units))
+    x = map_leaves(x, _kept_by_autograd)
     record = record_of_parameters(net, x, target, loss, max_bytes, counted)
     lengths, whole = kept_lengths(record.graph, max_length)
     leaves = LeafSums(wanted, lengths)
@@ -149,3 +151,8 @@ def parameter_gradients_by_length(
         looped=record.looped,
         source=provenance(net.model, [x, target], record.seed.dtype),
     )
+
+
+def _kept_by_autograd(leaf: Any) -> Any:
+    """Tensors made in inference mode cannot be saved for the way back."""
+    return leaf.clone() if isinstance(leaf, torch.Tensor) and leaf.is_inference() else leaf
