@@ -49,7 +49,7 @@ def _example(shape: str) -> torch.Tensor:
         if not all(0 < side <= MOST_SIDE for side in sides):
             raise ValueError(shape)
         generator = seeded(0)
-        return normal((2, *sides), generator)
+        return normal((2, *sides), generator, torch.float32)
     except (ValueError, RuntimeError):
         raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
 
