@@ -151,7 +151,7 @@ def test_help_has_examples() -> None:
         ),
         (["--widths", "8,x"], "--widths as numbers"),
         (["--shortcut", "E"], "'A', 'B', 'C' or 'D'"),
-        (["--epochs", "0"], "epochs from 1"),
+        (["--epochs", "0"], "epochs as a whole number of at least 1"),
         (["--schedule", "linear"], "'cosine' or 'step'"),
         (["--precision", "half"], "got 'half'"),
         (["--keep-last", "0.5", "--plain"], "nothing bypasses"),
