@@ -71,7 +71,7 @@ def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> N
         assert plan.judge_losses[size] <= then[alone.points[size].dropped] + 1e-6
     only = plan_drop(small, some, judge=more, finalists=1, **options)
     assert [point.dropped for point in only.points] == [point.dropped for point in alone.points]
-    with pytest.raises(ValueError, match="at least 1 finalist"):
+    with pytest.raises(ValueError, match="finalists as a whole number of at least 1"):
         plan_drop(small, some, judge=more, finalists=0, **options)
     with pytest.raises(ValueError, match="got 60 of 445 in common"):
         plan_drop(small, some, judge=digits("test").subset(slice(0, 60)), **options)
