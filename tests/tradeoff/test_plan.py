@@ -288,7 +288,7 @@ def test_distillation_ends_where_the_teacher_is() -> None:
     assert [parameter.requires_grad for parameter in student.parameters()] == flags
     with pytest.raises(FloatingPointError, match="smaller lr"):
         distil(student, teacher, digits("train").subset(slice(0, 200)), Distillation(epochs=3, lr=1e30))
-    with pytest.raises(ValueError, match="at least 1 epoch"):
+    with pytest.raises(ValueError, match="epochs as a whole number of at least 1"):
         Distillation(epochs=0)
 
 
