@@ -15,6 +15,7 @@ from references.graphs import CASES
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, unroll
 from resnet_paths.models import cifar_resnet
+from resnet_paths.paths import enumerate_path_gradients, gradient_by_length, path_energy, sample_path_gradients
 from resnet_paths.paths._polynomial import _Waiting
 from resnet_paths.paths.block_graph import chain_graph, path_graph
 from resnet_paths.paths.record import Record, record_of_values, record_to_start
@@ -156,3 +157,29 @@ def test_rows_that_share_memory_are_not_written_over() -> None:
     assert torch.equal(rows, expected)
     torch.testing.assert_close(waiting.rows[0], 3 * expected)
     torch.testing.assert_close(waiting.rows[1], torch.stack([expected[0], expected.sum(0), expected[1]]))
+
+
+class FrozenStem(torch.nn.Module):
+    """A stem whose gradient the model keeps off, and two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3)
+        self.branches = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh()) for _ in "12")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        for branch in self.branches:
+            x = x + branch(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("recorded_by_example", [False, True])
+@pytest.mark.parametrize("analysis", [gradient_by_length, path_energy, enumerate_path_gradients, sample_path_gradients])
+def test_where_no_gradient_reaches_the_input_the_entry_is_named(analysis: Any, recorded_by_example: bool) -> None:
+    model, x = FrozenStem().double().eval(), torch.randn(2, 4, dtype=torch.float64)
+    net = unroll(model, x if recorded_by_example else None)
+    with pytest.raises(ValueError, match=r"flow from the output to the input, got none; take out .* no_grad .*wrt=0"):
+        analysis(net, x, torch.tensor([0, 1]))
+    analysis(net, x, torch.tensor([0, 1]), wrt=0)

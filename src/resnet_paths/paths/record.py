@@ -341,6 +341,12 @@ def record_to_start(
     if finer or contraction.graph.is_chain:
         entries = [cut.entry for cut in net.segments.cuts]
         contraction = contract(net.segments, [start], through=entries, counted=counted)
+    if not contraction.graph.starts:
+        where = "the input" if wrt == "input" else f"the entry of {net[net.index(wrt)].name}"
+        raise ValueError(
+            f"expected a path along which gradients flow from the output to {where}, got none; take out detach() or "
+            "no_grad in the model, or ask for the gradient at a later unit's entry (wrt=0 leaves out the stem)"
+        )
     _check_counted(net, contraction.graph)
     return Record(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
 
