@@ -37,16 +37,23 @@ def default_dtype() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-def autocast() -> Any:
-    return torch.autocast("cpu", torch.bfloat16)
+@contextlib.contextmanager
+def default_device_and_dtype() -> Iterator[None]:
+    with default_device(), default_dtype():
+        yield
 
 
+@contextlib.contextmanager
+def autocast_in_inference_mode() -> Iterator[None]:
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
+# Two at a time where a function that minds one of them fails for either: half the calls.
 AROUND: dict[str, Any] = {
-    "default device": default_device,
-    "default dtype": default_dtype,
-    "autocast": autocast,
+    "default device and dtype": default_device_and_dtype,
+    "autocast in inference_mode": autocast_in_inference_mode,
     "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
 }
 
 
@@ -70,11 +77,6 @@ def numbers(value: Any) -> list[np.ndarray]:
     return []
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, list[np.ndarray]]:
-    return {}
-
-
 def result_of(name: str) -> list[np.ndarray]:
     torch.manual_seed(0)
     with contextlib.suppress(unrolling.NoUnitsError):
@@ -82,29 +84,28 @@ def result_of(name: str) -> list[np.ndarray]:
     return []
 
 
-@pytest.mark.parametrize("mode", AROUND)
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in NOTHING])
 @pytest.mark.filterwarnings("ignore")
-def test_modes_around_a_call_change_no_number(name: str, mode: str, reference: dict[str, Any]) -> None:
-    if name not in reference:
-        reference[name] = result_of(name)
-    made = subject()  # as the user has it: made before the defaults were changed
-    torch.manual_seed(0)
-    found: list[np.ndarray] = []
-    with AROUND[mode](), contextlib.suppress(unrolling.NoUnitsError):
-        found = numbers(FUNCTIONS[name](*made))
-    if name in TIMED:
-        return
-    assert len(found) == len(reference[name])
-    for one, other in zip(found, reference[name], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+def test_modes_around_a_call_change_no_number(name: str) -> None:
+    expected = result_of(name)
+    for mode, around in AROUND.items():
+        made = subject()  # as the user has it: made before the defaults were changed
+        torch.manual_seed(0)
+        values: list[np.ndarray] = []
+        with around(), contextlib.suppress(unrolling.NoUnitsError):
+            values = numbers(FUNCTIONS[name](*made))
+        if name in TIMED:
+            continue
+        assert len(values) == len(expected), mode
+        for one, other in zip(values, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=mode)
 
 
-@pytest.mark.parametrize("mode", ["default device", "default dtype"])
-def test_seeds_draw_the_same_images(mode: str) -> None:
+@pytest.mark.parametrize("around", [default_device, default_dtype])
+def test_seeds_draw_the_same_images(around: Any) -> None:
     data = digits("test").subset(slice(0, 12))
     expected = [augmented(data, 1, True, seed=3).images, data.sample(5, seed=2).images, data.halves(1)[0].images]
-    with AROUND[mode]():
+    with around():
         data = digits("test").subset(slice(0, 12))
         found = [augmented(data, 1, True, seed=3).images, data.sample(5, seed=2).images, data.halves(1)[0].images]
     for one, other in zip(found, expected, strict=True):

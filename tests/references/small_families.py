@@ -47,6 +47,6 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 SMALL: dict[str, Family] = {
-    name: replace(family, **_CHANGES.get(name, {}))
+    name: replace(family, options=(), **_CHANGES[name]) if name in _CHANGES else family
     for name, family in ((f"{family.library}-{family.name}", family) for family in ALL)
 }

@@ -67,6 +67,7 @@ ANY = Range(nan=True)
 COUNT = Range(1, MOST)
 NONE_OR_MORE = Range(0, MOST)
 SEED = Range(0, 2**63 - 1)
+BYTES = Range(1, 2**63 - 1)
 INSIDE = Range(0, 1, above=True, below=True)
 SHARE = Range(0, 1)
 SOME_SHARE = Range(0, 1, above=True)
@@ -75,7 +76,7 @@ NOT_NEGATIVE = Range(0)
 
 _COUNTED = """
     basis batch_size beam bins chunk columns copies count depth draws epochs every finalists group_width in_channels
-    max_batches max_bytes max_restarts most_permutations num_classes points probes products samples size steps stride
+    max_batches max_restarts most_permutations num_classes points probes products samples size steps stride
     threads widths
 """
 _COUNTED_FROM_NONE = """
@@ -86,6 +87,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(_COUNTED.split(), COUNT),
     **dict.fromkeys(_COUNTED_FROM_NONE.split(), NONE_OR_MORE),
     "seed": SEED,
+    "max_bytes": BYTES,
     **dict.fromkeys(("confidence", "level", "mass"), INSIDE),
     **dict.fromkeys(("accuracy_drop", "chance", "keep", "label_smoothing", "last", "momentum"), SHARE),
     "latency": SOME_SHARE,
