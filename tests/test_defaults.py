@@ -20,6 +20,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
 """Listed there without a value."""
+RUNS_IT = {"drop_blocks", "batch_statistics"}
+"""What is listed there calls the model itself in the end: under autocast that is the user's own call."""
 
 
 @contextlib.contextmanager
@@ -94,7 +96,7 @@ def test_modes_around_a_call_change_no_number(name: str) -> None:
         values: list[np.ndarray] = []
         with around(), contextlib.suppress(unrolling.NoUnitsError):
             values = numbers(FUNCTIONS[name](*made))
-        if name in TIMED:
+        if name in TIMED or (name in RUNS_IT and "autocast" in mode):
             continue
         assert len(values) == len(expected), mode
         for one, other in zip(values, expected, strict=True):

@@ -86,7 +86,7 @@ def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
 
 def distilled(net: UnrolledNetwork, data: ImageData) -> Any:
     with torch.random.fork_rng():  # layers draw when they are made
-        with torch.device("cpu"):
+        with torch.device("cpu"), torch.inference_mode(False):  # made as a model that can be trained is
             student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float()
     return tradeoff.distil(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
 

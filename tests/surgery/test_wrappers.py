@@ -113,7 +113,7 @@ def test_blocks_are_found_lesioned_and_dropped_through_a_wrapper(wrapper: str, k
 def test_what_is_no_module_says_so_in_one_line() -> None:
     """timm's first average keeps the model beside itself."""
     average = ModelEma(Model())
-    with pytest.raises(TypeError, match="expected model as a Module, got a ModelEma") as caught:
+    with pytest.raises(TypeError, match=r"expected .*Module, got (a )?ModelEma") as caught:
         unroll(average)
     assert "\n" not in str(caught.value)
     assert len(unroll(average.ema)) == 3

@@ -51,6 +51,7 @@ def copied(model: nn.Module, memo: Memo | None = None) -> nn.Module:
     try:
         with (
             MODEL_LOCK,
+            torch.inference_mode(False),  # or the copy could never be trained
             torch.no_grad(),
             _DetachedCopies(),
         ):  # under autograd copies of scripted parameters are no leaves

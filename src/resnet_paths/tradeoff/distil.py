@@ -98,6 +98,10 @@ def distil(
     followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
     teacher = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    if any(parameter.is_inference() for parameter, _ in wanted):
+        raise ValueError(
+            "expected a student that can be trained, got one made in torch.inference_mode; make it outside of that"
+        )
     student.train()
     student.requires_grad_(True)
     try:
