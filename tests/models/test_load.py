@@ -123,9 +123,10 @@ def test_a_file_hides_no_module_and_its_models_travel(tmp_path) -> None:
 
 def test_a_file_that_fails_leaves_nothing(tmp_path) -> None:
     (tmp_path / "bad.py").write_text("raise RuntimeError('mine')")
+    before = set(sys.modules)
     with pytest.raises(RuntimeError, match="mine"):
         load_model(f"{tmp_path / 'bad.py'}:build")
-    assert not [name for name in sys.modules if name.startswith("_resnet_paths_bad")]
+    assert not [name for name in set(sys.modules) - before if name.startswith("_resnet_paths_bad")]
 
 
 def test_weights_of_a_head_that_was_trained_anew_decide_the_number_of_classes(tmp_path) -> None:

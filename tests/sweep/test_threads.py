@@ -44,8 +44,11 @@ def test_all_is_put_back_after_an_error(two_threads) -> None:
 def test_in_this_thread_where_another_would_compute_otherwise(two_threads) -> None:
     here = threading.get_ident()
     assert set(on_each_core(lambda _: threading.get_ident(), range(4))) != {here}
-    with torch.autocast("cpu"):
+    with torch.device("cpu"):
         assert not threads_see_the_same()
         assert set(on_each_core(lambda _: threading.get_ident(), range(4))) == {here}
+    with torch.autocast("cpu"):
+        assert not threads_see_the_same()
+        assert on_each_core(lambda _: torch.is_autocast_enabled("cpu"), range(4)) == [False] * 4
     assert on_each_core(lambda _: threading.get_ident(), [0]) == [here]
     assert on_each_core(abs, []) == []
