@@ -56,7 +56,7 @@ def test_models_in_turn_are_compared_within_their_rounds(monkeypatch: pytest.Mon
         def timeit(self, number: int) -> Any:
             timed.append(self.model)
             slow = 10.0 if timed.count(self.model) % 2 else 1.0
-            return SimpleNamespace(median=slow * (2.0 if self.model is whole else 1.0))
+            return SimpleNamespace(times=[slow * (2.0 if self.model is whole else 1.0)])
 
     monkeypatch.setattr("torch.utils.benchmark.Timer", Clock)
     first, second = latencies_in_turn([whole, half], torch.zeros(3, 1), seconds=0.0)
