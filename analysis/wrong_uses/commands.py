@@ -8,24 +8,21 @@ running after some seconds: the value is none that can be refused before the wor
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import random
-import signal
 import sys
 import tempfile
 import typing
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
+
+sys.path.insert(0, str(Path(__file__).parent))
+from trial import SlowError, drawn, limited, read_options, report
 
 SECONDS = 6
 OWN = """
@@ -59,9 +56,10 @@ class Use:
     answer: str = ""
     words: str = ""
 
-
-class SlowError(BaseException):
-    """Nobody catches it by accident."""
+    @property
+    def subject(self) -> str:
+        """What the table counts by."""
+        return self.command
 
 
 def uses() -> list[Use]:
@@ -92,20 +90,6 @@ def prepare(folder: Path) -> None:
     (folder / "folder").mkdir(exist_ok=True)
 
 
-@contextlib.contextmanager
-def _limited(seconds: int) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise SlowError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def tried(use: Use, seconds: int = SECONDS) -> Use:
     """The use with its answer; run in the folder that was prepared."""
     base = list(BASE[use.command])
@@ -115,7 +99,7 @@ def tried(use: Use, seconds: int = SECONDS) -> Use:
     if use.command == "drop" and use.option == "--plan":
         base = [word for word in base if word not in ("--units", "1")]
     try:
-        with _limited(seconds):
+        with limited(seconds):
             result = CliRunner().invoke(app, [use.command, *base, f"{use.option}={use.value}"])
     except SlowError:
         return replace(use, answer="accepted", words="still running")
@@ -142,43 +126,21 @@ def warm_up() -> None:
             raise RuntimeError(f"{command} {' '.join(base)} failed: {result.stderr}")
 
 
-def table(answers: list[Use]) -> str:
-    """Counts for each command, as Markdown."""
-    kinds = ("one line", "accepted", "traceback", "unclear")
-    lines = ["| command | wrong uses | " + " | ".join(kinds) + " |", "|---|" + "---:|" * (1 + len(kinds))]
-    rows: dict[str, Counter[str]] = {}
-    for use in answers:
-        rows.setdefault(use.command, Counter())[use.answer] += 1
-    rows["**all**"] = Counter(use.answer for use in answers)
-    for name, counts in rows.items():
-        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--share", type=float, default=1.0, help="of the uses, drawn with seed 0")
-    parser.add_argument("--command", help="only this one")
-    parser.add_argument("--show", nargs="*", default=(), help="print the uses with these answers")
-    parser.add_argument("--out", type=Path, help="write the table here")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = [use for use in uses() if options.command in (None, use.command)]
-    chosen = random.Random(0).sample(chosen, round(options.share * len(chosen)))
+    options = read_options(__doc__.splitlines()[0], "command")
+    chosen = drawn(uses(), options, lambda use: (use.command, use.option))
     answers = []
     before = sys.stderr
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         prepare(Path(folder))
         warm_up()
-        for use in sorted(chosen, key=lambda use: (use.command, use.option)):
-            answers.append(tried(use))
+        for use in chosen:
+            one = tried(use)
+            answers.append(one)
             sys.stderr = before
-            if answers[-1].answer in options.show:
-                one = answers[-1]
+            if one.answer in options.show:
                 print(f"{one.answer}: {one.command} {one.option}={one.value[:40]!r}: {one.words[:200]}", flush=True)
-    print(Counter(use.answer for use in answers))
-    if options.out:
-        options.out.write_text(table(answers) + "\n")
+    report(answers, options, "command | wrong uses", ("one line", "accepted", "traceback", "unclear"))
 
 
 if __name__ == "__main__":

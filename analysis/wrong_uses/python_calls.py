@@ -8,19 +8,14 @@ when the call returned, *slow* when it went on for longer than three seconds, an
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import inspect
 import io
 import math
-import random
-import signal
 import sys
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from good_arguments import common, model, record, special
+from trial import SlowError, drawn, limited, read_options, report
 
 PACKAGES = ("callbacks", "data", "landscape", "lesion", "models", "network", "paths", "plot", "report", "surgery",
             "sweep", "tradeoff", "training")  # fmt: skip
@@ -52,9 +48,10 @@ class Call:
     answer: str = ""
     words: str = ""
 
-
-class SlowError(BaseException):
-    """Nobody catches it by accident."""
+    @property
+    def subject(self) -> str:
+        """What the table counts by."""
+        return self.function
 
 
 def functions() -> dict[str, Any]:
@@ -92,27 +89,13 @@ def good(function: Any, name: str, folder: Path) -> dict[str, Any]:
     return own
 
 
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise SlowError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def tried(call: Call, folder: Path) -> Call:
     """The call with its answer."""
     function = functions()[call.function]
     model().eval()  # what an earlier call may have left behind would be counted against this one
     arguments = {**good(function, call.function, folder), call.argument: BAD[call.bad]}
     try:
-        with _limited(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with limited(SECONDS), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             result = function(**arguments)
             if hasattr(result, "__enter__") and call.function == "lesioned":
                 with result:
@@ -132,42 +115,19 @@ def is_clear(error: Exception) -> bool:
     return own or (len(words.splitlines()) == 1 and len(words) < 500 and "expected" in words)
 
 
-def table(answers: list[Call]) -> str:
-    """Counts for each function, as Markdown."""
-    kinds = ("clear", "accepted", "bare", "slow")
-    lines = ["| function | calls | " + " | ".join(kinds) + " |", "|---|" + "---:|" * (1 + len(kinds))]
-    total: Counter[str] = Counter(call.answer for call in answers)
-    rows: dict[str, Counter[str]] = {}
-    for call in answers:
-        rows.setdefault(call.function, Counter())[call.answer] += 1
-    for name, counts in [*rows.items(), ("**all**", total)]:
-        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--share", type=float, default=1.0, help="of the calls, drawn with seed 0")
-    parser.add_argument("--function", help="only this one")
-    parser.add_argument("--show", nargs="*", default=(), help="print the calls with these answers")
-    parser.add_argument("--out", type=Path, help="write the table here")
-    options = parser.parse_args()
+    options = read_options(__doc__.splitlines()[0], "function")
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    chosen = [call for call in calls() if options.function in (None, call.function)]
-    chosen = sorted(
-        random.Random(0).sample(chosen, round(options.share * len(chosen))), key=lambda c: (c.function, c.argument)
-    )
+    chosen = drawn(calls(), options, lambda call: (call.function, call.argument))
     answers = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for call in chosen:
-            answers.append(tried(call, Path(folder)))
-            if answers[-1].answer in options.show:
-                words = " ".join(answers[-1].words.split())[:160]
-                print(f"{answers[-1].answer}: {call.function}({call.argument}={call.bad}): {words}", flush=True)
-    print(Counter(call.answer for call in answers))
-    if options.out:
-        options.out.write_text(table(answers) + "\n")
+            one = tried(call, Path(folder))
+            answers.append(one)
+            if one.answer in options.show:
+                words = " ".join(one.words.split())[:160]
+                print(f"{one.answer}: {call.function}({call.argument}={call.bad}): {words}", flush=True)
+    report(answers, options, "function | calls", ("clear", "accepted", "bare", "slow"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""What both trials of wrong uses share: a time limit, a drawn share, a table of what was answered."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+
+class Answered(Protocol):
+    """One wrong use and what was answered to it."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+
+
+A = TypeVar("A", bound=Answered)
+
+
+class SlowError(BaseException):
+    """Nobody catches it by accident."""
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise a SlowError in here after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise SlowError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def table(answers: Sequence[Answered], heads: str, kinds: Sequence[str]) -> str:
+    """Counts for each subject, as Markdown; `heads` names the first two columns."""
+    lines = [f"| {heads} | " + " | ".join(kinds) + " |", "|---|" + "---:|" * (1 + len(kinds))]
+    rows: dict[str, Counter[str]] = {}
+    for one in answers:
+        rows.setdefault(one.subject, Counter())[one.answer] += 1
+    rows["**all**"] = Counter(one.answer for one in answers)
+    for name, counts in rows.items():
+        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in kinds) + " |")
+    return "\n".join(lines)
+
+
+def read_options(summary: str, subject: str) -> argparse.Namespace:
+    """The options of both scripts; the one that names a single subject is called as the subject is."""
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument("--share", type=float, default=1.0, help="of the wrong uses, drawn with seed 0")
+    parser.add_argument(f"--{subject}", dest="only", help="only this one")
+    parser.add_argument("--show", nargs="*", default=(), help="print the uses with these answers")
+    parser.add_argument("--out", type=Path, help="write the table here")
+    return parser.parse_args()
+
+
+def drawn(everything: Sequence[A], options: argparse.Namespace, order: Callable[[A], tuple[str, ...]]) -> list[A]:
+    """Those asked for, a share of them drawn at random, in order."""
+    torch.set_num_threads(1)
+    asked = [one for one in everything if options.only in (None, one.subject)]
+    return sorted(random.Random(0).sample(asked, round(options.share * len(asked))), key=order)
+
+
+def report(answers: Sequence[Answered], options: argparse.Namespace, heads: str, kinds: Sequence[str]) -> None:
+    """Print how many there were of each answer; write the table where that was asked for."""
+    print(Counter(one.answer for one in answers))
+    if options.out:
+        options.out.write_text(table(answers, heads, kinds) + "\n")
