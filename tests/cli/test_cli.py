@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
+from resnet_paths.data import load_data
+from resnet_paths.models import load_model, read_checkpoint
 
 
 def run(*arguments: str):
@@ -83,9 +86,15 @@ def test_plan_then_drop(tmp_path) -> None:
     assert "Searched and recalibrated on digits (train), moved by up to 1 pixels" in " ".join(plan.stdout.split())
     assert json.loads((tmp_path / "plan.json").read_text())["points"][2]["finetuned"] > 0
     file = tmp_path / "plan.json"
-    dropped = run("drop", "--plan", str(file), "--out", str(tmp_path / "small"), "--json")
+    printed = " ".join(plan.stdout.partition("Next: ")[2].split())
+    assert printed.endswith("--limit 60 --recalibrate --finetune")
+    dropped = run(*shlex.split(printed)[1:], "--out", str(tmp_path / "small"), "--json")
     assert dropped.exit_code == 0, dropped.output
     facts = json.loads(dropped.stdout)
+    smaller, data = load_model(str(tmp_path / "small" / "model.safetensors")), load_data("digits")
+    with torch.no_grad():
+        right = (smaller(data.x).argmax(1) == data.labels).double().mean()
+    assert float(right) == pytest.approx(json.loads(file.read_text())["points"][2]["finetuned"], abs=0.005)
     assert facts["dropped"] == json.loads(file.read_text())["points"][2]["dropped"]
     assert facts["parameters_after"] < facts["parameters_before"]
     script = (
@@ -98,6 +107,18 @@ def test_plan_then_drop(tmp_path) -> None:
     session = onnxruntime.InferenceSession(str(tmp_path / "small" / "model.onnx"), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: torch.zeros(3, 1, 8, 8).numpy()})
     assert logits.shape == (3, 10)
+
+
+def test_a_dropped_model_that_is_dropped_again_reads_back(tmp_path) -> None:
+    first = run("drop", "--units", "3", "--no-onnx", "--out", str(tmp_path / "one"))
+    assert first.exit_code == 0, first.output
+    file = str(tmp_path / "one" / "model.safetensors")
+    second = run("drop", "--model", file, "--units", "layer3.4", "--no-onnx", "--out", str(tmp_path / "two"), "--json")
+    assert second.exit_code == 0, second.output
+    again = str(tmp_path / "two" / "model.safetensors")
+    assert read_checkpoint(again)[1]["dropped"] == ["layer1.3", "layer3.4"]
+    size = sum(parameter.numel() for parameter in load_model(again).parameters())
+    assert size == json.loads(second.stdout)["parameters_after"]
 
 
 WITHOUT_NORMS = """

@@ -135,6 +135,15 @@ class Source:
         return f"Images: {len(images)} of {images.name}, {shape}, mean {mean}, std {std}, {whose}{hint}"
 
 
+def model_and_source(
+    model: str, data: str, size: int | None, device: str, mean: str | None = None, std: str | None = None
+) -> tuple[nn.Module, Source]:
+    """Load the model on the device, a wrong device refused before; and how its images are read."""
+    where = place(device)
+    network = named_model(model).to(where)
+    return network, Source.of(network, model, data, size, mean, std)
+
+
 def model_and_data(
     model: str,
     data: str,
@@ -145,8 +154,8 @@ def model_and_data(
     std: str | None = None,
 ) -> tuple[nn.Module, ImageData]:
     """Load both, the model on the device."""
-    network = named_model(model).to(place(device))
-    return network, Source.of(network, model, data, size, mean, std).images(limit=limit)
+    network, source = model_and_source(model, data, size, device, mean, std)
+    return network, source.images(limit=limit)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -139,7 +139,7 @@ def _told(error: Exception) -> int:
         traceback.print_exception(type(error), error, own, file=sys.stderr, chain=False)
         print_error(f"the code given raised {_first_line(error)}")
         return 1
-    if isinstance(error, MemoryError) or is_out_of_memory(error):
+    if is_out_of_memory(error):
         print_error(f"out of memory: {_first_line(error)}; take fewer or smaller images, or a smaller model")
         return 2
     if isinstance(error, _USERS):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ..models import save_checkpoint
+from ..models.reading import facts_of
 from ..network import UnitRef
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
@@ -37,11 +41,9 @@ from ._common import (
     ModelOption,
     OutOption,
     SizeOption,
-    Source,
     StdOption,
     console,
-    named_model,
-    place,
+    model_and_source,
     unrolled,
     user_errors,
 )
@@ -108,8 +110,7 @@ def register(app: typer.Typer) -> None:
             accuracy_drop = 0.01
         if accuracy_drop is not None and confidence is None:
             confidence = 0.95
-        network = named_model(model).to(place(device))
-        source = Source.of(network, model, data, size, mean, std)
+        network, source = model_and_source(model, data, size, device, mean, std)
         report, training = source.images("test"), source.images("train", limit)
         net = unrolled(network, report)
         images = as_in_training(network, training) if recalibrate else training
@@ -144,7 +145,9 @@ def register(app: typer.Typer) -> None:
         if result.point.finetuned is not None:
             screen.print(f"The chosen model, fine-tuned: {result.point.finetuned:.2%}")
         screen.print(f"Written: {file} and {picture}")
-        screen.print(f"[dim]Next: resnet-paths drop --model {model} --plan {file}[/dim]")
+        given = {"--data": data, "--size": size, "--mean": mean, "--std": std, "--limit": limit, "--device": device}
+        again = _drop_command(model, file, given, recalibrate, finetune)
+        screen.print(f"[dim]Next: {escape(again)}[/dim]", soft_wrap=True)
 
     @app.command(
         epilog="Examples:\n\n  resnet-paths drop --units 3,7 --out smaller\n\n"
@@ -170,8 +173,7 @@ def register(app: typer.Typer) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
         if (units is None) == (plan is None):
             raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
-        network = named_model(model).to(place(device))
-        source = Source.of(network, model, data, size, mean, std)
+        network, source = model_and_source(model, data, size, device, mean, std)
         training = source.images("train", limit) if recalibrate or finetune else None
         images = source.images(limit=2) if training is None else training  # an example of the model's input
         net = unrolled(network, images)
@@ -186,7 +188,7 @@ def register(app: typer.Typer) -> None:
         save_checkpoint(
             smaller,
             files["safetensors"],
-            dropped=[net[index].name for index in net.indices(chosen)],
+            dropped=[*facts_of(model).get("dropped", ()), *(net[index].name for index in net.indices(chosen))],
             mean=list(images.mean),
             std=list(images.std),
             classes=list(images.classes),
@@ -206,6 +208,16 @@ def register(app: typer.Typer) -> None:
         if recalibrate and not tracking_norms(smaller):
             screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
         screen.print("Written: " + ", ".join(map(str, files.values())))
+
+
+def _drop_command(model: str, file: Path, given: Mapping[str, object], recalibrate: bool, finetune: bool) -> str:
+    """The command that makes the model which the plan was measured on: from the same images, by the same steps."""
+    usual = {"--data": "digits", "--limit": 400, "--device": "cpu"}
+    words = ["resnet-paths", "drop", "--model", model, "--plan", str(file)]
+    for option, value in given.items():
+        words += [] if value is None or value == usual.get(option) else [option, str(value)]
+    words += ["--recalibrate"] * recalibrate + ["--finetune"] * finetune
+    return shlex.join(words)
 
 
 def _references(text: str) -> list[UnitRef]:

@@ -20,11 +20,10 @@ from ._common import (
     ModelOption,
     SeedOption,
     SizeOption,
-    Source,
     StdOption,
     console,
+    model_and_source,
     named_model,
-    place,
     unrolled,
     user_errors,
 )
@@ -103,8 +102,7 @@ def register(app: typer.Typer) -> None:
         Run it again to go on after an interruption: finished stages are kept. With no options it reports on the
         embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
         """
-        network = named_model(model).to(place(device))
-        source = Source.of(network, model, data, size, mean, std)
+        network, source = model_and_source(model, data, size, device, mean, std)
         images = source.images(limit=limit)
         unrolled(network, images)
         result = write_report(

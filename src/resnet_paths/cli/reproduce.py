@@ -20,11 +20,9 @@ from ._common import (
     ModelOption,
     SeedOption,
     SizeOption,
-    Source,
     StdOption,
     console,
-    named_model,
-    place,
+    model_and_source,
     unrolled,
     user_errors,
 )
@@ -85,8 +83,7 @@ def register(app: typer.Typer) -> None:
         that the library computes what the paper writes.
         """
         screen = console(quiet=as_json)
-        network = named_model(model).to(place(device))
-        source = Source.of(network, model, data, size, mean, std)
+        network, source = model_and_source(model, data, size, device, mean, std)
         images = source.images(limit=limit)
         unrolled(network, images)
 

@@ -35,7 +35,7 @@ def reading_of(model: nn.Module, spec: str = "") -> Reading:
         224
     """
     ways = (
-        _of_facts(_facts(spec)),
+        _of_facts(facts_of(spec)),
         _of_timm(getattr(inner_model(model), "pretrained_cfg", None) or _timm_config(spec)),
         _of_folder(Path(spec.removeprefix("hf:"))) if spec.startswith("hf:") else Reading(),
         _of_torchvision(spec.partition("@")[0].removeprefix("torchvision:")),
@@ -51,7 +51,8 @@ def reading_of(model: nn.Module, spec: str = "") -> Reading:
     )
 
 
-def _facts(spec: str) -> Mapping[str, Any]:
+def facts_of(spec: str) -> Mapping[str, Any]:
+    """What the checkpoint says that a model's name leads to; nothing where there is none."""
     from .load import EMBEDDED
 
     name, at, file = spec.partition("@")
