@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from resnet_paths.arguments import Range, checked
-from resnet_paths.arguments.hints import fits
+from resnet_paths.arguments.hints import WrongValueError, fits
 from resnet_paths.arguments.shown import shown
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "analysis" / "wrong_uses"))
@@ -59,6 +59,8 @@ def test_good_arguments_pass(given: dict[str, Any]) -> None:
         ({"seed": 0.5}, ValueError, "whole number"),
         ({"share": math.nan}, ValueError, "expected share as a number, got nan"),
         ({"share": math.inf}, ValueError, "got inf"),
+        ({"share": np.float32("inf")}, ValueError, "got inf"),
+        ({"share": np.float16("nan")}, ValueError, "got nan"),
         ({"share": "a"}, TypeError, "expected share as a number, got 'a'"),
         ({"level": 1.0}, ValueError, "of at least 0.5 and below 1, got 1.0"),
         ({"kind": "c"}, ValueError, "expected kind as 'a' or 'b', got 'c'"),
@@ -94,10 +96,18 @@ def test_what_python_says_well_is_left_to_it() -> None:
         (torch.ones(3), Sequence[float], True), (np.array(["a"]), Sequence[float], False), ("ab", Iterable[str], False),
         (torch.ones(1), Sequence[str], False), (Path("a"), str | Path, True), (b"a", str | Path, False),
         ([[1, 2], [3]], Sequence[Sequence[int]], True), (None, int | None, True),
+        (np.array([2.0]), Sequence[int], True), (torch.tensor([True]), Sequence[int], False),
+        (torch.ones(1, dtype=torch.complex64), Sequence[float], False),
     ],
 )  # fmt: skip
 def test_values_and_hints(value: Any, hint: Any, fit: bool) -> None:
     assert fits(value, hint) is fit
+
+
+@pytest.mark.parametrize("value", [[1.5], np.array([1.5]), torch.tensor([0.5]), [math.nan], np.array([math.nan])])
+def test_parts_of_numbers_are_no_whole_ones(value: Any) -> None:
+    with pytest.raises(WrongValueError):
+        fits(value, Sequence[int])
 
 
 def test_whatever_is_shown_fills_one_line() -> None:

@@ -55,6 +55,13 @@ def test_folders_and_zip_files(tmp_path) -> None:
     assert few.labels.tolist() == [0, 1]
 
 
+def test_a_path_is_taken_as_its_text_is(tmp_path) -> None:
+    np.savez(tmp_path / "own.npz", images=np.zeros((2, 1, 4, 4), np.float32), labels=np.arange(2))
+    by_path, by_text = load_data(tmp_path / "own.npz"), load_data(str(tmp_path / "own.npz"))
+    assert by_path.fingerprint == by_text.fingerprint
+    assert by_path.name == by_text.name
+
+
 def test_images_of_several_sizes_want_a_size(tmp_path) -> None:
     write_folder(tmp_path / "a", [pictures(1, 8)[0], pictures(1, 9)[0]])
     with pytest.raises(ValueError, match="pass size="):

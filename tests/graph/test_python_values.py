@@ -1,5 +1,6 @@
 """Python values that a forward reads: what a graph holds for good is compared, chance is refused."""
 
+import math
 import random
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
+from resnet_paths.graph.baked import HeldTensor
 from resnet_paths.graph.errors import TraceError, UnrollError
 from resnet_paths.graph.program import Program
 from resnet_paths.graph.recording import record
@@ -384,3 +386,14 @@ def test_questions_inside_blocks_are_asked_too(ask: Callable[[torch.Tensor], boo
     assert len(set(answers)) == 2  # some are answered as on the example
     if where == "branch":
         assert torch.isfinite(net(x, [1.0, 0.0, 1.0])).all()  # a branch that does not run asks nothing
+
+
+def test_held_tensors_may_hold_nan() -> None:
+    """NaN is no change of NaN; another number is one."""
+    value = torch.tensor([1.0, math.nan])
+    held = HeldTensor.of("scale", value, view=False)
+    held.check(value.clone())
+    value.copy_(value.clone())
+    held.check(value)
+    with pytest.raises(UnrollError, match="expected scale to hold the values"):
+        held.check(torch.tensor([1.0, 2.0]))

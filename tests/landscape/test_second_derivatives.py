@@ -2,6 +2,7 @@
 
 import warnings
 from collections import UserDict
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -178,6 +179,11 @@ def test_soft_labels() -> None:
     torch.testing.assert_close(curvature_operator(model, [(x[:2], y[:2]), (x[2:], y[2:])]).dense(), expected)
 
 
+class Pair(NamedTuple):
+    u: torch.Tensor
+    v: torch.Tensor
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -189,12 +195,17 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("target", ["tensor", "mapping", "pair"])
-@pytest.mark.parametrize("inputs", ["tuple", "list", "mapping"])
+@pytest.mark.parametrize("inputs", ["tuple", "named tuple", "list", "mapping"])
 def test_inputs_and_targets_in_containers(inputs: str, target: str, kind: str) -> None:
     torch.manual_seed(0)
     model, (x, y) = Two().to(D).eval(), batch()
     other = y.flip(0)
-    given = {"tuple": (x, x * 2), "list": [x, x * 2], "mapping": UserDict({"u": x, "v": x * 2})}[inputs]
+    given = {
+        "tuple": (x, x * 2),
+        "named tuple": Pair(x, x * 2),
+        "list": [x, x * 2],
+        "mapping": UserDict({"u": x, "v": x * 2}),
+    }[inputs]
     targets, loss = {
         "tensor": (y, "cross_entropy"),
         "mapping": ({"labels": y}, lambda o, t: F.cross_entropy(o, t["labels"], reduction="none")),

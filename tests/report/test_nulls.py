@@ -87,7 +87,7 @@ def test_random_walks_are_not_low_dimensional(independent: bool) -> None:
 
 
 def test_walks_have_the_share_that_is_known() -> None:
-    long = rules.walk_shares(np.ones(400))
+    long = rules.walk_shares(np.ones(400), walks=3)
     assert long.mean() == pytest.approx(6 / np.pi**2 * (1 + 1 / 4), abs=0.02)
 
 

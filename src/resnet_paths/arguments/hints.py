@@ -135,9 +135,15 @@ def _array(value: Any, inner: tuple[Any, ...], within: Range) -> bool:
         return True
     if inner[0] not in (int, float):
         return inner[0] in (torch.Tensor, np.ndarray)
-    array = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            return False
+        value = value.detach().cpu().double().numpy()
+    array: np.ndarray = value
     if array.dtype.kind not in "iuf" or array.ndim == 0:
         return False
+    if inner[0] is int and not (array % 1 == 0).all():  # as of a list of such
+        raise WrongValueError
     if array.size and not (within.holds(float(array.min())) and within.holds(float(array.max()))):
         raise WrongValueError
     return True

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 MOST = 10**9
 """More of anything that is counted would not end."""
 
@@ -36,7 +38,7 @@ class Range:
             >>> INSIDE.holds(1), SHARE.holds(1), SHARE.holds(math.nan), COUNT.holds(math.inf), ANY.holds(math.nan)
             (False, True, False, False, True)
         """
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float | np.floating) and not math.isfinite(value):
             return self.nan
         over = value > self.low if self.above else value >= self.low
         return bool(over and (value < self.high if self.below else value <= self.high))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import numpy as np
+
 _LONG = 60
 
 
@@ -18,6 +20,8 @@ def shown(value: Any) -> str:
         >>> print(shown(10**30), shown(torch.nn.ReLU()), shown(torch.nn.ReLU))
         a number of 31 digits a ReLU the class ReLU
     """
+    if isinstance(value, np.generic):
+        value = value.item()  # -1, not what it is stored as
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**25:

@@ -194,7 +194,8 @@ class _Tree:
         if limit is not None and limit < len(entries):
             entries = [entries[place] for place in spread(len(entries), limit)]
         images = self._decoded([file for _, file in entries], size, white, name)
-        labels = torch.tensor([classes.index(label) for label, _ in entries], device="cpu")
+        number = {label: classes.index(label) for label in {label for label, _ in entries}}
+        labels = torch.tensor([number[label] for label, _ in entries], device="cpu")
         return ImageData(images, labels, classes, *normalisation(3, name), name)
 
     def _none(self, split: Split | None) -> str:

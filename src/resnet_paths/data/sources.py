@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from ..arguments import checked
+from ..arguments import ELSEWHERE, checked
 from ..user_code import is_user_code, user_object
 from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
 from ._layout import Split
@@ -40,7 +40,7 @@ def digits(split: Split | None = "test") -> ImageData:
     """
     from sklearn.datasets import load_digits
 
-    _check_split(split, val=False)
+    _check_split(split)
     source = load_digits()
     labels = torch.tensor(source.target, dtype=torch.int64, device="cpu")
     images = torch.tensor(source.images, dtype=torch.float32, device="cpu")[:, None] / 16
@@ -63,7 +63,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
     """
     from torchvision.datasets import CIFAR10
 
-    _check_split(split, val=False)
+    _check_split(split)
     try:
         source = CIFAR10(str(root), train=split == "train", download=download)
     except RuntimeError as error:
@@ -78,7 +78,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
 
 @checked
 def load_data(
-    spec: str = "digits",
+    spec: Annotated[str | Path, ELSEWHERE] = "digits",
     split: Split | None = None,
     *,
     limit: int | None = None,
@@ -122,15 +122,15 @@ def load_data(
     """
     if not isinstance(spec, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {type(spec).__name__}; as_data takes loaders, data sets and arrays")
-    _check_split(split)
     for name, value in {"limit": limit, "size": size}.items():
         if value is not None and value < 1:
             raise ValueError(f"expected a {name} of at least 1, got {value}")
     default = default or Reading()
     classes = tuple(classes) if classes is not None else default.classes or None
     asked = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
-    data = _read(str(spec), asked)
-    if default.fits(data.images.shape[1]) and _kind(str(spec)) != "function":
+    spec = str(spec)
+    data = _read(spec, asked)
+    if default.fits(data.images.shape[1]) and _kind(spec) != "function":
         mean, std = mean or default.mean, std or default.std
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
 
@@ -251,7 +251,7 @@ def _of_function(spec: str, asked: _Options) -> ImageData:
     return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)
 
 
-def _check_split(split: str | None, val: bool = True) -> None:
-    known = ("train", "test", "val", None) if val else ("train", "test", None)
-    if split not in known:
-        raise ValueError(f"expected split 'train' or 'test'{' or val' * val}, got {split!r}")
+def _check_split(split: str | None) -> None:
+    """Refuse a third part of images that have two."""
+    if split not in ("train", "test", None):
+        raise ValueError(f"expected split 'train' or 'test', got {split!r}")

@@ -64,12 +64,17 @@ class HeldTensor:
         """
         if self.seen[0] is now and (self.view or self.seen[1] == version(now) >= 0):
             return
-        if now.shape != self.value.shape or not bool((now.to(self.value) == self.value).all()):
+        if now.shape != self.value.shape or not same_numbers(now.to(self.value), self.value):
             raise UnrollError(
                 f"expected {self.name} to hold the values that it had when the model was unrolled, got others; the "
                 "network holds what was computed from the old ones: unroll the model again"
             )
         self.seen = now, version(now)
+
+
+def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one shape hold the same; NaN equals NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class HeldTensors:

@@ -185,9 +185,8 @@ class Segments:
             apart = {id(nodes) for source, (_, nodes) in inside.items() if source in sources}
             if not known or len(apart) > 1 or not sources <= live.needed:
                 continue
-            _, nodes = max(known, key=lambda piece: (piece[0], id(piece[1]) not in apart))
+            nodes = max(known, key=lambda piece: (piece[0], id(piece[1]) not in apart))[1]
             nodes[:] = sorted({*nodes, *asking}, key=self.flow.order.__getitem__)
-            piece_of |= {node: max(known, key=lambda piece: piece[0]) for node in asking}
 
     def _carry(self, live: Liveness, asked: list[fx.Node]) -> None:
         """The values that each state must hold."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .baked import Baked, HeldTensor, check_unchanged
+from .baked import Baked, HeldTensor, check_unchanged, same_numbers
 from .trees import leaves, map_leaves
 
 
@@ -172,7 +172,7 @@ def equal_values(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
-        return bool(((one == other) | ((one != one) & (other != other))).all())
+        return same_numbers(one, other)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return np.array_equal(one, other)
     return type(one) is type(other) and bool(one == other)

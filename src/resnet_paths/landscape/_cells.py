@@ -158,7 +158,7 @@ class CellEvaluator:
         self.batchnorm = batchnorm
         # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
         self._order = data.random_order().cpu() if batchnorm == "batch" else None
-        self._images = Images(data if self._order is None else data.shuffled(), place, wanted, fast)
+        self._images = Images(data if self._order is None else data.subset(self._order), place, wanted, fast)
         self._labels = data.labels.cpu()
         example = self._images[slice(0, 2)].to(parameter.dtype)
         fold = fast and batchnorm != "batch"

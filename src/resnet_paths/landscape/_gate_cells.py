@@ -156,7 +156,7 @@ class _Runner:
                 self._net = for_inference(net, fold=False, channels_last=False)
             self._net.model.to(place)
         self._order = data.random_order().cpu() if chosen.batchnorm == "batch" else None
-        images = data if self._order is None else data.shuffled()
+        images = data if self._order is None else data.subset(self._order)
         self._images = Images(images, place, chosen.dtype or parameter.dtype, chosen.fast)
         self._slices = self._divided()
         origin = {"x": 1.0, "y": 1.0} if isinstance(line, GatePlane) else {"x": 0.0}

@@ -18,6 +18,7 @@ from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_modules
+from ..graph.trees import map_leaves
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
@@ -310,7 +311,7 @@ def _moved(x: Any, reference: torch.Tensor) -> Any:
     if isinstance(x, Mapping):
         return {key: _moved(value, reference) for key, value in x.items()}
     if isinstance(x, (tuple, list)):
-        return type(x)(_moved(value, reference) for value in x)
+        return map_leaves(x, lambda leaf: _moved(leaf, reference))  # named tuples too
     if x is None or isinstance(x, (bool, str)):
         return x
     value = torch.as_tensor(x, device=reference.device)

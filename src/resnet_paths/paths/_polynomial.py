@@ -53,13 +53,7 @@ class LeafSums:
 
 
 def kept_lengths(graph: PathGraph, max_length: int | None) -> tuple[int, bool]:
-    """How many lengths are kept of a graph's, and whether that is all of them.
-
-    Raises:
-        ValueError: the greatest length is negative.
-    """
-    if max_length is not None and max_length < 0:
-        raise ValueError(f"expected a max_length of at least 0, got {max_length}")
+    """How many lengths are kept of a graph's, and whether that is all of them."""
     longest = graph.max_length
     kept = longest if max_length is None else min(max_length, longest)
     return kept + 1, kept == longest

@@ -214,6 +214,23 @@ class PathGraph:
             offsets.append(own)
         return offsets
 
+    def lengths_by_rank(self) -> list[int]:
+        """The length of every path, in the order of their ranks.
+
+        Cost: as many numbers as there are paths, twice.
+
+        Example:
+            >>> chain_graph(2).lengths_by_rank()
+            [0, 1, 1, 2]
+        """
+        lengths: list[list[int]] = []
+        for place, vertex in enumerate(self.vertices):
+            ways = [(self.shift(vertex, term), source) for term, source in self.edges(place)]
+            lengths.append([shift + length for shift, source in ways for length in lengths[source]])
+            if not vertex.terms:
+                lengths[-1] = [0]
+        return lengths[-1]
+
     def walk(self, rank: int) -> list[tuple[int, Term, int]]:
         """A path by its rank: the vertices that it leaves, by which term, to which vertex, output first.
 

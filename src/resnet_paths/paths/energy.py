@@ -155,12 +155,6 @@ def path_energy(
         draws = 2 if rtol is None else 64
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
-    if columns < 1:
-        raise ValueError(f"expected at least 1 column for each length, got {columns}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    if rtol is not None and rtol <= 0:
-        raise ValueError(f"expected rtol above 0, got {rtol}; None takes all draws")
     record = record_to_start(net, x, target, loss, wrt, max_bytes)
     generator = seeded(seed)
     counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64, device="cpu")

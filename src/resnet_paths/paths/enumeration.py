@@ -160,12 +160,11 @@ def enumerate_path_gradients(
     record = record_to_start(net, x, target, loss, wrt, max_bytes)
     walks = _Walks(record, keep_gradients)
     walks.descend({len(record.graph.vertices) - 1: (record.seed[None], torch.zeros(1, dtype=torch.long, device="cpu"))})
-    lengths = [sum(term.kind == BRANCH for _, term, _ in graph.walk(rank)) for rank in range(graph.paths)]
     return EnumeratedPathGradients(
         n=record.n,
         loss=loss_name(loss),
         norms=walks.norms,
-        lengths=torch.tensor(lengths, device="cpu"),
+        lengths=torch.tensor(graph.lengths_by_rank(), device="cpu"),
         gradient=walks.gradient,
         vjps=record.vjps,
         source=provenance(net.model, [x, target], record.seed.dtype),

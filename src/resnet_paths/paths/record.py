@@ -63,8 +63,6 @@ class Record:
         loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
         max_bytes: int | None = None,
     ) -> None:
-        if max_bytes is not None and max_bytes <= 0:
-            raise ValueError(f"expected max_bytes above 0, got {max_bytes}; None chooses it")
         check_eval(net)
         self.net, self.graph = net, contraction.graph
         self._plan, self._input = net.segments, x

@@ -44,7 +44,8 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
             errors = bars(record.values, record.low, record.high)[:, chosen]
             ax.errorbar(places[chosen], record.values[chosen], errors, fmt=marker, color=colour, capsize=2, label=label)
     ax.axhline(record.whole, color=GREY, linestyle="--", label=f"no deletion ({record.whole:.3g})")
-    ax.axhspan(*record.whole_interval, color=GREY, alpha=0.15)
+    if np.isfinite(record.whole_interval).all():  # else the images do not tell
+        ax.axhspan(*record.whole_interval, color=GREY, alpha=0.15)
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xticks(places, record.names, rotation=90, fontsize=8)

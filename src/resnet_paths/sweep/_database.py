@@ -171,8 +171,6 @@ def _publish_unnamed(content: bytes, path: Path) -> bool:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
         os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
-    except FileExistsError:
-        raise
     except OSError as error:
         if error.errno in _UNABLE:
             return False
@@ -189,8 +187,6 @@ def _publish_named(content: bytes, path: Path) -> None:
     try:
         fresh.write_bytes(content)
         os.link(fresh, path)
-    except FileExistsError:
-        raise
     except OSError as error:
         if error.errno not in _UNABLE:
             raise

@@ -100,23 +100,24 @@ def rises_smoothly(counts: np.ndarray, line: np.ndarray) -> tuple[bool, float, f
     return rank > 0.9 and step < 0.5, rank, step
 
 
-def walk_shares(steps: np.ndarray, seed: int = 0) -> np.ndarray:
+def walk_shares(steps: np.ndarray, seed: int = 0, walks: int = _WALKS) -> np.ndarray:
     """The share of two principal components of random walks whose steps are as long as these, in random directions.
 
     Args:
         steps: (count,) lengths.
         seed: of the walks.
+        walks: how many.
 
     Source: Antognini and Sohl-Dickstein (2018), PCA of high dimensional random walks: for many steps of one length
         the share is 0.61 + 0.15.
 
     Example:
-        >>> round(float(walk_shares(np.ones(300)).mean()), 2)
+        >>> round(float(walk_shares(np.ones(300), walks=3).mean()), 2)
         0.76
     """
     generator = np.random.default_rng(seed)
     shares = []
-    for _ in range(_WALKS if len(steps) < 50 else 3):
+    for _ in range(walks):
         moves = generator.standard_normal((len(steps), _DIMENSIONS))
         moves *= (steps / np.linalg.norm(moves, axis=1))[:, None]
         shares.append(plane_share(np.concatenate([np.zeros((1, _DIMENSIONS)), moves.cumsum(0)])))
