@@ -166,8 +166,8 @@ FUNCTIONS: dict[str, Function] = {
     "plan_drop": lambda net, data: tradeoff.plan_drop(
         net, data, n_drop=2, recalibrate=data, finetune=data, seconds=0.001, batch_size=4, **QUIET
     ),
-    "norms_before": lambda net, data: tradeoff.norms_before(net, [3]),
-    "batch_statistics": lambda net, data: tradeoff.batch_statistics(net)(data.x),
+    "norms_before": lambda net, data: surgery.norms_before(net, [3]),
+    "batch_statistics": lambda net, data: surgery.batch_statistics(net)(data.x),
     "distil": distilled,
     "statistics_gap": lambda net, data: tradeoff.statistics_gap(net.model, [data.x]),
     "as_in_training": lambda net, data: tradeoff.as_in_training(net.model, data, shift=1),

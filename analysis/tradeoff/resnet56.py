@@ -23,6 +23,7 @@ from resnet_paths.lesion import interval
 from resnet_paths.models import load_model
 from resnet_paths.network import UnrolledNetwork
 from resnet_paths.plot import plot_plan, plot_search, save
+from resnet_paths.surgery import recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     Distillation,
     DropPlan,
@@ -30,7 +31,6 @@ from resnet_paths.tradeoff import (
     latencies_in_turn,
     latency_by_unit,
     plan_drop,
-    recalibrate_batchnorm,
     statistics_gap,
 )
 from resnet_paths.tradeoff.plan import measured

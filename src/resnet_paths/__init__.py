@@ -15,8 +15,8 @@ from .paths import (
     path_lengths,
     sample_path_gradients,
 )
-from .surgery import drop_blocks, lesioned, reorder_blocks
-from .tradeoff import measure_latency, plan_drop, recalibrate_batchnorm
+from .surgery import drop_blocks, lesioned, recalibrate_batchnorm, reorder_blocks
+from .tradeoff import measure_latency, plan_drop
 
 __all__ = [
     "ImageData",

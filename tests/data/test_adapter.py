@@ -25,13 +25,13 @@ from resnet_paths.lesion import (
     stage_deletions,
 )
 from resnet_paths.models import cifar_resnet
+from resnet_paths.surgery import recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     Distillation,
     as_in_training,
     distil,
     measure_latency,
     plan_drop,
-    recalibrate_batchnorm,
     statistics_gap,
 )
 from resnet_paths.training import Recipe, augmented, error_rate, train

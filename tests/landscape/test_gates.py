@@ -9,7 +9,7 @@ from resnet_paths import drop_blocks, unroll
 from resnet_paths.data import ImageData
 from resnet_paths.landscape import deletion_path, gate_path, gate_surface, lesioned_surface, random_direction
 from resnet_paths.network import UnrollError
-from resnet_paths.tradeoff import recalibrate_batchnorm
+from resnet_paths.surgery import recalibrate_batchnorm
 
 QUIET = {"progress": False}
 

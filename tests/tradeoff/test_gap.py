@@ -13,7 +13,8 @@ from torch import nn
 
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.tradeoff import as_in_training, recalibrate_batchnorm, statistics_gap
+from resnet_paths.surgery import recalibrate_batchnorm
+from resnet_paths.tradeoff import as_in_training, statistics_gap
 from resnet_paths.training import augment, augmented
 
 

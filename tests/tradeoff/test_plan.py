@@ -12,15 +12,12 @@ from resnet_paths import unroll
 from resnet_paths.data import digits
 from resnet_paths.lesion import evaluate_gates, fall_at_most, metric_named
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.surgery import drop_blocks
+from resnet_paths.surgery import batch_statistics, drop_blocks, norms_before, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     Distillation,
-    batch_statistics,
     distil,
     load_plan,
-    norms_before,
     plan_drop,
-    recalibrate_batchnorm,
 )
 from resnet_paths.tradeoff.plan import _choose, _together
 from resnet_paths.training import Recipe, train

@@ -11,7 +11,7 @@ from resnet_paths.data import digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
-from resnet_paths.surgery import drop_blocks
+from resnet_paths.surgery import drop_blocks, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     Distillation,
     count_flops,
@@ -19,7 +19,6 @@ from resnet_paths.tradeoff import (
     latencies_in_turn,
     latency_by_unit,
     measure_latency,
-    recalibrate_batchnorm,
 )
 from resnet_paths.tradeoff._search import Searcher
 from resnet_paths.tradeoff.distil import _loss as distillation_loss

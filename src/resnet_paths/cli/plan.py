@@ -19,7 +19,7 @@ from ..network import UnitRef
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
 from ..plot import plot_plan, save
-from ..surgery import drop_blocks
+from ..surgery import drop_blocks, norms_before, recalibrate_batchnorm
 from ..surgery.export import export_model
 from ..tradeoff import (
     DropPlan,
@@ -27,9 +27,7 @@ from ..tradeoff import (
     count_parameters,
     distil,
     load_plan,
-    norms_before,
     plan_drop,
-    recalibrate_batchnorm,
 )
 from ._common import (
     BatchOption,

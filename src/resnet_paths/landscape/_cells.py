@@ -16,8 +16,8 @@ from ..graph.private_copy import private_copy, private_use
 from ..lesion import metric_named
 from ..lesion.metrics import cross_entropy
 from ..network.unrolled import call_model
+from ..surgery import recalibrate_batchnorm
 from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
-from ..tradeoff import recalibrate_batchnorm
 from ._working import WorkingCopy, use_batch_statistics, without_statistics
 from .directions import Direction
 

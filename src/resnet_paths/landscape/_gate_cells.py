@@ -14,8 +14,8 @@ from ..data import ImageData
 from ..data.batches import even_slices
 from ..graph.overwrite import unwatched
 from ..network import State, UnrolledNetwork, for_inference
+from ..surgery import batch_statistics, recalibrate_batchnorm
 from ..sweep import fingerprint, on_each_core, worker_device
-from ..tradeoff import batch_statistics, recalibrate_batchnorm
 from ._cells import (
     HELD_BYTES,
     STATISTICS_BATCH,

@@ -59,7 +59,7 @@ def loss_surface(
       at other weights; what Li et al. plot. Their weights move, their statistics do not.
     - ``recalibrated``: measured anew at each cell over `recalibrate`, then used as constants: what the network would
       be after its statistics had settled there (of all images, in batches of about 128:
-      :func:`~resnet_paths.tradeoff.recalibrate_batchnorm`).
+      :func:`~resnet_paths.recalibrate_batchnorm`).
     - ``batch``: those of the batch that each image happens to be in, as in training, in one random order of the images;
       depends on `batch_size`.
 

@@ -1,13 +1,11 @@
 """Trading accuracy for latency."""
 
 from ._search import Search
-from ._statistics import batch_statistics, norms_before
 from .by_unit import LatencyByUnit, latency_by_unit
 from .distil import Distillation, distil
 from .gap import StatisticsGap, as_in_training, statistics_gap
 from .latency import Latency, count_flops, count_parameters, latencies_in_turn, measure_latency
 from .plan import DropPlan, PlanPoint, load_plan, plan_drop
-from .recalibrate import recalibrate_batchnorm
 
 __all__ = [
     "Distillation",
@@ -18,7 +16,6 @@ __all__ = [
     "Search",
     "StatisticsGap",
     "as_in_training",
-    "batch_statistics",
     "count_flops",
     "count_parameters",
     "distil",
@@ -26,8 +23,6 @@ __all__ = [
     "latency_by_unit",
     "load_plan",
     "measure_latency",
-    "norms_before",
     "plan_drop",
-    "recalibrate_batchnorm",
     "statistics_gap",
 ]

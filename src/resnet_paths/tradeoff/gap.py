@@ -14,8 +14,8 @@ from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..network.norms import tracking_norms
+from ..surgery import recalibrate_batchnorm
 from ..training import augmented
-from .recalibrate import recalibrate_batchnorm
 
 
 @shown

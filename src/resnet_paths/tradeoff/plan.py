@@ -26,12 +26,10 @@ from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.norms import tracking_norms
 from ..network.unrolled import placed
 from ..statistics import share_interval
-from ..surgery import drop_blocks
+from ..surgery import batch_statistics, drop_blocks, norms_before, recalibrate_batchnorm
 from ._search import MOST_EXACT, Search, Searcher
-from ._statistics import batch_statistics, norms_before
 from .distil import Distillation, distil
 from .latency import count_parameters, latencies_in_turn, measure_latency
-from .recalibrate import recalibrate_batchnorm
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
     if plan.point.recalibrated is None:
         return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
     lines = [
-        "from resnet_paths.tradeoff import as_in_training, norms_before",
+        "from resnet_paths.surgery import norms_before",
+        "from resnet_paths.tradeoff import as_in_training",
         "",
         f"net = unroll({subject.model_code})",
         f"smaller = drop_blocks(net, {dropped})",

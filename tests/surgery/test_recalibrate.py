@@ -10,7 +10,7 @@ from torch import nn
 
 from resnet_paths.data import ImageData
 from resnet_paths.models import cifar_resnet
-from resnet_paths.tradeoff import recalibrate_batchnorm
+from resnet_paths.surgery import recalibrate_batchnorm
 
 
 def norms_of(model: nn.Module) -> torch.Tensor:

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from resnet_paths.network import unroll
-from resnet_paths.surgery import drop_blocks
-from resnet_paths.tradeoff import norms_before
+from resnet_paths.surgery import drop_blocks, norms_before
 
 
 class Nested(nn.Module):
