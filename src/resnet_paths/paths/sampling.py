@@ -217,45 +217,65 @@ def _norms_of(record: Record, length: int, samples: int, generator: torch.Genera
     for place in reversed(range(len(graph.vertices))):
         if place not in values:
             continue
-        here, remaining = values.pop(place), left.pop(place)
-        if not graph.vertices[place].terms:
+        vertex, here = graph.vertices[place], values.pop(place)
+        if not vertex.terms:
             return example_norms(here).expand(samples, -1)
         if sets is None:
+            remaining = left.pop(place)
             choice = draw_edges(graph, place, remaining, generator)
+            _note_left(graph, place, remaining, choice, left)
+        elif vertex.block is None:
+            choice = torch.zeros(here.shape[:2], dtype=torch.long, device="cpu")
         else:
-            block = graph.vertices[place].block
-            choice = torch.zeros_like(remaining) if block is None else sets[..., graph.blocks.index(block)].long()
-        first = 0
-        for term in graph.vertices[place].terms:
-            edges = range(first, first := first + len(term.sources))
-            taken = (choice >= edges.start) & (choice < edges.stop)
-            used = taken.any(1).nonzero()[:, 0]
-            if not len(used):
-                continue
-            shift, handed_on = graph.shift(graph.vertices[place], term), dict(record.pull(place, term, here[used])[0])
-            for edge, source in zip(edges, term.sources, strict=True):
-                if source in handed_on:
-                    mask = choice[used] == edge
-                    _send(values, source, used, handed_on[source], mask, rows)
-                    going = torch.where(mask, remaining[used] - shift, -1)
-                    known = left.setdefault(source, torch.full_like(remaining, -1))
-                    known[used] = torch.maximum(known[used], going)
+            choice = sets[..., graph.blocks.index(vertex.block)].long()
+        for part in record.chunks(rows, place, *{source for _, source in graph.edges(place)}):
+            _send(record, place, here[part], choice[part], part, rows, values)
     return result
 
 
-def _send(
-    values: dict[int, torch.Tensor],
-    place: int,
-    used: torch.Tensor,
-    arrived: torch.Tensor,
-    mask: torch.Tensor,
-    rows: int,
+def _note_left(
+    graph: PathGraph, place: int, remaining: torch.Tensor, choice: torch.Tensor, left: dict[int, torch.Tensor]
 ) -> None:
-    """Add the rows `used` to those that wait at a vertex, for the examples that came this way."""
-    if place not in values:
-        values[place] = zeros_for(arrived, rows)
-    shape = (*mask.shape, *(1,) * (arrived.ndim - 2))
-    values[place][used.to(arrived.device)] += arrived.masked_fill(~mask.to(arrived.device).view(shape), 0)
+    """For each vertex that paths go on to: how many branches they are still to enter there."""
+    for edge, (term, source) in enumerate(graph.edges(place)):
+        going = torch.where(choice == edge, remaining - graph.shift(graph.vertices[place], term), -1)
+        left[source] = torch.maximum(left[source], going) if source in left else going
+
+
+def _send(
+    record: Record,
+    place: int,
+    here: torch.Tensor,
+    choice: torch.Tensor,
+    part: slice,
+    rows: int,
+    values: dict[int, torch.Tensor],
+) -> None:
+    """Send a part of the rows at a vertex on along the edges chosen, to those that wait at the sources.
+
+    Each path is at one vertex at a time, so what arrives takes the place of the zeros that wait there.
+    """
+    first = 0
+    for term in record.graph.vertices[place].terms:
+        edges = range(first, first := first + len(term.sources))
+        used = ((choice >= edges.start) & (choice < edges.stop)).any(1)
+        if not used.any():
+            continue
+        every, at = bool(used.all()), used.nonzero()[:, 0].to(here.device)
+        handed_on = dict(record.pull(place, term, here if every else here[at])[0])
+        for edge, source in zip(edges, term.sources, strict=True):
+            if source not in handed_on:
+                continue
+            arrived = handed_on[source]
+            if source not in values:
+                values[source] = zeros_for(arrived, rows)
+            waiting, mask = values[source][part], (choice[used] == edge).to(here.device)
+            arrived = arrived.to(waiting.dtype)
+            mask = mask.view(*mask.shape, *(1,) * (arrived.ndim - 2))
+            if every:
+                torch.where(mask, arrived, waiting, out=waiting)
+            else:
+                waiting[at] = torch.where(mask, arrived, waiting[at])
 
 
 def draw_edges(graph: PathGraph, place: int, remaining: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
