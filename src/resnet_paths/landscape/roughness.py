@@ -11,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student
 from torch import nn
 
 from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
-from ..statistics import mean_intervals, student_intervals
+from ..statistics import mean_intervals, student_intervals, student_tail
 from .directions import Include, Normalise, random_direction
 from .record import Surface
 from .surface import loss_surface
@@ -397,4 +396,4 @@ def _p_value(units: np.ndarray) -> float:
     if len(units) < 2 or np.ptp(units) == 0:
         return math.nan
     error = float(units.std(ddof=1)) / math.sqrt(len(units))
-    return float(2 * student.sf(abs(float(units.mean())) / error, len(units) - 1))
+    return 2 * student_tail(abs(float(units.mean())) / error, len(units) - 1)

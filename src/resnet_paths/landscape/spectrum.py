@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 import xarray as xr
 from scipy.linalg import eigh_tridiagonal
-from scipy.stats import norm
 
 from .._display import shown
 from ..arguments import checked
@@ -216,11 +215,17 @@ def lanczos(
 def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
     """The mean over probes of ``sum_j weights_j N(t; nodes_j, width²)`` and its standard error, (G,) each."""
     rows = [
-        (norm.pdf(grid[:, None], loc=np.nan_to_num(row), scale=width) * share).sum(1)
+        (_bell((grid[:, None] - np.nan_to_num(row)) / width) / width * share).sum(1)
         for row, share in zip(nodes, weights, strict=True)
     ]
     stacked = np.array(rows)
     return stacked.mean(0), stacked.std(0, ddof=1) / math.sqrt(len(stacked))
+
+
+def _bell(z: np.ndarray) -> np.ndarray:
+    """The density of the standard normal distribution."""
+    density: np.ndarray = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return density
 
 
 def _mean_error(values: np.ndarray) -> tuple[float, float]:

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import t as student
 
 from .._display import shown
 from ..arguments import checked
 from ..draws import integers, normal, seeded
 from ..provenance import Provenance
+from ..statistics import student_quantile
 from .operator import CurvatureOperator, Kind
 
 Probe = Literal["rademacher", "gaussian"]
@@ -204,7 +204,7 @@ def _probes(operator: CurvatureOperator, count: int, probe: Probe, seed: int) ->
 def _summary(draws: np.ndarray, confidence: float) -> tuple[float, float, float, float]:
     """Mean, standard error and Student's interval."""
     mean, error = float(draws.mean()), float(draws.std(ddof=1)) / math.sqrt(len(draws))
-    half = float(student.ppf((1 + confidence) / 2, len(draws) - 1)) * error
+    half = float(student_quantile((1 + confidence) / 2, len(draws) - 1)) * error
     return mean, error, mean - half, mean + half
 
 

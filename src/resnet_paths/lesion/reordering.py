@@ -9,7 +9,6 @@ from typing import Unpack
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import kendalltau
 from torch import nn
 
 from .._display import shown
@@ -106,6 +105,8 @@ def order_distance(order: Sequence[int]) -> float:
         >>> order_distance([0, 1, 2, 3]), order_distance([3, 2, 1, 0])
         (1.0, -1.0)
     """
+    from scipy.stats import kendalltau  # here: its import takes a second
+
     return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import torch
 import xarray as xr
-from captum.attr import FeatureAblation, IntegratedGradients, LayerConductance, ShapleyValueSampling
 from torch import nn
 
 from .._display import shown
@@ -139,6 +138,8 @@ def attribute_blocks(
     """
     if method not in METHODS:
         raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
+    from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # here: a slow import
+
     check_eval(net)
     forward = GateForward(net)
     with torch.no_grad():
@@ -227,6 +228,8 @@ def unit_conductance(
             f"expected units that are modules of their own, got {parts[0]}, which is part of one; use "
             "attribute_blocks, which needs no modules"
         )
+    from captum.attr import LayerConductance  # here: a slow import
+
     values = []
     with private_use(net.model) as model:  # captum's hooks would see the runs of other threads
         for unit in net:

@@ -3,6 +3,7 @@
 from .means import combined_intervals, design_interval, interval, intervals, mean_intervals, student_intervals
 from .norms import log_student_interval, norm_intervals, pooled_norm_intervals
 from .proportions import difference_interval, fall_at_most, share_interval
+from .quantiles import normal_quantile, student_quantile, student_tail
 from .ranks import correlation_ranges, kendall, spearman
 from .resampling import bootstrap_means, resamples
 
@@ -19,9 +20,12 @@ __all__ = [
     "log_student_interval",
     "mean_intervals",
     "norm_intervals",
+    "normal_quantile",
     "pooled_norm_intervals",
     "resamples",
     "share_interval",
     "spearman",
     "student_intervals",
+    "student_quantile",
+    "student_tail",
 ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import t as student
 
 from ..arguments import checked
 from .proportions import difference_interval, is_share, share_interval
+from .quantiles import student_quantile
 from .resampling import weights_in_parts
 
 
@@ -155,7 +155,7 @@ def student_intervals(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarr
     if count < 2:
         return np.full_like(mean, -math.inf, dtype=float), np.full_like(mean, math.inf, dtype=float)
     alike = np.ptp(values, axis=-1) == 0
-    half = float(student.ppf((1 + level) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
+    half = float(student_quantile((1 + level) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
     half = np.where(alike, math.inf, half)
     return mean - half, mean + half
 
@@ -205,7 +205,7 @@ def combined_intervals(
     freedom = (parts[0] + parts[1]) ** 2 / np.maximum(
         parts[0] ** 2 / (images - 1) + parts[1] ** 2 / (draws - 1), smallest
     )
-    half = student.ppf((1 + level) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
+    half = student_quantile((1 + level) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
     half = np.where(total > 0, half, math.inf)
     return mean - half, mean + half
 
@@ -239,5 +239,5 @@ def design_interval(
         return share_interval(value, counted, level)
     if not error or images < 2:
         return -math.inf, math.inf
-    half = float(student.ppf((1 + level) / 2, images - 1)) * error
+    half = float(student_quantile((1 + level) / 2, images - 1)) * error
     return value - half, value + half

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import t as student
 
 from ..arguments import checked
 from .means import mean_intervals
+from .quantiles import student_quantile
 from .resampling import weights_in_parts
 
 
@@ -37,7 +37,9 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
         logs = np.log(np.where(positive[..., None], values, 1.0))
         spread = logs.var(-1, ddof=1)
         centre = logs.mean(-1) + spread / 2
-        half = float(student.ppf((1 + level) / 2, count - 1)) * np.sqrt(spread / count + spread**2 / (2 * (count - 1)))
+        half = float(student_quantile((1 + level) / 2, count - 1)) * np.sqrt(
+            spread / count + spread**2 / (2 * (count - 1))
+        )
         with np.errstate(over="ignore"):
             end = np.exp(centre - half)
             low = np.where(positive, np.where(low > 0, np.minimum(low, end), end), low)
@@ -101,7 +103,7 @@ def log_student_interval(
     """
     if not 0 < level < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {level}")
-    quantile = student.ppf((1 + level) / 2, freedom)
+    quantile = student_quantile((1 + level) / 2, freedom)
     with np.errstate(over="ignore"):
         factor = np.exp(quantile * error / np.maximum(mean, np.finfo(float).tiny))
         return mean / factor, mean * factor

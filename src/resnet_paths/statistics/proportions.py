@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from ..arguments import checked
+from .quantiles import normal_quantile
 
 
 def is_share(values: np.ndarray) -> bool:
@@ -34,7 +33,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
         >>> low, round(high, 3)
         (0.0, 0.037)
     """
-    z = float(norm.ppf((1 + level) / 2))
+    z = normal_quantile((1 + level) / 2)
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave them just inside 0 or 1
@@ -94,9 +93,11 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> 
             "expected whether each of the same images is right, twice, and a level between 0.5 and 1, got "
             f"{before.shape}, {after.shape} and {level}"
         )
+    from scipy.optimize import brentq  # as in quantiles.py: a slow import
+
     was, now = before > 0.5, after > 0.5
     n, lost, won = len(was), int((was & ~now).sum()), int((now & ~was).sum())
-    z = float(norm.ppf(level))
+    z = normal_quantile(level)
     fall = (lost - won) / n
 
     def above(d: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ..arguments import checked
 from .resampling import bootstrap_means
@@ -22,6 +21,8 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         >>> spearman(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
         array([0.5])
     """
+    from scipy.stats import rankdata  # here: its import takes a second
+
     ranks = [rankdata(values, axis=1) for values in (one, other)]
     centred = [values - values.mean(1, keepdims=True) for values in ranks]
     lengths = [np.sqrt((values**2).sum(1)) for values in centred]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..arguments import checked
 from ..graph.preserve import preserved
@@ -156,6 +155,8 @@ def count_flops(model: nn.Module, x: Any) -> int:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
+    from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton
+
     with _left_as_it_is(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call_model(model, x)
     return int(counter.get_total_flops())

@@ -6,8 +6,8 @@ import math
 from math import comb
 
 import numpy as np
-from scipy.stats import spearmanr
-from scipy.stats import t as student
+
+from ...statistics import spearman, student_quantile
 
 LEAST_SEEDS = 3
 _WALKS, _DIMENSIONS = 200, 500  # shares spread less in more dimensions, so this is the careful side
@@ -33,7 +33,7 @@ def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) 
     count = len(differences)
     if count < LEAST_SEEDS or np.ptp(differences) == 0 or not np.isfinite(differences).all():
         return None
-    half = student.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
+    half = student_quantile((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
     gap = float(differences.mean()) - threshold
     return None if abs(gap) <= half else gap > 0
 
@@ -95,7 +95,7 @@ def rises_smoothly(counts: np.ndarray, line: np.ndarray) -> tuple[bool, float, f
     """
     if np.ptp(line) == 0:
         return False, math.nan, math.nan
-    rank = float(spearmanr(counts, line).statistic)
+    rank = float(spearman(counts[None], line[None])[0])
     step = float(np.diff(line).max() / np.ptp(line))
     return rank > 0.9 and step < 0.5, rank, step
 

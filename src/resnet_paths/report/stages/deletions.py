@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from ...lesion import RandomDeletions, random_deletions
 from ...plot import plot_random_deletions
+from ...statistics import spearman
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -80,7 +80,7 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
 def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     if len(middle) < 3:
         return "Too few numbers of deletions were tried to say how smoothly the error rises."
-    rank = float(spearmanr(record.counts, middle).statistic)
+    rank = float(spearman(np.array([record.counts]), middle[None])[0])
     line = np.concatenate([[record.whole], middle])
     jump = int(np.argmax(np.diff(line)))
     start = 0 if jump == 0 else int(record.counts[jump - 1])

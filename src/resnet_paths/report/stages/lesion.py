@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from ...lesion import SingleDeletions, single_deletions
 from ...plot import plot_single_deletions
@@ -56,6 +55,8 @@ def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
     Only images that are right with the unit and wrong without it, or the other way round, tell the two apart;
     without an effect each is as likely as the other (McNemar 1947; Holm 1979).
     """
+    from scipy.stats import binomtest  # here: its import takes a second
+
     frame = record.to_pandas()
     whole, without = record.per_image[0], record.per_image[1:]
     frame["newly_wrong"] = ((without > whole).sum(1)).astype(int)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from ...lesion import BlockValues, block_values
 from ...plot import plot_block_values, plot_interactions
+from ...statistics import spearman
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -42,7 +42,7 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     )
     low, _ = record.intervals()
     harmful = [name for name, end in zip(record.names, low, strict=True) if end > 0]
-    rank = float(spearmanr(record.values, alone.values).statistic)
+    rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
         f"Without any block the loss is {number(record.empty)}, with all it is {number(record.whole)}. Add the blocks "
         "one "

@@ -1,0 +1,49 @@
+"""Quantiles and tails of the normal distribution and of Student's t.
+
+Why not ``scipy.stats``: its import takes a second, half as long as that of PyTorch, and every command and every worker
+process would pay for it. These are the special functions behind it, which give the same numbers to the last bit; they
+too are imported by the first call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def normal_quantile(probability: float) -> float:
+    """Below which a standard normal number falls with this probability.
+
+    Example:
+        >>> round(normal_quantile(0.975), 2)
+        1.96
+    """
+    from scipy.special import ndtri
+
+    return float(ndtri(probability))
+
+
+def student_quantile(probability: float, freedom: Any) -> np.ndarray:
+    """The same for Student's t, with as many degrees of freedom (a number or an array).
+
+    Example:
+        >>> float(student_quantile(0.975, 9).round(2))
+        2.26
+    """
+    from scipy.special import stdtrit
+
+    quantiles: np.ndarray = stdtrit(freedom, probability)
+    return quantiles
+
+
+def student_tail(value: float, freedom: float) -> float:
+    """The probability that a number of Student's t exceeds the value.
+
+    Example:
+        >>> round(student_tail(2.26, 9), 3)
+        0.025
+    """
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
