@@ -1,4 +1,7 @@
-"""Every public function gives the same numbers whatever torch's defaults and modes are around the call."""
+"""Every public function gives the same numbers whatever torch's defaults and modes are, and on every device.
+
+The device is a strict one that needs no hardware (:mod:`devices.pretend`).
+"""
 
 import ast
 import contextlib
@@ -11,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from devices import pretend
 from resnet_paths import network as unrolling
 from resnet_paths.data import digits
 from resnet_paths.training import augmented
 from test_leaves_no_mark import FUNCTIONS, subject
 
+pretend.make_available()
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
@@ -56,7 +61,9 @@ AROUND: dict[str, Any] = {
     "default device and dtype": default_device_and_dtype,
     "autocast in inference_mode": autocast_in_inference_mode,
     "no_grad": torch.no_grad,
+    "another device": contextlib.nullcontext,
 }
+DEVICES = {"another device": pretend.NAME}
 
 
 def numbers(value: Any) -> list[np.ndarray]:
@@ -88,10 +95,13 @@ def result_of(name: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in NOTHING])
 @pytest.mark.filterwarnings("ignore")
-def test_modes_around_a_call_change_no_number(name: str) -> None:
+def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_paths.tradeoff.latency._SHORTEST", 0.0)  # one run a timing
     expected = result_of(name)
     for mode, around in AROUND.items():
-        made = subject()  # as the user has it: made before the defaults were changed
+        if mode in DEVICES and not pretend.IS_POSSIBLE:
+            continue
+        made = subject(DEVICES.get(mode, "cpu"))  # as the user has it: made before the defaults were changed
         torch.manual_seed(0)
         values: list[np.ndarray] = []
         with around(), contextlib.suppress(unrolling.NoUnitsError):

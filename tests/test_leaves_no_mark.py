@@ -39,14 +39,14 @@ class Trap(nn.Module):
         return x * 1
 
 
-def subject() -> tuple[UnrolledNetwork, ImageData]:
+def subject(device: str = "cpu") -> tuple[UnrolledNetwork, ImageData]:
     """A network of six units with a trap, a frozen parameter, a gradient and a hook; eight images."""
     model = cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=0).eval()
     model.layer2[1].conv1 = nn.Sequential(model.layer2[1].conv1, Trap()).eval()
     model.layer1[0].bn1.bias.requires_grad_(False)
     model.linear.bias.grad = torch.ones(10)
     model.linear.register_forward_hook(lambda module, args, output: None)
-    data = digits("test").subset(slice(0, 8))
+    model, data = model.to(device), digits("test").subset(slice(0, 8)).to(device)
     return unrolling.unroll(model, data.x[:2]), data
 
 
@@ -64,9 +64,8 @@ def states(net: UnrolledNetwork) -> list[dict[str, torch.Tensor]]:
     for seed in range(4):
         generator = torch.Generator("cpu").manual_seed(seed)
         state = {name: value.clone() for name, value in net.model.state_dict().items()}
-        state["linear.weight"] += (
-            torch.randn(state["linear.weight"].shape, generator=generator, device="cpu", dtype=torch.float32) / 10
-        )
+        step = torch.randn(state["linear.weight"].shape, generator=generator, device="cpu", dtype=torch.float32) / 10
+        state["linear.weight"] += step.to(state["linear.weight"].device)
         found.append(state)
     return found
 
@@ -87,7 +86,7 @@ def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
 def distilled(net: UnrolledNetwork, data: ImageData) -> Any:
     with torch.random.fork_rng():  # layers draw when they are made
         with torch.device("cpu"), torch.inference_mode(False):  # made as a model that can be trained is
-            student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float()
+            student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float().to(data.images.device)
     return tradeoff.distil(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
 
 

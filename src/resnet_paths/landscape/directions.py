@@ -235,9 +235,14 @@ def cosine(one: Direction, other: Direction) -> float:
         1.0
     """
     common = one.tensors.keys() & other.tensors.keys()
-    product = sum(float((one.tensors[name].double() * other.tensors[name].double()).sum()) for name in sorted(common))
+    product = sum(_dot(one.tensors[name], other.tensors[name]) for name in sorted(common))
     norms = one.norm * other.norm
     return product / norms if norms else math.nan
+
+
+def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
+    """A direction from a file is on the CPU, one of a model where the model is."""
+    return float((one.double() * other.to(one.device).double()).sum())
 
 
 @checked

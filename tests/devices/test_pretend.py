@@ -1,0 +1,256 @@
+"""The pretend device refuses what a GPU does; pictures, files and commands do not mind where the numbers are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from devices import pretend
+from resnet_paths import landscape, lesion, models, paths, plot, tradeoff, training
+from resnet_paths.cli import app
+from resnet_paths.data import ImageData, digits
+from resnet_paths.models import cifar_resnet
+from resnet_paths.network import UnrolledNetwork, unroll
+from resnet_paths.sweep import sweep
+
+pytestmark = pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
+pretend.make_available()
+DEVICE = pretend.NAME
+QUIET: dict[str, Any] = {"progress": False}
+
+
+def model_there(seed: int = 0) -> nn.Module:
+    return cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=seed).eval().to(DEVICE)
+
+
+@pytest.fixture(scope="module")
+def there() -> tuple[UnrolledNetwork, ImageData]:
+    return unroll(model_there()), digits("test").subset(slice(0, 8)).to(DEVICE)
+
+
+# the device itself
+
+
+REFUSED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a tensor of the CPU": lambda x: x + torch.ones(3),
+    "from the left": lambda x: torch.ones(3) * x,
+    "in place": lambda x: torch.zeros(3).add_(x),
+    "one in a stack": lambda x: torch.stack([x, torch.ones(3)]),
+    "a single one in a stack": lambda x: torch.stack([x[0], torch.tensor(1.0)]),
+    "a single one written to": lambda x: torch.tensor(1.0).add_(x[0]),
+    "a model of the CPU": nn.Linear(3, 2),
+    "a loss of labels": lambda x: nn.functional.cross_entropy(x[None], torch.tensor([1])),
+    "an index into the CPU": lambda x: torch.ones(3)[x.long()],
+    "a mask where": lambda x: torch.where(torch.tensor([True, False, True]), x, x),
+    "numpy": lambda x: x.numpy(),
+    "an array": np.asarray,
+    "a picture": lambda x: plt.plot([0, 1, 2], x),
+    "a generator": lambda x: x.normal_(generator=torch.Generator("cpu")),
+    "drawn": lambda x: torch.randn(3, device=DEVICE, generator=torch.Generator("cpu")),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_device_is_strict(what: str) -> None:
+    with pytest.raises((pretend.OtherDeviceError, TypeError), match=r"device|numpy|generator"):
+        REFUSED[what](torch.ones(3, device=DEVICE))
+    plt.close("all")
+
+
+def test_what_a_device_allows() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0], device=DEVICE)
+    assert str(x.device) == "pretend:0"
+    assert not x.is_cpu
+    assert (x * torch.tensor(2.0) + 1).tolist() == [3.0, 5.0, 7.0]
+    assert x[torch.tensor([2, 0])].tolist() == [3.0, 1.0]
+    assert torch.ones(3).copy_(x).tolist() == x.cpu().tolist()
+    x[1:].mul_(2)
+    assert (float(x[2]), x.sum().item(), x.to(DEVICE) is x) == (6.0, 11.0, True)
+    layer = nn.Linear(3, 1).to(DEVICE)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[1.0, 4.0, 6.0]]
+    assert torch.func.jvp(torch.square, (x,), (x,))[1].tolist() == [2.0, 32.0, 72.0]
+
+
+# pictures
+
+
+def trajectory(net: UnrolledNetwork) -> tuple[list[dict[str, torch.Tensor]], landscape.ProjectedTrajectory]:
+    states = [model_there(seed).state_dict() for seed in range(4)]
+    return states, landscape.project_trajectory(net, states)
+
+
+def line(net: UnrolledNetwork, data: ImageData, **kwargs: Any) -> landscape.Surface:
+    axes = {"x": [0.0, 0.5], **({"y": [0.0, 0.5]} if kwargs.pop("plane", False) else {})}
+    directions = [landscape.random_direction(net.model, seed=seed) for seed in range(len(axes))]
+    return landscape.loss_surface(net, data, directions=directions, **axes, **QUIET, **kwargs)
+
+
+def values(net: UnrolledNetwork, data: ImageData) -> lesion.BlockValues:
+    return lesion.block_values(net, data, interactions=True, **QUIET)
+
+
+def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
+    return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, samples=2))
+
+
+def plan(net: UnrolledNetwork, data: ImageData) -> tradeoff.DropPlan:
+    return tradeoff.plan_drop(net, data, n_drop=1, recalibrate=data, random_draws=2, seconds=0.001, **QUIET)
+
+
+def predictor(net: UnrolledNetwork, data: ImageData) -> Any:
+    predictors = lesion.damage_predictors(net, data, **QUIET)
+    return plot.plot_predictor(predictors, "branch_ratio", lesion.single_deletions(net, data, **QUIET))
+
+
+def eigenvalues(net: UnrolledNetwork, data: ImageData) -> Any:
+    directions = [landscape.random_direction(net.model, seed=seed) for seed in (0, 1)]
+    return landscape.eigenvalue_surface(
+        net, data, directions=directions, parameters=["linear.bias"], x=[0.0, 0.5], y=[0.0, 0.5], **QUIET
+    )
+
+
+PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
+    "plot_block_contributions": lambda net, data: plot.plot_block_contributions(
+        paths.block_contributions(net, data.x, data.labels)
+    ),
+    "plot_mean_contributions": lambda net, data: plot.plot_mean_contributions(
+        paths.block_contributions(net, data.x, data.labels)
+    ),
+    "plot_logit_lens": lambda net, data: plot.plot_logit_lens(paths.logit_lens(net, data.x), data.labels),
+    "plot_gradient_by_length": lambda net, data: plot.plot_gradient_by_length(
+        paths.gradient_by_length(net, data.x, data.labels)
+    ),
+    "plot_path_lengths": lambda net, data: plot.plot_path_lengths(paths.path_lengths(net)),
+    "plot_path_norms": lambda net, data: plot.plot_path_norms(effective(net, data)),
+    "plot_effective_lengths": lambda net, data: plot.plot_effective_lengths(effective(net, data)),
+    "plot_effective_paths": lambda net, data: plot.plot_effective_paths(effective(net, data)),
+    "plot_block_values": lambda net, data: plot.plot_block_values(values(net, data)),
+    "plot_interactions": lambda net, data: plot.plot_interactions(values(net, data)),
+    "plot_single_deletions": lambda net, data: plot.plot_single_deletions(lesion.single_deletions(net, data, **QUIET)),
+    "plot_random_deletions": lambda net, data: plot.plot_random_deletions(
+        lesion.random_deletions(net, data, [1], draws=2, **QUIET)
+    ),
+    "plot_stage_deletions": lambda net, data: plot.plot_stage_deletions(
+        lesion.stage_deletions(net, data, [1], draws=2, **QUIET)
+    ),
+    "plot_reorderings": lambda net, data: plot.plot_reorderings(
+        lesion.reorderings(net, data, [1], draws=2, **QUIET)
+    ),
+    "plot_predictor": predictor,
+    "plot_predictor_ranking": lambda net, data: plot.plot_predictor_ranking(
+        lesion.rank_predictors(
+            lesion.damage_predictors(net, data, **QUIET), lesion.single_deletions(net, data, **QUIET), draws=10
+        )
+    ),
+    "plot_surface_line": lambda net, data: plot.plot_surface_line(line(net, data)),
+    "plot_surface_contours": lambda net, data: plot.plot_surface_contours(line(net, data, plane=True)),
+    "plot_surface_heat": lambda net, data: plot.plot_surface_heat(line(net, data, plane=True)),
+    "plot_surface_3d": lambda net, data: plot.plot_surface_3d(line(net, data, plane=True)),
+    "plot_surface_twins": lambda net, data: plot.plot_surface_twins(dict.fromkeys("ab", line(net, data, plane=True))),
+    "interactive_surface": lambda net, data: plot.interactive_surface(line(net, data, plane=True)),
+    "plot_eigenvalue_ratio": lambda net, data: plot.plot_eigenvalue_ratio(eigenvalues(net, data)),
+    "plot_spectrum": lambda net, data: plot.plot_spectrum(
+        landscape.spectral_density(
+            landscape.curvature_operator(net, data, parameters=["linear.bias"]), steps=3, probes=2
+        )
+    ),
+    "plot_block_eigenvalues": lambda net, data: plot.plot_block_eigenvalues(
+        landscape.block_eigenvalues(net, data, blocks={"head": ["linear.weight"]})
+    ),
+    "plot_trajectory": lambda net, data: plot.plot_trajectory(trajectory(net)[1]),
+    "plot_trajectory_losses": lambda net, data: plot.plot_trajectory_losses(
+        landscape.trajectory_losses(net, *trajectory(net), data)
+    ),
+    "plot_plan": lambda net, data: plot.plot_plan(plan(net, data)),
+    "plot_search": lambda net, data: plot.plot_search(plan(net, data)),
+    "plot_training": lambda net, data: plot.plot_training(
+        training.train(model_there(), data, training.Recipe(epochs=1, batch_size=4), **QUIET)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_of_records_of_a_device(name: str, there, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_paths.tradeoff.latency._SHORTEST", 0.0)
+    PICTURES[name](*there)
+    if plt.get_fignums():
+        plt.gcf().canvas.draw()
+    plt.close("all")
+
+
+def test_every_picture_is_listed() -> None:
+    assert set(PICTURES) == {name for name in plot.__all__ if name != "save"}
+
+
+# files and tables
+
+
+def test_directions_of_a_file_and_of_a_model(tmp_path: Path, there) -> None:
+    direction = landscape.random_direction(there[0].model, seed=1)
+    landscape.save_direction(direction, tmp_path / "one.safetensors")
+    read = landscape.load_direction(tmp_path / "one.safetensors")
+    assert landscape.cosine(read, direction) == pytest.approx(1)
+    assert landscape.cosine(direction, read) == pytest.approx(1)
+
+
+def test_checkpoints_of_a_device(tmp_path: Path) -> None:
+    model = model_there()
+    models.save_checkpoint(model, tmp_path / "one.safetensors")
+    read = models.load_checkpoint(tmp_path / "one.safetensors")
+    for one, other in zip(read.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(one, other.cpu())
+
+
+def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path) -> None:
+    data = digits("train").subset(slice(0, 16))
+    states = []
+    for place in ("cpu", DEVICE):
+        model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).to(place)
+        recipe = training.Recipe(epochs=2, batch_size=8, shift=1, mixup=0.2, label_smoothing=0.1)
+        training.train(model, data, recipe, folder=tmp_path / place, progress=False)
+        tradeoff.recalibrate_batchnorm(model, data.to(place))
+        states.append(model.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name].cpu(), value, msg=name)
+
+
+def test_tables_of_records_of_a_device(there) -> None:
+    net, data = there
+    split = paths.gradient_by_length(net, data.x, data.labels)
+    assert len(split.to_pandas()) == split.norms.numel()
+    lens = paths.logit_lens(net, data.x)
+    assert len(lens.to_pandas()) == lens.logits.numel()
+    assert "LogitLens" in repr(lens)
+
+
+def test_points_of_a_sweep_may_be_tensors_of_a_device() -> None:
+    result = sweep(lambda point, context, seed: torch.ones(2, device=DEVICE) * point, [1.0, 2.0], version="1", **QUIET)
+    assert next(iter(result.values.values())).tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
+# commands
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["paths", "--samples", "2", "--images", "2"],
+        ["lesion", "--draws", "2", "--limit", "8"],
+        ["landscape", "--points", "3", "--line", "--limit", "8"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_on_a_device(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_paths.cli._common.load_model", lambda spec, **_: model_there().cpu())
+    told = CliRunner().invoke(app, [*words, "--device", DEVICE, "--out", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert list(tmp_path.glob("*.png"))
