@@ -1,9 +1,14 @@
-"""Shared fixtures: one thread a worker, randomised norms, the reference data where present."""
+"""Shared fixtures: one thread a worker and in what it starts, quick latencies, the reference data where present."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -18,3 +23,27 @@ def reference_dir() -> Path:
     if not (REFERENCE / "cifar10_sample.npz").exists():
         pytest.skip(f"reference data not found at {REFERENCE}; set RESNET_PATHS_REFERENCE to its folder")
     return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a network of six blocks that knows four digits of five, trained as the embedded one is, in two seconds.
+
+    For what does not depend on the network: the embedded one has 27 blocks, and takes ten times as long.
+    """
+    from resnet_paths.data import digits
+    from resnet_paths.models import cifar_resnet, save_checkpoint
+    from resnet_paths.training import Recipe, train
+
+    model = cifar_resnet(14, in_channels=1, widths=(8, 16, 16), seed=0)
+    train(model, digits("train"), Recipe(epochs=3, shift=1, flip=False, batch_size=32), progress=False)
+    return save_checkpoint(model, tmp_path_factory.mktemp("small") / "small.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def quick_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies are measured by a clock that runs twenty times as fast: what they are is of no account to most tests.
+
+    Tests of the measuring itself take a fixture of this name that does nothing.
+    """
+    monkeypatch.setattr("resnet_paths.tradeoff.latency.monotonic", lambda: 20 * time.monotonic())

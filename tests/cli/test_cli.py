@@ -18,7 +18,7 @@ def run(*arguments: str):
 
 
 def test_the_main_job_in_a_process_of_its_own(tmp_path) -> None:
-    command = [sys.executable, "-m", "resnet_paths", "lesion", "--limit", "60", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "resnet_paths", "lesion", "--limit", "20", "--out", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "27 residual units" in result.stdout
     assert "layer3.8" in result.stdout
@@ -28,11 +28,12 @@ def test_the_main_job_in_a_process_of_its_own(tmp_path) -> None:
     assert len((tmp_path / "lesion.csv").read_text().splitlines()) == 28
 
 
-def test_json_has_the_numbers(tmp_path) -> None:
-    result = run("lesion", "--limit", "40", "--drop", "3", "--out", str(tmp_path), "--json")
+def test_json_has_the_numbers(tmp_path, small_checkpoint) -> None:
+    model = ["--model", str(small_checkpoint)]
+    result = run("lesion", *model, "--limit", "40", "--drop", "3", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert len(report["units"]) == 27
+    assert len(report["units"]) == 6
     assert len(report["drop"]["dropped"]) == 3
     assert report["drop"]["after"]["parameters"] < report["drop"]["before"]["parameters"]
 
@@ -77,10 +78,12 @@ def test_wrong_use_gives_one_line(arguments: list[str], message: str) -> None:
     assert "Traceback" not in result.output
 
 
-def test_plan_then_drop(tmp_path) -> None:
+def test_plan_then_drop(tmp_path, small_checkpoint) -> None:
     import torch
 
-    plan = run("plan", "--limit", "60", "--n-drop", "2", "--finetune", "--out", str(tmp_path))
+    plan = run(
+        "plan", "--model", str(small_checkpoint), "--limit", "60", "--n-drop", "2", "--finetune", "--out", str(tmp_path)
+    )
     assert plan.exit_code == 0, plan.output
     assert "chosen" in plan.stdout
     assert "Searched and recalibrated on digits (train), moved by up to 1 pixels" in " ".join(plan.stdout.split())
@@ -109,14 +112,14 @@ def test_plan_then_drop(tmp_path) -> None:
     assert logits.shape == (3, 10)
 
 
-def test_a_dropped_model_that_is_dropped_again_reads_back(tmp_path) -> None:
-    first = run("drop", "--units", "3", "--no-onnx", "--out", str(tmp_path / "one"))
+def test_a_dropped_model_that_is_dropped_again_reads_back(tmp_path, small_checkpoint) -> None:
+    first = run("drop", "--model", str(small_checkpoint), "--units", "3", "--no-onnx", "--out", str(tmp_path / "one"))
     assert first.exit_code == 0, first.output
     file = str(tmp_path / "one" / "model.safetensors")
-    second = run("drop", "--model", file, "--units", "layer3.4", "--no-onnx", "--out", str(tmp_path / "two"), "--json")
+    second = run("drop", "--model", file, "--units", "layer3.1", "--no-onnx", "--out", str(tmp_path / "two"), "--json")
     assert second.exit_code == 0, second.output
     again = str(tmp_path / "two" / "model.safetensors")
-    assert read_checkpoint(again)[1]["dropped"] == ["layer1.3", "layer3.4"]
+    assert read_checkpoint(again)[1]["dropped"] == ["layer2.1", "layer3.1"]
     size = sum(parameter.numel() for parameter in load_model(again).parameters())
     assert size == json.loads(second.stdout)["parameters_after"]
 

@@ -58,14 +58,14 @@ def test_the_game_in_words(tmp_path) -> None:
     assert (tmp_path / "game.journal").exists()
 
 
-def test_single_deletions_go_on_from_a_journal(tmp_path) -> None:
+def test_single_deletions_go_on_from_a_journal(tmp_path, small_checkpoint) -> None:
     journal = tmp_path / "single.journal"
 
     def computed() -> list[tuple[bytes, float]]:
         with closing(sqlite3.connect(journal)) as database:
             return database.execute("SELECT key, seconds FROM results ORDER BY key").fetchall()
 
-    arguments = ["--drop", "2", "--json", "--journal", str(journal)]
+    arguments = ["--model", str(small_checkpoint), "--drop", "2", "--json", "--journal", str(journal)]
     first = json.loads(run(tmp_path, *arguments).stdout)
     once = computed()
     second = json.loads(run(tmp_path, *arguments).stdout)

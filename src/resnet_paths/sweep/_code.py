@@ -76,7 +76,8 @@ def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, _module_use(item, attributes) if isinstance(item, ModuleType) else item
 
 
-def _names(code: CodeType) -> tuple[set[str], set[str]]:
+@functools.lru_cache(maxsize=1 << 14)  # a fingerprint reads the same code often, and every sweep takes several
+def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
     """The global names of a code object with all code inside it, and its names of attributes."""
     names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     attributes = set(code.co_names)
@@ -85,10 +86,10 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
             more_names, more_attributes = _names(inner)
             names |= more_names
             attributes |= more_attributes
-    return names, attributes
+    return frozenset(names), frozenset(attributes)
 
 
-def _module_use(module: ModuleType, attributes: set[str], depth: int = 0) -> Any:
+def _module_use(module: ModuleType, attributes: frozenset[str], depth: int = 0) -> Any:
     """A user's module by what is used of it; an installed one as it is."""
     if installed_version(module.__name__) is not None:
         return module

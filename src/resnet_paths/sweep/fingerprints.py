@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import os
 import struct
@@ -137,14 +138,6 @@ class _Walk:
             return _hash("global", _name(type(item)))
         return self.digest(item)
 
-    def of_code(self, value: CodeType) -> bytes:
-        constants = (
-            (None, *value.co_consts[1:]) if _code.has_docstring(value) else value.co_consts
-        )  # it decides nothing
-        flags = value.co_flags & ~_code.DOCSTRING_FLAG
-        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
-        return _hash("code", value.co_code, self.all([constants, names, flags, value.co_exceptiontable]))
-
     def of_class(self, value: type) -> bytes:
         if version := _code.installed_version(value.__module__):
             return _hash("installed", _name(value), version.encode())
@@ -188,6 +181,14 @@ class _Walk:
         return _hash("object", self.all(parts))
 
 
+@functools.lru_cache(maxsize=1 << 14)  # code does not change, and holds no object that does
+def _of_code(value: CodeType) -> bytes:
+    constants = (None, *value.co_consts[1:]) if _code.has_docstring(value) else value.co_consts  # it decides nothing
+    flags = value.co_flags & ~_code.DOCSTRING_FLAG
+    names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+    return _hash("code", value.co_code, _Walk().all([constants, names, flags, value.co_exceptiontable]))
+
+
 def _sequence(tag: str) -> Callable[[_Walk, Any], bytes]:
     return lambda walk, value: _hash(tag, _name(type(value)), walk.all(value))
 
@@ -207,7 +208,7 @@ _METHODS: tuple[tuple[Any, Callable[[_Walk, Any], bytes]], ...] = (
     (PurePath, lambda walk, value: _hash("path", os.fspath(value).encode())),
     (torch.dtype | torch.device | torch.layout, lambda walk, value: _hash("torch", str(value).encode())),
     (torch.Generator, lambda walk, value: _hash("generator", walk.digest(value.get_state()))),
-    (CodeType, _Walk.of_code),
+    (CodeType, lambda _, value: _of_code(value)),
     (FunctionType, _Walk.of_function),
     (MethodType, lambda walk, value: _hash("method", walk.all([value.__self__, value.__func__]))),
     (BuiltinFunctionType, lambda walk, value: _hash("builtin", _builtin(walk, value))),
