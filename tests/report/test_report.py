@@ -259,7 +259,7 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
         """
         import os, signal, sys, time
         from pathlib import Path
-        from resnet_paths import load_data, load_model
+        from resnet_paths import cifar_resnet, load_data
         from resnet_paths.report import Part, Section, Stage, write_report
 
         folder = Path(sys.argv[1])
@@ -275,7 +275,8 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
             return run
 
         stages = [Stage(name, name, "?", run_of(name), {}, {}) for name in ("one", "two", "three", "four")]
-        write_report(load_model("embedded"), load_data("digits", limit=4), folder / "r.html", stages=stages)
+        model = cifar_resnet(8, in_channels=1, seed=0).eval()
+        write_report(model, load_data("digits", limit=4), folder / "r.html", stages=stages)
         """
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

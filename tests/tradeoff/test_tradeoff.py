@@ -34,6 +34,11 @@ def test_flops_and_parameters_by_hand() -> None:
     assert count_parameters(model) - count_parameters(smaller) == 2 * (4 * 4 * 9 + 8)
 
 
+@pytest.fixture
+def quick_latencies() -> None:
+    """None here: the measuring is what is tested."""
+
+
 def test_latency_orders_small_and_large() -> None:
     x = torch.randn(8, 3, 32, 32)
     small = measure_latency(cifar_resnet(8).eval(), x, seconds=0.2)

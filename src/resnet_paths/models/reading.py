@@ -105,6 +105,8 @@ def _of_folder(path: Path) -> Reading:
 
 
 def _of_torchvision(name: str) -> Reading:
+    if name == "embedded" or not name.isidentifier():  # a file, or another library's: the import takes a second
+        return Reading()
     from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
