@@ -145,6 +145,15 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
         line = line_of(CliRunner().invoke(app, [command, "--out", str(tmp_path / "file" / "deep")]))
         assert "expected a folder to write to as --out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.chdir(tmp_path)  # where an empty name would write
+    for option in (
+        ["lesion", "--out", ""],
+        ["train", "--out", " "],
+        ["report", "--out", ""],
+        ["report", "--journal", ""],
+    ):
+        assert "expected a name, got ''" in line_of(CliRunner().invoke(app, option)).replace("' '", "''")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:

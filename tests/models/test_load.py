@@ -1,3 +1,4 @@
+import json
 import sys
 
 import cloudpickle
@@ -31,6 +32,24 @@ def test_models_of_timm_and_hugging_face(tmp_path) -> None:
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match="hf:FOLDER"):
         load_model("hf:ResNetForImageClassification", pretrained=True)
+    code_of_a_folder_is_never_run(tmp_path)
+
+
+def code_of_a_folder_is_never_run(tmp_path) -> None:
+    """Where transformers has the class it is taken; where it has not the model is refused; nobody is asked."""
+    folder, executed = tmp_path / "saved", tmp_path / "executed"
+    (folder / "own.py").write_text(f"import os\nos.mkdir({str(executed)!r})\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForImageClassification": "own.Model"}
+    for kind, options in (("resnet", {}), ("resnet", {"trust_remote_code": True}), ("own", {})):
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+        if kind == "resnet" and not options:
+            assert load_model(f"hf:{folder}").__class__.__module__.startswith("transformers.")
+            continue
+        with pytest.raises(ValueError, match="expected no code of a folder to be run, got") as told:
+            load_model(f"hf:{folder}", **options)
+        assert len(str(told.value).splitlines()) == 1
+    assert not executed.exists()
 
 
 @pytest.mark.parametrize(

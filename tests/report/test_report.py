@@ -23,6 +23,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.lesion import single_deletions
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import unroll
+from resnet_paths.plot import plot_single_deletions
 from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage, Subject, Table, write_report
 
 TINY = {
@@ -325,6 +326,74 @@ def test_models_that_cannot_be_reported_on(tmp_path) -> None:
         write_report(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), data, tmp_path / "r.html")
     with pytest.raises(ValueError, match="a file to write, got the folder"):
         write_report(small_model(), data, tmp_path)
+
+
+def test_models_that_give_nothing_to_report(tmp_path) -> None:
+    data = digits("test").subset(slice(0, 4))
+    broken = small_model()
+    with torch.no_grad():
+        broken.linear.weight[0] = torch.nan
+    for model, message in (
+        (broken, "expected a model with finite outputs, got NaN or infinity for images of digits"),
+        (cifar_resnet(8, widths=(2, 2, 2)).eval(), "expected images that the model takes, got digits .* of 1x8x8"),
+    ):
+        with pytest.raises(ValueError, match=message) as told:
+            write_report(model, data, tmp_path / "r.html")
+        assert len(str(told.value).splitlines()) == 1
+    assert not list(tmp_path.glob("*.html"))
+
+
+def words_of(model: nn.Module, folder: Path, stages: tuple[str, ...], images: int = 8):
+    """The report of a few stages and all sentences of its sections."""
+    report = write_report(
+        model,
+        digits("test").subset(slice(0, images)),
+        folder / "r.html",
+        skip=[name for name in NAMES if name not in stages],
+        options={name: TINY[name] for name in stages if name in TINY},
+        progress=False,
+    )
+    assert report.failed == []
+    sections = [outcome.section for outcome in report.outcomes if outcome.section is not None]
+    sentences = [text for section in sections for part in section.parts for text in part.reading]
+    return report, [*sentences, *report.findings, *report.warnings]
+
+
+def test_the_words_on_a_model_that_has_learnt_nothing(tmp_path) -> None:
+    """All logits are 0: no error rises, no gradient comes back, and no block is worth more than another."""
+    model = small_model()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    stages = ("checks", "deletions", "gradient", "effective", "values")
+    report, words = words_of(model, tmp_path, stages)
+    whole = " ".join(words)
+    assert not re.search(r"\b(nan|inf|not a number)\b", whole)
+    assert "half of the way to guessing" not in whole
+    assert "how deletions damage it cannot be seen" in whole
+    assert "neither ranks them" in whole
+    reasons = report.to_frame().set_index("stage")["reason"]
+    assert all("gradient of the loss at the input is zero" in reasons[name] for name in ("gradient", "effective"))
+
+
+class Named(nn.Module):
+    """A network whose blocks have names that are formulas to matplotlib, and wrong ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module(r"a$\frac{$b}", cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return getattr(self, r"a$\frac{$b}")(x)
+
+
+def test_names_are_no_formulas(tmp_path) -> None:
+    report, _ = words_of(Named().eval(), tmp_path, ("lesion", "contributions"))
+    assert r"a$\frac{$b}.layer1.0" in report.path.read_text()
+    data = digits("test").subset(slice(0, 2))
+    data = dataclasses.replace(data, name=r"$\frac{$")
+    ax = plot_single_deletions(single_deletions(unroll(Named().eval()), data, progress=False))
+    ax.get_figure().canvas.draw()  # type: ignore[union-attr]
+    assert ax.get_title().startswith(r"One at a time: \$\frac{\$")
 
 
 # warnings

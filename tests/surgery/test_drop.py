@@ -2,6 +2,7 @@
 
 import copy
 import io
+import linecache
 import pickle
 
 import pytest
@@ -16,6 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from damage import gated, tiny, without_this_library
 from helpers import randomise_norms
+from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnitIndexError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
@@ -234,3 +236,21 @@ def test_train_mode_models() -> None:
 def test_wrong_units(units: list, message: str) -> None:
     with pytest.raises(UnitIndexError, match=message):
         drop_blocks(tiny(), units)
+
+
+def test_dropping_again_and_again_keeps_no_text_for_good(pair) -> None:
+    model = copy.deepcopy(pair[0])
+    drop_blocks(model, [1])
+    before = len(linecache.cache)
+    for _ in range(3):
+        drop_blocks(model, [1])
+    assert len(linecache.cache) == before
+
+
+def test_names_of_modules_may_hold_what_python_text_may_not() -> None:
+    inner = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()
+    model = nn.Sequential()
+    model.add_module("a{\"$b'\\", inner)
+    smaller = drop_blocks(model, [0])
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(smaller(x), drop_blocks(inner, [0])(x))

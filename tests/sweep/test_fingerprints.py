@@ -259,3 +259,14 @@ def test_another_process_finds_the_same() -> None:
     ]
     assert len(runs[0].stdout.strip()) == 64, runs[0].stderr
     assert runs[0].stdout == runs[1].stdout
+
+
+ENDS: dict[type, tuple] = {bytes: (b"a", b"b")}
+
+
+@pytest.mark.parametrize("base", [str, int, float, complex, bytes, tuple, list, dict])
+def test_what_an_object_says_of_itself_counts_for_subclasses_of_plain_types_too(base: type) -> None:
+    one, other = (base([("a", end)]) if base is dict else base(end) for end in ENDS.get(base, "12"))
+    assert fingerprint(one) != fingerprint(other)
+    own = type("Own", (base,), {"__sweep_fingerprint__": lambda self: 0})
+    assert fingerprint(own(one)) == fingerprint(own(other)) != fingerprint(one)

@@ -304,3 +304,31 @@ def test_a_copied_journal_is_a_journal(full: Path, tmp_path: Path) -> None:
     result = sweep(square, range(300), journal=copy, progress=False)
     assert result.values["value"][-1] == 299**2
     assert (tmp_path / "copy.db-owners").exists()
+
+
+def test_names_that_cannot_be_a_journals_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "j")
+    wrong = [tmp_path / "loop", tmp_path / "nowhere", "a\0b", tmp_path, "", tmp_path / "missing" / "j", b"j", 5]
+    for name in wrong:
+        with pytest.raises((JournalError, TypeError), match=r"expected|cannot create the journal") as told:
+            sweep(lambda point, context, seed: point, [1.0], version="1", journal=name, progress=False)
+        assert len(str(told.value).splitlines()) == 1
+        assert type(told.value) is (TypeError if isinstance(name, bytes | int) else JournalError)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["loop", "nowhere"]
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "j")
+    assert opened(tmp_path / "link").claim(KEYS, 9) == [State.MINE] * 6
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "j").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="this system has no files without a name")
+def test_a_kill_while_a_journal_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the moment before the file, which is whole, gets its name."""
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("os.link", lambda *args, **kwargs: os.kill(os.getpid(), 9))
+    assert in_child(lambda: opened(tmp_path / "j")) == 9
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -279,3 +280,53 @@ def test_error_rate_of_models_whose_output_is_a_record() -> None:
 
     model, data = Record(), digits("test").subset(slice(0, 40))
     assert error_rate(model, data) == error_rate(model.net, data)
+
+
+def test_weights_that_are_not_finite_end_the_run_though_every_loss_was(tmp_path) -> None:
+    """The last step is the one that no later loss shows."""
+    data = dataclasses.replace(small_data().subset(slice(0, 64)), std=(1e-3,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    wild = Recipe(epochs=1, batch_size=64, shift=0, learning_rate=3e38, warmup=0)
+    with pytest.raises(FloatingPointError, match=r"finite weights after epoch 0, .* ones in 1\.weight"):
+        train(model, data, wild, folder=tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_state_of_a_run_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(epochs=1, batch_size=64, shift=0)
+
+    def go_on() -> None:
+        model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
+        train(model, small_data(), recipe, folder="run", progress=False)
+
+    go_on()
+    last = tmp_path / "run" / "last.pt"
+    whole = last.read_bytes()
+    saved = torch.load(last, weights_only=True)
+    damages = {
+        "cut": lambda: last.write_bytes(whole[: len(whole) // 2]),
+        "empty": lambda: last.write_bytes(b""),
+        "text": lambda: last.write_text("not this"),
+        "a list": lambda: torch.save([1, 2], last),
+        "an entry missing": lambda: torch.save({k: v for k, v in saved.items() if k != "optimiser"}, last),
+        "an entry of another kind": lambda: torch.save({**saved, "optimiser": 1}, last),
+        "weights gone": lambda: torch.save({**saved, "weights": "epoch-0009.safetensors"}, last),
+        "code": lambda: torch.save({**saved, "rows": Harmful()}, last),
+    }
+    for damage in damages.values():
+        damage()
+        before = last.read_bytes()
+        with pytest.raises(
+            ValueError, match=r"expected the state of a run in .*last\.pt.*move its folder away"
+        ) as told:
+            go_on()
+        assert len(str(told.value).splitlines()) == 1
+        assert "weights_only=False" not in str(told.value)
+        assert last.read_bytes() == before
+    assert not (tmp_path / "executed").exists()

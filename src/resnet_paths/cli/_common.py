@@ -17,9 +17,10 @@ from ..data import ImageData, Reading, Split, has_parts, load_data
 from ..graph.inputs import main_output
 from ..models import load_model, reading_of
 from ..network import UnrolledNetwork, unroll
+from ..network.fitting import output_on
 from ..network.unrolled import placed
 from ._errors import print_error, reading, say, user_errors
-from ._places import Place
+from ._places import Place, path_option
 
 __all__ = ["print_error", "reading", "user_errors"]
 
@@ -57,7 +58,7 @@ MeanOption = Annotated[
 StdOption = Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel; likewise.")]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and tables."), Place(folder=True)]
+OutOption = Annotated[Path, path_option("--out", "-o", help="Folder for pictures and tables."), Place(folder=True)]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything drawn at random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
 
@@ -194,14 +195,7 @@ def place(device: str) -> torch.device:
 def fitting(model: nn.Module, data: ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
     """Two images and what the model makes of them, if it takes them; one line if it does not."""
     example = placed(data.subset(slice(0, 2)).x, model)
-    try:
-        with torch.no_grad():
-            output = model(example)
-    except RuntimeError as error:
-        shape = "x".join(map(str, example.shape[1:]))
-        raise ValueError(
-            f"expected images that the model takes, got {data.name} of {shape}: {error}; choose --data to fit {option}"
-        ) from None
+    output = output_on(model, example, data.name, f"choose --data to fit {option}")
     _check_classes(main_output(output), data, option)
     return example, output
 

@@ -6,6 +6,9 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import typer
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,17 @@ class Place:
     """
 
     folder: bool
+
+
+def path_option(*names: str, help: str) -> Any:
+    """An option that names a file or a folder; an empty name would be this folder to Python."""
+    return typer.Option(*names, help=help, parser=_named, metavar="<path>")
+
+
+def _named(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter(f"expected a name, got {str(text)!r}; leave the option out for the default")
+    return Path(text)
 
 
 def check_place(path: Path, place: Place, option: str) -> None:
@@ -34,8 +48,6 @@ def check_place(path: Path, place: Place, option: str) -> None:
 
 
 def _try(path: Path, place: Place) -> None:
-    if not str(path).strip():
-        raise ValueError("an empty name")
     if path.is_dir() and not place.folder:
         raise IsADirectoryError(None, f"a folder; give a name such as {path / 'NAME'}")
     if path.exists() and place.folder and not path.is_dir():

@@ -45,7 +45,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
-from ._places import Place
+from ._places import Place, path_option
 from ._tables import show, table
 
 TwinOption = Annotated[
@@ -77,7 +77,7 @@ BatchOption = Annotated[
 ]
 JournalOption = Annotated[
     Path | None,
-    typer.Option("--journal", help="Keep finished cells here; the same command goes on from them."),
+    path_option("--journal", help="Keep finished cells here; the same command goes on from them."),
     Place(folder=False),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random directions.")]

@@ -37,7 +37,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
-from ._places import Place
+from ._places import Place, path_option
 from ._tables import show, table
 
 DropOption = Annotated[
@@ -80,7 +80,7 @@ PrecisionOption = Annotated[
 ]
 JournalOption = Annotated[
     Path | None,
-    typer.Option("--journal", help="A file that keeps finished batches of images, to resume from."),
+    path_option("--journal", help="A file that keeps finished batches of images, to resume from."),
     Place(folder=False),
 ]
 

@@ -27,7 +27,7 @@ from ._common import (
     unrolled,
     user_errors,
 )
-from ._places import Place
+from ._places import Place, path_option
 from ._tables import show, table
 
 
@@ -39,7 +39,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
     return [(stage.name, stage.title) for stage in STAGES if stage.name.startswith(incomplete)]
 
 
-FileOption = Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write."), Place(folder=False)]
+FileOption = Annotated[Path, path_option("--out", "-o", help="The HTML file to write."), Place(folder=False)]
 BudgetOption = Annotated[
     str, typer.Option("--budget", help="quick (minutes on a CPU) or full.", autocompletion=_budgets)
 ]
@@ -64,7 +64,7 @@ ToleranceOption = Annotated[
 ]
 JournalOption = Annotated[
     Path | None,
-    typer.Option("--journal", help="The file that keeps finished stages (default: beside --out)."),
+    path_option("--journal", help="The file that keeps finished stages (default: beside --out)."),
     Place(folder=False),
 ]
 

@@ -155,12 +155,10 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 
 def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     transformers = _library("transformers", "hf")
+    if options.pop("trust_remote_code", False):
+        raise ValueError(_CODE.format("trust_remote_code=True"))
     if Path(name).is_dir():
-        automatic = transformers.AutoModelForImageClassification
-        model: nn.Module = automatic.from_pretrained(
-            name, local_files_only=True, trust_remote_code=False, **options
-        )  # neither asked for nor run: code that the folder brings along
-        return model
+        return _of_folder(name, transformers.AutoModelForImageClassification, options)
     kind = getattr(transformers, name, None)
     if kind is None or getattr(kind, "config_class", None) is None:
         known = [other for other in dir(transformers) if other.endswith("ForImageClassification")]
@@ -168,6 +166,23 @@ def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mo
     _refuse(f"hf:{name}", "a class has none; save the model in a folder and give hf:FOLDER", pretrained)
     made: nn.Module = kind(kind.config_class(**options))
     return made
+
+
+_CODE = (
+    "expected no code of a folder to be run, got {}; load the model yourself, in a function that you trust, and give "
+    "module:function"
+)
+
+
+def _of_folder(name: str, automatic: Any, options: dict[str, Any]) -> nn.Module:
+    """A saved model; code that the folder brings along is neither run nor asked about."""
+    try:
+        model: nn.Module = automatic.from_pretrained(name, local_files_only=True, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(_CODE.format(f"{name!r}, whose model transformers has no class for")) from error
+    return model
 
 
 def _library(name: str, extra: str) -> Any:

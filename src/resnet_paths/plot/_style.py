@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,21 @@ def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
     if ax is not None:
         return ax
     return Figure(figsize=size, layout="constrained").subplots()  # type: ignore[no-any-return]
+
+
+def literal(text: str) -> str:
+    r"""A name that is somebody else's, as it is: between two dollar signs matplotlib sets a formula, or stops.
+
+    Example:
+        >>> print(literal("cash$flow$"))
+        cash\$flow\$
+    """
+    return text.replace("$", r"\$")
+
+
+def literals(names: Sequence[str]) -> list[str]:
+    """Several such names."""
+    return [literal(name) for name in names]
 
 
 def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 
 from ..arguments import checked
 from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, Surface, TrajectoryLosses
-from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, literal, literals
 from .landscape import plot_surface_heat
 
 _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
@@ -66,7 +66,7 @@ def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> 
         if chosen.any():
             ax.plot(places[chosen], values[chosen], marker, color=colour, label=label)
     ax.set_yscale("log")
-    ax.set_xticks(places, record.names, rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
     ax.set_xlabel("block of parameters")
     ax.set_ylabel("eigenvalue of the block")
     flat = int((record.largest <= 0).sum())
@@ -91,7 +91,7 @@ def plot_eigenvalue_ratio(
     ax = plot_surface_heat(surface, "ratio", ax, norm=norm or Normalize(0, 1), path=path)
     finite = surface.values["ratio"][np.isfinite(surface.values["ratio"])]
     largest = f", largest {finite.max():.3g}" if len(finite) else ""
-    ax.set_title(f"|λmin / λmax| of the Hessian; {surface.data}, {surface.images} images{largest}", fontsize=9)
+    ax.set_title(f"|λmin / λmax| of the Hessian; {literal(surface.data)}, {surface.images} images{largest}", fontsize=9)
     return ax
 
 
@@ -114,7 +114,9 @@ def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colo
     ax.plot(across, down, color=colour, marker=".", linewidth=1)
     ax.plot(across[-1], down[-1], marker="*", color=colour, markersize=12)
     for place in (0, len(record) - 1):
-        ax.annotate(record.labels[place], (across[place], down[place]), (4, 4), textcoords="offset points", fontsize=8)
+        ax.annotate(
+            literal(record.labels[place]), (across[place], down[place]), (4, 4), textcoords="offset points", fontsize=8
+        )
     ax.set_xlabel(_explained(record, 0))
     ax.set_ylabel(_explained(record, 1))
     if not ax.get_title():
@@ -146,10 +148,10 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
     for column, (values, colour, style, label) in enumerate(series):
         errors = 1.96 * record.errors[:, column]
         ax.errorbar(places, values, errors, fmt=style, color=colour, markersize=4, capsize=2, label=label)
-    ax.set_xticks(places, record.labels)
+    ax.set_xticks(places, literals(record.labels))
     ax.set_xlabel("checkpoint")
     ax.set_ylabel("loss")
-    title = f"True and projected loss; {record.data}, {record.images} images, bars: 1.96 standard errors"
+    title = f"True and projected loss; {literal(record.data)}, {record.images} images, bars: 1.96 standard errors"
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
     return ax

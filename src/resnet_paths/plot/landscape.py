@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from ..arguments import checked
 from ..landscape import Surface
-from ._style import BLUE, GREY, RED, axes
+from ._style import BLUE, GREY, RED, axes, literal
 
 Kind = Literal["contour", "heat", "3d"]
 _LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
@@ -130,8 +130,8 @@ def plot_surface_3d(
     label = _LABELS.get(metric, metric)
     ax.set_zlabel(f"log10 of {label}" if log else label, fontsize=8)
     ax.locator_params(nbins=5)
-    ax.set_xlabel(surface.x_name, fontsize=8)
-    ax.set_ylabel(str(surface.y_name), fontsize=8)
+    ax.set_xlabel(literal(surface.x_name), fontsize=8)
+    ax.set_ylabel(literal(str(surface.y_name)), fontsize=8)
     ax.set_title(_title(surface, metric), fontsize=9)
     return ax  # type: ignore[no-any-return]
 
@@ -159,7 +159,7 @@ def plot_surface_line(
     half = 1.96 * surface.errors[metric]
     ax.plot(surface.x, values, color=colour, marker=".", label=label)
     ax.fill_between(surface.x, values - half, values + half, color=colour, alpha=0.2)
-    ax.set_xlabel(surface.x_name)
+    ax.set_xlabel(literal(surface.x_name))
     ax.set_ylabel(_LABELS.get(metric, metric))
     ax.set_title(_title(surface, metric), fontsize=9)
     if label is not None:
@@ -201,7 +201,7 @@ def plot_surface_twins(
             plot_surface_heat(surface, metric, ax, norm=norm, log=log, bar=False)
         else:
             plot_surface_3d(surface, metric, ax, norm=norm, log=log).set_zlabel("log10" if log else "")  # type: ignore
-        ax.set_title(name, fontsize=10)
+        ax.set_title(literal(name), fontsize=10)
     figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(row), label=_LABELS.get(metric, metric), shrink=0.8)
     return list(row)
 
@@ -336,12 +336,16 @@ def _dress(ax: Axes, surface: Surface, path: np.ndarray | None) -> None:
         ax.plot(0, 0, marker="+", color=RED, markersize=9)
     if path is not None:
         ax.plot(path[:, 0], path[:, 1], color=RED, marker=".", linewidth=1)
-    ax.set_xlabel(surface.x_name)
-    ax.set_ylabel(str(surface.y_name))
+    ax.set_xlabel(literal(surface.x_name))
+    ax.set_ylabel(literal(str(surface.y_name)))
 
 
 def _title(surface: Surface, metric: str) -> str:
-    parts = [_LABELS.get(metric, metric), f"{surface.data}, {surface.images} images", f"{surface.batchnorm} statistics"]
+    parts = [
+        _LABELS.get(metric, metric),
+        f"{literal(surface.data)}, {surface.images} images",
+        f"{surface.batchnorm} statistics",
+    ]
     if surface.cosine is not None:
         parts.append(f"cosine of the axes {surface.cosine:.2g}")
     return "; ".join(parts)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..lesion import RandomDeletions, SingleDeletions
-from ._style import BLUE, GREY, ORANGE, axes, bars
+from ._style import BLUE, GREY, ORANGE, axes, bars, literal, literals
 
 _LABELS = {
     "error": "error (share of images)",
@@ -48,11 +48,13 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
         ax.axhspan(*record.whole_interval, color=GREY, alpha=0.15)
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
-    ax.set_xticks(places, record.names, rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
     what = {"shortcut": "unit without its shortcut"}.get(record.deleted, "deleted unit")
     ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"One at a time: {record.data}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10)
+    ax.set_title(
+        f"One at a time: {literal(record.data)}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10
+    )
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     return ax
@@ -82,7 +84,7 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xlabel("number of deleted units")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Random units deleted: {record.data}, {record.values.shape[1]} draws", fontsize=10)
+    ax.set_title(f"Random units deleted: {literal(record.data)}, {record.values.shape[1]} draws", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     return ax

@@ -18,7 +18,7 @@ from ..paths import (
     LogitLens,
 )
 from ..paths.lengths import distribution_of
-from ._style import BLUE, GREEN, GREY, ORANGE, axes
+from ._style import BLUE, GREEN, GREY, ORANGE, axes, literals
 
 
 @checked
@@ -154,7 +154,7 @@ def plot_block_contributions(record: BlockContributions, ax: Axes | None = None)
     values = record.of_target.double().cpu().numpy()
     extent = float(np.abs(values).max()) or 1.0
     image = ax.imshow(values, cmap="PuOr_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
-    ax.set_yticks(np.arange(len(record.sources)), record.sources, fontsize=7)
+    ax.set_yticks(np.arange(len(record.sources)), literals(record.sources), fontsize=7)
     ax.set_xlabel("example")
     ax.set_ylabel("source")
     ax.set_title("Direct contribution to the target's logit", fontsize=10)
@@ -180,7 +180,7 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
     ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
     ax.plot(places, record.accuracy(target).cpu(), color=GREEN, linestyle="--", label="accuracy")
-    ax.set_xticks(places, record.units, rotation=90, fontsize=7)
+    ax.set_xticks(places, literals(record.units), rotation=90, fontsize=7)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("read after unit, carried to the head by shortcuts")
     ax.set_ylabel("probability")

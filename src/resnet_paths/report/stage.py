@@ -14,6 +14,9 @@ BUDGETS: tuple[Budget, ...] = ("quick", "full")
 Options = Mapping[str, Any]
 
 
+NO_GRADIENT = "the gradient of the loss at the input is zero for all the images: there is nothing to distribute"
+
+
 class NotApplicableError(Exception):
     """A stage has nothing to say about this model or these images; the message says why."""
 

@@ -14,7 +14,9 @@ from torch import nn
 import resnet_paths
 
 from ..data import ImageData
+from ..graph.inputs import main_output
 from ..network import UnrolledNetwork, for_inference, unroll
+from ..network.fitting import output_on
 from ..network.unrolled import placed
 
 
@@ -64,6 +66,21 @@ class Subject:
         images = [None if data is None else (data.fingerprint, str(data.dtype)) for data in (self.data, self.training)]
         names = [None if data is None else data.name for data in (self.data, self.training)]
         return [self.model, self.twin, images, names, shown, torch.get_num_threads()]
+
+    def check(self) -> None:
+        """Refuse what no stage could report on.
+
+        Raises:
+            ValueError: the model does not take the images, gives NaN or infinity for them, or has no units.
+        """
+        x, _ = self.batch(2)
+        output = main_output(output_on(self.model, x, self.data.name, "give images that fit it"))
+        if not bool(output.isfinite().all()):
+            raise ValueError(
+                f"expected a model with finite outputs, got NaN or infinity for images of {self.data.name}; look at "
+                "its weights and at the normalisation of the images"
+            )
+        len(self.net)  # without units it is refused here, with the reasons
 
     @cached_property
     def net(self) -> UnrolledNetwork:

@@ -154,7 +154,8 @@ def write_report(
         What became of each stage, with all tables.
 
     Raises:
-        ValueError: an unknown budget, stage or option; a model in training mode or without units.
+        ValueError: an unknown budget, stage or option; a model in training mode, without units, that does not take
+            the images or gives NaN for them.
 
     Cost: about a minute under the quick budget for the embedded network; see each stage's options.
 
@@ -187,7 +188,7 @@ def write_report(
     subject = Subject(
         model, data, training, twin, model_code, twin_code, data_code, training_code, tolerance, seed, batch_size
     )
-    len(subject.net)  # a model without units is refused here, with its reasons
+    subject.check()
     if progress is not False:
         chosen = [stage for stage in stages if stage.name in wanted]
         subject.started = StageProgress(chosen) if progress is True else progress

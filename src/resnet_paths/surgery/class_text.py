@@ -16,6 +16,7 @@ from torch.fx.graph_module import _forward_from_src
 $imports
 
 _unwritten = $unwritten
+_blocks = $blocks
 _classes = {}
 
 
@@ -41,7 +42,7 @@ def _refuse(name, value, expected):
     wanted = "something" if kind == "given" else repr(item) if kind == "is" else "as it was"
     got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:60]
     raise ValueError(
-        f"expected {name}={wanted}, as in the run that was followed to take out $blocks, got {got}; "
+        f"expected {name}={wanted}, as in the run that was followed to take out {_blocks}, got {got}; "
         f"take the blocks out again with an example_input in which {name} has that value"
     )
 

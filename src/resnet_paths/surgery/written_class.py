@@ -20,6 +20,7 @@ an ``fx.GraphModule`` gets another graph instead: its class is made from it anyw
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import math
@@ -62,12 +63,19 @@ def written_class(written: WrittenForward, blocks: list[str]) -> type[nn.Module]
         unwritten=sorted(unwritten),
         signature=_signature(module),
         body=textwrap.indent(body, "    "),
-        blocks=", ".join(blocks),
+        blocks=repr(", ".join(blocks)),
         note=repr(f"without {', '.join(blocks)} (forward {digest})"),
     )
-    make: Any = graph_module._forward_from_src(text, {**unwritten, "_text": text})
+    run: Any = graph_module._forward_from_src
+    make = run(text, {**unwritten, "_text": text}) if unwritten else _made(text)
     kind: type[nn.Module] = make.derived(own_class(module))
     return kind
+
+
+@functools.cache
+def _made(text: str) -> Any:
+    """Torch keeps every source text that it runs for good: each is run once, however often blocks are dropped."""
+    return graph_module._forward_from_src(text, {"_text": text})
 
 
 def _signature(module: nn.Module) -> str:

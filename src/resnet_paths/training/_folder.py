@@ -63,7 +63,7 @@ class RunFolder:
             trainer.optimiser.load_state_dict(saved["optimiser"])
             trainer.scaler.load_state_dict(saved.get("scaler", {}))
             rows: Rows = list(saved["rows"])
-        except (KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError) as error:
+        except Exception as error:  # torch checks little of what it is given
             raise ValueError(_damaged(last, error)) from error
         self._log(rows)
         return rows

@@ -32,7 +32,8 @@ def run(subject: Subject, options: Options) -> Section:
     )
     middle = record.quantiles((0.5,))[0]
     half = (record.whole + subject.chance) / 2
-    found = _until(record, middle, half)
+    learnt = record.whole < subject.chance
+    found = _until(record, middle, half) if learnt else _kept(record, middle, subject.chance)
     reading = (found, _smooth(record, middle))
     alt = (
         f"Median error against the number of random units deleted: {percent(record.whole)} without deletion, "
@@ -77,11 +78,22 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
     return f"{some}; with {record.counts[over[0]]} deleted it is half of the way to guessing, or more."
 
 
+def _kept(record: RandomDeletions, middle: np.ndarray, chance: float) -> str:
+    """What is said of a network that cannot come closer to guessing."""
+    return (
+        f"The whole network's error, {percent(record.whole)}, is no less than that of guessing, {percent(chance)}: how "
+        f"deletions damage it cannot be seen. With {counted(int(record.counts[-1]), 'random block')} deleted the "
+        f"median error is {percent(middle[-1])}."
+    )
+
+
 def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     if len(middle) < 3:
         return "Too few numbers of deletions were tried to say how smoothly the error rises."
     rank = float(spearman(np.array([record.counts]), middle[None])[0])
     line = np.concatenate([[record.whole], middle])
+    if not np.isfinite(rank):
+        return f"The median error is {percent(middle[0])} for every number of deletions: nothing rises."
     jump = int(np.argmax(np.diff(line)))
     start = 0 if jump == 0 else int(record.counts[jump - 1])
     share = float(np.diff(line)[jump] / (line.max() - line.min())) if line.max() > line.min() else 0.0

@@ -8,7 +8,7 @@ from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
 from ..pictures import picture
 from ..section import Part, Section, Table
-from ..stage import NotApplicableError, Options, Stage
+from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, number, percent
 
@@ -20,6 +20,8 @@ def run(subject: Subject, options: Options) -> Section:
         raise NotApplicableError(f"a network of {counted(n, 'unit')} has too few lengths to weigh")
     x, labels = subject.batch(options["images"])
     drawn = sample_path_gradients(subject.fast, x, labels, samples=options["samples"], seed=subject.seed)
+    if not drawn.norms.any():
+        raise NotApplicableError(NO_GRADIENT)
     record = effective_paths(drawn)
     found = (
         f"Paths of {record.low} to {record.high} branches, {percent(record.path_share)} of all paths, carry "

@@ -8,7 +8,7 @@ from ...paths import gradient_by_length
 from ...plot import plot_gradient_by_length
 from ..pictures import picture
 from ..section import Part, Section, Table
-from ..stage import Options, Stage
+from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, number, percent
 
@@ -17,6 +17,8 @@ def run(subject: Subject, options: Options) -> Section:
     """Which lengths carry the gradient of the loss at the input, cancellation included."""
     x, labels = subject.batch(options["images"])
     record = gradient_by_length(subject.fast, x, labels)
+    if not record.total_norm.any() and not record.norms.any():
+        raise NotApplicableError(NO_GRADIENT)
     norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
     share = record.share.double().cpu().numpy().mean(1)
     top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))

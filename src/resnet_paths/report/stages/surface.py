@@ -28,7 +28,7 @@ def run(subject: Subject, options: Options) -> Section:
         other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.twin_code})", options)
         parts.append(other)
         found += f" Its twin's is at {percent(twin.convex)}."
-    return Section(tuple(parts), (found,), _warnings(options, rough))
+    return Section(tuple(parts), (found,), _warnings(len(subject.images(options["images"])), rough))
 
 
 def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Options) -> tuple[Part, Roughness]:
@@ -85,7 +85,7 @@ def _usable(record: Surface) -> str:
     return f"At {percent(good)} of the points the error is within 5 percentage points of the model's own."
 
 
-def _warnings(options: Options, rough: Roughness) -> tuple[str, ...]:
+def _warnings(images: int, rough: Roughness) -> tuple[str, ...]:
     found = [
         "A surface is one random plane of very many: another seed gives another picture. Differences between models "
         "need several planes (roughness_study)."
@@ -94,8 +94,8 @@ def _warnings(options: Options, rough: Roughness) -> tuple[str, ...]:
         found.append(
             f"{counted(rough.left_out, 'inner point')} without finite neighbours are left out of the roughness."
         )
-    if options["images"] is not None and options["images"] < 200:
-        found.append(f"The surface's loss is of {counted(options['images'], 'image')} only.")
+    if images < 200:
+        found.append(f"The surface's loss is of {counted(images, 'image')} only.")
     return tuple(found)
 
 

@@ -32,6 +32,14 @@ def run(subject: Subject, options: Options) -> Section:
     return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
 
 
+def _against_single_deletions(rank: float) -> str:
+    if not np.isfinite(rank):
+        return "Single deletions, or the values, do not differ between blocks: neither ranks them."
+    return f"The rank correlation with the damage of single deletions is {number(rank)}: " + (
+        "much the same blocks matter." if rank > 0.8 else "a block's worth depends on which others are there."
+    )
+
+
 def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     order = np.argsort(record.values, kind="stable")
     best = [record.names[index] for index in order[:3]]
@@ -49,8 +57,7 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
         "by one, in random order: the Shapley value of a block is the mean change of the loss when it is added, and "
         "the "
         f"values of all blocks sum to the whole change. {found}",
-        f"The rank correlation with the damage of single deletions is {number(rank)}: "
-        + ("much the same blocks matter." if rank > 0.8 else "a block's worth depends on which others are there."),
+        _against_single_deletions(rank),
         f"Blocks that on average raise the loss, over their whole 95 % intervals: {listed(harmful)}."
         + (" They do so where others are missing; with all others in place they may still help." if harmful else ""),
     )
