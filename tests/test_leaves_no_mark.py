@@ -98,6 +98,7 @@ FUNCTIONS: dict[str, Function] = {
     "for_inference": lambda net, data: unrolling.for_inference(net),
     "plain_layers": lambda net, data: unrolling.plain_layers(net.model, data.x)(data.x),
     "drop_blocks": lambda net, data: surgery.drop_blocks(net, [1, 4])(data.x),
+    "refit_blocks": lambda net, data: surgery.refit_blocks(net, [1, 4], data, how=surgery.RefitSettings(apart=0.5)),
     "lesioned": within_lesion,
     "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
     "export_model": lambda net, data: None,  # writes files; tests/surgery

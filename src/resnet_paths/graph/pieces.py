@@ -54,6 +54,11 @@ class Piece:
             for old in done:
                 del values[old]
 
+    def run_all(self, values: Values) -> None:
+        """Compute, and keep the values from inside the piece too."""
+        for node, step, _ in self.steps:
+            values[node] = step(values)
+
     @staticmethod
     def of(nodes: Sequence[fx.Node], program: Program, pinned: frozenset[fx.Node], gives: frozenset[fx.Node]) -> Piece:
         """The piece that runs some nodes, in program order.

@@ -221,6 +221,21 @@ class UnrolledNetwork:
             total = total + values[other]
         return total
 
+    def inside(self, state: State, *, branch: bool = True) -> Values:
+        """All values of the next block's shortcut and branch at a state, by node of the graph, and what they read.
+
+        Args:
+            state: the state at the block's entry.
+            branch: whether to run the branch too.
+        """
+        plan = state.plan or self.segments
+        values = self._values(state, plan)
+        shortcut = plan.shortcuts[state.index]
+        for piece in (shortcut, plan.branches[state.index] if branch else None):
+            if piece is not None:
+                piece.run_all(values)
+        return values
+
     def join(self, state: State, total: torch.Tensor, *, overwrite: bool = False, partial: bool = False) -> State:
         """From the next block's sum, ``shortcut + g * branch``, to the state before the block after it.
 

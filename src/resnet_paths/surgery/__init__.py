@@ -5,14 +5,20 @@ from .drop import drop_blocks
 from .export import export_model
 from .lesion import lesioned
 from .recalibrate import recalibrate_batchnorm
+from .refit import BlockFit, Refit, RefitSettings, Refitter, refit_blocks
 from .reorder import reorder_blocks
 
 __all__ = [
+    "BlockFit",
+    "Refit",
+    "RefitSettings",
+    "Refitter",
     "batch_statistics",
     "drop_blocks",
     "export_model",
     "lesioned",
     "norms_before",
     "recalibrate_batchnorm",
+    "refit_blocks",
     "reorder_blocks",
 ]

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..arguments import checked
-from ..graph.copying import copied
-from ..graph.leaving import Holdings
+from ..data import ImageSource
 from ..network import UnitRef, UnrolledNetwork, unroll
-from .edit import edits, give_forward, take_out
-from .token_cache import warn_of_token_count
+from .refit import Refitter
+from .removal import without_blocks
 
 Units = Sequence[UnitRef] | UnitRef
 
 
 @checked
 def drop_blocks(
-    model: nn.Module | UnrolledNetwork, units: Units, *, example_input: Any = None, inplace: bool = False
+    model: nn.Module | UnrolledNetwork,
+    units: Units,
+    *,
+    refit: ImageSource | torch.Tensor | None = None,
+    example_input: Any = None,
+    inplace: bool = False,
 ) -> nn.Module:
     """A smaller, ordinary model without the branches of some blocks.
 
@@ -38,6 +43,8 @@ def drop_blocks(
     Args:
         model: any residual model, or its unrolled network.
         units: indices (negative from the end) or names of blocks. One inside another's branch vanishes with it.
+        refit: images, without labels, on which the kept blocks are repaired in closed form; see :func:`refit_blocks`,
+            which also tells what was chosen.
         example_input: see :func:`resnet_paths.unroll`; for models that cannot be traced symbolically.
         inplace: change the model itself; unroll it again afterwards.
 
@@ -49,7 +56,7 @@ def drop_blocks(
         NotDroppableError: a block cannot be taken out; the message says why, and so does the table.
         UnrollError: the model cannot be copied.
 
-    Cost: one copy of the model and one trace (none for an unrolled network).
+    Cost: one copy of the model and one trace (none for an unrolled network); with `refit` see there.
 
     Example:
         >>> import torchvision
@@ -61,18 +68,6 @@ def drop_blocks(
         10434856
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    indices = net.indices(units)
-    forwards = edits(net, indices)
-    warn_of_token_count(net.segments.program, [net.segments.cuts[index] for index in indices])
-    leaving = Holdings(net.segments.program).leaving([written.plan for written, _ in forwards])
-    memo: dict[int, Any] = {}
-    result = net.model if inplace else copied(net.model, memo)
-
-    def counterpart(module: nn.Module) -> nn.Module:
-        made: nn.Module = module if inplace else memo[id(module)]
-        return made
-
-    for forward in forwards:
-        give_forward(counterpart(forward[0].plan.site.module), forward)
-    take_out(leaving, counterpart)
-    return result
+    if refit is not None:
+        return Refitter(net, refit)(units, inplace=inplace).model
+    return without_blocks(net, net.indices(units), inplace=inplace)

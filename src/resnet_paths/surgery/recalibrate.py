@@ -14,8 +14,8 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
+from ..data.inputs import placed_input
 from ..graph.locking import MODEL_LOCK
-from ..graph.trees import map_leaves
 from ..graph.wrappers import unwrap
 from ..network.norms import BatchNorm, tracking_norms
 from ..network.unrolled import call_model
@@ -97,7 +97,7 @@ def recalibrate_batchnorm(
     if isinstance(batches, ImageData):
         batches = batches.shuffled(seed)
     read = (x for x, _ in islice(as_batches(batches, model, batch_size=batch_size, inputs=True), max_batches))
-    inputs = _without_singles(_placed(x, model) for x in read)
+    inputs = _without_singles(placed_input(x, model) for x in read)
     with MODEL_LOCK:  # two threads that measure at once would mix what they measure
         seen = _recalibrated(model, norms, inputs, exact)
     if not seen:
@@ -221,24 +221,3 @@ def _without_singles(batches: Iterable[Any]) -> Iterator[Any]:
         ready = spare if not isinstance(ready, torch.Tensor) else torch.cat([ready, spare])
     if ready is not None:
         yield ready
-
-
-def _placed(x: Any, model: nn.Module) -> Any:
-    """An input where the model is, floating tensors in the type of its parameters.
-
-    Raises:
-        TypeError: pixels of uint8, which nothing says how to normalise.
-    """
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-
-    def place(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or parameter is None:
-            return leaf
-        if leaf.dtype == torch.uint8 and leaf.ndim == 4:
-            raise TypeError(
-                "expected images as the model reads them, got uint8, whose normalisation is not known; give "
-                "load_data's images, or as_data(..., mean=, std=)"
-            )
-        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
-
-    return map_leaves(x, place)

@@ -1,0 +1,68 @@
+"""Linear maps fitted to targets by normal equations that are summed over batches.
+
+Only the Gram matrix of the features and their products with the targets are kept, so memory does not grow with the
+number of rows; both are summed in float64, as thousands of batches of float32 would lose the digits that the solution
+of badly conditioned equations needs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class LeastSquares:
+    """``min over V of  sum_r |V f_r - t_r|^2 + ridge m |V - V_0|^2``, one problem for each group of channels.
+
+    m is the mean of the Gram matrix's diagonal, so that `ridge` has no unit. Groups are those of a grouped
+    convolution: each sees features of its own and gives its share of the outputs.
+
+    Args:
+        groups: number of groups.
+        features: features per group.
+        outputs: outputs per group.
+        device: where the rows are.
+
+    Example:
+        >>> problem = LeastSquares(1, 2, 1)
+        >>> rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
+        >>> problem.add(rows, torch.tensor([[[2.0], [3.0], [5.0]]]))
+        >>> problem.solve(torch.zeros(1, 2, 1), ridge=0.0).flatten().tolist()
+        [2.0, 3.0]
+    """
+
+    def __init__(self, groups: int, features: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.gram = zeros(groups, features, features)
+        self.products = zeros(groups, features, outputs)
+        self.squares = zeros(groups)
+        self.rows = 0
+
+    def add(self, features: torch.Tensor, targets: torch.Tensor) -> None:
+        """Rows of features, (groups, rows, features), and of targets, (groups, rows, outputs)."""
+        self.gram += (features.mT @ features).double()
+        self.products += (features.mT @ targets).double()
+        self.squares += targets.double().square().sum((1, 2))
+        self.rows += features.shape[1]
+
+    def solve(self, old: torch.Tensor, ridge: float) -> torch.Tensor:
+        """The solution, (groups, features, outputs) in float64, drawn towards `old` by the ridge.
+
+        Equations that rows do not decide (fewer rows than features, channels that are always zero) keep what they
+        have of `old`: the correction is the one of least norm.
+        """
+        old = old.double()
+        scale = self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
+        eye = torch.eye(self.gram.shape[1], dtype=torch.float64, device=self.gram.device)
+        values, vectors = torch.linalg.eigh(self.gram / scale[:, None, None] + ridge * eye)
+        least = values[:, -1:] * self.gram.shape[1] * torch.finfo(torch.float64).eps
+        inverse = torch.where(values > least, 1 / values, 0.0)
+        residual = (self.products - self.gram @ old) / scale[:, None, None]
+        return old + vectors @ (inverse[..., None] * (vectors.mT @ residual))
+
+    def objective(self, solution: torch.Tensor) -> float:
+        """The sum of squared errors over all rows so far."""
+        solution = solution.double()
+        quadratic = (solution * (self.gram @ solution - 2 * self.products)).sum((1, 2))
+        return float((quadratic + self.squares).sum().clamp_min(0))

@@ -1,0 +1,92 @@
+"""Convolutions and linear layers as matrices, and what they read as rows of features.
+
+A layer that is linear in its weights gives ``u = W f + b``, with f the patch that a convolution reads at a position, or
+the vector that a linear layer reads. The rows of a batch are its positions; a convolution of an image has thousands,
+alike to their neighbours, so a share of them, drawn anew for each batch, decides the fit as well as all of them.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TypeGuard, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+Layer = nn.Linear | _ConvNd
+_PLAIN = {nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
+
+
+def is_linear_layer(module: nn.Module | None) -> TypeGuard[Layer]:
+    """Whether a module is a convolution or a linear layer of PyTorch itself, whose weights are what they seem.
+
+    Example:
+        >>> is_linear_layer(nn.Conv2d(1, 1, 1)), is_linear_layer(nn.ReLU())
+        (True, False)
+    """
+    if not isinstance(module, (nn.Linear, _ConvNd)) or type(module).forward not in _PLAIN:
+        return False
+    return not (hasattr(module, "parametrizations") or module._forward_pre_hooks or module._forward_hooks)
+
+
+def groups_of(layer: Layer) -> int:
+    """The groups of channels that see inputs of their own."""
+    return layer.groups if isinstance(layer, _ConvNd) else 1
+
+
+def matrix_of(layer: Layer) -> torch.Tensor:
+    """The weights as (groups, features, outputs), a view."""
+    groups = groups_of(layer)
+    return layer.weight.detach().reshape(groups, layer.weight.shape[0] // groups, -1).mT
+
+
+def positions_of(layer: Layer, output: torch.Tensor) -> int:
+    """The number of positions at which the layer is used: of each image (convolutions), or in the batch."""
+    return output[0, 0].numel() if isinstance(layer, _ConvNd) else output[..., 0].numel()
+
+
+def rows_of(layer: Layer, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Values in the form of the layer's output at some positions, as (rows, channels)."""
+    if isinstance(layer, _ConvNd):
+        return values.flatten(2)[:, :, positions].movedim(1, 2).flatten(0, 1)
+    return values.flatten(0, -2)[positions]
+
+
+def features_of(layer: Layer, source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """What the layer reads at some positions of its output, (groups, rows, features), rows as in `rows_of`."""
+    if isinstance(layer, _ConvNd):
+        return _patches(layer, source, positions)
+    return source.flatten(0, -2)[positions][None]
+
+
+def _patches(layer: _ConvNd, source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The patches of a convolution in any number of dimensions, gathered one offset of the kernel after the other."""
+    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    padded = _padded(layer, source)
+    sizes = padded.shape[2:]
+    spans = zip(sizes, kernel, stride, dilation, strict=True)
+    output = [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in spans]
+    corners = torch.unravel_index(positions, output)
+    taps = []
+    flat = padded.flatten(2)
+    for offset in product(*map(range, kernel)):
+        index = torch.zeros_like(positions)
+        for corner, tap, size, s, d in zip(corners, offset, sizes, stride, dilation, strict=True):
+            index = index * size + corner * s + tap * d
+        taps.append(flat[:, :, index])
+    patches = torch.stack(taps, -1)  # (images, channels, positions, kernel)
+    images, channels, count, offsets = patches.shape
+    grouped = patches.reshape(images, layer.groups, channels // layer.groups, count, offsets)
+    return grouped.permute(1, 0, 3, 2, 4).reshape(layer.groups, images * count, -1)
+
+
+def _padded(layer: _ConvNd, source: torch.Tensor) -> torch.Tensor:
+    """The input with the padding that the convolution gives it."""
+    pad = cast(list[int], layer._reversed_padding_repeated_twice)
+    if not any(pad):
+        return source
+    if layer.padding_mode == "zeros":
+        return F.pad(source, pad)
+    return F.pad(source, pad, mode=layer.padding_mode)

@@ -1,0 +1,128 @@
+"""Old and fitted weights of layers, put into a model a part of the way.
+
+Fitting is done on a copy whose batch norms are folded into the layers before them. In the model that is kept the norm
+is still there, so the weights are divided by its scale and the rest of the constant goes into its bias. Its statistics
+then no longer describe what reaches it; `measure_statistics` makes them true without changing what the layer and the
+norm compute together, so that training can go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..graph.inputs import call_model
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFit:
+    """A layer of the folded copy: its weights before and after.
+
+    Attributes:
+        name: qualified name.
+        weight: before the fit.
+        bias: likewise; None where it has none.
+        fitted_weight: the solution.
+        fitted_bias: likewise.
+        norm: name of the batch norm that was folded into the layer; None where none was.
+    """
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    fitted_weight: torch.Tensor
+    fitted_bias: torch.Tensor | None
+    norm: str | None = None
+
+    def at(self, step: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias a part of the way from the old (0) to the fitted ones (1)."""
+        if step == 0:
+            return self.weight, self.bias
+        bias = None if self.bias is None else torch.lerp(self.bias, _given(self.fitted_bias), step)
+        return torch.lerp(self.weight, self.fitted_weight, step), bias
+
+
+def put_folded(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
+    """Set layers of the folded copy."""
+    for fit in fits:
+        layer: Any = model.get_submodule(fit.name)
+        weight, bias = fit.at(step)
+        layer.weight.data.copy_(weight)
+        if bias is not None:
+            layer.bias.data.copy_(bias)
+
+
+@torch.no_grad()
+def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
+    """Set layers of a model as it is, norms and all; at a step of 0 nothing is touched."""
+    for fit in fits if step else ():
+        layer: Any = model.get_submodule(fit.name)
+        weight, bias = (None if value is None else value.double() for value in fit.at(step))
+        if fit.norm is not None:
+            _put_before_norm(layer, model.get_submodule(fit.norm), _given(weight), _given(bias))
+            continue
+        layer.weight.copy_(_given(weight))
+        if bias is not None:
+            layer.bias.copy_(bias)
+
+
+def _put_before_norm(layer: Any, norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """``norm(layer(x))`` becomes ``weight x + bias``: the layer takes the weights, the norm the constant."""
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    mean = norm.running_mean.double()
+    own_bias = 0.0 if layer.bias is None else layer.bias.double()
+    if norm.affine:
+        scale = norm.weight.double() / deviation
+        closed = scale == 0  # a norm of scale 0 lets nothing through, so it gets the scale 1
+        norm.weight[closed] = deviation[closed].to(norm.weight)
+        scale = torch.where(closed, 1.0, scale)
+        norm.bias.copy_(bias - (own_bias - mean) * scale)
+    else:
+        scale = 1 / deviation
+        norm.running_mean.copy_(own_bias - bias / scale)
+    layer.weight.copy_(weight / scale.view(-1, *[1] * (weight.ndim - 1)))
+
+
+@torch.no_grad()
+def measure_statistics(model: nn.Module, norms: Sequence[str], inputs: Iterable[Any]) -> None:
+    """Give batch norms the mean and variance of what reaches them, and weights with which they compute the same.
+
+    ``w (x - m) / s + b`` is, with the new mean m' and deviation s', ``w' (x - m') / s' + b'`` for ``w' = w s' / s`` and
+    ``b' = b + w (m' - m) / s``.
+    """
+    modules: list[Any] = [model.get_submodule(name) for name in norms]
+    sums: dict[Any, list[Any]] = {}
+
+    def note(norm: Any, arguments: tuple[Any, ...]) -> None:
+        x = arguments[0].movedim(1, 0).flatten(1).double()
+        seen = sums.setdefault(norm, [0, 0.0, 0.0])
+        shifted = x - norm.running_mean.double()[:, None]  # small numbers, so that their squares keep their digits
+        seen[0], seen[1], seen[2] = seen[0] + x.shape[1], seen[1] + shifted.sum(1), seen[2] + shifted.square().sum(1)
+
+    with ExitStack() as hooks:
+        for norm in modules:
+            hooks.callback(norm.register_forward_pre_hook(note).remove)
+        for x in inputs:
+            call_model(model, x)
+    for norm, (count, first, second) in sums.items():
+        if not norm.affine or count < 2:
+            continue
+        shift = first / count
+        variance = (second - count * shift.square()).clamp_min(0) / (count - 1)
+        old = (norm.running_var.double() + norm.eps).sqrt()
+        scale = norm.weight.double() / old
+        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
+        norm.bias.copy_(norm.bias.double() + scale * shift)
+        norm.running_mean.copy_(norm.running_mean.double() + shift)
+        norm.running_var.copy_(variance)
+
+
+def _given(value: torch.Tensor | None) -> torch.Tensor:
+    if value is None:
+        raise RuntimeError("expected a layer with a bias")
+    return value

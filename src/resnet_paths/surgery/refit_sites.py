@@ -1,0 +1,260 @@
+"""Where a network can be repaired after blocks are dropped: the last layers of blocks, and what they are fitted to.
+
+A block's sum is ``shortcut + A(W h)``: W its branch's last layer, A what stands between that layer and the sum (a norm
+with fixed statistics, a learned scale, dropout in eval mode, windows put back, axes exchanged). A is known by trying it
+(`Readout`), not by a list of operations: it must give each element of the sum from one element of the layer's output,
+times a number of its channel. A projection in the shortcut is a second such layer, fitted together with the first, and
+the only one where the branch is dropped.
+
+A kept block before dropped ones is fitted to the sum that the full network has after the last of *them*, as long as
+they follow it directly: with identity shortcuts, the same activations, and no other reader of what lies between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from ..graph import operations
+from ..graph.blocks import Cut, is_entry, module_of
+from ..graph.compile_node import Values
+from ..graph.dataflow import ancestors, descendants
+from ..graph.pieces import Piece, Segments
+from ..graph.program import Program
+from .linear_layers import Layer, is_linear_layer
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One layer that adds to a sum.
+
+    Attributes:
+        node: the call of the layer.
+        end: the term of the sum into which it goes.
+        name: the layer's qualified name.
+        layer: the layer.
+    """
+
+    node: fx.Node
+    end: fx.Node
+    name: str
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class Site:
+    """One block to repair.
+
+    Attributes:
+        block: its index.
+        target: the index of the block whose sum in the full network it is fitted to.
+        terms: the layers to fit together; empty where there is none.
+        dropped: its branch is gone, so that only its shortcut is fitted.
+        reason: why nothing is fitted, where nothing is.
+    """
+
+    block: int
+    target: int
+    terms: tuple[Term, ...]
+    dropped: bool
+    reason: str = ""
+
+
+def sites(segments: Segments, dropped: Sequence[int]) -> list[Site]:
+    """The blocks that a drop changes, or that stand directly before what is dropped, in order."""
+    gone = set(dropped)
+    superfluous = segments.superfluous([0.0 if index in gone else 1.0 for index in range(len(segments.cuts))])
+    found: list[Site] = []
+    covered: set[int] = set()
+    for index, cut in enumerate(segments.cuts):
+        if superfluous[index] or index in covered:
+            continue
+        target = _target(segments, index, gone)
+        covered.update(range(index + 1, target + 1))
+        if target > index or index in gone or _is_reached(segments, cut, gone):
+            found.append(_site(segments, index, target, index in gone))
+    return found
+
+
+def _is_reached(segments: Segments, cut: Cut, gone: set[int]) -> bool:
+    """Whether a block's sum depends on one that is dropped."""
+    return cut.add in descendants(*(segments.cuts[index].add for index in gone))
+
+
+def _target(segments: Segments, index: int, gone: set[int]) -> int:
+    """The last of the dropped blocks that directly follow a block; itself where none does."""
+    program = segments.program
+    while index + 1 < len(segments.cuts) and index + 1 in gone:
+        here, after = segments.cuts[index], segments.cuts[index + 1]
+        inside = after.branch_nodes | after.shortcut_nodes | {after.add}
+        readers = {node for node in here.post.users if not operations.asks_shape(node)}
+        follows = after.entry is here.post and is_entry(after.shortcut, after.entry, program) and readers <= inside
+        if not (follows and _same_after(segments, here, after)):
+            break
+        index += 1
+    return index
+
+
+def _same_after(segments: Segments, here: Cut, after: Cut) -> bool:
+    """Whether the later activation of the later sum is what both activations would make of it."""
+    if here.post is here.add:
+        return True
+    one, other = (module_of(cut.post, segments.program) for cut in (here, after))
+    relus = isinstance(one, nn.ReLU) and isinstance(other, nn.ReLU)
+    return after.post is not after.add and (relus or (_is_relu(here.post) and _is_relu(after.post)))
+
+
+def _is_relu(node: fx.Node) -> bool:
+    return operations.target_of(node) in (torch.relu, nn.functional.relu, torch.Tensor.relu, "relu")
+
+
+def _site(segments: Segments, index: int, target: int, dropped: bool) -> Site:
+    cut = segments.cuts[index]
+    ends = [] if dropped else list(cut.branch)
+    if cut.shortcut is not cut.entry:
+        ends.append(cut.shortcut)
+    terms, reasons = [], []
+    for end in ends:
+        term = _term(segments, index, end)
+        if isinstance(term, Term):
+            terms.append(term)
+        elif end is not cut.shortcut:
+            reasons.append(term)
+    if not terms:
+        reasons = reasons or ["its shortcut has no layer of its own"]
+    return Site(index, target, tuple(terms), dropped, "; ".join(reasons) if not terms else "")
+
+
+def _term(segments: Segments, index: int, end: fx.Node) -> Term | str:
+    """The last layer before a term of a sum, or why there is none to fit."""
+    program, cut = segments.program, segments.cuts[index]
+    inside = cut.shortcut_nodes if end is cut.shortcut else cut.branch_nodes
+    sums = {other.add for other in segments.cuts}
+    needed = ancestors(program.output)
+    node = end
+    while True:
+        if node not in inside or node in sums:
+            return "its branch ends in another block" if node in sums else "it has no layer of its own at its end"
+        if len([reader for reader in node.users if reader in needed and not operations.asks_shape(reader)]) != 1:
+            return f"{node.name} is read from elsewhere too"
+        module = module_of(node, program)
+        if is_linear_layer(module):
+            return _alone(segments, node, end, module)
+        sources = [source for source in node.all_input_nodes if source in segments.flow.carries]
+        if len(sources) != 1:
+            return f"what it adds is made of several values ({node.name})"
+        node = sources[0]
+
+
+def _alone(segments: Segments, node: fx.Node, end: fx.Node, layer: Layer) -> Term | str:
+    program, name = segments.program, str(node.target)
+    calls = Counter(str(other.target) for other in program.graph.nodes if other.op == "call_module")
+    if calls[name] > 1:
+        return f"{name} runs more than once"
+    owners = Counter(id(p) for module in program.model.modules() for p in module._parameters.values() if p is not None)
+    if any(owners[id(parameter)] > 1 for parameter in layer.parameters()):
+        return f"{name} shares its weights with another layer"
+    return Term(node, end, name, layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """How a layer's output u enters a term of a sum: ``term = scale * u[source] + offset``, element by element.
+
+    Attributes:
+        source: for each element of the term, the element of u (flat) that it comes from; None: its own.
+        scale: of each channel of u.
+        offset: of each element of the term.
+    """
+
+    source: torch.Tensor | None
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+
+class Tail:
+    """What stands between a layer and its term of a sum.
+
+    Args:
+        piece: the operations of the branch or shortcut.
+        term: the layer.
+        program: the graph.
+    """
+
+    def __init__(self, piece: Piece, term: Term, program: Program) -> None:
+        self.term, self._program = term, program
+        changed = {term.node}
+        steps = []
+        for node, step, _ in piece.steps:
+            if not changed.isdisjoint(node.all_input_nodes):
+                changed.add(node)
+                steps.append((node, step))
+        self._steps = [] if all(map(self._passes, changed - {term.node})) else steps
+        self._known: dict[tuple[int, ...], Readout | str] = {}
+
+    def _passes(self, node: fx.Node) -> bool:
+        """Whether a node gives on what it is given."""
+        module = module_of(node, self._program)
+        return isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)) and not module.training
+
+    def readout(self, values: Values) -> Readout | str:
+        """The tail as a readout, or why it is none; found once for each shape of the layer's output."""
+        u = values[self.term.node]
+        if tuple(u.shape) not in self._known:
+            self._known[tuple(u.shape)] = self._found(values, u)
+        return self._known[tuple(u.shape)]
+
+    def _run(self, values: Values, u: torch.Tensor) -> torch.Tensor:
+        inside = {**values, self.term.node: u}
+        for node, step in self._steps:
+            inside[node] = step(inside)
+        end: torch.Tensor = inside[self.term.end]
+        return end
+
+    def _found(self, values: Values, u: torch.Tensor) -> Readout | str:
+        axis = 1 if not isinstance(self.term.layer, nn.Linear) else u.ndim - 1
+        channels = u.shape[axis]
+        if not self._steps:
+            return Readout(None, torch.ones(channels, dtype=u.dtype, device=u.device), torch.zeros_like(u))
+        offset = self._run(values, torch.zeros_like(u))
+        factor = self._run(values, torch.ones_like(u)) - offset
+        source = self._sources(values, u, offset, factor)
+        if isinstance(source, str):
+            return source
+        shape = [channels if dimension == axis else 1 for dimension in range(u.ndim)]
+        channel = torch.arange(channels, device=u.device).view(shape).expand(u.shape).flatten()[source]
+        scale = torch.zeros(channels, dtype=u.dtype, device=u.device)
+        scale[channel] = factor.flatten()
+        rebuilt = scale[channel] * u.flatten()[source] + offset.flatten()
+        expected = values[self.term.end].flatten()
+        near = 1e-3 if u.dtype == torch.float32 else 1e-8
+        if not torch.allclose(rebuilt, expected, rtol=near, atol=near * float(expected.abs().max() + 1e-30)):
+            return f"what stands between {self.term.name} and the sum is more than a scale of each channel"
+        own = source.numel() == u.numel() and bool((source == torch.arange(u.numel(), device=u.device)).all())
+        return Readout(None if own and offset.shape == u.shape else source, scale, offset)
+
+    def _sources(
+        self, values: Values, u: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor
+    ) -> torch.Tensor | str:
+        """Where each element of the term comes from, read off digit by digit from the numbers of the elements."""
+        base = 512  # a digit must survive the rounding of float32 through scales and offsets
+        number = torch.arange(u.numel(), device=u.device).view(u.shape)
+        source = torch.zeros(offset.shape, dtype=torch.int64, device=u.device)
+        alive = factor != 0
+        place = 1
+        while place <= u.numel():
+            digit = self._run(values, (number // place % base).to(u.dtype)) - offset
+            read = torch.where(alive, digit / torch.where(alive, factor, 1.0), 0.0)
+            if not torch.allclose(read, read.round(), atol=0.2, rtol=0):
+                return f"what stands between {self.term.name} and the sum mixes elements"
+            source += read.round().long() * place
+            place *= base
+        if not alive.all():
+            return f"a channel of {self.term.name} does not reach the sum (its scale is 0)"
+        if int(source.min()) < 0 or int(source.max()) >= u.numel():
+            return f"what stands between {self.term.name} and the sum mixes elements"
+        return source.flatten()

@@ -1,0 +1,37 @@
+"""The branches of blocks taken out of a model, or of a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..graph.copying import copied
+from ..graph.leaving import Holdings
+from ..network import UnrolledNetwork
+from .edit import edits, give_forward, take_out
+from .token_cache import warn_of_token_count
+
+
+def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: bool = False) -> nn.Module:
+    """A copy of a network's model, or the model itself, without the branches of some blocks.
+
+    Raises:
+        NotDroppableError: a block cannot be taken out.
+        UnrollError: the model cannot be copied.
+    """
+    forwards = edits(net, indices)
+    warn_of_token_count(net.segments.program, [net.segments.cuts[index] for index in indices])
+    leaving = Holdings(net.segments.program).leaving([written.plan for written, _ in forwards])
+    memo: dict[int, Any] = {}
+    result = net.model if inplace else copied(net.model, memo)
+
+    def counterpart(module: nn.Module) -> nn.Module:
+        made: nn.Module = module if inplace else memo[id(module)]
+        return made
+
+    for forward in forwards:
+        give_forward(counterpart(forward[0].plan.site.module), forward)
+    take_out(leaving, counterpart)
+    return result
