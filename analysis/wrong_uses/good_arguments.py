@@ -224,6 +224,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "read_checkpoint": lambda: {"path": _checkpoint(folder)},
         "folder": lambda: {"path": _folder(folder)},
         "drop_blocks": lambda: {"model": model.__wrapped__()},  # in place it would be another model for all that follow
+        "refit_blocks": lambda: {"model": model.__wrapped__()},
         "npz": lambda: {"path": _npz(folder)},
         "zipped": lambda: {"path": _zip(folder)},
         "unit_parameters": lambda: {"model": net()},

@@ -20,19 +20,18 @@ class LeastSquares:
         groups: number of groups.
         features: features per group.
         outputs: outputs per group.
-        device: where the rows are.
 
     Example:
         >>> problem = LeastSquares(1, 2, 1)
         >>> rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
         >>> problem.add(rows, torch.tensor([[[2.0], [3.0], [5.0]]]))
-        >>> problem.solve(torch.zeros(1, 2, 1), ridge=0.0).flatten().tolist()
+        >>> problem.solve(torch.zeros(1, 2, 1), ridge=0.0).flatten().round(decimals=9).tolist()
         [2.0, 3.0]
     """
 
-    def __init__(self, groups: int, features: int, outputs: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, groups: int, features: int, outputs: int) -> None:
         def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+            return torch.zeros(shape, dtype=torch.float64, device="cpu")  # MPS has no float64
 
         self.gram = zeros(groups, features, features)
         self.products = zeros(groups, features, outputs)
@@ -41,9 +40,9 @@ class LeastSquares:
 
     def add(self, features: torch.Tensor, targets: torch.Tensor) -> None:
         """Rows of features, (groups, rows, features), and of targets, (groups, rows, outputs)."""
-        self.gram += (features.mT @ features).double()
-        self.products += (features.mT @ targets).double()
-        self.squares += targets.double().square().sum((1, 2))
+        self.gram += _summed(features.mT @ features)
+        self.products += _summed(features.mT @ targets)
+        self.squares += _summed(targets.square().sum(1)).sum(1)
         self.rows += features.shape[1]
 
     def solve(self, old: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -54,7 +53,7 @@ class LeastSquares:
         """
         old = old.double()
         scale = self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
-        eye = torch.eye(self.gram.shape[1], dtype=torch.float64, device=self.gram.device)
+        eye = torch.eye(self.gram.shape[1], dtype=torch.float64, device="cpu")
         values, vectors = torch.linalg.eigh(self.gram / scale[:, None, None] + ridge * eye)
         least = values[:, -1:] * self.gram.shape[1] * torch.finfo(torch.float64).eps
         inverse = torch.where(values > least, 1 / values, 0.0)
@@ -66,3 +65,8 @@ class LeastSquares:
         solution = solution.double()
         quadratic = (solution * (self.gram @ solution - 2 * self.products)).sum((1, 2))
         return float((quadratic + self.squares).sum().clamp_min(0))
+
+
+def _summed(value: torch.Tensor) -> torch.Tensor:
+    """A batch's share, where and as all are summed."""
+    return value.to("cpu", torch.float64)
