@@ -31,6 +31,7 @@ def main() -> None:
         single_deletions,
         unroll,
     )
+    from resnet_paths.tradeoff import Blocks, Clock
 
     assert "site-packages" in str(Path(resnet_paths.__file__)), f"not the installed package: {resnet_paths.__file__}"
     assert importlib.resources.files("resnet_paths").joinpath("py.typed").is_file()
@@ -45,7 +46,7 @@ def main() -> None:
     assert logits_by_length(net, data.x[:2]).residual < 1e-4
     assert effective_paths(path_energy(net, data.x[:2], data.labels[:2], draws=2)).share.shape == (28,)
     assert single_deletions(net, data, progress=False).values.shape == (27,)
-    assert plan_drop(net, data, n_drop=1, most=1, seconds=0.01, progress=False).point.dropped
+    assert plan_drop(net, data, goal=Blocks(1), clock=Clock(seconds=0.01), progress=False).point.dropped
 
     model = torchvision.models.resnet18(num_classes=10).eval()
     x = torch.randn(2, 3, 32, 32)

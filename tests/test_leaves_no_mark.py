@@ -164,7 +164,13 @@ FUNCTIONS: dict[str, Function] = {
     "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
     "count_parameters": lambda net, data: tradeoff.count_parameters(net.model),
     "plan_drop": lambda net, data: tradeoff.plan_drop(
-        net, data, n_drop=2, recalibrate=data, finetune=data, seconds=0.001, batch_size=4, **QUIET
+        net,
+        data,
+        goal=tradeoff.Blocks(2),
+        repair=tradeoff.Distil(tradeoff.Distillation(epochs=1, batch_size=4), tradeoff.Recalibrate(), data),
+        split=tradeoff.ImageSplit(search=data, repair=data, certify=digits("train").subset(slice(0, 4)), batch_size=4),
+        clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
+        **QUIET,
     ),
     "norms_before": lambda net, data: surgery.norms_before(net, [3]),
     "batch_statistics": lambda net, data: surgery.batch_statistics(net)(data.x),
@@ -248,7 +254,7 @@ def unmarked(net: UnrolledNetwork, data: ImageData) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def trap_rearmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One run of a model a timing, so that a function runs it as often each time."""
-    monkeypatch.setattr("resnet_paths.tradeoff.latency._SHORTEST", 0.0)
+    monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)
     yield
     Trap.stop_at = None
 

@@ -292,7 +292,7 @@ KINDS = (
     Kind(
         "Shares",
         "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `whole_interval`; `Reorderings.intervals`; the planner's "
-        "`accuracy_interval`, `recalibrated_interval`, `finetuned_interval`; accuracies of the report and of `resnet-paths lesion`",
+        "`accuracy_interval`; accuracies of the report and of `resnet-paths lesion`",
         "Wilson's score interval",
         shares,
         "An interval where two images or more of either kind are expected. With fewer it jumps between 91 and 99 %, because counts are whole.",
@@ -398,7 +398,7 @@ KINDS = (
 REST = """## Named otherwise
 
 - `LengthDistribution.interval` (`path_lengths`), `EffectivePaths.low`, `high`: the central part of a distribution over lengths, exact; nothing is estimated.
-- `Latency` (`measure_latency`, `latencies_in_turn`): median and **quartiles** of the rounds. Between the quartiles lies half of the rounds, which
+- `Timing` (`measure_latency`, `latencies_in_turn`): median and **quartiles** of the rounds. Between the quartiles lies half of the rounds, which
   says nothing of how sure the median is; on a busy machine both move.
 - `Surface.errors`, `TrajectoryLosses.errors`, `SampledPathGradients.standard_error`, `PathEnergy.standard_error`, `BlockValues.standard_errors`, the
   errors of a spectral density: standard errors.

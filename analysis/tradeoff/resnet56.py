@@ -4,7 +4,7 @@
         [--draws 10] [--epochs 2] [--metric soft_error]
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors. Blocks are searched on the first training
-images, in bfloat16 and with each batch's own statistics, and the finalists of each size judged on the other training
+images, with each batch's own statistics, and the finalists of each size judged on the other training
 images; all of these are moved and mirrored as in training, as are those that statistics are measured on. Accuracy is
 on the 500 original test images. Writes resnet56.md and pictures beside this file.
 """
@@ -23,38 +23,45 @@ from resnet_paths.lesion import interval
 from resnet_paths.models import load_model
 from resnet_paths.network import UnrolledNetwork
 from resnet_paths.plot import plot_plan, plot_search, save
-from resnet_paths.surgery import recalibrate_batchnorm
+from resnet_paths.surgery import norms_before, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
+    Beam,
+    Blocks,
+    Clock,
+    Distil,
     Distillation,
     DropPlan,
+    ImageSplit,
+    Recalibrate,
     as_in_training,
     latencies_in_turn,
     latency_by_unit,
     plan_drop,
     statistics_gap,
 )
-from resnet_paths.tradeoff.plan import measured
+from resnet_paths.training import error_rate
 
 HERE = Path(__file__).resolve().parent
 
 
 def random_recovery(
-    net: UnrolledNetwork, search: ImageData, test: ImageData, images: ImageData, draws: int
+    net: UnrolledNetwork, test: ImageData, images: ImageData, draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy of random 6-block deletions before and after recalibration."""
     generator = np.random.default_rng(0)
     before, after = [], []
     for _ in range(draws):
         dropped = sorted(generator.choice(len(net), 6, replace=False).tolist())
-        point = measured(net, dropped, search.subset(slice(0, 10)), test, images, seconds=0.01)
-        before.append(point.accuracy)
-        after.append(point.recalibrated)
+        smaller = drop_blocks(net, dropped)
+        before.append(1 - error_rate(smaller, test))
+        recalibrate_batchnorm(smaller, images, keep=norms_before(net, dropped))
+        after.append(1 - error_rate(smaller, test))
     return np.array(before), np.array(after)
 
 
 def time_saved(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor) -> tuple[float, float]:
     """The fall of latency, and the sum of the branches' shares of time, in turn in one process."""
-    dropped = list(plan.point.dropped)
+    dropped = list(plan.points[plan.chosen].dropped)
     smaller = drop_blocks(net, dropped)
     falls, shares = [], []
     for _ in range(5):
@@ -108,27 +115,26 @@ def main() -> None:
     plan = plan_drop(
         net,
         search,
-        n_drop=options.most,
-        search="beam",
-        beam=options.beam,
-        judge=judge,
-        finalists=options.finalists,
-        search_dtype=torch.bfloat16,
-        metric=options.metric,
-        recalibrate=images,
-        finetune=train,
-        distillation=Distillation(epochs=options.epochs),
-        report=test,
-        random_draws=20,
-        seconds=0.3,
-        batch_size=-(-options.search // 3),
+        goal=Blocks(options.most),
+        search=Beam(options.beam, metric=options.metric, random_sets=20),
+        repair=Distil(Distillation(epochs=options.epochs), Recalibrate(), train),
+        split=ImageSplit(
+            search=search,
+            judge=judge,
+            repair=images,
+            certify=test,
+            finalists=options.finalists,
+            batch_size=-(-options.search // 3),
+        ),
+        clock=Clock(seconds=0.3),
     )
+    point, tuned = plan.points[plan.chosen], plan.finetuned or plan.points[plan.chosen]
     save(plot_plan(plan), HERE / "resnet56.png")
     save(plot_search(plan), HERE / "resnet56_search.png")
     whole = plan.points[0]
-    within = [p for p in plan.points if (p.recalibrated or 0) >= whole.accuracy - 0.02]
+    within = [p for p in plan.points if p.accuracy >= whole.accuracy - 0.02]
     most = max(len(point.dropped) for point in within)
-    before, after = random_recovery(net, search, test, images, options.draws)
+    before, after = random_recovery(net, test, images, options.draws)
     gain = 100 * (after - before)
     low, high = interval(gain)
     pairs = list(zip(plan.greedy_losses, plan.random_losses, strict=True))[1:]
@@ -138,7 +144,7 @@ def main() -> None:
         (
             "blocks dropped at no more than 2 points of accuracy, recalibration only",
             "at least 5 of 27",
-            f"{most} (test accuracy {max(p.recalibrated or 0 for p in plan.points if len(p.dropped) == most):.1%} "
+            f"{most} (test accuracy {max(p.accuracy for p in plan.points if len(p.dropped) == most):.1%} "
             f"of {whole.accuracy:.1%})",
             "holds" if most >= 5 else "does not hold",
         ),
@@ -150,7 +156,7 @@ def main() -> None:
             "holds" if gain.mean() >= 10 else "does not hold",
         ),
         (
-            f"latency falls by the dropped branches' share of time ({len(plan.point.dropped)} blocks)",
+            f"latency falls by the dropped branches' share of time ({len(point.dropped)} blocks)",
             "at least 0.85 times",
             f"{falls / shares:.2f} times (fall {falls:.1%}, share {shares:.1%})",
             "holds" if falls >= 0.85 * shares else "does not hold",
@@ -162,10 +168,10 @@ def main() -> None:
             "holds" if min(beaten) >= 1 else "does not hold",
         ),
         (
-            f"{len(plan.point.dropped)} blocks dropped, taught by the whole model for {options.epochs} epochs of "
+            f"{len(point.dropped)} blocks dropped, taught by the whole model for {options.epochs} epochs of "
             f"{len(train):,} images",
             "(none)",
-            f"{plan.point.finetuned:.1%} of {whole.accuracy:.1%}; recalibrated only: {plan.point.recalibrated:.1%}",
+            f"{tuned.accuracy:.1%} of {whole.accuracy:.1%}; recalibrated only: {point.accuracy:.1%}",
             "",
         ),
     ]
@@ -175,8 +181,8 @@ def main() -> None:
         "",
         f"`python analysis/tradeoff/resnet56.py --reference FOLDER {command}`; resnet_paths "
         f"{__version__}, torch {torch.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, batch {plan.batch}. A beam of {options.beam} on {len(search):,} training "
-        f"images, with each batch's own statistics, in bfloat16; of each size the {options.finalists} best sets judged "
+        f"{torch.get_num_threads()} threads, batch {plan.clock.batch}. A beam of {options.beam} on {len(search):,} "
+        f"training images, with each batch's own statistics; of each size the {options.finalists} best sets judged "
         f"on the other {len(judge):,}. Searched, judged and recalibrated on {images.name}. Accuracy on the 500 "
         "original test images, which were looked at for the sets in the table below only, and for those of this "
         "page's earlier version (greedy search by divergence, on images as they are: 4 blocks within 2 points, 90.2 % "
@@ -199,10 +205,10 @@ def main() -> None:
     ]
     scores = zip(plan.points, plan.search_losses, plan.greedy_losses, plan.judge_losses, strict=True)
     for point, *losses in scores:
-        ends = point.recalibrated_interval or (0.0, 0.0)
+        ends = point.accuracy_interval
         lines.append(
-            f"| {len(point.dropped)} | {', '.join(map(str, point.dropped))} | {point.accuracy:.1%} | "
-            f"{point.recalibrated:.1%} | {ends[0]:.1%} to {ends[1]:.1%} | {point.latency / whole.latency:.2f} | "
+            f"| {len(point.dropped)} | {', '.join(map(str, point.dropped))} | {point.plain:.1%} | "
+            f"{point.accuracy:.1%} | {ends[0]:.1%} to {ends[1]:.1%} | {point.share:.2f} | "
             f"{point.parameters / whole.parameters:.2f} | {' | '.join(f'{loss:.4f}' for loss in losses)} |"
         )
     (HERE / "resnet56.md").write_text("\n".join([*lines, ""]))

@@ -118,7 +118,8 @@ def predictors() -> Any:
 
 @cache
 def plan() -> Any:
-    return tradeoff.plan_drop(net(), data(), n_drop=1, random_draws=2, seconds=0.0, **QUIET)
+    options = {"goal": tradeoff.Blocks(1), "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1)}
+    return tradeoff.plan_drop(net(), data(), search=tradeoff.Greedy(random_sets=2), **options, **QUIET)
 
 
 @cache
@@ -198,7 +199,11 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "measure_latency": lambda: {"seconds": 0.0},
         "latencies_in_turn": lambda: {"seconds": 0.0},
         "latency_by_unit": lambda: {"seconds": 0.0},
-        "plan_drop": lambda: {"n_drop": 1, "seconds": 0.0, **QUIET},
+        "plan_drop": lambda: {
+            "goal": tradeoff.Blocks(1),
+            "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
+            **QUIET,
+        },
         "as_in_training": lambda: {"images": 4, "shift": 1},
         "distil": lambda: {"how": tradeoff.Distillation(epochs=1)},
         "train": lambda: {"model": _student(), "recipe": training.Recipe(epochs=1), **QUIET},

@@ -43,7 +43,7 @@ WRONG = [
     (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
     (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
     (["paths", "--images", "0"], "images"),
-    (["plan", "--n-drop", "1", "--latency", "0.5", "--limit", "10"], "exactly one of"),
+    (["plan", "--blocks", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --blocks"),
     (["drop", "--limit", "10"], "either --units or --plan, got neither"),
     (["train", "--epochs", "many"], "--epochs"),
     (["landscape", "--model", "none.safetensors"], "does not exist"),

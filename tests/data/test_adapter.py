@@ -27,7 +27,11 @@ from resnet_paths.lesion import (
 from resnet_paths.models import cifar_resnet
 from resnet_paths.surgery import recalibrate_batchnorm
 from resnet_paths.tradeoff import (
+    Blocks,
+    Clock,
     Distillation,
+    ImageSplit,
+    NoRepair,
     as_in_training,
     distil,
     measure_latency,
@@ -165,6 +169,7 @@ def test_what_is_no_labelled_image_is_refused_in_one_line(source: Any, message: 
 
 MODEL = cifar_resnet(8, widths=(2, 2, 4), num_classes=3, seed=0).double().eval()
 NET = unroll(MODEL)
+OTHERS = (torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(9)), torch.tensor([0, 1, 2, 0]))
 QUIET = {"progress": False}
 DIRECTION = random_direction(MODEL)
 
@@ -202,7 +207,16 @@ TAKERS: dict[str, Any] = {
     "train": lambda s: train(fresh(), s, Recipe(epochs=1, batch_size=4, shift=0), test=s, **QUIET)[-1]["loss"],
     "distil": lambda s: distil(fresh(), MODEL, s, Distillation(epochs=1, batch_size=4, shift=0)),
     "plan_drop": lambda s: [
-        p.search_loss for p in plan_drop(NET, s, n_drop=1, report=s, seconds=0.001, **QUIET).points
+        p.loss
+        for p in plan_drop(
+            NET,
+            s,
+            goal=Blocks(1),
+            repair=NoRepair(),
+            split=ImageSplit(search=s, certify=OTHERS),
+            clock=Clock(batch=2, seconds=0.0, rounds=1),
+            **QUIET,
+        ).points
     ],
 }
 

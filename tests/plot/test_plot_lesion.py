@@ -8,7 +8,7 @@ from resnet_paths.data import digits
 from resnet_paths.lesion import random_deletions, single_deletions
 from resnet_paths.models import load_model
 from resnet_paths.plot import plot_plan, plot_random_deletions, plot_search, plot_single_deletions, save
-from resnet_paths.tradeoff import plan_drop
+from resnet_paths.tradeoff import Beam, Blocks, Clock, Greedy, ImageSplit, plan_drop
 
 
 def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
@@ -33,17 +33,26 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
 def test_the_frontier(tmp_path) -> None:
     net = unroll(load_model("embedded"))
     data = digits("test").subset(slice(0, 30))
-    plan = plan_drop(net, data, n_drop=2, report=data, recalibrate=data, seconds=0.01, random_draws=3)
+    others = digits("train").subset(slice(0, 40))
+    plan = plan_drop(
+        net,
+        others,
+        goal=Blocks(2),
+        search=Greedy(random_sets=3),
+        split=ImageSplit(search=others, repair=others, certify=data),
+        clock=Clock(batch=30, seconds=0.0, rounds=1),
+        progress=False,
+    )
     ax = plot_plan(plan)
     assert ax.get_xlabel() == "latency (ms, batch 30)"
     assert "accuracy" in ax.get_ylabel()
-    assert list(ax.lines[0].get_ydata()) == [point.accuracy for point in plan.points]
+    assert list(ax.lines[0].get_ydata()) == [point.plain for point in plan.points]
     same = replace(plan, points=(plan.points[0],) * 9)
     assert [text.get_text() for text in plot_plan(same).texts] == ["0"]  # labels on one spot: one is drawn
     ax = plot_search(plan)
     assert list(ax.lines[1].get_ydata()) == list(plan.search_losses)
     assert ax.get_ylabel() == "1 - p(label), search images"
-    wide = replace(plan, search="beam", greedy_losses=(0.0, 0.3, 0.4))
+    wide = replace(plan, search=Beam(), greedy_losses=(0.0, 0.3, 0.4))
     assert [list(line.get_ydata()) for line in plot_search(wide).lines][1:] == [[0, 0.3, 0.4], list(plan.search_losses)]
-    with pytest.raises(ValueError, match="random_draws"):
+    with pytest.raises(ValueError, match="random_sets"):
         plot_search(replace(plan, random_losses=()))

@@ -13,7 +13,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.landscape import curvature_operator, eigenvalue_surface, loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrollError
-from resnet_paths.tradeoff import Distillation, distil, plan_drop
+from resnet_paths.tradeoff import Blocks, Clock, Distillation, Greedy, ImageSplit, NoRepair, distil, plan_drop
 
 
 class Both(nn.Module):
@@ -42,11 +42,14 @@ def both() -> Both:
 
 def test_a_plan_judges_by_the_output_that_the_network_follows(both: Both, few: ImageData) -> None:
     net = unroll(both, few.x[:2], output=1)
-    plan = plan_drop(net, few, n_drop=1, report=few, seconds=0.001)
+    options = {"clock": Clock(batch=2, seconds=0.0, rounds=1), "progress": False, "repair": NoRepair()}
+    others = digits("train").subset(slice(0, 4))
+    split = ImageSplit(search=few, certify=others)
+    plan = plan_drop(net, few, goal=Blocks(1), search=Greedy(metric="loss"), split=split, **options)
     with torch.no_grad():
         first, logits = (float(F.cross_entropy(logits, few.labels)) for logits in both(few.x))
-    assert plan.points[0].search_loss == pytest.approx(logits, rel=1e-4)
-    assert plan.points[0].search_loss != pytest.approx(first, rel=1e-3)
+    assert plan.points[0].loss == pytest.approx(logits, rel=1e-4)
+    assert plan.points[0].loss != pytest.approx(first, rel=1e-3)
 
 
 @pytest.mark.parametrize(("output", "taught"), [(1, False), (0, True)])

@@ -1,4 +1,3 @@
-from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +6,6 @@ import torch
 from torch import nn
 
 from helpers import randomise_norms
-from resnet_paths.data import digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
@@ -20,7 +18,6 @@ from resnet_paths.tradeoff import (
     latency_by_unit,
     measure_latency,
 )
-from resnet_paths.tradeoff._search import Searcher
 from resnet_paths.tradeoff.distil import _loss as distillation_loss
 
 
@@ -151,12 +148,3 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
     right = torch.softmax(student(x), 1)[torch.arange(5), labels]
     expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
     torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, how), expected)
-
-
-@pytest.mark.parametrize("search", ["greedy", "beam", "exact"])
-def test_sets_without_a_finite_loss_are_the_last_choice(search: str) -> None:
-    net = unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval())
-    searcher = Searcher(net, digits("test").subset(slice(0, 4)), "loss", 4, False)
-    sets = [s for size in range(4) for s in combinations(range(3), size)]
-    searcher.known = {s: float("nan") if 0 in s else float("inf") if 1 in s else 9.0 for s in sets}
-    assert searcher.frontier(search, 2, 1)[1] == (2,)

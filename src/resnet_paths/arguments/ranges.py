@@ -77,12 +77,13 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 
 _COUNTED = """
-    basis batch_size beam bins chunk columns copies count depth draws epochs every finalists group_width in_channels
+    basis batch_size bins chunk columns copies count depth draws epochs every group_width in_channels
     max_batches max_restarts most_permutations num_classes points probes products samples size steps stride
     threads widths
 """
 _COUNTED_FROM_NONE = """
-    batch budget cka_images images length limit max_length most n n_drop network random_draws shift step workers
+    batch budget cka_images images length limit max_length most n network shift step workers
+    finetune_epochs blocks
 """
 
 RANGES: Mapping[str, Range] = {
@@ -91,12 +92,13 @@ RANGES: Mapping[str, Range] = {
     "seed": SEED,
     "max_bytes": BYTES,
     **dict.fromkeys(("confidence", "level", "mass"), INSIDE),
-    **dict.fromkeys(("accuracy_drop", "chance", "keep", "label_smoothing", "last", "momentum"), SHARE),
+    **dict.fromkeys(("accuracy_drop", "chance", "disagreement", "keep", "label_smoothing", "last", "momentum"), SHARE),
     "latency": SOME_SHARE,
     "keep_last": SOME_SHARE,
-    **dict.fromkeys(("precision", "rtol", "temperature", "width"), POSITIVE),
+    **dict.fromkeys(("finetune_rate", "precision", "rtol", "temperature", "width"), POSITIVE),
     **dict.fromkeys(
-        ("alpha", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE
+        ("alpha", "latency_seconds", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"),
+        NOT_NEGATIVE,
     ),
 }
 """By the name of the argument; one that is not here may be any finite number."""

@@ -19,7 +19,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
-from ..tradeoff import Latency, count_parameters, latencies_in_turn
+from ..tradeoff import Timing, count_parameters, latencies_in_turn
 from . import _studies
 from ._common import (
     BatchOption,
@@ -210,7 +210,7 @@ def _dropped(
     }
 
 
-def _side(model: torch.nn.Module, latency: Latency, right: np.ndarray) -> dict[str, Any]:
+def _side(model: torch.nn.Module, latency: Timing, right: np.ndarray) -> dict[str, Any]:
     low, high = interval(right)
     return {
         "accuracy": float(right.mean()),

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from ..models import save_checkpoint
-from ..models.reading import facts_of
 from ..network import UnitRef
-from ..network.norms import tracking_norms
-from ..network.unrolled import placed
 from ..plot import plot_plan, save
-from ..surgery import drop_blocks, norms_before, recalibrate_batchnorm
-from ..surgery.export import export_model
-from ..tradeoff import (
-    DropPlan,
-    as_in_training,
-    count_parameters,
-    distil,
-    load_plan,
-    plan_drop,
-)
+from ..surgery import drop_blocks
+from ..tradeoff import Distil, DropPlan, Repair, count_parameters, load_plan, plan_drop
 from ._common import (
     BatchOption,
     DataOption,
@@ -38,6 +24,7 @@ from ._common import (
     MeanOption,
     ModelOption,
     OutOption,
+    SeedOption,
     SizeOption,
     StdOption,
     console,
@@ -45,20 +32,38 @@ from ._common import (
     unrolled,
     user_errors,
 )
-from ._tables import show, table
+from ._planning import (
+    AccuracyDropOption,
+    BlocksOption,
+    ConfidenceOption,
+    DisagreementOption,
+    EpochsOption,
+    FinetuneLimitOption,
+    LatencyBatchOption,
+    LatencyOption,
+    MetricOption,
+    MostOption,
+    PlanImages,
+    RateOption,
+    RepairOption,
+    RuntimeOption,
+    SearchOption,
+    SecondsOption,
+    ThreadsOption,
+    check_enough,
+    clock_of,
+    distilled,
+    goal_of,
+    repair_of,
+    repair_said,
+    search_of,
+    show_plan,
+)
+from ._smaller import check_as_planned, write_smaller
 
 UnitsOption = Annotated[str | None, typer.Option("--units", help="Indices or names, joined by commas: 3,7,layer3.4")]
-PlanOption = Annotated[Path | None, typer.Option("--plan", help="A plan written by resnet-paths plan.")]
-RecalibrateOption = Annotated[
-    bool,
-    typer.Option(
-        help="Measure batch-norm statistics again, on the training images of --data, moved and mirrored where that "
-        "comes closer to the model's own statistics."
-    ),
-]
-
-FinetuneOption = Annotated[
-    bool, typer.Option(help="Teach the smaller model the whole model's outputs, on the training images of --data.")
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", help="A plan of resnet-paths plan: what it measured is made, and measured.")
 ]
 
 
@@ -73,83 +78,75 @@ def register(app: typer.Typer) -> None:
     def plan(
         model: ModelOption = "embedded",
         data: DataOption = "digits",
-        latency: Annotated[float | None, typer.Option(help="Share of the whole model's latency to reach.")] = None,
-        accuracy_drop: Annotated[float | None, typer.Option(help="Fall of accuracy allowed (default 0.01).")] = None,
-        confidence: Annotated[
-            float | None,
-            typer.Option(
-                help="With --accuracy-drop: choose the last point whose fall is shown, with this probability, on the "
-                "test images (default 0.95)."
-            ),
-        ] = None,
-        n_drop: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None,
-        search: Annotated[str, typer.Option(help="greedy, beam or exact.")] = "greedy",
-        metric: Annotated[
-            str,
-            typer.Option(
-                help="What the search minimises: soft_error, error or loss; without labels soft_disagreement, "
-                "disagreement or divergence."
-            ),
-        ] = "soft_error",
-        most: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None,
-        recalibrate: RecalibrateOption = True,
-        finetune: FinetuneOption = False,
+        latency: LatencyOption = None,
+        accuracy_drop: AccuracyDropOption = None,
+        disagreement: DisagreementOption = None,
+        blocks: BlocksOption = None,
+        confidence: ConfidenceOption = 0.95,
+        search: SearchOption = "greedy",
+        metric: MetricOption = None,
+        most: MostOption = None,
+        repair: RepairOption = "recalibrate",
+        finetune_epochs: EpochsOption = 0,
+        finetune_rate: RateOption = 0.01,
+        finetune_limit: FinetuneLimitOption = None,
+        runtime: RuntimeOption = "eager",
+        latency_batch: LatencyBatchOption = 32,
+        latency_seconds: SecondsOption = 0.5,
+        threads: ThreadsOption = None,
         limit: LimitOption = 400,
         size: SizeOption = None,
         mean: MeanOption = None,
         std: StdOption = None,
         batch_size: BatchOption = 100,
+        seed: SeedOption = 0,
         device: DeviceOption = "cpu",
         out: OutOption = Path("results/plan"),
         as_json: JsonOption = False,
     ) -> None:
         """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
-        if latency is None and accuracy_drop is None and n_drop is None:
-            accuracy_drop = 0.01
-        if accuracy_drop is not None and confidence is None:
-            confidence = 0.95
+        goal = goal_of(latency, accuracy_drop, disagreement, blocks, confidence)
+        closed = repair_of(repair)
+        finder = search_of(search, metric, most)
         network, source = model_and_source(model, data, size, device, mean, std)
-        report, training = source.images("test"), source.images("train", limit)
-        net = unrolled(network, report)
-        images = as_in_training(network, training) if recalibrate else training
+        images = PlanImages.of(network, source, limit, closed)
+        check_enough(goal, images.test)
+        net = unrolled(network, images.test)
+        how: Repair = closed
+        if finetune_epochs:
+            how = distilled(closed, source.images("train", finetune_limit), finetune_epochs, finetune_rate)
+        out.mkdir(parents=True, exist_ok=True)
         result = plan_drop(
             net,
-            images,
-            latency=latency,
-            accuracy_drop=accuracy_drop,
-            confidence=confidence,
-            n_drop=n_drop,
-            search=search,  # type: ignore[arg-type]
-            metric=metric,
-            most=most,
-            recalibrate=images if recalibrate else None,
-            finetune=training if finetune else None,
-            report=report,
-            batch_size=batch_size,
+            images.used,
+            goal=goal,
+            search=finder,
+            repair=how,
+            split=replace(images.split(how, seed), batch_size=batch_size),
+            clock=clock_of(runtime, latency_batch, threads, latency_seconds),
+            journal=out / "journal.sqlite",
         )
+        where = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
+        result = replace(result, source={**where, "finetune_limit": finetune_limit})
         file = result.save(out / "plan.json")
         picture = save(plot_plan(result), out / "plan.png")
         if as_json:
-            typer.echo(json.dumps({**asdict(result), "file": str(file), "picture": str(picture)}, indent=2))
+            typer.echo(
+                json.dumps({**json.loads(file.read_text()), "file": str(file), "picture": str(picture)}, indent=2)
+            )
             return
         screen = console()
-        show(screen, _table(result))
-        if result.confidence is not None:
-            screen.print(_chosen(result))
-        if recalibrate and tracking_norms(network):
-            screen.print(f"Searched and recalibrated on {images.name}")
-        elif recalibrate:
-            screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
-        if result.point.finetuned is not None:
-            screen.print(f"The chosen model, fine-tuned: {result.point.finetuned:.2%}")
+        show_plan(result, screen)
+        screen.print(repair_said(closed, network, images.used))
         screen.print(f"Written: {file} and {picture}")
-        given = {"--data": data, "--size": size, "--mean": mean, "--std": std, "--limit": limit, "--device": device}
-        again = _drop_command(model, file, given, recalibrate, finetune)
-        screen.print(f"[dim]Next: {escape(again)}[/dim]", soft_wrap=True)
+        if result.point.dropped:
+            screen.print(
+                f"[dim]Next: {escape(shlex.join(['resnet-paths', 'drop', '--plan', str(file)]))}[/dim]", soft_wrap=True
+            )
 
     @app.command(
         epilog="Examples:\n\n  resnet-paths drop --units 3,7 --out smaller\n\n"
-        "  resnet-paths drop --model resnet50 --plan results/plan/plan.json --data photos/ --size 224"
+        "  resnet-paths drop --plan results/plan/plan.json --out smaller"
     )
     @user_errors
     def drop(
@@ -157,8 +154,7 @@ def register(app: typer.Typer) -> None:
         data: DataOption = "digits",
         units: UnitsOption = None,
         plan: PlanOption = None,
-        recalibrate: RecalibrateOption = False,
-        finetune: FinetuneOption = False,
+        repair: RepairOption = "none",
         onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
         limit: LimitOption = 400,
         size: SizeOption = None,
@@ -171,51 +167,86 @@ def register(app: typer.Typer) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
         if (units is None) == (plan is None):
             raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
-        network, source = model_and_source(model, data, size, device, mean, std)
-        training = source.images("train", limit) if recalibrate or finetune else None
-        images = source.images(limit=2) if training is None else training  # an example of the model's input
-        net = unrolled(network, images)
-        chosen: list[UnitRef] = _references(units) if units is not None else list(load_plan(plan or "").point.names)
-        smaller = drop_blocks(net, chosen)
-        if recalibrate and training is not None and tracking_norms(smaller):
-            recalibrate_batchnorm(smaller, as_in_training(network, training), keep=norms_before(net, chosen))
-        if finetune and training is not None:
-            distil(smaller, net, training)
-        example = placed(images.subset(slice(0, 2)).x, smaller)
-        files = export_model(smaller, example, out, onnx=onnx)
-        save_checkpoint(
-            smaller,
-            files["safetensors"],
-            dropped=[*facts_of(model).get("dropped", ()), *(net[index].name for index in net.indices(chosen))],
-            mean=list(images.mean),
-            std=list(images.std),
-            classes=list(images.classes),
-        )
-        facts = {
-            "dropped": net.indices(chosen),
-            "parameters_before": count_parameters(network),
-            "parameters_after": count_parameters(smaller),
-            "files": {kind: str(path) for kind, path in files.items()},
-        }
+        given = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
+        if plan is not None:
+            facts = _as_planned(load_plan(plan), given, repair, onnx, out)
+        else:
+            facts = _by_units(_references(units or ""), given, repair, onnx, out)
         if as_json:
             typer.echo(json.dumps(facts, indent=2))
             return
         screen = console()
-        names = ", ".join(net[index].name for index in net.indices(chosen))
-        screen.print(f"Dropped {names}: {facts['parameters_before']:,} to {facts['parameters_after']:,} parameters")
-        if recalibrate and not tracking_norms(smaller):
-            screen.print("The model has no batch norms that keep statistics: nothing was recalibrated")
-        screen.print("Written: " + ", ".join(map(str, files.values())))
+        screen.print(
+            f"Dropped {', '.join(facts['names'])}: {facts['parameters_before']:,} to {facts['parameters_after']:,} "
+            "parameters"
+        )
+        if facts["repair"] is not None:
+            screen.print(facts["repair"])
+        if "accuracy" in facts:
+            screen.print(f"What was written is right on {facts['accuracy']:.2%} of the test images, as planned")
+        screen.print("Written: " + ", ".join(facts["files"].values()))
 
 
-def _drop_command(model: str, file: Path, given: Mapping[str, object], recalibrate: bool, finetune: bool) -> str:
-    """The command that makes the model which the plan was measured on: from the same images, by the same steps."""
-    usual = {"--data": "digits", "--limit": 400, "--device": "cpu"}
-    words = ["resnet-paths", "drop", "--model", model, "--plan", str(file)]
-    for option, value in given.items():
-        words += [] if value is None or value == usual.get(option) else [option, str(value)]
-    words += ["--recalibrate"] * recalibrate + ["--finetune"] * finetune
-    return shlex.join(words)
+_USUAL = {"model": "embedded", "data": "digits", "size": None, "mean": None, "std": None, "limit": 400, "device": "cpu"}
+
+
+def _as_planned(plan: DropPlan, given: dict[str, Any], repair: str, onnx: bool, out: Path) -> dict[str, Any]:
+    """Make what the plan measured, from the images that it names, write it, and measure what was written."""
+    noted = dict(plan.source)
+    if not noted:
+        raise ValueError(
+            "expected a plan of resnet-paths plan, which says where its model and images came from, got one that does "
+            "not; use its apply() in Python"
+        )
+    other = [f"--{name}" for name, value in given.items() if value not in (_USUAL[name], noted[name])]
+    other += ["--repair"] * (repair != "none")
+    if other:
+        raise ValueError(f"expected {other[0]} as in the plan, which decides it, got another; leave it out")
+    if not plan.point.dropped:
+        raise ValueError("expected a plan that drops blocks, got one in which no set reached the goal")
+    network, source = model_and_source(*(noted[name] for name in ("model", "data", "size", "device", "mean", "std")))
+    how = plan.repair
+    images = PlanImages.of(network, source, noted["limit"], how)
+    split = replace(images.split(how, plan.split.seed), batch_size=plan.split.batch_size)
+    net = unrolled(network, images.test)
+    if isinstance(how, Distil) and plan.keeps_finetuned:
+        plan = replace(plan, repair=replace(how, images=source.images("train", noted.get("finetune_limit"))))
+    smaller = plan.apply(net, images.used, split=split)
+    files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
+    accuracy = check_as_planned(plan, files["pt2"], images.test, net)
+    return {
+        "dropped": list(plan.point.dropped),
+        "names": list(plan.point.names),
+        "repair": None,
+        "accuracy": accuracy,
+        "parameters_before": count_parameters(network),
+        "parameters_after": count_parameters(smaller),
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
+
+
+def _by_units(units: list[UnitRef], given: dict[str, Any], repair: str, onnx: bool, out: Path) -> dict[str, Any]:
+    how = repair_of(repair)
+    network, source = model_and_source(*(given[name] for name in ("model", "data", "size", "device", "mean", "std")))
+    if not how.needs_images:
+        said, images = None, source.images(limit=2)  # an example of the model's input
+        net = unrolled(network, images)
+        smaller = drop_blocks(net, units)
+    else:
+        parts = PlanImages.of(network, source, given["limit"], how)
+        images, net = parts.training, unrolled(network, parts.training)
+        said = repair_said(how, network, parts.used)
+        smaller = how.repairer(net, parts.used)(tuple(sorted(net.indices(units)))).model
+    names = tuple(net[index].name for index in net.indices(units))
+    files = write_smaller(smaller, given["model"], names, images, out, onnx=onnx)
+    return {
+        "dropped": net.indices(units),
+        "names": list(names),
+        "repair": said,
+        "parameters_before": count_parameters(network),
+        "parameters_after": count_parameters(smaller),
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
 
 
 def _references(text: str) -> list[UnitRef]:
@@ -223,38 +254,3 @@ def _references(text: str) -> list[UnitRef]:
     if not parts:
         raise ValueError(f"expected --units as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
-
-
-def _chosen(plan: DropPlan) -> str:
-    """What the choice rests on."""
-    said = f"with {plan.confidence:.0%} confidence accuracy falls by at most {plan.accuracy_drop:.2%}"
-    if plan.point.dropped:
-        return f"Chosen: the last set, tested in order of size, of which it is shown that {said}"
-    first = plan.points[1] if len(plan.points) > 1 else None
-    bound = "" if first is None else f" (the first set falls by {first.fall:.2%}, by up to {first.fall_at_most:.2%})"
-    return f"No set chosen: of none it is shown that {said}{bound}"
-
-
-def _table(plan: DropPlan) -> Table:
-    rows = table(
-        f"Dropping blocks by {plan.search} search, batch {plan.batch}",
-        ["dropped", "last block"],
-        ["accuracy", "recalibrated", "95 % interval", "latency", "parameters", ""],
-    )
-    whole = plan.points[0]
-    before: set[str] = set()
-    for row, point in enumerate(plan.points):
-        new = ", ".join(name for name in point.names if name not in before)
-        before = set(point.names)
-        low, high = point.recalibrated_interval or point.accuracy_interval
-        rows.add_row(
-            str(len(point.dropped)),
-            new,
-            f"{point.accuracy:.2%}",
-            "" if point.recalibrated is None else f"{point.recalibrated:.2%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{point.latency / whole.latency:.2f}",
-            f"{point.parameters / whole.parameters:.2f}",
-            "chosen" if row == plan.chosen else "",
-        )
-    return rows

@@ -4,7 +4,7 @@ from ._unit import ZeroPadShortcut
 from .checkpoint import load_checkpoint, load_state, read_checkpoint, save_checkpoint
 from .cifar import CifarResNet, cifar_resnet
 from .ensemble import Ensemble
-from .load import load_model
+from .load import base_of, load_model
 from .reading import reading_of
 from .stochastic_depth import StochasticDepth, linear_decay
 
@@ -13,6 +13,7 @@ __all__ = [
     "Ensemble",
     "StochasticDepth",
     "ZeroPadShortcut",
+    "base_of",
     "cifar_resnet",
     "linear_decay",
     "load_checkpoint",

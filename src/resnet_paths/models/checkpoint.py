@@ -39,7 +39,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         path: the file; its folder is made where it is missing.
         **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
-            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read).
+            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read), with
+            ``input_shape`` of one image and ``base``, the name that makes the whole one.
 
     Raises:
         TypeError: a fact is no JSON value.
@@ -199,7 +200,9 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
     names = facts.get("dropped")
     if not isinstance(names, list) or not names or not fit(state, model.state_dict(), "the checkpoint").missing:
         return model
-    return drop_blocks(model, [str(name) for name in names])
+    shape = facts.get("input_shape")
+    example = torch.zeros(2, *shape) if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else None
+    return drop_blocks(model, [str(name) for name in names], example_input=example)
 
 
 @checked

@@ -12,7 +12,7 @@ from torch import nn
 from ..arguments import ELSEWHERE, checked
 from ..user_code import near
 from ._own import own_model
-from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint
+from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint, read_facts
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
@@ -39,7 +39,8 @@ def load_model(
     Args:
         spec: ``embedded`` (a ResNet-56 trained on UCI digits), ``cifar-resnetDEPTH``, a torchvision name (with
             or without ``torchvision:``), ``timm:NAME``, ``hf:CLASS`` (a Hugging Face class with its default
-            configuration) or ``hf:FOLDER`` (a saved model), a checkpoint file, ``NAME@FILE`` (a model by name
+            configuration) or ``hf:FOLDER`` (a saved model), a checkpoint file, the folder of a smaller
+            network that ``resnet-paths shrink`` or ``drop`` wrote, ``NAME@FILE`` (a model by name
             with the weights of a file), or ``module:function`` / ``file.py:function`` (your own function that
             returns the model).
         num_classes: number of logits; None is the model's own number, or that of the weights where it is all in which
@@ -62,6 +63,13 @@ def load_model(
     """
     if not isinstance(spec, str):
         raise TypeError(f"expected a name ({_FORMS}), got {type(spec).__name__}; a module needs no loading")
+    written = written_file(spec)
+    if written is not None and weights is None:
+        base = read_facts(written).get("base")
+        if isinstance(base, str):  # a network without some of its blocks says of which it is one
+            spec, weights = base, written
+        else:
+            spec = str(written)
     name, at, file = spec.partition("@")
     if at and not Path(spec).exists():
         if weights is not None:
@@ -78,6 +86,42 @@ def load_model(
             model = as_dropped(load_model(spec, num_classes=classes, **options), state, facts)
         return load_state(model, state, Path(weights).name).eval()
     return _made(spec, num_classes, pretrained, options).eval()
+
+
+def written_file(spec: str) -> Path | None:
+    """The checkpoint of a name that is a folder written by ``resnet-paths drop`` or ``shrink``, or of a file in one.
+
+    Example:
+        >>> written_file("resnet18") is None
+        True
+    """
+    path = Path(spec)
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    return path if path.suffix == ".safetensors" and path.is_file() else None
+
+
+@checked
+def base_of(spec: str) -> str | None:
+    """The name that makes the architecture of a model without its weights; None where its checkpoint says that.
+
+    Args:
+        spec: a name as :func:`load_model` takes it.
+
+    Example:
+        >>> base_of("resnet18@weights.pth"), base_of("embedded")
+        ('resnet18', None)
+    """
+    written = written_file(spec)
+    if written is not None:
+        base = read_facts(written).get("base")
+        return base if isinstance(base, str) else None
+    name, at, _ = spec.partition("@")
+    name = name if at and not Path(spec).exists() else spec
+    if is_checkpoint(name) or name == "embedded":
+        return None
+    file, colon, function = name.rpartition(":")
+    return f"{Path(file).resolve()}:{function}" if colon and file.endswith(".py") else name
 
 
 def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:

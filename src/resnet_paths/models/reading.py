@@ -53,8 +53,11 @@ def reading_of(model: nn.Module, spec: str = "") -> Reading:
 
 def facts_of(spec: str) -> Mapping[str, Any]:
     """What the checkpoint says that a model's name leads to; nothing where there is none."""
-    from .load import EMBEDDED
+    from .load import EMBEDDED, written_file
 
+    written = written_file(spec)
+    if written is not None:
+        return read_facts(written)
     name, at, file = spec.partition("@")
     path = EMBEDDED if spec == "embedded" else Path(spec) if Path(spec).is_file() else Path(file if at else name)
     return read_facts(path) if path.is_file() else {}

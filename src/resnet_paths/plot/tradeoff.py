@@ -13,41 +13,38 @@ from .lesion import metric_label
 
 @checked
 def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
-    """Accuracy against latency as blocks are dropped, with and without recalibration, and the chosen point."""
+    """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point."""
     ax = axes(ax, (7, 4))
     latency = 1e3 * np.array([point.latency for point in plan.points])
-    accuracy = np.array([point.accuracy for point in plan.points])
+    accuracy = np.array([point.plain for point in plan.points])
     ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label="as dropped (number: blocks dropped)")
     ax.plot(latency, accuracy, color=BLUE, alpha=0.4, linewidth=1)
-    chosen = plan.point.accuracy
-    if all(point.recalibrated is not None for point in plan.points):
-        again = np.array([point.recalibrated for point in plan.points], dtype=float)
-        ends = np.array([point.recalibrated_interval for point in plan.points], dtype=float)
-        errors = np.abs(ends.T - again)
-        label = "with batch norms measured again"
-        ax.errorbar(latency, again, errors, fmt="s", color=ORANGE, markersize=4, capsize=2, label=label)
-        ax.plot(latency, again, color=ORANGE, alpha=0.4, linewidth=1)
-        chosen = float(again[plan.chosen])
-    ax.plot(
-        1e3 * plan.point.latency,
-        chosen,
-        "*",
-        color=RED,
-        markersize=14,
-        label=f"chosen: {len(plan.point.dropped)} dropped",
-    )
-    if plan.point.finetuned is not None:
-        ax.plot(1e3 * plan.point.latency, plan.point.finetuned, "^", color=RED, markersize=8, label="fine-tuned")
+    point = plan.points[plan.chosen]
+    if any(other.repair != "plain" for other in plan.points):
+        repaired = np.array([other.accuracy for other in plan.points])
+        ends = np.array([other.accuracy_interval for other in plan.points])
+        errors = np.abs(ends.T - repaired)
+        ax.errorbar(latency, repaired, errors, fmt="s", color=ORANGE, markersize=4, capsize=2, label="repaired")
+        ax.plot(latency, repaired, color=ORANGE, alpha=0.4, linewidth=1)
+    label = f"chosen: {len(point.dropped)} dropped"
+    ax.plot(1e3 * point.latency, point.accuracy, "*", color=RED, markersize=14, label=label)
+    if plan.finetuned is not None:
+        tuned = plan.finetuned
+        ax.plot(1e3 * tuned.latency, tuned.accuracy, "^", color=RED, markersize=8, label="fine-tuned")
     whole = plan.points[0]
     ax.axhline(whole.accuracy, color=GREY, linewidth=0.8, linestyle=":", label="whole model")
     for place in _apart(latency, accuracy):
         ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
                     textcoords="offset points", fontsize=7, color=GREY, ha="center")  # fmt: skip
-    ax.set_xlabel(f"latency (ms, batch {plan.batch})")
+    ax.set_xlabel(f"latency (ms, batch {plan.clock.batch})")
     ax.set_ylabel("accuracy (share of images)")
-    ax.set_title(f"Blocks dropped by {plan.search} search", fontsize=10)
+    ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize=10)
     ax.legend(fontsize=8)
     return ax
+
+
+def _search(plan: DropPlan) -> str:
+    return type(plan.search).__name__.lower()
 
 
 def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
@@ -66,19 +63,19 @@ def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
     """What the search minimised against the number of dropped blocks, beside greedy and random sets of as many.
 
     Raises:
-        ValueError: the plan drew no random sets; call plan_drop with random_draws.
+        ValueError: the plan drew no random sets; search with random_sets.
     """
     if not plan.random_losses:
-        raise ValueError("expected a plan with random sets, got one without; call plan_drop(..., random_draws=20)")
+        raise ValueError("expected a plan with random sets, got one without; search with Greedy(random_sets=20)")
     ax = axes(ax, (6, 4))
     counts = [len(point.dropped) for point in plan.points]
     drawn = np.array(plan.random_losses)
     low, middle, high = np.quantile(drawn, (0.0, 0.5, 1.0), axis=1)
     ax.fill_between(counts, low, high, color=GREY, alpha=0.3, label=f"{drawn.shape[1]} random sets, all of them")
     ax.plot(counts, middle, color=GREY, label="random sets, median")
-    if plan.greedy_losses and plan.search != "greedy":
+    if plan.greedy_losses:
         ax.plot(counts, plan.greedy_losses, "--", color=ORANGE, label="greedy search")
-    ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{plan.search} search")
+    ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{_search(plan)} search")
     ax.set_xlabel("blocks dropped")
     ax.set_ylabel(f"{metric_label(plan.metric)}, search images")
     ax.set_yscale("log")

@@ -1,8 +1,9 @@
 """How sure numbers are: intervals for shares, their differences, means, medians, path norms; ranges for ranks."""
 
 from .means import combined_intervals, design_interval, interval, intervals, mean_intervals, student_intervals
+from .medians import median_interval
 from .norms import log_student_interval, norm_intervals, pooled_norm_intervals
-from .proportions import difference_interval, fall_at_most, share_interval
+from .proportions import difference_interval, fall_at_most, share_at_most, share_interval
 from .quantiles import normal_quantile, student_quantile, student_tail
 from .ranks import correlation_ranges, kendall, spearman
 from .resampling import bootstrap_means, resamples
@@ -19,10 +20,12 @@ __all__ = [
     "kendall",
     "log_student_interval",
     "mean_intervals",
+    "median_interval",
     "norm_intervals",
     "normal_quantile",
     "pooled_norm_intervals",
     "resamples",
+    "share_at_most",
     "share_interval",
     "spearman",
     "student_intervals",

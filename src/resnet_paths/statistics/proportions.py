@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..arguments import checked
+from ..arguments.ranges import COUNT, NONE_OR_MORE
 from .quantiles import normal_quantile
 
 
@@ -38,6 +39,31 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave them just inside 0 or 1
     return max(0.0, low), min(1.0, high)
+
+
+@checked(count=NONE_OR_MORE, among=COUNT)
+def share_at_most(count: int, among: int, level: float = 0.95) -> float:
+    """An exact upper confidence bound for a share of which `count` were seen `among` so many (Clopper, Pearson 1934).
+
+    The largest p at which so few, or fewer, are seen with probability ``1 - level`` at least.
+
+    Args:
+        count: seen.
+        among: images.
+        level: probability that the bound holds, at least.
+
+    Raises:
+        ValueError: more seen than there are.
+
+    Example:
+        >>> round(share_at_most(0, 100), 4), share_at_most(5, 5)
+        (0.0295, 1.0)
+    """
+    if count > among:
+        raise ValueError(f"expected at most all of {among} images, got {count}")
+    from scipy.special import betaincinv
+
+    return 1.0 if count == among else float(betaincinv(count + 1, among - count, level))
 
 
 @checked
@@ -105,6 +131,22 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> 
 
     top = 1 - 1e-12
     return 1.0 if above(top) > 0 else float(brentq(above, min(fall + 1e-12, top), top))
+
+
+def least_images(fall: float, level: float = 0.95) -> int:
+    """The least number of images on which :func:`fall_at_most`, none lost and none won, is at most so much.
+
+    With nothing lost the score test is ``n d / (1 - d) = z²``.
+
+    Example:
+        >>> least_images(0.01)
+        268
+    """
+    z = normal_quantile(level)
+    count = max(1, math.floor(z * z * (1 - fall) / fall))
+    while fall_at_most(np.ones(count), np.ones(count), level) > fall:
+        count += 1
+    return count
 
 
 def _deviation(n: int, lost: int, won: int, d: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -46,26 +47,58 @@ def export_model(
     """
     if len(example_input) < 2:
         raise ValueError(f"expected an input of at least 2 examples, got {len(example_input)}")
-    if onnx and importlib.util.find_spec("onnxscript") is None:
-        raise ValueError(
-            "expected onnxscript to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
-        )
+    if onnx:
+        _check_onnx()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with whole_file(files["safetensors"]) as partial:
         save_file(state, partial)
-    shapes = ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
-    with torch.no_grad():
-        exported = torch.export.export(model, (example_input,), dynamic_shapes=shapes, strict=False)
-        with whole_file(files["pt2"]) as partial:
-            torch.export.save(exported, partial)
-        if onnx:
-            files["onnx"] = target / "model.onnx"
-            program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
-            if program is None:
-                raise RuntimeError("torch.onnx.export gave no program")
-            with whole_file(files["onnx"]) as partial:
-                program.save(str(partial), external_data=False)
+    with whole_file(files["pt2"]) as partial:
+        torch.export.save(exported_program(model, example_input), partial)
+    if onnx:
+        files["onnx"] = target / "model.onnx"
+        with whole_file(files["onnx"]) as partial:
+            onnx_program(model, example_input).save(str(partial), external_data=False)
     return files
+
+
+@checked
+def exported_program(model: nn.Module, example_input: torch.Tensor) -> torch.export.ExportedProgram:
+    """The model as a program of torch.export, for any batch size.
+
+    Example:
+        >>> program = exported_program(nn.Linear(2, 3).eval(), torch.randn(2, 2))
+        >>> program.module()(torch.randn(4, 2)).shape
+        torch.Size([4, 3])
+    """
+    with torch.no_grad():
+        return torch.export.export(model, (example_input,), dynamic_shapes=_any_batch(), strict=False)
+
+
+@checked
+def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
+    """The model as an ``ONNXProgram``, for any batch size.
+
+    Raises:
+        ValueError: onnxscript is not installed.
+    """
+    _check_onnx()
+    shapes = _any_batch()
+    with torch.no_grad():
+        program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    return program
+
+
+def _any_batch() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
+
+
+def _check_onnx() -> None:
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ValueError(
+            "expected onnxscript to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
+        )

@@ -1,24 +1,54 @@
 """Trading accuracy for latency."""
 
-from ._search import Search
 from .by_unit import LatencyByUnit, latency_by_unit
-from .distil import Distillation, distil
+from .counting import count_flops, count_macs, count_parameters
+from .distil import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
-from .latency import Latency, count_flops, count_parameters, latencies_in_turn, measure_latency
-from .plan import DropPlan, PlanPoint, load_plan, plan_drop
+from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
+from .plan import DropPlan
+from .plan_files import load_plan
+from .planner import plan_drop
+from .points import PlanPoint
+from .repairs import Closed, Distil, NoRepair, Recalibrate, Refit, Repair
+from .runtimes import Clock, Runtime, in_runtime
+from .search import Beam, Exact, Greedy, Pairwise, Search
+from .split import ImageSplit
+from .timing import Timing, latencies_in_turn, measure_latency
 
 __all__ = [
+    "AccuracyDrop",
+    "Beam",
+    "BestState",
+    "Blocks",
+    "Clock",
+    "Closed",
+    "Disagreement",
+    "Distil",
     "Distillation",
     "DropPlan",
+    "Exact",
+    "Goal",
+    "Greedy",
+    "ImageSplit",
     "Latency",
     "LatencyByUnit",
+    "NoRepair",
+    "Pairwise",
     "PlanPoint",
+    "Recalibrate",
+    "Refit",
+    "Repair",
+    "Runtime",
     "Search",
     "StatisticsGap",
+    "Timing",
     "as_in_training",
     "count_flops",
+    "count_macs",
     "count_parameters",
     "distil",
+    "distil_best",
+    "in_runtime",
     "latencies_in_turn",
     "latency_by_unit",
     "load_plan",

@@ -12,7 +12,7 @@ from .._display import shown
 from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
-from .latency import Latency, measure_latency
+from .timing import Timing, measure_latency
 
 
 @shown
@@ -34,7 +34,7 @@ class LatencyByUnit:
     shortcut: tuple[float, ...]
     join: tuple[float, ...]
     stem: float
-    whole: Latency
+    whole: Timing
 
     @property
     def share(self) -> tuple[float, ...]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_data
+from ..arguments.ranges import INSIDE
+from ..data import ImageData, ImageSource, as_data, right
 from ..data.batches import training_slices
 from ..draws import permutation, seeded
 from ..graph.inputs import main_output
@@ -57,7 +58,6 @@ class Distillation:
 
 @checked
 @torch.inference_mode(False)
-@torch.enable_grad()
 def distil(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
@@ -93,8 +93,98 @@ def distil(
         >>> len(losses), student.training
         (1, False)
     """
-    data = as_data(data)
-    how = how or Distillation()
+    return _distilled(student, teacher, as_data(data), how or Distillation(), None)
+
+
+@dataclass(frozen=True)
+class BestState:
+    """What fine-tuning came to, on images kept apart from it.
+
+    Attributes:
+        losses: there, before the first step and after each epoch.
+        errors: the share of wrong answers there, likewise.
+        kept: which of these states the model has: that of the smallest loss among those with no more errors than at
+            first; 0 is the model as it was.
+    """
+
+    losses: tuple[float, ...]
+    errors: tuple[float, ...]
+    kept: int
+
+
+@checked(apart=INSIDE)
+@torch.inference_mode(False)
+def distil_best(
+    student: nn.Module,
+    teacher: nn.Module | UnrolledNetwork,
+    data: ImageSource,
+    how: Distillation | None = None,
+    *,
+    apart: float = 0.1,
+) -> BestState:
+    """Fine-tune as :func:`distil` does, and keep the best state, never one worse than before.
+
+    Args:
+        student: the smaller model; left in eval mode.
+        teacher: the whole model, or its network.
+        data: training images, not those to report on.
+        how: default :class:`Distillation`.
+        apart: the share of them that is not trained on, but decides which state is kept.
+
+    Raises:
+        ValueError: too few images to keep any apart.
+
+    Cost: that of :func:`distil`, and a forward pass of both models over the images apart for each epoch.
+
+    Example:
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import cifar_resnet
+        >>> teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=s).eval() for s in (0, 1))
+        >>> best = distil_best(student, teacher, digits("train").subset(slice(0, 64)), Distillation(epochs=1))
+        >>> len(best.losses), best.errors[best.kept] <= best.errors[0]
+        (2, True)
+    """
+    how, data = how or Distillation(), as_data(data).shuffled(0)
+    count = max(1, round(apart * len(data)))
+    if len(data) - count < 2:
+        raise ValueError(f"expected at least 3 images to fine-tune on with some kept apart, got {len(data)}")
+    kept, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
+    followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
+    whole = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
+    losses: list[float] = []
+    errors: list[float] = []
+    states: list[dict[str, torch.Tensor]] = []
+
+    def look() -> None:
+        training = student.training
+        student.eval()
+        with torch.no_grad(), private_use(whole) as goal:
+            ours, theirs = (
+                torch.cat([followed(model(placed(x, student))).cpu() for x, _ in kept.batches(how.batch_size)])
+                for model in (student, goal.eval())
+            )
+        student.train(training)
+        losses.append(float(_loss(ours, theirs, kept.labels.cpu(), how)))
+        errors.append(float((~right(ours, kept.labels.cpu())).double().mean()))
+        states.append({name: value.detach().clone() for name, value in student.state_dict().items()})
+
+    student.eval()
+    look()
+    _distilled(student, teacher, trained, how, look)
+    able = [index for index in range(len(losses)) if errors[index] <= errors[0]]
+    best = min(able, key=lambda index: (losses[index] != losses[index], losses[index]))
+    student.load_state_dict(states[best])
+    return BestState(tuple(losses), tuple(errors), best)
+
+
+@torch.enable_grad()
+def _distilled(
+    student: nn.Module,
+    teacher: nn.Module | UnrolledNetwork,
+    data: ImageData,
+    how: Distillation,
+    after_epoch: Callable[[], None] | None,
+) -> tuple[float, ...]:
     followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
     teacher = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
@@ -106,7 +196,7 @@ def distil(
     student.requires_grad_(True)
     try:
         with private_use(teacher) as goal:
-            return _run(student, goal.eval(), data, how, followed)
+            return _run(student, goal.eval(), data, how, followed, after_epoch)
     finally:
         student.eval()
         for parameter, flag in wanted:
@@ -115,7 +205,12 @@ def distil(
 
 
 def _run(
-    student: nn.Module, teacher: nn.Module, data: ImageData, how: Distillation, followed: Callable[[Any], torch.Tensor]
+    student: nn.Module,
+    teacher: nn.Module,
+    data: ImageData,
+    how: Distillation,
+    followed: Callable[[Any], torch.Tensor],
+    after_epoch: Callable[[], None] | None = None,
 ) -> tuple[float, ...]:
     optimiser = torch.optim.SGD(student.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
     parts = training_slices(len(data), how.batch_size)
@@ -141,6 +236,8 @@ def _run(
             schedule.step()
             total += float(loss.detach()) * len(chosen)
         losses.append(total / len(data))
+        if after_epoch is not None:
+            after_epoch()
     return tuple(losses)
 
 

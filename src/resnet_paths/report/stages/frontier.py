@@ -6,8 +6,17 @@ import math
 
 from ...data import ImageData
 from ...plot import plot_plan
-from ...surgery import drop_blocks
-from ...tradeoff import DropPlan, Latency, as_in_training, latencies_in_turn, plan_drop
+from ...tradeoff import (
+    AccuracyDrop,
+    Clock,
+    DropPlan,
+    Greedy,
+    ImageSplit,
+    NoRepair,
+    Recalibrate,
+    as_in_training,
+    plan_drop,
+)
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -15,7 +24,7 @@ from ..subject import Subject
 from ..words import counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
-_LONGER = 4  # times as long as a point of the frontier the recommendation's latency is measured
+_UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -26,35 +35,31 @@ def run(subject: Subject, options: Options) -> Section:
     plan = plan_drop(
         subject.net,
         data if training is None else training,
-        accuracy_drop=subject.tolerance,
-        confidence=CONFIDENCE,
-        most=most,
-        recalibrate=_as_in_training(subject, options["recalibrate_images"]),
-        report=None if training is None else data,
-        batch=options["batch"],
-        seconds=options["seconds"],
-        batch_size=subject.batch_size,
-        seed=subject.seed,
+        goal=AccuracyDrop(subject.tolerance, CONFIDENCE),
+        search=Greedy(most=most),
+        repair=NoRepair() if training is None else Recalibrate(),
+        split=_split(subject, data, training, options),
+        clock=Clock(batch=options["batch"], seconds=options["seconds"]),
+        whole_frontier=True,
         progress=False,
     )
-    apart = len(data) if training is not None else len(data) - len(data) // 2
-    before, after = _timed(subject, plan, options)
-    found = _found(plan, before, after)
-    reading = (found, *_details(plan, before, after, training is not None, apart))
+    apart = plan.images["certify"].count
+    found = _found(plan)
+    reading = (found, *_details(plan, training is not None, apart))
     chosen = plan.point
     alt = (
         f"Accuracy against latency as 0 to {len(plan.points) - 1} blocks are dropped: "
-        f"{percent(plan.points[0].accuracy)} with all, {percent(accuracy_of(plan, plan.chosen))} at the chosen point "
-        f"with {len(chosen.dropped)} dropped, {percent(accuracy_of(plan, len(plan.points) - 1))} at the last."
+        f"{percent(plan.points[0].accuracy)} with all, {percent(plan.point.accuracy)} at the chosen point "
+        f"with {len(chosen.dropped)} dropped, {percent(plan.points[-1].accuracy)} at the last."
     )
     drawn = picture(lambda ax: plot_plan(plan, ax), alt)
     frame = plan.to_pandas().assign(
         dropped=[" ".join(map(str, point.dropped)) for point in plan.points],
         names=[" ".join(point.names) for point in plan.points],
     )
-    table = Table.of("frontier", f"Greedy search, latency in seconds of {plan.batch} images", frame)
+    table = Table.of("frontier", f"Greedy search, latency in seconds of {plan.clock.batch} images", frame)
     part = Part("Accuracy against latency", reading, drawn, (table,), _code(subject, plan, options))
-    return Section((part,), (found,), _warnings(subject, plan, before, after, apart, most))
+    return Section((part,), (found,), _warnings(subject, plan, apart, most))
 
 
 def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
@@ -62,39 +67,38 @@ def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
     return None if images is None else as_in_training(subject.model, images, seed=subject.seed)
 
 
-def accuracy_of(plan: DropPlan, index: int) -> float:
-    """A point's accuracy on the images kept apart, as the model would be used."""
-    point = plan.points[index]
-    return point.accuracy if point.recalibrated is None else point.recalibrated
+def _split(subject: Subject, data: ImageData, training: ImageData | None, options: Options) -> ImageSplit:
+    """Training images choose and repair, where there are any; the others certify."""
+    if training is None:
+        return ImageSplit(search=1.0, certify=1.0, batch_size=subject.batch_size, seed=subject.seed)
+    return ImageSplit(
+        search=training,
+        repair=_as_in_training(subject, options["recalibrate_images"]) or training,
+        certify=data,
+        batch_size=subject.batch_size,
+        seed=subject.seed,
+    )
 
 
-def _timed(subject: Subject, plan: DropPlan, options: Options) -> tuple[Latency, Latency]:
-    """The whole model and the chosen one in turn, so that other work on the machine slows both."""
-    x, _ = subject.batch(plan.batch)
-    models = (subject.model, drop_blocks(subject.net, list(plan.point.dropped)))
-    before, after = latencies_in_turn(models, x, seconds=_LONGER * options["seconds"])
-    return before, after
-
-
-def _found(plan: DropPlan, before: Latency, after: Latency) -> str:
+def _found(plan: DropPlan) -> str:
     point, whole = plan.point, plan.points[0]
-    allowed = points(plan.accuracy_drop or 0.0).lstrip("+")
+    allowed = points(_allowed(plan)).lstrip("+")
     if not point.dropped:
         return (
             f"No drop is recommended: for none of the sets of blocks found do the images kept apart show, with "
             f"{percent(CONFIDENCE)} confidence, that accuracy falls by at most {allowed}."
         )
     return (
-        f"Recommended: drop {counted(len(point.dropped), 'block')}. Latency goes to "
-        f"{percent(after.median / before.median)}, parameters to {percent(point.parameters / whole.parameters)}, "
-        f"accuracy from {percent(whole.accuracy)} to {percent(accuracy_of(plan, plan.chosen))} on images kept apart; "
+        f"Recommended: drop {counted(len(point.dropped), 'block')}. Timing goes to "
+        f"{percent(point.share)}, parameters to {percent(point.parameters / whole.parameters)}, "
+        f"accuracy from {percent(whole.accuracy)} to {percent(point.accuracy)} on images kept apart; "
         f"with {percent(CONFIDENCE)} confidence the fall is at most {allowed}."
     )
 
 
-def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool, apart: int) -> list[str]:
-    point = plan.point
-    low, high = point.recalibrated_interval or point.accuracy_interval
+def _details(plan: DropPlan, trained: bool, apart: int) -> list[str]:
+    point, whole = plan.point, plan.points[0]
+    low, high = point.accuracy_interval
     where = "training images" if trained else "one half of the images"
     details = [
         f"The sets of blocks were chosen on {where}; the accuracies are those of {counted(apart, 'other image')}. "
@@ -104,15 +108,20 @@ def _details(plan: DropPlan, before: Latency, after: Latency, trained: bool, apa
     if point.dropped:
         details.append(
             f"Dropped: {listed(point.names, most=12)}. The 95 % interval of the smaller model's accuracy is "
-            f"{percent(low)} to {percent(high)}. One pass of {counted(before.batch, 'image')} takes "
-            f"{seconds(before.median)} before and {seconds(after.median)} after (medians, {before.device}, "
-            f"{counted(before.threads, 'thread')}), measured in turn."
+            f"{percent(low)} to {percent(high)}. One pass of {counted(plan.clock.batch, 'image')} takes "
+            f"{seconds(whole.latency)} before and {seconds(point.latency)} after, measured in turn: "
+            f"{percent(point.share_interval[0])} to {percent(point.share_interval[1])} of the time (95 % interval)."
         )
     details += _why_no_more(plan, apart)
-    if point.recalibrated is not None and point.dropped:
+    if point.repair == "recalibrated":
         details.append(
             "Measuring the batch-norm statistics again after dropping changes the accuracy by "
-            f"{points(point.recalibrated - point.accuracy)}."
+            f"{points(point.accuracy - point.plain)}."
+        )
+    if plan.adapted:
+        details.append(
+            "The statistics of the full network were measured again first, as that alone makes it better on these "
+            "images; it is what the smaller ones are compared with."
         )
     return details
 
@@ -122,7 +131,7 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
     if plan.chosen + 1 >= len(plan.points):
         return []
     first = plan.points[plan.chosen + 1]
-    bound, allowed = first.fall_at_most or 0.0, plan.accuracy_drop or 0.0
+    bound, allowed = first.fall_at_most or 0.0, _allowed(plan)
     said = (
         f"With the {'next' if plan.chosen else 'first'} set "
         f"({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) accuracy falls by "
@@ -137,6 +146,10 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
     ]
 
 
+def _allowed(plan: DropPlan) -> float:
+    return plan.goal.drop if isinstance(plan.goal, AccuracyDrop) else 0.0
+
+
 def _share(fall: float) -> str:
     return points(fall).removeprefix("+")
 
@@ -145,7 +158,7 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
     if not plan.point.dropped:
         return ""
     dropped = list(plan.point.dropped)
-    if plan.point.recalibrated is None:
+    if plan.point.repair == "plain":
         return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
     lines = [
         "from resnet_paths.surgery import norms_before",
@@ -161,18 +174,14 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
     return subject.code("\n".join(lines))
 
 
-def _warnings(
-    subject: Subject, plan: DropPlan, before: Latency, after: Latency, apart: int, most: int
-) -> tuple[str, ...]:
-    found = []
-    spread = max((side.high - side.low) / side.median for side in (before, after))
-    if spread > 0.1:
+def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[str, ...]:
+    found = list(plan.notes)
+    low, high = plan.point.share_interval
+    if high - low > _UNSTEADY:
         found.append(
-            f"Latency is unsteady: the middle half of the timings spreads over {percent(spread)} of the median. Other "
-            "work on this machine, or too short a run."
+            f"Latency is unsteady: its 95 % interval goes from {percent(low)} to {percent(high)} of the full "
+            "network's. Other work on this machine, or too short a run."
         )
-    if before.runs < 10 or after.runs < 10:
-        found.append(f"Latency rests on {min(before.runs, after.runs)} timings only: too short a run.")
     if subject.training is None:
         found.append(f"Blocks were chosen and judged on halves of the images: {apart} to judge.")
     if plan.chosen == most < len(subject.net):

@@ -1,4 +1,4 @@
-"""How long a model takes, and what it is made of."""
+"""How long a forward pass takes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..arguments.ranges import COUNT
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..network.unrolled import call_model
+from ..statistics import median_interval
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
 
 @dataclass(frozen=True)
-class Latency:
+class Timing:
     """Time of one forward pass.
 
     Attributes:
@@ -35,6 +37,7 @@ class Latency:
         batch: images in the input.
         device: where it ran.
         threads: CPU threads.
+        rounds: seconds of each round, as they were measured.
     """
 
     median: float
@@ -44,6 +47,29 @@ class Latency:
     batch: int
     device: str
     threads: int
+    rounds: tuple[float, ...] = ()
+
+    def share_of(self, whole: Timing, level: float = 0.95) -> tuple[float, tuple[float, float]]:
+        """This time as a share of another that was measured in turn with it: the median over rounds, and its interval.
+
+        The interval is that of order statistics, which supposes nothing of how times are distributed; open to infinity
+        where there are too few rounds for the level (six give 95 %).
+
+        Raises:
+            ValueError: not measured in the same rounds.
+
+        Example:
+            >>> whole, half = (Timing(t, t, t, 7, 1, "cpu", 1, (t,) * 7) for t in (2.0, 1.0))
+            >>> half.share_of(whole)
+            (0.5, (0.5, 0.5))
+        """
+        if len(self.rounds) != len(whole.rounds) or not self.rounds:
+            raise ValueError(
+                f"expected two timings of the same rounds, got {len(self.rounds)} and {len(whole.rounds)}; use "
+                "latencies_in_turn"
+            )
+        shares = np.array(self.rounds) / np.array(whole.rounds)
+        return float(np.median(shares)), median_interval(shares, level)
 
 
 _ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
@@ -52,7 +78,7 @@ _ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
 @checked
 def measure_latency(
     model: nn.Module | Callable[[Any], Any], x: Any, *, seconds: float = 1.0, threads: int | None = None
-) -> Latency:
+) -> Timing:
     """The time of one forward pass in inference mode.
 
     Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, in seven rounds. To compare
@@ -75,10 +101,15 @@ def measure_latency(
     return latencies_in_turn([model], x, seconds=seconds, threads=threads)[0]
 
 
-@checked
+@checked(rounds=COUNT)
 def latencies_in_turn(
-    models: Sequence[nn.Module | Callable[[Any], Any]], x: Any, *, seconds: float = 1.0, threads: int | None = None
-) -> list[Latency]:
+    models: Sequence[nn.Module | Callable[[Any], Any]],
+    x: Any,
+    *,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    rounds: int = _ROUNDS,
+) -> list[Timing]:
     """The times of one forward pass of several models, run in turn, so that other work on the machine slows all alike.
 
     Each model but the first is measured by its share of the first one's time in the same round: its quartiles are
@@ -89,9 +120,10 @@ def latencies_in_turn(
         x: their input.
         seconds: how long to measure each, at least.
         threads: CPU threads (default: as torch is set).
+        rounds: of timings, in each of which every model has its turn.
 
     Returns:
-        A record for each model.
+        A record for each model; :meth:`Timing.share_of` compares two.
 
     Example:
         >>> layers = [torch.nn.Linear(8, 8).eval() for _ in range(4)]
@@ -116,15 +148,15 @@ def latencies_in_turn(
         once = [_median(timer, 2) for timer in timers]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
         each = list(zip(timers, numbers, strict=True))
-        rounds = [[_round(*one, seconds / _ROUNDS) for one in each] for _ in range(_ROUNDS)]
-    times = np.array([[np.median(one) for one in of_round] for of_round in rounds])
-    runs = [sum(map(len, of_one)) for of_one in zip(*rounds, strict=True)]
+        timed = [[_round(*one, seconds / rounds) for one in each] for _ in range(rounds)]
+    times = np.array([[np.median(one) for one in of_round] for of_round in timed])
+    runs = [sum(map(len, of_one)) for of_one in zip(*timed, strict=True)]
     scaled = times / times[:, :1] * np.median(times[:, 0])
     scaled[:, 0] = times[:, 0]
     quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
     return [
-        Latency(median, low, high, taken, batch, str(first.device), count)
-        for (low, median, high), taken in zip(quartiles, runs, strict=True)
+        Timing(median, low, high, taken, batch, str(first.device), count, tuple(of_model))
+        for (low, median, high), taken, of_model in zip(quartiles, runs, times.T.tolist(), strict=True)
     ]
 
 
@@ -139,27 +171,6 @@ def _round(timer: Timer, number: int, seconds: float) -> list[float]:
 def _median(timer: Timer, number: int) -> float:
     """Of so many runs; torch's own median is computed on the default device."""
     return float(np.median(timer.timeit(number).times))
-
-
-@checked
-def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-@checked
-def count_flops(model: nn.Module, x: Any) -> int:
-    """Floating-point operations of one forward pass on x, by torch's own counter (a multiply-add counts two).
-
-    Example:
-        >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
-        128
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton
-
-    with _left_as_it_is(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call_model(model, x)
-    return int(counter.get_total_flops())
 
 
 def _left_as_it_is(model: object) -> AbstractContextManager[None]:

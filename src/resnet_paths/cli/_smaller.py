@@ -1,0 +1,136 @@
+"""The folder of a smaller network: weights, programs, how to load them; and whether it is what was planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..data import ImageData
+from ..files import write_text
+from ..models import base_of, save_checkpoint
+from ..models.reading import facts_of
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
+from ..surgery.export import export_model
+from ..tradeoff import DropPlan
+from ..tradeoff.measures import answers
+
+_NEAR = 0.001  # share of answers by which an exported program may differ from the model, by rounding
+
+_README = """\
+# A smaller network
+
+`{model}` without {names}.
+
+Without resnet_paths, the program (any batch size, inference only):
+
+```python
+import torch
+
+program = torch.export.load("model.pt2").module()
+logits = program(images)  # {shape}, normalised by mean {mean} and std {std}
+```
+
+{onnx}The module, to train or to look into:
+
+```python
+from resnet_paths import load_model
+
+model = load_model("{folder}")
+```
+
+The same with your own class, its weights from `model.safetensors`:
+
+```python
+from resnet_paths import drop_blocks
+from safetensors.torch import load_file
+
+model = drop_blocks(your_model, {listed})
+model.load_state_dict(load_file("model.safetensors"))
+```
+
+`resnet-paths report --model {folder}` looks at it. `torch.save(model, "model.pt")` keeps the module whole, in a file
+that loads wherever your class can be imported.
+"""
+
+_ONNX = """\
+In ONNX Runtime:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+```
+
+"""
+
+
+def write_smaller(
+    smaller: nn.Module, spec: str, names: tuple[str, ...], images: ImageData, out: Path, *, onnx: bool = True
+) -> dict[str, Path]:
+    """Write a smaller network as a folder that ``load_model`` and ``--model`` read.
+
+    Args:
+        smaller: the network.
+        spec: the name by which the full one was loaded.
+        names: the blocks that were dropped of that.
+        images: such as it reads.
+        out: the folder.
+        onnx: write the ONNX file too.
+    """
+    example = placed(images.subset([0, min(1, len(images) - 1)]).x, smaller)
+    files = export_model(smaller, example, out, onnx=onnx)
+    gone = [*facts_of(spec).get("dropped", ()), *names]
+    base = base_of(spec)
+    save_checkpoint(
+        smaller,
+        files["safetensors"],
+        dropped=gone,
+        mean=list(images.mean),
+        std=list(images.std),
+        classes=list(images.classes),
+        input_shape=list(example.shape[1:]),
+        **({} if base is None else {"base": base}),
+    )
+    text = _README.format(
+        model=base or spec,
+        names=", ".join(gone),
+        shape=f"(images, {', '.join(map(str, example.shape[1:]))})",
+        mean=list(images.mean),
+        std=list(images.std),
+        onnx=_ONNX if onnx else "",
+        folder=out,
+        listed=gone,
+    )
+    files["readme"] = write_text(out / "README.md", text)
+    return files
+
+
+def accuracy_of_program(program: Path, images: ImageData, net: UnrolledNetwork) -> float:
+    """The share of images that a written program answers rightly."""
+    loaded = torch.export.load(program).module()
+    return float(answers(loaded, images, net.followed, like=net.model).right.mean())
+
+
+def check_as_planned(plan: DropPlan, program: Path, images: ImageData, net: UnrolledNetwork) -> float:
+    """The accuracy of a written program on the images that certified its plan.
+
+    Raises:
+        ValueError: other images, or another accuracy than the plan's.
+    """
+    planned = plan.images["certify"]
+    if images.fingerprint != planned.fingerprint:
+        raise ValueError(
+            f"expected the {planned.count} images that certified the plan, {planned.name}, got {len(images)} others of "
+            f"{images.name}; plan again, or put the images back"
+        )
+    accuracy = accuracy_of_program(program, images, net)
+    if abs(accuracy - plan.point.accuracy) > _NEAR + 1e-9:
+        raise ValueError(
+            f"expected what was written to be right on {plan.point.accuracy:.2%} of the test images, as planned, got "
+            f"{accuracy:.2%}; do not use it, and plan again: versions or the machine may have changed"
+        )
+    return accuracy

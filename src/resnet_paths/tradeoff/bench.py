@@ -1,0 +1,232 @@
+"""Sets of blocks, repaired and measured: what the sweep engine runs, point by point."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ..data import ImageData
+from ..graph.model_fingerprint import fingerprint
+from ..lesion import METRICS, Metric, evaluate_gates
+from ..network import UnrolledNetwork, for_inference
+from ..network.unrolled import placed
+from ..sweep import SweepError, sweep
+from ..sweep import fingerprint as code_fingerprint
+from ..sweep.progress import Report, SweepProgress
+from ..sweep.result import last_line
+from .by_unit import latency_by_unit
+from .counting import count_macs, count_parameters
+from .measures import Answers, answers
+from .repairs import Closed, NoRepair, Recalibrate, Refit, Repairer, dropped_copy
+from .search import Set
+
+_TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A network, a repair, and images: all that decides what a set of blocks is worth.
+
+    Attributes:
+        net: the full network.
+        repair: of the dropped ones.
+        repaired_on: images for that.
+        data: images on which they are compared or measured.
+        metric: what is compared; None where answers are measured.
+        batch_size: images at a time.
+    """
+
+    net: UnrolledNetwork
+    repair: Closed
+    repaired_on: ImageData | None
+    data: ImageData
+    metric: Metric | None = None
+    batch_size: int = 100
+
+    def __sweep_fingerprint__(self) -> Any:
+        """What decides the values, without the code, which is looked at once (:func:`_code`)."""
+        metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
+        images = [None if data is None else data.fingerprint for data in (self.repaired_on, self.data)]
+        dtype = str(self.data.dtype)
+        return (fingerprint(self.net.model), self.net.output, repr(self.repair), images, dtype, metric, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where finished points are kept, and who is told of progress.
+
+    Attributes:
+        journal: a file; None: memory.
+        report: called with the state.
+    """
+
+    journal: Path | str | None
+    report: Report
+
+    def values(self, function: Callable[..., Any], points: Sequence[Any], context: Any, state: SweepProgress) -> Any:
+        """The values of a sweep, by name, its progress shown as part of a longer one.
+
+        Raises:
+            SweepError: a point failed.
+        """
+
+        def tell(now: SweepProgress) -> None:
+            done, computed = state.finished + now.finished, state.computed + now.computed
+            total, elapsed = max(state.total, done), state.elapsed + now.elapsed
+            self.report(SweepProgress(state.name, total, done, 0, computed, now.taken, elapsed))
+
+        if self.journal is None:
+            return _here(function, points, context, tell)
+        result = sweep(
+            function,
+            points,
+            context=context,
+            journal=self.journal,
+            progress=tell,
+            retry_failed=True,
+            version=_code(),
+        )
+        if result.errors:
+            index, error = next(iter(result.errors.items()))
+            raise SweepError(
+                f"{len(result.errors)} of {len(points)} points failed; {points[index]}: {last_line(error)}"
+            )
+        return result.values
+
+
+def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tell: Report) -> dict[str, list[Any]]:
+    """The same without a journal: nothing needs to be told from what an earlier run computed."""
+    start, columns = time.monotonic(), []
+    for number, point in enumerate(points, 1):
+        columns.append(function(point, context, 0))
+        elapsed = time.monotonic() - start
+        tell(SweepProgress("", len(points), finished=number, computed=number, elapsed=elapsed))
+    return {name: [values[name] for values in columns] for name in columns[0]} if columns else {}
+
+
+@functools.cache
+def _code() -> str:
+    """Stands for the code that computes the points: it takes a second to look at, so it is looked at once."""
+    return code_fingerprint((_loss, _gate_losses, _measured, _costs, NoRepair, Recalibrate, Refit))
+
+
+_repairers: WeakKeyDictionary[Bench, Repairer] = WeakKeyDictionary()
+_gated: WeakKeyDictionary[Bench, UnrolledNetwork | None] = WeakKeyDictionary()
+_wholes: WeakKeyDictionary[Bench, Answers] = WeakKeyDictionary()
+
+
+def repairer_of(bench: Bench) -> Repairer:
+    """Made once: a refit keeps the full network's targets."""
+    if bench not in _repairers:
+        _repairers[bench] = bench.repair.repairer(bench.net, bench.repaired_on)
+    return _repairers[bench]
+
+
+def _gated_of(bench: Bench) -> UnrolledNetwork | None:
+    """The network whose gates stand for repaired sets, norms folded where they can be."""
+    if bench not in _gated:
+        found = bench.repair.gated(bench.net)
+        _gated[bench] = None if found is None else for_inference(found)
+    return _gated[bench]
+
+
+def _whole(bench: Bench) -> Answers:
+    if bench not in _wholes:
+        _wholes[bench] = answers(bench.net.model, bench.data, bench.net.followed, bench.batch_size)
+    return _wholes[bench]
+
+
+def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
+    """The mean metric of one set, repaired."""
+    model = repairer_of(bench)(tuple(point["dropped"])).model
+    found = answers(model, bench.data, bench.net.followed, bench.batch_size)
+    if bench.metric is None:
+        raise RuntimeError("expected a metric")
+    return {"loss": float(bench.metric(found.logits, found.labels, _whole(bench).logits).double().mean())}
+
+
+def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
+    """The mean metric of many sets, by gates: sets that begin alike share what they begin with."""
+    gated, sets = _gated_of(bench), point["sets"]
+    if gated is None or bench.metric is None:
+        raise RuntimeError("expected gates and a metric")
+    gates = torch.ones(len(sets), len(gated), device="cpu")
+    for row, dropped in enumerate(sets):
+        gates[row, list(dropped)] = 0
+    size, metric = bench.batch_size, bench.metric
+    values = evaluate_gates(gated, bench.data, gates, metric, batch_size=size, fast=False, progress=False)
+    return {"losses": values.mean(1)}
+
+
+def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
+    """Answers of one set, plain and repaired, and its size."""
+    dropped = tuple(point["dropped"])
+    repaired = repairer_of(bench)(dropped)
+    found = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
+    plain = found
+    if repaired.how != "plain":
+        plain = answers(dropped_copy(bench.net, dropped), bench.data, bench.net.followed, bench.batch_size)
+    x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
+    return {
+        "right": found.right,
+        "plain_right": plain.right,
+        "agrees": found.agree(_whole(bench)),
+        "parameters": count_parameters(repaired.model),
+        "macs": count_macs(repaired.model, x),
+        "how": repaired.how,
+        "reason": repaired.reason,
+    }
+
+
+def _costs(point: dict[str, Any], context: tuple[UnrolledNetwork, torch.Tensor, float], seed: int) -> dict[str, Any]:
+    """Each block's share of the time of all pieces."""
+    net, x, seconds = context
+    return {"share": np.array(latency_by_unit(net, x, seconds=seconds).share)}
+
+
+def block_costs(net: UnrolledNetwork, x: torch.Tensor, seconds: float, running: Running) -> tuple[float, ...]:
+    """Each block's share of the time, kept in the journal: a plan that goes on searches with the same costs."""
+    values = running.values(_costs, [{"what": "costs"}], (net, x, seconds), SweepProgress("timing blocks", 1))
+    return tuple(np.asarray(values["share"][0], dtype=float).tolist())
+
+
+class Evaluator:
+    """Losses of sets as they would be used: by gates where that is the same, or else each repaired for real."""
+
+    def __init__(self, bench: Bench, running: Running, name: str, total: int) -> None:
+        self.bench, self.running = bench, running
+        self.state, self.start = SweepProgress(name, total), time.monotonic()
+
+    def __call__(self, sets: Sequence[Set]) -> list[float]:
+        """The losses, in their order."""
+        before = self.state
+        losses = self._by_gates(sets) if _gated_of(self.bench) is not None else self._repaired(sets)
+        done = before.finished + len(sets)
+        elapsed = time.monotonic() - self.start
+        self.state = SweepProgress(before.name, max(before.total, done), done, computed=done, elapsed=elapsed)
+        self.running.report(self.state)
+        return losses
+
+    def _by_gates(self, sets: Sequence[Set]) -> list[float]:
+        points = [{"sets": sets[start : start + _TOGETHER]} for start in range(0, len(sets), _TOGETHER)]
+        values = self.running.values(_gate_losses, points, self.bench, self.state)
+        return [float(value) for chunk in values["losses"] for value in np.ravel(chunk)]
+
+    def _repaired(self, sets: Sequence[Set]) -> list[float]:
+        points = [{"dropped": dropped} for dropped in sets]
+        values = self.running.values(_loss, points, self.bench, self.state)
+        return [float(value) for value in values["loss"]]
+
+
+def measure_set(bench: Bench, dropped: Set, running: Running, state: SweepProgress) -> dict[str, Any]:
+    """What :func:`_measured` returns, for one set, from the journal where it is there."""
+    values = running.values(_measured, [{"dropped": dropped}], bench, state)
+    return {name: column[0] for name, column in values.items()}

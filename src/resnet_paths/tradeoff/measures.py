@@ -1,0 +1,63 @@
+"""What is measured of a model on images that chose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data import ImageData, right
+from ..data.batches import even_slices
+from ..network.unrolled import placed
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model makes of images.
+
+    Attributes:
+        logits: (images, classes), on the CPU.
+        labels: (images,).
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each is right, as 0.0 and 1.0."""
+        return right(self.logits, self.labels).double().numpy()
+
+    def agree(self, other: Answers) -> np.ndarray:
+        """Whether each is as another model's; never where either is NaN."""
+        same = right(self.logits, other.logits.argmax(-1)) & ~other.logits.isnan().any(-1)
+        return same.double().numpy()
+
+
+def answers(
+    model: nn.Module | Callable[[Any], Any],
+    data: ImageData,
+    followed: Callable[[Any], torch.Tensor],
+    batch_size: int = 100,
+    like: nn.Module | None = None,
+) -> Answers:
+    """The outputs of a model in eval mode, or of a function of batches.
+
+    Args:
+        model: what to run.
+        data: on which images.
+        followed: takes the logits out of what the model returns.
+        batch_size: images at a time.
+        like: a model where inputs are to be, if `model` is a function.
+    """
+    holder = model if isinstance(model, nn.Module) else like
+    outputs = []
+    with torch.inference_mode():
+        for part in even_slices(len(data), batch_size):
+            x = data.subset(part).x
+            outputs.append(followed(model(x if holder is None else placed(x, holder))).cpu())
+    return Answers(torch.cat(outputs), data.labels.cpu())

@@ -1,0 +1,337 @@
+"""Which blocks to drop: search, repair, certificate and clock put together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..arguments import checked
+from ..data import ImageData, ImageSource
+from ..graph.model_fingerprint import fingerprint
+from ..lesion import Metric, metric_named
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
+from ..statistics import fall_at_most, share_at_most
+from ..sweep.progress import SweepProgress, reporter
+from .bench import Bench, Evaluator, Running, block_costs, measure_set, repairer_of
+from .distil import distil_best
+from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
+from .measures import answers
+from .plan import DropPlan, ImagesUsed, training_images
+from .points import Measured, PlanPoint, measured_point, together
+from .repairs import Distil, Recalibrate, Repair, adapted, closed
+from .runtimes import Clock
+from .search import Exact, Greedy, Scores, Search, Set
+from .search.exact import check_few
+from .split import ImageSplit, check_apart
+from .stopwatch import Stopwatch, doubt
+
+_LEVEL = 0.95
+_COST_SECONDS = 0.02  # of each piece of the network that is timed alone
+_FAR = 0.15  # of the time: sets that seem slower than the goal by more are not measured
+_LEAST_ROUNDS = 6  # of which the least and the greatest hold the median with 95 %
+
+
+@checked
+def plan_drop(
+    net: UnrolledNetwork,
+    images: ImageSource,
+    *,
+    goal: Goal,
+    search: Search | None = None,
+    repair: Repair | None = None,
+    split: ImageSplit | None = None,
+    clock: Clock | None = None,
+    whole_frontier: bool = False,
+    journal: Path | str | None = None,
+    progress: bool = True,
+) -> DropPlan:
+    """Choose blocks to drop, for a latency, a fall of accuracy, a disagreement or a number of blocks.
+
+    Sets of blocks are compared on some images as they would be used, repaired on others, and measured on images that
+    chose nothing; latency is that of the real smaller networks, in turn with the full one.
+
+    Args:
+        net: the network, in eval mode.
+        images: what `split` divides.
+        goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Blocks`.
+        search: :class:`Greedy` (default), :class:`Beam`, :class:`Exact` or :class:`Pairwise`.
+        repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
+        split: which images search, repair, judge and certify.
+        clock: on what input and in which runtime latency is measured.
+        whole_frontier: measure sets beyond the one that decides, down to the last block.
+        journal: a file that keeps what was evaluated: the same call goes on where it was stopped.
+        progress: show progress: a bar on a terminal, else lines, on standard error.
+
+    Raises:
+        ValueError: a goal that nothing reaches, too few images, images that certify among those that chose, a search
+            of too many sets.
+
+    Cost: the search's sets, of which those compared by gates (without repair, or recalibrated) share what they begin
+    with, and a refit makes one repair each; then for each point two forward passes over the images that certify, one
+    repair, and twice the clock's seconds.
+
+    Example:
+        >>> from resnet_paths import unroll
+        >>> from resnet_paths.data import digits
+        >>> from resnet_paths.models import load_model
+        >>> net = unroll(load_model("embedded"))
+        >>> options = {"clock": Clock(seconds=0.01, rounds=1), "progress": False}
+        >>> plan = plan_drop(net, digits("train").subset(slice(0, 90)), goal=Blocks(1), **options)
+        >>> len(plan.point.dropped)
+        1
+    """
+    search, repair, split, clock = search or Greedy(), repair or Recalibrate(), split or ImageSplit(), clock or Clock()
+    most = _most(goal, search, len(net))
+    if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
+        raise ValueError(f"expected a clock of at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
+    if isinstance(search, Exact):
+        check_few(len(net))
+    roles = split.roles(images, repair.needs_images)
+    check_apart(roles, "certify", ("search", "repair", "judge"))
+    if repair.learns:
+        check_apart(roles, "repair", ("search",))
+    given = fingerprint(net.model)
+
+    with reporter(progress) as report:
+        running = Running(None if journal is None else Path(journal), report)
+        other = None
+        if repair.needs_images and not isinstance(goal, Disagreement):
+            other = adapted(net, roles["repair"], roles["search"])
+        planner = _Planner(other or net, goal, search, repair, split, clock, roles, running, bool(progress), most)
+        plan = planner.run(whole_frontier)
+    return replace(plan, model_fingerprint=given, adapted=other is not None)
+
+
+def _most(goal: Goal, search: Search, blocks: int) -> int:
+    most = blocks if search.most is None else min(search.most, blocks)
+    if isinstance(goal, Blocks):
+        if not 0 <= goal.count <= most:
+            raise ValueError(f"expected from 0 to {most} blocks to drop, got {goal.count}")
+        return goal.count
+    return most
+
+
+@dataclass(eq=False)
+class _Planner:
+    """One plan in the making."""
+
+    net: UnrolledNetwork
+    goal: Goal
+    search: Search
+    repair: Repair
+    split: ImageSplit
+    clock: Clock
+    roles: dict[str, ImageData]
+    running: Running
+    says: bool
+    most: int
+    anew: int = 0
+
+    def run(self, whole_frontier: bool) -> DropPlan:
+        name, _ = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
+        notes = [*self._too_few()]
+        watch = Stopwatch(self.net, self.clock, placed(self.clock.input(self.roles["certify"].x), self.net.model))
+        if isinstance(self.goal, Latency):
+            self._say("timing each block")
+            watch.costs = block_costs(self.net, watch.x, _COST_SECONDS, self.running)
+        scores, judge = self._scores("search", watch.costs), None
+        if "judge" in self.roles:
+            judge = self._scores("judge", watch.costs)
+        measured, chosen = self._frontier(scores, judge, watch, whole_frontier, notes)
+        points = [one.point for one in measured]
+        notes += [said for point in points[1:] if (said := doubt(point, points[0])) is not None]
+        if self._tests:
+            points = [together(point, len(self.roles["certify"]), len(points)) for point in points]
+
+        sets = [point.dropped for point in points]
+        greedy = self._greedy(scores, sets)
+        drawn: list[tuple[float, ...]] = []
+        if self.search.random_sets:
+            drawn = scores.at_random(map(len, sets), self.search.random_sets, self.split.seed)
+        plan = DropPlan(
+            points=tuple(points),
+            chosen=chosen,
+            goal=self.goal,
+            search=self.search,
+            repair=self.repair,
+            split=self.split.weights,
+            clock=self.clock,
+            images={role: ImagesUsed(d.name, len(d), d.fingerprint) for role, d in self.roles.items()},
+            adapted=False,
+            model_fingerprint="",
+            metric=name,
+            search_losses=tuple(scores.known[one] for one in sets),
+            greedy_losses=tuple(greedy),
+            random_losses=tuple(drawn),
+            judge_losses=() if judge is None else tuple(judge.known[one] for one in sets),
+            notes=tuple(notes),
+        )
+        return self._finetuned(plan, measured) if isinstance(self.repair, Distil) else plan
+
+    @property
+    def _tests(self) -> bool:
+        return isinstance(self.goal, AccuracyDrop | Disagreement)
+
+    @property
+    def _unlabelled(self) -> bool:
+        return isinstance(self.goal, Disagreement)
+
+    @property
+    def _level(self) -> float:
+        """Of bounds; half of the error is left for the fine-tuned network, where there will be one."""
+        level = self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement) else _LEVEL
+        return 1 - (1 - level) / 2 if self._tests and isinstance(self.repair, Distil) else level
+
+    def _too_few(self) -> Iterator[str]:
+        count = len(self.roles["certify"])
+        if isinstance(self.goal, AccuracyDrop | Disagreement):
+            needed = replace(self.goal, confidence=self._level).least_images
+            if count < needed:
+                yield (
+                    f"Too few images: at least {needed} that certify are needed to show that {self.goal}, where not "
+                    f"one of them changes; there are {count}"
+                )
+
+    def _scores(self, role: str, costs: tuple[float, ...] | None) -> Scores:
+        _, metric = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
+        bench = self._bench(role, metric)
+        total = self.search.sets(len(self.net), self.most) if role == "search" else self.most * self.split.finalists
+        if role == "search":
+            self._say(f"comparing about {total} sets of blocks on {len(self.roles[role])} images")
+        return Scores(len(self.net), Evaluator(bench, self.running, f"plan, {role}", total), costs)
+
+    def _bench(self, role: str, metric: Metric | None = None) -> Bench:
+        repaired_on = self.roles.get("repair")
+        return Bench(self.net, closed(self.repair), repaired_on, self.roles[role], metric, self.split.batch_size)
+
+    def _frontier(
+        self, scores: Scores, judge: Scores | None, watch: Stopwatch, whole_frontier: bool, notes: list[str]
+    ) -> tuple[list[Measured], int]:
+        """Points until the goal is decided, and which one it chooses."""
+        bench = self._bench("certify")
+        scores.score([()])
+        measured = [self._measure(bench, (), None, scores)]
+        seconds = watch.first().median
+        measured[0] = Measured(replace(measured[0].point, latency=seconds), measured[0].right)
+        if judge is not None:
+            judge.score([()])
+        passes: list[bool] = []
+        for path_set in self.search.path(scores, self.most):
+            if self._far(path_set, scores) and not whole_frontier:
+                continue
+            dropped = path_set if judge is None else self._judged(path_set, scores, judge)
+            one = self._measure(bench, dropped, measured[0], scores)
+            point = watch.time(one.point)
+            if isinstance(self.goal, Latency):
+                point, passed = self._anew(point, watch, notes)
+            else:
+                passed = self._passes(point)
+            measured.append(Measured(point, one.right))
+            passes.append(passed)
+            if self._decided(passes) and not whole_frontier:
+                break
+        return measured, self._chosen(passes, measured)
+
+    def _far(self, dropped: Set, scores: Scores) -> bool:
+        """Whether a set saves so much less than a latency asks for that it need not be measured."""
+        goal = self.goal
+        return isinstance(goal, Latency) and 1 - scores.saved(dropped) > goal.share + _FAR and len(dropped) < self.most
+
+    def _measure(self, bench: Bench, dropped: Set, whole: Measured | None, scores: Scores) -> Measured:
+        state = SweepProgress(f"plan, measuring {len(dropped)} dropped", 1)
+        values = measure_set(bench, dropped, self.running, state)
+        return measured_point(self.net, dropped, values, whole, self._level, scores.known[dropped])
+
+    def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
+        """Of the sets of this size the best by the judge, among the best of the search."""
+        saved = scores.saved(path_set)
+        alike = [one for one in scores.known if len(one) == len(path_set) and scores.saved(one) >= 0.98 * saved]
+        final = list(
+            dict.fromkeys([path_set, *sorted(alike, key=lambda s: (scores.rank(s), s))[: self.split.finalists]])
+        )
+        judge.score(final)
+        return judge.best(final)
+
+    def _anew(self, point: PlanPoint, watch: Stopwatch, notes: list[str]) -> tuple[PlanPoint, bool]:
+        """A point that seems fast enough is timed once more, for long, and counts by that alone."""
+        goal = self.goal
+        if not isinstance(goal, Latency) or point.share > goal.share:
+            return point, False
+        self.anew += 1
+        again = watch.time(point, 1 - (1 - goal.confidence) / 2**self.anew, longer=True)
+        low, high = again.share_interval
+        if high > goal.share:
+            notes.append(
+                f"{len(point.dropped)} dropped: seemed to take {point.share:.2f} of the time; timed anew "
+                f"{again.share:.2f} ({low:.2f} to {high:.2f}), which does not show the goal"
+            )
+        return again, high <= goal.share
+
+    def _passes(self, point: PlanPoint) -> bool:
+        goal = self.goal
+        if isinstance(goal, AccuracyDrop):
+            return point.fall_at_most is not None and point.fall_at_most <= goal.drop
+        if isinstance(goal, Disagreement):
+            return point.disagreement_at_most is not None and point.disagreement_at_most <= goal.share
+        return isinstance(goal, Blocks) and len(point.dropped) == goal.count
+
+    def _decided(self, passes: list[bool]) -> bool:
+        return not passes[-1] if self._tests else passes[-1]
+
+    def _chosen(self, passes: list[bool], measured: list[Measured]) -> int:
+        if self._tests:
+            return [*passes, False].index(False)
+        if isinstance(self.goal, Latency):
+            if True not in passes:
+                least = min((one.point.share_interval[1], len(one.point.dropped)) for one in measured)
+                raise ValueError(
+                    f"expected a latency that dropping can reach, got {self.goal.share}; the least shown is "
+                    f"{least[0]:.2f}, with {least[1]} of {len(self.net)} blocks dropped"
+                )
+            return passes.index(True) + 1
+        return len(measured) - 1 if isinstance(self.goal, Blocks) and self.goal.count else 0
+
+    def _greedy(self, scores: Scores, sets: list[Set]) -> list[float]:
+        """Losses of the greedy search at the same sizes, where another search was asked for and those are few."""
+        if isinstance(self.search, Greedy) or not sets[-1]:
+            return []
+        plain = Scores(scores.blocks, scores.evaluate, None, scores.known)
+        path: list[Set] = [(), *Greedy().path(plain, max(map(len, sets)))]
+        return [scores.known[path[len(dropped)]] for dropped in sets]
+
+    def _finetuned(self, plan: DropPlan, measured: list[Measured]) -> DropPlan:
+        if not isinstance(self.repair, Distil) or not plan.points[plan.chosen].dropped:
+            return plan
+        point, certify = plan.points[plan.chosen], self.roles["certify"]
+        self._say(f"fine-tuning, {self.repair.how.epochs} epochs")
+        model = repairer_of(self._bench("certify"))(point.dropped).model
+        best = distil_best(model, self.net, training_images(self.repair, self.roles), self.repair.how)
+        now, whole = (answers(one, certify, self.net.followed) for one in (model, self.net.model))
+        after = now.right
+        level = 1 - (1 - self._level) / len(plan.points) if self._tests else self._level
+        changed = int(len(after) - now.agree(whole).sum())
+        tuned = together(
+            replace(
+                point,
+                accuracy=float(after.mean()),
+                fall=float(measured[0].right.mean() - after.mean()),
+                fall_at_most=fall_at_most(measured[0].right, after, level),
+                disagreement=changed / len(after),
+                disagreement_at_most=share_at_most(changed, len(after), level),
+                repair="fine-tuned",
+                reason=f"best on images kept apart: the state after {best.kept} of {self.repair.how.epochs} epochs",
+            ),
+            len(after),
+            len(plan.points) if self._tests else 1,
+        )
+        return replace(
+            plan, finetuned=tuned, keeps_finetuned=best.kept > 0 and (not self._tests or self._passes(tuned))
+        )
+
+    def _say(self, words: str) -> None:
+        """A line where no bar is shown, as soon as something long begins."""
+        if self.says and not sys.stderr.isatty():
+            print(f"plan: {words}", file=sys.stderr, flush=True)

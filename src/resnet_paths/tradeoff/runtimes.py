@@ -1,0 +1,92 @@
+"""A model as it will be deployed: eager, compiled, an exported program, or in ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..arguments import checked
+from ..arguments.ranges import COUNT
+from ..surgery.export import exported_program, onnx_program
+
+Runtime = Literal["eager", "compile", "export", "onnx"]
+
+
+@checked(batch=COUNT, rounds=COUNT)
+@dataclass(frozen=True)
+class Clock:
+    """How latency is measured: on what input, and in which runtime; on the device where the model is.
+
+    Attributes:
+        batch: images in the input.
+        threads: CPU threads (None: as torch is set).
+        runtime: ``eager``; ``compile``, by torch.compile; ``export``, the program that export_model writes;
+            ``onnx``, that in ONNX Runtime, on the CPU.
+        seconds: how long each model is timed, at least; what is decided by a timing is timed four times as long.
+        rounds: of timings, in each of which every model has its turn.
+    """
+
+    batch: int = 32
+    threads: int | None = None
+    runtime: Runtime = "eager"
+    seconds: float = 0.5
+    rounds: int = 15
+
+    def input(self, x: torch.Tensor) -> torch.Tensor:
+        """The first `batch` images, repeated where there are fewer."""
+        return x.repeat(-(-self.batch // len(x)), *(1,) * (x.ndim - 1))[: self.batch]
+
+
+@checked
+def in_runtime(
+    model: nn.Module, x: torch.Tensor, runtime: Runtime, threads: int | None = None
+) -> nn.Module | Callable[[Any], Any]:
+    """The model as a runtime runs it: something to be called with an input.
+
+    Args:
+        model: in eval mode; left as it is.
+        x: an input.
+        runtime: see :class:`Clock`.
+        threads: of ONNX Runtime, whose threads are fixed when it loads a model.
+
+    Raises:
+        ValueError: the runtime is not installed, or does not run where the model is.
+
+    Example:
+        >>> x = torch.randn(4, 2)
+        >>> layer = nn.Linear(2, 3).eval()
+        >>> torch.allclose(in_runtime(layer, x, "export")(x), layer(x))
+        True
+    """
+    if runtime == "eager":
+        return model
+    if runtime == "compile":
+        return torch.compile(model)  # type: ignore[return-value]
+    example = x if len(x) > 1 else torch.cat([x, x])  # of one image a batch size cannot be told from a constant
+    if runtime == "export":
+        return exported_program(model, example).module()
+    return _onnx_session(model, example, threads)
+
+
+def _onnx_session(model: nn.Module, example: torch.Tensor, threads: int | None) -> Callable[[Any], Any]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ValueError("expected onnxruntime to be installed for runtime='onnx'; run: pip install onnxruntime")
+    if example.device.type != "cpu":
+        raise ValueError(f"expected a model on the CPU for runtime='onnx', got one on {example.device}; move it there")
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = onnx_program(model, example).model_proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x.numpy()})

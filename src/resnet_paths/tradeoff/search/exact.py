@@ -1,0 +1,53 @@
+"""All sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+from ...arguments import checked
+from ...arguments.ranges import NONE_OR_MORE
+from .scores import MOST_LISTED, Options, Scores, Set, thinned
+
+
+@checked(most=NONE_OR_MORE, random_sets=NONE_OR_MORE)
+@dataclass(frozen=True, kw_only=True)
+class Exact(Options):
+    """Evaluates every set of at most 16 blocks: the best of each size, or of each time saved where that counts.
+
+    Cost: 2^n sets, size by size.
+    """
+
+    def path(self, scores: Scores, most: int) -> Iterator[Set]:
+        """The best sets, in the order of what they save.
+
+        Raises:
+            ValueError: too many blocks.
+        """
+        check_few(scores.blocks)
+        scores.score([()])
+        sizes = [list(combinations(range(scores.blocks), size)) for size in range(1, most + 1)]
+        if scores.costs is None:
+            for sets in sizes:
+                scores.score(sets)
+                yield scores.best(sets)
+            return
+        everything = [one for sets in sizes for one in sets]
+        scores.score(everything)
+        yield from thinned(scores, everything)
+
+    def sets(self, blocks: int, most: int) -> int:
+        """How many sets are evaluated."""
+        return sum(comb(blocks, size) for size in range(most + 1))
+
+
+def check_few(blocks: int) -> None:
+    """Refuse what would not end.
+
+    Raises:
+        ValueError: more blocks than MOST_LISTED.
+    """
+    if blocks > MOST_LISTED:
+        raise ValueError(f"expected at most {MOST_LISTED} blocks for Exact(), got {blocks}; use Pairwise() or Beam()")

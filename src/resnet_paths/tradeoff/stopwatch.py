@@ -1,0 +1,77 @@
+"""Smaller networks timed in turn with the full one, in the runtime that will be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..network import UnrolledNetwork
+from .points import PlanPoint
+from .repairs import dropped_copy
+from .runtimes import Clock, in_runtime
+from .timing import Timing, latencies_in_turn
+
+_LONGER = 4
+_UNLIKE = 0.1  # by which a share of the time may differ from what it is made of before that is said
+
+
+@dataclass(eq=False)
+class Stopwatch:
+    """The full network, ready to run beside others.
+
+    Attributes:
+        net: the full network.
+        clock: how to measure.
+        x: the input, placed.
+        costs: each block's share of the time; None where they were not timed.
+    """
+
+    net: UnrolledNetwork
+    clock: Clock
+    x: torch.Tensor
+    costs: tuple[float, ...] | None = None
+    _whole: Any = field(default=None, init=False)
+    seconds: float = field(default=float("nan"), init=False)
+
+    def first(self) -> Timing:
+        """Time the full network alone; later shares are of this."""
+        self._whole = in_runtime(self.net.model, self.x, self.clock.runtime, self.clock.threads)
+        measured = self._turn([self._whole], 1)[0]
+        self.seconds = measured.median
+        return measured
+
+    def time(self, point: PlanPoint, level: float = 0.95, longer: bool = False) -> PlanPoint:
+        """The point with its share of the time.
+
+        Args:
+            point: not timed, or timed before.
+            level: of the interval.
+            longer: measure four times as long, in twice as many rounds.
+        """
+        smaller = dropped_copy(self.net, point.dropped)
+        call = in_runtime(smaller, self.x, self.clock.runtime, self.clock.threads)
+        whole, other = self._turn([self._whole, call], _LONGER if longer else 1)
+        share, interval = other.share_of(whole, level)
+        costs = self.costs
+        estimated = None if costs is None else 1 - sum(costs[block] for block in point.dropped)
+        return replace(point, latency=share * self.seconds, share=share, share_interval=interval, estimated=estimated)
+
+    def _turn(self, calls: list[Any], longer: int) -> list[Timing]:
+        clock = self.clock
+        rounds = clock.rounds * (2 if longer > 1 else 1)
+        return latencies_in_turn(calls, self.x, seconds=longer * clock.seconds, threads=clock.threads, rounds=rounds)
+
+
+def doubt(point: PlanPoint, whole: PlanPoint) -> str | None:
+    """One line where the time saved is not what operations and the blocks' own times say; else None."""
+    by_macs = point.macs / whole.macs if whole.macs else 1.0
+    told = [by_macs] if point.estimated is None else [by_macs, point.estimated]
+    if min(told) - _UNLIKE <= point.share <= max(told) + _UNLIKE:
+        return None
+    blocks = "" if point.estimated is None else f" and {point.estimated:.2f} by the times of its blocks"
+    return (
+        f"{len(point.dropped)} dropped: measured at {point.share:.2f} of the time, but {by_macs:.2f} by multiply-adds"
+        f"{blocks}; time it again on a quiet machine, or with a longer Clock(seconds=)"
+    )
