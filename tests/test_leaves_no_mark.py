@@ -83,11 +83,11 @@ def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
     return callbacks.PathRecorder(net.model, data.x, data.labels).record()
 
 
-def distilled(net: UnrolledNetwork, data: ImageData) -> Any:
+def distilled(net: UnrolledNetwork, data: ImageData, by: Any = tradeoff.distil) -> Any:
     with torch.random.fork_rng():  # layers draw when they are made
         with torch.device("cpu"), torch.inference_mode(False):  # made as a model that can be trained is
             student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float().to(data.images.device)
-    return tradeoff.distil(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
+    return by(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
 
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -162,6 +162,9 @@ FUNCTIONS: dict[str, Function] = {
     "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.0, threads=1),
     "latency_by_unit": lambda net, data: tradeoff.latency_by_unit(net, data.x, seconds=0.0001),
     "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
+    "count_macs": lambda net, data: tradeoff.count_macs(net.model, data.x),
+    "in_runtime": lambda net, data: tradeoff.in_runtime(net.model, data.x, "export"),
+    "distil_best": lambda net, data: distilled(net, data, tradeoff.distil_best),
     "count_parameters": lambda net, data: tradeoff.count_parameters(net.model),
     "plan_drop": lambda net, data: tradeoff.plan_drop(
         net,

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT
+from ..graph.private_copy import private_copy
 from ..surgery.export import exported_program, onnx_program
 
 Runtime = Literal["eager", "compile", "export", "onnx"]
@@ -66,6 +67,7 @@ def in_runtime(
     """
     if runtime == "eager":
         return model
+    model = private_copy(model)  # exporting writes to the modules that it looks at
     if runtime == "compile":
         return torch.compile(model)  # type: ignore[return-value]
     example = x if len(x) > 1 else torch.cat([x, x])  # of one image a batch size cannot be told from a constant
