@@ -46,5 +46,5 @@ def quick_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Tests of the measuring itself take a fixture of this name that does nothing.
     """
-    monkeypatch.setattr("resnet_paths.tradeoff.latency.monotonic", lambda: 20 * time.monotonic())
-    monkeypatch.setattr("resnet_paths.tradeoff.latency._ROUNDS", 2)
+    monkeypatch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
+    monkeypatch.setattr("resnet_paths.tradeoff.timing._ROUNDS", 2)

@@ -96,7 +96,7 @@ def result_of(name: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in NOTHING])
 @pytest.mark.filterwarnings("ignore")
 def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_paths.tradeoff.latency._SHORTEST", 0.0)  # one run a timing
+    monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)  # one run a timing
     expected = result_of(name)
     for mode, around in AROUND.items():
         if mode in DEVICES and not pretend.IS_POSSIBLE:

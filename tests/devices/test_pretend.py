@@ -180,7 +180,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.filterwarnings("ignore")
 def test_pictures_of_records_of_a_device(name: str, there, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_paths.tradeoff.latency._SHORTEST", 0.0)
+    monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)
     PICTURES[name](*there)
     if plt.get_fignums():
         plt.gcf().canvas.draw()

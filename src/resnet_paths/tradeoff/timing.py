@@ -108,7 +108,7 @@ def latencies_in_turn(
     *,
     seconds: float = 1.0,
     threads: int | None = None,
-    rounds: int = _ROUNDS,
+    rounds: int | None = None,
 ) -> list[Timing]:
     """The times of one forward pass of several models, run in turn, so that other work on the machine slows all alike.
 
@@ -120,7 +120,7 @@ def latencies_in_turn(
         x: their input.
         seconds: how long to measure each, at least.
         threads: CPU threads (default: as torch is set).
-        rounds: of timings, in each of which every model has its turn.
+        rounds: of timings, in each of which every model has its turn (default: seven).
 
     Returns:
         A record for each model; :meth:`Timing.share_of` compares two.
@@ -132,7 +132,7 @@ def latencies_in_turn(
         >>> half.low <= half.median <= half.high
         True
     """
-    timer = _timer()
+    timer, rounds = _timer(), rounds or _ROUNDS
     count = threads or torch.get_num_threads()
     x = dict(x) if isinstance(x, Mapping) else x
     first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)), None)
