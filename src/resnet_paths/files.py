@@ -8,8 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDED = ".part"
 """What the names of files that are being written hold, after that of the file they are to become."""
@@ -76,6 +80,11 @@ def write_text(path: str | Path, text: str) -> Path:
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
     return Path(path)
+
+
+def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
+    """Write a table as csv, without its index; likewise."""
+    return write_text(path, frame.to_csv(index=False))
 
 
 def existing_file(path: str | Path, what: str) -> Path:

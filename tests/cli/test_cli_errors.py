@@ -163,6 +163,10 @@ def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:
     assert "own_fault.py" in theirs.stderr
     assert "cli/_errors.py" not in theirs.stderr
     assert "the code given raised KeyError: 'gone'" in theirs.stderr
+    monkeypatch.setenv("RESNET_PATHS_TRACEBACK", "1")
+    all_of_it = CliRunner().invoke(app, ["unroll", "--model", str(tmp_path / "own_fault.py") + ":build"]).stderr
+    assert (all_of_it.count("Traceback"), all_of_it.count("return {}['gone']")) == (1, 1)
+    monkeypatch.delenv("RESNET_PATHS_TRACEBACK")
 
     monkeypatch.setattr("resnet_paths.cli.unroll.named_model", {}.__getitem__)
     ours = CliRunner().invoke(app, ["unroll"])

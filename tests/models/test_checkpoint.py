@@ -7,7 +7,8 @@ from helpers import randomise_norms
 from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, read_checkpoint, save_checkpoint
 from resnet_paths.models.load import EMBEDDED
-from resnet_paths.training import Recipe
+from resnet_paths.surgery import drop_blocks
+from resnet_paths.training import Recipe, train
 from resnet_paths.training.embedded import RECIPE
 
 FAMILY = [
@@ -142,3 +143,16 @@ def test_damaged_descriptions(tmp_path, facts: str, message: str) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "net.safetensors", metadata={"facts": facts})
     with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "net.safetensors"))
+
+
+def test_checkpoints_of_dropped_models_say_what_they_lack(tmp_path) -> None:
+    """Whoever writes them: training too, of a model dropped twice, and in capital letters."""
+    whole = cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=0).eval()
+    smaller = drop_blocks(drop_blocks(whole, ["layer1.1"]), ["layer3.1"])
+    train(smaller, digits("test").subset(slice(0, 16)), Recipe(epochs=1, batch_size=8), folder=tmp_path, progress=False)
+    saved = save_checkpoint(smaller, tmp_path / "NET.SAFETENSORS")
+    x = digits("test").x[:2]
+    for path in (tmp_path / "epoch-0001.safetensors", saved):
+        assert read_checkpoint(path)[1]["dropped"] == ["layer1.1", "layer3.1"]
+        assert torch.equal(load_checkpoint(path)(x), smaller(x))
+    assert "dropped" not in read_checkpoint(save_checkpoint(whole, tmp_path / "whole.safetensors"))[1]

@@ -4,5 +4,15 @@ from .checking import check_arguments, checked, without_checks
 from .hints import ELSEWHERE
 from .modes import no_autocast, outside_autocast
 from .ranges import Range
+from .shown import few
 
-__all__ = ["ELSEWHERE", "Range", "check_arguments", "checked", "no_autocast", "outside_autocast", "without_checks"]
+__all__ = [
+    "ELSEWHERE",
+    "Range",
+    "check_arguments",
+    "checked",
+    "few",
+    "no_autocast",
+    "outside_autocast",
+    "without_checks",
+]

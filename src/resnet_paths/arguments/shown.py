@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,17 @@ def shown(value: Any) -> str:
             return f"{text[:_LONG]}..."
         return f"{_article(type(value).__name__)} of {len(value)}"  # type: ignore[arg-type]
     return _article(type(value).__name__)
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """Names in a message: the first, and how many more.
+
+    Example:
+        >>> few("abc"), few(["one", "two", "three"], most=2)
+        ('a, b, c', 'one, two and 1 more')
+    """
+    first = ", ".join(names[:most])
+    return f"{first} and {len(names) - most} more" if len(names) > most else first
 
 
 def _array(value: Any) -> str:

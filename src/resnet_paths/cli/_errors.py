@@ -132,11 +132,13 @@ def print_error(text: str) -> None:
 
 def _told(error: Exception) -> int:
     """Tells the error; the exit code."""
-    if os.environ.get(TRACEBACK):
+    everything = bool(os.environ.get(TRACEBACK))
+    if everything:
         traceback.print_exception(error, file=sys.stderr)
     own = _users_frames(error)
     if own is not None:
-        traceback.print_exception(type(error), error, own, file=sys.stderr, chain=False)
+        if not everything:
+            traceback.print_exception(type(error), error, own, file=sys.stderr, chain=False)
         print_error(f"the code given raised {_first_line(error)}")
         return 1
     if is_out_of_memory(error):
@@ -145,7 +147,7 @@ def _told(error: Exception) -> int:
     if isinstance(error, _USERS):
         print_error(str(error) or type(error).__name__)
         return 2
-    if not os.environ.get(TRACEBACK):
+    if not everything:
         traceback.print_exception(error, file=sys.stderr)
     print_error("this is a fault of resnet_paths, not yours; please report it with the lines above and the command")
     return 1

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from ..data import ImageData
-from ..files import write_text
+from ..files import write_table, write_text
 from ..landscape import (
     Direction,
     Surface,
@@ -242,7 +242,7 @@ def _write(surfaces: dict[str, Surface], log: bool | None, html: bool, out: Path
     written = [_draw(surfaces, log, out)]
     for place, surface in enumerate(surfaces.values()):
         stem = "landscape" if place == 0 else "landscape_twin"
-        write_text(out / f"{stem}.csv", surface.to_frame().to_csv(index=False))
+        write_table(out / f"{stem}.csv", surface.to_frame())
         written += [out / f"{stem}.csv", save_surface(surface, out / f"{stem}.npz")]
         written.append(save_vtk(surface, out / f"{stem}.vtk"))
     if html:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import ImageData
-from ..files import write_text
+from ..files import write_table
 from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -133,7 +133,7 @@ def register(app: typer.Typer) -> None:
         chosen = _choose(net, images, drop, tolerance, seed, running)
         report = _dropped(net, images, chosen, seed, running)
         picture = save(plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png")
-        write_text(out / "lesion.csv", record.to_pandas().to_csv(index=False))
+        write_table(out / "lesion.csv", record.to_pandas())
         if as_json:
             typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
             return
@@ -158,7 +158,7 @@ def _study(
     """One study: its table on screen and in a file, its picture."""
     finding = _studies.run(name, net, images, options)
     picture = save(finding.plot(), out / f"{name}.png")
-    write_text(out / f"{name}.csv", finding.table.to_csv(index=False))
+    write_table(out / f"{name}.csv", finding.table)
     if as_json:
         typer.echo(_studies.as_json(name, finding, picture))
         return

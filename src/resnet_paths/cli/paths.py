@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ..data import ImageData
-from ..files import write_text
+from ..files import write_table
 from ..network import UnrolledNetwork, for_inference
 from ..paths import (
     EffectivePaths,
@@ -111,8 +111,8 @@ def _pictures(
     out: Path,
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "gradient_by_length.csv", split.to_pandas().to_csv(index=False))
-    write_text(out / "effective_paths.csv", found.to_pandas().to_csv(index=False))
+    write_table(out / "gradient_by_length.csv", split.to_pandas())
+    write_table(out / "effective_paths.csv", found.to_pandas())
     return [
         save(plot_effective_paths(found)[0], out / "effective_paths.png"),
         save(plot_gradient_by_length(split), out / "gradient_by_length.png"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,8 @@ from typing import IO
 import numpy as np
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, few
+from ..warned import warn
 from ._layout import SUFFIXES, Layout, Split, held_out, layout_of, part_of_name
 from ._normalisation import existing, normalisation
 from ._pictures import Damaged, pixels
@@ -190,7 +190,8 @@ class _Tree:
         self._check_classes(entries, classes, given is not None)
         name = f"{self.name} ({self.layout.folders[part]})" if part else self.name
         if not part and split is not None:
-            entries, name = self._drawn(entries, split, seed)
+            places, name = drawn_part([label for label, _ in entries], split, self.name, seed)
+            entries = [entries[place] for place in places]
         if limit is not None and limit < len(entries):
             entries = [entries[place] for place in spread(len(entries), limit)]
         images = self._decoded([file for _, file in entries], size, white, name)
@@ -211,14 +212,13 @@ class _Tree:
 
     def _say_what_is_left_out(self) -> None:
         for reason, names in self.layout.left_out.items():
-            warnings.warn(f"{len(names)} images of {self.name} {reason} are left out, such as {names[0]}", stacklevel=6)
+            warn(f"{len(names)} images of {self.name} {reason} are left out, such as {names[0]}")
         labels = {label for part in self.layout.parts.values() for label, _ in part}
         inner = {file.split("/")[-2] for part in self.layout.parts.values() for _, file in part}
         if len(labels) == 1 and len(inner) > 1 and not inner & labels:
-            warnings.warn(
+            warn(
                 f"all images of {self.name} are of one class, {labels.pop()!r}, in {len(inner)} folders inside it, "
                 f"such as {min(inner)!r}: if these are the classes, give the folder that holds them",
-                stacklevel=6,
             )
 
     def _check_classes(self, entries: list[tuple[str, str]], classes: tuple[str, ...], given: bool) -> None:
@@ -226,18 +226,9 @@ class _Tree:
         if unknown:
             whose = "the given classes" if given else f"the classes of {self.layout.folders.get('train', 'train')}"
             raise ValueError(
-                f"expected in {self.name} {whose} ({_few(classes)}), got also {_few(unknown)}; take these folders out, "
+                f"expected in {self.name} {whose} ({few(classes)}), got also {few(unknown)}; take these folders out, "
                 "rename them, or give classes="
             )
-
-    def _drawn(self, entries: list[tuple[str, str]], split: Split, seed: int) -> tuple[list[tuple[str, str]], str]:
-        """The images of a part that is drawn, as nothing says which they are."""
-        apart = held_out([label for label, _ in entries], seed)
-        kept = [entry for entry, out in zip(entries, apart, strict=True) if out == (split != "train")]
-        if not kept:
-            raise ValueError(f"expected at least two images of a class in {self.name} to split, got one of each")
-        say_drawn(self.name, len(entries), sum(apart), split, seed)
-        return kept, f"{self.name} ({'training' if split == 'train' else 'test'} part, seed {seed})"
 
     def _decoded(self, files: list[str], size: int | None, white: float | None, name: str) -> torch.Tensor:
         arrays: list[np.ndarray] = []
@@ -263,22 +254,30 @@ class _Tree:
             if arrays[-1].dtype != np.uint8:
                 brightest = max(brightest, float(arrays[-1].max()))
         if white is None and 0 < brightest < 4095.5 / 65535:
-            warnings.warn(
+            warn(
                 f"the brightest pixel of {name} is {brightest * 65535:.0f} of 65535: if white is less, as in images of "
                 "12 bits, pass white=4095",
-                stacklevel=6,
             )
         return torch.from_numpy(_stacked(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def say_drawn(name: str, count: int, apart: int, split: Split, seed: int) -> None:
-    """Warn that a split was drawn."""
-    warnings.warn(
-        f"{name} has no folders or arrays of its own for training and test images: {apart} of its {count} images, a "
-        f"fifth of each class drawn with seed {seed}, are the test part and {count - apart} the training part; these "
-        f"are the {'training' if split == 'train' else 'test'} part",
-        stacklevel=7,
+def drawn_part(labels: Sequence[str] | Sequence[int], split: Split, name: str, seed: int) -> tuple[list[int], str]:
+    """The places of the images of a part that is drawn, and what it is called; a warning says so.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    apart = held_out(labels, seed)
+    places = [place for place, out in enumerate(apart) if out == (split != "train")]
+    if not places:
+        raise ValueError(f"expected at least two images of a class in {name} to split, got one of each")
+    part, count = "training" if split == "train" else "test", sum(apart)
+    warn(
+        f"{name} has no folders or arrays of its own for training and test images: {count} of its {len(apart)} images, "
+        f"a fifth of each class drawn with seed {seed}, are the test part and {len(apart) - count} the training part; "
+        f"these are the {part} part"
     )
+    return places, f"{name} ({part} part, seed {seed})"
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -337,8 +336,3 @@ def _member(file: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
         raise Damaged(str(error)) from error
     yield io.BytesIO(content)
-
-
-def _few(names: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..arguments import checked
-from ._files import check_inflated, say_drawn, spread
-from ._layout import Split, held_out
+from ._files import check_inflated, drawn_part, spread
+from ._layout import Split
 from ._normalisation import CIFAR10_CLASSES, existing, normalisation
 from ._pictures import Damaged
 from .arrays import image_tensor, label_tensor
@@ -83,13 +83,8 @@ def npz(
 
 def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
     """The part of images of which nothing says which part they are; a warning says so."""
-    apart = held_out(data.labels.tolist(), seed)
-    kept = torch.tensor([out == (split != "train") for out in apart], device="cpu")
-    if not kept.any():
-        raise ValueError(f"expected at least two images of a class in {name} to split, got one of each")
-    say_drawn(name, len(apart), sum(apart), split, seed)
-    part = "training" if split == "train" else "test"
-    return replace(data.subset(kept), name=f"{name} ({part} part, seed {seed})")
+    places, told = drawn_part(data.labels.tolist(), split, name, seed)
+    return replace(data.subset(places), name=told)
 
 
 def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
@@ -118,8 +113,10 @@ def _arrays(
             )
         try:
             names = file["classes"] if "classes" in file.files else None
-            others = [file[f"{part}_labels"] for part in ("train", "val", "test") if f"{part}_labels" in file.files]
-            return file[f"{prefix}images"], file[f"{prefix}labels"], others, names, prefix
+            others = [f"{part}_labels" for part in ("train", "val", "test")]
+            others = [name for name in others if name in file.files and name != f"{prefix}labels"]
+            images, labels = file[f"{prefix}images"], file[f"{prefix}labels"]
+            return images, labels, [file[name] for name in others], names, prefix
         except _UNREADABLE as error:
             raise ValueError(f"expected arrays of numbers in {source.name}, which cannot be read: {error}") from error
 

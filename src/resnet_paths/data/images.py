@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..arguments import checked
+from ..arguments import checked, few
 from ..draws import permutation, seeded
 from ..graph.model_fingerprint import tensor_bytes
 
@@ -167,8 +167,8 @@ class ImageData:
         ]
         if unknown:
             raise ValueError(
-                f"expected in {self.name} no other classes than {_listed(classes)}, got also {_listed(unknown)}; take "
-                "their images out, or rename the classes"
+                f"expected in {self.name} no other classes than {few([*map(repr, classes)])}, got also "
+                f"{few([*map(repr, unknown)])}; take their images out, or rename the classes"
             )
         numbers = torch.tensor([place.get(name, 0) for name in self.classes], device=self.labels.device)
         return replace(self, labels=numbers[self.labels], classes=classes)
@@ -230,9 +230,3 @@ class ImageData:
             digest.update(tensor_bytes(tensor))
         digest.update(repr((self.classes, self.mean, self.std)).encode())
         return digest.hexdigest()
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    """A few names for a message."""
-    shown = ", ".join(map(repr, names[:most]))
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..sweep import sweep
 from ..sweep.result import last_line
+from ..warned import warn
 from ._order import coarse_to_fine
 
 R = TypeVar("R")
@@ -134,7 +134,7 @@ class _Cells:
         said = f"{count} of {self._finished.size} cells failed, the first at (row, column) {place}: {last_line(error)}"
         if not self._finished.any():
             raise RuntimeError(f"expected a surface, but {said}\n{error}")
-        warnings.warn(f"{said}; see the surface's `failures`", RuntimeWarning, stacklevel=4)
+        warn(f"{said}; see the surface's `failures`", RuntimeWarning)
 
     def arrays(self) -> dict[str, Any]:
         """Copies of what has arrived; cells without values are NaN and not finished."""

@@ -5,7 +5,6 @@ A coalition S is the set of units kept; its value v(S) is the metric of the netw
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -20,6 +19,7 @@ from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
 from ..statistics import combined_intervals, mean_intervals
+from ..warned import warn
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
 from .metrics import Metric, bound_of, metric_named
@@ -269,10 +269,9 @@ def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple
             return np.stack(found), whole, empty
     if precision is not None:
         reached = _standard_errors(np.stack(found)).max()
-        warnings.warn(
+        warn(
             f"expected standard errors of at most {precision:g}, reached {reached:g} after {2 * len(found)} orders; "
             "raise most_permutations",
-            stacklevel=3,
         )
     return np.stack(found), whole, empty
 

@@ -19,7 +19,7 @@ from torch import nn
 from ..arguments import checked
 from ..files import whole_file
 from ..graph.wrappers import inner_model
-from ..surgery import drop_blocks
+from ..surgery import drop_blocks, dropped_in
 from ._infer import inferred_network
 from .cifar import CifarResNet, cifar_resnet
 from .states import fit, plain_name, prefixes_of, say_foreign, state_in
@@ -39,8 +39,9 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         path: the file; its folder is made where it is missing.
         **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
-            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read), with
-            ``input_shape`` of one image and ``base``, the name that makes the whole one.
+            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read; a
+            model of :func:`drop_blocks` says them itself), with ``input_shape`` of one image and ``base``, the name that
+            makes the whole one.
 
     Raises:
         TypeError: a fact is no JSON value.
@@ -57,6 +58,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     facts = {"versions": {"resnet_paths": version("resnet-paths"), "torch": torch.__version__}, **facts}
     if isinstance(model, CifarResNet):
         facts = {"architecture": {"depth": model.depth, **model.arguments}, **facts}
+    if dropped_in(model):
+        facts = {"dropped": list(dropped_in(model)), **facts}
     try:
         text = json.dumps(facts)
     except TypeError as error:
@@ -100,7 +103,8 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str,
     if _is_safetensors(source):
         with _opened(source) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return state_in(state, source.name, key), read_facts(source)
+            facts = _facts(file)
+        return state_in(state, source.name, key), facts
     return state_in(_loaded(source), source.name, key), {}
 
 
@@ -115,16 +119,19 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     if not _is_safetensors(Path(path)):
         return {}
     with _opened(Path(path)) as file:
-        text = (file.metadata() or {}).get("facts", "{}")
+        return _facts(file)
+
+
+def _facts(file: Any) -> dict[str, Any]:
     try:
-        facts = json.loads(text)
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
 def _is_safetensors(source: Path) -> bool:
-    return source.suffix == ".safetensors"
+    return source.suffix.lower() == ".safetensors"
 
 
 @contextmanager

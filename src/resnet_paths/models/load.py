@@ -156,10 +156,11 @@ def is_checkpoint(spec: str) -> bool:
     """
     if spec.lower().endswith(_CHECKPOINTS):
         return True
+    if spec == "embedded" or spec.startswith("cifar-resnet") or not Path(spec).is_file():
+        return False
     from torchvision.models import list_models
 
-    named = spec == "embedded" or spec.startswith("cifar-resnet") or spec in list_models()
-    return not named and Path(spec).is_file()
+    return spec not in list_models()
 
 
 def _refuse(spec: str, reason: str, pretrained: bool, **options: Any) -> None:

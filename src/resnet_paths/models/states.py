@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ..arguments import few
+from ..warned import warn
 
 State = dict[str, torch.Tensor]
 
@@ -35,7 +37,7 @@ def state_in(content: Any, file: str, key: str | None = None) -> State:
         content = content[entry]
     tensors = _tensors(content)
     if not tensors:
-        holds = f" with {_few(sorted(map(str, content)))}" if isinstance(content, Mapping) else ""
+        holds = f" with {few(sorted(map(str, content)))}" if isinstance(content, Mapping) else ""
         raise ValueError(
             f"expected a state dict of tensors in {file}, got {type(content).__name__}{holds}; save "
             "model.state_dict(), or say which entry with key="
@@ -86,7 +88,7 @@ class Fit:
     def difference(self) -> str:
         """What is wrong, in words."""
         parts = (("missing", self.missing), ("too many", self.extra + self.foreign), ("of another shape", self.shapes))
-        return "; ".join(f"{words}: {_few(names)}" for words, names in parts if names)
+        return "; ".join(f"{words}: {few(names)}" for words, names in parts if names)
 
 
 def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file: str) -> Fit:
@@ -127,10 +129,9 @@ def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file
 def say_foreign(found: Fit, file: str) -> None:
     """Warn of what was not read."""
     if found.foreign:
-        warnings.warn(
+        warn(
             f"{file} holds {len(found.foreign)} tensors that are no part of the model and were not read: "
-            f"{_few(found.foreign)}",
-            stacklevel=4,
+            f"{few(found.foreign)}",
         )
 
 
@@ -160,7 +161,7 @@ def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: s
     if usual or len(best) == 1 or most < len(names):
         return usual[0] if usual else best[0]
     raise ValueError(
-        f"expected one network in {file}, got {len(best)} that fit equally: {_few(best)}; say which with key="
+        f"expected one network in {file}, got {len(best)} that fit equally: {few(best)}; say which with key="
     )
 
 
@@ -175,7 +176,7 @@ def _entry(content: Any, file: str) -> str | None:
     chosen = (known or inside)[0]
     others = [key for key in inside if key != chosen and key in (*ENTRIES, *AVERAGES)]
     if others:
-        warnings.warn(f"{file}: read {chosen!r}, not {_few(others)}; say otherwise with key=", stacklevel=5)
+        warn(f"{file}: read {chosen!r}, not {few(others)}; say otherwise with key=")
     return chosen
 
 
@@ -192,8 +193,3 @@ def _tensors(content: Any) -> State:
     found = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     named = any("." in name or name in ("weight", "bias") for name in found)
     return found if found and (named or len(found) == len(content)) else {}
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from ..graph.errors import NoUnitsError, OutputError, UnrollError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
+from ..warned import warn
 from .unrolled import Output, UnrolledNetwork
 from .verify import verify
 
@@ -107,10 +107,9 @@ def _attempt(
 def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
     closed = closed_modules(net.model, net.opaque)
     if closed:
-        warnings.warn(
+        warn(
             f"{', '.join(closed)} could not be looked into without an input, so the blocks in there are not among the "
             f"{len(net)} found; pass example_input=... to unroll",
-            stacklevel=4,
         )
 
 

@@ -2,6 +2,7 @@
 
 from .batch_statistics import batch_statistics, norms_before
 from .drop import drop_blocks
+from .edit import dropped_in
 from .export import export_model
 from .lesion import lesioned
 from .recalibrate import recalibrate_batchnorm
@@ -15,6 +16,7 @@ __all__ = [
     "Refitter",
     "batch_statistics",
     "drop_blocks",
+    "dropped_in",
     "export_model",
     "lesioned",
     "norms_before",

@@ -16,6 +16,7 @@ from ..graph.handed_on import Given
 from ..graph.leaving import Leaving
 from ..graph.pieces import Segments
 from ..graph.rewriting import WrittenForward, written_forward
+from ..graph.wrappers import inner_model
 from ..network import NotDroppableError, UnrolledNetwork
 from .written_class import written_class
 
@@ -53,6 +54,25 @@ def give_forward(module: nn.Module, edit: Edit) -> None:
         return
     module.__dict__.pop("forward", None)
     module.__class__ = written_class(written, blocks)
+
+
+def note_dropped(model: nn.Module, blocks: Sequence[str]) -> None:
+    """Let a model say which blocks it lacks, so that a checkpoint of it can be read."""
+    inner_model(model).__dict__[_DROPPED] = (*dropped_in(model), *blocks)
+
+
+def dropped_in(model: nn.Module) -> tuple[str, ...]:
+    """The names of the blocks that were dropped from a model, in a wrapper or not.
+
+    Example:
+        >>> dropped_in(nn.Identity())
+        ()
+    """
+    names: tuple[str, ...] = inner_model(model).__dict__.get(_DROPPED, ())
+    return names
+
+
+_DROPPED = "_dropped_blocks"
 
 
 def checked_graph(written: WrittenForward) -> fx.Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ..graph.locking import MODEL_LOCK
 from ..graph.wrappers import unwrap
 from ..network.norms import BatchNorm, tracking_norms
 from ..network.unrolled import call_model
+from ..warned import warn
 
 _ONE_VALUE = "Expected more than 1 value per channel"
 
@@ -87,9 +87,8 @@ def recalibrate_batchnorm(
     if unknown:
         raise ValueError(f"expected names of batch norms to keep, such as {next(iter(named), None)!r}, got {unknown}")
     if not named:
-        warnings.warn(
+        warn(
             f"{type(model).__name__} has no batch norms that keep running statistics: nothing was recalibrated",
-            stacklevel=2,
         )
     norms = [norm for name, norm in named.items() if name not in kept]
     if not norms:

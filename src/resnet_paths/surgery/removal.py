@@ -10,7 +10,7 @@ from torch import nn
 from ..graph.copying import copied
 from ..graph.leaving import Holdings
 from ..network import UnrolledNetwork
-from .edit import edits, give_forward, take_out
+from .edit import edits, give_forward, note_dropped, take_out
 from .token_cache import warn_of_token_count
 
 
@@ -34,4 +34,5 @@ def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: boo
     for forward in forwards:
         give_forward(counterpart(forward[0].plan.site.module), forward)
     take_out(leaving, counterpart)
+    note_dropped(result, [net[index].name for index in indices])
     return result

@@ -6,25 +6,24 @@ fills it they take every further token for the first one. ``generate`` hands the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
 from ..graph.blocks import Cut
 from ..graph.program import ModuleCall, Program
 from ..graph.trees import leaves
+from ..warned import warn
 
 
-def warn_of_token_count(program: Program, cuts: Iterable[Cut], stacklevel: int = 3) -> None:
+def warn_of_token_count(program: Program, cuts: Iterable[Cut]) -> None:
     """Warn where a block is dropped whose attention fills layer 0 of a cache of tokens."""
     inside = set().union(*(cut.branch_nodes for cut in cuts))
     for call in program.root.walk():
         if not (getattr(call.module, "layer_idx", None) == 0 and _fills_cache(call)):
             continue
         if any(inside.intersection(part.nodes) for part in call.walk()):
-            warnings.warn(
+            warn(
                 f"the model counts the tokens in its cache by {call.path}, which is taken out: where you feed tokens "
                 "with a cache by hand, give position_ids and attention_mask too (generate does), or keep this block",
-                stacklevel=stacklevel,
             )
             return
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from ..arguments import checked
+from ..warned import warn
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def _say(text: str) -> None:
     said = _heard.get()
     if said is not None:
         said.append(text)
-    warnings.warn(text, BatchHalvedWarning, stacklevel=3)
+    warn(text, BatchHalvedWarning)
 
 
 def _release() -> None:

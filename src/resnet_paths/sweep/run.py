@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from ..warned import warn
 from . import _worker
 from ._columns import Columns
 from ._executors import Dispatcher, Tasks, in_process
@@ -100,7 +100,7 @@ def sweep(
     finally:
         store.close()
     if executor is None and fingerprint(context) != origin.context:
-        warnings.warn(_CHANGED, stacklevel=2)
+        warn(_CHANGED)
     if progress is True:
         print(_last_words(result, run.state, retry_failed), file=sys.stderr)
     return result
