@@ -40,8 +40,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
             names of blocks that were dropped: the model is then built whole, and dropped again, when it is read; a
-            model of :func:`drop_blocks` says them itself), with ``input_shape`` of one image and ``base``, the name that
-            makes the whole one.
+            model of :func:`drop_blocks` says them itself), with ``input_shape`` of one image and ``base``, the name
+            that makes the whole one.
 
     Raises:
         TypeError: a fact is no JSON value.
