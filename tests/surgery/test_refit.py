@@ -171,6 +171,29 @@ def swin() -> tuple[nn.Module, tuple[int, ...]]:
     return SwinTransformer([4, 4], 8, [2, 2], [2, 2], [3, 3], num_classes=5), (3, 32, 32)
 
 
+def torchvision_vit() -> tuple[nn.Module, tuple[int, ...]]:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=5), (3, 32, 32)
+
+
+class Functional(nn.Module):
+    """A branch whose last layer is a function of parameters that the block holds itself."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.last = nn.Parameter(torch.randn(width, width) / width)
+        self.shift = nn.Parameter(torch.randn(width)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + nn.functional.linear(torch.tanh(self.first(x)), self.last, bias=self.shift)
+
+
+def functional() -> tuple[nn.Module, tuple[int, ...]]:
+    return nn.Sequential(*(Functional(6, bias) for bias in (True, False, True, False)), nn.Linear(6, 5)), (6,)
+
+
 def mobilenet() -> tuple[nn.Module, tuple[int, ...]]:
     from torchvision.models import MobileNetV2
 
@@ -211,7 +234,8 @@ def preactivation() -> tuple[nn.Module, tuple[int, ...]]:
     ("build", "dropped", "least"),
     [
         (preactivation, [1, 4, 5], 6), (bottleneck, [1, 3], 4), (mobilenet, [0], 1), (depthwise, [1], 3),
-        (convnext, [1, 3], 3), (vit, [2, 3], 3), (swin, [1, 2], 3), (mlp_mixer, [1, 4], 4),
+        (convnext, [1, 3], 3), (vit, [2, 3], 3), (swin, [1, 2], 3),
+        (torchvision_vit, [2, 3], 3), (functional, [1], 3), (mlp_mixer, [1, 4], 4),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )  # fmt: skip

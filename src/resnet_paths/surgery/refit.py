@@ -312,8 +312,8 @@ class Refitter:
         if reason:
             return [], BlockFit(name, target, "", math.nan, math.nan, reason)
         new, before, after = problem.solve(self.how.ridge)
-        new = [replace(fit, norm=self._norms.get(fit.name)) for fit in new]
-        return new, BlockFit(name, target, ", ".join(fit.name for fit in new), before, after)
+        new = [replace(fit, norm=self._norms.get(fit.layer)) for fit in new]
+        return new, BlockFit(name, target, ", ".join(fit.layer for fit in new), before, after)
 
     def _batches(self, inputs: Inputs) -> list[Any]:
         """Inputs in batches, as the model itself is called."""

@@ -24,20 +24,27 @@ class LayerFit:
     """A layer of the folded copy: its weights before and after.
 
     Attributes:
-        name: qualified name.
+        weight_name: qualified name of its weight.
+        bias_name: of its bias; None where it has none.
         weight: before the fit.
-        bias: likewise; None where it has none.
+        bias: likewise.
         fitted_weight: the solution.
         fitted_bias: likewise.
         norm: name of the batch norm that was folded into the layer; None where none was.
     """
 
-    name: str
+    weight_name: str
+    bias_name: str | None
     weight: torch.Tensor
     bias: torch.Tensor | None
     fitted_weight: torch.Tensor
     fitted_bias: torch.Tensor | None
     norm: str | None = None
+
+    @property
+    def layer(self) -> str:
+        """The qualified name of the module that holds the weight."""
+        return self.weight_name.rpartition(".")[0]
 
     def at(self, step: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias a part of the way from the old (0) to the fitted ones (1)."""
@@ -50,25 +57,24 @@ class LayerFit:
 def put_folded(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
     """Set layers of the folded copy."""
     for fit in fits:
-        layer: Any = model.get_submodule(fit.name)
         weight, bias = fit.at(step)
-        layer.weight.data.copy_(weight)
-        if bias is not None:
-            layer.bias.data.copy_(bias)
+        model.get_parameter(fit.weight_name).data.copy_(weight)
+        if fit.bias_name is not None:
+            model.get_parameter(fit.bias_name).data.copy_(_given(bias))
 
 
 @torch.no_grad()
 def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
     """Set layers of a model as it is, norms and all; at a step of 0 nothing is touched."""
     for fit in fits if step else ():
-        layer: Any = model.get_submodule(fit.name)
         weight, bias = (None if value is None else value.double() for value in fit.at(step))
         if fit.norm is not None:
+            layer: Any = model.get_submodule(fit.layer)
             _put_before_norm(layer, model.get_submodule(fit.norm), _given(weight), _given(bias))
             continue
-        layer.weight.copy_(_given(weight))
-        if bias is not None:
-            layer.bias.copy_(bias)
+        model.get_parameter(fit.weight_name).copy_(_given(weight))
+        if fit.bias_name is not None:
+            model.get_parameter(fit.bias_name).copy_(_given(bias))
 
 
 def _put_before_norm(layer: Any, norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:

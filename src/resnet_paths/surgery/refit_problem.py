@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from ..draws import permutation
 from ..graph.compile_node import Values
@@ -50,7 +50,7 @@ class BlockProblem:
         self, segments: Segments, site: Site, rows_per_feature: int, inputs: int, generator: torch.Generator
     ) -> None:
         cut = segments.cuts[site.block]
-        self._cut, self._flow, self._site = cut, segments.flow, site
+        self._cut, self._site = cut, site
         pieces = dict.fromkeys(cut.branch, segments.branches[site.block])
         if (shortcut := segments.shortcuts[site.block]) is not None:
             pieces[cut.shortcut] = shortcut
@@ -110,7 +110,7 @@ class BlockProblem:
         if readout.source is not None:
             left, used = self._sent_back(readout.source, left, output)
         targets = rows_of(first.layer, left, positions)
-        features = [features_of(tail.term.layer, batch.values[self._source(tail)], positions) for tail in self._tails]
+        features = [features_of(tail.term.layer, tail.term.found.read(batch.values), positions) for tail in self._tails]
         groups = max(len(part) for part in features)
         parts = [part.expand(groups, -1, -1) for part in features]
         if self._constant() is not None:
@@ -132,10 +132,6 @@ class BlockProblem:
         every = 1 if isinstance(layer, nn.Linear) else len(output)  # a convolution's position is one in each image
         wanted = math.ceil(self._rows_per_feature * features * share / every)
         return permutation(there, self._generator)[: max(1, wanted)].to(output.device)
-
-    def _source(self, tail: Tail) -> fx.Node:
-        (source,) = [node for node in tail.term.node.all_input_nodes if node in self._flow.carries]
-        return source
 
     @staticmethod
     def _sent_back(source: torch.Tensor, left: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,5 +190,6 @@ class BlockProblem:
                 others = sum((b for i, b in enumerate(self._biases()) if i != index), torch.zeros_like(divisor))
                 fitted = ((new[:, -1].flatten() - others) / divisor).to(bias)
             weight = layer.weight.detach().clone()
-            fits.append(LayerFit(tail.term.name, weight, bias, flat.view(weight.shape).to(weight), fitted))
+            names = tail.term.found.weight_name, tail.term.found.bias_name
+            fits.append(LayerFit(*names, weight, bias, flat.view(weight.shape).to(weight), fitted))
         return fits

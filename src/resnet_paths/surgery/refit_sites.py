@@ -20,12 +20,13 @@ import torch
 from torch import fx, nn
 
 from ..graph import operations
-from ..graph.blocks import Cut, is_entry, module_of
+from ..graph.blocks import Cut, is_entry, module_of, parameters_of
 from ..graph.compile_node import Values
 from ..graph.dataflow import ancestors, descendants
 from ..graph.pieces import Piece, Segments
 from ..graph.program import Program
-from .linear_layers import Layer, is_linear_layer
+from .found_layers import FoundLayer, found_layer
+from .linear_layers import Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +34,24 @@ class Term:
     """One layer that adds to a sum.
 
     Attributes:
-        node: the call of the layer.
+        node: the layer's output.
         end: the term of the sum into which it goes.
-        name: the layer's qualified name.
-        layer: the layer.
+        found: the layer.
     """
 
     node: fx.Node
     end: fx.Node
-    name: str
-    layer: Layer
+    found: FoundLayer
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the module that holds the weights."""
+        return self.found.weight_name.rpartition(".")[0]
+
+    @property
+    def layer(self) -> Layer:
+        """The layer, as a module."""
+        return self.found.layer
 
 
 @dataclass(frozen=True)
@@ -141,24 +150,30 @@ def _term(segments: Segments, index: int, end: fx.Node) -> Term | str:
             return "its branch ends in another block" if node in sums else "it has no layer of its own at its end"
         if len([reader for reader in node.users if reader in needed and not operations.asks_shape(reader)]) != 1:
             return f"{node.name} is read from elsewhere too"
-        module = module_of(node, program)
-        if is_linear_layer(module):
-            return _alone(segments, node, end, module)
+        layer = found_layer(node, program)
+        if layer is not None:
+            return _alone(segments, node, end, layer)
         sources = [source for source in node.all_input_nodes if source in segments.flow.carries]
         if len(sources) != 1:
             return f"what it adds is made of several values ({node.name})"
         node = sources[0]
 
 
-def _alone(segments: Segments, node: fx.Node, end: fx.Node, layer: Layer) -> Term | str:
-    program, name = segments.program, str(node.target)
-    calls = Counter(str(other.target) for other in program.graph.nodes if other.op == "call_module")
-    if calls[name] > 1:
-        return f"{name} runs more than once"
+def _alone(segments: Segments, node: fx.Node, end: fx.Node, found: FoundLayer) -> Term | str:
+    """The layer as a term, if its weights serve this one call alone."""
+    program, term = segments.program, Term(node, end, found)
+    readers = Counter(id(p) for other in program.graph.nodes for p in _parameters_read(other, program))
+    if any(readers[id(parameter)] > 1 for parameter in found.layer.parameters()):
+        return f"{term.name} runs more than once"
     owners = Counter(id(p) for module in program.model.modules() for p in module._parameters.values() if p is not None)
-    if any(owners[id(parameter)] > 1 for parameter in layer.parameters()):
-        return f"{name} shares its weights with another layer"
-    return Term(node, end, name, layer)
+    if any(owners[id(parameter)] > 1 for parameter in found.layer.parameters()):
+        return f"{term.name} shares its weights with another layer"
+    return term
+
+
+def _parameters_read(node: fx.Node, program: Program) -> list[nn.Parameter]:
+    """The parameters that a node reads, once for each of its readers where it only hands them on."""
+    return parameters_of(node, program) * (len(node.users) if node.op == "get_attr" else 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,99 @@
+"""Layers that are linear in their weights, wherever a graph holds them: as modules, as functions, inside attention."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.func import functional_call
+
+from ..graph import operations
+from ..graph.blocks import module_of
+from ..graph.compile_node import Values
+from ..graph.program import Program, map_nodes
+from .linear_layers import Layer, is_linear_layer
+
+
+@dataclass(frozen=True, eq=False)
+class FoundLayer:
+    """A layer of a graph.
+
+    Attributes:
+        layer: a module over the layer's own parameters.
+        weight_name: qualified name of its weight.
+        bias_name: of its bias; None where it has none.
+        read: what it reads, from the values of the graph.
+    """
+
+    layer: Layer
+    weight_name: str
+    bias_name: str | None
+    read: Callable[[Values], torch.Tensor]
+
+
+def found_layer(node: fx.Node, program: Program) -> FoundLayer | None:
+    """The layer whose output a node is; None where it is no layer's, or one whose weights are not what they seem."""
+    module = module_of(node, program)
+    if is_linear_layer(module):
+        (source,) = node.all_input_nodes
+        bias = None if module.bias is None else f"{node.target}.bias"
+        return FoundLayer(module, f"{node.target}.weight", bias, operator.itemgetter(source))
+    return _function(node, program) or _attention(node, program)
+
+
+def _function(node: fx.Node, program: Program) -> FoundLayer | None:
+    """``F.linear`` with parameters of the model."""
+    if node.op != "call_function" or operations.target_of(node) not in (F.linear, torch.ops.aten.linear):
+        return None
+    names = ("input", "weight", "bias")
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    source, weight, bias = (given.get(name) for name in names)
+    weight_name, bias_name = _parameter_name(weight, program), _parameter_name(bias, program)
+    if not isinstance(source, fx.Node) or weight_name is None or (bias is not None and bias_name is None):
+        return None
+    return _over(program, weight_name, bias_name, operator.itemgetter(source))
+
+
+def _parameter_name(node: object, program: Program) -> str | None:
+    """The name of the model's parameter that a node is; None where it is another value."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or str(node.target) in program.constants:
+        return None
+    return str(node.target) if isinstance(program.attribute(str(node.target)), nn.Parameter) else None
+
+
+def _attention(node: fx.Node, program: Program) -> FoundLayer | None:
+    """The output projection of ``nn.MultiheadAttention``: with the identity in its place the module gives its input."""
+    call = node.args[0] if node.op == "call_function" and node.target is operator.getitem else None
+    if not isinstance(call, fx.Node) or node.args[1] != 0:
+        return None
+    attention = module_of(call, program)
+    if type(attention) is not nn.MultiheadAttention or not is_linear_layer(attention.out_proj):
+        return None
+    projection = attention.out_proj
+
+    def read(values: Values) -> torch.Tensor:
+        args, kwargs = (map_nodes(part, values.__getitem__) for part in (call.args, call.kwargs))
+        plain = {"out_proj.weight": torch.eye(len(projection.weight), out=torch.empty_like(projection.weight))}
+        if projection.bias is not None:
+            plain["out_proj.bias"] = torch.zeros_like(projection.bias)
+        context: torch.Tensor = functional_call(attention, plain, tuple(args), dict(kwargs))[0]
+        return context
+
+    name = f"{call.target}.out_proj"
+    return _over(program, f"{name}.weight", None if projection.bias is None else f"{name}.bias", read)
+
+
+def _over(
+    program: Program, weight_name: str, bias_name: str | None, read: Callable[[Values], torch.Tensor]
+) -> FoundLayer:
+    """A linear layer over parameters of the model."""
+    weight = program.attribute(weight_name)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias_name is not None, device="meta").eval()
+    layer.weight = weight
+    if bias_name is not None:
+        layer.bias = program.attribute(bias_name)
+    return FoundLayer(layer, weight_name, bias_name, read)
