@@ -13,6 +13,22 @@ EXACT = 1e-12
 DISTRIBUTIONS = {"segmentation_models_pytorch": "segmentation-models-pytorch", "vit_pytorch": "vit-pytorch",
                  "x_transformers": "x-transformers", "super_image": "super-image"}  # fmt: skip
 
+_PARTS = (
+    "the stream travels in parts ({}), which branch and shortcut each join anew: no one value is the block's entry, and a "
+    "block has one"
+)
+_CELL = (
+    "the sums W x + U h at the entry of the recurrent cell that all blocks share have a block's form: a projection of the "
+    "state, beside a longer way from the same state. They can be gated and not dropped; its authors' blocks are all found"
+)
+REASONS = {
+    "transformers/TimesformerModel": _PARTS.format("class token and patches"),
+    "torchaudio/Emformer": _PARTS.format("right context and utterance"),
+    "pytorchcv/diaresnet20_cifar10": _CELL,
+    "pytorchcv/diapreresnet20_cifar10": _CELL,
+}
+"""Why models are not right, read off their code."""
+
 INTRODUCTION = """\
 Made by `python analysis/coverage/make_table.py` with {versions}. Every model is made with random weights (small
 configurations for transformers; nothing is downloaded) and tried in float64, with random norms, biases, layer scales
@@ -49,10 +65,15 @@ def page(records: Sequence[Record], code: str) -> str:
     lines += [_states(records, code), ""]
     lines += ["## By library", "", *_totals(tried), ""]
     wrong = [(record, problems(record)) for record in tried if problems(record)]
-    lines += ["## What is not right", "", *[f"- {_name(record)}: {'; '.join(said)}." for record, said in wrong], ""]
+    lines += ["## What is not right", "", *[_line(record, said) for record, said in wrong], ""]
     if skipped:
         lines += ["## Not tried", "", *[f"- {_name(r)}: {_cell(r['reason'])}" for r in skipped], ""]
     return "\n".join([*lines, "## All models", "", *_rows(tried), ""])
+
+
+def _line(record: Record, said: Sequence[str]) -> str:
+    reason = REASONS.get(f"{record['library']}/{record['name']}")
+    return f"- {_name(record)}: {'; '.join(said)}." + (f" Why: {reason}." if reason else "")
 
 
 def _states(records: Sequence[Record], code: str) -> str:

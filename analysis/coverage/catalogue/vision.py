@@ -41,7 +41,8 @@ TORCHVISION = [
         images(64)),
     Entry("torchvision", "fasterrcnn_resnet50_fpn", "torchvision", made_by(
         "torchvision.models.detection", "fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None, min_size=64,
-        max_size=64, num_classes=3, rpn_post_nms_top_n_test=20, box_score_thresh=0.0), list_of_images(64)),
+        max_size=64, num_classes=3, rpn_post_nms_top_n_test=20, box_score_thresh=0.0,
+        bbox_reg_weights=(500.0,) * 4), list_of_images(64)),  # random boxes would lie outside the image
     Entry("torchvision", "retinanet_resnet50_fpn", "torchvision", made_by(
         "torchvision.models.detection", "retinanet_resnet50_fpn", weights=None, weights_backbone=None, min_size=64,
         max_size=64, num_classes=3), list_of_images(64)),
