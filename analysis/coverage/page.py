@@ -14,12 +14,13 @@ DISTRIBUTIONS = {"segmentation_models_pytorch": "segmentation-models-pytorch", "
                  "x_transformers": "x-transformers", "super_image": "super-image"}  # fmt: skip
 
 _PARTS = (
-    "the stream travels in parts ({}), which branch and shortcut each join anew: no one value is the block's entry, and a "
-    "block has one"
+    "the stream travels in parts ({}), which branch and shortcut each join anew: no one value is the block's entry, "
+    "and a block has one"
 )
 _CELL = (
-    "the sums W x + U h at the entry of the recurrent cell that all blocks share have a block's form: a projection of the "
-    "state, beside a longer way from the same state. They can be gated and not dropped; its authors' blocks are all found"
+    "the sums W x + U h at the entry of the recurrent cell that all blocks share have a block's form: a projection of "
+    "the state, beside a longer way from the same state. They can be gated and not dropped; all of its authors' blocks "
+    "are found"
 )
 REASONS = {
     "transformers/TimesformerModel": _PARTS.format("class token and patches"),
