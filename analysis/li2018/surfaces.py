@@ -11,6 +11,7 @@ on from them. Writes surfaces.md and pictures beside this file.
 import argparse
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +57,29 @@ def interval(values: tuple[float, float, float]) -> str:
     return f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
 
 
-def claim(text: str, expected: str, first: RoughnessStudy, second: RoughnessStudy, number: str, sign: int) -> str:
-    """A row of the table: a difference of roughness against the sign that the paper leads one to expect."""
+Rule = Callable[[float, float], bool | None]
+"""From the ends of a difference's interval to whether the claim holds; None where that cannot be told."""
+
+
+def rises(low: float, high: float) -> bool | None:
+    return True if low > 0 else False if high < 0 else None
+
+
+def falls(low: float, high: float) -> bool | None:
+    return rises(-high, -low)
+
+
+def does_not_fall(low: float, high: float) -> bool | None:
+    """Never more than inconclusive: that nothing changes is shown by no interval, but a fall contradicts it."""
+    return False if high < 0 else None
+
+
+def claim(
+    text: str, expected: str, first: RoughnessStudy, second: RoughnessStudy, number: str, rule: Rule | None
+) -> str:
+    """A row of the table: a difference of roughness against what the paper leads one to expect (None: nothing)."""
     found = compare_roughness(first, second)[number]
-    excludes = found.low > 0 if sign > 0 else found.high < 0
-    against = found.high < 0 if sign > 0 else found.low > 0
-    verdict = "holds" if excludes else "does not hold (the opposite)" if against else "inconclusive"
-    if "not " in expected or "not in the paper" in text:
-        verdict = "no claim of the paper"
+    verdict = "no claim of the paper" if rule is None else word(rule(found.low, found.high))
     measured = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p = {found.p_value:.2g}"
     return f"| {text} | {expected} | {measured} over {found.pairs} {found.over} | {verdict} |"
 
@@ -154,18 +170,17 @@ def report(
         f"plain-20 little more than ResNet-20 | {100 * gap:+.1f} points at 56 layers, {100 * gap20:+.1f} at 20 | "
         f"{word(above(deep_gaps - 2 * np.maximum(shallow_gaps, 0.005)))} |",
         claim("Skip connections keep the deep surface convex (figures 1, 5, 6)", "more convex cells: > 0",
-              studies[deep], studies[plain_deep], "convex", 1),
+              studies[deep], studies[plain_deep], "convex", rises),
         claim("The same on the logarithm of the loss (not in the paper; the walls of a bowl are concave there)", "none",
-              on_logarithm(studies[deep]), on_logarithm(studies[plain_deep]), "convex", 1),
+              on_logarithm(studies[deep]), on_logarithm(studies[plain_deep]), "convex", None),
         claim("Negative curvature is weaker with skip connections (figure 7)", "< 0", studies[deep],
-              studies[plain_deep], "negative", -1),
+              studies[plain_deep], "negative", falls),
         claim("The deep surface is closer to a quadratic with skip connections", "< 0 (not a number of the paper)",
-              studies[deep], studies[plain_deep], "deviation", -1),
+              studies[deep], studies[plain_deep], "deviation", None),
         claim("Without skip connections depth makes the surface less convex (figure 5)", "plain-56 minus plain-20 < 0",
-              studies[plain_deep], studies[plain_shallow], "convex", -1),
+              studies[plain_deep], studies[plain_shallow], "convex", falls),
         claim("With skip connections depth does not (figure 5); a fall would contradict", "ResNet-56 minus ResNet-20: "
-              "no fall", studies[deep], studies[shallow], "convex", 1).replace("not shown at this size", "holds (no "
-              "change shown)"),
+              "no fall", studies[deep], studies[shallow], "convex", does_not_fall),
         "",
         "![contours at 20 layers](contours_20.png)",
         "![contours at 56 layers](contours_56.png)",

@@ -48,6 +48,16 @@ def all_seeds(wins: int, seeds: int) -> bool | None:
     return wins > 0 if wins in (0, seeds) and 0.5**seeds <= 0.05 else None
 
 
+def every(*verdicts: bool | None) -> bool | None:
+    """Whether several things hold together: False where one is shown not to, else None where one cannot be told.
+
+    Example:
+        >>> every(True, True), every(True, None), every(None, False)
+        (True, None, False)
+    """
+    return False if False in verdicts else None if None in verdicts else True
+
+
 def word(holds: bool | None) -> str:
     """A verdict on a claim in words.
 

@@ -12,7 +12,7 @@ from ..words import counted, listed, number, percent, points
 from .claim import Claim, Measured, Paper
 from .comparison import not_learnt
 from .evidence import Evidence
-from .rules import above, most, rank_first, rises_smoothly
+from .rules import above, every, most, rank_first, rises_smoothly
 
 
 def _path_count(evidence: Evidence) -> Measured:
@@ -42,12 +42,10 @@ def _single_deletion(evidence: Evidence) -> Measured:
         f"median {points(float(np.median(record.damage)))}; {percent(small)} of the units cost at most 5 points; worst "
         f"{percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
     )
-    chance = evidence.subject.chance
-    holds = most(*record.damage_interval(), 0.05)
-    if float(record.low.max()) > 0.95 * chance:
-        holds = False
-    elif float(record.high.max()) >= 0.95 * chance:
-        holds = None if holds else holds
+    ruinous = 0.95 * evidence.subject.chance
+    low, high = float(record.low.max()), float(record.high.max())
+    none_ruins = False if low > ruinous else None if high >= ruinous else True
+    holds = every(most(*record.damage_interval(), 0.05), none_ruins)
     return Measured(text, holds, {"median_damage": float(np.median(record.damage)), "share_small": small})
 
 
