@@ -206,18 +206,23 @@ class Refitter:
         full = for_inference(net, dtype=dtype)
         self._work = for_inference(net, dtype=dtype)
         with torch.inference_mode():
-            self._full = FullRun(full, self.fitted_images, self.how.batch_size, self.how.memory)
-            self._goal = self._at_gates(full, [1.0] * len(net))
+            size, share = self.how.batch_size, self.how.apart
+            self._full = FullRun(full, self.fitted_images, size, self.how.memory * (1 - share))
+            self._full_apart = FullRun(full, self.apart_images, size, self.how.memory * share, sums=False)
 
-    def divergence(self, dropped: Sequence[UnitRef] | UnitRef) -> float:
-        """The divergence that a refit (or, where that is less, the plain drop) leaves on the images kept apart.
+    def divergence(self, dropped: Sequence[UnitRef] | UnitRef, *, steps: Sequence[float] | None = None) -> float:
+        """The divergence on the images kept apart that the best step leaves.
 
         What a search over sets of blocks compares: nothing is built.
 
-        Cost: about three forward passes over the images that are fitted to, from the first block that changes on; one
-        over those kept apart for each step.
+        Args:
+            dropped: indices or names of blocks.
+            steps: those to try (default: 0, the plain drop, and those of the settings).
+
+        Cost: about three forward passes over the images that are fitted to, from the first block on that no earlier set
+        had in common; one over those kept apart for each step, from the first block that changes on.
         """
-        solution = self._solved(self.net.indices(dropped))
+        solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
 
     def __call__(self, dropped: Sequence[UnitRef] | UnitRef, *, inplace: bool = False) -> Refit:
@@ -233,7 +238,7 @@ class Refitter:
         indices = self.net.indices(dropped)
         solution = self._solved(indices)
         kept = norms_before(self.net, indices)
-        bare = without_blocks(self.net, indices, inplace=inplace)
+        bare = without_blocks(self.net, indices)
         candidates: dict[Repair, nn.Module] = {"none": bare}
         if indices and set(tracking_norms(bare)) - set(kept):
             candidates["recalibrated"] = private_copy(bare)
@@ -248,9 +253,10 @@ class Refitter:
             changed = [fit.norm for fit in solution.fits if fit.norm is not None]
             measure_statistics(candidates[best], changed, self._batches(self.fitted_images))
         model = candidates[best]
-        if inplace and best != "none":
-            bare.load_state_dict(model.state_dict())
-            model = bare
+        if inplace:
+            weights = model.state_dict()
+            model = without_blocks(self.net, indices, inplace=True)
+            model.load_state_dict(weights)
         return Refit(
             model=model,
             dropped=tuple(self.net[index].name for index in indices),
@@ -264,7 +270,7 @@ class Refitter:
             reason=_reason(found, best, solution, self.apart_images.count),
         )
 
-    def _solved(self, indices: Sequence[int]) -> _Solution:
+    def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
         """Fit all blocks that a set changes, and evaluate each step."""
         gates = [1.0] * len(self.net)
         for index in indices:
@@ -272,16 +278,19 @@ class Refitter:
         fits: list[LayerFit] = []
         with torch.inference_mode():
             places = sites(self._work.segments, indices) if indices else []
-            run = DroppedRun(self._full, self._work, gates, min((site.block for site in places), default=0))
+            start = min((site.block for site in places), default=0)
+            run = DroppedRun(self._full, self._work, gates, start)
             try:
                 blocks = tuple(self._fit_once(site, run, indices, fits) for site in places)
-                steps = {}
-                for step in (0.0, *(self.how.steps if fits else ())):
+                tried = {}
+                for step in (0.0, *self.how.steps) if steps is None else steps:
                     put_folded(self._work.model, fits, step)
-                    steps[step] = divergence(self._at_gates(self._work, gates), self._goal)
+                    tried[step] = self._at_gates(gates, start)
+                    if not fits:
+                        break
             finally:
                 put_folded(self._work.model, fits, 0.0)
-        return _Solution(tuple(fits), steps, blocks)
+        return _Solution(tuple(fits), tried, blocks)
 
     def _fit_once(self, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]) -> BlockFit:
         """Fit one block, or take the fit of an earlier set that was the same up to here; add its layers to `fits`."""
@@ -320,14 +329,17 @@ class Refitter:
         batches = [placed_input(x, self.net.model) for x in inputs.batches(self.how.batch_size)]
         return [named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x for x in batches]
 
-    def _at_gates(self, net: UnrolledNetwork, gates: list[float]) -> torch.Tensor:
-        at = torch.tensor(gates, dtype=torch.float64, device="cpu")
-        inputs = self.apart_images.batches(self.how.batch_size)
-        return torch.cat([net(placed_input(x, net.model), at) for x in inputs])
+    def _at_gates(self, gates: list[float], start: int) -> float:
+        """The divergence of the working network as it is, on the images kept apart."""
+        run = DroppedRun(self._full_apart, self._work, gates, start)
+        end = len(self.net)
+        outputs = [run.state(number, x, end).value for number, x in self._full_apart.batches()]
+        return divergence(torch.cat(outputs), self._full_apart.outputs)
 
     def _of_model(self, model: nn.Module) -> float:
         outputs = [self.net.followed(call_model(model, x)) for x in self._batches(self.apart_images)]
-        return divergence(torch.cat(outputs).to(self._goal), self._goal)
+        goal = self._full_apart.outputs
+        return divergence(torch.cat(outputs).to(goal), goal)
 
 
 @checked

@@ -18,24 +18,29 @@ from ..network import State, UnrolledNetwork
 
 
 class FullRun:
-    """The full network on some inputs: its states and sums.
+    """The full network on some inputs: its states, sums and outputs.
 
     Args:
         net: the full network.
         inputs: what it runs on.
         batch_size: inputs per batch.
         memory: bytes that states and sums may take.
+        sums: whether sums are needed.
 
     Attributes:
         kept: whether states and sums are in memory.
+        outputs: the network's outputs on all inputs.
     """
 
-    def __init__(self, net: UnrolledNetwork, inputs: Inputs, batch_size: int, memory: float) -> None:
+    def __init__(
+        self, net: UnrolledNetwork, inputs: Inputs, batch_size: int, memory: float, *, sums: bool = True
+    ) -> None:
         self.net = net
         self._inputs, self._batch_size = inputs, batch_size
         self._states: list[list[State]] = []
         self._sums: list[list[torch.Tensor]] = []
-        self.kept = self._fill(memory)
+        self.kept = self._fill(memory, sums)
+        self.outputs = torch.cat([self._output(number, x) for number, x in self.batches()])
 
     def batches(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The batches with their numbers, as the network reads them."""
@@ -53,7 +58,10 @@ class FullRun:
             return self._sums[number][index]
         return block_sum(self.net, self.net.prefix(x, index))
 
-    def _fill(self, memory: float) -> bool:
+    def _output(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        return self.net.run(self.state(number, x, len(self.net) - 1)).value
+
+    def _fill(self, memory: float, with_sums: bool) -> bool:
         used = 0
         for number, x in self.batches():
             state = self.net.stem(x)
@@ -61,8 +69,8 @@ class FullRun:
             for _ in range(len(self.net)):
                 total = block_sum(self.net, state)
                 states.append(state)
-                sums.append(total)
-                used += sum(map(_bytes, leaves([state.value, list(state.side.values()), total])))
+                sums += [total] * with_sums
+                used += sum(map(_bytes, leaves([state.value, list(state.side.values()), sums[-1:]])))
                 state = self.net.join(state, total)
             self._states.append(states)
             self._sums.append(sums)
@@ -92,7 +100,7 @@ class DroppedRun:
     def state(self, number: int, x: torch.Tensor, index: int) -> State:
         """The state of a batch at a block's entry; blocks before it must not change any more."""
         if not self._full.kept:
-            return self._net.prefix(x, index, self._gates)
+            return self._net.run(self._net.stem(x), self._gates, index)
         state = self._states.get(number)
         if state is None:
             first = self._full.state(number, x, min(self._start, index))
