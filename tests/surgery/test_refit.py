@@ -43,7 +43,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def test_nothing_dropped_changes_nothing() -> None:
     model = small()
     result = refit_blocks(model, [], images(12, 1, 8, 8), how=EVERY_ROW)
-    assert result.repair == "none"
+    assert result.repair == "plain"
     assert result.step == 0
     assert not result.blocks
     for name, tensor in model.state_dict().items():
@@ -256,7 +256,7 @@ def test_models_of_many_kinds_are_repaired_and_what_is_shipped_is_what_was_measu
     if "refitted" in result.divergences:
         step = min(result.steps, key=lambda one: result.steps[one])
         assert result.divergences["refitted"] == pytest.approx(result.steps[step], rel=1e-6)
-    assert result.divergences["none"] == pytest.approx(result.steps[0.0], rel=1e-6)
+    assert result.divergences["plain"] == pytest.approx(result.steps[0.0], rel=1e-6)
     assert result.divergences[result.repair] == min(result.divergences.values())
     smaller = drop_blocks(net, dropped)
     assert {name: tensor.shape for name, tensor in result.model.state_dict().items()} == {
@@ -296,9 +296,9 @@ def test_the_repair_is_never_worse_than_the_drop_on_images_kept_apart() -> None:
     steps = set()
     for seed in range(4):
         result = refit_blocks(model, [3], images(6, 1, 8, 8, seed=seed), how=RefitSettings(seed=seed, apart=0.5))
-        assert result.divergences[result.repair] <= result.divergences["none"]
+        assert result.divergences[result.repair] <= result.divergences["plain"]
         steps.add(result.step)
-        assert result.repair in result.reason or result.repair == "none"
+        assert result.repair in result.reason or result.repair == "plain"
     assert min(steps) < 1
 
 
@@ -370,7 +370,7 @@ def test_hugging_face_models_take_mappings() -> None:
     x = {"pixel_values": images(30, 3, 8, 8)}
     result = refit_blocks(model, [1, 2], [x], example_input={"pixel_values": x["pixel_values"][:2]})
     assert [block.reason for block in result.blocks] == [""] * 4
-    assert result.divergences[result.repair] <= result.divergences["none"]
+    assert result.divergences[result.repair] <= result.divergences["plain"]
 
 
 def test_half_precision_is_fitted_in_single() -> None:
@@ -416,7 +416,7 @@ def test_what_cannot_be_fitted_is_left_and_says_why(model: nn.Module, dropped: l
     result = refit_blocks(model.double().eval(), dropped, images(12, 4))
     assert [word in block.reason for block in result.blocks if block.reason and "shortcut" not in block.reason]
     assert all(word in block.reason or "shortcut" in block.reason for block in result.blocks)
-    assert result.repair == "none"
+    assert result.repair == "plain"
     assert "could be refitted" in result.reason
 
 

@@ -6,12 +6,12 @@ from .edit import dropped_in
 from .export import export_model
 from .lesion import lesioned
 from .recalibrate import recalibrate_batchnorm
-from .refit import BlockFit, Refit, RefitSettings, Refitter, refit_blocks
+from .refit import BlockFit, RefitResult, RefitSettings, Refitter, refit_blocks
 from .reorder import reorder_blocks
 
 __all__ = [
     "BlockFit",
-    "Refit",
+    "RefitResult",
     "RefitSettings",
     "Refitter",
     "batch_statistics",

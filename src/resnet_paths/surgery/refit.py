@@ -44,7 +44,7 @@ from .refit_sites import Site, sites
 from .refit_streams import DroppedRun, FullRun
 from .removal import without_blocks
 
-Repair = Literal["none", "recalibrated", "refitted"]
+Repair = Literal["plain", "recalibrated", "refitted"]
 _REMEMBERED = 512
 """Fits of single blocks that are kept: those of a search's present set, which all sets that extend it share."""
 
@@ -108,13 +108,13 @@ class BlockFit:
 
 @shown
 @dataclass(frozen=True, eq=False)
-class Refit:
+class RefitResult:
     """A network without some blocks, repaired, and how the repair was chosen.
 
     Attributes:
         model: the smaller model, with the repair that was chosen.
         dropped: names of the blocks that are gone.
-        repair: ``"none"``, ``"recalibrated"`` (batch-norm statistics measured again) or ``"refitted"``.
+        repair: ``"plain"``, ``"recalibrated"`` (batch-norm statistics measured again) or ``"refitted"``.
         step: the part of the way to the fitted weights; 0 where it is not refitted.
         divergences: of each repair that was tried, by name, the mean divergence of the outputs from the full
             network's on the images kept apart, as the finished models give it.
@@ -181,7 +181,7 @@ class Refitter:
         >>> refitter = Refitter(unroll(load_model("embedded")), load_data("digits", "train").sample(80))
         >>> divergence = refitter.divergence([3, 7])
         >>> result = refitter([3, 7])
-        >>> result.divergences[result.repair] <= result.divergences["none"]
+        >>> result.divergences[result.repair] <= result.divergences["plain"]
         True
     """
 
@@ -225,8 +225,8 @@ class Refitter:
         solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
 
-    def __call__(self, dropped: Sequence[UnitRef] | UnitRef, *, inplace: bool = False) -> Refit:
-        """The smaller model with the best of three repairs: none, statistics measured again, refit.
+    def __call__(self, dropped: Sequence[UnitRef] | UnitRef, *, inplace: bool = False) -> RefitResult:
+        """The smaller model with the best of three repairs: none (plain), statistics measured again, refit.
 
         Args:
             dropped: indices or names of blocks.
@@ -239,7 +239,7 @@ class Refitter:
         solution = self._solved(indices)
         kept = norms_before(self.net, indices)
         bare = without_blocks(self.net, indices)
-        candidates: dict[Repair, nn.Module] = {"none": bare}
+        candidates: dict[Repair, nn.Module] = {"plain": bare}
         if indices and set(tracking_norms(bare)) - set(kept):
             candidates["recalibrated"] = private_copy(bare)
             recalibrate_batchnorm(candidates["recalibrated"], self._batches(self.fitted_images), keep=kept)
@@ -257,7 +257,7 @@ class Refitter:
             weights = model.state_dict()
             model = without_blocks(self.net, indices, inplace=True)
             model.load_state_dict(weights)
-        return Refit(
+        return RefitResult(
             model=model,
             dropped=tuple(self.net[index].name for index in indices),
             repair=best,
@@ -352,7 +352,7 @@ def refit_blocks(
     how: RefitSettings | None = None,
     example_input: Any = None,
     inplace: bool = False,
-) -> Refit:
+) -> RefitResult:
     """Drop blocks and repair what is left in closed form, without labels or training.
 
     Each kept block i that the drop changes, in order, gets the last layer W (and a projection in its shortcut, if it
@@ -377,7 +377,7 @@ def refit_blocks(
         inplace: change the model itself.
 
     Returns:
-        The repaired model, in :attr:`Refit.model`, and what was chosen and why.
+        The repaired model, in :attr:`RefitResult.model`, and what was chosen and why.
 
     Raises:
         UnitIndexError: there is no such block.
@@ -392,7 +392,7 @@ def refit_blocks(
     Example:
         >>> from resnet_paths import load_data, load_model
         >>> result = refit_blocks(load_model("embedded"), [3, 7], load_data("digits", "train").sample(80))
-        >>> result.dropped, result.repair in ("none", "recalibrated", "refitted")
+        >>> result.dropped, result.repair in ("plain", "recalibrated", "refitted")
         (('layer1.3', 'layer1.7'), True)
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
@@ -432,7 +432,7 @@ def _least(values: Mapping[Key, float]) -> Key:
 def _reason(found: dict[Repair, float], best: Repair, solution: _Solution, images: int) -> str:
     """The choice in one line."""
     said = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
-    words = {"none": "left as dropped", "refitted": f"refitted by a step of {solution.step:g}"}
+    words = {"plain": "left as dropped", "refitted": f"refitted by a step of {solution.step:g}"}
     chosen = words.get(best, best)
     if not solution.fits:
         why = "no block could be refitted" if solution.blocks else "nothing changes"

@@ -16,7 +16,7 @@ from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
 from ..statistics import fall_at_most
-from ..surgery import batch_statistics, drop_blocks, norms_before, recalibrate_batchnorm
+from ..surgery import RefitSettings, Refitter, batch_statistics, drop_blocks, norms_before, recalibrate_batchnorm
 from .distil import Distillation
 from .measures import answers
 from .search import Set
@@ -109,9 +109,9 @@ class Refit:
 
     def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
         """See :class:`NoRepair`."""
-        from ..surgery import Refitter  # type: ignore[attr-defined]  # while it is being built
-
-        refitter = Refitter(net, images, apart=self.apart, seed=self.seed)
+        if images is None:
+            raise ValueError("expected images to refit on, got none")
+        refitter = Refitter(net, images, how=RefitSettings(apart=self.apart, seed=self.seed))
 
         def repaired(dropped: Set) -> Repaired:
             if not dropped:
