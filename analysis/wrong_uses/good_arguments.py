@@ -156,7 +156,7 @@ def common(name: str, folder: Path) -> Any:
         "surfaces": lambda: {"a": surface()}, "plan": plan, "name": lambda: "taylor",
         "rows": lambda: [{"epoch": 0, "loss": 1.0, "train_error": 0.5, "rate": 0.1}], "writer": lambda: _Writer(),
         "run": lambda: _Run(), "folder": lambda: folder, "path": lambda: folder, "function": lambda: len,
-        "items": lambda: [[1]],
+        "items": lambda: [[1]], "runtime": lambda: "eager",
         "length": lambda: 2, "batch_size": lambda: 2, "value": lambda: 1, "error": lambda: ValueError("a"),
         "points": lambda: [1, 2], "student": _student, "teacher": model, "batches": lambda: [data().x],
         "shift": lambda: 1,
@@ -200,6 +200,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "latencies_in_turn": lambda: {"seconds": 0.0},
         "latency_by_unit": lambda: {"seconds": 0.0},
         "plan_drop": lambda: {
+            "images": data(),
             "goal": tradeoff.Blocks(1),
             "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
             **QUIET,

@@ -75,6 +75,20 @@ def _created(partial: Path) -> int:
         os.close(descriptor)
 
 
+def made_folder(path: str | Path) -> Path:
+    """A folder to write in, made where it is missing.
+
+    Raises:
+        ValueError: an empty name, or a file.
+    """
+    folder = Path(path)
+    if not str(path).strip() or (folder.exists() and not folder.is_dir()):
+        got = f"the file {str(path)!r}" if str(path).strip() else repr(str(path))
+        raise ValueError(f"expected a folder to write in, got {got}; give another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text, whole or not at all; see :func:`whole_file`."""
     with whole_file(path) as partial:

@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from devices import pretend
-from resnet_paths import landscape, lesion, models, paths, plot, tradeoff, training
+from resnet_paths import landscape, lesion, models, paths, plot, surgery, tradeoff, training
 from resnet_paths.cli import app
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
@@ -102,7 +102,10 @@ def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
 
 
 def plan(net: UnrolledNetwork, data: ImageData) -> tradeoff.DropPlan:
-    return tradeoff.plan_drop(net, data, n_drop=1, recalibrate=data, random_draws=2, seconds=0.001, **QUIET)
+    clock = tradeoff.Clock(batch=2, seconds=0.0, rounds=1)
+    return tradeoff.plan_drop(
+        net, data, goal=tradeoff.Blocks(1), search=tradeoff.Greedy(random_sets=2), clock=clock, **QUIET
+    )
 
 
 def predictor(net: UnrolledNetwork, data: ImageData) -> Any:
@@ -217,7 +220,7 @@ def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path) 
         model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).to(place)
         recipe = training.Recipe(epochs=2, batch_size=8, shift=1, mixup=0.2, label_smoothing=0.1)
         training.train(model, data, recipe, folder=tmp_path / place, progress=False)
-        tradeoff.recalibrate_batchnorm(model, data.to(place))
+        surgery.recalibrate_batchnorm(model, data.to(place))
         states.append(model.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name].cpu(), value, msg=name)

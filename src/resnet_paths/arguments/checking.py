@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
+import torch
+
 from .hints import WrongValueError, fits, in_words, nest_of_tensors
 from .modes import no_autocast
 from .ranges import FINITE, RANGES, Range
@@ -18,7 +20,7 @@ from .shown import shown
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INPUTS = {"x", "example_input"}
-"""Arguments without a hint of their own that hold what a model is given."""
+"""Arguments that hold what a model is given: a nest of tensors, where their hint does not say more."""
 _INPUT_WORDS = "an input that holds a tensor, of at least one example"
 
 
@@ -127,9 +129,9 @@ def _check_options(
 
 def _check(name: str, value: Any, hint: Any, ranges: Mapping[str, Range], named: Callable[[str], str]) -> None:
     within = ranges.get(name) or RANGES.get(name, FINITE)
-    inputs = hint is Any and name in _INPUTS
+    inputs = name in _INPUTS and hint in (Any, torch.Tensor)
     try:
-        if nest_of_tensors(value) if inputs else fits(value, hint, within):
+        if (not inputs or nest_of_tensors(value)) and fits(value, hint, within):
             return
         kind: type[Exception] = TypeError
     except WrongValueError:

@@ -22,7 +22,7 @@ from ._grid import Grid, axis, evaluate_grid
 from ._working import WorkingCopy
 from .directions import Direction, cosine, direction_from
 from .hessian import extreme_eigenvalues
-from .operator import Kind, SampleLoss, Tensors, curvature_operator
+from .operator import Kind, SampleLoss, Tensors, check_parameters, curvature_operator
 from .record import Surface
 
 Given = Direction | Tensors
@@ -100,7 +100,7 @@ def eigenvalue_surface(
     if len(chosen) == 1 and y is not None:
         raise ValueError("expected two directions where y is given, got one; leave y out or add a direction")
     grid = Grid(axis("x", x), axis("y", y) if len(chosen) == 2 else None)
-    names = None if parameters is None else tuple(parameters)
+    names = None if parameters is None else tuple(check_parameters(network, parameters))
     problem = _Problem(network, chosen, data, kind, names, loss, batch_size, tolerance, basis, max_restarts)
     facts = _facts(network, chosen, data)
 

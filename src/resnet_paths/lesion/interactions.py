@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .._display import shown
-from ..arguments import checked
+from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
@@ -87,7 +87,7 @@ class BlockInteractions:
         return pd.DataFrame(rows)
 
 
-@checked
+@checked(budget=Range(2, 10**9))
 def higher_interactions(
     net: Network,
     data: ImageSource,

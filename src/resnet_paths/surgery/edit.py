@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..arguments import checked
 from ..graph.drop_plan import signature_of
 from ..graph.drop_sites import not_droppable, plan_drop
 from ..graph.handed_on import Given
@@ -61,6 +62,7 @@ def note_dropped(model: nn.Module, blocks: Sequence[str]) -> None:
     inner_model(model).__dict__[_DROPPED] = (*dropped_in(model), *blocks)
 
 
+@checked
 def dropped_in(model: nn.Module) -> tuple[str, ...]:
     """The names of the blocks that were dropped from a model, in a wrapper or not.
 

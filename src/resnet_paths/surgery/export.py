@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..arguments import checked
-from ..files import whole_file
+from ..files import made_folder, whole_file
 
 
 @checked
@@ -49,8 +49,7 @@ def export_model(
         raise ValueError(f"expected an input of at least 2 examples, got {len(example_input)}")
     if onnx:
         _check_onnx()
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    target = made_folder(folder)
     files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with whole_file(files["safetensors"]) as partial:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..files import whole_file
+from ..files import made_folder, whole_file
 from ..graph.wrappers import inner_model
 from ..models import load_state, read_checkpoint, save_checkpoint
 from ._epoch import Trainer
@@ -31,11 +31,8 @@ class RunFolder:
     def __init__(self, path: str | Path, model: nn.Module, identity: dict[str, Any], keep: Keep) -> None:
         if keep not in ("last", "all"):
             raise ValueError(f"expected keep 'last' or 'all', got {keep!r}")
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = made_folder(path), keep
         self.identity = {"model": _structure(model), **identity}
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"expected a folder for the run, got the file {str(path)!r}; give another name")
-        self.path.mkdir(parents=True, exist_ok=True)
 
     def resume(self, trainer: Trainer) -> Rows:
         """Put model, optimiser and scale of the loss where the run stood; its rows so far.

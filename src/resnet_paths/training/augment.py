@@ -39,6 +39,8 @@ def augment(
         return images
 
     count, channels, height, width = images.shape
+    if isinstance(fill, torch.Tensor) and fill.numel() not in (1, channels):
+        raise ValueError(f"expected fill as one number or one for each of {channels} channels, got {fill.numel()}")
     outside = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
     padded = outside.expand(count, channels, height + 2 * shift, width + 2 * shift).clone()
     padded[:, :, shift : shift + height, shift : shift + width] = images
