@@ -118,6 +118,19 @@ def test_right_layers_pass(layer: nn.Module, dtype: torch.dtype) -> None:
     assert operator.products == len(operator)
 
 
+def test_a_hessian_that_rounding_drowns_is_no_wrong_layer() -> None:
+    """Sure of all its answers: second derivatives of 1e-7, which float32 computes as differences of larger numbers."""
+    torch.manual_seed(0)
+    sure, (x, y) = nn.Linear(3, 3).eval(), batch()
+    sure.bias.data += torch.tensor([16.0, 0.0, 0.0])
+    right = torch.zeros_like(y)
+    operator = curvature_operator(sure, [(x.float(), right)])
+    with pytest.warns(UserWarning, match="smaller here than what float32 rounds away"):
+        found = operator.dense()
+    exact = curvature_operator(sure.double(), [(x.double(), right)]).dense()
+    assert float((found - exact).norm()) > 1e-3 * float(exact.norm())
+
+
 def test_asymmetry_of_matrices_that_are_known() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(30, 30, generator=generator, dtype=D)

@@ -17,7 +17,7 @@ from ..data import ImageData, ImageSource, as_batches
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
-from ..graph.private_copy import private_modules
+from ..graph.private_copy import private_copy, private_modules
 from ..graph.trees import map_leaves
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
@@ -64,7 +64,7 @@ class CurvatureOperator:
         self.shapes = tuple(tuple(parameter.shape) for parameter in chosen)
         self.samples = sum(batch_length(x) for x, _ in batches)
         self.products = 0
-        self._batches = batches
+        self._batches, self._loss = batches, loss
         self._backend = _operators
         self._own = own
         mean = MeanLoss(loss, [target for _, target in batches], self.samples)
@@ -96,7 +96,8 @@ class CurvatureOperator:
                 "operator has an entry for each number in its parameters"
             )
         if not self._probed and self.kind == "hessian":
-            check_symmetry(self._on_first_batch, self._own, self.names, self.shapes, self._reference)
+            exactly = None if self.dtype == torch.float64 else self._in_float64
+            check_symmetry(self._on_first_batch, self._own, self.names, self.shapes, self._reference, exactly)
             self._probed = True
         product = self._alone(lambda: self._product(_moved(vectors, self._reference)))
         self.products += 1 if vectors.ndim == 1 else vectors.shape[1]
@@ -131,6 +132,13 @@ class CurvatureOperator:
             x, target = self._batches[0]
             products = self._alone(lambda: self._operator._matmat_batch(x, target, columns))
         return torch.cat([part.detach().reshape(-1, vectors.shape[1]) for part in products])
+
+    def _in_float64(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The same of a copy of the model in float64."""
+        x, target = self._batches[0]
+        wide = map_leaves(x, lambda leaf: leaf.double() if _is_floating(leaf) else leaf)
+        model = private_copy(self._own).double()
+        return CurvatureOperator(model, [(wide, target)], self.kind, self.names, self._loss)._on_first_batch
 
     def dense(self) -> torch.Tensor:
         """The whole matrix, (P, P), for small nets.
@@ -329,3 +337,7 @@ class _Logits(nn.Module):
 
     def forward(self, x: Any) -> torch.Tensor:
         return main_output(call_model(self.model, x))
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
