@@ -86,16 +86,18 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     import torch
 
     model = ("--model", str(small_checkpoint))
-    plan = run("plan", *model, "--limit", "60", "--blocks", "2", *FAST, *more, "--out", str(tmp_path))
+    how = ("--repair", "recalibrate") if more else ()
+    plan = run("plan", *model, "--limit", "60", "--blocks", "2", *how, *FAST, *more, "--out", str(tmp_path))
     assert plan.exit_code == 0, plan.output
-    assert "Searched and recalibrated on digits (train), moved by up to 1 pixels" in " ".join(plan.stdout.split())
+    done = f"Searched and {'recalibrated' if more else 'refitted'} on digits (train), moved by up to 1 pixels"
+    assert done in " ".join(plan.stdout.split())
     assert max(map(len, plan.stdout.partition("Written")[0].splitlines())) <= 80
     written = json.loads((tmp_path / "plan.json").read_text())
     point = written["finetuned"] if written["keeps_finetuned"] else written["points"][2]
     assert all(name in plan.stdout for name in point["names"])
     printed = " ".join(plan.stdout.partition("Next: ")[2].split())
     assert printed == f"resnet-paths drop --plan {tmp_path / 'plan.json'}"
-    dropped = run(*shlex.split(printed)[1:], "--out", str(tmp_path / "small"), "--json")
+    dropped = run(*shlex.split(printed)[1:], "--no-onnx", "--out", str(tmp_path / "small"), "--json")
     assert dropped.exit_code == 0, dropped.output
     facts = json.loads(dropped.stdout)
     assert facts["accuracy"] == pytest.approx(point["accuracy"], abs=0.001)
@@ -119,10 +121,10 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     assert "as planned, got" in " ".join(wrong.stderr.split())
 
 
-def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path) -> None:
-    import torch
+def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint) -> None:
 
-    assert run("drop", "--units", "3,-1", "--out", str(tmp_path / "small")).exit_code == 0
+    model = ("--model", str(small_checkpoint))
+    assert run("drop", *model, "--units", "3,-1", "--no-onnx", "--out", str(tmp_path / "small")).exit_code == 0
     script = (
         "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
         f"print(torch.export.load({str(tmp_path / 'small' / 'model.pt2')!r}).module()(torch.zeros(5, 1, 8, 8)).shape)"
@@ -130,11 +132,7 @@ def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path) -> No
     shape = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "[5, 10]" in shape
     text = (tmp_path / "small" / "README.md").read_text()
-    assert "['layer1.3', 'layer3.8']" in text
-    onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(str(tmp_path / "small" / "model.onnx"), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {session.get_inputs()[0].name: torch.zeros(3, 1, 8, 8).numpy()})
-    assert logits.shape == (3, 10)
+    assert "['layer2.1', 'layer3.1']" in text
 
 
 def test_a_dropped_model_that_is_dropped_again_reads_back(tmp_path, small_checkpoint) -> None:
@@ -171,7 +169,10 @@ def make():
 def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -> None:
     (tmp_path / "plain.py").write_text(WITHOUT_NORMS)
     model = ("--model", f"{tmp_path / 'plain.py'}:make", "--limit", "40", "--out", str(tmp_path))
-    for command in (("plan", "--blocks", "1", *FAST), ("drop", "--units", "1", "--repair", "recalibrate", "--no-onnx")):
+    for command in (
+        ("plan", "--blocks", "1", "--repair", "recalibrate", *FAST),
+        ("drop", "--units", "1", "--repair", "recalibrate", "--no-onnx"),
+    ):
         result = run(*command, *model)
         assert result.exit_code == 0, result.output
         assert "no batch norms that keep statistics: nothing was recalibrated" in " ".join(result.stdout.split())

@@ -13,7 +13,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.lesion import evaluate_gates, fall_at_most, metric_named
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.statistics import share_at_most
-from resnet_paths.surgery import drop_blocks, norms_before, recalibrate_batchnorm
+from resnet_paths.surgery import Refitter, drop_blocks, norms_before, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     AccuracyDrop,
     Beam,
@@ -29,12 +29,13 @@ from resnet_paths.tradeoff import (
     NoRepair,
     Pairwise,
     PlanPoint,
-    Recalibrate,
+    Refit,
     load_plan,
     plan_drop,
 )
 from resnet_paths.tradeoff import planner as planner_module
 from resnet_paths.tradeoff.points import together
+from resnet_paths.tradeoff.repairs import adapted
 from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt
 from resnet_paths.training import Recipe, train
 
@@ -115,6 +116,29 @@ def test_points_are_what_the_dropped_and_repaired_model_does(small) -> None:
     applied = plan.apply(small, SOME, split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
     with torch.no_grad():
         assert torch.allclose(applied(TEST.x), smaller(TEST.x), atol=1e-5)
+
+
+def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) -> None:
+    """Of all single blocks the one is taken whose refitted network loses least on the search's images."""
+    split = ImageSplit(search=SOME, repair=digits("train").subset(slice(200, 400)), certify=TEST)
+    plan = planned(small, Blocks(1), search=Greedy(metric="soft_disagreement"), repair=Refit(), split=split)
+    whole = small
+    if plan.adapted:
+        whole = adapted(small, split.repair, SOME)
+    refitter, metric = Refitter(whole, split.repair), metric_named("soft_disagreement")[1]
+    left = {}
+    with torch.no_grad():
+        for block in range(len(small)):
+            outputs = refitter([block]).model(SOME.x)
+            left[block] = float(metric(outputs, SOME.labels, whole(SOME.x)).mean())
+    assert plan.point.dropped == (min(left, key=left.__getitem__),)
+    assert plan.point.loss == pytest.approx(min(left.values()), rel=1e-4)
+    made = refitter(plan.point.dropped)
+    assert plan.point.repair == made.repair
+    assert plan.point.accuracy == pytest.approx(right(made.model, TEST).mean())
+    assert right(plan.apply(small, SOME, split=split), TEST).mean() == pytest.approx(plan.point.accuracy)
+    with pytest.raises(ValueError, match="images to repair apart from those to search"):
+        planned(small, Blocks(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
 
 
 def test_gains_of_recalibration_are_the_full_networks_too(small) -> None:
@@ -316,7 +340,7 @@ def test_finetuning_keeps_the_best_state_and_is_what_apply_does(small, tmp_path)
     assert right(applied, TEST).mean() == pytest.approx(plan.point.accuracy)
     awful = planned(small, Blocks(1), repair=Distil(replace(how, lr=3.0), NoRepair()), split=split)
     assert not awful.keeps_finetuned
-    assert awful.point.repair == "plain"
+    assert awful.point.repair == "none"
 
 
 def test_plans_are_saved_and_read(plans, small, tmp_path) -> None:
@@ -326,7 +350,7 @@ def test_plans_are_saved_and_read(plans, small, tmp_path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a plan"):
         load_plan(tmp_path / "other.json")
-    tuned = replace(plans["greedy"], repair=Distil(Distillation(epochs=3), Recalibrate()), goal=Latency(0.5))
+    tuned = replace(plans["greedy"], repair=Distil(Distillation(epochs=3), Refit()), goal=Latency(0.5))
     assert load_plan(tuned.save(tmp_path / "tuned.json")) == tuned
 
 

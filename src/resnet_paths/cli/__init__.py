@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import landscape, lesion, paths, plan, report, reproduce, train, unroll
+from . import landscape, lesion, paths, plan, report, reproduce, shrink, train, unroll
 from ._group import Commands
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def options(
     """See inside residual networks as ensembles of 2^n paths, and make them cheaper."""
 
 
-for command in (unroll, lesion, paths, plan, landscape, train, report, reproduce):
+for command in (unroll, lesion, paths, plan, shrink, landscape, train, report, reproduce):
     command.register(app)
 
 

@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
         search: SearchOption = "greedy",
         metric: MetricOption = None,
         most: MostOption = None,
-        repair: RepairOption = "recalibrate",
+        repair: RepairOption = "refit",
         finetune_epochs: EpochsOption = 0,
         finetune_rate: RateOption = 0.01,
         finetune_limit: FinetuneLimitOption = None,
@@ -94,7 +94,7 @@ def register(app: typer.Typer) -> None:
         latency_batch: LatencyBatchOption = 32,
         latency_seconds: SecondsOption = 0.5,
         threads: ThreadsOption = None,
-        limit: LimitOption = 400,
+        limit: LimitOption = 1000,
         size: SizeOption = None,
         mean: MeanOption = None,
         std: StdOption = None,
@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
         plan: PlanOption = None,
         repair: RepairOption = "none",
         onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
-        limit: LimitOption = 400,
+        limit: LimitOption = 1000,
         size: SizeOption = None,
         mean: MeanOption = None,
         std: StdOption = None,
@@ -187,7 +187,15 @@ def register(app: typer.Typer) -> None:
         screen.print("Written: " + ", ".join(facts["files"].values()))
 
 
-_USUAL = {"model": "embedded", "data": "digits", "size": None, "mean": None, "std": None, "limit": 400, "device": "cpu"}
+_USUAL = {
+    "model": "embedded",
+    "data": "digits",
+    "size": None,
+    "mean": None,
+    "std": None,
+    "limit": 1000,
+    "device": "cpu",
+}
 
 
 def _as_planned(plan: DropPlan, given: dict[str, Any], repair: str, onnx: bool, out: Path) -> dict[str, Any]:

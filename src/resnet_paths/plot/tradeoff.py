@@ -20,7 +20,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
     ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label="as dropped (number: blocks dropped)")
     ax.plot(latency, accuracy, color=BLUE, alpha=0.4, linewidth=1)
     point = plan.points[plan.chosen]
-    if any(other.repair != "plain" for other in plan.points):
+    if any(other.repair != "none" for other in plan.points):
         repaired = np.array([other.accuracy for other in plan.points])
         ends = np.array([other.accuracy_interval for other in plan.points])
         errors = np.abs(ends.T - repaired)

@@ -27,6 +27,7 @@ from torch import nn
 
 from .._display import shown
 from ..arguments import checked
+from ..arguments.ranges import SOME_SHARE
 from ..data import ImageSource
 from ..data.inputs import Inputs, as_inputs, placed_input
 from ..draws import seeded
@@ -49,7 +50,7 @@ _REMEMBERED = 512
 """Fits of single blocks that are kept: those of a search's present set, which all sets that extend it share."""
 
 
-@checked
+@checked(steps=SOME_SHARE)
 @dataclass(frozen=True)
 class RefitSettings:
     """How to refit.

@@ -172,7 +172,7 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     repaired = repairer_of(bench)(dropped)
     found = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     plain = found
-    if repaired.how != "plain":
+    if repaired.how != "none":
         plain = answers(dropped_copy(bench.net, dropped), bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
     return {

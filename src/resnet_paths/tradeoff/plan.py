@@ -13,6 +13,7 @@ from torch import nn
 from .._display import shown
 from ..data import ImageData, ImageSource
 from ..graph.model_fingerprint import fingerprint
+from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
 from .distil import distil_best
 from .goals import AccuracyDrop, Disagreement, Goal, Latency
@@ -64,6 +65,7 @@ class DropPlan:
         keeps_finetuned: whether that is the network to use.
         notes: what a reader should know: doubtful timings, certificates that could not be had.
         source: what a caller noted of where model and images came from.
+        made: the fine-tuned network, in the process that planned: it need not be trained again to be used there.
     """
 
     points: tuple[PlanPoint, ...]
@@ -85,6 +87,7 @@ class DropPlan:
     keeps_finetuned: bool = False
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    made: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def point(self) -> PlanPoint:
@@ -134,6 +137,8 @@ class DropPlan:
             raise ValueError(
                 "expected the model that was planned for, got one with other weights; load the same, or plan again"
             )
+        if self.made is not None and self.keeps_finetuned:
+            return private_copy(self.made)
         roles: dict[str, ImageData] = {}
         if "repair" in self.images:
             roles = (split or self.split).roles(images, needed=())

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..files import existing_file, write_text
+from ..surgery import RefitSettings
 from .distil import Distillation
 from .goals import AccuracyDrop, Blocks, Disagreement, Latency
 from .plan import DropPlan, ImagesUsed
@@ -25,6 +26,7 @@ _KINDS = {
     for kind in (
         AccuracyDrop, Beam, Blocks, Clock, Disagreement, Distil, Distillation, DropPlan, Exact, Greedy, ImagesUsed,
         ImageSplit, Latency, NoRepair, Pairwise, PlanPoint, Recalibrate, Refit,
+        RefitSettings,
     )
 }  # fmt: skip
 
@@ -38,7 +40,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, ImageSplit):
         value = value.weights
     if type(value) in _KINDS.values():
-        parts = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        parts = {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.name != "made"}
         return {"kind": type(value).__name__, **parts}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

@@ -327,9 +327,8 @@ class _Planner:
             len(after),
             len(plan.points) if self._tests else 1,
         )
-        return replace(
-            plan, finetuned=tuned, keeps_finetuned=best.kept > 0 and (not self._tests or self._passes(tuned))
-        )
+        keeps = best.kept > 0 and (not self._tests or self._passes(tuned))
+        return replace(plan, finetuned=tuned, keeps_finetuned=keeps, made=model if keeps else None)
 
     def _say(self, words: str) -> None:
         """A line where no bar is shown, as soon as something long begins."""

@@ -29,7 +29,7 @@ class PlanPoint:
         fall_at_most: its upper bound, see :func:`~resnet_paths.lesion.fall_at_most`; None for the full network.
         disagreement: share of images that the full network answers otherwise.
         disagreement_at_most: its upper bound; likewise.
-        repair: ``plain``, ``recalibrated``, ``refitted`` or ``fine-tuned``.
+        repair: ``none``, ``recalibrated``, ``refitted`` or ``fine-tuned``.
         reason: why that repair.
         latency: seconds a forward pass: its share of the full network's time, times that.
         share: that share, the median of rounds in turn; of the chosen point of a latency goal measured anew.

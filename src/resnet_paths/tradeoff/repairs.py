@@ -10,7 +10,6 @@ import numpy as np
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
-from ..arguments.ranges import INSIDE
 from ..data import ImageData, ImageSource
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
@@ -28,7 +27,7 @@ class Repaired:
 
     Attributes:
         model: the model.
-        how: ``plain``, ``recalibrated`` or ``refitted``: what was done to it in the end.
+        how: ``none``, ``recalibrated`` or ``refitted``: what was done to it in the end.
         reason: why, in a line.
     """
 
@@ -53,7 +52,7 @@ class NoRepair:
 
     def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
         """What makes the smaller network of a set."""
-        return lambda dropped: Repaired(dropped_copy(net, dropped), "plain")
+        return lambda dropped: Repaired(dropped_copy(net, dropped), "none")
 
 
 @dataclass(frozen=True)
@@ -77,28 +76,26 @@ class Recalibrate:
         def repaired(dropped: Set) -> Repaired:
             smaller = dropped_copy(net, dropped)
             if not dropped or images is None or not tracking_norms(smaller):
-                return Repaired(smaller, "plain", "no batch norms keep statistics" if dropped else "")
+                return Repaired(smaller, "none", "no batch norms keep statistics" if dropped else "")
             recalibrate_batchnorm(smaller, images, keep=norms_before(net, dropped))
             return Repaired(smaller, "recalibrated")
 
         return repaired
 
 
-@checked(apart=INSIDE)
+@checked
 @dataclass(frozen=True)
 class Refit:
-    """The last linear map of each kept branch is fitted again by least squares: see ``refit_blocks``.
+    """Kept branches are fitted again by least squares: see :func:`~resnet_paths.surgery.refit_blocks`.
 
     How far, and whether at all, is chosen on a part of the repair images that the fit does not see: never worse there
     than plain or recalibrated. Needs no labels.
 
     Attributes:
-        apart: the share of the repair images on which that is chosen.
-        seed: of which they are.
+        how: steps, ridge, and the share of the repair images on which the step is chosen.
     """
 
-    apart: float = 0.25
-    seed: int = 0
+    how: RefitSettings = field(default_factory=RefitSettings)
 
     needs_images: ClassVar[bool] = True
     learns: ClassVar[bool] = True
@@ -110,12 +107,12 @@ class Refit:
     def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
         """See :class:`NoRepair`."""
         if images is None:
-            raise ValueError("expected images to refit on, got none")
-        refitter = Refitter(net, images, how=RefitSettings(apart=self.apart, seed=self.seed))
+            raise ValueError("expected images to refit on, got none; give some as ImageSplit(repair=...)")
+        refitter = Refitter(net, images, how=self.how)
 
         def repaired(dropped: Set) -> Repaired:
             if not dropped:
-                return Repaired(dropped_copy(net, dropped), "plain")
+                return Repaired(dropped_copy(net, dropped), "none")
             made = refitter(dropped)
             return Repaired(made.model, made.repair, made.reason)
 

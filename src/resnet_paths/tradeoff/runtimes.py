@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -73,22 +74,33 @@ def in_runtime(
     example = x if len(x) > 1 else torch.cat([x, x])  # of one image a batch size cannot be told from a constant
     if runtime == "export":
         return exported_program(model, example).module()
-    return _onnx_session(model, example, threads)
-
-
-def _onnx_session(model: nn.Module, example: torch.Tensor, threads: int | None) -> Callable[[Any], Any]:
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise ValueError("expected onnxruntime to be installed for runtime='onnx'; run: pip install onnxruntime")
     if example.device.type != "cpu":
         raise ValueError(f"expected a model on the CPU for runtime='onnx', got one on {example.device}; move it there")
-    import onnxruntime
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = onnx_program(model, example).model_proto.SerializeToString()
+    return onnx_session(content, threads)
+
+
+def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[[Any], Any]:
+    """ONNX Runtime on the CPU, as a function of a batch of images.
+
+    Args:
+        content: of a file, or the file.
+        threads: CPU threads (None: as torch is set).
+
+    Raises:
+        ValueError: onnxruntime is not installed.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ValueError("expected onnxruntime to be installed for runtime='onnx'; run: pip install onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        content if isinstance(content, bytes) else str(content), options, providers=["CPUExecutionProvider"]
+    )
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x.numpy()})

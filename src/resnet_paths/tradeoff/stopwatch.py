@@ -42,16 +42,18 @@ class Stopwatch:
         self.seconds = measured.median
         return measured
 
-    def time(self, point: PlanPoint, level: float = 0.95, longer: bool = False) -> PlanPoint:
+    def time(self, point: PlanPoint, level: float = 0.95, longer: bool = False, call: Any = None) -> PlanPoint:
         """The point with its share of the time.
 
         Args:
             point: not timed, or timed before.
             level: of the interval.
             longer: measure four times as long, in twice as many rounds.
+            call: the smaller network in this runtime, where it is there already.
         """
-        smaller = dropped_copy(self.net, point.dropped)
-        call = in_runtime(smaller, self.x, self.clock.runtime, self.clock.threads)
+        if call is None:
+            smaller = dropped_copy(self.net, point.dropped)
+            call = in_runtime(smaller, self.x, self.clock.runtime, self.clock.threads)
         whole, other = self._turn([self._whole, call], _LONGER if longer else 1)
         share, interval = other.share_of(whole, level)
         costs = self.costs

@@ -158,7 +158,7 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
     if not plan.point.dropped:
         return ""
     dropped = list(plan.point.dropped)
-    if plan.point.repair == "plain":
+    if plan.point.repair == "none":
         return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
     lines = [
         "from resnet_paths.surgery import norms_before",

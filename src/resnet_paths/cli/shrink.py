@@ -1,0 +1,249 @@
+"""``resnet-paths shrink``: from a budget to the files of a smaller network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from ..files import write_text
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
+from ..plot import plot_plan, save
+from ..statistics import share_interval
+from ..tradeoff import Clock, DropPlan, PlanPoint, Repair, plan_drop
+from ..tradeoff.runtimes import onnx_session
+from ..tradeoff.stopwatch import Stopwatch
+from ._common import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LimitOption,
+    MeanOption,
+    ModelOption,
+    OutOption,
+    SeedOption,
+    SizeOption,
+    StdOption,
+    console,
+    model_and_source,
+    unrolled,
+    user_errors,
+)
+from ._planning import (
+    AccuracyDropOption,
+    BlocksOption,
+    ConfidenceOption,
+    DisagreementOption,
+    EpochsOption,
+    FinetuneLimitOption,
+    LatencyBatchOption,
+    LatencyOption,
+    MetricOption,
+    MostOption,
+    PlanImages,
+    RateOption,
+    RepairOption,
+    RuntimeOption,
+    SearchOption,
+    SecondsOption,
+    ThreadsOption,
+    check_enough,
+    clock_of,
+    distilled,
+    goal_of,
+    repair_of,
+    repair_said,
+    search_of,
+    show_plan,
+)
+from ._smaller import check_as_planned, write_smaller
+from ._tables import show, table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table: a network on the way from the full one to the one that is written.
+
+    Attributes:
+        name: what it is.
+        accuracy: on the images that certify.
+        interval: its 95 % interval; None where it was not kept.
+        milliseconds: of a forward pass, by runtime.
+        macs: multiply-adds of one image.
+        parameters: how many.
+    """
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float]
+    milliseconds: dict[str, float]
+    macs: int
+    parameters: int
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(
+        epilog="Examples:\n\n  resnet-paths shrink --latency 0.8 --out smaller\n\n"
+        "  resnet-paths shrink --model mine.py:build --data photos/ --accuracy-drop 0.01 --finetune-epochs 5 "
+        "--out smaller"
+    )
+    @user_errors
+    def shrink(
+        model: ModelOption = "embedded",
+        data: DataOption = "digits",
+        latency: LatencyOption = None,
+        accuracy_drop: AccuracyDropOption = None,
+        disagreement: DisagreementOption = None,
+        blocks: BlocksOption = None,
+        confidence: ConfidenceOption = 0.95,
+        search: SearchOption = "greedy",
+        metric: MetricOption = None,
+        most: MostOption = None,
+        repair: RepairOption = "refit",
+        finetune_epochs: EpochsOption = 0,
+        finetune_rate: RateOption = 0.01,
+        finetune_limit: FinetuneLimitOption = None,
+        runtime: RuntimeOption = "eager",
+        latency_batch: LatencyBatchOption = 32,
+        latency_seconds: SecondsOption = 0.5,
+        threads: ThreadsOption = None,
+        onnx: Annotated[bool, typer.Option(help="Write an ONNX file, and time it.")] = True,
+        limit: LimitOption = 1000,
+        size: SizeOption = None,
+        mean: MeanOption = None,
+        std: StdOption = None,
+        batch_size: BatchOption = 100,
+        seed: SeedOption = 0,
+        device: DeviceOption = "cpu",
+        out: OutOption = Path("results/shrink"),
+        as_json: JsonOption = False,
+    ) -> None:
+        """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
+        goal = goal_of(latency, accuracy_drop, disagreement, blocks, confidence)
+        closed, finder = repair_of(repair), search_of(search, metric, most)
+        clock = clock_of(runtime, latency_batch, threads, latency_seconds)
+        network, source = model_and_source(model, data, size, device, mean, std)
+        images = PlanImages.of(network, source, limit, closed)
+        check_enough(goal, images.test)
+        net = unrolled(network, images.test)
+        how: Repair = closed
+        if finetune_epochs:
+            how = distilled(closed, source.images("train", finetune_limit), finetune_epochs, finetune_rate)
+        out.mkdir(parents=True, exist_ok=True)
+        split = replace(images.split(how, seed), batch_size=batch_size)
+        plan = plan_drop(
+            net,
+            images.used,
+            goal=goal,
+            search=finder,
+            repair=how,
+            split=split,
+            clock=clock,
+            journal=out / "journal.sqlite",
+        )
+        where = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
+        plan = replace(plan, source={**where, "finetune_limit": finetune_limit})
+        files = {"plan": plan.save(out / "plan.json"), "picture": save(plot_plan(plan), out / "plan.png")}
+        screen = console(quiet=as_json)
+        show_plan(plan, screen)
+        screen.print(repair_said(closed, network, images.used))
+        if not plan.point.dropped:
+            raise ValueError(
+                f"no blocks were dropped: of no set is it shown that {goal}; allow more, or give more images"
+            )
+        smaller = plan.apply(net, images.used, split=split)
+        files |= write_smaller(smaller, model, plan.point.names, images.test, out, onnx=onnx)
+        check_as_planned(plan, files["pt2"], images.test, net)
+        stages = _stages(net, plan, images.test.x, files.get("onnx") if device == "cpu" else None)
+        _add_to_readme(files["readme"], stages, plan)
+        if as_json:
+            facts = {"said": plan.said, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
+            typer.echo(json.dumps({**facts, "files": {kind: str(path) for kind, path in files.items()}}, indent=2))
+            return
+        _show(stages, plan, screen)
+        screen.print(f"Dropped: {', '.join(plan.point.names)}")
+        screen.print(f"Written to {out}: {', '.join(path.name for path in files.values())}")
+
+
+def _stages(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
+    """The full network, the dropped, repaired and fine-tuned ones; those three are as fast as each other."""
+    whole, point = plan.points[0], plan.points[plan.chosen]
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+    before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, x)
+    if onnx is not None:
+        clock, written = replace(plan.clock, runtime="onnx"), onnx_session(onnx, plan.clock.threads)
+        before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, x, written)
+    rows = [Stage("full", whole.accuracy, whole.accuracy_interval, before, whole.macs, whole.parameters)]
+    size = (after, point.macs, point.parameters)
+    if point.repair != "none":
+        rows.append(Stage("dropped", point.plain, _interval(point.plain, plan), *size))
+    rows.append(
+        Stage("dropped" if point.repair == "none" else point.repair, point.accuracy, point.accuracy_interval, *size)
+    )
+    if plan.finetuned is not None:
+        name = "fine-tuned" if plan.keeps_finetuned else "fine-tuned, not used"
+        rows.append(Stage(name, plan.finetuned.accuracy, plan.finetuned.accuracy_interval, *size))
+    return rows
+
+
+def _interval(accuracy: float, plan: DropPlan) -> tuple[float, float]:
+    return share_interval(accuracy, plan.images["certify"].count)
+
+
+def _milliseconds(
+    net: UnrolledNetwork, clock: Clock, point: PlanPoint, x: torch.Tensor, call: Callable[..., object] | None = None
+) -> tuple[float, float]:
+    watch = Stopwatch(net, clock, placed(clock.input(x[: clock.batch]), net.model))
+    seconds = watch.first().median
+    return 1e3 * seconds, 1e3 * watch.time(point, call=call).latency
+
+
+def _show(stages: list[Stage], plan: DropPlan, screen: Console) -> None:
+    rows = table(f"Milliseconds of {plan.clock.batch} images; accuracy on {plan.images['certify'].count}", [])
+    rows.add_column("", no_wrap=True)
+    heads = ("accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters")
+    for name in heads:
+        rows.add_column(name, justify="right")
+    for cells in _cells(stages):
+        rows.add_row(*cells)
+    show(screen, rows)
+
+
+def _cells(stages: list[Stage]) -> list[list[str]]:
+    return [
+        [
+            one.name,
+            f"{one.accuracy:.2%}",
+            f"{100 * one.interval[0]:.1f}-{100 * one.interval[1]:.1f}",
+            *(f"{value:.2f}" for value in one.milliseconds.values()),
+            _short(one.macs),
+            _short(one.parameters),
+        ]
+        for one in stages
+    ]
+
+
+def _short(count: int) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def _add_to_readme(readme: Path, stages: list[Stage], plan: DropPlan) -> None:
+    """What it is, under how to load it."""
+    heads = ["", "accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters"]
+    lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *_cells(stages))]
+    text = f"\n## What it is\n\n{plan.said}.\n\n" + "\n".join(lines) + "\n"
+    write_text(readme, readme.read_text() + text)

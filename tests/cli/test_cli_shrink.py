@@ -1,0 +1,104 @@
+"""From a budget to the files of a smaller network, and back."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from resnet_paths.cli import app
+from resnet_paths.data import load_data
+from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, save_checkpoint
+
+QUICK = ("--latency-seconds", "0.001", "--latency-batch", "2", "--repair", "recalibrate")
+
+OWN = """
+from resnet_paths.models import cifar_resnet, load_checkpoint
+def build():
+    return load_checkpoint({weights!r}, cifar_resnet(14, in_channels=1, widths=(8, 16, 16)))
+"""
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "80"})
+
+
+@pytest.fixture(scope="module")
+def shrunk(small_checkpoint, tmp_path_factory):
+    """A model of one's own code, left without two of its blocks and fine-tuned."""
+    folder = tmp_path_factory.mktemp("shrunk")
+    state = load_checkpoint(small_checkpoint)
+    weights = save_checkpoint(state, folder / "weights.safetensors")
+    (folder / "mine.py").write_text(OWN.format(weights=str(weights)))
+    model = f"{folder / 'mine.py'}:build"
+    result = run(
+        "shrink", "--model", model, "--blocks", "2", "--limit", "200", "--finetune-epochs", "1", *QUICK,
+        "--out", folder / "out",
+    )  # fmt: skip
+    return folder / "out", result
+
+
+def accuracy(model, data) -> float:
+    with torch.no_grad():
+        return float((model(data.x).argmax(1) == data.labels).double().mean())
+
+
+def test_the_table_tells_each_step_in_80_columns(shrunk) -> None:
+    folder, result = shrunk
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.partition("Written to")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+    names = json.loads((folder / "plan.json").read_text())["points"][2]["names"]
+    assert all(any(name in line for line in lines) for name in names)
+    for row in ("full", "dropped", "recalibrated", "fine-tuned"):
+        assert any(line.strip().startswith(row) for line in lines), row
+    assert "ONNX" in result.stdout
+    assert "comparing about" in result.stderr  # not a terminal: lines say what goes on
+
+
+def test_what_is_written_is_what_was_measured_and_reads_back(shrunk) -> None:
+    folder, _ = shrunk
+    plan = json.loads((folder / "plan.json").read_text())
+    point = plan["finetuned"] if plan["keeps_finetuned"] else plan["points"][2]
+    data = load_data("digits")
+    model = load_model(str(folder))
+    assert accuracy(model, data) == pytest.approx(point["accuracy"], abs=1e-3)
+    assert sum(parameter.numel() for parameter in model.parameters()) == point["parameters"]
+    assert accuracy(torch.export.load(folder / "model.pt2").module(), data) == pytest.approx(
+        point["accuracy"], abs=1e-3
+    )
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(None, {session.get_inputs()[0].name: data.x.numpy()})[0]
+    assert (logits.argmax(1) == data.labels.numpy()).mean() == pytest.approx(point["accuracy"], abs=1e-3)
+    text = (folder / "README.md").read_text()
+    assert f"drop_blocks(your_model, {point['names']})" in text
+    assert f"| full | {plan['points'][0]['accuracy']:.2%} |" in text
+
+
+def test_a_written_network_can_be_shrunk_again(shrunk, tmp_path) -> None:
+    folder, _ = shrunk
+    again = run(
+        "shrink", "--model", folder, "--blocks", "1", "--limit", "100", "--no-onnx", *QUICK, "--json", "--out", tmp_path
+    )
+    assert again.exit_code == 0, again.output
+    facts = json.loads(again.stdout)
+    assert len(facts["dropped"]) == 1
+    assert accuracy(load_model(str(tmp_path)), load_data("digits")) == pytest.approx(
+        facts["stages"][-1]["accuracy"], abs=1e-3
+    )
+
+
+def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) -> None:
+    few = run("shrink", "--model", small_checkpoint, "--accuracy-drop", "0.001", *QUICK, "--out", tmp_path)
+    assert few.exit_code == 2
+    assert "expected at least 2703 test images to show that accuracy falls" in " ".join(few.stderr.split())
+    both = run("shrink", "--latency", "0.8", "--blocks", "1", "--out", tmp_path)
+    assert "got --latency and --blocks" in both.stderr
+
+
+def test_folders_that_hold_no_network_are_no_models(tmp_path) -> None:
+    with pytest.raises(ValueError, match="unknown"):
+        load_model(str(tmp_path))
+    plain = save_checkpoint(cifar_resnet(8), tmp_path / "model.safetensors")
+    assert load_model(str(tmp_path)).depth == load_model(str(plain)).depth == 8
