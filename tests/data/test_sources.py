@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_paths.data import ImageData, digits, load_data
+from resnet_paths.data import ImageData, digits, folder, load_data, npz, zipped
 
 
 def test_digits_are_whole_and_split() -> None:
@@ -156,6 +156,16 @@ def test_halves_share_nothing() -> None:
 def test_wrong_sources(spec: str, options: dict, message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_data(spec, **options)
+
+
+def test_an_empty_name_is_not_this_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", " "):
+        with pytest.raises(ValueError, match=r"expected .*got"):
+            load_data(name)
+        for read in (folder, zipped, npz):
+            with pytest.raises(FileNotFoundError, match="expected a file or folder, got"):
+                read(name)
 
 
 def test_wrong_files(tmp_path) -> None:

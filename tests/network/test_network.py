@@ -15,6 +15,7 @@ from torch import nn
 from helpers import randomise_norms
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
+from resnet_paths.models import cifar_resnet
 from resnet_paths.network import Evaluations, UnitIndexError, UnrolledNetwork, UnrollError, for_inference, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
@@ -488,3 +489,13 @@ def test_branches_may_be_scripted() -> None:
         assert len(net) == 2
         assert torch.equal(net(x), model(x))
         torch.testing.assert_close(for_inference(net)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["", " ", "layer", "#", "#1"])
+def test_a_part_of_a_name_is_no_name(name: str) -> None:
+    """An empty one was once that of every unit that runs once."""
+    net = unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2)).eval())
+    with pytest.raises(UnitIndexError):
+        net.indices(name)
+    with pytest.raises(UnitIndexError):
+        net.indices([0, name])

@@ -95,7 +95,7 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("accuracy_drop", "chance", "disagreement", "keep", "label_smoothing", "last", "momentum"), SHARE),
     "latency": SOME_SHARE,
     "keep_last": SOME_SHARE,
-    **dict.fromkeys(("finetune_rate", "precision", "rtol", "temperature", "width"), POSITIVE),
+    **dict.fromkeys(("finetune_rate", "precision", "rtol", "white", "temperature", "width"), POSITIVE),
     **dict.fromkeys(
         ("alpha", "latency_seconds", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"),
         NOT_NEGATIVE,

@@ -31,6 +31,6 @@ def existing(path: str | Path) -> Path:
         FileNotFoundError: there is none.
     """
     source = Path(path)
-    if not source.exists():
+    if not str(path).strip() or not source.exists():  # an empty name would be this folder
         raise FileNotFoundError(f"expected a file or folder, got {str(path)!r}, which does not exist; check the path")
     return source

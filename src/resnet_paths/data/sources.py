@@ -171,6 +171,8 @@ class _Options:
 
 
 def _kind(spec: str) -> str:
+    if not spec.strip():
+        raise ValueError(f"expected {_FORMS}, got {spec!r}")
     name = spec.partition(":")[0]
     if spec == "digits" or name == "cifar10":
         return name

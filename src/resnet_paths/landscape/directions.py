@@ -184,6 +184,8 @@ def direction_from(
         tensors = {
             name: part.view(parameters[name].shape) for name, part in zip(parameters, tensors.split(sizes), strict=True)
         }
+    if not tensors:
+        raise ValueError("expected the tensors of at least one parameter, got none")
     for name, tensor in tensors.items():
         if name not in parameters or parameters[name].shape != tensor.shape:
             wanted = tuple(parameters[name].shape) if name in parameters else f"one of {list(parameters)[:3]}..."

@@ -227,8 +227,8 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = 
     found = fit(state, model.state_dict(), name)
     if not found.is_whole:
         raise ValueError(
-            f"the checkpoint {name} does not fit {type(model).__name__}: {found.difference()}; give the model that it "
-            "was saved from"
+            f"expected the weights of the model, got {name}, which does not fit {type(model).__name__}: "
+            f"{found.difference()}; give the model that it was saved from"
         )
     say_foreign(found, name)
     model.load_state_dict(found.state)

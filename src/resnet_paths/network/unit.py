@@ -93,7 +93,7 @@ def _calls(units: Sequence[Unit], reference: UnitRef) -> list[UnitRef]:
     """A reference, or the names of all calls of the module that it names."""
     if not isinstance(reference, str) or any(unit.name == reference for unit in units):
         return [reference]
-    return [unit.name for unit in units if unit.name.rpartition("#")[0] == reference] or [reference]
+    return [unit.name for unit in units if unit.name.rpartition("#")[:2] == (reference, "#")] or [reference]
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 
 from ..arguments import checked
+from ..arguments.shown import shown
 from ..files import whole_file
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
@@ -21,6 +23,17 @@ def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
     if ax is not None:
         return ax
     return Figure(figsize=size, layout="constrained").subplots()  # type: ignore[no-any-return]
+
+
+def known_colour(colour: str) -> str:
+    """The colour, if matplotlib knows it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not is_color_like(colour):
+        raise ValueError(f"expected colour as matplotlib names one, such as 'red' or '#0072B2', got {shown(colour)}")
+    return colour
 
 
 def literal(text: str) -> str:

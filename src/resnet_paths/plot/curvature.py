@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 
 from ..arguments import checked
 from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, Surface, TrajectoryLosses
-from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, literal, literals
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, known_colour, literal, literals
 from .landscape import plot_surface_heat
 
 _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
@@ -109,6 +109,7 @@ def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colo
     """
     if record.coordinates.shape[1] < 2:
         raise ValueError("expected a trajectory in two directions, got one; project it with count=2")
+    colour = known_colour(colour)
     ax = axes(ax, (6, 5))
     across, down = record.coordinates[:, 0], record.coordinates[:, 1]
     ax.plot(across, down, color=colour, marker=".", linewidth=1)

@@ -15,12 +15,15 @@ from matplotlib.patches import Patch, Rectangle
 
 from ..arguments import checked
 from ..landscape import Surface
-from ._style import BLUE, GREY, RED, axes, literal
+from ._style import BLUE, GREY, RED, axes, known_colour, literal
 
 Kind = Literal["contour", "heat", "3d"]
 _LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
 _COLOURS = "viridis"
 _HATCHES = (("NaN", "////"), ("infinite", "xxxx"), ("not computed", "...."))
+
+
+_MOST_LEVELS = 1000
 
 
 @checked
@@ -157,7 +160,7 @@ def plot_surface_line(
     ax = axes(ax, (6, 4))
     values = np.where(np.isfinite(found), found, np.nan)
     half = 1.96 * surface.errors[metric]
-    ax.plot(surface.x, values, color=colour, marker=".", label=label)
+    ax.plot(surface.x, values, color=known_colour(colour), marker=".", label=label)
     ax.fill_between(surface.x, values - half, values + half, color=colour, alpha=0.2)
     ax.set_xlabel(literal(surface.x_name))
     ax.set_ylabel(_LABELS.get(metric, metric))
@@ -226,6 +229,8 @@ def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str =
     except ImportError as error:
         raise ImportError("expected plotly to be installed; run: pip install 'resnet-paths[plotly]'") from error
     named = {"": surfaces} if isinstance(surfaces, Surface) else dict(surfaces)
+    if not named:
+        raise ValueError("expected at least one surface, got none")
     norm = _norm(np.concatenate([_of(surface, metric).ravel() for surface in named.values()]), log)
     figure = make_subplots(
         1,
@@ -288,6 +293,8 @@ def _limits(norm: Normalize, log: bool) -> tuple[float, float]:
 
 
 def _levels(norm: Normalize, count: int) -> np.ndarray:
+    if not 1 <= count <= _MOST_LEVELS:
+        raise ValueError(f"expected levels as a number from 1 to {_MOST_LEVELS:,}, or a list of them, got {count}")
     low, high = float(norm.vmin), float(norm.vmax)  # type: ignore[arg-type]
     if low == high:
         return np.array([low])

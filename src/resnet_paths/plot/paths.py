@@ -173,13 +173,14 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
         target: class indices (batch,).
         ax: draw here.
     """
+    accuracy = record.accuracy(target).cpu()  # checks the target too
     ax = axes(ax, (max(6.0, 0.32 * len(record.units)), 4))
     probability = record.probabilities.double().cpu()
     chosen = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
     places = np.arange(len(record.units))
     ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
-    ax.plot(places, record.accuracy(target).cpu(), color=GREEN, linestyle="--", label="accuracy")
+    ax.plot(places, accuracy, color=GREEN, linestyle="--", label="accuracy")
     ax.set_xticks(places, literals(record.units), rotation=90, fontsize=7)
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("read after unit, carried to the head by shortcuts")

@@ -132,6 +132,8 @@ def latencies_in_turn(
         >>> half.low <= half.median <= half.high
         True
     """
+    if not len(models):
+        raise ValueError("expected at least one model, got none")
     timer, rounds = _timer(), rounds or _ROUNDS
     count = threads or torch.get_num_threads()
     x = dict(x) if isinstance(x, Mapping) else x

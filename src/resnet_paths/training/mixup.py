@@ -66,6 +66,8 @@ def mixup(
         >>> batch.share, round(float(batch.loss(torch.zeros(3, 3))), 4)
         (1.0, 1.0986)
     """
+    if len(labels) != len(images):
+        raise ValueError(f"expected a label for each of {len(images)} images, got {len(labels)}")
     if not alpha:
         return Mixed(images, labels, labels, 1.0)
     share = float(shares.beta(alpha, alpha))
