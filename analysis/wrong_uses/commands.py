@@ -34,6 +34,7 @@ BASE = {
     "lesion": ["--model", "own.py:build", "--limit", "6"],
     "paths": ["--model", "own.py:build", "--images", "2", "--samples", "2"],
     "plan": ["--model", "own.py:build", "--limit", "6"],
+    "shrink": ["--model", "own.py:build", "--limit", "6", "--no-onnx"],
     "drop": ["--model", "own.py:build", "--units", "1", "--limit", "6", "--no-onnx"],
     "landscape": ["--model", "own.py:build", "--limit", "4", "--points", "3"],
     "train": ["--model", "cifar-resnet8", "--widths", "2,2,2", "--epochs", "1", "--limit", "8"],

@@ -1,5 +1,6 @@
 """The planner: its parts put together, the goals, and what the plan does to a model."""
 
+import functools
 import itertools
 from dataclasses import fields, replace
 
@@ -33,6 +34,7 @@ from resnet_paths.tradeoff import (
     load_plan,
     plan_drop,
 )
+from resnet_paths.tradeoff import bench as bench_module
 from resnet_paths.tradeoff import planner as planner_module
 from resnet_paths.tradeoff.points import together
 from resnet_paths.tradeoff.repairs import adapted
@@ -64,6 +66,17 @@ def plans(small):
 
 def planned(net, goal, images=SOME, **options):
     return plan_drop(net, images, goal=goal, **{"clock": QUICK, "progress": False} | options)
+
+
+def noting(function, points: list):
+    """The same function, its points noted; a journal takes it for the same."""
+
+    @functools.wraps(function)
+    def noted(point, context, seed):
+        points.append(point)
+        return function(point, context, seed)
+
+    return noted
 
 
 def losses(net, data, size: int) -> dict[tuple[int, ...], float]:
@@ -320,7 +333,11 @@ def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         planned(small, Blocks(2), **options)
     monkeypatch.setattr(planner_module, "measure_set", measured)
+    computed = []
+    for name in ("_measured", "_gate_losses"):
+        monkeypatch.setattr(bench_module, name, noting(getattr(bench_module, name), computed))
     again = planned(small, Blocks(2), **options)
+    assert computed == [{"dropped": again.point.dropped}]  # the set at which it was stopped, and nothing else
     fresh = planned(small, Blocks(2), **options | {"journal": None})
     assert [(p.dropped, p.loss, p.accuracy) for p in again.points] == [
         (p.dropped, p.loss, p.accuracy) for p in fresh.points
