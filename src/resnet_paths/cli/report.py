@@ -60,6 +60,7 @@ ToleranceOption = Annotated[
         "--tolerance",
         help="Recommend to drop blocks only if, with 95 % confidence, accuracy falls by at most this.",
         min=0,
+        max=1,
     ),
 ]
 JournalOption = Annotated[

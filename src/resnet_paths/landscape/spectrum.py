@@ -17,6 +17,8 @@ from ..provenance import Provenance, dataset
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
 
+_MOST_POINTS = 10**7
+
 
 @shown
 @dataclass(frozen=True, eq=False)
@@ -140,6 +142,8 @@ def spectral_density(
     """
     if probes < 2 or steps < 1:
         raise ValueError(f"expected at least 2 probes and 1 step, got {probes} and {steps}")
+    if isinstance(grid, int) and not 1 <= grid <= _MOST_POINTS:
+        raise ValueError(f"expected grid as a number of points from 1 to {_MOST_POINTS:,}, or the points, got {grid}")
     if width is not None and not width > 0:
         raise ValueError(f"expected a positive width, got {width}")
     before = operator.products

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._display import shown
-from ..arguments import checked
+from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
@@ -110,7 +110,7 @@ def order_distance(order: Sequence[int]) -> float:
     return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
 
 
-@checked
+@checked(swaps=Range(0, 10**9))
 def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generator: np.random.Generator) -> np.ndarray:
     """An order of `size` blocks after random swaps of two places of one group, each such pair being equally likely.
 
@@ -119,6 +119,8 @@ def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generat
         array([0, 2, 1, 3])
     """
     pairs = [(one, other) for group in groups for i, one in enumerate(group) for other in group[i + 1 :]]
+    if not pairs and swaps:
+        raise ValueError("expected groups with two places to swap, got none")
     order = np.arange(size)
     for choice in generator.integers(len(pairs), size=swaps):
         one, other = pairs[choice]

@@ -60,6 +60,10 @@ def unroll(
         >>> net["layer2.0"].shortcut, net["layer2.0"].entry_shape
         ('projection', (64, 8, 8))
     """
+    if isinstance(output, list):  # as JSON has it
+        output = tuple(output)
+    if output == ():
+        raise ValueError("expected output as a name, a number or a path of these, got an empty one")
     return network_of(model, example_input, output)
 
 

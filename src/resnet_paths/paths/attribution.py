@@ -228,6 +228,7 @@ def unit_conductance(
             f"expected units that are modules of their own, got {parts[0]}, which is part of one; use "
             "attribute_blocks, which needs no modules"
         )
+    baseline = _checked_baseline(x, baseline)
     from captum.attr import LayerConductance  # here: a slow import
 
     values = []
@@ -245,3 +246,14 @@ def unit_conductance(
         residual=None,
         source=provenance(net.model, [x, classes], stacked.dtype),
     )
+
+
+def _checked_baseline(x: torch.Tensor, baseline: torch.Tensor | float) -> torch.Tensor | float:
+    """What captum can take for an input."""
+    if isinstance(baseline, torch.Tensor):
+        if baseline.shape[1:] != x.shape[1:] or len(baseline) not in (1, len(x)):
+            raise ValueError(f"expected a baseline of the shape of x, {tuple(x.shape)}, got {tuple(baseline.shape)}")
+        return baseline
+    if abs(baseline) > torch.finfo(x.dtype).max:
+        raise ValueError(f"expected a baseline that {x.dtype} holds, got {float(baseline):g}")
+    return float(baseline)  # a whole number may be too large for PyTorch

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from .._display import shown
-from ..arguments import checked
+from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..data.classes import numbered_alike
 from ..files import write_text
@@ -100,7 +100,7 @@ class Report:
         )
 
 
-@checked
+@checked(tolerance=Range(0, 1))
 def write_report(
     model: nn.Module,
     data: ImageSource,
