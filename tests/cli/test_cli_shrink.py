@@ -97,6 +97,15 @@ def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) ->
     assert "got --latency and --blocks" in both.stderr
 
 
+def test_training_images_that_are_also_the_test_images_are_refused(small_checkpoint, tmp_path, monkeypatch) -> None:
+    """As of a folder without train and test in it: the accuracy would be of images that chose."""
+    same = load_data("digits", limit=100)
+    monkeypatch.setattr("resnet_paths.cli._common.load_data", lambda *arguments, **options: same)
+    result = run("plan", "--model", small_checkpoint, "--blocks", "1", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "training and test images differ" in " ".join(result.stderr.split())
+
+
 def test_folders_that_hold_no_network_are_no_models(tmp_path) -> None:
     with pytest.raises(ValueError, match="unknown"):
         load_model(str(tmp_path))

@@ -36,6 +36,7 @@ from ..tradeoff import (
     Search,
     as_in_training,
 )
+from ..tradeoff.split import check_apart
 from ._common import Source, console
 from ._tables import show, table
 
@@ -152,6 +153,13 @@ class PlanImages:
     def of(cls, network: nn.Module, source: Source, limit: int | None, repair: Repair) -> PlanImages:
         """Read them."""
         test, training = source.images("test"), source.images("train", limit)
+        try:
+            check_apart({"certify": test, "search": training}, "certify", ("search",))
+        except ValueError as error:
+            raise ValueError(
+                f"expected --data whose training and test images differ: {error}".partition(";")[0]
+                + "; give a folder with train and test (or val) in it"
+            ) from None
         fitted = repair.needs_images and bool(tracking_norms(network))
         return cls(training, as_in_training(network, training) if fitted else training, test)
 

@@ -19,7 +19,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..plot import plot_single_deletions, save
 from ..surgery import drop_blocks
-from ..tradeoff import Timing, count_parameters, latencies_in_turn
+from ..tradeoff import Timing, count_macs, count_parameters, latencies_in_turn
 from . import _studies
 from ._common import (
     BatchOption,
@@ -205,17 +205,18 @@ def _dropped(
         "dropped": chosen,
         "names": [net[index].name for index in chosen],
         "images": len(other),
-        "before": _side(net.model, before, 1 - errors[0]),
-        "after": _side(smaller, after, 1 - errors[1]),
+        "before": _side(net.model, before, 1 - errors[0], x[:1]),
+        "after": _side(smaller, after, 1 - errors[1], x[:1]),
     }
 
 
-def _side(model: torch.nn.Module, latency: Timing, right: np.ndarray) -> dict[str, Any]:
+def _side(model: torch.nn.Module, latency: Timing, right: np.ndarray, image: torch.Tensor) -> dict[str, Any]:
     low, high = interval(right)
     return {
         "accuracy": float(right.mean()),
         "accuracy_interval": [low, high],
         "parameters": count_parameters(model),
+        "macs": count_macs(model, image),
         "latency": {"median": latency.median, "low": latency.low, "high": latency.high, "batch": latency.batch},
     }
 
@@ -276,8 +277,8 @@ def _comparison(report: dict[str, Any]) -> Table:
         f"{after['accuracy']:.2%} ({low:.1%} to {high:.1%})",
         f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points",
     )
-    ratio = after["parameters"] / before["parameters"]
-    rows.add_row("parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", f"{ratio:.2f}")
+    for key, name in (("parameters", "parameters"), ("macs", "multiply-adds, an image")):
+        rows.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{after[key] / max(1, before[key]):.2f}")
     times = [1e3 * side["latency"]["median"] for side in (before, after)]
     rows.add_row(f"latency, batch {batch}", f"{times[0]:.1f} ms", f"{times[1]:.1f} ms", f"{times[1] / times[0]:.2f}")
     return rows
