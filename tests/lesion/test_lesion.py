@@ -248,3 +248,9 @@ def test_the_interval_of_a_share_holds_the_share(count: int) -> None:
     for hits in {0, count // 3, count}:
         low, high = interval(np.arange(count) < hits)
         assert 0 <= low <= hits / count <= high <= 1  # bars of negative length cannot be drawn
+
+
+@pytest.mark.parametrize("metric", [lambda logits, labels: labels, torch.nn.CrossEntropyLoss(reduction="none")])
+def test_metrics_of_too_few_arguments_are_told_before_the_work(metric) -> None:
+    with pytest.raises(TypeError, match=r"a metric of three arguments \(logits, labels, .*got .*; call it in"):
+        single_deletions(unroll(tiny()), random_images(), metric=metric)

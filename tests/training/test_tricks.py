@@ -205,6 +205,8 @@ def test_a_trajectory_begins_before_training(tmp_path) -> None:
 
     names = ["conv1.weight", "linear.bias"]
     matrix = path.matrix(names)
+    with pytest.raises(ValueError, match=r"names among those of the checkpoints .* got head.weight"):
+        path.matrix([*names, "head.weight"])
     assert matrix.shape == (4, 4 * 9 + 10)
     assert torch.equal(matrix[3], torch.cat([model.conv1.weight.flatten(), model.linear.bias]))
     before = (tmp_path / "epoch-0000.safetensors").read_bytes()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..arguments import checked
 from ..data.predictions import check_labels, right
@@ -100,6 +102,7 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
 
     Raises:
         ValueError: unknown name.
+        TypeError: the function does not take three arguments.
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
@@ -107,7 +110,25 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
         tensor([0., 1.])
     """
     if callable(metric):
-        return getattr(metric, "__name__", "metric"), metric
+        name = getattr(metric, "__name__", type(metric).__name__)
+        _check_arguments(metric, name)
+        return name, metric
     if metric not in METRICS:
         raise ValueError(f"expected a metric among {sorted(METRICS)} or a function, got {metric!r}")
     return metric, METRICS[metric]
+
+
+def _check_arguments(metric: Metric, name: str) -> None:
+    """Refuse a function that cannot be called with three arguments, before the work."""
+    called = metric.forward if isinstance(metric, nn.Module) else metric
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):  # built in: it does not say
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise TypeError(
+            "expected a metric of three arguments (logits, labels, logits of the whole network), got "
+            f"{name}{signature}; call it in a function of the three"
+        ) from None

@@ -43,6 +43,12 @@ class Trajectory:
 
     def matrix(self, names: list[str] | None = None) -> torch.Tensor:
         """The weights as rows: (states, numbers), in the order of the names; by default all of floating dtype."""
+        unknown = sorted(set(names or ()) - set(self.states[0]))
+        if unknown:
+            raise ValueError(
+                f"expected names among those of the checkpoints ({', '.join(list(self.states[0])[:3])}, ...), got "
+                f"{', '.join(unknown)}"
+            )
         chosen = names or [name for name, value in self.states[0].items() if value.is_floating_point()]
         return torch.stack([torch.cat([state[name].flatten() for name in chosen]) for state in self.states])
 
