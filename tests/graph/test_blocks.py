@@ -166,3 +166,16 @@ def test_dense_networks_are_told_apart() -> None:
 def test_the_parameters_of_a_branch_are_those_that_it_alone_uses() -> None:
     net = unroll(Written(lambda m, x: (y := x + m.b(m.a(x))) + m.c(m.a(y))))
     assert [unit.branch_parameters for unit in net] == [12, 12]
+
+
+def test_blocks_in_a_plain_list_are_told_where_they_belong() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [nn.Linear(3, 3)]
+
+        def forward(self, x):
+            return x + self.blocks[0](x)
+
+    with pytest.raises(NoUnitsError, match=r"registers \(blocks belong into an nn.ModuleList, not into a plain list\)"):
+        unroll(Listed().eval(), torch.randn(2, 3))

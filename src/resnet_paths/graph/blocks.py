@@ -314,7 +314,10 @@ class _Finder:
             if operations.reads_off(node, module_of(node, self.program)):
                 return f"its shortcut does not carry the entry's values: it passes through {node.name}"
         if not any(self._is_layer(node) for node in ways.branch_nodes):
-            return "its branch holds no weights"
+            return (
+                "its branch holds no weights that the model registers (blocks belong into an nn.ModuleList, not into a "
+                "plain list)"
+            )
         if self._is_adapter(ways):
             return (
                 "its branch is a low-rank adapter: a linear map through fewer channels, beside the layer that it adapts"
