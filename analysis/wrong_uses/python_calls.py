@@ -118,9 +118,6 @@ def is_clear(error: Exception) -> bool:
 def main() -> None:
     options = read_options(__doc__.splitlines()[0], "function")
     warnings.simplefilter("ignore")
-    for slow in ("shapiq", "captum.attr", "plotly.graph_objects", "transformers"):  # an import cut short stays broken
-        with contextlib.suppress(ImportError):
-            importlib.import_module(slow)
     chosen = drawn(calls(), options, lambda call: (call.function, call.argument))
     answers = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -79,7 +79,7 @@ NOT_NEGATIVE = Range(0)
 _COUNTED = """
     basis batch_size bins chunk columns copies count depth draws epochs every group_width in_channels
     max_batches max_restarts most_permutations num_classes points probes products samples size steps stride
-    threads widths limit among
+    threads widths limit among finetune_limit
 """
 _COUNTED_FROM_NONE = """
     batch budget cka_images images length max_length most n network shift step workers

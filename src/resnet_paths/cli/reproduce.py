@@ -72,7 +72,9 @@ def register(app: typer.Typer) -> None:
         mean: MeanOption = None,
         std: StdOption = None,
         seed: SeedOption = 0,
-        seeds: Annotated[int, typer.Option(min=1, help="Trainings of each small network that is compared.")] = 3,
+        seeds: Annotated[
+            int, typer.Option(min=1, max=1000, help="Trainings of each small network that is compared.")
+        ] = 3,
         device: DeviceOption = "cpu",
         as_json: JsonOption = False,
     ) -> None:
