@@ -330,6 +330,16 @@ def test_a_set_is_fitted_alike_after_others() -> None:
         )
 
 
+def test_outputs_of_a_set_on_other_images_are_those_of_its_finished_model() -> None:
+    refitter = Refitter(unroll(small()), images(30, 1, 8, 8), how=RefitSettings(batch_size=8))
+    other = images(9, 1, 8, 8, seed=4)
+    on_others = refitter.on(other)
+    for dropped in ([1], [1, 4]):
+        result = refitter(dropped)
+        assert result.repair != "recalibrated"
+        assert torch.allclose(on_others(dropped), result.model(other), rtol=1e-8, atol=1e-8)
+
+
 # what is given, and what is left as it was
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -144,11 +144,12 @@ class RefitResult:
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """Fitted layers for one set of blocks, and the divergence at each step."""
+    """Fitted layers for one set of blocks, the divergence at each step, and the first block that changes."""
 
     fits: tuple[LayerFit, ...]
     steps: dict[float, float]
     blocks: tuple[BlockFit, ...]
+    start: int
 
     @property
     def step(self) -> float:
@@ -226,6 +227,32 @@ class Refitter:
         solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
 
+    def on(self, images: ImageSource | torch.Tensor) -> Callable[[Sequence[UnitRef] | UnitRef], torch.Tensor]:
+        """The outputs on other images that each set would give, refitted by its best step, without building it.
+
+        Example:
+            >>> from resnet_paths import load_data, load_model, unroll
+            >>> data = load_data("digits", "train")
+            >>> refitter = Refitter(unroll(load_model("embedded")), data.sample(80))
+            >>> refitter.on(data.subset([0, 1, 2]))([3, 7]).shape
+            torch.Size([3, 10])
+        """
+        other = as_inputs(images, self.net.model)
+        with torch.inference_mode():
+            full = FullRun(self._full.net, other, self.how.batch_size, self.how.memory, sums=False)
+
+        def outputs(dropped: Sequence[UnitRef] | UnitRef) -> torch.Tensor:
+            indices = self.net.indices(dropped)
+            solution = self._solved(indices)
+            with torch.inference_mode():
+                try:
+                    put_folded(self._work.model, solution.fits, solution.step)
+                    return self._outputs(full, indices, solution.start)
+                finally:
+                    put_folded(self._work.model, solution.fits, 0.0)
+
+        return outputs
+
     def __call__(self, dropped: Sequence[UnitRef] | UnitRef, *, inplace: bool = False) -> RefitResult:
         """The smaller model with the best of three repairs: none (plain), statistics measured again, refit.
 
@@ -273,25 +300,23 @@ class Refitter:
 
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
         """Fit all blocks that a set changes, and evaluate each step."""
-        gates = [1.0] * len(self.net)
-        for index in indices:
-            gates[index] = 0.0
         fits: list[LayerFit] = []
         with torch.inference_mode():
             places = sites(self._work.segments, indices) if indices else []
             start = min((site.block for site in places), default=0)
-            run = DroppedRun(self._full, self._work, gates, start)
+            run = DroppedRun(self._full, self._work, self._gates(indices), start)
             try:
                 blocks = tuple(self._fit_once(site, run, indices, fits) for site in places)
                 tried = {}
                 for step in (0.0, *self.how.steps) if steps is None else steps:
                     put_folded(self._work.model, fits, step)
-                    tried[step] = self._at_gates(gates, start)
+                    outputs = self._outputs(self._full_apart, indices, start)
+                    tried[step] = divergence(outputs, self._full_apart.outputs)
                     if not fits:
                         break
             finally:
                 put_folded(self._work.model, fits, 0.0)
-        return _Solution(tuple(fits), tried, blocks)
+        return _Solution(tuple(fits), tried, blocks, start)
 
     def _fit_once(self, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]) -> BlockFit:
         """Fit one block, or take the fit of an earlier set that was the same up to here; add its layers to `fits`."""
@@ -330,12 +355,13 @@ class Refitter:
         batches = [placed_input(x, self.net.model) for x in inputs.batches(self.how.batch_size)]
         return [named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x for x in batches]
 
-    def _at_gates(self, gates: list[float], start: int) -> float:
-        """The divergence of the working network as it is, on the images kept apart."""
-        run = DroppedRun(self._full_apart, self._work, gates, start)
-        end = len(self.net)
-        outputs = [run.state(number, x, end).value for number, x in self._full_apart.batches()]
-        return divergence(torch.cat(outputs), self._full_apart.outputs)
+    def _gates(self, indices: Sequence[int]) -> list[float]:
+        return [0.0 if index in set(indices) else 1.0 for index in range(len(self.net))]
+
+    def _outputs(self, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
+        """What the working network as it is makes of the images on which the full one ran."""
+        run = DroppedRun(full, self._work, self._gates(indices), start)
+        return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
     def _of_model(self, model: nn.Module) -> float:
         outputs = [self.net.followed(call_model(model, x)) for x in self._batches(self.apart_images)]

@@ -25,7 +25,7 @@ from ..sweep.result import last_line
 from .by_unit import latency_by_unit
 from .counting import count_macs, count_parameters
 from .measures import Answers, answers
-from .repairs import Closed, NoRepair, Recalibrate, Refit, Repairer, dropped_copy
+from .repairs import Closed, NoRepair, Recalibrate, Refit, Refits, Repairer, dropped_copy
 from .search import Set
 
 _TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
@@ -146,11 +146,15 @@ def _whole(bench: Bench) -> Answers:
 
 def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
     """The mean metric of one set, repaired."""
-    model = repairer_of(bench)(tuple(point["dropped"])).model
-    found = answers(model, bench.data, bench.net.followed, bench.batch_size)
     if bench.metric is None:
         raise RuntimeError("expected a metric")
-    return {"loss": float(bench.metric(found.logits, found.labels, _whole(bench).logits).double().mean())}
+    repairer, dropped = repairer_of(bench), tuple(point["dropped"])
+    if isinstance(repairer, Refits):
+        logits = repairer.logits(dropped, bench.data)
+    else:
+        logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
+    whole = _whole(bench)
+    return {"loss": float(bench.metric(logits, whole.labels, whole.logits).double().mean())}
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:

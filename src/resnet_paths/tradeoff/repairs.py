@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
@@ -108,15 +109,32 @@ class Refit:
         """See :class:`NoRepair`."""
         if images is None:
             raise ValueError("expected images to refit on, got none; give some as ImageSplit(repair=...)")
-        refitter = Refitter(net, images, how=self.how)
+        return Refits(Refitter(net, images, how=self.how))
 
-        def repaired(dropped: Set) -> Repaired:
-            if not dropped:
-                return Repaired(dropped_copy(net, dropped), "none")
-            made = refitter(dropped)
-            return Repaired(made.model, made.repair, made.reason)
 
-        return repaired
+class Refits:
+    """Refits of one network, and their outputs on other images, for which nothing has to be built.
+
+    Args:
+        refitter: it keeps the full network's targets.
+    """
+
+    def __init__(self, refitter: Refitter) -> None:
+        self._refitter = refitter
+        self._on: dict[str, Callable[[Set], torch.Tensor]] = {}
+
+    def __call__(self, dropped: Set) -> Repaired:
+        """The smaller network of a set."""
+        if not dropped:
+            return Repaired(dropped_copy(self._refitter.net, dropped), "none")
+        made = self._refitter(dropped)
+        return Repaired(made.model, made.repair, made.reason)
+
+    def logits(self, dropped: Set, data: ImageData) -> torch.Tensor:
+        """What the refitted network makes of images, on the CPU."""
+        if data.fingerprint not in self._on:
+            self._on[data.fingerprint] = self._refitter.on(data)
+        return self._on[data.fingerprint](dropped).cpu()
 
 
 Closed = NoRepair | Recalibrate | Refit
