@@ -10,6 +10,7 @@ them is run, once. Writes exhaustive_subsets.md beside this file.
 """
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -142,8 +143,9 @@ def main() -> None:
         "# All 2^12 subsets of 12 units",
         "",
         f"`python analysis/benchmarks/exhaustive_subsets.py {command}`; {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32. Both ways in one run, in "
-        "turn; processor seconds, and their ratios, are medians over its repeats.",
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32; load of the machine's "
+        f"{os.cpu_count()} cores: {os.getloadavg()[2]:.1f}. Both ways in one run, in turn; processor "
+        "seconds, and their ratios, are medians over its repeats.",
         "",
     ]
     small = digits("test").subset(slice(0, arguments.images))

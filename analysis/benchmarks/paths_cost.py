@@ -6,6 +6,7 @@ Writes paths_cost.md beside this file. Random weights: cost does not depend on t
 """
 
 import argparse
+import os
 import platform
 import resource
 import time
@@ -87,7 +88,8 @@ def main() -> None:
         "# What the exact split of the gradient by path length costs",
         "",
         f"Made by `python analysis/benchmarks/paths_cost.py`: torch {torch.__version__}, {platform.machine()}, "
-        f"{options.threads} thread(s), float32, batch {options.batch}, processor time, best of {options.repeats}.",
+        f"{options.threads} thread(s), float32, batch {options.batch}, processor time, best of {options.repeats}; load "
+        f"of the machine's {os.cpu_count()} cores: {os.getloadavg()[2]:.1f}.",
         "",
         "One backward pass is `loss.backward()` of the same batch, parameters' gradients included, its forward pass "
         "not. *Recursion*: from the recorded activations to the split. *Split*: with the forward pass that records "
