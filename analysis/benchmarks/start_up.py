@@ -43,12 +43,12 @@ def main() -> None:
         f"`python analysis/benchmarks/start_up.py --repeats {repeats}`; {platform.machine()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}. Processor seconds of new processes, in turn.",
         "",
-        "| import | median | range | beside PyTorch's |",
+        "| import | median | range | times PyTorch's |",
         "|---|---:|---|---:|",
     ]
     for name, found in times.items():
         middle = statistics.median(found)
-        lines.append(f"| {name} | {middle:.2f} | {min(found):.2f} to {max(found):.2f} | {middle / alone:.2f} times |")
+        lines.append(f"| {name} | {middle:.2f} | {min(found):.2f} to {max(found):.2f} | {middle / alone:.2f} |")
     (Path(__file__).with_name("start_up.md")).write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 
