@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from resnet_paths.statistics import difference_interval, fall_at_most, interval, intervals, share_interval
+from resnet_paths.statistics import (
+    difference_interval,
+    fall_at_most,
+    interval,
+    intervals,
+    median_interval,
+    share_at_most,
+    share_interval,
+)
+from resnet_paths.statistics.proportions import least_images
 
 
 def pairs(n: int, lost: int, won: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +108,30 @@ def test_no_images_are_refused(values: np.ndarray) -> None:
 def test_other_values_are_no_shares() -> None:
     with pytest.raises(ValueError, match="zeros and ones"):
         difference_interval(np.full(3, 0.5), np.zeros(3))
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.995])
+def test_the_exact_bound_of_a_share_leaves_its_error_to_fewer_seen(level: float) -> None:
+    for count, among in ((0, 1), (0, 300), (3, 40), (39, 40)):
+        bound = share_at_most(count, among, level)
+        assert binom.cdf(count, among, bound) == pytest.approx(1 - level)
+    assert share_at_most(7, 7, level) == 1.0
+
+
+@pytest.mark.parametrize("n", [5, 6, 7, 15, 30])
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_order_statistics_around_the_median_cover_it_and_are_the_narrowest_that_do(n: int, level: float) -> None:
+    low, high = median_interval(np.arange(1.0, n + 1), level)
+    if low == -np.inf:
+        assert 1 - 2 * 0.5**n < level
+        return
+    k = int(low)
+    assert high == n + 1 - k
+    assert 1 - 2 * binom.cdf(k - 1, n, 0.5) >= level > 1 - 2 * binom.cdf(k, n, 0.5)
+
+
+def test_the_least_number_of_images_is_the_least() -> None:
+    for fall, level in ((0.01, 0.95), (0.03, 0.9), (0.2, 0.99)):
+        count = least_images(fall, level)
+        assert fall_at_most(np.ones(count), np.ones(count), level) <= fall
+        assert count == 1 or fall_at_most(np.ones(count - 1), np.ones(count - 1), level) > fall

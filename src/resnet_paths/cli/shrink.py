@@ -75,7 +75,7 @@ class Stage:
     Attributes:
         name: what it is.
         accuracy: on the images that certify.
-        interval: its 95 % interval; None where it was not kept.
+        ends: of its 95 % interval.
         milliseconds: of a forward pass, by runtime.
         macs: multiply-adds of one image.
         parameters: how many.
@@ -83,7 +83,7 @@ class Stage:
 
     name: str
     accuracy: float
-    interval: tuple[float, float]
+    ends: tuple[float, float]
     milliseconds: dict[str, float]
     macs: int
     parameters: int
@@ -225,7 +225,7 @@ def _cells(stages: list[Stage]) -> list[list[str]]:
         [
             one.name,
             f"{one.accuracy:.2%}",
-            f"{100 * one.interval[0]:.1f}-{100 * one.interval[1]:.1f}",
+            f"{100 * one.ends[0]:.1f}-{100 * one.ends[1]:.1f}",
             *(f"{value:.2f}" for value in one.milliseconds.values()),
             _short(one.macs),
             _short(one.parameters),
