@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,6 +31,17 @@ from .search import Set
 _TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
 
 
+@dataclass(eq=False)
+class Workshop:
+    """What makes repaired networks, made once for all benches of a plan: a refit keeps targets and fits.
+
+    Attributes:
+        repairer: None before it is first needed.
+    """
+
+    repairer: Repairer | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """A network, a repair, and images: all that decides what a set of blocks is worth.
@@ -42,6 +53,7 @@ class Bench:
         data: images on which they are compared or measured.
         metric: what is compared; None where answers are measured.
         batch_size: images at a time.
+        workshop: of the plan; decides nothing.
     """
 
     net: UnrolledNetwork
@@ -50,6 +62,7 @@ class Bench:
     data: ImageData
     metric: Metric | None = None
     batch_size: int = 100
+    workshop: Workshop = field(default_factory=Workshop)
 
     def __sweep_fingerprint__(self) -> Any:
         """What decides the values, without the code, which is looked at once (:func:`_code`)."""
@@ -118,16 +131,16 @@ def _code() -> str:
     return code_fingerprint((_loss, _gate_losses, _measured, _costs, NoRepair, Recalibrate, Refit))
 
 
-_repairers: WeakKeyDictionary[Bench, Repairer] = WeakKeyDictionary()
 _gated: WeakKeyDictionary[Bench, UnrolledNetwork | None] = WeakKeyDictionary()
 _wholes: WeakKeyDictionary[Bench, Answers] = WeakKeyDictionary()
 
 
 def repairer_of(bench: Bench) -> Repairer:
-    """Made once: a refit keeps the full network's targets."""
-    if bench not in _repairers:
-        _repairers[bench] = bench.repair.repairer(bench.net, bench.repaired_on)
-    return _repairers[bench]
+    """What repairs on this bench."""
+    shop = bench.workshop
+    if shop.repairer is None:
+        shop.repairer = bench.repair.repairer(bench.net, bench.repaired_on)
+    return shop.repairer
 
 
 def _gated_of(bench: Bench) -> UnrolledNetwork | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..arguments import checked
@@ -15,7 +15,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import fall_at_most, share_at_most
 from ..sweep.progress import SweepProgress, reporter
-from .bench import Bench, Evaluator, Running, block_costs, measure_set, repairer_of
+from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set, repairer_of
 from .distil import distil_best
 from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
 from .measures import answers
@@ -129,6 +129,7 @@ class _Planner:
     says: bool
     most: int
     anew: int = 0
+    workshop: Workshop = field(default_factory=Workshop)
 
     def run(self, whole_frontier: bool) -> DropPlan:
         name, _ = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
@@ -205,7 +206,15 @@ class _Planner:
 
     def _bench(self, role: str, metric: Metric | None = None) -> Bench:
         repaired_on = self.roles.get("repair")
-        return Bench(self.net, closed(self.repair), repaired_on, self.roles[role], metric, self.split.batch_size)
+        return Bench(
+            self.net,
+            closed(self.repair),
+            repaired_on,
+            self.roles[role],
+            metric,
+            self.split.batch_size,
+            self.workshop,
+        )
 
     def _frontier(
         self, scores: Scores, judge: Scores | None, watch: Stopwatch, whole_frontier: bool, notes: list[str]
