@@ -96,9 +96,7 @@ RANGES: Mapping[str, Range] = {
     "latency": SOME_SHARE,
     "keep_last": SOME_SHARE,
     **dict.fromkeys(("finetune_rate", "precision", "rtol", "white", "temperature", "width"), POSITIVE),
-    **dict.fromkeys(
-        ("alpha", "latency_seconds", "learning_rate", "lr", "mixup", "seconds", "tolerance", "warmup", "weight_decay"),
-        NOT_NEGATIVE,
-    ),
+    **dict.fromkeys(("alpha", "learning_rate", "lr", "mixup", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE),
+    **dict.fromkeys(("latency_seconds", "seconds"), Range(0, 10**6)),  # eleven days
 }
 """By the name of the argument; one that is not here may be any finite number."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..arguments import checked
+from ..arguments import Range, checked
 
 
-@checked
+@checked(units=Range(1, 10**6))
 def linear_decay(units: int, last: float) -> tuple[float, ...]:
     """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L.
 
