@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -108,8 +109,26 @@ class DropPlan:
         if not isinstance(goal, AccuracyDrop | Disagreement):
             return f"Chosen: {goal}, as asked"
         if point.dropped:
-            return f"Chosen: {len(point.dropped)} blocks dropped; shown on {count} images that chose nothing: {goal}"
-        return f"No blocks dropped: of no set is it shown on {count} images that {goal}"
+            said = f"Chosen: {len(point.dropped)} blocks dropped; shown on {count} images that chose nothing: {goal}"
+        else:
+            said = f"No blocks dropped: of no set is it shown on {count} images that {goal}"
+        return said + self._why_no_more(goal)
+
+    def _why_no_more(self, goal: AccuracyDrop | Disagreement) -> str:
+        """What the first set that failed lacks: too much is lost, or too few images show that it is not."""
+        if self.chosen + 1 >= len(self.points):
+            return ""
+        first, count = self.points[self.chosen + 1], self.images["certify"].count
+        if isinstance(goal, AccuracyDrop):
+            seen, bound, allowed, what = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
+        else:
+            seen, bound, allowed = first.disagreement, first.disagreement_at_most or 1.0, goal.share
+            what = "answers change:"
+        said = f". With {len(first.dropped)} dropped {what} {seen:.2%}, and by this confidence at most {bound:.2%}"
+        if seen >= allowed:
+            return said
+        needed = math.ceil(count * ((bound - seen) / (allowed - seen)) ** 2)
+        return f"{said}: too few images to tell; about {needed:,} would do if that stayed the same"
 
     def apply(
         self,
