@@ -208,7 +208,11 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
     if not isinstance(names, list) or not names or not fit(state, model.state_dict(), "the checkpoint").missing:
         return model
     shape = facts.get("input_shape")
-    example = torch.zeros(2, *shape) if isinstance(shape, list) and all(isinstance(n, int) for n in shape) else None
+    example = (
+        torch.zeros(2, *shape, device="cpu")
+        if isinstance(shape, list) and all(isinstance(n, int) for n in shape)
+        else None
+    )
     return drop_blocks(model, [str(name) for name in names], example_input=example)
 
 
