@@ -77,7 +77,8 @@ def _attention(node: fx.Node, program: Program) -> FoundLayer | None:
 
     def read(values: Values) -> torch.Tensor:
         args, kwargs = (map_nodes(part, values.__getitem__) for part in (call.args, call.kwargs))
-        plain = {"out_proj.weight": torch.eye(len(projection.weight), out=torch.empty_like(projection.weight))}
+        weight = projection.weight
+        plain = {"out_proj.weight": torch.eye(len(weight), dtype=weight.dtype, device=weight.device)}
         if projection.bias is not None:
             plain["out_proj.bias"] = torch.zeros_like(projection.bias)
         context: torch.Tensor = functional_call(attention, plain, tuple(args), dict(kwargs))[0]
