@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from resnet_paths.cli import app
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trial import SlowError, drawn, limited, read_options, report
+from outcomes import SlowError, drawn, limited, read_options, report
 
 SECONDS = 6
 OWN = """

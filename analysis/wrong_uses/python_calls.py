@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from good_arguments import common, model, record, special
-from trial import SlowError, drawn, limited, read_options, report
+from outcomes import SlowError, drawn, limited, read_options, report
 
 PACKAGES = ("callbacks", "data", "landscape", "lesion", "models", "network", "paths", "plot", "report", "surgery",
             "sweep", "tradeoff", "training")  # fmt: skip
