@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from resnet_paths import UnrolledNetwork, __version__, drop_blocks, unroll
 from resnet_paths.data import ImageData, load_data
-from resnet_paths.lesion import interval
 from resnet_paths.models import load_model
 from resnet_paths.plot import save
+from resnet_paths.statistics import difference_interval
 from resnet_paths.surgery import RefitSettings, Refitter, norms_before, recalibrate_batchnorm
 from resnet_paths.training import augmented, error_rate
 
@@ -70,7 +70,7 @@ def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: Image
         recalibrate_batchnorm(recalibrated, images, keep=norms_before(net, dropped))
     result = refitter(list(dropped))
     whole, now = right(net.model, test), right(result.model, test)
-    low, high = interval(now - whole)
+    low, high = difference_interval(whole, now)
     return {
         "dropped": list(dropped),
         "plain": float(right(plain, test).mean()),
@@ -87,10 +87,10 @@ def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: Image
 def sensitivity(net: UnrolledNetwork, train: ImageData, test: ImageData, dropped: tuple[int, ...]) -> list[dict]:
     """The same set with other calibration images, and with fewer and more of them."""
     found = []
-    for count, seeds in ((32, 5), (128, 5), (640, 5), (len(train), 1)):
+    for count, seeds in ((32, 5), (128, 5), (640, 5), (2000, 1)):
         for seed in range(seeds):
             images = augmented(train.sample(count, seed=seed), 4, True, seed=seed)
-            result = Refitter(net, images, how=RefitSettings(seed=seed))(list(dropped))
+            result = Refitter(net, images, how=RefitSettings(seed=seed, memory=4e9))(list(dropped))
             accuracy = float(right(result.model, test).mean())
             found.append({"images": count, "seed": seed, "accuracy": accuracy, "step": result.step})
             print(count, seed, f"{accuracy:.3f}", flush=True)
@@ -183,6 +183,12 @@ def _line(entry: dict) -> str:
     )
 
 
+def _told(entry: dict) -> dict:
+    """The same, after a line of progress."""
+    print(len(entry["dropped"]), {name: entry[name] for name in ("plain", "recalibrated", "refitted")}, flush=True)
+    return entry
+
+
 def main() -> None:
     """Search, build, look once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -204,7 +210,7 @@ def main() -> None:
     del search
 
     refitter = Refitter(net, images)
-    rows = [row(net, refitter, images, test, dropped) for dropped in path]
+    rows = [_told(row(net, refitter, images, test, dropped)) for dropped in path]
     generator = np.random.default_rng(0)
     sizes = [size for size in (3, 6, 9, 12) if size <= options.most]
     random_sets = [
@@ -212,7 +218,7 @@ def main() -> None:
         for size in sizes
         for _ in range(options.draws)
     ]
-    random = [row(net, refitter, images, test, dropped) for dropped in random_sets]
+    random = [_told(row(net, refitter, images, test, dropped)) for dropped in random_sets]
     nine = min(9, options.most)
     start = time.process_time()
     Refitter(net, images).divergence(list(path[nine]), steps=(1.0,))
@@ -231,7 +237,7 @@ def main() -> None:
     name = f"frontier_resnet{options.depth}"
     (HERE / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     (HERE / f"{name}.md").write_text(page(options, facts))
-    save(picture(rows, random, options.depth), HERE / f"{name}.png")
+    save(picture(rows, random, options.depth).axes[0], HERE / f"{name}.png")
 
 
 if __name__ == "__main__":

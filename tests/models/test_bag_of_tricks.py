@@ -213,5 +213,5 @@ def test_wrong_members(options: dict, message: str) -> None:
 
 
 def test_wrong_decays() -> None:
-    with pytest.raises(ValueError, match="at least one unit"):
+    with pytest.raises(ValueError, match="from 1"):
         linear_decay(0, 0.5)

@@ -162,3 +162,15 @@ def test_ranges_of_what_has_no_ranks() -> None:
     assert np.isnan(correlation_ranges(values, np.ones(4))).all()
     assert np.isnan(correlation_ranges(np.where(values == 4, np.nan, values), np.arange(4.0))).all()
     assert np.isnan(correlation_ranges(values[:, :1], np.arange(4.0))).all()
+
+
+@pytest.mark.parametrize("images", [60, 200, 500])
+def test_images_redrawn_all_alike_give_no_absurd_ends(images: int) -> None:
+    """What rounding leaves of their spread is none: an end is infinite or near the values, never a hundred million."""
+    generator = np.random.default_rng(0)
+    for scale in (1.0, 0.1, 1 / 3):
+        values = np.zeros((20, images))
+        for row in values:
+            row[generator.choice(images, 3, replace=False)] = generator.choice([-scale, scale], 3)
+        ends = np.concatenate(mean_intervals(values))
+        assert np.all(np.isinf(ends) | (np.abs(ends) < scale))

@@ -135,8 +135,10 @@ def _drawn_t(centred: np.ndarray, count: int, seed: int) -> np.ndarray:
     parts = []
     for weights in weights_in_parts(centred.shape[-1], count, seed):
         means = centred @ weights
-        spread = np.sqrt(np.maximum(centred**2 @ weights - means**2, 0) / (centred.shape[-1] - 1))
-        spread[spread <= 1e-9 * np.abs(means)] = 0.0  # what rounding leaves of redrawn images that are all alike
+        squares = centred**2 @ weights
+        variance = squares - means**2
+        variance[variance <= 1e-12 * squares] = 0.0  # what rounding leaves of redrawn images that are all alike
+        spread = np.sqrt(variance / (centred.shape[-1] - 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             parts.append(np.nan_to_num(means / spread, nan=0.0, posinf=np.inf, neginf=-np.inf))
     return np.concatenate(parts, -1)
