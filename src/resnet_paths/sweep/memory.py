@@ -55,6 +55,7 @@ def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T
         MemoryError: or the device's own out-of-memory error, when a batch of one does not fit; any other error at once.
 
     Example:
+        >>> import warnings
         >>> def fits(size):
         ...     if size > 3:
         ...         raise MemoryError
