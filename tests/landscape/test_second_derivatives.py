@@ -131,6 +131,19 @@ def test_a_hessian_that_rounding_drowns_is_no_wrong_layer() -> None:
     assert float((found - exact).norm()) > 1e-3 * float(exact.norm())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("logits", [30.0, 38.0, 50.0, 80.0])
+def test_a_hessian_that_float64_drowns_too_is_no_wrong_layer(logits: float, dtype: torch.dtype) -> None:
+    """Surer still: even in float64 what is left is rounding, and not symmetric."""
+    torch.manual_seed(0)
+    sure, (x, y) = nn.Linear(3, 3).eval().to(dtype), batch()
+    sure.bias.data += torch.tensor([logits, 0.0, 0.0])
+    operator = curvature_operator(sure, [(x.to(dtype), torch.zeros_like(y))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert float(operator.dense().norm()) < 1e-10
+
+
 def test_asymmetry_of_matrices_that_are_known() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(30, 30, generator=generator, dtype=D)
