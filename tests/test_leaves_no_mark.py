@@ -98,6 +98,7 @@ FUNCTIONS: dict[str, Function] = {
     "for_inference": lambda net, data: unrolling.for_inference(net),
     "plain_layers": lambda net, data: unrolling.plain_layers(net.model, data.x)(data.x),
     "drop_blocks": lambda net, data: surgery.drop_blocks(net, [1, 4])(data.x),
+    "dropped_in": lambda net, data: surgery.dropped_in(net.model),
     "refit_blocks": lambda net, data: surgery.refit_blocks(net, [1, 4], data, how=surgery.RefitSettings(apart=0.5)),
     "lesioned": within_lesion,
     "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
@@ -191,7 +192,7 @@ STOPPABLE = [
     if name not in (
         "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
         "direction_from", "deletion_path", "unit_parameters", "project_trajectory", "count_parameters",
-        "norms_before", "recalibrate_batchnorm", "train",
+        "norms_before", "dropped_in", "recalibrate_batchnorm", "train",
     )
 ]  # fmt: skip
 """Functions that run the model."""
