@@ -125,10 +125,10 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         f"--most {options.most} --draws {options.draws}`; resnet_paths {__version__}, torch {torch.__version__}, "
         f"{platform.machine()}, {torch.get_num_threads()} threads. Sets found greedily by the divergence that a full "
         f"refit leaves: {options.images} training images without labels, moved by up to 4 pixels and mirrored, half of "
-        "them fitted to, half kept apart; fine choice of the step and the models in the table with three quarters and "
-        "one quarter. No training. Accuracy on the 500 original test images, looked at once for each set, after the "
-        "search had ended; intervals are of the fall from the full network, paired by image (Tango), 95 %, one at a time. "
-        "The settings (ridge, rows, last layers only) were chosen with the same test images in view, on three other sets.",
+        "them fitted to, half kept apart; the step and the models in the table with three quarters and one quarter. "
+        "No training. Accuracy on the 500 original test images, after the search had ended; intervals are of the fall "
+        "from the full network, paired by image (Tango), 95 %, one at a time. The settings (ridge, rows, last layers "
+        "only) were chosen with the same test images in view, on three other sets.",
         "",
         "| claim | expected | measured | verdict |",
         "|---|---|---|---|",
