@@ -39,7 +39,7 @@ def run(subject: Subject, options: Options) -> Section:
         search=Greedy(most=most),
         repair=NoRepair() if training is None else Recalibrate(),
         split=_split(subject, data, training, options),
-        clock=Clock(batch=options["batch"], seconds=options["seconds"]),
+        clock=Clock(batch=options["batch"], seconds=options["seconds"], rounds=6),  # the fewest that hold a median
         whole_frontier=True,
         progress=False,
     )
