@@ -257,3 +257,17 @@ def test_commands_on_a_device(words: list[str], tmp_path: Path, monkeypatch: pyt
     told = CliRunner().invoke(app, [*words, "--device", DEVICE, "--out", str(tmp_path)])
     assert told.exit_code == 0, told.output
     assert list(tmp_path.glob("*.png"))
+
+
+def test_a_refit_makes_no_float64_on_a_device_that_has_none(there, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Apple's: what is summed and solved in float64 is taken to the CPU first."""
+    double, net, data = torch.Tensor.double, *there
+
+    def refused(x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == DEVICE:
+            raise TypeError("cannot convert to float64: the device does not support it")
+        return double(x)
+
+    monkeypatch.setattr(torch.Tensor, "double", refused)
+    result = surgery.refit_blocks(net, [1], data, how=surgery.RefitSettings(apart=0.5))
+    assert any(not block.reason for block in result.blocks)

@@ -90,9 +90,7 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
         >>> as_inputs([torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8)]).count
         3
     """
-    if isinstance(source, ImageData):
-        return Inputs(source, len(source))
-    if isinstance(source, torch.Tensor):
+    if isinstance(source, ImageData | torch.Tensor):
         return Inputs(source, len(source))
     collected = [x for x, _ in as_batches(source, model, inputs=True)]
     if not collected:

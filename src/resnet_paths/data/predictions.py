@@ -1,8 +1,9 @@
-"""Which predictions are right: one rule for every error and accuracy of the house."""
+"""Which predictions are right, and how far they are from others: one rule for all of the house."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from ..arguments import checked
 
@@ -48,3 +49,13 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
             f"expected labels from 0 to {logits.shape[1] - 1}, one for each of the model's logits, got "
             f"{int(labels.min())} to {int(labels.max())}; give images of the classes that the model was trained on"
         )
+
+
+def divergence_of(logits: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
+    """KL(goal || logits) of the predicted distributions, in nats, for each image.
+
+    Example:
+        >>> divergence_of(torch.zeros(2, 3), torch.zeros(2, 3)).tolist()
+        [0.0, 0.0]
+    """
+    return F.kl_div(logits.log_softmax(-1), goal.log_softmax(-1), reduction="none", log_target=True).sum(-1)

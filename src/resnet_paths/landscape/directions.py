@@ -323,9 +323,9 @@ def _draw(seed: int, name: str, like: torch.Tensor) -> torch.Tensor:
 
 def _rescaled(drawn: torch.Tensor, weight: torch.Tensor, owner: nn.Module, normalise: Normalise) -> torch.Tensor:
     if not drawn.ndim:
-        return drawn.sign() * weight.double().cpu().abs()
+        return drawn.sign() * weight.cpu().double().abs()
     shape, axes = _filters(weight, owner, normalise)
-    wanted = torch.linalg.vector_norm(weight.double().cpu().reshape(shape), dim=axes, keepdim=True)
+    wanted = torch.linalg.vector_norm(weight.cpu().double().reshape(shape), dim=axes, keepdim=True)
     unit = drawn.view(shape) / torch.linalg.vector_norm(drawn.view(shape), dim=axes, keepdim=True)
     return (unit * wanted).view(drawn.shape)
 

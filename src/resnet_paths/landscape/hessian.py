@@ -141,7 +141,7 @@ def extreme_eigenvalues(
         )
     before = operator.products
     if size <= 4 * kept:
-        matrix = operator.dense().double().cpu().numpy()
+        matrix = operator.dense().cpu().double().numpy()
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         ends = [*range(count), *range(size - count, size)]
         values, vectors, method, restarts = values[ends], vectors[:, ends], "dense", 0
@@ -218,7 +218,7 @@ def _directions(operator: CurvatureOperator, values: np.ndarray, vectors: np.nda
 
 
 def _residuals(operator: CurvatureOperator, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    product = (operator @ torch.from_numpy(vectors)).double().cpu().numpy()
+    product = (operator @ torch.from_numpy(vectors)).cpu().double().numpy()
     scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
     found: np.ndarray = np.linalg.norm(product - values * vectors, axis=0) / scale
     return found

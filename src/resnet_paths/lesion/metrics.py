@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from ..data.predictions import check_labels, right
+from ..data.predictions import check_labels, divergence_of, right
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (images, classes), labels (images,) and the whole network's logits to one value an image."""
@@ -53,8 +53,7 @@ def _disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tenso
 
 def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """KL(whole || damaged) of the predicted distributions, in nats; needs no labels."""
-    ours, theirs = _wide(logits).log_softmax(-1), _wide(whole).log_softmax(-1)
-    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+    return divergence_of(_wide(logits), _wide(whole))
 
 
 def _soft_error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..graph.wrappers import unwrap
 from ..network.norms import BatchNorm, tracking_norms
 from ..network.unrolled import call_model
 from ..warned import warn
+from .moments import Moments, wide
 
 _ONE_VALUE = "Expected more than 1 value per channel"
 
@@ -106,30 +106,6 @@ def recalibrate_batchnorm(
     return len(norms)
 
 
-@dataclass
-class _Moments:
-    """Mean and sum of squared deviations of all values of a channel so far, in float64."""
-
-    count: int = 0
-    mean: torch.Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
-    squares: torch.Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
-
-    def add(self, count: int, mean: torch.Tensor, var: torch.Tensor) -> None:
-        """So many values of this mean and biased variance more (Chan, Golub and LeVeque 1983, equation 2.1)."""
-        if not self.count:
-            self.mean, self.squares = torch.zeros_like(mean), torch.zeros_like(mean)
-        total = self.count + count
-        apart = mean - self.mean
-        self.mean = self.mean + apart * (count / total)
-        self.squares = self.squares + var * count + apart.square() * (self.count * count / total)
-        self.count = total
-
-    def write(self, norm: BatchNorm, unbiased: bool = True) -> None:
-        """Make these a norm's running statistics."""
-        norm.running_mean.copy_(self.mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(self.squares / max(1, self.count - unbiased))  # type: ignore[union-attr]
-
-
 def _recalibrated(model: nn.Module, norms: list[BatchNorm], inputs: Iterator[Any], exact: bool) -> int:
     """Measure and set the statistics of these norms; the number of batches (0: everything is as it was)."""
     with _put_back(model, norms) as done, torch.no_grad():
@@ -153,15 +129,15 @@ def _recalibrated(model: nn.Module, norms: list[BatchNorm], inputs: Iterator[Any
     return seen
 
 
-def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tuple[dict[BatchNorm, _Moments], int]:
+def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tuple[dict[BatchNorm, Moments], int]:
     """The moments of what reaches each norm, in the order in which they first run, and the number of batches."""
-    moments: dict[BatchNorm, _Moments] = {}
+    moments: dict[BatchNorm, Moments] = {}
 
     def note(norm: Any, arguments: tuple[Any, ...], output: object) -> None:
         x = arguments[0]
         count = x.numel() // x.shape[1]
-        mean, var = _wide(norm.running_mean), _wide(norm.running_var)
-        moments.setdefault(norm, _Moments()).add(count, mean, var * ((count - 1) / count))
+        mean, var = wide(norm.running_mean), wide(norm.running_var)
+        moments.setdefault(norm, Moments()).add(count, mean, var * ((count - 1) / count))
 
     seen = 0
     with ExitStack() as hooks:
@@ -179,11 +155,6 @@ def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tu
                 raise
             seen += 1
     return moments, seen
-
-
-def _wide(value: torch.Tensor) -> torch.Tensor:
-    """In float64, where the device has it."""
-    return value.to(torch.float32 if value.device.type == "mps" else torch.float64, copy=True)
 
 
 @contextmanager

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .._display import shown
@@ -30,6 +29,7 @@ from ..arguments import checked
 from ..arguments.ranges import SOME_SHARE
 from ..data import ImageSource
 from ..data.inputs import Inputs, as_inputs, placed_input
+from ..data.predictions import divergence_of
 from ..draws import seeded
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, named
@@ -41,7 +41,7 @@ from .batch_statistics import norms_before
 from .recalibrate import recalibrate_batchnorm
 from .refit_layers import LayerFit, measure_statistics, put, put_folded
 from .refit_problem import BlockProblem
-from .refit_sites import Site, sites
+from .refit_sites import Site, Sites
 from .refit_streams import DroppedRun, FullRun
 from .removal import without_blocks
 
@@ -207,6 +207,7 @@ class Refitter:
         self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
         full = for_inference(net, dtype=dtype)
         self._work = for_inference(net, dtype=dtype)
+        self._sites = Sites(self._work.segments)
         with torch.inference_mode():
             size, share = self.how.batch_size, self.how.apart
             self._full = FullRun(full, self.fitted_images, size, self.how.memory * (1 - share))
@@ -302,7 +303,7 @@ class Refitter:
         """Fit all blocks that a set changes, and evaluate each step."""
         fits: list[LayerFit] = []
         with torch.inference_mode():
-            places = sites(self._work.segments, indices) if indices else []
+            places = self._sites.of(indices)
             start = min((site.block for site in places), default=0)
             run = DroppedRun(self._full, self._work, self._gates(indices), start)
             try:
@@ -350,10 +351,11 @@ class Refitter:
         new = [replace(fit, norm=self._norms.get(fit.layer)) for fit in new]
         return new, BlockFit(name, target, ", ".join(fit.layer for fit in new), before, after)
 
-    def _batches(self, inputs: Inputs) -> list[Any]:
+    def _batches(self, inputs: Inputs) -> Iterator[Any]:
         """Inputs in batches, as the model itself is called."""
-        batches = [placed_input(x, self.net.model) for x in inputs.batches(self.how.batch_size)]
-        return [named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x for x in batches]
+        for x in inputs.batches(self.how.batch_size):
+            x = placed_input(x, self.net.model)
+            yield named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x
 
     def _gates(self, indices: Sequence[int]) -> list[float]:
         return [0.0 if index in set(indices) else 1.0 for index in range(len(self.net))]
@@ -435,10 +437,9 @@ def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:
         >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
         0.0
     """
-    outputs, goal = outputs.double(), goal.double()
+    outputs, goal = outputs.cpu().double(), goal.cpu().double()
     if goal.ndim == 2 and goal.shape[1] > 1:
-        logs = F.log_softmax(outputs, 1), F.log_softmax(goal, 1)
-        return float(F.kl_div(*logs, reduction="batchmean", log_target=True))
+        return float(divergence_of(outputs, goal).mean())
     return float((outputs - goal).square().mean() / goal.square().mean().clamp_min(1e-300))
 
 

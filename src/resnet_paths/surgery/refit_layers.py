@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..graph.inputs import call_model
+from .moments import Moments, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def put_folded(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
 def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
     """Set layers of a model as it is, norms and all; at a step of 0 nothing is touched."""
     for fit in fits if step else ():
-        weight, bias = (None if value is None else value.double() for value in fit.at(step))
+        weight, bias = (None if value is None else wide(value) for value in fit.at(step))
         if fit.norm is not None:
             layer: Any = model.get_submodule(fit.layer)
             _put_before_norm(layer, model.get_submodule(fit.norm), _given(weight), _given(bias))
@@ -79,14 +80,13 @@ def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
 
 def _put_before_norm(layer: Any, norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """``norm(layer(x))`` becomes ``weight x + bias``: the layer takes the weights, the norm the constant."""
-    deviation = (norm.running_var.double() + norm.eps).sqrt()
-    mean = norm.running_mean.double()
-    own_bias = 0.0 if layer.bias is None else layer.bias.double()
+    deviation, mean = _deviation(norm), wide(norm.running_mean)
+    own_bias = 0.0 if layer.bias is None else wide(layer.bias)
     if norm.affine:
-        scale = norm.weight.double() / deviation
-        closed = scale == 0  # a norm of scale 0 lets nothing through, so it gets the scale 1
-        norm.weight[closed] = deviation[closed].to(norm.weight)
-        scale = torch.where(closed, 1.0, scale)
+        old = wide(norm.weight)
+        opened = torch.where(old == 0, deviation, old)  # a norm of scale 0 lets nothing through, so it gets the scale 1
+        norm.weight.copy_(opened)
+        scale = opened / deviation
         norm.bias.copy_(bias - (own_bias - mean) * scale)
     else:
         scale = 1 / deviation
@@ -102,30 +102,30 @@ def measure_statistics(model: nn.Module, norms: Sequence[str], inputs: Iterable[
     ``b' = b + w (m' - m) / s``.
     """
     modules: list[Any] = [model.get_submodule(name) for name in norms]
-    sums: dict[Any, list[Any]] = {}
+    moments: dict[Any, Moments] = {}
 
     def note(norm: Any, arguments: tuple[Any, ...]) -> None:
-        x = arguments[0].movedim(1, 0).flatten(1).double()
-        seen = sums.setdefault(norm, [0, 0.0, 0.0])
-        shifted = x - norm.running_mean.double()[:, None]  # small numbers, so that their squares keep their digits
-        seen[0], seen[1], seen[2] = seen[0] + x.shape[1], seen[1] + shifted.sum(1), seen[2] + shifted.square().sum(1)
+        x = arguments[0].movedim(1, 0).flatten(1)
+        variance, mean = torch.var_mean(x, 1, correction=0)
+        moments.setdefault(norm, Moments()).add(x.shape[1], wide(mean), wide(variance))
 
     with ExitStack() as hooks:
         for norm in modules:
             hooks.callback(norm.register_forward_pre_hook(note).remove)
         for x in inputs:
             call_model(model, x)
-    for norm, (count, first, second) in sums.items():
-        if not norm.affine or count < 2:
+    for norm, seen in moments.items():
+        if not norm.affine or seen.count < 2:
             continue
-        shift = first / count
-        variance = (second - count * shift.square()).clamp_min(0) / (count - 1)
-        old = (norm.running_var.double() + norm.eps).sqrt()
-        scale = norm.weight.double() / old
-        norm.weight.copy_(scale * (variance + norm.eps).sqrt())
-        norm.bias.copy_(norm.bias.double() + scale * shift)
-        norm.running_mean.copy_(norm.running_mean.double() + shift)
-        norm.running_var.copy_(variance)
+        mean, scale = wide(norm.running_mean), wide(norm.weight) / _deviation(norm)
+        seen.write(norm)
+        norm.weight.copy_(scale * _deviation(norm))
+        norm.bias.copy_(wide(norm.bias) + scale * (seen.mean - mean))
+
+
+def _deviation(norm: Any) -> torch.Tensor:
+    """By which a norm divides."""
+    return (wide(norm.running_var) + norm.eps).sqrt()
 
 
 def _given(value: torch.Tensor | None) -> torch.Tensor:

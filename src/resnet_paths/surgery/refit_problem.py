@@ -161,8 +161,8 @@ class BlockProblem:
         """The present unknowns, (groups, features, outputs)."""
         parts = []
         for tail, scale in zip(self._tails, self._scales, strict=True):
-            matrix = matrix_of(tail.term.layer).double().cpu()
-            flat = matrix.mT.flatten(0, 1) * scale.double().cpu()[:, None]  # (outputs of all groups, features)
+            matrix = matrix_of(tail.term.layer).cpu().double()
+            flat = matrix.mT.flatten(0, 1) * scale.cpu().double()[:, None]  # (outputs of all groups, features)
             parts.append(flat.view(groups, -1, flat.shape[1]).mT)
         if self._constant() is not None:
             parts.append(sum(self._biases()).view(groups, 1, -1))  # type: ignore[union-attr]
@@ -171,8 +171,8 @@ class BlockProblem:
     def _biases(self) -> list[torch.Tensor]:
         """Each layer's share of the constant."""
         return [
-            scale.double().cpu()
-            * (0.0 if tail.term.layer.bias is None else tail.term.layer.bias.detach().double().cpu())
+            scale.cpu().double()
+            * (0.0 if tail.term.layer.bias is None else tail.term.layer.bias.detach().cpu().double())
             for tail, scale in zip(self._tails, self._scales, strict=True)
         ]
 
@@ -181,7 +181,7 @@ class BlockProblem:
         for index, (tail, scale) in enumerate(zip(self._tails, self._scales, strict=True)):
             layer = tail.term.layer
             features = matrix_of(layer).shape[1]
-            divisor = scale.double().cpu()
+            divisor = scale.cpu().double()
             flat = new[:, place : place + features].mT.flatten(0, 1) / divisor[:, None]
             place += features
             bias = None if layer.bias is None else layer.bias.detach().clone()

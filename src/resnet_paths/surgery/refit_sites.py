@@ -73,25 +73,88 @@ class Site:
     reason: str = ""
 
 
-def sites(segments: Segments, dropped: Sequence[int]) -> list[Site]:
-    """The blocks that a drop changes, or that stand directly before what is dropped, in order."""
-    gone = set(dropped)
-    superfluous = segments.superfluous([0.0 if index in gone else 1.0 for index in range(len(segments.cuts))])
-    found: list[Site] = []
-    covered: set[int] = set()
-    for index, cut in enumerate(segments.cuts):
-        if superfluous[index] or index in covered:
-            continue
-        target = _target(segments, index, gone)
-        covered.update(range(index + 1, target + 1))
-        if target > index or index in gone or _is_reached(segments, cut, gone):
-            found.append(_site(segments, index, target, index in gone))
-    return found
+class Sites:
+    """Where a network can be repaired, for any set of dropped blocks; its layers are looked for once.
 
+    Args:
+        segments: the graph of the network.
+    """
 
-def _is_reached(segments: Segments, cut: Cut, gone: set[int]) -> bool:
-    """Whether a block's sum depends on one that is dropped."""
-    return cut.add in descendants(*(segments.cuts[index].add for index in gone))
+    def __init__(self, segments: Segments) -> None:
+        program = segments.program
+        self._segments = segments
+        self._sums = {cut.add for cut in segments.cuts}
+        self._needed = ancestors(program.output)
+        self._readers = Counter(id(p) for node in program.graph.nodes for p in _parameters_read(node, program))
+        holders = program.model.modules()
+        self._owners = Counter(id(p) for one in holders for p in one._parameters.values() if p is not None)
+        self._terms: dict[tuple[int, fx.Node], Term | str] = {}
+
+    def of(self, dropped: Sequence[int]) -> list[Site]:
+        """The blocks that a drop changes, or that stand directly before what is dropped, in order."""
+        gone, cuts = set(dropped), self._segments.cuts
+        superfluous = self._segments.superfluous([0.0 if index in gone else 1.0 for index in range(len(cuts))])
+        reached = descendants(*(cuts[index].add for index in gone))
+        found: list[Site] = []
+        covered: set[int] = set()
+        for index, cut in enumerate(cuts):
+            if superfluous[index] or index in covered:
+                continue
+            target = _target(self._segments, index, gone)
+            covered.update(range(index + 1, target + 1))
+            if target > index or cut.add in reached:
+                found.append(self._site(index, target, index in gone))
+        return found
+
+    def _site(self, index: int, target: int, dropped: bool) -> Site:
+        cut = self._segments.cuts[index]
+        ends = [] if dropped else list(cut.branch)
+        if cut.shortcut is not cut.entry:
+            ends.append(cut.shortcut)
+        terms, reasons = [], []
+        for end in ends:
+            term = self._term(index, end)
+            if isinstance(term, Term):
+                terms.append(term)
+            elif end is not cut.shortcut:
+                reasons.append(term)
+        if not terms:
+            reasons = reasons or ["its shortcut has no layer of its own"]
+        return Site(index, target, tuple(terms), dropped, "; ".join(reasons) if not terms else "")
+
+    def _term(self, index: int, end: fx.Node) -> Term | str:
+        if (index, end) not in self._terms:
+            self._terms[index, end] = self._last_layer(index, end)
+        return self._terms[index, end]
+
+    def _last_layer(self, index: int, end: fx.Node) -> Term | str:
+        """The last layer before a term of a sum, or why there is none to fit."""
+        cut = self._segments.cuts[index]
+        inside = cut.shortcut_nodes if end is cut.shortcut else cut.branch_nodes
+        node = end
+        while True:
+            if node not in inside or node in self._sums:
+                in_block = node in self._sums
+                return "its branch ends in another block" if in_block else "it has no layer of its own at its end"
+            readers = [one for one in node.users if one in self._needed and not operations.asks_shape(one)]
+            if len(readers) != 1:
+                return f"{node.name} is read from elsewhere too"
+            layer = found_layer(node, self._segments.program)
+            if layer is not None:
+                return self._alone(Term(node, end, layer))
+            sources = [source for source in node.all_input_nodes if source in self._segments.flow.carries]
+            if len(sources) != 1:
+                return f"what it adds is made of several values ({node.name})"
+            node = sources[0]
+
+    def _alone(self, term: Term) -> Term | str:
+        """The layer, if its weights serve this one call alone."""
+        parameters = [id(parameter) for parameter in term.layer.parameters()]
+        if any(self._readers[parameter] > 1 for parameter in parameters):
+            return f"{term.name} runs more than once"
+        if any(self._owners[parameter] > 1 for parameter in parameters):
+            return f"{term.name} shares its weights with another layer"
+        return term
 
 
 def _target(segments: Segments, index: int, gone: set[int]) -> int:
@@ -119,56 +182,6 @@ def _same_after(segments: Segments, here: Cut, after: Cut) -> bool:
 
 def _is_relu(node: fx.Node) -> bool:
     return operations.target_of(node) in (torch.relu, nn.functional.relu, torch.Tensor.relu, "relu")
-
-
-def _site(segments: Segments, index: int, target: int, dropped: bool) -> Site:
-    cut = segments.cuts[index]
-    ends = [] if dropped else list(cut.branch)
-    if cut.shortcut is not cut.entry:
-        ends.append(cut.shortcut)
-    terms, reasons = [], []
-    for end in ends:
-        term = _term(segments, index, end)
-        if isinstance(term, Term):
-            terms.append(term)
-        elif end is not cut.shortcut:
-            reasons.append(term)
-    if not terms:
-        reasons = reasons or ["its shortcut has no layer of its own"]
-    return Site(index, target, tuple(terms), dropped, "; ".join(reasons) if not terms else "")
-
-
-def _term(segments: Segments, index: int, end: fx.Node) -> Term | str:
-    """The last layer before a term of a sum, or why there is none to fit."""
-    program, cut = segments.program, segments.cuts[index]
-    inside = cut.shortcut_nodes if end is cut.shortcut else cut.branch_nodes
-    sums = {other.add for other in segments.cuts}
-    needed = ancestors(program.output)
-    node = end
-    while True:
-        if node not in inside or node in sums:
-            return "its branch ends in another block" if node in sums else "it has no layer of its own at its end"
-        if len([reader for reader in node.users if reader in needed and not operations.asks_shape(reader)]) != 1:
-            return f"{node.name} is read from elsewhere too"
-        layer = found_layer(node, program)
-        if layer is not None:
-            return _alone(segments, node, end, layer)
-        sources = [source for source in node.all_input_nodes if source in segments.flow.carries]
-        if len(sources) != 1:
-            return f"what it adds is made of several values ({node.name})"
-        node = sources[0]
-
-
-def _alone(segments: Segments, node: fx.Node, end: fx.Node, found: FoundLayer) -> Term | str:
-    """The layer as a term, if its weights serve this one call alone."""
-    program, term = segments.program, Term(node, end, found)
-    readers = Counter(id(p) for other in program.graph.nodes for p in _parameters_read(other, program))
-    if any(readers[id(parameter)] > 1 for parameter in found.layer.parameters()):
-        return f"{term.name} runs more than once"
-    owners = Counter(id(p) for module in program.model.modules() for p in module._parameters.values() if p is not None)
-    if any(owners[id(parameter)] > 1 for parameter in found.layer.parameters()):
-        return f"{term.name} shares its weights with another layer"
-    return term
 
 
 def _parameters_read(node: fx.Node, program: Program) -> list[nn.Parameter]:

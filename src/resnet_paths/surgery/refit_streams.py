@@ -9,6 +9,7 @@ Where they do not, both are computed anew for each block: more time, and memory 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 
@@ -29,7 +30,6 @@ class FullRun:
 
     Attributes:
         kept: whether states and sums are in memory.
-        outputs: the network's outputs on all inputs.
     """
 
     def __init__(
@@ -40,7 +40,12 @@ class FullRun:
         self._states: list[list[State]] = []
         self._sums: list[list[torch.Tensor]] = []
         self.kept = self._fill(memory, sums)
-        self.outputs = torch.cat([self._output(number, x) for number, x in self.batches()])
+
+    @cached_property
+    def outputs(self) -> torch.Tensor:
+        """The network's outputs on all inputs."""
+        last = len(self.net) - 1
+        return torch.cat([self.net.run(self.state(number, x, last)).value for number, x in self.batches()])
 
     def batches(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The batches with their numbers, as the network reads them."""
@@ -57,9 +62,6 @@ class FullRun:
         if self.kept:
             return self._sums[number][index]
         return block_sum(self.net, self.net.prefix(x, index))
-
-    def _output(self, number: int, x: torch.Tensor) -> torch.Tensor:
-        return self.net.run(self.state(number, x, len(self.net) - 1)).value
 
     def _fill(self, memory: float, with_sums: bool) -> bool:
         used = 0
