@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,9 @@ from rich.table import Table
 from torch import nn
 
 from ..data import ImageData
+from ..network import UnrolledNetwork
 from ..network.norms import tracking_norms
+from ..plot import plot_plan, save
 from ..tradeoff import (
     AccuracyDrop,
     Beam,
@@ -35,9 +38,10 @@ from ..tradeoff import (
     Repair,
     Search,
     as_in_training,
+    plan_drop,
 )
 from ..tradeoff.split import check_apart
-from ._common import Source, console
+from ._common import Source, model_and_source, unrolled
 from ._tables import show, table
 
 LatencyOption = Annotated[float | None, typer.Option(help="Share of the full network's time to reach, such as 0.8.")]
@@ -171,9 +175,7 @@ class PlanImages:
 
 
 def distilled(repair: Closed, images: ImageData, epochs: int, rate: float) -> Repair:
-    """The repair with fine-tuning after it, where epochs are asked for; images move and mirror as `images` may."""
-    if not epochs:
-        return repair
+    """The repair with fine-tuning after it; images move and mirror as `images` may."""
     how = Distillation(epochs=epochs, lr=rate, shift=images.images.shape[-1] // 8, flip=images.images.shape[1] > 1)
     return Distil(how, repair, images)
 
@@ -204,9 +206,8 @@ def clock_of(runtime: str, batch: int, threads: int | None, seconds: float) -> C
     return Clock(batch=batch, threads=threads, runtime=runtime, seconds=seconds)  # type: ignore[arg-type]
 
 
-def show_plan(plan: DropPlan, screen: Console | None = None) -> None:
+def show_plan(plan: DropPlan, screen: Console) -> None:
     """The table, what is known of the choice, and what a reader should know."""
-    screen = screen or console()
     show(screen, plan_table(plan))
     screen.print(plan.said)
     if plan.adapted:
@@ -247,3 +248,63 @@ def plan_table(plan: DropPlan) -> Table:
             f"{point.parameters / max(1, whole.parameters):.2f}",
         )
     return rows
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a model and its images come from, as the options say; ``drop --plan`` reads it back from the plan."""
+
+    model: str
+    data: str
+    size: int | None
+    mean: str | None
+    std: str | None
+    limit: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How the chosen network is fine-tuned: epochs (0: not at all), learning rate, training images at most."""
+
+    epochs: int
+    rate: float
+    limit: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan that was made on the command line, what it was made from, and the files that hold it."""
+
+    plan: DropPlan
+    net: UnrolledNetwork
+    images: PlanImages
+    split: ImageSplit
+    repair: Closed
+    files: dict[str, Path]
+
+    def show(self, screen: Console) -> None:
+        """The table, and what was repaired with."""
+        show_plan(self.plan, screen)
+        screen.print(repair_said(self.repair, self.net.model, self.images.used))
+
+
+def planned(
+    where: Where, goal: Goal, search: Search, repair: Closed, clock: Clock, finetuning: Finetuning, seed: int,
+    batch_size: int, out: Path,
+) -> Planned:  # fmt: skip
+    """Make a plan and write it, with its picture and its journal, into a folder."""
+    network, source = model_and_source(where.model, where.data, where.size, where.device, where.mean, where.std)
+    images = PlanImages.of(network, source, where.limit, repair)
+    check_enough(goal, images.test)
+    net = unrolled(network, images.test)
+    how: Repair = repair
+    if finetuning.epochs:
+        how = distilled(repair, source.images("train", finetuning.limit), finetuning.epochs, finetuning.rate)
+    split = replace(images.split(how, seed), batch_size=batch_size)
+    out.mkdir(parents=True, exist_ok=True)
+    journal = out / "journal.sqlite"
+    plan = plan_drop(net, images.used, goal=goal, search=search, repair=how, split=split, clock=clock, journal=journal)
+    plan = replace(plan, source={**asdict(where), "finetune_limit": finetuning.limit})
+    files = {"plan": plan.save(out / "plan.json"), "picture": save(plot_plan(plan), out / "plan.png")}
+    return Planned(plan, net, images, split, repair, files)

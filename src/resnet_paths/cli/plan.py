@@ -12,9 +12,8 @@ import typer
 from rich.markup import escape
 
 from ..network import UnitRef
-from ..plot import plot_plan, save
 from ..surgery import drop_blocks
-from ..tradeoff import Distil, DropPlan, Repair, count_parameters, load_plan, plan_drop
+from ..tradeoff import Distil, DropPlan, count_parameters, load_plan
 from ._common import (
     BatchOption,
     DataOption,
@@ -39,6 +38,7 @@ from ._planning import (
     DisagreementOption,
     EpochsOption,
     FinetuneLimitOption,
+    Finetuning,
     LatencyBatchOption,
     LatencyOption,
     MetricOption,
@@ -50,14 +50,13 @@ from ._planning import (
     SearchOption,
     SecondsOption,
     ThreadsOption,
-    check_enough,
+    Where,
     clock_of,
-    distilled,
     goal_of,
+    planned,
     repair_of,
     repair_said,
     search_of,
-    show_plan,
 )
 from ._smaller import check_as_planned, write_smaller
 
@@ -105,41 +104,27 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
-        goal = goal_of(latency, accuracy_drop, disagreement, blocks, confidence)
-        closed = repair_of(repair)
-        finder = search_of(search, metric, most)
-        network, source = model_and_source(model, data, size, device, mean, std)
-        images = PlanImages.of(network, source, limit, closed)
-        check_enough(goal, images.test)
-        net = unrolled(network, images.test)
-        how: Repair = closed
-        if finetune_epochs:
-            how = distilled(closed, source.images("train", finetune_limit), finetune_epochs, finetune_rate)
-        out.mkdir(parents=True, exist_ok=True)
-        result = plan_drop(
-            net,
-            images.used,
-            goal=goal,
-            search=finder,
-            repair=how,
-            split=replace(images.split(how, seed), batch_size=batch_size),
-            clock=clock_of(runtime, latency_batch, threads, latency_seconds),
-            journal=out / "journal.sqlite",
+        made = planned(
+            Where(model, data, size, mean, std, limit, device),
+            goal_of(latency, accuracy_drop, disagreement, blocks, confidence),
+            search_of(search, metric, most),
+            repair_of(repair),
+            clock_of(runtime, latency_batch, threads, latency_seconds),
+            Finetuning(finetune_epochs, finetune_rate, finetune_limit),
+            seed,
+            batch_size,
+            out,
         )
-        where = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
-        result = replace(result, source={**where, "finetune_limit": finetune_limit})
-        file = result.save(out / "plan.json")
-        picture = save(plot_plan(result), out / "plan.png")
+        file, picture = made.files["plan"], made.files["picture"]
         if as_json:
             typer.echo(
                 json.dumps({**json.loads(file.read_text()), "file": str(file), "picture": str(picture)}, indent=2)
             )
             return
         screen = console()
-        show_plan(result, screen)
-        screen.print(repair_said(closed, network, images.used))
+        made.show(screen)
         screen.print(f"Written: {file} and {picture}")
-        if result.point.dropped:
+        if made.plan.point.dropped:
             screen.print(
                 f"[dim]Next: {escape(shlex.join(['resnet-paths', 'drop', '--plan', str(file)]))}[/dim]", soft_wrap=True
             )

@@ -15,9 +15,8 @@ from rich.console import Console
 from ..files import write_text
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
-from ..plot import plot_plan, save
 from ..statistics import share_interval
-from ..tradeoff import Clock, DropPlan, PlanPoint, Repair, plan_drop
+from ..tradeoff import Clock, DropPlan, PlanPoint
 from ..tradeoff.runtimes import onnx_session
 from ..tradeoff.stopwatch import Stopwatch
 from ._common import (
@@ -33,8 +32,6 @@ from ._common import (
     SizeOption,
     StdOption,
     console,
-    model_and_source,
-    unrolled,
     user_errors,
 )
 from ._planning import (
@@ -44,25 +41,23 @@ from ._planning import (
     DisagreementOption,
     EpochsOption,
     FinetuneLimitOption,
+    Finetuning,
     LatencyBatchOption,
     LatencyOption,
     MetricOption,
     MostOption,
-    PlanImages,
     RateOption,
     RepairOption,
     RuntimeOption,
     SearchOption,
     SecondsOption,
     ThreadsOption,
-    check_enough,
+    Where,
     clock_of,
-    distilled,
     goal_of,
+    planned,
     repair_of,
-    repair_said,
     search_of,
-    show_plan,
 )
 from ._smaller import check_as_planned, write_smaller
 from ._tables import show, table
@@ -129,39 +124,25 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
-        goal = goal_of(latency, accuracy_drop, disagreement, blocks, confidence)
-        closed, finder = repair_of(repair), search_of(search, metric, most)
-        clock = clock_of(runtime, latency_batch, threads, latency_seconds)
-        network, source = model_and_source(model, data, size, device, mean, std)
-        images = PlanImages.of(network, source, limit, closed)
-        check_enough(goal, images.test)
-        net = unrolled(network, images.test)
-        how: Repair = closed
-        if finetune_epochs:
-            how = distilled(closed, source.images("train", finetune_limit), finetune_epochs, finetune_rate)
-        out.mkdir(parents=True, exist_ok=True)
-        split = replace(images.split(how, seed), batch_size=batch_size)
-        plan = plan_drop(
-            net,
-            images.used,
-            goal=goal,
-            search=finder,
-            repair=how,
-            split=split,
-            clock=clock,
-            journal=out / "journal.sqlite",
+        made = planned(
+            Where(model, data, size, mean, std, limit, device),
+            goal_of(latency, accuracy_drop, disagreement, blocks, confidence),
+            search_of(search, metric, most),
+            repair_of(repair),
+            clock_of(runtime, latency_batch, threads, latency_seconds),
+            Finetuning(finetune_epochs, finetune_rate, finetune_limit),
+            seed,
+            batch_size,
+            out,
         )
-        where = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
-        plan = replace(plan, source={**where, "finetune_limit": finetune_limit})
-        files = {"plan": plan.save(out / "plan.json"), "picture": save(plot_plan(plan), out / "plan.png")}
+        plan, net, images, files = made.plan, made.net, made.images, made.files
         screen = console(quiet=as_json)
-        show_plan(plan, screen)
-        screen.print(repair_said(closed, network, images.used))
+        made.show(screen)
         if not plan.point.dropped:
             raise ValueError(
-                f"no blocks were dropped: of no set is it shown that {goal}; allow more, or give more images"
+                f"no blocks were dropped: of no set is it shown that {plan.goal}; allow more, or give more images"
             )
-        smaller = plan.apply(net, images.used, split=split)
+        smaller = plan.apply(net, images.used, split=made.split)
         files |= write_smaller(smaller, model, plan.point.names, images.test, out, onnx=onnx)
         check_as_planned(plan, files["pt2"], images.test, net)
         stages = _stages(net, plan, images.test.x, files.get("onnx") if device == "cpu" else None)
