@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from helpers import randomise_norms
+from resnet_paths.data import digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
@@ -14,6 +15,7 @@ from resnet_paths.tradeoff import (
     Distillation,
     count_flops,
     count_parameters,
+    distil_best,
     latencies_in_turn,
     latency_by_unit,
     measure_latency,
@@ -148,3 +150,19 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
     right = torch.softmax(student(x), 1)[torch.arange(5), labels]
     expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
     torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, how), expected)
+
+
+@pytest.mark.parametrize(("epochs", "lr"), [(4, 0.05), (3, 1e-7), (2, 0.5)])
+def test_the_best_state_of_a_distillation_is_the_one_kept(epochs: int, lr: float) -> None:
+    data = digits("train").sample(60)
+    teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=seed).eval() for seed in (0, 1))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    how = Distillation(epochs=epochs, lr=lr, shift=0, flip=False, batch_size=16)
+    best = distil_best(student, teacher, data, how)
+    able = [index for index, error in enumerate(best.errors) if error <= best.errors[0]]
+    assert len(best.losses) == len(best.errors) == epochs + 1
+    assert best.kept == min(able, key=lambda index: best.losses[index])
+    unchanged = all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert unchanged == (best.kept == 0)
+    again = distil_best(student, teacher, data, Distillation(epochs=1, lr=1e-7, shift=0, flip=False, batch_size=16))
+    assert again.losses[0] == pytest.approx(best.losses[best.kept], rel=1e-6)

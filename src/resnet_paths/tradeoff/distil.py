@@ -12,13 +12,14 @@ from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import INSIDE
-from ..data import ImageData, ImageSource, as_data, right
+from ..data import ImageData, ImageSource, as_data
 from ..data.batches import training_slices
 from ..draws import permutation, seeded
 from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import UnrolledNetwork, placed
 from ..training.augment import augment
+from .measures import answers
 
 
 @checked
@@ -134,7 +135,7 @@ def distil_best(
     Raises:
         ValueError: too few images to keep any apart.
 
-    Cost: that of :func:`distil`, and a forward pass of both models over the images apart for each epoch.
+    Cost: that of :func:`distil`, and over the images apart a forward pass of the student per epoch, one of the teacher.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -149,32 +150,40 @@ def distil_best(
     if len(data) - count < 2:
         raise ValueError(f"expected at least 3 images to fine-tune on with some kept apart, got {len(data)}")
     kept, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
-    followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
-    whole = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
+    whole, followed = _model_and_output(teacher)
     losses: list[float] = []
     errors: list[float] = []
-    states: list[dict[str, torch.Tensor]] = []
+    best: tuple[int, dict[str, torch.Tensor]] = (0, {})
+
+    def rank(index: int) -> tuple[bool, float]:
+        return losses[index] != losses[index], losses[index]
+
+    with private_use(whole) as goal:
+        theirs = answers(goal.eval(), kept, followed, how.batch_size).logits
 
     def look() -> None:
+        nonlocal best
         training = student.training
-        student.eval()
-        with torch.no_grad(), private_use(whole) as goal:
-            ours, theirs = (
-                torch.cat([followed(model(placed(x, student))).cpu() for x, _ in kept.batches(how.batch_size)])
-                for model in (student, goal.eval())
-            )
+        found = answers(student.eval(), kept, followed, how.batch_size)
         student.train(training)
-        losses.append(float(_loss(ours, theirs, kept.labels.cpu(), how)))
-        errors.append(float((~right(ours, kept.labels.cpu())).double().mean()))
-        states.append({name: value.detach().clone() for name, value in student.state_dict().items()})
+        losses.append(float(_loss(found.logits, theirs, found.labels, how)))
+        errors.append(float(1 - found.right.mean()))
+        now = len(losses) - 1
+        if now == 0 or (errors[now] <= errors[0] and rank(now) < rank(best[0])):
+            best = now, {name: value.detach().clone() for name, value in student.state_dict().items()}
 
-    student.eval()
     look()
     _distilled(student, teacher, trained, how, look)
-    able = [index for index in range(len(losses)) if errors[index] <= errors[0]]
-    best = min(able, key=lambda index: (losses[index] != losses[index], losses[index]))
-    student.load_state_dict(states[best])
-    return BestState(tuple(losses), tuple(errors), best)
+    kept_epoch, state = best
+    student.load_state_dict(state)
+    return BestState(tuple(losses), tuple(errors), kept_epoch)
+
+
+def _model_and_output(teacher: nn.Module | UnrolledNetwork) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
+    """A teacher's model, and what takes the logits out of what it and the student return."""
+    if isinstance(teacher, UnrolledNetwork):
+        return teacher.model, teacher.followed
+    return teacher, main_output
 
 
 @torch.enable_grad()
@@ -185,8 +194,7 @@ def _distilled(
     how: Distillation,
     after_epoch: Callable[[], None] | None,
 ) -> tuple[float, ...]:
-    followed = teacher.followed if isinstance(teacher, UnrolledNetwork) else main_output
-    teacher = teacher.model if isinstance(teacher, UnrolledNetwork) else teacher
+    whole, followed = _model_and_output(teacher)
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     if any(parameter.is_inference() for parameter, _ in wanted):
         raise ValueError(
@@ -195,7 +203,7 @@ def _distilled(
     student.train()
     student.requires_grad_(True)
     try:
-        with private_use(teacher) as goal:
+        with private_use(whole) as goal:
             return _run(student, goal.eval(), data, how, followed, after_epoch)
     finally:
         student.eval()
