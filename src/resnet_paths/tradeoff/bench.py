@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,45 +30,65 @@ from .search import Set
 _TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
 
 
-@dataclass(eq=False)
-class Workshop:
-    """What makes repaired networks, made once for all benches of a plan: a refit keeps targets and fits.
-
-    Attributes:
-        repairer: None before it is first needed.
-    """
-
-    repairer: Repairer | None = None
-
-
 @dataclass(frozen=True, eq=False)
-class Bench:
-    """A network, a repair, and images: all that decides what a set of blocks is worth.
+class Workshop:
+    """A network and how its smaller ones are repaired; what that takes is made once for all benches of a plan.
 
     Attributes:
         net: the full network.
         repair: of the dropped ones.
-        repaired_on: images for that.
-        data: images on which they are compared or measured.
-        metric: what is compared; None where answers are measured.
-        batch_size: images at a time.
-        workshop: of the plan; decides nothing.
+        images: for that.
     """
 
     net: UnrolledNetwork
     repair: Closed
-    repaired_on: ImageData | None
+    images: ImageData | None
+
+    @cached_property
+    def repairer(self) -> Repairer:
+        """What repairs a set: a refit keeps targets and fits."""
+        return self.repair.repairer(self.net, self.images)
+
+    @cached_property
+    def gated(self) -> UnrolledNetwork | None:
+        """The network whose gates stand for repaired sets, norms folded where they can be; None: repair each."""
+        found = self.repair.gated(self.net)
+        return None if found is None else for_inference(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A workshop and images: all that decides what a set of blocks is worth.
+
+    Attributes:
+        workshop: makes the repaired networks.
+        data: images on which they are compared or measured.
+        metric: what is compared; None where answers are measured.
+        batch_size: images at a time.
+    """
+
+    workshop: Workshop
     data: ImageData
     metric: Metric | None = None
     batch_size: int = 100
-    workshop: Workshop = field(default_factory=Workshop)
+
+    @property
+    def net(self) -> UnrolledNetwork:
+        """The full network."""
+        return self.workshop.net
+
+    @cached_property
+    def whole(self) -> Answers:
+        """The full network's answers."""
+        return answers(self.net.model, self.data, self.net.followed, self.batch_size)
 
     def __sweep_fingerprint__(self) -> Any:
         """What decides the values, without the code, which is looked at once (:func:`_code`)."""
+        shop = self.workshop
         metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
-        images = [None if data is None else data.fingerprint for data in (self.repaired_on, self.data)]
+        images = [None if data is None else data.fingerprint for data in (shop.images, self.data)]
         dtype = str(self.data.dtype)
-        return (fingerprint(self.net.model), self.net.output, repr(self.repair), images, dtype, metric, self.batch_size)
+        return (fingerprint(self.net.model), self.net.output, repr(shop.repair), images, dtype, metric, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -125,54 +144,28 @@ def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tel
     return {name: [values[name] for values in columns] for name in columns[0]} if columns else {}
 
 
-@functools.cache
+@cache
 def _code() -> str:
     """Stands for the code that computes the points: it takes a second to look at, so it is looked at once."""
     return code_fingerprint((_loss, _gate_losses, _measured, _costs, NoRepair, Recalibrate, Refit))
-
-
-_gated: WeakKeyDictionary[Bench, UnrolledNetwork | None] = WeakKeyDictionary()
-_wholes: WeakKeyDictionary[Bench, Answers] = WeakKeyDictionary()
-
-
-def repairer_of(bench: Bench) -> Repairer:
-    """What repairs on this bench."""
-    shop = bench.workshop
-    if shop.repairer is None:
-        shop.repairer = bench.repair.repairer(bench.net, bench.repaired_on)
-    return shop.repairer
-
-
-def _gated_of(bench: Bench) -> UnrolledNetwork | None:
-    """The network whose gates stand for repaired sets, norms folded where they can be."""
-    if bench not in _gated:
-        found = bench.repair.gated(bench.net)
-        _gated[bench] = None if found is None else for_inference(found)
-    return _gated[bench]
-
-
-def _whole(bench: Bench) -> Answers:
-    if bench not in _wholes:
-        _wholes[bench] = answers(bench.net.model, bench.data, bench.net.followed, bench.batch_size)
-    return _wholes[bench]
 
 
 def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
     """The mean metric of one set, repaired."""
     if bench.metric is None:
         raise RuntimeError("expected a metric")
-    repairer, dropped = repairer_of(bench), tuple(point["dropped"])
+    repairer, dropped = bench.workshop.repairer, tuple(point["dropped"])
     if isinstance(repairer, Refits):
         logits = repairer.logits(dropped, bench.data)
     else:
         logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
-    whole = _whole(bench)
+    whole = bench.whole
     return {"loss": float(bench.metric(logits, whole.labels, whole.logits).double().mean())}
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     """The mean metric of many sets, by gates: sets that begin alike share what they begin with."""
-    gated, sets = _gated_of(bench), point["sets"]
+    gated, sets = bench.workshop.gated, point["sets"]
     if gated is None or bench.metric is None:
         raise RuntimeError("expected gates and a metric")
     gates = torch.ones(len(sets), len(gated), device="cpu")
@@ -186,7 +179,7 @@ def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, An
 def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     """Answers of one set, plain and repaired, and its size."""
     dropped = tuple(point["dropped"])
-    repaired = repairer_of(bench)(dropped)
+    repaired = bench.workshop.repairer(dropped)
     found = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     plain = found
     if repaired.how != "none":
@@ -195,7 +188,7 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     return {
         "right": found.right,
         "plain_right": plain.right,
-        "agrees": found.agree(_whole(bench)),
+        "agrees": found.agree(bench.whole),
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
         "how": repaired.how,
@@ -225,7 +218,7 @@ class Evaluator:
     def __call__(self, sets: Sequence[Set]) -> list[float]:
         """The losses, in their order."""
         before = self.state
-        losses = self._by_gates(sets) if _gated_of(self.bench) is not None else self._repaired(sets)
+        losses = self._by_gates(sets) if self.bench.workshop.gated is not None else self._repaired(sets)
         done = before.finished + len(sets)
         elapsed = time.monotonic() - self.start
         self.state = SweepProgress(before.name, max(before.total, done), done, computed=done, elapsed=elapsed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..arguments import checked
@@ -15,7 +16,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import fall_at_most, share_at_most
 from ..sweep.progress import SweepProgress, reporter
-from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set, repairer_of
+from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distil import distil_best
 from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
 from .measures import answers
@@ -129,7 +130,10 @@ class _Planner:
     says: bool
     most: int
     anew: int = 0
-    workshop: Workshop = field(default_factory=Workshop)
+
+    @cached_property
+    def _workshop(self) -> Workshop:
+        return Workshop(self.net, closed(self.repair), self.roles.get("repair"))
 
     def run(self, whole_frontier: bool) -> DropPlan:
         name, _ = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
@@ -205,16 +209,7 @@ class _Planner:
         return Scores(len(self.net), Evaluator(bench, self.running, f"plan, {role}", total), costs)
 
     def _bench(self, role: str, metric: Metric | None = None) -> Bench:
-        repaired_on = self.roles.get("repair")
-        return Bench(
-            self.net,
-            closed(self.repair),
-            repaired_on,
-            self.roles[role],
-            metric,
-            self.split.batch_size,
-            self.workshop,
-        )
+        return Bench(self._workshop, self.roles[role], metric, self.split.batch_size)
 
     def _frontier(
         self, scores: Scores, judge: Scores | None, watch: Stopwatch, whole_frontier: bool, notes: list[str]
@@ -316,7 +311,7 @@ class _Planner:
             return plan
         point, certify = plan.points[plan.chosen], self.roles["certify"]
         self._say(f"fine-tuning, {self.repair.how.epochs} epochs")
-        model = repairer_of(self._bench("certify"))(point.dropped).model
+        model = self._workshop.repairer(point.dropped).model
         best = distil_best(model, self.net, training_images(self.repair, self.roles), self.repair.how)
         now, whole = (answers(one, certify, self.net.followed) for one in (model, self.net.model))
         after = now.right
