@@ -1,6 +1,8 @@
 """From a budget to the files of a smaller network, and back."""
 
+import importlib.util
 import json
+import shlex
 
 import pytest
 import torch
@@ -111,3 +113,44 @@ def test_folders_that_hold_no_network_are_no_models(tmp_path) -> None:
         load_model(str(tmp_path))
     plain = save_checkpoint(cifar_resnet(8), tmp_path / "model.safetensors")
     assert load_model(str(tmp_path)).depth == load_model(str(plain)).depth == 8
+
+
+@pytest.fixture
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the README's first command, which installs nothing for ONNX."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else found(name, *rest))
+
+
+@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.parametrize(
+    ("words", "packages"),
+    [
+        (["shrink", "--blocks", "1"], "onnxscript and onnxruntime"),
+        (["drop", "--units", "1"], "onnxscript"),
+        (
+            ["plan", "--blocks", "1", "--runtime", "onnx", "--limit", "40", "--out", "plan"],
+            "onnxscript and onnxruntime",
+        ),
+    ],
+)
+def test_packages_that_are_not_there_are_told_before_the_work(words: list[str], packages: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("resnet_paths.tradeoff.bench.measure_set", None)  # nothing is searched or measured
+    monkeypatch.setattr("resnet_paths.tradeoff.bench.Evaluator.__call__", None)
+    result = run(*words)
+    assert result.exit_code == 2
+    assert f"expected {packages} to be installed" in result.stderr
+    assert not list(tmp_path.glob("**/*.pt2"))
+
+
+@pytest.mark.usefixtures("no_onnx")
+def test_the_command_that_a_plan_prints_runs_where_onnx_is_not_installed(small_checkpoint, tmp_path) -> None:
+    out = tmp_path / "plan"
+    result = run("plan", "--model", small_checkpoint, "--blocks", "1", "--limit", "60", *QUICK, "--out", out)
+    assert result.exit_code == 0, result.output
+    words = shlex.split(result.stdout.partition("Next: resnet-paths ")[2].strip())
+    assert "--no-onnx" in words
+    written = run(*words, "--out", tmp_path / "drop")
+    assert written.exit_code == 0, written.output
+    assert "as planned" in written.stdout

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from ..network import UnitRef
 from ..surgery import drop_blocks
+from ..surgery.export import ONNX, check_onnx, missing
 from ..tradeoff import Distil, DropPlan, count_parameters, load_plan
 from ._common import (
     BatchOption,
@@ -125,9 +126,8 @@ def register(app: typer.Typer) -> None:
         made.show(screen)
         screen.print(f"Written: {file} and {picture}")
         if made.plan.point.dropped:
-            screen.print(
-                f"[dim]Next: {escape(shlex.join(['resnet-paths', 'drop', '--plan', str(file)]))}[/dim]", soft_wrap=True
-            )
+            again = ["resnet-paths", "drop", "--plan", str(file), *(["--no-onnx"] if missing(ONNX) else [])]
+            screen.print(f"[dim]Next: {escape(shlex.join(again))}[/dim]", soft_wrap=True)
 
     @app.command(
         epilog="Examples:\n\n  resnet-paths drop --units 3,7 --out smaller\n\n"
@@ -150,6 +150,8 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
+        if onnx:
+            check_onnx()
         if (units is None) == (plan is None):
             raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
         given = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}

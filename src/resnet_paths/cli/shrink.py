@@ -16,6 +16,7 @@ from ..files import write_text
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import share_interval
+from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx
 from ..tradeoff import Clock, DropPlan, PlanPoint
 from ..tradeoff.runtimes import onnx_session
 from ..tradeoff.stopwatch import Stopwatch
@@ -124,6 +125,8 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
+        if onnx:
+            check_onnx([*ONNX, *ONNX_RUNTIME])
         made = planned(
             Where(model, data, size, mean, std, limit, device),
             goal_of(latency, accuracy_drop, disagreement, blocks, confidence),

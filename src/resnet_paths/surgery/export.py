@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def export_model(
     if len(example_input) < 2:
         raise ValueError(f"expected an input of at least 2 examples, got {len(example_input)}")
     if onnx:
-        _check_onnx()
+        check_onnx()
     target = made_folder(folder)
     files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
@@ -83,7 +84,7 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
     Raises:
         ValueError: onnxscript is not installed.
     """
-    _check_onnx()
+    check_onnx()
     shapes = _any_batch()
     with torch.no_grad():
         program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
@@ -96,8 +97,24 @@ def _any_batch() -> tuple[dict[int, Any]]:
     return ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
 
 
-def _check_onnx() -> None:
-    if importlib.util.find_spec("onnxscript") is None:
+ONNX = ("onnxscript",)
+"""What writing an ONNX file needs beside this library."""
+ONNX_RUNTIME = ("onnxruntime",)
+"""What running one needs."""
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of some packages that are not installed."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def check_onnx(packages: Iterable[str] = ONNX) -> None:
+    """Refuse, before any work, what needs packages that are not installed.
+
+    Raises:
+        ValueError: names them.
+    """
+    if absent := missing(packages):
         raise ValueError(
-            "expected onnxscript to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
+            f"expected {' and '.join(absent)} to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
         )

@@ -15,6 +15,7 @@ from ..lesion import Metric, metric_named
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import fall_at_most, share_at_most
+from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distil import distil_best
@@ -86,6 +87,8 @@ def plan_drop(
     """
     search, repair, split, clock = search or Greedy(), repair or Recalibrate(), split or ImageSplit(), clock or Clock()
     most = _most(goal, search, len(net))
+    if clock.runtime == "onnx":
+        check_onnx([*ONNX, *ONNX_RUNTIME])
     if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
         raise ValueError(f"expected a clock of at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
     if isinstance(search, Exact):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..graph.private_copy import private_copy
-from ..surgery.export import exported_program, onnx_program
+from ..surgery.export import ONNX_RUNTIME, check_onnx, exported_program, onnx_program
 
 Runtime = Literal["eager", "compile", "export", "onnx"]
 
@@ -92,8 +91,7 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[
     Raises:
         ValueError: onnxruntime is not installed.
     """
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise ValueError("expected onnxruntime to be installed for runtime='onnx'; run: pip install onnxruntime")
+    check_onnx(ONNX_RUNTIME)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
