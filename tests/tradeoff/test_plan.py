@@ -38,7 +38,7 @@ from resnet_paths.tradeoff import bench as bench_module
 from resnet_paths.tradeoff import planner as planner_module
 from resnet_paths.tradeoff.points import together
 from resnet_paths.tradeoff.repairs import adapted
-from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt
+from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt, doubts
 from resnet_paths.training import Recipe, train
 
 QUICK = Clock(batch=2, seconds=0.0, rounds=1)
@@ -263,6 +263,11 @@ def test_what_is_timed_and_what_is_computed_are_compared() -> None:
     )
     assert doubt(replace(point, share=0.9, estimated=0.96), whole) is None
     assert doubt(replace(point, share=1.2), whole) is not None
+    fast, right = (replace(point, share=share, estimated=0.96) for share in (0.5, 0.9))
+    assert doubts([right], whole) == []
+    assert doubts([right, fast], whole) == [doubt(fast, whole)]
+    larger = [replace(fast, dropped=tuple(range(count))) for count in (3, 4)]
+    assert doubts([fast, right, *larger], whole) == [f"{doubt(fast, whole)}; so it is with 3, 4 dropped"]
 
 
 def test_a_stopwatch_runs_models_in_turn_in_each_runtime(small) -> None:

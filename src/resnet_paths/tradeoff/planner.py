@@ -28,7 +28,7 @@ from .runtimes import Clock
 from .search import Exact, Greedy, Scores, Search, Set
 from .search.exact import check_few
 from .split import ImageSplit, check_apart
-from .stopwatch import Stopwatch, doubt
+from .stopwatch import Stopwatch, doubts
 
 _LEVEL = 0.95
 _COST_SECONDS = 0.02  # of each piece of the network that is timed alone
@@ -150,7 +150,7 @@ class _Planner:
             judge = self._scores("judge", watch.costs)
         measured, chosen = self._frontier(scores, judge, watch, whole_frontier, notes)
         points = [one.point for one in measured]
-        notes += [said for point in points[1:] if (said := doubt(point, points[0])) is not None]
+        notes += doubts(points[1:], points[0])
         if self._tests:
             points = [together(point, len(self.roles["certify"]), len(points)) for point in points]
 

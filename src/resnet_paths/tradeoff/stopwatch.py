@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,3 +78,13 @@ def doubt(point: PlanPoint, whole: PlanPoint) -> str | None:
         f"{len(point.dropped)} dropped: measured at {point.share:.2f} of the time, but {by_macs:.2f} by multiply-adds"
         f"{blocks}; time it again on a quiet machine, or with a longer Clock(seconds=)"
     )
+
+
+def doubts(points: Sequence[PlanPoint], whole: PlanPoint) -> list[str]:
+    """The doubts about all points in at most one line: those of the first, and which others are in doubt."""
+    said = {len(point.dropped): words for point in points if (words := doubt(point, whole)) is not None}
+    if not said:
+        return []
+    first, *others = said
+    also = f"; so it is with {', '.join(map(str, others))} dropped" if others else ""
+    return [said[first] + also]
