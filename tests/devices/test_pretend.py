@@ -1,4 +1,7 @@
-"""The pretend device refuses what a GPU does; pictures, files and commands do not mind where the numbers are."""
+"""The pretend device refuses what a GPU does; pictures, files and commands do not mind where the numbers are.
+
+What the pretend device is put to, a real one is put to as well where there is one.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,20 +21,33 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.sweep import sweep
+from resnet_paths.sweep.devices import available_devices
 
-pytestmark = pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
 pretend.make_available()
 DEVICE = pretend.NAME
+DEVICES = [
+    pytest.param(
+        DEVICE,
+        marks=pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python"),
+    ),
+    *(str(device.type) for device in available_devices()[:1] if device.type != "cpu"),
+]
 QUIET: dict[str, Any] = {"progress": False}
 
 
-def model_there(seed: int = 0) -> nn.Module:
-    return cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=seed).eval().to(DEVICE)
+def small(seed: int = 0) -> nn.Module:
+    return cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=seed).eval()
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
-def there() -> tuple[UnrolledNetwork, ImageData]:
-    return unroll(model_there()), digits("test").subset(slice(0, 8)).to(DEVICE)
+def there(device: str) -> tuple[UnrolledNetwork, ImageData]:
+    return unroll(small().to(device)), digits("test").subset(slice(0, 8)).to(device)
 
 
 # the device itself
@@ -56,6 +72,7 @@ REFUSED: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
+@pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_device_is_strict(what: str) -> None:
     with pytest.raises((pretend.OtherDeviceError, TypeError), match=r"device|numpy|generator"):
@@ -63,6 +80,7 @@ def test_the_device_is_strict(what: str) -> None:
     plt.close("all")
 
 
+@pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
 def test_what_a_device_allows() -> None:
     x = torch.tensor([1.0, 2.0, 3.0], device=DEVICE)
     assert str(x.device) == "pretend:0"
@@ -83,7 +101,8 @@ def test_what_a_device_allows() -> None:
 
 
 def trajectory(net: UnrolledNetwork) -> tuple[list[dict[str, torch.Tensor]], landscape.ProjectedTrajectory]:
-    states = [model_there(seed).state_dict() for seed in range(4)]
+    place = next(net.model.parameters()).device
+    states = [small(seed).to(place).state_dict() for seed in range(4)]
     return states, landscape.project_trajectory(net, states)
 
 
@@ -175,7 +194,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_plan": lambda net, data: plot.plot_plan(plan(net, data)),
     "plot_search": lambda net, data: plot.plot_search(plan(net, data)),
     "plot_training": lambda net, data: plot.plot_training(
-        training.train(model_there(), data, training.Recipe(epochs=1, batch_size=4), **QUIET)
+        training.train(small().to(data.labels.device), data, training.Recipe(epochs=1, batch_size=4), **QUIET)
     ),
 }  # fmt: skip
 
@@ -205,25 +224,26 @@ def test_directions_of_a_file_and_of_a_model(tmp_path: Path, there) -> None:
     assert landscape.cosine(direction, read) == pytest.approx(1)
 
 
-def test_checkpoints_of_a_device(tmp_path: Path) -> None:
-    model = model_there()
+def test_checkpoints_of_a_device(tmp_path: Path, device: str) -> None:
+    model = small().to(device)
     models.save_checkpoint(model, tmp_path / "one.safetensors")
     read = models.load_checkpoint(tmp_path / "one.safetensors")
     for one, other in zip(read.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.equal(one, other.cpu())
 
 
-def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path) -> None:
+def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path, device: str) -> None:
     data = digits("train").subset(slice(0, 16))
+    close = {} if device == DEVICE else {"rtol": 1e-2, "atol": 1e-3}  # a real one has other kernels, and TF32
     states = []
-    for place in ("cpu", DEVICE):
+    for place in ("cpu", device):
         model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).to(place)
         recipe = training.Recipe(epochs=2, batch_size=8, shift=1, mixup=0.2, label_smoothing=0.1)
         training.train(model, data, recipe, folder=tmp_path / place, progress=False)
         surgery.recalibrate_batchnorm(model, data.to(place))
         states.append(model.state_dict())
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name].cpu(), value, msg=name)
+        torch.testing.assert_close(states[1][name].cpu(), value, msg=name, **close)
 
 
 def test_tables_of_records_of_a_device(there) -> None:
@@ -235,8 +255,8 @@ def test_tables_of_records_of_a_device(there) -> None:
     assert "LogitLens" in repr(lens)
 
 
-def test_points_of_a_sweep_may_be_tensors_of_a_device() -> None:
-    result = sweep(lambda point, context, seed: torch.ones(2, device=DEVICE) * point, [1.0, 2.0], version="1", **QUIET)
+def test_points_of_a_sweep_may_be_tensors_of_a_device(device: str) -> None:
+    result = sweep(lambda point, context, seed: torch.ones(2, device=device) * point, [1.0, 2.0], version="1", **QUIET)
     assert next(iter(result.values.values())).tolist() == [[1.0, 1.0], [2.0, 2.0]]
 
 
@@ -252,9 +272,9 @@ def test_points_of_a_sweep_may_be_tensors_of_a_device() -> None:
     ],
     ids=lambda words: words[0],
 )
-def test_commands_on_a_device(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_paths.cli._common.load_model", lambda spec, **_: model_there().cpu())
-    told = CliRunner().invoke(app, [*words, "--device", DEVICE, "--out", str(tmp_path)])
+def test_commands_on_a_device(words: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_paths.cli._common.load_model", lambda spec, **_: small())
+    told = CliRunner().invoke(app, [*words, "--device", device, "--out", str(tmp_path)])
     assert told.exit_code == 0, told.output
     assert list(tmp_path.glob("*.png"))
 
@@ -264,7 +284,7 @@ def test_a_refit_makes_no_float64_on_a_device_that_has_none(there, monkeypatch: 
     double, net, data = torch.Tensor.double, *there
 
     def refused(x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == DEVICE:
+        if x.device.type != "cpu":
             raise TypeError("cannot convert to float64: the device does not support it")
         return double(x)
 
