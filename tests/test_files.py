@@ -2,13 +2,16 @@
 
 import errno
 import os
+import signal
 import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from resnet_paths import files, landscape, path_lengths, plot
+from resnet_paths import files, landscape, partials, path_lengths, plot
 from resnet_paths.landscape import Direction, Surface
 from resnet_paths.sweep import SweepResult, sweep
 from resnet_paths.tradeoff import Blocks, Clock, DropPlan, Greedy, ImageSplit, NoRepair, load_plan
@@ -76,6 +79,55 @@ def test_files_are_whole_or_not_at_all(name: str, writers, tmp_path: Path, umask
         writers[name](path)
     assert path.read_bytes() == whole
     assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+def killed_while_writing(path: Path) -> None:
+    """A process of its own is killed within `whole_file`."""
+    process = os.fork()
+    if not process:
+        try:
+            with files.whole_file(path) as partial:
+                partial.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the child only writes a file
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+@pytest.mark.parametrize("name", ["plan.json", "no_ending", "n" * 250 + ".csv", "glob[*]?.png"])
+def test_what_a_killed_writer_left_goes_with_the_next(name: str, tmp_path: Path, monkeypatch) -> None:
+    target = tmp_path / name
+    killed_while_writing(target)
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / f".other{partials.MARK}1234", tmp_path / "plan.json.part"]
+    for other in others:
+        other.write_text("of somebody else")
+        os.utime(other, (0, 0))
+
+    files.write_text(target, "new")
+    assert left.exists()  # a minute has not gone by: it may have a writer who put a new file there
+    monkeypatch.setattr(partials, "UNTOUCHED", -1.0)
+    files.write_text(target, "whole")
+    assert target.read_text() == "whole"
+    assert set(tmp_path.iterdir()) == {target, *others}
+
+
+def test_a_living_writers_file_stays(tmp_path: Path) -> None:
+    """However long it takes, and also one that another thread of the same process writes."""
+    target = tmp_path / "a.csv"
+    with files.whole_file(target) as slow:
+        slow.write_text("slow")
+        os.utime(slow, (0, 0))
+        with files.whole_file(target) as quick:
+            assert slow.exists()
+            quick.write_text("quick")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda text: files.write_text(target, text), "abcdefgh" * 4))
+        assert target.read_text() in "abcdefgh"
+    assert target.read_text() == "slow"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

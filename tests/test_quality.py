@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,16 @@ def test_static_checks(command: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _imported(path: Path) -> set[str]:
     """The modules and names of the house that a file imports, at whatever depth, without the leading package."""
     package = path.relative_to(ROOT / "src").parts[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             found.add(".".join([*base, *filter(None, [node.module])]))
@@ -97,6 +103,32 @@ def test_packages_import_only_downwards() -> None:
         above = {other for other in _imports(path) if level.get(other, -1) > level[package]}
         wrong += [f"{path.name} of {package} imports {other}" for other in above]
     assert not wrong
+
+
+OWN = {*sys.stdlib_module_names, "resnet_paths"}
+
+
+def _deferred_imports(tree: ast.AST, first: bool = False, deferred: bool = False) -> list[str]:
+    """The other libraries that code imports within functions, outside of ``with first_import(...)``."""
+    bare = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            modules = [str(node.module)]
+        bare += [name for name in modules if deferred and not first and name.split(".")[0] not in OWN]
+        within = isinstance(node, ast.With) and ast.unparse(node.items[0]).startswith("first_import(")
+        bare += _deferred_imports(node, first or within, deferred or isinstance(node, ast.FunctionDef))
+    return bare
+
+
+def test_imports_within_functions_leave_no_mark() -> None:
+    """Those of other libraries stand in ``first_import``, which restores the environment and the warnings filters."""
+    assert _deferred_imports(ast.parse("def f():\n    import torch.x")) == ["torch.x"]
+    assert not _deferred_imports(ast.parse("def f():\n    with first_import('torch.x'):\n        import torch.x"))
+    bare = {path.name: _deferred_imports(_tree(path)) for path in SOURCE.rglob("*.py")}
+    assert not {name: modules for name, modules in bare.items() if modules and name != "imports.py"}
 
 
 def test_public_names_are_few_and_real() -> None:

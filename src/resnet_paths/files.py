@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .partials import partial_file
+
 if TYPE_CHECKING:
     import pandas as pd
-
-ENDED = ".part"
-"""What the names of files that are being written hold, after that of the file they are to become."""
 
 
 @contextmanager
@@ -25,7 +23,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Until then, what was there stays: a full disk, an error or an interruption leaves it as it was. The file has the
     permissions that the umask gives, whatever the writer made of it. A symbolic link stays, and what it leads to is
-    replaced; a device or a pipe is written to directly.
+    replaced; a device or a pipe is written to directly. What a process that was killed left of the same file goes.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -51,28 +49,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield target
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{_short(target.name)}{ENDED}{secrets.token_hex(4)}{target.suffix}")
-    mode = _created(partial)
-    try:
+    with partial_file(target) as (partial, descriptor):
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         yield partial
         os.chmod(partial, mode)  # safetensors writes for the owner alone
         os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _short(name: str) -> str:
-    """So that a name of the greatest length has room for ours."""
-    return name if len(name.encode()) <= 200 else name[:40]
-
-
-def _created(partial: Path) -> int:
-    """Makes an empty file, which no other process has; the permissions that it got."""
-    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
 
 
 def made_folder(path: str | Path) -> Path:

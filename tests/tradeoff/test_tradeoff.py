@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,16 +51,13 @@ def test_models_in_turn_are_compared_within_their_rounds(monkeypatch: pytest.Mon
     whole, half = nn.Identity(), nn.Identity()
     timed: list[nn.Module] = []
 
-    class Clock:
-        def __init__(self, stmt: str, globals: dict[str, Any], num_threads: int) -> None:
-            self.model = globals["model"]
+    def seconds(call: Any, number: int) -> float:
+        model = call.args[0]
+        timed.append(model)
+        slow = 10.0 if timed.count(model) % 2 else 1.0
+        return slow * (2.0 if model is whole else 1.0)
 
-        def timeit(self, number: int) -> Any:
-            timed.append(self.model)
-            slow = 10.0 if timed.count(self.model) % 2 else 1.0
-            return SimpleNamespace(times=[slow * (2.0 if self.model is whole else 1.0)])
-
-    monkeypatch.setattr("torch.utils.benchmark.Timer", Clock)
+    monkeypatch.setattr("resnet_paths.tradeoff.timing._seconds_a_call", seconds)
     first, second = latencies_in_turn([whole, half], torch.zeros(3, 1), seconds=0.0)
     assert timed[2:] == [whole, half] * 7
     assert (first.low, first.median, first.high) == (2.0, 2.0, 20.0)

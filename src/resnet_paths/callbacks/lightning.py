@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..arguments import Range, checked
+from ..imports import first_import
+from .recorder import PathRecorder
+from .statistics import Loss, PathStatistics
+
 try:
-    import lightning.pytorch as pl
+    with first_import("lightning.pytorch"):
+        import lightning.pytorch as pl
 except ImportError as error:
     raise ImportError(
         "expected lightning to be installed; run: pip install 'resnet-paths[lightning]', or use PathRecorder, which "
         "needs no framework"
     ) from error
-
-from ..arguments import Range, checked
-from .recorder import PathRecorder
-from .statistics import Loss, PathStatistics
 
 
 @checked(draws=Range(0))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 
 from ..arguments import ELSEWHERE, checked
+from ..imports import first_import
 from ..user_code import is_user_code, user_object
 from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
 from ._layout import Split
@@ -38,12 +42,10 @@ def digits(split: Split | None = "test") -> ImageData:
         >>> len(digits("train")), len(digits("test"))
         (1352, 445)
     """
-    from sklearn.datasets import load_digits
-
     _check_split(split)
-    source = load_digits()
-    labels = torch.tensor(source.target, dtype=torch.int64, device="cpu")
-    images = torch.tensor(source.images, dtype=torch.float32, device="cpu")[:, None] / 16
+    rows = _digits_file()
+    labels = torch.tensor(rows[:, -1], dtype=torch.int64, device="cpu")
+    images = torch.tensor(rows[:, :-1].reshape(-1, 1, 8, 8), dtype=torch.float32, device="cpu") / 16
     rank = torch.zeros_like(labels)
     for label in range(10):
         rank[labels == label] = torch.arange(int((labels == label).sum()), device="cpu")
@@ -51,6 +53,22 @@ def digits(split: Split | None = "test") -> ImageData:
     chosen = ~test if split == "train" else test
     names = tuple(str(label) for label in range(10))
     return ImageData(images[chosen], labels[chosen], names, (0.3053,), (0.3764,), f"digits ({split or 'test'})")
+
+
+@cache
+def _digits_file() -> np.ndarray:
+    """Of each image 64 grey values and the label, from the file that scikit-learn's ``load_digits`` reads.
+
+    The library is not imported for it: that takes seconds, and sets environment variables of OpenMP.
+    """
+    library = importlib.util.find_spec("sklearn")
+    file = Path(library.origin or "").with_name("datasets") / "data" / "digits.csv.gz" if library else None
+    if file is None or not file.exists():
+        raise FileNotFoundError(
+            f"expected scikit-learn with its file of digits, got {file or 'no scikit-learn'}; run: pip install "
+            "scikit-learn"
+        )
+    return np.loadtxt(file, delimiter=",")
 
 
 @checked
@@ -61,7 +79,8 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
         FileNotFoundError: it is not under `root` and `download` is false.
         ValueError: the split is neither "train" nor "test".
     """
-    from torchvision.datasets import CIFAR10
+    with first_import("torchvision.datasets"):
+        from torchvision.datasets import CIFAR10
 
     _check_split(split)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from .errors import UnrollError
 from .trees import items
 
 
-def call_model(model: nn.Module, x: Any) -> Any:
+def call_model(model: Callable[..., Any], x: Any) -> Any:
     """The model at an input given as tensor, tuple or mapping of arguments (a list is one argument)."""
     if isinstance(x, Mapping):
         return model(**x)

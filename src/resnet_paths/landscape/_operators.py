@@ -12,8 +12,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-with warnings.catch_warnings():  # linear_operator, which curvlinops imports, scripts functions with torch.jit
-    warnings.simplefilter("ignore")
+from ..imports import first_import
+
+with first_import("curvlinops"), warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # linear_operator, which curvlinops imports, scripts functions with torch.jit
     try:
         from curvlinops import GGNLinearOperator, HessianLinearOperator
     except ImportError as error:

@@ -13,6 +13,7 @@ from .._display import shown
 from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
+from ..imports import first_import
 from ..network import Evaluations, UnitRef
 from .coalitions import all_coalitions
 from .evaluate import Network
@@ -203,8 +204,9 @@ def _estimated(
 
 def _shapiq() -> Any:
     try:
-        import shapiq
-        import shapiq.approximator
+        with first_import("shapiq"):
+            import shapiq
+            import shapiq.approximator
     except ImportError as error:
         raise ImportError(
             "expected shapiq to be installed for interactions of more than two units; run: pip install "

@@ -16,6 +16,7 @@ from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
+from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import correlation_ranges, intervals, spearman
@@ -105,7 +106,8 @@ def order_distance(order: Sequence[int]) -> float:
         >>> order_distance([0, 1, 2, 3]), order_distance([3, 2, 1, 0])
         (1.0, -1.0)
     """
-    from scipy.stats import kendalltau  # here: its import takes a second
+    with first_import("scipy.stats"):
+        from scipy.stats import kendalltau  # here: its import takes a second
 
     return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
+from ..imports import first_import
 from ..user_code import near
 from ._own import own_model
 from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint, read_facts
@@ -158,7 +159,8 @@ def is_checkpoint(spec: str) -> bool:
         return True
     if spec == "embedded" or spec.startswith("cifar-resnet") or not Path(spec).is_file():
         return False
-    from torchvision.models import list_models
+    with first_import("torchvision.models"):
+        from torchvision.models import list_models
 
     return spec not in list_models()
 
@@ -181,7 +183,8 @@ def _cifar(spec: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    from torchvision.models import get_model, list_models
+    with first_import("torchvision.models"):
+        from torchvision.models import get_model, list_models
 
     known = list_models()
     if name not in known:
@@ -232,7 +235,8 @@ def _of_folder(name: str, automatic: Any, options: dict[str, Any]) -> nn.Module:
 
 def _library(name: str, extra: str) -> Any:
     try:
-        return importlib.import_module(name)
+        with first_import(name):
+            return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"expected {name} to be installed; run: pip install 'resnet-paths[{extra}]'") from error
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..arguments import checked
 from ..data import Reading
 from ..graph.wrappers import inner_model
+from ..imports import first_import
 from .checkpoint import read_facts
 
 
@@ -84,7 +85,8 @@ def _timm_config(spec: str) -> Any:
     if not name.startswith("timm:"):
         return None
     try:
-        timm = importlib.import_module("timm")
+        with first_import("timm"):
+            timm = importlib.import_module("timm")
     except ImportError:  # load_model says what to install
         return None
     config = timm.get_pretrained_cfg(name.removeprefix("timm:"), allow_unregistered=True)
@@ -110,7 +112,8 @@ def _of_folder(path: Path) -> Reading:
 def _of_torchvision(name: str) -> Reading:
     if name == "embedded" or not name.isidentifier():  # a file, or another library's: the import takes a second
         return Reading()
-    from torchvision.models import get_model_weights, list_models
+    with first_import("torchvision.models"):
+        from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
         return Reading()

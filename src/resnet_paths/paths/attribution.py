@@ -15,6 +15,7 @@ from .._display import shown
 from ..arguments import checked
 from ..draws import permutation, seeded
 from ..graph.private_copy import private_use
+from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._objective import check_eval, check_target
@@ -138,7 +139,8 @@ def attribute_blocks(
     """
     if method not in METHODS:
         raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
-    from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # here: a slow import
+    with first_import("captum.attr"):
+        from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # here: a slow import
 
     check_eval(net)
     forward = GateForward(net)
@@ -229,7 +231,8 @@ def unit_conductance(
             "attribute_blocks, which needs no modules"
         )
     baseline = _checked_baseline(x, baseline)
-    from captum.attr import LayerConductance  # here: a slow import
+    with first_import("captum.attr"):
+        from captum.attr import LayerConductance  # here: a slow import
 
     values = []
     with private_use(net.model) as model:  # captum's hooks would see the runs of other threads

@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..graph.locking import MODEL_LOCK
+from ..imports import load_forward_derivatives
 from .pulling import CACHE_BYTES
 
 
@@ -25,5 +26,6 @@ def push(
     # autograd on keeps modules off their fused inference kernels, attention in plain operations: both have no
     # forward derivative
     with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's forward level is one a process
+        load_forward_derivatives()
         pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(*rows)
     return pushed.detach()

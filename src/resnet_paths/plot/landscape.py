@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from ..arguments import checked
+from ..imports import first_import
 from ..landscape import Surface
 from ._style import BLUE, GREY, RED, axes, known_colour, literal
 
@@ -224,8 +225,9 @@ def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str =
         ImportError: plotly is not installed.
     """
     try:
-        import plotly.graph_objects as go
-        from plotly.subplots import make_subplots
+        with first_import("plotly.graph_objects"):
+            import plotly.graph_objects as go
+            from plotly.subplots import make_subplots
     except ImportError as error:
         raise ImportError("expected plotly to be installed; run: pip install 'resnet-paths[plotly]'") from error
     named = {"": surfaces} if isinstance(surfaces, Surface) else dict(surfaces)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT, NONE_OR_MORE
+from ..imports import first_import
 from .quantiles import normal_quantile
 
 
@@ -61,7 +62,8 @@ def share_at_most(count: int, among: int, level: float = 0.95) -> float:
     """
     if count > among:
         raise ValueError(f"expected at most all of {among} images, got {count}")
-    from scipy.special import betaincinv
+    with first_import("scipy.special"):
+        from scipy.special import betaincinv
 
     return 1.0 if count == among else float(betaincinv(count + 1, among - count, level))
 
@@ -119,7 +121,8 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> 
             "expected whether each of the same images is right, twice, and a level between 0.5 and 1, got "
             f"{before.shape}, {after.shape} and {level}"
         )
-    from scipy.optimize import brentq  # as in quantiles.py: a slow import
+    with first_import("scipy.optimize"):
+        from scipy.optimize import brentq  # as in quantiles.py: a slow import
 
     was, now = before > 0.5, after > 0.5
     n, lost, won = len(was), int((was & ~now).sum()), int((now & ~was).sum())

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..imports import first_import
+
 
 def normal_quantile(probability: float) -> float:
     """Below which a standard normal number falls with this probability.
@@ -19,7 +21,8 @@ def normal_quantile(probability: float) -> float:
         >>> round(normal_quantile(0.975), 2)
         1.96
     """
-    from scipy.special import ndtri
+    with first_import("scipy.special"):
+        from scipy.special import ndtri
 
     return float(ndtri(probability))
 
@@ -31,7 +34,8 @@ def student_quantile(probability: float, freedom: Any) -> np.ndarray:
         >>> float(student_quantile(0.975, 9).round(2))
         2.26
     """
-    from scipy.special import stdtrit
+    with first_import("scipy.special"):
+        from scipy.special import stdtrit
 
     quantiles: np.ndarray = stdtrit(freedom, probability)
     return quantiles
@@ -44,6 +48,7 @@ def student_tail(value: float, freedom: float) -> float:
         >>> round(student_tail(2.26, 9), 3)
         0.025
     """
-    from scipy.special import stdtr
+    with first_import("scipy.special"):
+        from scipy.special import stdtr
 
     return float(stdtr(freedom, -value))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..arguments import checked
+from ..imports import first_import
 from .resampling import bootstrap_means
 
 Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -21,7 +22,8 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         >>> spearman(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
         array([0.5])
     """
-    from scipy.stats import rankdata  # here: its import takes a second
+    with first_import("scipy.stats"):
+        from scipy.stats import rankdata  # here: its import takes a second
 
     ranks = [rankdata(values, axis=1) for values in (one, other)]
     centred = [values - values.mean(1, keepdims=True) for values in ranks]

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..files import made_folder, whole_file
+from ..imports import environment_kept, load_compiler
 
 
 @checked
@@ -73,7 +74,8 @@ def exported_program(model: nn.Module, example_input: torch.Tensor) -> torch.exp
         >>> program.module()(torch.randn(4, 2)).shape
         torch.Size([4, 3])
     """
-    with torch.no_grad():
+    load_compiler()
+    with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
         return torch.export.export(model, (example_input,), dynamic_shapes=_any_batch(), strict=False)
 
 
@@ -85,8 +87,9 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
         ValueError: onnxscript is not installed.
     """
     check_onnx()
+    load_compiler()
     shapes = _any_batch()
-    with torch.no_grad():
+    with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
         program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from ..imports import first_import
+
 LOG_SECONDS = 30.0
 
 
@@ -115,7 +117,8 @@ class NotebookLine:
     """One line of a notebook's output, replaced as the sweep goes on."""
 
     def __init__(self) -> None:
-        from IPython.display import display
+        with first_import("IPython.display"):
+            from IPython.display import display
 
         self._handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
         self._notes: list[str] = []
@@ -131,8 +134,9 @@ class Bar:
     """A bar on a terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        with first_import("rich.console"):
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
 
         columns = BarColumn(), TextColumn("{task.description}", markup=False)
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..graph.preserve import preserved
+from ..imports import first_import
 from ..network.unrolled import call_model
 
 
@@ -26,7 +27,8 @@ def count_flops(model: nn.Module, x: Any) -> int:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
-    from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton
+    with first_import("torch.utils.flop_counter"):
+        from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton
 
     with preserved(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call_model(model, x)

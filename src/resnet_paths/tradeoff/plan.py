@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from .._display import shown
-from ..data import ImageData, ImageSource
+from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
@@ -201,12 +202,6 @@ class DropPlan:
 
 def training_images(repair: Distil, roles: Mapping[str, ImageData]) -> ImageData:
     """What a plan fine-tunes on."""
-    from dataclasses import replace
-
-    import torch
-
-    from ..data import as_data
-
     if repair.images is not None:
         return as_data(repair.images)
     search, other = roles["search"], roles.get("repair")

@@ -14,6 +14,7 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..graph.private_copy import private_copy
+from ..imports import first_import, load_compiler
 from ..surgery.export import ONNX_RUNTIME, check_onnx, exported_program, onnx_program
 
 Runtime = Literal["eager", "compile", "export", "onnx"]
@@ -69,6 +70,7 @@ def in_runtime(
         return model
     model = private_copy(model)  # exporting writes to the modules that it looks at
     if runtime == "compile":
+        load_compiler()
         return torch.compile(model)  # type: ignore[return-value]
     example = x if len(x) > 1 else torch.cat([x, x])  # of one image a batch size cannot be told from a constant
     if runtime == "export":
@@ -92,7 +94,8 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[
         ValueError: onnxruntime is not installed.
     """
     check_onnx(ONNX_RUNTIME)
-    import onnxruntime
+    with first_import("onnxruntime"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

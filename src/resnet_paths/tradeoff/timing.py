@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import timeit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,6 @@ from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..network.unrolled import call_model
 from ..statistics import median_interval
-
-if TYPE_CHECKING:
-    from torch.utils.benchmark import Timer
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ def measure_latency(
 ) -> Timing:
     """The time of one forward pass in inference mode.
 
-    Measured by ``torch.utils.benchmark``, after a warm-up, waiting for the device, in seven rounds. To compare
+    Measured as ``torch.utils.benchmark`` does (the importing of which changes ``sys.path``): after a warm-up, waiting
+    for the device, without garbage collection; in seven rounds. To compare
     models use :func:`latencies_in_turn`.
 
     Args:
@@ -134,22 +133,20 @@ def latencies_in_turn(
     """
     if not len(models):
         raise ValueError("expected at least one model, got none")
-    timer, rounds = _timer(), rounds or _ROUNDS
+    rounds = rounds or _ROUNDS
     count = threads or torch.get_num_threads()
     x = dict(x) if isinstance(x, Mapping) else x
     first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)), None)
     if first is None:
         raise TypeError(f"expected an input that holds a tensor, got {type(x).__name__}; convert arrays first")
     batch = len(x) if isinstance(x, list) else len(first) if first.ndim else 1
-    with ExitStack() as left, torch.inference_mode():
-        timers = []
+    with ExitStack() as left, torch.inference_mode(), _threads(count):
         for model in models:
             left.enter_context(_left_as_it_is(model))
-            names = {"call": call_model, "model": model, "x": x}
-            timers.append(timer("call(model, x)", globals=names, num_threads=count))
-        once = [_median(timer, 2) for timer in timers]
+        calls: list[Callable[[], Any]] = [partial(call_model, model, x) for model in models]
+        once = [_seconds_a_call(call, 2) for call in calls]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
-        each = list(zip(timers, numbers, strict=True))
+        each = list(zip(calls, numbers, strict=True))
         timed = [[_round(*one, seconds / rounds) for one in each] for _ in range(rounds)]
     times = np.array([[np.median(one) for one in of_round] for of_round in timed])
     runs = [sum(map(len, of_one)) for of_one in zip(*timed, strict=True)]
@@ -162,30 +159,38 @@ def latencies_in_turn(
     ]
 
 
-def _round(timer: Timer, number: int, seconds: float) -> list[float]:
+def _round(call: Callable[[], Any], number: int, seconds: float) -> list[float]:
     """The times of a run, taken over some time, at least one."""
-    times, began = [_median(timer, number)], monotonic()
+    times, began = [_seconds_a_call(call, number)], monotonic()
     while monotonic() - began < seconds:
-        times.append(_median(timer, number))
+        times.append(_seconds_a_call(call, number))
     return times
 
 
-def _median(timer: Timer, number: int) -> float:
-    """Of so many runs; torch's own median is computed on the default device."""
-    return float(np.median(timer.timeit(number).times))
+def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
+    """The mean of so many runs, after some to warm up."""
+    for _ in range(max(number // 100, 2)):
+        call()
+    return timeit.Timer(call, timer=_device_clock).timeit(number) / number
+
+
+def _device_clock() -> float:
+    """The time at which an accelerator has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return perf_counter()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _left_as_it_is(model: object) -> AbstractContextManager[None]:
     """Within the block the model may run, in whatever mode; a function is run as it is."""
     return preserved(model) if isinstance(model, nn.Module) else nullcontext()
-
-
-def _timer() -> type[Timer]:
-    """PyTorch's timer, without the word that importing it says where no CUDA toolkit is found."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    before, logger.disabled = logger.disabled, True
-    try:
-        from torch.utils.benchmark import Timer
-    finally:
-        logger.disabled = before
-    return Timer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..imports import first_import
+
 
 class TensorBoardLog:
     """Event files that hold each epoch once, also after kills: what was there is written anew at the start.
@@ -15,7 +17,8 @@ class TensorBoardLog:
 
     def __init__(self, folder: Path, rows: list[dict[str, float]]) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            with first_import("torch.utils.tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError(
                 "expected TensorBoard to be installed; run: pip install 'resnet-paths[tensorboard]'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ...imports import first_import
 from ...lesion import SingleDeletions, single_deletions
 from ...plot import plot_single_deletions
 from ..pictures import picture
@@ -55,7 +56,8 @@ def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
     Only images that are right with the unit and wrong without it, or the other way round, tell the two apart;
     without an effect each is as likely as the other (McNemar 1947; Holm 1979).
     """
-    from scipy.stats import binomtest  # here: its import takes a second
+    with first_import("scipy.stats"):
+        from scipy.stats import binomtest  # here: its import takes a second
 
     frame = record.to_pandas()
     whole, without = record.per_image[0], record.per_image[1:]
