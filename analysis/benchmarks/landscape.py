@@ -1,7 +1,7 @@
 """A line through the loss surface of ResNet-56: this library against loss-landscapes, and landscaper if given.
 
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
-        [--landscaper PYTHON] [--device cuda] [--surface 51]
+        [--landscaper PYTHON] [--device cuda] [--surface 51] [--minutes 10]
 
 Two clocks: seconds on the wall, which other programs on the machine lengthen, and seconds of the processor in this
 process, which they lengthen little. Ratios are of the processor's seconds, except where work is in other processes or
@@ -17,8 +17,8 @@ landscape.md beside this file, anew after each turn (landscape_cuda.md for --dev
 
 On a GPU, besides: the share of the card's bfloat16 rate (that of a product of two matrices of 8192 x 8192 in the same
 run) that a cell over all images of FOLDER/cifar10_jpeg.zip reaches, for several batch sizes; and with --surface N, the
-time of an N x N surface over all of them, with the best of these sizes (Li et al. 2018, appendix: 51 x 51 cells of
-ResNet-56 over 50,000 images took an hour on four GTX 1080 Ti).
+time of an N x N surface over all of them, or over as many as --minutes allow, with the best of these sizes (Li et al.
+2018, appendix: 51 x 51 cells of ResNet-56 over 50,000 images took an hour on four GTX 1080 Ti).
 """
 
 import argparse
@@ -175,7 +175,7 @@ def spread(values: list[float]) -> str:
 
 def page(options: argparse.Namespace, turns: int, body: list[str], landscaper: Landscaper | None) -> str:
     given = ["", " --landscaper PYTHON"][landscaper is not None] + ["", " --device cuda"][options.device != "cpu"]
-    given += f" --surface {options.surface}" if options.surface else ""
+    given += f" --surface {options.surface} --minutes {options.minutes:g}" if options.surface else ""
     beside = f", {landscaper.versions}" if landscaper is not None else ""
     card = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
     lines = [
@@ -237,15 +237,18 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
     ]
     if options.surface:
         axis = np.linspace(-1, 1, options.surface)
+        seconds = best[0] * options.surface**2
+        part = data.sample(min(len(data), int(len(data) * 60 * options.minutes / seconds)))
         start = time.perf_counter()
         surface = loss_surface(
-            model, data, directions=plane, x=axis, y=axis, dtype=torch.bfloat16, batch_size=best[1], progress=False
+            model, part, directions=plane, x=axis, y=axis, dtype=torch.bfloat16, batch_size=best[1], progress=False
         )
         minutes = (time.perf_counter() - start) / 60
+        whole = minutes * len(data) / len(part)
         lines += [
-            f"{options.surface} x {options.surface} cells of loss and error over {len(data):,} images, {best[1]} at a "
-            f"time: {minutes:.1f} minutes (asked: at most 4 for 51 x 51); loss at the centre "
-            f"{surface.values['loss'][options.surface // 2, options.surface // 2]:.4f}.",
+            f"{options.surface} x {options.surface} cells of loss and error over {len(part):,} images, {best[1]} at a "
+            f"time: {minutes:.1f} minutes; over all {len(data):,} at that rate {whole:.1f} (asked: at most 4 for 51 x "
+            f"51); loss at the centre {surface.values['loss'][options.surface // 2, options.surface // 2]:.4f}.",
             "",
         ]
     return lines
@@ -256,6 +259,9 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True)
     for name, value in (("images", 512), ("cells", 4), ("repeats", 5), ("surface", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="for --surface: with fewer images where it takes more"
+    )
     parser.add_argument("--landscaper", metavar="PYTHON", help="of an environment with landscaper and this project")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()

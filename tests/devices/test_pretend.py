@@ -97,6 +97,13 @@ def test_what_a_device_allows() -> None:
     assert torch.func.jvp(torch.square, (x,), (x,))[1].tolist() == [2.0, 32.0, 72.0]
 
 
+def test_an_example_of_the_cpu_follows_the_model(device: str) -> None:
+    model = small().to(device)
+    for example in (torch.zeros(2, 1, 8, 8), {"x": torch.zeros(2, 1, 8, 8)}, (torch.zeros(2, 1, 8, 8),)):
+        assert len(unroll(model, example)) == 6
+        assert next(model.parameters()).device.type == device
+
+
 # pictures
 
 

@@ -96,6 +96,7 @@ WRAPPERS = {
 def test_blocks_are_found_lesioned_and_dropped_through_a_wrapper(wrapper: str, kind: str) -> None:
     torch.manual_seed(0)
     model, x = WRAPPERS[wrapper](Model().double()).double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    x = x.to(next(model.parameters()).device)  # DataParallel moves a model to the GPU where there is one
     given = {"x": x} if kind == "dict" else x
     example = None if kind == "none" else given
     net = unroll(model, example)

@@ -118,8 +118,7 @@ def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
     parts, halved = receiver.recv()
     assert sum(parts) == 16
     assert max(parts) <= 8
-    assert halved
-    assert all(halved)
+    assert any(halved)
 
 
 def test_a_sweep_says_it_and_keeps_it_with_the_point(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import namedtuple
 from typing import Any
 
@@ -26,7 +27,10 @@ def images(count: int) -> ImageData:
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
-def test_a_run_of_a_wrapped_model_is_read_and_goes_on(tmp_path, wrap: Any) -> None:
+def test_a_run_of_a_wrapped_model_is_read_and_goes_on(tmp_path, wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where there is a GPU, DataParallel would move the model to it, whose numbers are not those of the CPU bit by bit.
+    monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], "_get_available_device_type", lambda: None)
+
     def make() -> nn.Module:
         return cifar_resnet(8, widths=(2, 2, 2), num_classes=3, seed=0)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
+import torch
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
@@ -13,6 +14,7 @@ from ..graph.closing import closed_modules
 from ..graph.errors import NoUnitsError, OutputError, UnrollError
 from ..graph.program import Program
 from ..graph.tracing import trace
+from ..graph.trees import leaves, map_leaves
 from ..graph.wrappers import unwrap
 from ..warned import warn
 from .unrolled import Output, UnrolledNetwork
@@ -40,7 +42,7 @@ def unroll(
         model: any module; wrappers (``DataParallel``, DDP, ``torch.compile``) are looked through.
         example_input: an input of the model (tensor, tuple of positional or dict of keyword arguments), batch
             first; needed for models that cannot be traced symbolically (Hugging Face), and otherwise used to
-            fill in the shapes and to check the network against the model.
+            fill in the shapes and to check the network against the model. Moved to where the model is.
         output: which of several outputs to follow: its key or position, or a tuple of them where outputs are nested.
             None: ``logits`` if there is such a key, else the one with the most blocks behind it.
 
@@ -70,6 +72,7 @@ def unroll(
 def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrite: bool = False) -> UnrolledNetwork:
     """As :func:`unroll`; with `overwrite`, evaluations may write over values that nobody else reads."""
     model = unwrap(model)
+    example_input = _where_the_model_is(example_input, model)
     attempts: list[str] = []
     follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
@@ -86,6 +89,16 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     if found:
         return max(found, key=len)
     raise NoUnitsError(_explain(model, attempts, example_input is None))
+
+
+def _where_the_model_is(example: Any, model: nn.Module) -> Any:
+    """The example on the model's device, as the network will take any input; as it is where the model is on several."""
+    devices = {parameter.device for parameter in model.parameters()}
+    tensors = [leaf for leaf in leaves(example) if isinstance(leaf, torch.Tensor)]
+    if len(devices) != 1 or devices == {torch.device("meta")} or {leaf.device for leaf in tensors} <= devices:
+        return example
+    device = devices.pop()
+    return map_leaves(example, lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)
 
 
 def _attempt(

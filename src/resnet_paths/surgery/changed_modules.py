@@ -18,7 +18,7 @@ from torch import fx, nn
 from ..graph.locking import MODEL_LOCK
 from ..graph.pieces import Segments
 from ..network import UnrolledNetwork
-from .edit import Edit, checked_graph, edits
+from .edit import Edit, checked_graph, edits, show_compiled_models
 from .written_class import written_class
 
 _NUMBERS = itertools.count()
@@ -48,6 +48,7 @@ class _Before:
             self.module.__dict__.pop("forward", None)
         elif self.forward is not None:
             self.module.__dict__["forward"] = self.forward
+        show_compiled_models(self.module)
 
 
 class Changes:

@@ -55,6 +55,18 @@ def give_forward(module: nn.Module, edit: Edit) -> None:
         return
     module.__dict__.pop("forward", None)
     module.__class__ = written_class(written, blocks)
+    show_compiled_models(module)
+
+
+def show_compiled_models(module: nn.Module) -> None:
+    """Let compiled models that contain the module see that it has changed.
+
+    Before it runs its code, torch.compile compares the modules with what the code was compiled for. Where no dictionary
+    of a module has changed since, some releases (2.11 is one) take it that nothing has, its class included.
+    """
+    name = "_resnet_paths_changed"
+    module.__dict__[name] = None
+    del module.__dict__[name]
 
 
 def note_dropped(model: nn.Module, blocks: Sequence[str]) -> None:
