@@ -33,9 +33,14 @@ class SlowError(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise a SlowError in here after so many seconds of computing, however busy the machine is."""
+    """Raise a SlowError in here after so many seconds of computing, however busy the machine is.
+
+    Also where something turned it into another error: raised from within a call of C++, say.
+    """
+    stopped = []
 
     def stop(*_: object) -> None:
+        stopped.append(True)
         raise SlowError
 
     before = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
@@ -48,6 +53,8 @@ def limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
         for kind, handler in before.items():
             signal.signal(kind, handler)
+        if stopped:
+            raise SlowError
 
 
 def table(answers: Sequence[Answered], heads: str, kinds: Sequence[str]) -> str:

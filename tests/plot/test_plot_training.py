@@ -1,4 +1,8 @@
+import re
+from pathlib import Path
+
 import pytest
+from matplotlib.figure import Figure
 
 from resnet_paths.plot import plot_training, save
 
@@ -25,3 +29,11 @@ def test_a_figure_that_some_epochs_lack_is_left_out() -> None:
     assert [str(line.get_label()) for line in ax.get_lines()] == ["training error"]
     with pytest.raises(ValueError, match="at least one epoch"):
         plot_training([])
+
+
+@pytest.mark.parametrize("name", ["no such thing", "picture.", "picture.xyz", ".png"])
+def test_a_picture_of_no_known_format_is_refused_by_its_own_name(name: str, tmp_path: Path) -> None:
+    ax = Figure().subplots()
+    with pytest.raises(ValueError, match=r"expected a name that ends in .*\.png.*, got .*" + re.escape(name)):
+        save(ax, tmp_path / name)
+    assert not list(tmp_path.iterdir())

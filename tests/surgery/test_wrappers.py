@@ -1,5 +1,7 @@
 """Models in the forms in which people have them: wrapped, with shared modules, cut to their features."""
 
+import itertools
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -187,6 +189,114 @@ def test_all_calls_of_a_shared_module_drop_with_its_parameters(pairs: bool, bloc
     with lesioned(net, [block]):
         assert torch.equal(model(*inputs), expected)
     assert sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in smaller.parameters()) == gone
+
+
+class Around(nn.Module):
+    """A block around a part that other blocks may hold too."""
+
+    def __init__(self, part: nn.Module, own: bool = True) -> None:
+        super().__init__()
+        self.part, self.own = part, nn.Linear(4, 4) if own else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(self.own(self.part(x)))
+
+
+class WithWeight(nn.Module):
+    """A block that reads a weight which is held elsewhere too."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(x @ self.weight + self.bias)
+
+
+class TwiceInOne(nn.Module):
+    """Two blocks of one forward share a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.one(torch.tanh(x))
+        x = x + self.two(torch.tanh(x))
+        return x + self.one(torch.relu(x))
+
+
+class ReadByParent(nn.Module):
+    """The model calls a part of its block, and ties its head to another one's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (
+            Around(nn.Linear(4, 4)),
+            Around(nn.Linear(4, 4), own=False),
+            nn.Linear(4, 4),
+        )
+        self.head.weight = self.second.part.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(self.first.part(x))))
+
+
+class PartOfAPart(nn.Module):
+    """One block holds a module, another the parts of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 4))
+        self.first, self.second = Around(whole), Around(nn.Sequential(whole[0], whole[2]), own=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def _sharing() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(Around(layer), Around(nn.Linear(4, 4), own=False), Around(layer, own=False))
+
+
+def _sharing_weight() -> nn.Module:
+    weight = nn.Parameter(torch.randn(4, 4))
+    return nn.Sequential(WithWeight(weight), WithWeight(weight))
+
+
+@pytest.mark.parametrize("example", [False, True])
+@pytest.mark.parametrize(
+    ("build", "alone"),
+    [
+        (_sharing, [20, 20, 0]),
+        (_sharing_weight, [4, 4]),
+        (TwiceInOne, [0, 20, 0]),
+        (ReadByParent, [20, 4]),
+        (PartOfAPart, [32, 0]),  # the second layers: the norm goes too
+    ],
+)
+def test_what_two_blocks_share_goes_with_the_last_of_them(
+    build: Callable[[], nn.Module], alone: list[int], example: bool
+) -> None:
+    torch.manual_seed(0)
+    model, x = build().double().eval(), torch.randn(3, 4, dtype=torch.float64)
+    net = unroll(model, x[:2] if example else None)
+    assert [unit.branch_parameters for unit in net] == alone
+    numbers = range(len(net))
+    for dropped in [subset for k in numbers for subset in itertools.combinations(numbers, k + 1)]:
+        expected = net(x, [float(index not in dropped) for index in numbers])
+        smaller = drop_blocks(net, dropped)
+        assert torch.equal(smaller(x), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(smaller))(x), expected)
+        gone = _size(model) - _size(smaller)
+        assert gone == alone[dropped[0]] if len(dropped) == 1 else gone >= sum(alone[index] for index in dropped)
+        with lesioned(net, dropped):
+            assert torch.equal(model(x), expected)
+    assert _size(drop_blocks(net, list(numbers))) == (40 if build is ReadByParent else 0)
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 # models that return several feature maps, and buffers made in the shape of a later value (s12, s14)

@@ -10,7 +10,7 @@ from torch import fx
 from .blocks import Cut, owner_of
 from .drop_plan import BY_GATE, Obstacle, SitePlan, obstacle, plan_site
 from .program import ModuleCall, Program
-from .still_needed import left_without, needed_nodes, reader_outside, returned_nodes
+from .still_needed import Needs, needed_nodes, reader_outside
 
 
 def calls_of(program: Program) -> list[ModuleCall]:
@@ -96,10 +96,8 @@ class Droppable:
     Cost: one walk of the graph, and for each block one of its branch and of the module that is written again.
     """
 
-    def __init__(self, program: Program, cuts: Sequence[Cut]) -> None:
-        self.program = program
-        self.needed = needed_nodes(program)
-        self._returned = set(returned_nodes(program))
+    def __init__(self, program: Program, cuts: Sequence[Cut], needs: Needs) -> None:
+        self.program, self.needs = program, needs
         find = site_finder(program)
         self._sites = {cut.add: find(cut) for cut in cuts}
         members: dict[ModuleCall, list[Cut]] = {}
@@ -120,13 +118,12 @@ class Droppable:
 
         A forward with many blocks is looked at once for all of them: one plan each would be quadratic in their number.
         """
-        left = left_without(cut, self.needed, self._returned)
-        reader = reader_outside(cut, left, self.needed)
+        reader = self.needs.reader_outside(cut)
         if reader:
             return _read_outside(reader)
         if self._sites[cut.add] in self._all_can:
             return None
-        plans = _plans(self.program, {self._sites[cut.add]: [cut]}, left)
+        plans = _plans(self.program, {self._sites[cut.add]: [cut]}, self.needs.left_without(cut))
         return plans if isinstance(plans, str) else plans[0]
 
 

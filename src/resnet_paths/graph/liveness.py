@@ -1,11 +1,10 @@
-"""What a graph still needs when the branch of a block is cut off.
+"""Which operations an evaluation runs only for a block's branch, or only for its shortcut.
 
-A node belongs to a block's branch alone when every way from it to the model's outputs enters the block's addition
-through its branch: in graph terms, when the branch's end *post-dominates* it. One pass from the outputs back gives the
-tree of immediate post-dominators, with two extra vertices per block for the ways into its sum; all questions about
-all blocks, nested ones too, are then questions about that tree. (Asking each block by a walk of its own is quadratic in
-depth.) It serves both what can be dropped, where all outputs count, and which operations an evaluation runs only for a
-block's branch or its shortcut, where the followed output counts.
+An operation is run for a way into a block's sum when every way from it to the followed outputs takes that one: in graph
+terms, when the way *post-dominates* it. One pass from the outputs back gives the tree of immediate post-dominators,
+with two extra vertices per block for the ways into its sum, for all blocks at once, nested ones too. (Asking each block
+by a walk of its own is quadratic in depth.) What a model can do without when a branch is gone, where counters and
+everything that it returns have a say, is :mod:`still_needed`'s question.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Vertex = fx.Node | tuple[str, int]
 
 
 class Liveness:
-    """For each block, the nodes that nothing needs but its branch.
+    """For each node that an output is computed from, the one way into a sum that it is computed for.
 
     Args:
         graph: the program's graph.
@@ -44,10 +43,6 @@ class Liveness:
         readers = self._readers()
         self._post_dominators(readers)
         self._destinations = self._find_destinations(readers)
-        self._children: dict[Vertex, list[fx.Node]] = {}
-        for vertex, above in self._above.items():
-            if above is not None and isinstance(vertex, fx.Node):
-                self._children.setdefault(above, []).append(vertex)
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """What a node reads; a block's sum reads the ends of its shortcut and branches (parallel ones directly)."""
@@ -120,33 +115,3 @@ class Liveness:
             if node in self._index:
                 first[node] = self._index[node]
         return destinations
-
-    def only_for_branch(self, index: int) -> set[fx.Node]:
-        """The nodes that nothing needs once a block's branch is gone, those that compute its side inputs included."""
-        inside: set[fx.Node] = set()
-        todo: list[Vertex] = [(BRANCH, index)]
-        while todo:
-            vertex = todo.pop()
-            for child in self._children.get(vertex, []):
-                inside.add(child)
-                todo.append(child)
-                if child in self._index:
-                    todo += [(SHORTCUT, self._index[child]), (BRANCH, self._index[child])]
-        return inside
-
-    def readers_outside(self, index: int) -> list[fx.Node]:
-        """The nodes outside a block that read values from inside its branch, and are needed without it."""
-        alone = self.only_for_branch(index)
-        inside = (self._cuts[index].branch_nodes & self.needed) - alone
-        outside = {
-            user
-            for node in inside
-            for user in node.users
-            if user in self.needed and user not in self._cuts[index].branch_nodes and user is not self._cuts[index].add
-        }
-        returned = inside & self._outputs
-        return sorted(outside | returned, key=lambda node: node.name)
-
-    def is_apart(self, index: int) -> bool:
-        """Whether nothing inside a block's branch is read from outside."""
-        return self._cuts[index].branch_nodes & self.needed <= self.only_for_branch(index)

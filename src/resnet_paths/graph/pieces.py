@@ -28,9 +28,9 @@ from .blocks import Cut, main_input
 from .compile_node import Step, Values, step_of
 from .dataflow import DataFlow, ancestors
 from .liveness import SHORTCUT, Liveness
-from .outputs import tensor_outputs
 from .overwrite import Watchers, watchers
 from .program import Program
+from .still_needed import Needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +133,17 @@ class Segments:
         branch_first: for each block, whether the model writes its sum as branch plus shortcut.
         branch_watchers: for each block whose branch's value the sum may overwrite, the modules whose hooks forbid it.
         carried: for each block (and the output), what evaluation from its entry on needs besides the entry.
+        needs: what the model needs, and what goes with each block.
         exporting: for each block, whether values inside its branch are read from outside.
         skippable: whether a gate of 0 can make other blocks superfluous (blocks inside a branch).
     """
 
     def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut], *, overwrite: bool = False) -> None:
         self.program, self.flow, self.cuts, self.overwrite = program, flow, cuts, overwrite
-        returned = [node for _, node in tensor_outputs(program.root.output)]
         asked = _questions(program, flow, cuts)
         live = Liveness(program.graph, cuts, [program.output, *asked])
-        self.kept = Liveness(program.graph, cuts, [program.output, *returned])
-        self.exporting = [not self.kept.is_apart(index) for index in range(len(cuts))]
+        self.needs = Needs(program)
+        self.exporting = [bool(self.needs.reader_outside(cut)) for cut in cuts]
         self.inputs = {name: node for name, node in program.placeholders.items() if node in live.needed}
         self.main = main_input(flow, cuts)
         self._constants = _constants(program) - {cut.entry for cut in cuts}  # an entry is part of the state

@@ -1,8 +1,8 @@
 """What a graph still needs once the branches of some blocks are gone, and what nothing needs any more.
 
 Each dropped addition gives its shortcut's value. A node is needed when a value that the model returns is computed from
-it, or when it changes something (a counter). What a branch itself hands out (attention maps) and the model merely
-returns does not hold the branch back: it is returned as None.
+it, or when it changes something (a counter). What a branch hands out beside its sum (attention maps) does not hold it
+back where nothing reads it, but it does where the model returns it.
 """
 
 from __future__ import annotations
@@ -68,27 +68,44 @@ def _behind(nodes: Iterable[fx.Node], stand_ins: StandIns) -> set[fx.Node]:
     return reachable(nodes, lambda node: inputs_of(node, stand_ins))
 
 
-def left_without(cut: Cut, needed: set[fx.Node], returned: set[fx.Node]) -> set[fx.Node]:
-    """The nodes that nothing needs once one block's branch is gone.
+class Needs:
+    """What a whole model needs, and what nothing needs any more once one block's branch is gone.
 
-    Args:
-        cut: the block.
+    Cost: one walk of the graph; for each block one of its branch and of what is computed for it alone, however large
+    the graph.
+
+    Attributes:
         needed: the nodes of the whole graph that are needed.
-        returned: those that the model returns.
-
-    Cost: a walk of the branch (and of what is computed for it alone), however large the graph.
     """
-    left: set[fx.Node] = set()
-    todo = list(cut.add.all_input_nodes)
-    while todo:
-        node = todo.pop()
-        kept = node in left or node is cut.shortcut or node not in needed
-        if kept or (node in returned and node not in cut.branch_nodes):
-            continue
-        if all(user is cut.add or user in left or user not in needed or changes_something(user) for user in node.users):
-            left.add(node)
-            todo.extend(node.all_input_nodes)
-    return left
+
+    def __init__(self, program: Program) -> None:
+        self.needed = needed_nodes(program)
+        self._returned = set(returned_nodes(program))
+
+    def left_without(self, cut: Cut) -> set[fx.Node]:
+        """The nodes that nothing needs once a block's branch is gone, those that compute its side inputs included."""
+        left: set[fx.Node] = set()
+        todo = list(cut.add.all_input_nodes)
+        while todo:
+            node = todo.pop()
+            kept = node in left or node is cut.shortcut or node not in self.needed
+            if kept or (node in self._returned and node not in cut.branch_nodes):
+                continue
+            if all(user is cut.add or user in left or not self._counts(user) for user in node.users):
+                left.add(node)
+                todo.extend(node.all_input_nodes)
+        return left
+
+    def _counts(self, user: fx.Node) -> bool:
+        """Whether a reader of a value is a reason to compute it."""
+        return user in self.needed and not changes_something(user)
+
+    def reader_outside(self, cut: Cut) -> str:
+        """Who reads a value from inside a block's branch besides the branch, in words; empty where nobody does."""
+        inside = self._returned & cut.branch_nodes
+        return reader_outside(cut, self.left_without(cut), self.needed) or next(
+            (f"the model returns {node.name}" for node in sorted(inside, key=lambda node: node.name)), ""
+        )
 
 
 def reader_outside(cut: Cut, left: set[fx.Node], needed: set[fx.Node]) -> str:

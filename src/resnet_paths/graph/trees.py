@@ -1,8 +1,9 @@
 """Nests of values: what modules and functions take and return.
 
-``torch.utils._pytree`` rebuilds a nest in the class that it had: a Hugging Face output made of graph nodes would run
-that class's checks, and an fx ``immutable_list`` would reach functions that change their lists. It also takes a slice
-for a leaf, while ``x[:, a:b]`` holds nodes in one. Hence this one mapper, to plain lists, tuples and dicts.
+This is the one mapper for values. ``torch.utils._pytree`` was tried in its place. It takes every subclass of dict or
+list that nobody registered, and every slice, for a leaf: a model's bookkeeping dict, or ``x[:, a:b]``, holds nodes that
+would be lost in it. And it rebuilds a nest in the class that it had: an fx ``immutable_list`` would reach functions
+that change their lists. Nodes alone, inside the arguments of a graph, are mapped by fx's own ``map_arg``.
 """
 
 from __future__ import annotations

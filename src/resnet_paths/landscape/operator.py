@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from ..arguments import checked, outside_autocast
 from ..data import ImageData, ImageSource, as_batches
@@ -298,10 +297,10 @@ def _target(target: Any, reference: torch.Tensor) -> Any:
 
 
 class Structured:
-    """Targets in a tuple or a mapping, which the loss takes as they came."""
+    """Targets in a tuple or a mapping, which the loss takes as one."""
 
     def __init__(self, target: Any, device: torch.device) -> None:
-        self.value = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, target)
+        self.value = map_leaves(target, lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)
 
     def to(self, device: torch.device) -> Structured:
         """The same on another device, as tensors have it."""

@@ -11,7 +11,7 @@ from ..graph.blocks import Cut, block_names, is_entry, owner_of, parameters_of
 from ..graph.closing import closed_modules
 from ..graph.drop_sites import Droppable
 from ..graph.leaving import Holdings
-from ..graph.program import Program, call_of
+from ..graph.program import Program
 from .unit import Unit
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
     """The public description of each block; what it says of dropping is what `drop_blocks` does."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
-    droppable, holdings, uses = Droppable(program, cuts), Holdings(program), _parameter_uses(plan)
+    droppable, holdings, uses = Droppable(program, cuts, plan.needs), Holdings(program), _parameter_uses(plan)
     units = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
         drop = droppable.plan(cut)
-        reason = _read_outside(plan, index) or (drop if isinstance(drop, str) else "")
+        reason = drop if isinstance(drop, str) else ""
         units.append(
             Unit(
                 index=index,
@@ -48,27 +48,10 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
     return tuple(units)
 
 
-def _read_outside(plan: Segments, index: int) -> str:
-    """Why a block cannot be dropped: who reads what its branch makes; empty where it can."""
-    if not plan.exporting[index]:
-        return ""
-    readers = [_reader(node, plan) for node in plan.kept.readers_outside(index)]
-    names = ", ".join(dict.fromkeys(readers[:3])) + (", ..." if len(readers) > 3 else "")
-    return f"later operations read a value that its branch makes ({names})"
-
-
-def _reader(node: fx.Node, plan: Segments) -> str:
-    """How to call a node that reads something: the module that it calls or that makes it, or what it is."""
-    if node.op == "call_module":
-        return str(node.target)
-    where = call_of(node).path
-    return f"{node.name} in {where}" if where else node.name
-
-
 def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
     """For each parameter, by identity, the nodes that read it."""
     uses: dict[int, set[fx.Node]] = {}
-    for node in plan.kept.needed:
+    for node in plan.needs.needed:
         for parameter in parameters_of(node, plan.program):
             uses.setdefault(id(parameter), set()).add(node)
     return uses
@@ -76,7 +59,7 @@ def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
 
 def _own_parameters(plan: Segments, index: int, uses: dict[int, set[fx.Node]]) -> int:
     """The number of parameters that nothing reads but a block's branch."""
-    inside = plan.kept.only_for_branch(index)
+    inside = plan.needs.left_without(plan.cuts[index])
     own = {
         id(parameter): parameter.numel()
         for node in inside

@@ -59,8 +59,15 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 @checked
 def save(ax: Axes, path: str | Path) -> Path:
-    """Write the picture that holds these axes."""
+    """Write the picture that holds these axes.
+
+    Raises:
+        ValueError: the name does not end in a format that matplotlib writes.
+    """
     figure = ax.get_figure()
+    formats = figure.canvas.get_supported_filetypes()  # type: ignore[union-attr]
+    if Path(path).suffix.removeprefix(".").lower() not in formats:
+        raise ValueError(f"expected a name that ends in {', '.join(f'.{ending}' for ending in formats)}, got {path!s}")
     with whole_file(path) as partial, matplotlib.rc_context({"svg.hashsalt": "resnet_paths"}):
         figure.savefig(partial, dpi=150)  # type: ignore[union-attr]
     return Path(path)

@@ -21,7 +21,7 @@ def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
     """
     units, segments = net.indices(list(dropped)), net.segments
     reached = descendants(*(segments.cuts[index].add for index in units))
-    gone = set().union(*(segments.kept.only_for_branch(index) for index in units))
+    gone = set().union(*(segments.needs.left_without(segments.cuts[index]) for index in units))
     calls: dict[str, list[fx.Node]] = {}
     for node in segments.program.graph.nodes:
         if node.op == "call_module":
