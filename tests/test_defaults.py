@@ -1,6 +1,6 @@
 """Every public function gives the same numbers whatever torch's defaults and modes are, and on every device.
 
-The device is a strict one that needs no hardware (:mod:`devices.pretend`).
+The device is a real one where there is one, else a strict one that needs no hardware (:mod:`devices.pretend`).
 """
 
 import ast
@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from devices import pretend
+from devices import available
 from resnet_paths import network as unrolling
 from resnet_paths.data import digits
 from resnet_paths.training import augmented
 from test_leaves_no_mark import FUNCTIONS, subject
 
-pretend.make_available()
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
@@ -63,7 +62,7 @@ AROUND: dict[str, Any] = {
     "no_grad": torch.no_grad,
     "another device": contextlib.nullcontext,
 }
-DEVICES = {"another device": pretend.NAME}
+DEVICES = {"another device": available.NAME}
 
 
 def numbers(value: Any) -> list[np.ndarray]:
@@ -99,7 +98,8 @@ def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)  # one run a timing
     expected = result_of(name)
     for mode, around in AROUND.items():
-        if mode in DEVICES and not pretend.IS_POSSIBLE:
+        there = mode in DEVICES
+        if there and not (available.IS_REAL or available.IS_PRETENDED):
             continue
         made = subject(DEVICES.get(mode, "cpu"))  # as the user has it: made before the defaults were changed
         torch.manual_seed(0)
@@ -110,7 +110,8 @@ def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.Monke
             continue
         assert len(values) == len(expected), mode
         for one, other in zip(values, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=mode)
+            close = available.CLOSE if there else {"rtol": 1e-5, "atol": 1e-7}
+            np.testing.assert_allclose(one, other, err_msg=mode, **close)
 
 
 @pytest.mark.parametrize("around", [default_device, default_dtype])

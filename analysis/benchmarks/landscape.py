@@ -70,14 +70,16 @@ class MicroBatches(Metric):
 
 def peer_line(model: nn.Module, metric: Metric, cells: int) -> np.ndarray:
     torch.manual_seed(SEED)
-    return loss_landscapes.random_line(model, metric, DISTANCE, cells, "filter", deepcopy_model=True)
+    with next(model.parameters()).device:  # the peer draws on the default device
+        return loss_landscapes.random_line(model, metric, DISTANCE, cells, "filter", deepcopy_model=True)
 
 
 def peer_direction(model: nn.Module, cells: int) -> Direction:
     """The step that the peer's `random_line` takes with this seed, by its own functions."""
     start = wrap_model(copy.deepcopy(model)).get_module_parameters()
     torch.manual_seed(SEED)
-    step = rand_u_like(start)
+    with next(model.parameters()).device:  # the peer draws on the default device
+        step = rand_u_like(start)
     step.filter_normalize_(start)
     step.mul_(((start.model_norm() / DISTANCE) / cells) / step.model_norm())
     names = [name for name, _ in model.named_parameters()]

@@ -14,24 +14,19 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from devices import pretend
+from devices import available, pretend
 from resnet_paths import landscape, lesion, models, paths, plot, surgery, tradeoff, training
 from resnet_paths.cli import app
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.sweep import sweep
-from resnet_paths.sweep.devices import available_devices
 
-pretend.make_available()
+needs_pretended = pytest.mark.skipif(
+    not available.IS_PRETENDED, reason="this PyTorch has no back ends written in Python, or a real one"
+)
 DEVICE = pretend.NAME
-DEVICES = [
-    pytest.param(
-        DEVICE,
-        marks=pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python"),
-    ),
-    *(str(device.type) for device in available_devices()[:1] if device.type != "cpu"),
-]
+DEVICES = [available.NAME] if available.IS_REAL else [pytest.param(DEVICE, marks=needs_pretended)]
 QUIET: dict[str, Any] = {"progress": False}
 
 
@@ -72,7 +67,7 @@ REFUSED: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
+@needs_pretended
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_device_is_strict(what: str) -> None:
     with pytest.raises((pretend.OtherDeviceError, TypeError), match=r"device|numpy|generator"):
@@ -80,7 +75,7 @@ def test_the_device_is_strict(what: str) -> None:
     plt.close("all")
 
 
-@pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="this PyTorch has no back ends written in Python")
+@needs_pretended
 def test_what_a_device_allows() -> None:
     x = torch.tensor([1.0, 2.0, 3.0], device=DEVICE)
     assert str(x.device) == "pretend:0"
@@ -241,7 +236,6 @@ def test_checkpoints_of_a_device(tmp_path: Path, device: str) -> None:
 
 def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path, device: str) -> None:
     data = digits("train").subset(slice(0, 16))
-    close = {} if device == DEVICE else {"rtol": 1e-2, "atol": 1e-3}  # a real one has other kernels, and TF32
     states = []
     for place in ("cpu", device):
         model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).to(place)
@@ -250,7 +244,7 @@ def test_training_and_recalibration_give_the_numbers_of_the_cpu(tmp_path: Path, 
         surgery.recalibrate_batchnorm(model, data.to(place))
         states.append(model.state_dict())
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name].cpu(), value, msg=name, **close)
+        torch.testing.assert_close(states[1][name].cpu(), value, msg=name, **available.CLOSE)
 
 
 def test_tables_of_records_of_a_device(there) -> None:
