@@ -5,6 +5,7 @@ from .discover import unroll
 from .gate_rows import Evaluations
 from .inference import for_inference
 from .plain import PlainNetwork, plain_layers
+from .twins import Twins
 from .unit import Unit, UnitRef
 from .unrolled import State, UnrolledNetwork
 
@@ -15,6 +16,7 @@ __all__ = [
     "PlainNetwork",
     "State",
     "TraceError",
+    "Twins",
     "Unit",
     "UnitIndexError",
     "UnitRef",

@@ -15,7 +15,7 @@ import torch
 
 from ..data.inputs import Inputs, placed_input
 from ..graph.trees import leaves
-from ..network import State, UnrolledNetwork
+from ..network import State, Twins, UnrolledNetwork
 
 
 class FullRun:
@@ -95,8 +95,7 @@ class DroppedRun:
 
     def __init__(self, full: FullRun, net: UnrolledNetwork, gates: Sequence[float], start: int) -> None:
         self._full, self._net, self._gates, self._start = full, net, list(gates), start
-        graphs = (full.net.segments.program.graph.nodes, net.segments.program.graph.nodes)
-        self._twin = dict(zip(*graphs, strict=True))  # two copies of one model have the same graph
+        self._twins = Twins(full.net, net)
         self._states: dict[int, State] = {}
 
     def state(self, number: int, x: torch.Tensor, index: int) -> State:
@@ -105,9 +104,7 @@ class DroppedRun:
             return self._net.run(self._net.stem(x), self._gates, index)
         state = self._states.get(number)
         if state is None:
-            first = self._full.state(number, x, min(self._start, index))
-            side = {self._twin[node]: value for node, value in first.side.items()}
-            state = State(first.index, first.value, side, self._net.segments)
+            state = self._twins(self._full.state(number, x, min(self._start, index)))
         state = self._net.run(state, self._gates, index)
         self._states[number] = state
         return state

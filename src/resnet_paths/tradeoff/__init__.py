@@ -1,6 +1,7 @@
 """Trading accuracy for latency."""
 
 from .by_unit import LatencyByUnit, latency_by_unit
+from .cascading import Cascade, Threshold, cascade, cascade_threshold
 from .counting import count_flops, count_macs, count_parameters
 from .distil import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
@@ -12,6 +13,7 @@ from .points import PlanPoint
 from .repairs import Closed, Distil, NoRepair, Recalibrate, Refit, Repair
 from .runtimes import Clock, Runtime, in_runtime
 from .search import Beam, Exact, Greedy, Pairwise, Search
+from .several_sizes import Elastic, elastic
 from .split import ImageSplit
 from .timing import Timing, latencies_in_turn, measure_latency
 
@@ -20,12 +22,14 @@ __all__ = [
     "Beam",
     "BestState",
     "Blocks",
+    "Cascade",
     "Clock",
     "Closed",
     "Disagreement",
     "Distil",
     "Distillation",
     "DropPlan",
+    "Elastic",
     "Exact",
     "Goal",
     "Greedy",
@@ -41,13 +45,17 @@ __all__ = [
     "Runtime",
     "Search",
     "StatisticsGap",
+    "Threshold",
     "Timing",
     "as_in_training",
+    "cascade",
+    "cascade_threshold",
     "count_flops",
     "count_macs",
     "count_parameters",
     "distil",
     "distil_best",
+    "elastic",
     "in_runtime",
     "latencies_in_turn",
     "latency_by_unit",
