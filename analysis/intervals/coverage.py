@@ -36,6 +36,7 @@ from resnet_paths.statistics import (
     spearman,
     student_intervals,
 )
+from resnet_paths.tradeoff import cascade_threshold
 
 ROOT = Path(__file__).resolve().parents[2]
 Ends = tuple[np.ndarray, np.ndarray]
@@ -101,6 +102,19 @@ def falls(tries: int) -> Iterator[Row]:
             drawn = generator.random(n)
             inside += fall_at_most(drawn > won, (drawn <= won) | (drawn > won + lost)) >= lost - won
         yield Row(f"{n} images, {100 * lost:g} % lost, {100 * won:g} % won", inside / (tries // 4), tries // 4)
+
+
+def promises(tries: int) -> Iterator[Row]:
+    generator, tries = np.random.default_rng(0), tries // 4
+    for n, share, rate in ((300, 0.03, 0.2), (1500, 0.01, 0.2), (1500, 0.05, 0.5)):
+        margins = generator.random(50000)
+        same = generator.random(50000) < 1 - rate * (1 - margins)
+        kept = 0
+        for _ in range(tries):
+            drawn = generator.integers(0, len(margins), n)
+            found = cascade_threshold(margins[drawn], same[drawn], disagreement=share)
+            kept += (~same & (margins >= found.margin)).mean() <= share
+        yield Row(f"{n:,} images, at most {100 * share:g} % promised", kept / tries, tries)
 
 
 def medians(tries: int) -> Iterator[Row]:
@@ -311,6 +325,13 @@ KINDS = (
         falls,
         "A bound: holds in 95 % of cases or more. Points of a plan are tested in an order that these images did not decide, up to the first "
         "that is not shown, so the chosen one needs no correction. Its *estimate* does: see below.",
+    ),
+    Kind(
+        "The disagreement of a cascade",
+        "`cascade_threshold`, `Cascade.threshold.at_most`",
+        "Clopper and Pearson's bound along a fixed sequence of thresholds, up to the first that is not shown",
+        promises,
+        "A promise kept in 95 % of cases or more: by how much depends on how far the steps of the sequence lie apart.",
     ),
     Kind(
         "Medians over sets of deleted blocks",
