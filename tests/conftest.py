@@ -2,7 +2,9 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,11 +42,23 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(model, tmp_path_factory.mktemp("small") / "small.safetensors")
 
 
-@pytest.fixture(autouse=True)
-def quick_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latencies in two rounds, by a clock that runs twenty times as fast: most tests look at no number of theirs.
+@pytest.fixture(autouse=True, scope="module")
+def quick_latencies() -> Iterator[None]:
+    """Latencies in few rounds, by a clock that runs twenty times as fast: most tests look at no number of theirs.
 
-    Tests of the measuring itself take a fixture of this name that does nothing.
+    Of a Clock's own number of rounds a third is left, and of the longer timings as many as still hold the median with
+    the confidence asked for. Fixtures of a module are made under it too. Tests of the measuring itself take a fixture
+    of this name that does nothing.
     """
-    monkeypatch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
-    monkeypatch.setattr("resnet_paths.tradeoff.timing._ROUNDS", 2)
+    from resnet_paths.tradeoff import Clock, stopwatch
+
+    in_turn, own = stopwatch.latencies_in_turn, Clock().rounds
+
+    def in_fewer_rounds(*args: Any, rounds: int, **options: Any) -> Any:
+        return in_turn(*args, rounds=rounds if rounds < own else rounds // 3 + 1, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
+        patch.setattr("resnet_paths.tradeoff.timing._ROUNDS", 2)
+        patch.setattr(stopwatch, "latencies_in_turn", in_fewer_rounds)
+        yield

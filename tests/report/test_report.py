@@ -258,7 +258,7 @@ def test_a_failed_stage_is_shown_and_computed_again(tmp_path) -> None:
 def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
     program = textwrap.dedent(
         """
-        import os, signal, sys, time
+        import multiprocessing, os, signal, sys, time
         from pathlib import Path
         from resnet_paths import cifar_resnet, load_data
         from resnet_paths.report import Part, Section, Stage, write_report
@@ -276,17 +276,25 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
             return run
 
         stages = [Stage(name, name, "?", run_of(name), {}, {}) for name in ("one", "two", "three", "four")]
-        model = cifar_resnet(8, in_channels=1, seed=0).eval()
-        write_report(model, load_data("digits", limit=4), folder / "r.html", stages=stages)
+
+        def report():
+            model = cifar_resnet(8, in_channels=1, seed=0).eval()
+            write_report(model, load_data("digits", limit=4), folder / "r.html", stages=stages)
+
+        def code():
+            child = multiprocessing.get_context("fork").Process(target=report)
+            child.start()
+            child.join()
+            return child.exitcode
+
+        print(code(), (folder / "ran").read_text().split(), (folder / "r.html").exists())
+        (folder / "go").touch()
+        print(code())
         """
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert killed.returncode == -9
-    assert ran(tmp_path) == ["one", "two", "three"]
-    assert not (tmp_path / "r.html").exists()
-    (tmp_path / "go").touch()
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told == ["-9 ['one', 'two', 'three'] False", "0"]
     assert ran(tmp_path) == ["one", "two", "three", "three", "four"]
     assert Page((tmp_path / "r.html").read_text())
 
