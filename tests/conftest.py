@@ -46,16 +46,17 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick_latencies() -> Iterator[None]:
     """Latencies in few rounds, by a clock that runs twenty times as fast: most tests look at no number of theirs.
 
-    Of a Clock's own number of rounds a third is left, and of the longer timings as many as still hold the median with
-    the confidence asked for. Fixtures of a module are made under it too. Tests of the measuring itself take a fixture
-    of this name that does nothing.
+    With a Clock's own number of rounds a third of them is run, on four images; of the longer timings as many as still
+    hold the median with the confidence asked for. Fixtures of a module are made under it too. Tests of the measuring
+    itself take a fixture of this name that does nothing.
     """
     from resnet_paths.tradeoff import Clock, stopwatch
 
     in_turn, own = stopwatch.latencies_in_turn, Clock().rounds
 
-    def in_fewer_rounds(*args: Any, rounds: int, **options: Any) -> Any:
-        return in_turn(*args, rounds=rounds if rounds < own else rounds // 3 + 1, **options)
+    def in_fewer_rounds(models: Any, x: Any, *, rounds: int, **options: Any) -> Any:
+        few = rounds < own
+        return in_turn(models, x if few else x[:4], rounds=rounds if few else rounds // 3 + 1, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
