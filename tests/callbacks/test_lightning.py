@@ -1,6 +1,7 @@
 """The Lightning callback: the same training, and the numbers in the trainer's loggers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,26 +9,36 @@ from torch import nn
 
 from resnet_paths import cifar_resnet, load_data
 
-pl = pytest.importorskip("lightning.pytorch")
-from resnet_paths.callbacks import LightningPathRecorder  # noqa: E402
-
 DATA = load_data("digits", "train", limit=32)
 
 
-class Classifier(pl.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
-        self.drop = nn.Dropout(0.2)
-
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.drop(self.model(batch[0])), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    """Imported here and not above: that takes longer than most tests, and every worker reads this file."""
+    pytest.importorskip("lightning.pytorch")
 
 
-def fitted(folder: Path, callbacks: list, **options) -> tuple[Classifier, "pl.Trainer"]:
+def recorder(*args: Any, **options: Any) -> Any:
+    from resnet_paths.callbacks import LightningPathRecorder
+
+    return LightningPathRecorder(*args, **options)
+
+
+def fitted(folder: Path, callbacks: list, **options) -> tuple[nn.Module, Any]:
+    import lightning.pytorch as pl
+
+    class Classifier(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
+            self.drop = nn.Dropout(0.2)
+
+        def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.drop(self.model(batch[0])), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
     torch.manual_seed(0)
     module = Classifier()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA.x, DATA.labels), 8, shuffle=True)
@@ -48,7 +59,7 @@ def fitted(folder: Path, callbacks: list, **options) -> tuple[Classifier, "pl.Tr
 
 def test_training_is_the_same_and_the_loggers_hold_the_curves(tmp_path: Path) -> None:
     plain, _ = fitted(tmp_path / "plain", [])
-    callback = LightningPathRecorder(DATA.x[:4], DATA.labels[:4], network="model", every=2, draws=2)
+    callback = recorder(DATA.x[:4], DATA.labels[:4], network="model", every=2, draws=2)
     watched, trainer = fitted(tmp_path / "watched", [callback])
     for (name, one), other in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -62,12 +73,12 @@ def test_training_is_the_same_and_the_loggers_hold_the_curves(tmp_path: Path) ->
 
 
 def test_accumulated_gradients_are_recorded_once_a_step(tmp_path: Path) -> None:
-    callback = LightningPathRecorder(DATA.x[:2], DATA.labels[:2], network="model", every=1, draws=0)
+    callback = recorder(DATA.x[:2], DATA.labels[:2], network="model", every=1, draws=0)
     fitted(tmp_path, [callback], accumulate_grad_batches=2)
     assert [found.step for found in callback.history] == [1, 2]
 
 
 def test_a_wrong_name_is_answered_by_the_right_ones(tmp_path: Path) -> None:
-    callback = LightningPathRecorder(DATA.x[:2], DATA.labels[:2], network="backbone")
+    callback = recorder(DATA.x[:2], DATA.labels[:2], network="backbone")
     with pytest.raises(ValueError, match=r"\(model, drop\), got 'backbone'"):
         fitted(tmp_path, [callback])

@@ -12,7 +12,10 @@ from resnet_paths.lesion import block_values, higher_interactions
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
 
-pytest.importorskip("shapiq")
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    pytest.importorskip("shapiq")
 
 
 def setting():
