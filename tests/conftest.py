@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 REFERENCE = Path(os.environ.get("RESNET_PATHS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The dear tests first, file by file, in each worker's share: what is left for others to take over is small."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            files.setdefault(item.path, []).append(item)
+    dear = [*reversed(files.values())]
+    rest = iter([item for item in items if not item.get_closest_marker("slow")])
+    shares = [[item for file in dear[worker::workers] for item in file] for worker in range(workers)]
+    for share in shares:
+        share += islice(rest, max(0, -(-len(items) // workers) - len(share)))
+    items[:] = [*chain.from_iterable(shares), *rest]
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from resnet_paths.data import digits
 from resnet_paths.training import augmented
 from test_leaves_no_mark import FUNCTIONS, subject
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}

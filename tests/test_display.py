@@ -51,6 +51,7 @@ def test_every_public_record_is_shown(package: str) -> None:
             assert hasattr(value, "_repr_html_"), f"{name} of {package} shows no table in a notebook: add @shown"
 
 
+@pytest.mark.slow
 def test_real_records_are_short_in_a_line_and_whole_in_a_table() -> None:
     data = load_data("digits", limit=8)
     net = unroll(load_model("embedded"))

@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 
 from docs_pages import ROOT, Block, blocks, pages, placed
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"", "text", "html", "toml", "yaml", "mermaid"}
 SHELL = {"bash", "sh", "console"}
 OTHERS = re.compile(r"(python -m venv|(\S*/)?pip install|mpiexec|srun|sbatch|git|cd|export|uv) ")

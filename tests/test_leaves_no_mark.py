@@ -23,6 +23,8 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork
 
+pytestmark = pytest.mark.slow
+
 Function = Callable[[UnrolledNetwork, ImageData], Any]
 
 

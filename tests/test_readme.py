@@ -13,6 +13,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_block_runs(block: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,8 @@ from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.sweep import sweep
 from resnet_paths.training import error_rate
 
+pytestmark = pytest.mark.slow
+
 DATA = digits("test").subset(slice(0, 4)).to(dtype=torch.float64)
 Numbers = Callable[[UnrolledNetwork], torch.Tensor]
 

@@ -102,6 +102,7 @@ class Closed(nn.Module):
         return x * self.scale if x.sum() > 0 else -x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WARNINGS)
 def test_warnings_point_at_the_callers_line(what: str, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:

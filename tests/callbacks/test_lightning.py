@@ -9,6 +9,8 @@ from torch import nn
 
 from resnet_paths import cifar_resnet, load_data
 
+pytestmark = pytest.mark.slow
+
 DATA = load_data("digits", "train", limit=32)
 
 

@@ -12,6 +12,8 @@ from resnet_paths.cli import app
 from resnet_paths.data import load_data
 from resnet_paths.models import load_model, read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments))

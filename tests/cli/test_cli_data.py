@@ -16,6 +16,8 @@ from resnet_paths.cli import app
 from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, save_checkpoint
 from resnet_paths.models.checkpoint import read_facts
 
+pytestmark = pytest.mark.slow
+
 LEVELS = {"ant": 20, "bee": 90, "cow": 160, "dog": 230}
 
 

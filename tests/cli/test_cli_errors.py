@@ -82,6 +82,7 @@ def test_every_command_has_help_with_examples_and_json(command: str) -> None:
     assert "--json" in text
 
 
+@pytest.mark.slow
 def test_wrong_use_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-m", "resnet_paths", "report", "--budget"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -127,6 +128,7 @@ def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, 
     assert "each of the 10 classes" in line_of(CliRunner().invoke(app, arguments))
 
 
+@pytest.mark.slow
 def test_functions_of_the_folder_in_which_a_command_runs(tmp_path) -> None:
     (tmp_path / "own_ten.py").write_text(OWN)
     script = "import sys; sys.path.remove('') if '' in sys.path else None; from resnet_paths.cli import main; main()"

@@ -12,6 +12,8 @@ from resnet_paths.cli import app
 from resnet_paths.data import load_data
 from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--latency-seconds", "0.001", "--latency-batch", "2", "--repair", "recalibrate")
 
 OWN = """

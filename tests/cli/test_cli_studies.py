@@ -14,6 +14,8 @@ from resnet_paths.data import digits
 from resnet_paths.lesion import block_values, reorderings
 from resnet_paths.models import load_model
 
+pytestmark = pytest.mark.slow
+
 
 def run(tmp_path, *arguments: str):
     common = ["lesion", "--limit", "20", "--out", str(tmp_path)]

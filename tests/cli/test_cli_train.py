@@ -107,6 +107,7 @@ def test_the_seed_decides_the_initial_values(tmp_path: Path) -> None:
     assert torch.equal(load_model(report["checkpoint"]).conv1.weight, expected)
 
 
+@pytest.mark.slow
 def test_models_of_other_libraries_and_weights_to_go_on_from(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for split in ("train", "test"):

@@ -75,6 +75,7 @@ def test_chosen_parameters_give_the_diagonal_block() -> None:
     torch.testing.assert_close(block.dense(), whole.dense()[places][:, places], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "plain"])
 def test_convolutions_with_norms_in_eval_mode(residual: bool) -> None:
     model = cifar_resnet(8, in_channels=1, widths=(2, 2, 3), residual=residual, num_classes=3, seed=0)
@@ -334,6 +335,7 @@ def test_a_parameter_of_two_units_belongs_to_the_first() -> None:
     assert len(blocks["3"]) == len(blocks["2"]) - 1
 
 
+@pytest.mark.slow
 def test_without_the_extra_only_curvature_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is not imported with the package: tests/test_imports.py."""
     monkeypatch.setitem(sys.modules, "curvlinops", None)

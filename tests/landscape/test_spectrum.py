@@ -58,6 +58,7 @@ def test_lanczos_ends_when_the_space_is_exhausted() -> None:
         lanczos(operator, torch.zeros(len(operator)), 3)
 
 
+@pytest.mark.slow
 def test_quadrature_is_the_exact_density_when_the_probes_are_a_basis() -> None:
     operator, values, _ = _network()
     size = len(operator)

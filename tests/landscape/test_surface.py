@@ -321,6 +321,7 @@ def test_nan_and_infinity_stay() -> None:
     assert np.isnan(found.errors["loss"][0])
 
 
+@pytest.mark.slow
 def test_no_drift_over_many_cells() -> None:
     model, data = tiny().float(), images(2).to(dtype=torch.float32)
     d = plane(model)

@@ -81,6 +81,7 @@ def test_exact_where_the_products_suffice() -> None:
     assert hutchinson(_quadratic(diagonal), 2).standard_error == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_traces_of_blocks_from_the_same_products() -> None:
     net, batch = tiny_network(3), tiny_batch(4)
     names = [name for name, _ in net.model.named_parameters()]

@@ -35,6 +35,7 @@ def tiny(dtype: torch.dtype = torch.float64) -> torch.nn.Module:
     return randomise_norms(cifar_resnet(20, widths=(4, 6, 8), seed=0)).eval().to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_single_deletions_equal_the_literal_ones(fast: bool, dtype: torch.dtype, tolerance: float) -> None:
@@ -49,6 +50,7 @@ def test_single_deletions_equal_the_literal_ones(fast: bool, dtype: torch.dtype,
         assert torch.allclose(dropped(data.x.to(dtype)), values, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_error_counts_are_the_same_on_the_embedded_network() -> None:
     model, data = load_model("embedded"), digits("test").subset(slice(0, 150))
     net = unroll(model)

@@ -210,6 +210,7 @@ def test_predictors_of_other_images_are_drawn_apart() -> None:
     assert rank_predictors(apart, record).spearman_range[0, 0] < 0.99
 
 
+@pytest.mark.slow
 def test_on_the_embedded_network() -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 60))
     ranking = rank_predictors(damage_predictors(net, data), single_deletions(net, data, metric="loss"))

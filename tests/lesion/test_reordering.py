@@ -49,6 +49,7 @@ def check_against_copies(model: nn.Module, data: ImageData, record: Reorderings)
         assert np.abs(values - expected.numpy()).max() < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("options", [{}, {"preactivation": True}, {"shortcut": "B"}])
 def test_equal_to_calling_the_units_in_that_order(options: dict, fast: bool) -> None:

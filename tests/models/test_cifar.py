@@ -174,6 +174,7 @@ def test_embedded_network_is_good() -> None:
     assert error_rate(model, load_data("digits")) <= 0.03
 
 
+@pytest.mark.slow
 def test_embedded_network_survives_the_loss_of_most_single_blocks() -> None:
     net, data = unroll(load_model("embedded")), load_data("digits")
     errors = []

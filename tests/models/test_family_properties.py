@@ -9,6 +9,8 @@ from helpers import randomise_norms
 from resnet_paths.models import cifar_resnet, linear_decay, load_checkpoint, save_checkpoint
 from resnet_paths.network import NoUnitsError, unroll
 
+pytestmark = pytest.mark.slow
+
 
 @st.composite
 def members(draw) -> dict:

@@ -13,6 +13,8 @@ from page import all_blocks, problems
 from rules import judge
 from trial import batch_of, trial
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = {
     "torchvision/resnet18 with a feature pyramid": 8,  # side taps, several outputs
     "torchvision/lraspp_mobilenet_v3_large": 10,  # a tap half way

@@ -9,6 +9,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_classes": 5, "min_size": 64, "max_size": 64}
 RESNET18 = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
 
@@ -32,7 +34,6 @@ def ssdlite() -> nn.Module:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "size", "blocks"),
     [(faster_rcnn, 64, RESNET18), (retinanet, 64, RESNET18), (ssdlite, 320, [f"features.{k}" for k in range(10)])],

@@ -7,11 +7,9 @@ from families import ALL, WITHOUT_UNITS, Family
 from helpers import randomise_norms
 from resnet_paths.network import NoUnitsError, unroll
 
-_SLOW = {"inception_resnet_v2", "dm_nfnet_f0"}
-_CASES = [
-    pytest.param(family, marks=pytest.mark.slow if family.name in _SLOW else (), id=f"{family.library}-{family.name}")
-    for family in ALL
-]
+pytestmark = pytest.mark.slow
+
+_CASES = [pytest.param(family, id=f"{family.library}-{family.name}") for family in ALL]
 
 
 @pytest.mark.parametrize("family", _CASES)

@@ -237,6 +237,7 @@ def test_all_subsets_equal_the_literal_network(kind: type[Gated]) -> None:
                 torch.testing.assert_close(net(x, gates), row, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(kind=st.sampled_from(KINDS), data=st.data())
 def test_any_gates_equal_the_literal_network(kind: type[Gated], data: st.DataObject) -> None:

@@ -127,6 +127,7 @@ def literal(model: nn.Module, x: torch.Tensor, gates: list[float]) -> torch.Tens
     return model.fc(y.mean((2, 3)))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(gates=st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.5, -1.0]), min_size=4, max_size=4), min_size=1, max_size=7))
 def test_gated_rows_equal_the_literal_network(gates: list[list[float]]) -> None:
@@ -151,6 +152,7 @@ def test_all_subsets_share_their_prefixes(block: type[nn.Module]) -> None:
     assert count.joins == 2**5 - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_differentiable_in_input_gates_and_parameters(block: type[nn.Module]) -> None:
     model, x = small(block), images(2, 6).requires_grad_()
@@ -438,6 +440,7 @@ def test_arguments_that_the_program_was_not_made_with_are_refused() -> None:
             net(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [True, False])
 def test_examples_with_optional_arguments_are_recorded(as_tuple: bool) -> None:
     torch.manual_seed(0)

@@ -49,6 +49,7 @@ def test_integrated_gradients_are_complete() -> None:
     assert rough.residual > found.residual
 
 
+@pytest.mark.slow
 def test_shapley_sampling_converges_to_the_shapley_value() -> None:
     net = tiny_network(4)
     x, target = tiny_batch()
@@ -76,6 +77,7 @@ def test_shapley_leaves_chance_as_it_was() -> None:
     assert torch.equal(one.values, again.values)
 
 
+@pytest.mark.slow
 def test_conductance_of_each_unit_is_the_whole_change() -> None:
     net = tiny_network(4, smooth=True, post=False)
     x, target = tiny_batch()
@@ -85,6 +87,7 @@ def test_conductance_of_each_unit_is_the_whole_change() -> None:
     assert len(found.to_pandas()) == 4 * len(x)
 
 
+@pytest.mark.slow
 def test_conductance_needs_units_that_are_modules() -> None:
     net = unroll(torchvision.models.vit_b_16(image_size=32, num_classes=3).eval())
     with pytest.raises(ValueError, match="part of one"):

@@ -77,6 +77,7 @@ def _ordinary(net: UnrolledNetwork, x: torch.Tensor, target: torch.Tensor) -> to
     return gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_to_the_ordinary_gradient(name: str) -> None:
     net, x = _unrolled(name)

@@ -30,6 +30,7 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
     assert "error" in given.get_ylabel()
 
 
+@pytest.mark.slow
 def test_the_frontier(tmp_path) -> None:
     net = unroll(load_model("embedded"))
     data = digits("test").subset(slice(0, 30))

@@ -18,6 +18,8 @@ from resnet_paths.paths import path_lengths
 from resnet_paths.report import Subject
 from resnet_paths.report.claims import PAPERS, Evidence, reproduce
 
+pytestmark = pytest.mark.slow
+
 LEAST = {"veit2016": 8, "li2018": 3, "he2015": 3, "he2016": 1}
 
 

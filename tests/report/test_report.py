@@ -26,6 +26,8 @@ from resnet_paths.network import unroll
 from resnet_paths.plot import plot_single_deletions
 from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage, Subject, Table, write_report
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "deletions": {"images": 20, "counts": 3, "draws": 2},
     "reordering": {"images": 20, "swaps": (1, 2), "draws": 2},

@@ -11,6 +11,8 @@ from helpers import randomise_norms
 from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
+pytestmark = pytest.mark.slow
+
 _SAMPLE = [
     "resnet18", "regnet_y_400mf", "convnext_tiny", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
     "mnasnet1_0", "vit_b_16", "swin_t", "swin_v2_t", "resnet50", "resnetv2_50d",

@@ -39,6 +39,7 @@ def test_one_worker_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     executor.shutdown()
 
 
+@pytest.mark.slow
 def test_every_worker_has_its_device_and_its_threads() -> None:
     def where(point: int, context: None, seed: int) -> dict[str, object]:
         import os

@@ -18,6 +18,8 @@ import torch
 
 from resnet_paths.sweep import SweepError, SweepProgress, SweepResult, _executors, _worker, grid, local_workers, sweep
 
+pytestmark = pytest.mark.slow
+
 POINTS = grid(alpha=[-1.0, 0.0, 0.5], beta=range(20))
 
 
@@ -201,13 +203,11 @@ def client() -> Iterator[Any]:
         yield client
 
 
-@pytest.mark.slow
 def test_dask(client: Any, expected: SweepResult) -> None:
     function, context = made()
     equal(sweep(function, POINTS, context=context, executor=client.get_executor(), progress=False), expected)
 
 
-@pytest.mark.slow
 def test_a_dask_worker_killed_in_mid_sweep(client: Any, expected: SweepResult, tmp_path: Path) -> None:
     plain, context = made()
 
@@ -254,7 +254,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_mpi(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).with_name("mpiexec")

@@ -23,6 +23,8 @@ import pytest
 
 from resnet_paths.sweep import JournalError, SweepInterrupted, SweepProgress, SweepResult, devices, run, sweep
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.timeout(60)
 FORK = multiprocessing.get_context("fork")
 
@@ -133,7 +135,6 @@ def killed_at_random(
     connection.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_fifty_kills_over_one_sweep_lose_nothing_and_compute_nothing_twice(tmp_path: Path) -> None:
     killed_at_random(tmp_path, 2000, 50, 0.1, lambda: None)

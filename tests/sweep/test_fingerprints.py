@@ -30,6 +30,7 @@ def exact(value: object) -> str:
     return repr(value)
 
 
+@pytest.mark.slow
 @given(nests, nests)
 def test_fingerprints_are_equal_exactly_for_equal_nests(a: object, b: object) -> None:
     assert (fingerprint(a) == fingerprint(b)) == (exact(a) == exact(b))
@@ -244,6 +245,7 @@ def test_what_has_no_contents_is_refused_or_named(value: object) -> None:
             fingerprint(value)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """Hash seeds, addresses and import order differ between processes."""
     script = (

@@ -111,6 +111,7 @@ def test_a_deleted_lock_file_is_made_again(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.slow
 def test_two_processes_that_create_a_journal_at_once_have_one(tmp_path: Path) -> None:
     for i in range(10):
         path = tmp_path / f"j{i}"
@@ -233,6 +234,7 @@ def test_other_databases_folders_and_formats_are_refused(tmp_path: Path, full: P
         sweep(square, range(3), journal=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_or_harmless(full: Path, tmp_path: Path) -> None:
     """200 places, free space among them: an error that leaves the file alone, or every value as it was."""
     rng = random.Random(0)

@@ -9,6 +9,8 @@ import torch
 
 from resnet_paths.sweep import BatchHalvedWarning, adaptive_batches, is_out_of_memory, sweep, with_batch_halving
 
+pytestmark = pytest.mark.slow
+
 FULL = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     "mps": RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),

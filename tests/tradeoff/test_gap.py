@@ -17,6 +17,8 @@ from resnet_paths.surgery import recalibrate_batchnorm
 from resnet_paths.tradeoff import as_in_training, statistics_gap
 from resnet_paths.training import augment, augmented
 
+pytestmark = pytest.mark.slow
+
 
 def coloured(count: int = 6) -> ImageData:
     generator = torch.Generator().manual_seed(0)

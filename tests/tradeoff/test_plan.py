@@ -41,6 +41,8 @@ from resnet_paths.tradeoff.repairs import adapted
 from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt, doubts
 from resnet_paths.training import Recipe, train
 
+pytestmark = pytest.mark.slow
+
 QUICK = Clock(batch=2, seconds=0.0, rounds=1)
 TEST = digits("test")
 SOME = digits("train").subset(slice(0, 200))

@@ -91,6 +91,7 @@ def test_recalibration_keeps_flags_after_an_exception_and_says_what_is_wrong() -
         assert recalibrate_batchnorm(nn.Linear(2, 2), []) == 0
 
 
+@pytest.mark.slow
 def test_latency_by_unit_times_every_piece() -> None:
     import torchvision
 

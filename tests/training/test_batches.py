@@ -26,6 +26,7 @@ def images(count: int) -> ImageData:
     return ImageData(x, torch.arange(count) % 3, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, "noise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
 def test_a_run_of_a_wrapped_model_is_read_and_goes_on(tmp_path, wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where there is a GPU, DataParallel would move the model to it, whose numbers are not those of the CPU bit by bit.

@@ -49,6 +49,7 @@ print(whole, code_of(broken), code_of(begun("broken")))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(tmp_path) -> None:
     """Each training in a process of its own, forked from one that has imported all and computed nothing."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
@@ -76,6 +77,7 @@ def small_data():
     return digits("train").subset(slice(0, 96))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", range(6))
 @pytest.mark.parametrize("before", [True, False])
 def test_a_run_that_dies_while_it_writes_ends_with_the_same_weights(
@@ -205,6 +207,7 @@ def test_wrong_recipes(options: dict, message: str) -> None:
         Recipe(**options)
 
 
+@pytest.mark.slow
 def test_training_learns() -> None:
     model, data = cifar_resnet(8, in_channels=1, widths=(8, 8, 16), seed=0), digits("train")
     before = error_rate(model, data)

@@ -122,6 +122,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_run_with_every_trick_resumes_exactly(tmp_path, precision: str, epoch: int) -> None:
@@ -179,6 +180,7 @@ def test_twins_see_the_same_images_in_the_same_order() -> None:
     assert all(torch.equal(one, other) for images in seen[1:] for one, other in zip(seen[0], images, strict=True))
 
 
+@pytest.mark.slow
 def test_stochastic_depth_trains_and_evaluates_by_expected_gates() -> None:
     model = network(keep_last=0.5)
     rows = train(model, digits("train"), Recipe(epochs=4, batch_size=64, shift=0, flip=False), progress=False)
