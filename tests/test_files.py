@@ -61,6 +61,7 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_files_are_whole_or_not_at_all(name: str, writers, tmp_path: Path, umask, monkeypatch) -> None:
     path = tmp_path / "deeper" / name

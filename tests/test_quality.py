@@ -68,6 +68,7 @@ def _private_beyond_its_package(name: str, importer: tuple[str, ...]) -> str | N
     return None
 
 
+@pytest.mark.slow
 def test_nothing_private_is_imported_across_packages() -> None:
     """A leading underscore says: for this package, and what is inside it, alone."""
     across = set()
@@ -93,6 +94,7 @@ def test_private_names_are_told_from_open_ones() -> None:
     assert {name for name, private in told.items() if private} == {"surgery._places", "network.summary._cells"}
 
 
+@pytest.mark.slow
 def test_packages_import_only_downwards() -> None:
     level = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
     wrong = []

@@ -113,6 +113,7 @@ def test_warnings_point_at_the_callers_line(what: str, tmp_path: Path) -> None:
     assert {one.filename for one in ours} == {__file__}
 
 
+@pytest.mark.slow
 def test_all_warnings_are_given_in_one_place() -> None:
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno}"

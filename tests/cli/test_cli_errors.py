@@ -59,6 +59,7 @@ def line_of(result) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
 def test_wrong_use_is_one_line_that_says_what_to_do(arguments, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -30,6 +30,7 @@ def checkpoints(tmp_path_factory) -> list[str]:
     return paths
 
 
+@pytest.mark.slow
 def test_twins_in_a_plane(checkpoints, tmp_path) -> None:
     skip, _, plain = checkpoints
     result = run("--model", skip, "--twin", plain, "--html", "--y-range", "0:2", *SMALL, "--json", out=tmp_path)
@@ -56,6 +57,7 @@ def test_a_line_to_another_checkpoint(checkpoints, tmp_path) -> None:
     assert (surface.x_name, surface.batchnorm) == ("between", "batch")
 
 
+@pytest.mark.slow
 def test_gates(checkpoints, tmp_path) -> None:
     result = run("--model", checkpoints[0], "--gates", "0,layer3.0", *SMALL, out=tmp_path)
     assert result.exit_code == 0, result.output
@@ -67,6 +69,7 @@ def test_gates(checkpoints, tmp_path) -> None:
     assert (line.y, line.batchnorm) == (None, "recalibrated")
 
 
+@pytest.mark.slow
 def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
     from resnet_paths.cli import landscape
 

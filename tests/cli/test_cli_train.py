@@ -42,6 +42,7 @@ def test_train_then_load(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("tensorboard"))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch) -> None:
     arguments = [*SMALL, "--epochs", "3", "--keep-last", "0.5", "--mixup", "0.2"]
     whole = numbers(*arguments, "--out", str(tmp_path / "whole"))
@@ -76,6 +77,7 @@ def test_fresh_begins_again_and_removes_nothing_else(tmp_path: Path) -> None:
     assert read_trajectory(tmp_path).epochs == (0, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "units"),
     [
@@ -91,6 +93,7 @@ def test_families(tmp_path: Path, options: list[str], units: int) -> None:
     assert "test_error" not in report["epochs"][0]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_initial_values(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"

@@ -221,6 +221,7 @@ TAKERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taker", TAKERS)
 def test_every_function_takes_what_holds_images(taker: str) -> None:
     expected = TAKERS[taker](as_data((X, Y)))

@@ -201,6 +201,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.filterwarnings("ignore")
 def test_pictures_of_records_of_a_device(name: str, there, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +265,7 @@ def test_points_of_a_sweep_may_be_tensors_of_a_device(device: str) -> None:
 # commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -105,6 +105,7 @@ def test_names_in_one_forward_come_from_the_branches() -> None:
     assert [unit.name for unit in unroll(Written(forward))] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_wrappers_are_looked_through() -> None:
     model = Written(lambda m, x: x + m.a(x)).eval()
     for wrapped in (nn.DataParallel(model), torch.compile(model)):

@@ -68,6 +68,7 @@ class Random(nn.Module):
         return torch.cat([values[-1], values[len(values) // 2]], 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(operations)
 @example([("layer", 0, 0), ("identity", 0, 0), ("residual", 1, 0), ("layer", 2, 0), ("layer", 0, 0)])
@@ -101,6 +102,7 @@ def test_a_layer_does_not_write_over_what_it_reads() -> None:
         torch.testing.assert_close(Whole(trace(model))(x), model(x), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "regnet_y_400mf", "densenet121", "convnext_tiny"])
 def test_it_is_the_model_bit_for_bit(name: str) -> None:
     torch.manual_seed(0)
@@ -112,6 +114,7 @@ def test_it_is_the_model_bit_for_bit(name: str) -> None:
         assert torch.equal(whole(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preactivation", [False, True])
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -144,6 +144,7 @@ class LayerDrop(nn.Module):
         return x
 
 
+@pytest.mark.slow
 @FRONT_ENDS
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -273,6 +274,7 @@ class ByRule(nn.Module):
         return x + self.a(x) * self.rule(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PYTHON)
 def test_what_python_computes_with_a_number_of_the_input_is_never_held(kind: str) -> None:
     torch.manual_seed(0)

@@ -66,6 +66,7 @@ def test_train_mode_draws_the_same_and_updates_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
 
 
+@pytest.mark.slow
 def test_hugging_face_in_train_mode_with_drop_path() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ConvNextConfig(
@@ -83,6 +84,7 @@ def test_hugging_face_in_train_mode_with_drop_path() -> None:
         assert torch.equal(net(x), expected)
 
 
+@pytest.mark.slow
 def test_examples_as_dict_and_tuple() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[2, 2], layer_type="basic")

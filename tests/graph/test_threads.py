@@ -105,6 +105,7 @@ def run_often(model: nn.Module, x: torch.Tensor, expected: torch.Tensor, stop: t
         runs += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", range(TRIALS))
 @pytest.mark.parametrize("kind", ["trace trace", "record trace", "trace run", "record run", "trace record run"])
 def test_threads_that_follow_and_run_models_at_once(kind: str, trial: int) -> None:

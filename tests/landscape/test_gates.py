@@ -47,6 +47,7 @@ def test_every_cell_is_the_network_at_its_gates(net, data, fast: bool) -> None:
     assert found.y_name == "gate of layer1.2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: str, fast: bool) -> None:
@@ -71,6 +72,7 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
     assert found.batchnorm == batchnorm
 
 
+@pytest.mark.slow
 def test_recalibrated_corners_are_lesioned_models_recalibrated(net, data) -> None:
     path = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], batchnorm="recalibrated", **QUIET)
     frozen = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], **QUIET)
@@ -82,6 +84,7 @@ def test_recalibrated_corners_are_lesioned_models_recalibrated(net, data) -> Non
     assert path.values["error"].shape == (3,)
 
 
+@pytest.mark.slow
 def test_statistics_and_a_journal(net, data, tmp_path) -> None:
     """Cells of one choice of statistics are not taken for those of another."""
     options = {"journal": tmp_path / "cells", "x_units": 3, "x": [0.5], "metrics": ("loss",), **QUIET}
@@ -92,6 +95,7 @@ def test_statistics_and_a_journal(net, data, tmp_path) -> None:
     assert len(values) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 def test_batches_on_several_threads_give_the_same_cells(net, data, batchnorm: str) -> None:
     before, found = torch.get_num_threads(), []

@@ -22,6 +22,7 @@ def _dense(net, batch) -> np.ndarray:
     return dense_hessian(net.model, *batch, names).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [8, 60], ids=["lanczos", "dense"])
 def test_extremes_are_those_of_the_dense_matrix(basis: int) -> None:
     net, batch = tiny_network(3), tiny_batch(6)
@@ -101,6 +102,7 @@ def test_not_converged_is_said_not_hidden() -> None:
         extreme_eigenvalues(operator, 0)
 
 
+@pytest.mark.slow
 def test_embedded_network_in_float32() -> None:
     net, data = unroll(load_model("embedded")), digits("train").subset(slice(0, 8))
     names = unit_parameters(net)["layer3.8"]

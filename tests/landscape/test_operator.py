@@ -57,6 +57,7 @@ def test_every_sample_counts_the_same_whatever_the_batches(sizes: list[int], kin
     torch.testing.assert_close(curvature_operator(net, batches, kind=kind) @ v, whole @ v, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_mean_over_batches_would_be_another_matrix() -> None:
     net, (x, target) = tiny_network(2), tiny_batch(5)
     whole = curvature_operator(net, [(x[:4], target[:4]), (x[4:], target[4:])])

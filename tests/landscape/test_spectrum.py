@@ -21,6 +21,7 @@ def _network():
     return DenseOperator(matrix), values.numpy(), vectors
 
 
+@pytest.mark.slow
 def test_a_networks_density_is_that_of_its_dense_matrix() -> None:
     net, batch = tiny_network(2), tiny_batch(5)
     dense, _, _ = _network()
@@ -74,6 +75,7 @@ def test_quadrature_is_the_exact_density_when_the_probes_are_a_basis() -> None:
     np.testing.assert_allclose(density, _exact(values, grid, 0.05), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_density_covers_the_exact_one_within_its_error_bars() -> None:
     operator, values, _ = _network()
     record = spectral_density(operator, steps=40, probes=60, width=0.05, grid=300)

@@ -244,6 +244,7 @@ def snapshot(model: nn.Module) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in model.state_dict().values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchnorm: str, fast: bool) -> None:

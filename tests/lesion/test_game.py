@@ -147,6 +147,7 @@ def test_wrong_method() -> None:
         block_values(net, data, method="owen")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_sampling_stops_at_the_precision_asked_for(monkeypatch) -> None:
     import resnet_paths.lesion.game as module
 
@@ -210,6 +211,7 @@ def test_intervals_of_a_sampled_game_hold_the_sampling_of_orders(monkeypatch) ->
     assert (high - low > np.subtract(*fewer.intervals()[::-1]) * 0.9).all()
 
 
+@pytest.mark.slow
 def test_a_game_resumes_from_its_journal(tmp_path, monkeypatch) -> None:
     import resnet_paths.lesion.game as module
 

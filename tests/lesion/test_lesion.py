@@ -76,6 +76,7 @@ def test_record_is_whole() -> None:
     assert record.model_fingerprint == fingerprint(net.model)
 
 
+@pytest.mark.slow
 def test_random_deletions() -> None:
     model, data = tiny(), random_images()
     net = unroll(model)
@@ -222,6 +223,7 @@ def test_no_interval_of_no_images_or_of_no_level(values: list[float], level: flo
         interval(np.array(values), level)
 
 
+@pytest.mark.slow
 def test_single_deletions_resume_from_a_journal(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     net, data = unroll(tiny()), random_images()
     plain = single_deletions(net, data, batch_size=10)

@@ -87,6 +87,7 @@ def test_gradients_by_branch_and_shortcut(options: dict) -> None:
         assert found.per_image["gradient_share"][:, image] == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_contributions_are_those_of_the_paths_package() -> None:
     model, data = tiny(), images()
     net = unroll(model)
@@ -228,6 +229,7 @@ def test_wrong_use() -> None:
         rank_predictors(other, record)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_damage_that_is_the_same_for_all_units_ranks_nothing() -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 10))

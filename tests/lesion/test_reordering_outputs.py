@@ -1,5 +1,6 @@
 """Reordering models whose output is a record with logits, such as those of Hugging Face."""
 
+import pytest
 import torch
 
 import families
@@ -8,6 +9,7 @@ from resnet_paths.lesion import reorderings
 from resnet_paths.network import unroll
 
 
+@pytest.mark.slow
 def test_models_that_return_records_are_reordered() -> None:
     (family,) = [family for family in families.HUGGING_FACE if family.name == "ViTForImageClassification"]
     model, x = family.make().float(), family.example().float()

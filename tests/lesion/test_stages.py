@@ -57,6 +57,7 @@ def test_without_shortcuts(fast: bool) -> None:
     assert np.abs(record.damage).min() > 1e-6
 
 
+@pytest.mark.slow
 def test_stages_by_shape() -> None:
     x = torch.zeros(1, 3, 32, 32)
     assert stages(unroll(torchvision.models.resnet50().eval()), x) == (
@@ -128,6 +129,7 @@ def test_a_block_that_changes_no_image_is_not_certain_to_change_none(metric: str
     assert low[4] < -0.1 < 0.1 < high[4] if metric == "error" else low[4] < high[4]
 
 
+@pytest.mark.slow
 def test_a_study_resumes_from_its_journal(tmp_path) -> None:
     net, data = unroll(tiny()), images()
     file, log, stop = tmp_path / "study.journal", tmp_path / "log", tmp_path / "stop"
@@ -156,6 +158,7 @@ def test_a_study_resumes_from_its_journal(tmp_path) -> None:
     np.testing.assert_allclose(found.per_image, straight.per_image, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_another_study_in_the_same_journal(tmp_path) -> None:
     net, data = unroll(tiny()), images()
     arguments = {"draws": 3, "metric": "loss", "batch_size": 5}

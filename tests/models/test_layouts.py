@@ -65,6 +65,7 @@ LAYOUTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_is_read_in_every_way_a_model_is_named(tmp_path, name: str) -> None:
     path = tmp_path / name
@@ -170,6 +171,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_the_library_reads_what_it_writes_of_wrapped_models(tmp_path, kind: str) -> None:
     model = WRAPPERS[kind](cifar_resnet(8, seed=3).eval())

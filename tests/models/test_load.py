@@ -19,6 +19,7 @@ def test_models_by_name(tmp_path) -> None:
     assert load_model("torchvision.models:resnet18").fc.out_features == 1000  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_models_of_timm_and_hugging_face(tmp_path) -> None:
     pytest.importorskip("timm")
     pytest.importorskip("transformers")
@@ -148,6 +149,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path) -> None:
     assert not [name for name in set(sys.modules) - before if name.startswith("_resnet_paths_bad")]
 
 
+@pytest.mark.slow
 def test_weights_of_a_head_that_was_trained_anew_decide_the_number_of_classes(tmp_path) -> None:
     model = load_model("resnet18", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "head.pt")

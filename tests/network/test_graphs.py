@@ -222,6 +222,7 @@ def literal(model: Gated, x: tuple[torch.Tensor, ...], gates: list[float]) -> to
     return gated(*x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_subsets_equal_the_literal_network(kind: type[Gated]) -> None:
     model = make(kind)
@@ -250,6 +251,7 @@ def test_any_gates_equal_the_literal_network(kind: type[Gated], data: st.DataObj
             torch.testing.assert_close(row, literal(model, model.example, gates), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_input_parameters_and_gates(kind: type[Gated]) -> None:
     model = make(kind)
@@ -332,6 +334,7 @@ def test_another_output_can_be_followed() -> None:
         unroll(model, output="logits")
 
 
+@pytest.mark.slow
 def test_discovery_is_near_linear_in_depth() -> None:
     """Counted in the work that is done, not in seconds: visits of nodes per node may not grow with depth."""
 

@@ -105,6 +105,7 @@ def images(batch: int = 3, size: int = 8) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("size", [7, 12])

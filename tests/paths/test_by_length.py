@@ -168,6 +168,7 @@ def test_counting_a_part_of_the_units() -> None:
         torch.testing.assert_close(split.gradient[length, 0], expected, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1, 3000, 2**20, 2**30])
 def test_chunks_do_not_change_the_numbers(max_bytes: int) -> None:
     net, x = _unrolled("torchvision-resnet18")
@@ -359,6 +360,7 @@ ANALYSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_mode_around_an_analysis_changes_nothing(name: str, mode: type) -> None:

@@ -132,6 +132,7 @@ def test_one_relu_is_a_mask() -> None:
     assert torch.equal(chain.mask, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["A", "C"])
 @pytest.mark.parametrize("preact", [False, True], ids=["post", "pre"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -78,6 +78,7 @@ def test_gradient_of_parameters_is_that_of_ordinary_backward_passes(name: str) -
     assert split.residual < 1e-12
 
 
+@pytest.mark.slow
 @every_case
 def test_gradient_at_every_entry_is_that_of_ordinary_backward_passes(name: str) -> None:
     """Also of blocks around others, which come after them, and of blocks that only some of the later ones read."""
@@ -204,6 +205,7 @@ def test_sampled_paths_are_paths_of_their_length_and_their_means_converge(name: 
     assert bool(((mean - every.mean_by_length()[:, 0]).abs() <= 5 * error + 1e-12).all())
 
 
+@pytest.mark.slow
 @every_case
 def test_energy_is_exact_with_a_column_for_every_path_and_right_in_expectation_with_few(name: str) -> None:
     case = CASES[name]
@@ -264,6 +266,7 @@ def test_lengths_of_a_graph() -> None:
         path_lengths(CASES["token"].network(), dropped=[1])
 
 
+@pytest.mark.slow
 @every_case
 def test_logits_by_length_are_those_of_the_linearised_network(name: str) -> None:
     net, (x, _) = CASES[name].network(), CASES[name].batch()
@@ -274,6 +277,7 @@ def test_logits_by_length_are_those_of_the_linearised_network(name: str) -> None
     torch.testing.assert_close(sum(split.parts.values()), split.logits)
 
 
+@pytest.mark.slow
 @every_case
 def test_contributions_are_those_of_the_network_with_branches_kept_as_they_are(name: str) -> None:
     net, (x, target) = CASES[name].network(), CASES[name].batch()
@@ -297,6 +301,7 @@ def test_the_lens_begins_with_all_branches_cut_and_ends_with_the_network(name: s
 SINGLE = [name for name, case in CASES.items() if case.inputs == 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE)
 def test_attribution_of_blocks_sums_to_the_difference(name: str) -> None:
     net, (x, target) = CASES[name].network(), CASES[name].batch()

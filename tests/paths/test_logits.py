@@ -43,6 +43,7 @@ def test_equals_the_enumeration_of_frozen_paths(options: dict[str, bool]) -> Non
 PIECEWISE = ["cifar20", "torchvision-resnet18", "torchvision-resnet50", "timm-resnetv2_50"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise_linear_networks_split_without_remainder(name: str) -> None:
     net, x = _unrolled(name)

@@ -50,6 +50,7 @@ def inner(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one * other).flatten(1).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finer", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_pulls_are_the_transposes_of_pushes(name: str, finer: bool) -> None:
@@ -94,6 +95,7 @@ def test_pulls_into_given_memory_are_the_same(name: str) -> None:
             torch.testing.assert_close(record.pull_to_source(step.exit, join, rows, into), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_terms_of_a_vertex_sum_to_it(name: str) -> None:
     net, x = NETWORKS[name]()

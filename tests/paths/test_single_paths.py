@@ -119,6 +119,7 @@ def _same_example(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.expand(batch, -1), target.expand(batch)
 
 
+@pytest.mark.slow
 def test_energy_interval_covers_as_often_as_it_says() -> None:
     net = tiny_network(6)
     truth = enumerate_path_gradients(net, *tiny_batch(1)).energy_by_length()[2:6]
@@ -127,6 +128,7 @@ def test_energy_interval_covers_as_often_as_it_says() -> None:
     assert abs(coverage - 0.95) < 0.03
 
 
+@pytest.mark.slow
 def test_sampling_interval_covers_as_often_as_it_says() -> None:
     net = tiny_network(6)
     truth = enumerate_path_gradients(net, *tiny_batch(1)).mean_by_length()[1:6]
@@ -139,6 +141,7 @@ def test_sampling_interval_covers_as_often_as_it_says() -> None:
     assert abs(coverage - 0.95) < 0.03
 
 
+@pytest.mark.slow
 def test_sampling_interval_covers_with_few_draws() -> None:
     """Sixteen draws, the default: intervals of Student's t alone cover 0.82 to 0.93."""
     net = tiny_network(6)
@@ -155,6 +158,7 @@ def test_sampling_interval_covers_with_few_draws() -> None:
     assert bool(hits[:, [0, 6]].all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 3, 6])
 def test_energy_converges_to_the_truth(columns: int) -> None:
     net = tiny_network(6)

@@ -81,6 +81,7 @@ def test_in_three_dimensions(tmp_path) -> None:
         plot_surface_3d(surface(), ax=matplotlib.figure.Figure().subplots())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["contour", "heat", "3d"])
 def test_twins_are_on_one_scale(kind: str, tmp_path) -> None:
     both = plot_surface_twins({"skip": surface(), "plain": surface(10, holes=True)}, kind=kind)
@@ -109,6 +110,7 @@ def test_a_line_with_its_interval_and_gaps() -> None:
         plot_surface_contours(line)
 
 
+@pytest.mark.slow
 def test_interactive(tmp_path) -> None:
     pytest.importorskip("plotly")
     given = {"skip": surface(), "plain": surface(10, holes=True)}

@@ -11,6 +11,7 @@ from resnet_paths.plot import plot_plan, plot_random_deletions, plot_search, plo
 from resnet_paths.tradeoff import Beam, Blocks, Clock, Greedy, ImageSplit, plan_drop
 
 
+@pytest.mark.slow
 def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 30))
     record = single_deletions(net, data)

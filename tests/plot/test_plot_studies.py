@@ -64,6 +64,7 @@ def test_what_is_deleted_is_named(setting) -> None:
     assert plot_single_deletions(shortcut_deletions(*setting)).get_xlabel() == "unit without its shortcut"
 
 
+@pytest.mark.slow
 def test_predictors(setting) -> None:
     predictors, damage = damage_predictors(*setting, cka_images=0), single_deletions(*setting, metric="loss")
     ranking = rank_predictors(predictors, damage)
@@ -77,6 +78,7 @@ def test_predictors(setting) -> None:
         plot_predictor(predictors, "cka", damage)
 
 
+@pytest.mark.slow
 def test_interactions_of_both_kinds(setting) -> None:
     pytest.importorskip("shapiq")
     ours = plot_interactions(block_values(*setting, units=[0, 3, 9], interactions=True))

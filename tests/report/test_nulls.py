@@ -43,6 +43,7 @@ class Trainings:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("name", ["degradation", "residual", "preactivation", "responses", "smoother"])
 def test_trainings_that_do_not_differ(name: str, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:

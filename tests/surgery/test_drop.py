@@ -22,6 +22,7 @@ from resnet_paths.network import UnitIndexError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     dropped=st.lists(st.integers(-9, 8), min_size=1, max_size=9, unique_by=lambda index: index % 9),
@@ -72,6 +73,7 @@ def test_trains(pair) -> None:
     assert all(parameter.grad is not None for parameter in smaller.parameters())
 
 
+@pytest.mark.slow
 def test_compiles_and_exports(pair) -> None:
     _, smaller = pair
     x = torch.randn(2, 3, 32, 32)
@@ -100,6 +102,7 @@ def test_dropped_models_unroll_again(pair) -> None:
     assert [unit.name for unit in unroll(smaller)] == [u.name for u in unroll(model) if u.index not in (1, 2, 4)]
 
 
+@pytest.mark.slow
 def test_half_of_a_layer_compiles_and_exports() -> None:
     model, x = VisionTransformer(32, 16, 2, 2, 16, 32).eval(), torch.randn(2, 3, 32, 32)
     nn.init.normal_(model.heads.head.weight)

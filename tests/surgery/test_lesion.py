@@ -95,6 +95,7 @@ def test_training_within_trains_the_model() -> None:
     assert model.b.weight.grad is not None
 
 
+@pytest.mark.slow
 def test_equals_dropping_and_reaches_compiled_models() -> None:
     model, x = tiny(), images()
     compiled = torch.compile(model, backend="eager")
@@ -142,6 +143,7 @@ def twice() -> tuple[nn.Module, torch.Tensor]:
 ORDERS = [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("by", ["model", "net"])
 @pytest.mark.parametrize("make", [lambda: (tiny(), images()), twice])

@@ -230,6 +230,7 @@ def preactivation() -> tuple[nn.Module, tuple[int, ...]]:
     return cifar_resnet(20, widths=(4, 4, 6), preactivation=True, shortcut="B", seed=0), (3, 8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "dropped", "least"),
     [

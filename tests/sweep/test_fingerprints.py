@@ -36,6 +36,7 @@ def test_fingerprints_are_equal_exactly_for_equal_nests(a: object, b: object) ->
     assert (fingerprint(a) == fingerprint(b)) == (exact(a) == exact(b))
 
 
+@pytest.mark.slow
 @given(nests)
 def test_a_copy_has_the_same_fingerprint(value: object) -> None:
     import copy

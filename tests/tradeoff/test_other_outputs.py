@@ -40,6 +40,7 @@ def both() -> Both:
     return Both().eval()
 
 
+@pytest.mark.slow
 def test_a_plan_judges_by_the_output_that_the_network_follows(both: Both, few: ImageData) -> None:
     net = unroll(both, few.x[:2], output=1)
     options = {"clock": Clock(batch=2, seconds=0.0, rounds=1), "progress": False, "repair": NoRepair()}

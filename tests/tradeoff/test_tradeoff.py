@@ -127,6 +127,7 @@ def test_names_to_keep_may_come_from_a_generator() -> None:
     assert torch.equal(model.bn1.running_mean, kept)
 
 
+@pytest.mark.slow
 def test_measuring_a_model_in_training_mode_does_not_train_it() -> None:
     model, x = randomise_norms(cifar_resnet(8, widths=(4, 4, 4))).train(), torch.randn(4, 3, 8, 8)
     before, state = fingerprint(model), torch.get_rng_state()

@@ -55,6 +55,7 @@ def test_the_loss_of_a_mixed_batch_is_against_mixed_targets(smoothing: float) ->
     assert int(batch.wrong(logits)) == int((logits.argmax(1) != larger).sum())
 
 
+@pytest.mark.slow
 def test_shares_follow_the_beta_distribution() -> None:
     shares, x = np.random.default_rng(0), torch.zeros(2, 1, 1, 1)
     drawn = np.array(
@@ -168,6 +169,7 @@ def test_a_run_from_before_an_option_existed_goes_on(tmp_path) -> None:
 # twins
 
 
+@pytest.mark.slow
 def test_twins_see_the_same_images_in_the_same_order() -> None:
     """Also beside a network that draws random numbers itself."""
     seen: list[list[torch.Tensor]] = []
