@@ -26,7 +26,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
 """Listed there without a value."""
-RUNS_IT = {"drop_blocks", "batch_statistics"}
+RUNS_IT = {"drop_blocks", "batch_statistics", "elastic", "cascade"}
 """What is listed there calls the model itself in the end: under autocast that is the user's own call."""
 
 

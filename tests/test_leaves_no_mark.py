@@ -162,6 +162,12 @@ FUNCTIONS: dict[str, Function] = {
     "project_trajectory": lambda net, data: landscape.project_trajectory(net, states(net)),
     "trajectory_losses": trajectory_losses,
     "latencies_in_turn": lambda net, data: tradeoff.latencies_in_turn([net.model] * 2, data.x, seconds=0.0),
+    "elastic": lambda net, data: tradeoff.elastic(
+        net, [[1], [1, 4]], data, how=surgery.RefitSettings(apart=0.5), clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1)
+    )(data.x),
+    "cascade": lambda net, data: tradeoff.cascade(
+        net, [1, 4], data, data, disagreement=0.9, how=surgery.RefitSettings(apart=0.5)
+    )(data.x),
     "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.0, threads=1),
     "latency_by_unit": lambda net, data: tradeoff.latency_by_unit(net, data.x, seconds=0.0001),
     "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
