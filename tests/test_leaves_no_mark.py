@@ -163,7 +163,11 @@ FUNCTIONS: dict[str, Function] = {
     "trajectory_losses": trajectory_losses,
     "latencies_in_turn": lambda net, data: tradeoff.latencies_in_turn([net.model] * 2, data.x, seconds=0.0),
     "elastic": lambda net, data: tradeoff.elastic(
-        net, [[1], [1, 4]], data, how=surgery.RefitSettings(apart=0.5), clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1)
+        net,
+        [[1], [1, 4]],
+        data,
+        how=surgery.RefitSettings(apart=0.5),
+        clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
     )(data.x),
     "cascade": lambda net, data: tradeoff.cascade(
         net, [1, 4], data, data, disagreement=0.9, how=surgery.RefitSettings(apart=0.5)
