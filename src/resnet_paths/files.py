@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, *, locks_itself: bool = False) -> Iterator[Path]:
     """Lend a name to write to; the file gets its own when the block ends without an error, in one step.
 
     Until then, what was there stays: a full disk, an error or an interruption leaves it as it was. The file has the
@@ -27,6 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file; its folder is made where it is missing.
+        locks_itself: the writer locks the file, as HDF5 does, which a lock of ours would keep out.
 
     Raises:
         ValueError: an empty name, or a folder.
@@ -49,7 +50,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield target
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(target) as (partial, descriptor):
+    with partial_file(target, locks_itself) as (partial, descriptor):
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         yield partial
         os.chmod(partial, mode)  # safetensors writes for the owner alone

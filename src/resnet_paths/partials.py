@@ -23,7 +23,7 @@ UNTOUCHED = 60.0
 
 
 @contextmanager
-def partial_file(target: Path) -> Iterator[tuple[Path, int]]:
+def partial_file(target: Path, locks_itself: bool = False) -> Iterator[tuple[Path, int]]:
     """An empty file beside the target, held as long as the block lasts, with its descriptor; then deleted.
 
     Those that processes which are no more left of the same target are deleted first.
@@ -32,7 +32,8 @@ def partial_file(target: Path) -> Iterator[tuple[Path, int]]:
     partial = target.with_name(f"{_beginning(target)}{secrets.token_hex(4)}{target.suffix}")
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        _held(descriptor)
+        if not locks_itself:
+            _held(descriptor)
         yield partial, descriptor
     finally:
         os.close(descriptor)

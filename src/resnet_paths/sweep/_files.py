@@ -25,7 +25,7 @@ def save(result: SweepResult, path: Path) -> None:
         with whole_file(path) as partial:
             _write_npz(result, partial)
     elif path.suffix == ".nc":
-        with whole_file(path) as partial:
+        with whole_file(path, locks_itself=True) as partial:
             _write_netcdf(result, partial)
     else:
         raise ValueError(f"expected a file name that ends in .npz or .nc, got {path.name!r}")

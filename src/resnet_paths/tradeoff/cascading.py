@@ -117,7 +117,7 @@ class Cascade(nn.Module):
         self.full_model, self.small_model = full.model, small.model
         self.refit = refit
         self.threshold = Threshold(float("inf"), 0.0, 0.0, 0.0, 0, 0.95)
-        self.deferred = torch.zeros(0, dtype=torch.bool)
+        self.deferred = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._full, self._small = full, small
         self._twins = Twins(full, small)
         changed = [full.index(name) for name in (*refit.dropped, *(block.block for block in refit.blocks))]
