@@ -72,7 +72,9 @@ def looked_at(found: dict[str, np.ndarray], certify: np.ndarray, share: float) -
     taken = found["margin"] >= threshold.margin
     wrong = taken & ~found["same"]
     right = np.where(taken, found["small"], found["full"])
-    rest = np.setdiff1d(np.arange(len(taken)), certify)
+    everything = np.arange(len(taken))
+    rest = np.setdiff1d(everything, certify)
+    rest = rest if len(rest) else everything
     return {
         "share": share,
         "margin": threshold.margin,

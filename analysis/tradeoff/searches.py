@@ -20,7 +20,7 @@ from resnet_paths import __version__, for_inference, load_data, load_model, unro
 from resnet_paths.data import ImageData
 from resnet_paths.network import UnrolledNetwork
 from resnet_paths.surgery import Refitter
-from resnet_paths.tradeoff import Beam, Greedy, Pairwise
+from resnet_paths.tradeoff import Beam, Greedy
 from resnet_paths.tradeoff.search.scores import Scores, Set
 
 HERE = Path(__file__).resolve().parent
@@ -28,8 +28,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEARCHES = {
     "greedy": Greedy(),
     "beam of 4": Beam(4),
-    "pairwise, 8 finalists": Pairwise(finalists=8),
-    "pairwise, 64 finalists": Pairwise(finalists=64),
 }
 
 

@@ -188,7 +188,7 @@ def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -
         (["drop"], "either --units or --plan, got neither"),
         (["drop", "--units", "99", "--limit", "10"], "a unit index from -27 to 26"),
         (["drop", "--units", "layer9.0", "--limit", "10"], "choose one of"),
-        (["plan", "--search", "random", "--limit", "10"], "--search as one of greedy, beam, exact, pairwise"),
+        (["plan", "--search", "random", "--limit", "10"], "--search as one of greedy, beam, exact"),
         (["plan", "--blocks", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --blocks"),
     ],
 )

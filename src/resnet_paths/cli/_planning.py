@@ -32,7 +32,6 @@ from ..tradeoff import (
     ImageSplit,
     Latency,
     NoRepair,
-    Pairwise,
     Recalibrate,
     Refit,
     Repair,
@@ -49,7 +48,7 @@ AccuracyDropOption = Annotated[float | None, typer.Option(help="Fall of accuracy
 DisagreementOption = Annotated[float | None, typer.Option(help="Share of answers that may change; needs no labels.")]
 BlocksOption = Annotated[int | None, typer.Option(help="Number of blocks to drop.")]
 ConfidenceOption = Annotated[float, typer.Option(help="With which the goal is shown to be reached.")]
-SearchOption = Annotated[str, typer.Option(help="greedy, beam, exact (at most 16 blocks) or pairwise (at most 30).")]
+SearchOption = Annotated[str, typer.Option(help="greedy, beam, or exact (at most 16 blocks).")]
 MetricOption = Annotated[
     str | None,
     typer.Option(
@@ -79,7 +78,7 @@ LatencyBatchOption = Annotated[int, typer.Option(help="Images in the input on wh
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads for that (default: as torch is set).", min=1)]
 SecondsOption = Annotated[float, typer.Option(help="How long each network is timed, at least.")]
 
-_SEARCHES = {"greedy": Greedy, "beam": Beam, "exact": Exact, "pairwise": Pairwise}
+_SEARCHES = {"greedy": Greedy, "beam": Beam, "exact": Exact}
 _REPAIRS = {"refit": Refit, "recalibrate": Recalibrate, "none": NoRepair}
 
 

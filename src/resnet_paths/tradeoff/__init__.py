@@ -12,7 +12,7 @@ from .planner import plan_drop
 from .points import PlanPoint
 from .repairs import Closed, Distil, NoRepair, Recalibrate, Refit, Repair
 from .runtimes import Clock, Runtime, in_runtime
-from .search import Beam, Exact, Greedy, Pairwise, Search
+from .search import Beam, Exact, Greedy, Search
 from .several_sizes import Elastic, elastic
 from .split import ImageSplit
 from .timing import Timing, latencies_in_turn, measure_latency
@@ -37,7 +37,6 @@ __all__ = [
     "Latency",
     "LatencyByUnit",
     "NoRepair",
-    "Pairwise",
     "PlanPoint",
     "Recalibrate",
     "Refit",

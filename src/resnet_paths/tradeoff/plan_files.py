@@ -17,7 +17,7 @@ from .plan import DropPlan, ImagesUsed
 from .points import PlanPoint
 from .repairs import Distil, NoRepair, Recalibrate, Refit
 from .runtimes import Clock
-from .search import Beam, Exact, Greedy, Pairwise
+from .search import Beam, Exact, Greedy
 from .split import ImageSplit
 
 FORMAT = 2
@@ -25,7 +25,7 @@ _KINDS = {
     kind.__name__: kind
     for kind in (
         AccuracyDrop, Beam, Blocks, Clock, Disagreement, Distil, Distillation, DropPlan, Exact, Greedy, ImagesUsed,
-        ImageSplit, Latency, NoRepair, Pairwise, PlanPoint, Recalibrate, Refit,
+        ImageSplit, Latency, NoRepair, PlanPoint, Recalibrate, Refit,
         RefitSettings,
     )
 }  # fmt: skip

@@ -59,7 +59,7 @@ def plan_drop(
         net: the network, in eval mode.
         images: what `split` divides.
         goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Blocks`.
-        search: :class:`Greedy` (default), :class:`Beam`, :class:`Exact` or :class:`Pairwise`.
+        search: :class:`Greedy` (default), :class:`Beam` or :class:`Exact`.
         repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
         split: which images search, repair, judge and certify.
         clock: on what input and in which runtime latency is measured.

@@ -1,10 +1,9 @@
-"""Which sets of blocks are tried: greedy, a beam, all of them, or those that a pairwise model likes."""
+"""Which sets of blocks are tried: greedy, a beam, or all of them."""
 
 from .beam import Beam, Greedy
 from .exact import Exact
-from .pairwise import Pairwise
 from .scores import MOST_LISTED, Options, Scores, Set
 
-Search = Greedy | Beam | Exact | Pairwise
+Search = Greedy | Beam | Exact
 
-__all__ = ["MOST_LISTED", "Beam", "Exact", "Greedy", "Options", "Pairwise", "Scores", "Search", "Set"]
+__all__ = ["MOST_LISTED", "Beam", "Exact", "Greedy", "Options", "Scores", "Search", "Set"]

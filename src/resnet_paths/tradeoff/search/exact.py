@@ -50,4 +50,4 @@ def check_few(blocks: int) -> None:
         ValueError: more blocks than MOST_LISTED.
     """
     if blocks > MOST_LISTED:
-        raise ValueError(f"expected at most {MOST_LISTED} blocks for Exact(), got {blocks}; use Pairwise() or Beam()")
+        raise ValueError(f"expected at most {MOST_LISTED} blocks for Exact(), got {blocks}; use Beam()")
