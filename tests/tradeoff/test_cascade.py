@@ -9,21 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import randomise_norms
 from resnet_paths import unroll
-from resnet_paths.models import cifar_resnet
 from resnet_paths.statistics import share_at_most
 from resnet_paths.tradeoff import Cascade, Threshold, cascade, cascade_threshold
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return randomise_norms(cifar_resnet(20, in_channels=1, widths=(4, 4, 8), seed=0).double()).eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(60, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+from resnet_paths.tradeoff.cascading import margin
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +92,33 @@ def test_nothing_dropped_is_the_full_network(model: nn.Module, images: torch.Ten
     assert torch.allclose(whole(images), model(images), atol=1e-9)
     assert whole.threshold.margin == 0.0
     assert whole.threshold.disagreement == 0.0
+
+
+class TokensFirst(nn.Module):
+    """Blocks on values of (tokens, batch, width): a row is no image, and in a batch of seven there are as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(5, 9), nn.GELU(), nn.Linear(9, 5)) for _ in range(4))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(0, 1)
+        for block in self.blocks:
+            x = x + block(x + x.mean(0, keepdim=True))
+        return self.head(x.mean(0))
+
+
+def test_images_are_told_from_tokens_where_there_are_as_many() -> None:
+    torch.manual_seed(0)
+    model, x = TokensFirst().double().eval(), torch.randn(30, 7, 5, dtype=torch.float64)
+    with torch.inference_mode():
+        made = cascade(unroll(model), [2], x, x[:20], disagreement=0.9)
+        full, small = model(x[:7]), made.refit.model(x[:7])
+    made.threshold = with_margin(float(margin(small).median()))
+    expected = torch.where((margin(small) < made.threshold.margin)[:, None], full, small)
+    assert torch.allclose(made(x[:7]), expected, atol=1e-9)
+    assert 0 < int(made.deferred.sum()) < 7
 
 
 # the threshold

@@ -4,23 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import randomise_norms
 from resnet_paths import unroll
-from resnet_paths.models import cifar_resnet
 from resnet_paths.surgery import Refitter
 from resnet_paths.tradeoff import Clock, Elastic, elastic
 
 SETS = [[4], [4, 6], [1, 4, 6]]
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return randomise_norms(cifar_resnet(20, in_channels=1, widths=(4, 4, 8), seed=0).double()).eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(60, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +34,10 @@ def test_a_budget_takes_the_largest_size_within_it(made: Elastic) -> None:
         assert made.budget == made.costs[level]
     with pytest.raises(ValueError, match=r"at least 0.6, the fastest size, got 0.5"):
         made.budget = 0.5
+    assert made.level == 3
+    for level in (4, -1):
+        with pytest.raises(ValueError, match=rf"from 0, the full model, to 3, got {level}"):
+            made.level = level
     assert made.level == 3
     made.level = 0
 

@@ -92,7 +92,7 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
 
 
 def _where_the_model_is(example: Any, model: nn.Module) -> Any:
-    """The example on the model's device, as the network will take any input; as it is where the model is on several."""
+    """The example on the model's device; as it is where the model is on several."""
     devices = {parameter.device for parameter in model.parameters()}
     tensors = [leaf for leaf in leaves(example) if isinstance(leaf, torch.Tensor)]
     if len(devices) != 1 or devices == {torch.device("meta")} or {leaf.device for leaf in tensors} <= devices:

@@ -18,8 +18,7 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import INSIDE
 from ..data import ImageSource
-from ..data.inputs import as_inputs, placed_input
-from ..graph.trees import leaves, map_leaves
+from ..data.inputs import Inputs, as_inputs, placed_input
 from ..network import State, Twins, UnitRef, UnrolledNetwork, for_inference
 from ..statistics import share_at_most
 from ..surgery import RefitResult, RefitSettings, Refitter
@@ -75,7 +74,8 @@ def cascade_threshold(
     Raises:
         ValueError: arrays that do not match.
 
-    Source: fixed-sequence testing as in Angelopoulos et al. (2021, "Learn then Test", section 2).
+    Source: Bauer (1991) for tests in a fixed sequence; Angelopoulos et al. (2021), "Learn then Test", for such choices
+    of thresholds.
 
     Example:
         >>> margins = np.linspace(0, 1, 1000)
@@ -123,16 +123,18 @@ class Cascade(nn.Module):
         changed = [full.index(name) for name in (*refit.dropped, *(block.block for block in refit.blocks))]
         self.shared = min(changed, default=len(full))
         self._gates = [0.0 if unit.name in refit.dropped else 1.0 for unit in full]
+        self._rows_are_images = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._full, self._small, self.refit, self.threshold)
+        known = {"threshold": self.threshold, "_rows_are_images": self._rows_are_images}
+        return Cascade, (self._full, self._small, self.refit), known
 
     def forward(self, x: Any) -> torch.Tensor:
         """The logits, (batch, classes)."""
         x = placed_input(x, self.full_model)
         with torch.inference_mode():
             state = self._prefix(x)
-            small = self._small.run(self._twins(state), self._gates).value
+            small = self._small_from(state)
             unsure = margin(small) < self.threshold.margin
             self.deferred = unsure
             if not bool(unsure.any()):
@@ -140,30 +142,13 @@ class Cascade(nn.Module):
             if bool(unsure.all()):
                 return self._full.run(state).value
             logits = small.clone()
-            logits[unsure] = self._full.run(self._rows(state, x, unsure)).value
+            logits[unsure] = self._full.run(self._of_images(state, x, unsure)).value
             return logits
-
-    def _prefix(self, x: Any) -> State:
-        """The state up to which both networks are the same; the output itself where nothing is dropped."""
-        return self._full.run(self._full.stem(x), stop=self.shared)
-
-    def _rows(self, state: State, x: Any, chosen: torch.Tensor) -> State:
-        """The state of some images of the batch."""
-        count = len(chosen)
-        values = [state.value, *state.side.values()]
-        if all(isinstance(value, torch.Tensor) and value.ndim and len(value) == count for value in values):
-            side = {node: value[chosen] for node, value in state.side.items()}
-            return State(state.index, state.value[chosen], side, state.plan)
-        # What else is carried (a size, a mask for all images) may be of the whole batch: computed anew for these.
-        batched = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == count for leaf in leaves(x)]
-        each = iter(batched)
-        return self._prefix(map_leaves(x, lambda leaf: leaf[chosen] if next(each) else leaf))
 
     def small(self, x: Any) -> torch.Tensor:
         """The small network's logits."""
-        x = placed_input(x, self.full_model)
         with torch.inference_mode():
-            return self._small.run(self._twins(self._prefix(x)), self._gates).value
+            return self._small_from(self._prefix(placed_input(x, self.full_model)))
 
     def full(self, x: Any) -> torch.Tensor:
         """The full network's logits."""
@@ -174,21 +159,46 @@ class Cascade(nn.Module):
         self, images: ImageSource | torch.Tensor, *, disagreement: float = 0.01, confidence: float = 0.95
     ) -> Threshold:
         """Set the threshold by images that chose nothing; see :func:`cascade_threshold`."""
+        inputs = as_inputs(images, self.full_model)
         margins, same = [], []
-        for x in as_inputs(images, self.full_model).batches(100):
-            small, full = self.small(x), self.full(x)
-            margins.append(margin(small).double().cpu())
-            same.append((small.argmax(1) == full.argmax(1)).cpu())
+        with torch.inference_mode():
+            self._rows_are_images = all(self._has_rows(inputs, count) for count in (2, 3))
+            for x in inputs.batches(100):
+                state = self._prefix(placed_input(x, self.full_model))
+                small, full = self._small_from(state), self._full.run(state).value
+                margins.append(margin(small).double().cpu())
+                same.append((small.argmax(1) == full.argmax(1)).cpu())
         self.threshold = cascade_threshold(
             torch.cat(margins).numpy(), torch.cat(same).numpy(), disagreement=disagreement, confidence=confidence
         )
         return self.threshold
 
+    def _prefix(self, x: Any) -> State:
+        """The state up to which both networks are the same; the output itself where nothing is dropped."""
+        return self._full.run(self._full.stem(x), stop=self.shared)
 
-def _again(full: UnrolledNetwork, small: UnrolledNetwork, refit: RefitResult, threshold: Threshold) -> Cascade:
-    made = Cascade(full, small, refit)
-    made.threshold = threshold
-    return made
+    def _small_from(self, state: State) -> torch.Tensor:
+        return self._small.run(self._twins(state), self._gates).value
+
+    def _has_rows(self, inputs: Inputs, count: int) -> bool:
+        """Whether all that is carried between the two has a row for each of so many images."""
+        if inputs.count < count:
+            return False
+        state = self._prefix(placed_input(inputs.take(slice(0, count)), self.full_model))
+        values = [state.value, *state.side.values()]
+        return all(isinstance(value, torch.Tensor) and value.ndim and len(value) == count for value in values)
+
+    def _of_images(self, state: State, x: Any, chosen: torch.Tensor) -> State:
+        """The state of some images of the batch.
+
+        Rows of what is carried are taken where those are images, which is known from two sizes of a batch. Elsewhere
+        (tokens before images, a size, a mask for all) rows may be something else of the same number, so that the state
+        is computed anew.
+        """
+        if self._rows_are_images:
+            side = {node: value[chosen] for node, value in state.side.items()}
+            return State(state.index, state.value[chosen], side, state.plan)
+        return self._prefix(Inputs(x, len(chosen)).take(chosen))
 
 
 def margin(logits: torch.Tensor) -> torch.Tensor:

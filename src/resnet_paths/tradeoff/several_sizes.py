@@ -32,8 +32,7 @@ class Elastic(nn.Module):
         sizes: the model in each size, the full one first.
         dropped: for each size, the names of the blocks that it lacks.
         costs: for each size, its time as a share of the full model's, where it was measured.
-        level: the size in use, 0 for the full model; set by :attr:`budget`, or directly.
-        own: for each size, the number of values that no other size holds.
+        own: the number of values in the full model, and for each other size of those that it does not share with it.
     """
 
     def __init__(
@@ -42,7 +41,22 @@ class Elastic(nn.Module):
         super().__init__()
         self.sizes = nn.ModuleList(sizes)
         self.dropped, self.costs, self.own = tuple(dropped), tuple(costs), tuple(own)
-        self.level = 0
+        self._level = 0
+
+    @property
+    def level(self) -> int:
+        """The size in use, 0 for the full model; set by :attr:`budget`, or directly.
+
+        Raises:
+            ValueError: there is no such size.
+        """
+        return self._level
+
+    @level.setter
+    def level(self, level: int) -> None:
+        if level not in range(len(self.sizes)):
+            raise ValueError(f"expected a level from 0, the full model, to {len(self.sizes) - 1}, got {level}")
+        self._level = level
 
     @property
     def budget(self) -> float:
