@@ -12,6 +12,9 @@ class Twins:
         first: where states come from.
         second: where they go.
 
+    Attributes:
+        second: the network to which states go.
+
     Raises:
         ValueError: the graphs differ, so that these are no copies of one model.
 
@@ -31,10 +34,10 @@ class Twins:
         kinds = [[(node.op, len(node.all_input_nodes)) for node in nodes] for nodes in graphs]
         if kinds[0] != kinds[1]:
             raise ValueError("expected two copies of one model, got networks with different graphs")
-        self._second = second.segments
+        self.second, self._plan = second, second.segments
         self._twin = dict(zip(*graphs, strict=True))
 
     def __call__(self, state: State) -> State:
         """The same values, as a state of the second network."""
         side = {self._twin[node]: value for node, value in state.side.items()}
-        return State(state.index, state.value, side, self._second)
+        return State(state.index, state.value, side, self._plan)

@@ -34,7 +34,7 @@ from ..draws import seeded
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, named
 from ..graph.private_copy import private_copy
-from ..network import UnitRef, UnrolledNetwork, for_inference, unroll
+from ..network import Twins, UnitRef, UnrolledNetwork, for_inference, unroll
 from ..network.inference import foldable
 from ..network.norms import tracking_norms
 from .batch_statistics import norms_before
@@ -207,6 +207,7 @@ class Refitter:
         self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
         full = for_inference(net, dtype=dtype)
         self._work = for_inference(net, dtype=dtype)
+        self._twins = Twins(full, self._work)
         self._sites = Sites(self._work.segments)
         with torch.inference_mode():
             size, share = self.how.batch_size, self.how.apart
@@ -305,7 +306,7 @@ class Refitter:
         with torch.inference_mode():
             places = self._sites.of(indices)
             start = min((site.block for site in places), default=0)
-            run = DroppedRun(self._full, self._work, self._gates(indices), start)
+            run = DroppedRun(self._full, self._twins, self._gates(indices), start)
             try:
                 blocks = tuple(self._fit_once(site, run, indices, fits) for site in places)
                 tried = {}
@@ -362,7 +363,7 @@ class Refitter:
 
     def _outputs(self, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
         """What the working network as it is makes of the images on which the full one ran."""
-        run = DroppedRun(full, self._work, self._gates(indices), start)
+        run = DroppedRun(full, self._twins, self._gates(indices), start)
         return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
     def _of_model(self, model: nn.Module) -> float:

@@ -88,14 +88,13 @@ class DroppedRun:
 
     Args:
         full: the full network's run.
-        net: the network whose layers are fitted.
+        twins: from the full network to the one whose layers are fitted.
         gates: zero for each block that is dropped.
         start: the first block whose sum is not the full network's.
     """
 
-    def __init__(self, full: FullRun, net: UnrolledNetwork, gates: Sequence[float], start: int) -> None:
-        self._full, self._net, self._gates, self._start = full, net, list(gates), start
-        self._twins = Twins(full.net, net)
+    def __init__(self, full: FullRun, twins: Twins, gates: Sequence[float], start: int) -> None:
+        self._full, self._twins, self._net, self._gates, self._start = full, twins, twins.second, list(gates), start
         self._states: dict[int, State] = {}
 
     def state(self, number: int, x: torch.Tensor, index: int) -> State:
