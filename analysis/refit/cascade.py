@@ -20,16 +20,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import reference
 import torch
 
-from resnet_paths import __version__, for_inference, load_data, load_model, unroll
+from resnet_paths import __version__, for_inference, unroll
 from resnet_paths.data import ImageData
 from resnet_paths.tradeoff import Cascade, cascade, cascade_threshold
 from resnet_paths.tradeoff.cascading import margin
 from resnet_paths.training import augmented
 
 HERE = Path(__file__).resolve().parent
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SETS = {
     "6 by the greedy search": (5, 8, 10, 13, 14, 16),
     "9 by the greedy search": (0, 3, 5, 8, 10, 13, 14, 16, 17),
@@ -98,10 +98,11 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    file = str(options.reference / "cifar10_sample.npz")
-    train, originals = (load_data(file, split, mean=MEAN, std=STD) for split in ("train", "test"))
-    jpegs = load_data(str(options.reference / "cifar10_jpeg.zip"), "test", mean=MEAN, std=STD).shuffled(0)
-    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors")).eval()
+    train, originals = (
+        reference.load_images(options.reference, "cifar10_sample.npz", split) for split in ("train", "test")
+    )
+    jpegs = reference.load_images(options.reference, "cifar10_jpeg.zip", "test").shuffled(0)
+    model = reference.load_network(options.reference, 56)
     net = unroll(model)
     plain, images = for_inference(net), augmented(train.sample(options.images), 4, True)
     rows, at_home = [], []

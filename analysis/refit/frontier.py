@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from reference import load_images, load_network, right
 
 from resnet_paths import UnrolledNetwork, __version__, drop_blocks, unroll
 from resnet_paths.data import ImageData, load_data
@@ -36,7 +37,6 @@ from resnet_paths.tradeoff import Distillation, distil
 from resnet_paths.training import augmented, error_rate
 
 HERE = Path(__file__).resolve().parent
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those that the reference networks were trained with
 
 
 @dataclass
@@ -60,16 +60,14 @@ def subject(options: argparse.Namespace) -> Subject:
     if options.subject == "vit":
         from vit import small_vit  # needs timm
 
-        file = str(options.reference / "cifar10_jpeg.zip")
-        train, test = (load_data(file, split, mean=MEAN, std=STD) for split in ("train", "test"))
+        train, test = (load_images(options.reference, "cifar10_jpeg.zip", split) for split in ("train", "test"))
         model = small_vit(options.weights).eval().to(options.device)
-        net = unroll(model, test.x[:2].to(options.device))
+        net = unroll(model, test.x[:2])
         return Subject("ViT, patch 4, width 192, 9 layers (CIFAR-10 JPEGs)", net, train, test, 4, True)
-    file = str(options.reference / "cifar10_sample.npz")
-    train, test = (load_data(file, split, mean=MEAN, std=STD) for split in ("train", "test"))
-    weights = options.reference / f"{options.subject}_cifar10_option_a.safetensors"
-    net = unroll(load_model(str(weights)).eval().to(options.device), test.x[:2].to(options.device))
-    return Subject(f"ResNet-{options.subject.removeprefix('resnet')} (CIFAR-10)", net, train, test, 4, True)
+    depth = int(options.subject.removeprefix("resnet"))
+    train, test = (load_images(options.reference, "cifar10_sample.npz", split) for split in ("train", "test"))
+    net = unroll(load_network(options.reference, depth, options.device), test.x[:2])
+    return Subject(f"ResNet-{depth} (CIFAR-10)", net, train, test, 4, True)
 
 
 def greedy(refitter: Refitter, most: int, journal: Path) -> tuple[list[tuple[int, ...]], float]:
@@ -95,14 +93,6 @@ def greedy(refitter: Refitter, most: int, journal: Path) -> tuple[list[tuple[int
         path.append(min(grown, key=lambda dropped: known[dropped][0]))
         print(len(path[-1]), path[-1], f"{known[path[-1]][0]:.4f}", f"{spent:.0f} s", flush=True)
     return path, spent
-
-
-def right(model: torch.nn.Module, data: ImageData) -> np.ndarray:
-    """Whether each image is classified as it should be."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        each = [model(x.to(device)).argmax(1).cpu() == labels for x, labels in data.batches(100)]
-    return torch.cat(each).numpy().astype(float)
 
 
 def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: ImageData, dropped: tuple[int, ...]) -> dict:
@@ -181,7 +171,7 @@ def picture(facts: dict) -> Figure:
 
 
 EXPECTED = {"resnet56": {1: 6, 2: 9}}
-"""Blocks that can go at a fall of so many points, as the first trial of the method gave hope for."""
+"""Blocks that can go at a fall of so many points, as a first trial of the method suggested."""
 
 
 def page(options: argparse.Namespace, facts: dict) -> str:

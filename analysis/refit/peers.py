@@ -6,7 +6,7 @@ wants `pip install torch-pruning`. FOLDER holds cifar10_sample.npz and resnet56_
 inner channels of every block (those of its first convolution, which the shortcut does not tie together) pruned by the
 peer's group magnitude importance, then the batch-norm statistics measured again; no training on either side. Depth: the
 sets of frontier_resnet56.json, dropped and refitted on the same unlabelled training images. Both: width first, then the
-set dropped and the rest refitted towards the original network's sums (the streams have the same shape). Accuracy on the
+set dropped and the rest refitted towards the narrowed network's sums. Accuracy on the
 500 test images, time at batch 32, one thread, all networks in turn. Writes peers.md beside this file.
 """
 
@@ -16,12 +16,13 @@ import json
 import platform
 from pathlib import Path
 
-import numpy as np
+import reference
 import torch
 import torch_pruning
+from reference import right
 from torch import nn
 
-from resnet_paths import __version__, load_data, load_model, unroll
+from resnet_paths import __version__, unroll
 from resnet_paths.data import ImageData
 from resnet_paths.statistics import difference_interval
 from resnet_paths.surgery import Refitter, drop_blocks, recalibrate_batchnorm
@@ -29,7 +30,6 @@ from resnet_paths.tradeoff import count_macs, count_parameters, latencies_in_tur
 from resnet_paths.training import augmented
 
 HERE = Path(__file__).resolve().parent
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def narrowed(model: nn.Module, share: float, images: ImageData) -> nn.Module:
@@ -56,12 +56,6 @@ def recalibrated(model: nn.Module, images: ImageData) -> nn.Module:
     return model
 
 
-def right(model: nn.Module, data: ImageData) -> np.ndarray:
-    """Whether each image is classified as it should be."""
-    with torch.inference_mode():
-        return torch.cat([model(x).argmax(1) == labels for x, labels in data.batches(100)]).numpy().astype(float)
-
-
 def main() -> None:
     """Make all networks, time them in turn, look at the test images once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -70,9 +64,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    file = str(options.reference / "cifar10_sample.npz")
-    train, test = (load_data(file, split, mean=MEAN, std=STD) for split in ("train", "test"))
-    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors")).eval()
+    train, test = (reference.load_images(options.reference, "cifar10_sample.npz", split) for split in ("train", "test"))
+    model = reference.load_network(options.reference, 56)
     images = augmented(train.sample(options.images), 4, True)
     net = unroll(model)
     rows = json.loads((HERE / "frontier_resnet56.json").read_text())["rows"]

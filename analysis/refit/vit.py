@@ -14,16 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reference import load_images
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from resnet_paths.data import load_data
 from resnet_paths.training import error_rate
 from resnet_paths.training.augment import augment
 from resnet_paths.training.mixup import mixup
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def small_vit(weights: Path | None = None) -> nn.Module:
@@ -45,9 +43,8 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    file = str(options.reference / "cifar10_jpeg.zip")
     train, test = (
-        load_data(file, split, mean=MEAN, std=STD, limit=options.images).to(options.device)
+        load_images(options.reference, "cifar10_jpeg.zip", split, options.images).to(options.device)
         for split in ("train", "test")
     )
     model = small_vit().to(options.device)
