@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from resnet_paths import unroll
+from resnet_paths.models import cifar_resnet
 from resnet_paths.statistics import share_at_most
 from resnet_paths.tradeoff import Cascade, Threshold, cascade, cascade_threshold
 from resnet_paths.tradeoff.cascading import margin
@@ -158,3 +159,24 @@ def test_the_promise_is_kept_as_often_as_said() -> None:
         broken += (~same & (margins >= found.margin)).mean() > share
     assert broken / draws < 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
     assert broken > 0  # the bound is near: a test that can fail
+
+
+def test_that_nothing_is_shown_is_said(model: nn.Module, images: torch.Tensor) -> None:
+    net = unroll(model)
+    with pytest.warns(UserWarning, match=r"20 images do not show that at most 1.00% .*; give at least 299$"):
+        few = cascade(net, [4], images, images[:20])
+    assert torch.allclose(few(images), model(images), atol=1e-9)
+    assert bool(few.deferred.all())
+    few.small_model.linear.weight = nn.Parameter(-1000 * few.small_model.linear.weight)
+    with pytest.warns(UserWarning, match="60 images do not show .*; drop fewer blocks, or allow more"):
+        few.calibrate(images, disagreement=0.06)
+
+
+@pytest.mark.parametrize("classes", [1, (2, 2)])
+def test_other_outputs_than_logits_are_refused(classes: Any) -> None:
+    made = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), num_classes=1 if classes == 1 else 4, seed=0)
+    head = nn.Identity() if classes == 1 else nn.Unflatten(1, classes)
+    made.linear = nn.Sequential(made.linear, head)
+    x = torch.randn(12, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"expected logits of shape \(batch, classes\), two classes or more, got"):
+        cascade(unroll(made.eval()), [1], x, x)

@@ -56,6 +56,6 @@ def test_what_repairs_leave_is_held_once(made: Elastic, model: nn.Module, images
 
 
 def test_sets_that_are_not_nested_are_refused(model: nn.Module, images: torch.Tensor) -> None:
-    for sets in ([[4], [6]], [[4, 6], [4]], [[4], [4]]):
+    for sets in ([[4], [6]], [[4, 6], [4]], [[4], [4]], [[], [4]]):
         with pytest.raises(ValueError, match="expected nested sets of blocks"):
             elastic(unroll(model), sets, images)

@@ -7,6 +7,7 @@ the share of images that get another answer than the full network's is bounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from ..network import State, Twins, UnitRef, UnrolledNetwork, for_inference
 from ..statistics import share_at_most
 from ..surgery import RefitResult, RefitSettings, Refitter
 from ..surgery.shared_weights import share_weights
+from ..warned import warn
+from .goals import Disagreement
 
 LEVELS = (*(1 - k / 1000 for k in range(1, 10)), *(1 - k / 100 for k in range(1, 100)), 0.0)
 """Margins that are tried as thresholds, from 0.999 down to 0: fixed before any image is seen, so that the tests of
@@ -158,7 +161,10 @@ class Cascade(nn.Module):
     def calibrate(
         self, images: ImageSource | torch.Tensor, *, disagreement: float = 0.01, confidence: float = 0.95
     ) -> Threshold:
-        """Set the threshold by images that chose nothing; see :func:`cascade_threshold`."""
+        """Set the threshold by images that chose nothing; see :func:`cascade_threshold`.
+
+        Warns where no threshold is shown, so that all images go on to the full network.
+        """
         inputs = as_inputs(images, self.full_model)
         margins, same = [], []
         with torch.inference_mode():
@@ -171,6 +177,13 @@ class Cascade(nn.Module):
         self.threshold = cascade_threshold(
             torch.cat(margins).numpy(), torch.cat(same).numpy(), disagreement=disagreement, confidence=confidence
         )
+        if math.isinf(self.threshold.margin):
+            goal = Disagreement(disagreement, confidence)
+            needed = goal.least_images
+            warn(
+                f"all images go on to the full network: {inputs.count} images do not show that {goal}; "
+                + (f"give at least {needed}" if inputs.count < needed else "drop fewer blocks, or allow more")
+            )
         return self.threshold
 
     def _prefix(self, x: Any) -> State:
@@ -204,10 +217,15 @@ class Cascade(nn.Module):
 def margin(logits: torch.Tensor) -> torch.Tensor:
     """The largest probability less the second, (batch,); NaN counts as none.
 
+    Raises:
+        ValueError: not logits of two classes or more.
+
     Example:
         >>> margin(torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]])).tolist()
         [0.0, 1.0]
     """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"expected logits of shape (batch, classes), two classes or more, got {tuple(logits.shape)}")
     best = logits.float().softmax(1).topk(2, dim=1).values
     return (best[:, 0] - best[:, 1]).nan_to_num(-1.0)
 
@@ -239,6 +257,9 @@ def cascade(
 
     Raises:
         NotDroppableError: a block cannot be taken out.
+        ValueError: the network gives no logits of two classes or more.
+
+    Warns where no threshold is shown: too few images, or networks that differ too much.
 
     Cost: a refit, and one forward pass of `certify` by each network.
 

@@ -123,7 +123,7 @@ def elastic(
         (0, ('layer1.3', 'layer1.7'), torch.Size([2, 10]))
     """
     indices = [frozenset(net.indices(units)) for units in sets]
-    for smaller, larger in itertools.pairwise(indices):
+    for smaller, larger in itertools.pairwise([frozenset(), *indices]):
         if not smaller < larger:
             raise ValueError(
                 f"expected nested sets of blocks, each larger than the one before, got {sorted(smaller)} and then "
