@@ -1,8 +1,8 @@
-"""Per-image depth: a network without some blocks answers first, and the full network where that is unsure.
+"""Per-image depth: a network without some blocks answers first; the full network takes over where it is unsure.
 
-Both are the same network up to the first block that differs, so that what the small one has computed up to there is
-what the full one goes on from. When the small network is sure enough is decided on images that chose nothing, so that
-the share of images that get another answer than the full network's is bounded.
+The two are identical up to the first block that differs, so the full network continues from what the small one has
+computed up to there. How confident the small network must be is set on held-out images, which bounds the share of
+images whose answer differs from the full network's.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Threshold:
     """When the small network's answer is taken, and what is known of it.
 
     Attributes:
-        margin: it is taken where the two largest probabilities are at least so far apart; infinite: never.
-        disagreement: the share of the images on which the answer is another than the full network's.
+        margin: it is taken where the two largest probabilities are at least this far apart; infinite: never.
+        disagreement: the share of the images whose answer differs from the full network's.
         at_most: an upper confidence bound on that share.
         answered: the share of the images on which the small network answers.
         images: the number of images.
@@ -102,9 +102,9 @@ def cascade_threshold(
 
 
 class Cascade(nn.Module):
-    """The small network where it is sure, the full one elsewhere.
+    """The small network where it is confident, the full one elsewhere.
 
-    Called with a batch it gives the logits, each image's by the network that answered it.
+    Called with a batch, it returns the logits, each image's from the network that answered it.
 
     Attributes:
         threshold: when the small network's answer is taken.
@@ -241,13 +241,13 @@ def cascade(
     confidence: float = 0.95,
     how: RefitSettings | None = None,
 ) -> Cascade:
-    """A network that leaves out some blocks where it is sure without them.
+    """A network that runs some of its blocks only for images on which it is unsure without them.
 
     Args:
         net: a network of logits, in eval mode; it and its model are not changed.
         dropped: blocks that the small network lacks; the later the first of them, the more the two share.
-        images: calibration images, to which the small network is refitted; no labels are needed.
-        certify: images that chose nothing, of the kind that will come, which set the threshold; no labels are needed.
+        images: calibration images, to which the small network is refitted; no labels needed.
+        certify: held-out images of the kind to expect in use, on which the threshold is set; no labels needed.
         disagreement: the share of images that may get another answer than the full network's.
         confidence: probability that it is no more.
         how: of the refit.
