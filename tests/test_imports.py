@@ -1,13 +1,16 @@
 """Libraries that are imported in the middle of a function leave the process as it was."""
 
+import ast
 import os
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import resnet_paths
 from resnet_paths import data
 from resnet_paths.imports import first_import
 
@@ -48,10 +51,39 @@ def test_what_a_caller_sets_after_the_first_import_stays() -> None:
     assert os.environ.pop("SET_WITHIN") == "1"
 
 
+LATE = """
+import sys, threading
+import resnet_paths
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+assert set(resnet_paths.__all__) <= set(dir(resnet_paths))
+
+import torch
+class Asks(torch.nn.Module):  # the first use of names, by the thread that follows a model and by one beside it
+    def __init__(self, *names):
+        super().__init__()
+        self.layer, self.names = torch.nn.Linear(2, 2), names
+    def forward(self, x):
+        beside = threading.Thread(target=lambda: resnet_paths.callbacks.PathRecorder)
+        beside.start()
+        for name in self.names:
+            getattr(resnet_paths, name)
+        beside.join()
+        return x + self.layer(x)
+
+call, x = torch.nn.Module.__call__, torch.ones(1, 2)
+for model, example in ((Asks("drop_blocks", "training"), None), (Asks("landscape", "plan_drop"), x)):  # both front ends
+    assert [block.name for block in resnet_paths.unroll(model, example)] == ["layer"]
+assert torch.nn.Module.__call__ is call
+resnet_paths.single_deletions, resnet_paths.gradient_by_length, resnet_paths.landscape.loss_surface, resnet_paths.sweep
+heavy = {"pandas", "xarray", "scipy", "captum", "torchvision", "matplotlib", "sklearn", "curvlinops", "torch._dynamo"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+
+resnet_paths.path_lengths(3).to_pandas()
+assert "pandas" in sys.modules
+"""
+
 COLD = """
 import os, sys, warnings
-import torch
-import resnet_paths.landscape, resnet_paths.lesion, resnet_paths.paths, resnet_paths.tradeoff
 state = lambda: (dict(os.environ), list(warnings.filters), list(sys.path))
 before = state()
 images = resnet_paths.data.digits("test").x[:2]
@@ -66,11 +98,28 @@ assert "torch._dynamo" in sys.modules  # of which the marks are
 """
 
 
-def test_first_calls_in_a_new_process_leave_no_mark() -> None:
+def test_a_new_process_imports_late_and_leaves_no_mark() -> None:
     """In a process of its own: only there is an import the first."""
-    ended = subprocess.run([sys.executable, "-c", COLD], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", LATE + COLD], capture_output=True, text=True, check=False)
     assert not ended.returncode, ended.stderr
     assert not ended.stderr  # nor a word
+
+
+def test_the_public_names_are_those_that_type_checkers_read() -> None:
+    """The list at run time is that of the imports for type checkers, and every package is in both."""
+    source = Path(resnet_paths.__file__)
+    branch = next(node for node in ast.parse(source.read_text()).body if isinstance(node, ast.If))
+    read = {name.name: node.module for node in branch.body for name in node.names}  # type: ignore[attr-defined]
+    packages = {path.parent.name for path in source.parent.glob("*/__init__.py")}
+    assert {name for name, module in read.items() if module is None} == packages
+    assert {name for name, module in read.items() if module} == set(resnet_paths.__all__)
+    for name, module in read.items():
+        held = getattr(resnet_paths, name)
+        assert held is (
+            import_module(f"resnet_paths.{name}") if module is None else getattr(getattr(resnet_paths, module), name)
+        )
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        resnet_paths.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_the_digits_are_those_of_scikit_learn() -> None:

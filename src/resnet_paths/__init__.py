@@ -1,22 +1,13 @@
-"""See inside residual networks as ensembles of 2^n paths, and make them cheaper."""
+"""See inside residual networks as ensembles of 2^n paths, and make them cheaper.
+
+Nothing is imported before it is asked for (PEP 562): ``import resnet_paths`` does not import PyTorch, and
+``resnet_paths.landscape`` imports that package and the ones below it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-from .data import ImageData, load_data
-from .lesion import block_values, random_deletions, single_deletions
-from .models import cifar_resnet, load_model
-from .network import Unit, UnrolledNetwork, for_inference, unroll
-from .paths import (
-    block_contributions,
-    effective_paths,
-    gradient_by_length,
-    logits_by_length,
-    path_energy,
-    path_lengths,
-    sample_path_gradients,
-)
-from .surgery import drop_blocks, lesioned, recalibrate_batchnorm, reorder_blocks
-from .tradeoff import measure_latency, plan_drop
 
 __all__ = [
     "ImageData",
@@ -44,3 +35,90 @@ __all__ = [
     "single_deletions",
     "unroll",
 ]
+
+if TYPE_CHECKING:  # type checkers and editors read this, and never the function below
+    from . import (  # noqa: F401
+        arguments,
+        callbacks,
+        cli,
+        data,
+        graph,
+        landscape,
+        lesion,
+        models,
+        network,
+        paths,
+        plot,
+        report,
+        statistics,
+        surgery,
+        sweep,
+        tradeoff,
+        training,
+    )
+    from .data import ImageData, load_data
+    from .lesion import block_values, random_deletions, single_deletions
+    from .models import cifar_resnet, load_model
+    from .network import Unit, UnrolledNetwork, for_inference, unroll
+    from .paths import (
+        block_contributions,
+        effective_paths,
+        gradient_by_length,
+        logits_by_length,
+        path_energy,
+        path_lengths,
+        sample_path_gradients,
+    )
+    from .surgery import drop_blocks, lesioned, recalibrate_batchnorm, reorder_blocks
+    from .tradeoff import measure_latency, plan_drop
+else:
+    _PACKAGES = (
+        "arguments",
+        "callbacks",
+        "cli",
+        "data",
+        "graph",
+        "landscape",
+        "lesion",
+        "models",
+        "network",
+        "paths",
+        "plot",
+        "report",
+        "statistics",
+        "surgery",
+        "sweep",
+        "tradeoff",
+        "training",
+    )
+    _PUBLIC = {
+        "data": ("ImageData", "load_data"),
+        "lesion": ("block_values", "random_deletions", "single_deletions"),
+        "models": ("cifar_resnet", "load_model"),
+        "network": ("Unit", "UnrolledNetwork", "for_inference", "unroll"),
+        "paths": (
+            "block_contributions",
+            "effective_paths",
+            "gradient_by_length",
+            "logits_by_length",
+            "path_energy",
+            "path_lengths",
+            "sample_path_gradients",
+        ),
+        "surgery": ("drop_blocks", "lesioned", "recalibrate_batchnorm", "reorder_blocks"),
+        "tradeoff": ("measure_latency", "plan_drop"),
+    }
+    _HOME = {name: package for package, names in _PUBLIC.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        """A package, or a public name of one, imported at first use."""
+        if name in _PACKAGES:
+            return import_module(f".{name}", __name__)
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_PACKAGES, *_HOME})

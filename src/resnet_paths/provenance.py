@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 from torch import nn
 
 import resnet_paths
 
 from .graph.model_fingerprint import fingerprint as model_fingerprint
 from .graph.model_fingerprint import tensor_bytes
+from .tables import data_set
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def dataset(
     data = {name: (tuple(dims), array(values)) for name, (dims, values) in variables.items()}
     attrs = {**attributes, **(vars(source) if source is not None else {})}
     kept = {key: value for key, value in attrs.items() if value is not None}
-    made = xr.Dataset(data, coords={key: array(value) for key, value in coordinates.items()}, attrs=kept)
+    made = data_set(data, coords={key: array(value) for key, value in coordinates.items()}, attrs=kept)
     missing = [dim for dim in made.dims if dim not in made.coords]
     return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in missing})
 

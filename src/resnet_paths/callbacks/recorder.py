@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -14,8 +13,12 @@ from torch.utils.hooks import RemovableHandle
 from ..arguments import Range, checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork, unroll
+from ..tables import data_frame, stacked
 from .loggers import Logger
 from .statistics import Loss, PathStatistics, path_statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked(draws=Range(0))
@@ -127,8 +130,8 @@ class PathRecorder:
     def to_pandas(self) -> pd.DataFrame:
         """One row for each recorded number: step, name, value."""
         if not self.history:
-            return pd.DataFrame({"step": [], "name": [], "value": []})
-        return pd.concat([found.to_pandas() for found in self.history], ignore_index=True)
+            return data_frame({"step": [], "name": [], "value": []})
+        return stacked([found.to_pandas() for found in self.history])
 
 
 @contextmanager

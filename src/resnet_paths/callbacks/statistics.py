@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._display import shown
 from ..arguments import Range, checked
 from ..network import UnrolledNetwork
 from ..paths import effective_paths, gradient_by_length, path_energy
+from ..tables import data_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Loss = Any
 
@@ -68,7 +71,7 @@ class PathStatistics:
     def to_pandas(self) -> pd.DataFrame:
         """One row for each number: step, name, value."""
         named = self.scalars()
-        return pd.DataFrame({"step": self.step, "name": list(named), "value": list(named.values())})
+        return data_frame({"step": self.step, "name": list(named), "value": list(named.values())})
 
 
 @checked(draws=Range(0))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from torch import nn
 
 from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
+from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..provenance import Provenance
+from ..tables import data_frame
 from .directions import Direction
 from .operator import CurvatureOperator, Kind, SampleLoss, curvature_operator
 from .parameters import check_blocks, unit_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -86,7 +90,7 @@ class ExtremeEigenvalues:
     def to_frame(self) -> pd.DataFrame:
         """One row an eigenvalue, the smallest first."""
         ends = ["smallest"] * self.below + ["largest"] * (len(self.values) - self.below)
-        return pd.DataFrame({"eigenvalue": self.values, "end": ends, "residual": self.residuals})
+        return data_frame({"eigenvalue": self.values, "end": ends, "residual": self.residuals})
 
 
 @checked
@@ -184,6 +188,9 @@ def eigenvalue_ratio(smallest: float, largest: float) -> float:
 def _arpack(
     operator: CurvatureOperator, count: int, basis: int, tolerance: float, restarts: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    with first_import("scipy.sparse.linalg"):
+        from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
+
     start = np.random.default_rng(seed).standard_normal(len(operator))
     try:
         values, vectors = eigsh(
@@ -254,7 +261,7 @@ class BlockEigenvalues:
     def to_frame(self) -> pd.DataFrame:
         """One row a block."""
         ratios = [eigenvalue_ratio(low, high) for low, high in zip(self.smallest, self.largest, strict=True)]
-        return pd.DataFrame(
+        return data_frame(
             {
                 "block": self.names,
                 "parameters": self.sizes,

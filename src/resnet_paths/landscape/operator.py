@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import nn
 
 from ..arguments import checked, outside_autocast
@@ -18,11 +17,15 @@ from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_copy, private_modules
 from ..graph.trees import map_leaves
+from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
 from .mean_loss import MeanLoss, SampleLoss
 from .symmetry import check_symmetry, reparametrised
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 Kind = Literal["hessian", "gauss_newton"]
 Tensors = dict[str, torch.Tensor]
@@ -149,6 +152,8 @@ class CurvatureOperator:
 
     def to_scipy(self) -> LinearOperator:
         """The operator for SciPy, in float64 (the products in the model's own type)."""
+        with first_import("scipy.sparse.linalg"):
+            from scipy.sparse.linalg import LinearOperator
 
         def multiply(vector: np.ndarray) -> np.ndarray:
             product: np.ndarray = (self @ torch.from_numpy(np.ascontiguousarray(vector))).cpu().double().numpy()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from .._display import shown
+from ..tables import data_set
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @shown
@@ -95,7 +99,7 @@ class Surface:
             "model_fingerprint": self.model_fingerprint,
             "data_fingerprint": self.data_fingerprint,
         }
-        return xr.Dataset(arrays, coordinates, facts)
+        return data_set(arrays, coordinates, facts)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cell: its coordinates, its metrics and their standard errors."""

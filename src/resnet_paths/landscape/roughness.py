@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -17,9 +16,13 @@ from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..statistics import mean_intervals, student_intervals, student_tail
+from ..tables import data_frame
 from .directions import Include, Normalise, random_direction
 from .record import Surface
 from .surface import loss_surface
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Scale = Literal["linear", "log"]
 NUMBERS = ("convex", "negative", "deviation")
@@ -238,9 +241,9 @@ class RoughnessStudy:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a model and plane."""
-        models = len(self.surfaces)
-        index = pd.MultiIndex.from_product([range(models), self.seeds], names=["model", "plane"])
-        return pd.DataFrame({name: array.ravel() for name, array in self.values.items()}, index).reset_index()
+        planes = len(self.seeds)
+        index = {"model": np.arange(len(self.surfaces)).repeat(planes), "plane": self.seeds * len(self.surfaces)}
+        return data_frame(index | {name: array.ravel() for name, array in self.values.items()})
 
 
 @checked

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
-from scipy.linalg import eigh_tridiagonal
 
 from .._display import shown
 from ..arguments import checked
+from ..imports import first_import
 from ..provenance import Provenance, dataset
+from ..tables import data_frame
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 _MOST_POINTS = 10**7
 
@@ -88,7 +92,7 @@ class SpectralDensity:
     def to_frame(self) -> pd.DataFrame:
         """One row for each point of the grid."""
         columns = {"eigenvalue": self.grid, "density": self.density, "standard_error": self.standard_error}
-        return pd.DataFrame(columns)
+        return data_frame(columns)
 
 
 @checked
@@ -148,6 +152,9 @@ def spectral_density(
         raise ValueError(f"expected a positive width, got {width}")
     before = operator.products
     taken = min(steps, len(operator))
+    with first_import("scipy.linalg"):
+        from scipy.linalg import eigh_tridiagonal
+
     nodes, weights = np.full((probes, taken), np.nan), np.zeros((probes, taken))
     for row, start in enumerate(_probes(operator, probes, "gaussian", seed)):
         diagonal, beside, _ = lanczos(operator, start, taken)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._display import shown
@@ -16,7 +15,11 @@ from ..arguments import checked
 from ..draws import integers, normal, seeded
 from ..provenance import Provenance
 from ..statistics import student_quantile
+from ..tables import data_frame
 from .operator import CurvatureOperator, Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Probe = Literal["rademacher", "gaussian"]
 
@@ -76,12 +79,12 @@ class TraceEstimate:
                 raise ValueError(f"expected parameters of the operator in block {block!r}, got {unknown or 'none'}")
             draws = np.sum([self.by_parameter[name] for name in names], axis=0)
             rows.append((block, *_summary(draws, self.confidence)))
-        return pd.DataFrame(rows, columns=["block", "trace", "standard_error", "low", "high"])
+        return data_frame(rows, columns=["block", "trace", "standard_error", "low", "high"])
 
     def to_frame(self) -> pd.DataFrame:
         """One row."""
         names = ("kind", "method", "value", "standard_error", "low", "high", "draws", "products", "size", "samples")
-        return pd.DataFrame([{name: getattr(self, name) for name in names}])
+        return data_frame([{name: getattr(self, name) for name in names}])
 
 
 @checked

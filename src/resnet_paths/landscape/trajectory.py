@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -23,9 +23,13 @@ from ..models.load import is_checkpoint
 from ..models.states import fit
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
+from ..tables import data_frame
 from ..training import Trajectory
 from ._cells import CellEvaluator, Loss, named_metrics
 from .directions import Direction
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 State = Mapping[str, torch.Tensor]
 Checkpoint = State | nn.Module | str | Path
@@ -64,7 +68,7 @@ class ProjectedTrajectory:
     def to_frame(self) -> pd.DataFrame:
         """One row a checkpoint: its coordinates, its distance from the last, and from the plane."""
         columns = {f"c{k + 1}": self.coordinates[:, k] for k in range(len(self.directions))}
-        return pd.DataFrame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
+        return data_frame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
 
 
 @shown
@@ -93,7 +97,7 @@ class TrajectoryLosses:
     def to_frame(self) -> pd.DataFrame:
         """One row a checkpoint."""
         columns = {"true": self.true, "own_weights": self.own_weights, "projected": self.projected}
-        return pd.DataFrame({"step": self.labels, **columns})
+        return data_frame({"step": self.labels, **columns})
 
 
 @checked

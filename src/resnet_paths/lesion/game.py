@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._display import shown
@@ -19,11 +18,15 @@ from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import Evaluations, UnitRef
 from ..statistics import combined_intervals, mean_intervals
+from ..tables import data_frame
 from ..warned import warn
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
 from .metrics import Metric, bound_of, metric_named
 from .options import Running, StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_EXHAUSTIVE = 16
 _PAIRS_AT_ONCE = 4
@@ -109,7 +112,7 @@ class BlockValues:
     def to_pandas(self) -> pd.DataFrame:
         """One row a unit; 95 % intervals over images and sampled orders are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
-        return pd.DataFrame(
+        return data_frame(
             {
                 "unit": self.units,
                 "name": self.names,

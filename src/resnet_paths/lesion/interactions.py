@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
-import pandas as pd
 
 from .._display import shown
 from ..arguments import Range, checked
@@ -15,11 +14,15 @@ from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..imports import first_import
 from ..network import Evaluations, UnitRef
+from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network
 from .game import MOST_EXHAUSTIVE, Game
 from .metrics import Metric, metric_named
 from .options import Running, StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
@@ -85,7 +88,7 @@ class BlockInteractions:
             {"units": units, "names": " + ".join(name[unit] for unit in units), "size": len(units), "value": value}
             for units, value in self.values.items()
         ]
-        return pd.DataFrame(rows)
+        return data_frame(rows)
 
 
 @checked(budget=Range(2, 10**9))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._display import shown
@@ -17,9 +16,13 @@ from ..graph.model_fingerprint import fingerprint
 from ..network import UnitRef
 from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
+from ..tables import data_frame
 from .evaluate import Network, evaluate_gates
 from .metrics import Metric, metric_named
 from .options import StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -73,7 +76,7 @@ class RandomDeletions:
             for count, values in zip(self.counts, self.values, strict=True)
             for draw, value in enumerate(values)
         ]
-        return pd.DataFrame(rows)
+        return data_frame(rows)
 
 
 @checked

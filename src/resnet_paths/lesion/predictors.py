@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,7 +17,11 @@ from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
+from ..tables import data_frame
 from .evaluate import progress_bar, quick
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COSTS: dict[str, str] = {
     "branch_ratio": "1 forward",
@@ -55,7 +59,7 @@ class DamagePredictors:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a unit, one column a predictor."""
-        return pd.DataFrame({"unit": range(len(self.names)), "name": self.names, **self.values})
+        return data_frame({"unit": range(len(self.names)), "name": self.names, **self.values})
 
 
 @checked

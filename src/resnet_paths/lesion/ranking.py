@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from .._display import shown
 from ..arguments import checked
 from ..statistics import correlation_ranges, kendall, spearman
+from ..tables import data_frame
 from .predictors import COSTS, DamagePredictors
 from .single import SingleDeletions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -48,7 +52,7 @@ class PredictorRanking:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a predictor, best first."""
-        return pd.DataFrame(
+        return data_frame(
             {
                 "predictor": self.predictors,
                 "spearman": self.spearman,

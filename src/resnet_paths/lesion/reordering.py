@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -21,11 +20,15 @@ from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import correlation_ranges, intervals, spearman
 from ..surgery import reorder_blocks
+from ..tables import data_frame
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
 from .metrics import Metric, bound_of, metric_named
 from .multiple import median_intervals
 from .options import Running, StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -90,12 +93,12 @@ class Reorderings:
             rows.append(
                 {"swaps": int(count), "tau": self.tau[mine].mean(), **named, "low": ends[0][0], "high": ends[1][0]}
             )
-        return pd.DataFrame(rows)
+        return data_frame(rows)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row an order; 95 % intervals over images are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
-        return pd.DataFrame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
+        return data_frame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
 
 
 @checked

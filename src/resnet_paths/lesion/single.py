@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -18,9 +17,13 @@ from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
 from ..statistics import intervals
+from ..tables import data_frame
 from .evaluate import Network, evaluate_gates, per_image, quick
 from .metrics import Metric, bound_of, metric_named
 from .options import Running, StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -84,7 +87,7 @@ class SingleDeletions:
     def to_pandas(self) -> pd.DataFrame:
         """One row a unit; the damage with its paired 95 % interval over images (NaN for a single image)."""
         ends = self.damage_interval() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
-        return pd.DataFrame(
+        return data_frame(
             {
                 "unit": range(len(self.names)),
                 "name": self.names,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import pandas as pd
 
 from .._display import shown
 from ..arguments import checked
@@ -15,10 +14,14 @@ from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..surgery.reorder import unit_shapes
+from ..tables import stacked
 from .evaluate import quick
 from .metrics import Metric
 from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
@@ -69,7 +72,7 @@ class StageDeletions:
     def to_pandas(self) -> pd.DataFrame:
         """One row a stage, count and draw."""
         tables = [result.to_pandas().assign(stage=stage) for stage, result in enumerate(self.results)]
-        return pd.concat(tables, ignore_index=True)
+        return stacked(tables)
 
 
 @checked

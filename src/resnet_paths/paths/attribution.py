@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-import xarray as xr
 from torch import nn
 
 from .._display import shown
@@ -19,6 +17,10 @@ from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._objective import check_eval, check_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 METHODS = ("integrated_gradients", "ablation", "shapley")
 

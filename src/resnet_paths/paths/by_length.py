@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import pandas as pd
 import torch
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -20,6 +18,10 @@ from ._objective import Loss, loss_name
 from ._polynomial import kept_lengths, pull_polynomial
 from .parameters_by_length import ParameterGradientByLength, parameter_gradients_by_length
 from .record import Record, record_to_start
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @shown

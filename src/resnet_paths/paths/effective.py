@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -16,6 +15,10 @@ from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
 from .lengths import central_interval, distribution_of
 from .sampling import SampledPathGradients
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
 

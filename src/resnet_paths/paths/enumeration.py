@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -18,6 +16,10 @@ from ._norms import example_norms
 from ._objective import Loss, loss_name
 from .block_graph import BRANCH, PathGraph, path_graph
 from .record import Record, record_to_start
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 MOST_UNITS = 16
 ROOM_BYTES = 64 * 2**20

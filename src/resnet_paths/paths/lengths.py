@@ -7,14 +7,18 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from .._display import shown
 from ..arguments import checked
 from ..network import UnitRef, UnrolledNetwork
+from ..tables import data_frame
 from .block_graph import PathGraph, chain_graph, path_graph
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -96,12 +100,12 @@ class LengthDistribution:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each length: length, log_probability, probability, count (exact integers)."""
-        return pd.DataFrame(
+        return data_frame(
             {
                 "length": self.lengths,
                 "log_probability": self.log_probability,
                 "probability": self.probability,
-                "count": pd.Series([self.count(int(k)) for k in self.lengths], dtype=object),
+                "count": np.array([self.count(int(k)) for k in self.lengths], dtype=object),
             }
         )
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -19,6 +17,10 @@ from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
 from .block_graph import BRANCH, PathGraph
 from .record import Record, record_of_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 PARTS = ("stem", "bias", "remainder")
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -19,6 +17,10 @@ from ._norms import relative_gap
 from ._objective import Loss, loss_name
 from ._polynomial import LeafSums, kept_lengths, pull_polynomial
 from .record import record_of_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @shown

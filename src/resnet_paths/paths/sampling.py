@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 
 from .._display import shown
 from ..arguments import checked
@@ -23,6 +21,10 @@ from ._objective import Loss, loss_name
 from .block_graph import PathGraph
 from .pulling import zeros_for
 from .record import Record, record_to_start
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @shown

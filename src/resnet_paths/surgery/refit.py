@@ -18,9 +18,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -37,6 +36,7 @@ from ..graph.private_copy import private_copy
 from ..network import Twins, UnitRef, UnrolledNetwork, for_inference, unroll
 from ..network.inference import foldable
 from ..network.norms import tracking_norms
+from ..tables import data_frame
 from .batch_statistics import norms_before
 from .recalibrate import recalibrate_batchnorm
 from .refit_layers import LayerFit, measure_statistics, put, put_folded
@@ -44,6 +44,9 @@ from .refit_problem import BlockProblem
 from .refit_sites import Site, Sites
 from .refit_streams import DroppedRun, FullRun
 from .removal import without_blocks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Repair = Literal["plain", "recalibrated", "refitted"]
 _REMEMBERED = 512
@@ -139,7 +142,7 @@ class RefitResult:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per block that the drop changes."""
-        return pd.DataFrame([vars(block) for block in self.blocks])
+        return data_frame([vars(block) for block in self.blocks])
 
 
 @dataclass(frozen=True, eq=False)

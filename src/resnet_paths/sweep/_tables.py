@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
+from ..imports import first_import
+from ..tables import data_set
 from .result import SweepResult, coordinates, last_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 def to_pandas(result: SweepResult) -> pd.DataFrame:
     """See `SweepResult.to_pandas`."""
+    with first_import("pandas"):
+        import pandas as pd
     columns: dict[str, Any] = {name: pd.Series(_cells(values)) for name, values in coordinates(result.points).items()}
     for name, column in result.values.items():
         columns[_free(name, columns)] = pd.Series(list(column) if column.ndim > 1 else column)
@@ -47,7 +53,7 @@ def to_xarray(result: SweepResult) -> xr.Dataset:
         variables[_free(name, {**labels, **variables})] = (dims, _laid_out(column, order, shape))
     attributes = {f"provenance_{name}": value for name, value in asdict(result.provenance).items()}
     errors = {str(i): last_line(error) for i, error in result.errors.items()}
-    return xr.Dataset(variables, labels, {**attributes, "errors": json.dumps(errors)})
+    return data_set(variables, labels, {**attributes, "errors": json.dumps(errors)})
 
 
 def _axes(columns: Mapping[str, Sequence[Any]], length: int) -> tuple[dict[str, list[Any]] | None, np.ndarray]:

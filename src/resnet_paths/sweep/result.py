@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from .._display import shown
 from ._provenance import SweepProvenance
 from .points import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @shown

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from .._display import shown
 from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
+from ..tables import data_frame
 from .timing import Timing, measure_latency
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -45,7 +48,7 @@ class LatencyByUnit:
     def to_pandas(self) -> pd.DataFrame:
         """One row a unit; milliseconds."""
         columns = {"branch_ms": self.branch, "shortcut_ms": self.shortcut, "join_ms": self.join}
-        table = pd.DataFrame({name: [1e3 * value for value in values] for name, values in columns.items()})
+        table = data_frame({name: [1e3 * value for value in values] for name, values in columns.items()})
         table.insert(0, "unit", list(self.units))
         table["share"] = self.share
         return table

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -15,7 +14,11 @@ from ..data import ImageData, ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..network.norms import tracking_norms
 from ..surgery import recalibrate_batchnorm
+from ..tables import data_frame
 from ..training import augmented
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -40,7 +43,7 @@ class StatisticsGap:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a batch norm."""
-        return pd.DataFrame({"norm": self.norms, "shift": self.shift, "scale": self.scale})
+        return data_frame({"norm": self.norms, "shift": self.shift, "scale": self.scale})
 
 
 @checked

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
+from ..tables import data_frame
 from .distil import distil_best
 from .goals import AccuracyDrop, Disagreement, Goal, Latency
 from .points import PlanPoint
@@ -24,6 +24,9 @@ from .repairs import Distil, Repair, adapted, closed
 from .runtimes import Clock
 from .search import Search
 from .split import ImageSplit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class DropPlan:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a point."""
-        table = pd.DataFrame([asdict(point) for point in self.points])
+        table = data_frame([asdict(point) for point in self.points])
         table.insert(0, "count", [len(point.dropped) for point in self.points])
         table["chosen"] = [index == self.chosen for index in range(len(self.points))]
         return table

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from .._display import shown
 from ..arguments import checked
 from ..models import read_checkpoint
+from ..tables import data_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @shown
@@ -39,7 +42,7 @@ class Trajectory:
 
     def to_frame(self) -> pd.DataFrame:
         """The figures, a row for each state."""
-        return pd.DataFrame([{"trained": trained, **row} for trained, row in zip(self.epochs, self.rows, strict=True)])
+        return data_frame([{"trained": trained, **row} for trained, row in zip(self.epochs, self.rows, strict=True)])
 
     def matrix(self, names: list[str] | None = None) -> torch.Tensor:
         """The weights as rows: (states, numbers), in the order of the names; by default all of floating dtype."""

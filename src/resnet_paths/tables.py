@@ -1,0 +1,51 @@
+"""Tables and labelled arrays, made without importing pandas and xarray before somebody asks for one.
+
+Their import takes longer than many an analysis, and most processes (workers of a sweep, a training) never need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .imports import first_import
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+def data_frame(*args: Any, **kwargs: Any) -> pd.DataFrame:
+    """What ``pandas.DataFrame`` makes of the same arguments.
+
+    Example:
+        >>> data_frame({"block": [0, 1]}).shape
+        (2, 1)
+    """
+    with first_import("pandas"):
+        import pandas as pd
+    return pd.DataFrame(*args, **kwargs)
+
+
+def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables with the same columns as one, the rows below each other and counted anew.
+
+    Example:
+        >>> stacked([data_frame({"block": [0, 1]}), data_frame({"block": [0]})])["block"].tolist()
+        [0, 1, 0]
+    """
+    with first_import("pandas"):
+        import pandas as pd
+    return pd.concat(frames, ignore_index=True)
+
+
+def data_set(*args: Any, **kwargs: Any) -> xr.Dataset:
+    """What ``xarray.Dataset`` makes of the same arguments.
+
+    Example:
+        >>> data_set({"error": ("block", [0.5, 1.0])}).sizes["block"]
+        2
+    """
+    with first_import("xarray"):
+        import xarray as xr
+    return xr.Dataset(*args, **kwargs)
