@@ -1,0 +1,266 @@
+"""The page that photos.py beside this file writes of what it measured."""
+
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+from resnet_paths import __version__
+
+BLOCKS = {"lite0": 9, "lite2": 14}
+"""Those that can go, as counted by hand: stages that repeat a block keep its shape."""
+PUBLISHED = {"lite0": 75.1, "lite2": 77.6}
+"""Top-1 accuracy on ImageNet's validation set, in percent."""
+
+
+def _interval_of(right: int, count: int) -> str:
+    exact = binomtest(right, count).proportion_ci(method="exact")
+    return f"{100 * exact.low:.0f} to {100 * exact.high:.0f} %"
+
+
+def claims(facts: dict) -> list[str]:
+    """Rows of expected, measured, verdict."""
+    lines = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
+
+    def add(claim: str, expected: str, measured: str, holds: bool | None) -> None:
+        verdict = "" if holds is None else "holds" if holds else "does not hold"
+        lines.append(f"| {claim} | {expected} | {measured} | {verdict} |")
+
+    for kind, part in facts.items():
+        if kind not in BLOCKS:
+            continue
+        name, played, rows = kind.capitalize(), part["game"], part["repairs"]["rows"]
+        full, some = rows[0]["shipped"], rows[1:]
+        add(f"{name}: blocks that can go", str(BLOCKS[kind]), str(part["blocks"]), part["blocks"] == BLOCKS[kind])
+        exact = binomtest(full["right"], full["photos"]).proportion_ci(method="exact")
+        add(
+            f"{name}: right on the labelled photos",
+            f"published on ImageNet: {PUBLISHED[kind]} %",
+            f"{full['right']} of {full['photos']} ({_interval_of(full['right'], full['photos'])}, exact, 95 %)",
+            exact.low <= PUBLISHED[kind] / 100 <= exact.high,
+        )
+        add(
+            f"{name}: sets measured, all of them",
+            f"2^{BLOCKS[kind]} = {2 ** BLOCKS[kind]:,}",
+            f"{played['sets']:,} on {played['photos']} photos, in {played['seconds']:.0f} s",
+            played["sets"] == 2 ** BLOCKS[kind],
+        )
+        add(
+            f"{name}: Shapley values add up to all less none",
+            "to rounding (1e-9)",
+            f"{played['residual']:.1g}",
+            played["residual"] < 1e-9,
+        )
+        if played["library"] is not None:
+            add(
+                f"{name}: block_values gives the same Shapley values",
+                "within 1e-4",
+                f"{played['library']:.1g}",
+                played["library"] < 1e-4,
+            )
+        worst = max(
+            b["divergence"] / max(a["divergence"], 1e-9)
+            for a, b in zip(played["best"][1:], played["greedy"][1:], strict=True)
+        )
+        same = sum(a["dropped"] == b["dropped"] for a, b in zip(played["best"], played["greedy"], strict=True)) - 1
+        add(
+            f"{name}: greedy sets against the best of their size, without repair",
+            "(none)",
+            f"{same} of {played['players']} sizes are the best; at worst {worst:.2f} times the divergence",
+            None,
+        )
+        steps = [f"{row['step']:g}" for row in some if row["repair"] == "refitted"]
+        least = [row["divergences"][row["repair"]] <= min(row["divergences"].values()) for row in some]
+        add(
+            f"{name}: the repair is chosen of plain, recalibrated, refitted",
+            "by the least divergence on photos kept apart",
+            f"refitted {len(steps)} of {len(some)} times, steps {', '.join(steps)}",
+            all(least),
+        )
+        for against in ("plain", "recalibrated"):
+            less = [row["shipped"]["crops_divergence"] <= row[against]["crops_divergence"] + 1e-6 for row in some]
+            add(
+                f"{name}: on the labelled photos, looked at once, no further from the full network than {against}",
+                "at every size",
+                f"at {sum(less)} of {len(less)}",
+                all(less),
+            )
+    return lines
+
+
+def table(part: dict) -> list[str]:
+    """Drop and repair, set by set."""
+    lines = [
+        "| dropped | blocks | MACs (M) | repair, step | divergence on photos kept apart: plain, recalibrated, refitted "
+        "| same answer, 20 photos: plain, recalibrated, shipped | right of 20: plain, shipped (exact 95 %) | same "
+        "answer, crops (%): plain, recalibrated, shipped (95 %) | divergence, crops: plain, recalibrated, shipped "
+        "(95 %) |",
+        "|---:|---|---:|---|---|---|---|---|---|",
+    ]
+    for row in part["repairs"]["rows"]:
+        plain, recalibrated, shipped = row["plain"], row["recalibrated"], row["shipped"]
+        low, high = shipped["crops_agree_interval"]
+        down, up = shipped["crops_divergence_interval"]
+        lines.append(
+            f"| {len(row['dropped'])} | {' '.join(map(str, row['dropped']))} | {row['macs'] / 1e6:.0f} | "
+            f"{row['repair']}, {row['step']:g} | {', '.join(f'{value:.3g}' for value in row['divergences'].values())} | "
+            f"{plain['agree']}, {recalibrated['agree']}, {shipped['agree']} | {plain['right']}, {shipped['right']} "
+            f"({_interval_of(shipped['right'], shipped['photos'])}) | {100 * plain['crops_agree']:.1f}, "
+            f"{100 * recalibrated['crops_agree']:.1f}, {100 * shipped['crops_agree']:.1f} ({100 * low:.0f} to "
+            f"{100 * high:.0f}) | {plain['crops_divergence']:.3g}, {recalibrated['crops_divergence']:.3g}, "
+            f"{shipped['crops_divergence']:.3g}{f' ({max(down, 0):.2g} to {up:.2g})' if row['dropped'] else ''} |"
+        )
+    return lines
+
+
+def game_lines(part: dict) -> list[str]:
+    """The values of the blocks, and the best set of each size."""
+    played = part["game"]
+    low, high = played["divergence_intervals"]
+    lines = [
+        f"With all blocks 0; with none of the {played['players']} a divergence of {played['none'][0]:.2f} and "
+        f"{100 * played['none'][1]:.0f} % of answers kept. Most blocks that can go, in the best set, without repair: "
+        f"{played['within'][0]} with 95 % of answers kept, {played['within'][1]} with 90 %, {played['within'][2]} with "
+        "80 %.",
+        "",
+        "| | block | lowers the divergence by (Shapley, 95 % over photos) | keeps answers (Shapley, points) | alone: "
+        "divergence without it |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    for number, name in enumerate(played["names"]):
+        lines.append(
+            f"| {number} | `{name}` | {-played['divergence_values'][number]:.3f} ({-high[number]:.3f} to "
+            f"{-low[number]:.3f}) | {100 * played['agreement_values'][number]:.1f} | {played['single'][number]:.3f} |"
+        )
+    lines += [
+        "",
+        "| dropped | best of all sets | divergence, same answers (%) | greedy | divergence, same answers (%) |",
+    ]
+    lines += ["|---:|---|---:|---|---:|"]
+    for best, grown in zip(played["best"], played["greedy"], strict=True):
+        cells = [
+            f"{' '.join(map(str, one['dropped']))} | {one['divergence']:.3f}, {100 * one['agreement']:.0f}"
+            for one in (best, grown)
+        ]
+        lines.append(f"| {len(best['dropped'])} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def against(facts: dict) -> list[str]:
+    """Lite2 less k blocks beside Lite0."""
+    part, times = facts["lite2"], facts.get("times")
+    rows = [(f"Lite2 less {len(row['dropped'])}", row["shipped"], row["macs"]) for row in part["repairs"]["rows"]]
+    rows.append(("Lite0", part["repairs"]["other"], facts["lite0"]["repairs"]["rows"][0]["macs"]))
+    runtimes = list(times["runtimes"]) if times else []
+    said = {"eager": "PyTorch", "onnx": "ONNX Runtime"}
+    heads = "".join(f" ms, {said[runtime]} | share (95 %) |" for runtime in runtimes)
+    lines = [
+        "| | same answer as Lite2, 20 photos | same, crops (%, 95 %) | divergence from Lite2, crops | right of 20 "
+        f"(exact 95 %) | MACs (M) |{heads}",
+        f"|---|---:|---:|---:|---:|---:|{'---:|---:|' * len(runtimes)}",
+    ]
+    for number, (name, seen, macs) in enumerate(rows):
+        low, high = seen["crops_agree_interval"]
+        line = (
+            f"| {name} | {seen['agree']} | {100 * seen['crops_agree']:.1f} ({100 * low:.0f} to {100 * high:.0f}) | "
+            f"{seen['crops_divergence']:.3g} | {seen['right']} ({_interval_of(seen['right'], seen['photos'])}) | "
+            f"{macs / 1e6:.0f} |"
+        )
+        for runtime in runtimes:
+            one = times["runtimes"][runtime][number]
+            line += f" {one['ms']:.1f} | {one['share']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f}) |"
+        lines.append(line)
+    return [*lines, "", verdict(facts)]
+
+
+def verdict(facts: dict) -> str:
+    """Which of the two is nearer to Lite2 at the same cost, in a sentence."""
+    part = facts["lite2"]["repairs"]
+    other, macs = part["other"], facts["lite0"]["repairs"]["rows"][0]["macs"]
+    nearer = [row for row in part["rows"] if row["shipped"]["crops_agree"] >= other["crops_agree"]]
+    said = (
+        f"Up to {len(nearer[-1]['dropped'])} blocks can go before Lite2 agrees less with itself than Lite0 does "
+        f"({100 * other['crops_agree']:.1f} % of crops): {nearer[-1]['macs'] / 1e6:.0f} million multiply-adds, Lite0 "
+        f"has {macs / 1e6:.0f}."
+    )
+    for runtime, rows in facts.get("times", {}).get("runtimes", {}).items():
+        fast = [number for number, one in enumerate(rows[:-1]) if one["ms"] <= rows[-1]["ms"]]
+        at_most = len(nearer[-1]["dropped"])
+        if not fast:
+            said += f" In {runtime} no set of blocks makes Lite2 as fast as Lite0."
+            continue
+        seen = part["rows"][fast[0]]["shipped"]
+        said += (
+            f" In {runtime} Lite2 is as fast as Lite0 with {fast[0]} blocks less"
+            f"{'' if fast[0] <= at_most else ', which is more than that'}: it then agrees on "
+            f"{100 * seen['crops_agree']:.1f} % of crops."
+        )
+    return said
+
+
+def page(facts: dict) -> str:
+    """The page in Markdown."""
+    ran, times = facts["ran"], facts.get("times")
+    timed_on = f"; timed on {times['machine']}, torch {times['torch']}" if times else ""
+    lines = [
+        "# EfficientNet-Lite with real photos: exact games, refit, and Lite2 less k blocks against Lite0",
+        "",
+        f"`{ran['command']}`; resnet_paths {__version__}, torch {ran['torch']}, {ran['machine']}{timed_on}. "
+        "20 labelled ImageNet photos "
+        f"(foolbox), {facts['lite2']['repairs']['photos']} without labels (31 of ImageNet's validation set from "
+        "shapiq, the rest from scikit-image and scikit-learn). **Twenty photos are few**: 18 right of 20 may stand for "
+        "anything from 68 to 99 %, so accuracies here only tell a broken network from a working one; agreement with the full "
+        f"network needs no labels, and {ran['test_crops']} crops of each of the 20 photos say more, though crops of a "
+        "photo are alike: their intervals are over the 20 photos. What was calibrated never saw these 20.",
+        "",
+        *claims(facts),
+    ]
+    for kind in BLOCKS:
+        part = facts[kind]["repairs"]
+        lines += ["", f"## {kind.capitalize()}: the block game, all sets, no repair", "", *game_lines(facts[kind])]
+        lines += [
+            "",
+            f"## {kind.capitalize()}: dropped and repaired",
+            "",
+            f"Sets found greedily ({part['searched']} sets, {part['search_seconds']:.0f} s) by the divergence that is "
+            f"left, plain or refitted by the best step, on {part['apart']} crops of photos that the fit to "
+            f"{part['fitted']} crops did not see. No labels, no training.",
+            "",
+            *table(facts[kind]),
+            "",
+            "Other calibration images, the sets above of 1, 3 and 5 blocks. *Apart* says whether photos were held "
+            "apart, or only crops: then crops of one photo are on both sides, and the step is chosen by images that the fit "
+            "knows.",
+            "",
+            "| dropped | crops of each photo | apart | repair, step | divergence as chosen by: plain, recalibrated, "
+            "refitted | divergence on the labelled photos' crops | same answer there (%) |",
+            "|---:|---:|---|---|---|---:|---:|",
+            *(
+                f"| {one['dropped']} | {one['each']} | {'photos' if one['photos_apart'] else 'crops'} | "
+                f"{one['repair']}, {one['step']:g} | {', '.join(f'{value:.3g}' for value in one['divergences'].values())} | "
+                f"{one['crops_divergence']:.3g} | {100 * one['crops_agree']:.1f} |"
+                for one in part["calibrations"]
+            ),
+        ]
+    lines += ["", "## Lite2 less k blocks against Lite0", ""]
+    lines += ["Both see the same photos and crops, Lite2 at 260 pixels, Lite0 at 224. Shipped: as repaired above.", ""]
+    lines += [*against(facts), "", "![agreement and divergence](photos.png)", ""]
+    return "\n".join(lines)
+
+
+def picture(facts: dict) -> Figure:
+    """Agreement and divergence on the labelled photos' crops."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    panels = figure.subplots(2, 2)
+    for column, kind in zip(panels.T, BLOCKS, strict=True):
+        part = facts[kind]["repairs"]
+        counts = [len(row["dropped"]) for row in part["rows"]]
+        for name, marker in (("shipped", "o"), ("recalibrated", "s"), ("plain", "^")):
+            for axes, value, scale in zip(column, ("crops_agree", "crops_divergence"), (100, 1), strict=True):
+                axes.plot(counts, [scale * row[name][value] for row in part["rows"]], marker=marker, label=name)
+        if part["other"]:
+            for axes, value, scale in zip(column, ("crops_agree", "crops_divergence"), (100, 1), strict=True):
+                axes.axhline(scale * part["other"][value], color="grey", linestyle="--", label="Lite0")
+        column[0].set(title=f"EfficientNet-{kind.capitalize()}", ylabel="same answer (% of crops)")
+        column[1].set(xlabel="blocks dropped", ylabel="divergence (nats)", yscale="symlog")
+        column[1].set_yscale("symlog", linthresh=0.01)
+        column[0].legend()
+    return figure
