@@ -16,6 +16,11 @@ def _interval_of(right: int, count: int) -> str:
     return f"{100 * exact.low:.0f} to {100 * exact.high:.0f} %"
 
 
+def _each(entry: dict) -> str:
+    """The divergence of each repair that was tried."""
+    return ", ".join(f"{value:.3g}" for value in entry["divergences"].values())
+
+
 def claims(facts: dict) -> list[str]:
     """Rows of expected, measured, verdict."""
     lines = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
@@ -101,7 +106,7 @@ def table(part: dict) -> list[str]:
         down, up = shipped["crops_divergence_interval"]
         lines.append(
             f"| {len(row['dropped'])} | {' '.join(map(str, row['dropped']))} | {row['macs'] / 1e6:.0f} | "
-            f"{row['repair']}, {row['step']:g} | {', '.join(f'{value:.3g}' for value in row['divergences'].values())} | "
+            f"{row['repair']}, {row['step']:g} | {_each(row)} | "
             f"{plain['agree']}, {recalibrated['agree']}, {shipped['agree']} | {plain['right']}, {shipped['right']} "
             f"({_interval_of(shipped['right'], shipped['photos'])}) | {100 * plain['crops_agree']:.1f}, "
             f"{100 * recalibrated['crops_agree']:.1f}, {100 * shipped['crops_agree']:.1f} ({100 * low:.0f} to "
@@ -207,9 +212,9 @@ def page(facts: dict) -> str:
         "20 labelled ImageNet photos "
         f"(foolbox), {facts['lite2']['repairs']['photos']} without labels (31 of ImageNet's validation set from "
         "shapiq, the rest from scikit-image and scikit-learn). **Twenty photos are few**: 18 right of 20 may stand for "
-        "anything from 68 to 99 %, so accuracies here only tell a broken network from a working one; agreement with the full "
-        f"network needs no labels, and {ran['test_crops']} crops of each of the 20 photos say more, though crops of a "
-        "photo are alike: their intervals are over the 20 photos. What was calibrated never saw these 20.",
+        "anything from 68 to 99 %, so accuracies here only tell a broken network from a working one; agreement with "
+        f"the full network needs no labels, and {ran['test_crops']} crops of each of the 20 photos say more, though "
+        "crops of a photo are alike: their intervals are over the 20 photos. What was calibrated never saw these 20.",
         "",
         *claims(facts),
     ]
@@ -227,15 +232,15 @@ def page(facts: dict) -> str:
             *table(facts[kind]),
             "",
             "Other calibration images, the sets above of 1, 3 and 5 blocks. *Apart* says whether photos were held "
-            "apart, or only crops: then crops of one photo are on both sides, and the step is chosen by images that the fit "
-            "knows.",
+            "apart, or only crops: then crops of one photo are on both sides, and the step is chosen by images that "
+            "the fit knows.",
             "",
             "| dropped | crops of each photo | apart | repair, step | divergence as chosen by: plain, recalibrated, "
             "refitted | divergence on the labelled photos' crops | same answer there (%) |",
             "|---:|---:|---|---|---|---:|---:|",
             *(
                 f"| {one['dropped']} | {one['each']} | {'photos' if one['photos_apart'] else 'crops'} | "
-                f"{one['repair']}, {one['step']:g} | {', '.join(f'{value:.3g}' for value in one['divergences'].values())} | "
+                f"{one['repair']}, {one['step']:g} | {_each(one)} | "
                 f"{one['crops_divergence']:.3g} | {100 * one['crops_agree']:.1f} |"
                 for one in part["calibrations"]
             ),
