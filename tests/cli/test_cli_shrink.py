@@ -83,10 +83,12 @@ def test_what_is_written_is_what_was_measured_and_reads_back(shrunk) -> None:
 def test_a_written_network_can_be_shrunk_again(shrunk, tmp_path) -> None:
     folder, _ = shrunk
     again = run(
-        "shrink", "--model", folder, "--blocks", "1", "--limit", "100", "--no-onnx", *QUICK, "--json", "--out", tmp_path
-    )
+        "shrink", "--model", folder, "--blocks", "1", "--limit", "100", "--no-onnx", "--runtime", "export", *QUICK,
+        "--json", "--out", tmp_path,
+    )  # fmt: skip
     assert again.exit_code == 0, again.output
     facts = json.loads(again.stdout)
+    assert set(facts["stages"][-1]["milliseconds"]) == {"PyTorch", "exported"}
     assert len(facts["dropped"]) == 1
     assert accuracy(load_model(str(tmp_path)), load_data("digits")) == pytest.approx(
         facts["stages"][-1]["accuracy"], abs=1e-3
@@ -99,6 +101,15 @@ def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) ->
     assert "expected at least 2703 test images to show that accuracy falls" in " ".join(few.stderr.split())
     both = run("shrink", "--latency", "0.8", "--blocks", "1", "--out", tmp_path)
     assert "got --latency and --blocks" in both.stderr
+
+
+@pytest.mark.parametrize("given", [("--finetune-limit", "30"), ("--finetune-rate", "0.1")])
+@pytest.mark.parametrize("command", ["plan", "shrink"])
+def test_how_to_fine_tune_is_refused_without_epochs(command, given, tmp_path) -> None:
+    refused = run(command, "--blocks", "1", *given, "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert f"expected --finetune-epochs beside {given[0]}, got none" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_images_that_are_also_the_test_images_are_refused(small_checkpoint, tmp_path, monkeypatch) -> None:

@@ -67,12 +67,12 @@ RepairOption = Annotated[
 EpochsOption = Annotated[
     int, typer.Option(help="Fine-tune the chosen network so many epochs, the full one as teacher.", min=0)
 ]
-RateOption = Annotated[float, typer.Option(help="Learning rate of fine-tuning.")]
+RateOption = Annotated[float | None, typer.Option(help="Learning rate of fine-tuning.", show_default="0.01")]
 FinetuneLimitOption = Annotated[
     int | None, typer.Option(help="Fine-tune on at most so many training images (default: all).")
 ]
 RuntimeOption = Annotated[
-    str, typer.Option(help="In which latency is measured: eager, compile, export or onnx (ONNX Runtime).")
+    str, typer.Option(help="In which latency is measured: eager, compile, export, onnx (ONNX Runtime) or openvino.")
 ]
 LatencyBatchOption = Annotated[int, typer.Option(help="Images in the input on which latency is measured.", min=1)]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads for that (default: as torch is set).", min=1)]
@@ -264,11 +264,23 @@ class Where:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """How the chosen network is fine-tuned: epochs (0: not at all), learning rate, training images at most."""
+    """How the chosen network is fine-tuned: epochs (0: not at all), learning rate (None: 0.01), images at most.
+
+    Raises:
+        ValueError: a rate or a limit of what is not done.
+    """
 
     epochs: int
-    rate: float
+    rate: float | None
     limit: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse what would be passed over."""
+        given = {"--finetune-rate": self.rate, "--finetune-limit": self.limit}
+        if not self.epochs and (named := [name for name, value in given.items() if value is not None]):
+            raise ValueError(
+                f"expected --finetune-epochs beside {' and '.join(named)}, got none, and so no fine-tuning; give both"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +311,7 @@ def planned(
     net = unrolled(network, images.test)
     how: Repair = repair
     if finetuning.epochs:
-        how = distilled(repair, source.images("train", finetuning.limit), finetuning.epochs, finetuning.rate)
+        how = distilled(repair, source.images("train", finetuning.limit), finetuning.epochs, finetuning.rate or 0.01)
     split = replace(images.split(how, seed), batch_size=batch_size)
     out.mkdir(parents=True, exist_ok=True)
     journal = out / "journal.sqlite"

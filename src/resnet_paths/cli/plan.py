@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
         most: MostOption = None,
         repair: RepairOption = "refit",
         finetune_epochs: EpochsOption = 0,
-        finetune_rate: RateOption = 0.01,
+        finetune_rate: RateOption = None,
         finetune_limit: FinetuneLimitOption = None,
         runtime: RuntimeOption = "eager",
         latency_batch: LatencyBatchOption = 32,

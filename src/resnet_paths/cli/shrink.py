@@ -85,6 +85,10 @@ class Stage:
     parameters: int
 
 
+_OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "OpenVINO"}
+"""Those that have a column of their own where the goal was to be met in them."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
@@ -107,7 +111,7 @@ def register(app: typer.Typer) -> None:
         most: MostOption = None,
         repair: RepairOption = "refit",
         finetune_epochs: EpochsOption = 0,
-        finetune_rate: RateOption = 0.01,
+        finetune_rate: RateOption = None,
         finetune_limit: FinetuneLimitOption = None,
         runtime: RuntimeOption = "eager",
         latency_batch: LatencyBatchOption = 32,
@@ -168,6 +172,8 @@ def _stages(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, onnx: Path | 
     if onnx is not None:
         clock, written = replace(plan.clock, runtime="onnx"), onnx_session(onnx, plan.clock.threads)
         before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, x, written)
+    if (name := _OTHER_RUNTIMES.get(plan.clock.runtime)) is not None:
+        before[name], after[name] = _milliseconds(net, plan.clock, point, x)
     rows = [Stage("full", whole.accuracy, whole.accuracy_interval, before, whole.macs, whole.parameters)]
     size = (after, point.macs, point.parameters)
     if point.repair != "none":

@@ -111,13 +111,18 @@ def missing(packages: Iterable[str]) -> list[str]:
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
-def check_onnx(packages: Iterable[str] = ONNX) -> None:
+def check_onnx(packages: Iterable[str] = ONNX, extra: str = "onnx") -> None:
     """Refuse, before any work, what needs packages that are not installed.
+
+    Args:
+        packages: what is needed.
+        extra: of this library, that brings them.
 
     Raises:
         ValueError: names them.
     """
     if absent := missing(packages):
         raise ValueError(
-            f"expected {' and '.join(absent)} to be installed; run: pip install 'resnet-paths[onnx]', or leave out ONNX"
+            f"expected {' and '.join(absent)} to be installed; run: pip install 'resnet-paths[{extra}]', or leave out "
+            f"{'OpenVINO' if extra == 'openvino' else 'ONNX'}"
         )

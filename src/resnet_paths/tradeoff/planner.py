@@ -15,7 +15,6 @@ from ..lesion import Metric, metric_named
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..statistics import fall_at_most, share_at_most
-from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distil import distil_best
@@ -24,7 +23,7 @@ from .measures import answers
 from .plan import DropPlan, ImagesUsed, training_images
 from .points import Measured, PlanPoint, measured_point, together
 from .repairs import Distil, Recalibrate, Repair, adapted, closed
-from .runtimes import Clock
+from .runtimes import Clock, check_runtime
 from .search import Exact, Greedy, Scores, Search, Set
 from .search.exact import check_few
 from .split import ImageSplit, check_apart
@@ -87,8 +86,7 @@ def plan_drop(
     """
     search, repair, split, clock = search or Greedy(), repair or Recalibrate(), split or ImageSplit(), clock or Clock()
     most = _most(goal, search, len(net))
-    if clock.runtime == "onnx":
-        check_onnx([*ONNX, *ONNX_RUNTIME])
+    check_runtime(clock.runtime)
     if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
         raise ValueError(f"expected a clock of at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
     if isinstance(search, Exact):
