@@ -2,6 +2,7 @@
 
 import os
 import time
+import timeit
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -63,8 +64,8 @@ def quick_latencies() -> Iterator[None]:
     """Latencies in few rounds, by a clock that runs twenty times as fast: most tests look at no number of theirs.
 
     With a Clock's own number of rounds a third of them is run, on four images; of the longer timings as many as still
-    hold the median with the confidence asked for. Fixtures of a module are made under it too. Tests of the measuring
-    itself take a fixture of this name that does nothing.
+    hold the median with the confidence asked for. A timing is one run, without others to warm up. Fixtures of a module
+    are made under it too. Tests of the measuring itself take a fixture of this name that does nothing.
     """
     from resnet_paths.tradeoff import Clock, stopwatch
 
@@ -74,7 +75,11 @@ def quick_latencies() -> Iterator[None]:
         few = rounds < own
         return in_turn(models, x if few else x[:4], rounds=rounds if few else rounds // 3 + 1, **options)
 
+    def of_one_call(call: Any, number: int) -> float:
+        return timeit.timeit(call, number=1)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet_paths.tradeoff.timing._seconds_a_call", of_one_call)
         patch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
         patch.setattr("resnet_paths.tradeoff.timing._ROUNDS", 2)
         patch.setattr(stopwatch, "latencies_in_turn", in_fewer_rounds)

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _SCRIPT = re.compile(r"<!-- a script( for mpi4py\.futures)? -->\s*\Z")
+_SMALLER = re.compile(r"<!-- in the tests `(.+?)` is `(.+?)` -->\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,20 @@ def blocks(page: Path) -> list[Block]:
             found.append(replace(last, output=code))
         else:
             line = text.count("\n", 0, fence.start(3)) + 1
-            found.append(Block(language, code, line, launcher=_launcher(text[end : fence.start()])))
+            before = text[end : fence.start()]
+            found.append(Block(language, _smaller(code, before, page), line, launcher=_launcher(before)))
         end = fence.end()
     return found
+
+
+def _smaller(code: str, before: str, page: Path) -> str:
+    """The code with what a comment before it says is less in the tests, where what is shown does not depend on it."""
+    comment = _SMALLER.search(before)
+    if comment is None:
+        return code
+    written, instead = comment.groups()
+    assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
+    return code.replace(written, instead)
 
 
 def _launcher(before: str) -> str:

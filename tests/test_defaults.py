@@ -46,8 +46,8 @@ def default_dtype() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def default_device_and_dtype() -> Iterator[None]:
-    with default_device(), default_dtype():
+def other_defaults_in_no_grad() -> Iterator[None]:
+    with default_device(), default_dtype(), torch.no_grad():
         yield
 
 
@@ -57,11 +57,10 @@ def autocast_in_inference_mode() -> Iterator[None]:
         yield
 
 
-# Two at a time where a function that minds one of them fails for either: half the calls.
+# Several at a time where a function that minds one of them fails for any: half the calls.
 AROUND: dict[str, Any] = {
-    "default device and dtype": default_device_and_dtype,
+    "default device and dtype, in no_grad": other_defaults_in_no_grad,
     "autocast in inference_mode": autocast_in_inference_mode,
-    "no_grad": torch.no_grad,
     "another device": contextlib.nullcontext,
 }
 DEVICES = {"another device": available.NAME}

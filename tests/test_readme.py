@@ -48,3 +48,10 @@ def test_the_house_in_the_drawing_is_the_one_that_is_checked() -> None:
         name = package.parent.name
         assert re.search(rf"\b{name}\b", drawn), f"{name} is not in the drawing"
         assert any(name in floor for floor in FLOORS), f"{name} stands on no floor"
+
+
+def test_the_changelog_knows_the_version() -> None:
+    import resnet_paths
+
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert "## Unreleased" in changes or f"## {resnet_paths.__version__}" in changes

@@ -15,8 +15,6 @@ from resnet_paths.data import digits
 from resnet_paths.models import load_model
 from resnet_paths.report import STAGES, Stage, write_report
 
-pytestmark = pytest.mark.slow
-
 SHOWN = ("checks", "units", "lesion", "lengths", "surface")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 CONTRAST = """selector => {
