@@ -95,7 +95,7 @@ def command_line() -> None:
             ["unroll"],
             ["lesion", "--limit", "24", "--json", "--out", folder],
             ["paths", "--images", "2", "--samples", "2", "--json", "--out", folder],
-            ["drop", "--units", "3,layer3.4", "--no-onnx", "--limit", "24", "--json", "--out", folder],
+            ["drop", "--blocks", "3,layer3.4", "--no-onnx", "--limit", "24", "--json", "--out", folder],
         ):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):

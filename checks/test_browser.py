@@ -15,7 +15,7 @@ from resnet_paths.data import digits
 from resnet_paths.models import load_model
 from resnet_paths.report import STAGES, Stage, write_report
 
-SHOWN = ("checks", "units", "lesion", "lengths", "surface")
+SHOWN = ("checks", "blocks", "lesion", "lengths", "surface")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 CONTRAST = """selector => {
   const shade = colour => {

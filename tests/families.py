@@ -1,6 +1,6 @@
-"""Models of many families at small sizes: (name, how to build it, input size, expected units).
+"""Models of many families at small sizes: (name, how to build it, input size, expected blocks).
 
-The expected numbers come from the architectures' definitions: one unit for each residual addition of the
+The expected numbers come from the architectures' definitions: one block for each residual addition of the
 main stream (two for each transformer or mixer layer).
 """
 
@@ -22,7 +22,7 @@ class Family:
 
     library: str
     name: str
-    units: int
+    blocks: int
     size: int = 64
     options: tuple[tuple[str, Any], ...] = ()
     needs_example: bool = False

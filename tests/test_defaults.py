@@ -23,7 +23,7 @@ from test_leaves_no_mark import FUNCTIONS, subject
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "resnet_paths"
-TIMED = {"latencies_in_turn", "measure_latency", "latency_by_unit", "plan_drop"}
+TIMED = {"latencies_in_turn", "measure_latency", "latency_by_block", "plan_drop"}
 NOTHING = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
 """Listed there without a value."""
 RUNS_IT = {"drop_blocks", "batch_statistics", "elastic", "cascade"}
@@ -88,7 +88,7 @@ def numbers(value: Any) -> list[np.ndarray]:
 
 def result_of(name: str) -> list[np.ndarray]:
     torch.manual_seed(0)
-    with contextlib.suppress(unrolling.NoUnitsError):
+    with contextlib.suppress(unrolling.NoBlocksError):
         return numbers(FUNCTIONS[name](*subject()))
     return []
 
@@ -105,7 +105,7 @@ def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.Monke
         made = subject(DEVICES.get(mode, "cpu"))  # as the user has it: made before the defaults were changed
         torch.manual_seed(0)
         values: list[np.ndarray] = []
-        with around(), contextlib.suppress(unrolling.NoUnitsError):
+        with around(), contextlib.suppress(unrolling.NoBlocksError):
             values = numbers(FUNCTIONS[name](*made))
         if name in TIMED or (name in RUNS_IT and "autocast" in mode):
             continue

@@ -145,7 +145,7 @@ def test_the_mechanism_sees_wrong_output_and_broken_code(tmp_path: Path) -> None
     with pytest.raises(AssertionError, match="expected 2 \\+ 1 once"):
         blocks(page)
     page.write_text("```bash\nresnet-paths drop\n```\n")
-    with pytest.raises(AssertionError, match="expected either --units or --plan"):
+    with pytest.raises(AssertionError, match="expected either --blocks or --plan"):
         _in_order(page, blocks(page))
     page.write_text("```bash\nresnet-path lesion\n```\n")
     with pytest.raises(AssertionError, match="neither run nor known"):

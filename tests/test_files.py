@@ -14,7 +14,7 @@ import pytest
 from resnet_paths import files, landscape, partials, path_lengths, plot
 from resnet_paths.landscape import Direction, Surface
 from resnet_paths.sweep import SweepResult, sweep
-from resnet_paths.tradeoff import Blocks, Clock, DropPlan, Greedy, ImageSplit, NoRepair, load_plan
+from resnet_paths.tradeoff import Clock, Count, DropPlan, Greedy, ImageSplit, NoRepair, load_plan
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def writers():
     drawn = plot.plot_path_lengths(path_lengths(3))
     line = surface()
     swept = sweep(lambda point, context, seed: point, [1.0, 2.0], progress=False, version="1")
-    plan = DropPlan((), 0, Blocks(1), Greedy(), NoRepair(), ImageSplit(), Clock(), {}, False, "", "")
+    plan = DropPlan((), 0, Count(1), Greedy(), NoRepair(), ImageSplit(), Clock(), {}, False, "", "")
     return {
         "plan.json": plan.save,
         "surface.npz": lambda path: landscape.save_surface(line, path),

@@ -42,7 +42,7 @@ class Trap(nn.Module):
 
 
 def subject(device: str = "cpu") -> tuple[UnrolledNetwork, ImageData]:
-    """A network of six units with a trap, a frozen parameter, a gradient and a hook; eight images."""
+    """A network of six blocks with a trap, a frozen parameter, a gradient and a hook; eight images."""
     model = cifar_resnet(14, in_channels=1, widths=(2, 2, 4), seed=0).eval()
     model.layer2[1].conv1 = nn.Sequential(model.layer2[1].conv1, Trap()).eval()
     model.layer1[0].bn1.bias.requires_grad_(False)
@@ -110,7 +110,7 @@ FUNCTIONS: dict[str, Function] = {
     "random_deletions": lambda net, data: lesion.random_deletions(net, data, [2], draws=2, fast=False, **QUIET),
     "stage_deletions": lambda net, data: lesion.stage_deletions(net, data, [1], draws=2, fast=False, **QUIET),
     "block_values": lambda net, data: lesion.block_values(net, data, fast=False, **QUIET),
-    "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, units=[2, 3, 4], **QUIET),
+    "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, blocks=[2, 3, 4], **QUIET),
     "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),
     "damage_predictors": lambda net, data: lesion.damage_predictors(net, data, fast=False, **QUIET),
     "evaluate_gates": lambda net, data: lesion.evaluate_gates(
@@ -130,7 +130,7 @@ FUNCTIONS: dict[str, Function] = {
         paths.attribute_blocks(net, data.x, data.labels, method, steps=3, samples=2)
         for method in ("integrated_gradients", "ablation", "shapley")
     ],
-    "unit_conductance": lambda net, data: paths.unit_conductance(net, data.x, data.labels, steps=3),
+    "block_conductance": lambda net, data: paths.block_conductance(net, data.x, data.labels, steps=3),
     "path_lengths": lambda net, data: paths.path_lengths(net),
     "surviving_path_lengths": lambda net, data: paths.surviving_path_lengths(net, 0.5),
     "random_direction": lambda net, data: landscape.random_direction(net.model),
@@ -140,7 +140,7 @@ FUNCTIONS: dict[str, Function] = {
         for kind in ("frozen", "recalibrated", "batch")
         for fast in (True, False)
     ],
-    "gate_surface": lambda net, data: landscape.gate_surface(net, data, x_units=4, fast=False, **LINE),
+    "gate_surface": lambda net, data: landscape.gate_surface(net, data, x_blocks=4, fast=False, **LINE),
     "gate_path": lambda net, data: landscape.gate_path(net, data, landscape.deletion_path(net, [3]), **QUIET),
     "deletion_path": lambda net, data: landscape.deletion_path(net, [3]),
     "lesioned_surface": lambda net, data: landscape.lesioned_surface(
@@ -155,7 +155,7 @@ FUNCTIONS: dict[str, Function] = {
     "hutchinson": lambda net, data: landscape.hutchinson(operator(net, data), 2),
     "hutch_plus_plus": lambda net, data: landscape.hutch_plus_plus(operator(net, data), 6),
     "spectral_density": lambda net, data: landscape.spectral_density(operator(net, data), steps=3, probes=2),
-    "unit_parameters": lambda net, data: landscape.unit_parameters(net),
+    "block_parameters": lambda net, data: landscape.block_parameters(net),
     "roughness_study": lambda net, data: landscape.roughness_study(
         net.model, data, seeds=[0], x=[0, 1, 2], y=[0, 1, 2], **QUIET
     ),
@@ -173,7 +173,7 @@ FUNCTIONS: dict[str, Function] = {
         net, [1, 4], data, data, disagreement=0.9, how=surgery.RefitSettings(apart=0.5)
     )(data.x),
     "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.0, threads=1),
-    "latency_by_unit": lambda net, data: tradeoff.latency_by_unit(net, data.x, seconds=0.0001),
+    "latency_by_block": lambda net, data: tradeoff.latency_by_block(net, data.x, seconds=0.0001),
     "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
     "count_macs": lambda net, data: tradeoff.count_macs(net.model, data.x),
     "in_runtime": lambda net, data: tradeoff.in_runtime(net.model, data.x, "export"),
@@ -182,7 +182,7 @@ FUNCTIONS: dict[str, Function] = {
     "plan_drop": lambda net, data: tradeoff.plan_drop(
         net,
         data,
-        goal=tradeoff.Blocks(2),
+        goal=tradeoff.Count(2),
         repair=tradeoff.Distil(tradeoff.Distillation(epochs=1, batch_size=4), tradeoff.Recalibrate(), data),
         split=tradeoff.ImageSplit(search=data, repair=data, certify=digits("train").subset(slice(0, 4)), batch_size=4),
         clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
@@ -203,7 +203,7 @@ STOPPABLE = [
     name for name in FUNCTIONS
     if name not in (
         "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
-        "direction_from", "deletion_path", "unit_parameters", "project_trajectory", "count_parameters",
+        "direction_from", "deletion_path", "block_parameters", "project_trajectory", "count_parameters",
         "norms_before", "dropped_in", "recalibrate_batchnorm", "train",
     )
 ]  # fmt: skip
@@ -254,11 +254,11 @@ def unmarked(net: UnrolledNetwork, data: ImageData) -> Iterator[None]:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    before = copy.deepcopy(settings()), described(net.model), data.fingerprint, tuple(net.units)
+    before = copy.deepcopy(settings()), described(net.model), data.fingerprint, tuple(net.blocks)
     try:
         yield
     finally:
-        after = settings(), described(net.model), data.fingerprint, tuple(net.units)
+        after = settings(), described(net.model), data.fingerprint, tuple(net.blocks)
         changed = [key for key in before[0] if before[0][key] != after[0][key]]
         assert not changed, f"global state changed: {changed}"
         modules = [name for name in {**before[1], **after[1]} if before[1].get(name) != after[1].get(name)]
@@ -280,7 +280,7 @@ def trap_rearmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_nothing_is_left_changed(name: str) -> None:
     net, data = subject()
     Trap.calls, Trap.stop_at = 0, None
-    with unmarked(net, data), contextlib.suppress(unrolling.NoUnitsError):
+    with unmarked(net, data), contextlib.suppress(unrolling.NoBlocksError):
         FUNCTIONS[name](net, data)
     calls = Trap.calls
     assert (calls > 0) == (name in STOPPABLE)

@@ -48,7 +48,7 @@ FUNCTIONS: dict[str, Numbers] = {
     "logits_by_length": lambda net: paths.logits_by_length(net, DATA.x).logits,
     "block_contributions": lambda net: paths.block_contributions(net, DATA.x).contributions,
     "shapley": shapley,
-    "unit_conductance": lambda net: paths.unit_conductance(net, DATA.x, DATA.labels, steps=2).values,
+    "block_conductance": lambda net: paths.block_conductance(net, DATA.x, DATA.labels, steps=2).values,
     "gradient_by_length": lambda net: paths.gradient_by_length(net, DATA.x, DATA.labels).norms,
     "gate_path": lambda net: torch.tensor(
         landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], t=[0, 0.5], progress=False).values["loss"]

@@ -1,8 +1,8 @@
-"""All 2^12 subsets of 12 units: depth-first prefix sharing against evaluating each subset by itself.
+"""All 2^12 subsets of 12 blocks: depth-first prefix sharing against evaluating each subset by itself.
 
     python analysis/benchmarks/exhaustive_subsets.py [--reference FOLDER] [--images 20] [--naive 4096] [--repeats 1]
 
-Naive: for each subset a model in which the deleted units have only their shortcut, run from its input to its logits
+Naive: for each subset a model in which the deleted blocks have only their shortcut, run from its input to its logits
 on the same images (deleted branches are not run). Both ways run in one process, in turn, and their processor time is
 compared (at one thread it is what a quiet machine would take). `--naive` subsets are run the naive way (the first of a
 random permutation, all of them at 4096); with fewer the time is scaled to 4096. Of ResNet-56 an eighth of
@@ -34,22 +34,22 @@ PLAYERS = 12
 
 
 class Naive:
-    """A CIFAR ResNet whose units are exchanged for their shortcuts by name; no copy is made: only runs count."""
+    """A CIFAR ResNet whose blocks are exchanged for their shortcuts by name; no copy is made: only runs count."""
 
     def __init__(self, model: torch.nn.Module, names: list[str]) -> None:
         self.model = model
         self.places = [(model.get_submodule(name.partition(".")[0]), int(name.partition(".")[2])) for name in names]
-        self.units = [stage[place] for stage, place in self.places]
-        self.shortcuts = [OnlyShortcut(unit) for unit in self.units]
+        self.blocks = [stage[place] for stage, place in self.places]
+        self.shortcuts = [OnlyShortcut(block) for block in self.blocks]
 
     def __call__(self, x: torch.Tensor, subset: np.ndarray) -> torch.Tensor:
-        for (stage, place), unit, shortcut, kept in zip(self.places, self.units, self.shortcuts, subset, strict=True):
-            stage[place] = unit if kept else shortcut
+        for (stage, place), block, shortcut, kept in zip(self.places, self.blocks, self.shortcuts, subset, strict=True):
+            stage[place] = block if kept else shortcut
         try:
             return self.model(x)
         finally:
-            for (stage, place), unit in zip(self.places, self.units, strict=True):
-                stage[place] = unit
+            for (stage, place), block in zip(self.places, self.blocks, strict=True):
+                stage[place] = block
 
 
 def gates_of(net: UnrolledNetwork, players: list[int], subsets: np.ndarray) -> torch.Tensor:
@@ -140,7 +140,7 @@ def main() -> None:
     folder = "" if arguments.reference is None else "--reference FOLDER "
     command = f"{folder}--images {arguments.images} --naive {some} --repeats {repeats}"
     lines = [
-        "# All 2^12 subsets of 12 units",
+        "# All 2^12 subsets of 12 blocks",
         "",
         f"`python analysis/benchmarks/exhaustive_subsets.py {command}`; {platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32; load of the machine's "
@@ -150,13 +150,13 @@ def main() -> None:
     ]
     small = digits("test").subset(slice(0, arguments.images))
     twelve = cifar_resnet(26, in_channels=1, seed=0).eval()
-    lines += compare("All units of a network of 12 (ResNet-26, digits)", twelve, list(range(12)), small, some, repeats)
+    lines += compare("All blocks of a network of 12 (ResNet-26, digits)", twelve, list(range(12)), small, some, repeats)
     if arguments.reference is not None:
         model = load_model(str(arguments.reference / "resnet56_cifar10_option_a.safetensors"))
         data = load_data(str(arguments.reference / "cifar10_sample.npz"), limit=arguments.images)
         part = max(64, some // 8)
         lines += compare(
-            "The last 12 of the 27 units of ResNet-56, CIFAR-10", model, list(range(15, 27)), data, part, 1
+            "The last 12 of the 27 blocks of ResNet-56, CIFAR-10", model, list(range(15, 27)), data, part, 1
         )
     (ROOT / "analysis" / "benchmarks" / "exhaustive_subsets.md").write_text("\n".join(lines))
     print("\n".join(lines))

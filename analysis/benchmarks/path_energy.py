@@ -1,4 +1,4 @@
-"""What the energy of all paths costs: beside the exact split in time, beside Veit's sampling in unit products.
+"""What the energy of all paths costs: beside the exact split in time, beside Veit's sampling in block products.
 
     python analysis/benchmarks/path_energy.py [--batch 32] [--rtol 0.05] [--draws 8] [--pilot 64] [--reference FOLDER]
                                               [--repeats 3] [--cost-only]

@@ -71,7 +71,7 @@ def decomposition(depth: int, batch: int, limit: int, repeats: int) -> list[str]
         verdicts = "; ".join(f"{way}: {'holds' if ratios[way] <= limit else 'does not hold'}" for way in ways[1:])
         times = " | ".join(f"{ratios[way]:.1f}" for way in ways)
         lines.append(
-            f"| ResNet-{depth}, {len(net)} units, {name} | {split.vjps['branch']} | {once:.3f} s | "
+            f"| ResNet-{depth}, {len(net)} blocks, {name} | {split.vjps['branch']} | {once:.3f} s | "
             f"{best['whole']:.3f} s | {times} | at most {limit} | {verdicts} | {rows:.0f} MiB |"
         )
     return lines

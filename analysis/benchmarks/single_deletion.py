@@ -42,7 +42,7 @@ def main() -> None:
     model = load_model(str(arguments.reference / "resnet56_cifar10_option_a.safetensors"))
     data = load_data(str(arguments.reference / "cifar10_sample.npz"), limit=arguments.images)
     net, x = unroll(model), data.x
-    names, gates = [unit.name for unit in net], 1 - torch.eye(len(net))
+    names, gates = [block.name for block in net], 1 - torch.eye(len(net))
     fast = for_inference(net)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         f"naive loop, {len(x)} images at once": lambda: single_deletion_logits(model, names, x),

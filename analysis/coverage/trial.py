@@ -31,7 +31,7 @@ from rules import judge  # noqa: E402
 from helpers import randomise_norms  # noqa: E402
 from resnet_paths import drop_blocks  # noqa: E402
 from resnet_paths.graph.program import call_of  # noqa: E402
-from resnet_paths.network import NoUnitsError, UnrolledNetwork, UnrollError, unroll  # noqa: E402
+from resnet_paths.network import NoBlocksError, UnrolledNetwork, UnrollError, unroll  # noqa: E402
 
 Record = dict[str, Any]
 
@@ -110,7 +110,7 @@ def trial(entry: Entry) -> Record:
     start, started = time.process_time(), time.perf_counter()
     try:
         net = unroll(model, example)
-    except NoUnitsError as error:
+    except NoBlocksError as error:
         return {**record, "status": "refused", "found": 0, "reason": _said(error)}
     except UnrollError as error:
         return {**record, "status": "failed", "found": 0, "reason": _said(error)}
@@ -119,7 +119,7 @@ def trial(entry: Entry) -> Record:
     record["seconds"], record["wall seconds"] = time.process_time() - start, time.perf_counter() - started
     record.update(status="unrolled", found=len(net), front_end=net.front_end)
     record["missing"], record["further"] = judgement.match(
-        (call_of(cut.add).path, unit.owner) for cut, unit in zip(net.segments.cuts, net, strict=True)
+        (call_of(cut.add).path, block.owner) for cut, block in zip(net.segments.cuts, net, strict=True)
     )
     for step in (_exactness, _drop):
         try:
@@ -148,7 +148,7 @@ def _exactness(record: Record, entry: Entry, model: nn.Module, net: UnrolledNetw
 def _drop(record: Record, entry: Entry, model: nn.Module, net: UnrolledNetwork) -> None:
     """A middle block dropped for real: the same as a gate of zero, smaller by what the table promises, pickled."""
     inputs = batch_of(entry, 1, 5)
-    droppable = [unit.index for unit in net if unit.droppable]
+    droppable = [block.index for block in net if block.droppable]
     record["droppable"] = len(droppable)
     if not droppable:
         record["why not droppable"] = net[len(net) // 2].reason

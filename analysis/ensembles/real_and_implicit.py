@@ -105,7 +105,7 @@ class Measured:
     sampled_members: float
 
     def fall(self, down: bool) -> float:
-        """How much less a deletion harms after stochastic depth: mean over down-sampling units, or the others."""
+        """How much less a deletion harms after stochastic depth: mean over down-sampling blocks, or the others."""
         chosen = np.isin(np.arange(len(self.damage)), DOWN) == down
         return float((self.damage - self.stochastic_damage)[chosen].mean())
 
@@ -117,12 +117,12 @@ def measured(seed: int, epochs: int, folder: Path) -> Measured:
     stochastic = trained(DEEP, seed, epochs, folder, keep_last=0.5)
     several = Ensemble(members).eval()
     voices = torch.stack([probabilities(member, test) for member in members])
-    units = len(unroll(deep))
-    lesioned = at_gates(deep, test, 1 - torch.eye(units))
+    blocks = len(unroll(deep))
+    lesioned = at_gates(deep, test, 1 - torch.eye(blocks))
 
     # the gates of an unrolled network with stochastic depth multiply its survival probabilities
-    keeps = torch.tensor(linear_decay(units, 0.5))
-    drawn = (torch.rand(DRAWS, units, generator=torch.Generator().manual_seed(seed)) < keeps) / keeps
+    keeps = torch.tensor(linear_decay(blocks, 0.5))
+    drawn = (torch.rand(DRAWS, blocks, generator=torch.Generator().manual_seed(seed)) < keeps) / keeps
     sampled = at_gates(stochastic, test, drawn)
     return Measured(
         members=[error(voice, test) for voice in voices],
@@ -203,9 +203,9 @@ def claims(found: list[Measured]) -> list[tuple[str, str, str, str]]:
             verdict([float(one.stochastic_damage.mean()) < float(one.damage.mean()) for one in found]),
         ),
         (
-            "and it is the dependence on the down-sampling units that weakens (likewise)",
-            "damage falls more for these than for the other units",
-            f"fall {each([one.fall(True) for one in found])} for the {len(DOWN)} down-sampling units, "
+            "and it is the dependence on the down-sampling blocks that weakens (likewise)",
+            "damage falls more for these than for the other blocks",
+            f"fall {each([one.fall(True) for one in found])} for the {len(DOWN)} down-sampling blocks, "
             f"{each([one.fall(False) for one in found])} for the others",
             verdict([one.fall(True) > one.fall(False) for one in found]),
         ),
@@ -234,7 +234,7 @@ def pictures(found: list[Measured]) -> None:
     stochastic = np.mean([one.stochastic_damage for one in found], 0)
     ax.plot(100 * usual, "o-", color=BLUE, label="usual training")
     ax.plot(100 * stochastic, "s-", color=GREEN, label="stochastic depth, last kept half the time")
-    ax.set_xlabel(f"deleted unit of ResNet-{DEEP}")
+    ax.set_xlabel(f"deleted block of ResNet-{DEEP}")
     ax.set_ylabel("rise of the test error (points)")
     ax.legend(fontsize=8)
     save(ax, HERE / "stochastic_depth.png")

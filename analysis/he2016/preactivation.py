@@ -2,8 +2,8 @@
 
     python analysis/he2016/preactivation.py [--seeds 0,1,2] [--epochs 12] [--runs FOLDER]
 
-Networks of 110 and 218 layers (54 and 108 units) on the embedded digits: the original unit, the pre-activation unit,
-and the original unit with projections on all shortcuts. Each trains in a folder of its own under --runs, so that the
+Networks of 110 and 218 layers (54 and 108 blocks) on the embedded digits: the original block, the pre-activation block,
+and the original block with projections on all shortcuts. Each trains in a folder of its own under --runs, so that the
 study goes on where it was killed. Writes preactivation.md and a picture beside this file.
 """
 
@@ -144,7 +144,7 @@ def main() -> None:
         *unlearnt(runs),
         "![training loss](preactivation.png)",
         "",
-        "| unit | layers | early loss | final loss | final training error | final test error |",
+        "| block | layers | early loss | final loss | final training error | final test error |",
         "|---|---:|---|---|---|---|",
         *[
             f"| {kind} | {depth} | "

@@ -59,7 +59,7 @@ def section(title: str, stem: str, model: torch.nn.Module, test: ImageData, trai
     return [
         f"## {title}",
         "",
-        f"{test.name}, {len(test)} images, {len(net)} units. Damage: the rise of the cross-entropy, from "
+        f"{test.name}, {len(test)} images, {len(net)} blocks. Damage: the rise of the cross-entropy, from "
         f"{damage.damage.min():.3f} to {damage.damage.max():.3f}, median {np.median(damage.damage):.3f} nats; median "
         f"width of its 95 % intervals {np.median(high - low):.3f}.",
         "",
@@ -85,7 +85,7 @@ def main() -> None:
         "# Which cheap predictor of damage can be trusted",
         "",
         f"Made by `python analysis/lesion/predictors.py` with resnet_paths {__version__}, torch {torch.__version__}. "
-        "Rank correlations over the units with the damage of deleting each alone. Trust: Spearman above 0.5 over the "
+        "Rank correlations over the blocks with the damage of deleting each alone. Trust: Spearman above 0.5 over the "
         "whole range in which it may lie on more images; some use: above zero. The range is no interval of a stated "
         "level (docs/explanation/intervals.md).",
         "",

@@ -1,7 +1,7 @@
 """Curvature of residual and plain networks: extreme eigenvalues, trace, density, by block (Li et al. 2018, section 6).
 
     python analysis/li2018/curvature.py [--images 96] [--depth 20] [--epochs 8] [--seeds 3] [--points 4]
-        [--parts embedded,units,twins]
+        [--parts embedded,blocks,twins]
 
 The Hessian of the embedded ResNet-56 on UCI digits, and of plain and residual twins of --depth layers (widths 4, 8,
 16), trained from the same initial values in the same order. Writes curvature.md and pictures beside this file.
@@ -22,6 +22,7 @@ from resnet_paths import __version__, cifar_resnet, unroll
 from resnet_paths.data import ImageData, digits
 from resnet_paths.landscape import (
     block_eigenvalues,
+    block_parameters,
     curvature_operator,
     eigenvalue_surface,
     extreme_eigenvalues,
@@ -29,7 +30,6 @@ from resnet_paths.landscape import (
     hutchinson,
     random_direction,
     spectral_density,
-    unit_parameters,
 )
 from resnet_paths.models import load_model
 from resnet_paths.plot import plot_block_eigenvalues, plot_eigenvalue_ratio, plot_spectrum, save
@@ -42,7 +42,7 @@ HEAD = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
 
 
 def embedded(data: ImageData) -> list[str]:
-    """The whole spectrum of the embedded network, and the trace of every unit's block."""
+    """The whole spectrum of the embedded network, and the trace of every block's block."""
     net = unroll(load_model("embedded"))
     operator = curvature_operator(net, data)
     ends = extreme_eigenvalues(operator, 2)
@@ -53,7 +53,7 @@ def embedded(data: ImageData) -> list[str]:
     above, above_error = density.share_below(0.01 * ends.largest)
     save(plot_spectrum(density), HERE / "spectrum_embedded.png")
 
-    traces = trace.of_blocks(unit_parameters(net))
+    traces = trace.of_blocks(block_parameters(net))
     most = traces.sort_values("trace", ascending=False).head(3)
     total, total_error = mean * density.size, mean_error * density.size
     consistent = abs(trace.value - total) < 4 * math.hypot(trace.standard_error, total_error)
@@ -82,11 +82,11 @@ def embedded(data: ImageData) -> list[str]:
         "",
         "![spectrum](spectrum_embedded.png)",
         "",
-        "The traces of the units' diagonal blocks, from the same products; the largest are of "
+        "The traces of the blocks' diagonal blocks, from the same products; the largest are of "
         + ", ".join(f"{row.block} ({row.trace:.2f} ± {row.standard_error:.2f})" for row in most.itertuples())
         + ".",
         "",
-        "| unit | trace | standard error |",
+        "| block | trace | standard error |",
         "|---|---:|---:|",
         *[f"| {row.block} | {row.trace:.3f} | {row.standard_error:.3f} |" for row in traces.itertuples()],
         "",
@@ -94,8 +94,8 @@ def embedded(data: ImageData) -> list[str]:
     return lines
 
 
-def by_unit(data: ImageData) -> list[str]:
-    """The extreme eigenvalues of every unit's block."""
+def by_block(data: ImageData) -> list[str]:
+    """The extreme eigenvalues of every block's block."""
     record = block_eigenvalues(unroll(load_model("embedded")), data)
     save(plot_block_eigenvalues(record), HERE / "blocks_embedded.png")
     rows = [
@@ -103,14 +103,14 @@ def by_unit(data: ImageData) -> list[str]:
         for row in record.to_frame().itertuples()
     ]
     return [
-        "## By residual unit",
+        "## By residual block",
         "",
         f"Eigenvalues of the diagonal blocks of the embedded network ({record.samples} images; largest residual "
         f"{record.residuals.max():.1e}, {record.products.sum()} products).",
         "",
         "![blocks](blocks_embedded.png)",
         "",
-        "| unit | parameters | λmin | λmax | ratio |",
+        "| block | parameters | λmin | λmax | ratio |",
         "|---|---:|---:|---:|---:|",
         *rows,
         "",
@@ -188,14 +188,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("images", 96), ("depth", 20), ("epochs", 8), ("seeds", 3), ("points", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--parts", default="embedded,units,twins")
+    parser.add_argument("--parts", default="embedded,blocks,twins")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
     data = digits("train").subset(slice(0, options.images))
     parts = {
         "embedded": lambda: embedded(data),
-        "units": lambda: by_unit(data.subset(slice(0, options.images // 2))),
+        "blocks": lambda: by_block(data.subset(slice(0, options.images // 2))),
         "twins": lambda: twins(data, options.depth, options.epochs, options.seeds, options.points),
     }
     body: list[str] = []

@@ -41,10 +41,10 @@ def points() -> list[Point]:
     found = []
     for line in (HERE / "resnet56.md").read_text().splitlines():
         if match := ROW.match(line):
-            count, units, *numbers = match.groups()
-            dropped = tuple(int(unit) for unit in units.split(",") if unit.strip())
+            count, blocks, *numbers = match.groups()
+            dropped = tuple(int(block) for block in blocks.split(",") if block.strip())
             if len(dropped) != int(count):
-                raise ValueError(f"expected {count} units in a row of resnet56.md, got {units!r}")
+                raise ValueError(f"expected {count} blocks in a row of resnet56.md, got {blocks!r}")
             found.append(Point(dropped, *map(float, numbers)))
     if not found or found[0].dropped:
         raise ValueError("expected a table in resnet56.md that begins with the whole network, found none")
@@ -76,13 +76,13 @@ def main() -> None:
         "are those of [resnet56.md](resnet56.md); all models in turn, each over the "
         "whole model's time in the same round.",
         "",
-        f"| blocks dropped | units | accuracy | {heads} |",
+        f"| blocks dropped | blocks | accuracy | {heads} |",
         f"|---:|---|---:|{'---:|' * len(options.batches)}",
     ]
     for place, row in enumerate(rows):
         times = (f"{a:.2f} ({b:.2f} to {c:.2f})" for a, b, c in (cells[batch][place] for batch in options.batches))
-        units = ", ".join(map(str, row.dropped))
-        lines.append(f"| {len(row.dropped)} | {units} | {row.recalibrated:.1f}% | {' | '.join(times)} |")
+        blocks = ", ".join(map(str, row.dropped))
+        lines.append(f"| {len(row.dropped)} | {blocks} | {row.recalibrated:.1f}% | {' | '.join(times)} |")
     (HERE / "latencies.md").write_text("\n".join([*lines, "", "![accuracy against latency](latencies.png)", ""]))
     picture(rows, options.batches[0], cells[options.batches[0]]).savefig(HERE / "latencies.png", dpi=120)
     print("\n".join(lines))

@@ -35,7 +35,7 @@ from resnet_paths.tradeoff import (
     Recalibrate,
     as_in_training,
     latencies_in_turn,
-    latency_by_unit,
+    latency_by_block,
     plan_drop,
     statistics_gap,
 )
@@ -68,7 +68,7 @@ def time_saved(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor) -> tuple[f
         before, after = latencies_in_turn([net.model, smaller], x, seconds=0.5)
         whole = before.median
         falls.append(1 - after.median / whole)
-        table = latency_by_unit(net, x, seconds=0.05)
+        table = latency_by_block(net, x, seconds=0.05)
         total = sum(table.branch[index] for index in dropped)
         shares.append(total / whole)
     return float(np.median(falls)), float(np.median(shares))
@@ -199,7 +199,7 @@ def main() -> None:
         "",
         f"Search and judge: mean of {plan.metric}. Greedy: the greedy search's own set of that size.",
         "",
-        "| blocks dropped | units | accuracy | recalibrated | 95 % interval | latency (share) | parameters (share) | "
+        "| blocks dropped | blocks | accuracy | recalibrated | 95 % interval | latency (share) | parameters (share) | "
         "search | greedy | judge |",
         "|---:|---|---:|---:|---|---:|---:|---:|---:|---:|",
     ]

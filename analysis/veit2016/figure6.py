@@ -65,7 +65,7 @@ def claims(found: EffectivePaths) -> list[tuple[str, str, str, bool]]:
         (
             "few paths hold most of the gradient",
             "0.45 % of all paths (ResNet-110)",
-            f"{found.path_share:.3%} of all paths (27 units)",
+            f"{found.path_share:.3%} of all paths (27 blocks)",
             found.path_share < 0.05,
         ),
     ]
@@ -92,8 +92,8 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
         *TABLE,
         *[f"| {a} | {b} | {c} | {'holds' if d else 'does not hold'} |" for a, b, c, d in claims(sampled)],
         "",
-        "The paper's share of paths is of 54 units, whose binomial is narrower against the range of lengths; with 27 "
-        "units the effective range overlaps the lower half of the binomial. Sampled norms have heavy tails: where the "
+        "The paper's share of paths is of 54 blocks, whose binomial is narrower against the range of lengths; with 27 "
+        "blocks the effective range overlaps the lower half of the binomial. Sampled norms have heavy tails: where the "
         "standard error below is large, so is the uncertainty of that length's share.",
         "",
         "The same with the root mean square norm of all paths (path_energy), which few large paths dominate: "
@@ -170,7 +170,7 @@ def main() -> None:
         "# Which path lengths carry the gradient",
         "",
         "Veit, Wilber and Belongie (2016), section 5 and figure 6. Made by `python analysis/veit2016/figure6.py` "
-        f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure is of ResNet-110 (54 units); "
+        f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure is of ResNet-110 (54 blocks); "
         "these networks have 27.",
         "",
         *counting(),

@@ -90,9 +90,9 @@ def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
     worst, ranks = int(np.argmax(residual.values)), np.argsort(np.argsort(-residual.damage)) + 1
     return [
         (
-            "deleting a unit of the residual network does little",
-            "error up by a few points for most units",
-            f"median {100 * np.median(residual.damage):+.1f} points; {mild} of {len(residual.names)} units at most +5",
+            "deleting a block of the residual network does little",
+            "error up by a few points for most blocks",
+            f"median {100 * np.median(residual.damage):+.1f} points; {mild} of {len(residual.names)} blocks at most +5",
             verdict(mild > len(residual.names) / 2),
         ),
         (
@@ -103,7 +103,7 @@ def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
             verdict(bool(residual.high[worst] < chance)),
         ),
         (
-            "units that change the shape do the most damage",
+            "blocks that change the shape do the most damage",
             f"the {changes.sum()} of them rank first",
             "ranks " + ", ".join(str(rank) for rank in ranks[changes]),
             verdict(set(ranks[changes].tolist()) == set(range(1, int(changes.sum()) + 1))),
@@ -133,14 +133,14 @@ def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: flo
 
 
 def shortcuts(branch: SingleDeletions, without: SingleDeletions) -> list[Claim]:
-    """Ours: the paths that skip a unit matter more than those through it."""
+    """Ours: the paths that skip a block matter more than those through it."""
     more = int(np.sum(without.values > branch.values))
     return [
         (
-            "(ours) of the two halves of the paths at a unit, the half that skips it carries the network",
+            "(ours) of the two halves of the paths at a block, the half that skips it carries the network",
             "deleting only the shortcut does more damage than deleting the branch",
             f"error without the shortcut: median {percent(float(np.median(without.values)))}; without the branch: "
-            f"median {percent(float(np.median(branch.values)))}; worse in {more} of {len(branch.names)} units",
+            f"median {percent(float(np.median(branch.values)))}; worse in {more} of {len(branch.names)} blocks",
             verdict(more > 0.9 * len(branch.names), more > len(branch.names) / 2),
         )
     ]
@@ -155,15 +155,15 @@ def figure5a(record: RandomDeletions) -> list[Claim]:
     low, high = record.median_interval()
     return [
         (
-            "error rises smoothly with the number of deleted units (5 a)",
-            "rises with each further unit, no jump to chance",
+            "error rises smoothly with the number of deleted blocks (5 a)",
+            "rises with each further block, no jump to chance",
             f"median error {percent(error[0])} with none, "
             + ", ".join(
                 f"{percent(value)} ({percent(a)} to {percent(b)}) with {count}"
                 for count, value, a, b in zip(record.counts, middle, low, high, strict=True)
                 if count in (1, 2, 4, 6, 8, 10, 14, 20)
             )
-            + f"; largest step {100 * steps.max():+.1f} points a unit; half of the final error at {half}; rises in "
+            + f"; largest step {100 * steps.max():+.1f} points a block; half of the final error at {half}; rises in "
             f"{percent(rises)} of the steps",
             verdict(rises >= 0.8 and steps.max() < 0.25, rises >= 0.6),
         )
@@ -217,11 +217,11 @@ def section(
     layers = None if plain is None else single_deletions(plain_layers(plain, data.x[:1]), data)
 
     plots: dict[str, Callable] = {
-        "Figure 3: one residual unit deleted": lambda ax: plot_single_deletions(residual, ax, chance),
+        "Figure 3: one residual block deleted": lambda ax: plot_single_deletions(residual, ax, chance),
         "Figure 3: one layer of a plain network deleted": lambda ax: plot_single_deletions(layers, ax, chance),
-        "Figure 5 a: k random units deleted": lambda ax: plot_random_deletions(many, ax, chance),
+        "Figure 5 a: k random blocks deleted": lambda ax: plot_random_deletions(many, ax, chance),
         "Figure 5 b: blocks in another order": lambda ax: plot_reorderings(moved, ax, chance),
-        "Units of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
+        "Blocks of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
         "Only the shortcut deleted": lambda ax: plot_single_deletions(without, ax, chance),
     }
     if layers is None:
@@ -237,7 +237,7 @@ def section(
     return [
         f"## {title}",
         "",
-        f"{data.name}, {len(data)} images, {len(net)} units. Error without deletion {percent(residual.whole)} "
+        f"{data.name}, {len(data)} images, {len(net)} blocks. Error without deletion {percent(residual.whole)} "
         f"(95 % interval {percent(low)} to {percent(high)}). {draws} draws for each number of deletions and swaps.",
         "",
         f"![figures 3 and 5]({pictures(stem, plots)})",
@@ -247,7 +247,7 @@ def section(
         *[f"| {' | '.join(claim)} |" for claim in claims],
         "",
         f"All branches of one stage deleted, error: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
-        f"{moved.evaluations.branches:,} unit evaluations for {len(moved.tau)} orders in {batches} batches, "
+        f"{moved.evaluations.branches:,} block evaluations for {len(moved.tau)} orders in {batches} batches, "
         f"{share:.0%} of those without shared beginnings.",
         "",
         *plain_table(plain, layers),

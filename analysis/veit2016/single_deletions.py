@@ -1,4 +1,4 @@
-"""Veit, Wilber and Belongie (2016), section 4.1 and figure 3: deleting single units.
+"""Veit, Wilber and Belongie (2016), section 4.1 and figure 3: deleting single blocks.
 
     python analysis/veit2016/single_deletions.py --reference FOLDER
 
@@ -31,20 +31,20 @@ def claims(record: SingleDeletions, chance: float) -> list[tuple[str, str, str, 
     mild = int(np.sum(record.damage <= 0.05))
     return [
         (
-            "Deleting a unit of a residual network does little",
-            "most units: error up by a few points at most",
-            f"median {100 * median:+.2f} points; {mild} of {len(record.names)} units at most +5 points",
+            "Deleting a block of a residual network does little",
+            "most blocks: error up by a few points at most",
+            f"median {100 * median:+.2f} points; {mild} of {len(record.names)} blocks at most +5 points",
             "holds" if mild > len(record.names) / 2 else "does not hold",
         ),
         (
             "No single deletion takes the network to chance (a plain network's does)",
             f"all below {chance:.0%}",
-            f"highest error {record.values[worst]:.1%} (unit {worst}, {record.names[worst]})",
+            f"highest error {record.values[worst]:.1%} (block {worst}, {record.names[worst]})",
             "holds" if record.high[worst] < chance else "does not hold",
         ),
         (
-            "Units that change the shape of the stream do the most damage",
-            f"the {int(changes.sum())} such units are the {int(changes.sum())} most damaging",
+            "Blocks that change the shape of the stream do the most damage",
+            f"the {int(changes.sum())} such blocks are the {int(changes.sum())} most damaging",
             "ranks " + ", ".join(map(str, ranks)) + f" of {len(record.names)}",
             "holds" if top == set(np.flatnonzero(changes).tolist()) else "does not hold",
         ),
@@ -68,7 +68,7 @@ def section(title: str, model: torch.nn.Module, data: ImageData, picture: str) -
         "|---|---|---|---|",
         *[f"| {' | '.join(claim)} |" for claim in claims(record, chance)],
         "",
-        "| unit | name | shortcut | error | 95 % interval | damage (points) |",
+        "| block | name | shortcut | error | 95 % interval | damage (points) |",
         "|---:|---|---|---:|---|---:|",
     ]
     for index, name in enumerate(record.names):
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     folder = parser.parse_args().reference
     lines = [
-        "# Deleting single units",
+        "# Deleting single blocks",
         "",
         "Veit, Wilber and Belongie (2016), section 4.1 and figure 3. Made by "
         f"`python analysis/veit2016/single_deletions.py` with resnet_paths {__version__}, torch {torch.__version__}.",

@@ -35,7 +35,7 @@ BASE = {
     "paths": ["--model", "own.py:build", "--images", "2", "--samples", "2"],
     "plan": ["--model", "own.py:build", "--limit", "6"],
     "shrink": ["--model", "own.py:build", "--limit", "6", "--no-onnx"],
-    "drop": ["--model", "own.py:build", "--units", "1", "--limit", "6", "--no-onnx"],
+    "drop": ["--model", "own.py:build", "--blocks", "1", "--limit", "6", "--no-onnx"],
     "landscape": ["--model", "own.py:build", "--limit", "4", "--points", "3"],
     "train": ["--model", "cifar-resnet8", "--widths", "2,2,2", "--epochs", "1", "--limit", "8"],
     "report": ["--model", "own.py:build", "--limit", "6"],
@@ -98,7 +98,7 @@ def tried(use: Use, seconds: int = SECONDS) -> Use:
         place = base.index(use.option)
         del base[place : place + 2]
     if use.command == "drop" and use.option == "--plan":
-        base = [word for word in base if word not in ("--units", "1")]
+        base = [word for word in base if word not in ("--blocks", "1")]
     try:
         with limited(seconds):
             result = CliRunner().invoke(app, [use.command, *base, f"{use.option}={use.value}"])

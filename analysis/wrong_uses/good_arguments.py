@@ -143,7 +143,7 @@ def common(name: str, folder: Path) -> Any:
         "operator": operator, "surface": lambda: surface(), "state": lambda: states()[0],
         "x": lambda: data().x, "example_input": lambda: data().x, "target": lambda: data().labels,
         "labels": lambda: data().labels, "images": lambda: data().x, "logits": lambda: torch.zeros(6, 10),
-        "units": lambda: [1], "x_units": lambda: [1], "dropped": lambda: [1],
+        "blocks": lambda: [1], "x_blocks": lambda: [1], "dropped": lambda: [1],
         "start": model, "end": lambda: states()[0],
         "tensors": lambda: dict(model().named_parameters()), "smallest": lambda: -1.0, "largest": lambda: 2.0,
         "directions": direction, "direction": direction, "one": direction, "other": direction,
@@ -171,7 +171,7 @@ def common(name: str, folder: Path) -> Any:
 def special(function: str, folder: Path) -> dict[str, Any]:
     """Arguments of one function alone: what its names mean there, and what keeps it short."""
     made: dict[str, Callable[[], dict[str, Any]]] = {
-        "linear_decay": lambda: {"units": 3},
+        "linear_decay": lambda: {"blocks": 3},
         "linear_cka": lambda: {"one": torch.eye(3), "other": torch.eye(3)},
         "random_swaps": lambda: {"generator": np.random.default_rng(0)},
         "bootstrap": lambda: {"count": 5},
@@ -194,12 +194,12 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "damage_predictors": lambda: {"cka_images": 2, **QUIET},
         "higher_interactions": lambda: {"order": 2, "index": "SII", **QUIET},
         "attribute_blocks": lambda: {"steps": 2, "samples": 2},
-        "unit_conductance": lambda: {"steps": 2},
+        "block_conductance": lambda: {"steps": 2},
         "path_energy": lambda: {"draws": 2, "columns": 1},
         "sample_path_gradients": lambda: {"samples": 2},
         "measure_latency": lambda: {"seconds": 0.0},
         "latencies_in_turn": lambda: {"seconds": 0.0},
-        "latency_by_unit": lambda: {"seconds": 0.0},
+        "latency_by_block": lambda: {"seconds": 0.0},
         "plan_drop": lambda: {
             "images": data(),
             "goal": tradeoff.Blocks(1),
@@ -234,7 +234,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "refit_blocks": lambda: {"model": model.__wrapped__()},
         "npz": lambda: {"path": _npz(folder)},
         "zipped": lambda: {"path": _zip(folder)},
-        "unit_parameters": lambda: {"model": net()},
+        "block_parameters": lambda: {"model": net()},
         "grid": lambda: {"alpha": [1, 2]},
         "with_batch_halving": lambda: {"function": lambda size: size},
         "plain_layers": lambda: {"model": _plain()},

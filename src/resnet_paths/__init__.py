@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Block",
     "ImageData",
-    "Unit",
     "UnrolledNetwork",
     "block_contributions",
     "block_values",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, and never the function
     from .data import ImageData, load_data
     from .lesion import block_values, random_deletions, single_deletions
     from .models import cifar_resnet, load_model
-    from .network import Unit, UnrolledNetwork, for_inference, unroll
+    from .network import Block, UnrolledNetwork, for_inference, unroll
     from .paths import (
         block_contributions,
         effective_paths,
@@ -95,7 +95,7 @@ else:
         "data": ("ImageData", "load_data"),
         "lesion": ("block_values", "random_deletions", "single_deletions"),
         "models": ("cifar_resnet", "load_model"),
-        "network": ("Unit", "UnrolledNetwork", "for_inference", "unroll"),
+        "network": ("Block", "UnrolledNetwork", "for_inference", "unroll"),
         "paths": (
             "block_contributions",
             "effective_paths",

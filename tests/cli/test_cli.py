@@ -22,7 +22,7 @@ def run(*arguments: str):
 def test_the_main_job_in_a_process_of_its_own(tmp_path) -> None:
     command = [sys.executable, "-m", "resnet_paths", "lesion", "--limit", "20", "--out", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "27 residual units" in result.stdout
+    assert "27 residual blocks" in result.stdout
     assert "layer3.8" in result.stdout
     assert "latency" in result.stdout
     assert "drop_blocks(model, [" in result.stdout
@@ -35,7 +35,7 @@ def test_json_has_the_numbers(tmp_path, small_checkpoint) -> None:
     result = run("lesion", *model, "--limit", "40", "--drop", "3", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert len(report["units"]) == 6
+    assert len(report["blocks"]) == 6
     assert len(report["drop"]["dropped"]) == 3
     for size in ("parameters", "macs"):
         assert report["drop"]["after"][size] < report["drop"]["before"][size]
@@ -45,8 +45,8 @@ def test_unroll() -> None:
     result = run("unroll", "--model", "resnet18", "--input", "3x32x32")
     assert "layer4.1" in result.stdout
     assert "64x8x8" in result.stdout
-    units = json.loads(run("unroll", "--json").stdout)
-    assert [unit["index"] for unit in units] == list(range(27))
+    blocks = json.loads(run("unroll", "--json").stdout)
+    assert [block["index"] for block in blocks] == list(range(27))
 
 
 def test_help_teaches() -> None:
@@ -90,7 +90,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
 
     model = ("--model", str(small_checkpoint))
     how = ("--repair", "recalibrate") if more else ()
-    plan = run("plan", *model, "--limit", "60", "--blocks", "2", *how, *FAST, *more, "--out", str(tmp_path))
+    plan = run("plan", *model, "--limit", "60", "--count", "2", *how, *FAST, *more, "--out", str(tmp_path))
     assert plan.exit_code == 0, plan.output
     done = f"Searched and {'recalibrated' if more else 'refitted'} on digits (train), moved by up to 1 pixels"
     assert done in " ".join(plan.stdout.split())
@@ -113,7 +113,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     if more:
         return
     again = run("lesion", "--model", str(tmp_path / "small"), "--limit", "10", "--out", str(tmp_path), "--json")
-    assert len(json.loads(again.stdout)["units"]) == 4
+    assert len(json.loads(again.stdout)["blocks"]) == 4
     other = run("drop", "--plan", str(tmp_path / "plan.json"), "--limit", "50", "--out", str(tmp_path / "other"))
     assert other.exit_code == 2
     assert "expected --limit as in the plan" in other.stderr
@@ -127,7 +127,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
 def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint) -> None:
 
     model = ("--model", str(small_checkpoint))
-    assert run("drop", *model, "--units", "3,-1", "--no-onnx", "--out", str(tmp_path / "small")).exit_code == 0
+    assert run("drop", *model, "--blocks", "3,-1", "--no-onnx", "--out", str(tmp_path / "small")).exit_code == 0
     script = (
         "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
         f"print(torch.export.load({str(tmp_path / 'small' / 'model.pt2')!r}).module()(torch.zeros(5, 1, 8, 8)).shape)"
@@ -139,10 +139,10 @@ def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small
 
 
 def test_a_dropped_model_that_is_dropped_again_reads_back(tmp_path, small_checkpoint) -> None:
-    first = run("drop", "--model", str(small_checkpoint), "--units", "3", "--no-onnx", "--out", str(tmp_path / "one"))
+    first = run("drop", "--model", str(small_checkpoint), "--blocks", "3", "--no-onnx", "--out", str(tmp_path / "one"))
     assert first.exit_code == 0, first.output
     file = str(tmp_path / "one" / "model.safetensors")
-    second = run("drop", "--model", file, "--units", "layer3.1", "--no-onnx", "--out", str(tmp_path / "two"), "--json")
+    second = run("drop", "--model", file, "--blocks", "layer3.1", "--no-onnx", "--out", str(tmp_path / "two"), "--json")
     assert second.exit_code == 0, second.output
     again = str(tmp_path / "two" / "model.safetensors")
     assert read_checkpoint(again)[1]["dropped"] == ["layer2.1", "layer3.1"]
@@ -173,8 +173,8 @@ def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -
     (tmp_path / "plain.py").write_text(WITHOUT_NORMS)
     model = ("--model", f"{tmp_path / 'plain.py'}:make", "--limit", "40", "--out", str(tmp_path))
     for command in (
-        ("plan", "--blocks", "1", "--repair", "recalibrate", *FAST),
-        ("drop", "--units", "1", "--repair", "recalibrate", "--no-onnx"),
+        ("plan", "--count", "1", "--repair", "recalibrate", *FAST),
+        ("drop", "--blocks", "1", "--repair", "recalibrate", "--no-onnx"),
     ):
         result = run(*command, *model)
         assert result.exit_code == 0, result.output
@@ -185,11 +185,11 @@ def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["drop"], "either --units or --plan, got neither"),
-        (["drop", "--units", "99", "--limit", "10"], "a unit index from -27 to 26"),
-        (["drop", "--units", "layer9.0", "--limit", "10"], "choose one of"),
+        (["drop"], "either --blocks or --plan, got neither"),
+        (["drop", "--blocks", "99", "--limit", "10"], "a block index from -27 to 26"),
+        (["drop", "--blocks", "layer9.0", "--limit", "10"], "choose one of"),
         (["plan", "--search", "random", "--limit", "10"], "--search as one of greedy, beam, exact"),
-        (["plan", "--blocks", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --blocks"),
+        (["plan", "--count", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --count"),
     ],
 )
 def test_wrong_use_of_plan_and_drop(arguments: list[str], message: str, tmp_path) -> None:

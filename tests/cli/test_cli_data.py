@@ -160,7 +160,7 @@ def test_images_without_parts_are_parted_for_training(tmp_path) -> None:
 def test_what_drop_writes_is_read_again(photos, tmp_path) -> None:
     model = cifar_resnet(14, widths=(4, 4, 8), num_classes=4, seed=0).eval()
     path = save_checkpoint(model, tmp_path / "net.safetensors")
-    result = run("drop", "--model", path, "--data", photos, "--units", "layer1.1", "--no-onnx", "--out", tmp_path)
+    result = run("drop", "--model", path, "--data", photos, "--blocks", "layer1.1", "--no-onnx", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     x = torch.randn(2, 3, 8, 8)
     expected = drop_blocks(model, ["layer1.1"])(x)

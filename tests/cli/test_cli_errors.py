@@ -19,7 +19,7 @@ WRONG = [
     (["reprot"], "No such command 'reprot'"),
     (["report", "--bugdet", "quick"], "--budget"),
     (["report", "--budget", "huge"], "--budget quick or full, got 'huge'"),
-    (["report", "--skip", "lesions"], "stages among checks, units"),
+    (["report", "--skip", "lesions"], "stages among checks, blocks"),
     (["report", "--limit", "ten"], "--limit"),
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
     (["report", "--batch-size", "0"], "batch-size"),
@@ -39,12 +39,12 @@ WRONG = [
     (["plan", "--latency", "nan"], "--latency as a number above 0"),
     (["plan", "--accuracy-drop", "-1"], "--accuracy-drop as a number from 0 to 1"),
     (["landscape", "--range", "nan:1", "--limit", "4"], "LOW:HIGH"),
-    (["drop", "--units", ",", "--limit", "4"], "--units as indices or names"),
+    (["drop", "--blocks", ",", "--limit", "4"], "--blocks as indices or names"),
     (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
     (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
     (["paths", "--images", "0"], "images"),
-    (["plan", "--blocks", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --blocks"),
-    (["drop", "--limit", "10"], "either --units or --plan, got neither"),
+    (["plan", "--count", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --count"),
+    (["drop", "--limit", "10"], "either --blocks or --plan, got neither"),
     (["train", "--epochs", "many"], "--epochs"),
     (["landscape", "--model", "none.safetensors"], "does not exist"),
 ]
@@ -121,7 +121,7 @@ def ten(): return cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=0)
 """
 
 
-@pytest.mark.parametrize("command", ["lesion", "paths", "plan", "drop --units 1", "landscape", "report"])
+@pytest.mark.parametrize("command", ["lesion", "paths", "plan", "drop --blocks 1", "landscape", "report"])
 def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_three.py").write_text(OWN)
@@ -138,7 +138,7 @@ def test_functions_of_the_folder_in_which_a_command_runs(tmp_path) -> None:
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
-    assert "3 residual units" in found.stdout
+    assert "3 residual blocks" in found.stdout
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch) -> None:

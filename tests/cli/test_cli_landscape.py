@@ -91,7 +91,7 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
         (["--dtype", "int8"], "--dtype among"),
         (["--to", "a", "--gates", "0"], "either --to or --gates"),
         (["--to", "a", "--twin", "b"], "--twin with random directions"),
-        (["--gates", "0,1,2"], "one unit or two"),
+        (["--gates", "0,1,2"], "one block or two"),
         (["--gates", "0", "--line"], "--gates without --line"),
         (["--batchnorm", "moving"], "expected batchnorm"),
         (["--normalise", "row"], "expected normalise"),

@@ -26,7 +26,7 @@ def test_paths_of_the_embedded_network(tmp_path: Path, small_checkpoint: Path) -
     result = CliRunner().invoke(_app(), [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     numbers = json.loads(result.stdout)
-    assert numbers["units"] == 27
+    assert numbers["blocks"] == 27
     assert numbers["residual"] < 1e-3
     assert sum(numbers["gradient_share"]) == pytest.approx(1, abs=1e-3)
     effective = numbers["effective"]

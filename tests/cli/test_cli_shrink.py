@@ -36,7 +36,7 @@ def shrunk(small_checkpoint, tmp_path_factory):
     (folder / "mine.py").write_text(OWN.format(weights=str(weights)))
     model = f"{folder / 'mine.py'}:build"
     result = run(
-        "shrink", "--model", model, "--blocks", "2", "--limit", "200", "--finetune-epochs", "1", *QUICK,
+        "shrink", "--model", model, "--count", "2", "--limit", "200", "--finetune-epochs", "1", *QUICK,
         "--out", folder / "out",
     )  # fmt: skip
     return folder / "out", result
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_was_measured_and_reads_back(shrunk) -> None:
 def test_a_written_network_can_be_shrunk_again(shrunk, tmp_path) -> None:
     folder, _ = shrunk
     again = run(
-        "shrink", "--model", folder, "--blocks", "1", "--limit", "100", "--no-onnx", "--runtime", "export", *QUICK,
+        "shrink", "--model", folder, "--count", "1", "--limit", "100", "--no-onnx", "--runtime", "export", *QUICK,
         "--json", "--out", tmp_path,
     )  # fmt: skip
     assert again.exit_code == 0, again.output
@@ -99,8 +99,8 @@ def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) ->
     few = run("shrink", "--model", small_checkpoint, "--accuracy-drop", "0.001", *QUICK, "--out", tmp_path)
     assert few.exit_code == 2
     assert "expected at least 2703 test images to show that accuracy falls" in " ".join(few.stderr.split())
-    both = run("shrink", "--latency", "0.8", "--blocks", "1", "--out", tmp_path)
-    assert "got --latency and --blocks" in both.stderr
+    both = run("shrink", "--latency", "0.8", "--count", "1", "--out", tmp_path)
+    assert "got --latency and --count" in both.stderr
 
 
 @pytest.mark.parametrize("given", [("--finetune-limit", "30"), ("--finetune-rate", "0.1")])
@@ -116,7 +116,7 @@ def test_training_images_that_are_also_the_test_images_are_refused(small_checkpo
     """As of a folder without train and test in it: the accuracy would be of images that chose."""
     same = load_data("digits", limit=100)
     monkeypatch.setattr("resnet_paths.cli._common.load_data", lambda *arguments, **options: same)
-    result = run("plan", "--model", small_checkpoint, "--blocks", "1", *QUICK, "--out", tmp_path)
+    result = run("plan", "--model", small_checkpoint, "--count", "1", *QUICK, "--out", tmp_path)
     assert result.exit_code == 2
     assert "training and test images differ" in " ".join(result.stderr.split())
 
@@ -139,10 +139,10 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
-        (["shrink", "--blocks", "1"], "onnxscript and onnxruntime"),
-        (["drop", "--units", "1"], "onnxscript"),
+        (["shrink", "--count", "1"], "onnxscript and onnxruntime"),
+        (["drop", "--blocks", "1"], "onnxscript"),
         (
-            ["plan", "--blocks", "1", "--runtime", "onnx", "--limit", "40", "--out", "plan"],
+            ["plan", "--count", "1", "--runtime", "onnx", "--limit", "40", "--out", "plan"],
             "onnxscript and onnxruntime",
         ),
     ],
@@ -160,7 +160,7 @@ def test_packages_that_are_not_there_are_told_before_the_work(words: list[str], 
 @pytest.mark.usefixtures("no_onnx")
 def test_the_command_that_a_plan_prints_runs_where_onnx_is_not_installed(small_checkpoint, tmp_path) -> None:
     out = tmp_path / "plan"
-    result = run("plan", "--model", small_checkpoint, "--blocks", "1", "--limit", "60", *QUICK, "--out", out)
+    result = run("plan", "--model", small_checkpoint, "--count", "1", "--limit", "60", *QUICK, "--out", out)
     assert result.exit_code == 0, result.output
     words = shlex.split(result.stdout.partition("Next: resnet-paths ")[2].strip())
     assert "--no-onnx" in words

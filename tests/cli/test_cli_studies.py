@@ -27,8 +27,8 @@ def run(tmp_path, *arguments: str):
     [
         ("random", 27, ["deleted", "median", "low", "high", "tenth", "ninetieth"]),
         ("reorder", 6, ["swaps", "tau", "tenth", "median", "ninetieth", "low", "high"]),
-        ("stage", 3, ["stage", "units", "whole_stage"]),
-        ("shortcut", 27, ["unit", "name", "shortcut", "error", "low", "high", "damage", "damage_low", "damage_high"]),
+        ("stage", 3, ["stage", "blocks", "whole_stage"]),
+        ("shortcut", 27, ["block", "name", "shortcut", "error", "low", "high", "damage", "damage_low", "damage_high"]),
         ("predictors", 8, None),
     ],
 )
@@ -73,7 +73,7 @@ def test_single_deletions_go_on_from_a_journal(tmp_path, small_checkpoint) -> No
     second = json.loads(run(tmp_path, *arguments).stdout)
     assert len(once) == 3  # all images; those that choose; those kept apart
     assert computed() == once
-    assert second["units"] == first["units"]
+    assert second["blocks"] == first["blocks"]
     assert second["drop"]["dropped"] == first["drop"]["dropped"]
     assert second["drop"]["after"]["accuracy"] == first["drop"]["after"]["accuracy"]
 

@@ -32,7 +32,7 @@ def test_train_then_load(tmp_path: Path) -> None:
     report = numbers(*SMALL, "--epochs", "2", "--out", str(tmp_path))
     assert [row["epoch"] for row in report["epochs"]] == [0, 1]
     assert set(report["epochs"][0]) == {"epoch", "rate", "loss", "train_error", "test_error"}
-    assert (report["units"], report["resumed_after"]) == (3, 0)
+    assert (report["blocks"], report["resumed_after"]) == (3, 0)
     assert len(unroll(load_model(report["checkpoint"]))) == 3
     facts = read_checkpoint(report["checkpoint"])[1]
     assert facts["architecture"]["in_channels"] == 1
@@ -79,7 +79,7 @@ def test_fresh_begins_again_and_removes_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "units"),
+    ("options", "blocks"),
     [
         (["--plain"], 0),
         (["--preactivation", "--shortcut", "B"], 3),
@@ -87,9 +87,9 @@ def test_fresh_begins_again_and_removes_nothing_else(tmp_path: Path) -> None:
         (["--stem", "deep", "--zero-init-residual", "--no-decay-vectors", "--precision", "bfloat16"], 3),
     ],
 )
-def test_families(tmp_path: Path, options: list[str], units: int) -> None:
+def test_families(tmp_path: Path, options: list[str], blocks: int) -> None:
     report = numbers(*SMALL, *options, "--epochs", "1", "--no-test", "--out", str(tmp_path))
-    assert report["units"] == units
+    assert report["blocks"] == blocks
     assert "test_error" not in report["epochs"][0]
 
 
@@ -123,7 +123,7 @@ def test_models_of_other_libraries_and_weights_to_go_on_from(tmp_path: Path) -> 
     arguments = ["--data", str(folder), "--epochs", "1", "--batch-size", "6"]
     report = numbers("--model", "resnet18", *arguments, "--out", str(tmp_path / "one"))
     assert read_checkpoint(report["checkpoint"])[0]["fc.weight"].shape == (2, 512)
-    assert report["units"] == 8
+    assert report["blocks"] == 8
     start = load_model("embedded").conv1.weight
     options = ["--limit", "64", "--epochs", "1", "--learning-rate", "0", "--no-test"]
     report = numbers("--model", "embedded", *options, "--out", str(tmp_path / "on"))

@@ -27,8 +27,8 @@ from resnet_paths.lesion import (
 from resnet_paths.models import cifar_resnet
 from resnet_paths.surgery import recalibrate_batchnorm
 from resnet_paths.tradeoff import (
-    Blocks,
     Clock,
+    Count,
     Distillation,
     ImageSplit,
     NoRepair,
@@ -211,7 +211,7 @@ TAKERS: dict[str, Any] = {
         for p in plan_drop(
             NET,
             s,
-            goal=Blocks(1),
+            goal=Count(1),
             repair=NoRepair(),
             split=ImageSplit(search=s, certify=OTHERS),
             clock=Clock(batch=2, seconds=0.0, rounds=1),

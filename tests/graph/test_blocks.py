@@ -1,11 +1,11 @@
-"""Which additions are units: each rule with the smallest network that shows it."""
+"""Which additions are blocks: each rule with the smallest network that shows it."""
 
 import pytest
 import torch
 from torch import nn
 
 from resnet_paths.graph.recording import record
-from resnet_paths.network import NoUnitsError, UnrolledNetwork, UnrollError, unroll
+from resnet_paths.network import NoBlocksError, UnrolledNetwork, UnrollError, unroll
 
 
 class Written(nn.Module):
@@ -20,12 +20,12 @@ class Written(nn.Module):
         return self.function(self, x)
 
 
-def units(function) -> list[str]:
+def blocks(function) -> list[str]:
     model = Written(function).eval().double()
     net = unroll(model)
     x = torch.randn(4, 3, dtype=torch.float64)
     assert torch.allclose(net(x), model(x), rtol=1e-14, atol=1e-14)
-    return [unit.shortcut for unit in net]
+    return [block.shortcut for block in net]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def units(function) -> list[str]:
     ],
 )
 def test_forms_of_addition(function, expected) -> None:
-    assert units(function) == expected
+    assert blocks(function) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_forms_of_addition(function, expected) -> None:
     ],
 )
 def test_refusals_carry_their_reason(function, reason: str) -> None:
-    with pytest.raises(NoUnitsError, match=reason) as caught:
+    with pytest.raises(NoBlocksError, match=reason) as caught:
         unroll(Written(function))
     assert "What to do" in str(caught.value)
     assert "example_input" in str(caught.value)
@@ -84,7 +84,7 @@ def test_a_block_inside_a_branch_is_a_block_too() -> None:
         inner = inner + m.b(inner)
         return x + m.c(inner)
 
-    assert units(forward) == ["identity", "identity"]
+    assert blocks(forward) == ["identity", "identity"]
 
 
 def test_aliases_of_a_value_changed_in_place() -> None:
@@ -94,7 +94,7 @@ def test_aliases_of_a_value_changed_in_place() -> None:
         x += m.b(x)
         return m.c(alias) + m.d(torch.relu(m.b(alias)))
 
-    assert units(forward) == ["identity", "projection"]
+    assert blocks(forward) == ["identity", "projection"]
 
 
 def test_names_in_one_forward_come_from_the_branches() -> None:
@@ -102,7 +102,7 @@ def test_names_in_one_forward_come_from_the_branches() -> None:
         x = x + m.a(x)
         return x + m.b(x)
 
-    assert [unit.name for unit in unroll(Written(forward))] == ["a", "b"]
+    assert [block.name for block in unroll(Written(forward))] == ["a", "b"]
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_random_numbers_need_an_example() -> None:
         return x + m.a(x) + torch.rand(3)
 
     model, x = Written(random), torch.randn(2, 3)
-    with pytest.raises(NoUnitsError, match="draws random numbers"):
+    with pytest.raises(NoBlocksError, match="draws random numbers"):
         unroll(model)
     net = unroll(model, x)
     torch.manual_seed(1)
@@ -145,7 +145,7 @@ def test_a_coefficient_of_the_addition_belongs_to_the_branch() -> None:
 
     model, x = Alpha().double(), torch.randn(3, 4, dtype=torch.float64)
     for net in (unroll(model), UnrolledNetwork(model, lambda: record(model, x))):
-        assert [unit.name for unit in net] == ["a", "b"]
+        assert [block.name for block in net] == ["a", "b"]
         middle = x + 0.3 * 0.5 * model.a(x)
         assert (net(x) - model(x)).abs().max() < 1e-14
         assert (net(x, [0.5, 0.25]) - (middle - 2 * 0.25 * model.b(middle))).abs().max() < 1e-14
@@ -160,13 +160,13 @@ def test_dense_networks_are_told_apart() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x, self.a(x)], 1)
 
-    with pytest.raises(NoUnitsError, match="1 in all"):
+    with pytest.raises(NoBlocksError, match="1 in all"):
         unroll(Dense())
 
 
 def test_the_parameters_of_a_branch_are_those_that_it_alone_uses() -> None:
     net = unroll(Written(lambda m, x: (y := x + m.b(m.a(x))) + m.c(m.a(y))))
-    assert [unit.branch_parameters for unit in net] == [12, 12]
+    assert [block.branch_parameters for block in net] == [12, 12]
 
 
 def test_blocks_in_a_plain_list_are_told_where_they_belong() -> None:
@@ -178,5 +178,7 @@ def test_blocks_in_a_plain_list_are_told_where_they_belong() -> None:
         def forward(self, x):
             return x + self.blocks[0](x)
 
-    with pytest.raises(NoUnitsError, match=r"registers \(blocks belong into an nn.ModuleList, not into a plain list\)"):
+    with pytest.raises(
+        NoBlocksError, match=r"registers \(blocks belong into an nn.ModuleList, not into a plain list\)"
+    ):
         unroll(Listed().eval(), torch.randn(2, 3))

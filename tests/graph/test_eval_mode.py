@@ -19,7 +19,7 @@ NEEDS: dict[str, Callable[[UnrolledNetwork, Path], Any]] = {
     "inference": lambda net, folder: for_inference(net),
     "gradient": lambda net, folder: paths.gradient_by_length(net, DATA.x, DATA.labels),
     "logits": lambda net, folder: paths.logits_by_length(net, DATA.x),
-    "conductance": lambda net, folder: paths.unit_conductance(net, DATA.x, DATA.labels),
+    "conductance": lambda net, folder: paths.block_conductance(net, DATA.x, DATA.labels),
     "deletions": lambda net, folder: lesion.single_deletions(net, DATA, progress=False),
     "gates": lambda net, folder: landscape.gate_path(net, DATA, [[1.0] * 3, [0.0] * 3], progress=False),
     "curvature": lambda net, folder: landscape.curvature_operator(net, DATA),

@@ -37,8 +37,8 @@ def recorded(model: nn.Module, example: object) -> UnrolledNetwork:
 def test_both_front_ends_agree_bit_for_bit(family: Family) -> None:
     model = randomise_norms(family.make())
     one, other = UnrolledNetwork(model, lambda: trace(model)), recorded(model, family.example(2))
-    assert [unit.name for unit in one] == [unit.name for unit in other]
-    assert [unit.shortcut for unit in one] == [unit.shortcut for unit in other]
+    assert [block.name for block in one] == [block.name for block in other]
+    assert [block.shortcut for block in one] == [block.shortcut for block in other]
     gates = torch.ones(2, len(one))
     gates[1, ::3] = 0
     with torch.no_grad():

@@ -57,9 +57,9 @@ def test_weights_that_nothing_reads_keep_no_branch(closed: bool) -> None:
         for layer in model.layers:
             layer.attention = Opaque().double()
     net = unroll(model)
-    assert [unit.droppable for unit in net] == [True] * 4
+    assert [block.droppable for block in net] == [True] * 4
     # of a closed attention's tuple the layer hands on a slice of unknown length, so it must go on making it
-    assert [unit.branch_parameters for unit in net] == [0 if closed else 40, 20, 0 if closed else 40, 20]
+    assert [block.branch_parameters for block in net] == [0 if closed else 40, 20, 0 if closed else 40, 20]
     small = drop_blocks(net, [0, 2])
     assert torch.equal(small(x), net(x, [0.0, 1.0, 0.0, 1.0]))
     gone = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in small.parameters())
@@ -68,4 +68,4 @@ def test_weights_that_nothing_reads_keep_no_branch(closed: bool) -> None:
 
 def test_weights_that_are_returned_do() -> None:
     net = unroll(Encoder(with_weights=True).eval())
-    assert [unit.droppable for unit in net] == [True, True, False, True]
+    assert [block.droppable for block in net] == [True, True, False, True]

@@ -35,7 +35,7 @@ def loss_at(net, data: ImageData, gates: list[float]) -> float:
 def test_every_cell_is_the_network_at_its_gates(net, data, fast: bool) -> None:
     x, y = [0.0, 0.3, 1.0, 1.5], [-0.5, 1.0]
     found = gate_surface(
-        net, data, x_units=[5, "layer1.1"], y_units=2, x=x, y=y, fast=fast, batch_size=4, metrics=("loss",), **QUIET
+        net, data, x_blocks=[5, "layer1.1"], y_blocks=2, x=x, y=y, fast=fast, batch_size=4, metrics=("loss",), **QUIET
     )
     for row, beta in enumerate(y):
         for column, alpha in enumerate(x):
@@ -59,7 +59,7 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
     batches = list(zip(mixed.x.split(sizes), mixed.labels.split(sizes), strict=True))
     assert torch.allclose(gated(net.model, data.x, [1.0] * len(net)), net.model(data.x), rtol=1e-12)
     found = gate_surface(
-        net, data, x_units=[1, 5], y_units=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",), fast=fast,
+        net, data, x_blocks=[1, 5], y_blocks=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",), fast=fast,
         batchnorm=batchnorm, recalibrate=others, batch_size=4, **QUIET,
     )  # fmt: skip
     for row, beta in enumerate([0.0, 1.2]):
@@ -87,7 +87,7 @@ def test_recalibrated_corners_are_lesioned_models_recalibrated(net, data) -> Non
 @pytest.mark.slow
 def test_statistics_and_a_journal(net, data, tmp_path) -> None:
     """Cells of one choice of statistics are not taken for those of another."""
-    options = {"journal": tmp_path / "cells", "x_units": 3, "x": [0.5], "metrics": ("loss",), **QUIET}
+    options = {"journal": tmp_path / "cells", "x_blocks": 3, "x": [0.5], "metrics": ("loss",), **QUIET}
     values = {
         gate_surface(net, data, batchnorm=batchnorm, batch_size=size, **options).values["loss"][0]
         for batchnorm, size in (("frozen", None), ("recalibrated", None), ("batch", 4), ("batch", 6))
@@ -102,7 +102,7 @@ def test_batches_on_several_threads_give_the_same_cells(net, data, batchnorm: st
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            options = {"x_units": 3, "x": [0.2, 0.7], "batchnorm": batchnorm, "batch_size": 3, **QUIET}
+            options = {"x_blocks": 3, "x": [0.2, 0.7], "batchnorm": batchnorm, "batch_size": 3, **QUIET}
             found.append(gate_surface(net, data, **options).values["loss"])
             assert torch.get_num_threads() == threads
     finally:
@@ -111,16 +111,16 @@ def test_batches_on_several_threads_give_the_same_cells(net, data, batchnorm: st
 
 
 def test_corners_are_the_model_and_the_lesioned_models(net, data) -> None:
-    found = gate_surface(net, data, x_units=4, y_units=7, x=[0.0, 1.0], y=[0.0, 1.0], **QUIET).values["loss"]
+    found = gate_surface(net, data, x_blocks=4, y_blocks=7, x=[0.0, 1.0], y=[0.0, 1.0], **QUIET).values["loss"]
     with torch.no_grad():
         for row, column, dropped in ((1, 1, []), (1, 0, [4]), (0, 1, [7]), (0, 0, [4, 7])):
             model = drop_blocks(net, dropped) if dropped else net.model
             assert found[row, column] == pytest.approx(float(F.cross_entropy(model(data.x), data.labels)), rel=1e-10)
 
 
-def test_other_units_at_given_gates(net, data) -> None:
+def test_other_blocks_at_given_gates(net, data) -> None:
     base = torch.linspace(0.2, 1, len(net))
-    found = gate_surface(net, data, x_units=3, x=[0.5], gates=base, **QUIET)
+    found = gate_surface(net, data, x_blocks=3, x=[0.5], gates=base, **QUIET)
     gates = base.double().tolist()
     gates[3] = 0.5
     assert found.values["loss"][0] == pytest.approx(loss_at(net, data, gates), rel=1e-10)
@@ -151,7 +151,7 @@ def test_the_surface_of_a_lesioned_network(net, data) -> None:
 
 
 def test_metrics_of_the_whole_network(net, data) -> None:
-    found = gate_surface(net, data, x_units=0, x=[0.0, 1.0], metrics=("disagreement", "error"), **QUIET)
+    found = gate_surface(net, data, x_blocks=0, x=[0.0, 1.0], metrics=("disagreement", "error"), **QUIET)
     assert found.values["disagreement"][1] == 0
     with torch.no_grad():
         whole, without = net(data.x), net(data.x, [0.0] + [1.0] * (len(net) - 1))
@@ -162,7 +162,7 @@ def test_metrics_of_the_whole_network(net, data) -> None:
 def test_the_model_is_only_read(net, data) -> None:
     before = [tensor.clone() for tensor in net.model.state_dict().values()]
     for batchnorm in ("frozen", "recalibrated", "batch"):
-        gate_surface(net, data, x_units=3, x=[0.0, 0.5], fast=False, batchnorm=batchnorm, **QUIET)
+        gate_surface(net, data, x_blocks=3, x=[0.0, 0.5], fast=False, batchnorm=batchnorm, **QUIET)
     assert not any(module.training for module in net.model.modules())
     assert all(torch.equal(a, b) for a, b in zip(net.model.state_dict().values(), before, strict=True))
     assert not any(module._forward_hooks for module in net.model.modules())
@@ -170,9 +170,9 @@ def test_the_model_is_only_read(net, data) -> None:
 
 def test_a_journal_tells_surfaces_apart(net, data, tmp_path) -> None:
     options = {"journal": tmp_path / "cells", **QUIET}
-    one = gate_surface(net, data, x_units=3, x=[0.0], **options)
-    other = gate_surface(net, data, x_units=4, x=[0.0], **options)
-    again = gate_surface(net, data, x_units=3, x=[0.0, 1.0], **options)
+    one = gate_surface(net, data, x_blocks=3, x=[0.0], **options)
+    other = gate_surface(net, data, x_blocks=4, x=[0.0], **options)
+    again = gate_surface(net, data, x_blocks=3, x=[0.0, 1.0], **options)
     assert one.values["loss"][0] != other.values["loss"][0]
     assert again.seconds[0] == one.seconds[0]
     np.testing.assert_array_equal(again.values["loss"][0], one.values["loss"][0])
@@ -180,19 +180,19 @@ def test_a_journal_tells_surfaces_apart(net, data, tmp_path) -> None:
 
 def test_wrong_use(net, data) -> None:
     with pytest.raises(ValueError, match=r"got layer1\.1 on both"):
-        gate_surface(net, data, x_units=[0, 1], y_units=1, **QUIET)
+        gate_surface(net, data, x_blocks=[0, 1], y_blocks=1, **QUIET)
     with pytest.raises(ValueError, match="leave y out"):
-        gate_surface(net, data, x_units=0, y=[0.0], **QUIET)
+        gate_surface(net, data, x_blocks=0, y=[0.0], **QUIET)
     with pytest.raises(ValueError, match="expected 9 gates"):
-        gate_surface(net, data, x_units=0, gates=[1.0], **QUIET)
+        gate_surface(net, data, x_blocks=0, gates=[1.0], **QUIET)
     with pytest.raises(ValueError, match="at least two waypoints"):
         gate_path(net, data, [[1.0] * 9], **QUIET)
     with pytest.raises(ValueError, match="expected t from 0 to 1"):
         gate_path(net, data, torch.ones(2, 9), t=[0.0, 1.5], **QUIET)
     with pytest.raises(ValueError, match="expected batchnorm 'frozen'"):
-        gate_surface(net, data, x_units=0, batchnorm="thawed", **QUIET)
+        gate_surface(net, data, x_blocks=0, batchnorm="thawed", **QUIET)
     with pytest.raises(ValueError, match="at least 2 images"):
-        gate_surface(net, data, x_units=0, batchnorm="batch", batch_size=1, **QUIET)
+        gate_surface(net, data, x_blocks=0, batchnorm="batch", batch_size=1, **QUIET)
     training = unroll(tiny().train())
     with pytest.raises(UnrollError, match="eval mode"):
-        gate_surface(training, data, x_units=0, **QUIET)
+        gate_surface(training, data, x_blocks=0, **QUIET)

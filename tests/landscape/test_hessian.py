@@ -12,7 +12,7 @@ from references.tiny import tiny_batch, tiny_network
 from resnet_paths.data import digits
 from resnet_paths.landscape.hessian import block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
 from resnet_paths.landscape.operator import curvature_operator
-from resnet_paths.landscape.parameters import unit_parameters
+from resnet_paths.landscape.parameters import block_parameters
 from resnet_paths.models import load_model
 from resnet_paths.network import unroll
 
@@ -40,7 +40,7 @@ def test_extremes_are_those_of_the_dense_matrix(basis: int) -> None:
     np.testing.assert_allclose(network.values, exact[[0, -1]], atol=1e-2 * exact[-1])
 
 
-def test_eigenvectors_are_unit_directions_of_that_curvature() -> None:
+def test_eigenvectors_are_block_directions_of_that_curvature() -> None:
     net, batch = tiny_network(3), tiny_batch(6)
     operator = curvature_operator(net, [batch])
     found = extreme_eigenvalues(operator, 2, basis=8, tolerance=1e-10)
@@ -76,12 +76,12 @@ def test_blocks_are_diagonal_blocks_of_the_dense_matrix() -> None:
     matrix, places = _dense(net, batch), curvature_operator(net, [batch]).slices()
     record = block_eigenvalues(net, iter([batch]))
     frame = record.to_frame().set_index("block")
-    for unit, names in unit_parameters(net).items():
+    for block, names in block_parameters(net).items():
         inside = np.concatenate([np.arange(len(matrix))[places[name]] for name in names])
         exact = np.linalg.eigvalsh(matrix[np.ix_(inside, inside)])
-        np.testing.assert_allclose(frame.loc[unit, ["smallest", "largest"]].tolist(), exact[[0, -1]], atol=1e-8)
-        assert frame.loc[unit, "parameters"] == len(inside)
-        assert frame.loc[unit, "ratio"] == pytest.approx(eigenvalue_ratio(exact[0], exact[-1]))
+        np.testing.assert_allclose(frame.loc[block, ["smallest", "largest"]].tolist(), exact[[0, -1]], atol=1e-8)
+        assert frame.loc[block, "parameters"] == len(inside)
+        assert frame.loc[block, "ratio"] == pytest.approx(eigenvalue_ratio(exact[0], exact[-1]))
 
 
 def test_own_blocks_and_what_is_refused() -> None:
@@ -105,7 +105,7 @@ def test_not_converged_is_said_not_hidden() -> None:
 @pytest.mark.slow
 def test_embedded_network_in_float32() -> None:
     net, data = unroll(load_model("embedded")), digits("train").subset(slice(0, 8))
-    names = unit_parameters(net)["layer3.8"]
+    names = block_parameters(net)["layer3.8"]
     found = extreme_eigenvalues(curvature_operator(net, data, parameters=names), tolerance=1e-3)
     exact = extreme_eigenvalues(curvature_operator(load_model("embedded").double(), data, parameters=names))
     np.testing.assert_allclose(found.values, exact.values, rtol=5e-3, atol=1e-3 * found.largest)

@@ -21,7 +21,7 @@ from references.tiny import tiny_batch, tiny_network
 from resnet_paths.data import digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.landscape.operator import curvature_operator
-from resnet_paths.landscape.parameters import unit_parameters
+from resnet_paths.landscape.parameters import block_parameters
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import unroll
 
@@ -68,7 +68,7 @@ def test_mean_over_batches_would_be_another_matrix() -> None:
 
 def test_chosen_parameters_give_the_diagonal_block() -> None:
     net, (x, target) = tiny_network(3), tiny_batch(4)
-    names = [*unit_parameters(net)["2"], "0.bias"]
+    names = [*block_parameters(net)["2"], "0.bias"]
     whole = curvature_operator(net, [(x, target)])
     block = curvature_operator(net, [(x, target)], parameters=names)
     assert set(block.names) == set(names)
@@ -316,21 +316,23 @@ def test_what_does_not_fit_is_refused() -> None:
         curvature_operator(broken, [batch]) @ torch.ones(len(operator))
 
 
-def test_units_own_their_parameters() -> None:
+def test_blocks_own_their_parameters() -> None:
     net = tiny_network(4)
-    blocks = unit_parameters(net)
-    assert list(blocks) == [unit.name for unit in net.units]
+    blocks = block_parameters(net)
+    assert list(blocks) == [block.name for block in net.blocks]
     for name, parameters in blocks.items():
         assert set(parameters) == {f"{name}.{inner}" for inner, _ in net.model.get_submodule(name).named_parameters()}
     with pytest.raises(ValueError, match="unrolled network"):
-        unit_parameters(net.model)
-    assert list(unit_parameters(unroll(load_model("embedded")))) == [unit.name for unit in unroll(load_model()).units]
+        block_parameters(net.model)
+    assert list(block_parameters(unroll(load_model("embedded")))) == [
+        block.name for block in unroll(load_model()).blocks
+    ]
 
 
-def test_a_parameter_of_two_units_belongs_to_the_first() -> None:
+def test_a_parameter_of_two_blocks_belongs_to_the_first() -> None:
     model = tiny_network(2, project=False).model
     model[3].branch[3].weight = model[2].branch[3].weight
-    blocks = unit_parameters(unroll(model))
+    blocks = block_parameters(unroll(model))
     assert "2.branch.3.weight" in blocks["2"]
     assert not set(blocks["2"]) & set(blocks["3"])
     assert len(blocks["3"]) == len(blocks["2"]) - 1

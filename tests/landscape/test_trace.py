@@ -10,7 +10,7 @@ from torch import nn
 from references.dense_curvature import DenseOperator, dense_hessian
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths.landscape.operator import CurvatureOperator, curvature_operator
-from resnet_paths.landscape.parameters import unit_parameters
+from resnet_paths.landscape.parameters import block_parameters
 from resnet_paths.landscape.trace import hutch_plus_plus, hutchinson
 
 
@@ -89,7 +89,7 @@ def test_traces_of_blocks_from_the_same_products() -> None:
     operator = curvature_operator(net, [batch])
     record = hutchinson(operator, 400)
     assert record.products == 400
-    blocks = unit_parameters(net)
+    blocks = block_parameters(net)
     frame = record.of_blocks({**blocks, "all": names}).set_index("block")
     for block, chosen in blocks.items():
         places = torch.cat([torch.arange(len(matrix))[operator.slices()[name]] for name in chosen])

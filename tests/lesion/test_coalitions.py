@@ -114,10 +114,10 @@ def test_weights_by_the_formula() -> None:
     n = 4
     for size in range(n):
         kept = (1 << size) - 1
-        unit = np.zeros(2**n)
-        unit[kept | (1 << (n - 1))] = 1
+        block = np.zeros(2**n)
+        block[kept | (1 << (n - 1))] = 1
         weight = factorial(size) * factorial(n - size - 1) / factorial(n)
-        assert table_values(unit)[n - 1] == pytest.approx(weight)
+        assert table_values(block)[n - 1] == pytest.approx(weight)
 
 
 def test_wrong_use() -> None:

@@ -32,8 +32,8 @@ def setting(depth: int = 14):
 
 
 def loss(net, data, kept: frozenset[int]) -> float:
-    """The loss with only these units, by literal deletion."""
-    model = without(net.model, [unit.name for unit in net if unit.index not in kept])
+    """The loss with only these blocks, by literal deletion."""
+    model = without(net.model, [block.name for block in net if block.index not in kept])
     with torch.no_grad():
         logits = model(data.x.double())
     return float(torch.nn.functional.cross_entropy(logits.float(), data.labels))
@@ -61,12 +61,12 @@ def average_over_orders(net, data, players: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("players", [None, [1, 3, 4]])
 def test_shapley_is_the_average_over_all_orders(players: list[int] | None) -> None:
     net, data = setting()
-    game = block_values(net, data, units=players)
+    game = block_values(net, data, blocks=players)
     expected = average_over_orders(net, data, players or list(range(len(net))))
     assert np.allclose(game.values, expected, atol=1e-6)
     assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-12)
     assert game.exhaustive
-    assert game.coalitions == 2 ** len(game.units)
+    assert game.coalitions == 2 ** len(game.blocks)
 
 
 def test_all_coalitions_share_their_prefixes() -> None:
@@ -84,7 +84,7 @@ def test_banzhaf_and_leave_one_out_by_their_definitions() -> None:
     assert np.allclose(
         alone.values, [loss(net, data, whole) - loss(net, data, whole - {i}) for i in range(6)], atol=1e-6
     )
-    game = block_values(net, data, method="banzhaf", units=[0, 5])
+    game = block_values(net, data, method="banzhaf", blocks=[0, 5])
     others = whole - {0, 5}
     expected = [
         (
@@ -101,18 +101,18 @@ def test_banzhaf_and_leave_one_out_by_their_definitions() -> None:
 
 def test_interactions() -> None:
     net, data = setting()
-    game = block_values(net, data, units=[0, 5], interactions=True)
+    game = block_values(net, data, blocks=[0, 5], interactions=True)
     others = frozenset(range(1, 5))
     both = loss(net, data, others | {0, 5}) - loss(net, data, others | {0})
     both += loss(net, data, others) - loss(net, data, others | {5})
     assert game.interactions is not None
     assert np.allclose(game.interactions, [[0, both], [both, 0]], atol=1e-6)
-    three = block_values(net, data, units=[0, 3, 5], interactions=True).interactions
+    three = block_values(net, data, blocks=[0, 3, 5], interactions=True).interactions
     assert three is not None
     assert np.allclose(three, three.T)
 
 
-def test_a_unit_that_does_nothing_is_worth_nothing() -> None:
+def test_a_block_that_does_nothing_is_worth_nothing() -> None:
     net, data = setting()
     block = net.model.get_submodule(net[3].name)
     for parameter in block.bn2.parameters():
@@ -137,7 +137,7 @@ def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> N
         scores.extend((game.values - exact) / game.standard_errors)
     assert np.abs(scores).max() < 5
     assert np.mean(np.abs(scores) < 2.1) > 0.85
-    with pytest.raises(ValueError, match="at most 2 units"):
+    with pytest.raises(ValueError, match="at most 2 blocks"):
         block_values(net, data, method="banzhaf")
 
 
@@ -180,10 +180,10 @@ def test_sampled_coalitions_share_their_prefixes(monkeypatch) -> None:
 
 def test_values_of_single_images_and_their_intervals() -> None:
     net, data = setting()
-    game = block_values(net, data, interactions=True, units=[0, 3, 5])
+    game = block_values(net, data, interactions=True, blocks=[0, 3, 5])
     assert game.per_image.mean(1) == pytest.approx(game.values)
     for image in (0, 7):
-        alone = block_values(net, data.subset([image]), interactions=True, units=[0, 3, 5])
+        alone = block_values(net, data.subset([image]), interactions=True, blocks=[0, 3, 5])
         assert alone.values == pytest.approx(game.per_image[:, image], abs=1e-6)
         assert alone.interactions == pytest.approx(game.interactions_per_image[..., image], abs=1e-6)
     low, high = game.intervals()
@@ -196,7 +196,7 @@ def test_values_of_single_images_and_their_intervals() -> None:
     assert (lower <= game.interactions).all()
     assert (game.interactions <= upper).all()
     with pytest.raises(ValueError, match="interactions=True"):
-        block_values(net, data, units=[0]).interaction_intervals()
+        block_values(net, data, blocks=[0]).interaction_intervals()
 
 
 def test_intervals_of_a_sampled_game_hold_the_sampling_of_orders(monkeypatch) -> None:
@@ -262,5 +262,5 @@ def test_standard_errors_are_the_spread_of_estimates() -> None:
 
 
 def test_a_game_needs_a_player() -> None:
-    with pytest.raises(ValueError, match="at least one unit that plays"):
-        block_values(*setting(), units=[])
+    with pytest.raises(ValueError, match="at least one block that plays"):
+        block_values(*setting(), blocks=[])

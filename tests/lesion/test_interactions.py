@@ -30,10 +30,10 @@ def setting():
 @pytest.mark.parametrize(("index", "method"), [("SII", "shapley"), ("BII", "banzhaf")])
 def test_pairs_are_ours(index: str, method: str) -> None:
     net, data = setting()
-    found = higher_interactions(net, data, order=2, index=index, units=[1, 2, 4, 5])
-    ours = block_values(net, data, method=method, interactions=True, units=[1, 2, 4, 5])
+    found = higher_interactions(net, data, order=2, index=index, blocks=[1, 2, 4, 5])
+    ours = block_values(net, data, method=method, interactions=True, blocks=[1, 2, 4, 5])
     assert found.matrix() == pytest.approx(ours.interactions, abs=1e-12)
-    assert [found.values[(unit,)] for unit in ours.units] == pytest.approx(ours.values, abs=1e-12)
+    assert [found.values[(block,)] for block in ours.blocks] == pytest.approx(ours.values, abs=1e-12)
     assert found.coalitions == 16
     assert found.exact
     assert found.evaluations == ours.evaluations
@@ -42,22 +42,22 @@ def test_pairs_are_ours(index: str, method: str) -> None:
 def test_moebius_by_inclusion_and_exclusion() -> None:
     net, data = setting()
     players = [0, 3, 5]
-    found = higher_interactions(net, data, order=3, index="Moebius", units=players)
+    found = higher_interactions(net, data, order=3, index="Moebius", blocks=players)
 
     def value(kept: tuple[int, ...]) -> float:
         gates = torch.ones(6, dtype=torch.float64)
-        gates[[unit for unit in players if unit not in kept]] = 0
+        gates[[block for block in players if block not in kept]] = 0
         logits = net(data.x.double(), gates).detach()
         return float(torch.nn.functional.cross_entropy(logits.float(), data.labels))
 
     for size in (1, 2, 3):
-        for units in itertools.combinations(players, size):
+        for blocks in itertools.combinations(players, size):
             expected = sum(
                 (-1) ** (size - part) * value(kept)
                 for part in range(size + 1)
-                for kept in itertools.combinations(units, part)
+                for kept in itertools.combinations(blocks, part)
             )
-            assert found.values[units] == pytest.approx(expected, abs=1e-5)
+            assert found.values[blocks] == pytest.approx(expected, abs=1e-5)
 
 
 def test_k_sii_sums_to_the_whole() -> None:
@@ -69,8 +69,8 @@ def test_k_sii_sums_to_the_whole() -> None:
     table = found.to_pandas()
     assert table["value"].tolist() == list(found.values.values())
     strongest = found.strongest(3)
-    assert abs(strongest[0][1]) == max(abs(value) for units, value in found.values.items() if len(units) > 1)
-    assert all(len(units) == 1 for units, _ in found.strongest(4, size=1))
+    assert abs(strongest[0][1]) == max(abs(value) for blocks, value in found.values.items() if len(blocks) > 1)
+    assert all(len(blocks) == 1 for blocks, _ in found.strongest(4, size=1))
 
 
 @pytest.mark.parametrize(("index", "budget"), [("SII", 64), ("FSII", 64), ("STII", 400)])
@@ -80,12 +80,12 @@ def test_estimates_with_a_budget(index: str, budget: int) -> None:
     found = higher_interactions(net, data, order=2, index=index, budget=budget, seed=1)
     assert not found.exact
     assert 0 < found.coalitions <= budget + 2
-    gap = np.abs(np.array([found.values[units] - exact.values[units] for units in exact.values]))
+    gap = np.abs(np.array([found.values[blocks] - exact.values[blocks] for blocks in exact.values]))
     spread = np.std(list(exact.values.values()))
     assert gap.max() < (1e-6 if index != "STII" else 0.5 * spread)
 
 
-def test_more_units_need_a_budget() -> None:
+def test_more_blocks_need_a_budget() -> None:
     model = randomise_norms(cifar_resnet(38, widths=(4, 6, 8), seed=0)).eval()
     _, data = setting()
     net = unroll(model)
@@ -110,4 +110,4 @@ def test_without_shapiq(monkeypatch) -> None:
 
     monkeypatch.setitem(sys.modules, "shapiq", None)
     with pytest.raises(ImportError, match=r"resnet-paths\[shapiq\]"):
-        higher_interactions(*setting(), units=[0], order=1)
+        higher_interactions(*setting(), blocks=[0], order=1)

@@ -16,7 +16,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import METRICS, evaluate_gates, interval, metric_named, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet, load_model
-from resnet_paths.network import NoUnitsError, UnrollError, unroll
+from resnet_paths.network import NoBlocksError, UnrollError, unroll
 from resnet_paths.surgery import drop_blocks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
@@ -68,7 +68,7 @@ def test_record_is_whole() -> None:
     net, data = unroll(tiny(torch.float32)), random_images()
     record = single_deletions(net, data)
     table = record.to_pandas()
-    assert list(table["name"]) == [unit.name for unit in net]
+    assert list(table["name"]) == [block.name for block in net]
     assert np.allclose(table["damage"], record.values - record.whole)
     assert (record.low <= record.values).all()
     assert (record.values <= record.high).all()
@@ -85,9 +85,9 @@ def test_random_deletions() -> None:
     assert np.array_equal(record.values, again.values)
     x = data.x.double()
     for count, sets, values in zip(record.counts, record.deleted, record.values, strict=True):
-        for units, value in zip(sets, values, strict=True):
-            assert len(set(units)) == count
-            damaged = without(model, [net[int(unit)].name for unit in units])
+        for blocks, value in zip(sets, values, strict=True):
+            assert len(set(blocks)) == count
+            damaged = without(model, [net[int(block)].name for block in blocks])
             assert value == pytest.approx(float((damaged(x).argmax(1) != model(x).argmax(1)).double().mean()))
     assert record.whole == 0
     assert record.quantiles().shape == (3, 3)
@@ -176,7 +176,7 @@ def test_float64_stays_float64_all_the_way_to_the_record(metric: str) -> None:
     model, data = tiny(), random_images()
     plain, fast = (single_deletions(unroll(model), data, metric=metric, fast=fast).per_image for fast in (False, True))
     assert np.abs(plain - fast).max() < 1e-10 * np.abs(plain).max()
-    x, names = data.x.double(), [unit.name for unit in unroll(model)]
+    x, names = data.x.double(), [block.name for block in unroll(model)]
     whole, logits = model(x).log_softmax(-1).detach(), single_deletion_logits(model, names, x).log_softmax(-1)
     loss = -logits.gather(-1, data.labels.expand(9, -1)[..., None])[..., 0]
     expected = loss if metric == "loss" else (whole.exp() * (whole - logits)).sum(-1)
@@ -199,7 +199,7 @@ def test_branches_without_weights_are_no_blocks() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.first(x)
 
-    with pytest.raises(NoUnitsError, match="no layer with weights"):
+    with pytest.raises(NoBlocksError, match="no layer with weights"):
         unroll(Bare().eval())
 
 
@@ -238,7 +238,7 @@ def test_a_keyword_that_no_study_knows_is_refused() -> None:
         single_deletions(unroll(tiny()), random_images(), bacth_size=10)  # type: ignore[call-arg]
 
 
-def test_the_least_damaging_units_are_as_many_as_asked_for_or_an_error() -> None:
+def test_the_least_damaging_blocks_are_as_many_as_asked_for_or_an_error() -> None:
     record = single_deletions(unroll(tiny()), random_images(), metric="loss")
     assert record.least(9) == np.argsort(record.values, kind="stable").tolist()
     assert record.least(0) == []

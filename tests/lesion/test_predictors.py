@@ -93,8 +93,8 @@ def test_contributions_are_those_of_the_paths_package() -> None:
     net = unroll(model)
     found = damage_predictors(net, data)
     split = block_contributions(net, data.x.double(), data.labels)
-    units = slice(3, None)
-    expected = split.of_target[units] - split.contributions[units].mean(-1)
+    blocks = slice(3, None)
+    expected = split.of_target[blocks] - split.contributions[blocks].mean(-1)
     assert found.per_image["logit_contribution"] == pytest.approx(expected.numpy(), abs=1e-10)
 
 
@@ -123,7 +123,7 @@ class Add(torch.nn.Module):
         return x + self.layer(x)
 
 
-def test_a_unit_that_does_nothing_is_last_everywhere() -> None:
+def test_a_block_that_does_nothing_is_last_everywhere() -> None:
     model = tiny()
     for parameter in model.layer2[1].bn2.parameters():
         torch.nn.init.zeros_(parameter)
@@ -194,7 +194,7 @@ def test_ranking_finds_the_good_predictor_and_says_how_sure_it_is() -> None:
     wide = ranking.spearman_range[1]
     assert wide[1] - wide[0] > 0.3
     assert wide[0] <= ranking.spearman[1] <= wide[1]
-    assert ranking.units.tolist() == [12, 12, 12, 0]
+    assert ranking.blocks.tolist() == [12, 12, 12, 0]
     assert np.isnan(ranking.spearman[3])
     table = ranking.to_pandas()
     assert table["kendall"][0] == pytest.approx(kendalltau(good.mean(1), damage.mean(1)).statistic)
@@ -231,7 +231,7 @@ def test_wrong_use() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-def test_damage_that_is_the_same_for_all_units_ranks_nothing() -> None:
+def test_damage_that_is_the_same_for_all_blocks_ranks_nothing() -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 10))
     damage = single_deletions(net, data)
     same = replace(damage, per_image=np.zeros((28, 10)), values=np.zeros(27), whole=0.0)

@@ -1,4 +1,4 @@
-"""Reordered networks against calling the units one by one, and the distance of orders by counting."""
+"""Reordered networks against calling the blocks one by one, and the distance of orders by counting."""
 
 import sys
 from itertools import combinations
@@ -52,11 +52,11 @@ def check_against_copies(model: nn.Module, data: ImageData, record: Reorderings)
 @pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("options", [{}, {"preactivation": True}, {"shortcut": "B"}])
-def test_equal_to_calling_the_units_in_that_order(options: dict, fast: bool) -> None:
+def test_equal_to_calling_the_blocks_in_that_order(options: dict, fast: bool) -> None:
     model, data = tiny(**options), images()
     net, before = unroll(model), fingerprint(model)
     record = reorderings(net, data, [1, 5], draws=4, metric=first_logit, fast=fast, batch_size=5)
-    assert record.direct == ("preactivation" not in options)  # there the first unit's norm stands before its shortcut
+    assert record.direct == ("preactivation" not in options)  # there the first block's norm stands before its shortcut
     for order, values in zip(record.orders, record.per_image[1:], strict=True):
         with torch.no_grad():
             expected = in_order(model, order.tolist(), data.x.double())[:, 0]
@@ -66,7 +66,7 @@ def test_equal_to_calling_the_units_in_that_order(options: dict, fast: bool) -> 
     assert fingerprint(model) == before
 
 
-def test_where_units_cannot_be_run_apart_copies_of_the_model_are_made() -> None:
+def test_where_blocks_cannot_be_run_apart_copies_of_the_model_are_made() -> None:
     model, data = tiny(preactivation=True, shortcut="C"), images()
     record = reorderings(unroll(model), data, [3], draws=2, metric=first_logit, fast=False)
     assert not record.direct
@@ -134,7 +134,7 @@ def test_what_the_model_adds_itself_stays_in_its_place() -> None:
     check_against_copies(model, data, record)
 
 
-def test_units_of_one_module_move_together() -> None:
+def test_blocks_of_one_module_move_together() -> None:
     torch.manual_seed(0)
     model = VisionTransformer(32, 16, 3, 2, 16, 32, num_classes=10)
     nn.init.normal_(model.heads.head.weight)
@@ -261,7 +261,7 @@ def test_nothing_to_reorder() -> None:
 
 
 class TwoParts(nn.Module):
-    """Two units of one module, with an activation of its own between them."""
+    """Two blocks of one module, with an activation of its own between them."""
 
     def __init__(self, between: nn.Module) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class TwoParts(nn.Module):
         return x + self.two(x)
 
 
-def test_what_stands_between_the_units_of_a_block_moves_with_it() -> None:
+def test_what_stands_between_the_blocks_of_a_block_moves_with_it() -> None:
     torch.manual_seed(0)
     blocks = [TwoParts(between) for between in (nn.Tanh(), nn.ReLU(), nn.Sigmoid())]
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), *blocks, nn.Linear(4, 10)).double().eval()

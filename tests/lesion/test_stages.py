@@ -77,8 +77,8 @@ def test_deletions_stay_in_their_stage_and_end_with_all_of_it() -> None:
     record = stage_deletions(net, data, [1, 2, 7], draws=3, metric=first_logit)
     assert [result.counts.tolist() for result in record.results] == [[1, 2, 3]] * 3
     for stage, result, whole in zip(record.stages, record.results, record.whole_stage, strict=True):
-        assert set(np.concatenate([units.ravel() for units in result.deleted])) <= set(stage)
-        damaged = without(model, [net[unit].name for unit in stage])
+        assert set(np.concatenate([blocks.ravel() for blocks in result.deleted])) <= set(stage)
+        damaged = without(model, [net[block].name for block in stage])
         assert whole == pytest.approx(float(damaged(data.x.double())[:, 0].detach().mean()), abs=1e-10)
     table = record.to_pandas()
     assert len(table) == 27
@@ -111,7 +111,7 @@ def test_intervals_of_the_median_over_draws() -> None:
     medians = [np.median(record.per_image[1:][:, images].mean(1).reshape(2, 5), axis=1) for images in drawn]
     half = stats.t.ppf(0.975, 11) * np.std(medians, axis=0, ddof=1)
     assert np.stack([low, high]) == pytest.approx(np.stack([middle - half, middle + half]))
-    assert record.units == tuple(range(9))
+    assert record.blocks == tuple(range(9))
 
 
 @pytest.mark.parametrize("metric", ["error", "soft_error", "loss"])

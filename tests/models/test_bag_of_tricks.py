@@ -33,13 +33,13 @@ def member(options: dict, **more) -> nn.Module:
 def test_members_unroll_exactly(options: dict) -> None:
     model, x = member(options), torch.randn(2, 3, 13, 17, dtype=torch.float64)
     net = unroll(model)
-    assert [unit.name for unit in net] == [f"layer{stage}.{unit}" for stage in (1, 2, 3) for unit in (0, 1)]
+    assert [block.name for block in net] == [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
     assert torch.allclose(net(x), model(x), rtol=0, atol=1e-12)
     assert torch.allclose(for_inference(net)(x), model(x), rtol=0, atol=1e-10)
     whole = model(x)
-    for unit in range(len(net)):
+    for block in range(len(net)):
         gates = torch.ones(len(net), dtype=torch.float64)
-        gates[unit] = 0
+        gates[block] = 0
         assert not torch.allclose(net(x, gates), whole)
 
 
@@ -81,16 +81,16 @@ def test_parameters_of_resnext_29(groups: int, group_width: int, millions: float
 @pytest.mark.parametrize("size", [8, 9])
 def test_shortcut_d_is_the_mean_of_four_pixels_then_a_projection(size: int) -> None:
     """He et al. 2019, figure 2 c; at an odd border the mean is over the pixels that are there."""
-    unit = member({"depth": 8, "shortcut": "D"}).layer2[0]  # type: ignore[index, union-attr]
+    block = member({"depth": 8, "shortcut": "D"}).layer2[0]  # type: ignore[index, union-attr]
     x = torch.randn(2, 4, size, size, dtype=torch.float64)
     places = range(0, size, 2)
     means = torch.stack(
         [torch.stack([x[:, :, r : r + 2, c : c + 2].mean((2, 3)) for c in places], 2) for r in places], 2
     )
-    _, projection, norm = unit.shortcut
-    branch = unit.bn2(unit.conv2(torch.relu(unit.bn1(unit.conv1(x)))))
+    _, projection, norm = block.shortcut
+    branch = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x)))))
     projected = torch.einsum("oi,bihw->bohw", projection.weight[:, :, 0, 0], means)
-    assert torch.allclose(unit(x), torch.relu(branch + norm(projected)), rtol=0, atol=1e-12)
+    assert torch.allclose(block(x), torch.relu(branch + norm(projected)), rtol=0, atol=1e-12)
 
 
 def test_the_deep_stem_is_three_convolutions() -> None:

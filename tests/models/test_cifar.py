@@ -6,7 +6,7 @@ from helpers import randomise_norms
 from resnet_paths.data import load_data
 from resnet_paths.models import ZeroPadShortcut, cifar_resnet, load_model
 from resnet_paths.models.load import EMBEDDED
-from resnet_paths.network import NoUnitsError, unroll
+from resnet_paths.network import NoBlocksError, unroll
 from resnet_paths.training import error_rate
 
 
@@ -36,8 +36,8 @@ def test_every_member_of_the_family_unrolls(preactivation: bool, shortcut: str, 
     x = torch.randn(2, 3, 13, 13, dtype=torch.float64)
     net = unroll(model)
     assert torch.allclose(net(x), model(x), rtol=0, atol=1e-12)
-    assert [unit.name for unit in net] == [f"layer{stage}.{unit}" for stage in (1, 2, 3) for unit in (0, 1)]
-    kinds = [unit.shortcut for unit in net]
+    assert [block.name for block in net] == [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
+    kinds = [block.shortcut for block in net]
     down = {"A": "parameter-free"}.get(shortcut, "projection")
     first = down if block == "bottleneck" else ("projection" if shortcut == "C" else "identity")
     same = "projection" if shortcut == "C" else "identity"
@@ -50,31 +50,31 @@ def test_plain_twin_has_the_same_names_and_initial_values() -> None:
         plain = cifar_resnet(20, seed=3, residual=False).state_dict()
         assert set(plain) == {name for name in residual if ".shortcut." not in name}
         assert all(torch.equal(value, residual[name]) for name, value in plain.items())
-    with pytest.raises(NoUnitsError):
+    with pytest.raises(NoBlocksError):
         unroll(cifar_resnet(20, residual=False))
 
 
 def test_preactivation_projection_leaves_after_the_first_activation() -> None:
     model = cifar_resnet(8, preactivation=True, shortcut="B", widths=(4, 8, 8), seed=0).eval()
-    unit = model.layer2[0]  # type: ignore[index]
+    block = model.layer2[0]  # type: ignore[index]
     x = torch.randn(1, 4, 8, 8)
-    entry = torch.relu(unit.bn1(x))
-    expected = unit.shortcut(entry) + unit.conv2(torch.relu(unit.bn2(unit.conv1(entry))))
-    assert torch.equal(unit(x), expected)
+    entry = torch.relu(block.bn1(x))
+    expected = block.shortcut(entry) + block.conv2(torch.relu(block.bn2(block.conv1(entry))))
+    assert torch.equal(block(x), expected)
 
 
 @pytest.mark.parametrize(("shortcut", "from_input"), [("A", 3), ("C", 0)])
 def test_preactivation_shortcuts_that_leave_from_the_input(shortcut: str, from_input: int) -> None:
-    """He et al. 2016: the first unit and those that change the shape or project share the first activation."""
+    """He et al. 2016: the first block and those that change the shape or project share the first activation."""
     model = cifar_resnet(14, preactivation=True, shortcut=shortcut, widths=(2, 4, 8))  # type: ignore[arg-type]
-    units = [unit for stage in (model.layer1, model.layer2, model.layer3) for unit in stage]  # type: ignore[union-attr]
-    assert [unit.shares_preactivation for unit in units].count(False) == from_input
-    assert units[0].shares_preactivation
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage]  # type: ignore[union-attr]
+    assert [block.shares_preactivation for block in blocks].count(False) == from_input
+    assert blocks[0].shares_preactivation
     x = torch.randn(1, 2, 6, 6)
-    unit = units[1].eval()
-    entry = x if shortcut == "A" else torch.relu(unit.bn1(x))
-    branch = unit.conv2(torch.relu(unit.bn2(unit.conv1(torch.relu(unit.bn1(x))))))
-    assert torch.equal(unit(x), branch + unit.shortcut(entry))
+    block = blocks[1].eval()
+    entry = x if shortcut == "A" else torch.relu(block.bn1(x))
+    branch = block.conv2(torch.relu(block.bn2(block.conv1(torch.relu(block.bn1(x))))))
+    assert torch.equal(block(x), branch + block.shortcut(entry))
 
 
 def test_twins_agree_after_manual_seed_whatever_the_shortcut_and_the_device() -> None:
@@ -97,8 +97,8 @@ def test_a_plain_network_is_its_layers_in_a_row() -> None:
     x = torch.randn(2, 3, 9, 9)
     out = torch.relu(model.bn1(model.conv1(x)))
     for stage in (model.layer1, model.layer2, model.layer3):
-        unit = stage[0]  # type: ignore[index]
-        out = torch.relu(unit.bn2(unit.conv2(torch.relu(unit.bn1(unit.conv1(out))))))
+        block = stage[0]  # type: ignore[index]
+        out = torch.relu(block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(out))))))
     torch.testing.assert_close(model(x), model.linear(out.mean((2, 3))), rtol=1e-5, atol=1e-6)
 
 
@@ -126,8 +126,8 @@ def test_zero_initialised_branches_leave_the_shortcuts(preactivation: bool, bloc
 
 def test_keys_of_the_reference_state_dicts() -> None:
     names = {name.rsplit(".", 1)[0] for name in cifar_resnet(8).state_dict()}
-    units = {f"layer{stage}.0.{kind}{layer}" for stage in (1, 2, 3) for kind in ("conv", "bn") for layer in (1, 2)}
-    assert names == {"conv1", "bn1", "linear", *units}
+    blocks = {f"layer{stage}.0.{kind}{layer}" for stage in (1, 2, 3) for kind in ("conv", "bn") for layer in (1, 2)}
+    assert names == {"conv1", "bn1", "linear", *blocks}
 
 
 def test_option_a_pads_both_sides_with_zeros() -> None:
@@ -158,12 +158,12 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
 
 
 @pytest.mark.reference_data
-@pytest.mark.parametrize(("depth", "units"), [(20, 9), (56, 27)])
-def test_reference_networks_load_and_classify(reference_dir, depth: int, units: int) -> None:
+@pytest.mark.parametrize(("depth", "blocks"), [(20, 9), (56, 27)])
+def test_reference_networks_load_and_classify(reference_dir, depth: int, blocks: int) -> None:
     model = load_model(str(reference_dir / f"resnet{depth}_cifar10_option_a.safetensors"))
     data = load_data(str(reference_dir / "cifar10_sample.npz"))
     assert len(data) == 500
-    assert len(unroll(model)) == units
+    assert len(unroll(model)) == blocks
     assert 0.05 <= error_rate(model, data) <= (0.08 if depth == 56 else 0.11)
 
 
@@ -178,9 +178,9 @@ def test_embedded_network_is_good() -> None:
 def test_embedded_network_survives_the_loss_of_most_single_blocks() -> None:
     net, data = unroll(load_model("embedded")), load_data("digits")
     errors = []
-    for unit in range(27):
+    for block in range(27):
         gates = torch.ones(27)
-        gates[unit] = 0
+        gates[block] = 0
         with torch.inference_mode():
             errors.append(float((net(data.x, gates).argmax(1) != data.labels).float().mean()))
     assert sum(error <= 0.05 for error in errors) >= 20

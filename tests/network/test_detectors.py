@@ -42,10 +42,10 @@ def test_blocks_are_found_lesioned_and_dropped_in_the_whole_detector(make, size:
     torch.manual_seed(0)
     model, images = make().eval(), [torch.rand(3, size, size), torch.rand(3, size, size)]
     net = unroll(model, (images,))
-    in_backbone = [unit for unit in net if unit.name.startswith("backbone.") and ".." not in unit.name]
+    in_backbone = [block for block in net if block.name.startswith("backbone.") and ".." not in block.name]
     assert len(in_backbone) == len(blocks)
     if "layer1.0" in blocks:
-        assert [unit.name.removeprefix("backbone.body.") for unit in in_backbone] == blocks
+        assert [block.name.removeprefix("backbone.body.") for block in in_backbone] == blocks
     with torch.no_grad():
         assert torch.equal(net((images,)), net.followed(model(images)))
         with lesioned(net, [3]):

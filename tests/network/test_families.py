@@ -1,11 +1,11 @@
-"""Every family that the docs name: the right number of units, and the model's own output at gates of one."""
+"""Every family that the docs name: the right number of blocks, and the model's own output at gates of one."""
 
 import pytest
 import torch
 
 from families import ALL, WITHOUT_UNITS, Family
 from helpers import randomise_norms
-from resnet_paths.network import NoUnitsError, unroll
+from resnet_paths.network import NoBlocksError, unroll
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def test_network_is_the_model(family: Family) -> None:
         pytest.importorskip({"timm": "timm", "hf": "transformers"}[family.library])
     model = randomise_norms(family.make())
     net = unroll(model, family.example(2) if family.needs_example else None)
-    assert len(net) == family.units
+    assert len(net) == family.blocks
 
     x = family.example(1)
     with torch.no_grad():
@@ -36,6 +36,6 @@ def test_network_is_the_model(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", WITHOUT_UNITS, ids=lambda family: family.name)
-def test_models_without_units_are_refused_with_reasons(family: Family) -> None:
-    with pytest.raises(NoUnitsError, match="What to do"):
+def test_models_without_blocks_are_refused_with_reasons(family: Family) -> None:
+    with pytest.raises(NoBlocksError, match="What to do"):
         unroll(family.make())

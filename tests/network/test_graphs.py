@@ -297,7 +297,7 @@ def test_blocks_in_a_skipped_branch_are_not_computed() -> None:
 
 def test_a_module_called_twice_is_named_once_for_each_call() -> None:
     net = networks(make(Siamese))[0]
-    assert [unit.name for unit in net] == ["f.0#1", "f.1#1", "f.0#2", "f.1#2"]
+    assert [block.name for block in net] == ["f.0#1", "f.1#1", "f.0#2", "f.1#2"]
     assert net.indices("f.0") == [0, 2]
 
 
@@ -320,7 +320,7 @@ class Several(nn.Module):
 def test_of_several_outputs_the_one_with_most_blocks_is_followed() -> None:
     model, x = Several().eval().double(), torch.randn(2, 4, 5, 5, dtype=torch.float64)
     net = unroll(model, x)
-    assert [unit.name for unit in net] == ["f.0", "f.1", "f.2"]
+    assert [block.name for block in net] == ["f.0", "f.1", "f.2"]
     assert torch.equal(net(x), model(x)["map2"])
     assert any("choose another with output=" in str(refusal) for refusal in net.refusals)
 
@@ -328,7 +328,7 @@ def test_of_several_outputs_the_one_with_most_blocks_is_followed() -> None:
 def test_another_output_can_be_followed() -> None:
     model, x = Several().eval().double(), torch.randn(2, 4, 5, 5, dtype=torch.float64)
     net = unroll(model, output="aux")
-    assert [unit.name for unit in net] == ["f.0", "aux"]
+    assert [block.name for block in net] == ["f.0", "aux"]
     assert torch.equal(net(x), model(x)["aux"])
     with pytest.raises(UnrollError, match="choose one of 'map0', 'map1', 'map2', 'aux'"):
         unroll(model, output="logits")

@@ -1,4 +1,4 @@
-"""The identities of evaluation at gates, on small networks of every kind of unit."""
+"""The identities of evaluation at gates, on small networks of every kind of block."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ from helpers import randomise_norms
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
 from resnet_paths.models import cifar_resnet
-from resnet_paths.network import Evaluations, UnitIndexError, UnrolledNetwork, UnrollError, for_inference, unroll
+from resnet_paths.network import BlockIndexError, Evaluations, UnrolledNetwork, UnrollError, for_inference, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 
@@ -176,7 +176,7 @@ def test_rows_of_gates_that_require_gradients() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_entering_at_each_unit(block: type[nn.Module]) -> None:
+def test_entering_at_each_block(block: type[nn.Module]) -> None:
     model, x = small(block), images()
     net = unroll(model)
     for index in range(4):
@@ -248,7 +248,7 @@ def test_fast_network_gives_the_same_numbers(block: type[nn.Module], dtype: torc
     with torch.inference_mode():
         plain, quick = net(x, gates), fast(x, gates)
     assert (plain - quick).abs().max() <= tolerance * plain.abs().max()
-    assert [unit.name for unit in fast] == [unit.name for unit in net]
+    assert [block.name for block in fast] == [block.name for block in net]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -257,9 +257,9 @@ def test_fast_network_refuses_training_mode() -> None:
         for_inference(unroll(small(Basic).train()))
 
 
-def test_units_are_named_by_index_and_name() -> None:
+def test_blocks_are_named_by_index_and_name() -> None:
     net = unroll(small(Basic))
-    assert [unit.name for unit in net] == ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
+    assert [block.name for block in net] == ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
     assert net[-1] is net[3]
     assert net["blocks.1"].index == 1
     assert net[1].shortcut == "projection"
@@ -276,18 +276,18 @@ def test_units_are_named_by_index_and_name() -> None:
         (4, "from -4 to 3"),
         (-5, "from -4 to 3"),
         ("blocks.9", "choose one of blocks.0"),
-        ([1, -3], "expected each unit once"),
+        ([1, -3], "expected each block once"),
     ],
 )
 def test_wrong_references(reference: object, message: str) -> None:
     net = unroll(small(Basic))
-    with pytest.raises(UnitIndexError, match=message):
+    with pytest.raises(BlockIndexError, match=message):
         net.indices(reference)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (0, 4), (1, 1, 4)])
 def test_wrong_gates(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="one for each unit"):
+    with pytest.raises(ValueError, match="one for each block"):
         unroll(small(Basic))(images(), torch.ones(shape))
 
 
@@ -304,7 +304,7 @@ def test_pickles_and_copies() -> None:
     assert torch.equal(copy.deepcopy(net)(x), net(x))
 
 
-def test_a_unit_whose_branch_later_operations_need_says_so() -> None:
+def test_a_block_whose_branch_later_operations_need_says_so() -> None:
     class Leaks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -319,7 +319,7 @@ def test_a_unit_whose_branch_later_operations_need_says_so() -> None:
     model, x = Leaks().eval(), torch.randn(2, 4)
     net = unroll(model)
     assert torch.equal(net(x), model(x))
-    assert [unit.droppable for unit in net] == [False, True]
+    assert [block.droppable for block in net] == [False, True]
     assert "later operations" in net[0].reason
     assert "no: later operations" in repr(net)
     assert torch.allclose(net(x, [0.0, 1.0]), x + model.c(x) / 6)
@@ -382,8 +382,8 @@ def test_other_inputs_are_taken_as_given(recorded: bool) -> None:
     model = Conditioned().double()
     x, time = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     net = UnrolledNetwork(model, lambda: record(model, (x[:2], time[:2])) if recorded else trace(model))
-    assert [unit.name for unit in net] == ["branches.0.0", "branches.1.0", "branches.2.0"]
-    assert [unit.branch_parameters for unit in net] == [40, 40, 40]
+    assert [block.name for block in net] == ["branches.0.0", "branches.1.0", "branches.2.0"]
+    assert [block.branch_parameters for block in net] == [40, 40, 40]
     assert "along x" in repr(net)
     for gates in ([1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.3, 0.0, -2.0]):
         found = net({"x": x, "time": time}, gates)
@@ -412,19 +412,19 @@ def test_a_step_at_a_gate_is_shortcut_plus_gate_times_branch(gradients: bool) ->
 
 
 class Switched(nn.Module):
-    """Units whose forward takes more than the images."""
+    """Blocks whose forward takes more than the images."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
-        self.units = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, flag: bool = True) -> torch.Tensor:
         x = self.stem(x)
         if mask is not None:
             x = x * mask
-        for unit in self.units:
-            x = torch.relu(x + unit(x))
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
         logits = self.head(x.mean((2, 3)))
         return logits if flag else -logits
 
@@ -497,9 +497,9 @@ def test_branches_may_be_scripted() -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "layer", "#", "#1"])
 def test_a_part_of_a_name_is_no_name(name: str) -> None:
-    """An empty one was once that of every unit that runs once."""
+    """An empty one was once that of every block that runs once."""
     net = unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2)).eval())
-    with pytest.raises(UnitIndexError):
+    with pytest.raises(BlockIndexError):
         net.indices(name)
-    with pytest.raises(UnitIndexError):
+    with pytest.raises(BlockIndexError):
         net.indices([0, name])

@@ -14,7 +14,7 @@ from resnet_paths.data import ImageData
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import block_values, random_deletions, single_deletions
 from resnet_paths.models import cifar_resnet
-from resnet_paths.network import Evaluations, NoUnitsError, PlainNetwork, plain_layers
+from resnet_paths.network import Evaluations, NoBlocksError, PlainNetwork, plain_layers
 
 
 def vgg() -> nn.Module:
@@ -43,7 +43,7 @@ def test_vgg_layer_by_layer() -> None:
     model = vgg()
     before = fingerprint(model)
     net = plain_layers(model, x(1))
-    names = [unit.name for unit in net]
+    names = [block.name for block in net]
     assert names == ["features.11", "features.18", "features.22", "features.25", "classifier.3"]
     assert torch.equal(net(x()), model(x()))
     alone = net(x(), 1 - torch.eye(5))
@@ -104,14 +104,14 @@ def test_lesion_studies_take_it() -> None:
         return logits[:, 0]
 
     record = single_deletions(net, data, metric=first, batch_size=4)
-    for index, unit in enumerate(net):
-        block, _, convolution = unit.name.rpartition(".")
-        norm = f"{block}.{convolution.replace('conv', 'bn')}"
+    for index, block in enumerate(net):
+        owner, _, convolution = block.name.rpartition(".")
+        norm = f"{owner}.{convolution.replace('conv', 'bn')}"
         with torch.no_grad():
-            expected = replaced(model, [unit.name, norm])(data.x.double())[:, 0].numpy()
+            expected = replaced(model, [block.name, norm])(data.x.double())[:, 0].numpy()
         assert abs(record.per_image[index + 1] - expected).max() < 1e-10
     assert random_deletions(net, data, [2], draws=3).values.shape == (1, 3)
-    game = block_values(net, data, units=[0, 1, 2])
+    game = block_values(net, data, blocks=[0, 1, 2])
     assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-9)
 
 
@@ -119,13 +119,13 @@ def test_travels_to_another_process() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
     net = pickle.loads(pickle.dumps(plain_layers(model, torch.zeros(1, 3), ["1"])))
     assert isinstance(net, PlainNetwork)
-    assert [unit.name for unit in net] == ["1"]
+    assert [block.name for block in net] == ["1"]
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(NoUnitsError, match=r"changes the shape from \(3,\) to \(4,\)"):
+    with pytest.raises(NoBlocksError, match=r"changes the shape from \(3,\) to \(4,\)"):
         plain_layers(nn.Sequential(nn.Linear(3, 4)), torch.zeros(1, 3))
-    with pytest.raises(NoUnitsError, match="no convolution or linear layer"):
+    with pytest.raises(NoBlocksError, match="no convolution or linear layer"):
         plain_layers(nn.Sequential(nn.ReLU()), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"'classifier\.9'"):
         plain_layers(vgg(), x(1), ["classifier.9"])

@@ -11,7 +11,7 @@ import torchvision
 from helpers import randomise_norms
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, unroll
-from resnet_paths.paths import GateForward, attribute_blocks, unit_conductance
+from resnet_paths.paths import GateForward, attribute_blocks, block_conductance
 
 
 def _resnet() -> tuple[UnrolledNetwork, torch.Tensor, torch.Tensor]:
@@ -58,10 +58,10 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
     for order in permutations(range(4)):
         gates = torch.zeros(4)
         before = net(x, gates).detach()[pick]
-        for unit in order:
-            gates[unit] = 1
+        for block in order:
+            gates[block] = 1
             after = net(x, gates).detach()[pick]
-            gains[unit] += (after - before) / 24
+            gains[block] += (after - before) / 24
             before = after
     found = attribute_blocks(net, x, target, "shapley", samples=400)
     assert found.residual is not None
@@ -78,20 +78,20 @@ def test_shapley_leaves_chance_as_it_was() -> None:
 
 
 @pytest.mark.slow
-def test_conductance_of_each_unit_is_the_whole_change() -> None:
+def test_conductance_of_each_block_is_the_whole_change() -> None:
     net = tiny_network(4, smooth=True, post=False)
     x, target = tiny_batch()
-    found = unit_conductance(net, x, target, steps=80)
+    found = block_conductance(net, x, target, steps=80)
     change = (net(x) - net(torch.zeros_like(x))).detach()[torch.arange(len(x)), target]
     torch.testing.assert_close(found.values, change.expand(4, -1), rtol=0.05, atol=1e-3)
     assert len(found.to_pandas()) == 4 * len(x)
 
 
 @pytest.mark.slow
-def test_conductance_needs_units_that_are_modules() -> None:
+def test_conductance_needs_blocks_that_are_modules() -> None:
     net = unroll(torchvision.models.vit_b_16(image_size=32, num_classes=3).eval())
     with pytest.raises(ValueError, match="part of one"):
-        unit_conductance(net, torch.randn(1, 3, 32, 32), [0])
+        block_conductance(net, torch.randn(1, 3, 32, 32), [0])
 
 
 def test_wrong_input_is_refused() -> None:

@@ -34,7 +34,7 @@ def test_equals_the_sum_of_all_paths(options: dict[str, bool]) -> None:
         torch.testing.assert_close(split.gradient[:, example], by_length(every, 6), rtol=1e-10, atol=1e-14)
 
 
-def test_equals_the_sum_of_all_paths_of_ten_units() -> None:
+def test_equals_the_sum_of_all_paths_of_ten_blocks() -> None:
     net = tiny_network(10)
     x, target = tiny_batch(1)
     every = path_gradients(net, x, lambda out: F.cross_entropy(out, target))
@@ -92,7 +92,7 @@ def test_sums_to_the_ordinary_gradient(name: str) -> None:
     torch.testing.assert_close(split.share.sum(0), torch.ones(len(x), dtype=torch.float64))
 
 
-def test_with_respect_to_a_unit_counts_the_units_from_it_on() -> None:
+def test_with_respect_to_a_block_counts_the_blocks_from_it_on() -> None:
     net = tiny_network(7)
     x, target = tiny_batch()
     split = gradient_by_length(net, x, target, wrt=3)
@@ -157,14 +157,14 @@ def test_truncation_gives_the_same_short_lengths() -> None:
     assert cut.vjps["branch"] < whole.vjps["branch"] == 8 * 9 // 2
 
 
-def test_counting_a_part_of_the_units() -> None:
+def test_counting_a_part_of_the_blocks() -> None:
     net = tiny_network(6)
     x, target = tiny_batch(1)
     every = path_gradients(net, x, lambda out: F.cross_entropy(out, target))
     chosen = {1, 4}
-    split = gradient_by_length(net, x, target, units=sorted(chosen))
+    split = gradient_by_length(net, x, target, blocks=sorted(chosen))
     for length in range(3):
-        expected = sum(g for units, g in every.items() if len(chosen & set(units)) == length)
+        expected = sum(g for blocks, g in every.items() if len(chosen & set(blocks)) == length)
         torch.testing.assert_close(split.gradient[length, 0], expected, rtol=1e-10, atol=1e-14)
 
 
@@ -282,7 +282,7 @@ def test_tables_name_everything() -> None:
     row = frame[(frame.length == 2) & (frame.example == 1)]
     assert float(row["norm"].iloc[0]) == float(split.norms[2, 1])
     labelled = split.to_xarray()
-    assert labelled.entry_norm.sel(unit=net[1].name, length=0).shape == (3,)
+    assert labelled.entry_norm.sel(block=net[1].name, length=0).shape == (3,)
     assert labelled.attrs["model"] == split.source.model
     assert split.stages == (0, 0, 1, 1)
     torch.testing.assert_close(split.stage_norms(), split.entry_norms[[0, 2]])
@@ -305,7 +305,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("'cross_entropy' or 'logit'", lambda net, x, t: gradient_by_length(net, x, t, loss="hinge")),
     ("max_length", lambda net, x, t: gradient_by_length(net, x, t, max_length=-1)),
     ("max_bytes", lambda net, x, t: gradient_by_length(net, x, t, max_bytes=0)),
-    ("units from 2 on", lambda net, x, t: gradient_by_length(net, x, t, wrt=2, units=[1, 3])),
+    ("blocks from 2 on", lambda net, x, t: gradient_by_length(net, x, t, wrt=2, blocks=[1, 3])),
     ("floating tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
     (
         "require gradients",
@@ -331,7 +331,7 @@ def test_cosine_and_share_by_their_definitions() -> None:
 
 
 class Broadcast(nn.Module):
-    """A unit whose branch gives one number an example, added to every entry of the stream."""
+    """A block whose branch gives one number an example, added to every entry of the stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -413,7 +413,7 @@ def test_parameters_in_several_places_get_the_sum_over_these(max_bytes: int | No
 
 
 class Conditioned(nn.Module):
-    """A time step, which comes first, enters every branch; the units stand along x."""
+    """A time step, which comes first, enters every branch; the blocks stand along x."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -427,7 +427,7 @@ class Conditioned(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "dict the other way round"])
-def test_the_gradient_is_that_of_the_input_along_which_the_units_stand(form: str) -> None:
+def test_the_gradient_is_that_of_the_input_along_which_the_blocks_stand(form: str) -> None:
     torch.manual_seed(0)
     net = unroll(Conditioned().double().eval())
     time, x = torch.randn(2, 3, 4, dtype=torch.float64)
@@ -448,7 +448,7 @@ def test_an_empty_batch_is_refused() -> None:
 def test_parameters_that_are_single_numbers() -> None:
     """ReZero: x + a branch(x)."""
 
-    class Unit(nn.Module):
+    class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.branch, self.scale = nn.Linear(4, 4), nn.Parameter(torch.tensor(0.3))
@@ -457,7 +457,7 @@ def test_parameters_that_are_single_numbers() -> None:
             return x + self.scale * torch.tanh(self.branch(x))
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), Unit(), Unit(), nn.Linear(4, 3)).double().eval()
+    model = nn.Sequential(nn.Linear(4, 4), Block(), Block(), nn.Linear(4, 3)).double().eval()
     x = torch.randn(2, 4).double()
     split = gradient_by_length(unroll(model), x, torch.tensor([0, 2]), wrt="parameters")
     assert split.residual is not None

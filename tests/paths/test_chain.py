@@ -157,10 +157,10 @@ def test_splits_are_those_without_chains(
     assert soon.residual < rtol
 
 
-def test_units_without_an_activation_after_a_projection_of_the_same_shape() -> None:
+def test_blocks_without_an_activation_after_a_projection_of_the_same_shape() -> None:
     """The sum's rows lie where the shortcut's result goes: the branch must have read them before."""
 
-    class Unit(nn.Module):
+    class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b, self.c = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
@@ -169,7 +169,7 @@ def test_units_without_an_activation_after_a_projection_of_the_same_shape() -> N
             return self.b(x) + self.c(torch.relu(self.a(x)))
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Unit() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Block() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
     split = gradient_by_length(unroll(model.double()), torch.randn(2, 3, 6, 6).double(), torch.tensor([0, 2]))
     assert split.residual is not None
     assert split.residual < 1e-12
@@ -186,7 +186,7 @@ LINEAR: dict[str, Callable[[], nn.Module]] = {
 def test_rows_at_the_sum_lie_where_the_branch_is_added(dtype: torch.dtype, name: str) -> None:
     """Without anything after the sum its rows are the next ones' memory, which a single layer reads and writes."""
 
-    class Unit(nn.Module):
+    class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.branch = LINEAR[name]()
@@ -195,7 +195,7 @@ def test_rows_at_the_sum_lie_where_the_branch_is_added(dtype: torch.dtype, name:
             return x + self.branch(x)
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Unit() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Block() for _ in range(4)), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
     net = unroll(randomise_norms(model).to(dtype))
     split = gradient_by_length(net, torch.randn(2, 3, 6, 6, dtype=dtype), torch.tensor([0, 2]))
     assert split.residual is not None
@@ -277,7 +277,7 @@ def test_paths_under_autocast() -> None:
 def test_pieces_between_chains_get_rows_stored_as_their_values(form: torch.memory_format, batch: int) -> None:
     """Rows in another order than the values gave a wrong gradient of the stem's norm for a batch of one."""
 
-    class Unit(nn.Module):
+    class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1))
@@ -288,7 +288,7 @@ def test_pieces_between_chains_get_rows_stored_as_their_values(form: torch.memor
     torch.manual_seed(0)
     stem = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Hardswish()]
     between = [nn.BatchNorm2d(4), nn.Hardswish()]
-    model = nn.Sequential(*stem, Unit(), Unit(), *between, Unit(), *between, nn.Flatten(), nn.Linear(4 * 30, 3))
+    model = nn.Sequential(*stem, Block(), Block(), *between, Block(), *between, nn.Flatten(), nn.Linear(4 * 30, 3))
     net = unroll(randomise_norms(model).double().to(memory_format=form).eval())
     x = torch.randn(batch, 3, 6, 5).double().contiguous(memory_format=form)
     split = gradient_by_length(net, x, torch.arange(batch))

@@ -86,13 +86,13 @@ def test_gradient_at_every_entry_is_that_of_ordinary_backward_passes(name: str) 
     net, (x, target) = case.network(), case.batch()
     given, leaf = case.with_leaf(x)
     whole = gradient_by_length(net, x, target)
-    for index, unit in enumerate(net):
+    for index, block in enumerate(net):
         split = gradient_by_length(net, x, target, wrt=index)
         close(split.gradient, gradients_by_length(net, given, leaf, loss_of(target), len(net), index)[0])
         assert split.residual is not None
         assert split.residual < 1e-12
-        if unit.name in whole.entry_units:
-            row = whole.entry_norms[whole.entry_units.index(unit.name)]
+        if block.name in whole.entry_blocks:
+            row = whole.entry_norms[whole.entry_blocks.index(block.name)]
             torch.testing.assert_close(row[: len(split.norms)], split.norms, rtol=1e-10, atol=1e-13)
 
 
@@ -104,7 +104,7 @@ def test_counting_a_part_of_the_blocks_and_the_shortest_lengths(name: str) -> No
     sums = gradients_by_branches(net, given, leaf, loss_of(target))
     passed = path_graph(net).blocks
     chosen = set(passed[::2])
-    split = gradient_by_length(net, x, target, units=sorted(chosen))
+    split = gradient_by_length(net, x, target, blocks=sorted(chosen))
     for length, values in enumerate(split.gradient):
         expected = sum(value for taken, value in sums.items() if len(chosen & set(taken)) == length)
         torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
@@ -124,7 +124,7 @@ def test_blocks_on_no_path_are_refused() -> None:
     case = CASES["siamese"]
     net, (x, target) = case.network(), case.batch()
     with pytest.raises(ValueError, match="no path leads"):
-        gradient_by_length(net, x, target, units=[2])
+        gradient_by_length(net, x, target, blocks=[2])
 
 
 def test_a_chain_has_binomially_many_paths_in_order_of_their_branches() -> None:
@@ -151,8 +151,8 @@ def test_enumerated_paths_sum_to_the_gradient_of_each_set_of_branches(name: str,
     for rank, gradient in enumerate(every.gradient):
         path = every.path(rank)
         assert path.length == int(every.lengths[rank])
-        assert set(path.units) <= set(path.passed or range(len(net)))
-        sums[path.units] += gradient
+        assert set(path.blocks) <= set(path.passed or range(len(net)))
+        sums[path.blocks] += gradient
     for taken, value in expected.items():
         torch.testing.assert_close(sums[taken], value, rtol=1e-10, atol=1e-12)
     monkeypatch.setattr("resnet_paths.paths.enumeration.ROOM_BYTES", 1)
@@ -260,7 +260,7 @@ def test_lengths_of_a_graph() -> None:
     assert surviving.probability.tolist() == pytest.approx([value / sum(expected) for value in expected])
     with pytest.raises(ValueError, match="no keep probabilities"):
         path_lengths(net, keep=0.5)
-    with pytest.raises(ValueError, match="which units are dropped"):
+    with pytest.raises(ValueError, match="which blocks are dropped"):
         path_lengths(net, dropped=1)
     with pytest.raises(ValueError, match="a path from the output to the input"):
         path_lengths(CASES["token"].network(), dropped=[1])
@@ -284,9 +284,9 @@ def test_contributions_are_those_of_the_network_with_branches_kept_as_they_are(n
     found = block_contributions(net, x, target)
     assert found.residual < 1e-12
     none = linearised(net, x, [0.0] * len(net), constant=True)
-    for index, unit in enumerate(net):
+    for index, block in enumerate(net):
         alone = linearised(net, x, [float(other == index) for other in range(len(net))], constant=True)
-        row = found.contributions[found.sources.index(unit.name)]
+        row = found.contributions[found.sources.index(block.name)]
         torch.testing.assert_close(row, alone - none, rtol=1e-10, atol=1e-12)
 
 

@@ -57,7 +57,7 @@ def test_share_is_the_exact_quotient() -> None:
     assert path_lengths(20).share(-5, 50) == 1.0
 
 
-def test_dropping_removes_units_and_halves_paths() -> None:
+def test_dropping_removes_blocks_and_halves_paths() -> None:
     net = tiny_network(6)
     assert path_lengths(net, dropped=[0, -1]).paths == 2**4
     assert path_lengths(6, dropped=2).n == 4
@@ -92,9 +92,9 @@ def test_table_keeps_exact_counts() -> None:
     [
         (lambda: path_lengths(-1), "at least 0"),
         (lambda: path_lengths(3, keep=1.5), "from 0 to 1"),
-        (lambda: path_lengths(3, keep=[0.5]), "one for each unit"),
+        (lambda: path_lengths(3, keep=[0.5]), "one for each block"),
         (lambda: path_lengths(3, dropped=4), "dropped"),
-        (lambda: path_lengths(3, dropped=[0, 0]), "different unit indices"),
+        (lambda: path_lengths(3, dropped=[0, 0]), "different block indices"),
         (lambda: path_lengths(3).share(2, 1), "low <= high"),
         (lambda: path_lengths(3).interval(1.0), "between 0 and 1"),
     ],

@@ -141,7 +141,7 @@ def test_logit_lens_ends_at_the_network_and_begins_at_the_stem() -> None:
     assert float(lens.accuracy(lens.logits[-1].argmax(-1))[-1]) == 1.0
     torch.testing.assert_close(lens.probabilities.sum(-1), torch.ones(7, 3, dtype=torch.float64))
     assert len(lens.to_pandas()) == 7 * 3 * 3
-    assert lens.units[0] == "stem"
+    assert lens.blocks[0] == "stem"
 
 
 def test_nothing_is_left_changed() -> None:

@@ -41,10 +41,10 @@ def test_enumeration_is_every_product_of_jacobians(options: dict[str, bool]) -> 
         label = target[example : example + 1]
         every = path_gradients(net, x[example : example + 1], lambda out, label=label: F.cross_entropy(out, label))
         for rank in range(2**6):
-            units = tuple(unit for unit in range(6) if rank >> unit & 1)
-            torch.testing.assert_close(found.gradient[rank, example], every[units], rtol=1e-10, atol=1e-14)
-            assert found.path(rank) == Path(units)
-            assert int(found.lengths[rank]) == found.path(rank).length == len(units)
+            blocks = tuple(block for block in range(6) if rank >> block & 1)
+            torch.testing.assert_close(found.gradient[rank, example], every[blocks], rtol=1e-10, atol=1e-14)
+            assert found.path(rank) == Path(blocks)
+            assert int(found.lengths[rank]) == found.path(rank).length == len(blocks)
     torch.testing.assert_close(found.norms, found.gradient.norm(dim=2))
 
 
@@ -232,7 +232,7 @@ def test_seed_decides_the_draws() -> None:
         assert not one.equals(other)
 
 
-def test_from_a_unit_on() -> None:
+def test_from_a_block_on() -> None:
     net = tiny_network(6)
     x, target = tiny_batch()
     every = enumerate_path_gradients(net, x, target, wrt=2, keep_gradients=True)
@@ -284,7 +284,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("all lengths 0 to 4", lambda net, x, t: effective_paths(sample_path_gradients(net, x, t, lengths=[1]))),
     ("targets from 0 to 2", lambda net, x, t: path_energy(net, x, t - 1)),
     ("eval mode", lambda net, x, t: enumerate_path_gradients((net.model.train(), net)[1], x, t)),
-    ("at most 16 units", lambda net, x, t: enumerate_path_gradients(tiny_network(17), x, t)),
+    ("at most 16 blocks", lambda net, x, t: enumerate_path_gradients(tiny_network(17), x, t)),
 ]
 
 

@@ -47,7 +47,7 @@ def test_blocks_draw_sizes_of_both_ends() -> None:
     record = block_eigenvalues(tiny_network(3), [tiny_batch()])
     ax = plot_block_eigenvalues(record)
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in ax.lines}
-    assert (record.largest > 0).tolist() == [False, True, True]  # the first unit's ReLUs are dead on this batch
+    assert (record.largest > 0).tolist() == [False, True, True]  # the first block's ReLUs are dead on this batch
     np.testing.assert_allclose(lines["largest"], record.largest[1:])
     assert "1 without a positive eigenvalue" in ax.get_title()
     np.testing.assert_allclose(lines["smallest, negative: its size"], -record.smallest[record.smallest < 0])

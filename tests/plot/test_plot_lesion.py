@@ -16,7 +16,7 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
     net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 30))
     record = single_deletions(net, data)
     ax = plot_single_deletions(record, chance=0.9)
-    assert ax.get_xlabel() == "deleted unit"
+    assert ax.get_xlabel() == "deleted block"
     assert "error" in ax.get_ylabel()
     assert [label.get_text() for label in ax.get_xticklabels()] == list(record.names)
     drawn = sorted(float(y) for line in ax.containers for y in line.lines[0].get_ydata())
@@ -27,7 +27,7 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
     figure = matplotlib.figure.Figure()
     given = figure.subplots()
     assert plot_random_deletions(many, given) is given
-    assert given.get_xlabel() == "number of deleted units"
+    assert given.get_xlabel() == "number of deleted blocks"
     assert "error" in given.get_ylabel()
 
 

@@ -57,11 +57,11 @@ def test_stages(setting) -> None:
     record = stage_deletions(*setting, [2], draws=2)
     ax = plot_stage_deletions(record)
     assert [line.get_ydata()[-1] for line in ax.lines] == record.whole_stage.tolist()
-    assert "units 9 to 17" in ax.lines[1].get_label()
+    assert "blocks 9 to 17" in ax.lines[1].get_label()
 
 
 def test_what_is_deleted_is_named(setting) -> None:
-    assert plot_single_deletions(shortcut_deletions(*setting)).get_xlabel() == "unit without its shortcut"
+    assert plot_single_deletions(shortcut_deletions(*setting)).get_xlabel() == "block without its shortcut"
 
 
 @pytest.mark.slow
@@ -81,8 +81,8 @@ def test_predictors(setting) -> None:
 @pytest.mark.slow
 def test_interactions_of_both_kinds(setting) -> None:
     pytest.importorskip("shapiq")
-    ours = plot_interactions(block_values(*setting, units=[0, 3, 9], interactions=True))
-    theirs = plot_interactions(higher_interactions(*setting, units=[0, 3, 9], order=2, index="SII"))
+    ours = plot_interactions(block_values(*setting, blocks=[0, 3, 9], interactions=True))
+    theirs = plot_interactions(higher_interactions(*setting, blocks=[0, 3, 9], order=2, index="SII"))
     one, other = (ax.images[0].get_array().filled(0) for ax in (ours, theirs))
     assert one == pytest.approx(other)
     assert theirs.get_title() == "SII interactions"

@@ -18,7 +18,7 @@ def _jacobian(function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor
 def path_gradients(
     net: UnrolledNetwork, x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[tuple[int, ...], torch.Tensor]:
-    """For one example x (1, features): units taken by a path to the gradient that came along it, (features,)."""
+    """For one example x (1, features): blocks taken by a path to the gradient that came along it, (features,)."""
     states = [net.stem(x)]
     for _ in range(len(net)):
         states.append(net.step(states[-1]))
@@ -48,6 +48,6 @@ def by_length(gradients: dict[tuple[int, ...], torch.Tensor], n: int) -> torch.T
     """Sum over the paths of each length, (n + 1, features)."""
     size = next(iter(gradients.values())).numel()
     sums = torch.zeros(n + 1, size, dtype=torch.float64)
-    for units, gradient in gradients.items():
-        sums[len(units)] += gradient
+    for blocks, gradient in gradients.items():
+        sums[len(blocks)] += gradient
     return sums

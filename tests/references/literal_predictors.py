@@ -12,19 +12,19 @@ from resnet_paths import UnrolledNetwork
 
 
 def literal_stream(model: nn.Module, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Shortcut and branch of each unit of a post-activation CIFAR ResNet."""
+    """Shortcut and branch of each block of a post-activation CIFAR ResNet."""
     found = []
     with torch.no_grad():
         y = F.relu(model.bn1(model.conv1(x)))
-        for unit in (unit for stage in (model.layer1, model.layer2, model.layer3) for unit in stage):
-            branch = unit.bn2(unit.conv2(F.relu(unit.bn1(unit.conv1(y)))))
-            found.append((unit.shortcut(y), branch))
-            y = F.relu(unit.shortcut(y) + branch)
+        for block in (block for stage in (model.layer1, model.layer2, model.layer3) for block in stage):
+            branch = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(y)))))
+            found.append((block.shortcut(y), branch))
+            y = F.relu(block.shortcut(y) + branch)
     return found
 
 
 def literal_gradient_share(net: UnrolledNetwork, x: torch.Tensor, label: torch.Tensor) -> list[float]:
-    """For one image and each unit, the gradient at its entry once without and once with only its branch's Jacobian."""
+    """For one image and each block, the gradient at its entry once without and once with only its branch's Jacobian."""
     shares = []
     for index in range(len(net)):
         with torch.no_grad():

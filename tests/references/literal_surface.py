@@ -55,12 +55,12 @@ def surface(
 
 
 def gated(model: nn.Module, x: torch.Tensor, gates: Sequence[float]) -> torch.Tensor:
-    """A CIFAR ResNet of basic units with every branch times its gate, written out."""
+    """A CIFAR ResNet of basic blocks with every branch times its gate, written out."""
     out = F.relu(model.bn1(model.conv1(x)))
-    units = [unit for stage in (model.layer1, model.layer2, model.layer3) for unit in stage]
-    for unit, gate in zip(units, gates, strict=True):
-        hidden = F.relu(unit.bn1(unit.conv1(out)))
-        out = F.relu(gate * unit.bn2(unit.conv2(hidden)) + unit.shortcut(out))
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
+    for block, gate in zip(blocks, gates, strict=True):
+        hidden = F.relu(block.bn1(block.conv1(out)))
+        out = F.relu(gate * block.bn2(block.conv2(hidden)) + block.shortcut(out))
     return model.linear(out.mean((2, 3)))
 
 

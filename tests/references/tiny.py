@@ -29,7 +29,7 @@ class Block(nn.Module):
 def tiny_network(
     n: int, *, post: bool = True, project: bool = True, smooth: bool = False, inputs: int = 4
 ) -> UnrolledNetwork:
-    """n units of width 3 (4 after the middle, with a projection), stem and head."""
+    """n blocks of width 3 (4 after the middle, with a projection), stem and head."""
     torch.manual_seed(n)
     widths = [3 if i <= n // 2 or not project else 4 for i in range(n + 1)]
     blocks = [Block(a, b, nn.ReLU() if post else None, smooth) for a, b in pairwise(widths)]

@@ -92,7 +92,7 @@ def test_walks_have_the_share_that_is_known() -> None:
     assert long.mean() == pytest.approx(6 / np.pi**2 * (1 + 1 / 4), abs=0.02)
 
 
-def test_units_in_any_order() -> None:
+def test_blocks_in_any_order() -> None:
     generator = np.random.default_rng(0)
     for total, changing in ((27, 2), (9, 1), (16, 3), (30, 1)):
         told = [rules.rank_first((generator.permutation(total)[:changing] + 1).tolist(), total) for _ in range(TRIES)]

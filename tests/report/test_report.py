@@ -159,11 +159,11 @@ def test_readings_are_of_the_numbers(whole) -> None:
         load_model("embedded"),
         digits("test").subset(slice(0, 40)),
         whole.path.with_name("other.html"),
-        skip=[name for name in NAMES if name not in ("checks", "units", "lesion")],
+        skip=[name for name in NAMES if name not in ("checks", "blocks", "lesion")],
         progress=False,
     )
-    assert any("27 residual units" in text for text in other.findings)
-    assert any("6 residual units" in text for text in whole.findings)
+    assert any("27 residual blocks" in text for text in other.findings)
+    assert any("6 residual blocks" in text for text in whole.findings)
     frame = other.tables["lesion"]
     worst = frame.loc[frame["error"].idxmax(), "name"]
     assert any(f"{worst} matters most" in text for text in other.findings)
@@ -317,7 +317,7 @@ def test_progress_names_each_stage_that_starts(tmp_path, capsys) -> None:
     ("change", "message"),
     [
         ({"budget": "huge"}, "'quick' or 'full', got 'huge'"),
-        ({"skip": ["lesions"]}, "stages among checks, units.*got 'lesions'"),
+        ({"skip": ["lesions"]}, "stages among checks, blocks.*got 'lesions'"),
         ({"options": {"lesion": {"count": 1}}}, "options of the stage lesion among images, got 'count'"),
         ({"options": {"lesions": {}}}, "stages among"),
     ],
@@ -525,5 +525,5 @@ def test_stages_that_cannot_say_anything_say_why(tmp_path) -> None:
     report = write_report(Kinked().eval(), data, tmp_path / "r.html", skip=skip, progress=False)
     frame = report.to_frame().set_index("stage").loc[list(wanted)]
     assert frame["status"].tolist() == ["not applicable"] * len(wanted)
-    assert "1 unit" in frame.loc["deletions", "reason"]
+    assert "1 block" in frame.loc["deletions", "reason"]
     assert "second derivative" in frame.loc["curvature", "reason"]

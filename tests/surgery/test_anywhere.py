@@ -113,7 +113,7 @@ def test_each_block_and_all_of_them(kind: str) -> None:
     torch.manual_seed(0)
     model, x = KINDS[kind]().eval(), torch.randn(3, 4)
     net, whole = unroll(model), model(x)
-    for dropped in [*([unit.index] for unit in net), list(range(len(net)))]:
+    for dropped in [*([block.index] for block in net), list(range(len(net)))]:
         expected = gated(net, x, dropped)
         smaller = drop_blocks(net, dropped)
         torch.testing.assert_close(smaller(x), expected)
@@ -129,7 +129,7 @@ def test_an_outer_block_takes_the_inner_ones_with_it() -> None:
     torch.manual_seed(0)
     model, x = LongSkip().eval(), torch.randn(3, 4)
     net = unroll(model)
-    outer = next(unit.index for unit in net if unit.branch_parameters == 5 * 20)
+    outer = next(block.index for block in net if block.branch_parameters == 5 * 20)
     smaller = drop_blocks(net, [0, outer])
     torch.testing.assert_close(smaller(x), model.after(x))
     assert size(smaller) == size(model.after)

@@ -18,7 +18,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from damage import gated, tiny, without_this_library
 from helpers import randomise_norms
 from resnet_paths.models import cifar_resnet
-from resnet_paths.network import UnitIndexError, unroll
+from resnet_paths.network import BlockIndexError, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
 
@@ -99,7 +99,7 @@ def test_goes_to_onnx(pair) -> None:
 
 def test_dropped_models_unroll_again(pair) -> None:
     model, smaller = pair
-    assert [unit.name for unit in unroll(smaller)] == [u.name for u in unroll(model) if u.index not in (1, 2, 4)]
+    assert [block.name for block in unroll(smaller)] == [u.name for u in unroll(model) if u.index not in (1, 2, 4)]
 
 
 @pytest.mark.slow
@@ -235,11 +235,11 @@ def test_train_mode_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "message"), [([9], "from -9 to 8"), ([1, -8], "each unit once"), (["layer9.0"], "choose one of")]
+    ("blocks", "message"), [([9], "from -9 to 8"), ([1, -8], "each block once"), (["layer9.0"], "choose one of")]
 )
-def test_wrong_units(units: list, message: str) -> None:
-    with pytest.raises(UnitIndexError, match=message):
-        drop_blocks(tiny(), units)
+def test_wrong_blocks(blocks: list, message: str) -> None:
+    with pytest.raises(BlockIndexError, match=message):
+        drop_blocks(tiny(), blocks)
 
 
 def test_dropping_again_and_again_keeps_no_text_for_good(pair) -> None:

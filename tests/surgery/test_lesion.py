@@ -152,16 +152,16 @@ def test_contexts_left_in_any_order(make, by: str, order: tuple[int, int, int]) 
     net, whole = unroll(model), model(x)
     before = [(type(module), dict(module.__dict__)) for module in model.modules()]
     expected = {
-        units: gated(net, x, sorted(units))
-        for units in map(frozenset, [[0, 1, 2], [1, 2], [0, 2], [0, 1], [0], [1], [2]])
+        blocks: gated(net, x, sorted(blocks))
+        for blocks in map(frozenset, [[0, 1, 2], [1, 2], [0, 2], [0, 1], [0], [1], [2]])
     }
-    units, left, contexts = [0, 2, 1], list(range(len(net))), []
-    for unit in units:
-        contexts.append(lesioned(model, [left.index(unit)]) if by == "model" else lesioned(net, [unit]))
+    blocks, left, contexts = [0, 2, 1], list(range(len(net))), []
+    for block in blocks:
+        contexts.append(lesioned(model, [left.index(block)]) if by == "model" else lesioned(net, [block]))
         contexts[-1].__enter__()
-        left.remove(unit)
+        left.remove(block)
 
-    gone = dict(enumerate(units))
+    gone = dict(enumerate(blocks))
     for number in order:
         assert torch.allclose(model(x), expected[frozenset(gone.values())], atol=1e-12)
         contexts[number].__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""A reordered model runs the same units in another order: compared with running them one by one."""
+"""A reordered model runs the same blocks in another order: compared with running them one by one."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def replay(model: nn.Module, x: torch.Tensor, order: list[int], gates: torch.Ten
     return model.linear(F.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
-def test_runs_its_units_in_the_new_order_also_at_gates() -> None:
+def test_runs_its_blocks_in_the_new_order_also_at_gates() -> None:
     model, x = tiny(), images()
     order = [2, 0, 1, 3, 5, 4, 6, 7, 8]
     moved = reorder_blocks(model, order, example_input=x)
@@ -77,9 +77,9 @@ def test_layers_of_a_transformer_move_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([1, 0, 2], "each of the 9 units once"),
-        ([3, 1, 2, 0, 4, 5, 6, 7, 8], r"\(4, 8, 8\) to \(6, 4, 4\), for the place of unit 0"),
-        ([0, 5, 2, 3, 4, 1, 6, 7, 8], r"unit 5 \(layer2.2\)"),
+        ([1, 0, 2], "each of the 9 blocks once"),
+        ([3, 1, 2, 0, 4, 5, 6, 7, 8], r"\(4, 8, 8\) to \(6, 4, 4\), for the place of block 0"),
+        ([0, 5, 2, 3, 4, 1, 6, 7, 8], r"block 5 \(layer2.2\)"),
     ],
 )
 def test_wrong_orders(order: list[int], message: str) -> None:
@@ -92,7 +92,7 @@ def test_needs_shapes() -> None:
         reorder_blocks(tiny(), [1, 0, *range(2, 9)])
 
 
-def test_units_of_one_forward_cannot_move() -> None:
+def test_blocks_of_one_forward_cannot_move() -> None:
     class Written(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -330,7 +330,7 @@ class Keeps(nn.Module):
 def test_a_record_that_nobody_needs_holds_no_block_back() -> None:
     model, x = made(Keeps)
     net = unroll(model, x)
-    assert all(unit.droppable for unit in net)
+    assert all(block.droppable for block in net)
     smaller = drop_blocks(net, [1])
     assert torch.allclose(again(smaller)(x), gated(net, x, [1]), atol=1e-12)
     assert isinstance(smaller, Keeps)
@@ -366,12 +366,12 @@ class NeedsCache(nn.Module):
 def test_the_table_says_what_drop_blocks_does() -> None:
     model, x = made(NeedsCache)
     net = unroll(model, x)
-    for unit in net:
-        assert not unit.droppable
-        assert "Cache that is made while it runs" in unit.reason
+    for block in net:
+        assert not block.droppable
+        assert "Cache that is made while it runs" in block.reason
         with pytest.raises(NotDroppableError, match="made while it runs"):
-            drop_blocks(net, [unit.index])
-    assert all(unit.droppable for unit in unroll(made(Model)[0]))
+            drop_blocks(net, [block.index])
+    assert all(block.droppable for block in unroll(made(Model)[0]))
 
 
 def test_code_that_cannot_be_imported_says_so_when_it_is_pickled() -> None:

@@ -241,10 +241,10 @@ def build(kind: type) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", _ALL)
-def test_each_unit_alone_and_all_together(kind: type) -> None:
+def test_each_block_alone_and_all_together(kind: type) -> None:
     model, x = build(kind), torch.randn(3, 4)
     net, whole = unroll(model), model(x.clone())
-    for dropped in [*([unit.index] for unit in net), list(range(len(net)))]:
+    for dropped in [*([block.index] for block in net), list(range(len(net)))]:
         expected = gated(net, x.clone(), dropped)
         smaller = drop_blocks(model, dropped)
         assert torch.allclose(smaller(x.clone()), expected)
@@ -309,7 +309,7 @@ def test_a_hook_on_the_module_that_adds_moves_with_it() -> None:
     assert seen == [1]
 
 
-def test_a_hook_on_the_addition_reads_the_branch_so_the_unit_stays() -> None:
+def test_a_hook_on_the_addition_reads_the_branch_so_the_block_stays() -> None:
     model = build(AddModule)
     model.blocks[0].add.register_forward_hook(lambda *_: None)
     net = unroll(model)
@@ -318,7 +318,7 @@ def test_a_hook_on_the_addition_reads_the_branch_so_the_unit_stays() -> None:
         drop_blocks(net, [0])
 
 
-def test_a_unit_whose_branch_is_needed_elsewhere_is_refused() -> None:
+def test_a_block_whose_branch_is_needed_elsewhere_is_refused() -> None:
     class Leaks(nn.Module):
         def __init__(self) -> None:
             super().__init__()

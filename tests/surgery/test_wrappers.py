@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from resnet_paths import drop_blocks, unroll
 from resnet_paths.graph.recording import record
-from resnet_paths.network import NoUnitsError, UnrolledNetwork
+from resnet_paths.network import NoBlocksError, UnrolledNetwork
 from resnet_paths.surgery import lesioned
 
 
@@ -144,7 +144,7 @@ def test_a_low_rank_adapter_is_a_part_of_its_layer_and_no_block(
     if blocks:
         assert len(unroll(Beside(), x)) == blocks
     else:
-        with pytest.raises(NoUnitsError, match="a low-rank adapter: a linear map through fewer channels"):
+        with pytest.raises(NoBlocksError, match="a low-rank adapter: a linear map through fewer channels"):
             unroll(Beside(), x)
 
 
@@ -174,19 +174,19 @@ class Repeated(nn.Module):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize(("block", "gone"), [("layers.0", 20), ("layers.0.inner", 40), ("layers.1", 40)])
-def test_all_calls_of_a_shared_module_drop_with_its_parameters(pairs: bool, block: str, gone: int) -> None:
+@pytest.mark.parametrize(("name", "gone"), [("layers.0", 20), ("layers.0.inner", 40), ("layers.1", 40)])
+def test_all_calls_of_a_shared_module_drop_with_its_parameters(pairs: bool, name: str, gone: int) -> None:
     torch.manual_seed(0)
     model, x = Repeated().double().eval(), torch.randn(3, 4, dtype=torch.float64)
     inputs = (x, x.flip(0)) if pairs else (x,)
     net = unroll(model, inputs)
     assert len(net) == 6
-    gates = torch.tensor([float(unit.name.partition("#")[0] != block) for unit in net])
+    gates = torch.tensor([float(block.name.partition("#")[0] != name) for block in net])
     assert int(gates.sum()) == 4
-    smaller = drop_blocks(net, [block])  # the plain name means all of its calls
+    smaller = drop_blocks(net, [name])  # the plain name means all of its calls
     expected = net(inputs, gates)
     assert torch.equal(smaller(*inputs), expected)
-    with lesioned(net, [block]):
+    with lesioned(net, [name]):
         assert torch.equal(model(*inputs), expected)
     assert sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in smaller.parameters()) == gone
 
@@ -281,7 +281,7 @@ def test_what_two_blocks_share_goes_with_the_last_of_them(
     torch.manual_seed(0)
     model, x = build().double().eval(), torch.randn(3, 4, dtype=torch.float64)
     net = unroll(model, x[:2] if example else None)
-    assert [unit.branch_parameters for unit in net] == alone
+    assert [block.branch_parameters for block in net] == alone
     numbers = range(len(net))
     for dropped in [subset for k in numbers for subset in itertools.combinations(numbers, k + 1)]:
         expected = net(x, [float(index not in dropped) for index in numbers])

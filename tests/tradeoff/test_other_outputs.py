@@ -13,7 +13,7 @@ from resnet_paths.data import ImageData, digits
 from resnet_paths.landscape import curvature_operator, eigenvalue_surface, loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrollError
-from resnet_paths.tradeoff import Blocks, Clock, Distillation, Greedy, ImageSplit, NoRepair, distil, plan_drop
+from resnet_paths.tradeoff import Clock, Count, Distillation, Greedy, ImageSplit, NoRepair, distil, plan_drop
 
 
 class Both(nn.Module):
@@ -46,7 +46,7 @@ def test_a_plan_judges_by_the_output_that_the_network_follows(both: Both, few: I
     options = {"clock": Clock(batch=2, seconds=0.0, rounds=1), "progress": False, "repair": NoRepair()}
     others = digits("train").subset(slice(0, 4))
     split = ImageSplit(search=few, certify=others)
-    plan = plan_drop(net, few, goal=Blocks(1), search=Greedy(metric="loss"), split=split, **options)
+    plan = plan_drop(net, few, goal=Count(1), search=Greedy(metric="loss"), split=split, **options)
     with torch.no_grad():
         first, logits = (float(F.cross_entropy(logits, few.labels)) for logits in both(few.x))
     assert plan.points[0].loss == pytest.approx(logits, rel=1e-4)

@@ -18,8 +18,8 @@ from resnet_paths.surgery import Refitter, drop_blocks, norms_before, recalibrat
 from resnet_paths.tradeoff import (
     AccuracyDrop,
     Beam,
-    Blocks,
     Clock,
+    Count,
     Disagreement,
     Distil,
     Distillation,
@@ -60,7 +60,7 @@ def plans(small):
     searches = {"greedy": Greedy(random_sets=5), "beam": Beam(3), "exact": Exact()}
     split = ImageSplit(search=SOME, certify=TEST)
     return {
-        name: planned(small, Blocks(4), search=replace(search, metric="loss"), repair=NoRepair(), split=split)
+        name: planned(small, Count(4), search=replace(search, metric="loss"), repair=NoRepair(), split=split)
         for name, search in searches.items()
     }
 
@@ -106,7 +106,7 @@ def test_searches_are_ordered_and_exact_is_exact(small, plans) -> None:
 
 
 def test_points_are_what_the_dropped_and_repaired_model_does(small) -> None:
-    plan = planned(small, Blocks(2), split=ImageSplit(search=SOME, repair=SOME, certify=TEST, batch_size=200))
+    plan = planned(small, Count(2), split=ImageSplit(search=SOME, repair=SOME, certify=TEST, batch_size=200))
     whole = small
     if plan.adapted:
         model = cifar_resnet(14, in_channels=1, widths=(4, 4, 8))
@@ -134,7 +134,7 @@ def test_points_are_what_the_dropped_and_repaired_model_does(small) -> None:
 def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) -> None:
     """Of all single blocks the one is taken whose refitted network loses least on the search's images."""
     split = ImageSplit(search=SOME, repair=digits("train").subset(slice(200, 400)), certify=TEST)
-    plan = planned(small, Blocks(1), search=Greedy(metric="soft_disagreement"), repair=Refit(), split=split)
+    plan = planned(small, Count(1), search=Greedy(metric="soft_disagreement"), repair=Refit(), split=split)
     whole = small
     if plan.adapted:
         whole = adapted(small, split.repair, SOME)
@@ -151,14 +151,14 @@ def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) 
     assert plan.point.accuracy == pytest.approx(right(made.model, TEST).mean())
     assert right(plan.apply(small, SOME, split=split), TEST).mean() == pytest.approx(plan.point.accuracy)
     with pytest.raises(ValueError, match="images to repair apart from those to search"):
-        planned(small, Blocks(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
+        planned(small, Count(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
 
 
 def test_gains_of_recalibration_are_the_full_networks_too(small) -> None:
     """Images twice as bright: the network's own statistics are wrong for them, before a block is dropped."""
     bright = [replace(data, std=(0.35 * data.std[0],)) for data in (SOME, TEST)]
     split = ImageSplit(search=bright[0], repair=bright[0], certify=bright[1])
-    plan = planned(small, Blocks(1), split=split)
+    plan = planned(small, Count(1), split=split)
     assert plan.adapted
     before = right(small.model, bright[1]).mean()
     assert plan.points[0].accuracy > before + 0.02
@@ -302,7 +302,7 @@ def test_intervals_of_the_chosen_point_hold_although_it_was_chosen(small) -> Non
 def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> None:
     some, more = SOME.subset(slice(0, 60)), digits("train").subset(slice(200, 400))
     split = ImageSplit(search=some, judge=more, certify=TEST, finalists=5)
-    plan = planned(small, Blocks(2), search=Exact(metric="loss"), repair=NoRepair(), split=split)
+    plan = planned(small, Count(2), search=Exact(metric="loss"), repair=NoRepair(), split=split)
     for size in (1, 2):
         first, then = losses(small, some, size), losses(small, more, size)
         final = sorted(first, key=first.__getitem__)[:5]
@@ -312,9 +312,9 @@ def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> N
 
 def test_roles_have_images_of_their_own(small) -> None:
     with pytest.raises(ValueError, match="images to certify apart from those to judge, got 60 in common"):
-        planned(small, Blocks(1), split=ImageSplit(judge=TEST.subset(slice(0, 60)), certify=TEST))
+        planned(small, Count(1), split=ImageSplit(judge=TEST.subset(slice(0, 60)), certify=TEST))
     with pytest.raises(ValueError, match="images to certify apart from those to search"):
-        planned(small, Blocks(1), repair=NoRepair(), split=ImageSplit(search=SOME, certify=SOME))
+        planned(small, Count(1), repair=NoRepair(), split=ImageSplit(search=SOME, certify=SOME))
     roles = ImageSplit(judge=1).roles(SOME)
     seen = [data.images.numpy().tobytes() for data in roles.values()]
     assert {role: len(data) for role, data in roles.items()} == {"search": 57, "repair": 29, "judge": 28, "certify": 86}
@@ -342,14 +342,14 @@ def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(planner_module, "measure_set", stopped)
     with pytest.raises(KeyboardInterrupt):
-        planned(small, Blocks(2), **options)
+        planned(small, Count(2), **options)
     monkeypatch.setattr(planner_module, "measure_set", measured)
     computed = []
     for name in ("_measured", "_gate_losses"):
         monkeypatch.setattr(bench_module, name, noting(getattr(bench_module, name), computed))
-    again = planned(small, Blocks(2), **options)
+    again = planned(small, Count(2), **options)
     assert computed == [{"dropped": again.point.dropped}]  # the set at which it was stopped, and nothing else
-    fresh = planned(small, Blocks(2), **options | {"journal": None})
+    fresh = planned(small, Count(2), **options | {"journal": None})
     assert [(p.dropped, p.loss, p.accuracy) for p in again.points] == [
         (p.dropped, p.loss, p.accuracy) for p in fresh.points
     ]
@@ -359,14 +359,14 @@ def test_finetuning_keeps_the_best_state_and_is_what_apply_does(small, tmp_path)
     before = [parameter.clone() for parameter in small.model.parameters()]
     how = Distillation(epochs=1, lr=0.02, batch_size=32, shift=0, flip=False)
     split = ImageSplit(search=SOME, certify=TEST)
-    plan = planned(small, Blocks(4), repair=Distil(how, NoRepair(), digits("train")), split=split)
+    plan = planned(small, Count(4), repair=Distil(how, NoRepair(), digits("train")), split=split)
     assert plan.keeps_finetuned
     assert plan.point is plan.finetuned
     assert plan.point.accuracy > plan.points[plan.chosen].accuracy + 0.05
     assert all(torch.equal(a, b) for a, b in zip(before, small.model.parameters(), strict=True))
     applied = plan.apply(small, SOME, split=split)
     assert right(applied, TEST).mean() == pytest.approx(plan.point.accuracy)
-    awful = planned(small, Blocks(1), repair=Distil(replace(how, lr=3.0), NoRepair()), split=split)
+    awful = planned(small, Count(1), repair=Distil(replace(how, lr=3.0), NoRepair()), split=split)
     assert not awful.keeps_finetuned
     assert awful.point.repair == "none"
 
@@ -384,7 +384,7 @@ def test_plans_are_saved_and_read(plans, small, tmp_path) -> None:
 
 def test_a_plan_refuses_another_model_and_other_images(small) -> None:
     split = ImageSplit(search=SOME, repair=SOME, certify=TEST)
-    plan = planned(small, Blocks(1), split=split)
+    plan = planned(small, Count(1), split=split)
     with pytest.raises(ValueError, match="one with other weights"):
         plan.apply(cifar_resnet(14, in_channels=1, widths=(4, 4, 8), seed=3).eval(), SOME)
     with pytest.raises(ValueError, match=r"images to repair that the plan used, 200 of .*, got 199"):
@@ -396,9 +396,9 @@ def test_a_plan_refuses_another_model_and_other_images(small) -> None:
 @pytest.mark.parametrize(
     ("goal", "options", "message"),
     [
-        (Blocks(99), {}, "from 0 to 27 blocks"),
-        (Blocks(5), {"search": Greedy(most=3)}, "from 0 to 3 blocks"),
-        (Blocks(1), {"search": Exact()}, "at most 16 blocks"),
+        (Count(99), {}, "from 0 to 27 blocks"),
+        (Count(5), {"search": Greedy(most=3)}, "from 0 to 3 blocks"),
+        (Count(1), {"search": Exact()}, "at most 16 blocks"),
     ],
 )
 def test_wrong_use(goal, options: dict, message: str) -> None:
@@ -427,7 +427,7 @@ def test_images_given_for_a_role_are_named_and_numbered_alike(small) -> None:
         TEST.images, 9 - TEST.labels, tuple(reversed(TEST.classes)), TEST.mean, TEST.std, "digits, counted down"
     )
     plan, same = (
-        planned(small, Blocks(1), repair=NoRepair(), split=ImageSplit(search=SOME, certify=data))
+        planned(small, Count(1), repair=NoRepair(), split=ImageSplit(search=SOME, certify=data))
         for data in (swapped, TEST)
     )
     assert plan.points[0].accuracy == same.points[0].accuracy

@@ -16,7 +16,7 @@ from resnet_paths.tradeoff import (
     count_parameters,
     distil_best,
     latencies_in_turn,
-    latency_by_unit,
+    latency_by_block,
     measure_latency,
 )
 from resnet_paths.tradeoff.distil import _loss as distillation_loss
@@ -25,10 +25,10 @@ from resnet_paths.tradeoff.distil import _loss as distillation_loss
 def test_flops_and_parameters_by_hand() -> None:
     model = cifar_resnet(8, widths=(4, 4, 4)).eval()
     x = torch.randn(2, 3, 8, 8)
-    stem, unit64, unit16, unit4 = 3 * 4 * 9, 2 * 4 * 4 * 9 * 64, (4 * 4 * 9 * 16) * 2, (4 * 4 * 9 * 4) * 2
-    assert count_flops(model, x) == 2 * 2 * (stem * 64 + unit64 + unit16 + unit4 + 4 * 10)
+    stem, block64, block16, block4 = 3 * 4 * 9, 2 * 4 * 4 * 9 * 64, (4 * 4 * 9 * 16) * 2, (4 * 4 * 9 * 4) * 2
+    assert count_flops(model, x) == 2 * 2 * (stem * 64 + block64 + block16 + block4 + 4 * 10)
     smaller = drop_blocks(model, [0])
-    assert count_flops(model, x) - count_flops(smaller, x) == 2 * 2 * unit64
+    assert count_flops(model, x) - count_flops(smaller, x) == 2 * 2 * block64
     assert count_parameters(model) - count_parameters(smaller) == 2 * (4 * 4 * 9 + 8)
 
 
@@ -92,14 +92,14 @@ def test_recalibration_keeps_flags_after_an_exception_and_says_what_is_wrong() -
 
 
 @pytest.mark.slow
-def test_latency_by_unit_times_every_piece() -> None:
+def test_latency_by_block_times_every_piece() -> None:
     import torchvision
 
     net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-    found = latency_by_unit(net, torch.randn(1, 3, 64, 64), seconds=0.005)
-    assert found.units == tuple(unit.name for unit in net)
+    found = latency_by_block(net, torch.randn(1, 3, 64, 64), seconds=0.005)
+    assert found.blocks == tuple(block.name for block in net)
     assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.whole.median))
-    assert [value > 0 for value in found.shortcut] == [unit.shortcut != "identity" for unit in net]
+    assert [value > 0 for value in found.shortcut] == [block.shortcut != "identity" for block in net]
     pieces = sum(map(sum, (found.branch, found.shortcut, found.join))) + found.stem
     assert found.share == pytest.approx([time / pieces for time in found.branch])
 
@@ -132,7 +132,7 @@ def test_measuring_a_model_in_training_mode_does_not_train_it() -> None:
     model, x = randomise_norms(cifar_resnet(8, widths=(4, 4, 4))).train(), torch.randn(4, 3, 8, 8)
     before, state = fingerprint(model), torch.get_rng_state()
     measure_latency(model, x, seconds=0.001)
-    latency_by_unit(unroll(model), x, seconds=0.0001)
+    latency_by_block(unroll(model), x, seconds=0.0001)
     count_flops(model, x)
     assert fingerprint(model) == before
     assert torch.equal(torch.get_rng_state(), state)

@@ -71,7 +71,7 @@ class LightningPathRecorder(pl.Callback):
         return self._recorder.history if self._recorder is not None else []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the units of the model.
+        """Find the blocks of the model.
 
         Raises:
             ValueError: the LightningModule has no attribute of that name.

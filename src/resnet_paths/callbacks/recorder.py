@@ -74,7 +74,7 @@ class PathRecorder:
 
         Raises:
             ValueError: `every` is not at least 1.
-            NoUnitsError: the model has no residual units.
+            NoBlocksError: the model has no residual blocks.
 
         Cost: see :func:`path_statistics`, for each recording; and one copy of the buffers.
         """

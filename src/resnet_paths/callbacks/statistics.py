@@ -29,7 +29,7 @@ class PathStatistics:
 
     Attributes:
         step: the moment.
-        units: names of the units, (n,).
+        blocks: names of the blocks, (n,).
         gradient_norm: norm of the gradient that came through paths of each length, averaged over the examples,
             (n + 1,).
         share: ``sum_b <G_k, G> / sum_b |G|^2``: the signed part of the batch's gradient at the input that each
@@ -38,12 +38,12 @@ class PathStatistics:
         effective_length: mean length weighted by number of paths times root mean square norm of one
             (Veit, Wilber and Belongie 2016, section 5), cancellation between paths left out; None where no
             draws were asked for, NaN where there is no finite gradient.
-        branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each unit, averaged over the examples, (n,).
+        branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each block, averaged over the examples, (n,).
         residual: ``|sum_k G_k - G| / |G|``, the check of the split.
     """
 
     step: int
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     gradient_norm: np.ndarray
     share: np.ndarray
     mean_length: float
@@ -54,17 +54,17 @@ class PathStatistics:
     def scalars(self) -> dict[str, float]:
         """All numbers by the names under which loggers keep them.
 
-        ``paths/mean_length``, ``paths/effective_length``, ``paths/branch_ratio`` (mean over the units),
+        ``paths/mean_length``, ``paths/effective_length``, ``paths/branch_ratio`` (mean over the blocks),
         ``paths/share/LENGTH``, ``paths/gradient_norm/LENGTH``, ``paths/branch_ratio/UNIT``.
         """
         named = {"paths/mean_length": self.mean_length, "paths/branch_ratio": float(self.branch_ratio.mean())}
         if self.effective_length is not None:
             named["paths/effective_length"] = self.effective_length
-        width = len(str(len(self.units)))
+        width = len(str(len(self.blocks)))
         for length, (share, norm) in enumerate(zip(self.share, self.gradient_norm, strict=True)):
             named[f"paths/share/{length:0{width}d}"] = float(share)
             named[f"paths/gradient_norm/{length:0{width}d}"] = float(norm)
-        for name, ratio in zip(self.units, self.branch_ratio, strict=True):
+        for name, ratio in zip(self.blocks, self.branch_ratio, strict=True):
             named[f"paths/branch_ratio/{name}"] = float(ratio)
         return named
 
@@ -124,7 +124,7 @@ def path_statistics(
         effective = effective_paths(energy).mean_length if usable else float("nan")
     return PathStatistics(
         step=step,
-        units=tuple(unit.name for unit in net),
+        blocks=tuple(block.name for block in net),
         gradient_norm=split.norms.double().mean(1).cpu().numpy(),
         share=share,
         mean_length=float(share @ np.arange(len(share))),
@@ -135,7 +135,7 @@ def path_statistics(
 
 
 def _branch_ratio(net: UnrolledNetwork, x: Any) -> np.ndarray:
-    """The mean over examples of ``|branch| / |shortcut|``, unit by unit, in one forward pass."""
+    """The mean over examples of ``|branch| / |shortcut|``, block by block, in one forward pass."""
     ratios = []
     with torch.no_grad():
         state = net.stem(x)

@@ -19,9 +19,9 @@ from ..plot import plot_plan, save
 from ..tradeoff import (
     AccuracyDrop,
     Beam,
-    Blocks,
     Clock,
     Closed,
+    Count,
     Disagreement,
     Distil,
     Distillation,
@@ -46,7 +46,7 @@ from ._tables import show, table
 LatencyOption = Annotated[float | None, typer.Option(help="Share of the full network's time to reach, such as 0.8.")]
 AccuracyDropOption = Annotated[float | None, typer.Option(help="Fall of accuracy allowed, such as 0.01.")]
 DisagreementOption = Annotated[float | None, typer.Option(help="Share of answers that may change; needs no labels.")]
-BlocksOption = Annotated[int | None, typer.Option(help="Number of blocks to drop.")]
+CountOption = Annotated[int | None, typer.Option(help="Number of blocks to drop.")]
 ConfidenceOption = Annotated[float, typer.Option(help="With which the goal is shown to be reached.")]
 SearchOption = Annotated[str, typer.Option(help="greedy, beam, or exact (at most 16 blocks).")]
 MetricOption = Annotated[
@@ -86,7 +86,7 @@ def goal_of(
     latency: float | None,
     accuracy_drop: float | None,
     disagreement: float | None,
-    blocks: int | None,
+    count: int | None,
     confidence: float,
 ) -> Goal:
     """The one goal that was given; a fall of accuracy of 1 % where none was.
@@ -98,7 +98,7 @@ def goal_of(
         "--latency": latency,
         "--accuracy-drop": accuracy_drop,
         "--disagreement": disagreement,
-        "--blocks": blocks,
+        "--count": count,
     }
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
@@ -107,8 +107,8 @@ def goal_of(
         return Latency(latency, confidence)
     if disagreement is not None:
         return Disagreement(disagreement, confidence)
-    if blocks is not None:
-        return Blocks(blocks)
+    if count is not None:
+        return Count(count)
     return AccuracyDrop(0.01 if accuracy_drop is None else accuracy_drop, confidence)
 
 

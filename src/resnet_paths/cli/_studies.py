@@ -145,8 +145,8 @@ def _reorder(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding
 def _stage(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
     record = stage_deletions(net, data, **_drawn(options, "error"))
     rows = [
-        {"stage": stage + 1, "units": len(units), "whole_stage": value}
-        for stage, (units, value) in enumerate(zip(record.stages, record.whole_stage.tolist(), strict=True))
+        {"stage": stage + 1, "blocks": len(blocks), "whole_stage": value}
+        for stage, (blocks, value) in enumerate(zip(record.stages, record.whole_stage.tolist(), strict=True))
     ]
     words = f"The {record.results[0].metric} with all branches of a stage deleted; the picture has the steps to it."
     return Finding(pd.DataFrame(rows), lambda: plot_stage_deletions(record), _facts(record.results[0]), words)
@@ -154,7 +154,7 @@ def _stage(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
 
 def _shortcut(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
     record = shortcut_deletions(net, data, journal=options.journal, **_common(options, "error"))
-    words = "Only the shortcut of one unit deleted, its branch kept."
+    words = "Only the shortcut of one block deleted, its branch kept."
     return Finding(
         record.to_pandas(),
         lambda: plot_single_deletions(record, chance=_chance(data, options.metric)),
@@ -173,11 +173,11 @@ def _game(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
         journal=options.journal,
         **_common(options, "loss"),
     )
-    how = f"all 2^{len(record.units)} coalitions" if record.exhaustive else f"{record.orders} orders"
+    how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
         f"Shapley values from {how}, {record.coalitions} coalitions; they add up to "
-        f"{record.whole - record.empty:+.4g}, from {record.empty:.4g} with no unit to {record.whole:.4g} with all. "
-        f"Below zero: the unit lowers the {record.metric}."
+        f"{record.whole - record.empty:+.4g}, from {record.empty:.4g} with no block to {record.whole:.4g} with all. "
+        f"Below zero: the block lowers the {record.metric}."
     )
     facts = {**_facts(record), "empty": record.empty, "coalitions": record.coalitions, "orders": record.orders}
     return Finding(record.to_pandas(), lambda: plot_block_values(record), facts, words)

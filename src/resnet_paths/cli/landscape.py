@@ -55,7 +55,7 @@ ToOption = Annotated[
     str | None, typer.Option("--to", help="A checkpoint of the same model: the line from --model (0) to it (1).")
 ]
 GatesOption = Annotated[
-    str | None, typer.Option("--gates", help="Units for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
+    str | None, typer.Option("--gates", help="Blocks for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
 ]
 LineOption = Annotated[bool, typer.Option("--line", help="One direction instead of two.")]
 PointsOption = Annotated[int, typer.Option("--points", help="Coordinates an axis.", min=1, max=10_000)]
@@ -127,7 +127,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Draw the loss around a trained network, and say how rough it is.
 
-        Random directions in filter norm (Li et al. 2018), the line to another checkpoint, or the gates of units. The
+        Random directions in filter norm (Li et al. 2018), the line to another checkpoint, or the gates of blocks. The
         picture is there early: the grid is computed coarse first, and drawn again whenever it is twice as fine.
         """
         screen = console(quiet=as_json)
@@ -178,7 +178,7 @@ def _check_ways(twin: str | None, to: str | None, gates: str | None, line: bool)
     if twin and to:
         raise ValueError("expected --twin with random directions or gates, got --to: a twin has no way to it")
     if line and gates:
-        raise ValueError("expected --gates without --line: one unit makes a line, two make a plane")
+        raise ValueError("expected --gates without --line: one block makes a line, two make a plane")
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -208,11 +208,11 @@ def _to(model: nn.Module, checkpoint: str) -> Direction:
 
 
 def _over_gates(model: nn.Module, images: ImageData, gates: str, options: dict[str, Any]) -> Surface:
-    units: list[int | str] = [int(unit) if unit.lstrip("-").isdecimal() else unit for unit in gates.split(",")]
-    if len(units) > 2:
-        raise ValueError(f"expected one unit or two with --gates, got {len(units)}")
+    blocks: list[int | str] = [int(block) if block.lstrip("-").isdecimal() else block for block in gates.split(",")]
+    if len(blocks) > 2:
+        raise ValueError(f"expected one block or two with --gates, got {len(blocks)}")
     net = unrolled(model.eval(), images)
-    return gate_surface(net, images, x_units=units[0], y_units=units[1] if len(units) > 1 else None, **options)
+    return gate_surface(net, images, x_blocks=blocks[0], y_blocks=blocks[1] if len(blocks) > 1 else None, **options)
 
 
 def _spread(surfaces: dict[str, Surface]) -> bool:

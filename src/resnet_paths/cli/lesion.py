@@ -123,7 +123,7 @@ def register(app: typer.Typer) -> None:
         screen = console(quiet=as_json)
         network, images = model_and_data(model, data, limit, size, device, mean, std)
         net = unrolled(network, images)
-        screen.print(f"{type(network).__name__}: {len(net)} residual units, {len(images)} images of {images.name}")
+        screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} images of {images.name}")
         if study is not _studies.StudyName.SINGLE:
             options = _studies.Options(metric, draws, precision, seed, batch_size, journal, as_json)
             _study(study, net, images, options, out, screen, as_json)
@@ -173,7 +173,7 @@ def _choose(
 ) -> list[int]:
     """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
     if count is not None and not 0 <= count <= len(net):
-        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of units, got {count}")
+        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of blocks, got {count}")
     half, _ = images.halves(seed)
     _, loss = metric_named("loss")
     alone = evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
@@ -226,7 +226,7 @@ def _as_json(record: SingleDeletions, report: dict[str, Any], picture: Path) -> 
         "data": record.data,
         "images": int(record.per_image.shape[1]),
         "error": record.whole,
-        "units": json.loads(record.to_pandas().to_json(orient="records")),
+        "blocks": json.loads(record.to_pandas().to_json(orient="records")),
         "drop": report,
         "picture": str(picture),
         "model_fingerprint": record.model_fingerprint,

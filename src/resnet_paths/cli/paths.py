@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         screen = console(quiet=as_json)
         network, source = model_and_data(model, data, images, size, device, mean, std)
         net = unrolled(network, source)
-        screen.print(f"{type(network).__name__}: {len(net)} units, 2^{len(net)} paths, {len(source)} images")
+        screen.print(f"{type(network).__name__}: {len(net)} blocks, 2^{len(net)} paths, {len(source)} images")
         x, target = _batch(net, source, device)
         fast = for_inference(net)
         split = gradient_by_length(fast, x, target)
@@ -123,7 +123,7 @@ def _pictures(
 
 def _as_json(split: GradientByLength, found: EffectivePaths, pictures: list[Path]) -> dict[str, Any]:
     return {
-        "units": found.n,
+        "blocks": found.n,
         "lengths": json.loads(found.to_pandas().to_json(orient="records")),
         "gradient_norm": split.norms.double().mean(1).tolist(),
         "gradient_share": split.share.double().mean(1).tolist(),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..network import UnitRef
+from ..network import BlockRef
 from ..surgery import drop_blocks
 from ..surgery.export import ONNX, check_onnx, missing
 from ..tradeoff import Distil, DropPlan, count_parameters, load_plan
@@ -34,8 +34,8 @@ from ._common import (
 )
 from ._planning import (
     AccuracyDropOption,
-    BlocksOption,
     ConfidenceOption,
+    CountOption,
     DisagreementOption,
     EpochsOption,
     FinetuneLimitOption,
@@ -61,7 +61,7 @@ from ._planning import (
 )
 from ._smaller import check_as_planned, write_smaller
 
-UnitsOption = Annotated[str | None, typer.Option("--units", help="Indices or names, joined by commas: 3,7,layer3.4")]
+BlocksOption = Annotated[str | None, typer.Option("--blocks", help="Indices or names, joined by commas: 3,7,layer3.4")]
 PlanOption = Annotated[
     Path | None, typer.Option("--plan", help="A plan of resnet-paths plan: what it measured is made, and measured.")
 ]
@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
         latency: LatencyOption = None,
         accuracy_drop: AccuracyDropOption = None,
         disagreement: DisagreementOption = None,
-        blocks: BlocksOption = None,
+        count: CountOption = None,
         confidence: ConfidenceOption = 0.95,
         search: SearchOption = "greedy",
         metric: MetricOption = None,
@@ -107,7 +107,7 @@ def register(app: typer.Typer) -> None:
         """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
         made = planned(
             Where(model, data, size, mean, std, limit, device),
-            goal_of(latency, accuracy_drop, disagreement, blocks, confidence),
+            goal_of(latency, accuracy_drop, disagreement, count, confidence),
             search_of(search, metric, most),
             repair_of(repair),
             clock_of(runtime, latency_batch, threads, latency_seconds),
@@ -130,14 +130,14 @@ def register(app: typer.Typer) -> None:
             screen.print(f"[dim]Next: {escape(shlex.join(again))}[/dim]", soft_wrap=True)
 
     @app.command(
-        epilog="Examples:\n\n  resnet-paths drop --units 3,7 --out smaller\n\n"
+        epilog="Examples:\n\n  resnet-paths drop --blocks 3,7 --out smaller\n\n"
         "  resnet-paths drop --plan results/plan/plan.json --out smaller"
     )
     @user_errors
     def drop(
         model: ModelOption = "embedded",
         data: DataOption = "digits",
-        units: UnitsOption = None,
+        blocks: BlocksOption = None,
         plan: PlanOption = None,
         repair: RepairOption = "none",
         onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
@@ -152,13 +152,13 @@ def register(app: typer.Typer) -> None:
         """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
         if onnx:
             check_onnx()
-        if (units is None) == (plan is None):
-            raise ValueError("expected either --units or --plan, got " + ("neither" if units is None else "both"))
+        if (blocks is None) == (plan is None):
+            raise ValueError("expected either --blocks or --plan, got " + ("neither" if blocks is None else "both"))
         given = {"model": model, "data": data, "size": size, "mean": mean, "std": std, "limit": limit, "device": device}
         if plan is not None:
             facts = _as_planned(load_plan(plan), given, repair, onnx, out)
         else:
-            facts = _by_units(_references(units or ""), given, repair, onnx, out)
+            facts = _by_blocks(_references(blocks or ""), given, repair, onnx, out)
         if as_json:
             typer.echo(json.dumps(facts, indent=2))
             return
@@ -220,22 +220,22 @@ def _as_planned(plan: DropPlan, given: dict[str, Any], repair: str, onnx: bool, 
     }
 
 
-def _by_units(units: list[UnitRef], given: dict[str, Any], repair: str, onnx: bool, out: Path) -> dict[str, Any]:
+def _by_blocks(blocks: list[BlockRef], given: dict[str, Any], repair: str, onnx: bool, out: Path) -> dict[str, Any]:
     how = repair_of(repair)
     network, source = model_and_source(*(given[name] for name in ("model", "data", "size", "device", "mean", "std")))
     if not how.needs_images:
         said, images = None, source.images(limit=2)  # an example of the model's input
         net = unrolled(network, images)
-        smaller = drop_blocks(net, units)
+        smaller = drop_blocks(net, blocks)
     else:
         parts = PlanImages.of(network, source, given["limit"], how)
         images, net = parts.training, unrolled(network, parts.training)
         said = repair_said(how, network, parts.used)
-        smaller = how.repairer(net, parts.used)(tuple(sorted(net.indices(units)))).model
-    names = tuple(net[index].name for index in net.indices(units))
+        smaller = how.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
+    names = tuple(net[index].name for index in net.indices(blocks))
     files = write_smaller(smaller, given["model"], names, images, out, onnx=onnx)
     return {
-        "dropped": net.indices(units),
+        "dropped": net.indices(blocks),
         "names": list(names),
         "repair": said,
         "parameters_before": count_parameters(network),
@@ -244,8 +244,8 @@ def _by_units(units: list[UnitRef], given: dict[str, Any], repair: str, onnx: bo
     }
 
 
-def _references(text: str) -> list[UnitRef]:
+def _references(text: str) -> list[BlockRef]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise ValueError(f"expected --units as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
+        raise ValueError(f"expected --blocks as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]

@@ -37,8 +37,8 @@ from ._common import (
 )
 from ._planning import (
     AccuracyDropOption,
-    BlocksOption,
     ConfidenceOption,
+    CountOption,
     DisagreementOption,
     EpochsOption,
     FinetuneLimitOption,
@@ -104,7 +104,7 @@ def register(app: typer.Typer) -> None:
         latency: LatencyOption = None,
         accuracy_drop: AccuracyDropOption = None,
         disagreement: DisagreementOption = None,
-        blocks: BlocksOption = None,
+        count: CountOption = None,
         confidence: ConfidenceOption = 0.95,
         search: SearchOption = "greedy",
         metric: MetricOption = None,
@@ -133,7 +133,7 @@ def register(app: typer.Typer) -> None:
             check_onnx([*ONNX, *ONNX_RUNTIME])
         made = planned(
             Where(model, data, size, mean, std, limit, device),
-            goal_of(latency, accuracy_drop, disagreement, blocks, confidence),
+            goal_of(latency, accuracy_drop, disagreement, count, confidence),
             search_of(search, metric, most),
             repair_of(repair),
             clock_of(runtime, latency_batch, threads, latency_seconds),

@@ -168,7 +168,7 @@ def register(app: typer.Typer) -> None:
         last = report["epochs"][-1]
         screen.print(", ".join(f"{name} {value:.4g}" for name, value in last.items() if name != "epoch"))
         screen.print(f"Written: {report['checkpoint']} and {report['picture']}")
-        if report["units"]:
+        if report["blocks"]:
             screen.print(f"[dim]Next: resnet-paths lesion --model {report['checkpoint']} --data {data}[/dim]")
 
 
@@ -226,14 +226,14 @@ def _run(
     checkpoint = save_checkpoint(network, out / "model.safetensors", **described(data, recipe), figures=rows[-1])
     picture = save(plot_training(rows), out / "training.png")
     try:
-        units = len(unroll(network, data.subset(slice(0, 2)).to(next(network.parameters()).device).x))
+        blocks = len(unroll(network, data.subset(slice(0, 2)).to(next(network.parameters()).device).x))
     except UnrollError:
-        units = 0
+        blocks = 0
     return {
         "checkpoint": str(checkpoint),
         "picture": str(picture),
         "log": str(out / "log.csv"),
-        "units": units,
+        "blocks": blocks,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "resumed_after": len(rows) - len(trained),
         "epochs": rows,

@@ -1,4 +1,4 @@
-"""``resnet-paths unroll``: the table of a model's residual units."""
+"""``resnet-paths unroll``: the table of a model's residual blocks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..draws import normal, seeded
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_use
 from ..network import UnrolledNetwork, UnrollError
-from ..network import unroll as find_units
+from ..network import unroll as find_blocks
 from ._common import JsonOption, ModelOption, console, named_model, user_errors
 
 MOST_SIDE = 100_000
 
 ShapeOption = Annotated[
-    str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the units' shapes.")
+    str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the blocks' shapes.")
 ]
 
 
@@ -33,11 +33,11 @@ def register(app: typer.Typer) -> None:
     )
     @user_errors
     def unroll(model: ModelOption = "embedded", shape: ShapeOption = None, as_json: JsonOption = False) -> None:
-        """Print the residual units of a model: names, shortcuts, parameters, shapes."""
+        """Print the residual blocks of a model: names, shortcuts, parameters, shapes."""
         example = None if shape is None else _example(shape)
-        net = _units(named_model(model), example, shape)
+        net = _blocks(named_model(model), example, shape)
         if as_json:
-            typer.echo(json.dumps([dataclasses.asdict(unit) for unit in net], indent=2))
+            typer.echo(json.dumps([dataclasses.asdict(block) for block in net], indent=2))
         else:
             console().print(repr(net), soft_wrap=True, highlight=False, markup=False)
 
@@ -54,10 +54,10 @@ def _example(shape: str) -> torch.Tensor:
         raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
 
 
-def _units(model: nn.Module, example: torch.Tensor | None, shape: str | None) -> UnrolledNetwork:
+def _blocks(model: nn.Module, example: torch.Tensor | None, shape: str | None) -> UnrolledNetwork:
     """The network; one line where the model does not take inputs of the shape."""
     try:
-        return find_units(model, example)
+        return find_blocks(model, example)
     except UnrollError:
         if example is not None:
             _check_taken(model, example, shape)

@@ -41,7 +41,7 @@ def site_finder(program: Program) -> Callable[[Cut], ModuleCall]:
     return find
 
 
-def plan_drop(program: Program, cuts: Sequence[Cut]) -> list[SitePlan] | str:
+def plan_sites(program: Program, cuts: Sequence[Cut]) -> list[SitePlan] | str:
     """The plans to drop some blocks, inner modules before outer, or why they cannot be dropped.
 
     Blocks that lie in the branch of another one vanish with it.

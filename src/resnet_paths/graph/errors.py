@@ -4,23 +4,23 @@ from __future__ import annotations
 
 
 class UnrollError(ValueError):
-    """A model cannot be unrolled, or a unit cannot be used as asked."""
+    """A model cannot be unrolled, or a block cannot be used as asked."""
 
 
 class TraceError(UnrollError):
     """A front end could not turn the model's forward pass into a graph."""
 
 
-class NoUnitsError(UnrollError):
-    """The graph has no addition that is a residual unit; the message says why each was refused."""
+class NoBlocksError(UnrollError):
+    """The graph has no addition that is a residual block; the message says why each was refused."""
 
 
-class UnitIndexError(UnrollError, IndexError):
-    """A unit was named that does not exist, or was named twice."""
+class BlockIndexError(UnrollError, IndexError):
+    """A block was named that does not exist, or was named twice."""
 
 
 class NotDroppableError(UnrollError):
-    """A unit cannot be taken out of a model for the reason that the message gives."""
+    """A block cannot be taken out of a model for the reason that the message gives."""
 
 
 class OutputError(UnrollError):

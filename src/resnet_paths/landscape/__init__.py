@@ -20,7 +20,7 @@ from .files import load_surface, save_surface, save_vtk
 from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
 from .hessian import BlockEigenvalues, ExtremeEigenvalues, block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
 from .operator import CurvatureOperator, curvature_operator
-from .parameters import unit_parameters
+from .parameters import block_parameters
 
 # surfaces
 from .record import Surface
@@ -53,6 +53,7 @@ __all__ = [
     "TraceEstimate",
     "TrajectoryLosses",
     "block_eigenvalues",
+    "block_parameters",
     "compare_roughness",
     "cosine",
     "curvature_operator",
@@ -80,5 +81,4 @@ __all__ = [
     "shared_direction",
     "spectral_density",
     "trajectory_losses",
-    "unit_parameters",
 ]

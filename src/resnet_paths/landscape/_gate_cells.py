@@ -1,4 +1,4 @@
-"""One cell of a surface over gates: a copy for inference, run from the first unit that moves."""
+"""One cell of a surface over gates: a copy for inference, run from the first block that moves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ._grid import mean_and_error
 
 @dataclass(frozen=True)
 class GatePlane:
-    """Gates ``base``, replaced where a unit lies on an axis."""
+    """Gates ``base``, replaced where a block lies on an axis."""
 
     base: list[float]
     on_x: list[float]
@@ -63,7 +63,7 @@ class GatePath:
 
     @property
     def first(self) -> int:
-        """The first unit that moves (the last, if none does)."""
+        """The first block that moves (the last, if none does)."""
         columns = list(zip(*self.points, strict=True))
         return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns) - 1)
 
@@ -137,7 +137,7 @@ class _Gated(nn.Module):
 
 
 class _Runner:
-    """A copy of the network for inference, with the images' states at the first unit that moves."""
+    """A copy of the network for inference, with the images' states at the first block that moves."""
 
     def __init__(self, net: UnrolledNetwork, data: ImageData, line: GatePlane | GatePath, chosen: GateSettings) -> None:
         parameter = next(net.model.parameters())

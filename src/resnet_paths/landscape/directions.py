@@ -326,8 +326,8 @@ def _rescaled(drawn: torch.Tensor, weight: torch.Tensor, owner: nn.Module, norma
         return drawn.sign() * weight.cpu().double().abs()
     shape, axes = _filters(weight, owner, normalise)
     wanted = torch.linalg.vector_norm(weight.cpu().double().reshape(shape), dim=axes, keepdim=True)
-    unit = drawn.view(shape) / torch.linalg.vector_norm(drawn.view(shape), dim=axes, keepdim=True)
-    return (unit * wanted).view(drawn.shape)
+    block = drawn.view(shape) / torch.linalg.vector_norm(drawn.view(shape), dim=axes, keepdim=True)
+    return (block * wanted).view(drawn.shape)
 
 
 def _square(tensors: Mapping[str, torch.Tensor]) -> float:

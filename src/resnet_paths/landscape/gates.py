@@ -15,7 +15,7 @@ from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..surgery import drop_blocks
 from ._cells import BatchNorm, Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
@@ -24,7 +24,7 @@ from .directions import Direction, shared_direction
 from .record import Surface
 from .surface import loss_surface
 
-Units = UnitRef | Sequence[UnitRef]
+Blocks = BlockRef | Sequence[BlockRef]
 
 _FROM_0_TO_1 = np.linspace(0, 1, 11)
 
@@ -34,16 +34,16 @@ def gate_surface(
     net: UnrolledNetwork,
     data: ImageSource,
     *,
-    x_units: Units,
-    y_units: Units | None = None,
+    x_blocks: Blocks,
+    y_blocks: Blocks | None = None,
     x: Sequence[float] | np.ndarray | None = None,
     y: Sequence[float] | np.ndarray | None = None,
     gates: Sequence[float] | torch.Tensor | None = None,
     **options: Any,
 ) -> Surface:
-    """Metrics over the gate of one unit (or several at once), or over two.
+    """Metrics over the gate of one block (or several at once), or over two.
 
-    At (x, y) the units of `x_units` have gate x and those of `y_units` gate y: ``y_i = post(shortcut + g_i branch)``.
+    At (x, y) the blocks of `x_blocks` have gate x and those of `y_blocks` gate y: ``y_i = post(shortcut + g_i branch)``.
     (1, 1) is the model, (0, 1) the network without the first, (0, 0) without both; values outside 0 to 1 extrapolate.
     Batch norm's statistics are frozen, recalibrated at each cell's gates, or those of the batch, as in
     :func:`loss_surface`; norms in a branch with gate 0 see nothing and do nothing.
@@ -51,19 +51,19 @@ def gate_surface(
     Args:
         net: the network, in eval mode; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        x_units: a unit by index or name, or several that share their gate.
-        y_units: others; None for a line.
+        x_blocks: a block by index or name, or several that share their gate.
+        y_blocks: others; None for a line.
         x: increasing gates; 11 from 0 to 1 by default.
         y: likewise.
-        gates: (n,) of all units, of which those on the axes are replaced; ones by default.
+        gates: (n,) of all blocks, of which those on the axes are replaced; ones by default.
         **options: ``loss``, ``metrics``, ``batchnorm``, ``recalibrate``, ``batch_size``, ``dtype``, ``fast``,
             ``journal``, ``executor``, ``progress`` and ``preview`` as in :func:`loss_surface`.
 
     Raises:
-        ValueError: a unit on both axes, wrong coordinates, or norms that have no statistics of their own.
+        ValueError: a block on both axes, wrong coordinates, or norms that have no statistics of their own.
         UnrollError: a model in training mode.
 
-    Cost: the units before the first that moves once; from it on, one pass of all images a cell. With
+    Cost: the blocks before the first that moves once; from it on, one pass of all images a cell. With
     ``batchnorm="recalibrated"``, two whole passes and one copy of the model a cell.
 
     Example:
@@ -71,27 +71,27 @@ def gate_surface(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
-        >>> surface = gate_surface(net, digits("test").subset(slice(0, 20)), x_units=20, y_units=[21, 22],
+        >>> surface = gate_surface(net, digits("test").subset(slice(0, 20)), x_blocks=20, y_blocks=[21, 22],
         ...                        x=[0, 1], y=[0, 0.5, 1], progress=False)
         >>> surface.values["error"].shape, surface.x_name
         ((3, 2), 'gate of layer3.2')
     """
     data = as_data(data)
-    first, second = net.indices(x_units), [] if y_units is None else net.indices(y_units)
-    if not first or (y_units is not None and not second):
-        raise ValueError("expected at least one unit on each axis, got none; leave out y_units for a line")
+    first, second = net.indices(x_blocks), [] if y_blocks is None else net.indices(y_blocks)
+    if not first or (y_blocks is not None and not second):
+        raise ValueError("expected at least one block on each axis, got none; leave out y_blocks for a line")
     if set(first) & set(second):
         both = ", ".join(net[index].name for index in sorted(set(first) & set(second)))
-        raise ValueError(f"expected different units on the two axes, got {both} on both")
-    if y is not None and y_units is None:
-        raise ValueError("expected y_units where y is given, got none; leave y out or name the units")
+        raise ValueError(f"expected different blocks on the two axes, got {both} on both")
+    if y is not None and y_blocks is None:
+        raise ValueError("expected y_blocks where y is given, got none; leave y out or name the blocks")
     base = _base(gates, len(net))
     grid = Grid(axis("x", x, _FROM_0_TO_1), axis("y", y, _FROM_0_TO_1) if second else None)
 
     def places(rows: list[int]) -> list[float]:
         return [float(index in rows) for index in range(len(net))]
 
-    names = [f"gate of {', '.join(net[index].name for index in units)}" for units in (first, second) if units]
+    names = [f"gate of {', '.join(net[index].name for index in blocks)}" for blocks in (first, second) if blocks]
     return _surface(net, data, GatePlane(base, places(first), places(second)), grid, names, options)
 
 
@@ -136,7 +136,7 @@ def gate_path(
     points = torch.as_tensor(waypoints, dtype=torch.float64, device="cpu")
     if points.ndim != 2 or len(points) < 2 or points.shape[1] != len(net):
         raise ValueError(
-            f"expected at least two waypoints of {len(net)} gates, one for each unit, got {tuple(points.shape)}"
+            f"expected at least two waypoints of {len(net)} gates, one for each block, got {tuple(points.shape)}"
         )
     last = len(points) - 1
     line = axis("x", t, np.linspace(0, last, 10 * last + 1))
@@ -147,8 +147,8 @@ def gate_path(
 
 
 @checked
-def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
-    """Waypoints from the whole network through the deletion of each unit in turn: (units + 1, n).
+def deletion_path(net: UnrolledNetwork, blocks: Blocks) -> torch.Tensor:
+    """Waypoints from the whole network through the deletion of each block in turn: (blocks + 1, n).
 
     Example:
         >>> import torchvision
@@ -156,7 +156,7 @@ def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
         >>> deletion_path(unroll(torchvision.models.resnet18().eval()), [5, 2])[:, [2, 5]].tolist()
         [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
-    chosen = net.indices(units)
+    chosen = net.indices(blocks)
     points = torch.ones(len(chosen) + 1, len(net), dtype=torch.float64, device="cpu")
     for step, index in enumerate(chosen):
         points[step + 1 :, index] = 0
@@ -167,17 +167,17 @@ def deletion_path(net: UnrolledNetwork, units: Units) -> torch.Tensor:
 def lesioned_surface(
     net: UnrolledNetwork,
     data: ImageSource,
-    units: Units,
+    blocks: Blocks,
     *,
     directions: Direction | Sequence[Direction],
     **options: Any,
 ) -> Surface:
-    """The loss surface of the network without some units, along the whole network's directions.
+    """The loss surface of the network without some blocks, along the whole network's directions.
 
     Args:
         net: the whole network; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        units: to drop (a copy without their branches is made).
+        blocks: to drop (a copy without their branches is made).
         directions: of the whole network; what they say of dropped parameters is left out.
         **options: as in :func:`loss_surface`.
 
@@ -195,7 +195,7 @@ def lesioned_surface(
         (2,)
     """
     data = as_data(data)
-    smaller = drop_blocks(net, net.indices(units))
+    smaller = drop_blocks(net, net.indices(blocks))
     given = [directions] if isinstance(directions, Direction) else directions
     return loss_surface(smaller, data, directions=[shared_direction(one, smaller) for one in given], **options)
 
@@ -205,7 +205,7 @@ def _base(gates: Sequence[float] | torch.Tensor | None, n: int) -> list[float]:
         return [1.0] * n
     base = [float(gate) for gate in gates]
     if len(base) != n:
-        raise ValueError(f"expected {n} gates, one for each unit, got {len(base)}")
+        raise ValueError(f"expected {n} gates, one for each block, got {len(base)}")
     return base
 
 

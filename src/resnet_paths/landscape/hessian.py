@@ -19,7 +19,7 @@ from ..provenance import Provenance
 from ..tables import data_frame
 from .directions import Direction
 from .operator import CurvatureOperator, Kind, SampleLoss, curvature_operator
-from .parameters import check_blocks, unit_parameters
+from .parameters import block_parameters, check_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,7 +238,7 @@ class BlockEigenvalues:
 
     Attributes:
         kind: ``"hessian"`` or ``"gauss_newton"``.
-        names: the blocks (residual units, say).
+        names: the blocks (residual blocks, say).
         smallest: (blocks,) smallest eigenvalue of each.
         largest: (blocks,) largest.
         residuals: (blocks,) the larger residual of the two, see :class:`ExtremeEigenvalues`.
@@ -287,13 +287,13 @@ def block_eigenvalues(
     max_restarts: int = 100,
     seed: int = 0,
 ) -> BlockEigenvalues:
-    """The largest and smallest eigenvalue of the diagonal block of each residual unit.
+    """The largest and smallest eigenvalue of the diagonal block of each residual block.
 
     Args:
         model: an unrolled network; a plain model where `blocks` are given.
         data: as in :func:`curvature_operator`.
-        blocks: names of parameters for each block; None takes the parameters of each unit
-            (:func:`unit_parameters`).
+        blocks: names of parameters for each block; None takes the parameters of each block
+            (:func:`block_parameters`).
         kind: ``"hessian"`` or ``"gauss_newton"``.
         loss: as in :func:`curvature_operator`.
         batch_size: likewise.
@@ -307,7 +307,7 @@ def block_eigenvalues(
     Raises:
         ValueError: blocks that are empty or unknown, or a plain model without blocks.
 
-    Cost: for each block about 20 to 100 products; of late units they are cheaper, as nothing is differentiated before
+    Cost: for each block about 20 to 100 products; of late blocks they are cheaper, as nothing is differentiated before
     the block.
 
     Example:
@@ -319,7 +319,7 @@ def block_eigenvalues(
         >>> found.names, bool(found.smallest[0] <= found.largest[0])
         (('head',), True)
     """
-    chosen = unit_parameters(model) if blocks is None else check_blocks(model, blocks)
+    chosen = block_parameters(model) if blocks is None else check_blocks(model, blocks)
     network = model.model if isinstance(model, UnrolledNetwork) else model
     kept = data if isinstance(data, ImageData) else list(as_batches(data, network, batch_size=batch_size))
     rows = []

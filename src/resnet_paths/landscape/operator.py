@@ -147,8 +147,8 @@ class CurvatureOperator:
 
         Cost: P products, by at most 64 at a time.
         """
-        unit = torch.eye(len(self), dtype=self.dtype, device=self.device)
-        return torch.cat([self @ block for block in unit.split(64, dim=1)], dim=1)
+        identity = torch.eye(len(self), dtype=self.dtype, device=self.device)
+        return torch.cat([self @ columns for columns in identity.split(64, dim=1)], dim=1)
 
     def to_scipy(self) -> LinearOperator:
         """The operator for SciPy, in float64 (the products in the model's own type)."""

@@ -1,4 +1,4 @@
-"""Which parameters belong to which residual unit."""
+"""Which parameters belong to which residual block."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ..network import UnrolledNetwork
 
 
 @checked
-def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:
-    """The names of the parameters that each residual unit uses: branch, shortcut and the activation after the sum.
+def block_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, ...]]:
+    """The names of the parameters that each residual block uses: branch, shortcut and the activation after the sum.
 
-    Parameters that several units use are given to the first; those of stem and head belong to none.
+    Parameters that several blocks use are given to the first; those of stem and head belong to none.
 
     Args:
         model: an unrolled network.
 
     Raises:
-        ValueError: a model that was not unrolled, or units without parameters.
+        ValueError: a model that was not unrolled, or blocks without parameters.
 
     Cost: none; the graph is read.
 
     Example:
         >>> import torchvision
         >>> from resnet_paths import unroll
-        >>> units = unit_parameters(unroll(torchvision.models.resnet18().eval()))
-        >>> units["layer1.0"][:2], "layer2.0.downsample.0.weight" in units["layer2.0"]
+        >>> blocks = block_parameters(unroll(torchvision.models.resnet18().eval()))
+        >>> blocks["layer1.0"][:2], "layer2.0.downsample.0.weight" in blocks["layer2.0"]
         (('layer1.0.conv1.weight', 'layer1.0.bn1.weight'), True)
     """
     if not isinstance(model, UnrolledNetwork):
@@ -41,19 +41,19 @@ def unit_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str, 
     names = {id(parameter): name for name, parameter in model.model.named_parameters()}
     blocks: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
-    for index, unit in enumerate(model.units):
-        nodes = _unit_nodes(plan, index)
+    for index, block in enumerate(model.blocks):
+        nodes = _block_nodes(plan, index)
         used = {names[id(parameter)] for node in nodes for parameter in parameters_of(node, plan.program)} - taken
-        blocks[unit.name] = tuple(name for name in names.values() if name in used)
+        blocks[block.name] = tuple(name for name in names.values() if name in used)
         taken |= used
     empty = [name for name, used_here in blocks.items() if not used_here]
     if empty:
-        raise ValueError(f"expected parameters in each unit, got none in {empty}; give blocks= without them")
+        raise ValueError(f"expected parameters in each block, got none in {empty}; give blocks= without them")
     return blocks
 
 
-def _unit_nodes(plan: Segments, index: int) -> set[fx.Node]:
-    """The operations of a unit, with those that make its weights from parameters or from inputs other than the main."""
+def _block_nodes(plan: Segments, index: int) -> set[fx.Node]:
+    """The operations of a block, with those that make its weights from parameters or from inputs other than the main."""
     cut = plan.cuts[index]
     nodes = {*cut.shortcut_nodes, *cut.branch_nodes, cut.add, cut.post}
     todo = list(nodes)

@@ -69,7 +69,7 @@ def roughness(
     ``|λ_min / λ_max|`` of the full Hessian, whose λ_min is never far above 0; on a plane that would be 1 for a round
     bowl, so only negative curvature counts here.
 
-    A cell is not convex if λ_min is below zero by more than rounding (16 units in the last place of the surface's
+    A cell is not convex if λ_min is below zero by more than rounding (16 blocks in the last place of the surface's
     type, carried to second derivatives) and two standard deviations of the `noise` can make it.
 
     **The numbers belong to the grid.** A finer one sees finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on
@@ -235,9 +235,9 @@ class RoughnessStudy:
 
         See :func:`resnet_paths.statistics.mean_intervals`; all numbers lie between 0 and 1, and so do the ends.
         """
-        units = _units(self.values[number])
-        low, high = mean_intervals(units, level, bound=1.0)
-        return float(units.mean()), max(0.0, float(low)), float(high)
+        blocks = _blocks(self.values[number])
+        low, high = mean_intervals(blocks, level, bound=1.0)
+        return float(blocks.mean()), max(0.0, float(low)), float(high)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a model and plane."""
@@ -366,18 +366,18 @@ def compare_roughness(first: RoughnessStudy, second: RoughnessStudy) -> dict[str
     found = {}
     for number in first.values:
         gaps = first.values[number] - second.values[number]
-        units = _units(gaps)
-        mean, (low, high) = float(units.mean()), map(float, student_intervals(units))
+        blocks = _blocks(gaps)
+        mean, (low, high) = float(blocks.mean()), map(float, student_intervals(blocks))
         found[number] = RoughnessDifference(
-            number, mean, low, high, _p_value(units), len(units), "models" if len(gaps) > 1 else "planes"
+            number, mean, low, high, _p_value(blocks), len(blocks), "models" if len(gaps) > 1 else "planes"
         )
     return found
 
 
-def _units(values: np.ndarray) -> np.ndarray:
+def _blocks(values: np.ndarray) -> np.ndarray:
     """What is independent: models, averaged over planes; with one model its planes."""
-    units: np.ndarray = values.mean(1) if len(values) > 1 else values[0]
-    return units
+    blocks: np.ndarray = values.mean(1) if len(values) > 1 else values[0]
+    return blocks
 
 
 def _check_same_grid(first: RoughnessStudy, second: RoughnessStudy) -> None:
@@ -395,8 +395,8 @@ def _check_same_grid(first: RoughnessStudy, second: RoughnessStudy) -> None:
         )
 
 
-def _p_value(units: np.ndarray) -> float:
-    if len(units) < 2 or np.ptp(units) == 0:
+def _p_value(blocks: np.ndarray) -> float:
+    if len(blocks) < 2 or np.ptp(blocks) == 0:
         return math.nan
-    error = float(units.std(ddof=1)) / math.sqrt(len(units))
-    return 2 * student_tail(abs(float(units.mean())) / error, len(units) - 1)
+    error = float(blocks.std(ddof=1)) / math.sqrt(len(blocks))
+    return 2 * student_tail(abs(float(blocks.mean())) / error, len(blocks) - 1)

@@ -65,7 +65,7 @@ class TraceEstimate:
         Each is unbiased; its error includes what the rest of the matrix adds to ``(H z)_b``.
 
         Args:
-            blocks: for each block the names of its parameters, as :func:`unit_parameters` gives them.
+            blocks: for each block the names of its parameters, as :func:`block_parameters` gives them.
 
         Raises:
             ValueError: the estimate is not Hutchinson's, or a parameter is not in the operator.

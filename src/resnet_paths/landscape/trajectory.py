@@ -163,7 +163,7 @@ def project_trajectory(
     if directions is None:
         vectors, explained = _components(centred, count, total)
     else:
-        vectors = _unit(directions, names, network)
+        vectors = _block(directions, names, network)
         explained = (centred @ vectors.T).square().sum(0) / total
     coordinates = steps @ vectors.T
     gram = vectors @ vectors.T
@@ -318,7 +318,7 @@ def _components(centred: torch.Tensor, count: int, total: float) -> tuple[torch.
     return right[:count] * signs[:, None], sizes[:count].square() / total
 
 
-def _unit(directions: Sequence[Direction], names: Sequence[str], model: nn.Module) -> torch.Tensor:
+def _block(directions: Sequence[Direction], names: Sequence[str], model: nn.Module) -> torch.Tensor:
     shapes = {name: p.shape for name, p in model.named_parameters()}
     rows = []
     for direction in directions:

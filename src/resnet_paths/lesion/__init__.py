@@ -1,4 +1,4 @@
-"""Lesion studies: what a network loses with its units."""
+"""Lesion studies: what a network loses with its blocks."""
 
 from ..statistics import bootstrap_means, fall_at_most, interval
 from .coalitions import all_coalitions, table_interactions, table_values

@@ -1,4 +1,4 @@
-"""Which blocks of a network can change places, and whether its units can simply be run in another order."""
+"""Which modules of a network can change places, and whether its blocks can simply be run in another order."""
 
 from __future__ import annotations
 
@@ -11,69 +11,69 @@ from ..graph.drop_sites import site_finder
 from ..graph.pieces import Piece
 from ..graph.program import ModuleCall, Program, call_of
 from ..network import UnrolledNetwork
-from ..surgery.reorder import unit_shapes
+from ..surgery.reorder import block_shapes
 
-Block = tuple[int, ...]
-"""The units of one module, which move together."""
+Holder = tuple[int, ...]
+"""The blocks of one module, which move together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """The blocks that can change places.
+    """The modules that can change places.
 
     Attributes:
-        blocks: all blocks of the network, input side first; together all units.
-        groups: for each group of at least two blocks of equal shape, their places among the blocks.
-        direct: the units may be run in another order as they are: what stands between two units reads nothing else
+        holders: the modules that hold the blocks, input side first; together all blocks.
+        groups: for each group of at least two of equal shape, their places among the holders.
+        direct: the blocks may be run in another order as they are: what stands between two blocks reads nothing else
             and does the same in each place.
     """
 
-    blocks: tuple[Block, ...]
+    holders: tuple[Holder, ...]
     groups: tuple[tuple[int, ...], ...]
     direct: bool
 
-    def units(self, order: tuple[int, ...]) -> tuple[int, ...]:
-        """The order of the units for an order of the blocks."""
-        return tuple(unit for block in order for unit in self.blocks[block])
+    def blocks(self, order: tuple[int, ...]) -> tuple[int, ...]:
+        """The order of the blocks for an order of the holders."""
+        return tuple(block for holder in order for block in self.holders[holder])
 
 
 def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
-    """The blocks of a network, by the modules that hold them and by the shapes that enter and leave them.
+    """The modules that hold the blocks of a network, and which of them have equal shapes where blocks enter and leave.
 
     Raises:
         ValueError: no two blocks have equal shapes.
     """
     plan = net.segments
-    find, shapes = site_finder(plan.program), unit_shapes(net, example)
+    find, shapes = site_finder(plan.program), block_shapes(net, example)
     places = [find(cut) for cut in plan.cuts]
-    blocks = _blocks(places)
+    holders = _holders(places)
     alike: dict[Any, list[int]] = {}
-    for number, block in enumerate(blocks):
-        if places[block[0]].path and sum(place is places[block[0]] for place in places) == len(block):
-            key = (shapes[block[0]][0], shapes[block[-1]][1], len(block))
+    for number, holder in enumerate(holders):
+        if places[holder[0]].path and sum(place is places[holder[0]] for place in places) == len(holder):
+            key = (shapes[holder[0]][0], shapes[holder[-1]][1], len(holder))
             alike.setdefault(key, []).append(number)
     groups = tuple(tuple(group) for group in alike.values() if len(group) > 1)
     if not groups:
         raise ValueError(
             f"expected at least two blocks of equal shape that are modules of their own, got none among the "
-            f"{len(net)} units of {type(net.model).__name__}; there is nothing to reorder"
+            f"{len(net)} blocks of {type(net.model).__name__}; there is nothing to reorder"
         )
-    return Exchange(blocks, groups, _direct(net, blocks, groups, places))
+    return Exchange(holders, groups, _direct(net, holders, groups, places))
 
 
-def _blocks(places: list[ModuleCall]) -> tuple[Block, ...]:
-    """Units that follow each other in one module; where the model itself adds, each unit by itself."""
-    blocks: list[list[int]] = []
+def _holders(places: list[ModuleCall]) -> tuple[Holder, ...]:
+    """Blocks that follow each other in one module; where the model itself adds, each block by itself."""
+    holders: list[list[int]] = []
     for index, place in enumerate(places):
         if index and place.path and place is places[index - 1]:
-            blocks[-1].append(index)
+            holders[-1].append(index)
         else:
-            blocks.append([index])
-    return tuple(map(tuple, blocks))
+            holders.append([index])
+    return tuple(map(tuple, holders))
 
 
 def _direct(
-    net: UnrolledNetwork, blocks: tuple[Block, ...], groups: tuple[tuple[int, ...], ...], places: list[ModuleCall]
+    net: UnrolledNetwork, holders: tuple[Holder, ...], groups: tuple[tuple[int, ...], ...], places: list[ModuleCall]
 ) -> bool:
     plan = net.segments
     if any(plan.carried) or any(plan.exporting):
@@ -82,7 +82,7 @@ def _direct(
     for group in groups:
         signatures = set()
         for number in group:
-            first, last = blocks[number][0], blocks[number][-1]
+            first, last = holders[number][0], holders[number][-1]
             mine = places[first]
             ends = (_own(before[first], mine), _own(plan.joins[last], mine))
             if any(_has_state(node, plan.program) for nodes in ends for node in nodes):

@@ -24,7 +24,7 @@ from .metrics import Metric
 from .options import Running, StudyOptions
 
 Network = UnrolledNetwork | PlainNetwork
-"""What can be damaged: residual units, or the layers of a plain network."""
+"""What can be damaged: residual blocks, or the layers of a plain network."""
 N = TypeVar("N", bound=UnrolledNetwork | PlainNetwork)
 
 
@@ -109,7 +109,7 @@ def evaluate_gates(
         UnrollError: the model is in training mode, in which its output depends on the batch.
         SweepError: a batch failed on the executor.
 
-    Cost: the rows share what they begin with; single deletions of n units cost about n/2 forward passes.
+    Cost: the rows share what they begin with; single deletions of n blocks cost about n/2 forward passes.
     """
     data = as_data(data)
     run = Running(**options)

@@ -1,6 +1,6 @@
-"""The block game: what each unit is worth when any of the others may be missing too.
+"""The block game: what each block is worth when any of the others may be missing too.
 
-A coalition S is the set of units kept; its value v(S) is the metric of the network with the others deleted.
+A coalition S is the set of blocks kept; its value v(S) is the metric of the network with the others deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
-from ..network import Evaluations, UnitRef
+from ..network import BlockRef, Evaluations
 from ..statistics import combined_intervals, mean_intervals
 from ..tables import data_frame
 from ..warned import warn
@@ -36,20 +36,20 @@ _LEAST_PAIRS = 8
 @shown
 @dataclass(frozen=True, eq=False)
 class BlockValues:
-    """The value of each unit, in the units of the metric.
+    """The value of each block, in the units of the metric.
 
     Attributes:
-        names: the units that play.
-        units: their indices.
+        names: the blocks that play.
+        blocks: their indices.
         method: ``shapley``, ``banzhaf`` or ``leave-one-out``.
         metric: name of the metric.
-        values: (n,) how much each unit adds to the metric (below zero: it lowers an error or a loss).
+        values: (n,) how much each block adds to the metric (below zero: it lowers an error or a loss).
         standard_errors: (n,) of the sampling of orders; zeros where all coalitions were evaluated.
         shared_variances: (n,) the part of their squares that the spread over images contains too: each image's own
             value is told by few orders; zeros where all coalitions were evaluated.
         interactions: (n, n) pairwise interactions, or None; zero on the diagonal.
-        whole: the metric with all units.
-        empty: the metric with none of the playing units.
+        whole: the metric with all blocks.
+        empty: the metric with none of the playing blocks.
         coalitions: number of coalitions evaluated.
         exhaustive: all 2^n coalitions were evaluated.
         orders: number of orders sampled (0: none).
@@ -64,7 +64,7 @@ class BlockValues:
     """
 
     names: tuple[str, ...]
-    units: tuple[int, ...]
+    blocks: tuple[int, ...]
     method: Method
     metric: str
     values: np.ndarray
@@ -110,11 +110,11 @@ class BlockValues:
         return np.where(diagonal, 0.0, low), np.where(diagonal, 0.0, high)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit; 95 % intervals over images and sampled orders are NaN for a single image."""
+        """One row a block; 95 % intervals over images and sampled orders are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return data_frame(
             {
-                "unit": self.units,
+                "block": self.blocks,
                 "name": self.names,
                 "value": self.values,
                 "standard_error": self.standard_errors,
@@ -131,21 +131,21 @@ def block_values(
     *,
     method: Method = "shapley",
     metric: str | Metric = "loss",
-    units: Sequence[UnitRef] | None = None,
+    blocks: Sequence[BlockRef] | None = None,
     interactions: bool = False,
     precision: float | None = None,
     most_permutations: int = 200,
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> BlockValues:
-    """What each unit is worth in the game whose coalitions are sets of units kept.
+    """What each block is worth in the game whose coalitions are sets of blocks kept.
 
     Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; the values add up to v(all) - v(none). Banzhaf: the
     plain mean of ``v(S∪i) - v(S)``. Leave-one-out: ``v(all) - v(all without i)``, the damage of a single deletion
-    with the other sign. Interaction of two units: the Shapley interaction index of Grabisch and Roubens (1999),
+    with the other sign. Interaction of two blocks: the Shapley interaction index of Grabisch and Roubens (1999),
     or Banzhaf's, ``v(S∪ij) - v(S∪i) - v(S∪j) + v(S)`` averaged likewise.
 
-    Up to 16 units all 2^n coalitions are evaluated, sharing the network's prefixes. Beyond, Shapley values are
+    Up to 16 blocks all 2^n coalitions are evaluated, sharing the network's prefixes. Beyond, Shapley values are
     estimated from random orders in antithetic pairs (an order and its reverse; Castro et al. 2009, Mitchell et
     al. 2022), with standard errors over pairs.
 
@@ -154,8 +154,8 @@ def block_values(
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         method: which value.
         metric: see :func:`single_deletions`.
-        units: the units that play (default: all); the others are kept.
-        interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more units,
+        blocks: the blocks that play (default: all); the others are kept.
+        interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more blocks,
             and sampled ones, see :func:`higher_interactions`.
         precision: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
         most_permutations: sample at most so many orders; a warning says if that did not suffice for `precision`.
@@ -163,9 +163,9 @@ def block_values(
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: no units, Banzhaf values or interactions of more than 16 units, unknown method.
+        ValueError: no blocks, Banzhaf values or interactions of more than 16 blocks, unknown method.
 
-    Cost: for n playing units at the end of the network at most 2^(n+1) unit evaluations a batch instead of n 2^n;
+    Cost: for n playing blocks at the end of the network at most 2^(n+1) block evaluations a batch instead of n 2^n;
     sampled, n - 1 coalitions an order.
 
     Example:
@@ -173,7 +173,7 @@ def block_values(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
-        >>> game = block_values(net, digits("test").subset(slice(0, 20)), units=[0, 9, 18])
+        >>> game = block_values(net, digits("test").subset(slice(0, 20)), blocks=[0, 9, 18])
         >>> bool(abs(game.values.sum() - (game.whole - game.empty)) < 1e-9)
         True
     """
@@ -182,17 +182,17 @@ def block_values(
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
     if precision is not None and not precision > 0:
         raise ValueError(f"expected a precision above zero, got {precision}")
-    players = list(range(len(net))) if units is None else net.indices(list(units))
+    players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     if not players:
-        raise ValueError("expected at least one unit that plays, got units=[]; leave units out for all")
+        raise ValueError("expected at least one block that plays, got blocks=[]; leave blocks out for all")
     name, function = metric_named(metric)
     game = Game(net, data, players, function, Running(**options))
     n = len(players)
     exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
     if not exhaustive and (method == "banzhaf" or interactions):
         raise ValueError(
-            f"expected at most {MOST_EXHAUSTIVE} units for Banzhaf values and interactions, got {n}; choose some with "
-            "units=, or sample them with higher_interactions"
+            f"expected at most {MOST_EXHAUSTIVE} blocks for Banzhaf values and interactions, got {n}; choose some with "
+            "blocks=, or sample them with higher_interactions"
         )
     pairs, errors, shared, orders = None, np.zeros(n), np.zeros(n), 0
     if method == "leave-one-out":
@@ -208,7 +208,7 @@ def block_values(
         shared = _shared_variances(gains)
     return BlockValues(
         names=tuple(net[index].name for index in players),
-        units=tuple(players),
+        blocks=tuple(players),
         method=method,
         metric=name,
         values=values.mean(1),
@@ -235,7 +235,7 @@ class Game:
     """Values of coalitions, given as rows of zeros and ones over the players.
 
     Attributes:
-        players: indices of the units that play.
+        players: indices of the blocks that play.
         count: pieces of the network evaluated so far.
         asked: coalitions evaluated so far.
     """

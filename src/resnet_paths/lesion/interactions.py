@@ -1,4 +1,4 @@
-"""Interactions of any number of units, through the library shapiq (an extra)."""
+"""Interactions of any number of blocks, through the library shapiq (an extra)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..imports import first_import
-from ..network import Evaluations, UnitRef
+from ..network import BlockRef, Evaluations
 from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network
@@ -30,12 +30,12 @@ Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 @shown
 @dataclass(frozen=True, eq=False)
 class BlockInteractions:
-    """What sets of units add to the metric together, beyond what their parts add.
+    """What sets of blocks add to the metric together, beyond what their parts add.
 
     Attributes:
-        values: for each set of 1 to `order` units, by their indices in the network, its interaction.
-        names: the units that play.
-        units: their indices.
+        values: for each set of 1 to `order` blocks, by their indices in the network, its interaction.
+        names: the blocks that play.
+        blocks: their indices.
         index: shapiq's name of the interaction index.
         order: the largest size of a set.
         metric: name of the metric.
@@ -50,7 +50,7 @@ class BlockInteractions:
 
     values: Mapping[tuple[int, ...], float]
     names: tuple[str, ...]
-    units: tuple[int, ...]
+    blocks: tuple[int, ...]
     index: str
     order: int
     metric: str
@@ -63,30 +63,35 @@ class BlockInteractions:
     data_fingerprint: str
 
     def strongest(self, count: int = 10, size: int | None = None) -> list[tuple[tuple[int, ...], float]]:
-        """The sets whose interactions are largest in absolute value (of one size, or of two and more units)."""
+        """The sets whose interactions are largest in absolute value (of one size, or of two and more blocks)."""
         chosen = [
-            (units, value)
-            for units, value in self.values.items()
-            if (len(units) > 1 if size is None else len(units) == size)
+            (blocks, value)
+            for blocks, value in self.values.items()
+            if (len(blocks) > 1 if size is None else len(blocks) == size)
         ]
         return sorted(chosen, key=lambda item: -abs(item[1]))[:count]
 
     def matrix(self) -> np.ndarray:
         """(n, n) interactions of pairs, zero on the diagonal."""
-        place = {unit: row for row, unit in enumerate(self.units)}
+        place = {block: row for row, block in enumerate(self.blocks)}
         pairs = np.zeros((len(place), len(place)))
-        for units, value in self.values.items():
-            if len(units) == 2:
-                one, other = (place[unit] for unit in units)
+        for blocks, value in self.values.items():
+            if len(blocks) == 2:
+                one, other = (place[block] for block in blocks)
                 pairs[one, other] = pairs[other, one] = value
         return pairs
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a set."""
-        name = dict(zip(self.units, self.names, strict=True))
+        name = dict(zip(self.blocks, self.names, strict=True))
         rows = [
-            {"units": units, "names": " + ".join(name[unit] for unit in units), "size": len(units), "value": value}
-            for units, value in self.values.items()
+            {
+                "blocks": blocks,
+                "names": " + ".join(name[block] for block in blocks),
+                "size": len(blocks),
+                "value": value,
+            }
+            for blocks, value in self.values.items()
         ]
         return data_frame(rows)
 
@@ -99,34 +104,34 @@ def higher_interactions(
     order: int = 3,
     index: Index = "k-SII",
     metric: str | Metric = "loss",
-    units: Sequence[UnitRef] | None = None,
+    blocks: Sequence[BlockRef] | None = None,
     budget: int | None = None,
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> BlockInteractions:
-    """Interactions of up to `order` units in the block game, computed by shapiq from the network's coalitions.
+    """Interactions of up to `order` blocks in the block game, computed by shapiq from the network's coalitions.
 
-    Up to 16 units all 2^n coalitions are evaluated, sharing prefixes, and shapiq's ExactComputer turns them into the
+    Up to 16 blocks all 2^n coalitions are evaluated, sharing prefixes, and shapiq's ExactComputer turns them into the
     index. With a `budget`, shapiq's estimators choose the coalitions: KernelSHAP-IQ for k-SII and SII (Fumagalli et
     al. 2024), regression for FSII and FBII (Tsai et al. 2023), permutations for STII (Sundararajan et al. 2020).
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        order: the largest number of units in a set.
+        order: the largest number of blocks in a set.
         index: shapiq's name: ``k-SII``, ``SII`` (Grabisch and Roubens 1999), ``STII``, ``FSII``, ``BII``, ``FBII``,
             ``Moebius``.
         metric: see :func:`single_deletions`.
-        units: the units that play (default: all); the others are kept.
-        budget: evaluate at most so many coalitions (default: all, for at most 16 units).
+        blocks: the blocks that play (default: all); the others are kept.
+        budget: evaluate at most so many coalitions (default: all, for at most 16 blocks).
         seed: of the sampling.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: more than 16 units without a budget; an order or an index that does not fit.
+        ValueError: more than 16 blocks without a budget; an order or an index that does not fit.
         ImportError: shapiq is not installed.
 
-    Cost: exact, at most 2^(n+1) unit evaluations a batch; else `budget` coalitions.
+    Cost: exact, at most 2^(n+1) block evaluations a batch; else `budget` coalitions.
 
     Source: Muschalik et al. (2024) for shapiq.
 
@@ -135,19 +140,19 @@ def higher_interactions(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
-        >>> found = higher_interactions(net, digits("test").subset(slice(0, 10)), units=[0, 1, 2, 9])
+        >>> found = higher_interactions(net, digits("test").subset(slice(0, 10)), blocks=[0, 1, 2, 9])
         >>> len(found.values), found.exact
         (14, True)
     """
     data = as_data(data)
-    players = list(range(len(net))) if units is None else net.indices(list(units))
+    players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     n = len(players)
     if not 1 <= order <= n:
-        raise ValueError(f"expected an order from 1 to {n}, the number of units that play, got {order}")
+        raise ValueError(f"expected an order from 1 to {n}, the number of blocks that play, got {order}")
     if budget is None and n > MOST_EXHAUSTIVE:
         raise ValueError(
-            f"expected at most {MOST_EXHAUSTIVE} units, or a budget of coalitions, got {n} units; choose some with "
-            "units=, or pass budget="
+            f"expected at most {MOST_EXHAUSTIVE} blocks, or a budget of coalitions, got {n} blocks; choose some with "
+            "blocks=, or pass budget="
         )
     shapiq = _shapiq()
     name, function = metric_named(metric)
@@ -158,7 +163,7 @@ def higher_interactions(
     return BlockInteractions(
         values=dict(sorted(sets.items(), key=lambda item: (len(item[0]), item[0]))),
         names=tuple(net[index].name for index in players),
-        units=tuple(players),
+        blocks=tuple(players),
         index=index,
         order=order,
         metric=name,
@@ -212,7 +217,7 @@ def _shapiq() -> Any:
             import shapiq.approximator
     except ImportError as error:
         raise ImportError(
-            "expected shapiq to be installed for interactions of more than two units; run: pip install "
+            "expected shapiq to be installed for interactions of more than two blocks; run: pip install "
             "'resnet-paths[shapiq]'"
         ) from error
     return shapiq

@@ -1,4 +1,4 @@
-"""Deleting several units at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
+"""Deleting several blocks at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
-from ..network import UnitRef
+from ..network import BlockRef
 from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
 from ..tables import data_frame
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 @shown
 @dataclass(frozen=True, eq=False)
 class RandomDeletions:
-    """The metric after deleting k random units, for several k and draws.
+    """The metric after deleting k random blocks, for several k and draws.
 
     Attributes:
-        counts: (c,) the numbers of deleted units.
-        deleted: for each count, (draws, k) the units deleted.
+        counts: (c,) the numbers of deleted blocks.
+        deleted: for each count, (draws, k) the blocks deleted.
         values: (c, draws) the metric, a mean over images.
         whole: the metric of the whole network.
         metric: its name.
@@ -40,7 +40,7 @@ class RandomDeletions:
         data: name of the data.
         model_fingerprint: of the model.
         data_fingerprint: of the data.
-        units: the units among which was drawn.
+        blocks: the blocks among which was drawn.
         per_image: (1 + c * draws, images); row 0 is the whole network, then the draws of each count.
     """
 
@@ -53,11 +53,11 @@ class RandomDeletions:
     data: str
     model_fingerprint: str
     data_fingerprint: str
-    units: tuple[int, ...]
+    blocks: tuple[int, ...]
     per_image: np.ndarray
 
     def quantiles(self, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> np.ndarray:
-        """(levels, c) quantiles over the draws: how much it matters which units."""
+        """(levels, c) quantiles over the draws: how much it matters which blocks."""
         return np.quantile(self.values, levels, axis=1)
 
     def median_interval(
@@ -85,29 +85,29 @@ def random_deletions(
     data: ImageSource,
     counts: Sequence[int] | None = None,
     *,
-    units: Sequence[UnitRef] | None = None,
+    blocks: Sequence[BlockRef] | None = None,
     draws: int = 20,
     seed: int = 0,
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> RandomDeletions:
-    """The metric after deleting k units drawn at random without replacement, `draws` times for each k.
+    """The metric after deleting k blocks drawn at random without replacement, `draws` times for each k.
 
     Veit, Wilber and Belongie (2016), section 4.2: the error of a ResNet rises smoothly with the number of deleted
-    units, as of an ensemble that loses members.
+    blocks, as of an ensemble that loses members.
 
     Args:
         net: the network, in eval mode; of a plain network layers are deleted.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        counts: the numbers of units to delete (default: 1 to all of `units`).
-        units: draw among these (default: all).
+        counts: the numbers of blocks to delete (default: 1 to all of `blocks`).
+        blocks: draw among these (default: all).
         draws: random sets for each number.
         seed: of the draws.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: a count that is not from 1 to the number of units, or no draws.
+        ValueError: a count that is not from 1 to the number of blocks, or no draws.
 
     Cost: at most ``len(counts) * draws`` forward passes.
 
@@ -121,7 +121,7 @@ def random_deletions(
         (2, 2)
     """
     data = as_data(data)
-    players = list(range(len(net))) if units is None else net.indices(list(units))
+    players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     chosen = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
     if not chosen or min(chosen) < 1 or max(chosen) > len(players) or draws < 1:
         raise ValueError(f"expected counts from 1 to {len(players)} and at least one draw, got {chosen} and {draws}")
@@ -145,7 +145,7 @@ def random_deletions(
         data=data.name,
         model_fingerprint=fingerprint(net.model),
         data_fingerprint=data.fingerprint,
-        units=tuple(players),
+        blocks=tuple(players),
         per_image=values,
     )
 

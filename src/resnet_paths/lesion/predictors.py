@@ -1,4 +1,4 @@
-"""Cheap predictors of the damage that deleting a unit does: what one pass or the weights alone say."""
+"""Cheap predictors of the damage that deleting a block does: what one pass or the weights alone say."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 @shown
 @dataclass(frozen=True, eq=False)
 class DamagePredictors:
-    """What is known of each unit without deleting it; larger: more damage expected.
+    """What is known of each block without deleting it; larger: more damage expected.
 
     Attributes:
-        names: the units.
+        names: the blocks.
         values: for each predictor, (n,); NaN where it is not defined.
         per_image: for each predictor that is a mean over images, (n, images).
         data: name of the data.
@@ -58,8 +58,8 @@ class DamagePredictors:
     data_fingerprint: str
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit, one column a predictor."""
-        return data_frame({"unit": range(len(self.names)), "name": self.names, **self.values})
+        """One row a block, one column a predictor."""
+        return data_frame({"block": range(len(self.names)), "name": self.names, **self.values})
 
 
 @checked
@@ -73,7 +73,7 @@ def damage_predictors(
     fast: bool = True,
     progress: bool = True,
 ) -> DamagePredictors:
-    """Eight cheap predictors of the damage of single deletions, with s a unit's shortcut and b its branch.
+    """Eight cheap predictors of the damage of single deletions, with s a block's shortcut and b its branch.
 
     - ``branch_ratio``: ``‖b‖ / ‖s‖``, mean over images.
     - ``block_influence``: ``1 - cos(s, s + b)``, mean over images (Men et al. 2024, equation 1, where s is the input).
@@ -81,8 +81,8 @@ def damage_predictors(
     - ``taylor``: ``-dL/dg`` at a gate of one, the first-order change of the cross-entropy (Molchanov et al. 2017,
       section 2.2, with the gate as the parameter).
     - ``taylor_abs``: its absolute value, mean over images.
-    - ``gradient_share``: of the loss's gradient at the unit's entry the part that comes through the branch,
-      ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``: by how much of the gradient of paths the unit is used.
+    - ``gradient_share``: of the loss's gradient at the block's entry the part that comes through the branch,
+      ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``: by how much of the gradient of paths the block is used.
     - ``logit_contribution``: what b adds, by shortcuts alone, to the label's logit less the mean logit
       (see :func:`resnet_paths.paths.block_contributions`).
     - ``cka``: one less linear CKA of s and s + b over images (Kornblith et al. 2019, equation 3), from `cka_images`
@@ -99,7 +99,7 @@ def damage_predictors(
     Raises:
         ValueError: fewer than two images for CKA.
 
-    Cost: about 3 forward and 2 backward passes together, whatever the number of units.
+    Cost: about 3 forward and 2 backward passes together, whatever the number of blocks.
 
     Example:
         >>> from resnet_paths import unroll
@@ -128,7 +128,7 @@ def damage_predictors(
     if cka_images:
         values["cka"] = _cka(runner, placed(data.sample(cka_images).x, net.model))
     return DamagePredictors(
-        names=tuple(unit.name for unit in net),
+        names=tuple(block.name for block in net),
         values={name: values[name] for name in COSTS if name in values},
         per_image=per_image,
         data=data.name,

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 @shown
 @dataclass(frozen=True, eq=False)
 class PredictorRanking:
-    """How well each predictor orders the units by their damage.
+    """How well each predictor orders the blocks by their damage.
 
     Attributes:
         predictors: their names, best first.
-        spearman: (p,) Spearman's rank correlation with true damage over the units.
+        spearman: (p,) Spearman's rank correlation with true damage over the blocks.
         spearman_range: (p, 2) the range where it may lie on infinitely many images; not an interval, see
             :func:`resnet_paths.statistics.correlation_ranges`.
         kendall: (p,) Kendall's tau-b.
         kendall_range: (p, 2).
-        found: (p,) the share of the `count` least damaging units that are among the predictor's `count` least.
-        count: so many units.
-        units: (p,) the number of units for which the predictor is defined.
+        found: (p,) the share of the `count` least damaging blocks that are among the predictor's `count` least.
+        count: so many blocks.
+        blocks: (p,) the number of blocks for which the predictor is defined.
         metric: in which the damage was measured.
     """
 
@@ -43,7 +43,7 @@ class PredictorRanking:
     kendall_range: np.ndarray
     found: np.ndarray
     count: int
-    units: np.ndarray
+    blocks: np.ndarray
     metric: str
 
     def trusted(self, least: float = 0.5) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class PredictorRanking:
                 "kendall_low": self.kendall_range[:, 0],
                 "kendall_high": self.kendall_range[:, 1],
                 f"found_of_{self.count}": self.found,
-                "units": self.units,
+                "blocks": self.blocks,
                 "cost": [COSTS.get(name, "") for name in self.predictors],
             }
         )
@@ -85,8 +85,8 @@ def rank_predictors(
 
     Args:
         predictors: of a network.
-        damage: of deleting each unit of it; the loss orders units that make no error more.
-        count: how many least damaging units a predictor should find.
+        damage: of deleting each block of it; the loss orders blocks that make no error more.
+        count: how many least damaging blocks a predictor should find.
         draws: of the bootstrap.
         seed: of the draws.
 
@@ -111,7 +111,7 @@ def rank_predictors(
         raise ValueError("expected predictors and damage of one model, got two; measure both on the same network")
     n = len(damage.names)
     if not 1 <= count <= n:
-        raise ValueError(f"expected a count from 1 to {n}, the number of units, got {count}")
+        raise ValueError(f"expected a count from 1 to {n}, the number of blocks, got {count}")
     same = predictors.data_fingerprint == damage.data_fingerprint
     rows = [_row(predictors, name, damage, same, count, draws, seed) for name in predictors.values]
     order = sorted(range(len(rows)), key=lambda row: -np.nan_to_num(rows[row][0], nan=-2.0))
@@ -125,7 +125,7 @@ def rank_predictors(
         kendall_range=columns[3],
         found=columns[4],
         count=count,
-        units=columns[5],
+        blocks=columns[5],
         metric=damage.metric,
     )
 

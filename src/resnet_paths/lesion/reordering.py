@@ -37,7 +37,7 @@ class Reorderings:
     """The metric with the blocks in other orders.
 
     Attributes:
-        orders: (m, n) the units in the order in which they run.
+        orders: (m, n) the blocks in the order in which they run.
         swaps: (m,) the number of random swaps that made each order.
         tau: (m,) Kendall's rank correlation of each order with the original one.
         values: (m,) the metric, a mean over images.
@@ -45,7 +45,7 @@ class Reorderings:
         whole: the metric of the network as it is.
         metric: its name.
         groups: the names of the blocks that can change places with each other.
-        direct: units were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
+        direct: blocks were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
             model was made for each order.
         evaluations: pieces of the network evaluated, over all batches of images (zero where not direct).
         seed: of the swaps.
@@ -163,7 +163,7 @@ def reorderings(
         ValueError: no two blocks have equal shapes, a number of swaps below one, or no draws.
 
     Cost: at most ``len(swaps) * draws + 1`` forward passes; orders that begin alike share their beginnings. Where
-    something between the units belongs to one place (a norm of the next block), a copy of the model for each order
+    something between the blocks belongs to one place (a norm of the next block), a copy of the model for each order
     and batch of images.
 
     Example:
@@ -185,8 +185,10 @@ def reorderings(
     found = exchange(runner, placed(data.subset(slice(0, 1)).x, net.model))
 
     generator = np.random.default_rng(seed)
-    blocks = [random_swaps(found.groups, len(found.blocks), count, generator) for count in wanted for _ in range(draws)]
-    orders = [found.units(tuple(order)) for order in blocks]
+    swapped = [
+        random_swaps(found.groups, len(found.holders), count, generator) for count in wanted for _ in range(draws)
+    ]
+    orders = [found.blocks(tuple(order)) for order in swapped]
     study, pieces = Orders(runner, (tuple(range(len(net))), *orders), found), Evaluations()
     values = per_image(study, data, function, run, pieces)
     return Reorderings(
@@ -197,7 +199,7 @@ def reorderings(
         per_image=values,
         whole=float(values[0].mean()),
         metric=name,
-        groups=tuple(tuple(net[found.blocks[block][0]].name for block in group) for group in found.groups),
+        groups=tuple(tuple(net[found.holders[holder][0]].name for holder in group) for group in found.groups),
         direct=found.direct,
         evaluations=pieces,
         seed=seed,
@@ -209,7 +211,7 @@ def reorderings(
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """A network with its units in several orders, as a study for :func:`per_image`."""
+    """A network with its blocks in several orders, as a study for :func:`per_image`."""
 
     runner: UnrolledNetwork
     orders: tuple[tuple[int, ...], ...]
@@ -233,7 +235,7 @@ class Orders:
             for row, order in enumerate(self.orders):
                 yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=x[:1])(x))
             return
-        inner = {unit for block in self.found.blocks for unit in block[:-1]}
+        inner = {block for holder in self.found.holders for block in holder[:-1]}
 
         def step(state: State, position: int, source: int) -> State:
             count.shortcuts += 1

@@ -1,4 +1,4 @@
-"""Deleting each unit in turn, or only its shortcut (Veit, Wilber and Belongie 2016, section 4.1 and figure 3)."""
+"""Deleting each block in turn, or only its shortcut (Veit, Wilber and Belongie 2016, section 4.1 and figure 3)."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 @shown
 @dataclass(frozen=True, eq=False)
 class SingleDeletions:
-    """The metric with each unit deleted in turn.
+    """The metric with each block deleted in turn.
 
     Attributes:
-        names: the units.
-        shortcuts: kind of each unit's shortcut.
+        names: the blocks.
+        shortcuts: kind of each block's shortcut.
         metric: name of the metric.
         whole: the metric of the whole network.
         whole_interval: its 95 % interval over images.
-        values: (n,) the metric with each unit deleted.
+        values: (n,) the metric with each block deleted.
         low: (n,) lower ends of their 95 % intervals.
         high: (n,) upper ends.
-        per_image: (n + 1, images); row 0 is the whole network, row i + 1 the network without unit i.
+        per_image: (n + 1, images); row 0 is the whole network, row i + 1 the network without block i.
         data: name of the data.
         model_fingerprint: of the model.
         data_fingerprint: of the data.
@@ -63,7 +63,7 @@ class SingleDeletions:
 
     @property
     def damage(self) -> np.ndarray:
-        """How much the metric rises with each unit deleted."""
+        """How much the metric rises with each block deleted."""
         return self.values - self.whole
 
     def damage_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -75,21 +75,21 @@ class SingleDeletions:
         return intervals(self.per_image[1:], level, reference=self.per_image[0], bound=bound_of(self.metric))
 
     def least(self, count: int) -> list[int]:
-        """The units that do the least damage when deleted alone.
+        """The blocks that do the least damage when deleted alone.
 
         Raises:
             ValueError: more than there are, or fewer than none.
         """
         if not 0 <= count <= len(self.names):
-            raise ValueError(f"expected a count from 0 to {len(self.names)}, the number of units, got {count}")
+            raise ValueError(f"expected a count from 0 to {len(self.names)}, the number of blocks, got {count}")
         return [int(index) for index in np.argsort(self.values, kind="stable")[:count]]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit; the damage with its paired 95 % interval over images (NaN for a single image)."""
+        """One row a block; the damage with its paired 95 % interval over images (NaN for a single image)."""
         ends = self.damage_interval() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return data_frame(
             {
-                "unit": range(len(self.names)),
+                "block": range(len(self.names)),
                 "name": self.names,
                 "shortcut": self.shortcuts,
                 self.metric: self.values,
@@ -110,10 +110,10 @@ def single_deletions(
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
-    """The metric of a network with each of its units deleted in turn.
+    """The metric of a network with each of its blocks deleted in turn.
 
-    Veit, Wilber and Belongie (2016), section 4.1: deleting a unit of a ResNet does little, deleting a layer of a
-    plain network destroys it; units that change the shape of the stream do the most damage.
+    Veit, Wilber and Belongie (2016), section 4.1: deleting a block of a ResNet does little, deleting a layer of a
+    plain network destroys it; blocks that change the shape of the stream do the most damage.
 
     Args:
         net: the network, in eval mode; its model is not changed. Of a plain network
@@ -126,7 +126,7 @@ def single_deletions(
     Returns:
         The record, with intervals over images.
 
-    Cost: about n/2 + 1 forward passes for n units.
+    Cost: about n/2 + 1 forward passes for n blocks.
 
     Example:
         >>> from resnet_paths import unroll
@@ -152,9 +152,9 @@ def shortcut_deletions(
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
-    """The metric with the shortcut of each unit deleted in turn and its branch kept: ``y = post(branch(x))``.
+    """The metric with the shortcut of each block deleted in turn and its branch kept: ``y = post(branch(x))``.
 
-    The other half of the lesion: paths that skip the unit are gone and those through its branch stay, 2^(n-1) of each.
+    The other half of the lesion: paths that skip the block are gone and those through its branch stay, 2^(n-1) of each.
     A network that is an ensemble of mostly short paths suffers far more from it than from losing the branch.
 
     Args:
@@ -166,7 +166,7 @@ def shortcut_deletions(
     Returns:
         The record; ``deleted`` is ``"shortcut"``.
 
-    Cost: about n/2 + 1 forward passes for n units.
+    Cost: about n/2 + 1 forward passes for n blocks.
 
     Example:
         >>> from resnet_paths import unroll
@@ -186,7 +186,7 @@ def shortcut_deletions(
 
 @dataclass(frozen=True, eq=False)
 class _WithoutShortcut:
-    """The whole network, then each unit in turn without its shortcut."""
+    """The whole network, then each block in turn without its shortcut."""
 
     runner: UnrolledNetwork
 
@@ -211,7 +211,7 @@ class _WithoutShortcut:
             return self.runner.join(state, self.runner.branch(state))
 
         n = len(self.runner)
-        rows = [[False] * n, *[[position == unit for position in range(n)] for unit in range(n)]]
+        rows = [[False] * n, *[[position == block for position in range(n)] for block in range(n)]]
         count.stems += 1
         for row, state in shared_walk(self.runner.stem(x), rows, step):
             yield row, state.value
@@ -221,8 +221,8 @@ def _record(net: Network, data: ImageData, metric: str, values: np.ndarray, dele
     low, high = intervals(values, bound=bound_of(metric))
     means = values.mean(1)
     return SingleDeletions(
-        names=tuple(unit.name for unit in net),
-        shortcuts=tuple(unit.shortcut for unit in net),
+        names=tuple(block.name for block in net),
+        shortcuts=tuple(block.shortcut for block in net),
         metric=metric,
         whole=float(means[0]),
         whole_interval=(float(low[0]), float(high[0])),

@@ -1,4 +1,4 @@
-"""Deleting units of one stage at a time: where in the network is the damage done?"""
+"""Deleting blocks of one stage at a time: where in the network is the damage done?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
-from ..surgery.reorder import unit_shapes
+from ..surgery.reorder import block_shapes
 from ..tables import stacked
 from .evaluate import quick
 from .metrics import Metric
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @checked
 def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
-    """The units in runs of one shape: a stage begins where what leaves a unit has another shape than what left before.
+    """The blocks in runs of one shape: a stage begins where what leaves a block has another shape than what left before.
 
     Args:
         net: the network.
@@ -43,7 +43,7 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
     """
     found: list[list[int]] = []
     previous = None
-    for index, (_, leaves) in enumerate(unit_shapes(net, example_input)):
+    for index, (_, leaves) in enumerate(block_shapes(net, example_input)):
         if leaves != previous:
             found.append([])
         found[-1].append(index)
@@ -57,7 +57,7 @@ class StageDeletions:
     """Random deletions within each stage.
 
     Attributes:
-        stages: the units of each stage.
+        stages: the blocks of each stage.
         results: for each stage, its random deletions; the last count is the whole stage.
     """
 
@@ -86,12 +86,12 @@ def stage_deletions(
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> StageDeletions:
-    """The metric after deleting k random units of one stage, for each stage, and after deleting the whole stage.
+    """The metric after deleting k random blocks of one stage, for each stage, and after deleting the whole stage.
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        counts: numbers of units (default: 1 to the stage's size); those beyond a stage's size are left out for it.
+        counts: numbers of blocks (default: 1 to the stage's size); those beyond a stage's size are left out for it.
         draws: random sets for each number; a whole stage is deleted once and repeated in the record.
         seed: of the draws.
         metric: see :func:`single_deletions`.
@@ -100,7 +100,7 @@ def stage_deletions(
     Raises:
         ValueError: a count below one, or no draws.
 
-    Cost: at most `draws` forward passes for each unit of the network.
+    Cost: at most `draws` forward passes for each block of the network.
 
     Example:
         >>> from resnet_paths import unroll
@@ -123,7 +123,7 @@ def stage_deletions(
                 net,
                 data,
                 mine,
-                units=list(stage),
+                blocks=list(stage),
                 draws=draws,
                 seed=seed,
                 metric=metric,

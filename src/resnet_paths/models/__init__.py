@@ -1,6 +1,6 @@
 """Models to study: the CIFAR ResNet family, and models of other libraries by name."""
 
-from ._unit import ZeroPadShortcut
+from ._block import ZeroPadShortcut
 from .checkpoint import load_checkpoint, load_state, read_checkpoint, save_checkpoint
 from .cifar import CifarResNet, cifar_resnet
 from .ensemble import Ensemble

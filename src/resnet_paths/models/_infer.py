@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from ._unit import EXPANSION, BlockKind, Shortcut
+from ._block import EXPANSION, BlockKind, Shortcut
 from .cifar import CifarResNet, cifar_resnet
 
 
@@ -19,28 +19,28 @@ def inferred_network(state: dict[str, torch.Tensor]) -> CifarResNet | None:
         >>> inferred_network({"weight": torch.zeros(2, 2)}) is None
         True
     """
-    units: dict[int, set[int]] = {}
+    blocks: dict[int, set[int]] = {}
     for key in state:
         if found := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
-            units.setdefault(int(found[1]), set()).add(int(found[2]))
-    counts = {len(places) for places in units.values()}
+            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
+    counts = {len(places) for places in blocks.values()}
     entry = "conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"
     if not {entry, "linear.weight"} <= set(state) or len(counts) != 1:
         return None
     bottleneck = "layer1.0.conv3.weight" in state
     layers = 3 if bottleneck else 2
-    last = [f"layer{stage}.0.conv{layers}.weight" for stage in range(1, len(units) + 1)]
+    last = [f"layer{stage}.0.conv{layers}.weight" for stage in range(1, len(blocks) + 1)]
     second = "layer1.0.conv2.weight"
     if any(key not in state or state[key].ndim != 4 for key in [entry, second, *last]):
         return None
 
     stem, widths = state[entry], tuple(state[key].shape[0] // EXPANSION[_kind(bottleneck)] for key in last)
     return cifar_resnet(
-        layers * counts.pop() * len(units) + 2,
+        layers * counts.pop() * len(blocks) + 2,
         num_classes=state["linear.weight"].shape[0],
         in_channels=stem.shape[1],
         preactivation="bn_last.weight" in state,
-        shortcut=_option(state, units),
+        shortcut=_option(state, blocks),
         block=_kind(bottleneck),
         widths=widths,
         stem="deep" if entry == "conv1.0.weight" else "7x7" if stem.shape[-1] == 7 else "3x3",
@@ -59,10 +59,10 @@ def _groups(weight: torch.Tensor) -> tuple[int, int]:
     return middle // width, width
 
 
-def _option(state: dict[str, torch.Tensor], units: dict[int, set[int]]) -> Shortcut:
+def _option(state: dict[str, torch.Tensor], blocks: dict[int, set[int]]) -> Shortcut:
     projected = {tuple(map(int, re.findall(r"\d+", key)[:2])) for key in state if ".shortcut." in key}
     if not projected:
         return "A"
     if any(key.endswith(".shortcut.1.weight") and value.ndim == 4 for key, value in state.items()):
         return "D"
-    return "C" if len(projected) == sum(len(places) for places in units.values()) else "B"
+    return "C" if len(projected) == sum(len(places) for places in blocks.values()) else "B"

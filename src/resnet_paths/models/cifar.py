@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from ._unit import EXPANSION, KERNELS, BlockKind, Shortcut, Unit
+from ._block import EXPANSION, KERNELS, Block, BlockKind, Shortcut
 from .stochastic_depth import linear_decay
 
 Stem = Literal["3x3", "7x7", "deep"]
@@ -94,8 +94,8 @@ class _Settings:
         )
 
     @property
-    def units(self) -> int:
-        """Units of each stage."""
+    def blocks(self) -> int:
+        """Blocks of each stage."""
         return (self.depth - 2) // (len(KERNELS[self.block]) * len(self.widths))
 
     def middle(self, stage: int) -> int:
@@ -124,9 +124,9 @@ class CifarResNet(nn.Module):
         if not settings.preactivation:
             self.bn1 = nn.BatchNorm2d(channels)
         self.pool = nn.Identity() if settings.stem == "3x3" else nn.MaxPool2d(3, 2, 1)
-        keeps = linear_decay(self.stages * settings.units, settings.keep_last)
+        keeps = linear_decay(self.stages * settings.blocks, settings.keep_last)
         for stage in range(self.stages):
-            chosen = keeps[stage * settings.units : (stage + 1) * settings.units]
+            chosen = keeps[stage * settings.blocks : (stage + 1) * settings.blocks]
             setattr(self, f"layer{stage + 1}", _stage(settings, stage, chosen))
         channels = settings.widths[-1] * EXPANSION[settings.block]
         if settings.preactivation:
@@ -134,9 +134,9 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(channels, settings.num_classes)
 
         self._initialise(seed)
-        for unit in self.modules():
-            if isinstance(unit, Unit) and settings.zero_init_residual:
-                unit.silence()
+        for block in self.modules():
+            if isinstance(block, Block) and settings.zero_init_residual:
+                block.silence()
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
@@ -193,7 +193,7 @@ def _stage(settings: _Settings, stage: int, keeps: tuple[float, ...]) -> nn.Sequ
     entering = settings.widths[0] if stage == 0 else settings.widths[stage - 1] * expanded
     return nn.Sequential(
         *(
-            Unit(
+            Block(
                 entering if position == 0 else width * expanded,
                 width,
                 2 if stage and position == 0 else 1,
@@ -206,7 +206,7 @@ def _stage(settings: _Settings, stage: int, keeps: tuple[float, ...]) -> nn.Sequ
                 groups=settings.groups,
                 keep=keeps[position],
             )
-            for position in range(settings.units)
+            for position in range(settings.blocks)
         )
     )
 
@@ -234,10 +234,10 @@ def cifar_resnet(
     keep_last: float = 1.0,
     seed: int | None = None,
 ) -> CifarResNet:
-    """A ResNet for small images: a 3x3 convolution, stages of equal units, global pooling, a linear layer.
+    """A ResNet for small images: a 3x3 convolution, stages of equal blocks, global pooling, a linear layer.
 
     The CIFAR networks of He et al. (2015), section 4.2; pre-activation of He et al. (2016), section 4, where
-    the first unit and those that change the shape or project send the activation through their shortcut; ResNeXt
+    the first block and those that change the shape or project send the activation through their shortcut; ResNeXt
     (Xie et al. 2017) by ``groups``; the shortcut and stem of ResNet-D (He et al. 2019, section 4.1). With
     ``residual=False`` the same layers without shortcuts (the plain twin): same parameter names in the branches
     and, from the same seed, the same initial values.

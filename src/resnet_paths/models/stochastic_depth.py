@@ -8,8 +8,8 @@ from torch import nn
 from ..arguments import Range, checked
 
 
-@checked(units=Range(1, 10**6))
-def linear_decay(units: int, last: float) -> tuple[float, ...]:
+@checked(blocks=Range(1, 10**6))
+def linear_decay(blocks: int, last: float) -> tuple[float, ...]:
     """Survival probabilities that fall linearly: ``p_l = 1 - l / L (1 - p_L)``, l = 1 ... L.
 
     Huang et al. (2016), section 3. They are the gates at which an unrolled network without stochastic depth is what
@@ -17,20 +17,20 @@ def linear_decay(units: int, last: float) -> tuple[float, ...]:
     (:func:`resnet_paths.paths.surviving_path_lengths`).
 
     Args:
-        units: L, the number of residual units.
+        blocks: L, the number of residual blocks.
         last: p_L, in (0, 1]; 0.5 in the paper.
 
     Raises:
-        ValueError: no units, or a probability out of its range.
+        ValueError: no blocks, or a probability out of its range.
 
     Example:
         >>> linear_decay(4, 0.5)
         (0.875, 0.75, 0.625, 0.5)
     """
-    if units < 1:
-        raise ValueError(f"expected at least one unit, got {units}")
+    if blocks < 1:
+        raise ValueError(f"expected at least one block, got {blocks}")
     _check(last)
-    return tuple(1 - place / units * (1 - last) for place in range(1, units + 1))
+    return tuple(1 - place / blocks * (1 - last) for place in range(1, blocks + 1))
 
 
 @checked

@@ -1,25 +1,25 @@
-"""From any residual model to its units: tracing, dominators, evaluation at gates."""
+"""From any residual model to its blocks: tracing, dominators, evaluation at gates."""
 
-from ..graph.errors import NotDroppableError, NoUnitsError, TraceError, UnitIndexError, UnrollError
+from ..graph.errors import BlockIndexError, NoBlocksError, NotDroppableError, TraceError, UnrollError
+from .block import Block, BlockRef
 from .discover import unroll
 from .gate_rows import Evaluations
 from .inference import for_inference
 from .plain import PlainNetwork, plain_layers
 from .twins import Twins
-from .unit import Unit, UnitRef
 from .unrolled import State, UnrolledNetwork
 
 __all__ = [
+    "Block",
+    "BlockIndexError",
+    "BlockRef",
     "Evaluations",
-    "NoUnitsError",
+    "NoBlocksError",
     "NotDroppableError",
     "PlainNetwork",
     "State",
     "TraceError",
     "Twins",
-    "Unit",
-    "UnitIndexError",
-    "UnitRef",
     "UnrollError",
     "UnrolledNetwork",
     "for_inference",

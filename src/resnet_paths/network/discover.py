@@ -1,4 +1,4 @@
-"""Finding the residual units of a model."""
+"""Finding the residual blocks of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..arguments import ELSEWHERE, checked
 from ..graph.closing import closed_modules
-from ..graph.errors import NoUnitsError, OutputError, UnrollError
+from ..graph.errors import NoBlocksError, OutputError, UnrollError
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.trees import leaves, map_leaves
@@ -31,11 +31,11 @@ KNOWN_FAMILIES = (
 def unroll(
     model: Annotated[nn.Module, ELSEWHERE], example_input: Any = None, *, output: Output = None
 ) -> UnrolledNetwork:
-    """Find the residual units of any model by analysing its graph.
+    """Find the residual blocks of any model by analysing its graph.
 
-    An addition is a unit when its terms rejoin at one value x that everything passes through:
+    An addition is a block when its terms rejoin at one value x that everything passes through:
     ``y = post(shortcut(x) + branch(x))`` (the view of Veit, Wilber and Belongie 2016, section 3). The graph
-    is traced symbolically; where that finds no units, or leaves modules closed, and an example is given, one run
+    is traced symbolically; where that finds no blocks, or leaves modules closed, and an example is given, one run
     on the example is recorded instead. The model is left exactly as it was.
 
     Args:
@@ -47,10 +47,10 @@ def unroll(
             None: ``logits`` if there is such a key, else the one with the most blocks behind it.
 
     Returns:
-        The unrolled network, in whose table each unit has an index and a name.
+        The unrolled network, in whose table each block has an index and a name.
 
     Raises:
-        NoUnitsError: no addition is a residual unit; the message says why each was refused.
+        NoBlocksError: no addition is a residual block; the message says why each was refused.
         TraceError: the model's operations could not be followed.
         UnrollError: scripted model; or the unrolled network does not reproduce the model on the example.
 
@@ -88,7 +88,7 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     found = [net for net in (traced, recorded) if net is not None]
     if found:
         return max(found, key=len)
-    raise NoUnitsError(_explain(model, attempts, example_input is None))
+    raise NoBlocksError(_explain(model, attempts, example_input is None))
 
 
 def _where_the_model_is(example: Any, model: nn.Module) -> Any:
@@ -137,7 +137,7 @@ def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
         return f"{name}: the model adds no two values of its own{_concatenated(net)}"
     lines = [*refusals, *closed]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return f"{name}: no addition is a residual unit\n    " + "\n    ".join([*lines[:most], *more])
+    return f"{name}: no addition is a residual block\n    " + "\n    ".join([*lines[:most], *more])
 
 
 def _concatenated(net: UnrolledNetwork) -> str:
@@ -154,6 +154,6 @@ def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> st
     )
     tried = "\n  ".join(attempts)
     return (
-        f"expected a model with residual units y = shortcut(x) + branch(x), got {type(model).__name__} with "
+        f"expected a model with residual blocks y = shortcut(x) + branch(x), got {type(model).__name__} with "
         f"none.\n  {tried}\nWhat to do: {hint}known to work: {KNOWN_FAMILIES}."
     )

@@ -24,9 +24,9 @@ class Evaluations:
 
     Attributes:
         stems: evaluations of the stem.
-        shortcuts: of a unit's shortcut.
-        branches: of a unit's branch.
-        joins: of what follows a unit's sum.
+        shortcuts: of a block's shortcut.
+        branches: of a block's branch.
+        joins: of what follows a block's sum.
     """
 
     stems: int = 0
@@ -45,7 +45,7 @@ class _Fork:
         self._branch: torch.Tensor | None = None
 
     def next(self, gate: float) -> State:
-        """The state after the unit at a gate."""
+        """The state after the block at a gate."""
         if gate == SKIPPED:
             return self.net.skip(self.state)
         if self._shortcut is None:

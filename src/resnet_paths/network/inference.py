@@ -30,7 +30,7 @@ def for_inference(
 
     A batch norm in eval mode after a convolution is an affine map of its output and is folded into its
     weights: ``W' = W γ/√(σ²+ε)``, ``b' = (b - μ) γ/√(σ²+ε) + β``. Convolution weights are stored channels last.
-    The units keep their indices and names. Evaluate it under ``torch.inference_mode()``.
+    The blocks keep their indices and names. Evaluate it under ``torch.inference_mode()``.
 
     Args:
         net: an unrolled network in eval mode; it and its model are not changed.
@@ -65,8 +65,8 @@ def for_inference(
         _store_channels_last(model)
     fast = network_of(model, _cast(net._example, dtype), net.output, overwrite=True)
     if len(fast) != len(net):
-        raise UnrollError(f"expected {len(net)} units after folding, got {len(fast)}; use fold=False")
-    fast._units = net.units
+        raise UnrollError(f"expected {len(net)} blocks after folding, got {len(fast)}; use fold=False")
+    fast._blocks = net.blocks
     return fast
 
 

@@ -14,7 +14,7 @@ from ..arguments import checked
 from ..graph.blocks import Refusal
 from ..graph.compile_node import Values
 from ..graph.dataflow import DataFlow, ancestors
-from ..graph.errors import NoUnitsError
+from ..graph.errors import NoBlocksError
 from ..graph.inputs import bind
 from ..graph.pieces import Piece
 from ..graph.prefix_tree import shared_walk
@@ -22,8 +22,8 @@ from ..graph.preserve import preserved
 from ..graph.program import Program, first_node
 from ..graph.tracing import trace
 from ..graph.wrappers import unwrap
+from .block import Block, BlockRef, resolve, resolve_all
 from .gate_rows import Evaluations
-from .unit import Unit, UnitRef, resolve, resolve_all
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -67,28 +67,28 @@ class PlainNetwork:
         self._program = program
         self._layers = layers
         self._segments = _segments(program, layers)
-        self._units: tuple[Unit, ...] = ()
+        self._blocks: tuple[Block, ...] = ()
 
     @property
-    def units(self) -> tuple[Unit, ...]:
+    def blocks(self) -> tuple[Block, ...]:
         """The layers that can be deleted, input side first."""
-        return self._units
+        return self._blocks
 
     def __len__(self) -> int:
-        return len(self._units)
+        return len(self._blocks)
 
-    def __iter__(self) -> Iterator[Unit]:
-        return iter(self._units)
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
-    def __getitem__(self, reference: UnitRef) -> Unit:
-        return self._units[resolve(self._units, reference)]
+    def __getitem__(self, reference: BlockRef) -> Block:
+        return self._blocks[resolve(self._blocks, reference)]
 
-    def indices(self, references: Sequence[UnitRef] | UnitRef) -> list[int]:
+    def indices(self, references: Sequence[BlockRef] | BlockRef) -> list[int]:
         """The indices of several layers; each may be given once."""
-        return resolve_all(self._units, references)
+        return resolve_all(self._blocks, references)
 
     def __repr__(self) -> str:
-        lines = [f"{unit.index:3d}  {unit.name}  {unit.entry_shape}" for unit in self]
+        lines = [f"{block.index:3d}  {block.name}  {block.entry_shape}" for block in self]
         return "\n".join([f"PlainNetwork: {type(self.model).__name__}, {len(self)} layers", *lines])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,7 +136,7 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
         layers: qualified names of modules to delete as a whole, instead of single layers.
 
     Raises:
-        NoUnitsError: no layer keeps the shape; the message lists them.
+        NoBlocksError: no layer keeps the shape; the message lists them.
         TraceError: the model's operations could not be followed.
         ValueError: a name is not a module that all data passes through, or two of them overlap.
 
@@ -146,7 +146,7 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
         >>> import torch, torchvision
         >>> vgg = torchvision.models.vgg11(num_classes=10).eval()
         >>> net = plain_layers(vgg, torch.randn(1, 3, 32, 32))
-        >>> [unit.name for unit in net]
+        >>> [block.name for block in net]
         ['features.8', 'features.13', 'features.16', 'features.18', 'classifier.3']
         >>> x = torch.randn(2, 3, 32, 32)
         >>> torch.equal(net(x), vgg(x))
@@ -167,20 +167,20 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
             refusals.append(Refusal(layer.name, layer.exit.name, reason))
     if not kept:
         listed = "\n  ".join(map(str, refusals)) or "it has no convolution or linear layer that all data passes through"
-        raise NoUnitsError(f"expected a layer that keeps the shape, got none in {type(model).__name__}:\n  {listed}")
+        raise NoBlocksError(f"expected a layer that keeps the shape, got none in {type(model).__name__}:\n  {listed}")
     _check_apart(kept)
     names = None if layers is None else list(layers)
     net = PlainNetwork(model, program, kept, (example_input, names))
     net.refusals = refusals
-    net._units = tuple(_unit(program, layer, index, shapes[layer.entry]) for index, layer in enumerate(kept))
+    net._blocks = tuple(_block(program, layer, index, shapes[layer.entry]) for index, layer in enumerate(kept))
     return net
 
 
-def _unit(program: Program, layer: _Layer, index: int, shape: tuple[int, ...]) -> Unit:
+def _block(program: Program, layer: _Layer, index: int, shape: tuple[int, ...]) -> Block:
     modules = {str(node.target) for node in layer.inside if node.op == "call_module"}
     parameters = {id(p): p.numel() for name in modules for p in program.model.get_submodule(name).parameters()}
     reason = "a layer of a plain network; delete it by a gate of 0"
-    return Unit(index, layer.name, layer.name, "none", "", sum(parameters.values()), shape, False, reason)
+    return Block(index, layer.name, layer.name, "none", "", sum(parameters.values()), shape, False, reason)
 
 
 def _weighted(program: Program, flow: DataFlow) -> list[_Layer]:

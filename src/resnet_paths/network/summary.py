@@ -1,4 +1,4 @@
-"""How a network prints: a table of its units, in a terminal and in a notebook."""
+"""How a network prints: a table of its blocks, in a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..graph.closing import closed_modules
 from ..graph.drop_sites import Droppable
 from ..graph.leaving import Holdings
 from ..graph.program import Program
-from .unit import Unit
+from .block import Block
 
 if TYPE_CHECKING:
     from ..graph.pieces import Segments
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shape", "droppable")
 
 
-def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Unit, ...]:
+def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Block, ...]:
     """The public description of each block; what it says of dropping is what `drop_blocks` does."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
     droppable, holdings, uses = Droppable(program, cuts, plan.needs), Holdings(program), _parameter_uses(plan)
-    units = []
+    blocks = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
         drop = droppable.plan(cut)
         reason = drop if isinstance(drop, str) else ""
-        units.append(
-            Unit(
+        blocks.append(
+            Block(
                 index=index,
                 name=name,
                 owner=owner_of(cut).path,
@@ -45,7 +45,7 @@ def describe_units(plan: Segments, shapes: list[tuple[int, ...]] | None = None) 
                 reason=reason,
             )
         )
-    return tuple(units)
+    return tuple(blocks)
 
 
 def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
@@ -86,22 +86,22 @@ def _operation(node: fx.Node, program: Program) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _cells(unit: Unit) -> tuple[str, ...]:
-    shape = "x".join(map(str, unit.entry_shape)) if unit.entry_shape else "?"
-    drop = "yes" if unit.droppable else f"no: {unit.reason}"
-    return (str(unit.index), unit.name, unit.shortcut, unit.post, f"{unit.branch_parameters:,}", shape, drop)
+def _cells(block: Block) -> tuple[str, ...]:
+    shape = "x".join(map(str, block.entry_shape)) if block.entry_shape else "?"
+    drop = "yes" if block.droppable else f"no: {block.reason}"
+    return (str(block.index), block.name, block.shortcut, block.post, f"{block.branch_parameters:,}", shape, drop)
 
 
 def _title(net: UnrolledNetwork) -> str:
     plan = net.segments
     along = f" along {plan.main.target}, the other inputs as given" if len(plan.inputs) > 1 and plan.main else ""
     paths = f", 2^{len(net)} paths" if plan.is_chain else ", not in one chain"
-    return f"{type(net.model).__name__}: {len(net)} residual units{paths}{along}"
+    return f"{type(net.model).__name__}: {len(net)} residual blocks{paths}{along}"
 
 
 def text_table(net: UnrolledNetwork) -> str:
-    """The units as aligned text."""
-    rows = [_HEADER, *(_cells(unit) for unit in net.units)]
+    """The blocks as aligned text."""
+    rows = [_HEADER, *(_cells(block) for block in net.blocks)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     right = {0, 4}
     lines = [
@@ -122,10 +122,10 @@ def _not_looked_into(net: UnrolledNetwork) -> list[str]:
 
 
 def html_table(net: UnrolledNetwork) -> str:
-    """The units as an HTML table."""
+    """The blocks as an HTML table."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADER)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(unit)) + "</tr>" for unit in net.units
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(block)) + "</tr>" for block in net.blocks
     )
     title = f"<caption>{escape('. '.join([_title(net), *_not_looked_into(net)]))}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

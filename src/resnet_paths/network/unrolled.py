@@ -1,4 +1,4 @@
-"""The unrolled network: a stem, a chain of residual units and a head, evaluated at gates."""
+"""The unrolled network: a stem, a chain of residual blocks and a head, evaluated at gates."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..graph.preserve import preserved
 from ..graph.program import Program, first_node
 from ..graph.sums import put_back, unify_sums
 from ..graph.tuples import read_items_directly
+from .block import Block, BlockRef, resolve, resolve_all
 from .gate_rows import Evaluations, evaluate_rows
-from .summary import describe_units, html_table, text_table
-from .unit import Unit, UnitRef, resolve, resolve_all
+from .summary import describe_blocks, html_table, text_table
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 
@@ -36,11 +36,11 @@ Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The network between two units: all that the rest of it needs.
+    """The network between two blocks: all that the rest of it needs.
 
     Attributes:
-        index: the unit that comes next (n: nothing, `value` is the output).
-        value: the value that enters the next unit.
+        index: the block that comes next (n: nothing, `value` is the output).
+        value: the value that enters the next block.
         side: further values that later operations read (sizes; arguments of hooks).
         plan: the graph in the mode in which the evaluation began (None: the model's present one).
     """
@@ -52,7 +52,7 @@ class State:
 
 
 class UnrolledNetwork:
-    """A residual model seen as stem, n units ``post(shortcut(x) + g * branch(x))`` and head.
+    """A residual model seen as stem, n blocks ``post(shortcut(x) + g * branch(x))`` and head.
 
     Evaluated at a gate vector g in R^n: ``g = 1`` is the model, ``g_i = 0`` deletes block i, values between
     interpolate (Veit, Wilber and Belongie 2016, sections 3 and 4). Made by :func:`resnet_paths.unroll`.
@@ -93,31 +93,31 @@ class UnrolledNetwork:
         self.follows_main_output = program.output is first_node(program.root.output)
         self.opaque = dict(program.opaque)
         self.concatenations = sum(is_concatenation(node) for node in program.graph.nodes)
-        self._units = describe_units(self.segments) if cuts else ()
+        self._blocks = describe_blocks(self.segments) if cuts else ()
 
     # structure
 
     @property
-    def units(self) -> tuple[Unit, ...]:
-        """The residual units, input side first."""
-        return self._units
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks, input side first."""
+        return self._blocks
 
     def __len__(self) -> int:
-        return len(self._units)
+        return len(self._blocks)
 
-    def __iter__(self) -> Iterator[Unit]:
-        return iter(self._units)
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
-    def __getitem__(self, reference: UnitRef) -> Unit:
-        return self._units[resolve(self._units, reference)]
+    def __getitem__(self, reference: BlockRef) -> Block:
+        return self._blocks[resolve(self._blocks, reference)]
 
-    def index(self, reference: UnitRef) -> int:
-        """The index of a unit given by index (also negative) or name."""
-        return resolve(self._units, reference)
+    def index(self, reference: BlockRef) -> int:
+        """The index of a block given by index (also negative) or name."""
+        return resolve(self._blocks, reference)
 
-    def indices(self, references: Sequence[UnitRef] | UnitRef) -> list[int]:
-        """The indices of several units; each may be given once."""
-        return resolve_all(self._units, references)
+    def indices(self, references: Sequence[BlockRef] | BlockRef) -> list[int]:
+        """The indices of several blocks; each may be given once."""
+        return resolve_all(self._blocks, references)
 
     def __repr__(self) -> str:
         return text_table(self)
@@ -153,13 +153,13 @@ class UnrolledNetwork:
 
     @property
     def segments(self) -> Segments:
-        """The graph cut at the units, for the model's present mode (traced anew when the mode is new)."""
+        """The graph cut at the blocks, for the model's present mode (traced anew when the mode is new)."""
         plan = self._plans.get(self._modes())
         if plan is None:
             cuts, _ = self._plan(self._front_end())
             if len(cuts) != len(self):
                 raise UnrollError(
-                    f"expected the same {len(self)} units after the model's train flags changed, got "
+                    f"expected the same {len(self)} blocks after the model's train flags changed, got "
                     f"{len(cuts)}; call unroll again in the mode in which the network is to be used"
                 )
             plan = self._plans[self._modes()]
@@ -168,7 +168,7 @@ class UnrolledNetwork:
     # evaluation, piece by piece
 
     def stem(self, x: Any) -> State:
-        """Everything before the first unit.
+        """Everything before the first block.
 
         Args:
             x: the model's input: a tensor, a tuple of positional or a dict of keyword arguments.
@@ -290,8 +290,8 @@ class UnrolledNetwork:
             return [False] * len(gates)
         return plan.superfluous([1.0 if isinstance(gate, torch.Tensor) else gate for gate in gates])
 
-    def prefix(self, x: Any, stop: UnitRef, gates: Sequence[Any] | torch.Tensor | None = None) -> State:
-        """The state at a unit's entry: the stem and the units before it."""
+    def prefix(self, x: Any, stop: BlockRef, gates: Sequence[Any] | torch.Tensor | None = None) -> State:
+        """The state at a block's entry: the stem and the blocks before it."""
         return self.run(self.stem(x), gates, self.index(stop))
 
     # evaluation, whole
@@ -311,7 +311,7 @@ class UnrolledNetwork:
         Raises:
             ValueError: the gates' shape does not fit.
 
-        Cost: without gates, one forward pass. For all 2^n vectors of zeros and ones, at most 2^(n+1) unit
+        Cost: without gates, one forward pass. For all 2^n vectors of zeros and ones, at most 2^(n+1) block
         evaluations instead of n 2^n.
         """
         if gates is None:
@@ -336,7 +336,7 @@ class UnrolledNetwork:
     def _check_gates(self, gates: torch.Tensor) -> None:
         if gates.ndim not in (1, 2) or gates.shape[-1] != len(self) or not len(gates):
             raise ValueError(
-                f"expected gates of shape ({len(self)},) or (m, {len(self)}), one for each unit, got "
+                f"expected gates of shape ({len(self)},) or (m, {len(self)}), one for each block, got "
                 f"{tuple(gates.shape)}"
             )
 
@@ -387,7 +387,7 @@ class UnrolledNetwork:
         return output_at(returned, self.output_path)
 
     def observe(self, example: Any) -> float:
-        """Run the example once through model and network; note the units' shapes.
+        """Run the example once through model and network; note the blocks' shapes.
 
         Returns:
             The largest difference between the two outputs, relative to the largest finite entry; equal infinities
@@ -395,7 +395,7 @@ class UnrolledNetwork:
         """
         difference, entry_shapes = self._difference(example)
         self._held.add(_shapes(self._bind(example)[1]))
-        self._units = describe_units(self.segments, entry_shapes)
+        self._blocks = describe_blocks(self.segments, entry_shapes)
         return difference
 
     def _difference(self, x: Any) -> tuple[float, list[tuple[int, ...]]]:
@@ -448,7 +448,7 @@ def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:
     if gates is None:
         return [1.0] * n
     if len(gates) != n:
-        raise ValueError(f"expected {n} gates, one for each unit, got {len(gates)}")
+        raise ValueError(f"expected {n} gates, one for each block, got {len(gates)}")
     if isinstance(gates, torch.Tensor):
         return list(gates.unbind()) if gates.requires_grad else gates.tolist()
     return list(gates)

@@ -19,7 +19,7 @@ from .unrolled import TOLERANCE, UnrolledNetwork
 
 
 def verify(net: UnrolledNetwork, example: Any) -> None:
-    """Compare a network with its model on an example; note the units' shapes.
+    """Compare a network with its model on an example; note the blocks' shapes.
 
     Raises:
         TraceError: the outputs differ, or the gradients do.

@@ -2,7 +2,7 @@
 
 # the gradient by path length, exactly
 from ._piecewise import curved_operations
-from .attribution import BlockAttribution, GateForward, attribute_blocks, unit_conductance
+from .attribution import BlockAttribution, GateForward, attribute_blocks, block_conductance
 from .by_length import GradientByLength, gradient_by_length
 
 # single paths: sampled, all of them, their energy; which of them matter
@@ -38,6 +38,7 @@ __all__ = [
     "PathEnergy",
     "SampledPathGradients",
     "attribute_blocks",
+    "block_conductance",
     "block_contributions",
     "curved_operations",
     "effective_paths",
@@ -50,5 +51,4 @@ __all__ = [
     "path_lengths",
     "sample_path_gradients",
     "surviving_path_lengths",
-    "unit_conductance",
 ]

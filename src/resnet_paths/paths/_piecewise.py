@@ -67,8 +67,8 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
         net: an unrolled network in eval mode.
 
     Returns:
-        ``"NAME: branch"``, ``"NAME: shortcut"`` or ``"NAME: join"`` (what follows a unit's sum, the head for the
-        last unit) to names of operations. Empty for networks of convolutions, batch norms, ReLU and pooling.
+        ``"NAME: branch"``, ``"NAME: shortcut"`` or ``"NAME: join"`` (what follows a block's sum, the head for the
+        last block) to names of operations. Empty for networks of convolutions, batch norms, ReLU and pooling.
 
     Example:
         >>> import torchvision
@@ -78,7 +78,7 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
     """
     plan = net.segments
     found: dict[str, tuple[str, ...]] = {}
-    for unit, branch, shortcut, join in zip(net, plan.branches, plan.shortcuts, plan.joins, strict=True):
+    for block, branch, shortcut, join in zip(net, plan.branches, plan.shortcuts, plan.joins, strict=True):
         for kind, piece in (("branch", branch), ("shortcut", shortcut), ("join", join)):
             nodes = [] if piece is None else [node for node, _, _ in piece.steps]
             names = [
@@ -87,7 +87,7 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
                 if node in plan.flow.carries and not is_piecewise_linear(node, net, plan.flow.carries)
             ]
             if names:
-                found[f"{unit.name}: {kind}"] = tuple(dict.fromkeys(names))
+                found[f"{block.name}: {kind}"] = tuple(dict.fromkeys(names))
     return found
 
 

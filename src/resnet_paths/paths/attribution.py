@@ -71,7 +71,7 @@ class BlockAttribution:
 
     Attributes:
         method: ``"integrated_gradients"``, ``"ablation"``, ``"shapley"`` or ``"conductance"``.
-        units: the units' names, (n,).
+        blocks: the blocks' names, (n,).
         values: (n, batch).
         difference: what the values sum to where the method promises it: the logit at gates of one less that
             at gates of zero, (batch,); None for ablation and conductance.
@@ -80,19 +80,19 @@ class BlockAttribution:
     """
 
     method: str
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     values: torch.Tensor
     difference: torch.Tensor | None
     residual: float | None
     source: Provenance = field(repr=False)
 
     def to_xarray(self) -> xr.Dataset:
-        """The values with dimensions unit and example."""
-        variables = {"value": (("unit", "example"), self.values)}
-        return dataset(variables, {"unit": list(self.units)}, self.source, method=self.method)
+        """The values with dimensions block and example."""
+        variables = {"value": (("block", "example"), self.values)}
+        return dataset(variables, {"block": list(self.blocks)}, self.source, method=self.method)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each unit and example."""
+        """One row for each block and example."""
         return table(self.to_xarray())
 
 
@@ -171,7 +171,7 @@ def attribute_blocks(
     gap = (values.sum(0) - difference).abs().max() / difference.abs().max()
     return BlockAttribution(
         method=method,
-        units=tuple(unit.name for unit in net),
+        blocks=tuple(block.name for block in net),
         values=values,
         difference=difference if sums else None,
         residual=float(gap) if sums else None,
@@ -191,27 +191,27 @@ def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
 
 @checked
 @torch.inference_mode(False)
-def unit_conductance(
+def block_conductance(
     net: UnrolledNetwork, x: torch.Tensor, target: Any, *, baseline: torch.Tensor | float = 0.0, steps: int = 50
 ) -> BlockAttribution:
-    """How much of the change of the target's logit flows through each unit, by captum's layer conductance.
+    """How much of the change of the target's logit flows through each block, by captum's layer conductance.
 
-    The conductance of a unit is ``int (dF/dy)(dy/dz) dz`` along the straight way from a baseline input to x,
-    summed over the unit's output y. In a chain every unit lies on all ways to the output, so each unit's conductance is
-    F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways lead past a unit,
+    The conductance of a block is ``int (dF/dy)(dy/dz) dz`` along the straight way from a baseline input to x,
+    summed over the block's output y. In a chain every block lies on all ways to the output, so each block's conductance is
+    F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways lead past a block,
     it is the part that flows through it. Captum gives it by neuron, :func:`attribute_blocks` splits it by block.
 
     Args:
-        net: the unrolled network, its model in eval mode; every unit must be a module of its own.
+        net: the unrolled network, its model in eval mode; every block must be a module of its own.
         x: the model's input, one tensor, batch first.
         target: class indices (batch,).
         baseline: the input from which the way leads.
         steps: quadrature points.
 
     Raises:
-        ValueError: a unit is not the whole of a module, the model is in training mode, or as above.
+        ValueError: a block is not the whole of a module, the model is in training mode, or as above.
 
-    Cost: `steps` forward and backward passes for each unit.
+    Cost: `steps` forward and backward passes for each block.
 
     Source: Dhamdhere et al. (2018).
 
@@ -219,17 +219,17 @@ def unit_conductance(
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-        >>> unit_conductance(net, torch.randn(1, 3, 32, 32), [0], steps=2).values.shape
+        >>> block_conductance(net, torch.randn(1, 3, 32, 32), [0], steps=2).values.shape
         torch.Size([8, 1])
     """
     check_eval(net)
     with torch.no_grad():
         classes = check_target(net(x), target)
     modules: Mapping[str, nn.Module] = dict(net.model.named_modules())
-    parts = [unit.name for unit in net if unit.name not in modules or unit.name != unit.owner]
+    parts = [block.name for block in net if block.name not in modules or block.name != block.owner]
     if parts:
         raise ValueError(
-            f"expected units that are modules of their own, got {parts[0]}, which is part of one; use "
+            f"expected blocks that are modules of their own, got {parts[0]}, which is part of one; use "
             "attribute_blocks, which needs no modules"
         )
     baseline = _checked_baseline(x, baseline)
@@ -238,14 +238,14 @@ def unit_conductance(
 
     values = []
     with private_use(net.model) as model:  # captum's hooks would see the runs of other threads
-        for unit in net:
-            method = LayerConductance(model, model.get_submodule(unit.name))
+        for block in net:
+            method = LayerConductance(model, model.get_submodule(block.name))
             neurons = method.attribute(x, baseline, target=classes, n_steps=steps, internal_batch_size=2 * len(x))
             values.append(neurons.detach().flatten(1).sum(1))
     stacked = torch.stack(values)
     return BlockAttribution(
         method="conductance",
-        units=tuple(unit.name for unit in net),
+        blocks=tuple(block.name for block in net),
         values=stacked,
         difference=None,
         residual=None,

@@ -11,7 +11,7 @@ import torch
 
 from .._display import shown
 from ..arguments import checked
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 @shown
 @dataclass(frozen=True, eq=False)
 class GradientByLength:
-    """The gradient of a loss at the input or at a unit's entry, by path length.
+    """The gradient of a loss at the input or at a block's entry, by path length.
 
     Attributes:
-        wrt: ``"input"`` or the name of the unit at whose entry it is.
+        wrt: ``"input"`` or the name of the block at whose entry it is.
         loss: the loss's name.
-        units: names of the units whose branches are counted.
+        blocks: names of the blocks whose branches are counted.
         lengths: 0..K, (L,).
         gradient: the sum of all paths' gradients of each length, (L, batch, ...).
         total: the ordinary gradient, from one backward pass, (batch, ...).
@@ -41,9 +41,9 @@ class GradientByLength:
         share: ``<G_k, G> / |G|^2``, the signed part of the gradient that each length gives, (L, batch);
             sums to one over all lengths.
         cosine: of each length's gradient and the ordinary one, (L, batch); nan where one of them is zero.
-        entry_units: names of the units that the recursion passed, input side first, (m,).
-        entry_norms: norms at each of those units' entries, (m, L, batch).
-        stages: the stage of each of those units (a stage ends where the shape changes), (m,).
+        entry_blocks: names of the blocks that the recursion passed, input side first, (m,).
+        entry_norms: norms at each of those blocks' entries, (m, L, batch).
+        stages: the stage of each of those blocks (a stage ends where the shape changes), (m,).
         residual: ``|sum_k G_k - G| / |G|`` over the batch; None where lengths were cut off.
         vjps: rows pulled back, by kind of piece.
         looped: pieces whose rows went one by one for lack of a batching rule, with the reason.
@@ -52,7 +52,7 @@ class GradientByLength:
 
     wrt: str
     loss: str
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     lengths: torch.Tensor
     gradient: torch.Tensor
     total: torch.Tensor
@@ -60,7 +60,7 @@ class GradientByLength:
     total_norm: torch.Tensor
     share: torch.Tensor
     cosine: torch.Tensor
-    entry_units: tuple[str, ...]
+    entry_blocks: tuple[str, ...]
     entry_norms: torch.Tensor
     stages: tuple[int, ...]
     residual: float | None
@@ -69,22 +69,22 @@ class GradientByLength:
     source: Provenance = field(repr=False)
 
     def stage_norms(self) -> torch.Tensor:
-        """Norms by length at the entry of each stage's first recorded unit, (stages, L, batch)."""
+        """Norms by length at the entry of each stage's first recorded block, (stages, L, batch)."""
         first = [self.stages.index(stage) for stage in sorted(set(self.stages))]
         return self.entry_norms[first]
 
     def to_xarray(self) -> xr.Dataset:
-        """All arrays but the gradient itself, with dimensions length, example and unit."""
+        """All arrays but the gradient itself, with dimensions length, example and block."""
         return dataset(
             {
                 "norm": (("length", "example"), self.norms),
                 "share": (("length", "example"), self.share),
                 "cosine": (("length", "example"), self.cosine),
                 "total_norm": (("example",), self.total_norm),
-                "entry_norm": (("unit", "length", "example"), self.entry_norms),
-                "stage": (("unit",), self.stages),
+                "entry_norm": (("block", "length", "example"), self.entry_norms),
+                "stage": (("block",), self.stages),
             },
-            {"length": self.lengths, "unit": list(self.entry_units)},
+            {"length": self.lengths, "block": list(self.entry_blocks)},
             self.source,
             wrt=self.wrt,
             loss=self.loss,
@@ -105,7 +105,7 @@ def gradient_by_length(
     wrt: Literal["parameters"],
     loss: Loss = ...,
     max_length: int | None = ...,
-    units: Sequence[UnitRef] | None = ...,
+    blocks: Sequence[BlockRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> ParameterGradientByLength: ...
 @overload
@@ -114,10 +114,10 @@ def gradient_by_length(
     x: Any,
     target: Any,
     *,
-    wrt: UnitRef = ...,
+    wrt: BlockRef = ...,
     loss: Loss = ...,
     max_length: int | None = ...,
-    units: Sequence[UnitRef] | None = ...,
+    blocks: Sequence[BlockRef] | None = ...,
     max_bytes: int | None = ...,
 ) -> GradientByLength: ...
 @checked
@@ -127,15 +127,15 @@ def gradient_by_length(
     x: Any,
     target: Any,
     *,
-    wrt: UnitRef = "input",
+    wrt: BlockRef = "input",
     loss: Loss = "cross_entropy",
     max_length: int | None = None,
-    units: Sequence[UnitRef] | None = None,
+    blocks: Sequence[BlockRef] | None = None,
     max_bytes: int | None = None,
 ) -> GradientByLength | ParameterGradientByLength:
     """The gradient split exactly by the number of branches that it came back through.
 
-    At the activations of one ordinary forward pass, unit i multiplies a gradient by ``D_i'(S_i' + J_i')`` with
+    At the activations of one ordinary forward pass, block i multiplies a gradient by ``D_i'(S_i' + J_i')`` with
     the Jacobians of its join, shortcut and branch. Written out, that is a sum over 2^n paths. Replacing J_i by
     t J_i makes it a polynomial in t whose coefficient G_k sums all C(n, k) paths of length k:
 
@@ -146,23 +146,23 @@ def gradient_by_length(
             :func:`~resnet_paths.network.for_inference` gives the same numbers sooner (not for parameters).
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        wrt: ``"input"``, or a unit, for the gradient at its entry, whose paths run through that unit and those after
+        wrt: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and those after
             it; ``"parameters"`` gives :func:`parameter_gradients_by_length`.
         loss: ``"cross_entropy"`` or ``"logit"``, both summed over the batch so that each example has a gradient
             of its own; or a function of output and target that gives a scalar.
         max_length: keep the lengths 0..max_length only.
-        units: count only these units' branches (a stage's, say); paths then pass the others in both ways.
+        blocks: count only these blocks' branches (a stage's, say); paths then pass the others in both ways.
         max_bytes: memory for the values of one batched product. None: 4 MiB on a CPU, where more would
             leave the cache, else a quarter of the free memory. Halved whenever memory runs out.
 
     Returns:
-        The coefficients, their norms, shares and cosines with the total, also at every unit's entry.
+        The coefficients, their norms, shares and cosines with the total, also at every block's entry.
 
     Raises:
         ValueError: the model is in training mode, the loss is not a scalar, a target is out of range, or there
             is no gradient.
 
-    Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n units.
+    Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n blocks.
     Memory: the forward pass's activations (on a CPU those before a ReLU twice where they are not stored channels
     last), and two copies of the coefficients at the largest entry, ``2 (n+1)`` times its size. Branches of
     convolutions, norms and ReLUs are pulled back without autograd's engine, which the total is still computed by. A
@@ -185,9 +185,9 @@ def gradient_by_length(
     """
     if wrt == "parameters":
         return parameter_gradients_by_length(
-            net, x, target, loss=loss, max_length=max_length, units=units, max_bytes=max_bytes
+            net, x, target, loss=loss, max_length=max_length, blocks=blocks, max_bytes=max_bytes
         )
-    counted = None if units is None else frozenset(net.indices(units))
+    counted = None if blocks is None else frozenset(net.indices(blocks))
     record = record_to_start(net, x, target, loss, wrt, max_bytes, finer=True, counted=counted)
     lengths, whole = kept_lengths(record.graph, max_length)
     gradient, entries = _pull(record, lengths)
@@ -197,7 +197,7 @@ def gradient_by_length(
     return GradientByLength(
         wrt="input" if wrt == "input" else net[wrt].name,
         loss=loss_name(loss),
-        units=record.counted_names,
+        blocks=record.counted_names,
         lengths=torch.arange(lengths, device="cpu"),
         gradient=gradient,
         total=total,
@@ -205,7 +205,7 @@ def gradient_by_length(
         total_norm=total_norm,
         share=products / total_norm**2,
         cosine=products / (norms * total_norm),
-        entry_units=tuple(net[unit].name for unit in entries.units),
+        entry_blocks=tuple(net[block].name for block in entries.blocks),
         entry_norms=entries.norms,
         stages=entries.stages,
         residual=relative_gap([gradient.sum(0)], [total]) if whole else None,
@@ -217,9 +217,9 @@ def gradient_by_length(
 
 @dataclass(frozen=True, eq=False)
 class _Entries:
-    """Norms by length at the entries that a recursion passed: the units' indices, (m, L, batch), their stages."""
+    """Norms by length at the entries that a recursion passed: the blocks' indices, (m, L, batch), their stages."""
 
-    units: tuple[int, ...]
+    blocks: tuple[int, ...]
     norms: torch.Tensor
     stages: tuple[int, ...]
 
@@ -227,13 +227,13 @@ class _Entries:
 def _pull(record: Record, lengths: int) -> tuple[torch.Tensor, _Entries]:
     """Lengths to which no gradient came are zeros, as are examples of entries without a batch of their own."""
     entry_of = {block: record.place(record.net.segments.cuts[block].entry) for block in record.graph.blocks}
-    units = tuple(block for block, place in entry_of.items() if place is not None)
-    norms = record.seed.new_zeros((len(units), lengths, len(record.seed)))
+    blocks = tuple(block for block, place in entry_of.items() if place is not None)
+    norms = record.seed.new_zeros((len(blocks), lengths, len(record.seed)))
 
     def note(place: int, rows: torch.Tensor) -> None:
         own = example_norms(rows)
-        for row, unit in enumerate(units):
-            if entry_of[unit] == place and own.shape[1] in (1, norms.shape[2]):
+        for row, block in enumerate(blocks):
+            if entry_of[block] == place and own.shape[1] in (1, norms.shape[2]):
                 norms[row, : len(own)] = own
 
     arrived = pull_polynomial(record, lengths, visit=note)
@@ -244,11 +244,11 @@ def _pull(record: Record, lengths: int) -> tuple[torch.Tensor, _Entries]:
         if arrived is not None:
             gradient[: len(arrived)] = arrived
     sums = {vertex.block: record.value(place) for place, vertex in enumerate(record.graph.vertices)}
-    return gradient, _Entries(units, norms, stages([sums[unit] for unit in units]))
+    return gradient, _Entries(blocks, norms, stages([sums[block] for block in blocks]))
 
 
 def stages(sums: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """The stage of each unit: a new one begins with a unit whose sum has another shape."""
+    """The stage of each block: a new one begins with a block whose sum has another shape."""
     numbers = [0] if sums else []
     for before, value in pairwise(sums):
         numbers.append(numbers[-1] + int(before.shape[1:] != value.shape[1:]))

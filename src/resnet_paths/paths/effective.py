@@ -30,7 +30,7 @@ class EffectivePaths:
 
     Attributes:
         kind: what `norm` is: the mean norm of sampled paths, of all paths, or the root mean square.
-        n: number of units.
+        n: number of blocks.
         lengths: 0..n, (n + 1,); to the longest path where the blocks are no chain.
         count_share: share of all paths that have each length, C(n, k) / 2^n of a chain.
         norm: norm of one path of each length, averaged over the examples.

@@ -12,7 +12,7 @@ import torch
 from .._display import shown
 from ..arguments import checked
 from ..draws import seeded
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ..statistics import log_student_interval
 from ._columns import pull_columns, seed_norms
@@ -31,7 +31,7 @@ class PathEnergy:
     """The sum of squared gradient norms over all paths of each length, estimated.
 
     Attributes:
-        n: number of units that the paths choose among.
+        n: number of blocks that the paths choose among.
         loss: the loss's name.
         lengths: 0..n, (L,).
         energy: estimate of ``sum_{|P|=k} |g_P|^2``, (L, batch).
@@ -96,7 +96,7 @@ def path_energy(
     columns: int = 2,
     rtol: float | None = None,
     confidence: float = 0.95,
-    wrt: UnitRef = "input",
+    wrt: BlockRef = "input",
     loss: Loss = "cross_entropy",
     seed: int = 0,
     max_bytes: int | None = None,
@@ -104,7 +104,7 @@ def path_energy(
     """The energy of all paths of each length, for all lengths at once.
 
     The sum over paths of length k of ``g_P g_P'`` is carried from the loss to the input as a matrix ``A_k`` of at
-    most `columns` columns for each example. A unit makes it ``[S'D' A_k, J'D' A_{k-1}]``; where that has too many
+    most `columns` columns for each example. A block makes it ``[S'D' A_k, J'D' A_{k-1}]``; where that has too many
     columns it is rotated to its principal axes, which changes nothing in ``A A'``, and the smaller half of the axes
     are added up in groups with independent random signs, whose products vanish in expectation. So
 
@@ -120,14 +120,14 @@ def path_energy(
         draws: independent estimates, at least 2; at most so many where `rtol` is given, and 2 where all is exact.
             None: 2, or 64 where `rtol` is given. Intervals of 2 draws are wide; take more of them for these.
         columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
-            it. One column is plain random signs, drawn anew for each unit and length. The standard error of one draw
+            it. One column is plain random signs, drawn anew for each block and length. The standard error of one draw
             (mean over 4 images, median over lengths) was 33, 18, 13, 9 and 5 % with 1, 2, 3, 4 and 8 columns for a
             trained ResNet-56, and 8, 5, 3, 3 and 2 % for a random ResNet-20. Two, because two draws of two columns cost
             about four exact splits and leave 13 %; of one column two splits and 23 %, of four columns eight and 6 %.
         rtol: stop as soon as the standard error of the batch's mean energy is at most this share of it for
             every length (checked from 8 draws on).
         confidence: level of the interval.
-        wrt: ``"input"``, or a unit, for paths from its entry on.
+        wrt: ``"input"``, or a block, for paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         seed: of the signs.
         max_bytes: as in :func:`gradient_by_length`.

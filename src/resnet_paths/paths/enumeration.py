@@ -1,4 +1,4 @@
-"""The gradient of every single path, for networks of few units."""
+"""The gradient of every single path, for networks of few blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from .._display import shown
 from ..arguments import checked
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import example_norms
 from ._objective import Loss, loss_name
@@ -31,17 +31,17 @@ class Path:
     """One path through the unrolled network.
 
     Attributes:
-        units: the units whose branch it takes, input side first; elsewhere it takes the shortcut.
-        passed: the units through whose sum it leads, where that is not all of them (in a graph that is no chain).
+        blocks: the blocks whose branch it takes, input side first; elsewhere it takes the shortcut.
+        passed: the blocks through whose sum it leads, where that is not all of them (in a graph that is no chain).
     """
 
-    units: tuple[int, ...]
+    blocks: tuple[int, ...]
     passed: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
         """The number of branches that it passes through."""
-        return len(self.units)
+        return len(self.blocks)
 
 
 @shown
@@ -52,7 +52,7 @@ class EnumeratedPathGradients:
     The number of paths is 2^n in a chain.
 
     Attributes:
-        n: number of units that the paths choose among.
+        n: number of blocks that the paths choose among.
         loss: the loss's name.
         norms: Euclidean norm for each path and example, (2^n, batch).
         lengths: each path's length, (2^n,).
@@ -77,7 +77,7 @@ class EnumeratedPathGradients:
         return self.graph.counts
 
     def path(self, rank: int) -> Path:
-        """The path at a place of the arrays; its units are indices in the network."""
+        """The path at a place of the arrays; its blocks are indices in the network."""
         taken, passed = [], []
         for place, term, _ in reversed(self.graph.walk(rank)):
             block = self.graph.vertices[place].block
@@ -114,14 +114,14 @@ def enumerate_path_gradients(
     x: Any,
     target: Any,
     *,
-    wrt: UnitRef = "input",
+    wrt: BlockRef = "input",
     loss: Loss = "cross_entropy",
     keep_gradients: bool = False,
     max_bytes: int | None = None,
 ) -> EnumeratedPathGradients:
     """The gradient along each of the 2^n paths, paths that end alike sharing the way back.
 
-    Backwards from the loss the paths form a binary tree: every gradient at a unit's exit goes on once by the
+    Backwards from the loss the paths form a binary tree: every gradient at a block's exit goes on once by the
     shortcut and once by the branch. All its 2^(n+1) - 1 nodes are visited once, depth first in bounded memory. Where
     the blocks are no chain, a path goes on to each of the sums that a shortcut or branch reads (see
     :func:`path_lengths`).
@@ -130,16 +130,16 @@ def enumerate_path_gradients(
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        wrt: ``"input"``, or a unit, for the paths from its entry on.
+        wrt: ``"input"``, or a block, for the paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         keep_gradients: keep the gradients, not only their norms: 2^n times the input.
         max_bytes: as in :func:`gradient_by_length`.
 
     Raises:
-        ValueError: more than 16 units, or than 2^16 paths, or as :func:`gradient_by_length`.
+        ValueError: more than 16 blocks, or than 2^16 paths, or as :func:`gradient_by_length`.
 
     Cost: one forward pass and 2^n - 1 branch products (one by one: n 2^(n-1)). Memory: at most 64 MiB of rows
-    a unit, and the result.
+    a block, and the result.
 
     Source: Veit, Wilber and Belongie (2016), section 3, for the paths.
 
@@ -148,15 +148,15 @@ def enumerate_path_gradients(
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> every = enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=2)
-        >>> every.norms.shape, every.vjps["branch"], every.path(5).units
+        >>> every.norms.shape, every.vjps["branch"], every.path(5).blocks
         (torch.Size([64, 1]), 63, (2, 4))
     """
     start = None if wrt == "input" else net.index(wrt)
     graph = path_graph(net, start)
     if graph.paths > 2**MOST_UNITS:
         raise ValueError(
-            f"expected at most {MOST_UNITS} units, got {graph.n}, which have {_number(graph.paths)} paths; use "
-            "sample_path_gradients or path_energy, or ask for the paths from a later unit on "
+            f"expected at most {MOST_UNITS} blocks, got {graph.n}, which have {_number(graph.paths)} paths; use "
+            "sample_path_gradients or path_energy, or ask for the paths from a later block on "
             f"(wrt={len(net) - MOST_UNITS} or more)"
         )
     record = record_to_start(net, x, target, loss, wrt, max_bytes)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._display import shown
 from ..arguments import checked
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..tables import data_frame
 from .block_graph import PathGraph, chain_graph, path_graph
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @shown
 @dataclass(frozen=True, eq=False)
 class LengthDistribution:
-    """The distribution of path lengths of n units.
+    """The distribution of path lengths of n blocks.
 
     Attributes:
-        n: number of units that are left.
-        keep: probability with which a path takes each unit's branch, (n,); None: all paths alike.
+        n: number of blocks that are left.
+        keep: probability with which a path takes each block's branch, (n,); None: all paths alike.
         lengths: 0..n of a chain; up to the longest path of another graph.
         log_probability: natural logarithm of each length's probability, (n + 1,).
         log_paths: natural logarithm of the (expected) number of paths behind the distribution.
@@ -115,12 +115,12 @@ def path_lengths(
     network: int | UnrolledNetwork,
     *,
     keep: float | Sequence[float] | None = None,
-    dropped: int | Sequence[UnitRef] = 0,
+    dropped: int | Sequence[BlockRef] = 0,
 ) -> LengthDistribution:
     """The distribution of path lengths: how many branches a path passes through.
 
     Without `keep` every one of the 2^n paths counts alike and the length is Binomial(n, 1/2): C(n, k) paths
-    of length k. With keep probabilities p_i, unit i's branch is passed with probability p_i, independently:
+    of length k. With keep probabilities p_i, block i's branch is passed with probability p_i, independently:
     the Poisson-binomial distribution with generating function ``prod (1 - p_i + p_i t)`` (with stochastic
     depth, the number of blocks present in a training step). Dropping d blocks leaves 2^(n-d) paths.
 
@@ -130,15 +130,15 @@ def path_lengths(
     exactly. The input is the one along which most blocks stand, so blocks on other inputs may lie on no path.
 
     Args:
-        network: the number of units, or a network.
-        keep: None, one probability for all units, or one for each (of a chain).
-        dropped: units that are taken out: how many (of a chain), or (of a network, or by index) which.
+        network: the number of blocks, or a network.
+        keep: None, one probability for all blocks, or one for each (of a chain).
+        dropped: blocks that are taken out: how many (of a chain), or (of a network, or by index) which.
 
     Returns:
         The distribution over the lengths 0..n-d, exact in log space for n in the thousands.
 
     Raises:
-        ValueError: a number is out of range; keep probabilities, or a mere number of dropped units, for a network whose
+        ValueError: a number is out of range; keep probabilities, or a mere number of dropped blocks, for a network whose
             blocks are no chain; no path is left.
 
     Cost: none for all paths of a chain alike; O(n^2) additions with keep probabilities, or on other graphs.
@@ -162,7 +162,7 @@ def path_lengths(
                 "of them; surviving_path_lengths counts the paths that a training step leaves"
             )
         if not isinstance(dropped, Iterable) and dropped:
-            raise ValueError(f"expected which units are dropped, since they are no chain, got {dropped}; name them")
+            raise ValueError(f"expected which blocks are dropped, since they are no chain, got {dropped}; name them")
     n, gone = _left(network, dropped)
     left = n - len(gone)
     if graph is not None:
@@ -180,14 +180,14 @@ def path_lengths(
 def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequence[float]) -> LengthDistribution:
     """Which paths stochastic depth trains: the expected number of paths of each length that a step leaves.
 
-    Unit i survives a step with probability p_i, so a path P survives with ``prod_{i in P} p_i`` and the
+    Block i survives a step with probability p_i, so a path P survives with ``prod_{i in P} p_i`` and the
     expected number of surviving paths of length k is the coefficient of t^k of ``prod (1 + p_i t)``.
     Normalised, that is Poisson-binomial with ``p_i / (1 + p_i)``. On other graphs than chains the same sum over all
     paths is taken by the recursion that counts them.
 
     Args:
-        network: the number of units, or a network.
-        keep: one survival probability for all units, or one for each.
+        network: the number of blocks, or a network.
+        keep: one survival probability for all blocks, or one for each.
 
     Returns:
         The distribution of lengths among surviving paths; `log_paths` is the logarithm of their number.
@@ -215,14 +215,14 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
 
 
 def distribution_of(n: int, counts: Sequence[int]) -> LengthDistribution:
-    """The distribution of lengths of so many paths of each length, through n units.
+    """The distribution of lengths of so many paths of each length, through n blocks.
 
     Raises:
         ValueError: there is no path.
     """
     total = sum(counts)
     if not total:
-        raise ValueError(f"expected a path from the output to the input, got none through the {n} units that are left")
+        raise ValueError(f"expected a path from the output to the input, got none through the {n} blocks that are left")
     last = max(length for length, count in enumerate(counts) if count)
     kept = tuple(counts[: last + 1])
     logs = np.array([math.log(count) - math.log(total) if count else -np.inf for count in kept])
@@ -246,27 +246,27 @@ def central_interval(weights: np.ndarray, mass: float) -> tuple[int, int]:
     return int((below > tail).argmax()), len(weights) - 1 - int((above > tail).argmax())
 
 
-def _left(network: int | UnrolledNetwork, dropped: int | Sequence[UnitRef]) -> tuple[int, set[int]]:
+def _left(network: int | UnrolledNetwork, dropped: int | Sequence[BlockRef]) -> tuple[int, set[int]]:
     n = len(network) if isinstance(network, UnrolledNetwork) else operator.index(network)
     if n < 0:
-        raise ValueError(f"expected a number of units of at least 0, got {n}")
+        raise ValueError(f"expected a number of blocks of at least 0, got {n}")
     if not isinstance(dropped, Iterable):
         dropped = operator.index(dropped)
         if not 0 <= dropped <= n:
-            raise ValueError(f"expected 0 to {n} dropped units, got {dropped}")
+            raise ValueError(f"expected 0 to {n} dropped blocks, got {dropped}")
         return n, set(range(n - dropped, n))
     if isinstance(network, UnrolledNetwork):
         return n, set(network.indices(dropped))
-    wrong = [unit for unit in dropped if not isinstance(unit, int) or not 0 <= unit < n]
+    wrong = [block for block in dropped if not isinstance(block, int) or not 0 <= block < n]
     if wrong or len(set(dropped)) < len(dropped):
-        raise ValueError(f"expected different unit indices from 0 to {n - 1}, got {list(dropped)}")
-    return n, {unit for unit in dropped if isinstance(unit, int)}
+        raise ValueError(f"expected different block indices from 0 to {n - 1}, got {list(dropped)}")
+    return n, {block for block in dropped if isinstance(block, int)}
 
 
 def _keep(keep: float | Sequence[float], n: int) -> list[float]:
     values = [float(p) for p in keep] if isinstance(keep, Iterable) else [float(keep)] * n
     if len(values) != n:
-        raise ValueError(f"expected one keep probability or {n}, one for each unit, got {len(values)}")
+        raise ValueError(f"expected one keep probability or {n}, one for each block, got {len(values)}")
     wrong = [p for p in values if not 0 <= p <= 1]
     if wrong:
         raise ValueError(f"expected keep probabilities from 0 to 1, got {wrong[0]}")

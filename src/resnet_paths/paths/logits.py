@@ -33,8 +33,8 @@ class LogitsByLength:
     Attributes:
         lengths: 0..n, (L,).
         logits: sum over the paths of each length, (L, batch, classes).
-        parts: the same by where paths start: ``"stem"`` (the first unit's entry), ``"bias"`` (a constant inside
-            a unit or the head), ``"remainder"`` (what linearising a curved piece leaves over, its biases
+        parts: the same by where paths start: ``"stem"`` (the first block's entry), ``"bias"`` (a constant inside
+            a block or the head), ``"remainder"`` (what linearising a curved piece leaves over, its biases
             included).
         output: the network's output, (batch, classes).
         residual: ``max |sum - output| / max |output|``.
@@ -73,7 +73,7 @@ class BlockContributions:
     """What each block adds directly to each logit.
 
     Attributes:
-        sources: ``"stem"``, ``"bias"``, ``"remainder"``, then the units' names, (n + 3,).
+        sources: ``"stem"``, ``"bias"``, ``"remainder"``, then the blocks' names, (n + 3,).
         contributions: (n + 3, batch, classes); sums to the output.
         of_target: to the target's logit, (n + 3, batch); None without targets.
         output: the network's output, (batch, classes).
@@ -107,15 +107,15 @@ class BlockContributions:
 @shown
 @dataclass(frozen=True, eq=False)
 class LogitLens:
-    """What the head reads from the stream after each unit.
+    """What the head reads from the stream after each block.
 
     Attributes:
-        units: ``"stem"``, then the units' names, (n + 1,).
+        blocks: ``"stem"``, then the blocks' names, (n + 1,).
         logits: the head's output for the stream after each of them, (n + 1, batch, classes).
         source: model, data and versions.
     """
 
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     logits: torch.Tensor
     source: Provenance = field(repr=False)
 
@@ -125,17 +125,17 @@ class LogitLens:
         return self.logits.softmax(-1)
 
     def accuracy(self, target: torch.Tensor) -> torch.Tensor:
-        """Share of the batch whose largest logit is the target's, after each unit, (n + 1,)."""
+        """Share of the batch whose largest logit is the target's, after each block, (n + 1,)."""
         return (self.logits.argmax(-1) == check_target(self.logits[0], target)).double().mean(1)
 
     def to_xarray(self) -> xr.Dataset:
-        """Logits and probabilities with dimensions unit, example and class."""
-        dims = ("unit", "example", "class")
+        """Logits and probabilities with dimensions block, example and class."""
+        dims = ("block", "example", "class")
         variables = {"logit": (dims, self.logits), "probability": (dims, self.probabilities)}
-        return dataset(variables, {"unit": list(self.units)}, self.source)
+        return dataset(variables, {"block": list(self.blocks)}, self.source)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each unit, example and class."""
+        """One row for each block, example and class."""
         return table(self.to_xarray())
 
 
@@ -245,7 +245,7 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         classes = check_target(output, target)
         chosen = rows.gather(2, classes[None, :, None].expand(len(rows), -1, 1))[..., 0]
     return BlockContributions(
-        sources=(*PARTS, *(unit.name for unit in net)),
+        sources=(*PARTS, *(block.name for block in net)),
         contributions=rows,
         of_target=chosen,
         output=output,
@@ -257,10 +257,10 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
 
 @checked
 def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
-    """The head applied to the stream after each unit.
+    """The head applied to the stream after each block.
 
-    Stages of a convolutional network differ in width, so the stream after unit i is carried to the head by the
-    later units' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones. Units come in the order
+    Stages of a convolutional network differ in width, so the stream after block i is carried to the head by the
+    later blocks' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones. Blocks come in the order
     of their sums; one inside the branch of a later one counts only from that one on.
 
     Args:
@@ -288,8 +288,8 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     stairs = torch.ones(len(net) + 1, len(net), device="cpu").tril(-1)
     with torch.no_grad():
         logits = net(x, stairs)
-    names = ("stem", *(unit.name for unit in net))
-    return LogitLens(units=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
+    names = ("stem", *(block.name for block in net))
+    return LogitLens(blocks=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
 
 
 def _push_polynomial(record: Record, parts: tuple[str, ...]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from .._display import shown
 from ..arguments import checked
 from ..graph.trees import map_leaves
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ._norms import relative_gap
 from ._objective import Loss, loss_name
@@ -30,7 +30,7 @@ class ParameterGradientByLength:
 
     Attributes:
         loss: the loss's name.
-        units: names of the units whose branches are counted.
+        blocks: names of the blocks whose branches are counted.
         lengths: 0..K, (L,).
         gradient: for each parameter, (L, *shape).
         norms: norm of each parameter's gradient of each length, (L,) each.
@@ -42,7 +42,7 @@ class ParameterGradientByLength:
     """
 
     loss: str
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     lengths: torch.Tensor
     gradient: Mapping[str, torch.Tensor]
     norms: Mapping[str, torch.Tensor]
@@ -79,13 +79,13 @@ def parameter_gradients_by_length(
     *,
     loss: Loss = "cross_entropy",
     max_length: int | None = None,
-    units: Sequence[UnitRef] | None = None,
+    blocks: Sequence[BlockRef] | None = None,
     max_bytes: int | None = None,
 ) -> ParameterGradientByLength:
     """The gradient of every parameter, split exactly by the number of branches that it came back through.
 
     Length counts the branches from the loss back to the parameter, the branch that holds it included. With G_k the
-    gradient of length k at a unit's sum (see :func:`gradient_by_length`), a parameter of its branch b gets
+    gradient of length k at a block's sum (see :func:`gradient_by_length`), a parameter of its branch b gets
 
         (db/dw)' G_{k-1},
 
@@ -99,7 +99,7 @@ def parameter_gradients_by_length(
         target: class indices (batch,), or what the loss takes.
         loss: as in :func:`gradient_by_length`.
         max_length: keep the lengths 0..max_length only.
-        units: count only these units' branches; paths then pass the others in both ways.
+        blocks: count only these blocks' branches; paths then pass the others in both ways.
         max_bytes: as in :func:`gradient_by_length`.
 
     Returns:
@@ -109,7 +109,7 @@ def parameter_gradients_by_length(
         ValueError: no parameter requires gradients, or as :func:`gradient_by_length`.
 
     Cost: two forward passes, one backward pass, and n(n+1)/2 branch products with the parameters' own gradients for n
-    units in a chain. Memory: as :func:`gradient_by_length`, and n+1 copies of the parameters.
+    blocks in a chain. Memory: as :func:`gradient_by_length`, and n+1 copies of the parameters.
 
     Source: ours.
 
@@ -128,7 +128,7 @@ def parameter_gradients_by_length(
             "expected parameters that require gradients, got none; call model.requires_grad_(True), or pass the "
             "network itself rather than a copy made for inference"
         )
-    counted = None if units is None else frozenset(net.indices(units))
+    counted = None if blocks is None else frozenset(net.indices(blocks))
     x = map_leaves(x, _kept_by_autograd)
     record = record_of_parameters(net, x, target, loss, max_bytes, counted)
     lengths, whole = kept_lengths(record.graph, max_length)
@@ -141,7 +141,7 @@ def parameter_gradients_by_length(
     summed = [value.sum(0) for value in gradient.values()]
     return ParameterGradientByLength(
         loss=loss_name(loss),
-        units=record.counted_names,
+        blocks=record.counted_names,
         lengths=torch.arange(lengths, device="cpu"),
         gradient=gradient,
         norms={

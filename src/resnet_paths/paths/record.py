@@ -30,7 +30,7 @@ from torch import fx
 from ..graph.compile_node import Step, Values, step_of
 from ..graph.pieces import Segments
 from ..graph.preserve import preserved
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ._chain import HooksNoted, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 from ._piecewise import is_piecewise_linear
@@ -113,14 +113,14 @@ class Record:
         if node in self._starts and not value.is_floating_point():
             raise ValueError(
                 "expected an input with a floating tensor, with respect to which a gradient exists, got none; ask "
-                "for the gradient at a unit's entry (wrt=0)"
+                "for the gradient at a block's entry (wrt=0)"
             )
         if not self._linked or node in self._starts:
             return _leaf(value) if value.is_floating_point() else value
         if not value.requires_grad:
             raise ValueError(
                 f"expected {self._name(self._place[node])} to be differentiable, got a value without gradient; take "
-                "out detach() or no_grad in the model, or ask for the gradient at a later unit's entry"
+                "out detach() or no_grad in the model, or ask for the gradient at a later block's entry"
             )
         return value
 
@@ -315,7 +315,7 @@ def record_to_start(
     x: Any,
     target: Any,
     loss: Loss,
-    wrt: UnitRef,
+    wrt: BlockRef,
     max_bytes: int | None,
     *,
     finer: bool = False,
@@ -328,7 +328,7 @@ def record_to_start(
         x: the model's input.
         target: what the loss takes.
         loss: the loss.
-        wrt: ``"input"``, or a unit at whose entry paths begin.
+        wrt: ``"input"``, or a block at whose entry paths begin.
         max_bytes: memory for the values of one batched pull.
         finer: whether the blocks' entries are vertices too also where paths are then finer than the definition's; they
             are in any case where blocks are a chain, which has the same paths either way.
@@ -343,7 +343,7 @@ def record_to_start(
         where = "the input" if wrt == "input" else f"the entry of {net[net.index(wrt)].name}"
         raise ValueError(
             f"expected a path along which gradients flow from the output to {where}, got none; take out detach() or "
-            "no_grad in the model, or ask for the gradient at a later unit's entry (wrt=0 leaves out the stem)"
+            "no_grad in the model, or ask for the gradient at a later block's entry (wrt=0 leaves out the stem)"
         )
     _check_counted(net, contraction.graph)
     return Record(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
@@ -364,12 +364,12 @@ def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
     apart = sorted((graph.counted or frozenset()) - set(graph.blocks))
     if apart and graph.blocks == tuple(range(len(net) - graph.n, len(net))):
         raise ValueError(
-            f"expected units from {min(graph.blocks)} on, where the gradient is asked for, got unit {apart[0]}, which "
+            f"expected blocks from {min(graph.blocks)} on, where the gradient is asked for, got block {apart[0]}, which "
             "comes before"
         )
     if apart:
         raise ValueError(
-            f"expected units on paths from the output to where the gradient is asked for, got {net[apart[0]].name}, "
+            f"expected blocks on paths from the output to where the gradient is asked for, got {net[apart[0]].name}, "
             "through which no path leads"
         )
 

@@ -13,7 +13,7 @@ import torch
 from .._display import shown
 from ..arguments import checked
 from ..draws import seeded, uniform
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, array, dataset, provenance, table
 from ..statistics import norm_intervals, pooled_norm_intervals
 from ._norms import example_norms
@@ -33,7 +33,7 @@ class SampledPathGradients:
     """Norms of the gradients that single random paths carry, stratified by length.
 
     Attributes:
-        n: number of units that the paths choose among.
+        n: number of blocks that the paths choose among.
         loss: the loss's name.
         lengths: the lengths sampled, (L,).
         norms: Euclidean norm for each length, draw and example, (L, samples, batch); 0 where no path has that length.
@@ -113,14 +113,14 @@ def sample_path_gradients(
     *,
     lengths: Sequence[int] | None = None,
     samples: int = 16,
-    wrt: UnitRef = "input",
+    wrt: BlockRef = "input",
     loss: Loss = "cross_entropy",
     seed: int = 0,
     max_bytes: int | None = None,
 ) -> SampledPathGradients:
     """The norm of the gradient along single paths, by Veit's sampling.
 
-    For a length k draw k of the n units; pull the loss's gradient back through those units' branches alone and
+    For a length k draw k of the n blocks; pull the loss's gradient back through those blocks' branches alone and
     elsewhere through the shortcut alone, at the activations of the one ordinary forward pass; record the norm
     at the input. Every example of the batch draws a path of its own, anew for every sample. Where the blocks are no
     chain, the path is drawn from the output back, each of the paths of length k (see :func:`path_lengths`) equally
@@ -135,7 +135,7 @@ def sample_path_gradients(
         target: class indices (batch,), or what the loss takes.
         lengths: the lengths to sample; None: 0..n.
         samples: draws for each length and example, at least 2.
-        wrt: ``"input"``, or a unit, for paths from its entry on.
+        wrt: ``"input"``, or a block, for paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         seed: of the paths drawn.
         max_bytes: as in :func:`gradient_by_length`.
@@ -193,7 +193,7 @@ def pooled(mean: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Uniform random sets of `length` of n units, one for each row and example: (rows, batch, n) of bool."""
+    """Uniform random sets of `length` of n blocks, one for each row and example: (rows, batch, n) of bool."""
     order = uniform((rows, batch, n), generator).argsort(-1)
     chosen = torch.zeros(rows, batch, n, dtype=torch.bool, device="cpu")
     return chosen.scatter_(-1, order[..., :length], True)
@@ -203,7 +203,7 @@ def _norms_of(record: Record, length: int, samples: int, generator: torch.Genera
     """Norms at the start, (samples, batch): each example along a path of its own, all of the length alike likely.
 
     At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
-    that is left, that begin with it. In a chain that is a uniform random set of units, drawn at once.
+    that is left, that begin with it. In a chain that is a uniform random set of blocks, drawn at once.
     """
     graph = record.graph
     count, last = graph.counts[length], len(graph.vertices) - 1

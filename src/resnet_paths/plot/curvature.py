@@ -35,7 +35,7 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")
-    ax.set_ylabel("density (share of eigenvalues per unit)")
+    ax.set_ylabel("density (share of eigenvalues per block)")
     ax.set_title(
         f"{_MATRICES[record.kind]} of {record.size:,} parameters, {record.samples} samples, {record.probes} probes of "
         f"{record.nodes.shape[1]} steps, width {record.width:.2g}",

@@ -21,13 +21,13 @@ _LABELS = {
 
 
 def metric_label(metric: str) -> str:
-    """The metric with its unit."""
+    """The metric with its block."""
     return _LABELS.get(metric, metric)
 
 
 @checked
 def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """The metric with each unit deleted, with 95 % intervals; units that change the shape stand out.
+    """The metric with each block deleted, with 95 % intervals; blocks that change the shape stand out.
 
     Args:
         record: see :func:`resnet_paths.lesion.single_deletions`.
@@ -49,7 +49,7 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
-    what = {"shortcut": "unit without its shortcut"}.get(record.deleted, "deleted unit")
+    what = {"shortcut": "block without its shortcut"}.get(record.deleted, "deleted block")
     ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
     ax.set_ylabel(metric_label(record.metric))
     ax.set_title(
@@ -62,7 +62,7 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
 
 @checked
 def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """The metric against the number of deleted units: median and the range from 10 % to 90 % of the draws.
+    """The metric against the number of deleted blocks: median and the range from 10 % to 90 % of the draws.
 
     Args:
         record: see :func:`resnet_paths.lesion.random_deletions`.
@@ -82,9 +82,9 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
     )
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
-    ax.set_xlabel("number of deleted units")
+    ax.set_xlabel("number of deleted blocks")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Random units deleted: {literal(record.data)}, {record.values.shape[1]} draws", fontsize=10)
+    ax.set_title(f"Random blocks deleted: {literal(record.data)}, {record.values.shape[1]} draws", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     return ax

@@ -41,7 +41,7 @@ def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: 
     label = f"{low} to {high}: {record.share(low, high):.1%}"
     ax.bar(record.lengths[inside], record.probability[inside], color=BLUE, width=1.0, label=label)
     ax.bar(record.lengths[~inside], record.probability[~inside], color=GREY, width=1.0)
-    _name(ax, "share of all paths", f"Path lengths of {record.n} units")
+    _name(ax, "share of all paths", f"Path lengths of {record.n} blocks")
     ax.legend(fontsize=8)
     return ax
 
@@ -166,7 +166,7 @@ def plot_block_contributions(record: BlockContributions, ax: Axes | None = None)
 
 @checked
 def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = None) -> Axes:
-    """The target's probability read from the stream after each unit, every example and their mean.
+    """The target's probability read from the stream after each block, every example and their mean.
 
     Args:
         record: see :func:`resnet_paths.paths.logit_lens`.
@@ -174,16 +174,16 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
         ax: draw here.
     """
     accuracy = record.accuracy(target).cpu()  # checks the target too
-    ax = axes(ax, (max(6.0, 0.32 * len(record.units)), 4))
+    ax = axes(ax, (max(6.0, 0.32 * len(record.blocks)), 4))
     probability = record.probabilities.double().cpu()
     chosen = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
-    places = np.arange(len(record.units))
+    places = np.arange(len(record.blocks))
     ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
     ax.plot(places, accuracy, color=GREEN, linestyle="--", label="accuracy")
-    ax.set_xticks(places, literals(record.units), rotation=90, fontsize=7)
+    ax.set_xticks(places, literals(record.blocks), rotation=90, fontsize=7)
     ax.set_ylim(-0.02, 1.02)
-    ax.set_xlabel("read after unit, carried to the head by shortcuts")
+    ax.set_xlabel("read after block, carried to the head by shortcuts")
     ax.set_ylabel("probability")
     ax.set_title("Logit lens", fontsize=10)
     ax.legend(fontsize=8)

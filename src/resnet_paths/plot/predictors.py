@@ -37,12 +37,12 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
 
 @checked
 def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
-    """One predictor against true damage, a point a unit; units that change the shape stand out.
+    """One predictor against true damage, a point a block; blocks that change the shape stand out.
 
     Args:
         predictors: see :func:`resnet_paths.lesion.damage_predictors`.
         name: which.
-        damage: of deleting each unit.
+        damage: of deleting each block.
         ax: draw here.
 
     Raises:
@@ -60,6 +60,6 @@ def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeleti
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xlabel(name)
     ax.set_ylabel(f"damage ({damage.metric})")
-    ax.set_title(f"{literal(damage.data)}, {len(damage.names)} units", fontsize=10)
+    ax.set_title(f"{literal(damage.data)}, {len(damage.names)} blocks", fontsize=10)
     ax.legend(fontsize=8)
     return ax

@@ -43,7 +43,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
 
 @checked
 def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes:
-    """The metric against the number of deleted units, for each stage: median, and 10 % to 90 % of the draws.
+    """The metric against the number of deleted blocks, for each stage: median, and 10 % to 90 % of the draws.
 
     Args:
         record: see :func:`resnet_paths.lesion.stage_deletions`.
@@ -55,11 +55,11 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
         low, middle, high = (np.concatenate([[result.whole], line]) for line in result.quantiles())
         counts = np.concatenate([[0], result.counts])
         ax.fill_between(counts, low, high, color=colour, alpha=0.15)
-        units = f"units {result.units[0]} to {result.units[-1]}"
-        ax.plot(counts, middle, "o-", color=colour, markersize=3, label=f"stage {stage + 1} ({units})")
+        blocks = f"blocks {result.blocks[0]} to {result.blocks[-1]}"
+        ax.plot(counts, middle, "o-", color=colour, markersize=3, label=f"stage {stage + 1} ({blocks})")
     first = record.results[0]
-    ax.set_xlabel("number of deleted units of the stage")
+    ax.set_xlabel("number of deleted blocks of the stage")
     ax.set_ylabel(metric_label(first.metric))
-    ax.set_title(f"Units of one stage deleted: {literal(first.data)}, {first.values.shape[1]} draws", fontsize=10)
+    ax.set_title(f"Blocks of one stage deleted: {literal(first.data)}, {first.values.shape[1]} draws", fontsize=10)
     ax.legend(fontsize=8)
     return ax

@@ -30,7 +30,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
             ax.errorbar(places[chosen], record.values[chosen], errors, fmt="o", color=colour, capsize=2, label=label)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
-    ax.set_xlabel("unit")
+    ax.set_xlabel("block")
     ax.set_ylabel(f"{record.method} value ({record.metric})")
     ax.set_title(f"{literal(record.data)}, bars: standard error", fontsize=10)
     ax.legend(fontsize=8)

@@ -22,8 +22,8 @@ class StageProgress:
         >>> shown = StageProgress(STAGES[:2], sys.stdout, clock=lambda: next(times))
         >>> shown("checks")
         1 of 2: Model and data
-        >>> shown("units")
-        2 of 2: The model as unrolled units (2.0 s so far, about 0.4 s to go)
+        >>> shown("blocks")
+        2 of 2: The model as unrolled blocks (2.0 s so far, about 0.4 s to go)
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class Subject:
         """Refuse what no stage could report on.
 
         Raises:
-            ValueError: the model does not take the images, gives NaN or infinity for them, or has no units.
+            ValueError: the model does not take the images, gives NaN or infinity for them, or has no blocks.
         """
         x, _ = self.batch(2)
         output = main_output(output_on(self.model, x, self.data.name, "give images that fit it"))
@@ -80,7 +80,7 @@ class Subject:
                 f"expected a model with finite outputs, got NaN or infinity for images of {self.data.name}; look at "
                 "its weights and at the normalisation of the images"
             )
-        len(self.net)  # without units it is refused here, with the reasons
+        len(self.net)  # without blocks it is refused here, with the reasons
 
     @cached_property
     def net(self) -> UnrolledNetwork:

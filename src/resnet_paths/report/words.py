@@ -61,8 +61,8 @@ def counted(count: int, one: str, many: str = "") -> str:
     """A count and its noun.
 
     Example:
-        >>> counted(1, "unit"), counted(0, "unit"), counted(3, "class", "classes")
-        ('1 unit', 'no units', '3 classes')
+        >>> counted(1, "block"), counted(0, "block"), counted(3, "class", "classes")
+        ('1 block', 'no blocks', '3 classes')
     """
     noun = one if count == 1 else many or f"{one}s"
     return f"{count or 'no'} {noun}" if count < 1000 else f"{count:,} {noun}"

@@ -154,7 +154,7 @@ def write_report(
         What became of each stage, with all tables.
 
     Raises:
-        ValueError: an unknown budget, stage or option; a model in training mode, without units, that does not take
+        ValueError: an unknown budget, stage or option; a model in training mode, without blocks, that does not take
             the images or gives NaN for them.
 
     Cost: about a minute under the quick budget for the embedded network; see each stage's options.
@@ -165,11 +165,11 @@ def write_report(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     report = write_report(
         ...         load_model("embedded"), load_data("digits", limit=40), folder + "/report.html",
-        ...         skip=[stage.name for stage in STAGES if stage.name not in ("units", "lengths")], progress=False,
+        ...         skip=[stage.name for stage in STAGES if stage.name not in ("blocks", "lengths")], progress=False,
         ...     )
         >>> report.to_frame().query("status == 'done'")["stage"].tolist()
-        ['units', 'lengths']
-        >>> len(report.tables["units"])
+        ['blocks', 'lengths']
+        >>> len(report.tables["blocks"])
         27
     """
     data = as_data(data)

@@ -139,20 +139,20 @@ def _with_noise(first: np.ndarray, second: np.ndarray, paired: bool) -> tuple[np
     What an image adds to all n alike moves no rank, so it is taken out before the errors are told.
     """
     means = [values.mean(1) if values.ndim == 2 else values.astype(float) for values in (first, second)]
-    units = [float(values.std()) or 1.0 for values in means]
+    blocks = [float(values.std()) or 1.0 for values in means]
     noise = np.zeros((len(first), 2, 2))
     off: list[np.ndarray] = []
-    for index, (values, unit) in enumerate(zip((first, second), units, strict=True)):
+    for index, (values, block) in enumerate(zip((first, second), blocks, strict=True)):
         noise[:, index, index] = 1e-9  # an exact value, to rounding: keeps the matrices regular
         if values.ndim == 2:
-            away = (values - values.mean(1, keepdims=True)) / unit
+            away = (values - values.mean(1, keepdims=True)) / block
             off.append(away - away.mean(0))
             noise[:, index, index] += (off[-1] ** 2).sum(1) / (values.shape[1] - 1) / values.shape[1]
     if paired and len(off) == 2:
         images = first.shape[1]
         both = (off[0] * off[1]).sum(1) / (images - 1) / images
         noise[:, 0, 1] = noise[:, 1, 0] = both
-    return np.stack([values / unit for values, unit in zip(means, units, strict=True)], 1), noise
+    return np.stack([values / block for values, block in zip(means, blocks, strict=True)], 1), noise
 
 
 def _normal(covariances: np.ndarray, generator: np.random.Generator) -> np.ndarray:

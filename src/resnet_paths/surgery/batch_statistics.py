@@ -9,19 +9,19 @@ from torch import fx
 from ..arguments import checked
 from ..graph.dataflow import descendants
 from ..graph.private_copy import private_copy
-from ..network import UnitRef, UnrolledNetwork, unroll
+from ..network import BlockRef, UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
 
 
 @checked
-def norms_before(net: UnrolledNetwork, dropped: Sequence[UnitRef]) -> list[str]:
+def norms_before(net: UnrolledNetwork, dropped: Sequence[BlockRef]) -> list[str]:
     """Names of the batch norms left after dropping whose input no dropped block reaches: their statistics stay right.
 
     Norms inside a module that the graph does not enter are not listed: they may be reached.
     """
-    units, segments = net.indices(list(dropped)), net.segments
-    reached = descendants(*(segments.cuts[index].add for index in units))
-    gone = set().union(*(segments.needs.left_without(segments.cuts[index]) for index in units))
+    blocks, segments = net.indices(list(dropped)), net.segments
+    reached = descendants(*(segments.cuts[index].add for index in blocks))
+    gone = set().union(*(segments.needs.left_without(segments.cuts[index]) for index in blocks))
     calls: dict[str, list[fx.Node]] = {}
     for node in segments.program.graph.nodes:
         if node.op == "call_module":
@@ -45,5 +45,5 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     found = unroll(model, net._example, output=net.output)
     if len(found) != len(net):
-        raise RuntimeError(f"expected {len(net)} units with batch statistics, got {len(found)}")
+        raise RuntimeError(f"expected {len(net)} blocks with batch statistics, got {len(found)}")
     return found

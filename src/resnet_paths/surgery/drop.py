@@ -10,17 +10,17 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageSource
-from ..network import UnitRef, UnrolledNetwork, unroll
+from ..network import BlockRef, UnrolledNetwork, unroll
 from .refit import Refitter
 from .removal import without_blocks
 
-Units = Sequence[UnitRef] | UnitRef
+Blocks = Sequence[BlockRef] | BlockRef
 
 
 @checked
 def drop_blocks(
     model: nn.Module | UnrolledNetwork,
-    units: Units,
+    blocks: Blocks,
     *,
     refit: ImageSource | torch.Tensor | None = None,
     example_input: Any = None,
@@ -42,7 +42,7 @@ def drop_blocks(
 
     Args:
         model: any residual model, or its unrolled network.
-        units: indices (negative from the end) or names of blocks. One inside another's branch vanishes with it.
+        blocks: indices (negative from the end) or names of blocks. One inside another's branch vanishes with it.
         refit: images, without labels, on which the kept blocks are repaired in closed form; see :func:`refit_blocks`,
             which also tells what was chosen.
         example_input: see :func:`resnet_paths.unroll`; for models that cannot be traced symbolically.
@@ -52,7 +52,7 @@ def drop_blocks(
         A copy of the model; with `inplace`, the model.
 
     Raises:
-        UnitIndexError: there is no such block, or one is given twice.
+        BlockIndexError: there is no such block, or one is given twice.
         NotDroppableError: a block cannot be taken out; the message says why, and so does the table.
         UnrollError: the model cannot be copied.
 
@@ -69,5 +69,5 @@ def drop_blocks(
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
     if refit is not None:
-        return Refitter(net, refit)(units, inplace=inplace).model
-    return without_blocks(net, net.indices(units), inplace=inplace)
+        return Refitter(net, refit)(blocks, inplace=inplace).model
+    return without_blocks(net, net.indices(blocks), inplace=inplace)

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from ..arguments import checked
 from ..graph.drop_plan import signature_of
-from ..graph.drop_sites import not_droppable, plan_drop
+from ..graph.drop_sites import not_droppable, plan_sites
 from ..graph.handed_on import Given
 from ..graph.leaving import Leaving
 from ..graph.pieces import Segments
@@ -37,11 +37,11 @@ def edits(net: UnrolledNetwork, indices: Sequence[int], plan: Segments | None = 
         NotDroppableError: a block cannot be taken out.
     """
     plan = plan or net.segments
-    plans = plan_drop(plan.program, [plan.cuts[index] for index in indices])
+    plans = plan_sites(plan.program, [plan.cuts[index] for index in indices])
     if isinstance(plans, str):
         stuck = [index for index in indices if not net[index].droppable] or indices
         raise NotDroppableError(not_droppable(plans, [f"{index} ({net[index].name})" for index in stuck]))
-    names = {cut.add: unit.name for cut, unit in zip(plan.cuts, net, strict=True)}
+    names = {cut.add: block.name for cut, block in zip(plan.cuts, net, strict=True)}
     return [(written_forward(one), [names[cut.add] for cut in one.cuts]) for one in plans]
 
 

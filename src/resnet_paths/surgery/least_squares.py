@@ -16,7 +16,7 @@ _SAFE = 1e-8
 class LeastSquares:
     """``min over V of  sum_r |V f_r - t_r|^2 + ridge m |V - V_0|^2``, one problem for each group of channels.
 
-    m is the mean of the Gram matrix's diagonal, so that `ridge` has no unit. Groups are those of a grouped
+    m is the mean of the Gram matrix's diagonal, so that `ridge` has no block. Groups are those of a grouped
     convolution: each sees features of its own and gives its share of the outputs.
 
     Args:

@@ -14,14 +14,14 @@ from ..graph.pieces import Segments
 from ..graph.still_needed import needed_nodes
 from ..graph.wrappers import unwrap
 from ..network import NotDroppableError, UnrolledNetwork, unroll
-from ..network.unit import resolve_all
+from ..network.block import resolve_all
 from .changed_modules import Changes, active_lesions
-from .drop import Units
+from .drop import Blocks
 
 
 @checked
 @contextmanager
-def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input: Any = None) -> Iterator[nn.Module]:
+def lesioned(model: nn.Module | UnrolledNetwork, blocks: Blocks, *, example_input: Any = None) -> Iterator[nn.Module]:
     """Within the context the model itself runs without the branches of some blocks; after it, it is as before.
 
     The modules that make the additions get another forward for a while; modules, parameters, hooks and names all
@@ -31,14 +31,14 @@ def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input:
 
     Args:
         model: any residual model, or its unrolled network.
-        units: indices or names of blocks; where the model is lesioned already and is given itself, of those left.
+        blocks: indices or names of blocks; where the model is lesioned already and is given itself, of those left.
         example_input: see :func:`resnet_paths.unroll`.
 
     Yields:
         The model.
 
     Raises:
-        UnitIndexError: there is no such block, or one is given twice.
+        BlockIndexError: there is no such block, or one is given twice.
         NotDroppableError: a block cannot be taken out; the message says why.
 
     Cost: one trace (none for an unrolled network); no copy.
@@ -53,7 +53,7 @@ def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input:
         >>> torch.equal(damaged, drop_blocks(model, [3, 7])(x))
         True
     """
-    net, indices = _resolved(model, units, example_input)
+    net, indices = _resolved(model, blocks, example_input)
     changes = Changes(net, indices)
     changes.enter()
     try:
@@ -63,7 +63,7 @@ def lesioned(model: nn.Module | UnrolledNetwork, units: Units, *, example_input:
 
 
 def _resolved(
-    model: nn.Module | UnrolledNetwork, units: Units, example_input: Any
+    model: nn.Module | UnrolledNetwork, blocks: Blocks, example_input: Any
 ) -> tuple[UnrolledNetwork, list[int]]:
     """The network in which the blocks are, and their indices; of a lesioned model, the network of that lesion."""
     if isinstance(model, UnrolledNetwork):
@@ -73,16 +73,16 @@ def _resolved(
                 "expected the model itself, or the unrolled network of the context around this one, got another "
                 "unrolled network of a model that is lesioned already; pass the model"
             )
-        return model, model.indices(units)
+        return model, model.indices(blocks)
     active = active_lesions(unwrap(model))
     if not active:
         net = unroll(model, example_input)
-        return net, net.indices(units)
+        return net, net.indices(blocks)
     net = active[0].net
     plan = active[0].plan or net.segments
     left = _blocks_left([index for changes in active for index in changes.indices], plan)
     renumbered = [replace(net[index], index=position) for position, index in enumerate(left)]
-    return net, [left[position] for position in resolve_all(renumbered, units)]
+    return net, [left[position] for position in resolve_all(renumbered, blocks)]
 
 
 def _blocks_left(gone: list[int], plan: Segments) -> list[int]:

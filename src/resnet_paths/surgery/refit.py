@@ -33,7 +33,7 @@ from ..draws import seeded
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, named
 from ..graph.private_copy import private_copy
-from ..network import Twins, UnitRef, UnrolledNetwork, for_inference, unroll
+from ..network import BlockRef, Twins, UnrolledNetwork, for_inference, unroll
 from ..network.inference import foldable
 from ..network.norms import tracking_norms
 from ..tables import data_frame
@@ -217,7 +217,7 @@ class Refitter:
             self._full = FullRun(full, self.fitted_images, size, self.how.memory * (1 - share))
             self._full_apart = FullRun(full, self.apart_images, size, self.how.memory * share, sums=False)
 
-    def divergence(self, dropped: Sequence[UnitRef] | UnitRef, *, steps: Sequence[float] | None = None) -> float:
+    def divergence(self, dropped: Sequence[BlockRef] | BlockRef, *, steps: Sequence[float] | None = None) -> float:
         """The divergence on the images kept apart that the best step leaves.
 
         What a search over sets of blocks compares: nothing is built.
@@ -232,7 +232,7 @@ class Refitter:
         solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
 
-    def on(self, images: ImageSource | torch.Tensor) -> Callable[[Sequence[UnitRef] | UnitRef], torch.Tensor]:
+    def on(self, images: ImageSource | torch.Tensor) -> Callable[[Sequence[BlockRef] | BlockRef], torch.Tensor]:
         """The outputs on other images that each set would give, refitted by its best step, without building it.
 
         Example:
@@ -246,7 +246,7 @@ class Refitter:
         with torch.inference_mode():
             full = FullRun(self._full.net, other, self.how.batch_size, self.how.memory, sums=False)
 
-        def outputs(dropped: Sequence[UnitRef] | UnitRef) -> torch.Tensor:
+        def outputs(dropped: Sequence[BlockRef] | BlockRef) -> torch.Tensor:
             indices = self.net.indices(dropped)
             solution = self._solved(indices)
             with torch.inference_mode():
@@ -258,7 +258,7 @@ class Refitter:
 
         return outputs
 
-    def __call__(self, dropped: Sequence[UnitRef] | UnitRef, *, inplace: bool = False) -> RefitResult:
+    def __call__(self, dropped: Sequence[BlockRef] | BlockRef, *, inplace: bool = False) -> RefitResult:
         """The smaller model with the best of three repairs: none (plain), statistics measured again, refit.
 
         Args:
@@ -378,7 +378,7 @@ class Refitter:
 @checked
 def refit_blocks(
     model: nn.Module | UnrolledNetwork,
-    units: Sequence[UnitRef] | UnitRef,
+    blocks: Sequence[BlockRef] | BlockRef,
     images: ImageSource | torch.Tensor,
     *,
     groups: Sequence[int] | torch.Tensor | None = None,
@@ -402,7 +402,7 @@ def refit_blocks(
 
     Args:
         model: any residual model in eval mode, or its network.
-        units: indices or names of the blocks to drop.
+        blocks: indices or names of the blocks to drop.
         images: calibration images such as the model saw in training, with or without labels; a few hundred.
         groups: a number for each image; images of a group (crops of one photo) stay on one side of the split.
         how: default :class:`RefitSettings`.
@@ -413,7 +413,7 @@ def refit_blocks(
         The repaired model, in :attr:`RefitResult.model`, and what was chosen and why.
 
     Raises:
-        UnitIndexError: there is no such block.
+        BlockIndexError: there is no such block.
         NotDroppableError: a block cannot be taken out.
         ValueError: fewer than two groups of images.
 
@@ -429,7 +429,7 @@ def refit_blocks(
         (('layer1.3', 'layer1.7'), True)
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    return Refitter(net, images, groups=groups, how=how)(units, inplace=inplace)
+    return Refitter(net, images, groups=groups, how=how)(blocks, inplace=inplace)
 
 
 def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Running the units of a model in another order."""
+"""Running the blocks of a model in another order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..graph.copying import copied
 from ..graph.drop_sites import site_finder
 from ..graph.preserve import preserved
 from ..graph.program import ModuleCall
-from ..network import NotDroppableError, UnitRef, UnrolledNetwork, unroll
+from ..network import BlockRef, NotDroppableError, UnrolledNetwork, unroll
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -21,31 +21,31 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 @checked
 def reorder_blocks(
     model: nn.Module | UnrolledNetwork,
-    order: Sequence[UnitRef] | None = None,
+    order: Sequence[BlockRef] | None = None,
     *,
-    swaps: Iterable[tuple[UnitRef, UnitRef]] = (),
+    swaps: Iterable[tuple[BlockRef, BlockRef]] = (),
     example_input: Any = None,
 ) -> nn.Module:
-    """A copy of a model whose units run in another order (Veit, Wilber and Belongie 2016, section 4.3).
+    """A copy of a model whose blocks run in another order (Veit, Wilber and Belongie 2016, section 4.3).
 
-    Position i runs the unit ``order[i]``; its name in the new model is that of the position. Units change places
-    when the shapes of what enters and what leaves them are the same, and they are modules of their own. The units
+    Position i runs the block ``order[i]``; its name in the new model is that of the position. Blocks change places
+    when the shapes of what enters and what leaves them are the same, and they are modules of their own. The blocks
     of one module (attention and MLP of a transformer layer) move together. To evaluate the new order at gates,
     unroll the result.
 
     Args:
         model: any residual model, or its unrolled network.
-        order: every unit once, by index or name (None: as they are).
-        swaps: pairs of units to exchange, one pair after the other, as in the paper. A reference means the position
+        order: every block once, by index or name (None: as they are).
+        swaps: pairs of blocks to exchange, one pair after the other, as in the paper. A reference means the position
             in the original order.
-        example_input: an input, for the units' shapes; not needed where the unrolled network has seen one.
+        example_input: an input, for the blocks' shapes; not needed where the unrolled network has seen one.
 
     Returns:
         A deep copy of the model; the model's class and the keys of its state dict stay.
 
     Raises:
-        ValueError: not a permutation of the units, or two units whose shapes do not fit; no example input.
-        NotDroppableError: a unit that is not a module of its own, or half of a module.
+        ValueError: not a permutation of the blocks, or two blocks whose shapes do not fit; no example input.
+        NotDroppableError: a block that is not a module of its own, or half of a module.
 
     Cost: one copy of the model, one trace and one forward pass.
 
@@ -75,12 +75,12 @@ def reorder_blocks(
 
 
 def _order(
-    net: UnrolledNetwork, order: Sequence[UnitRef] | None, swaps: Iterable[tuple[UnitRef, UnitRef]]
+    net: UnrolledNetwork, order: Sequence[BlockRef] | None, swaps: Iterable[tuple[BlockRef, BlockRef]]
 ) -> list[int]:
     indices = list(range(len(net))) if order is None else net.indices(order)
     if len(indices) != len(net):
         raise ValueError(
-            f"expected each of the {len(net)} units once, got {len(indices)}; list also the units that stay, or use "
+            f"expected each of the {len(net)} blocks once, got {len(indices)}; list also the blocks that stay, or use "
             "swaps=[(i, j), ...]"
         )
     for pair in swaps:
@@ -91,20 +91,20 @@ def _order(
 
 def _check_shapes(net: UnrolledNetwork, moved: list[tuple[int, int]], example: Any) -> None:
     if example is None:
-        raise ValueError("expected an input from which the units' shapes can be seen, got none; pass example_input")
-    shapes = unit_shapes(net, example)
+        raise ValueError("expected an input from which the blocks' shapes can be seen, got none; pass example_input")
+    shapes = block_shapes(net, example)
     for place, source in moved:
         if shapes[place] != shapes[source]:
             (entry, leave), (other_entry, other_leave) = shapes[place], shapes[source]
             raise ValueError(
-                f"expected units of the same shapes, got unit {source} ({net[source].name}), {other_entry} to "
-                f"{other_leave}, for the place of unit {place} ({net[place].name}), {entry} to {leave}; exchange units "
+                f"expected blocks of the same shapes, got block {source} ({net[source].name}), {other_entry} to "
+                f"{other_leave}, for the place of block {place} ({net[place].name}), {entry} to {leave}; exchange blocks "
                 "of one stage, and leave those that change the shape in their places"
             )
 
 
-def unit_shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
-    """The shapes of what enters and what leaves each unit, without the batch."""
+def block_shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
+    """The shapes of what enters and what leaves each block, without the batch."""
     found = []
     with preserved(net.model), torch.no_grad():
         state = net.stem(example)
@@ -116,7 +116,7 @@ def unit_shapes(net: UnrolledNetwork, example: Any) -> list[Shapes]:
 
 
 def _modules(net: UnrolledNetwork, sources: list[int]) -> list[tuple[ModuleCall, ModuleCall]]:
-    """For each module whose units are replaced, it and the module that comes in its place."""
+    """For each module whose blocks are replaced, it and the module that comes in its place."""
     plan = net.segments
     find = site_finder(plan.program)
     places = [find(cut) for cut in plan.cuts]
@@ -128,16 +128,16 @@ def _modules(net: UnrolledNetwork, sources: list[int]) -> list[tuple[ModuleCall,
             continue
         if not place.path:
             raise NotDroppableError(
-                f"expected units that are modules of their own, but {type(net.model).__name__}.forward itself makes "
-                f"the addition of unit {indices[0]} ({net[indices[0]].name}), or runs its module twice; use "
-                "net.step(state) on the unrolled network to run its units one by one"
+                f"expected blocks that are modules of their own, but {type(net.model).__name__}.forward itself makes "
+                f"the addition of block {indices[0]} ({net[indices[0]].name}), or runs its module twice; use "
+                "net.step(state) on the unrolled network to run its blocks one by one"
             )
         source = places[wanted[0]]
         if members[source] != wanted:
             names = ", ".join(f"{index} ({net[index].name})" for index in wanted)
             raise NotDroppableError(
-                f"expected the units of one module, in their order, for the places {indices} in {place.path}, got "
-                f"{names}; move the units of a module together"
+                f"expected the blocks of one module, in their order, for the places {indices} in {place.path}, got "
+                f"{names}; move the blocks of a module together"
             )
         pairs.append((place, source))
     return pairs

@@ -1,11 +1,11 @@
 """Trading accuracy for latency."""
 
-from .by_unit import LatencyByUnit, latency_by_unit
+from .by_block import LatencyByBlock, latency_by_block
 from .cascading import Cascade, Threshold, cascade, cascade_threshold
 from .counting import count_flops, count_macs, count_parameters
 from .distil import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
-from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
 from .plan import DropPlan
 from .plan_files import load_plan
 from .planner import plan_drop
@@ -21,10 +21,10 @@ __all__ = [
     "AccuracyDrop",
     "Beam",
     "BestState",
-    "Blocks",
     "Cascade",
     "Clock",
     "Closed",
+    "Count",
     "Disagreement",
     "Distil",
     "Distillation",
@@ -35,7 +35,7 @@ __all__ = [
     "Greedy",
     "ImageSplit",
     "Latency",
-    "LatencyByUnit",
+    "LatencyByBlock",
     "NoRepair",
     "PlanPoint",
     "Recalibrate",
@@ -57,7 +57,7 @@ __all__ = [
     "elastic",
     "in_runtime",
     "latencies_in_turn",
-    "latency_by_unit",
+    "latency_by_block",
     "load_plan",
     "measure_latency",
     "plan_drop",

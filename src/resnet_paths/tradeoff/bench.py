@@ -21,7 +21,7 @@ from ..sweep import SweepError, sweep
 from ..sweep import fingerprint as code_fingerprint
 from ..sweep.progress import Report, SweepProgress
 from ..sweep.result import last_line
-from .by_unit import latency_by_unit
+from .by_block import latency_by_block
 from .counting import count_macs, count_parameters
 from .measures import Answers, answers
 from .repairs import Closed, NoRepair, Recalibrate, Refit, Refits, Repairer, dropped_copy
@@ -199,7 +199,7 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
 def _costs(point: dict[str, Any], context: tuple[UnrolledNetwork, torch.Tensor, float], seed: int) -> dict[str, Any]:
     """Each block's share of the time of all pieces."""
     net, x, seconds = context
-    return {"share": np.array(latency_by_unit(net, x, seconds=seconds).share)}
+    return {"share": np.array(latency_by_block(net, x, seconds=seconds).share)}
 
 
 def block_costs(net: UnrolledNetwork, x: torch.Tensor, seconds: float, running: Running) -> tuple[float, ...]:

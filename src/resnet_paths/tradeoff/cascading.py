@@ -20,7 +20,7 @@ from ..arguments import checked
 from ..arguments.ranges import INSIDE
 from ..data import ImageSource
 from ..data.inputs import Inputs, as_inputs, placed_input
-from ..network import State, Twins, UnitRef, UnrolledNetwork, for_inference
+from ..network import BlockRef, State, Twins, UnrolledNetwork, for_inference
 from ..statistics import share_at_most
 from ..surgery import RefitResult, RefitSettings, Refitter
 from ..surgery.shared_weights import share_weights
@@ -123,9 +123,9 @@ class Cascade(nn.Module):
         self.deferred = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._full, self._small = full, small
         self._twins = Twins(full, small)
-        changed = [full.index(name) for name in (*refit.dropped, *(block.block for block in refit.blocks))]
+        changed = [full.index(name) for name in (*refit.dropped, *(fitted.block for fitted in refit.blocks))]
         self.shared = min(changed, default=len(full))
-        self._gates = [0.0 if unit.name in refit.dropped else 1.0 for unit in full]
+        self._gates = [0.0 if block.name in refit.dropped else 1.0 for block in full]
         self._rows_are_images = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -233,7 +233,7 @@ def margin(logits: torch.Tensor) -> torch.Tensor:
 @checked(disagreement=INSIDE, confidence=INSIDE)
 def cascade(
     net: UnrolledNetwork,
-    dropped: Sequence[UnitRef] | UnitRef,
+    dropped: Sequence[BlockRef] | BlockRef,
     images: ImageSource | torch.Tensor,
     certify: ImageSource | torch.Tensor,
     *,

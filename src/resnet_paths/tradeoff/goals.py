@@ -95,8 +95,8 @@ class Disagreement:
 
 @checked(count=NONE_OR_MORE)
 @dataclass(frozen=True)
-class Blocks:
-    """So many blocks dropped.
+class Count:
+    """A number of blocks dropped.
 
     Attributes:
         count: of blocks.
@@ -108,4 +108,4 @@ class Blocks:
         return f"{self.count} blocks dropped"
 
 
-Goal = Latency | AccuracyDrop | Disagreement | Blocks
+Goal = Latency | AccuracyDrop | Disagreement | Count

@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..files import existing_file, write_text
 from ..surgery import RefitSettings
 from .distil import Distillation
-from .goals import AccuracyDrop, Blocks, Disagreement, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Latency
 from .plan import DropPlan, ImagesUsed
 from .points import PlanPoint
 from .repairs import Distil, NoRepair, Recalibrate, Refit
@@ -24,7 +24,7 @@ FORMAT = 2
 _KINDS = {
     kind.__name__: kind
     for kind in (
-        AccuracyDrop, Beam, Blocks, Clock, Disagreement, Distil, Distillation, DropPlan, Exact, Greedy, ImagesUsed,
+        AccuracyDrop, Beam, Clock, Count, Disagreement, Distil, Distillation, DropPlan, Exact, Greedy, ImagesUsed,
         ImageSplit, Latency, NoRepair, PlanPoint, Recalibrate, Refit,
         RefitSettings,
     )

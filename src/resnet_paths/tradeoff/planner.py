@@ -18,7 +18,7 @@ from ..statistics import fall_at_most, share_at_most
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distil import distil_best
-from .goals import AccuracyDrop, Blocks, Disagreement, Goal, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
 from .measures import answers
 from .plan import DropPlan, ImagesUsed, training_images
 from .points import Measured, PlanPoint, measured_point, together
@@ -57,7 +57,7 @@ def plan_drop(
     Args:
         net: the network, in eval mode.
         images: what `split` divides.
-        goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Blocks`.
+        goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Count`.
         search: :class:`Greedy` (default), :class:`Beam` or :class:`Exact`.
         repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
         split: which images search, repair, judge and certify.
@@ -80,7 +80,7 @@ def plan_drop(
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
         >>> options = {"clock": Clock(seconds=0.01, rounds=1), "progress": False}
-        >>> plan = plan_drop(net, digits("train").subset(slice(0, 90)), goal=Blocks(1), **options)
+        >>> plan = plan_drop(net, digits("train").subset(slice(0, 90)), goal=Count(1), **options)
         >>> len(plan.point.dropped)
         1
     """
@@ -109,7 +109,7 @@ def plan_drop(
 
 def _most(goal: Goal, search: Search, blocks: int) -> int:
     most = blocks if search.most is None else min(search.most, blocks)
-    if isinstance(goal, Blocks):
+    if isinstance(goal, Count):
         if not 0 <= goal.count <= most:
             raise ValueError(f"expected from 0 to {most} blocks to drop, got {goal.count}")
         return goal.count
@@ -281,7 +281,7 @@ class _Planner:
             return point.fall_at_most is not None and point.fall_at_most <= goal.drop
         if isinstance(goal, Disagreement):
             return point.disagreement_at_most is not None and point.disagreement_at_most <= goal.share
-        return isinstance(goal, Blocks) and len(point.dropped) == goal.count
+        return isinstance(goal, Count) and len(point.dropped) == goal.count
 
     def _decided(self, passes: list[bool]) -> bool:
         return not passes[-1] if self._tests else passes[-1]
@@ -297,7 +297,7 @@ class _Planner:
                     f"{least[0]:.2f}, with {least[1]} of {len(self.net)} blocks dropped"
                 )
             return passes.index(True) + 1
-        return len(measured) - 1 if isinstance(self.goal, Blocks) and self.goal.count else 0
+        return len(measured) - 1 if isinstance(self.goal, Count) and self.goal.count else 0
 
     def _greedy(self, scores: Scores, sets: list[Set]) -> list[float]:
         """Losses of the greedy search at the same sizes, where another search was asked for and those are few."""

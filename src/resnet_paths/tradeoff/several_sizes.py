@@ -18,7 +18,7 @@ from ..arguments import checked
 from ..data import ImageSource
 from ..data.inputs import as_inputs, placed_input
 from ..graph.private_copy import private_copy
-from ..network import UnitRef, UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..surgery import RefitSettings, Refitter
 from ..surgery.shared_weights import share_weights
 from .runtimes import Clock
@@ -89,7 +89,7 @@ class Elastic(nn.Module):
 @checked
 def elastic(
     net: UnrolledNetwork,
-    sets: Sequence[Sequence[UnitRef]],
+    sets: Sequence[Sequence[BlockRef]],
     images: ImageSource | torch.Tensor,
     *,
     how: RefitSettings | None = None,
@@ -122,7 +122,7 @@ def elastic(
         >>> model.level, model.dropped[2], model(data.x[:2]).shape
         (0, ('layer1.3', 'layer1.7'), torch.Size([2, 10]))
     """
-    indices = [frozenset(net.indices(units)) for units in sets]
+    indices = [frozenset(net.indices(blocks)) for blocks in sets]
     for smaller, larger in itertools.pairwise([frozenset(), *indices]):
         if not smaller < larger:
             raise ValueError(

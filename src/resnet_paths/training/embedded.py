@@ -1,6 +1,6 @@
 """Makes the embedded network: ``python -m resnet_paths.training.embedded``.
 
-A ResNet-56 (27 units, option A, 8/16/32 channels) trained on the 1,352 training images of UCI digits.
+A ResNet-56 (27 blocks, option A, 8/16/32 channels) trained on the 1,352 training images of UCI digits.
 """
 
 from __future__ import annotations

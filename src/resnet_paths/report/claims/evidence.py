@@ -68,7 +68,7 @@ class Evidence:
 
     @cached_property
     def single(self) -> SingleDeletions:
-        """Each unit deleted alone, on at most 1000 images."""
+        """Each block deleted alone, on at most 1000 images."""
         return single_deletions(self.net, self.subject.images(1000), progress=False)
 
     @cached_property

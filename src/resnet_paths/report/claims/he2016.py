@@ -24,15 +24,15 @@ def _additive(evidence: Evidence) -> Measured:
         x = evidence.subject.images(8).x.double()
         gaps[preactivation] = _gap(unroll(model, x), x)
     text = (
-        f"what enters the last unit differs from an earlier entry plus the branches between by {gaps[True]:.1e} "
-        f"relative with pre-activation, {number(gaps[False])} with the original unit"
+        f"what enters the last block differs from an earlier entry plus the branches between by {gaps[True]:.1e} "
+        f"relative with pre-activation, {number(gaps[False])} with the original block"
     )
     return Measured(text, gaps[True] < 1e-12 < gaps[False], {"preactivation": gaps[True], "original": gaps[False]})
 
 
 def _gap(net: UnrolledNetwork, x: torch.Tensor) -> float:
-    """``|x_L - x_l - sum F| / |x_L|`` from the second unit of the last stage to the last unit's entry."""
-    start = max(unit.index for unit in net if unit.shortcut != "identity") + 1
+    """``|x_L - x_l - sum F| / |x_L|`` from the second block of the last stage to the last block's entry."""
+    start = max(block.index for block in net if block.shortcut != "identity") + 1
     with torch.no_grad():
         state = net.prefix(x, start)
         total = state.value.clone()
@@ -64,7 +64,7 @@ PAPER = Paper(
         Claim(
             "additive",
             "section 2, equation 4",
-            "With identity shortcuts and nothing after the addition, any unit's input is an earlier one plus a sum of "
+            "With identity shortcuts and nothing after the addition, any block's input is an earlier one plus a sum of "
             "branches",
             "equal to rounding with pre-activation, not so with an activation after the addition",
             _additive,

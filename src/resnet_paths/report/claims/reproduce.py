@@ -124,7 +124,7 @@ def reproduce(
         A verdict for each claim.
 
     Raises:
-        ValueError: an unknown paper or claim, no seeds, a model in training mode or without units.
+        ValueError: an unknown paper or claim, no seeds, a model in training mode or without blocks.
 
     Cost: seconds for a claim of the network; one of trainings, `seeds` times two trainings of 10 to 20 s on one core.
 

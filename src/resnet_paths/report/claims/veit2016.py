@@ -26,20 +26,20 @@ def _path_lengths(evidence: Evidence) -> Measured:
 
 
 def _halving(evidence: Evidence) -> Measured:
-    droppable = [unit.index for unit in evidence.net if unit.droppable]
+    droppable = [block.index for block in evidence.net if block.droppable]
     if not droppable:
-        return Measured("no unit of this network can be dropped", None)
+        return Measured("no block of this network can be dropped", None)
     x, _ = evidence.subject.batch(2)
     left = unroll(drop_blocks(evidence.net, droppable[:1]), x)
     before, after = path_lengths(evidence.net).paths, path_lengths(left).paths
-    return Measured(f"{before:,} paths before, {after:,} after dropping one unit", 2 * after == before)
+    return Measured(f"{before:,} paths before, {after:,} after dropping one block", 2 * after == before)
 
 
 def _single_deletion(evidence: Evidence) -> Measured:
     record = evidence.single
     small = float((record.damage <= 0.05).mean())
     text = (
-        f"median {points(float(np.median(record.damage)))}; {percent(small)} of the units cost at most 5 points; worst "
+        f"median {points(float(np.median(record.damage)))}; {percent(small)} of the blocks cost at most 5 points; worst "
         f"{percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
     )
     ruinous = 0.95 * evidence.subject.chance
@@ -78,10 +78,10 @@ def _downsampling(evidence: Evidence) -> Measured:
     record = evidence.single
     changing = [index for index, kind in enumerate(record.shortcuts) if kind != "identity"]
     if not changing or len(changing) == len(record.names):
-        return Measured("this network has not both kinds of units", None)
+        return Measured("this network has not both kinds of blocks", None)
     order = np.argsort(-record.damage, kind="stable").tolist()
     ranks = sorted(order.index(index) + 1 for index in changing)
-    text = f"the {len(ranks)} such units rank {listed([str(rank) for rank in ranks])} of {len(order)}"
+    text = f"the {len(ranks)} such blocks rank {listed([str(rank) for rank in ranks])} of {len(order)}"
     return Measured(text, rank_first(ranks, len(order)), {"worst_rank": ranks[-1]})
 
 
@@ -89,7 +89,7 @@ def _smooth_deletion(evidence: Evidence) -> Measured:
     record = evidence.several
     line = np.concatenate([[record.whole], record.quantiles((0.5,))[0]])
     if len(line) < 4:
-        return Measured("too few units to delete several", None)
+        return Measured("too few blocks to delete several", None)
     holds, rank, step = rises_smoothly(np.concatenate([[0], record.counts]), line)
     text = f"rank correlation {number(rank)}; the largest step between neighbours is {percent(step)} of the rise"
     return Measured(text, holds, {"rank_correlation": rank, "largest_step": step})
@@ -129,7 +129,7 @@ def _short(evidence: Evidence) -> Measured:
 
 def _few(evidence: Evidence) -> Measured:
     found = evidence.effective
-    text = f"{percent(found.path_share)} of all paths of this network of {counted(found.n, 'unit')}"
+    text = f"{percent(found.path_share)} of all paths of this network of {counted(found.n, 'block')}"
     return Measured(text, found.path_share < 0.01, {"path_share": found.path_share})
 
 
@@ -140,7 +140,7 @@ PAPER = Paper(
         Claim(
             "path-count",
             "section 5",
-            "In a network of 54 units the paths of 5 to 17 units are few",
+            "In a network of 54 blocks the paths of 5 to 17 blocks are few",
             "0.45 % of all paths",
             _path_count,
             kind="check",
@@ -148,7 +148,7 @@ PAPER = Paper(
         Claim(
             "path-lengths",
             "section 5, figure 6 a",
-            "Most paths of 54 units have 19 to 35 of them",
+            "Most paths of 54 blocks have 19 to 35 of them",
             "more than 95 % of all paths",
             _path_lengths,
             kind="check",
@@ -156,7 +156,7 @@ PAPER = Paper(
         Claim(
             "halving",
             "section 4.1",
-            "Deleting a unit halves the number of paths",
+            "Deleting a block halves the number of paths",
             "2^n before, 2^(n-1) after",
             _halving,
             kind="check",
@@ -164,8 +164,8 @@ PAPER = Paper(
         Claim(
             "single-deletion",
             "section 4.1, figure 3",
-            "Deleting one unit of a residual network hardly matters",
-            "most units cost at most 5 points, none leads to chance, by 95 % intervals",
+            "Deleting one block of a residual network hardly matters",
+            "most blocks cost at most 5 points, none leads to chance, by 95 % intervals",
             _single_deletion,
         ),
         Claim(
@@ -178,21 +178,21 @@ PAPER = Paper(
         Claim(
             "downsampling",
             "section 4.1",
-            "Units that change the shape do the most damage",
+            "Blocks that change the shape do the most damage",
             "they are the most damaging of all",
             _downsampling,
         ),
         Claim(
             "smooth-deletion",
             "section 4.2, figure 5 a",
-            "The error rises smoothly with the number of deleted units",
+            "The error rises smoothly with the number of deleted blocks",
             "rank correlation above 0.9, no step of half the rise",
             _smooth_deletion,
         ),
         Claim(
             "smooth-reordering",
             "section 4.3, figure 5 b",
-            "The error rises smoothly as units change places",
+            "The error rises smoothly as blocks change places",
             "rank correlation with Kendall's tau below -0.5",
             _smooth_reordering,
         ),
@@ -214,7 +214,7 @@ PAPER = Paper(
             "few-paths",
             "section 5",
             "The paths that carry the gradient are few",
-            "below 1 % of all paths (0.45 % in the paper, of 54 units)",
+            "below 1 % of all paths (0.45 % in the paper, of 54 blocks)",
             _few,
         ),
     ),

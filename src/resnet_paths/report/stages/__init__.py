@@ -2,6 +2,7 @@
 
 from ..stage import Stage
 from . import (
+    blocks,
     checks,
     contributions,
     curvature,
@@ -13,13 +14,12 @@ from . import (
     lesion,
     reordering,
     surface,
-    units,
     values,
 )
 
 STAGES: tuple[Stage, ...] = (
     checks.STAGE,
-    units.STAGE,
+    blocks.STAGE,
     lesion.STAGE,
     deletions.STAGE,
     reordering.STAGE,

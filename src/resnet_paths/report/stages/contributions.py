@@ -16,7 +16,7 @@ from ..words import counted, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Direct contributions to the right logit, and what the head reads from the stream after each unit."""
+    """Direct contributions to the right logit, and what the head reads from the stream after each block."""
     x, labels = subject.batch(options["images"])
     record = block_contributions(subject.fast, x, labels)
     of_target = record.of_target
@@ -72,22 +72,22 @@ def run(subject: Subject, options: Options) -> Section:
 def _lens(record: LogitLens, target: torch.Tensor) -> Part:
     probability = record.probabilities.double().cpu()[:, torch.arange(len(target), device="cpu"), target].numpy()
     accuracy = record.accuracy(target.to(record.logits.device)).cpu().numpy()
-    frame = pd.DataFrame({"after": record.units, "probability": probability.mean(1), "accuracy": accuracy})
+    frame = pd.DataFrame({"after": record.blocks, "probability": probability.mean(1), "accuracy": accuracy})
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
     first = int(enough[0])
     reading = (
-        "What would the model answer if all later branches were left out? The value after each unit goes to the "
+        "What would the model answer if all later branches were left out? The value after each block goes to the "
         "model's "
-        f"own head through the shortcuts alone. After {record.units[first]} ({first} of {len(record.units) - 1} units) "
+        f"own head through the shortcuts alone. After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) "
         f"that answer first reaches {percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on "
         f"these {counted(len(target), 'image')}. Each thin line is one image.",
     )
     alt = (
-        f"Probability of the right class and accuracy read from the stream after each unit: accuracy "
+        f"Probability of the right class and accuracy read from the stream after each block: accuracy "
         f"{percent(float(accuracy[0]))} after the stem, {percent(float(accuracy[-1]))} at the end."
     )
     drawn = picture(lambda ax: plot_logit_lens(record, target, ax), alt)
-    return Part("Logit lens", reading, drawn, (Table.of("logit_lens", "After each unit", frame),))
+    return Part("Logit lens", reading, drawn, (Table.of("logit_lens", "After each block", frame),))
 
 
 def _warnings(residual: float, curved: object) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def run(subject: Subject, options: Options) -> Section:
     """Error against the number of random blocks deleted."""
     n = len(subject.net)
     if n < 2:
-        raise NotApplicableError(f"a network of {counted(n, 'unit')} has no several units to delete")
+        raise NotApplicableError(f"a network of {counted(n, 'block')} has no several blocks to delete")
     data = subject.images(options["images"])
     counts = chosen_counts(n, options["counts"])
     record = random_deletions(
@@ -36,7 +36,7 @@ def run(subject: Subject, options: Options) -> Section:
     found = _until(record, middle, half) if learnt else _kept(record, middle, subject.chance)
     reading = (found, _smooth(record, middle))
     alt = (
-        f"Median error against the number of random units deleted: {percent(record.whole)} without deletion, "
+        f"Median error against the number of random blocks deleted: {percent(record.whole)} without deletion, "
         + ", ".join(f"{percent(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
         + "; a band holds the middle 80 % of the draws."
     )
@@ -52,7 +52,7 @@ def run(subject: Subject, options: Options) -> Section:
 
 
 def chosen_counts(n: int, most: int | None) -> list[int]:
-    """Numbers of units to delete from 1 to n, denser at the start; all where `most` is None.
+    """Numbers of blocks to delete from 1 to n, denser at the start; all where `most` is None.
 
     Example:
         >>> chosen_counts(27, 6), chosen_counts(3, 6)

@@ -17,7 +17,7 @@ def run(subject: Subject, options: Options) -> Section:
     """Veit's sampling of single paths and the effective lengths that follow."""
     n = len(subject.net)
     if n < 2:
-        raise NotApplicableError(f"a network of {counted(n, 'unit')} has too few lengths to weigh")
+        raise NotApplicableError(f"a network of {counted(n, 'block')} has too few lengths to weigh")
     x, labels = subject.batch(options["images"])
     drawn = sample_path_gradients(subject.fast, x, labels, samples=options["samples"], seed=subject.seed)
     if not drawn.norms.any():

@@ -12,7 +12,7 @@ from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The distribution of path lengths, exactly: binomial for a chain of units."""
+    """The distribution of path lengths, exactly: binomial for a chain of blocks."""
     n = len(subject.net)
     record = path_lengths(subject.net)
     low, high = record.interval(0.95)
@@ -20,14 +20,14 @@ def run(subject: Subject, options: Options) -> Section:
     if record.counts is None:
         without = path_lengths(n, dropped=1)
         reading: tuple[str, ...] = (
-            f"A path takes either the branch or the shortcut at each of {n} units: {record.paths:,} paths, of mean "
+            f"A path takes either the branch or the shortcut at each of {n} blocks: {record.paths:,} paths, of mean "
             f"length {number(record.mean)}. {spread}",
-            f"Deleting any one unit leaves {without.paths:,} paths, one half. A network without shortcuts has one "
+            f"Deleting any one block leaves {without.paths:,} paths, one half. A network without shortcuts has one "
             f"path, of length {n}, which every deletion cuts.",
         )
     else:
         reading = (
-            f"The {n} units are no chain. Back from the output a path takes the branch or the shortcut of each unit "
+            f"The {n} blocks are no chain. Back from the output a path takes the branch or the shortcut of each block "
             f"that it meets, and goes on to any of the sums that this reads: {record.paths:,} paths, of mean length "
             f"{number(record.mean)}. {spread}",
         )

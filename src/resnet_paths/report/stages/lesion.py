@@ -37,13 +37,13 @@ def run(subject: Subject, options: Options) -> Section:
         *_shape_changes(record, order),
     )
     alt = (
-        f"Error after deleting each of {len(names)} units, with 95 % intervals: highest {percent(record.values.max())} "
+        f"Error after deleting each of {len(names)} blocks, with 95 % intervals: highest {percent(record.values.max())} "
         f"without {names[worst]}, lowest {percent(record.values.min())} without {names[least]}; "
         f"{percent(record.whole)} without deletion."
     )
     chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt)
-    table = Table.of("lesion", "Error after deleting one unit", frame)
+    table = Table.of("lesion", "Error after deleting one block", frame)
     code = subject.code(
         f"net = unroll({subject.model_code})\nprint(single_deletions(net, {subject.data_code}).to_pandas())"
     )
@@ -51,9 +51,9 @@ def run(subject: Subject, options: Options) -> Section:
 
 
 def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
-    """The record's table with McNemar's exact test of each deletion, Holm's correction over the units.
+    """The record's table with McNemar's exact test of each deletion, Holm's correction over the blocks.
 
-    Only images that are right with the unit and wrong without it, or the other way round, tell the two apart;
+    Only images that are right with the block and wrong without it, or the other way round, tell the two apart;
     without an effect each is as likely as the other (McNemar 1947; Holm 1979).
     """
     with first_import("scipy.stats"):
@@ -91,13 +91,13 @@ def _told_apart(certain: list[str], record: SingleDeletions) -> str:
     if not certain:
         return (
             f"With these {images} images no deletion has an effect beyond chance (McNemar's exact test on pairs, 5 % "
-            "level over all units)."
+            "level over all blocks)."
         )
     rest = count - len(certain)
     text = (
         f"With these {images} images {counted(len(certain), 'deletion')} {'has' if len(certain) == 1 else 'have'} an "
     )
-    text += f"effect beyond chance: {listed(certain)} (McNemar's exact test on pairs, 5 % level over all units)."
+    text += f"effect beyond chance: {listed(certain)} (McNemar's exact test on pairs, 5 % level over all blocks)."
     return text + (f" For the other {rest} the difference may be chance." if rest else "")
 
 
@@ -122,8 +122,8 @@ def _shape_changes(record: SingleDeletions, order: np.ndarray) -> tuple[str, ...
     ranks = sorted(int(np.flatnonzero(order == index)[0]) + 1 for index in changing)
     top = ranks == list(range(1, len(ranks) + 1))
     return (
-        f"The {counted(len(changing), 'unit')} whose shortcut changes the shape rank {listed([str(r) for r in ranks])} "
-        f"of {len(record.names)} by damage; Veit et al. (2016, section 4.1) found such units the most damaging, which "
+        f"The {counted(len(changing), 'block')} whose shortcut changes the shape rank {listed([str(r) for r in ranks])} "
+        f"of {len(record.names)} by damage; Veit et al. (2016, section 4.1) found such blocks the most damaging, which "
         f"{'holds' if top else 'does not hold'} here.",
     )
 

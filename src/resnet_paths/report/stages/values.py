@@ -21,13 +21,13 @@ def run(subject: Subject, options: Options) -> Section:
     """Shapley values of all blocks, and exact interactions of the most valuable ones."""
     net = subject.net
     if len(net) < 2:
-        raise NotApplicableError(f"a network of {counted(len(net), 'unit')} has no game to play")
+        raise NotApplicableError(f"a network of {counted(len(net), 'block')} has no game to play")
     data = subject.images(options["images"])
     common: dict[str, Any] = {"batch_size": subject.batch_size, "progress": False, "seed": subject.seed}
     record = block_values(net, data, most_permutations=options["permutations"], **common)
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(record.values, kind="stable")[: options["players"]].tolist())
-    pairs = block_values(net, data, units=players, interactions=True, **common)
+    pairs = block_values(net, data, blocks=players, interactions=True, **common)
     values, found = _values(record, alone)
     return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
 

@@ -1,4 +1,4 @@
-"""How long each unit takes."""
+"""How long each block takes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @shown
 @dataclass(frozen=True, eq=False)
-class LatencyByUnit:
+class LatencyByBlock:
     """Seconds that the pieces of a network take, each run on its own at the activations of one pass.
 
     Attributes:
-        units: names.
-        branch: median seconds of each branch: what dropping the unit saves.
+        blocks: names.
+        branch: median seconds of each branch: what dropping the block saves.
         shortcut: of each shortcut, 0 for an identity.
-        join: of what follows each sum up to the next unit's entry (the head, for the last).
-        stem: of the part before the first unit.
+        join: of what follows each sum up to the next block's entry (the head, for the last).
+        stem: of the part before the first block.
         whole: of the whole model.
     """
 
-    units: tuple[str, ...]
+    blocks: tuple[str, ...]
     branch: tuple[float, ...]
     shortcut: tuple[float, ...]
     join: tuple[float, ...]
@@ -46,17 +46,17 @@ class LatencyByUnit:
         return tuple(value / total for value in self.branch)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a unit; milliseconds."""
+        """One row a block; milliseconds."""
         columns = {"branch_ms": self.branch, "shortcut_ms": self.shortcut, "join_ms": self.join}
         table = data_frame({name: [1e3 * value for value in values] for name, values in columns.items()})
-        table.insert(0, "unit", list(self.units))
+        table.insert(0, "block", list(self.blocks))
         table["share"] = self.share
         return table
 
 
 @checked
-def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> LatencyByUnit:
-    """The time of every branch, shortcut and join, to see what dropping a unit can save.
+def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> LatencyByBlock:
+    """The time of every branch, shortcut and join, to see what dropping a block can save.
 
     Pieces that run on their own miss what a whole pass shares (caches, overlap on a GPU), so their sum may differ
     from the whole; `share` is of their sum.
@@ -72,7 +72,7 @@ def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> L
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18().eval())
-        >>> table = latency_by_unit(net, torch.randn(1, 3, 32, 32), seconds=0.005).to_pandas()
+        >>> table = latency_by_block(net, torch.randn(1, 3, 32, 32), seconds=0.005).to_pandas()
         >>> len(table), bool(table.share.sum() < 1)
         (8, True)
     """
@@ -88,7 +88,7 @@ def latency_by_unit(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> L
             join.append(_time(lambda s=state, t=total: net.join(s, t), x, seconds))
             state = net.join(state, total)
         whole = measure_latency(net.model, x, seconds=10 * seconds)
-    return LatencyByUnit(tuple(unit.name for unit in net), tuple(branch), tuple(shortcut), tuple(join), stem, whole)
+    return LatencyByBlock(tuple(block.name for block in net), tuple(branch), tuple(shortcut), tuple(join), stem, whole)
 
 
 def _time(piece: Any, x: Any, seconds: float) -> float:

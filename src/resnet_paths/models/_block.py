@@ -1,4 +1,4 @@
-"""The residual unit of He et al., post- or pre-activation, plain or grouped, and its shortcuts."""
+"""The residual block of He et al., post- or pre-activation, plain or grouped, and its shortcuts."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class ZeroPadShortcut(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
-class Unit(nn.Module):
-    """One residual unit, or its plain twin with the same layers and no shortcut.
+class Block(nn.Module):
+    """One residual block, or its plain twin with the same layers and no shortcut.
 
     Post-activation (He et al. 2015, section 3): ``relu(shortcut(x) + bn(conv(...relu(bn(conv(x))))))``.
     Pre-activation (He et al. 2016, section 4): ``shortcut(x) + conv(relu(bn(...conv(relu(bn(x))))))``, where
-    the shortcut leaves after the first ``relu(bn(x))`` if the unit changes the shape, projects, or is the first.
+    the shortcut leaves after the first ``relu(bn(x))`` if the block changes the shape, projects, or is the first.
 
     Args:
         in_channels: channels of the input.
@@ -69,7 +69,7 @@ class Unit(nn.Module):
         option: of the shortcut.
         residual: with the shortcut.
         preactivation: norms and activations before convolutions.
-        first: the first unit of the network.
+        first: the first block of the network.
     """
 
     conv1: nn.Module

@@ -1,4 +1,4 @@
-"""A residual unit, and the ways to name units."""
+"""A residual block, and the ways to name blocks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..graph.errors import UnitIndexError
+from ..graph.errors import BlockIndexError
 
-UnitRef = int | str
+BlockRef = int | str
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One residual unit, ``post(shortcut(x) + branch(x))``.
+class Block:
+    """One residual block, ``post(shortcut(x) + branch(x))``.
 
     Attributes:
         index: position from the input, from 0.
         name: qualified name of its module; with the part that holds the branch where one module holds
-            several units (``encoder_layer_0.mlp``).
+            several blocks (``encoder_layer_0.mlp``).
         owner: qualified name of the module whose forward makes the addition (``""``: the model itself).
         shortcut: ``"identity"``, ``"projection"`` (it has weights), ``"pooling"`` or ``"parameter-free"``.
         post: the operation after the addition (``"relu"``), or ``""``.
@@ -39,61 +39,61 @@ class Unit:
     reason: str = ""
 
 
-def resolve(units: Sequence[Unit], reference: UnitRef) -> int:
-    """The index of a unit given by index (negative from the end) or by name.
+def resolve(blocks: Sequence[Block], reference: BlockRef) -> int:
+    """The index of a block given by index (negative from the end) or by name.
 
     Raises:
-        UnitIndexError: there is no such unit.
+        BlockIndexError: there is no such block.
     """
     if isinstance(reference, str):
-        for unit in units:
-            if unit.name == reference:
-                return unit.index
-        inside = [unit.name for unit in units if unit.name.startswith(reference) or reference in unit.name]
-        shown = inside or [unit.name for unit in units]
-        raise UnitIndexError(f"expected the name of a unit, got {reference!r}; {_listed(shown)}")
+        for block in blocks:
+            if block.name == reference:
+                return block.index
+        inside = [block.name for block in blocks if block.name.startswith(reference) or reference in block.name]
+        shown = inside or [block.name for block in blocks]
+        raise BlockIndexError(f"expected the name of a block, got {reference!r}; {_listed(shown)}")
     try:
         index = operator.index(reference)
     except TypeError:
         kind = type(reference).__name__
-        raise TypeError(f"expected a unit's index or name, got {reference!r} of type {kind}") from None
-    if isinstance(reference, bool) or not -len(units) <= index < len(units):
-        raise UnitIndexError(
-            f"expected a unit index from {-len(units)} to {len(units) - 1}, got {reference}; "
-            f"the network has {len(units)} units"
+        raise TypeError(f"expected a block's index or name, got {reference!r} of type {kind}") from None
+    if isinstance(reference, bool) or not -len(blocks) <= index < len(blocks):
+        raise BlockIndexError(
+            f"expected a block index from {-len(blocks)} to {len(blocks) - 1}, got {reference}; "
+            f"the network has {len(blocks)} blocks"
         )
-    return index % len(units)
+    return index % len(blocks)
 
 
-def resolve_all(units: Sequence[Unit], references: Iterable[UnitRef] | UnitRef) -> list[int]:
-    """The indices of several units, in the order given.
+def resolve_all(blocks: Sequence[Block], references: Iterable[BlockRef] | BlockRef) -> list[int]:
+    """The indices of several blocks, in the order given.
 
     The name of a module that is called several times stands for all its calls (``tower.0`` for ``tower.0#1`` and
     ``tower.0#2``).
 
     Raises:
-        UnitIndexError: a unit does not exist, or is named twice.
+        BlockIndexError: a block does not exist, or is named twice.
     """
     if isinstance(references, str) or not isinstance(references, Iterable):
         references = [references]
     indices: list[int] = []
-    calls = [reference for given in references for reference in _calls(units, given)]
+    calls = [reference for given in references for reference in _calls(blocks, given)]
     for reference in calls:
-        index = resolve(units, reference)
+        index = resolve(blocks, reference)
         if index in indices:
-            raise UnitIndexError(
-                f"expected each unit once, got {reference!r} for unit {index} ({units[index].name}), which "
+            raise BlockIndexError(
+                f"expected each block once, got {reference!r} for block {index} ({blocks[index].name}), which "
                 "is already in the list; remove one of the two"
             )
         indices.append(index)
     return indices
 
 
-def _calls(units: Sequence[Unit], reference: UnitRef) -> list[UnitRef]:
+def _calls(blocks: Sequence[Block], reference: BlockRef) -> list[BlockRef]:
     """A reference, or the names of all calls of the module that it names."""
-    if not isinstance(reference, str) or any(unit.name == reference for unit in units):
+    if not isinstance(reference, str) or any(block.name == reference for block in blocks):
         return [reference]
-    return [unit.name for unit in units if unit.name.rpartition("#")[:2] == (reference, "#")] or [reference]
+    return [block.name for block in blocks if block.name.rpartition("#")[:2] == (reference, "#")] or [reference]
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
