@@ -168,7 +168,7 @@ HUGGING_FACE = [
         image_size=32, patch_size=16)),
 ]  # fmt: skip
 
-WITHOUT_UNITS = [
+WITHOUT_BLOCKS = [
     Family("torchvision", "densenet121", 0),
     Family("torchvision", "vgg11", 0, build=_vgg),
     Family("torchvision", "alexnet", 0),

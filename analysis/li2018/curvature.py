@@ -42,7 +42,7 @@ HEAD = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
 
 
 def embedded(data: ImageData) -> list[str]:
-    """The whole spectrum of the embedded network, and the trace of every block's block."""
+    """The whole spectrum of the embedded network, and the trace of the part that belongs to each residual block."""
     net = unroll(load_model("embedded"))
     operator = curvature_operator(net, data)
     ends = extreme_eigenvalues(operator, 2)
@@ -95,7 +95,7 @@ def embedded(data: ImageData) -> list[str]:
 
 
 def by_block(data: ImageData) -> list[str]:
-    """The extreme eigenvalues of every block's block."""
+    """The extreme eigenvalues of the diagonal block of each residual block."""
     record = block_eigenvalues(unroll(load_model("embedded")), data)
     save(plot_block_eigenvalues(record), HERE / "blocks_embedded.png")
     rows = [

@@ -163,7 +163,7 @@ def figure5a(record: RandomDeletions) -> list[Claim]:
                 for count, value, a, b in zip(record.counts, middle, low, high, strict=True)
                 if count in (1, 2, 4, 6, 8, 10, 14, 20)
             )
-            + f"; largest step {100 * steps.max():+.1f} points a block; half of the final error at {half}; rises in "
+            + f"; largest step {100 * steps.max():+.1f} points per block; half of the final error at {half}; rises in "
             f"{percent(rises)} of the steps",
             verdict(rises >= 0.8 and steps.max() < 0.25, rises >= 0.6),
         )

@@ -118,7 +118,7 @@ def predictors() -> Any:
 
 @cache
 def plan() -> Any:
-    options = {"goal": tradeoff.Blocks(1), "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1)}
+    options = {"goal": tradeoff.Count(1), "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1)}
     return tradeoff.plan_drop(net(), data(), search=tradeoff.Greedy(random_sets=2), **options, **QUIET)
 
 
@@ -202,7 +202,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "latency_by_block": lambda: {"seconds": 0.0},
         "plan_drop": lambda: {
             "images": data(),
-            "goal": tradeoff.Blocks(1),
+            "goal": tradeoff.Count(1),
             "clock": tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
             **QUIET,
         },

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from families import ALL, WITHOUT_UNITS, Family
+from families import ALL, WITHOUT_BLOCKS, Family
 from helpers import randomise_norms
 from resnet_paths.network import NoBlocksError, unroll
 
@@ -35,7 +35,7 @@ def test_network_is_the_model(family: Family) -> None:
         assert net.branch(state).abs().max() > 0
 
 
-@pytest.mark.parametrize("family", WITHOUT_UNITS, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", WITHOUT_BLOCKS, ids=lambda family: family.name)
 def test_models_without_blocks_are_refused_with_reasons(family: Family) -> None:
     with pytest.raises(NoBlocksError, match="What to do"):
         unroll(family.make())

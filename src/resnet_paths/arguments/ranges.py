@@ -83,7 +83,7 @@ _COUNTED = """
 """
 _COUNTED_FROM_NONE = """
     batch budget cka_images images length max_length most n network shift step workers
-    finetune_epochs blocks
+    finetune_epochs
 """
 
 RANGES: Mapping[str, Range] = {

@@ -55,7 +55,7 @@ class PathStatistics:
         """All numbers by the names under which loggers keep them.
 
         ``paths/mean_length``, ``paths/effective_length``, ``paths/branch_ratio`` (mean over the blocks),
-        ``paths/share/LENGTH``, ``paths/gradient_norm/LENGTH``, ``paths/branch_ratio/UNIT``.
+        ``paths/share/LENGTH``, ``paths/gradient_norm/LENGTH``, ``paths/branch_ratio/BLOCK``.
         """
         named = {"paths/mean_length": self.mean_length, "paths/branch_ratio": float(self.branch_ratio.mean())}
         if self.effective_length is not None:

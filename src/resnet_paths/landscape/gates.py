@@ -43,7 +43,7 @@ def gate_surface(
 ) -> Surface:
     """Metrics over the gate of one block (or several at once), or over two.
 
-    At (x, y) the blocks of `x_blocks` have gate x and those of `y_blocks` gate y: ``y_i = post(shortcut + g_i branch)``.
+    At (x, y) the gates of `x_blocks` are x and those of `y_blocks` are y: ``y_i = post(shortcut + g_i branch)``.
     (1, 1) is the model, (0, 1) the network without the first, (0, 0) without both; values outside 0 to 1 extrapolate.
     Batch norm's statistics are frozen, recalibrated at each cell's gates, or those of the batch, as in
     :func:`loss_surface`; norms in a branch with gate 0 see nothing and do nothing.

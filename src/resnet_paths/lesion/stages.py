@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @checked
 def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
-    """The blocks in runs of one shape: a stage begins where what leaves a block has another shape than what left before.
+    """The blocks in runs of one shape: a stage begins where the output of a block has a new shape.
 
     Args:
         net: the network.

@@ -197,9 +197,10 @@ def block_conductance(
     """How much of the change of the target's logit flows through each block, by captum's layer conductance.
 
     The conductance of a block is ``int (dF/dy)(dy/dz) dz`` along the straight way from a baseline input to x,
-    summed over the block's output y. In a chain every block lies on all ways to the output, so each block's conductance is
-    F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways lead past a block,
-    it is the part that flows through it. Captum gives it by neuron, :func:`attribute_blocks` splits it by block.
+    summed over the block's output y. In a chain every block lies on all ways to the output, so each block's
+    conductance is F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways
+    lead past a block, it is the part that flows through it. Captum gives it by neuron, :func:`attribute_blocks`
+    splits it by block.
 
     Args:
         net: the unrolled network, its model in eval mode; every block must be a module of its own.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-MOST_UNITS = 16
+MOST_BLOCKS = 16
 ROOM_BYTES = 64 * 2**20
 
 
@@ -153,11 +153,11 @@ def enumerate_path_gradients(
     """
     start = None if wrt == "input" else net.index(wrt)
     graph = path_graph(net, start)
-    if graph.paths > 2**MOST_UNITS:
+    if graph.paths > 2**MOST_BLOCKS:
         raise ValueError(
-            f"expected at most {MOST_UNITS} blocks, got {graph.n}, which have {_number(graph.paths)} paths; use "
+            f"expected at most {MOST_BLOCKS} blocks, got {graph.n}, which have {_number(graph.paths)} paths; use "
             "sample_path_gradients or path_energy, or ask for the paths from a later block on "
-            f"(wrt={len(net) - MOST_UNITS} or more)"
+            f"(wrt={len(net) - MOST_BLOCKS} or more)"
         )
     record = record_to_start(net, x, target, loss, wrt, max_bytes)
     walks = _Walks(record, keep_gradients)

@@ -138,8 +138,8 @@ def path_lengths(
         The distribution over the lengths 0..n-d, exact in log space for n in the thousands.
 
     Raises:
-        ValueError: a number is out of range; keep probabilities, or a mere number of dropped blocks, for a network whose
-            blocks are no chain; no path is left.
+        ValueError: a number is out of range; keep probabilities, or a mere number of dropped blocks, for a network
+            whose blocks are no chain; no path is left.
 
     Cost: none for all paths of a chain alike; O(n^2) additions with keep probabilities, or on other graphs.
 

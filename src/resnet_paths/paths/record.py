@@ -364,8 +364,8 @@ def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
     apart = sorted((graph.counted or frozenset()) - set(graph.blocks))
     if apart and graph.blocks == tuple(range(len(net) - graph.n, len(net))):
         raise ValueError(
-            f"expected blocks from {min(graph.blocks)} on, where the gradient is asked for, got block {apart[0]}, which "
-            "comes before"
+            f"expected blocks from {min(graph.blocks)} on, where the gradient is asked for, got block {apart[0]}, "
+            "which comes before"
         )
     if apart:
         raise ValueError(

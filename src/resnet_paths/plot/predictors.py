@@ -37,7 +37,7 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
 
 @checked
 def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
-    """One predictor against true damage, a point a block; blocks that change the shape stand out.
+    """One predictor against true damage, one point per block; blocks that change the shape stand out.
 
     Args:
         predictors: see :func:`resnet_paths.lesion.damage_predictors`.

@@ -23,7 +23,7 @@ def export_model(
     """Write a model as ``model.pt2`` (torch.export), ``model.safetensors`` (weights) and ``model.onnx``.
 
     The program in ``model.pt2`` loads with ``torch.export.load`` without any of the model's code. Programs take any
-    batch size.
+    batch size up to 65,535.
 
     Args:
         model: a model in eval mode that takes one tensor.
@@ -67,7 +67,7 @@ def export_model(
 
 @checked
 def exported_program(model: nn.Module, example_input: torch.Tensor) -> torch.export.ExportedProgram:
-    """The model as a program of torch.export, for any batch size.
+    """The model as a program of torch.export, for batches of up to 65,535 examples.
 
     Example:
         >>> program = exported_program(nn.Linear(2, 3).eval(), torch.randn(2, 2))
@@ -81,7 +81,7 @@ def exported_program(model: nn.Module, example_input: torch.Tensor) -> torch.exp
 
 @checked
 def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
-    """The model as an ``ONNXProgram``, for any batch size.
+    """The model as an ``ONNXProgram``, for batches of up to 65,535 examples.
 
     Raises:
         ValueError: onnxscript is not installed.
@@ -96,8 +96,12 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
     return program
 
 
+MOST_IN_BATCH = 65535
+"""The largest batch of an exported program: kernels on CUDA allow no more, and tracing there refuses to promise it."""
+
+
 def _any_batch() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch", max=2**31 - 1)},)  # torch 2.6 refuses a batch without a bound
+    return ({0: torch.export.Dim("batch", max=MOST_IN_BATCH)},)
 
 
 ONNX = ("onnxscript",)

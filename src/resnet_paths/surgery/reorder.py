@@ -98,8 +98,8 @@ def _check_shapes(net: UnrolledNetwork, moved: list[tuple[int, int]], example: A
             (entry, leave), (other_entry, other_leave) = shapes[place], shapes[source]
             raise ValueError(
                 f"expected blocks of the same shapes, got block {source} ({net[source].name}), {other_entry} to "
-                f"{other_leave}, for the place of block {place} ({net[place].name}), {entry} to {leave}; exchange blocks "
-                "of one stage, and leave those that change the shape in their places"
+                f"{other_leave}, for the place of block {place} ({net[place].name}), {entry} to {leave}; exchange "
+                "blocks of one stage, and leave those that change the shape in their places"
             )
 
 

@@ -39,8 +39,8 @@ def _single_deletion(evidence: Evidence) -> Measured:
     record = evidence.single
     small = float((record.damage <= 0.05).mean())
     text = (
-        f"median {points(float(np.median(record.damage)))}; {percent(small)} of the blocks cost at most 5 points; worst "
-        f"{percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
+        f"median {points(float(np.median(record.damage)))}; {percent(small)} of the blocks cost at most 5 points; "
+        f"worst {percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
     )
     ruinous = 0.95 * evidence.subject.chance
     low, high = float(record.low.max()), float(record.high.max())

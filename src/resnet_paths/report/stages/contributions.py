@@ -77,9 +77,9 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
     first = int(enough[0])
     reading = (
         "What would the model answer if all later branches were left out? The value after each block goes to the "
-        "model's "
-        f"own head through the shortcuts alone. After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) "
-        f"that answer first reaches {percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on "
+        "model's own head through the shortcuts alone. "
+        f"After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) that answer first reaches "
+        f"{percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on "
         f"these {counted(len(target), 'image')}. Each thin line is one image.",
     )
     alt = (

@@ -37,9 +37,9 @@ def run(subject: Subject, options: Options) -> Section:
         *_shape_changes(record, order),
     )
     alt = (
-        f"Error after deleting each of {len(names)} blocks, with 95 % intervals: highest {percent(record.values.max())} "
-        f"without {names[worst]}, lowest {percent(record.values.min())} without {names[least]}; "
-        f"{percent(record.whole)} without deletion."
+        f"Error after deleting each of {len(names)} blocks, with 95 % intervals: highest "
+        f"{percent(record.values.max())} without {names[worst]}, "
+        f"lowest {percent(record.values.min())} without {names[least]}; {percent(record.whole)} without deletion."
     )
     chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt)
@@ -122,9 +122,10 @@ def _shape_changes(record: SingleDeletions, order: np.ndarray) -> tuple[str, ...
     ranks = sorted(int(np.flatnonzero(order == index)[0]) + 1 for index in changing)
     top = ranks == list(range(1, len(ranks) + 1))
     return (
-        f"The {counted(len(changing), 'block')} whose shortcut changes the shape rank {listed([str(r) for r in ranks])} "
-        f"of {len(record.names)} by damage; Veit et al. (2016, section 4.1) found such blocks the most damaging, which "
-        f"{'holds' if top else 'does not hold'} here.",
+        f"The {counted(len(changing), 'block')} whose shortcut changes the shape rank "
+        f"{listed([str(r) for r in ranks])} of {len(record.names)} by damage; "
+        f"Veit et al. (2016, section 4.1) found such blocks the most damaging, "
+        f"which {'holds' if top else 'does not hold'} here.",
     )
 
 
