@@ -266,7 +266,7 @@ def main() -> None:
         "# Degradation, shortcuts and responses",
         "",
         f"He et al. (2015), section 4.2, table 3 and figures 6 and 7. Made by `analysis/he2015/degradation.py` with "
-        f"resnet_paths {__version__}, torch {torch.__version__}, on one CPU thread.",
+        f"resnet_paths {__version__}, torch {torch.__version__}, each network on one CPU thread.",
         "",
         *page(study, list(numbers(chosen.seeds))),
     ]

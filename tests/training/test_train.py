@@ -233,6 +233,20 @@ def test_another_run_is_refused(tmp_path) -> None:
             train(other, data, Recipe(epochs=1, shift=1), folder=tmp_path, progress=False)
 
 
+def test_a_run_goes_on_whatever_its_layers_print(tmp_path, monkeypatch) -> None:
+    """PyTorch 2.15 prints another text for the same batch norm than 2.11."""
+
+    def model(share: float) -> nn.Sequential:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), nn.Dropout(share))
+
+    data, recipe = digits("train").subset(slice(0, 64)), Recipe(epochs=1, shift=1)
+    rows = train(model(0.1), data, recipe, folder=tmp_path, progress=False)
+    monkeypatch.setattr(nn.BatchNorm1d, "extra_repr", lambda self: "printed by another release")
+    assert train(model(0.1), data, recipe, folder=tmp_path, progress=False) == rows
+    with pytest.raises(ValueError, match="got another model"):
+        train(model(0.2), data, recipe, folder=tmp_path, progress=False)
+
+
 def test_schedules() -> None:
     cosine, step = Recipe(epochs=10, warmup=2), Recipe(epochs=8, warmup=0, schedule="step")
     assert cosine.rate(1) == pytest.approx(0.05)

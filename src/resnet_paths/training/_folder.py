@@ -113,7 +113,28 @@ def _damaged(last: Path, error: Exception) -> str:
 
 
 def _structure(model: nn.Module) -> str:
-    """A hash of the model's layers and settings, not of its values; the same in a wrapper."""
+    """A hash of the model's layers and settings, not of its values; the same in a wrapper and under another PyTorch.
+
+    Not of the text that a model prints: PyTorch's releases print the same layer differently, and a run that was
+    stopped before an update goes on after it.
+    """
     model = inner_model(model)
+    layers = [(name, type(layer).__qualname__, _settings(layer)) for name, layer in model.named_modules()]
     shapes = [(name, str(value.dtype), tuple(value.shape)) for name, value in model.state_dict().items()]
-    return hashlib.sha256(f"{model!r}{shapes}".encode()).hexdigest()
+    return hashlib.sha256(f"{layers}{shapes}".encode()).hexdigest()
+
+
+def _settings(layer: nn.Module) -> dict[str, Any]:
+    """What a layer was made with: for PyTorch's own what it declares as constant, else its plain attributes."""
+    kept = vars(layer)
+    if type(layer).__module__.startswith("torch."):
+        names = [name for name in getattr(layer, "__constants__", ()) if name in kept]
+    else:
+        names = [name for name in kept if not name.startswith("_") and name != "training"]
+    return {name: kept[name] for name in sorted(names) if _is_plain(kept[name])}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
