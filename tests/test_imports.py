@@ -57,6 +57,21 @@ import resnet_paths
 assert "torch" not in sys.modules and "numpy" not in sys.modules
 assert set(resnet_paths.__all__) <= set(dir(resnet_paths))
 
+from typer.testing import CliRunner
+from resnet_paths.cli import app
+def answer(*words, **env):
+    return CliRunner().invoke(app, words, env=env, prog_name="resnet-paths").stdout
+for command in ("unroll", "lesion", "paths", "plan", "drop", "shrink", "landscape", "train", "report", "reproduce"):
+    assert command in answer("--help")
+    assert f"resnet-paths {command}" in answer(command, "--help").partition("Examples")[2]
+for typed, place, expected in (
+    ("rep", 1, "reproduce"), ("report --skip le", 3, "lengths"), ("reproduce he2015 --claim deg", 4, "degradation"),
+    ("train --schedule c", 3, "cosine"), ("plan --accuracy", 2, "--accuracy-drop"),
+):
+    words = {"COMP_WORDS": f"resnet-paths {typed}", "COMP_CWORD": str(place)}
+    assert expected in answer(_RESNET_PATHS_COMPLETE="complete_bash", **words).split(), typed
+assert not {"torch", "numpy", "pandas", "matplotlib", "scipy"} & set(sys.modules)
+
 import torch
 class Asks(torch.nn.Module):  # the first use of names, by the thread that follows a model and by one beside it
     def __init__(self, *names):

@@ -96,7 +96,9 @@ def test_packages_import_only_downwards() -> None:
     assert not wrong
 
 
-OWN = {*sys.stdlib_module_names, "resnet_paths"}
+FREE = {*sys.stdlib_module_names, "resnet_paths"}
+USUAL = {"torch", "numpy"}
+"""Imported by all that computes; a command imports them when it runs, not for its help."""
 
 
 def _deferred_imports(tree: ast.AST, first: bool = False, deferred: bool = False) -> list[str]:
@@ -108,7 +110,9 @@ def _deferred_imports(tree: ast.AST, first: bool = False, deferred: bool = False
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:
             modules = [str(node.module)]
-        bare += [name for name in modules if deferred and not first and name.split(".")[0] not in OWN]
+        bare += [
+            name for name in modules if name not in USUAL and deferred and not first and name.split(".")[0] not in FREE
+        ]
         within = isinstance(node, ast.With) and ast.unparse(node.items[0]).startswith("first_import(")
         bare += _deferred_imports(node, first or within, deferred or isinstance(node, ast.FunctionDef))
     return bare

@@ -1,54 +1,78 @@
-"""What importing the library costs beside importing PyTorch, in processor seconds.
+"""What importing the library, its help and its completion cost beside importing PyTorch, in processor seconds.
 
-    python analysis/benchmarks/start_up.py [--repeats 5]
+    python analysis/benchmarks/start_up.py [--repeats 5] [--before OTHER/src]
 
-Each line of the table is imported by new processes, in turn with the others. Writes start_up.md beside this file.
+Each line of the table is run in new processes, in turn with the others, after one run that warms the disk's cache.
+``--before`` measures another checkout in the same turns. Writes start_up.md beside this file.
 """
 
+from __future__ import annotations
+
 import argparse
+import os
 import platform
 import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+COMMAND = "import sys; sys.argv = ['resnet-paths', {}]; from resnet_paths.cli import main; main()"
 WAYS = {
     "`import torch`": "import torch",
     "`import resnet_paths`": "import resnet_paths",
-    "the command line (`resnet_paths.cli`)": "import resnet_paths.cli",
+    "`from resnet_paths import unroll`": "from resnet_paths import unroll",
+    "what the README's first example imports": "from resnet_paths import load_data, load_model, plan_drop, unroll",
+    "`import resnet_paths.landscape, resnet_paths.report`": "import resnet_paths.landscape, resnet_paths.report",
+    "`resnet-paths --help`": COMMAND.format("'--help'"),
+    "`resnet-paths plan --help`": COMMAND.format("'plan', '--help'"),
+    "completion of `resnet-paths report --skip le`": COMMAND.format(""),
 }
-CLOCK = "import time; {}; print(time.process_time())"
+COMPLETION = {
+    "_RESNET_PATHS_COMPLETE": "complete_bash",
+    "COMP_WORDS": "resnet-paths report --skip le",
+    "COMP_CWORD": "3",
+}
+CLOCK = "import atexit, sys, time; atexit.register(lambda: print(time.process_time(), file=sys.stderr)); {}"
 
 
-def seconds(statement: str) -> float:
-    """Processor time of a process that imports something and ends."""
-    command = [sys.executable, "-c", CLOCK.format(statement)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def seconds(name: str, source: Path) -> float:
+    """Processor time of a process that does one thing and ends."""
+    environment = {**os.environ, "PYTHONPATH": str(source), **(COMPLETION if name.startswith("completion") else {})}
+    command = [sys.executable, "-c", CLOCK.format(WAYS[name])]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(ended.stderr.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(repeats):
-        for name, statement in WAYS.items():
-            times[name].append(seconds(statement))
-    alone = statistics.median(times["`import torch`"])
+    parser.add_argument("--before", type=Path)
+    given = parser.parse_args()
+    sources = {"now": SOURCE, **({"before": given.before.resolve()} if given.before else {})}
+    times: dict[tuple[str, str], list[float]] = {(when, name): [] for name in WAYS for when in sources}
+    for repeat in range(given.repeats + 1):
+        for when, name in times:
+            spent = seconds(name, sources[when])
+            if repeat:
+                times[when, name].append(spent)
+    alone = statistics.median(times["now", "`import torch`"])
     lines = [
-        "# What importing costs",
+        "# What starting costs",
         "",
-        f"`python analysis/benchmarks/start_up.py --repeats {repeats}`; {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. Processor seconds of new processes, in turn.",
+        f"`python analysis/benchmarks/start_up.py --repeats {given.repeats}`; {platform.machine()}, Python "
+        f"{platform.python_version()}, torch {version('torch')}. Processor seconds of new processes, in turn: medians "
+        "and ranges." + (" Before: names were not yet imported at first use." if given.before else ""),
         "",
-        "| import | median | range | times PyTorch's |",
-        "|---|---:|---|---:|",
+        "| what is run | now | range | times PyTorch's |" + (" before |" if given.before else ""),
+        "|---|---:|---|---:|" + ("---:|" if given.before else ""),
     ]
-    for name, found in times.items():
-        middle = statistics.median(found)
-        lines.append(f"| {name} | {middle:.2f} | {min(found):.2f} to {max(found):.2f} | {middle / alone:.2f} |")
+    for name in WAYS:
+        spent = times["now", name]
+        middle = statistics.median(spent)
+        line = f"| {name} | {middle:.2f} | {min(spent):.2f} to {max(spent):.2f} | {middle / alone:.2f} |"
+        lines.append(line + (f" {statistics.median(times['before', name]):.2f} |" if given.before else ""))
     (Path(__file__).with_name("start_up.md")).write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .partials import partial_file
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -108,6 +107,8 @@ def read_arrays(source: Path, what: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: a damaged file, or one of something else; the file is named.
     """
+    import numpy as np
+
     try:
         with np.load(source, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):

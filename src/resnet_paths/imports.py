@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from functools import cache
 from threading import RLock
 
-import torch
-from torch.autograd import forward_ad
-
 _LOCK = RLock()
 
 
@@ -74,6 +71,9 @@ def load_compiler() -> None:
 @cache
 def load_forward_derivatives() -> None:
     """Let torch prepare its forward derivatives, which it does at the first, with a warning about itself."""
+    import torch
+    from torch.autograd import forward_ad
+
     load_compiler()
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore")  # torch scripts functions with torch.jit, which is deprecated

@@ -188,7 +188,7 @@ def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -
         (["drop"], "either --blocks or --plan, got neither"),
         (["drop", "--blocks", "99", "--limit", "10"], "a block index from -27 to 26"),
         (["drop", "--blocks", "layer9.0", "--limit", "10"], "choose one of"),
-        (["plan", "--search", "random", "--limit", "10"], "--search as one of greedy, beam, exact"),
+        (["plan", "--search", "random", "--limit", "10"], "'random' is not one of 'greedy', 'beam', 'exact'"),
         (["plan", "--count", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --count"),
     ],
 )

@@ -18,7 +18,7 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [
     (["reprot"], "No such command 'reprot'"),
     (["report", "--bugdet", "quick"], "--budget"),
-    (["report", "--budget", "huge"], "--budget quick or full, got 'huge'"),
+    (["report", "--budget", "huge"], "'--budget': 'huge' is not one of 'quick', 'full'"),
     (["report", "--skip", "lesions"], "stages among checks, blocks"),
     (["report", "--limit", "ten"], "--limit"),
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
@@ -142,7 +142,7 @@ def test_functions_of_the_folder_in_which_a_command_runs(tmp_path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("resnet_paths.cli._common.load_data", None)  # not reached
+    monkeypatch.setattr("resnet_paths.data.load_data", None)  # not reached
     (tmp_path / "file").write_text("")
     for command in ("lesion", "plan", "paths", "landscape"):
         line = line_of(CliRunner().invoke(app, [command, "--out", str(tmp_path / "file" / "deep")]))

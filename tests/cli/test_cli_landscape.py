@@ -88,13 +88,13 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
         (["--model", "cifar-resnet20"], "choose --data to fit --model"),
         (["--range", "1"], "a range LOW:HIGH"),
         (["--range", "1:0"], "a range LOW:HIGH"),
-        (["--dtype", "int8"], "--dtype among"),
+        (["--dtype", "int8"], "not one of 'bfloat16'"),
         (["--to", "a", "--gates", "0"], "either --to or --gates"),
         (["--to", "a", "--twin", "b"], "--twin with random directions"),
         (["--gates", "0,1,2"], "one block or two"),
         (["--gates", "0", "--line"], "--gates without --line"),
-        (["--batchnorm", "moving"], "expected batchnorm"),
-        (["--normalise", "row"], "expected normalise"),
+        (["--batchnorm", "moving"], "'--batchnorm': 'moving' is not one of"),
+        (["--normalise", "row"], "'--normalise': 'row' is not one of"),
     ],
 )
 def test_wrong_use_gives_one_line(checkpoints, arguments: list[str], message: str, tmp_path) -> None:

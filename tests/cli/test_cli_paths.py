@@ -6,24 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from resnet_paths.cli import paths as command
+from resnet_paths.cli import app
 from resnet_paths.paths import path_lengths
-
-
-def _app() -> typer.Typer:
-    app = typer.Typer()
-    command.register(app)
-    app.callback()(lambda: None)
-    return app
 
 
 @pytest.mark.slow
 def test_paths_of_the_embedded_network(tmp_path: Path, small_checkpoint: Path) -> None:
     arguments = ["paths", "--images", "2", "--samples", "2", "--out", str(tmp_path)]
-    result = CliRunner().invoke(_app(), [*arguments, "--json"])
+    result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     numbers = json.loads(result.stdout)
     assert numbers["blocks"] == 27
@@ -34,12 +26,12 @@ def test_paths_of_the_embedded_network(tmp_path: Path, small_checkpoint: Path) -
     assert all(Path(picture).stat().st_size > 1000 for picture in numbers["pictures"])
     assert len((tmp_path / "effective_paths.csv").read_text().splitlines()) == 29
 
-    readable = CliRunner().invoke(_app(), [*arguments, "--model", str(small_checkpoint)])
+    readable = CliRunner().invoke(app, [*arguments, "--model", str(small_checkpoint)])
     assert "2^6 paths" in readable.output
     assert "of the gradient" in readable.output
 
 
 def test_errors_of_the_user_are_one_line() -> None:
-    result = CliRunner().invoke(_app(), ["paths", "--model", "no-such-model"])
+    result = CliRunner().invoke(app, ["paths", "--model", "no-such-model"])
     assert result.exit_code == 2
     assert "Traceback" not in result.output

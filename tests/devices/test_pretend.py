@@ -277,7 +277,7 @@ def test_points_of_a_sweep_may_be_tensors_of_a_device(device: str) -> None:
     ids=lambda words: words[0],
 )
 def test_commands_on_a_device(words: list[str], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_paths.cli._common.load_model", lambda spec, **_: small())
+    monkeypatch.setattr("resnet_paths.models.load_model", lambda spec, **_: small())
     told = CliRunner().invoke(app, [*words, "--device", device, "--out", str(tmp_path)])
     assert told.exit_code == 0, told.output
     assert list(tmp_path.glob("*.png"))

@@ -19,16 +19,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..arguments import check_arguments
-from ..sweep import SweepError, is_out_of_memory
-from ._places import Place, check_place
+import resnet_paths as rp
+
+from ._options import Place
+from ._places import check_place
 
 TRACEBACK = "RESNET_PATHS_TRACEBACK"
 """The environment variable that shows the traceback of every error."""
 _LONGEST = 700
 _OWN = Path(__file__).resolve().parents[1]
-_USERS = (ValueError, TypeError, OSError, ImportError, SweepError, FloatingPointError)
-"""What the library raises for what it was given; other kinds are raised by accident."""
 
 
 def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +44,7 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             options.check(kwargs)
             with warnings.catch_warnings():
-                warnings.showwarning = _warned  # type: ignore[assignment]
+                warnings.showwarning = _warned
                 return command(*args, **kwargs)
         except KeyboardInterrupt as stopped:
             print_error(str(stopped) or "stopped; what was finished is kept where the command keeps it")
@@ -72,7 +71,7 @@ class _Options:
                 raise ValueError(
                     f"expected a value for {self.named(name)}, got {value!r}; leave it out for the default"
                 )
-        check_arguments(self.command, given, named=self.named)
+        rp.arguments.check_arguments(self.command, given, named=self.named)
         for name, value in given.items():
             for place in self._extras(name):
                 if isinstance(place, Place) and value is not None:
@@ -101,10 +100,8 @@ def reading(option: str, value: str) -> Iterator[None]:
     """
     try:
         yield
-    except _USERS:
-        raise
     except Exception as error:
-        if isinstance(error, typer.Exit | typer.Abort) or _users_frames(error) is not None:
+        if _is_about_input(error) or isinstance(error, typer.Exit | typer.Abort) or _users_frames(error) is not None:
             raise
         raise ValueError(
             f"expected something that can be read as {option}, got {value!r}: {_first_line(error)}"
@@ -116,7 +113,14 @@ def say(text: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="dim", markup=False)
 
 
-def _warned(message: Warning | str, category: type[Warning], *place: object) -> None:
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
     """A warning in one line, without the place in the code."""
     if issubclass(category, (UserWarning, RuntimeWarning)):
         say(f"warning: {' '.join(str(message).split())}")
@@ -141,16 +145,22 @@ def _told(error: Exception) -> int:
             traceback.print_exception(type(error), error, own, file=sys.stderr, chain=False)
         print_error(f"the code given raised {_first_line(error)}")
         return 1
-    if is_out_of_memory(error):
+    if rp.sweep.is_out_of_memory(error):
         print_error(f"out of memory: {_first_line(error)}; take fewer or smaller images, or a smaller model")
         return 2
-    if isinstance(error, _USERS):
+    if _is_about_input(error):
         print_error(str(error) or type(error).__name__)
         return 2
     if not everything:
         traceback.print_exception(error, file=sys.stderr)
     print_error("this is a fault of resnet_paths, not yours; please report it with the lines above and the command")
     return 1
+
+
+def _is_about_input(error: Exception) -> bool:
+    """Whether the library raises this kind for what it was given; other kinds are raised by accident."""
+    kinds = (ValueError, TypeError, OSError, ImportError, FloatingPointError, rp.sweep.SweepError)
+    return isinstance(error, kinds)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,33 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import typer
-
-
-@dataclass(frozen=True)
-class Place:
-    """What an option that is written to names.
-
-    Attributes:
-        folder: a folder, or else a file.
-    """
-
-    folder: bool
-
-
-def path_option(*names: str, help: str) -> Any:
-    """An option that names a file or a folder; an empty name would be this folder to Python."""
-    return typer.Option(*names, help=help, parser=_named, metavar="<path>")
-
-
-def _named(text: str | Path) -> Path:
-    if not str(text).strip():
-        raise typer.BadParameter(f"expected a name, got {str(text)!r}; leave the option out for the default")
-    return Path(text)
+from ._options import Place
 
 
 def check_place(path: Path, place: Place, option: str) -> None:

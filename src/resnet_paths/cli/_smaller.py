@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+import resnet_paths as rp
 
-from ..data import ImageData
 from ..files import write_text
-from ..models import base_of, save_checkpoint
-from ..models.reading import facts_of
-from ..network import UnrolledNetwork
-from ..network.unrolled import placed
-from ..surgery.export import export_model
-from ..tradeoff import DropPlan
-from ..tradeoff.measures import answers
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _NEAR = 0.001  # share of answers by which an exported program may differ from the model, by rounding
 
@@ -69,7 +64,7 @@ logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
 
 
 def write_smaller(
-    smaller: nn.Module, spec: str, names: tuple[str, ...], images: ImageData, out: Path, *, onnx: bool = True
+    smaller: nn.Module, spec: str, names: tuple[str, ...], images: rp.ImageData, out: Path, *, onnx: bool = True
 ) -> dict[str, Path]:
     """Write a smaller network as a folder that ``load_model`` and ``--model`` read.
 
@@ -81,11 +76,14 @@ def write_smaller(
         out: the folder.
         onnx: write the ONNX file too.
     """
+    from ..models.reading import facts_of
+    from ..network.unrolled import placed
+
     example = placed(images.subset([0, min(1, len(images) - 1)]).x, smaller)
-    files = export_model(smaller, example, out, onnx=onnx)
+    files = rp.surgery.export_model(smaller, example, out, onnx=onnx)
     gone = [*facts_of(spec).get("dropped", ()), *names]
-    base = base_of(spec)
-    save_checkpoint(
+    base = rp.models.base_of(spec)
+    rp.models.save_checkpoint(
         smaller,
         files["safetensors"],
         dropped=gone,
@@ -109,13 +107,17 @@ def write_smaller(
     return files
 
 
-def accuracy_of_program(program: Path, images: ImageData, net: UnrolledNetwork) -> float:
+def accuracy_of_program(program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
     """The share of images that a written program answers rightly."""
+    import torch
+
+    from ..tradeoff.measures import answers
+
     loaded = torch.export.load(program).module()
     return float(answers(loaded, images, net.followed, like=net.model).right.mean())
 
 
-def check_as_planned(plan: DropPlan, program: Path, images: ImageData, net: UnrolledNetwork) -> float:
+def check_as_planned(plan: rp.tradeoff.DropPlan, program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
     """The accuracy of a written program on the images that certified its plan.
 
     Raises:

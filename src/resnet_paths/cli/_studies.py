@@ -5,71 +5,80 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
-from matplotlib.axes import Axes
+import typer
 from rich.table import Table
 
-from ..data import ImageData
-from ..lesion import (
-    block_values,
-    damage_predictors,
-    random_deletions,
-    rank_predictors,
-    reorderings,
-    shortcut_deletions,
-    single_deletions,
-    stage_deletions,
-)
-from ..network import UnrolledNetwork
-from ..plot import (
-    plot_block_values,
-    plot_predictor_ranking,
-    plot_random_deletions,
-    plot_reorderings,
-    plot_single_deletions,
-    plot_stage_deletions,
-)
+import resnet_paths as rp
+
+from ..tables import data_frame
+from ._options import BatchSize, Place, path_option
 from ._tables import table
 
-
-class StudyName(StrEnum):
-    """Which study."""
-
-    SINGLE = "single"
-    RANDOM = "random"
-    REORDER = "reorder"
-    STAGE = "stage"
-    SHORTCUT = "shortcut"
-    GAME = "game"
-    PREDICTORS = "predictors"
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the studies can be told.
+class Studied:
+    """Which study, and how it is done."""
 
-    Attributes:
-        metric: its name; None is the study's own.
-        draws: random sets or orders for each number.
-        precision: of the block game.
-        seed: of what is drawn.
-        batch_size: images at a time.
-        journal: a file from which the study resumes.
-        quiet: show no progress.
-    """
+    study: Annotated[
+        Literal["single", "random", "reorder", "stage", "shortcut", "game", "predictors"],
+        typer.Option(
+            help="single: each block, then really drop some. random: k random blocks. reorder: random swaps. stage: "
+            "within each stage. shortcut: only the shortcut. game: Shapley values. predictors: which cheap number "
+            "foretells damage."
+        ),
+    ] = "single"
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: of the "
+            "study; not for single)."
+        ),
+    ] = None
+    draws: Annotated[
+        int, typer.Option(help="Random sets or orders for each number; pairs of orders of the game.", min=1)
+    ] = 10
+    precision: Annotated[
+        float | None, typer.Option(help="Sample the game until every standard error is at most this.")
+    ] = None
+    journal: Annotated[
+        Path | None,
+        path_option("--journal", help="A file that keeps finished batches of images, to resume from."),
+        Place(folder=False),
+    ] = None
+    batch_size: BatchSize = 100
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the random draws, and of the split into images to choose on and images to report on."
+        ),
+    ] = 0
 
-    metric: str | None
-    draws: int
-    precision: float | None
-    seed: int
-    batch_size: int
-    journal: Path | None
-    quiet: bool
+    def __post_init__(self) -> None:
+        """Refuse an option that the study would ignore."""
+        unused = {
+            "--metric": self.metric is not None and self.study == "single",
+            "--precision": self.precision is not None and self.study != "game",
+            "--journal": self.journal is not None and self.study == "predictors",
+        }
+        for option, wrong in unused.items():
+            if wrong:
+                raise ValueError(f"expected no {option} with --study {self.study}, which does not use it; leave it out")
+
+    def common(self, metric: str, quiet: bool) -> dict[str, Any]:
+        """What all studies are told; a metric where none was given."""
+        return {"metric": self.metric or metric, "batch_size": self.batch_size, "progress": not quiet}
+
+    def drawn(self, metric: str, quiet: bool) -> dict[str, Any]:
+        """What those are told that draw at random."""
+        return {**self.common(metric, quiet), "draws": self.draws, "seed": self.seed, "journal": self.journal}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,54 +91,29 @@ class Finding:
     words: str
 
 
-def check(name: StudyName, metric: str | None, precision: float | None, journal: Path | None) -> None:
-    """Raises: ValueError for an option that the study would ignore."""
-    unused = {
-        "--metric": metric is not None and name is StudyName.SINGLE,
-        "--precision": precision is not None and name is not StudyName.GAME,
-        "--journal": journal is not None and name is StudyName.PREDICTORS,
-    }
-    for option, wrong in unused.items():
-        if wrong:
-            raise ValueError(f"expected no {option} with --study {name}, which does not use it; leave it out")
-
-
-def run(name: StudyName, net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
+def run(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
     """Run one study (all but ``single``, which the command does itself)."""
-    return _STUDIES[name](net, data, options)
+    return _STUDIES[options.study](net, data, options, quiet)
 
 
-def _common(options: Options, metric: str) -> dict[str, Any]:
-    return {
-        "metric": options.metric or metric,
-        "batch_size": options.batch_size,
-        "progress": not options.quiet,
-    }
-
-
-def _drawn(options: Options, metric: str) -> dict[str, Any]:
-    return {**_common(options, metric), "draws": options.draws, "seed": options.seed, "journal": options.journal}
-
-
-def _chance(data: ImageData, metric: str | None) -> float | None:
+def _chance(data: rp.ImageData, metric: str | None) -> float | None:
     return 1 - 1 / len(data.classes) if metric in (None, "error") else None
 
 
-def _random(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    record = random_deletions(net, data, **_drawn(options, "error"))
+def _random(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    record = rp.random_deletions(net, data, **options.drawn("error", quiet))
     low, middle, high = record.quantiles()
     ends = record.median_interval()
-    table = pd.DataFrame(
+    table = data_frame(
         {"deleted": record.counts, "median": middle, "low": ends[0], "high": ends[1], "tenth": low, "ninetieth": high}
     )
     words = f"Median over {options.draws} draws with its 95 % interval over images; tenth and ninetieth percentile."
-    return Finding(
-        table, lambda: plot_random_deletions(record, chance=_chance(data, options.metric)), _facts(record), words
-    )
+    chance = _chance(data, options.metric)
+    return Finding(table, lambda: rp.plot.plot_random_deletions(record, chance=chance), _facts(record), words)
 
 
-def _reorder(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    record = reorderings(net, data, **_drawn(options, "error"))
+def _reorder(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.reorderings(net, data, **options.drawn("error", quiet))
     found, low, high = record.rank_correlation()
     words = (
         f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
@@ -137,41 +121,36 @@ def _reorder(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding
         "order is left, the closer this is to -1."
     )
     facts = {**_facts(record), "rank_correlation": [value if isfinite(value) else None for value in (found, low, high)]}
-    return Finding(
-        record.by_swaps(), lambda: plot_reorderings(record, chance=_chance(data, options.metric)), facts, words
-    )
+    chance = _chance(data, options.metric)
+    return Finding(record.by_swaps(), lambda: rp.plot.plot_reorderings(record, chance=chance), facts, words)
 
 
-def _stage(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    record = stage_deletions(net, data, **_drawn(options, "error"))
+def _stage(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.stage_deletions(net, data, **options.drawn("error", quiet))
     rows = [
         {"stage": stage + 1, "blocks": len(blocks), "whole_stage": value}
         for stage, (blocks, value) in enumerate(zip(record.stages, record.whole_stage.tolist(), strict=True))
     ]
     words = f"The {record.results[0].metric} with all branches of a stage deleted; the picture has the steps to it."
-    return Finding(pd.DataFrame(rows), lambda: plot_stage_deletions(record), _facts(record.results[0]), words)
+    return Finding(data_frame(rows), lambda: rp.plot.plot_stage_deletions(record), _facts(record.results[0]), words)
 
 
-def _shortcut(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    record = shortcut_deletions(net, data, journal=options.journal, **_common(options, "error"))
+def _shortcut(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.shortcut_deletions(net, data, journal=options.journal, **options.common("error", quiet))
     words = "Only the shortcut of one block deleted, its branch kept."
-    return Finding(
-        record.to_pandas(),
-        lambda: plot_single_deletions(record, chance=_chance(data, options.metric)),
-        _facts(record),
-        words,
-    )
+    chance, rows = _chance(data, options.metric), record.to_pandas()
+    return Finding(rows, lambda: rp.plot.plot_single_deletions(record, chance=chance), _facts(record), words)
 
 
-def _game(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    record = block_values(
+def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    record = rp.block_values(
         net,
         data,
         precision=options.precision,
         most_permutations=max(4, 2 * options.draws) if options.precision is None else 2000,
         seed=options.seed,
         journal=options.journal,
-        **_common(options, "loss"),
+        **options.common("loss", quiet),
     )
     how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
@@ -180,29 +159,29 @@ def _game(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
         f"Below zero: the block lowers the {record.metric}."
     )
     facts = {**_facts(record), "empty": record.empty, "coalitions": record.coalitions, "orders": record.orders}
-    return Finding(record.to_pandas(), lambda: plot_block_values(record), facts, words)
+    return Finding(record.to_pandas(), lambda: rp.plot.plot_block_values(record), facts, words)
 
 
-def _predictors(net: UnrolledNetwork, data: ImageData, options: Options) -> Finding:
-    damage = single_deletions(net, data, **_common(options, "loss"))
-    predictors = damage_predictors(net, data, batch_size=options.batch_size, progress=not options.quiet)
-    ranking = rank_predictors(predictors, damage, seed=options.seed)
+def _predictors(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+    damage = rp.single_deletions(net, data, **options.common("loss", quiet))
+    predictors = rp.lesion.damage_predictors(net, data, batch_size=options.batch_size, progress=not quiet)
+    ranking = rp.lesion.rank_predictors(predictors, damage, seed=options.seed)
     trusted = ", ".join(ranking.trusted()) or "none"
     words = (
         f"Rank correlation of eight cheap predictors with the damage ({damage.metric}) of all {len(net)} single "
         f"deletions. Above 0.5 over the whole range where it may lie: {trusted}."
     )
     facts = {**_facts(damage), "trusted": list(ranking.trusted())}
-    return Finding(ranking.to_pandas(), lambda: plot_predictor_ranking(ranking), facts, words)
+    return Finding(ranking.to_pandas(), lambda: rp.plot.plot_predictor_ranking(ranking), facts, words)
 
 
-_STUDIES: dict[StudyName, Callable[[UnrolledNetwork, ImageData, Options], Finding]] = {
-    StudyName.RANDOM: _random,
-    StudyName.REORDER: _reorder,
-    StudyName.STAGE: _stage,
-    StudyName.SHORTCUT: _shortcut,
-    StudyName.GAME: _game,
-    StudyName.PREDICTORS: _predictors,
+_STUDIES: dict[str, Callable[[rp.UnrolledNetwork, rp.ImageData, Studied, bool], Finding]] = {
+    "random": _random,
+    "reorder": _reorder,
+    "stage": _stage,
+    "shortcut": _shortcut,
+    "game": _game,
+    "predictors": _predictors,
 }
 
 
@@ -211,17 +190,17 @@ def _facts(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def as_json(name: StudyName, finding: Finding, picture: Path) -> str:
+def as_json(name: str, finding: Finding, picture: Path) -> str:
     """The facts and the table."""
     rows = json.loads(finding.table.to_json(orient="records", double_precision=15))
-    return json.dumps({"study": str(name), **finding.facts, "rows": rows, "picture": str(picture)}, indent=2)
+    return json.dumps({"study": name, **finding.facts, "rows": rows, "picture": str(picture)}, indent=2)
 
 
 def shown(finding: Finding, title: str) -> Table:
     """The table for a terminal."""
     rows = table(title)
     for column in finding.table:
-        numeric = pd.api.types.is_numeric_dtype(finding.table[column])
+        numeric = finding.table[column].dtype.kind in "biuf"
         rows.add_column(str(column).replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in finding.table.itertuples(index=False):
         rows.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))

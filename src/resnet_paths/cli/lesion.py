@@ -4,160 +4,89 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..data import ImageData
+import resnet_paths as rp
+
 from ..files import write_table
-from ..lesion import SingleDeletions, StudyOptions, evaluate_gates, interval, metric_named, single_deletions
-from ..network import UnrolledNetwork
-from ..network.unrolled import placed
-from ..plot import plot_single_deletions, save
-from ..surgery import drop_blocks
-from ..tradeoff import Timing, count_macs, count_parameters, latencies_in_turn
 from . import _studies
-from ._common import (
-    BatchOption,
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    LimitOption,
-    MeanOption,
-    ModelOption,
-    OutOption,
-    SizeOption,
-    StdOption,
-    console,
-    model_and_data,
-    unrolled,
-    user_errors,
-)
-from ._places import Place, path_option
+from ._app import command
+from ._inputs import console, model_and_data, unrolled
+from ._options import Json, Limit, Out, Subject
 from ._tables import show, table
 
-DropOption = Annotated[
-    int | None,
-    typer.Option(
-        "--drop",
-        help="How many of the least important blocks to drop (default: as many as raise the error by no more than "
-        "--tolerance on the half of the images on which they are chosen).",
-    ),
-]
-ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Rise of the error allowed when choosing.", min=0)]
-SeedOption = Annotated[
-    int,
-    typer.Option(
-        "--seed", help="Seed of the random draws, and of the split into images to choose on and images to report on."
-    ),
-]
-StudyOption = Annotated[
-    _studies.StudyName,
-    typer.Option(
-        "--study",
-        help="single: each block, then really drop some. random: k random blocks. reorder: random swaps. stage: within "
-        "each stage. shortcut: only the shortcut. game: Shapley values. predictors: which cheap number foretells "
-        "damage.",
-    ),
-]
-MetricOption = Annotated[
-    str | None,
-    typer.Option(
-        "--metric",
-        help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: of the study; "
-        "not for single).",
-    ),
-]
-DrawsOption = Annotated[
-    int, typer.Option("--draws", help="Random sets or orders for each number; pairs of orders of the game.", min=1)
-]
-PrecisionOption = Annotated[
-    float | None, typer.Option("--precision", help="Sample the game until every standard error is at most this.")
-]
-JournalOption = Annotated[
-    Path | None,
-    path_option("--journal", help="A file that keeps finished batches of images, to resume from."),
-    Place(folder=False),
-]
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+@command(
+    "resnet-paths lesion",
+    "resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --drop 5",
+    "resnet-paths lesion --model mine.py:build --data photos/ --size 224",
+    "resnet-paths lesion --study reorder --draws 20",
+)
+def lesion(
+    subject: Subject,
+    studied: _studies.Studied,
+    limit: Limit = None,
+    drop: Annotated[
+        int | None,
+        typer.Option(
+            help="How many of the least important blocks to drop (default: as many as raise the error by no more than "
+            "--tolerance on the half of the images on which they are chosen)."
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Rise of the error allowed when choosing.", min=0)] = 0.01,
+    out: Out = Path("results/lesion"),
+    as_json: Json = False,
+) -> None:
+    """Delete each block in turn; then drop the least important ones and measure what that saves.
 
-    @app.command(
-        epilog="Examples:\n\n  resnet-paths lesion\n\n"
-        "  resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --drop 5\n\n"
-        "  resnet-paths lesion --model mine.py:build --data photos/ --size 224\n\n"
-        "  resnet-paths lesion --study reorder --draws 20"
+    With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
+    """
+    screen = console(quiet=as_json)
+    network, images = model_and_data(subject, limit)
+    net = unrolled(network, images)
+    screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} images of {images.name}")
+    if studied.study != "single":
+        _study(net, images, studied, out, screen, as_json)
+        return
+    running: rp.lesion.StudyOptions = {"batch_size": studied.batch_size, "journal": studied.journal}
+    record = rp.single_deletions(net, images, **running)
+    chosen = _choose(net, images, drop, tolerance, studied.seed, running)
+    report = _dropped(net, images, chosen, studied.seed, running)
+    picture = rp.plot.save(
+        rp.plot.plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png"
     )
-    @user_errors
-    def lesion(
-        model: ModelOption = "embedded",
-        data: DataOption = "digits",
-        study: StudyOption = _studies.StudyName.SINGLE,
-        metric: MetricOption = None,
-        draws: DrawsOption = 10,
-        precision: PrecisionOption = None,
-        journal: JournalOption = None,
-        limit: LimitOption = None,
-        size: SizeOption = None,
-        mean: MeanOption = None,
-        std: StdOption = None,
-        batch_size: BatchOption = 100,
-        drop: DropOption = None,
-        tolerance: ToleranceOption = 0.01,
-        seed: SeedOption = 0,
-        device: DeviceOption = "cpu",
-        out: OutOption = Path("results/lesion"),
-        as_json: JsonOption = False,
-    ) -> None:
-        """Delete each block in turn; then drop the least important ones and measure what that saves.
-
-        With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
-        """
-        _studies.check(study, metric, precision, journal)
-        screen = console(quiet=as_json)
-        network, images = model_and_data(model, data, limit, size, device, mean, std)
-        net = unrolled(network, images)
-        screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} images of {images.name}")
-        if study is not _studies.StudyName.SINGLE:
-            options = _studies.Options(metric, draws, precision, seed, batch_size, journal, as_json)
-            _study(study, net, images, options, out, screen, as_json)
-            return
-        running: StudyOptions = {"batch_size": batch_size, "journal": journal}
-        record = single_deletions(net, images, **running)
-        chosen = _choose(net, images, drop, tolerance, seed, running)
-        report = _dropped(net, images, chosen, seed, running)
-        picture = save(plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png")
-        write_table(out / "lesion.csv", record.to_pandas())
-        if as_json:
-            typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
-            return
-        show(screen, _table(record))
-        if chosen:
-            show(screen, _comparison(report))
-            screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
-        else:
-            screen.print(_nothing_dropped(drop, tolerance))
-        screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
+    write_table(out / "lesion.csv", record.to_pandas())
+    if as_json:
+        typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
+        return
+    show(screen, _table(record))
+    if chosen:
+        show(screen, _comparison(report))
+        screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
+    else:
+        screen.print(_nothing_dropped(drop, tolerance))
+    screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
 
 
 def _study(
-    name: _studies.StudyName,
-    net: UnrolledNetwork,
-    images: ImageData,
-    options: _studies.Options,
+    net: rp.UnrolledNetwork,
+    images: rp.ImageData,
+    studied: _studies.Studied,
     out: Path,
     screen: Console,
     as_json: bool,
 ) -> None:
     """One study: its table on screen and in a file, its picture."""
-    finding = _studies.run(name, net, images, options)
-    picture = save(finding.plot(), out / f"{name}.png")
+    name, finding = studied.study, _studies.run(net, images, studied, as_json)
+    picture = rp.plot.save(finding.plot(), out / f"{name}.png")
     write_table(out / f"{name}.csv", finding.table)
     if as_json:
         typer.echo(_studies.as_json(name, finding, picture))
@@ -169,38 +98,50 @@ def _study(
 
 
 def _choose(
-    net: UnrolledNetwork, images: ImageData, count: int | None, tolerance: float, seed: int, running: StudyOptions
+    net: rp.UnrolledNetwork,
+    images: rp.ImageData,
+    count: int | None,
+    tolerance: float,
+    seed: int,
+    running: rp.lesion.StudyOptions,
 ) -> list[int]:
     """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
     if count is not None and not 0 <= count <= len(net):
         raise ValueError(f"expected --drop from 0 to {len(net)}, the number of blocks, got {count}")
+    import numpy as np
+    import torch
+
     half, _ = images.halves(seed)
-    _, loss = metric_named("loss")
-    alone = evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
+    _, loss = rp.lesion.metric_named("loss")
+    alone = rp.lesion.evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
     order = [int(index) for index in np.argsort(alone, kind="stable")]
     if count is not None:
         return sorted(order[:count])
     gates = torch.ones(len(net) + 1, len(net), device="cpu")
     for row in range(1, len(net) + 1):
         gates[row, order[:row]] = 0
-    _, wrong = metric_named("error")
-    errors = evaluate_gates(net, half, gates, wrong, **running).mean(1)
+    _, wrong = rp.lesion.metric_named("error")
+    errors = rp.lesion.evaluate_gates(net, half, gates, wrong, **running).mean(1)
     most = int(np.flatnonzero(errors <= errors[0] + tolerance).max())
     return sorted(order[:most])
 
 
 def _dropped(
-    net: UnrolledNetwork, images: ImageData, chosen: list[int], seed: int, running: StudyOptions
+    net: rp.UnrolledNetwork, images: rp.ImageData, chosen: list[int], seed: int, running: rp.lesion.StudyOptions
 ) -> dict[str, Any]:
     """Accuracy on the other half, parameters and latency, before and after."""
+    import torch
+
+    from ..network.unrolled import placed
+
     _, other = images.halves(seed)
-    smaller = drop_blocks(net, chosen)
+    smaller = rp.drop_blocks(net, chosen)
     x = placed(other.subset(slice(0, min(32, len(other)))).x, net.model)
-    _, wrong = metric_named("error")
+    _, wrong = rp.lesion.metric_named("error")
     gates = torch.ones(2, len(net), device="cpu")
     gates[1, chosen] = 0
-    errors = evaluate_gates(net, other, gates, wrong, **running)
-    before, after = latencies_in_turn([net.model, smaller], x)
+    errors = rp.lesion.evaluate_gates(net, other, gates, wrong, **running)
+    before, after = rp.tradeoff.latencies_in_turn([net.model, smaller], x)
     return {
         "dropped": chosen,
         "names": [net[index].name for index in chosen],
@@ -210,18 +151,20 @@ def _dropped(
     }
 
 
-def _side(model: torch.nn.Module, latency: Timing, right: np.ndarray, image: torch.Tensor) -> dict[str, Any]:
-    low, high = interval(right)
+def _side(
+    model: torch.nn.Module, latency: rp.tradeoff.Timing, right: np.ndarray, image: torch.Tensor
+) -> dict[str, Any]:
+    low, high = rp.lesion.interval(right)
     return {
         "accuracy": float(right.mean()),
         "accuracy_interval": [low, high],
-        "parameters": count_parameters(model),
-        "macs": count_macs(model, image),
+        "parameters": rp.tradeoff.count_parameters(model),
+        "macs": rp.tradeoff.count_macs(model, image),
         "latency": {"median": latency.median, "low": latency.low, "high": latency.high, "batch": latency.batch},
     }
 
 
-def _as_json(record: SingleDeletions, report: dict[str, Any], picture: Path) -> dict[str, Any]:
+def _as_json(record: rp.lesion.SingleDeletions, report: dict[str, Any], picture: Path) -> dict[str, Any]:
     return {
         "data": record.data,
         "images": int(record.per_image.shape[1]),
@@ -234,7 +177,7 @@ def _as_json(record: SingleDeletions, report: dict[str, Any], picture: Path) -> 
     }
 
 
-def _table(record: SingleDeletions) -> Table:
+def _table(record: rp.lesion.SingleDeletions) -> Table:
     title = f"Error after deleting one block (whole network: {record.whole:.2%})"
     rows = table(title, ["block", "name", "shortcut"], ["error", "95 % interval", "damage"])
     for index, name in enumerate(record.names):

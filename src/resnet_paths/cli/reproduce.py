@@ -3,111 +3,88 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..report.claims import PAPERS, Claim, Reproduction
-from ..report.claims import reproduce as measure
-from ._common import (
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    LimitOption,
-    MeanOption,
-    ModelOption,
-    SeedOption,
-    SizeOption,
-    StdOption,
-    console,
-    model_and_source,
-    unrolled,
-    user_errors,
-)
+from ._app import command
+from ._inputs import console, model_and_source, unrolled
+from ._names import CLAIMS, PAPERS
+from ._options import Json, Limit, Seed, Subject
 from ._tables import show
+
+if TYPE_CHECKING:
+    from ..report.claims import Claim, Reproduction
 
 
 def _papers(incomplete: str) -> list[tuple[str, str]]:
-    return [(name, paper.citation) for name, paper in PAPERS.items() if name.startswith(incomplete)]
+    return [(name, citation) for name, citation in PAPERS.items() if name.startswith(incomplete)]
 
 
-def _claims(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    chosen = PAPERS.get(context.params.get("paper") or "")
-    papers = [chosen] if chosen else PAPERS.values()
-    return [(c.name, c.statement) for paper in papers for c in paper.claims if c.name.startswith(incomplete)]
+def _claims(context: typer.Context, incomplete: str) -> list[str]:
+    paper = context.params.get("paper")
+    papers = [CLAIMS[paper]] if paper in CLAIMS else CLAIMS.values()
+    return [name for names in papers for name in names if name.startswith(incomplete)]
 
 
-PaperArgument = Annotated[str, typer.Argument(help=", ".join(PAPERS) + ".", autocompletion=_papers)]
-ClaimOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--claim",
-        help="Measure only this claim; repeat it for more (default: all). Claims: "
-        + "; ".join(f"{paper}: {', '.join(claim.name for claim in found.claims)}" for paper, found in PAPERS.items())
-        + ".",
-        autocompletion=_claims,
-    ),
-]
+@command(
+    "resnet-paths reproduce veit2016",
+    "resnet-paths reproduce veit2016 --claim single-deletion --model cifar-resnet56@weights.safetensors "
+    "--data images.npz",
+    "resnet-paths reproduce he2015 --json",
+    note="Exit codes: 0 all claims measured (whatever the verdicts), 1 a measurement failed, 2 wrong use.",
+)
+def reproduce(
+    paper: Annotated[str, typer.Argument(help=f"{', '.join(PAPERS)}.", autocompletion=_papers)],
+    subject: Subject,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure only this claim; repeat it for more (default: all). Claims: "
+            + "; ".join(f"{paper}: {', '.join(names)}" for paper, names in CLAIMS.items())
+            + ".",
+            autocompletion=_claims,
+        ),
+    ] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings of each small network that is compared.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure the claims of a paper: what it says, what is expected, what was measured, the verdict.
 
+    With no options it runs on the embedded ResNet-56 and digits, offline; claims about training are measured on
+    small networks trained on the spot, from several seeds. A check follows from definitions: that it agrees says
+    that the library computes what the paper writes.
+    """
+    from ..report import claims
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+    screen = console(quiet=as_json)
+    network, source = model_and_source(subject)
+    images = source.images(limit=limit)
+    unrolled(network, images)
 
-    @app.command(
-        epilog="Examples:\n\n  resnet-paths reproduce veit2016\n\n"
-        "  resnet-paths reproduce veit2016 --claim single-deletion --model cifar-resnet56@weights.safetensors "
-        "--data images.npz\n\n  resnet-paths reproduce he2015 --json\n\n"
-        "Exit codes: 0 all claims measured (whatever the verdicts), 1 a measurement failed, 2 wrong use."
+    def started(which: Claim) -> None:
+        screen.print(f"[dim]{which.name}: {which.statement}[/dim]")
+
+    result = claims.reproduce(
+        paper,
+        claim or None,
+        model=network,
+        data=images,
+        training=source.training or images,
+        seed=seed,
+        seeds=seeds,
+        progress=started,
     )
-    @user_errors
-    def reproduce(
-        paper: PaperArgument,
-        claim: ClaimOption = None,
-        model: ModelOption = "embedded",
-        data: DataOption = "digits",
-        limit: LimitOption = None,
-        size: SizeOption = None,
-        mean: MeanOption = None,
-        std: StdOption = None,
-        seed: SeedOption = 0,
-        seeds: Annotated[
-            int, typer.Option(min=1, max=1000, help="Trainings of each small network that is compared.")
-        ] = 3,
-        device: DeviceOption = "cpu",
-        as_json: JsonOption = False,
-    ) -> None:
-        """Measure the claims of a paper: what it says, what is expected, what was measured, the verdict.
-
-        With no options it runs on the embedded ResNet-56 and digits, offline; claims about training are measured on
-        small networks trained on the spot, from several seeds. A check follows from definitions: that it agrees says
-        that the library computes what the paper writes.
-        """
-        screen = console(quiet=as_json)
-        network, source = model_and_source(model, data, size, device, mean, std)
-        images = source.images(limit=limit)
-        unrolled(network, images)
-
-        def started(which: Claim) -> None:
-            screen.print(f"[dim]{which.name}: {which.statement}[/dim]")
-
-        result = measure(
-            paper,
-            claim or None,
-            model=network,
-            data=images,
-            training=source.training or images,
-            seed=seed,
-            seeds=seeds,
-            progress=started,
-        )
-        if as_json:
-            typer.echo(json.dumps(_as_json(result), indent=2))
-        else:
-            show(screen, _table(result))
-        if result.failed:
-            raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(_as_json(result), indent=2))
+    else:
+        show(screen, _table(result))
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def _as_json(result: Reproduction) -> dict[str, object]:

@@ -6,62 +6,59 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 
+import resnet_paths as rp
+
 from ..files import write_text
-from ..network import UnrolledNetwork
-from ..network.unrolled import placed
-from ..statistics import share_interval
-from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx
-from ..tradeoff import Clock, DropPlan, PlanPoint
-from ..tradeoff.runtimes import onnx_session
-from ..tradeoff.stopwatch import Stopwatch
-from ._common import (
-    BatchOption,
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    LimitOption,
-    MeanOption,
-    ModelOption,
-    OutOption,
-    SeedOption,
-    SizeOption,
-    StdOption,
-    console,
-    user_errors,
-)
-from ._planning import (
-    AccuracyDropOption,
-    ConfidenceOption,
-    CountOption,
-    DisagreementOption,
-    EpochsOption,
-    FinetuneLimitOption,
-    Finetuning,
-    LatencyBatchOption,
-    LatencyOption,
-    MetricOption,
-    MostOption,
-    RateOption,
-    RepairOption,
-    RuntimeOption,
-    SearchOption,
-    SecondsOption,
-    ThreadsOption,
-    Where,
-    clock_of,
-    goal_of,
-    planned,
-    repair_of,
-    search_of,
-)
+from ._app import command
+from ._inputs import console
+from ._options import Json, Out, Planning, Subject
+from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
 from ._tables import show, table
+
+if TYPE_CHECKING:
+    import torch
+
+
+@command(
+    "resnet-paths shrink --latency 0.8 --out smaller",
+    "resnet-paths shrink --model mine.py:build --data photos/ --accuracy-drop 0.01 --finetune-epochs 5 --out smaller",
+)
+def shrink(
+    subject: Subject,
+    planning: Planning,
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file, and time it.")] = True,
+    out: Out = Path("results/shrink"),
+    as_json: Json = False,
+) -> None:
+    """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
+    if onnx:
+        rp.surgery.export.check_onnx([*rp.surgery.export.ONNX, *rp.surgery.export.ONNX_RUNTIME])
+    made = planned(subject, planning, out)
+    plan, net, images, files = made.plan, made.net, made.images, made.files
+    screen = console(quiet=as_json)
+    made.show(screen)
+    if not plan.point.dropped:
+        raise ValueError(
+            f"no blocks were dropped: of no set is it shown that {plan.goal}; allow more, or give more images"
+        )
+    smaller = plan.apply(net, images.used, split=made.split)
+    files |= write_smaller(smaller, subject.model, plan.point.names, images.test, out, onnx=onnx)
+    check_as_planned(plan, files["pt2"], images.test, net)
+    stages = _stages(net, plan, images.test.x, files.get("onnx") if subject.device == "cpu" else None)
+    _add_to_readme(files["readme"], stages, plan)
+    if as_json:
+        facts = {"said": plan.said, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
+        typer.echo(json.dumps({**facts, "files": {kind: str(path) for kind, path in files.items()}}, indent=2))
+        return
+    _show(stages, plan, screen)
+    screen.print(f"Dropped: {', '.join(plan.point.names)}")
+    screen.print(f"Written to {out}: {', '.join(path.name for path in files.values())}")
 
 
 @dataclass(frozen=True)
@@ -89,87 +86,15 @@ _OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "Ope
 """Those that have a column of their own where the goal was to be met in them."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @app.command(
-        epilog="Examples:\n\n  resnet-paths shrink --latency 0.8 --out smaller\n\n"
-        "  resnet-paths shrink --model mine.py:build --data photos/ --accuracy-drop 0.01 --finetune-epochs 5 "
-        "--out smaller"
-    )
-    @user_errors
-    def shrink(
-        model: ModelOption = "embedded",
-        data: DataOption = "digits",
-        latency: LatencyOption = None,
-        accuracy_drop: AccuracyDropOption = None,
-        disagreement: DisagreementOption = None,
-        count: CountOption = None,
-        confidence: ConfidenceOption = 0.95,
-        search: SearchOption = "greedy",
-        metric: MetricOption = None,
-        most: MostOption = None,
-        repair: RepairOption = "refit",
-        finetune_epochs: EpochsOption = 0,
-        finetune_rate: RateOption = None,
-        finetune_limit: FinetuneLimitOption = None,
-        runtime: RuntimeOption = "eager",
-        latency_batch: LatencyBatchOption = 32,
-        latency_seconds: SecondsOption = 0.5,
-        threads: ThreadsOption = None,
-        onnx: Annotated[bool, typer.Option(help="Write an ONNX file, and time it.")] = True,
-        limit: LimitOption = 1000,
-        size: SizeOption = None,
-        mean: MeanOption = None,
-        std: StdOption = None,
-        batch_size: BatchOption = 100,
-        seed: SeedOption = 0,
-        device: DeviceOption = "cpu",
-        out: OutOption = Path("results/shrink"),
-        as_json: JsonOption = False,
-    ) -> None:
-        """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
-        if onnx:
-            check_onnx([*ONNX, *ONNX_RUNTIME])
-        made = planned(
-            Where(model, data, size, mean, std, limit, device),
-            goal_of(latency, accuracy_drop, disagreement, count, confidence),
-            search_of(search, metric, most),
-            repair_of(repair),
-            clock_of(runtime, latency_batch, threads, latency_seconds),
-            Finetuning(finetune_epochs, finetune_rate, finetune_limit),
-            seed,
-            batch_size,
-            out,
-        )
-        plan, net, images, files = made.plan, made.net, made.images, made.files
-        screen = console(quiet=as_json)
-        made.show(screen)
-        if not plan.point.dropped:
-            raise ValueError(
-                f"no blocks were dropped: of no set is it shown that {plan.goal}; allow more, or give more images"
-            )
-        smaller = plan.apply(net, images.used, split=made.split)
-        files |= write_smaller(smaller, model, plan.point.names, images.test, out, onnx=onnx)
-        check_as_planned(plan, files["pt2"], images.test, net)
-        stages = _stages(net, plan, images.test.x, files.get("onnx") if device == "cpu" else None)
-        _add_to_readme(files["readme"], stages, plan)
-        if as_json:
-            facts = {"said": plan.said, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
-            typer.echo(json.dumps({**facts, "files": {kind: str(path) for kind, path in files.items()}}, indent=2))
-            return
-        _show(stages, plan, screen)
-        screen.print(f"Dropped: {', '.join(plan.point.names)}")
-        screen.print(f"Written to {out}: {', '.join(path.name for path in files.values())}")
-
-
-def _stages(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
+def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
     """The full network, the dropped, repaired and fine-tuned ones; those three are as fast as each other."""
     whole, point = plan.points[0], plan.points[plan.chosen]
     before: dict[str, float] = {}
     after: dict[str, float] = {}
     before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, x)
     if onnx is not None:
+        from ..tradeoff.runtimes import onnx_session
+
         clock, written = replace(plan.clock, runtime="onnx"), onnx_session(onnx, plan.clock.threads)
         before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, x, written)
     if (name := _OTHER_RUNTIMES.get(plan.clock.runtime)) is not None:
@@ -187,19 +112,26 @@ def _stages(net: UnrolledNetwork, plan: DropPlan, x: torch.Tensor, onnx: Path | 
     return rows
 
 
-def _interval(accuracy: float, plan: DropPlan) -> tuple[float, float]:
-    return share_interval(accuracy, plan.images["certify"].count)
+def _interval(accuracy: float, plan: rp.tradeoff.DropPlan) -> tuple[float, float]:
+    return rp.statistics.share_interval(accuracy, plan.images["certify"].count)
 
 
 def _milliseconds(
-    net: UnrolledNetwork, clock: Clock, point: PlanPoint, x: torch.Tensor, call: Callable[..., object] | None = None
+    net: rp.UnrolledNetwork,
+    clock: rp.tradeoff.Clock,
+    point: rp.tradeoff.PlanPoint,
+    x: torch.Tensor,
+    call: Callable[..., object] | None = None,
 ) -> tuple[float, float]:
+    from ..network.unrolled import placed
+    from ..tradeoff.stopwatch import Stopwatch
+
     watch = Stopwatch(net, clock, placed(clock.input(x[: clock.batch]), net.model))
     seconds = watch.first().median
     return 1e3 * seconds, 1e3 * watch.time(point, call=call).latency
 
 
-def _show(stages: list[Stage], plan: DropPlan, screen: Console) -> None:
+def _show(stages: list[Stage], plan: rp.tradeoff.DropPlan, screen: Console) -> None:
     rows = table(f"Milliseconds of {plan.clock.batch} images; accuracy on {plan.images['certify'].count}", [])
     rows.add_column("", no_wrap=True)
     heads = ("accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters")
@@ -231,7 +163,7 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _add_to_readme(readme: Path, stages: list[Stage], plan: DropPlan) -> None:
+def _add_to_readme(readme: Path, stages: list[Stage], plan: rp.tradeoff.DropPlan) -> None:
     """What it is, under how to load it."""
     heads = ["", "accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters"]
     lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *_cells(stages))]

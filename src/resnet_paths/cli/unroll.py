@@ -4,71 +4,75 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from torch import nn
 
-from ..draws import normal, seeded
-from ..graph.preserve import preserved
-from ..graph.private_copy import private_use
-from ..network import UnrolledNetwork, UnrollError
-from ..network import unroll as find_blocks
-from ._common import JsonOption, ModelOption, console, named_model, user_errors
+import resnet_paths as rp
+
+from ._app import command
+from ._inputs import console, named_model
+from ._options import Json, Model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 MOST_SIDE = 100_000
 
-ShapeOption = Annotated[
-    str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the blocks' shapes.")
-]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-
-    @app.command(
-        epilog="Examples:\n\n  resnet-paths unroll --model resnet50 --input 3x224x224\n\n"
-        "  resnet-paths unroll --model hf:ViTForImageClassification --input 3x224x224"
-    )
-    @user_errors
-    def unroll(model: ModelOption = "embedded", shape: ShapeOption = None, as_json: JsonOption = False) -> None:
-        """Print the residual blocks of a model: names, shortcuts, parameters, shapes."""
-        example = None if shape is None else _example(shape)
-        net = _blocks(named_model(model), example, shape)
-        if as_json:
-            typer.echo(json.dumps([dataclasses.asdict(block) for block in net], indent=2))
-        else:
-            console().print(repr(net), soft_wrap=True, highlight=False, markup=False)
+@command(
+    "resnet-paths unroll --model resnet50 --input 3x224x224",
+    "resnet-paths unroll --model hf:ViTForImageClassification --input 3x224x224",
+)
+def unroll(
+    model: Model = "embedded",
+    shape: Annotated[
+        str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the blocks' shapes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the residual blocks of a model: names, shortcuts, parameters, shapes."""
+    net = _network(named_model(model), shape)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(block) for block in net], indent=2))
+    else:
+        console().print(repr(net), soft_wrap=True, highlight=False, markup=False)
 
 
 def _example(shape: str) -> torch.Tensor:
     """Two random inputs of a shape such as 3x224x224."""
+    import torch
+
+    from ..draws import normal, seeded
+
     try:
         sides = [int(side) for side in shape.lower().split("x")]
         if not all(0 < side <= MOST_SIDE for side in sides):
             raise ValueError(shape)
-        generator = seeded(0)
-        return normal((2, *sides), generator, torch.float32)
+        return normal((2, *sides), seeded(0), torch.float32)
     except (ValueError, RuntimeError):
         raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
 
 
-def _blocks(model: nn.Module, example: torch.Tensor | None, shape: str | None) -> UnrolledNetwork:
+def _network(model: nn.Module, shape: str | None) -> rp.UnrolledNetwork:
     """The network; one line where the model does not take inputs of the shape."""
+    if shape is None:
+        return rp.unroll(model)
+    example = _example(shape)
     try:
-        return find_blocks(model, example)
-    except UnrollError:
-        if example is not None:
-            _check_taken(model, example, shape)
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        if example is not None:
-            _check_taken(model, example, shape)
+        return rp.unroll(model, example)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # an UnrollError is a ValueError
+        _check_taken(model, example, shape)
         raise
 
 
-def _check_taken(model: nn.Module, example: torch.Tensor, shape: str | None) -> None:
+def _check_taken(model: nn.Module, example: torch.Tensor, shape: str) -> None:
+    import torch
+
+    from ..graph.preserve import preserved
+    from ..graph.private_copy import private_use
+
     try:
         with private_use(model) as own, preserved(own), torch.no_grad():
             own(example)

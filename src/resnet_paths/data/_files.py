@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from ..arguments import checked, few
+from ..choices import Split
 from ..warned import warn
-from ._layout import SUFFIXES, Layout, Split, held_out, layout_of, part_of_name
+from ._layout import SUFFIXES, Layout, held_out, layout_of, part_of_name
 from ._normalisation import existing, normalisation
 from ._pictures import Damaged, pixels
 from .images import ImageData

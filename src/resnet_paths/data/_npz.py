@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..arguments import checked
+from ..choices import Split
 from ._files import check_inflated, drawn_part, spread
-from ._layout import Split
 from ._normalisation import CIFAR10_CLASSES, existing, normalisation
 from ._pictures import Damaged
 from .arrays import image_tensor, label_tensor

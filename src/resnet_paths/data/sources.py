@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from ..arguments import ELSEWHERE, checked
+from ..choices import Split
 from ..imports import first_import
 from ..user_code import is_user_code, user_object
 from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
-from ._layout import Split
 from ._normalisation import CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD
 from ._npz import drawn, limited, npz, npz_parts
 from .adapter import UnknownNormalisation, as_data

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..choices import NormStatistics
 from ..data import ImageData
 from ..data.batches import even_slices
 from ..graph.private_copy import private_copy, private_use
@@ -21,7 +21,6 @@ from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ._working import WorkingCopy, use_batch_statistics, without_statistics
 from .directions import Direction
 
-BatchNorm = Literal["frozen", "recalibrated", "batch"]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits, labels and the logits at the origin to one value an image."""
@@ -142,7 +141,7 @@ class CellEvaluator:
         data: ImageData,
         metrics: Mapping[str, Metric],
         *,
-        batchnorm: BatchNorm = "frozen",
+        batchnorm: NormStatistics = "frozen",
         recalibrate: ImageData | None = None,
         batch_size: int | None = None,
         dtype: torch.dtype | None = None,
@@ -228,7 +227,7 @@ class CellEvaluator:
         return self._origin
 
 
-def how_measured(batchnorm: BatchNorm) -> str:
+def how_measured(batchnorm: NormStatistics) -> str:
     """A choice of statistics as fingerprints know it: another way to take them makes other cells."""
     return batchnorm if batchnorm == "frozen" else f"{batchnorm}, in a random order, every image once"
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..choices import NormStatistics
 from ..data import ImageData
 from ..data.batches import even_slices
 from ..graph.overwrite import unwatched
@@ -19,7 +20,6 @@ from ..sweep import fingerprint, on_each_core, worker_device
 from ._cells import (
     HELD_BYTES,
     STATISTICS_BATCH,
-    BatchNorm,
     Images,
     Metric,
     how_measured,
@@ -77,7 +77,7 @@ def gate_cell(point: dict[str, float], problem: GateProblem, seed: int) -> dict[
 class GateSettings:
     """How cells are computed; see :func:`loss_surface`."""
 
-    batchnorm: BatchNorm = "frozen"
+    batchnorm: NormStatistics = "frozen"
     recalibrate: ImageData | None = None
     batch_size: int | None = None
     dtype: torch.dtype | None = None

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..arguments import checked
+from ..choices import Normalise
 from ..draws import normal, seeded
 from ..files import existing_file, whole_file
 from ..graph.wrappers import unwrap
 
-Normalise = Literal["filter", "layer", "model", "none"]
 Include = Literal["weights", "all"] | Callable[[str, torch.Tensor], bool]
 
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.Bilinear)

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from ..arguments import checked
+from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..network import BlockRef, UnrolledNetwork
 from ..surgery import drop_blocks
-from ._cells import BatchNorm, Loss, Metric, check_statistics, named_metrics
+from ._cells import Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
 from ._grid import Grid, axis, evaluate_grid
 from .directions import Direction, shared_direction
@@ -263,7 +264,7 @@ class _Settings:
 
     loss: Loss | None = None
     metrics: Sequence[str | Metric] = ("loss", "error")
-    batchnorm: BatchNorm = "frozen"
+    batchnorm: NormStatistics = "frozen"
     recalibrate: ImageSource | None = None
     batch_size: int | None = None
     dtype: torch.dtype | None = None

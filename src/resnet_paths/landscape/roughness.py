@@ -14,10 +14,11 @@ from torch import nn
 
 from .._display import shown
 from ..arguments import checked
+from ..choices import Normalise
 from ..data import ImageSource, as_data
 from ..statistics import mean_intervals, student_intervals, student_tail
 from ..tables import data_frame
-from .directions import Include, Normalise, random_direction
+from .directions import Include, random_direction
 from .record import Surface
 from .surface import loss_surface
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..graph.private_copy import private_use
@@ -20,7 +21,7 @@ from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..sweep import fingerprint, worker_device
-from ._cells import BatchNorm, CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
+from ._cells import CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
 from .directions import Direction, cosine
 from .record import Surface
@@ -38,7 +39,7 @@ def loss_surface(
     y: Sequence[float] | np.ndarray | None = None,
     loss: Loss | None = None,
     metrics: Sequence[str | Metric] = ("loss", "error"),
-    batchnorm: BatchNorm = "frozen",
+    batchnorm: NormStatistics = "frozen",
     recalibrate: ImageSource | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
@@ -139,7 +140,7 @@ class _Problem:
     directions: list[Direction]
     data: ImageData
     metrics: dict[str, Metric]
-    batchnorm: BatchNorm
+    batchnorm: NormStatistics
     recalibrate: ImageData | None
     batch_size: int | None
     dtype: torch.dtype | None

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
+from ..choices import BlockKind, Shortcut
 from .stochastic_depth import StochasticDepth
-
-Shortcut = Literal["A", "B", "C", "D"]
-BlockKind = Literal["basic", "bottleneck"]
 
 KERNELS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
 EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}

@@ -6,7 +6,8 @@ import re
 
 import torch
 
-from ._block import EXPANSION, BlockKind, Shortcut
+from ..choices import BlockKind, Shortcut
+from ._block import EXPANSION
 from .cifar import CifarResNet, cifar_resnet
 
 

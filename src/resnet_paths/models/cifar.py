@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from ._block import EXPANSION, KERNELS, Block, BlockKind, Shortcut
+from ..choices import BlockKind, Shortcut, Stem
+from ._block import EXPANSION, KERNELS, Block
 from .stochastic_depth import linear_decay
-
-Stem = Literal["3x3", "7x7", "deep"]
-
 
 MOST_PARAMETERS = 2_000_000_000
 """A description in a file may ask for more memory than there is."""

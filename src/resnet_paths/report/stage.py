@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
+from ..choices import Budget
 from .section import Section
 from .subject import Subject
 
-Budget = Literal["quick", "full"]
-BUDGETS: tuple[Budget, ...] = ("quick", "full")
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
 Options = Mapping[str, Any]
 
 

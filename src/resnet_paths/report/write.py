@@ -12,6 +12,7 @@ from torch import nn
 
 from .._display import shown
 from ..arguments import Range, checked
+from ..choices import Budget
 from ..data import ImageSource, as_data
 from ..data.classes import numbered_alike
 from ..files import write_text
@@ -22,7 +23,7 @@ from ..sweep.result import last_line
 from .page import render
 from .progress import StageProgress
 from .section import Section
-from .stage import BUDGETS, Budget, NotApplicableError, Options, Stage
+from .stage import BUDGETS, NotApplicableError, Options, Stage
 from .stages import STAGES
 from .subject import Subject
 

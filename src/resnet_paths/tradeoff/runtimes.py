@@ -6,18 +6,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT
+from ..choices import Runtime
 from ..graph.private_copy import private_copy
 from ..imports import first_import, load_compiler
 from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, exported_program, onnx_program
-
-Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
 
 
 @checked(batch=COUNT, rounds=COUNT)

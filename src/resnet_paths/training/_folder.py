@@ -6,18 +6,18 @@ import csv
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..choices import Keep
 from ..files import made_folder, whole_file
 from ..graph.wrappers import inner_model
 from ..models import load_state, read_checkpoint, save_checkpoint
 from ._epoch import Trainer
 from .recipe import Recipe
 
-Keep = Literal["last", "all"]
 Rows = list[dict[str, float]]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from ..arguments import checked
+from ..choices import Precision, Schedule
 
 
 @checked
@@ -54,12 +54,12 @@ class Recipe:
     weight_decay: float = 1e-4
     decay_vectors: bool = True
     warmup: float = 1.0
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     shift: int = 4
     flip: bool = True
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:

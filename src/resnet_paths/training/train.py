@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import Keep
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.batches import training_slices
 from ..data.classes import numbered_alike
@@ -18,7 +19,7 @@ from ..graph.inputs import call_model, main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import placed
 from ._epoch import Trainer
-from ._folder import Keep, RunFolder
+from ._folder import RunFolder
 from ._progress import TrainingProgress
 from ._tensorboard import TensorBoardLog
 from .recipe import Recipe

@@ -1,66 +1,23 @@
-"""What the commands share: options, models and data by name, errors in one line."""
+"""Models and images by name, as the options say; errors in one line."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import typer
 from rich.console import Console
-from torch import nn
 
-from ..data import ImageData, Reading, Split, has_parts, load_data
-from ..graph.inputs import main_output
-from ..models import load_model, reading_of
-from ..network import UnrolledNetwork, unroll
-from ..network.fitting import output_on
-from ..network.unrolled import placed
-from ._errors import print_error, reading, say, user_errors
-from ._places import Place, path_option
+import resnet_paths as rp
 
-__all__ = ["print_error", "reading", "user_errors"]
+from ..choices import Split
+from ._errors import reading, say
+from ._options import Subject
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="embedded, cifar-resnet56, resnet50 (torchvision), timm:NAME, hf:CLASS, a checkpoint file, NAME@FILE, "
-        "package.module:function or file.py:function.",
-    ),
-]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "-d",
-        help="digits, cifar10[:FOLDER], a folder of class folders (also in train, val, test), a .zip of such, a .npz, "
-        "package.module:function or file.py:function.",
-    ),
-]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="Use at most this many images.")]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--size", help="Resize images of folders and zip files to this (default: the model's own, where they differ)."
-    ),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option(
-        "--mean", help="Mean of each channel, such as 0.5,0.5,0.5 (default: as the model says, or else ImageNet's)."
-    ),
-]
-StdOption = Annotated[str | None, typer.Option("--std", help="Standard deviation of each channel; likewise.")]
-BatchOption = Annotated[int, typer.Option("--batch-size", help="Images at a time.", min=1)]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")]
-OutOption = Annotated[Path, path_option("--out", "-o", help="Folder for pictures and tables."), Place(folder=True)]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything drawn at random.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def console(quiet: bool = False) -> Console:
@@ -84,25 +41,25 @@ class Source:
     size: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    reading: Reading
+    reading: rp.data.Reading
 
     @classmethod
-    def of(
-        cls, model: nn.Module, spec: str, data: str, size: int | None, mean: str | None = None, std: str | None = None
-    ) -> Source:
-        """For a model and the name that it was loaded by.
+    def of(cls, model: nn.Module, subject: Subject) -> Source:
+        """For a model that was loaded by the subject's name.
 
         Raises:
             ValueError: --mean or --std are no numbers, or one without the other.
         """
+        mean, std = subject.mean, subject.std
         if (mean is None) != (std is None):
             raise ValueError("expected --mean and --std together, got " + ("--std" if mean is None else "--mean"))
-        return cls(data, size, _numbers("--mean", mean), _numbers("--std", std), reading_of(model, spec))
+        read = rp.models.reading_of(model, subject.model)
+        return cls(subject.data, subject.size, _numbers("--mean", mean), _numbers("--std", std), read)
 
-    def images(self, split: Split | None = None, limit: int | None = None) -> ImageData:
+    def images(self, split: Split | None = None, limit: int | None = None) -> rp.ImageData:
         """Those of a split, and one line on how they are read (of the digits there is nothing to decide)."""
         with reading("--data", self.data):
-            images = load_data(
+            images = rp.data.load_data(
                 self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
             )
         if self.data != "digits" or self.mean:
@@ -110,11 +67,11 @@ class Source:
         return images
 
     @property
-    def training(self) -> ImageData | None:
+    def training(self) -> rp.ImageData | None:
         """Training images of the same source; None where it has none of its own."""
-        return self.images("train") if has_parts(self.data) else None
+        return self.images("train") if rp.data.has_parts(self.data) else None
 
-    def code(self, images: ImageData, limit: int | None, split: str = "test") -> str:
+    def code(self, images: rp.ImageData, limit: int | None, split: str = "test") -> str:
         """The call of load_data that gives these images."""
         parts = [json.dumps(self.data)] + [json.dumps(split)] * (split != "test")
         parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", self.size)) if value is not None]
@@ -124,7 +81,7 @@ class Source:
             parts.append(f"classes={list(self.reading.classes)}")
         return f"load_data({', '.join(parts)})"
 
-    def _told(self, images: ImageData) -> str:
+    def _told(self, images: rp.ImageData) -> str:
         shape = "x".join(map(str, images.images.shape[1:]))
         mean, std = (" ".join(f"{value:.4g}" for value in numbers) for numbers in (images.mean, images.std))
         whose = "as asked" if self.mean else "as the source says"
@@ -136,26 +93,16 @@ class Source:
         return f"Images: {len(images)} of {images.name}, {shape}, mean {mean}, std {std}, {whose}{hint}"
 
 
-def model_and_source(
-    model: str, data: str, size: int | None, device: str, mean: str | None = None, std: str | None = None
-) -> tuple[nn.Module, Source]:
+def model_and_source(subject: Subject) -> tuple[nn.Module, Source]:
     """Load the model on the device, a wrong device refused before; and how its images are read."""
-    where = place(device)
-    network = named_model(model).to(where)
-    return network, Source.of(network, model, data, size, mean, std)
+    where = place(subject.device)
+    network = named_model(subject.model).to(where)
+    return network, Source.of(network, subject)
 
 
-def model_and_data(
-    model: str,
-    data: str,
-    limit: int | None,
-    size: int | None,
-    device: str,
-    mean: str | None = None,
-    std: str | None = None,
-) -> tuple[nn.Module, ImageData]:
+def model_and_data(subject: Subject, limit: int | None) -> tuple[nn.Module, rp.ImageData]:
     """Load both, the model on the device."""
-    network, source = model_and_source(model, data, size, device, mean, std)
+    network, source = model_and_source(subject)
     return network, source.images(limit=limit)
 
 
@@ -174,33 +121,51 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 def named_model(spec: str, option: str = "--model", **options: Any) -> nn.Module:
     """The model of a name; one line where it cannot be made, whatever the file or the library raises."""
     with reading(option, spec):
-        return load_model(spec, **options)
+        return rp.models.load_model(spec, **options)
+
+
+def block_names(text: str, option: str = "--blocks") -> list[rp.network.BlockRef]:
+    """Blocks as an option names them: indices or names, joined by commas.
+
+    Raises:
+        ValueError: none.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"expected {option} as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
+    return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
 
 
 def place(device: str) -> torch.device:
     """The device of a name, if it is there and holds numbers."""
+    import torch
+
     try:
-        found = torch.device(device)
-        if found.type == "meta":
+        named = torch.device(device)
+        if named.type == "meta":
             raise ValueError("it holds shapes, no numbers")
-        torch.zeros(1, device=found).cpu()
+        torch.zeros(1, device=named).cpu()
     except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0][:150]
         raise ValueError(
             f"expected a device that is there, such as cpu, as --device, got {device!r}: {reason}"
         ) from None
-    return found
+    return named
 
 
-def fitting(model: nn.Module, data: ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
+def fitting(model: nn.Module, data: rp.ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
     """Two images and what the model makes of them, if it takes them; one line if it does not."""
+    from ..graph.inputs import main_output
+    from ..network.fitting import output_on
+    from ..network.unrolled import placed
+
     example = placed(data.subset(slice(0, 2)).x, model)
     output = output_on(model, example, data.name, f"choose --data to fit {option}")
     _check_classes(main_output(output), data, option)
     return example, output
 
 
-def _check_classes(logits: torch.Tensor, data: ImageData, option: str = "--model") -> None:
+def _check_classes(logits: torch.Tensor, data: rp.ImageData, option: str = "--model") -> None:
     classes = int(data.labels.max()) + 1
     if logits.ndim == 2 and logits.shape[1] < classes:
         raise ValueError(
@@ -209,9 +174,9 @@ def _check_classes(logits: torch.Tensor, data: ImageData, option: str = "--model
         )
 
 
-def unrolled(model: nn.Module, data: ImageData) -> UnrolledNetwork:
+def unrolled(model: nn.Module, data: rp.ImageData) -> rp.UnrolledNetwork:
     """The network, its shapes from the first image; one line if the images do not fit the model."""
     example, output = fitting(model, data)
-    net = unroll(model, example)
+    net = rp.unroll(model, example)
     _check_classes(net.followed(output), data)
     return net

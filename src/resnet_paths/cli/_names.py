@@ -1,0 +1,47 @@
+"""The names of the report's stages and of the papers' claims, for help and completion without importing either."""
+
+STAGES = {
+    "checks": "Model and data",
+    "blocks": "The model as unrolled blocks",
+    "lesion": "Deleting one block",
+    "deletions": "Deleting several blocks",
+    "reordering": "Reordering blocks",
+    "lengths": "How long the paths are",
+    "gradient": "Gradient by path length",
+    "effective": "Effective paths",
+    "contributions": "Contributions to the answer",
+    "values": "Value of each block, and interactions",
+    "frontier": "Accuracy against latency",
+    "surface": "Loss surface",
+    "curvature": "Curvature",
+}
+"""Each with the title of its section."""
+
+PAPERS = {
+    "veit2016": "Veit, Wilber and Belongie (2016), Residual Networks Behave Like Ensembles of "
+    "Relatively Shallow Networks",
+    "li2018": "Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the Loss Landscape of Neural Nets",
+    "he2015": "He, Zhang, Ren and Sun (2015), Deep Residual Learning for Image Recognition",
+    "he2016": "He, Zhang, Ren and Sun (2016), Identity Mappings in Deep Residual Networks",
+}
+"""Each with its citation."""
+
+CLAIMS = {
+    "veit2016": (
+        "path-count",
+        "path-lengths",
+        "halving",
+        "single-deletion",
+        "plain-deletion",
+        "downsampling",
+        "smooth-deletion",
+        "smooth-reordering",
+        "decay",
+        "short-paths",
+        "few-paths",
+    ),
+    "li2018": ("filter-normalisation", "smoother", "low-dimension"),
+    "he2015": ("parameters", "degradation", "residual", "responses"),
+    "he2016": ("additive", "preactivation"),
+}
+"""The claims of each paper."""

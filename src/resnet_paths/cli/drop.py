@@ -1,0 +1,126 @@
+"""``resnet-paths drop``: write the model without some blocks, named or planned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import resnet_paths as rp
+
+from ._app import command
+from ._inputs import block_names, console, model_and_source, unrolled
+from ._options import Json, Limit, Out, Repair, Subject
+from ._planning import PlanImages, repair_of, repair_said, source_of
+from ._smaller import check_as_planned, write_smaller
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIMIT = 1000
+
+
+@command(
+    "resnet-paths drop --blocks 3,7 --out smaller",
+    "resnet-paths drop --plan results/plan/plan.json --out smaller",
+)
+def drop(
+    subject: Subject,
+    blocks: Annotated[str | None, typer.Option(help="Indices or names, joined by commas: 3,7,layer3.4")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan of resnet-paths plan: what it measured is made, and measured.")
+    ] = None,
+    repair: Repair = "none",
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
+    limit: Limit = LIMIT,
+    out: Out = Path("results/drop"),
+    as_json: Json = False,
+) -> None:
+    """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
+    if onnx:
+        rp.surgery.export.check_onnx()
+    if (blocks is None) == (plan is None):
+        raise ValueError("expected either --blocks or --plan, got " + ("neither" if blocks is None else "both"))
+    if plan is not None:
+        facts = _as_planned(rp.tradeoff.load_plan(plan), subject, limit, repair, onnx, out)
+    else:
+        facts = _by_blocks(block_names(blocks or ""), subject, limit, repair, onnx, out)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    screen = console()
+    before, after = (f"{facts[f'parameters_{when}']:,}" for when in ("before", "after"))
+    screen.print(f"Dropped {', '.join(facts['names'])}: {before} to {after} parameters")
+    if facts["repair"] is not None:
+        screen.print(facts["repair"])
+    if "accuracy" in facts:
+        screen.print(f"What was written is right on {facts['accuracy']:.2%} of the test images, as planned")
+    screen.print("Written: " + ", ".join(facts["files"].values()))
+
+
+def _as_planned(
+    plan: rp.tradeoff.DropPlan, subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
+) -> dict[str, Any]:
+    """Make what the plan measured, from the images that it names, write it, and measure what was written."""
+    noted = dict(plan.source)
+    if not noted:
+        raise ValueError(
+            "expected a plan of resnet-paths plan, which says where its model and images came from, got one that does "
+            "not; use its apply() in Python"
+        )
+    usual = source_of(Subject(), LIMIT)
+    given = source_of(subject, limit).items()
+    other = [f"--{name}" for name, value in given if value not in (usual[name], noted.get(name))]
+    other += ["--repair"] * (repair != "none")
+    if other:
+        raise ValueError(f"expected {other[0]} as in the plan, which decides it, got another; leave it out")
+    if not plan.point.dropped:
+        raise ValueError("expected a plan that drops blocks, got one in which no set reached the goal")
+    network, source = model_and_source(Subject(**{field.name: noted[field.name] for field in fields(Subject)}))
+    how = plan.repair
+    images = PlanImages.of(network, source, noted["limit"], how)
+    split = replace(images.split(how, plan.split.seed), batch_size=plan.split.batch_size)
+    net = unrolled(network, images.test)
+    if isinstance(how, rp.tradeoff.Distil) and plan.keeps_finetuned:
+        plan = replace(plan, repair=replace(how, images=source.images("train", noted.get("finetune_limit"))))
+    smaller = plan.apply(net, images.used, split=split)
+    files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
+    accuracy = check_as_planned(plan, files["pt2"], images.test, net)
+    return {**_facts(net, plan.point.dropped, smaller, files), "accuracy": accuracy}
+
+
+def _by_blocks(
+    blocks: list[rp.network.BlockRef], subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
+) -> dict[str, Any]:
+    how, said = repair_of(repair), None
+    network, source = model_and_source(subject)
+    if not how.needs_images:
+        images = source.images(limit=2)  # an example of the model's input
+        net = unrolled(network, images)
+        smaller = rp.drop_blocks(net, blocks)
+    else:
+        parts = PlanImages.of(network, source, limit, how)
+        images, net = parts.training, unrolled(network, parts.training)
+        said = repair_said(how, network, parts.used)
+        smaller = how.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
+    dropped = net.indices(blocks)
+    names = tuple(net[index].name for index in dropped)
+    files = write_smaller(smaller, subject.model, names, images, out, onnx=onnx)
+    return {**_facts(net, dropped, smaller, files), "repair": said}
+
+
+def _facts(
+    net: rp.UnrolledNetwork, dropped: Sequence[int], smaller: nn.Module, files: dict[str, Path]
+) -> dict[str, Any]:
+    return {
+        "dropped": list(dropped),
+        "names": [net[index].name for index in dropped],
+        "repair": None,
+        "parameters_before": rp.tradeoff.count_parameters(net.model),
+        "parameters_after": rp.tradeoff.count_parameters(smaller),
+        "files": {kind: str(path) for kind, path in files.items()},
+    }
