@@ -106,7 +106,7 @@ def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) ->
 @pytest.mark.parametrize("given", [("--finetune-limit", "30"), ("--finetune-rate", "0.1")])
 @pytest.mark.parametrize("command", ["plan", "shrink"])
 def test_how_to_fine_tune_is_refused_without_epochs(command, given, tmp_path) -> None:
-    refused = run(command, "--blocks", "1", *given, "--out", tmp_path / "out")
+    refused = run(command, "--count", "1", *given, "--out", tmp_path / "out")
     assert refused.exit_code == 2
     assert f"expected --finetune-epochs beside {given[0]}, got none" in " ".join(refused.stderr.split())
     assert not (tmp_path / "out").exists()
