@@ -54,7 +54,8 @@ def test_functions_and_tests_named_by_the_table_of_the_mathematics_exist() -> No
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(page: Path, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(small_checkpoint, tmp_path)  # "small.safetensors", for commands that are dear on the embedded network
     found = blocks(page)
     strange = {block.language for block in found} - PLAIN - SHELL - {"python"}
     assert not strange, f"blocks in languages that no test runs: {strange}"

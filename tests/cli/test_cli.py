@@ -1,6 +1,7 @@
 """The commands as a user types them."""
 
 import json
+import runpy
 import shlex
 import subprocess
 import sys
@@ -19,13 +20,17 @@ def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_the_main_job_in_a_process_of_its_own(tmp_path) -> None:
-    command = [sys.executable, "-m", "resnet_paths", "lesion", "--limit", "20", "--out", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "27 residual blocks" in result.stdout
-    assert "layer3.8" in result.stdout
-    assert "latency" in result.stdout
-    assert "drop_blocks(model, [" in result.stdout
+def test_the_main_job(tmp_path, monkeypatch, capsys) -> None:
+    """As ``python -m resnet_paths`` runs it; processes of their own are in test_cli_errors.py."""
+    monkeypatch.setattr(sys, "argv", ["resnet_paths", "lesion", "--limit", "20", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("resnet_paths", run_name="__main__")
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert "27 residual blocks" in printed
+    assert "layer3.8" in printed
+    assert "latency" in printed
+    assert "drop_blocks(model, [" in printed
     assert (tmp_path / "lesion.png").stat().st_size > 5000
     assert len((tmp_path / "lesion.csv").read_text().splitlines()) == 28
 

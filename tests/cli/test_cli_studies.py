@@ -25,15 +25,15 @@ def run(tmp_path, *arguments: str):
 @pytest.mark.parametrize(
     ("study", "rows", "columns"),
     [
-        ("random", 27, ["deleted", "median", "low", "high", "tenth", "ninetieth"]),
+        ("random", 6, ["deleted", "median", "low", "high", "tenth", "ninetieth"]),
         ("reorder", 6, ["swaps", "tau", "tenth", "median", "ninetieth", "low", "high"]),
         ("stage", 3, ["stage", "blocks", "whole_stage"]),
-        ("shortcut", 27, ["block", "name", "shortcut", "error", "low", "high", "damage", "damage_low", "damage_high"]),
+        ("shortcut", 6, ["block", "name", "shortcut", "error", "low", "high", "damage", "damage_low", "damage_high"]),
         ("predictors", 8, None),
     ],
 )
-def test_each_study(tmp_path, study: str, rows: int, columns: list[str] | None) -> None:
-    result = run(tmp_path, "--study", study, "--draws", "2", "--json")
+def test_each_study(tmp_path, small_checkpoint, study: str, rows: int, columns: list[str] | None) -> None:
+    result = run(tmp_path, "--model", str(small_checkpoint), "--study", study, "--draws", "2", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["study"] == study
