@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 and Lite2 with real photos: exact block games, refit or its refusal, smaller Lite2s against Lite0.
 
     python analysis/refit/photos.py --materials FILE.zip [--device cuda] [--crops 16] [--out FOLDER]
+    python analysis/refit/photos.py --materials FILE.zip --repairs lite2 [--crops 4] [--plain-search] [--out FOLDER]
     python analysis/refit/photos.py --materials FILE.zip --time [--seconds 2] [--out FOLDER]
 
 FILE.zip is what imagenet.py beside this file collects: the trained networks, 20 labelled photos and 43 without labels.
@@ -11,7 +12,10 @@ greedily by the divergence that the drop leaves, plain or refitted by the best s
 quarters of the photos are fitted to, on the crops of the rest sets are compared and the repair is chosen. The 20
 labelled photos are looked at once, at the end: their middles, and 25 crops of each.
 
-The second one times the sets that the first one found, one image at a time, one thread, on the CPU: PyTorch as it is,
+The second one measures the repairs of one network anew, which a run that was stopped lacks: with --plain-search, for a
+slow machine, sets are compared on the middles of the 43 photos, without repair.
+
+The third one times the sets that were found for Lite2, one image at a time, one thread, on the CPU: PyTorch as it is,
 and ONNX Runtime where it is installed. Each run writes photos.json, photos.md and photos.png to --out (default: beside
 this file), with what the other one measured.
 """
@@ -20,6 +24,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +37,7 @@ from torch import nn
 
 from resnet_paths import UnrolledNetwork, drop_blocks, unroll
 from resnet_paths.data import ImageData
-from resnet_paths.lesion import all_coalitions, block_values, table_values
+from resnet_paths.lesion import METRICS, all_coalitions, block_values, evaluate_gates, table_values
 from resnet_paths.network import for_inference
 from resnet_paths.plot import save
 from resnet_paths.statistics import mean_intervals
@@ -40,6 +45,7 @@ from resnet_paths.surgery import RefitSettings, Refitter, norms_before, recalibr
 from resnet_paths.tradeoff import Greedy, count_macs, count_parameters, in_runtime, latencies_in_turn
 from resnet_paths.tradeoff.search import Scores
 
+Losses = Callable[[Sequence[tuple[int, ...]]], list[float]]
 HERE = Path(__file__).resolve().parent
 TEST_CROPS = 25
 
@@ -219,7 +225,7 @@ def repairs(subject: Subject, other: Subject | None) -> dict:
     images, groups = subject.calibration(options.crops)
     start = time.perf_counter()
     refitter = Refitter(net, images, groups=groups, how=RefitSettings(memory=options.memory))
-    scores = Scores(len(net), lambda sets: [refitter.divergence(list(one)) if one else 0.0 for one in sets])
+    scores = Scores(len(net), plain_losses(subject) if options.plain_search else refitted_losses(refitter))
     path = [(), *Greedy().path(scores, most)]
     seconds = time.perf_counter() - start
     print(subject.kind, "search", f"{seconds:.0f} s", path[-1], flush=True)
@@ -229,6 +235,8 @@ def repairs(subject: Subject, other: Subject | None) -> dict:
     return {
         "photos": len(subject.materials.others),
         "crops": options.crops,
+        "search": "plain" if options.plain_search else "refitted",
+        "machine": machine(options),
         "fitted": refitter.fitted_images.count,
         "apart": refitter.apart_images.count,
         "search_seconds": seconds,
@@ -238,9 +246,27 @@ def repairs(subject: Subject, other: Subject | None) -> dict:
         "calibrations": [
             calibrated(subject, target, path[size], each, apart)
             for size in sorted({min(most, size) for size in (1, 3, 5)})
-            for each, apart in ((1, True), (4, True), (options.crops, True), (options.crops, False))
+            for each, apart in dict.fromkeys([(1, True), (4, True), (options.crops, True), (options.crops, False)])
         ],
     }
+
+
+def refitted_losses(refitter: Refitter) -> Losses:
+    """The divergence that each set leaves on photos kept apart, plain or refitted by the best step."""
+    return lambda sets: [refitter.divergence(list(one)) if one else 0.0 for one in sets]
+
+
+def plain_losses(subject: Subject) -> Losses:
+    """The divergence that each set leaves on the middles of the photos without labels, without repair."""
+    net, data = subject.net, middles(subject.materials.others, SIZES[subject.kind])
+
+    def losses(sets: Sequence[tuple[int, ...]]) -> list[float]:
+        gates = torch.ones(len(sets), len(net))
+        for row, dropped in enumerate(sets):
+            gates[row, list(dropped)] = 0
+        return evaluate_gates(net, data, gates, METRICS["divergence"], progress=False).mean(1).tolist()
+
+    return losses
 
 
 def repaired(refitter: Refitter, target: Target, dropped: tuple[int, ...]) -> dict:
@@ -336,6 +362,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--players", type=int, help="only so many blocks play, the first (for a trial)")
     parser.add_argument("--most", type=int, help="drop at most so many blocks (for a trial)")
     parser.add_argument("--memory", type=float, default=8e9, help="bytes for the full network's states")
+    parser.add_argument("--repairs", choices=list(SIZES), help="of one network alone, the rest as it is in photos.json")
+    parser.add_argument("--plain-search", action="store_true")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -349,6 +377,11 @@ def main() -> None:
     if options.time:
         facts = json.loads(file.read_text())
         facts["times"] = timed(facts, materials, options)
+    elif options.repairs:
+        facts = json.loads(file.read_text())
+        small = Subject("lite0", materials, options)
+        one, other = (small, None) if options.repairs == "lite0" else (Subject("lite2", materials, options), small)
+        facts[one.kind]["repairs"] = repairs(one, other)
     else:
         facts = measured(materials, options, file)
     file.write_text(json.dumps(facts, indent=1) + "\n")
@@ -356,19 +389,18 @@ def main() -> None:
     save(picture(facts).axes[0], options.out / "photos.png")
 
 
+def machine(options: argparse.Namespace) -> str:
+    """What it ran on."""
+    cuda = options.device == "cuda"
+    return f"{platform.machine()}, {torch.cuda.get_device_name() if cuda else 'CPU'}"
+
+
 def measured(materials: Materials, options: argparse.Namespace, file: Path) -> dict:
     """Games, repairs and what they ran on."""
     torch.backends.cudnn.allow_tf32 = False  # divergences of 1e-3 are compared
-    cuda = options.device == "cuda"
-    device = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads"
-    facts: dict = {
-        "ran": {
-            "command": f"python analysis/refit/photos.py --crops {options.crops}{' --device cuda' if cuda else ''}",
-            "torch": torch.__version__,
-            "machine": f"{platform.machine()}, {device}",
-            "test_crops": options.test_crops,
-        }
-    }
+    command = f"python analysis/refit/photos.py --crops {options.crops}"
+    command += " --device cuda" * (options.device == "cuda")
+    facts: dict = {"ran": {"command": command, "torch": torch.__version__, "machine": machine(options)}}
     small = Subject("lite0", materials, options)
     for subject, other in ((small, None), (Subject("lite2", materials, options), small)):
         played = game(subject)

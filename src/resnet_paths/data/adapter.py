@@ -45,8 +45,11 @@ def as_data(
     image: str | None = None,
     label: str | None = None,
     limit: int | None = None,
+    labelled: bool = True,
 ) -> ImageData:
     """Labelled images in memory from whatever holds them; every function that takes images reads them by this.
+
+    What compares a smaller network with the full one needs no labels, and reads images alone as well.
 
     Args:
         source: an :class:`ImageData`, which stays what it is; a pair of arrays ``(images, labels)``; a ``Dataset``; a
@@ -62,6 +65,8 @@ def as_data(
         image: the key of the images in a mapping, where it is none of the usual ones.
         label: the key of the labels.
         limit: at most so many images, the first.
+        labelled: refuse images without labels. Without this `source` may also be images alone: an array, or batches or
+            samples of nothing else; their labels are then -1.
 
     Returns:
         The images, all in memory. What is random in a source (order, augmentation) is drawn once.
@@ -77,11 +82,15 @@ def as_data(
         ImageData('TensorDataset', 6 images (3, 8, 8), 3 classes)
     """
     if isinstance(source, ImageData):
+        if labelled and not source.labelled:
+            raise ValueError(
+                f"expected labelled images in {source.name}, got images without labels; give pairs (images, labels)"
+            )
         if limit is not None and limit < len(source):
             source = source.subset(slice(0, limit))
     else:
         with torch.random.fork_rng(devices=[]):  # a loader's order and augmentation leave no mark
-            source = _collected(source, mean, std, classes, name, image, label, limit)
+            source = _collected(source, mean, std, classes, name, image, label, limit, labelled)
     if all(value is None for value in (mean, std, classes, name)):
         return source
     return replace(
@@ -157,25 +166,31 @@ def model_input(x: Any, model: nn.Module | None) -> Any:
 
 def _collected(
     source: Any, mean: Any, std: Any, classes: Any, name: str | None, image: str | None, label: str | None,
-    limit: int | None,
+    limit: int | None, labelled: bool,
 ) -> ImageData:  # fmt: skip
+    if _is_array(source) and not labelled:
+        source = [source]
     _check(source)
     told = name or _name_of(source)
     images: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     samples, count = _holds_samples(source), 0
-    for item in _items(source):
-        x, y = _images_and_labels(item, image, label, told)
-        if samples or _is_scalar(y):
-            x, y = tensor_of(x, "pixels")[None], tensor_of(y, "labels")[None]
+    for item in _items(source, labelled):
+        x, y = _images_and_labels(item, image, label, told, labelled)
+        if samples or (y is not None and _is_scalar(y)):
+            x, y = tensor_of(x, "pixels")[None], None if y is None else tensor_of(y, "labels")[None]
         images.append(image_tensor(x, told))
-        labels.append(_matching(label_tensor(y, told), images[-1], told))
+        labels.append(_labels_of(y, images[-1], told))
         count += len(images[-1])
         if limit is not None and count >= limit:
             break
     if not images:
         raise ValueError(f"expected at least one image in {told}, got none; is the iterator used up? give a list")
     pixels, numbers = _joined(images, told)[:limit], torch.cat(labels)[:limit]
+    if bool((numbers == -1).any()) and not bool((numbers == -1).all()):
+        raise ValueError(
+            f"expected labels for all images in {told} or for none, got {int((numbers == -1).sum())} without"
+        )
 
     if pixels.dtype == torch.uint8 and (mean is None or std is None):
         raise UnknownNormalisation(
@@ -222,9 +237,9 @@ def _holds_samples(source: Any) -> bool:
     return indexed and not isinstance(source, (Mapping, Sequence))
 
 
-def _items(source: Any) -> Iterator[Any]:
-    """Batches, or samples, as they come."""
-    if isinstance(source, Mapping) or _is_pair(source):
+def _items(source: Any, labelled: bool = True) -> Iterator[Any]:
+    """Batches, or samples, as they come; without labels two arrays may be two batches of images."""
+    if isinstance(source, Mapping) or (_is_pair(source) and (labelled or not _are_inputs(source))):
         yield source
     elif _holds_samples(source) and not isinstance(source, IterableDataset):
         yield from (source[index] for index in range(len(source)))
@@ -232,13 +247,19 @@ def _items(source: Any) -> Iterator[Any]:
         yield from source
 
 
-def _images_and_labels(item: Any, image: str | None, label: str | None, name: str) -> tuple[Any, Any]:
-    """The two of a batch or a sample."""
+def _images_and_labels(
+    item: Any, image: str | None, label: str | None, name: str, labelled: bool
+) -> tuple[Any, Any | None]:
+    """The two of a batch or a sample; None for labels that need not be there and are not."""
+    if not labelled and not isinstance(item, Mapping) and not (isinstance(item, (tuple, list)) and len(item) >= 2):
+        return (item[0] if isinstance(item, (tuple, list)) and item else item), None
     if isinstance(item, Mapping):
         keys = (
             image or _found(item, IMAGE_KEYS, lambda value: value.ndim >= 3),
-            label or _found(item, LABEL_KEYS, lambda value: value.ndim <= 1 and not value.dtype.is_floating_point),
+            label or _found(item, LABEL_KEYS, lambda value: labelled and _numbers_classes(value)),
         )
+        if not labelled and label is None and keys[0] in item and keys[1] not in item:
+            return item[keys[0]], None
         if any(key not in item for key in keys):
             raise ValueError(
                 f"expected images and labels in the batches of {name}, got the keys {sorted(map(str, item))}; say "
@@ -249,6 +270,10 @@ def _images_and_labels(item: Any, image: str | None, label: str | None, name: st
         return item[0], item[1]
     got = f"{type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
     raise TypeError(f"expected batches (images, labels) or mappings in {name}, got {got}; labels are needed too")
+
+
+def _numbers_classes(value: torch.Tensor) -> bool:
+    return value.ndim <= 1 and not value.dtype.is_floating_point
 
 
 def _found(item: Mapping[str, Any], usual: tuple[str, ...], fits: Any) -> str | None:
@@ -287,7 +312,11 @@ def _is_scalar(y: Any) -> bool:
     return not isinstance(y, (list, tuple)) and np.ndim(y) == 0
 
 
-def _matching(labels: torch.Tensor, images: torch.Tensor, name: str) -> torch.Tensor:
+def _labels_of(y: Any | None, images: torch.Tensor, name: str) -> torch.Tensor:
+    """The label of each image; -1 where there are none."""
+    if y is None:
+        return torch.full((len(images),), -1, device=images.device)
+    labels = label_tensor(y, name)
     if len(labels) != len(images):
         raise ValueError(
             f"expected a label for each image in {name}, got {len(images)} images and {len(labels)} labels; images "

@@ -29,10 +29,20 @@ def numbered_alike(data: ImageData, *others: ImageData | None) -> list[ImageData
         ValueError: others have a class that the first have not.
     """
     given = [data, *(data if other is None else other for other in others)]
+    if not all(one.labelled for one in given):
+        return _with_the_labelled(given)
     if all(_only_numbers(one) for one in given):
         names = max((one.classes for one in given), key=len)
         return [one if one.classes == names else replace(one, classes=names) for one in given]
     return [data, *(renamed(one, data.classes) for one in given[1:])]
+
+
+def _with_the_labelled(given: list[ImageData]) -> list[ImageData]:
+    """Those that have labels numbered alike; the others take their classes."""
+    alike = iter(numbered_alike(*labelled) if (labelled := [one for one in given if one.labelled]) else [])
+    numbered = [next(alike) if one.labelled else one for one in given]
+    classes = next((one.classes for one in numbered if one.labelled), None)
+    return [one if classes is None or one.labelled else replace(one, classes=classes) for one in numbered]
 
 
 def _only_numbers(data: ImageData) -> bool:

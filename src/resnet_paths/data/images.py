@@ -16,11 +16,11 @@ from ..graph.model_fingerprint import tensor_bytes
 @checked
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images, normalised when they are read.
+    """Images, normalised when they are read, and their labels where they have some.
 
     Attributes:
         images: (count, channels, height, width), uint8 or float.
-        labels: (count,), int64.
+        labels: (count,), int64; -1 for all where the images have no labels.
         classes: names of the classes.
         mean: of each channel, on the scale on which uint8 255 is 1.
         std: likewise.
@@ -60,7 +60,7 @@ class ImageData:
             )
         if not self.dtype.is_floating_point:
             raise TypeError(f"expected a floating dtype for normalised images, got {self.dtype}; give torch.float32")
-        if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
+        if self.labelled and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise ValueError(
                 f"expected labels from 0 to {len(self.classes) - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())}; name every class in classes"
@@ -74,9 +74,20 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels.
+
+        Example:
+            >>> ImageData(torch.zeros(2, 1, 4, 4), torch.tensor([-1, -1]), (), (0.0,), (1.0,), "two").labelled
+            False
+        """
+        return not bool((self.labels == -1).all())
+
     def __repr__(self) -> str:
         return (
-            f"ImageData({self.name!r}, {len(self)} images {tuple(self.images.shape[1:])}, {len(self.classes)} classes)"
+            f"ImageData({self.name!r}, {len(self)} images {tuple(self.images.shape[1:])}, "
+            f"{f'{len(self.classes)} classes' if self.labelled else 'no labels'})"
         )
 
     @property
@@ -161,6 +172,8 @@ class ImageData:
         classes = tuple(classes)
         if classes == self.classes:
             return self
+        if not self.labelled:
+            return replace(self, classes=classes)
         place = {name: number for number, name in enumerate(classes)}
         unknown = [
             self.classes[number] for number in self.labels.unique().tolist() if self.classes[number] not in place
@@ -201,7 +214,7 @@ class ImageData:
             raise ValueError(f"expected a share between 0 and 1, got {share}")
         generator = seeded(seed)
         first = torch.zeros(len(self), dtype=torch.bool, device="cpu")
-        for label in range(len(self.classes)):
+        for label in range(len(self.classes)) if self.labelled else (-1,):
             members = (self.labels == label).nonzero().flatten().cpu()
             order = permutation(len(members), generator)
             first[members[order[: round(share * len(members))]]] = True

@@ -44,6 +44,11 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
             f"expected logits (images, classes) and a label for each image, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}"
         )
+    if len(labels) and bool((labels == -1).all()):
+        raise ValueError(
+            "expected labelled images for this, got images without labels; give pairs (images, labels), or ask for "
+            "what needs none: disagreement, soft_disagreement or divergence"
+        )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
             f"expected labels from 0 to {logits.shape[1] - 1}, one for each of the model's logits, got "

@@ -223,7 +223,7 @@ def _surface(
     check_statistics(net.model, settings.batchnorm)
     if settings.batchnorm == "batch" and settings.batch_size is not None and settings.batch_size < 2:
         raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {settings.batch_size}")
-    recalibrate = None if settings.recalibrate is None else as_data(settings.recalibrate)
+    recalibrate = None if settings.recalibrate is None else as_data(settings.recalibrate, labelled=False)
     chosen = GateSettings(
         settings.batchnorm, recalibrate, settings.batch_size, settings.dtype, settings.fast,
         settings.executor is not None,

@@ -105,7 +105,7 @@ def loss_surface(
         ((2, 3), ['y', 'x'])
     """
     data = as_data(data)
-    recalibrate = None if recalibrate is None else as_data(recalibrate)
+    recalibrate = None if recalibrate is None else as_data(recalibrate, labelled=False)
     network = unwrap(model_of(model))
     chosen = [directions] if isinstance(directions, Direction) else list(directions)
     _check(network, chosen, y)

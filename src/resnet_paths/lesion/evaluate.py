@@ -20,7 +20,7 @@ from ..graph.eval_mode import check_eval
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
-from .metrics import Metric
+from .metrics import Metric, needs_labels
 from .options import Running, StudyOptions
 
 Network = UnrolledNetwork | PlainNetwork
@@ -96,7 +96,7 @@ def evaluate_gates(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images, with labels where the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.lesion.metrics`; its third argument is the network at gates of one.
         count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
@@ -111,7 +111,7 @@ def evaluate_gates(
 
     Cost: the rows share what they begin with; single deletions of n blocks cost about n/2 forward passes.
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     run = Running(**options)
     return per_image(GateRows(quick(net, run.fast), gates), data, metric, run, count)
 

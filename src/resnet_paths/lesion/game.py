@@ -22,7 +22,7 @@ from ..tables import data_frame
 from ..warned import warn
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
-from .metrics import Metric, bound_of, metric_named
+from .metrics import Metric, bound_of, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def block_values(
         >>> bool(abs(game.values.sum() - (game.whole - game.empty)) < 1e-9)
         True
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     if method not in ("shapley", "banzhaf", "leave-one-out"):
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
     if precision is not None and not precision > 0:

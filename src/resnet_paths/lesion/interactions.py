@@ -18,7 +18,7 @@ from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network
 from .game import MOST_EXHAUSTIVE, Game
-from .metrics import Metric, metric_named
+from .metrics import Metric, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def higher_interactions(
         >>> len(found.values), found.exact
         (14, True)
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     n = len(players)
     if not 1 <= order <= n:

@@ -77,6 +77,21 @@ METRICS: dict[str, Metric] = {
     "soft_disagreement": _soft_disagreement,
 }
 
+_UNLABELLED = frozenset({"disagreement", "divergence", "soft_disagreement"})
+"""Metrics that compare with the whole network alone."""
+
+
+def needs_labels(metric: str | Metric) -> bool:
+    """Whether a metric needs labelled images; of a function of one's own that is not known before it is called.
+
+    Example:
+        >>> needs_labels("error"), needs_labels("divergence")
+        (True, False)
+    """
+    names = [name for name, function in METRICS.items() if metric in (name, function)]
+    return bool(names) and names[0] not in _UNLABELLED
+
+
 BOUNDED = frozenset({"error", "top5_error", "disagreement", "soft_error", "soft_disagreement"})
 """Metrics between 0 and 1 on each image, so that what a block does to them is never beyond 1 either."""
 

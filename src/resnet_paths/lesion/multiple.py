@@ -18,7 +18,7 @@ from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
 from ..tables import data_frame
 from .evaluate import Network, evaluate_gates
-from .metrics import Metric, metric_named
+from .metrics import Metric, metric_named, needs_labels
 from .options import StudyOptions
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def random_deletions(
         >>> result.values.shape
         (2, 2)
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     chosen = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
     if not chosen or min(chosen) < 1 or max(chosen) > len(players) or draws < 1:

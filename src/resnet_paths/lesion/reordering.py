@@ -23,7 +23,7 @@ from ..surgery import reorder_blocks
 from ..tables import data_frame
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
-from .metrics import Metric, bound_of, metric_named
+from .metrics import Metric, bound_of, metric_named, needs_labels
 from .multiple import median_intervals
 from .options import Running, StudyOptions
 
@@ -175,7 +175,7 @@ def reorderings(
         >>> bool(result.tau[:2].min() > result.tau[2:].max())
         True
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     wanted = [int(count) for count in swaps]
     if not wanted or min(wanted) < 1 or draws < 1:
         raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")

@@ -19,7 +19,7 @@ from ..network import Evaluations, State, UnrolledNetwork
 from ..statistics import intervals
 from ..tables import data_frame
 from .evaluate import Network, evaluate_gates, per_image, quick
-from .metrics import Metric, bound_of, metric_named
+from .metrics import Metric, bound_of, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def single_deletions(
         >>> result.values.shape
         (27,)
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     name, function = metric_named(metric)
     gates = torch.cat([torch.ones(1, len(net), device="cpu"), 1 - torch.eye(len(net), device="cpu")])
     values = evaluate_gates(net, data, gates, function, **options)
@@ -177,7 +177,7 @@ def shortcut_deletions(
         >>> result.deleted, result.values.shape
         ('shortcut', (27,))
     """
-    data = as_data(data)
+    data = as_data(data, labelled=needs_labels(metric))
     name, function = metric_named(metric)
     run = Running(**options)
     values = per_image(_WithoutShortcut(quick(net, run.fast)), data, function, run)

@@ -13,31 +13,39 @@ from .lesion import metric_label
 
 @checked
 def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
-    """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point."""
+    """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
+
+    Without labels: the share of images that get the full network's answer from the repaired one.
+    """
     ax = axes(ax, (7, 4))
     latency = 1e3 * np.array([point.latency for point in plan.points])
-    accuracy = np.array([point.plain for point in plan.points])
-    ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label="as dropped (number: blocks dropped)")
+    labelled = not np.isnan(plan.points[0].accuracy)
+    accuracy = np.array([point.plain if labelled else 1 - point.disagreement for point in plan.points])
+    what = "as dropped" if labelled else "as repaired"
+    ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label=f"{what} (number: blocks dropped)")
     ax.plot(latency, accuracy, color=BLUE, alpha=0.4, linewidth=1)
     point = plan.points[plan.chosen]
-    if any(other.repair != "none" for other in plan.points):
+    if labelled and any(other.repair != "none" for other in plan.points):
         repaired = np.array([other.accuracy for other in plan.points])
         ends = np.array([other.accuracy_interval for other in plan.points])
         errors = np.abs(ends.T - repaired)
         ax.errorbar(latency, repaired, errors, fmt="s", color=ORANGE, markersize=4, capsize=2, label="repaired")
         ax.plot(latency, repaired, color=ORANGE, alpha=0.4, linewidth=1)
     label = f"chosen: {len(point.dropped)} dropped"
-    ax.plot(1e3 * point.latency, point.accuracy, "*", color=RED, markersize=14, label=label)
+    height = point.accuracy if labelled else 1 - point.disagreement
+    ax.plot(1e3 * point.latency, height, "*", color=RED, markersize=14, label=label)
     if plan.finetuned is not None:
         tuned = plan.finetuned
-        ax.plot(1e3 * tuned.latency, tuned.accuracy, "^", color=RED, markersize=8, label="fine-tuned")
-    whole = plan.points[0]
-    ax.axhline(whole.accuracy, color=GREY, linewidth=0.8, linestyle=":", label="whole model")
+        height = tuned.accuracy if labelled else 1 - tuned.disagreement
+        ax.plot(1e3 * tuned.latency, height, "^", color=RED, markersize=8, label="fine-tuned")
+    ax.axhline(
+        plan.points[0].accuracy if labelled else 1.0, color=GREY, linewidth=0.8, linestyle=":", label="whole model"
+    )
     for place in _apart(latency, accuracy):
         ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
                     textcoords="offset points", fontsize=7, color=GREY, ha="center")  # fmt: skip
     ax.set_xlabel(f"latency (ms, batch {plan.clock.batch})")
-    ax.set_ylabel("accuracy (share of images)")
+    ax.set_ylabel("accuracy (share of images)" if labelled else "same answer as the full network (share of images)")
     ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize=10)
     ax.legend(fontsize=8)
     return ax

@@ -19,7 +19,7 @@ from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import UnrolledNetwork, placed
 from ..training.augment import augment
-from .measures import answers
+from .measures import Answers, answers
 
 
 @checked
@@ -34,7 +34,7 @@ class Distillation:
         weight_decay: on all parameters.
         batch_size: images a step.
         temperature: by which the logits are divided where the models are compared.
-        weight: share of the comparison with the teacher in the loss; the labels have the rest.
+        weight: share of the comparison with the teacher in the loss; the labels have the rest (1: none are needed).
         shift: move images by at most so many pixels.
         flip: mirror images at random.
         seed: of the order and the augmentation.
@@ -80,6 +80,7 @@ def distil(
         The mean loss of each epoch.
 
     Raises:
+        ValueError: images without labels, and a loss in which labels have a share.
         FloatingPointError: the loss is no longer finite.
 
     Cost: for each image and epoch two forward passes and one backward pass. Torch's own random state is not used.
@@ -94,7 +95,9 @@ def distil(
         >>> len(losses), student.training
         (1, False)
     """
-    return _distilled(student, teacher, as_data(data), how or Distillation(), None)
+    how, data = how or Distillation(), as_data(data, labelled=False)
+    check_labels_of_loss(data, how)
+    return _distilled(student, teacher, data, how, None)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class BestState:
 
     Attributes:
         losses: there, before the first step and after each epoch.
-        errors: the share of wrong answers there, likewise.
+        errors: the share of wrong answers there, likewise; without labels of those that are not the teacher's.
         kept: which of these states the model has: that of the smallest loss among those with no more errors than at
             first; 0 is the model as it was.
     """
@@ -145,7 +148,8 @@ def distil_best(
         >>> len(best.losses), best.errors[best.kept] <= best.errors[0]
         (2, True)
     """
-    how, data = how or Distillation(), as_data(data).shuffled(0)
+    how, data = how or Distillation(), as_data(data, labelled=False).shuffled(0)
+    check_labels_of_loss(data, how)
     count = max(1, round(apart * len(data)))
     if len(data) - count < 2:
         raise ValueError(f"expected at least 3 images to fine-tune on with some kept apart, got {len(data)}")
@@ -167,7 +171,7 @@ def distil_best(
         found = answers(student.eval(), kept, followed, how.batch_size)
         student.train(training)
         losses.append(float(_loss(found.logits, theirs, found.labels, how)))
-        errors.append(float(1 - found.right.mean()))
+        errors.append(float(1 - (found.right if data.labelled else found.agree(Answers(theirs, found.labels))).mean()))
         now = len(losses) - 1
         if now == 0 or (errors[now] <= errors[0] and rank(now) < rank(best[0])):
             best = now, {name: value.detach().clone() for name, value in student.state_dict().items()}
@@ -177,6 +181,19 @@ def distil_best(
     kept_epoch, state = best
     student.load_state_dict(state)
     return BestState(tuple(losses), tuple(errors), kept_epoch)
+
+
+def check_labels_of_loss(data: ImageData, how: Distillation) -> None:
+    """Refuse images without labels for a loss in which labels have a share.
+
+    Raises:
+        ValueError: says which share.
+    """
+    if not data.labelled and how.weight < 1:
+        raise ValueError(
+            f"expected labelled images, which have a share of {1 - how.weight:.0%} of the loss, got images without "
+            "labels; give Distillation(weight=1)"
+        )
 
 
 def _model_and_output(teacher: nn.Module | UnrolledNetwork) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
@@ -252,4 +269,5 @@ def _run(
 def _loss(logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, how: Distillation) -> torch.Tensor:
     goal = F.log_softmax(goal / how.temperature, 1)
     apart = F.kl_div(F.log_softmax(logits / how.temperature, 1), goal, reduction="batchmean", log_target=True)
-    return how.weight * how.temperature**2 * apart + (1 - how.weight) * F.cross_entropy(logits, labels)
+    near = how.temperature**2 * apart
+    return near if how.weight == 1 else how.weight * near + (1 - how.weight) * F.cross_entropy(logits, labels)

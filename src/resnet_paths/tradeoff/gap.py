@@ -110,7 +110,7 @@ def as_in_training(
         >>> as_in_training(load_model("embedded"), digits("train"), images=300).name
         'digits (train), moved by up to 1 pixels'
     """
-    data = as_data(data)
+    data = as_data(data, labelled=False)
     if not tracking_norms(model):
         return data
     shift = data.images.shape[-1] // 8 if shift is None else shift

@@ -21,7 +21,7 @@ class Answers:
 
     Attributes:
         logits: (images, classes), on the CPU.
-        labels: (images,).
+        labels: (images,); -1 where there are none.
     """
 
     logits: torch.Tensor
@@ -29,7 +29,9 @@ class Answers:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each is right, as 0.0 and 1.0."""
+        """Whether each is right, as 0.0 and 1.0; NaN of images without labels."""
+        if bool((self.labels == -1).all()):
+            return np.full(len(self.labels), np.nan)
         return right(self.logits, self.labels).double().numpy()
 
     def agree(self, other: Answers) -> np.ndarray:

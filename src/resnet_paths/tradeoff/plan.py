@@ -107,8 +107,7 @@ class DropPlan:
             low, high = self.points[self.chosen].share_interval
             return (
                 f"Chosen: {len(point.dropped)} blocks dropped, {point.share:.2f} of the full network's time ({low:.2f} "
-                f"to {high:.2f}, timed anew); accuracy falls by {point.fall:.2%}, with 95% confidence by at most "
-                f"{point.fall_at_most or 0:.2%} ({count} images that chose nothing)"
+                f"to {high:.2f}, timed anew); {_lost(point)} ({count} images that chose nothing)"
             )
         if not isinstance(goal, AccuracyDrop | Disagreement):
             return f"Chosen: {goal}, as asked"
@@ -203,10 +202,20 @@ class DropPlan:
         return write_plan(self, path)
 
 
+def _lost(point: PlanPoint) -> str:
+    """What dropping costs, and how much at most: accuracy, or answers where there are no labels."""
+    if math.isnan(point.accuracy):
+        return (
+            f"{point.disagreement:.2%} of answers change, with 95% confidence at most "
+            f"{point.disagreement_at_most or 0:.2%}"
+        )
+    return f"accuracy falls by {point.fall:.2%}, with 95% confidence by at most {point.fall_at_most or 0:.2%}"
+
+
 def training_images(repair: Distil, roles: Mapping[str, ImageData]) -> ImageData:
     """What a plan fine-tunes on."""
     if repair.images is not None:
-        return as_data(repair.images)
+        return as_data(repair.images, labelled=False)
     search, other = roles["search"], roles.get("repair")
     if other is None:
         return search

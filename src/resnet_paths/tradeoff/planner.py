@@ -12,16 +12,17 @@ from ..arguments import checked
 from ..data import ImageData, ImageSource
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, metric_named
+from ..lesion.metrics import needs_labels
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
-from ..statistics import fall_at_most, share_at_most
+from ..statistics import share_at_most
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
-from .distil import distil_best
+from .distil import check_labels_of_loss, distil_best
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
 from .measures import answers
 from .plan import DropPlan, ImagesUsed, training_images
-from .points import Measured, PlanPoint, measured_point, together
+from .points import Measured, PlanPoint, bound_of_fall, measured_point, together
 from .repairs import Distil, Recalibrate, Repair, adapted, closed
 from .runtimes import Clock, check_runtime
 from .search import Exact, Greedy, Scores, Search, Set
@@ -95,16 +96,34 @@ def plan_drop(
     check_apart(roles, "certify", ("search", "repair", "judge"))
     if repair.learns:
         check_apart(roles, "repair", ("search",))
+    _check_labels(goal, search, roles)
+    if isinstance(repair, Distil):
+        check_labels_of_loss(training_images(repair, roles), repair.how)
     given = fingerprint(net.model)
 
     with reporter(progress) as report:
         running = Running(None if journal is None else Path(journal), report)
         other = None
-        if repair.needs_images and not isinstance(goal, Disagreement):
+        if repair.needs_images and not isinstance(goal, Disagreement) and roles["search"].labelled:
             other = adapted(net, roles["repair"], roles["search"])
         planner = _Planner(other or net, goal, search, repair, split, clock, roles, running, bool(progress), most)
         plan = planner.run(whole_frontier)
     return replace(plan, model_fingerprint=given, adapted=other is not None)
+
+
+def _check_labels(goal: Goal, search: Search, roles: dict[str, ImageData]) -> None:
+    """Refuse a goal or a metric that images without labels cannot tell, before the work."""
+    if isinstance(goal, AccuracyDrop) and not roles["certify"].labelled:
+        raise ValueError(
+            "expected labelled images to certify a fall of accuracy, got images without labels; ask for a "
+            "Disagreement(...), which needs none"
+        )
+    for role in ("search", "judge"):
+        if role in roles and not roles[role].labelled and search.metric is not None and needs_labels(search.metric):
+            raise ValueError(
+                f"expected labelled images to {role} by {search.metric}, got images without labels; leave metric out, "
+                "or take soft_disagreement"
+            )
 
 
 def _most(goal: Goal, search: Search, blocks: int) -> int:
@@ -137,7 +156,7 @@ class _Planner:
         return Workshop(self.net, closed(self.repair), self.roles.get("repair"))
 
     def run(self, whole_frontier: bool) -> DropPlan:
-        name, _ = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
+        name, _ = self._metric
         notes = [*self._too_few()]
         watch = Stopwatch(self.net, self.clock, placed(self.clock.input(self.roles["certify"].x), self.net.model))
         if isinstance(self.goal, Latency):
@@ -182,8 +201,11 @@ class _Planner:
         return isinstance(self.goal, AccuracyDrop | Disagreement)
 
     @property
-    def _unlabelled(self) -> bool:
-        return isinstance(self.goal, Disagreement)
+    def _metric(self) -> tuple[str, Metric]:
+        """What the search minimises: what the goal is about, if the images have labels for that."""
+        labelled = all(self.roles[role].labelled for role in ("search", "judge") if role in self.roles)
+        usual = "soft_error" if labelled and not isinstance(self.goal, Disagreement) else "soft_disagreement"
+        return metric_named(self.search.metric or usual)
 
     @property
     def _level(self) -> float:
@@ -202,7 +224,7 @@ class _Planner:
                 )
 
     def _scores(self, role: str, costs: tuple[float, ...] | None) -> Scores:
-        _, metric = metric_named(self.search.metric or ("soft_disagreement" if self._unlabelled else "soft_error"))
+        _, metric = self._metric
         bench = self._bench(role, metric)
         total = self.search.sets(len(self.net), self.most) if role == "search" else self.most * self.split.finalists
         if role == "search":
@@ -323,7 +345,7 @@ class _Planner:
                 point,
                 accuracy=float(after.mean()),
                 fall=float(measured[0].right.mean() - after.mean()),
-                fall_at_most=fall_at_most(measured[0].right, after, level),
+                fall_at_most=bound_of_fall(measured[0].right, after, level),
                 disagreement=changed / len(after),
                 disagreement_at_most=share_at_most(changed, len(after), level),
                 repair="fine-tuned",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from .search import Set
 @dataclass(frozen=True)
 class PlanPoint:
     """One choice of blocks to drop; accuracies and all that follows are of the images that certify.
+
+    Without labels accuracies and falls are NaN; disagreements tell.
 
     Attributes:
         dropped: their indices.
@@ -95,7 +98,7 @@ def measured_point(
         accuracy=float(right.mean()),
         accuracy_interval=interval(right),
         fall=0.0 if whole is None else float(whole.right.mean() - right.mean()),
-        fall_at_most=None if whole is None else fall_at_most(whole.right, right, confidence),
+        fall_at_most=None if whole is None else bound_of_fall(whole.right, right, confidence),
         disagreement=changed / len(agrees),
         disagreement_at_most=None if whole is None else share_at_most(changed, len(agrees), confidence),
         repair=str(values["how"]),
@@ -110,6 +113,13 @@ def measured_point(
     return Measured(point, right)
 
 
+def bound_of_fall(before: np.ndarray, after: np.ndarray, level: float) -> float:
+    """:func:`~resnet_paths.lesion.fall_at_most`; NaN where nobody knows what is right."""
+    return float("nan") if np.isnan(before).all() else fall_at_most(before, after, level)
+
+
 def together(point: PlanPoint, images: int, points: int) -> PlanPoint:
     """A point with an interval that holds together with those of all `points`, by Bonferroni's inequality."""
+    if math.isnan(point.accuracy):
+        return point
     return replace(point, accuracy_interval=share_interval(point.accuracy, images, 1 - 0.05 / points))

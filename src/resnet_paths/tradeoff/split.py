@@ -67,12 +67,14 @@ class ImageSplit:
             ValueError: too few images, or none for a role that needs some.
         """
         given = {role: getattr(self, role) for role in ROLES}
-        own = {role: as_data(value) for role, value in given.items() if not isinstance(value, int | float)}
+        own = {
+            role: as_data(value, labelled=False) for role, value in given.items() if not isinstance(value, int | float)
+        }
         weights = {role: float(value) for role, value in given.items() if role not in own and value}
         if not repairs:
             own.pop("repair", None)
             weights.pop("repair", None)
-        parts = {**own, **_divided(as_data(images).shuffled(self.seed), weights)}
+        parts = {**own, **_divided(as_data(images, labelled=False).shuffled(self.seed), weights)}
         missing = set(needed) - set(parts)
         if missing:
             raise ValueError(f"expected images to {' and to '.join(sorted(missing))}, got a weight of 0; give some")

@@ -82,7 +82,7 @@ def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: i
         >>> len(augmented(digits("test"), shift=1, flip=False, copies=2))
         890
     """
-    data = as_data(data)
+    data = as_data(data, labelled=False)
     if shift < 0 or copies < 1:
         raise ValueError(f"expected a shift of at least 0 pixels and at least 1 copy, got {shift} and {copies}")
     generator = seeded(seed)
