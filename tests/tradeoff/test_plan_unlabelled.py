@@ -12,8 +12,8 @@ from resnet_paths.models import cifar_resnet
 from resnet_paths.plot import plot_plan
 from resnet_paths.tradeoff import (
     AccuracyDrop,
-    Blocks,
     Clock,
+    Count,
     Disagreement,
     Distil,
     Distillation,
@@ -61,12 +61,12 @@ def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
 
 def test_other_goals_search_by_disagreement_where_there_are_no_labels(net) -> None:
     how = Distillation(epochs=1, weight=1.0, shift=0, flip=False)
-    plan = planned(net, PIXELS, Blocks(2), repair=Distil(how, NoRepair()))
+    plan = planned(net, PIXELS, Count(2), repair=Distil(how, NoRepair()))
     assert plan.metric == "soft_disagreement"
     assert len(plan.point.dropped) == 2
     assert plan.finetuned is not None
     assert math.isnan(plan.finetuned.accuracy)
-    labelled = planned(net, PIXELS, Blocks(1), repair=NoRepair(), split=ImageSplit(certify=digits("test")))
+    labelled = planned(net, PIXELS, Count(1), repair=NoRepair(), split=ImageSplit(certify=digits("test")))
     assert (labelled.metric, math.isnan(labelled.point.accuracy)) == ("soft_disagreement", False)
 
 
@@ -74,6 +74,6 @@ def test_what_needs_labels_is_refused_in_a_line(net) -> None:
     with pytest.raises(ValueError, match=r"expected labelled images to certify a fall of accuracy.*Disagreement"):
         planned(net, PIXELS, AccuracyDrop(0.5))
     with pytest.raises(ValueError, match="expected labelled images to search by error"):
-        planned(net, PIXELS, Blocks(1), search=Greedy(metric="error"))
+        planned(net, PIXELS, Count(1), search=Greedy(metric="error"))
     with pytest.raises(ValueError, match="share of 10% of the loss"):
-        planned(net, PIXELS, Blocks(1), repair=Distil(replace(Distillation(), epochs=1), NoRepair()))
+        planned(net, PIXELS, Count(1), repair=Distil(replace(Distillation(), epochs=1), NoRepair()))
