@@ -42,7 +42,7 @@ WRONG = [
     (["drop", "--blocks", ",", "--limit", "4"], "--blocks as indices or names"),
     (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
     (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
-    (["paths", "--images", "0"], "images"),
+    (["paths", "--limit", "0"], "limit"),
     (["plan", "--count", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --count"),
     (["drop", "--limit", "10"], "either --blocks or --plan, got neither"),
     (["train", "--epochs", "many"], "--epochs"),

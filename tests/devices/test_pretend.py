@@ -270,7 +270,7 @@ def test_points_of_a_sweep_may_be_tensors_of_a_device(device: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["paths", "--samples", "2", "--images", "2"],
+        ["paths", "--samples", "2", "--limit", "2"],
         ["lesion", "--draws", "2", "--limit", "8"],
         ["landscape", "--points", "3", "--line", "--limit", "8"],
     ],

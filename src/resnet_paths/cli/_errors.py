@@ -21,8 +21,8 @@ from rich.markup import escape
 
 import resnet_paths as rp
 
-from ._options import Place
 from ._places import check_place
+from .options import Place
 
 TRACEBACK = "RESNET_PATHS_TRACEBACK"
 """The environment variable that shows the traceback of every error."""

@@ -13,7 +13,7 @@ import resnet_paths as rp
 
 from ..choices import Split
 from ._errors import reading, say
-from ._options import Subject
+from .options import Subject
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ._options import Place
+from .options import Place
 
 
 def check_place(path: Path, place: Place, option: str) -> None:

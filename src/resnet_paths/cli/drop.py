@@ -14,9 +14,9 @@ import resnet_paths as rp
 
 from ._app import command
 from ._inputs import block_names, console, model_and_source, unrolled
-from ._options import Json, Limit, Out, Repair, Subject
 from ._planning import PlanImages, repair_of, repair_said, source_of
 from ._smaller import check_as_planned, write_smaller
+from .options import Json, Limit, Out, Repair, Subject
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ import resnet_paths as rp
 from ..files import write_table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
-from ._options import Json, Out, Seed, Subject
 from ._tables import show, table
+from .options import Json, Limit, Out, Seed, Subject
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 def paths(
     subject: Subject,
-    images: Annotated[int, typer.Option(help="Use the first images, this many.", min=1)] = 32,
+    limit: Limit = 32,
     samples: Annotated[int, typer.Option(help="Random paths for each length and image.", min=2)] = 8,
     seed: Seed = 0,
     out: Out = Path("results/paths"),
@@ -38,7 +38,7 @@ def paths(
     With no options it runs on the embedded ResNet-56 (27 blocks, 134 million paths), offline.
     """
     screen = console(quiet=as_json)
-    network, data = model_and_data(subject, images)
+    network, data = model_and_data(subject, limit)
     net = unrolled(network, data)
     screen.print(f"{type(network).__name__}: {len(net)} blocks, 2^{len(net)} paths, {len(data)} images")
     parameter = next(network.parameters())

@@ -13,8 +13,8 @@ import resnet_paths as rp
 
 from ._app import command
 from ._inputs import console
-from ._options import Json, Out, Planning, Subject
 from ._planning import planned
+from .options import Json, Out, Planning, Subject
 
 
 @command("resnet-paths plan --latency 0.8", "resnet-paths plan --accuracy-drop 0.01 --search beam")

@@ -16,10 +16,10 @@ import resnet_paths as rp
 from ..files import write_text
 from ._app import command
 from ._inputs import console
-from ._options import Json, Out, Planning, Subject
 from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
 from ._tables import show, table
+from .options import Json, Out, Planning, Subject
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ import resnet_paths as rp
 from ..choices import Keep
 from ._app import command
 from ._inputs import Source, console, fitting, named_model, place
-from ._options import Family, Json, Limit, Out, Trained, Training
+from .options import Family, Json, Limit, Out, Trained, Training
 
 if TYPE_CHECKING:
     from torch import nn

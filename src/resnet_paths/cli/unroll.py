@@ -12,7 +12,7 @@ import resnet_paths as rp
 
 from ._app import command
 from ._inputs import console, named_model
-from ._options import Json, Model
+from .options import Json, Model
 
 if TYPE_CHECKING:
     import torch
