@@ -1,5 +1,6 @@
 """Shared fixtures: one thread a worker and in what it starts, quick latencies, the reference data where present."""
 
+import gc
 import os
 import time
 import timeit
@@ -34,6 +35,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for share in shares:
         share += islice(rest, max(0, -(-len(items) // workers) - len(share)))
     items[:] = [*chain.from_iterable(shares), *rest]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end, so no search for garbage needs to look at it.
+
+    It is millions of objects: without this, searches take a quarter of the time of the collection, and each later one half a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
