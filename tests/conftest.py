@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection() -> Iterator[None]:
     """What is imported and collected stays to the end, so no search for garbage needs to look at it.
 
-    It is millions of objects: without this, searches take a quarter of the time of the collection, and each later one half a second.
+    It is millions of objects: searching them takes a quarter of the time of the collection, and half a second each
+    time later.
     """
     gc.disable()
     try:

@@ -33,7 +33,7 @@ def shown(kind: type[Record]) -> type[Record]:
         4
     """
     if hasattr(kind.__repr__, "__wrapped__"):  # made by dataclass; one of the class's own stays
-        kind.__repr__ = _one_line  # type: ignore[assignment]
+        kind.__repr__ = _one_line  # type: ignore[method-assign]
     kind._repr_html_ = _table  # type: ignore[attr-defined]
     return kind
 

@@ -1,5 +1,6 @@
 """Labelled images from the sources that analyses run on."""
 
+from ..choices import Split
 from ._files import folder, zipped
 from ._normalisation import CIFAR10_CLASSES
 from ._npz import npz
@@ -7,7 +8,7 @@ from .adapter import ImageSource, as_batches, as_data
 from .images import ImageData
 from .predictions import right
 from .reading import Reading
-from .sources import Split, cifar10, digits, has_parts, load_data
+from .sources import cifar10, digits, has_parts, load_data
 
 __all__ = [
     "CIFAR10_CLASSES",

@@ -136,7 +136,7 @@ def as_batches(
     if _holds_samples(source):
         loader = DataLoader(source, batch_size)  # type: ignore[arg-type]
         return (_input_and_target(batch, model) for batch in loader)
-    items = iter(source) if pair else _items(source)  # type: ignore[arg-type]
+    items = iter(source) if pair else _items(source)
     return (_input_and_target(batch, model) for batch in items)
 
 

@@ -182,7 +182,7 @@ def _run(program: Program, call: ModuleCall, tried: Place | None) -> _Run | None
         if tried is not None:
             name, key = tried
             arguments_[name] = extra if key is None else {**arguments_.get(name, {}), key: extra}
-        made = inspect.BoundArguments(signature_of(module), arguments_)  # type: ignore[arg-type]
+        made = inspect.BoundArguments(signature_of(module), arguments_)
         with preserved(module), torch.no_grad():
             returned = type(module).forward(_with_stand_ins(module, tracer), *made.args, **made.kwargs)
             returned = tracer.create_arg(returned)

@@ -19,7 +19,7 @@ class PreHooks:
         """The positional arguments, as the hooks leave them."""
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if key in self.module._forward_pre_hooks_with_kwargs:
-                result = hook(self.module, args, kwargs)  # type: ignore[call-arg,misc]
+                result = hook(self.module, args, kwargs)
                 if result is not None:
                     args, kwargs = result
                 continue
@@ -41,7 +41,7 @@ class PostHooks:
         """The output, as the hooks leave it."""
         for key, hook in list(self.module._forward_hooks.items()):
             if key in self.module._forward_hooks_with_kwargs:
-                result = hook(self.module, args, kwargs, output)  # type: ignore[call-arg]
+                result = hook(self.module, args, kwargs, output)
             else:
                 result = hook(self.module, args, output)
             output = output if result is None else result

@@ -195,7 +195,8 @@ def first_node(tree: Any) -> fx.Node | None:
         return tree
     if isinstance(tree, dict):
         if isinstance(tree.get("logits"), fx.Node):
-            return tree["logits"]
+            logits: fx.Node = tree["logits"]
+            return logits
         tree = list(tree.values())
     if isinstance(tree, (tuple, list)):
         for item in tree:

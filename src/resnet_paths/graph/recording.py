@@ -431,7 +431,8 @@ def _is_object_with_tensors(value: Any) -> bool:
 
 def _memory(tensor: torch.Tensor) -> int:
     try:
-        return tensor.untyped_storage()._cdata
+        address: int = tensor.untyped_storage()._cdata
+        return address
     except (NotImplementedError, RuntimeError):  # sparse tensors have none
         return id(tensor)
 

@@ -230,5 +230,5 @@ def _as_written(node: fx.Node) -> tuple[str, Any]:
     """A node's operation and target; a recorded ``torch.Tensor.view`` as a method: code could not import it."""
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or getattr(torch.Tensor, name, None) is not node.target:
-        return node.op, node.target  # type: ignore[return-value]
+        return node.op, node.target
     return ("call_method", name) if node.args and isinstance(node.args[0], fx.Node) else (node.op, node.target)

@@ -330,7 +330,7 @@ class _Tracer(fx.Tracer):
     def _run(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
         if m._forward_pre_hooks:
             hooked = self.create_proxy("call_function", PreHooks(m), args, kwargs)
-            args = tuple(operator.getitem(hooked, position) for position in range(len(args)))  # type: ignore[call-overload]
+            args = tuple(operator.getitem(hooked, position) for position in range(len(args)))
         value = m.forward(*args, **kwargs)
         if not m._forward_hooks:
             return value

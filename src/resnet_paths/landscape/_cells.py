@@ -12,10 +12,10 @@ from torch import nn
 from ..choices import NormStatistics
 from ..data import ImageData
 from ..data.batches import even_slices
+from ..graph.inputs import call_model
 from ..graph.private_copy import private_copy, private_use
 from ..lesion import metric_named
 from ..lesion.metrics import cross_entropy
-from ..network.unrolled import call_model
 from ..surgery import recalibrate_batchnorm
 from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
 from ._working import WorkingCopy, use_batch_statistics, without_statistics

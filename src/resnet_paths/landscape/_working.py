@@ -65,7 +65,7 @@ class WorkingCopy:
         if dtype is not None:
             self.model.to(dtype)
         if channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self._norms = [(name, norm) for name, norm in batch_norms(self.model).items() if norm.running_mean is not None]
         parameters = dict(self.model.named_parameters())
         self._rest = [(name, parameters[path]) for path, name in left.items()]
@@ -107,8 +107,8 @@ class WorkingCopy:
         if statistics is not None:
             for name, norm in self._norms:
                 measured = statistics.get_submodule(name)
-                norm.running_mean.copy_(measured.running_mean)  # type: ignore[operator, union-attr, arg-type]
-                norm.running_var.copy_(measured.running_var)  # type: ignore[operator, union-attr, arg-type]
+                norm.running_mean.copy_(measured.running_mean)  # type: ignore[union-attr, arg-type]
+                norm.running_var.copy_(measured.running_var)  # type: ignore[union-attr, arg-type]
 
     def at(self, name: str, coefficients: Sequence[float]) -> torch.Tensor:
         """One parameter at a point, in the model's dtype."""
@@ -152,8 +152,8 @@ class _Pair:
             values.get(("norm", "weight")),
             values.get(("norm", "bias")),
         )
-        self._module.weight.copy_(weight)  # type: ignore[operator, union-attr]
-        self._module.bias.copy_(bias)  # type: ignore[operator, union-attr]
+        self._module.weight.copy_(weight)  # type: ignore[operator]
+        self._module.bias.copy_(bias)  # type: ignore[operator]
 
 
 def _program(model: nn.Module, example: torch.Tensor) -> Program | None:

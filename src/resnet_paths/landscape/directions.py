@@ -327,7 +327,8 @@ def _rescaled(drawn: torch.Tensor, weight: torch.Tensor, owner: nn.Module, norma
     shape, axes = _filters(weight, owner, normalise)
     wanted = torch.linalg.vector_norm(weight.cpu().double().reshape(shape), dim=axes, keepdim=True)
     block = drawn.view(shape) / torch.linalg.vector_norm(drawn.view(shape), dim=axes, keepdim=True)
-    return (block * wanted).view(drawn.shape)
+    scaled: torch.Tensor = (block * wanted).view(drawn.shape)
+    return scaled
 
 
 def _square(tensors: Mapping[str, torch.Tensor]) -> float:

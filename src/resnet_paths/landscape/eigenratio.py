@@ -22,7 +22,8 @@ from ._grid import Grid, axis, evaluate_grid
 from ._working import WorkingCopy
 from .directions import Direction, cosine, direction_from
 from .hessian import extreme_eigenvalues
-from .operator import Kind, SampleLoss, Tensors, check_parameters, curvature_operator
+from .mean_loss import SampleLoss
+from .operator import Kind, Tensors, check_parameters, curvature_operator
 from .record import Surface
 
 Given = Direction | Tensors

@@ -18,7 +18,8 @@ from ..network import UnrolledNetwork
 from ..provenance import Provenance
 from ..tables import data_frame
 from .directions import Direction
-from .operator import CurvatureOperator, Kind, SampleLoss, curvature_operator
+from .mean_loss import SampleLoss
+from .operator import CurvatureOperator, Kind, curvature_operator
 from .parameters import block_parameters, check_blocks
 
 if TYPE_CHECKING:

@@ -165,11 +165,13 @@ def _error_of_curvature(x: np.ndarray, y: np.ndarray | None, errors: np.ndarray,
         return carried(weights, (values[..., :-2], values[..., 1:-1], values[..., 2:]))
 
     if y is None:
-        return np.sqrt(along(x, errors))
+        of_a_line: np.ndarray = np.sqrt(along(x, errors))
+        return of_a_line
     across, down = along(x, errors)[1:-1], along(y, errors.T).T[:, 1:-1]
     weight = 1 / np.abs((x[2:] - x[:-2])[None, :] * (y[2:] - y[:-2])[:, None])
     corners = (errors[2:, 2:], errors[2:, :-2], errors[:-2, 2:], errors[:-2, :-2])
-    return np.sqrt(across + down + 2 * carried([weight] * 4, corners))
+    of_a_plane: np.ndarray = np.sqrt(across + down + 2 * carried([weight] * 4, corners))
+    return of_a_plane
 
 
 def quadratic_deviation(x: np.ndarray, y: np.ndarray | None, values: np.ndarray) -> float:

@@ -118,7 +118,7 @@ def reparametrised(model: nn.Module) -> list[str]:
         if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
             found.add("weight_norm")
         if is_parametrized(module):
-            lists = module.parametrizations.values()  # type: ignore[union-attr, operator]
+            lists = module.parametrizations.values()  # type: ignore[operator]
             found |= {_plain_name(type(one).__name__) for several in lists for one in several}
     return sorted(found)
 

@@ -58,7 +58,8 @@ class RandomDeletions:
 
     def quantiles(self, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> np.ndarray:
         """(levels, c) quantiles over the draws: how much it matters which blocks."""
-        return np.quantile(self.values, levels, axis=1)
+        quantiles: np.ndarray = np.quantile(self.values, levels, axis=1)
+        return quantiles
 
     def median_interval(
         self, level: float = 0.95, *, count: int = 1000, seed: int = 0

@@ -246,4 +246,5 @@ def _flat(value: torch.Tensor) -> torch.Tensor:
 
 
 def _norm(value: torch.Tensor) -> torch.Tensor:
-    return _flat(value).norm(dim=1)
+    norms: torch.Tensor = _flat(value).norm(dim=1)
+    return norms

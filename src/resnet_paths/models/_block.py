@@ -132,7 +132,7 @@ class Block(nn.Module):
         return F.relu(out)
 
     def _pre(self, x: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(x))
+        out: torch.Tensor = F.relu(self.bn1(x))
         entry = out if self.shares_preactivation else x
         out = self.conv1(out)
         for layer in range(2, self.depth + 1):

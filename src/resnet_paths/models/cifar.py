@@ -165,7 +165,8 @@ class CifarResNet(nn.Module):
             out = getattr(self, f"layer{stage + 1}")(out)
         if self.preactivation:
             out = F.relu(self.bn_last(out))
-        return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
+        logits: torch.Tensor = self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
+        return logits
 
 
 def _stem(kind: Stem, in_channels: int, channels: int) -> nn.Module:

@@ -143,9 +143,8 @@ def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[st
         place, _, function = spec.rpartition(":")
         _refuse(spec, "your function decides", pretrained)
         return own_model(place, function, {**classes, **options})
-    return makers.get(kind if colon else "torchvision", _torchvision)(
-        name if colon else spec, pretrained, {**classes, **options}
-    )
+    make: Callable[..., nn.Module] = makers[kind if colon else "torchvision"]
+    return make(name if colon else spec, pretrained, {**classes, **options})
 
 
 def is_checkpoint(spec: str) -> bool:

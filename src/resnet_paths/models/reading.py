@@ -118,7 +118,7 @@ def _of_torchvision(name: str) -> Reading:
     if name not in list_models():
         return Reading()
     try:
-        transforms: Any = get_model_weights(name)["DEFAULT"].transforms()  # type: ignore[misc]
+        transforms: Any = get_model_weights(name)["DEFAULT"].transforms()
     except (KeyError, ValueError):  # a model without published weights
         return Reading()
     size = getattr(transforms, "crop_size", None)

@@ -168,8 +168,8 @@ def _has_leaves(node: Any, end: tuple[Any, int]) -> bool:
 
 def _factor(node: Any) -> torch.Tensor:
     """γ/√(σ²+ε) of an eval-mode norm."""
-    factor = (node._saved_running_var.detach() + node._saved_eps).rsqrt()
-    return factor if node._saved_weight is None else factor * node._saved_weight.detach()
+    factor: torch.Tensor = (node._saved_running_var.detach() + node._saved_eps).rsqrt()
+    return factor if node._saved_weight is None else factor.mul(node._saved_weight.detach())
 
 
 def _spread(node: Any, factor: torch.Tensor | None) -> Spread:

@@ -38,7 +38,8 @@ class Columns:
 
     def split(self) -> tuple[torch.Tensor, ...]:
         """The columns of each length."""
-        return self.values.split(self.sizes)
+        parts: tuple[torch.Tensor, ...] = self.values.split(self.sizes)
+        return parts
 
 
 def pull_columns(record: Record, most: int, generator: torch.Generator) -> Columns | None:
@@ -73,7 +74,8 @@ def pull_columns(record: Record, most: int, generator: torch.Generator) -> Colum
 
 def seed_norms(record: Record) -> torch.Tensor:
     """Norm of each example's gradient at the output, (batch,): what the columns were divided by."""
-    return record.seed.flatten(1).norm(dim=1)
+    norms: torch.Tensor = record.seed.flatten(1).norm(dim=1)
+    return norms
 
 
 def _met(arrived: list[Columns], most: int, generator: torch.Generator) -> Columns:
@@ -178,7 +180,8 @@ def _weights(grams: torch.Tensor, count: int, most: int, generator: torch.Genera
     """How merged columns are made of given ones with these products, (..., most, count), in double precision."""
     axes = torch.linalg.eigh(grams.cpu().double()).eigenvectors.flip(-1)
     coins = integers(0, 2, (*axes.shape[:-2], 1, count), generator)
-    return ((axes * (2 * coins - 1)) @ _dealt(count, most)).mT
+    columns: torch.Tensor = ((axes * (2 * coins - 1)) @ _dealt(count, most)).mT
+    return columns
 
 
 @lru_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -14,6 +16,6 @@ def example_norms(rows: torch.Tensor) -> torch.Tensor:
 
 def relative_gap(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """``|found - expected| / |expected|`` over all tensors together."""
-    gap = sum(float((a - b).norm()) ** 2 for a, b in zip(found, expected, strict=True))
+    gap: float = sum(float((a - b).norm()) ** 2 for a, b in zip(found, expected, strict=True))
     size = sum(float(b.norm()) ** 2 for b in expected)
-    return (gap / size) ** 0.5 if size else gap**0.5
+    return math.sqrt(gap / size if size else gap)

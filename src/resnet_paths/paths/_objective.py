@@ -80,7 +80,8 @@ def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
         raise ValueError(
             f"expected targets from 0 to {classes - 1}, got values from {int(target.min())} to {int(target.max())}"
         )
-    return target.long()
+    labels: torch.Tensor = target.long()
+    return labels
 
 
 def _as_tensor(target: Any, device: torch.device) -> torch.Tensor:

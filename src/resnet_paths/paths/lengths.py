@@ -45,7 +45,8 @@ class LengthDistribution:
     @property
     def probability(self) -> np.ndarray:
         """The probability of each length; tiny ones underflow to 0, `log_probability` does not."""
-        return np.exp(self.log_probability)
+        probability: np.ndarray = np.exp(self.log_probability)
+        return probability
 
     @property
     def mean(self) -> float:

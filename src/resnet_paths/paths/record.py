@@ -216,7 +216,8 @@ class Record:
             if chain is not None and chain.mask is not None:
                 self._puller.vjps[term.kind] += len(rows)
                 mask = chain.mask.expand_as(rows)
-                return torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)
+                passed: torch.Tensor = torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)
+                return passed
         pulled, _ = self.pull(place, term, rows)
         return pulled[0][1] if pulled else row_zeros(rows, source)
 

@@ -22,7 +22,8 @@ def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
     """The axes given, or those of a new figure that no window shows."""
     if ax is not None:
         return ax
-    return Figure(figsize=size, layout="constrained").subplots()  # type: ignore[no-any-return]
+    axes: Axes = Figure(figsize=size, layout="constrained").subplots()
+    return axes
 
 
 def known_colour(colour: str) -> str:

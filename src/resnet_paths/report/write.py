@@ -229,11 +229,7 @@ def _wanted(
     for name in (*skip, *options):
         if name not in names:
             raise ValueError(f"expected stages among {', '.join(names)}, got {name!r}")
-    return {
-        stage.name: stage.options(budget, options.get(stage.name))  # type: ignore[arg-type]
-        for stage in stages
-        if stage.name not in skip
-    }
+    return {stage.name: stage.options(budget, options.get(stage.name)) for stage in stages if stage.name not in skip}
 
 
 def _outcomes(

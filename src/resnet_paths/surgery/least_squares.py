@@ -65,7 +65,8 @@ class LeastSquares:
         values, vectors = torch.linalg.eigh(matrix)
         least = values[:, -1:] * self.gram.shape[1] * torch.finfo(torch.float64).eps
         inverse = torch.where(values > least, 1 / values, 0.0)
-        return old + vectors @ (inverse[..., None] * (vectors.mT @ residual))
+        solution: torch.Tensor = old + vectors @ (inverse[..., None] * (vectors.mT @ residual))
+        return solution
 
     def objective(self, solution: torch.Tensor) -> float:
         """The sum of squared errors over all rows so far."""

@@ -8,7 +8,7 @@ alike to their neighbours, so a share of them, drawn anew for each batch, decide
 from __future__ import annotations
 
 from itertools import product
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ def _patches(layer: _ConvNd, source: torch.Tensor, positions: torch.Tensor) -> t
 
 def _padded(layer: _ConvNd, source: torch.Tensor) -> torch.Tensor:
     """The input with the padding that the convolution gives it."""
-    pad = cast(list[int], layer._reversed_padding_repeated_twice)
+    pad = layer._reversed_padding_repeated_twice
     if not any(pad):
         return source
     if layer.padding_mode == "zeros":

@@ -13,10 +13,10 @@ from torch import nn
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
 from ..data.inputs import placed_input
+from ..graph.inputs import call_model
 from ..graph.locking import MODEL_LOCK
 from ..graph.wrappers import unwrap
 from ..network.norms import BatchNorm, tracking_norms
-from ..network.unrolled import call_model
 from ..warned import warn
 from .moments import Moments, wide
 

@@ -125,7 +125,8 @@ def measure_statistics(model: nn.Module, norms: Sequence[str], inputs: Iterable[
 
 def _deviation(norm: Any) -> torch.Tensor:
     """By which a norm divides."""
-    return (wide(norm.running_var) + norm.eps).sqrt()
+    deviations: torch.Tensor = (wide(norm.running_var) + norm.eps).sqrt()
+    return deviations
 
 
 def _given(value: torch.Tensor | None) -> torch.Tensor:

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import graph_module
+from torch.package.importer import sys_importer
 
 from ..graph.custom_functions import CustomFunction
 from ..graph.handed_on import Given
@@ -134,7 +135,7 @@ def _import(name: str, value: Any) -> str:
     """The line that finds a function; of a custom autograd function, which pickles by its class, two."""
     if isinstance(value, CustomFunction):
         return f"{_import(f'{name}_class', value.function)}\n{name} = {name}_class.apply"
-    return graph_module._format_import_statement(name, value, graph_module.sys_importer)
+    return graph_module._format_import_statement(name, value, sys_importer)
 
 
 def _imports(names: dict[str, Any]) -> tuple[str, dict[str, Any]]:

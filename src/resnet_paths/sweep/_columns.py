@@ -40,7 +40,7 @@ def _column(rows: dict[int, Value], length: int) -> np.ndarray:
             column[index] = value
         return column
     filled = np.full((length, *shape), np.nan, dtype) if gaps else np.empty((length, *shape), dtype)
-    filled[list(rows)] = np.stack(values) if shape else np.array(values, dtype)  # type: ignore[arg-type]
+    filled[list(rows)] = np.stack(values) if shape else np.array(values, dtype)
     return filled
 
 

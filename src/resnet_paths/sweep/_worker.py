@@ -68,7 +68,8 @@ _one_at_a_time = threading.RLock()
 def pack(function: Function, context: Any) -> bytes:
     """A function and its context as bytes, with the settings of torch that decide values."""
     try:
-        return cloudpickle.dumps((function, context, settings()))
+        packed: bytes = cloudpickle.dumps((function, context, settings()))
+        return packed
     except Exception as error:
         raise SweepError(
             f"cannot send the function and its context to worker processes ({error}): put plain objects, models and "

@@ -40,7 +40,8 @@ def plain_values(returned: Any) -> dict[str, Value]:
 
 def _plain(value: Any, name: str) -> Value:
     if type(value) in _SCALARS:
-        return value
+        scalar: Value = value
+        return scalar
     if isinstance(value, torch.Tensor):
         value = _array(value)
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufcSUmM":

@@ -1,5 +1,6 @@
 """Trading accuracy for latency."""
 
+from ..choices import Runtime
 from .by_block import LatencyByBlock, latency_by_block
 from .cascading import Cascade, Threshold, cascade, cascade_threshold
 from .counting import count_flops, count_macs, count_parameters
@@ -11,7 +12,7 @@ from .plan_files import load_plan
 from .planner import plan_drop
 from .points import PlanPoint
 from .repairs import Closed, Distil, NoRepair, Recalibrate, Refit, Repair
-from .runtimes import Clock, Runtime, in_runtime
+from .runtimes import Clock, in_runtime
 from .search import Beam, Exact, Greedy, Search
 from .several_sizes import Elastic, elastic
 from .split import ImageSplit

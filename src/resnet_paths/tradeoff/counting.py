@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..imports import first_import
-from ..network.unrolled import call_model
 
 
 @checked

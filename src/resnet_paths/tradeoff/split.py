@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import cast
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT
@@ -81,7 +80,7 @@ class ImageSplit:
         if not parts:
             return {}
         kept = [role for role in ROLES if role in parts]
-        alike = cast("list[ImageData]", numbered_alike(*(parts[role] for role in kept)))
+        alike = numbered_alike(*(parts[role] for role in kept))
         return dict(zip(kept, alike, strict=True))
 
     @property

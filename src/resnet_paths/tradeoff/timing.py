@@ -17,9 +17,9 @@ from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT
+from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
-from ..network.unrolled import call_model
 from ..statistics import median_interval
 
 

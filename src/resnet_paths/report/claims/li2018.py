@@ -48,8 +48,8 @@ def _rescaled(evidence: Evidence, factor: float) -> nn.Module | None:
             layer, scale = model.get_submodule(convolution), model.get_submodule(norm)
             for tensor in layer.parameters():
                 tensor.mul_(factor)
-            scale.running_mean.mul_(factor)  # type: ignore[union-attr, operator]
-            scale.running_var.mul_(factor**2)  # type: ignore[union-attr, operator]
+            scale.running_mean.mul_(factor)  # type: ignore[operator]
+            scale.running_var.mul_(factor**2)  # type: ignore[operator]
             scale.eps = scale.eps * factor**2  # type: ignore[assignment, operator]
     return model
 
