@@ -106,11 +106,11 @@ def _choose(
     running: rp.lesion.StudyOptions,
 ) -> list[int]:
     """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
-    if count is not None and not 0 <= count <= len(net):
-        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of blocks, got {count}")
     import numpy as np
     import torch
 
+    if count is not None and not 0 <= count <= len(net):
+        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of blocks, got {count}")
     half, _ = images.halves(seed)
     _, loss = rp.lesion.metric_named("loss")
     alone = rp.lesion.evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
