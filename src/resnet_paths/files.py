@@ -28,6 +28,9 @@ def whole_file(path: str | Path, *, locks_itself: bool = False) -> Iterator[Path
         path: the file; its folder is made where it is missing.
         locks_itself: the writer locks the file, as HDF5 does, which a lock of ours would keep out.
 
+    Yields:
+        The name to write to.
+
     Raises:
         ValueError: an empty name, or a folder.
         OSError: the folder cannot be written.
@@ -106,6 +109,7 @@ def read_arrays(source: Path, what: str) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError: a damaged file, or one of something else; the file is named.
+        MemoryError: the arrays do not fit.
     """
     import numpy as np
 

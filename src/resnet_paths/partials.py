@@ -27,6 +27,9 @@ def partial_file(target: Path, locks_itself: bool = False) -> Iterator[tuple[Pat
     """An empty file beside the target, held as long as the block lasts, with its descriptor; then deleted.
 
     Those that processes which are no more left of the same target are deleted first.
+
+    Yields:
+        The file and its descriptor.
     """
     _delete_left(target)
     partial = target.with_name(f"{_beginning(target)}{secrets.token_hex(4)}{target.suffix}")

@@ -13,6 +13,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def normalisation(channels: int, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by custom: ImageNet's for colour, a half for grey.
 
+    Raises:
+        ValueError: neither one channel nor three.
+
     Example:
         >>> normalisation(1, "grey pictures")
         ((0.5,), (0.5,))

@@ -144,6 +144,9 @@ def model_input(x: Any, model: nn.Module | None) -> Any:
     """An input as the model's forward takes it: of a mapping what it has arguments for, of a list its items.
 
     A list stays one argument where forward asks for one alone, as detectors do.
+
+    Raises:
+        ValueError: the mapping lacks an input that forward takes.
     """
     if model is None or not isinstance(x, (Mapping, list)):
         return x

@@ -60,6 +60,9 @@ def _digits_file() -> np.ndarray:
     """Of each image 64 grey values and the label, from the file that scikit-learn's ``load_digits`` reads.
 
     The library is not imported for it: that takes seconds, and sets environment variables of OpenMP.
+
+    Raises:
+        FileNotFoundError: scikit-learn, or its file, is not there.
     """
     library = importlib.util.find_spec("sklearn")
     file = Path(library.origin or "").with_name("datasets") / "data" / "digits.csv.gz" if library else None
@@ -134,6 +137,7 @@ def load_data(
     Raises:
         ValueError: unknown source, wrong content, or an option that the source does not have.
         FileNotFoundError: no such file.
+        TypeError: not a name or a path.
 
     Example:
         >>> load_data("digits", limit=100).x.shape

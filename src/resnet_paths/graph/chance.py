@@ -66,6 +66,9 @@ def _seeded(seed: int) -> Iterator[None]:
 def noticing_draws() -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether Python's or NumPy's generator has been used since (by any thread).
 
+    Yields:
+        The function.
+
     Example:
         >>> with noticing_draws() as drawn:
         ...     before, _, after = drawn(), random.random(), drawn()

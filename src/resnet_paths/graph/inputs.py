@@ -50,6 +50,9 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of an argument by name: ``x``, or ``images.0`` and ``images.1`` in a list.
 
+    Yields:
+        A name and its tensor.
+
     Example:
         >>> [name for name, _ in named_tensors([torch.ones(1), {"mask": torch.ones(1)}], "images")]
         ['images.0', 'images.1.mask']

@@ -54,6 +54,9 @@ def private_use(model: nn.Module) -> Iterator[nn.Module]:
     Where they cannot be copied it is the model itself, which other threads may not look at meanwhile, and which is put
     back as it was.
 
+    Yields:
+        The private model, or the model itself.
+
     Example:
         >>> layer = nn.Dropout()
         >>> with private_use(layer) as own:

@@ -177,6 +177,9 @@ class _Recorder(Regions):
         Whatever it decides by a truth value or whole number, it decided for this one, so that each run must give it
         again (of the model's own tensors: they must not change). Other numbers are read anew; that nothing else is done
         with them is found out by telling others.
+
+        Raises:
+            CannotFollow: it decides by random numbers.
         """
         path, node = self.place, nodes[0][0]
         if not isinstance(node, fx.Node):

@@ -35,6 +35,9 @@ def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
 def leaves(tree: Any) -> Iterator[Any]:
     """The leaves of a nest, in order.
 
+    Yields:
+        A leaf.
+
     Example:
         >>> list(leaves({"a": [1, (2, slice(0, 3))]}))
         [1, 2, 0, 3, None]

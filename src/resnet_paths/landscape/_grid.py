@@ -54,6 +54,9 @@ def axis(
 ) -> Axis:
     """Coordinates, checked: one-dimensional, finite, increasing, also from 0 on or on one side of it.
 
+    Raises:
+        ValueError: not finite, not increasing, or not one-dimensional.
+
     Example:
         >>> axis("x", [0, 0.5]).values
         array([0. , 0.5])

@@ -66,6 +66,9 @@ class Surface:
     def of(cls, x: np.ndarray, y: np.ndarray | None, **values: np.ndarray) -> Surface:
         """A surface from values of your own, such as a function's, without standard errors.
 
+        Raises:
+            ValueError: values of another shape than the coordinates give.
+
         Example:
             >>> Surface.of(np.arange(3.0), None, loss=np.arange(3.0) ** 2).values["loss"]
             array([0., 1., 4.])

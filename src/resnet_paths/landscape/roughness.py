@@ -124,6 +124,9 @@ def curvatures(x: np.ndarray, y: np.ndarray | None, values: np.ndarray) -> np.nd
 
     NaN where a cell or one of its neighbours is not finite.
 
+    Raises:
+        ValueError: fewer than three coordinates along an axis.
+
     Example:
         >>> curvatures(np.array([0.0, 1, 3]), None, np.array([0.0, 1, 9]))
         array([[2.]])
@@ -282,6 +285,9 @@ def roughness_study(
 
     Returns:
         The numbers, with the surfaces.
+
+    Raises:
+        ValueError: no model, or no seed.
 
     Cost: models x planes x cells forward passes of all images.
 

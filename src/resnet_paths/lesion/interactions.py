@@ -214,7 +214,7 @@ def _shapiq() -> Any:
     try:
         with first_import("shapiq"):
             import shapiq
-            import shapiq.approximator
+            import shapiq.approximator  # noqa: F401 - so that it is there
     except ImportError as error:
         raise ImportError(
             "expected shapiq to be installed for interactions of more than two blocks; run: pip install "

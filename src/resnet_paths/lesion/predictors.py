@@ -213,6 +213,9 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
         one: (images, ...).
         other: (images, ...).
 
+    Raises:
+        ValueError: the two hold different numbers of images.
+
     Example:
         >>> x = torch.randn(10, 4)
         >>> round(linear_cka(x, 3 * x), 5)

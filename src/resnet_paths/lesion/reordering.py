@@ -119,6 +119,9 @@ def order_distance(order: Sequence[int]) -> float:
 def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generator: np.random.Generator) -> np.ndarray:
     """An order of `size` blocks after random swaps of two places of one group, each such pair being equally likely.
 
+    Raises:
+        ValueError: no group has two places.
+
     Example:
         >>> random_swaps([[1, 2]], 4, 1, np.random.default_rng(0))
         array([0, 2, 1, 3])

@@ -55,6 +55,7 @@ def load_model(
         FileNotFoundError: a file does not exist.
         ValueError: unknown name (the message lists the forms and near names), or something asked for that a
             model of this kind does not have.
+        TypeError: not a name.
 
     Example:
         >>> load_model("cifar-resnet20").depth

@@ -44,6 +44,7 @@ def resolve(blocks: Sequence[Block], reference: BlockRef) -> int:
 
     Raises:
         BlockIndexError: there is no such block.
+        TypeError: neither a number nor a name.
     """
     if isinstance(reference, str):
         for block in blocks:

@@ -53,6 +53,7 @@ def unroll(
         NoBlocksError: no addition is a residual block; the message says why each was refused.
         TraceError: the model's operations could not be followed.
         UnrollError: scripted model; or the unrolled network does not reproduce the model on the example.
+        ValueError: an empty path as `output`.
 
     Cost: 0.05 to 0.5 s; with an example, a few forward passes more.
 

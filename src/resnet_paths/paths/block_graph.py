@@ -234,6 +234,9 @@ class PathGraph:
     def walk(self, rank: int) -> list[tuple[int, Term, int]]:
         """A path by its rank: the vertices that it leaves, by which term, to which vertex, output first.
 
+        Raises:
+            IndexError: there is no path of this rank.
+
         Example:
             >>> chain = chain_graph(3)
             >>> [chain.vertices[place].block for place, term, _ in chain.walk(5) if term.kind == BRANCH]

@@ -78,6 +78,9 @@ class LengthDistribution:
 
         For all paths alike the quotient of two exact integers, rounded once.
 
+        Raises:
+            ValueError: `low` is above `high`.
+
         Example:
             >>> deep = path_lengths(54)
             >>> f"{deep.share(5, 17):.4%}", f"{deep.share(19, 35):.2%}"

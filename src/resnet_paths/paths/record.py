@@ -334,6 +334,9 @@ def record_to_start(
         finer: whether the blocks' entries are vertices too also where paths are then finer than the definition's; they
             are in any case where blocks are a chain, which has the same paths either way.
         counted: the blocks whose branches count for the length; None: all.
+
+    Raises:
+        ValueError: no gradient flows from the output to where paths begin.
     """
     start = start_node(net.segments, None if wrt == "input" else net.index(wrt))
     contraction = contract(net.segments, [start], counted=counted)

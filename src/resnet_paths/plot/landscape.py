@@ -114,6 +114,9 @@ def plot_surface_3d(
         ax: draw here; its projection must be ``3d``.
         norm: colours and height; those of the finite values by default.
         log: height and colours on a logarithmic scale.
+
+    Raises:
+        ValueError: flat axes.
     """
     if ax is None:
         ax = Figure(figsize=(6, 5), layout="constrained").add_subplot(projection="3d")
@@ -152,6 +155,9 @@ def plot_surface_line(
         ax: draw here, also over other lines.
         label: for the legend.
         colour: of the line.
+
+    Raises:
+        ValueError: a surface over a plane, or a metric that it does not have.
     """
     if surface.y is not None:
         raise ValueError("expected a surface over a line, got one over a plane; use plot_surface_contours")
@@ -191,6 +197,9 @@ def plot_surface_twins(
 
     Returns:
         The axes, one a surface, in one figure (``axes[0].figure``).
+
+    Raises:
+        ValueError: no surfaces, or an unknown kind.
     """
     if kind not in ("contour", "heat", "3d") or not surfaces:
         raise ValueError(f"expected surfaces and kind 'contour', 'heat' or '3d', got {len(surfaces)} and {kind!r}")
@@ -223,6 +232,7 @@ def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str =
 
     Raises:
         ImportError: plotly is not installed.
+        ValueError: no surfaces.
     """
     try:
         with first_import("plotly.graph_objects"):

@@ -38,6 +38,9 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
     """The network over a copy of its model whose batch norms use the statistics of whatever batch they see.
 
     So it behaves, for a large batch, as after recalibration, whichever blocks are dropped.
+
+    Raises:
+        RuntimeError: the copy has other blocks.
     """
     model = private_copy(net.model)
     for norm in tracking_norms(model).values():

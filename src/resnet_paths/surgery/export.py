@@ -85,6 +85,7 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
 
     Raises:
         ValueError: onnxscript is not installed.
+        RuntimeError: PyTorch gave no program.
     """
     check_onnx()
     load_compiler()

@@ -157,6 +157,7 @@ def _publish_unnamed(content: bytes, path: Path) -> bool:
 
     Raises:
         FileExistsError: another process was first.
+        OSError: the folder cannot be written.
     """
     if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
         return False
@@ -223,6 +224,9 @@ def _check(path: Path) -> None:
 
     Read-only, so that not even the write-ahead log is folded into a damaged file; only after a crash without
     such a log must SQLite roll back its last transaction first.
+
+    Raises:
+        OperationalError: the file cannot be opened.
     """
     try:
         connection = _open(path, "ro")

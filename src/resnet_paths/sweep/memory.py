@@ -53,6 +53,8 @@ def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T
 
     Raises:
         MemoryError: or the device's own out-of-memory error, when a batch of one does not fit; any other error at once.
+        RuntimeError: the same, where a library raises that.
+        ValueError: a batch size below 1.
 
     Example:
         >>> import warnings
@@ -91,6 +93,9 @@ def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: in
         function: called with a slice, such as `lambda rows: model(x[rows])`.
         length: the number of examples.
         batch_size: the first to try.
+
+    Yields:
+        What `function` returned for a slice.
 
     Raises:
         MemoryError: as `with_batch_halving`.

@@ -124,6 +124,10 @@ def latencies_in_turn(
     Returns:
         A record for each model; :meth:`Timing.share_of` compares two.
 
+    Raises:
+        ValueError: no models.
+        TypeError: an input without a tensor.
+
     Example:
         >>> layers = [torch.nn.Linear(8, 8).eval() for _ in range(4)]
         >>> models = torch.nn.Sequential(*layers), torch.nn.Sequential(*layers[:2])

@@ -46,6 +46,9 @@ class Trainer:
 
         Order and augmentation come from a generator of their own, so that networks with other randomness inside
         (dropout, stochastic depth) see the same images in the same order.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
         """
         recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + epoch
         generator = seeded(seed)

@@ -27,6 +27,9 @@ def augment(
     Returns:
         The images, of the same shape.
 
+    Raises:
+        ValueError: a fill for another number of channels.
+
     Example:
         >>> image = torch.arange(9.0).view(1, 1, 3, 3)
         >>> augment(image, 1, False, torch.Generator().manual_seed(3)).shape

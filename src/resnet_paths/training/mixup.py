@@ -60,6 +60,9 @@ def mixup(
         shares: draws the share.
         partners: draws the partners, on the CPU.
 
+    Raises:
+        ValueError: not a label for each image.
+
     Example:
         >>> draw = np.random.default_rng(0), torch.Generator().manual_seed(0)
         >>> batch = mixup(torch.eye(3).view(3, 1, 1, 3), torch.arange(3), 0.0, *draw)

@@ -23,6 +23,9 @@ class Exact(Options):
     def path(self, scores: Scores, most: int) -> Iterator[Set]:
         """The best sets, in the order of what they save.
 
+        Yields:
+            The best set of a size.
+
         Raises:
             ValueError: too many blocks.
         """
