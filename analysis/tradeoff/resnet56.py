@@ -26,8 +26,8 @@ from resnet_paths.plot import plot_plan, plot_search, save
 from resnet_paths.surgery import norms_before, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
     Beam,
-    Blocks,
     Clock,
+    Count,
     Distil,
     Distillation,
     DropPlan,
@@ -115,7 +115,7 @@ def main() -> None:
     plan = plan_drop(
         net,
         search,
-        goal=Blocks(options.most),
+        goal=Count(options.most),
         search=Beam(options.beam, metric=options.metric, random_sets=20),
         repair=Distil(Distillation(epochs=options.epochs), Recalibrate(), train),
         split=ImageSplit(

@@ -125,7 +125,7 @@ def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
 def plan(net: UnrolledNetwork, data: ImageData) -> tradeoff.DropPlan:
     clock = tradeoff.Clock(batch=2, seconds=0.0, rounds=1)
     return tradeoff.plan_drop(
-        net, data, goal=tradeoff.Blocks(1), search=tradeoff.Greedy(random_sets=2), clock=clock, **QUIET
+        net, data, goal=tradeoff.Count(1), search=tradeoff.Greedy(random_sets=2), clock=clock, **QUIET
     )
 
 

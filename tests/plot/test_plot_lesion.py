@@ -8,7 +8,7 @@ from resnet_paths.data import digits
 from resnet_paths.lesion import random_deletions, single_deletions
 from resnet_paths.models import load_model
 from resnet_paths.plot import plot_plan, plot_random_deletions, plot_search, plot_single_deletions, save
-from resnet_paths.tradeoff import Beam, Blocks, Clock, Greedy, ImageSplit, plan_drop
+from resnet_paths.tradeoff import Beam, Clock, Count, Greedy, ImageSplit, plan_drop
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_the_frontier(tmp_path) -> None:
     plan = plan_drop(
         net,
         others,
-        goal=Blocks(2),
+        goal=Count(2),
         search=Greedy(random_sets=3),
         split=ImageSplit(search=others, repair=others, certify=data),
         clock=Clock(batch=30, seconds=0.0, rounds=1),
