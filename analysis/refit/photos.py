@@ -26,7 +26,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,9 @@ def game(subject: Subject) -> dict:
     sizes = players - all_coalitions(players).sum(1)
     best = [int(np.where(sizes == size, mean, np.inf).argmin()) for size in range(players + 1)]
     greedy = greedy_path(mean, players)
+    print(subject.kind, "game", f"{seconds:.0f} s", mean[0], flush=True)
     return {
+        "blocks": len(net),
         "photos": len(data),
         "players": players,
         "sets": len(table),
@@ -218,21 +220,27 @@ def _entry(players: int, place: int, mean: np.ndarray, share: np.ndarray) -> dic
 # drop and repair
 
 
-def repairs(subject: Subject, other: Subject | None) -> dict:
-    """A greedy search with refit, its sets repaired and looked at; how it depends on the calibration images."""
+def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None]) -> None:
+    """A greedy search, its sets repaired and looked at; how it depends on the calibration images.
+
+    What there is goes to `keep` as soon as it is there.
+    """
     net, options = subject.net, subject.options
     most = min(len(net), options.most or len(net))
     images, groups = subject.calibration(options.crops)
     start = time.perf_counter()
     refitter = Refitter(net, images, groups=groups, how=RefitSettings(memory=options.memory))
     scores = Scores(len(net), plain_losses(subject) if options.plain_search else refitted_losses(refitter))
-    path = [(), *Greedy().path(scores, most)]
+    path = (
+        [(), *Greedy().path(scores, most)]
+        if options.path is None
+        else [tuple(sorted(options.path[:size])) for size in range(len(options.path) + 1)]
+    )
     seconds = time.perf_counter() - start
     print(subject.kind, "search", f"{seconds:.0f} s", path[-1], flush=True)
 
     target = Target(subject)
-    rows = [_told(repaired(refitter, target, one)) for one in path]
-    return {
+    part: dict = {
         "photos": len(subject.materials.others),
         "crops": options.crops,
         "search": "plain" if options.plain_search else "refitted",
@@ -241,14 +249,17 @@ def repairs(subject: Subject, other: Subject | None) -> dict:
         "apart": refitter.apart_images.count,
         "search_seconds": seconds,
         "searched": len(scores.known),
-        "rows": rows,
+        "rows": [],
         "other": None if other is None else target.facts(other.net.model, other),
-        "calibrations": [
-            calibrated(subject, target, path[size], each, apart)
-            for size in sorted({min(most, size) for size in (1, 3, 5)})
-            for each, apart in dict.fromkeys([(1, True), (4, True), (options.crops, True), (options.crops, False)])
-        ],
+        "calibrations": [],
     }
+    for one in path:
+        part["rows"].append(_told(repaired(refitter, target, one)))
+        keep(part)
+    kinds = dict.fromkeys([(1, True), (4, True), (options.crops, True), (options.crops, False)])
+    for size in sorted({min(most, size) for size in (1, 3, 5)}) if options.calibrations else ():
+        part["calibrations"] += [calibrated(subject, target, path[size], each, apart) for each, apart in kinds]
+        keep(part)
 
 
 def refitted_losses(refitter: Refitter) -> Losses:
@@ -282,6 +293,10 @@ def repaired(refitter: Refitter, target: Target, dropped: tuple[int, ...]) -> di
     result = refitter(list(dropped))
     size = SIZES[subject.kind]
     x = torch.zeros(1, 3, size, size, device=next(plain.parameters()).device)
+    seen = {
+        "plain": target.facts(plain, subject),
+        "recalibrated": target.facts(recalibrated, subject) if dropped else target.facts(plain, subject),
+    }
     return {
         "dropped": list(dropped),
         "macs": count_macs(plain, x),
@@ -290,9 +305,8 @@ def repaired(refitter: Refitter, target: Target, dropped: tuple[int, ...]) -> di
         "step": result.step,
         "divergences": result.divergences,
         "reason": result.reason,
-        "plain": target.facts(plain, subject),
-        "recalibrated": target.facts(recalibrated, subject),
-        "shipped": target.facts(result.model, subject),
+        **seen,
+        "shipped": seen.get(result.repair) or target.facts(result.model, subject),
     }
 
 
@@ -330,7 +344,7 @@ def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dic
     sets = [row["dropped"] for row in facts["lite2"]["repairs"]["rows"]]
     models = [drop_blocks(nets["lite2"], dropped) if dropped else nets["lite2"].model for dropped in sets]
     everything = [*((model, images["lite2"]) for model in models), (nets["lite0"].model, images["lite0"])]
-    times: dict = {"machine": f"{platform.machine()} CPU, one thread", "torch": torch.__version__, "runtimes": {}}
+    times: dict = {}
     for runtime in ("eager", "onnx"):
         try:
             calls = [_call(in_runtime(model, x, runtime, threads=1), x) for model, x in everything]
@@ -338,7 +352,7 @@ def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dic
             print(f"not timed in {runtime}: {error}")
             continue
         taken = latencies_in_turn(calls, images["lite2"], seconds=options.seconds, threads=1, rounds=15)
-        times["runtimes"][runtime] = [
+        times[runtime] = [
             {"ms": 1000 * one.median, "share": (both := one.share_of(taken[0]))[0], "interval": list(both[1])}
             for one in taken
         ]
@@ -364,6 +378,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=8e9, help="bytes for the full network's states")
     parser.add_argument("--repairs", choices=list(SIZES), help="of one network alone, the rest as it is in photos.json")
     parser.add_argument("--plain-search", action="store_true")
+    parser.add_argument("--path", type=int, nargs="+", help="no search: drop these blocks, one after the other")
+    parser.add_argument("--no-calibrations", dest="calibrations", action="store_false")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=HERE)
@@ -373,18 +389,23 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Measure, or time what was measured."""
     options = parsed()
+    torch.backends.cudnn.allow_tf32 = False  # divergences of 1e-3 are compared
     materials, file = Materials(options.materials, options.photos), options.out / "photos.json"
+    anew = not (options.time or options.repairs)
+    facts: dict = {"ran": ran(options)} if anew else json.loads(file.read_text())
+    small = Subject("lite0", materials, options)
+
+    def keep(kind: str, name: str, part: dict) -> None:
+        facts.setdefault(kind, {})[name] = part
+        file.write_text(json.dumps(facts, indent=1) + "\n")  # what there is, should the rest be stopped
+
     if options.time:
-        facts = json.loads(file.read_text())
-        facts["times"] = timed(facts, materials, options)
-    elif options.repairs:
-        facts = json.loads(file.read_text())
-        small = Subject("lite0", materials, options)
-        one, other = (small, None) if options.repairs == "lite0" else (Subject("lite2", materials, options), small)
-        facts[one.kind]["repairs"] = repairs(one, other)
-    else:
-        facts = measured(materials, options, file)
-    file.write_text(json.dumps(facts, indent=1) + "\n")
+        keep("times", "runtimes", timed(facts, materials, options))
+    for subject, other in ((small, None), (Subject("lite2", materials, options), small)):
+        if anew:
+            keep(subject.kind, "game", game(subject))
+        if anew or options.repairs == subject.kind:
+            repairs(subject, other, partial(keep, subject.kind, "repairs"))
     (options.out / "photos.md").write_text(page(facts))
     save(picture(facts).axes[0], options.out / "photos.png")
 
@@ -395,20 +416,11 @@ def machine(options: argparse.Namespace) -> str:
     return f"{platform.machine()}, {torch.cuda.get_device_name() if cuda else 'CPU'}"
 
 
-def measured(materials: Materials, options: argparse.Namespace, file: Path) -> dict:
-    """Games, repairs and what they ran on."""
-    torch.backends.cudnn.allow_tf32 = False  # divergences of 1e-3 are compared
+def ran(options: argparse.Namespace) -> dict:
+    """What a page says of how it was made."""
     command = f"python analysis/refit/photos.py --crops {options.crops}"
     command += " --device cuda" * (options.device == "cuda")
-    facts: dict = {"ran": {"command": command, "torch": torch.__version__, "machine": machine(options)}}
-    small = Subject("lite0", materials, options)
-    for subject, other in ((small, None), (Subject("lite2", materials, options), small)):
-        played = game(subject)
-        print(subject.kind, "game", f"{played['seconds']:.0f} s", played["none"], flush=True)
-        facts[subject.kind] = {"blocks": len(subject.net), "game": played}
-        file.write_text(json.dumps(facts, indent=1) + "\n")  # what there is, should the rest be stopped
-        facts[subject.kind]["repairs"] = repairs(subject, other)
-    return facts
+    return {"command": command, "torch": torch.__version__, "machine": machine(options)}
 
 
 if __name__ == "__main__":

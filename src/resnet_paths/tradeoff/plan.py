@@ -68,6 +68,8 @@ class DropPlan:
         judge_losses: of each point on the images that judged; empty without them.
         finetuned: the chosen network, fine-tuned; None where that was not asked for.
         keeps_finetuned: whether that is the network to use.
+        beyond: the fine-tuned network of the next size, of which it was not shown that it reaches the goal; None where
+            none was tested.
         notes: what a reader should know: doubtful timings, certificates that could not be had.
         source: what a caller noted of where model and images came from.
         made: the fine-tuned network, in the process that planned: it need not be trained again to be used there.
@@ -90,6 +92,7 @@ class DropPlan:
     judge_losses: tuple[float, ...] = ()
     finetuned: PlanPoint | None = None
     keeps_finetuned: bool = False
+    beyond: PlanPoint | None = None
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     made: nn.Module | None = field(default=None, repr=False, compare=False)
@@ -119,15 +122,19 @@ class DropPlan:
 
     def _why_no_more(self, goal: AccuracyDrop | Disagreement) -> str:
         """What the first set that failed lacks: too much is lost, or too few images show that it is not."""
-        if self.chosen + 1 >= len(self.points):
+        first = self.beyond or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
+        if first is None:
             return ""
-        first, count = self.points[self.chosen + 1], self.images["certify"].count
+        count = self.images["certify"].count
         if isinstance(goal, AccuracyDrop):
             seen, bound, allowed, what = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
         else:
             seen, bound, allowed = first.disagreement, first.disagreement_at_most or 1.0, goal.share
             what = "answers change:"
-        said = f". With {len(first.dropped)} dropped {what} {seen:.2%}, and by this confidence at most {bound:.2%}"
+        how = ", fine-tuned" if first.repair == "fine-tuned" else ""
+        said = (
+            f". With {len(first.dropped)} dropped{how}, {what} {seen:.2%}, and by this confidence at most {bound:.2%}"
+        )
         if seen >= allowed:
             return said
         needed = math.ceil(count * ((bound - seen) / (allowed - seen)) ** 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,14 +16,13 @@ from ..lesion import Metric, metric_named
 from ..lesion.metrics import needs_labels
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
-from ..statistics import share_at_most
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
-from .distil import check_labels_of_loss, distil_best
+from .distil import check_labels_of_loss
+from .finetuning import TunedInTurn, Tuner
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
-from .measures import answers
 from .plan import DropPlan, ImagesUsed, training_images
-from .points import Measured, PlanPoint, bound_of_fall, measured_point, together
+from .points import Measured, PlanPoint, measured_point, together
 from .repairs import Distil, Recalibrate, Repair, adapted, closed
 from .runtimes import Clock, check_runtime
 from .search import Exact, Greedy, Scores, Search, Set
@@ -73,7 +73,8 @@ def plan_drop(
 
     Cost: the search's sets, of which those compared by gates (without repair, or recalibrated) share what they begin
     with, and a refit makes one repair each; then for each point two forward passes over the images that certify, one
-    repair, and twice the clock's seconds.
+    repair, and twice the clock's seconds. Fine-tuning trains once, for a goal with a confidence once a size from the
+    first one on that the images searched do not already show to reach it.
 
     Example:
         >>> from resnet_paths import unroll
@@ -165,11 +166,12 @@ class _Planner:
         scores, judge = self._scores("search", watch.costs), None
         if "judge" in self.roles:
             judge = self._scores("judge", watch.costs)
-        measured, chosen = self._frontier(scores, judge, watch, whole_frontier, notes)
+        measured, chosen, tuning = self._frontier(scores, judge, watch, whole_frontier, notes)
         points = [one.point for one in measured]
         notes += doubts(points[1:], points[0])
         if self._tests:
-            points = [together(point, len(self.roles["certify"]), len(points)) for point in points]
+            tests = len(points) + (0 if tuning is None else tuning.tests)
+            points = [together(point, len(self.roles["certify"]), tests) for point in points]
 
         sets = [point.dropped for point in points]
         greedy = self._greedy(scores, sets)
@@ -194,7 +196,7 @@ class _Planner:
             judge_losses=() if judge is None else tuple(judge.known[one] for one in sets),
             notes=tuple(notes),
         )
-        return self._finetuned(plan, measured) if isinstance(self.repair, Distil) else plan
+        return self._finetuned(plan, measured[0], tuning)
 
     @property
     def _tests(self) -> bool:
@@ -209,14 +211,13 @@ class _Planner:
 
     @property
     def _level(self) -> float:
-        """Of bounds; half of the error is left for the fine-tuned network, where there will be one."""
-        level = self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement) else _LEVEL
-        return 1 - (1 - level) / 2 if self._tests and isinstance(self.repair, Distil) else level
+        """Of bounds."""
+        return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement) else _LEVEL
 
     def _too_few(self) -> Iterator[str]:
         count = len(self.roles["certify"])
         if isinstance(self.goal, AccuracyDrop | Disagreement):
-            needed = replace(self.goal, confidence=self._level).least_images
+            needed = self.goal.least_images
             if count < needed:
                 yield (
                     f"Too few images: at least {needed} that certify are needed to show that {self.goal}, where not "
@@ -226,18 +227,25 @@ class _Planner:
     def _scores(self, role: str, costs: tuple[float, ...] | None) -> Scores:
         _, metric = self._metric
         bench = self._bench(role, metric)
-        total = self.search.sets(len(self.net), self.most) if role == "search" else self.most * self.split.finalists
+        most = self._expected(costs)
+        total = self.search.sets(len(self.net), most) if role == "search" else most * self.split.finalists
         if role == "search":
             self._say(f"comparing about {total} sets of blocks on {len(self.roles[role])} images")
         return Scores(len(self.net), Evaluator(bench, self.running, f"plan, {role}", total), costs)
+
+    def _expected(self, costs: tuple[float, ...] | None) -> int:
+        """How many blocks will have to go, about: for a latency as many of mean cost as make up what is to be saved."""
+        if not isinstance(self.goal, Latency) or not costs or sum(costs) <= 0:
+            return self.most
+        return min(self.most, math.ceil((1 - self.goal.share) * len(costs) / sum(costs)) + 1)
 
     def _bench(self, role: str, metric: Metric | None = None) -> Bench:
         return Bench(self._workshop, self.roles[role], metric, self.split.batch_size)
 
     def _frontier(
         self, scores: Scores, judge: Scores | None, watch: Stopwatch, whole_frontier: bool, notes: list[str]
-    ) -> tuple[list[Measured], int]:
-        """Points until the goal is decided, and which one it chooses."""
+    ) -> tuple[list[Measured], int, TunedInTurn | None]:
+        """Points until the goal is decided, which one it chooses, and what was fine-tuned on the way."""
         bench = self._bench("certify")
         scores.score([()])
         measured = [self._measure(bench, (), None, scores)]
@@ -246,6 +254,7 @@ class _Planner:
         if judge is not None:
             judge.score([()])
         passes: list[bool] = []
+        tuning = self._in_turn(measured[0])
         for path_set in self.search.path(scores, self.most):
             if self._far(path_set, scores) and not whole_frontier:
                 continue
@@ -255,12 +264,14 @@ class _Planner:
             if isinstance(self.goal, Latency):
                 point, passed = self._anew(point, watch, notes)
             else:
-                passed = self._passes(point)
+                passed = self._passes(point) if tuning is None else tuning(point)
             measured.append(Measured(point, one.right))
             passes.append(passed)
             if self._decided(passes) and not whole_frontier:
                 break
-        return measured, self._chosen(passes, measured)
+        if tuning is not None:
+            tuning.last()
+        return measured, self._chosen(passes, measured), tuning
 
     def _far(self, dropped: Set, scores: Scores) -> bool:
         """Whether a set saves so much less than a latency asks for that it need not be measured."""
@@ -329,33 +340,44 @@ class _Planner:
         path: list[Set] = [(), *Greedy().path(plain, max(map(len, sets)))]
         return [scores.known[path[len(dropped)]] for dropped in sets]
 
-    def _finetuned(self, plan: DropPlan, measured: list[Measured]) -> DropPlan:
-        if not isinstance(self.repair, Distil) or not plan.points[plan.chosen].dropped:
+    def _finetuned(self, plan: DropPlan, whole: Measured, tuning: TunedInTurn | None) -> DropPlan:
+        """The plan with its fine-tuned network: that of the chosen set, or the last that was tested in turn."""
+        point = plan.points[plan.chosen]
+        if not isinstance(self.repair, Distil) or not (point.dropped or tuning):
             return plan
-        point, certify = plan.points[plan.chosen], self.roles["certify"]
-        self._say(f"fine-tuning, {self.repair.how.epochs} epochs")
-        model = self._workshop.repairer(point.dropped).model
-        best = distil_best(model, self.net, training_images(self.repair, self.roles), self.repair.how)
-        now, whole = (answers(one, certify, self.net.followed) for one in (model, self.net.model))
-        after = now.right
-        level = 1 - (1 - self._level) / len(plan.points) if self._tests else self._level
-        changed = int(len(after) - now.agree(whole).sum())
-        tuned = together(
-            replace(
-                point,
-                accuracy=float(after.mean()),
-                fall=float(measured[0].right.mean() - after.mean()),
-                fall_at_most=bound_of_fall(measured[0].right, after, level),
-                disagreement=changed / len(after),
-                disagreement_at_most=share_at_most(changed, len(after), level),
-                repair="fine-tuned",
-                reason=f"best on images kept apart: the state after {best.kept} of {self.repair.how.epochs} epochs",
-            ),
-            len(after),
-            len(plan.points) if self._tests else 1,
+        if tuning is None:
+            tuned = self._tuner(self.repair, whole)(point)
+            finetuned = together(tuned.point, len(self.roles["certify"]), 1)
+            keeps = tuned.kept > 0
+            return replace(plan, finetuned=finetuned, keeps_finetuned=keeps, made=tuned.model if keeps else None)
+        best, failed, tests = tuning.tuned, tuning.failed, len(plan.points) + tuning.tests
+        if failed is not None and failed.dropped != point.dropped:
+            plan = replace(plan, beyond=failed)
+        elif failed is not None:
+            plan = replace(plan, finetuned=together(failed, len(self.roles["certify"]), tests))
+        if best is None or best.point.dropped != point.dropped:
+            return plan
+        finetuned = together(best.point, len(self.roles["certify"]), tests)
+        return replace(plan, finetuned=finetuned, keeps_finetuned=True, made=best.model)
+
+    def _tuner(self, repair: Distil, whole: Measured) -> Tuner:
+        return Tuner(self._workshop, repair, self.roles, whole.right, self._level, self._say)
+
+    def _in_turn(self, whole: Measured) -> TunedInTurn | None:
+        """How sets are tested that are fine-tuned; None where the goal is no test, or nothing is fine-tuned."""
+        if not self._tests or not isinstance(self.repair, Distil):
+            return None
+        bench = self._bench("search")
+
+        def measured(dropped: Set, full: Measured | None) -> Measured:
+            state = SweepProgress(f"plan, {len(dropped)} dropped on the images searched", 1)
+            values = measure_set(bench, dropped, self.running, state)
+            return measured_point(self.net, dropped, values, full, self._level, 0.0)
+
+        full = measured((), None)
+        return TunedInTurn(
+            self._tuner(self.repair, whole), lambda dropped: self._passes(measured(dropped, full).point), self._passes
         )
-        keeps = best.kept > 0 and (not self._tests or self._passes(tuned))
-        return replace(plan, finetuned=tuned, keeps_finetuned=keeps, made=model if keeps else None)
 
     def _say(self, words: str) -> None:
         """A line where no bar is shown, as soon as something long begins."""
