@@ -127,6 +127,7 @@ def test_an_autocast_around_the_call_is_left_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the Hessian is smaller here")
 def test_a_sample_of_wrong_calls_of_all_public_functions(tmp_path, monkeypatch) -> None:
     """The whole trial is analysis/wrong_uses/python_calls.py; here each function gets one wrong call of its own."""
     import random

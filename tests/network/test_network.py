@@ -475,6 +475,7 @@ class Around(nn.Module):
         return x + self.branch(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*could not be looked into")
 def test_closed_modules_that_write_over_their_input_are_refused() -> None:
     """The shortcut reads the input too, before or after by the gate."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Around(Closed()) for _ in range(2))).eval()
