@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import io
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from resnet_paths import gradient_by_length, load_data, load_model, path_lengths, single_deletions, unroll
-from resnet_paths._display import shown
+from resnet_paths.records import Shown
 
 PACKAGES = [path.parent.name for path in (Path(__file__).parents[1] / "src" / "resnet_paths").glob("*/__init__.py")]
 
@@ -28,7 +30,7 @@ class Balanced(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.seen.append(tag)
-        if tag not in ("br", "meta"):
+        if tag not in ("br", "img", "meta"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -47,8 +49,8 @@ def test_every_public_record_is_shown(package: str) -> None:
     module = importlib.import_module(f"resnet_paths.{package}")
     for name in getattr(module, "__all__", ()):
         value = getattr(module, name)
-        if inspect.isclass(value) and dataclasses.is_dataclass(value) and {"to_pandas", "to_frame"} & set(dir(value)):
-            assert hasattr(value, "_repr_html_"), f"{name} of {package} shows no table in a notebook: add @shown"
+        if inspect.isclass(value) and dataclasses.is_dataclass(value) and hasattr(value, "to_pandas"):
+            assert issubclass(value, Shown), f"{name} of {package} shows no table in a notebook: derive it from Record"
 
 
 @pytest.mark.slow
@@ -68,9 +70,8 @@ def test_real_records_are_short_in_a_line_and_whole_in_a_table() -> None:
     assert "layer3.8" in records[0]._repr_html_()
 
 
-@shown
 @dataclass(frozen=True)
-class Sample:
+class Sample(Shown):
     text: str
     number: float
     tensor: torch.Tensor
@@ -96,9 +97,8 @@ def test_each_kind_of_field() -> None:
 
 
 def test_a_repr_of_the_class_itself_stays() -> None:
-    @shown
     @dataclass(frozen=True)
-    class Own:
+    class Own(Shown):
         value: int
 
         def __repr__(self) -> str:
@@ -120,6 +120,15 @@ def test_long_tables_are_cut_and_say_so() -> None:
 
 def test_text_is_escaped() -> None:
     assert "b" not in tags(sample(3)._repr_html_())
+
+
+def test_terminals_draw_a_table() -> None:
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(sample(100))
+    text = console.export_text()
+    assert "<b>29" in text
+    assert "<b>30" not in text
+    assert "30 of 100 rows" in text
 
 
 def test_records_of_different_packages_name_a_model_alike() -> None:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "resnet_paths"
 FLOORS = [
-    {"arguments"},
+    {"arguments", "records"},
     {"graph", "statistics"},
     {"network"},
     {"data", "sweep"},

@@ -100,7 +100,7 @@ def by_block(data: ImageData) -> list[str]:
     save(plot_block_eigenvalues(record), HERE / "blocks_embedded.png")
     rows = [
         f"| {row.block} | {row.parameters:,} | {row.smallest:.4f} | {row.largest:.4f} | {row.ratio:.3f} |"
-        for row in record.to_frame().itertuples()
+        for row in record.to_pandas().itertuples()
     ]
     return [
         "## By residual block",

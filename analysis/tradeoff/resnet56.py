@@ -3,7 +3,7 @@
     python analysis/tradeoff/resnet56.py --reference FOLDER [--search 1165] [--most 6] [--beam 6] [--finalists 16]
         [--draws 10] [--epochs 2] [--metric soft_error]
 
-FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors. Blocks are searched on the first training
+FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors. Count are searched on the first training
 images, with each batch's own statistics, and the finalists of each size judged on the other training
 images; all of these are moved and mirrored as in training, as are those that statistics are measured on. Accuracy is
 on the 500 original test images. Writes resnet56.md and pictures beside this file.

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, and never the function
         network,
         paths,
         plot,
+        records,
         report,
         statistics,
         surgery,

@@ -69,6 +69,13 @@ def load_compiler() -> None:
 
 
 @cache
+def load_symbolic_shapes() -> None:
+    """Import SymPy, which adds a warnings filter, and which torch imports in the middle of a gradient."""
+    with first_import("sympy"):
+        importlib.import_module("torch.fx.experimental.symbolic_shapes")
+
+
+@cache
 def load_forward_derivatives() -> None:
     """Let torch prepare its forward derivatives, which it does at the first, with a warning about itself."""
     import torch

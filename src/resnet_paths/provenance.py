@@ -52,7 +52,7 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype, seed: int | None
         data=fingerprint(data),
         dtype=str(dtype).removeprefix("torch."),
         seed=seed,
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         version=version,
     )
 

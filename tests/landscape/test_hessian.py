@@ -60,7 +60,7 @@ def test_same_seed_same_numbers_and_the_table_is_complete() -> None:
     net, batch = tiny_network(3), tiny_batch(4)
     first, again = (extreme_eigenvalues(curvature_operator(net, [batch]), basis=8, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.vectors, again.vectors)
-    frame = first.to_frame()
+    frame = first.to_pandas()
     assert list(frame["end"]) == ["smallest", "largest"]
     assert frame["eigenvalue"].tolist() == [first.smallest, first.largest]
 
@@ -75,7 +75,7 @@ def test_blocks_are_diagonal_blocks_of_the_dense_matrix() -> None:
     net, batch = tiny_network(3), tiny_batch(5)
     matrix, places = _dense(net, batch), curvature_operator(net, [batch]).slices()
     record = block_eigenvalues(net, iter([batch]))
-    frame = record.to_frame().set_index("block")
+    frame = record.to_pandas().set_index("block")
     for block, names in block_parameters(net).items():
         inside = np.concatenate([np.arange(len(matrix))[places[name]] for name in names])
         exact = np.linalg.eigvalsh(matrix[np.ix_(inside, inside)])

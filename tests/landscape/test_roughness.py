@@ -159,7 +159,7 @@ def test_a_study_shares_its_planes_between_twins() -> None:
         alone = loss_surface(model, data, directions=plane, x=x, y=y, progress=False)
         np.testing.assert_allclose(found.surfaces[0][1].values["loss"], alone.values["loss"], rtol=1e-12)
         assert found.values["convex"][0, 1] == roughness(found.surfaces[0][1]).convex
-        assert len(found.to_frame()) == 2
+        assert len(found.to_pandas()) == 2
     assert set(compare_roughness(*studies)) == {"convex", "negative", "deviation"}
     with pytest.raises(ValueError, match="at least one model"):
         roughness_study([], data)

@@ -112,7 +112,7 @@ def test_same_seed_same_record_and_its_tables() -> None:
     np.testing.assert_array_equal(first.nodes, again.nodes)
     assert first.nodes.shape[1] == len(operator)
     assert first.grid[0] < values[0] < values[-1] < first.grid[-1]
-    assert len(first.to_frame()) == 64
+    assert len(first.to_pandas()) == 64
     made = first.to_xarray()
     assert made["density"].dims == ("eigenvalue",)
     assert made.attrs["size"] == len(values)

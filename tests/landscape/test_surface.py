@@ -53,7 +53,7 @@ def test_a_quadratic_model_has_its_closed_form_at_every_coordinate() -> None:
             assert found.values["loss"][row, column] == pytest.approx(float(exact), rel=1e-12)
     table = found.to_xarray()["loss"]
     assert float(table.sel(x=2.5, y=0.5)) == found.values["loss"][1, 3]
-    frame = found.to_frame().set_index(["x", "y"])["loss"]
+    frame = found.to_pandas().set_index(["x", "y"])["loss"]
     assert frame[4.0, -3.0] == found.values["loss"][0, 4]
 
 
@@ -69,7 +69,7 @@ def test_a_line() -> None:
         there = moved(model, [d], [alpha])
         exact = nn.functional.cross_entropy(there(data.x), data.labels)
         assert value == pytest.approx(float(exact.detach()), rel=1e-10)
-    assert list(line.to_frame().columns)[:2] == ["x", "loss"]
+    assert list(line.to_pandas().columns)[:2] == ["x", "loss"]
     with pytest.raises(ValueError, match="leave y out"):
         loss_surface(model, data, directions=d, y=[0.0], **QUIET)
 

@@ -113,4 +113,4 @@ def test_what_does_not_fit_is_refused() -> None:
         hutchinson(operator, 4, confidence=1.0)
     with pytest.raises(ValueError, match="'rademacher' or 'gaussian'"):
         hutchinson(operator, 4, probe="uniform")  # type: ignore[arg-type]
-    assert hutchinson(operator, 4).to_frame()["value"].tolist() == pytest.approx([3.0])
+    assert hutchinson(operator, 4).to_pandas()["value"].tolist() == pytest.approx([3.0])

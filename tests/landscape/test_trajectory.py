@@ -96,7 +96,7 @@ def test_losses_are_those_of_the_checkpoints_and_of_the_surface() -> None:
     assert abs(record.projected[0] - record.true[0]) > 1e-3  # the picture does not show the true loss
     assert fingerprint(model) == before
     assert torch.equal(torch.get_rng_state(), rng)
-    assert list(record.to_frame()["step"]) == ["0", "1", "2", "3", "4"]
+    assert list(record.to_pandas()["step"]) == ["0", "1", "2", "3", "4"]
 
 
 def test_given_directions_need_not_be_orthogonal_but_losses_do() -> None:
@@ -134,7 +134,7 @@ def test_runs_of_training_files_and_models_are_read(tmp_path) -> None:
     run = read_trajectory(tmp_path)
     found = project_trajectory(model, run)
     assert found.labels == ("0", "1", "2", "3")
-    assert len(found) == len(found.to_frame()) == 4
+    assert len(found) == len(found.to_pandas()) == 4
     losses = trajectory_losses(model, run, found, data)
     assert np.isfinite(losses.projected).all()
     files = [save_checkpoint(model, tmp_path / "other" / f"{k}.safetensors") for k in range(1)]

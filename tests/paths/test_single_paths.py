@@ -26,7 +26,7 @@ from resnet_paths.paths import (
 )
 from resnet_paths.paths._columns import merge_into
 from resnet_paths.paths.block_graph import chain_graph
-from resnet_paths.paths.record import Record
+from resnet_paths.paths.forward_pass import ForwardPass
 from resnet_paths.paths.sampling import draw_edges, draw_masks
 from resnet_paths.statistics import log_student_interval
 
@@ -65,13 +65,13 @@ def test_enumeration_in_little_room_is_the_same(monkeypatch: pytest.MonkeyPatch)
     x, target = tiny_batch()
     wide = enumerate_path_gradients(net, x, target)
     visits: list[int] = []
-    original = Record.pull
+    original = ForwardPass.pull
 
     def counted(self, place, term, rows, parameters=()):
         visits.append(len(rows))
         return original(self, place, term, rows, parameters)
 
-    monkeypatch.setattr(Record, "pull", counted)
+    monkeypatch.setattr(ForwardPass, "pull", counted)
     monkeypatch.setattr("resnet_paths.paths.enumeration.ROOM_BYTES", 4 * 3 * 4 * 8)
     narrow = enumerate_path_gradients(net, x, target)
     assert max(visits) <= 8

@@ -124,8 +124,8 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(PAPERS, "veit2016", replace(paper, claims=(replace(first, measure=broken), *rest)))
     result = reproduce("veit2016", ["path-count", "path-lengths"])
     assert result.failed == ["path-count"]
-    assert result.to_frame()["verdict"].tolist() == ["failed", "agrees"]
-    assert result.to_frame()["kind"].tolist() == ["check", "check"]
+    assert result.to_pandas()["verdict"].tolist() == ["failed", "agrees"]
+    assert result.to_pandas()["kind"].tolist() == ["check", "check"]
     assert "<td>failed</td>" in result._repr_html_()
     shown = CliRunner().invoke(app, ["reproduce", "veit2016", "--claim", "path-count"])
     assert shown.exit_code == 1

@@ -91,7 +91,7 @@ def decoded(uri: str) -> str:
 
 
 def test_every_stage_is_done_and_on_the_page(whole) -> None:
-    assert whole.to_frame()["status"].tolist() == ["done"] * len(STAGES)
+    assert whole.to_pandas()["status"].tolist() == ["done"] * len(STAGES)
     page = Page(whole.path.read_text())
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == ["summary", *NAMES, "provenance"]
@@ -246,7 +246,7 @@ def test_a_failed_stage_is_shown_and_computed_again(tmp_path) -> None:
     stages = [note("a", tmp_path), stage("broken", failing), stage("empty", refusing), note("z", tmp_path)]
     report = write_report(small_model(), data, tmp_path / "r.html", stages=stages, progress=False)
     assert report.failed == ["broken"]
-    assert report.to_frame()["status"].tolist() == ["done", "failed", "not applicable", "done"]
+    assert report.to_pandas()["status"].tolist() == ["done", "failed", "not applicable", "done"]
     text = report.path.read_text()
     Page(text)
     assert "the disk &lt;b&gt;is&lt;/b&gt; full" in text
@@ -381,7 +381,7 @@ def test_the_words_on_a_model_that_has_learnt_nothing(tmp_path) -> None:
     assert "half of the way to guessing" not in whole
     assert "how deletions damage it cannot be seen" in whole
     assert "neither ranks them" in whole
-    reasons = report.to_frame().set_index("stage")["reason"]
+    reasons = report.to_pandas().set_index("stage")["reason"]
     assert all("gradient of the loss at the input is zero" in reasons[name] for name in ("gradient", "effective"))
 
 
@@ -523,7 +523,7 @@ def test_stages_that_cannot_say_anything_say_why(tmp_path) -> None:
     skip = [name for name in NAMES if name not in wanted]
     torch.manual_seed(0)
     report = write_report(Kinked().eval(), data, tmp_path / "r.html", skip=skip, progress=False)
-    frame = report.to_frame().set_index("stage").loc[list(wanted)]
+    frame = report.to_pandas().set_index("stage").loc[list(wanted)]
     assert frame["status"].tolist() == ["not applicable"] * len(wanted)
     assert "1 block" in frame.loc["deletions", "reason"]
     assert "second derivative" in frame.loc["curvature", "reason"]

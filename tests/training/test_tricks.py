@@ -204,8 +204,8 @@ def test_a_trajectory_begins_before_training(tmp_path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in path.states[-1].items())
     assert path.rows == ({}, *rows)
     assert path.facts["recipe"]["epochs"] == 3
-    assert list(path.to_frame()["trained"]) == [0, 1, 2, 3]
-    assert path.to_frame()["loss"][3] == rows[-1]["loss"]
+    assert list(path.to_pandas()["trained"]) == [0, 1, 2, 3]
+    assert path.to_pandas()["loss"][3] == rows[-1]["loss"]
 
     names = ["conv1.weight", "linear.bias"]
     matrix = path.matrix(names)

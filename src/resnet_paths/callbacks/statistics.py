@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import Range, checked
 from ..network import UnrolledNetwork
 from ..paths import effective_paths, gradient_by_length, path_energy
+from ..records import Record
 from ..tables import data_frame
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ Loss = Any
 _COLUMNS = 4  # of path_energy: a few are enough for a mean length
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class PathStatistics:
+class PathStatistics(Record):
     """The paths of a network at one moment, on one batch.
 
     Attributes:
@@ -41,6 +40,9 @@ class PathStatistics:
         branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each block, averaged over the examples, (n,).
         residual: ``|sum_k G_k - G| / |G|``, the check of the split.
     """
+
+    DIMENSIONS: ClassVar = {"gradient_norm": "length", "share": "length", "branch_ratio": "block"}
+    COORDINATES: ClassVar = {"block": "blocks"}
 
     step: int
     blocks: tuple[str, ...]

@@ -192,7 +192,7 @@ def _write(surfaces: Surfaces, log: bool | None, html: bool, out: Path) -> list[
     written = [_draw(surfaces, log, out)]
     for place, surface in enumerate(surfaces.values()):
         stem = "landscape" if place == 0 else "landscape_twin"
-        write_table(out / f"{stem}.csv", surface.to_frame())
+        write_table(out / f"{stem}.csv", surface.to_pandas())
         written += [out / f"{stem}.csv", rp.landscape.save_surface(surface, out / f"{stem}.npz")]
         written.append(rp.landscape.save_vtk(surface, out / f"{stem}.vtk"))
     if html:

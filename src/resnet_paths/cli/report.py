@@ -96,7 +96,7 @@ def _as_json(result: rp.report.Report) -> dict[str, object]:
     return {
         "report": str(result.path),
         "journal": str(result.journal),
-        "stages": json.loads(result.to_frame().to_json(orient="records")),
+        "stages": json.loads(result.to_pandas().to_json(orient="records")),
         "findings": result.findings,
         "warnings": result.warnings,
         "provenance": dict(result.provenance),

@@ -89,7 +89,7 @@ def reproduce(
 
 def _as_json(result: Reproduction) -> dict[str, object]:
     numbers = {v.claim.name: dict(v.measured.numbers) for v in result.verdicts if v.measured is not None}
-    rows = result.to_frame().to_dict("records")
+    rows = result.to_pandas().to_dict("records")
     return {
         "paper": result.paper.name,
         "citation": result.paper.citation,
@@ -111,7 +111,7 @@ def _table(result: Reproduction) -> Table:
     for name in ("claim", "kind", "paper", "expected", "measured", "verdict"):
         table.add_column(name)
     colours = {"holds": "green", "does not hold": "yellow", "disagrees": "red", "failed": "red"}
-    for row in result.to_frame().to_dict("records"):
+    for row in result.to_pandas().to_dict("records"):
         verdict = str(row["verdict"])
         words = (row["claim"], row["kind"], f"{row['statement']} ({row['where']})", row["expected"], row["measured"])
         cells = [escape(str(word)) for word in words]

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from ..imports import load_symbolic_shapes
 from . import operations
 from .baked import HeldTensors, Reads, version
 from .batch_size import with_batch_size
@@ -570,6 +571,7 @@ def record(model: nn.Module, example: Any) -> Program:
             that is not ``a * batch + b``, or on the values of the input.
     """
     given = _Example(model, example)
+    load_symbolic_shapes()
 
     with MODEL_LOCK:
         try:

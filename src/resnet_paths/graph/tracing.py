@@ -25,6 +25,7 @@ import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace as fx_tracing
 
+from ..imports import load_symbolic_shapes
 from . import operations
 from .baked import HeldTensors, Reads
 from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
@@ -507,5 +508,6 @@ def trace(model: nn.Module) -> Program:
         with noticing_draws() as drawn:
             return _Tracer(model, opaque).program(), drawn()
 
+    load_symbolic_shapes()
     with MODEL_LOCK, preserved(model), checkpointing_bypassed(model):
         return closing_what_cannot_be_followed(model, attempt)

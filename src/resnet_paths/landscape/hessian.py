@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_batches
 from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..provenance import Provenance
+from ..records import Record
 from ..tables import data_frame
 from .directions import Direction
 from .mean_loss import SampleLoss
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class ExtremeEigenvalues:
+class ExtremeEigenvalues(Record):
     """The largest and the smallest eigenvalues of a curvature matrix, with eigenvectors.
 
     Attributes:
@@ -47,6 +46,8 @@ class ExtremeEigenvalues:
         directions: the eigenvectors, in the order of `values`, for :func:`loss_surface`.
         source: model, data, seed and versions.
     """
+
+    DIMENSIONS: ClassVar = {"values": "eigenvalue", "residuals": "eigenvalue", "vectors": "eigenvalue parameter"}
 
     kind: Kind
     values: np.ndarray
@@ -88,7 +89,7 @@ class ExtremeEigenvalues:
             raise ValueError(f"expected from 1 to {len(self.values) - self.below} directions, got {count}")
         return list(reversed(self.directions[len(self.directions) - count :]))
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row an eigenvalue, the smallest first."""
         ends = ["smallest"] * self.below + ["largest"] * (len(self.values) - self.below)
         return data_frame({"eigenvalue": self.values, "end": ends, "residual": self.residuals})
@@ -232,9 +233,8 @@ def _residuals(operator: CurvatureOperator, values: np.ndarray, vectors: np.ndar
     return found
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class BlockEigenvalues:
+class BlockEigenvalues(Record):
     """The extreme eigenvalues of each diagonal block of a curvature matrix.
 
     Attributes:
@@ -249,6 +249,15 @@ class BlockEigenvalues:
         tolerance: the relative accuracy that was asked for.
     """
 
+    DIMENSIONS: ClassVar = {
+        "smallest": "block",
+        "largest": "block",
+        "residuals": "block",
+        "sizes": "block",
+        "products": "block",
+    }
+    COORDINATES: ClassVar = {"block": "names"}
+
     kind: Kind
     names: tuple[str, ...]
     smallest: np.ndarray
@@ -259,7 +268,7 @@ class BlockEigenvalues:
     samples: int
     tolerance: float
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a block."""
         ratios = [eigenvalue_ratio(low, high) for low, high in zip(self.smallest, self.largest, strict=True)]
         return data_frame(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._display import shown
+from ..records import Record
 from ..tables import data_set
 
 if TYPE_CHECKING:
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class Surface:
+class Surface(Record):
     """Metrics over a line (columns,) or a plane (rows, columns); row r, column c is at (x_c, y_r).
 
     Attributes:
@@ -104,7 +103,7 @@ class Surface:
         }
         return data_set(arrays, coordinates, facts)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a cell: its coordinates, its metrics and their standard errors."""
         frame = self.to_xarray().to_dataframe().reset_index()
         first = ["x"] if self.y is None else ["x", "y"]

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..choices import Normalise
 from ..data import ImageSource, as_data
+from ..records import Record
 from ..statistics import mean_intervals, student_intervals, student_tail
 from ..tables import data_frame
 from .directions import Include, random_direction
@@ -217,9 +217,8 @@ def _values(surface: Surface, metric: str, scale: Scale) -> np.ndarray:
         return np.log(values)
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class RoughnessStudy:
+class RoughnessStudy(Record):
     """Roughness of one or more models (trained from several seeds) along several random planes each.
 
     Attributes:
@@ -229,6 +228,9 @@ class RoughnessStudy:
         metric: what was measured.
         scale: on which scale.
     """
+
+    DIMENSIONS: ClassVar = {"values": "model plane"}
+    COORDINATES: ClassVar = {"plane": "seeds"}
 
     values: dict[str, np.ndarray]
     seeds: tuple[int, ...]
@@ -245,7 +247,7 @@ class RoughnessStudy:
         low, high = mean_intervals(blocks, level, bound=1.0)
         return float(blocks.mean()), max(0.0, float(low)), float(high)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a model and plane."""
         planes = len(self.seeds)
         index = {"model": np.arange(len(self.surfaces)).repeat(planes), "plane": self.seeds * len(self.surfaces)}

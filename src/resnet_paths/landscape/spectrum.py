@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..imports import first_import
 from ..provenance import Provenance, dataset
+from ..records import Record
 from ..tables import data_frame
 from .operator import CurvatureOperator, Kind
 from .trace import _probes
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 _MOST_POINTS = 10**7
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class SpectralDensity:
+class SpectralDensity(Record):
     """How the eigenvalues of a curvature matrix are distributed, estimated.
 
     Attributes:
@@ -42,6 +41,14 @@ class SpectralDensity:
         samples: number of samples in the mean.
         source: model, data, seed and versions.
     """
+
+    DIMENSIONS: ClassVar = {
+        "density": "eigenvalue",
+        "standard_error": "eigenvalue",
+        "nodes": "probe step",
+        "weights": "probe step",
+    }
+    COORDINATES: ClassVar = {"eigenvalue": "grid"}
 
     kind: Kind
     grid: np.ndarray
@@ -89,7 +96,7 @@ class SpectralDensity:
             samples=self.samples,
         )
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row for each point of the grid."""
         columns = {"eigenvalue": self.grid, "density": self.density, "standard_error": self.standard_error}
         return data_frame(columns)

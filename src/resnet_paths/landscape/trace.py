@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..draws import integers, normal, seeded
 from ..provenance import Provenance
+from ..records import Record
 from ..statistics import student_quantile
 from ..tables import data_frame
 from .operator import CurvatureOperator, Kind
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 Probe = Literal["rademacher", "gaussian"]
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class TraceEstimate:
+class TraceEstimate(Record):
     """An estimate of a trace with its error.
 
     Attributes:
@@ -44,6 +43,8 @@ class TraceEstimate:
         by_parameter: for each parameter its diagonal block's estimates, one a draw (Hutchinson only).
         source: model, data, seed and versions.
     """
+
+    DIMENSIONS: ClassVar = {"by_parameter": "draw"}
 
     kind: Kind
     method: str
@@ -81,7 +82,7 @@ class TraceEstimate:
             rows.append((block, *_summary(draws, self.confidence)))
         return data_frame(rows, columns=["block", "trace", "standard_error", "low", "high"])
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row."""
         names = ("kind", "method", "value", "standard_error", "low", "high", "draws", "products", "size", "samples")
         return data_frame([{name: getattr(self, name) for name in names}])

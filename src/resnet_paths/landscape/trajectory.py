@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
@@ -23,6 +22,7 @@ from ..models.load import is_checkpoint
 from ..models.states import fit
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
+from ..records import Record
 from ..tables import data_frame
 from ..training import Trajectory
 from ._cells import CellEvaluator, Loss, named_metrics
@@ -35,9 +35,8 @@ State = Mapping[str, torch.Tensor]
 Checkpoint = State | nn.Module | str | Path
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class ProjectedTrajectory:
+class ProjectedTrajectory(Record):
     """A run in the coordinates of a few directions around its last weights.
 
     Attributes:
@@ -52,6 +51,15 @@ class ProjectedTrajectory:
         names: the parameters.
     """
 
+    DIMENSIONS: ClassVar = {
+        "coordinates": "step direction",
+        "explained": "direction",
+        "outside": "step",
+        "distances": "step",
+        "random_walk": "direction",
+    }
+    COORDINATES: ClassVar = {"step": "labels"}
+
     directions: tuple[Direction, ...]
     coordinates: np.ndarray
     explained: np.ndarray
@@ -65,15 +73,14 @@ class ProjectedTrajectory:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a checkpoint: its coordinates, its distance from the last, and from the plane."""
         columns = {f"c{k + 1}": self.coordinates[:, k] for k in range(len(self.directions))}
         return data_frame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class TrajectoryLosses:
+class TrajectoryLosses(Record):
     """The loss of each checkpoint, and what the plane shows in its place.
 
     Attributes:
@@ -86,6 +93,9 @@ class TrajectoryLosses:
         images: their number.
     """
 
+    DIMENSIONS: ClassVar = {"true": "step", "own_weights": "step", "projected": "step", "errors": "step kind"}
+    COORDINATES: ClassVar = {"step": "labels"}
+
     labels: tuple[str, ...]
     true: np.ndarray
     own_weights: np.ndarray
@@ -94,7 +104,7 @@ class TrajectoryLosses:
     data: str
     images: int
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a checkpoint."""
         columns = {"true": self.true, "own_weights": self.own_weights, "projected": self.projected}
         return data_frame({"step": self.labels, **columns})

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import BlockRef, Evaluations
+from ..records import Record
 from ..statistics import combined_intervals, mean_intervals
 from ..tables import data_frame
 from ..warned import warn
@@ -33,9 +33,8 @@ _PAIRS_AT_ONCE = 4
 _LEAST_PAIRS = 8
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class BlockValues:
+class BlockValues(Record):
     """The value of each block, in the units of the metric.
 
     Attributes:
@@ -62,6 +61,16 @@ class BlockValues:
         model_fingerprint: of the model.
         data_fingerprint: of the data.
     """
+
+    DIMENSIONS: ClassVar = {
+        "values": "block",
+        "standard_errors": "block",
+        "shared_variances": "block",
+        "interactions": "block other",
+        "per_image": "block image",
+        "interactions_per_image": "block other image",
+    }
+    COORDINATES: ClassVar = {"block": "names", "other": "names"}
 
     names: tuple[str, ...]
     blocks: tuple[int, ...]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
-from .._display import shown
 from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..imports import first_import
 from ..network import BlockRef, Evaluations
+from ..records import Record
 from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class BlockInteractions:
+class BlockInteractions(Record):
     """What sets of blocks add to the metric together, beyond what their parts add.
 
     Attributes:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import BlockRef
+from ..records import Record
 from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
 from ..tables import data_frame
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class RandomDeletions:
+class RandomDeletions(Record):
     """The metric after deleting k random blocks, for several k and draws.
 
     Attributes:
@@ -43,6 +42,9 @@ class RandomDeletions:
         blocks: the blocks among which was drawn.
         per_image: (1 + c * draws, images); row 0 is the whole network, then the draws of each count.
     """
+
+    DIMENSIONS: ClassVar = {"values": "count draw", "per_image": "network image"}
+    COORDINATES: ClassVar = {"count": "counts"}
 
     counts: np.ndarray
     deleted: tuple[np.ndarray, ...]

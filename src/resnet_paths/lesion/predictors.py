@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
+from ..records import Record
 from ..tables import data_frame
 from .evaluate import progress_bar, quick
 
@@ -36,9 +36,8 @@ COSTS: dict[str, str] = {
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class DamagePredictors:
+class DamagePredictors(Record):
     """What is known of each block without deleting it; larger: more damage expected.
 
     Attributes:
@@ -49,6 +48,9 @@ class DamagePredictors:
         model_fingerprint: of the model.
         data_fingerprint: of the data.
     """
+
+    DIMENSIONS: ClassVar = {"values": "block"}
+    COORDINATES: ClassVar = {"block": "names"}
 
     names: tuple[str, ...]
     values: Mapping[str, np.ndarray]

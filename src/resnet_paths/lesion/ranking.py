@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .._display import shown
 from ..arguments import checked
+from ..records import Record
 from ..statistics import correlation_ranges, kendall, spearman
 from ..tables import data_frame
 from .predictors import COSTS, DamagePredictors
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class PredictorRanking:
+class PredictorRanking(Record):
     """How well each predictor orders the blocks by their damage.
 
     Attributes:
@@ -35,6 +34,16 @@ class PredictorRanking:
         blocks: (p,) the number of blocks for which the predictor is defined.
         metric: in which the damage was measured.
     """
+
+    DIMENSIONS: ClassVar = {
+        "spearman": "predictor",
+        "spearman_range": "predictor end",
+        "kendall": "predictor",
+        "kendall_range": "predictor end",
+        "found": "predictor",
+        "blocks": "predictor",
+    }
+    COORDINATES: ClassVar = {"predictor": "predictors"}
 
     predictors: tuple[str, ...]
     spearman: np.ndarray

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import Range, checked
 from ..data import ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
@@ -18,6 +17,7 @@ from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
+from ..records import Record
 from ..statistics import correlation_ranges, intervals, spearman
 from ..surgery import reorder_blocks
 from ..tables import data_frame
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class Reorderings:
+class Reorderings(Record):
     """The metric with the blocks in other orders.
 
     Attributes:
@@ -53,6 +52,14 @@ class Reorderings:
         model_fingerprint: of the model.
         data_fingerprint: of the data.
     """
+
+    DIMENSIONS: ClassVar = {
+        "orders": "order position",
+        "swaps": "order",
+        "tau": "order",
+        "values": "order",
+        "per_image": "network image",
+    }
 
     orders: np.ndarray
     swaps: np.ndarray

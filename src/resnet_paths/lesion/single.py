@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
+from ..records import Record
 from ..statistics import intervals
 from ..tables import data_frame
 from .evaluate import Network, evaluate_gates, per_image, quick
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class SingleDeletions:
+class SingleDeletions(Record):
     """The metric with each block deleted in turn.
 
     Attributes:
@@ -46,6 +45,9 @@ class SingleDeletions:
         data_fingerprint: of the data.
         deleted: ``"branch"`` (of a plain network: the layer), or ``"shortcut"``.
     """
+
+    DIMENSIONS: ClassVar = {"values": "block", "low": "block", "high": "block", "per_image": "network image"}
+    COORDINATES: ClassVar = {"block": "names"}
 
     names: tuple[str, ...]
     shortcuts: tuple[str, ...]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
+from ..records import Record
 from ..surgery.reorder import block_shapes
 from ..tables import stacked
 from .evaluate import quick
@@ -51,9 +51,8 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
     return tuple(map(tuple, found))
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class StageDeletions:
+class StageDeletions(Record):
     """Random deletions within each stage.
 
     Attributes:

@@ -23,8 +23,8 @@ import torch
 
 from ..draws import integers
 from .block_graph import Step
+from .forward_pass import ForwardPass
 from .pulling import zeros_for
-from .record import Record
 
 Parts = list[torch.Tensor]  # of one length, each (columns, batch, ...)
 
@@ -42,7 +42,7 @@ class Columns:
         return parts
 
 
-def pull_columns(record: Record, most: int, generator: torch.Generator) -> Columns | None:
+def pull_columns(record: ForwardPass, most: int, generator: torch.Generator) -> Columns | None:
     """Columns at the start, for each length; None where no gradient arrives.
 
     ``E sum_c |column_c|^2 = sum_{|P|=k} |g_P|^2``, and without error for the lengths whose paths are no more than
@@ -72,7 +72,7 @@ def pull_columns(record: Record, most: int, generator: torch.Generator) -> Colum
     return None
 
 
-def seed_norms(record: Record) -> torch.Tensor:
+def seed_norms(record: ForwardPass) -> torch.Tensor:
     """Norm of each example's gradient at the output, (batch,): what the columns were divided by."""
     norms: torch.Tensor = record.seed.flatten(1).norm(dim=1)
     return norms
@@ -94,7 +94,7 @@ def _met(arrived: list[Columns], most: int, generator: torch.Generator) -> Colum
     return Columns(merged, sizes)
 
 
-def _through_block(record: Record, step: Step, columns: Columns, most: int, generator: torch.Generator) -> Columns:
+def _through_block(record: ForwardPass, step: Step, columns: Columns, most: int, generator: torch.Generator) -> Columns:
     """The columns at a block's exit as columns at its entry."""
     (join,) = record.graph.vertices[step.exit].terms if step.exit != step.total else (None,)
     vertex = record.graph.vertices[step.total]

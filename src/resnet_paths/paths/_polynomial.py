@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import torch
 
 from .block_graph import PathGraph, Step
+from .forward_pass import ForwardPass
 from .pulling import zeros_for
-from .record import Record
 
 Visit = Callable[[int, torch.Tensor], None]
 
@@ -60,7 +60,7 @@ def kept_lengths(graph: PathGraph, max_length: int | None) -> tuple[int, bool]:
 
 
 def pull_polynomial(
-    record: Record, lengths: int, *, leaves: LeafSums | None = None, visit: Visit | None = None
+    record: ForwardPass, lengths: int, *, leaves: LeafSums | None = None, visit: Visit | None = None
 ) -> torch.Tensor | None:
     """The coefficients of the gradient at the start of a graph, by path length.
 
@@ -126,7 +126,7 @@ class _Waiting:
 
 
 def _through_terms(
-    record: Record, place: int, arrived: torch.Tensor, lengths: int, waiting: _Waiting, leaves: LeafSums | None
+    record: ForwardPass, place: int, arrived: torch.Tensor, lengths: int, waiting: _Waiting, leaves: LeafSums | None
 ) -> None:
     """Hand the rows at a vertex on to the sources of its terms, one after the other."""
     vertex = record.graph.vertices[place]
@@ -143,7 +143,7 @@ def _through_terms(
             leaves.put(leaf, values, shift)  # type: ignore[union-attr]
 
 
-def _through_block(record: Record, step: Step, rows: torch.Tensor, lengths: int, ours: bool) -> torch.Tensor:
+def _through_block(record: ForwardPass, step: Step, rows: torch.Tensor, lengths: int, ours: bool) -> torch.Tensor:
     """The rows at a block's exit as rows at its entry, a chunk at a time; over the old ones if their memory is ours."""
     (join,) = record.graph.vertices[step.exit].terms if step.exit != step.total else (None,)
     vertex = record.graph.vertices[step.total]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..draws import permutation, seeded
 from ..graph.private_copy import private_use
 from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ._objective import check_eval, check_target
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ class GateForward(nn.Module):
         return state.value
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class BlockAttribution:
+class BlockAttribution(Record):
     """How much each block adds to the target's logit, for each example.
 
     Attributes:

@@ -9,24 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
 from ._polynomial import kept_lengths, pull_polynomial
+from .forward_pass import ForwardPass, pass_to_start
 from .parameters_by_length import ParameterGradientByLength, parameter_gradients_by_length
-from .record import Record, record_to_start
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class GradientByLength:
+class GradientByLength(Record):
     """The gradient of a loss at the input or at a block's entry, by path length.
 
     Attributes:
@@ -188,7 +187,7 @@ def gradient_by_length(
             net, x, target, loss=loss, max_length=max_length, blocks=blocks, max_bytes=max_bytes
         )
     counted = None if blocks is None else frozenset(net.indices(blocks))
-    record = record_to_start(net, x, target, loss, wrt, max_bytes, finer=True, counted=counted)
+    record = pass_to_start(net, x, target, loss, wrt, max_bytes, finer=True, counted=counted)
     lengths, whole = kept_lengths(record.graph, max_length)
     gradient, entries = _pull(record, lengths)
     (total,) = record.ordinary_gradient()
@@ -224,7 +223,7 @@ class _Entries:
     stages: tuple[int, ...]
 
 
-def _pull(record: Record, lengths: int) -> tuple[torch.Tensor, _Entries]:
+def _pull(record: ForwardPass, lengths: int) -> tuple[torch.Tensor, _Entries]:
     """Lengths to which no gradient came are zeros, as are examples of entries without a batch of their own."""
     entry_of = {block: record.place(record.net.segments.cuts[block].entry) for block in record.graph.blocks}
     blocks = tuple(block for block, place in entry_of.items() if place is not None)

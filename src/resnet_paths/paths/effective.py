@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._display import shown
 from ..arguments import checked
 from ..provenance import Provenance, array, dataset, table
+from ..records import Record
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
 from .lengths import central_interval, distribution_of
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class EffectivePaths:
+class EffectivePaths(Record):
     """The distribution of gradient over path lengths.
 
     Attributes:

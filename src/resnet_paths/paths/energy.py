@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..draws import seeded
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ..statistics import log_student_interval
 from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
-from .record import Record, record_to_start
+from .forward_pass import ForwardPass, pass_to_start
 from .sampling import pooled
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class PathEnergy:
+class PathEnergy(Record):
     """The sum of squared gradient norms over all paths of each length, estimated.
 
     Attributes:
@@ -157,7 +156,7 @@ def path_energy(
         draws = 2 if rtol is None else 64
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
-    record = record_to_start(net, x, target, loss, wrt, max_bytes)
+    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
     generator = seeded(seed)
     counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64, device="cpu")
     exact = counts <= columns
@@ -189,7 +188,7 @@ def path_energy(
     )
 
 
-def _draw(record: Record, columns: int, generator: torch.Generator) -> torch.Tensor:
+def _draw(record: ForwardPass, columns: int, generator: torch.Generator) -> torch.Tensor:
     """One estimate of the energies, (lengths, batch), in double precision."""
     scale = seed_norms(record).cpu().double().square()
     energy = scale.new_zeros((len(record.graph.counts), len(scale)))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ._norms import example_norms
 from ._objective import Loss, loss_name
 from .block_graph import BRANCH, PathGraph, path_graph
-from .record import Record, record_to_start
+from .forward_pass import ForwardPass, pass_to_start
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +44,8 @@ class Path:
         return len(self.blocks)
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class EnumeratedPathGradients:
+class EnumeratedPathGradients(Record):
     """The gradient of every path, in the order of the paths' rank (in a chain bit i is set where branch i is taken).
 
     The number of paths is 2^n in a chain.
@@ -159,7 +158,7 @@ def enumerate_path_gradients(
             "sample_path_gradients or path_energy, or ask for the paths from a later block on "
             f"(wrt={len(net) - MOST_BLOCKS} or more)"
         )
-    record = record_to_start(net, x, target, loss, wrt, max_bytes)
+    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
     walks = _Walks(record, keep_gradients)
     walks.descend({len(record.graph.vertices) - 1: (record.seed[None], torch.zeros(1, dtype=torch.long, device="cpu"))})
     return EnumeratedPathGradients(
@@ -186,7 +185,7 @@ class _Walks:
     ever reach it at this turn are there and go on together. Where they are too many, they go on in parts.
     """
 
-    def __init__(self, record: Record, keep_gradients: bool) -> None:
+    def __init__(self, record: ForwardPass, keep_gradients: bool) -> None:
         self.record, self.graph = record, record.graph
         count = self.graph.paths
         self.norms = record.seed.new_zeros((count, len(record.seed)))

@@ -7,13 +7,13 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .._display import shown
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
+from ..records import Record
 from ..tables import data_frame
 from .block_graph import PathGraph, chain_graph, path_graph
 
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class LengthDistribution:
+class LengthDistribution(Record):
     """The distribution of path lengths of n blocks.
 
     Attributes:
@@ -34,6 +33,9 @@ class LengthDistribution:
         log_paths: natural logarithm of the (expected) number of paths behind the distribution.
         counts: the number of paths of each length of a network whose blocks are no chain; None: a chain.
     """
+
+    DIMENSIONS: ClassVar = {"log_probability": "length"}
+    COORDINATES: ClassVar = {"length": "lengths"}
 
     n: int
     keep: tuple[float, ...] | None

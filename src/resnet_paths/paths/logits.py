@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
 from .block_graph import BRANCH, PathGraph
-from .record import Record, record_of_values
+from .forward_pass import ForwardPass, pass_of_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 PARTS = ("stem", "bias", "remainder")
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class LogitsByLength:
+class LogitsByLength(Record):
     """The network's output as a sum over path lengths.
 
     Attributes:
@@ -67,9 +66,8 @@ class LogitsByLength:
         return table(self.to_xarray())
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class BlockContributions:
+class BlockContributions(Record):
     """What each block adds directly to each logit.
 
     Attributes:
@@ -104,9 +102,8 @@ class BlockContributions:
         return table(self.to_xarray()[["contribution"]])
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class LogitLens:
+class LogitLens(Record):
     """What the head reads from the stream after each block.
 
     Attributes:
@@ -183,7 +180,7 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     curved = curved_operations(net)
     parts = PARTS if curved else PARTS[:2]
     with preserved(net.model):  # a reparametrised layer keeps its weight of each run
-        record = record_of_values(net, x)
+        record = pass_of_values(net, x)
         rows = _push_polynomial(record, parts)
     output = record.output
     by_part = {part: rows[place] for place, part in enumerate(parts)}
@@ -237,7 +234,7 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
     """
     curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
     with preserved(net.model):
-        record = record_of_values(net, x)
+        record = pass_of_values(net, x)
         rows = _push_contributions(record, len(net))
     output = record.output
     chosen = None
@@ -292,7 +289,7 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     return LogitLens(blocks=names, logits=logits, source=provenance(net.model, [x], logits.dtype))
 
 
-def _push_polynomial(record: Record, parts: tuple[str, ...]) -> torch.Tensor:
+def _push_polynomial(record: ForwardPass, parts: tuple[str, ...]) -> torch.Tensor:
     """Coefficients (parts, lengths, *output shape) at the output: the recursion over the graph's vertices, forwards."""
     graph = record.graph
     rows: dict[int, torch.Tensor] = {}
@@ -337,7 +334,7 @@ def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
     return torch.cat([rows, rows.new_zeros((len(rows), missing, *rows.shape[2:]))], 1) if missing else rows
 
 
-def _push_contributions(record: Record, n: int) -> torch.Tensor:
+def _push_contributions(record: ForwardPass, n: int) -> torch.Tensor:
     """Rows (3 + n, *output shape) at the output: what each source gives by shortcuts alone."""
     graph = record.graph
     rows: dict[int, torch.Tensor] = {}

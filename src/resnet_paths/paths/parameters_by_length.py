@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..graph.trees import map_leaves
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record
 from ._norms import relative_gap
 from ._objective import Loss, loss_name
 from ._polynomial import LeafSums, kept_lengths, pull_polynomial
-from .record import record_of_parameters
+from .forward_pass import pass_of_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class ParameterGradientByLength:
+class ParameterGradientByLength(Record):
     """The gradient of a loss with respect to parameters, by path length.
 
     Attributes:
@@ -130,7 +129,7 @@ def parameter_gradients_by_length(
         )
     counted = None if blocks is None else frozenset(net.indices(blocks))
     x = map_leaves(x, _kept_by_autograd)
-    record = record_of_parameters(net, x, target, loss, max_bytes, counted)
+    record = pass_of_parameters(net, x, target, loss, max_bytes, counted)
     lengths, whole = kept_lengths(record.graph, max_length)
     leaves = LeafSums(wanted, lengths)
     pull_polynomial(record, lengths, leaves=leaves)

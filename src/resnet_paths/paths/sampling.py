@@ -10,26 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..draws import seeded, uniform
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, array, dataset, provenance, table
+from ..records import Record
 from ..statistics import norm_intervals, pooled_norm_intervals
 from ._norms import example_norms
 from ._objective import Loss, loss_name
 from .block_graph import PathGraph
+from .forward_pass import ForwardPass, pass_to_start
 from .pulling import zeros_for
-from .record import Record, record_to_start
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class SampledPathGradients:
+class SampledPathGradients(Record):
     """Norms of the gradients that single random paths carry, stratified by length.
 
     Attributes:
@@ -163,7 +162,7 @@ def sample_path_gradients(
     """
     if samples < 2:
         raise ValueError(f"expected at least 2 samples, which a standard error needs, got {samples}")
-    record = record_to_start(net, x, target, loss, wrt, max_bytes)
+    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
     counts = record.graph.counts
     longest = len(counts) - 1
     wanted = list(range(longest + 1)) if lengths is None else list(lengths)
@@ -199,7 +198,7 @@ def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Gene
     return chosen.scatter_(-1, order[..., :length], True)
 
 
-def _norms_of(record: Record, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+def _norms_of(record: ForwardPass, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Norms at the start, (samples, batch): each example along a path of its own, all of the length alike likely.
 
     At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
@@ -245,7 +244,7 @@ def _note_left(
 
 
 def _send(
-    record: Record,
+    record: ForwardPass,
     place: int,
     here: torch.Tensor,
     choice: torch.Tensor,

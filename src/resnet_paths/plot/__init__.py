@@ -1,5 +1,29 @@
-"""Pictures of records; every function takes ``ax=`` and returns the axes."""
+"""Pictures of records; every function takes ``ax=`` and returns the axes.
 
+Once this is imported, notebooks show records with their pictures.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..landscape import (
+    BlockEigenvalues,
+    ProjectedTrajectory,
+    SpectralDensity,
+    Surface,
+    TrajectoryLosses,
+)
+from ..lesion import (
+    BlockValues,
+    PredictorRanking,
+    RandomDeletions,
+    Reorderings,
+    SingleDeletions,
+    StageDeletions,
+)
+from ..paths import BlockContributions, EffectivePaths, GradientByLength, LengthDistribution
+from ..records import Shown, show_with
+from ..tradeoff import DropPlan
 from ._style import save
 from .curvature import (
     plot_block_eigenvalues,
@@ -65,3 +89,30 @@ __all__ = [
     "plot_trajectory_losses",
     "save",
 ]
+
+
+def _surface(record: Surface) -> Any:
+    metric = next(iter(record.values))
+    return plot_surface_line(record, metric) if record.y is None else plot_surface_contours(record, metric)
+
+
+_DRAWN: dict[type[Shown], Callable[..., Any]] = {
+    BlockContributions: plot_block_contributions,
+    BlockEigenvalues: plot_block_eigenvalues,
+    BlockValues: plot_block_values,
+    DropPlan: plot_plan,
+    EffectivePaths: plot_path_norms,
+    GradientByLength: plot_gradient_by_length,
+    LengthDistribution: plot_path_lengths,
+    PredictorRanking: plot_predictor_ranking,
+    ProjectedTrajectory: plot_trajectory,
+    RandomDeletions: plot_random_deletions,
+    Reorderings: plot_reorderings,
+    SingleDeletions: plot_single_deletions,
+    SpectralDensity: plot_spectrum,
+    StageDeletions: plot_stage_deletions,
+    Surface: _surface,
+    TrajectoryLosses: plot_trajectory_losses,
+}
+for _kind, _draw in _DRAWN.items():
+    show_with(_kind, _draw)

@@ -47,7 +47,7 @@ def render(report: Report, subject: Subject) -> str:
         report=report,
         rows=_rows,
         provenance=report.provenance,
-        stages=report.to_frame(),
+        stages=report.to_pandas(),
         everything=data_uri("application/json", everything(report)),
     )
 
@@ -92,7 +92,7 @@ def everything(report: Report) -> str:
     return json.dumps(
         {
             "provenance": dict(report.provenance),
-            "stages": json.loads(report.to_frame().to_json(orient="records")),
+            "stages": json.loads(report.to_pandas().to_json(orient="records")),
             "findings": report.findings,
             "warnings": report.warnings,
             "tables": {

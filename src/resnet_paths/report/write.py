@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from .._display import shown
 from ..arguments import Range, checked
 from ..choices import Budget
 from ..data import ImageSource, as_data
@@ -18,6 +17,7 @@ from ..data.classes import numbered_alike
 from ..files import write_text
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
+from ..records import Shown
 from ..sweep import SweepResult, sweep
 from ..sweep.result import last_line
 from .page import render
@@ -51,9 +51,8 @@ class Outcome:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(Shown):
     """A report that was written.
 
     Attributes:
@@ -91,7 +90,7 @@ class Report:
     def _sections(self) -> list[tuple[Stage, Section]]:
         return [(outcome.stage, outcome.section) for outcome in self.outcomes if outcome.section is not None]
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a stage: what became of it."""
         return pd.DataFrame(
             [
@@ -168,7 +167,7 @@ def write_report(
         ...         load_model("embedded"), load_data("digits", limit=40), folder + "/report.html",
         ...         skip=[stage.name for stage in STAGES if stage.name not in ("blocks", "lengths")], progress=False,
         ...     )
-        >>> report.to_frame().query("status == 'done'")["stage"].tolist()
+        >>> report.to_pandas().query("status == 'done'")["stage"].tolist()
         ['blocks', 'lengths']
         >>> len(report.tables["blocks"])
         27

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..arguments.ranges import SOME_SHARE
 from ..data import ImageSource
@@ -36,6 +35,7 @@ from ..graph.private_copy import private_copy
 from ..network import BlockRef, Twins, UnrolledNetwork, for_inference, unroll
 from ..network.inference import foldable
 from ..network.norms import tracking_norms
+from ..records import Shown
 from ..tables import data_frame
 from .batch_statistics import norms_before
 from .recalibrate import recalibrate_batchnorm
@@ -110,9 +110,8 @@ class BlockFit:
     reason: str = ""
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class RefitResult:
+class RefitResult(Shown):
     """A network without some blocks, repaired, and how the repair was chosen.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._display import shown
+from ..records import Record
 from ._provenance import SweepProvenance
 from .points import Point
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-@shown
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Record):
     """All points of a sweep in the order given, with what became of each.
 
     Attributes:
@@ -70,7 +69,7 @@ class SweepResult:
 
         return to_xarray(self)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str) -> Path:
         """Writes one file, whole or not at all: `.npz`, or `.nc` (NetCDF, with the extra `netcdf`).
 
         Raises:
@@ -80,6 +79,7 @@ class SweepResult:
         from ._files import save
 
         save(self, Path(path))
+        return Path(path)
 
     @classmethod
     def load(cls, path: Path | str) -> SweepResult:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
+from ..records import Record
 from ..tables import data_frame
 from .timing import Timing, measure_latency
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class LatencyByBlock:
+class LatencyByBlock(Record):
     """Seconds that the pieces of a network take, each run on its own at the activations of one pass.
 
     Attributes:
@@ -31,6 +30,9 @@ class LatencyByBlock:
         stem: of the part before the first block.
         whole: of the whole model.
     """
+
+    DIMENSIONS: ClassVar = {"branch": "block", "shortcut": "block", "join": "block"}
+    COORDINATES: ClassVar = {"block": "blocks"}
 
     blocks: tuple[str, ...]
     branch: tuple[float, ...]

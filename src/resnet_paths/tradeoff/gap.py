@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import nn
 
-from .._display import shown
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..network.norms import tracking_norms
+from ..records import Record
 from ..surgery import recalibrate_batchnorm
 from ..tables import data_frame
 from ..training import augmented
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True)
-class StatisticsGap:
+class StatisticsGap(Record):
     """How far the statistics that batch norms keep are from those of some images.
 
     Attributes:
@@ -31,6 +30,9 @@ class StatisticsGap:
         shift: of each, the mean over channels of ``|mean' - mean| / sd``.
         scale: of each, the mean over channels of ``|log(var' / var)|``.
     """
+
+    DIMENSIONS: ClassVar = {"shift": "norm", "scale": "norm"}
+    COORDINATES: ClassVar = {"norm": "norms"}
 
     norms: tuple[str, ...]
     shift: tuple[float, ...]

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
-from .._display import shown
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
+from ..records import Record
 from ..tables import data_frame
 from .distil import distil_best
 from .goals import AccuracyDrop, Disagreement, Goal, Latency
@@ -44,9 +44,8 @@ class ImagesUsed:
     fingerprint: str
 
 
-@shown
 @dataclass(frozen=True)
-class DropPlan:
+class DropPlan(Record):
     """The sets of blocks measured, the one chosen, and all that decided them.
 
     Attributes:
@@ -74,6 +73,13 @@ class DropPlan:
         source: what a caller noted of where model and images came from.
         made: the fine-tuned network, in the process that planned: it need not be trained again to be used there.
     """
+
+    DIMENSIONS: ClassVar = {
+        "search_losses": "point",
+        "greedy_losses": "point",
+        "random_losses": "point draw",
+        "judge_losses": "point",
+    }
 
     points: tuple[PlanPoint, ...]
     chosen: int
@@ -207,6 +213,13 @@ class DropPlan:
         from .plan_files import write_plan
 
         return write_plan(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> DropPlan:
+        """Read a plan that was saved; see :func:`load_plan`."""
+        from .plan_files import load_plan
+
+        return load_plan(path)
 
 
 def _lost(point: PlanPoint) -> str:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._display import shown
 from ..arguments import checked
 from ..models import read_checkpoint
+from ..records import Record
 from ..tables import data_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Record):
     """A run's weights, from the initial ones (epoch 0) to the last.
 
     Attributes:
@@ -40,7 +39,7 @@ class Trajectory:
     def __repr__(self) -> str:
         return f"Trajectory({len(self)} states, epochs {self.epochs[0]} to {self.epochs[-1]})"
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """The figures, a row for each state."""
         return data_frame([{"trained": trained, **row} for trained, row in zip(self.epochs, self.rows, strict=True)])
 

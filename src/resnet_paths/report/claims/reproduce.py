@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import nn
 
-from ..._display import shown
 from ...data import ImageData, ImageSource, as_data, digits
 from ...data.classes import numbered_alike
 from ...graph.eval_mode import check_eval
 from ...models import load_model
+from ...records import Shown
 from ..subject import Subject
 from . import he2015, he2016, li2018, veit2016
 from .claim import Claim, Measured, Paper
@@ -45,9 +45,8 @@ class Verdict:
         return "failed" if self.measured is None else self.claim.verdict(self.measured)
 
 
-@shown
 @dataclass(frozen=True, eq=False)
-class Reproduction:
+class Reproduction(Shown):
     """The claims of one paper, measured on one network.
 
     Attributes:
@@ -71,7 +70,7 @@ class Reproduction:
         """Names of the claims whose measurement failed."""
         return [verdict.claim.name for verdict in self.verdicts if verdict.measured is None]
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """One row a claim: what the paper says, what is expected, what was measured, the verdict."""
         return pd.DataFrame(
             [
@@ -130,7 +129,7 @@ def reproduce(
 
     Example:
         >>> result = reproduce("veit2016", ["path-count"])
-        >>> result.to_frame()[["measured", "verdict"]].values.tolist()
+        >>> result.to_pandas()[["measured", "verdict"]].values.tolist()
         [['0.4537% of the 2^54 paths', 'agrees']]
     """
     data = None if data is None else as_data(data)

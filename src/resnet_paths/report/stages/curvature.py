@@ -76,7 +76,7 @@ def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -
     )  # fmt: skip
     return (
         Table.of(f"{name}_extremes", "Extreme eigenvalues", facts),
-        Table.of(f"{name}_density", "Density of the eigenvalues", density.to_frame()),
+        Table.of(f"{name}_density", "Density of the eigenvalues", density.to_pandas()),
     )
 
 

@@ -64,7 +64,7 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
 
     drawn = picture(draw, alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
     frames = (
-        Table.of(name, "Every cell, with standard errors over images", record.to_frame()),
+        Table.of(name, "Every cell, with standard errors over images", record.to_pandas()),
         Table.of(f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])),
     )
     return Part(title, reading, drawn, frames), rough

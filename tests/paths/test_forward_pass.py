@@ -18,7 +18,7 @@ from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import enumerate_path_gradients, gradient_by_length, path_energy, sample_path_gradients
 from resnet_paths.paths._polynomial import _Waiting
 from resnet_paths.paths.block_graph import chain_graph, path_graph
-from resnet_paths.paths.record import Record, record_of_values, record_to_start
+from resnet_paths.paths.forward_pass import ForwardPass, pass_of_values, pass_to_start
 
 
 def convolutional() -> tuple[UnrolledNetwork, torch.Tensor]:
@@ -39,10 +39,10 @@ NETWORKS: dict[str, Callable[[], tuple[UnrolledNetwork, Any]]] = {
 }
 
 
-def recorded(name: str, finer: bool = True) -> Record:
+def recorded(name: str, finer: bool = True) -> ForwardPass:
     net, x = NETWORKS[name]()
     batch = len(x[0] if isinstance(x, tuple) else x)
-    return record_to_start(net, x, torch.arange(batch) % 3, "cross_entropy", "input", None, finer=finer)
+    return pass_to_start(net, x, torch.arange(batch) % 3, "cross_entropy", "input", None, finer=finer)
 
 
 def inner(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -99,7 +99,7 @@ def test_pulls_into_given_memory_are_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_terms_of_a_vertex_sum_to_it(name: str) -> None:
     net, x = NETWORKS[name]()
-    for record in (recorded(name), record_of_values(net, x)):
+    for record in (recorded(name), pass_of_values(net, x)):
         for place, vertex in enumerate(record.graph.vertices):
             if vertex.terms:
                 total = sum(record.term(place, term) for term in vertex.terms)
@@ -122,7 +122,7 @@ def test_the_ordinary_gradient_is_not_cut(name: str) -> None:
 
 def test_a_record_without_a_loss_keeps_no_history() -> None:
     net, x = convolutional()
-    record = record_of_values(net, x)
+    record = pass_of_values(net, x)
     assert not any(record.value(place).requires_grad for place in range(len(record.graph.vertices)))
 
 

@@ -39,7 +39,7 @@ from .pulling import Puller, gradients, reduced, row_zeros
 from .pushing import push
 
 
-class Record:
+class ForwardPass:
     """The values of one pass, and the terms of its contracted graph as linear maps.
 
     Args:
@@ -311,7 +311,7 @@ class Record:
         return [node for node in self._steps if node in reached]
 
 
-def record_to_start(
+def pass_to_start(
     net: UnrolledNetwork,
     x: Any,
     target: Any,
@@ -321,7 +321,7 @@ def record_to_start(
     *,
     finer: bool = False,
     counted: frozenset[int] | None = None,
-) -> Record:
+) -> ForwardPass:
     """A record from which rows are pulled back to the input, or to a block's entry.
 
     Args:
@@ -350,17 +350,17 @@ def record_to_start(
             "no_grad in the model, or ask for the gradient at a later block's entry (wrt=0 leaves out the stem)"
         )
     _check_counted(net, contraction.graph)
-    return Record(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
+    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
 
 
-def record_of_parameters(
+def pass_of_parameters(
     net: UnrolledNetwork, x: Any, target: Any, loss: Loss, max_bytes: int | None, counted: frozenset[int] | None
-) -> Record:
+) -> ForwardPass:
     """A record from which rows are pulled back to parameters, also to those from which no way leads to an input."""
     entries = [cut.entry for cut in net.segments.cuts]
     contraction = contract(net.segments, [], through=entries, everything=True, counted=counted)
     _check_counted(net, contraction.graph)
-    return Record(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
+    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
 
 
 def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
@@ -378,14 +378,14 @@ def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
         )
 
 
-def record_of_values(net: UnrolledNetwork, x: Any) -> Record:
+def pass_of_values(net: UnrolledNetwork, x: Any) -> ForwardPass:
     """A record for pushes: paths start at all values that the stem makes, and pass the blocks' entries as vertices."""
     plan = net.segments
     with preserved(net.model), torch.no_grad():
         state = net.stem(x)
     made = {plan.cuts[0].entry: state.value, **state.side}
     starts = [node for node, value in made.items() if node in plan.flow.carries and _floats(value)]
-    return Record(net, x, contract(plan, starts, through=[cut.entry for cut in plan.cuts]))
+    return ForwardPass(net, x, contract(plan, starts, through=[cut.entry for cut in plan.cuts]))
 
 
 def _floats(value: Any) -> bool:

@@ -1,0 +1,7 @@
+"""What every analysis returns: named arrays with declared dimensions, as tables, data sets, files and pictures."""
+
+from .display import Shown, show_with
+from .file_format import load_record
+from .record import Record
+
+__all__ = ["Record", "Shown", "load_record", "show_with"]

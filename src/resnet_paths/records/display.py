@@ -1,0 +1,138 @@
+"""How records show themselves: in one line, and in a notebook as a table."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ..imports import first_import
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ROWS = 30  # of a table in a notebook; all of them are in to_pandas()
+_MORE = "{shown} of {all:,} rows; all are in to_pandas()"
+_LONG = 60  # characters beyond which a text is cut
+
+
+class Shown:
+    """Frozen dataclasses with ``to_pandas``: a short ``repr``, a table in terminals (rich) and in notebooks.
+
+    In a notebook the picture of a record stands above its table, once :mod:`resnet_paths.plot` has been imported.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import numpy as np, pandas as pd
+        >>> @dataclass(frozen=True)
+        ... class Measured(Shown):
+        ...     name: str
+        ...     values: np.ndarray
+        ...     def to_pandas(self):
+        ...         return pd.DataFrame({"value": self.values})
+        >>> measured = Measured("a", np.ones(3))
+        >>> measured
+        Measured(name='a', values=float64 (3,))
+        >>> measured._repr_html_().count("<tr")
+        4
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep dataclass from writing its own repr over ours; one of the class's own stays."""
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Shown.__repr__  # type: ignore[method-assign]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The table that people look at."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return _one_line(self)
+
+    def _repr_html_(self) -> str:
+        return f"<p><code>{escape(repr(self))}</code></p>{_picture(self)}{_table(self)}"
+
+    def __rich__(self) -> Any:
+        """The table, for ``rich.print``."""
+        with first_import("rich"):
+            from rich.table import Table
+
+        frame = self.to_pandas()
+        table = Table(*map(str, frame.columns), title=repr(self), title_justify="left")
+        for row in frame.head(_ROWS).itertuples(index=False):
+            table.add_row(*(_cell(value) for value in row))
+        if len(frame) > _ROWS:
+            table.caption = _MORE.format(shown=_ROWS, all=len(frame))
+        return table
+
+
+_PICTURES: dict[type, Callable[[Any], Any]] = {}
+
+
+def show_with(kind: type[Shown], draw: Callable[[Any], Any]) -> None:
+    """Show records of a kind with a picture in notebooks.
+
+    Args:
+        kind: the record's class.
+        draw: draws a record and returns the axes.
+    """
+    _PICTURES[kind] = draw
+
+
+def _one_line(record: Any) -> str:
+    shown_fields = [field.name for field in fields(record) if field.repr]
+    inside = ", ".join(f"{name}={_short(getattr(record, name))}" for name in shown_fields)
+    return f"{type(record).__name__}({inside})"
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONG else value[:12] + "...")
+    if isinstance(value, Mapping):
+        return f"<{len(value)} entries>"
+    if isinstance(value, Sequence) and (len(value) > 4 or len(repr(value)) > _LONG):
+        return f"<{len(value)} values>"
+    text = repr(value)
+    return text if len(text) <= _LONG else f"<{type(value).__name__}>"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(record: Shown) -> str:
+    frame = record.to_pandas()
+    more = f"<p>{_MORE.format(shown=_ROWS, all=len(frame))}</p>" if len(frame) > _ROWS else ""
+    rows: str = frame.head(_ROWS).to_html(index=False, border=0, float_format=lambda number: f"{number:.4g}")
+    return rows + more
+
+
+def _picture(record: Shown) -> str:
+    """The picture as an element of HTML; none where there is none for this record."""
+    draw = _PICTURES.get(type(record))
+    if draw is None:
+        return ""
+    with first_import("matplotlib"):
+        from matplotlib import pyplot
+
+    figure = None
+    try:
+        axes = draw(record)
+        figure = axes.figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight")
+    except ValueError:  # a record without what the picture shows, such as contributions without targets
+        return ""
+    finally:
+        if figure is not None:
+            pyplot.close(figure)
+    source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    return f'<img alt="{escape(type(record).__name__)}" src="{source}">'
