@@ -1,5 +1,7 @@
 """The Lightning callback: the same training, and the numbers in the trainer's loggers."""
 
+import doctest
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ def recorder(*args: Any, **options: Any) -> Any:
     from resnet_paths.callbacks import LightningPathRecorder
 
     return LightningPathRecorder(*args, **options)
+
+
+def test_the_example_in_its_docstring() -> None:
+    """Not collected with the others: see pyproject.toml."""
+    ran = doctest.testmod(importlib.import_module("resnet_paths.callbacks.lightning"))
+    assert ran.attempted
+    assert not ran.failed
 
 
 def fitted(folder: Path, callbacks: list, **options) -> tuple[nn.Module, Any]:
