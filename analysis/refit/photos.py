@@ -82,10 +82,11 @@ class Subject:
 
 
 def outputs(model: nn.Module, data: ImageData) -> torch.Tensor:
-    """Logits, on the CPU, in double precision."""
+    """Logits, on the CPU, in double precision; norms folded, which halves the time."""
     device = next(model.parameters()).device
+    quick = for_inference(unroll(model, data.x[:2].to(device)))
     with torch.inference_mode():
-        return torch.cat([model(x.to(device)).cpu() for x, _ in data.batches(100)]).double()
+        return torch.cat([quick(x.to(device)).cpu() for x, _ in data.batches(100)]).double()
 
 
 def divergences(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
@@ -253,6 +254,8 @@ def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None
         "other": None if other is None else target.facts(other.net.model, other),
         "calibrations": [],
     }
+    if options.sizes:
+        path = [path[size] for size in options.sizes]
     for one in path:
         part["rows"].append(_told(repaired(refitter, target, one)))
         keep(part)
@@ -379,6 +382,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repairs", choices=list(SIZES), help="of one network alone, the rest as it is in photos.json")
     parser.add_argument("--plain-search", action="store_true")
     parser.add_argument("--path", type=int, nargs="+", help="no search: drop these blocks, one after the other")
+    parser.add_argument("--sizes", type=int, nargs="+", help="repair and look at these sizes alone")
     parser.add_argument("--no-calibrations", dest="calibrations", action="store_false")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)

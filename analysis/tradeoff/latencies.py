@@ -1,105 +1,77 @@
-"""The latencies of the sets of blocks that resnet56.md chose, measured in turn, beside their accuracies.
+"""The latencies of the sets of blocks that the greedy search with refit found on ResNet-56, measured in turn.
 
-    python analysis/tradeoff/latencies.py --reference FOLDER [--batches 32 1] [--seconds 5]
+    python analysis/tradeoff/latencies.py --reference FOLDER [--batches 32 1] [--seconds 1]
 
-A search takes most of an hour, its latencies minutes: this measures them alone, on a machine at rest. Reads resnet56.md
-beside this file, writes latencies.md and latencies.png.
+Sets and accuracies are those of ../refit/frontier_resnet56.json; here every smaller network is timed in turn with the
+full one, on one thread of the CPU. Writes latencies.md and latencies.png beside this file.
 """
 
 import argparse
+import json
 import platform
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from resnet_paths import drop_blocks
+from resnet_paths import __version__, drop_blocks
 from resnet_paths.data import load_data
 from resnet_paths.models import load_model
-from resnet_paths.tradeoff import latencies_in_turn
+from resnet_paths.tradeoff import count_macs, latencies_in_turn
 
 HERE = Path(__file__).resolve().parent
-ROW = re.compile(r"^\| (\d+) \| ([\d, ]*) \| ([\d.]+)% \| ([\d.]+)% \| ([\d.]+)% to ([\d.]+)% \|")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One row of the page: accuracies in per cent."""
-
-    dropped: tuple[int, ...]
-    accuracy: float
-    recalibrated: float
-    low: float
-    high: float
-
-
-def points() -> list[Point]:
-    """The rows of the search's page."""
-    found = []
-    for line in (HERE / "resnet56.md").read_text().splitlines():
-        if match := ROW.match(line):
-            count, blocks, *numbers = match.groups()
-            dropped = tuple(int(block) for block in blocks.split(",") if block.strip())
-            if len(dropped) != int(count):
-                raise ValueError(f"expected {count} blocks in a row of resnet56.md, got {blocks!r}")
-            found.append(Point(dropped, *map(float, numbers)))
-    if not found or found[0].dropped:
-        raise ValueError("expected a table in resnet56.md that begins with the whole network, found none")
-    return found
+FRONTIER = HERE.parent / "refit" / "frontier_resnet56.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Time, and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 1])
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors"))
+    model = load_model(str(options.reference / "resnet56_cifar10_option_a.safetensors")).eval()
     test = load_data(str(options.reference / "cifar10_sample.npz"), "test")
-    rows = points()
-    models = [drop_blocks(model, row.dropped) if row.dropped else model for row in rows]
-    cells = {}
+    rows = json.loads(FRONTIER.read_text())["rows"]
+    models = [drop_blocks(model, row["dropped"]) if row["dropped"] else model for row in rows]
+    macs = [count_macs(one, test.x[:1]) for one in models]
+    shares = {}
     for batch in options.batches:
-        measured = latencies_in_turn(models, test.x[:batch], seconds=options.seconds)
-        quartiles = np.array([(one.median, one.low, one.high) for one in measured])
-        cells[batch] = quartiles / quartiles[0, 0]
-    heads = " | ".join(f"latency at batch {batch} (share; quartiles)" for batch in options.batches)
+        times = latencies_in_turn(models, test.x[:batch], seconds=options.seconds, threads=1, rounds=9)
+        shares[batch] = [one.share_of(times[0]) for one in times]
     lines = [
-        "# ResNet-56: latencies of the chosen sets",
+        "# ResNet-56: latencies of the sets that the search with refit found",
         "",
-        f"`python analysis/tradeoff/latencies.py --reference FOLDER --seconds {options.seconds:g}`; torch "
-        f"{torch.__version__}, {platform.machine()}, 1 thread. Sets and accuracies (recalibrated, 500 test images) "
-        "are those of [resnet56.md](resnet56.md); all models in turn, each over the "
-        "whole model's time in the same round.",
+        f"`python analysis/tradeoff/latencies.py --reference FOLDER --batches "
+        f"{' '.join(map(str, options.batches))} --seconds {options.seconds:g}`; resnet_paths "
+        f"{__version__}, torch {torch.__version__}, {platform.machine()} CPU, 1 thread. Sets and accuracies (refitted, "
+        "500 test images) are those of [frontier_resnet56.md](../refit/frontier_resnet56.md). Time as a share of the "
+        "full network's in the same round, median and its 95 % interval over nine rounds, all models in turn; wide intervals are "
+        "other work on the machine.",
         "",
-        f"| blocks dropped | blocks | accuracy | {heads} |",
-        f"|---:|---|---:|{'---:|' * len(options.batches)}",
+        f"| blocks dropped | accuracy, refitted (%) | MACs (share) | {' | '.join(f'batch {b}' for b in shares)} |",
+        f"|---:|---:|---:|{'---:|' * len(shares)}",
     ]
     for place, row in enumerate(rows):
-        times = (f"{a:.2f} ({b:.2f} to {c:.2f})" for a, b, c in (cells[batch][place] for batch in options.batches))
-        blocks = ", ".join(map(str, row.dropped))
-        lines.append(f"| {len(row.dropped)} | {blocks} | {row.recalibrated:.1f}% | {' | '.join(times)} |")
+        cells = [f"{s:.2f} ({low:.2f} to {high:.2f})" for s, (low, high) in (shares[b][place] for b in shares)]
+        share = macs[place] / macs[0]
+        lines.append(f"| {len(row['dropped'])} | {100 * row['refitted']:.1f} | {share:.2f} | {' | '.join(cells)} |")
     (HERE / "latencies.md").write_text("\n".join([*lines, "", "![accuracy against latency](latencies.png)", ""]))
-    picture(rows, options.batches[0], cells[options.batches[0]]).savefig(HERE / "latencies.png", dpi=120)
+    batch = options.batches[0]
+    picture(rows, batch, [share for share, _ in shares[batch]]).savefig(HERE / "latencies.png", dpi=120)
     print("\n".join(lines))
 
 
-def picture(rows: list[Point], batch: int, latency: np.ndarray) -> Figure:
-    """Accuracy against latency, as dropped and recalibrated."""
+def picture(rows: list[dict], batch: int, share: list[float]) -> Figure:
+    """Accuracy against latency, as dropped, recalibrated and refitted."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
-    again = np.array([row.recalibrated for row in rows])
-    ends = np.abs(np.array([[row.low, row.high] for row in rows]).T - again)
-    ax.plot(latency[:, 0], [row.accuracy for row in rows], "o-", color="#0072B2", markersize=4, label="as dropped")
-    ax.errorbar(latency[:, 0], again, ends, fmt="s-", color="#E69F00", markersize=4, capsize=2, label="recalibrated")
-    ax.axhline(rows[0].accuracy, color="#666666", linewidth=0.8, linestyle=":", label="whole model")
-    ax.set_xlabel(f"latency (share of the whole model's, batch {batch})")
+    for name, color in (("plain", "#0072B2"), ("recalibrated", "#E69F00"), ("refitted", "#009E73")):
+        ax.plot(share, [100 * row[name] for row in rows], "o-", color=color, markersize=4, label=name)
+    ax.set_xlabel(f"latency (share of the full network's, batch {batch})")
     ax.set_ylabel("accuracy on 500 test images (%)")
-    ax.set_title("ResNet-56: blocks dropped by the planner, 0 (right) to 6", fontsize=10)
+    ax.set_title(f"ResNet-56: 0 (right) to {len(rows) - 1} blocks dropped", fontsize=10)
     ax.legend(fontsize=8)
     return figure
 

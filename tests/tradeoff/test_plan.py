@@ -237,7 +237,7 @@ class Times:
         return replace(point, latency=share, share=share, share_interval=(share - 0.02, share + 0.02))
 
 
-def test_the_interval_of_a_new_timing_must_reach_the_latency(small, monkeypatch) -> None:
+def test_the_interval_of_a_new_timing_must_reach_the_latency(small, monkeypatch, capsys) -> None:
     """At 0.8 the first looks say two blocks, timed anew three do not show it, four do."""
     made = []
     monkeypatch.setattr(planner_module, "Stopwatch", lambda *options: made.append(Times(*options)) or made[-1])
@@ -248,6 +248,8 @@ def test_the_interval_of_a_new_timing_must_reach_the_latency(small, monkeypatch)
     assert plan.point.share_interval == pytest.approx((0.74, 0.78))
     assert made[0].looks == [(1, False), (2, False), (2, True), (3, False), (3, True)]
     assert "seemed to take 0.80 of the time; timed anew 0.86" in plan.notes[0]
+    plan_drop(small, SOME, goal=Latency(0.8), repair=NoRepair(), clock=clock)
+    assert "comparing about 16 sets" in capsys.readouterr().err  # not all of 22: two blocks, and one more, will do
     with pytest.raises(ValueError, match="the least shown is"):
         planned(small, Latency(0.1), repair=NoRepair(), clock=clock)
     with pytest.raises(ValueError, match="at least 6 rounds"):
