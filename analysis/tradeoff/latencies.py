@@ -47,8 +47,8 @@ def main() -> None:
         f"{' '.join(map(str, options.batches))} --seconds {options.seconds:g}`; resnet_paths "
         f"{__version__}, torch {torch.__version__}, {platform.machine()} CPU, 1 thread. Sets and accuracies (refitted, "
         "500 test images) are those of [frontier_resnet56.md](../refit/frontier_resnet56.md). Time as a share of the "
-        "full network's in the same round, median and its 95 % interval over nine rounds, all models in turn; wide intervals are "
-        "other work on the machine.",
+        "full network's in the same round, median and its 95 % interval over nine rounds, all models in turn; wide "
+        "intervals are other work on the machine.",
         "",
         f"| blocks dropped | accuracy, refitted (%) | MACs (share) | {' | '.join(f'batch {b}' for b in shares)} |",
         f"|---:|---:|---:|{'---:|' * len(shares)}",
