@@ -39,7 +39,8 @@ CLOCK = "import atexit, sys, time; atexit.register(lambda: print(time.process_ti
 
 def seconds(name: str, source: Path) -> float:
     """Processor time of a process that does one thing and ends."""
-    environment = {**os.environ, "PYTHONPATH": str(source), **(COMPLETION if name.startswith("completion") else {})}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as installed
+    environment = {**kept, "PYTHONPATH": str(source), **(COMPLETION if name.startswith("completion") else {})}
     command = [sys.executable, "-c", CLOCK.format(WAYS[name])]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(ended.stderr.split()[-1])

@@ -50,10 +50,11 @@ def landscape(
     y_span: Annotated[
         str | None, typer.Option("--y-range", help="Coordinates of y, where they differ from those of x.")
     ] = None,
-    normalise: Annotated[Normalise, typer.Option(help="filter, layer, model or none.")] = "filter",
-    batchnorm: Annotated[
-        NormStatistics, typer.Option(help="Statistics of batch norms: frozen, recalibrated or batch.")
-    ] = "frozen",
+    normalise: Annotated[
+        Normalise,
+        typer.Option(help="Directions get the norm of each filter, of each layer, of the whole model, or none."),
+    ] = "filter",
+    batchnorm: Annotated[NormStatistics, typer.Option(help="Statistics of batch norms.")] = "frozen",
     seed: Annotated[int, typer.Option(help="Seed of the random directions.")] = 0,
     limit: Limit = None,
     batch_size: Annotated[

@@ -114,9 +114,9 @@ class Family:
     residual: Annotated[bool, typer.Option("--residual/--plain", help="With shortcuts, or the plain twin.")] = True
     preactivation: Annotated[bool, typer.Option(help="Norm and activation before each convolution.")] = False
     shortcut: Annotated[Shortcut, typer.Option(help="A (zeros), B, C (projections) or D (pooled projections).")] = "A"
-    block: Annotated[BlockKind, typer.Option(help="basic or bottleneck.")] = "basic"
+    block: Annotated[BlockKind, typer.Option(help="Kind of block.")] = "basic"
     widths: Annotated[str, typer.Option(help="Channels of each stage, joined by commas.")] = "16,32,64"
-    stem: Annotated[Stem, typer.Option(help="3x3, 7x7 or deep (three 3x3).")] = "3x3"
+    stem: Annotated[Stem, typer.Option(help="First convolution; deep: three of 3x3.")] = "3x3"
     zero_init_residual: Annotated[bool, typer.Option(help="Branches start at zero.")] = False
     groups: Annotated[int, typer.Option(help="Groups of the 3x3 convolution in bottlenecks (ResNeXt).")] = 1
     group_width: Annotated[int | None, typer.Option(help="Channels of a group in the first stage.")] = None
@@ -135,14 +135,14 @@ class Training:
     weight_decay: Annotated[float, typer.Option(help="Weight decay of SGD.")] = 1e-4
     decay_vectors: Annotated[bool, typer.Option(help="Decay biases and norms too.")] = True
     warmup: Annotated[float, typer.Option(help="Epochs over which the rate rises from 0.")] = 1.0
-    schedule: Annotated[Schedule, typer.Option(help="cosine, or step (a tenth at 1/2 and 3/4).")] = "cosine"
+    schedule: Annotated[Schedule, typer.Option(help="How the rate falls; step: to a tenth at 1/2 and 3/4.")] = "cosine"
     label_smoothing: Annotated[float, typer.Option(help="Share of the target spread over all classes.")] = 0.0
     mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = 0.0
     shift: Annotated[
         int | None, typer.Option(help="Move images by up to this many pixels (default: an eighth of the side).")
     ] = None
     flip: Annotated[bool | None, typer.Option(help="Mirror images (default: not for digits).")] = None
-    precision: Annotated[Precision, typer.Option(help="float32, bfloat16 or float16 (autocast).")] = "float32"
+    precision: Annotated[Precision, typer.Option(help="Type of the computation; 16 bits by autocast.")] = "float32"
     seed: Annotated[int, typer.Option(help="Seed of initial values, order and augmentation.")] = 0
 
 
@@ -160,7 +160,8 @@ class Planning:
     count: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None
     confidence: Annotated[float, typer.Option(help="With which the goal is shown to be reached.")] = 0.95
     search: Annotated[
-        Literal["greedy", "beam", "exact"], typer.Option(help="greedy, beam, or exact (at most 16 blocks).")
+        Literal["greedy", "beam", "exact"],
+        typer.Option(help="How sets are searched; exact tries all, of at most 16 blocks."),
     ] = "greedy"
     metric: Annotated[
         str | None,
@@ -182,7 +183,7 @@ class Planning:
     ] = None
     runtime: Annotated[
         Runtime,
-        typer.Option(help="In which latency is measured: eager, compile, export, onnx (ONNX Runtime) or openvino."),
+        typer.Option(help="In which latency is measured; onnx is ONNX Runtime."),
     ] = "eager"
     latency_batch: Annotated[int, typer.Option(help="Images in the input on which latency is measured.", min=1)] = 32
     latency_seconds: Annotated[float, typer.Option(help="How long each network is timed, at least.")] = 0.5

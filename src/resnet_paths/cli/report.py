@@ -31,7 +31,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
 def report(
     subject: Subject,
     twin: Twin = None,
-    budget: Annotated[Budget, typer.Option(help="quick (minutes on a CPU) or full.")] = "quick",
+    budget: Annotated[Budget, typer.Option(help="How much is measured; quick takes minutes on a CPU.")] = "quick",
     skip: Annotated[
         list[str] | None,
         typer.Option(

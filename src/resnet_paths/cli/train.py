@@ -31,7 +31,7 @@ def train(
     family: Family,
     training: Training,
     test: Annotated[bool, typer.Option(help="Measure the test error after each epoch.")] = True,
-    keep: Annotated[Keep, typer.Option(help="Weights to keep: last, or all (for trajectories).")] = "last",
+    keep: Annotated[Keep, typer.Option(help="Weights to keep; all: for trajectories.")] = "last",
     tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard too.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin again: remove the run in the folder.")] = False,
     limit: Limit = None,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+
+from ..imports import first_import
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 """What is opened, whatever a file is called: others may start programs (EPS) or read further files."""
@@ -32,6 +36,9 @@ def pixels(file: IO[bytes], size: int | None, white: float | None) -> np.ndarray
     Raises:
         Damaged: it cannot be read, or is too large.
     """
+    with first_import("PIL.Image"):
+        from PIL import Image
+
     try:
         with Image.open(file, formats=FORMATS) as opened:
             _check_size(*opened.size, size)

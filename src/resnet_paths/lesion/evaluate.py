@@ -5,23 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
 from ..graph.eval_mode import check_eval
+from ..imports import first_import
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
 from .metrics import Metric, needs_labels
 from .options import Running, StudyOptions
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Network = UnrolledNetwork | PlainNetwork
 """What can be damaged: residual blocks, or the layers of a plain network."""
@@ -71,9 +73,19 @@ class GateRows:
 
 def progress_bar(what: str, enabled: bool) -> Progress:
     """A progress bar with the remaining time on standard error, if that is a terminal."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with first_import("rich.progress"):
+        from rich import progress
+        from rich.console import Console
+
+    columns = (
+        progress.TextColumn(what),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
     shown = enabled and sys.stderr.isatty()
-    return Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
+    return progress.Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
 
 
 def quick(net: N, fast: bool = True) -> N:

@@ -7,9 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+from ..imports import first_import
 from ..sweep.progress import duration
 
 
@@ -25,6 +23,10 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     """
 
     def __init__(self, shown: bool, epochs: int, steps: int, done: int, stream: TextIO | None = None) -> None:
+        with first_import("rich.progress"):
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._lines = shown and not self._terminal
