@@ -90,7 +90,9 @@ for model, example in ((Asks("drop_blocks", "training"), None), (Asks("landscape
     assert [block.name for block in resnet_paths.unroll(model, example)] == ["layer"]
 assert torch.nn.Module.__call__ is call
 resnet_paths.single_deletions, resnet_paths.gradient_by_length, resnet_paths.landscape.loss_surface, resnet_paths.sweep
-heavy = {"pandas", "xarray", "scipy", "captum", "torchvision", "matplotlib", "sklearn", "curvlinops", "PIL", "torch._dynamo"}
+heavy = {
+    "pandas", "xarray", "scipy", "captum", "torchvision", "matplotlib", "sklearn", "curvlinops", "PIL", "torch._dynamo",
+}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 
 resnet_paths.path_lengths(3).to_pandas()

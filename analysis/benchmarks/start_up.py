@@ -2,8 +2,9 @@
 
     python analysis/benchmarks/start_up.py [--repeats 5] [--before OTHER/src]
 
-Each line of the table is run in new processes, in turn with the others, after one run that warms the disk's cache.
-``--before`` measures another checkout in the same turns. Writes start_up.md beside this file.
+Each line of the table is run in new processes, in turn with the others, after one run that compiles the files. An
+import is timed after PyTorch's in the same process, whose own time varies by more. ``--before`` measures another
+checkout in the same turns. Writes start_up.md beside this file.
 """
 
 from __future__ import annotations
@@ -18,30 +19,39 @@ from importlib.metadata import version
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-COMMAND = "import sys; sys.argv = ['resnet-paths', {}]; from resnet_paths.cli import main; main()"
-WAYS = {
-    "`import torch`": "import torch",
+IMPORT = "import time, torch; began = time.process_time(); {}; print(time.process_time() - began, file=sys.stderr)"
+COMMAND = "sys.argv = ['resnet-paths', {}]; atexit.register(lambda: print(time.process_time(), file=sys.stderr)); "
+TORCH = "`import torch`"
+IMPORTS = {
     "`import resnet_paths`": "import resnet_paths",
     "`from resnet_paths import unroll`": "from resnet_paths import unroll",
     "what the README's first example imports": "from resnet_paths import load_data, load_model, plan_drop, unroll",
     "`import resnet_paths.landscape, resnet_paths.report`": "import resnet_paths.landscape, resnet_paths.report",
-    "`resnet-paths --help`": COMMAND.format("'--help'"),
-    "`resnet-paths plan --help`": COMMAND.format("'plan', '--help'"),
-    "completion of `resnet-paths report --skip le`": COMMAND.format(""),
+}
+COMMANDS = {
+    "`resnet-paths --help`": "'--help'",
+    "`resnet-paths plan --help`": "'plan', '--help'",
+    "completion of `resnet-paths report --skip le`": "",
 }
 COMPLETION = {
     "_RESNET_PATHS_COMPLETE": "complete_bash",
     "COMP_WORDS": "resnet-paths report --skip le",
     "COMP_CWORD": "3",
 }
-CLOCK = "import atexit, sys, time; atexit.register(lambda: print(time.process_time(), file=sys.stderr)); {}"
 
 
 def seconds(name: str, source: Path) -> float:
-    """Processor time of a process that does one thing and ends."""
+    """Processor time of an import after PyTorch's, or of a command's whole process."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as installed
-    environment = {**kept, "PYTHONPATH": str(source), **(COMPLETION if name.startswith("completion") else {})}
-    command = [sys.executable, "-c", CLOCK.format(WAYS[name])]
+    if name in COMMANDS:
+        code = COMMAND.format(COMMANDS[name]) + "from resnet_paths.cli import main; main()"
+        kept |= COMPLETION if not COMMANDS[name] else {}
+    elif name == TORCH:
+        code = "import torch; print(time.process_time(), file=sys.stderr)"
+    else:
+        code = IMPORT.format(IMPORTS[name])
+    command = [sys.executable, "-c", f"import atexit, sys, time; {code}"]
+    environment = {**kept, "PYTHONPATH": str(source)}
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(ended.stderr.split()[-1])
 
@@ -52,28 +62,34 @@ def main() -> None:
     parser.add_argument("--before", type=Path)
     given = parser.parse_args()
     sources = {"now": SOURCE, **({"before": given.before.resolve()} if given.before else {})}
-    times: dict[tuple[str, str], list[float]] = {(when, name): [] for name in WAYS for when in sources}
+    times: dict[tuple[str, str], list[float]] = {
+        (name, when): [] for name in (TORCH, *IMPORTS, *COMMANDS) for when in sources if name != TORCH or when == "now"
+    }
     for repeat in range(given.repeats + 1):
-        for when, name in times:
+        for name, when in times:
             spent = seconds(name, sources[when])
             if repeat:
-                times[when, name].append(spent)
-    alone = statistics.median(times["now", "`import torch`"])
+                times[name, when].append(spent)
+    torch = statistics.median(times[TORCH, "now"])
     lines = [
         "# What starting costs",
         "",
         f"`python analysis/benchmarks/start_up.py --repeats {given.repeats}`; {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {version('torch')}. Processor seconds of new processes, in turn: medians "
-        "and ranges." + (" Before: names were not yet imported at first use." if given.before else ""),
+        f"{platform.python_version()}, torch {version('torch')}. Processor seconds in new processes, in turn: medians "
+        f"and ranges. `import torch` takes {torch:.2f}; an import is timed after it, in the same process."
+        + (" Before: the first import brought everything." if given.before else ""),
         "",
-        "| what is run | now | range | times PyTorch's |" + (" before |" if given.before else ""),
-        "|---|---:|---|---:|" + ("---:|" if given.before else ""),
+        "| what is run | " + " | ".join(f"{when} | range" for when in sources) + " | times PyTorch's |",
+        "|---|" + "---:|---|" * len(sources) + "---|",
     ]
-    for name in WAYS:
-        spent = times["now", name]
-        middle = statistics.median(spent)
-        line = f"| {name} | {middle:.2f} | {min(spent):.2f} to {max(spent):.2f} | {middle / alone:.2f} |"
-        lines.append(line + (f" {statistics.median(times['before', name]):.2f} |" if given.before else ""))
+    for name in (*IMPORTS, *COMMANDS):
+        ratios, cells = [], []
+        for when in sources:
+            spent = times[name, when]
+            middle = statistics.median(spent)
+            ratios.append(f"{(middle + torch * (name in IMPORTS)) / torch:.2f}")
+            cells.append(f"{middle:.2f} | {min(spent):.2f} to {max(spent):.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {', before '.join(ratios)} |")
     (Path(__file__).with_name("start_up.md")).write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 
