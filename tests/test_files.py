@@ -47,7 +47,7 @@ def writers():
     plan = DropPlan((), 0, Count(1), Greedy(), NoRepair(), ImageSplit(), Clock(), {}, False, "", "")
     return {
         "plan.json": plan.save,
-        "surface.npz": lambda path: landscape.save_surface(line, path),
+        "surface.npz": lambda path: line.save(path),
         "surface.vtk": lambda path: landscape.save_vtk(line, path),
         "direction.safetensors": lambda path: landscape.save_direction(Direction({"a": torch.ones(2)}), path),
         "picture.png": lambda path: plot.save(drawn, path),
@@ -145,7 +145,7 @@ def test_folders_and_empty_names_are_refused(tmp_path: Path) -> None:
 
 
 READERS = {
-    "a surface": landscape.load_surface,
+    "a surface": landscape.Surface.load,
     "a direction": landscape.load_direction,
     "a plan": load_plan,
     "a result of a sweep": SweepResult.load,

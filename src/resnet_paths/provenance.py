@@ -34,6 +34,7 @@ class Provenance:
         seed: the seed, where random numbers were drawn.
         torch: version of PyTorch.
         version: version of this package.
+        name: what the data is called; empty where it has no name.
     """
 
     model: str
@@ -42,18 +43,29 @@ class Provenance:
     seed: int | None
     torch: str
     version: str
+    name: str = ""
 
 
-def provenance(model: nn.Module, data: Any, dtype: torch.dtype, seed: int | None = None) -> Provenance:
-    """The provenance of a computation on a model with some data."""
+def provenance(model: nn.Module, data: Any, dtype: torch.dtype | None = None, seed: int | None = None) -> Provenance:
+    """The provenance of a computation on a model with some data.
+
+    Args:
+        model: the model.
+        data: inputs and targets; or a data set that has a `fingerprint` and a `name` of its own.
+        dtype: of the computation (default: of the model's first parameter).
+        seed: of what was drawn.
+    """
+    if dtype is None:
+        dtype = next((value.dtype for value in model.parameters()), torch.get_default_dtype())
     version = getattr(resnet_paths, "__version__", "unknown")
     return Provenance(
         model=model_fingerprint(model),
-        data=fingerprint(data),
+        data=getattr(data, "fingerprint", None) or fingerprint(data),
         dtype=str(dtype).removeprefix("torch."),
         seed=seed,
         torch=str(torch.__version__),
         version=version,
+        name=getattr(data, "name", ""),
     )
 
 

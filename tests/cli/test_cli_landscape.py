@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
-from resnet_paths.landscape import load_surface
+from resnet_paths.landscape import Surface
 from resnet_paths.models import cifar_resnet, save_checkpoint
 
 SMALL = ["--limit", "10", "--points", "3"]
@@ -43,7 +43,7 @@ def test_twins_in_a_plane(checkpoints, tmp_path) -> None:
         "landscape.png", "landscape.html", "landscape.csv", "landscape.npz", "landscape.vtk",
         "landscape_twin.csv", "landscape_twin.npz", "landscape_twin.vtk",
     }  # fmt: skip
-    surface = load_surface(tmp_path / "landscape.npz")
+    surface = Surface.load(tmp_path / "landscape.npz")
     assert (surface.x[0], surface.y[0], surface.y[-1]) == (-1, 0, 2)
 
 
@@ -52,7 +52,7 @@ def test_a_line_to_another_checkpoint(checkpoints, tmp_path) -> None:
     result = run("--model", skip, "--to", other, "--batchnorm", "batch", *SMALL, out=tmp_path)
     assert result.exit_code == 0, result.output
     assert "deviation" in result.stdout or "cells" in result.stdout
-    surface = load_surface(tmp_path / "landscape.npz")
+    surface = Surface.load(tmp_path / "landscape.npz")
     assert surface.x.tolist() == [0, 0.5, 1]
     assert (surface.x_name, surface.batchnorm) == ("between", "batch")
 
@@ -61,11 +61,11 @@ def test_a_line_to_another_checkpoint(checkpoints, tmp_path) -> None:
 def test_gates(checkpoints, tmp_path) -> None:
     result = run("--model", checkpoints[0], "--gates", "0,layer3.0", *SMALL, out=tmp_path)
     assert result.exit_code == 0, result.output
-    surface = load_surface(tmp_path / "landscape.npz")
+    surface = Surface.load(tmp_path / "landscape.npz")
     assert (surface.x_name, surface.y_name) == ("gate of layer1.0", "gate of layer3.0")
     result = run("--model", checkpoints[0], "--gates", "1", "--batchnorm", "recalibrated", *SMALL, out=tmp_path)
     assert result.exit_code == 0, result.output
-    line = load_surface(tmp_path / "landscape.npz")
+    line = Surface.load(tmp_path / "landscape.npz")
     assert (line.y, line.batchnorm) == (None, "recalibrated")
 
 

@@ -4,7 +4,7 @@ import torch
 
 from damage import tiny
 from resnet_paths.data import digits
-from resnet_paths.landscape import Surface, load_surface, loss_surface, random_direction, save_surface, save_vtk
+from resnet_paths.landscape import Surface, loss_surface, random_direction, save_vtk
 
 
 def example() -> Surface:
@@ -19,7 +19,7 @@ def test_npz_keeps_every_bit(tmp_path) -> None:
     plane = [random_direction(model, seed=seed) for seed in (1, 2)]
     surface = loss_surface(model, data, directions=plane, x=[0.0, 0.5, 1.0], y=[0.0, 1.0], progress=False)
     for one in (surface, example(), Surface.of(np.arange(3.0), None, loss=np.arange(3.0))):
-        loaded = load_surface(save_surface(one, tmp_path / "deep" / "surface.npz"))
+        loaded = Surface.load(one.save(tmp_path / "deep" / "surface.npz"))
         for name in vars(one):
             first, second = getattr(one, name), getattr(loaded, name)
             if isinstance(first, dict):
@@ -31,10 +31,10 @@ def test_npz_keeps_every_bit(tmp_path) -> None:
             else:
                 assert first == second
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match="expected a surface"):
-        load_surface(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="expected a record"):
+        Surface.load(tmp_path / "other.npz")
     with pytest.raises(ValueError, match=r"ends in \.npz"):
-        save_surface(surface, tmp_path / "surface.csv")
+        surface.save(tmp_path / "surface.csv")
 
 
 def read_vtk(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[int]]:

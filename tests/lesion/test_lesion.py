@@ -73,7 +73,7 @@ def test_record_is_whole() -> None:
     assert (record.low <= record.values).all()
     assert (record.values <= record.high).all()
     assert record.least(3) == list(np.argsort(record.values, kind="stable")[:3])
-    assert record.model_fingerprint == fingerprint(net.model)
+    assert record.source.model == fingerprint(net.model)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kendalltau, spearmanr
 
-from helpers import randomise_norms
+from helpers import randomise_norms, source
 from resnet_paths.data import ImageData, digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import (
@@ -170,12 +170,10 @@ def made(per_image: dict[str, np.ndarray], damage: np.ndarray) -> tuple[DamagePr
     names = tuple(map(str, range(n)))
     values = {name: value.mean(1) for name, value in per_image.items()}
     values["constant"] = np.full(n, np.nan)
-    predictors = DamagePredictors(names, values, per_image, "made", "model", "data")
+    predictors = DamagePredictors(names, values, per_image, source())
     rows = np.concatenate([np.zeros((1, count)), damage])
     means = damage.mean(1)
-    record = SingleDeletions(
-        names, ("identity",) * n, "loss", 0.0, (0.0, 0.0), means, means, means, rows, "made", "model", "data"
-    )
+    record = SingleDeletions(names, ("identity",) * n, "loss", 0.0, (0.0, 0.0), means, means, means, rows, source())
     return predictors, record
 
 
@@ -205,9 +203,7 @@ def test_predictors_of_other_images_are_drawn_apart() -> None:
     predictors, record = made({"itself": damage}, damage)
     together = rank_predictors(predictors, record)
     assert together.spearman_range[0].tolist() == pytest.approx([1, 1])
-    apart = DamagePredictors(
-        predictors.names, predictors.values, predictors.per_image, "other", "model", "other images"
-    )
+    apart = DamagePredictors(predictors.names, predictors.values, predictors.per_image, source(data="other images"))
     assert rank_predictors(apart, record).spearman_range[0, 0] < 0.99
 
 
@@ -224,7 +220,7 @@ def test_wrong_use() -> None:
     predictors, record = made({"one": np.ones((3, 4))}, np.ones((3, 4)))
     with pytest.raises(ValueError, match="from 1 to 3"):
         rank_predictors(predictors, record, count=4)
-    other = DamagePredictors(predictors.names, predictors.values, {}, "", "another", "")
+    other = DamagePredictors(predictors.names, predictors.values, {}, source(model="another"))
     with pytest.raises(ValueError, match="one model"):
         rank_predictors(other, record)
 

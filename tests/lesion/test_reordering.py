@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from helpers import randomise_norms
+from helpers import randomise_norms, source
 from resnet_paths.data import ImageData
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import Reorderings, order_distance, random_swaps, reorderings
@@ -215,10 +215,7 @@ def record_of(values: np.ndarray, tau: np.ndarray) -> Reorderings:
         (),
         True,
         Evaluations(),
-        0,
-        "",
-        "",
-        "",
+        source(),
     )
 
 

@@ -9,6 +9,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from torch import nn
 
+from helpers import source
 from references.tiny import tiny_batch, tiny_network
 from resnet_paths.landscape import (
     Surface,
@@ -88,7 +89,7 @@ def test_trajectory_says_what_its_axes_explain() -> None:
 def test_losses_are_drawn_beside_each_other() -> None:
     rng = np.random.default_rng(0)
     true, own, projected = rng.random((3, 4))
-    record = TrajectoryLosses(tuple("abcd"), true, own, projected, np.full((4, 3), 0.1), "digits", 9)
+    record = TrajectoryLosses(tuple("abcd"), true, own, projected, np.full((4, 3), 0.1), 9, source())
     ax = plot_trajectory_losses(record)
     drawn = [container.lines[0].get_ydata() for container in ax.containers]
     np.testing.assert_allclose(drawn, [true, own, projected])

@@ -138,7 +138,7 @@ def test_the_files_on_the_page_hold_the_numbers_in_full(whole) -> None:
     assert set(everything["tables"]) == set(whole.tables)
     direct = single_deletions(unroll(small_model()), digits("test").subset(slice(0, 40)), progress=False)
     assert whole.tables["lesion"]["error"].tolist() == direct.values.tolist()
-    assert everything["provenance"]["model_fingerprint"] == direct.model_fingerprint
+    assert everything["provenance"]["model_fingerprint"] == direct.source.model
     lines = files["lesion.csv"].splitlines()
     assert len(lines) == 1 + 6
 

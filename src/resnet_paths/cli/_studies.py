@@ -186,8 +186,13 @@ _STUDIES: dict[str, Callable[[rp.UnrolledNetwork, rp.ImageData, Studied, bool], 
 
 
 def _facts(record: Any) -> dict[str, Any]:
-    names = ("metric", "whole", "data", "model_fingerprint", "data_fingerprint")
-    return {name: getattr(record, name) for name in names}
+    return {
+        "metric": record.metric,
+        "whole": record.whole,
+        "data": record.source.name,
+        "model_fingerprint": record.source.model,
+        "data_fingerprint": record.source.data,
+    }
 
 
 def as_json(name: str, finding: Finding, picture: Path) -> str:

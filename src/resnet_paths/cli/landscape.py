@@ -194,7 +194,7 @@ def _write(surfaces: Surfaces, log: bool | None, html: bool, out: Path) -> list[
     for place, surface in enumerate(surfaces.values()):
         stem = "landscape" if place == 0 else "landscape_twin"
         write_table(out / f"{stem}.csv", surface.to_pandas())
-        written += [out / f"{stem}.csv", rp.landscape.save_surface(surface, out / f"{stem}.npz")]
+        written += [out / f"{stem}.csv", surface.save(out / f"{stem}.npz")]
         written.append(rp.landscape.save_vtk(surface, out / f"{stem}.vtk"))
     if html:
         page = out / "landscape.html"

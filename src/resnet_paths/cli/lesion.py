@@ -166,14 +166,14 @@ def _side(
 
 def _as_json(record: rp.lesion.SingleDeletions, report: dict[str, Any], picture: Path) -> dict[str, Any]:
     return {
-        "data": record.data,
+        "data": record.source.name,
         "images": int(record.per_image.shape[1]),
         "error": record.whole,
         "blocks": json.loads(record.to_pandas().to_json(orient="records")),
         "drop": report,
         "picture": str(picture),
-        "model_fingerprint": record.model_fingerprint,
-        "data_fingerprint": record.data_fingerprint,
+        "model_fingerprint": record.source.model,
+        "data_fingerprint": record.source.data,
     }
 
 

@@ -13,9 +13,6 @@ from .directions import (
 )
 from .eigenratio import eigenvalue_surface
 
-# files
-from .files import load_surface, save_surface, save_vtk
-
 # gates
 from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
 from .hessian import BlockEigenvalues, ExtremeEigenvalues, block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
@@ -38,6 +35,9 @@ from .spectrum import SpectralDensity, spectral_density
 from .surface import loss_surface
 from .trace import TraceEstimate, hutch_plus_plus, hutchinson
 from .trajectory import ProjectedTrajectory, TrajectoryLosses, project_trajectory, trajectory_losses
+
+# files
+from .vtk import save_vtk
 
 __all__ = [
     "BlockEigenvalues",
@@ -69,14 +69,12 @@ __all__ = [
     "hutchinson",
     "lesioned_surface",
     "load_direction",
-    "load_surface",
     "loss_surface",
     "project_trajectory",
     "random_direction",
     "roughness",
     "roughness_study",
     "save_direction",
-    "save_surface",
     "save_vtk",
     "shared_direction",
     "spectral_density",

@@ -15,9 +15,9 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
+from ..provenance import provenance
 from ._grid import Grid, axis, evaluate_grid
 from ._working import WorkingCopy
 from .directions import Direction, cosine, direction_from
@@ -178,9 +178,6 @@ def _facts(model: nn.Module, directions: list[Direction], data: ImageData) -> di
         "cosine": cosine(*directions) if len(directions) == 2 else None,
         "batchnorm": "frozen",
         "batch_size": None,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "data": data.name,
         "images": len(data),
-        "model_fingerprint": fingerprint(model),
-        "data_fingerprint": data.fingerprint,
+        "source": provenance(model, data),
     }

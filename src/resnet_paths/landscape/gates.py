@@ -15,8 +15,8 @@ from ..arguments import checked
 from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
 from ..graph.eval_mode import check_eval
-from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..network import BlockRef, UnrolledNetwork
+from ..provenance import provenance
 from ..surgery import drop_blocks
 from ._cells import Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
@@ -236,11 +236,8 @@ def _surface(
         "cosine": None,
         "batchnorm": settings.batchnorm,
         "batch_size": settings.batch_size,
-        "dtype": str(settings.dtype or next(net.model.parameters()).dtype).removeprefix("torch."),
-        "data": data.name,
         "images": len(data),
-        "model_fingerprint": model_fingerprint(net.model),
-        "data_fingerprint": data.fingerprint,
+        "source": provenance(net.model, data, settings.dtype),
     }
 
     def record(cells: dict[str, Any]) -> Surface:

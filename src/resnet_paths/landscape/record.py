@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..provenance import Provenance
 from ..records import Record
 from ..tables import data_set
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+NOWHERE = Provenance(model="", data="", dtype="float64", seed=None, torch="", version="", name="given")
+"""Of surfaces from values of one's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +39,8 @@ class Surface(Record):
         cosine: between the two directions; None otherwise.
         batchnorm: what batch norm's statistics were: frozen, recalibrated or batch.
         batch_size: images at a time, where it was given.
-        dtype: of the computation.
-        data: name of the data.
-        images: their number.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        images: number of images.
+        source: model, data, type and versions.
     """
 
     x: np.ndarray
@@ -55,11 +56,8 @@ class Surface(Record):
     cosine: float | None
     batchnorm: str
     batch_size: int | None
-    dtype: str
-    data: str
     images: int
-    model_fingerprint: str = field(repr=False)
-    data_fingerprint: str = field(repr=False)
+    source: Provenance = field(repr=False)
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray | None, **values: np.ndarray) -> Surface:
@@ -80,8 +78,7 @@ class Surface(Record):
         return cls(
             x=x, y=y, values=dict(values), errors=dict.fromkeys(values, nothing), finished=np.ones(shape, bool),
             failures={}, seconds=nothing, x_name="x", y_name=None if y is None else "y", norms=(), cosine=None,
-            batchnorm="frozen", batch_size=None, dtype="float64", data="given", images=0, model_fingerprint="",
-            data_fingerprint="",
+            batchnorm="frozen", batch_size=None, images=0, source=NOWHERE,
         )  # fmt: skip
 
     def to_xarray(self) -> xr.Dataset:
@@ -93,14 +90,8 @@ class Surface(Record):
         arrays = {name: (dims, array) for name, array in self.values.items()}
         arrays |= {f"{name}_se": (dims, array) for name, array in self.errors.items()}
         arrays["finished"] = (dims, self.finished)
-        facts = {
-            "batchnorm": self.batchnorm,
-            "dtype": self.dtype,
-            "data": self.data,
-            "images": self.images,
-            "model_fingerprint": self.model_fingerprint,
-            "data_fingerprint": self.data_fingerprint,
-        }
+        source = {name: fact for name, fact in vars(self.source).items() if fact is not None}
+        facts = {"batchnorm": self.batchnorm, "images": self.images, **source}
         return data_set(arrays, coordinates, facts)
 
     def to_pandas(self) -> pd.DataFrame:

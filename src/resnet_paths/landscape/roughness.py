@@ -100,7 +100,7 @@ def roughness(
     if not (spread >= 0).all():
         raise ValueError(f"expected noise of at least 0, got {np.min(spread)}")
     eigenvalues = curvatures(surface.x, surface.y, values)
-    rounding = _ROUNDINGS * _precision(surface.dtype) * (1.0 if scale == "log" else np.abs(values))
+    rounding = _ROUNDINGS * _precision(surface.source.dtype) * (1.0 if scale == "log" else np.abs(values))
     tolerance = _error_of_curvature(surface.x, surface.y, rounding + np.zeros_like(values), largest=True)
     tolerance = tolerance + _DEVIATIONS * _error_of_curvature(surface.x, surface.y, spread, largest=False)
     counted = np.isfinite(eigenvalues).all(-1)

@@ -15,11 +15,11 @@ from torch import nn
 from ..arguments import checked
 from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint as model_fingerprint
 from ..graph.private_copy import private_use
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
+from ..provenance import provenance
 from ..sweep import fingerprint, worker_device
 from ._cells import CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
@@ -210,11 +210,8 @@ def _facts(model: nn.Module, directions: list[Direction], data: ImageData, probl
         "cosine": cosine(*directions) if len(directions) == 2 else None,
         "batchnorm": problem.batchnorm,
         "batch_size": problem.batch_size,
-        "dtype": str(problem.dtype or next(model.parameters()).dtype).removeprefix("torch."),
-        "data": data.name,
         "images": len(data),
-        "model_fingerprint": model_fingerprint(model),
-        "data_fingerprint": data.fingerprint,
+        "source": provenance(model, data, problem.dtype),
     }
 
 

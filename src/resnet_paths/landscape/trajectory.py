@@ -22,6 +22,7 @@ from ..models.load import is_checkpoint
 from ..models.states import fit
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from ..training import Trajectory
@@ -89,8 +90,8 @@ class TrajectoryLosses(Record):
         own_weights: (steps,) loss of the checkpoint's weights with the last one's statistics.
         projected: (steps,) loss at the projection in the plane: the height of the surface under the drawn point.
         errors: (steps, 3) standard errors over images, of the three in this order.
-        data: name of the data.
-        images: their number.
+        images: number of images.
+        source: the last checkpoint, data and versions.
     """
 
     DIMENSIONS: ClassVar = {"true": "step", "own_weights": "step", "projected": "step", "errors": "step kind"}
@@ -101,8 +102,8 @@ class TrajectoryLosses(Record):
     own_weights: np.ndarray
     projected: np.ndarray
     errors: np.ndarray
-    data: str
     images: int
+    source: Provenance = field(repr=False)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a checkpoint."""
@@ -253,8 +254,8 @@ def trajectory_losses(
         own_weights=means[:, 1],
         projected=means[:, 2],
         errors=spread / math.sqrt(len(data)),
-        data=data.name,
         images=len(data),
+        source=provenance(last, data),
     )
 
 

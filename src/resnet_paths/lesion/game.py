@@ -6,7 +6,7 @@ A coalition S is the set of blocks kept; its value v(S) is the metric of the net
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..network import BlockRef, Evaluations
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import combined_intervals, mean_intervals
 from ..tables import data_frame
@@ -56,10 +56,7 @@ class BlockValues(Record):
         evaluations: pieces of the network evaluated, over all batches of images.
         per_image: (n, images) the values of each image's own game; their mean over images is `values`.
         interactions_per_image: (n, n, images), or None.
-        seed: of the sampling.
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data, seed and versions.
     """
 
     DIMENSIONS: ClassVar = {
@@ -89,10 +86,7 @@ class BlockValues(Record):
     evaluations: Evaluations
     per_image: np.ndarray
     interactions_per_image: np.ndarray | None
-    seed: int
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
 
     def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals over images, and over orders where these were sampled, (n,) each.
@@ -233,10 +227,7 @@ def block_values(
         evaluations=game.count,
         per_image=values,
         interactions_per_image=pairs,
-        seed=seed,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data, seed=seed),
     )
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from ..arguments import Range, checked
 from ..data import ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..imports import first_import
 from ..network import BlockRef, Evaluations
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from .coalitions import all_coalitions
@@ -41,10 +41,7 @@ class BlockInteractions(Record):
         exact: from all 2^n coalitions; otherwise estimated from `coalitions` of them.
         coalitions: number of coalitions evaluated.
         evaluations: pieces of the network evaluated, over all batches of images.
-        seed: of the sampling.
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data, seed and versions.
     """
 
     values: Mapping[tuple[int, ...], float]
@@ -56,10 +53,7 @@ class BlockInteractions(Record):
     exact: bool
     coalitions: int
     evaluations: Evaluations
-    seed: int
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
 
     def strongest(self, count: int = 10, size: int | None = None) -> list[tuple[tuple[int, ...], float]]:
         """The sets whose interactions are largest in absolute value (of one size, or of two and more blocks)."""
@@ -169,10 +163,7 @@ def higher_interactions(
         exact=exact,
         coalitions=game.asked,
         evaluations=game.count,
-        seed=seed,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data, seed=seed),
     )
 
 

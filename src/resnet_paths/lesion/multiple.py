@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 
 from ..arguments import checked
 from ..data import ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..network import BlockRef
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
@@ -35,10 +35,7 @@ class RandomDeletions(Record):
         values: (c, draws) the metric, a mean over images.
         whole: the metric of the whole network.
         metric: its name.
-        seed: of the draws.
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data, seed and versions.
         blocks: the blocks among which was drawn.
         per_image: (1 + c * draws, images); row 0 is the whole network, then the draws of each count.
     """
@@ -51,10 +48,7 @@ class RandomDeletions(Record):
     values: np.ndarray
     whole: float
     metric: str
-    seed: int
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
     blocks: tuple[int, ...]
     per_image: np.ndarray
 
@@ -144,10 +138,7 @@ def random_deletions(
         values=means[1:].reshape(len(chosen), draws),
         whole=float(means[0]),
         metric=name,
-        seed=seed,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data, seed=seed),
         blocks=tuple(players),
         per_image=values,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from .evaluate import progress_bar, quick
@@ -44,9 +44,7 @@ class DamagePredictors(Record):
         names: the blocks.
         values: for each predictor, (n,); NaN where it is not defined.
         per_image: for each predictor that is a mean over images, (n, images).
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data and versions.
     """
 
     DIMENSIONS: ClassVar = {"values": "block"}
@@ -55,9 +53,7 @@ class DamagePredictors(Record):
     names: tuple[str, ...]
     values: Mapping[str, np.ndarray]
     per_image: Mapping[str, np.ndarray]
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a block, one column a predictor."""
@@ -133,9 +129,7 @@ def damage_predictors(
         names=tuple(block.name for block in net),
         values={name: values[name] for name in COSTS if name in values},
         per_image=per_image,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data),
     )
 
 

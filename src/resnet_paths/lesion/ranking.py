@@ -116,12 +116,12 @@ def rank_predictors(
         >>> len(ranking.predictors)
         8
     """
-    if predictors.model_fingerprint != damage.model_fingerprint:
+    if predictors.source.model != damage.source.model:
         raise ValueError("expected predictors and damage of one model, got two; measure both on the same network")
     n = len(damage.names)
     if not 1 <= count <= n:
         raise ValueError(f"expected a count from 1 to {n}, the number of blocks, got {count}")
-    same = predictors.data_fingerprint == damage.data_fingerprint
+    same = predictors.source.data == damage.source.data
     rows = [_row(predictors, name, damage, same, count, draws, seed) for name in predictors.values]
     order = sorted(range(len(rows)), key=lambda row: -np.nan_to_num(rows[row][0], nan=-2.0))
     columns = [np.array([rows[row][column] for row in order]) for column in range(6)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
@@ -12,11 +12,11 @@ from torch import nn
 
 from ..arguments import Range, checked
 from ..data import ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import correlation_ranges, intervals, spearman
 from ..surgery import reorder_blocks
@@ -47,10 +47,7 @@ class Reorderings(Record):
         direct: blocks were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
             model was made for each order.
         evaluations: pieces of the network evaluated, over all batches of images (zero where not direct).
-        seed: of the swaps.
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data, seed and versions.
     """
 
     DIMENSIONS: ClassVar = {
@@ -71,10 +68,7 @@ class Reorderings(Record):
     groups: tuple[tuple[str, ...], ...]
     direct: bool
     evaluations: Evaluations
-    seed: int
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
 
     def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals over images of each order's metric, (m,) each."""
@@ -212,10 +206,7 @@ def reorderings(
         groups=tuple(tuple(net[found.holders[holder][0]].name for holder in group) for group in found.groups),
         direct=found.direct,
         evaluations=pieces,
-        seed=seed,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data, seed=seed),
     )
 
 

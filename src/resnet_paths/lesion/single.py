@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
@@ -12,9 +12,9 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
-from ..graph.model_fingerprint import fingerprint
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import intervals
 from ..tables import data_frame
@@ -40,9 +40,7 @@ class SingleDeletions(Record):
         low: (n,) lower ends of their 95 % intervals.
         high: (n,) upper ends.
         per_image: (n + 1, images); row 0 is the whole network, row i + 1 the network without block i.
-        data: name of the data.
-        model_fingerprint: of the model.
-        data_fingerprint: of the data.
+        source: model, data and versions.
         deleted: ``"branch"`` (of a plain network: the layer), or ``"shortcut"``.
     """
 
@@ -58,9 +56,7 @@ class SingleDeletions(Record):
     low: np.ndarray
     high: np.ndarray
     per_image: np.ndarray
-    data: str
-    model_fingerprint: str
-    data_fingerprint: str
+    source: Provenance = field(repr=False)
     deleted: str = "branch"
 
     @property
@@ -232,8 +228,6 @@ def _record(net: Network, data: ImageData, metric: str, values: np.ndarray, dele
         low=low[1:],
         high=high[1:],
         per_image=values,
-        data=data.name,
-        model_fingerprint=fingerprint(net.model),
-        data_fingerprint=data.fingerprint,
+        source=provenance(net.model, data),
         deleted=deleted,
     )

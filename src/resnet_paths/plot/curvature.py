@@ -91,7 +91,9 @@ def plot_eigenvalue_ratio(
     ax = plot_surface_heat(surface, "ratio", ax, norm=norm or Normalize(0, 1), path=path)
     finite = surface.values["ratio"][np.isfinite(surface.values["ratio"])]
     largest = f", largest {finite.max():.3g}" if len(finite) else ""
-    ax.set_title(f"|λmin / λmax| of the Hessian; {literal(surface.data)}, {surface.images} images{largest}", fontsize=9)
+    ax.set_title(
+        f"|λmin / λmax| of the Hessian; {literal(surface.source.name)}, {surface.images} images{largest}", fontsize=9
+    )
     return ax
 
 
@@ -152,7 +154,9 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
     ax.set_xticks(places, literals(record.labels))
     ax.set_xlabel("checkpoint")
     ax.set_ylabel("loss")
-    title = f"True and projected loss; {literal(record.data)}, {record.images} images, bars: 1.96 standard errors"
+    title = (
+        f"True and projected loss; {literal(record.source.name)}, {record.images} images, bars: 1.96 standard errors"
+    )
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
     return ax

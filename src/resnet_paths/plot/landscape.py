@@ -362,7 +362,7 @@ def _dress(ax: Axes, surface: Surface, path: np.ndarray | None) -> None:
 def _title(surface: Surface, metric: str) -> str:
     parts = [
         _LABELS.get(metric, metric),
-        f"{literal(surface.data)}, {surface.images} images",
+        f"{literal(surface.source.name)}, {surface.images} images",
         f"{surface.batchnorm} statistics",
     ]
     if surface.cosine is not None:

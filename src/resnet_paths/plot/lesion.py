@@ -53,7 +53,7 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
     ax.set_ylabel(metric_label(record.metric))
     ax.set_title(
-        f"One at a time: {literal(record.data)}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10
+        f"One at a time: {literal(record.source.name)}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10
     )
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
@@ -84,7 +84,7 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xlabel("number of deleted blocks")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Random blocks deleted: {literal(record.data)}, {record.values.shape[1]} draws", fontsize=10)
+    ax.set_title(f"Random blocks deleted: {literal(record.source.name)}, {record.values.shape[1]} draws", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     return ax

@@ -60,6 +60,6 @@ def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeleti
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xlabel(name)
     ax.set_ylabel(f"damage ({damage.metric})")
-    ax.set_title(f"{literal(damage.data)}, {len(damage.names)} blocks", fontsize=10)
+    ax.set_title(f"{literal(damage.source.name)}, {len(damage.names)} blocks", fontsize=10)
     ax.legend(fontsize=8)
     return ax

@@ -36,7 +36,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     ax.invert_xaxis()
     ax.set_xlabel("Kendall's tau with the original order")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Blocks in another order: {literal(record.data)}, {len(record.tau)} orders", fontsize=10)
+    ax.set_title(f"Blocks in another order: {literal(record.source.name)}, {len(record.tau)} orders", fontsize=10)
     ax.legend(fontsize=8)
     return ax
 
@@ -60,6 +60,8 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
     first = record.results[0]
     ax.set_xlabel("number of deleted blocks of the stage")
     ax.set_ylabel(metric_label(first.metric))
-    ax.set_title(f"Blocks of one stage deleted: {literal(first.data)}, {first.values.shape[1]} draws", fontsize=10)
+    ax.set_title(
+        f"Blocks of one stage deleted: {literal(first.source.name)}, {first.values.shape[1]} draws", fontsize=10
+    )
     ax.legend(fontsize=8)
     return ax

@@ -32,7 +32,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
     ax.set_xlabel("block")
     ax.set_ylabel(f"{record.method} value ({record.metric})")
-    ax.set_title(f"{literal(record.data)}, bars: standard error", fontsize=10)
+    ax.set_title(f"{literal(record.source.name)}, bars: standard error", fontsize=10)
     ax.legend(fontsize=8)
     return ax
 

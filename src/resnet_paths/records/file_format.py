@@ -16,12 +16,11 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from ..files import existing_file, whole_file
+from ..files import existing_file, read_arrays, whole_file
 
 _HOUSE = __name__.partition(".")[0]
 _KEY = "record"
@@ -47,14 +46,13 @@ def load_record(path: str | Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: a damaged file, or one that holds something else.
     """
-    source = existing_file(path, "a record")
+    arrays = read_arrays(existing_file(path, "a record"), "a record")
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            content = json.loads(archive[_KEY].tobytes())
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']} of another release")
-            return _made(content["content"], {name: archive[name] for name in archive.files})
-    except (AttributeError, EOFError, ImportError, LookupError, OSError, TypeError, ValueError, BadZipFile) as error:
+        content = json.loads(arrays[_KEY].tobytes())
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']} of another release")
+        return _made(content["content"], arrays)
+    except (AttributeError, ImportError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"expected a record written by its save method, got {path}: {reason}") from error
 
