@@ -79,17 +79,17 @@ def main() -> None:
         f"and ranges. `import torch` takes {torch:.2f}; an import is timed after it, in the same process."
         + (" Before: the first import brought everything." if given.before else ""),
         "",
-        "| what is run | " + " | ".join(f"{when} | range" for when in sources) + " | times PyTorch's |",
-        "|---|" + "---:|---|" * len(sources) + "---|",
+        "| what is run | " + " | ".join(f"{when} | range | times PyTorch's" for when in sources) + " |",
+        "|---|" + "---:|---|---:|" * len(sources),
     ]
     for name in (*IMPORTS, *COMMANDS):
-        ratios, cells = [], []
+        cells = []
         for when in sources:
             spent = times[name, when]
             middle = statistics.median(spent)
-            ratios.append(f"{(middle + torch * (name in IMPORTS)) / torch:.2f}")
-            cells.append(f"{middle:.2f} | {min(spent):.2f} to {max(spent):.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {', before '.join(ratios)} |")
+            ratio = (middle + torch * (name in IMPORTS)) / torch
+            cells.append(f"{middle:.2f} | {min(spent):.2f} to {max(spent):.2f} | {ratio:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     (Path(__file__).with_name("start_up.md")).write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
 

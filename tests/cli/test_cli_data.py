@@ -141,6 +141,7 @@ def test_images_of_a_function(tmp_path) -> None:
     assert "expected an ImageData, a pair" in told(result)
 
 
+@pytest.mark.filterwarnings("default")  # which the command tells in a line
 def test_images_without_parts_are_parted_for_training(tmp_path) -> None:
     for label, level in LEVELS.items():
         for k in range(5):
@@ -172,6 +173,7 @@ def test_what_drop_writes_is_read_again(photos, tmp_path) -> None:
     assert read_facts(tmp_path / "model.safetensors")["classes"] == sorted(LEVELS)
 
 
+@pytest.mark.filterwarnings("default")  # which the command tells in a line
 def test_a_checkpoint_of_any_name(photos, tmp_path) -> None:
     model = cifar_resnet(8, widths=(4, 4, 8), num_classes=4)
     content = {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "epoch": 1}
