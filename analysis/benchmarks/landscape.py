@@ -232,7 +232,7 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
         f"A cell over {len(data):,} images in bfloat16 ({operations / 1e12:.2f} T operations, set-up included, best of "
         f"3). The card multiplies matrices of 8192 x 8192 in bfloat16 at {rate / 1e12:.0f} T operations a second.",
         "",
-        "| images at a time | seconds a cell | T operations a second | share of the card's rate |",
+        "| batch size | seconds a cell | T operations a second | share of the card's rate |",
         "|---:|---:|---:|---:|",
         *rows,
         "",

@@ -7,7 +7,7 @@ what PyTorch's own convolution takes for them, channels last, at the same number
 seconds, best of the repeats; stem, shortcuts, ReLU and additions left out). No evaluation by these convolutions can be
 quicker, so the peer's time over the bound is the highest ratio that can be reached here; it stands beside the measured
 and the one asked for. The peer is loss-landscapes, as it is (all images at once) and as a user could tune it by hand
-(inference mode, 32 images at a time); of cells the median of three counts, of convolutions the best of the repeats. All
+(inference mode, batches of 32); of cells the median of three counts, of convolutions the best of the repeats. All
 in one process; with several threads the convolutions run on all of them at once, a batch on each. Writes
 landscape_bound.md beside this file.
 """
@@ -121,7 +121,7 @@ def main() -> None:
         "of PyTorch's own convolutions alone; a cell moves the weights, folds the norms and evaluates all images. "
         "Processor seconds.",
         "",
-        "| type | images at a time | convolutions, GFLOP/s | bound, seconds a cell | a cell (median of 3) | share of "
+        "| type | batch size | convolutions, GFLOP/s | bound, seconds a cell | a cell (median of 3) | share of "
         "the bound |",
         "|---|---:|---:|---:|---:|---:|",
     ]

@@ -2,7 +2,7 @@
 
     python analysis/benchmarks/single_deletion.py --reference FOLDER [--images 500] [--repeats 3]
 
-Naive: copy the model, put the shortcut in the block's place, run the whole network, for each block. All ways run
+Naive: copy the model, put the shortcut in the block's place, run the full network, for each block. All ways run
 in turn on the same images in the same process; the table gives the median and the ratio to the naive loop of the
 same turn. Writes single_deletion.md beside this file.
 """
@@ -46,9 +46,7 @@ def main() -> None:
     fast = for_inference(net)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         f"naive loop, {len(x)} images at once": lambda: single_deletion_logits(model, names, x),
-        "naive loop, 100 images at a time": lambda: batched(
-            lambda part: single_deletion_logits(model, names, part), x, 100
-        ),
+        "naive loop, batches of 100": lambda: batched(lambda part: single_deletion_logits(model, names, part), x, 100),
         "prefix reuse, 100 at a time": lambda: batched(lambda part: net(part, gates), x, 100),
         "prefix reuse, folded, channels last, 100": lambda: batched(lambda part: fast(part, gates), x, 100),
         "the same, 50 at a time": lambda: batched(lambda part: fast(part, gates), x, 50),

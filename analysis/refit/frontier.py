@@ -255,7 +255,7 @@ def _verdict(measured: int, surely: int, least: int) -> str:
 
 
 def _most_within(rows: list[dict], points: int) -> tuple[int, int]:
-    """The most blocks whose drop costs at most so many points, as measured, and by the upper end of the interval."""
+    """The most blocks whose drop costs at most this many points, as measured, and by the upper end of the interval."""
     measured = [len(entry["dropped"]) for entry in rows if entry["fall"] <= points / 100 + 1e-9]
     surely = [len(entry["dropped"]) for entry in rows if entry["fall_interval"][1] <= points / 100 + 1e-9]
     return max(measured, default=0), max(surely, default=0)

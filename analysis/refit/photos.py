@@ -377,7 +377,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--test-crops", type=int, default=TEST_CROPS)
     parser.add_argument("--photos", type=int, help="only so many of each kind (for a trial)")
     parser.add_argument("--players", type=int, help="only so many blocks play, the first (for a trial)")
-    parser.add_argument("--most", type=int, help="drop at most so many blocks (for a trial)")
+    parser.add_argument("--most", type=int, help="drop at most this many blocks (for a trial)")
     parser.add_argument("--memory", type=float, default=8e9, help="bytes for the full network's states")
     parser.add_argument("--repairs", choices=list(SIZES), help="of one network alone, the rest as it is in photos.json")
     parser.add_argument("--plain-search", action="store_true")

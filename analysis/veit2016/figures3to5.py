@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--limit", type=int, default=None, help="use at most so many images")
+    parser.add_argument("--limit", type=int, default=None, help="use at most this many images")
     parser.add_argument("--plain-epochs", type=int, default=12, help="of the VGG for CIFAR-10; 0 leaves it out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

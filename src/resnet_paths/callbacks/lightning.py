@@ -52,7 +52,7 @@ class LightningPathRecorder(pl.Callback):
             target: their class indices, or what the loss takes.
             network: name of the LightningModule's attribute that holds the residual model, such as ``"model"``;
                 ``""``: the LightningModule itself.
-            every: record after so many steps of the trainer (``trainer.global_step``).
+            every: record after this many steps of the trainer (``trainer.global_step``).
             loss: as in :func:`resnet_paths.paths.gradient_by_length`.
             draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
             seed: of the signs.

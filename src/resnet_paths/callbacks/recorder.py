@@ -66,7 +66,7 @@ class PathRecorder:
             model: the model that trains (wrappers are looked through).
             x: the model's input on which to record, batch first; 8 to 32 examples are enough for curves.
             target: their class indices, or what the loss takes.
-            every: record after so many steps of the optimiser (for :meth:`attach`).
+            every: record after this many steps of the optimiser (for :meth:`attach`).
             loss: as in :func:`resnet_paths.paths.gradient_by_length`.
             draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
             seed: of the signs.

@@ -52,7 +52,7 @@ def folder(
         split: ``train``, ``val`` or ``test``; ``val`` serves as test images where there are no others. None: test
             images, or all where there are no parts.
         size: resize the shorter side to this and crop the middle; None: all images must be of one size.
-        limit: at most so many, spread evenly over all; the classes and their numbers stay those of the folder.
+        limit: at most this many, spread evenly over all; the classes and their numbers stay those of the folder.
         classes: the names in the order of their numbers, such as those of a checkpoint.
         white: the value of a white pixel, of images of more than 8 bits (default: 65,535, of floats 1).
         seed: of a split that is drawn.

@@ -45,7 +45,7 @@ def npz(
             (count, height, width), uint8 or float in [0, 1]; labels are (count,) or (count, 1) integers, or one-hot.
         split: which of the arrays; ``val`` serves as test images where there are no others. Of a file with ``images``
             and ``labels`` alone a split is drawn, as in :func:`folder`; None: test images, or all without parts.
-        limit: at most so many, the first; spread evenly where they are sorted by class.
+        limit: at most this many, the first; spread evenly where they are sorted by class.
         classes: the names in the order of their numbers, such as those of a checkpoint.
         seed: of a split that is drawn.
 
@@ -88,7 +88,7 @@ def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
 
 
 def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
-    """The first images; where they are sorted by class, so many from the first to the last."""
+    """The first images; where they are sorted by class, evenly spread from the first to the last."""
     in_order = bool((labels.diff() >= 0).all())
     return torch.tensor(spread(len(labels), limit), device="cpu") if in_order else torch.arange(limit, device="cpu")
 

@@ -64,7 +64,7 @@ def as_data(
         name: of the images, for records and pictures.
         image: the key of the images in a mapping, where it is none of the usual ones.
         label: the key of the labels.
-        limit: at most so many images, the first.
+        limit: at most this many images, the first.
         labelled: refuse images without labels. Without this `source` may also be images alone: an array, or batches or
             samples of nothing else; their labels are then -1.
 

@@ -108,7 +108,7 @@ class ImageData:
         return ((values - mean) / std).to(self.dtype)
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Normalised images and labels, so many at a time, in order; the last batch may be smaller.
+        """Normalised images and labels in batches, in order; the last batch may be smaller.
 
         Raises:
             ValueError: a batch of less than one image.

@@ -28,5 +28,5 @@ class Reading:
     source: str = ""
 
     def fits(self, channels: int) -> bool:
-        """Whether it says how images of so many channels are normalised."""
+        """Whether it says how images with that number of channels are normalised."""
         return len(self.mean) == len(self.std) == channels

@@ -122,7 +122,7 @@ def load_data(
             ``split`` if it has several parts. Its module is run: give code that you trust.
         split: ``train``, ``test`` or ``val``. A source without such parts is parted at random, a fifth of each class
             for the test, and a warning says so. None: test images, or all of a source without parts.
-        limit: at most so many (the first; evenly spread for folders and zip files, and where they are sorted by class).
+        limit: use at most this many images (the first; spread evenly over folders, zips and images sorted by class).
         size: resize images of folders and zip files.
         download: fetch CIFAR-10 where it is missing.
         mean: of each channel, instead of the source's own (ImageNet's for colour files).

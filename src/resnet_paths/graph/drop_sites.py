@@ -87,7 +87,7 @@ def _read_outside(reader: str) -> str:
 
 
 _MANY = 24
-"""From so many blocks in one forward on they are looked at together."""
+"""With this many blocks in one forward or more, they are looked at together."""
 
 
 class Droppable:

@@ -28,7 +28,7 @@ Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 STATISTICS_BATCH = 128
 _CACHE_BYTES = 2 << 20
 HELD_BYTES = 1 << 30
-"""Images, or states, of at most so many bytes are kept ready."""
+"""Images, or states, of at most this many bytes are kept ready."""
 
 
 def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[str, Metric]:
@@ -82,7 +82,7 @@ def needs_origin(metrics: Mapping[str, Metric]) -> bool:
 
 
 def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
-    """So many images at a time that the largest value in between suits the cache; 1024 on a GPU.
+    """The batch size at which the largest intermediate value fits the cache; 1024 on a GPU.
 
     Args:
         model: it runs once, as a private copy.

@@ -179,7 +179,7 @@ class _Runner:
 
     @property
     def whole(self) -> torch.Tensor:
-        """The logits of the whole network, which ``disagreement`` reads."""
+        """The logits of the full network, which ``disagreement`` reads."""
         if self._whole is None:
             self._whole = self.logits([1.0] * len(self._net), hold=False)
         return self._whole

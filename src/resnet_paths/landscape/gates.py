@@ -1,4 +1,4 @@
-"""Surfaces over gates: the loss between the whole network and lesioned ones."""
+"""Surfaces over gates: the loss between the full network and lesioned ones."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def gate_path(
 
 @checked
 def deletion_path(net: UnrolledNetwork, blocks: Blocks) -> torch.Tensor:
-    """Waypoints from the whole network through the deletion of each block in turn: (blocks + 1, n).
+    """Waypoints from the full network through the deletion of each block in turn: (blocks + 1, n).
 
     Example:
         >>> import torchvision
@@ -173,13 +173,13 @@ def lesioned_surface(
     directions: Direction | Sequence[Direction],
     **options: Any,
 ) -> Surface:
-    """The loss surface of the network without some blocks, along the whole network's directions.
+    """The loss surface of the network without some blocks, along the full network's directions.
 
     Args:
-        net: the whole network; it is only read.
+        net: the full network; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         blocks: to drop (a copy without their branches is made).
-        directions: of the whole network; what they say of dropped parameters is left out.
+        directions: of the full network; what they say of dropped parameters is left out.
         **options: as in :func:`loss_surface`.
 
     Cost: as :func:`loss_surface`, of the smaller network.

@@ -83,7 +83,7 @@ class ExtremeEigenvalues(Record):
         """The directions of the largest eigenvalues, the largest first.
 
         Raises:
-            ValueError: not so many were computed from that end.
+            ValueError: fewer were computed from that end.
         """
         if not 1 <= count <= len(self.values) - self.below:
             raise ValueError(f"expected from 1 to {len(self.values) - self.below} directions, got {count}")
@@ -115,7 +115,7 @@ def extreme_eigenvalues(
         count: how many from each end.
         tolerance: relative accuracy of the eigenvalues for ARPACK.
         basis: Lanczos vectors kept at a time; None takes ``max(20, 8 count)``. Memory: `basis` vectors.
-        max_restarts: at most so many restarts.
+        max_restarts: at most this many restarts.
         seed: of the starting vector.
 
     Returns:

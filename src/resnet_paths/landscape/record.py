@@ -38,7 +38,7 @@ class Surface(Record):
         norms: Euclidean norm of each direction (none for gates).
         cosine: between the two directions; None otherwise.
         batchnorm: what batch norm's statistics were: frozen, recalibrated or batch.
-        batch_size: images at a time, where it was given.
+        batch_size: images per batch, where it was given.
         images: number of images.
         source: model, data, type and versions.
     """

@@ -54,9 +54,9 @@ class Roughness:
 
 
 _ROUNDINGS = 16
-"""A value of a cell may be off by so many units of the last place: it is a mean over images of a network's output."""
+"""A value of a cell may be off by this many units in the last place: it is a mean over images of a network's output."""
 _DEVIATIONS = 2
-"""A curvature counts as negative only beyond so many standard deviations of the cells' noise."""
+"""A curvature counts as negative only beyond this many standard deviations of the cells' noise."""
 
 
 @checked

@@ -195,7 +195,7 @@ def lanczos(
     Args:
         operator: anything that multiplies vectors by ``@``.
         start: (P,), not zero.
-        steps: at most so many; fewer where the space is exhausted.
+        steps: at most this many; fewer where the space is exhausted.
 
     Returns:
         The diagonal (k,), what stands beside it (k - 1,), and the orthonormal vectors (P, k), float64.

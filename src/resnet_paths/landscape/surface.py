@@ -76,7 +76,7 @@ def loss_surface(
             of logits, labels and logits at the origin, all from one pass.
         batchnorm: frozen, recalibrated or batch.
         recalibrate: images that statistics are measured on; the data by default.
-        batch_size: images at a time; None: as many as suit the cache, 128 with ``batch``, where it decides the values.
+        batch_size: images per batch; None: as many as suit the cache, 128 with ``batch``, where it decides the values.
         dtype: compute in this type; bfloat16 is quicker where the processor has it, and changes the numbers.
         fast: fold norms and store channels last (the same numbers within 1e-10 in float64, 1e-4 in float32).
         journal: a file that keeps finished cells: the same call goes on from them, and a finer grid reuses them.

@@ -215,7 +215,7 @@ def trajectory_losses(
         projected: see :func:`project_trajectory`.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         loss: a function of logits and labels that gives one value an image; cross-entropy by default.
-        batch_size: images at a time.
+        batch_size: images per batch.
 
     Returns:
         Three losses for each step. Between `true` and `own_weights` stand the running statistics, between

@@ -111,7 +111,7 @@ def evaluate_gates(
         data: images, with labels where the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.lesion.metrics`; its third argument is the network at gates of one.
-        count: is added the numbers of pieces evaluated (the whole network, once a batch, apart).
+        count: is added the numbers of pieces evaluated (the full network, once a batch, apart).
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:

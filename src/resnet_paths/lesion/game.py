@@ -161,7 +161,7 @@ def block_values(
         interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more blocks,
             and sampled ones, see :func:`higher_interactions`.
         precision: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
-        most_permutations: sample at most so many orders; a warning says if that did not suffice for `precision`.
+        most_permutations: sample at most this many orders; a warning says if that did not suffice for `precision`.
         seed: of the orders.
         **options: how to run, see :class:`StudyOptions`.
 

@@ -116,7 +116,7 @@ def higher_interactions(
             ``Moebius``.
         metric: see :func:`single_deletions`.
         blocks: the blocks that play (default: all); the others are kept.
-        budget: evaluate at most so many coalitions (default: all, for at most 16 blocks).
+        budget: evaluate at most this many coalitions (default: all, for at most 16 blocks).
         seed: of the sampling.
         **options: how to run, see :class:`StudyOptions`.
 

@@ -13,7 +13,7 @@ from ..arguments import checked
 from ..data.predictions import check_labels, divergence_of, right
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits (images, classes), labels (images,) and the whole network's logits to one value an image."""
+"""Logits (images, classes), labels (images,) and the full network's logits to one value an image."""
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ METRICS: dict[str, Metric] = {
 }
 
 _UNLABELLED = frozenset({"disagreement", "divergence", "soft_disagreement"})
-"""Metrics that compare with the whole network alone."""
+"""Metrics that compare with the full network alone."""
 
 
 def needs_labels(metric: str | Metric) -> bool:
@@ -111,7 +111,7 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """A metric by name (a key of METRICS), or your own function.
 
     ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the whole
-    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation from the whole network's
+    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation from the full network's
     prediction: smooth where few images change their class, and never above 1, so that no single image decides.
 
     Raises:
@@ -143,6 +143,6 @@ def _check_arguments(metric: Metric, name: str) -> None:
         signature.bind(None, None, None)
     except TypeError:
         raise TypeError(
-            "expected a metric of three arguments (logits, labels, logits of the whole network), got "
+            "expected a metric of three arguments (logits, labels, logits of the full network), got "
             f"{name}{signature}; call it in a function of the three"
         ) from None

@@ -33,11 +33,11 @@ class RandomDeletions(Record):
         counts: (c,) the numbers of deleted blocks.
         deleted: for each count, (draws, k) the blocks deleted.
         values: (c, draws) the metric, a mean over images.
-        whole: the metric of the whole network.
+        whole: the metric of the full network.
         metric: its name.
         source: model, data, seed and versions.
         blocks: the blocks among which was drawn.
-        per_image: (1 + c * draws, images); row 0 is the whole network, then the draws of each count.
+        per_image: (1 + c * draws, images); row 0 is the full network, then the draws of each count.
     """
 
     DIMENSIONS: ClassVar = {"values": "count draw", "per_image": "network image"}

@@ -12,7 +12,7 @@ class StudyOptions(TypedDict, total=False):
     """Keywords that every study of lesions takes, and that do not change its numbers.
 
     Attributes:
-        batch_size: images at a time; 100 by default.
+        batch_size: images per batch; 100 by default.
         fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64); True
             by default.
         progress: show a progress bar on a terminal; True by default.

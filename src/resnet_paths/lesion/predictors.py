@@ -90,7 +90,7 @@ def damage_predictors(
         net: the network, in eval mode; its model is not changed.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         cka_images: images for CKA, at once in memory; 0 leaves it out.
-        batch_size: images at a time for the others.
+        batch_size: images per batch for the others.
         fast: see :class:`StudyOptions`.
         progress: show a progress bar on a terminal.
 

@@ -30,7 +30,7 @@ class PredictorRanking(Record):
         kendall: (p,) Kendall's tau-b.
         kendall_range: (p, 2).
         found: (p,) the share of the `count` least damaging blocks that are among the predictor's `count` least.
-        count: so many blocks.
+        count: number of blocks.
         blocks: (p,) the number of blocks for which the predictor is defined.
         metric: in which the damage was measured.
     """

@@ -34,12 +34,12 @@ class SingleDeletions(Record):
         names: the blocks.
         shortcuts: kind of each block's shortcut.
         metric: name of the metric.
-        whole: the metric of the whole network.
+        whole: the metric of the full network.
         whole_interval: its 95 % interval over images.
         values: (n,) the metric with each block deleted.
         low: (n,) lower ends of their 95 % intervals.
         high: (n,) upper ends.
-        per_image: (n + 1, images); row 0 is the whole network, row i + 1 the network without block i.
+        per_image: (n + 1, images); row 0 is the full network, row i + 1 the network without block i.
         source: model, data and versions.
         deleted: ``"branch"`` (of a plain network: the layer), or ``"shortcut"``.
     """
@@ -65,7 +65,7 @@ class SingleDeletions(Record):
         return self.values - self.whole
 
     def damage_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of intervals of the damage over images, paired with the whole network's, (n,) each.
+        """The ends of intervals of the damage over images, paired with the full network's, (n,) each.
 
         Tango's score interval of metrics that are 0 or 1 on each image, otherwise that of
         :func:`resnet_paths.statistics.mean_intervals`.
@@ -118,7 +118,7 @@ def single_deletions(
             (:func:`resnet_paths.network.plain_layers`) layers are deleted.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
-            function of logits, labels and the whole network's logits that gives one value an image.
+            function of logits, labels and the full network's logits that gives one value an image.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
@@ -184,7 +184,7 @@ def shortcut_deletions(
 
 @dataclass(frozen=True, eq=False)
 class _WithoutShortcut:
-    """The whole network, then each block in turn without its shortcut."""
+    """The full network, then each block in turn without its shortcut."""
 
     runner: UnrolledNetwork
 

@@ -128,7 +128,7 @@ def _through_block(record: ForwardPass, step: Step, columns: Columns, most: int,
 
 
 def _lengths_at_once(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """The lengths' sizes in groups of at most so many columns (or of one length that has any)."""
+    """The lengths' sizes in groups of at most this many columns (or of one length that has any)."""
     groups: list[list[int]] = []
     for size in sizes:
         if groups and (sum(groups[-1]) + size <= room or not any(groups[-1])):

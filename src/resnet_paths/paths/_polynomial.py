@@ -1,6 +1,6 @@
 """The recursion that carries one coefficient for each path length, from the output back over all vertices.
 
-Every vertex holds rows G_0, G_1, ...: the sums over all ways to it from the output that enter so many branches. It
+Every vertex holds rows G_0, G_1, ...: the sums over all ways to it from the output that enter 0, 1, ... branches. It
 hands them to the sources of its terms, those of its branch moved on by one; rows that meet at a vertex are added.
 
 Through a block whose rows come from one vertex and go to one (``PathGraph.steps``) they go a chunk at a time, the

@@ -179,7 +179,7 @@ def attribute_blocks(
 
 
 def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
-    """Random orders of so many features, so many of them, from a generator of their own."""
+    """The given number of random orders of features, from a generator of their own."""
     generator = seeded(seed)
 
     def orders(features: int, count: int) -> Iterator[list[int]]:

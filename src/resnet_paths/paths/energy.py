@@ -116,7 +116,7 @@ def path_energy(
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        draws: independent estimates, at least 2; at most so many where `rtol` is given, and 2 where all is exact.
+        draws: independent estimates, at least 2; at most this many where `rtol` is given, and 2 where all is exact.
             None: 2, or 64 where `rtol` is given. Intervals of 2 draws are wide; take more of them for these.
         columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
             it. One column is plain random signs, drawn anew for each block and length. The standard error of one draw

@@ -221,7 +221,7 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
 
 
 def distribution_of(n: int, counts: Sequence[int]) -> LengthDistribution:
-    """The distribution of lengths of so many paths of each length, through n blocks.
+    """The distribution of lengths, given the number of paths of each length, through n blocks.
 
     Raises:
         ValueError: there is no path.

@@ -115,7 +115,7 @@ def gradients(
 
 
 def zeros_for(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Zeros for so many rows, each stored as those given: in another order the products with them take far longer."""
+    """Zeros for some rows, each stored as those given: in another order the products with them take far longer."""
     row = torch.empty_like(rows[0], device="meta") if len(rows) else rows.new_empty(rows.shape[1:], device="meta")
     return rows.new_empty(0).new_empty_strided((count, *row.shape), (row.numel(), *row.stride())).zero_()
 

@@ -13,10 +13,10 @@ _LABELS = {
     "error": "error (share of images)",
     "loss": "cross-entropy (nats)",
     "top5_error": "top-5 error (share of images)",
-    "disagreement": "disagreement with the whole network (share of images)",
-    "divergence": "divergence from the whole network (nats)",
+    "disagreement": "disagreement with the full network (share of images)",
+    "divergence": "divergence from the full network (nats)",
     "soft_error": "1 - p(label)",
-    "soft_disagreement": "total variation from the whole network's prediction",
+    "soft_disagreement": "total variation from the full network's prediction",
 }
 
 

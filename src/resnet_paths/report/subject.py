@@ -35,7 +35,7 @@ class Subject:
         training_code: likewise of the training images.
         tolerance: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all that is drawn.
-        batch_size: images at a time.
+        batch_size: images per batch.
         started: called with the name of each stage when it starts; takes no part in the fingerprint.
     """
 

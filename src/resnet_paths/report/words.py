@@ -42,7 +42,7 @@ def points(difference: float) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many digits, without an exponent where it can be read without one.
+    """A number with a given number of digits, without an exponent where it can be read without one.
 
     Example:
         >>> number(0.151234), number(12345.6), number(1.2e-9), number(float("inf")), number(2.0)

@@ -140,7 +140,7 @@ def write_report(
         tolerance: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
             confidence on images kept apart.
         seed: of all that is drawn.
-        batch_size: images at a time.
+        batch_size: images per batch.
         model_code: a Python expression that makes the model, for the code lines of the page.
         twin_code: likewise of the twin.
         data_code: likewise of the images.

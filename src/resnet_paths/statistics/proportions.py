@@ -44,7 +44,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
 
 @checked(count=NONE_OR_MORE, among=COUNT)
 def share_at_most(count: int, among: int, level: float = 0.95) -> float:
-    """An exact upper confidence bound for a share of which `count` were seen `among` so many (Clopper, Pearson 1934).
+    """An exact upper confidence bound for a share with `count` seen out of `among` (Clopper, Pearson 1934).
 
     The largest p at which so few, or fewer, are seen with probability ``1 - level`` at least.
 

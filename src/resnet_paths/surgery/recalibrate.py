@@ -58,11 +58,11 @@ def recalibrate_batchnorm(
         batches: labelled images, which are taken in a random order; or batches of inputs, or of inputs and labels, as
             they come (a loader, a data set, an iterable; see :func:`~resnet_paths.data.as_batches`). A batch of one
             image joins its neighbour.
-        max_batches: use at most so many.
+        max_batches: use at most this many.
         keep: names of batch norms that stay as they are: those before the first change of a model, whose
             statistics over the whole training set are better than new ones over a few images.
         exact: independent of the batches, at the cost of a pass for each norm; the batches are kept in memory.
-        batch_size: images at a time of what has no batches of its own; batches are as equal as can be.
+        batch_size: images per batch of what has no batches of its own; batches are as equal as can be.
         seed: of the order of labelled images.
 
     Returns:

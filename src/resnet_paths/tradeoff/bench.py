@@ -64,7 +64,7 @@ class Bench:
         workshop: makes the repaired networks.
         data: images on which they are compared or measured.
         metric: what is compared; None where answers are measured.
-        batch_size: images at a time.
+        batch_size: images per batch.
     """
 
     workshop: Workshop

@@ -194,7 +194,7 @@ class Cascade(nn.Module):
         return self._small.run(self._twins(state), self._gates).value
 
     def _has_rows(self, inputs: Inputs, count: int) -> bool:
-        """Whether all that is carried between the two has a row for each of so many images."""
+        """Whether all that is carried between the two has one row per image."""
         if inputs.count < count:
             return False
         state = self._prefix(placed_input(inputs.take(slice(0, count)), self.full_model))

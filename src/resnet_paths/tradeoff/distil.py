@@ -35,7 +35,7 @@ class Distillation:
         batch_size: images a step.
         temperature: by which the logits are divided where the models are compared.
         weight: share of the comparison with the teacher in the loss; the labels have the rest (1: none are needed).
-        shift: move images by at most so many pixels.
+        shift: move images by at most this many pixels.
         flip: mirror images at random.
         seed: of the order and the augmentation.
     """

@@ -59,7 +59,7 @@ def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int |
     Args:
         model: the whole model; left as it is.
         batches: see :func:`recalibrate_batchnorm`.
-        max_batches: use at most so many.
+        max_batches: use at most this many.
 
     Raises:
         ValueError: there are batch norms, and no batches.
@@ -98,7 +98,7 @@ def as_in_training(
         data: training images.
         shift: pixels by which images may have been moved (default: an eighth of the width, 4 for CIFAR-10).
         copies: passes over the images, each moved and mirrored anew; one where they are left as they are.
-        images: at most so many, drawn at random, decide.
+        images: at most this many, drawn at random, decide.
         seed: of what is drawn.
 
     Returns:

@@ -51,7 +51,7 @@ class AccuracyDrop:
 
     @property
     def least_images(self) -> int:
-        """How many images a certificate needs at least: so many of which none is lost; 0 where none would do.
+        """The least number of images for a certificate: that for which none may be lost; 0 where none would do.
 
         Example:
             >>> AccuracyDrop(0.01).least_images
@@ -80,7 +80,7 @@ class Disagreement:
 
     @property
     def least_images(self) -> int:
-        """How many images a certificate needs at least: so many of which none is answered otherwise.
+        """The least number of images for a certificate: that of which none may be answered otherwise.
 
         Example:
             >>> Disagreement(0.02).least_images

@@ -53,7 +53,7 @@ def answers(
         model: what to run.
         data: on which images.
         followed: takes the logits out of what the model returns.
-        batch_size: images at a time.
+        batch_size: images per batch.
         like: a model where inputs are to be, if `model` is a function.
     """
     holder = model if isinstance(model, nn.Module) else like

@@ -27,7 +27,7 @@ class ImageSplit:
             few images looks better there than it is; none by default.
         certify: which decide nothing before the end; accuracies, falls and their bounds are of these.
         finalists: sets of each size that are judged.
-        batch_size: images at a time; also those of which batch norms take statistics where the plan recalibrates.
+        batch_size: images per batch; also those of which batch norms take statistics where the plan recalibrates.
         seed: of the division and of the order of images.
 
     Example:

@@ -172,7 +172,7 @@ def _round(call: Callable[[], Any], number: int, seconds: float) -> list[float]:
 
 
 def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
-    """The mean of so many runs, after some to warm up."""
+    """The mean of this many runs, after some to warm up."""
     for _ in range(max(number // 100, 2)):
         call()
     return timeit.Timer(call, timer=_device_clock).timeit(number) / number

@@ -19,7 +19,7 @@ def augment(
 
     Args:
         images: (count, channels, height, width).
-        shift: at most so many pixels, in each direction.
+        shift: at most this many pixels, in each direction.
         flip: mirror left to right, with probability 1/2.
         generator: on the CPU, so that every device draws the same.
         fill: what stands outside the image, one number or one a channel.
@@ -62,14 +62,14 @@ def augment(
 
 @checked
 def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
-    """Images as a network sees them in training: each moved over black and mirrored, so many times.
+    """Images as a network sees them in training: each moved over black and mirrored, several times.
 
     Batch norms that are recalibrated after dropping want these: the stored statistics are of such images, and the
     network's weights fit them. See :func:`resnet_paths.tradeoff.statistics_gap`.
 
     Args:
         data: training images.
-        shift: at most so many pixels, in each direction (4 for CIFAR-10: He et al. 2015, section 4.2).
+        shift: at most this many pixels, in each direction (4 for CIFAR-10: He et al. 2015, section 4.2).
         flip: mirror left to right, with probability 1/2.
         copies: passes over the images, each drawn anew.
         seed: of what is drawn.

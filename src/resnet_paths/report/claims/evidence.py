@@ -98,7 +98,7 @@ class Evidence:
         Args:
             depth: see :func:`resnet_paths.models.cifar_resnet`.
             epochs: how long; the learning rate falls to zero in that time.
-            run: which training: its seed is so many after the evidence's.
+            run: which training: added to the evidence's seed.
             options: of the network (``residual=False``, ``preactivation=True``).
         """
         key = (depth, epochs, run, *sorted(options.items()))

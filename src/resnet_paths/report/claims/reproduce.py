@@ -116,7 +116,7 @@ def reproduce(
         training: images on which small twins are trained (default: the embedded training digits; of your own data,
             all of it).
         seed: of all that is drawn.
-        seeds: so many trainings of each small twin, with the seeds from `seed` on.
+        seeds: number of trainings of each small twin, with the seeds from `seed` on.
         progress: called with each claim that is about to be measured.
 
     Returns:

@@ -69,7 +69,7 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
     first = counted(int(record.counts[0]), "random block")
     some = (
         f"With {counted(int(record.counts[kept[-1]]), 'random block')} deleted the median error is "
-        f"{percent(middle[kept[-1]])}, still within 5 points of the whole network's {percent(record.whole)}"
+        f"{percent(middle[kept[-1]])}, still within 5 points of the full network's {percent(record.whole)}"
         if len(kept)
         else f"Already {first} deleted changes the median error by {points(middle[0] - record.whole)}"
     )
@@ -81,7 +81,7 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
 def _kept(record: RandomDeletions, middle: np.ndarray, chance: float) -> str:
     """What is said of a network that cannot come closer to guessing."""
     return (
-        f"The whole network's error, {percent(record.whole)}, is no less than that of guessing, {percent(chance)}: how "
+        f"The full network's error, {percent(record.whole)}, is no less than that of guessing, {percent(chance)}: how "
         f"deletions damage it cannot be seen. With {counted(int(record.counts[-1]), 'random block')} deleted the "
         f"median error is {percent(middle[-1])}."
     )

@@ -24,8 +24,8 @@ class Options:
             needs no labels (None: the second where the goal needs none, else the first); any other of
             :func:`~resnet_paths.lesion.metric_named` or your own. Where much is dropped a few confident mistakes
             decide ``loss`` and ``divergence``; ``error`` cannot tell sets that change few answers from each other.
-        most: drop at most so many blocks (None: all).
-        random_sets: score so many random sets of each size too, to compare the search with.
+        most: drop at most this many blocks (None: all).
+        random_sets: score this many random sets of each size too, to compare the search with.
     """
 
     metric: str | Metric | None = None
@@ -73,7 +73,7 @@ class Scores:
         return [tuple(sorted((*dropped, block))) for block in range(self.blocks) if block not in dropped]
 
     def at_random(self, sizes: Iterable[int], draws: int, seed: int) -> list[tuple[float, ...]]:
-        """Losses of so many random sets of each size: what a search has to beat."""
+        """Losses of this many random sets of each size: what a search has to beat."""
         generator = np.random.default_rng(seed)
         groups = [
             [tuple(sorted(generator.choice(self.blocks, size, replace=False).tolist())) for _ in range(draws)]
