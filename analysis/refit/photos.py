@@ -82,11 +82,10 @@ class Subject:
 
 
 def outputs(model: nn.Module, data: ImageData) -> torch.Tensor:
-    """Logits, on the CPU, in double precision; norms folded, which halves the time."""
+    """Logits, on the CPU, in double precision."""
     device = next(model.parameters()).device
-    quick = for_inference(unroll(model, data.x[:2].to(device)))
     with torch.inference_mode():
-        return torch.cat([quick(x.to(device)).cpu() for x, _ in data.batches(100)]).double()
+        return torch.cat([model(x.to(device)).cpu() for x, _ in data.batches(100)]).double()
 
 
 def divergences(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
@@ -345,6 +344,8 @@ def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dic
     images = {kind: torch.randn(1, 3, size, size) for kind, size in SIZES.items()}
     nets = {kind: unroll(materials.model(kind), images[kind]) for kind in SIZES}
     sets = [row["dropped"] for row in facts["lite2"]["repairs"]["rows"]]
+    if options.path is not None:
+        sets = [sorted(options.path[:size]) for size in options.sizes or range(len(options.path) + 1)]
     models = [drop_blocks(nets["lite2"], dropped) if dropped else nets["lite2"].model for dropped in sets]
     everything = [*((model, images["lite2"]) for model in models), (nets["lite0"].model, images["lite0"])]
     times: dict = {}
@@ -354,10 +355,15 @@ def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dic
         except ValueError as error:
             print(f"not timed in {runtime}: {error}")
             continue
-        taken = latencies_in_turn(calls, images["lite2"], seconds=options.seconds, threads=1, rounds=15)
+        taken = latencies_in_turn(calls, images["lite2"], seconds=options.seconds, threads=1, rounds=9)
         times[runtime] = [
-            {"ms": 1000 * one.median, "share": (both := one.share_of(taken[0]))[0], "interval": list(both[1])}
-            for one in taken
+            {
+                "dropped": dropped,
+                "ms": 1000 * one.median,
+                "share": (both := one.share_of(taken[0]))[0],
+                "interval": list(both[1]),
+            }
+            for dropped, one in zip([*sets, None], taken, strict=True)
         ]
         print(runtime, [round(1000 * one.median, 1) for one in taken], flush=True)
     return times

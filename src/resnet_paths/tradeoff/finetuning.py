@@ -57,7 +57,7 @@ class Tuner:
     def __call__(self, point: PlanPoint) -> Tuned:
         """The network of a point's set."""
         net, certify, how = self.workshop.net, self.roles["certify"], self.repair.how
-        self.say(f"fine-tuning the network without {len(point.dropped)} blocks, {how.epochs} epochs")
+        self.say(f"fine-tuning, blocks dropped: {len(point.dropped)}; epochs: {how.epochs}")
         model = self.workshop.repairer(point.dropped).model
         best = distil_best(model, net, training_images(self.repair, self.roles), how)
         now, whole = (answers(one, certify, net.followed) for one in (model, net.model))
