@@ -221,8 +221,18 @@ def timing(facts: dict) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for runtime, rows in times.items():
         fast = [len(one["dropped"]) for one in rows[:-1] if one["share"] <= rows[-1]["share"]]
-        until = f"with {fast[0]} blocks less" if fast else "with none of these sets"
-        lines += ["", f"In {said[runtime]} Lite2 is as fast as Lite0 {until}."]
+        most, other = rows[-2]["dropped"], facts["lite2"]["repairs"]["other"]["crops_agree"]
+        kept = 100 * facts["lite2"]["game"]["greedy"][len(most)]["agreement"]
+        words = (
+            f"Lite2 is as fast as Lite0 with {fast[0]} blocks less"
+            if fast
+            else (
+                f"Lite2 is slower than Lite0 even with {len(most)} blocks less, with which, without repair, it keeps "
+                f"{kept:.0f} % of its answers (game above); Lite0 gives its answer on "
+                f"{100 * other:.0f} % of crops. At Lite0's speed Lite0 is the better network"
+            )
+        )
+        lines += ["", f"In {said[runtime]} {words}."]
     return lines
 
 

@@ -106,7 +106,7 @@ def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor
     rows.append(
         Stage("dropped" if point.repair == "none" else point.repair, point.accuracy, point.accuracy_interval, *size)
     )
-    if plan.finetuned is not None:
+    if plan.finetuned is not None and plan.finetuned.repair == "fine-tuned":
         name = "fine-tuned" if plan.keeps_finetuned else "fine-tuned, not used"
         rows.append(Stage(name, plan.finetuned.accuracy, plan.finetuned.accuracy_interval, *size))
     return rows

@@ -69,7 +69,7 @@ class Tuner:
             fall_at_most=bound_of_fall(self.right, after, self.level),
             disagreement=changed / len(after),
             disagreement_at_most=share_at_most(changed, len(after), self.level),
-            repair="fine-tuned",
+            repair="fine-tuned" if best.kept else point.repair,  # the state before the first step may be the best
             reason=f"best on images kept apart: the state after {best.kept} of {how.epochs} epochs",
         )
         return Tuned(measured, model, best.kept)

@@ -105,7 +105,7 @@ class Count:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count} blocks dropped"
+        return f"{self.count} block{'s' * (self.count != 1)} dropped"
 
 
 Goal = Latency | AccuracyDrop | Disagreement | Count

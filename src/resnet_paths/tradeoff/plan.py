@@ -112,16 +112,17 @@ class DropPlan(Record):
     def said(self) -> str:
         """What is known of the choice, in a sentence."""
         count, point, goal = self.images["certify"].count, self.point, self.goal
+        gone = f"{len(point.dropped)} block{'s' * (len(point.dropped) != 1)}"
         if isinstance(goal, Latency):
             low, high = self.points[self.chosen].share_interval
             return (
-                f"Chosen: {len(point.dropped)} blocks dropped, {point.share:.2f} of the full network's time ({low:.2f} "
+                f"Chosen: {gone} dropped, {point.share:.2f} of the full network's time ({low:.2f} "
                 f"to {high:.2f}, timed anew); {_lost(point)} ({count} images that chose nothing)"
             )
         if not isinstance(goal, AccuracyDrop | Disagreement):
             return f"Chosen: {goal}, as asked"
         if point.dropped:
-            said = f"Chosen: {len(point.dropped)} blocks dropped; shown on {count} images that chose nothing: {goal}"
+            said = f"Chosen: {gone} dropped; shown on {count} images that chose nothing: {goal}"
         else:
             said = f"No blocks dropped: of no set is it shown on {count} images that {goal}"
         return said + self._why_no_more(goal)
