@@ -19,7 +19,7 @@ from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, paths, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
-from resnet_paths.paths import gradient_by_length
+from resnet_paths.paths import gradient_by_length, parameter_gradients_by_length
 from resnet_paths.provenance import fingerprint
 
 
@@ -123,7 +123,7 @@ def _with_gates(net: UnrolledNetwork, x: torch.Tensor, target: torch.Tensor, t: 
 def test_parameter_gradients_are_a_generating_function() -> None:
     net = tiny_network(5)
     x, target = tiny_batch()
-    split = gradient_by_length(net, x, target, wrt="parameters")
+    split = parameter_gradients_by_length(net, x, target)
     for t in (1.0, 0.5, -2.0):
         expected = _with_gates(net, x, target, t)
         powers = t ** split.lengths.double()
@@ -137,7 +137,7 @@ def test_parameter_gradients_are_a_generating_function() -> None:
 def test_parameter_gradients_of_a_convolutional_network() -> None:
     net, x = _unrolled("timm-seresnet18")
     target = torch.arange(len(x))
-    split = gradient_by_length(net, x, target, wrt="parameters", max_bytes=2**22)
+    split = parameter_gradients_by_length(net, x, target, max_bytes=2**22)
     loss = F.cross_entropy(net.model(x), target, reduction="sum")
     named = dict(net.model.named_parameters())
     for name, expected in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
@@ -243,8 +243,9 @@ def test_leaves_model_input_and_chance_as_they_were() -> None:
     flags = [p.requires_grad for p in net.model.parameters()]
     state = {name: value.clone() for name, value in net.model.state_dict().items()}
     before = torch.get_rng_state()
-    for wrt in ("input", "parameters", 2):
+    for wrt in ("input", 2):
         gradient_by_length(net, x, target, wrt=wrt)
+    parameter_gradients_by_length(net, x, target)
     assert torch.equal(torch.get_rng_state(), before)
     assert [p.requires_grad for p in net.model.parameters()] == flags
     assert all(p.grad is None for p in net.model.parameters())
@@ -286,7 +287,7 @@ def test_tables_name_everything() -> None:
     assert labelled.attrs["model"] == split.source.model
     assert split.stages == (0, 0, 1, 1)
     torch.testing.assert_close(split.stage_norms(), split.entry_norms[[0, 2]])
-    of_parameters = gradient_by_length(net, *tiny_batch(), wrt="parameters")
+    of_parameters = parameter_gradients_by_length(net, *tiny_batch())
     assert len(of_parameters.to_pandas()) == 5 * len(list(net.model.parameters()))
 
 
@@ -309,7 +310,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("floating tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
     (
         "require gradients",
-        lambda net, x, t: gradient_by_length(for_inference(net, fold=False), x, t, wrt="parameters"),
+        lambda net, x, t: parameter_gradients_by_length(for_inference(net, fold=False), x, t),
     ),
 ]
 
@@ -403,7 +404,7 @@ def test_parameters_in_several_places_get_the_sum_over_these(max_bytes: int | No
     torch.manual_seed(0)
     net = unroll(Sharing().double().eval())
     x, target = torch.randn(3, 4, dtype=torch.float64), torch.arange(3)
-    split = gradient_by_length(net, x, target, wrt="parameters", max_bytes=max_bytes)
+    split = parameter_gradients_by_length(net, x, target, max_bytes=max_bytes)
     assert len(net) == 4
     for t in (1.0, 0.5, -2.0):
         for name, gradient in _with_gates(net, x, target, t).items():
@@ -459,7 +460,7 @@ def test_parameters_that_are_single_numbers() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), Block(), Block(), nn.Linear(4, 3)).double().eval()
     x = torch.randn(2, 4).double()
-    split = gradient_by_length(unroll(model), x, torch.tensor([0, 2]), wrt="parameters")
+    split = parameter_gradients_by_length(unroll(model), x, torch.tensor([0, 2]))
     assert split.residual is not None
     assert split.residual < 1e-12
     torch.testing.assert_close(split.norms["1.scale"], split.gradient["1.scale"].abs())

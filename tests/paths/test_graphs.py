@@ -23,6 +23,7 @@ from resnet_paths.paths import (
     gradient_by_length,
     logit_lens,
     logits_by_length,
+    parameter_gradients_by_length,
     path_energy,
     path_lengths,
     sample_path_gradients,
@@ -70,7 +71,7 @@ def test_gradient_of_parameters_is_that_of_ordinary_backward_passes(name: str) -
     case = CASES[name]
     net, (x, target) = case.network(), case.batch()
     given, leaf = case.with_leaf(x)
-    split = gradient_by_length(net, x, target, wrt="parameters")
+    split = parameter_gradients_by_length(net, x, target)
     _, *expected = gradients_by_length(net, given, leaf, loss_of(target), len(net))
     for (parameter, _), values in zip(net.model.named_parameters(), expected, strict=True):
         close(split.gradient[parameter], values)

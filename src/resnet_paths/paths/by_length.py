@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +17,6 @@ from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
 from ._polynomial import kept_lengths, pull_polynomial
 from .forward_pass import ForwardPass, pass_to_start
-from .parameters_by_length import ParameterGradientByLength, parameter_gradients_by_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,30 +94,6 @@ class GradientByLength(Record):
         return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
-@overload
-def gradient_by_length(
-    net: UnrolledNetwork,
-    x: Any,
-    target: Any,
-    *,
-    wrt: Literal["parameters"],
-    loss: Loss = ...,
-    max_length: int | None = ...,
-    blocks: Sequence[BlockRef] | None = ...,
-    max_bytes: int | None = ...,
-) -> ParameterGradientByLength: ...
-@overload
-def gradient_by_length(
-    net: UnrolledNetwork,
-    x: Any,
-    target: Any,
-    *,
-    wrt: BlockRef = ...,
-    loss: Loss = ...,
-    max_length: int | None = ...,
-    blocks: Sequence[BlockRef] | None = ...,
-    max_bytes: int | None = ...,
-) -> GradientByLength: ...
 @checked
 @torch.inference_mode(False)
 def gradient_by_length(
@@ -131,7 +106,7 @@ def gradient_by_length(
     max_length: int | None = None,
     blocks: Sequence[BlockRef] | None = None,
     max_bytes: int | None = None,
-) -> GradientByLength | ParameterGradientByLength:
+) -> GradientByLength:
     """The gradient split exactly by the number of branches that it came back through.
 
     At the activations of one ordinary forward pass, block i multiplies a gradient by ``D_i'(S_i' + J_i')`` with
@@ -142,11 +117,11 @@ def gradient_by_length(
 
     Args:
         net: the unrolled network, its model in eval mode. A copy made by
-            :func:`~resnet_paths.network.for_inference` gives the same numbers sooner (not for parameters).
+            :func:`~resnet_paths.network.for_inference` gives the same numbers sooner.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
         wrt: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and those after
-            it; ``"parameters"`` gives :func:`parameter_gradients_by_length`.
+            it. For parameters see :func:`parameter_gradients_by_length`.
         loss: ``"cross_entropy"`` or ``"logit"``, both summed over the batch so that each example has a gradient
             of its own; or a function of output and target that gives a scalar.
         max_length: keep the lengths 0..max_length only.
@@ -182,10 +157,6 @@ def gradient_by_length(
         >>> bool(torch.allclose(split.share.sum(0), torch.ones(2), atol=1e-3))
         True
     """
-    if wrt == "parameters":
-        return parameter_gradients_by_length(
-            net, x, target, loss=loss, max_length=max_length, blocks=blocks, max_bytes=max_bytes
-        )
     counted = None if blocks is None else frozenset(net.indices(blocks))
     record = pass_to_start(net, x, target, loss, wrt, max_bytes, finer=True, counted=counted)
     lengths, whole = kept_lengths(record.graph, max_length)
