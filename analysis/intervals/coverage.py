@@ -433,7 +433,7 @@ REST = """## Named otherwise
 The points of a plan lie on images kept apart from those that the search saw. Where the plan *chooses* by the images kept apart (`AccuracyDrop`, `Disagreement`), the
 chosen point's accuracy and fall are a little too good: among eight points with true falls of 0 to 3.5 % and 2 % allowed, by 0.8 points with 250
 images, 0.3 with 1000, 0.1 with 5000. `fall_at_most` stays right, and the intervals of the accuracies of all points hold together (Bonferroni). With `Latency` or
-`Blocks` the choice looks at none of them. Images that certify and images that search, repair or judge must differ; those in common are refused. For a figure to publish, measure the chosen model
+`Count` the choice looks at none of them. Images that certify and images that search, repair or judge must differ; those in common are refused. For a figure to publish, measure the chosen model
 once on images that neither the search nor the choice saw.
 """
 

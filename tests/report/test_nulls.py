@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from helpers import source as source_of
 from resnet_paths.lesion.reordering import Reorderings
 from resnet_paths.network import Evaluations
 from resnet_paths.paths.effective import _exponential
@@ -126,7 +127,7 @@ def test_errors_that_do_not_depend_on_the_order() -> None:
         values = np.concatenate([np.zeros((1, 40)), trend * tau[:, None] + generator.normal(size=(20, 40))])
         record = Reorderings(
             np.zeros((20, 3)), np.ones(20), tau, values[1:].mean(1), values, 0.0, "loss", (), True, Evaluations(),
-            0, "", "", "",
+            source_of(),
         )  # fmt: skip
         told.append(CLAIMS["smooth-reordering"].measure(SimpleNamespace(reordered=record)).holds)
     assert told == [False, False, False, True]
