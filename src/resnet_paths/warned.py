@@ -14,6 +14,7 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
 
     Example:
         >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
         ...     warn("few images")
         >>> str(caught[0].message)
         'few images'

@@ -68,7 +68,8 @@ def test_bowl_saddle_and_summit() -> None:
 def test_rounding_decides_nothing(points: int, dtype: type, height, undecided: int) -> None:
     x = np.linspace(-1, 1, points)
     values = height(x[None, :], x[:, None]).astype(dtype).astype(float)
-    found = roughness(replace(Surface.of(x, x, loss=values), dtype=np.dtype(dtype).name))
+    surface = Surface.of(x, x, loss=values)
+    found = roughness(replace(surface, source=replace(surface.source, dtype=np.dtype(dtype).name)))
     assert (found.convex, found.negative, found.undecided) == (1, 0, undecided)
 
 

@@ -378,7 +378,7 @@ def test_bfloat16_only_when_asked_for() -> None:
     model, data = tiny().float(), images().to(dtype=torch.float32)
     options = {"directions": plane(model), "x": [0.0, 0.5], "y": [0.0], **QUIET}
     exact, rough = (loss_surface(model, data, dtype=dtype, **options) for dtype in (None, torch.bfloat16))
-    assert (exact.dtype, rough.dtype) == ("float32", "bfloat16")
+    assert (exact.source.dtype, rough.source.dtype) == ("float32", "bfloat16")
     gap = np.abs(rough.values["loss"] / exact.values["loss"] - 1)
     assert 0 < gap.max() < 0.05
 
