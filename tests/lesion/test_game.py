@@ -53,7 +53,7 @@ def average_over_orders(net, data, players: list[int]) -> np.ndarray:
         kept: frozenset[int] = frozenset()
         for place in order:
             grown = kept | {players[place]}
-            totals[place] += value(grown) - value(kept)
+            totals[place] += value(kept) - value(grown)
             kept = grown
     return totals / len(orders)
 
@@ -64,7 +64,7 @@ def test_shapley_is_the_average_over_all_orders(players: list[int] | None) -> No
     game = block_values(net, data, blocks=players)
     expected = average_over_orders(net, data, players or list(range(len(net))))
     assert np.allclose(game.values, expected, atol=1e-6)
-    assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-12)
+    assert game.values.sum() == pytest.approx(game.empty - game.whole, abs=1e-12)
     assert game.exhaustive
     assert game.coalitions == 2 ** len(game.blocks)
 
@@ -82,16 +82,16 @@ def test_banzhaf_and_leave_one_out_by_their_definitions() -> None:
     whole = frozenset(range(6))
     alone = block_values(net, data, method="leave-one-out")
     assert np.allclose(
-        alone.values, [loss(net, data, whole) - loss(net, data, whole - {i}) for i in range(6)], atol=1e-6
+        alone.values, [loss(net, data, whole - {i}) - loss(net, data, whole) for i in range(6)], atol=1e-6
     )
     game = block_values(net, data, method="banzhaf", blocks=[0, 5])
     others = whole - {0, 5}
     expected = [
         (
-            loss(net, data, others | {i})
-            - loss(net, data, others)
-            + loss(net, data, whole)
-            - loss(net, data, whole - {i})
+            loss(net, data, others)
+            - loss(net, data, others | {i})
+            + loss(net, data, whole - {i})
+            - loss(net, data, whole)
         )
         / 2
         for i in (0, 5)
@@ -106,7 +106,7 @@ def test_interactions() -> None:
     both = loss(net, data, others | {0, 5}) - loss(net, data, others | {0})
     both += loss(net, data, others) - loss(net, data, others | {5})
     assert game.interactions is not None
-    assert np.allclose(game.interactions, [[0, both], [both, 0]], atol=1e-6)
+    assert np.allclose(game.interactions, [[0, -both], [-both, 0]], atol=1e-6)
     three = block_values(net, data, blocks=[0, 3, 5], interactions=True).interactions
     assert three is not None
     assert np.allclose(three, three.T)
@@ -133,7 +133,7 @@ def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> N
     for seed in range(6):
         game = block_values(net, data, seed=seed, most_permutations=40)
         assert not game.exhaustive
-        assert game.values.sum() == pytest.approx(game.whole - game.empty, abs=1e-9)
+        assert game.values.sum() == pytest.approx(game.empty - game.whole, abs=1e-9)
         scores.extend((game.values - exact) / game.standard_errors)
     assert np.abs(scores).max() < 5
     assert np.mean(np.abs(scores) < 2.1) > 0.85

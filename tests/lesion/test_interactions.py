@@ -48,7 +48,7 @@ def test_moebius_by_inclusion_and_exclusion() -> None:
         gates = torch.ones(6, dtype=torch.float64)
         gates[[block for block in players if block not in kept]] = 0
         logits = net(data.x.double(), gates).detach()
-        return float(torch.nn.functional.cross_entropy(logits.float(), data.labels))
+        return -float(torch.nn.functional.cross_entropy(logits.float(), data.labels))
 
     for size in (1, 2, 3):
         for blocks in itertools.combinations(players, size):
@@ -64,7 +64,7 @@ def test_k_sii_sums_to_the_whole() -> None:
     net, data = setting()
     found = higher_interactions(net, data, order=3)
     game = block_values(net, data)
-    assert sum(found.values.values()) == pytest.approx(game.whole - game.empty, abs=1e-9)
+    assert sum(found.values.values()) == pytest.approx(game.empty - game.whole, abs=1e-9)
     assert len(found.values) == 6 + 15 + 20
     table = found.to_pandas()
     assert table["value"].tolist() == list(found.values.values())

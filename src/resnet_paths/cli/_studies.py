@@ -155,8 +155,8 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
     how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
         f"Shapley values from {how}, {record.coalitions} coalitions; they add up to "
-        f"{record.whole - record.empty:+.4g}, from {record.empty:.4g} with no block to {record.whole:.4g} with all. "
-        f"Below zero: the block lowers the {record.metric}."
+        f"{record.empty - record.whole:+.4g}, from {record.empty:.4g} with no block to {record.whole:.4g} with all. "
+        f"Above zero: the block lowers the {record.metric}."
     )
     facts = {**_facts(record), "empty": record.empty, "coalitions": record.coalitions, "orders": record.orders}
     return Finding(record.to_pandas(), lambda: rp.plot.plot_block_values(record), facts, words)

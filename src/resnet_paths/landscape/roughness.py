@@ -70,7 +70,7 @@ def roughness(
     ``|λ_min / λ_max|`` of the full Hessian, whose λ_min is never far above 0; on a plane that would be 1 for a round
     bowl, so only negative curvature counts here.
 
-    A cell is not convex if λ_min is below zero by more than rounding (16 blocks in the last place of the surface's
+    A cell is not convex if λ_min is below zero by more than rounding (16 units in the last place of the surface's
     type, carried to second derivatives) and two standard deviations of the `noise` can make it.
 
     **The numbers belong to the grid.** A finer one sees finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on

@@ -31,7 +31,7 @@ class SpectralDensity(Record):
     Attributes:
         kind: ``"hessian"`` or ``"gauss_newton"``.
         grid: (G,) eigenvalues at which the density is given.
-        density: (G,) share of the eigenvalues for each block of length, smoothed by a Gaussian of `width`.
+        density: (G,) share of the eigenvalues per unit of length, smoothed by a Gaussian of `width`.
         standard_error: (G,) of it, over the probes.
         width: standard deviation of the Gaussian.
         nodes: (probes, steps) Ritz values of each probe; NaN where Lanczos ended before.

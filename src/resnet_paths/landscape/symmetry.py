@@ -30,7 +30,7 @@ def check_symmetry(
     """Refuse a matrix H with ``u'Hv`` other than ``v'Hu``, by three random vectors.
 
     With entries of variance 1 the gap is of the size of the antisymmetric part, ``|u'Hv - v'Hu| ~ |H - H'|``, and
-    rounding makes it a few blocks in the last place of ``|Hu| + |Hv|``, whatever the number of parameters. Both
+    rounding makes it a few units in the last place of ``|Hu| + |Hv|``, whatever the number of parameters. Both
     weight norms of PyTorch 2 have a relative gap of 0.06 to 0.4. Half precision is not probed. Derivatives that are
     wrong and yet symmetric are not told from right ones. A network that is sure of all its answers has second
     derivatives smaller than what float32 rounds away of their terms: where float64 finds them symmetric, that is it,

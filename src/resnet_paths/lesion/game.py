@@ -42,7 +42,8 @@ class BlockValues(Record):
         blocks: their indices.
         method: ``shapley``, ``banzhaf`` or ``leave-one-out``.
         metric: name of the metric.
-        values: (n,) how much each block adds to the metric (below zero: it lowers an error or a loss).
+        values: (n,) how much each block lowers the metric, which all metrics of this library want low: above zero it
+            helps, below zero it harms.
         standard_errors: (n,) of the sampling of orders; zeros where all coalitions were evaluated.
         shared_variances: (n,) the part of their squares that the spread over images contains too: each image's own
             value is told by few orders; zeros where all coalitions were evaluated.
@@ -143,10 +144,12 @@ def block_values(
 ) -> BlockValues:
     """What each block is worth in the game whose coalitions are sets of blocks kept.
 
-    Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; the values add up to v(all) - v(none). Banzhaf: the
-    plain mean of ``v(S∪i) - v(S)``. Leave-one-out: ``v(all) - v(all without i)``, the damage of a single deletion
-    with the other sign. Interaction of two blocks: the Shapley interaction index of Grabisch and Roubens (1999),
-    or Banzhaf's, ``v(S∪ij) - v(S∪i) - v(S∪j) + v(S)`` averaged likewise.
+    A coalition S is worth ``v(S)``, the metric of the network that keeps S, with a minus sign: a block's value is how
+    much it lowers the loss, so that more is better. Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; the
+    values add up to v(all) - v(none). Banzhaf: the plain mean of ``v(S∪i) - v(S)``. Leave-one-out: ``v(all) - v(all
+    without i)``, the damage of a single deletion. Interaction of two blocks: the Shapley interaction index of Grabisch
+    and Roubens (1999), or Banzhaf's, ``v(S∪ij) - v(S∪i) - v(S∪j) + v(S)`` averaged likewise: above zero they need each
+    other, below zero they replace each other.
 
     Up to 16 blocks all 2^n coalitions are evaluated, sharing the network's prefixes. Beyond, Shapley values are
     estimated from random orders in antithetic pairs (an order and its reverse; Castro et al. 2009, Mitchell et
@@ -177,7 +180,7 @@ def block_values(
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
         >>> game = block_values(net, digits("test").subset(slice(0, 20)), blocks=[0, 9, 18])
-        >>> bool(abs(game.values.sum() - (game.whole - game.empty)) < 1e-9)
+        >>> bool(abs(game.values.sum() - (game.empty - game.whole)) < 1e-9)
         True
     """
     data = as_data(data, labelled=needs_labels(metric))
@@ -218,8 +221,8 @@ def block_values(
         standard_errors=errors,
         shared_variances=shared,
         interactions=None if pairs is None else pairs.mean(-1),
-        whole=float(whole.mean()),
-        empty=float(empty.mean()),
+        whole=-float(whole.mean()),
+        empty=-float(empty.mean()),
         coalitions=game.asked,
         exhaustive=exhaustive,
         orders=orders,
@@ -245,11 +248,11 @@ class Game:
         self._runner, self._data, self._metric, self._run = quick(net, run.fast), data, metric, run
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
-        """(m, images) the metric of each coalition (m, n) on each image."""
+        """(m, images) what each coalition (m, n) is worth on each image: the metric, with a minus sign."""
         gates = torch.ones(len(coalitions), len(self._runner), device="cpu")
         gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype, device="cpu")
         self.asked += len(coalitions)
-        return per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
+        return -per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
 
 
 def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

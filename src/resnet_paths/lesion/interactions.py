@@ -29,7 +29,7 @@ Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
 @dataclass(frozen=True, eq=False)
 class BlockInteractions(Record):
-    """What sets of blocks add to the metric together, beyond what their parts add.
+    """How much sets of blocks lower the metric together, beyond what their parts do.
 
     Attributes:
         values: for each set of 1 to `order` blocks, by their indices in the network, its interaction.

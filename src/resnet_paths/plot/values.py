@@ -22,8 +22,8 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     ax = axes(ax, (max(6.0, 0.32 * len(record.names)), 4))
     places = np.arange(len(record.names))
     for chosen, colour, label in (
-        (record.values <= 0, BLUE, f"lowers the {record.metric}"),
-        (record.values > 0, ORANGE, f"raises the {record.metric}"),
+        (record.values >= 0, BLUE, f"lowers the {record.metric}"),
+        (record.values < 0, ORANGE, f"raises the {record.metric}"),
     ):
         if chosen.any():
             errors = record.standard_errors[chosen]
@@ -39,7 +39,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
 
 @checked
 def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None) -> Axes:
-    """Pairwise interactions: above zero two blocks replace each other, below they need each other (of a loss).
+    """Pairwise interactions: above zero two blocks need each other, below they replace each other.
 
     Args:
         record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``, or

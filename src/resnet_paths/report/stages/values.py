@@ -26,7 +26,7 @@ def run(subject: Subject, options: Options) -> Section:
     common: dict[str, Any] = {"batch_size": subject.batch_size, "progress": False, "seed": subject.seed}
     record = block_values(net, data, most_permutations=options["permutations"], **common)
     alone = block_values(net, data, method="leave-one-out", **common)
-    players = sorted(np.argsort(record.values, kind="stable")[: options["players"]].tolist())
+    players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
     values, found = _values(record, alone)
     return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
@@ -41,22 +41,21 @@ def _against_single_deletions(rank: float) -> str:
 
 
 def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
-    order = np.argsort(record.values, kind="stable")
+    order = np.argsort(-record.values, kind="stable")
     best = [record.names[index] for index in order[:3]]
     found = (
         f"On average over the orders in which blocks can be added, {best[0]} lowers the loss most, by "
-        f"{number(-record.values[order[0]])} (its Shapley value)"
+        f"{number(record.values[order[0]])} (its Shapley value)"
         + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
     )
-    low, _ = record.intervals()
-    harmful = [name for name, end in zip(record.names, low, strict=True) if end > 0]
+    _, high = record.intervals()
+    harmful = [name for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
         f"Without any block the loss is {number(record.empty)}, with all it is {number(record.whole)}. Add the blocks "
         "one "
-        "by one, in random order: the Shapley value of a block is the mean change of the loss when it is added, and "
-        "the "
-        f"values of all blocks sum to the whole change. {found}",
+        "by one, in random order: the Shapley value of a block is by how much the loss falls on average when it is "
+        f"added, and the values of all blocks sum to the whole fall. {found}",
         _against_single_deletions(rank),
         f"Blocks that on average raise the loss, over their whole 95 % intervals: {listed(harmful)}."
         + (" They do so where others are missing; with all others in place they may still help." if harmful else ""),
@@ -84,13 +83,13 @@ def _interactions(record: BlockValues) -> Part:
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
         f"Measured on the {n} most valuable blocks, over all 2^{n} ways to keep or delete them; the other blocks are "
-        "kept. Above zero, the loss rises more when both blocks go than the single losses add up to: they can stand in "
-        "for each other. Below zero they need each other: one is worth little without the other."
+        "kept. Below zero, the loss rises more when both blocks go than the single losses add up to: they can stand in "
+        "for each other. Above zero they need each other: one is worth little without the other."
     ]
-    if high["interaction"] > 0:
-        reading.append(f"Best substitutes: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
     if low["interaction"] < 0:
-        reading.append(f"Most dependent: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
+        reading.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
+    if high["interaction"] > 0:
+        reading.append(f"Most dependent: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
     alt = (
         f"Pairwise interactions of {n} blocks: highest between {high['one']} and {high['other']}, lowest between "
         f"{low['one']} and {low['other']}."
