@@ -1,6 +1,7 @@
 """The house's rules: who imports whom, and how. Lint, format and types are lines of the test command beside this."""
 
 import ast
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,18 @@ def test_nothing_private_is_imported_across_packages() -> None:
         private = {_private_beyond_its_package(name, file.parts[:-1]) for name in _imported(path)}
         across |= {(file.as_posix(), name) for name in private - {None}}
     assert not across
+
+
+def test_tests_import_open_names_alone() -> None:
+    """What a test needs is worth a name without an underscore; what is private may change without a test's leave."""
+    private = set()
+    for folder in ("tests", "checks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(_tree(path)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("resnet_paths"):
+                    parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                    private |= {(path.name, part) for part in parts if re.match("_(?!_)", part)}
+    assert not private
 
 
 def test_private_names_are_told_from_open_ones() -> None:

@@ -27,7 +27,7 @@ from landscape import MicroBatches, peer_line  # the script beside this one
 from resnet_paths import cifar_resnet
 from resnet_paths.data import ImageData
 from resnet_paths.landscape import random_direction
-from resnet_paths.landscape._cells import CellEvaluator, named_metrics
+from resnet_paths.landscape.cells import CellEvaluator, named_metrics
 from resnet_paths.sweep import on_each_core
 
 HERE = Path(__file__).resolve().parent

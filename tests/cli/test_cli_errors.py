@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
-from resnet_paths.cli._tables import show, table
+from resnet_paths.cli.text_tables import show, table
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [

@@ -12,7 +12,7 @@ from resnet_paths.cli import app
 from resnet_paths.models import cifar_resnet, load_model, read_checkpoint
 from resnet_paths.network import unroll
 from resnet_paths.training import read_trajectory
-from resnet_paths.training._folder import RunFolder
+from resnet_paths.training.run_folder import RunFolder
 
 SMALL = ["--model", "cifar-resnet8", "--widths", "2,2,4", "--limit", "64"]
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from resnet_paths.data import folder, load_data
-from resnet_paths.data._layout import layout_of
+from resnet_paths.data.layout import layout_of
 from resnet_paths.data.sources import has_parts
 
 

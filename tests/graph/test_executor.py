@@ -10,12 +10,12 @@ from torchvision.models import get_model
 
 from helpers import randomise_norms
 from resnet_paths.graph.executor import Whole
-from resnet_paths.graph.fused_convolution import _available, fused_convolution
+from resnet_paths.graph.fused_convolution import fused_convolution, is_available
 from resnet_paths.graph.tracing import trace
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference, unroll
 
-needs_bfloat16 = pytest.mark.skipif(not _available(), reason="this processor has no fused convolutions in bfloat16")
+needs_bfloat16 = pytest.mark.skipif(not is_available(), reason="this processor has no fused convolutions in bfloat16")
 LAST = {"memory_format": torch.channels_last}
 
 KINDS = [

@@ -11,8 +11,8 @@ from references.literal_surface import moved, surface
 from resnet_paths.data import ImageData
 from resnet_paths.data.batches import even_slices
 from resnet_paths.landscape import Direction, loss_surface, random_direction
-from resnet_paths.landscape._cells import CellEvaluator, named_metrics
-from resnet_paths.landscape._order import coarse_to_fine
+from resnet_paths.landscape.cells import CellEvaluator, named_metrics
+from resnet_paths.landscape.order import coarse_to_fine
 from resnet_paths.models import cifar_resnet
 
 QUIET = {"progress": False}

@@ -13,7 +13,7 @@ from scipy import stats
 from helpers import randomise_norms
 from resnet_paths.data import ImageData
 from resnet_paths.lesion import block_values
-from resnet_paths.lesion.game import _sampled, _standard_errors
+from resnet_paths.lesion.game import errors_over_pairs, sampled_gains
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
 
@@ -247,15 +247,15 @@ class Polynomial:
 
 def test_an_order_and_its_reverse_give_pairs_exactly() -> None:
     game = Polynomial(2)
-    gains, *_ = _sampled(game, None, 10, 0)
+    gains, *_ = sampled_gains(game, None, 10, 0)
     assert gains[:, :, 0] == pytest.approx(np.broadcast_to(game.shapley(), (5, 6)), abs=1e-12)
 
 
 def test_standard_errors_are_the_spread_of_estimates() -> None:
     game, found = Polynomial(4), []
     for seed in range(300):
-        gains, *_ = _sampled(game, None, 20, seed)
-        found.append((gains.mean((0, 2)), _standard_errors(gains)))
+        gains, *_ = sampled_gains(game, None, 20, seed)
+        found.append((gains.mean((0, 2)), errors_over_pairs(gains)))
     estimates, errors = (np.stack(part) for part in zip(*found, strict=True))
     assert np.abs(estimates.mean(0) - game.shapley()).max() < 4 * float((estimates.std(0) / 300**0.5).max())
     assert np.sqrt((errors**2).mean(0)) / estimates.std(0) == pytest.approx(np.ones(6), abs=0.2)

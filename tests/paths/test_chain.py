@@ -16,7 +16,7 @@ from helpers import randomise_norms
 from resnet_paths import unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import enumerate_path_gradients, gradient_by_length, parameter_gradients_by_length, pulling
-from resnet_paths.paths._chain import chain_between
+from resnet_paths.paths.chain import chain_between
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 

@@ -16,9 +16,9 @@ from references.tiny import tiny_batch, tiny_network
 from resnet_paths import UnrolledNetwork, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import enumerate_path_gradients, gradient_by_length, path_energy, sample_path_gradients
-from resnet_paths.paths._polynomial import _Waiting
 from resnet_paths.paths.block_graph import chain_graph, path_graph
 from resnet_paths.paths.forward_pass import ForwardPass, pass_of_values, pass_to_start
+from resnet_paths.paths.polynomial import Waiting
 
 
 def convolutional() -> tuple[UnrolledNetwork, torch.Tensor]:
@@ -152,7 +152,7 @@ def test_steps_of_graphs_pass_nothing_that_others_read() -> None:
 def test_rows_that_share_memory_are_not_written_over() -> None:
     """Autograd gives the terms of a sum one gradient tensor, and that of a mean is one number, expanded."""
     rows = torch.randn(2, 1, dtype=torch.float64).expand(2, 5)
-    expected, waiting = rows.clone(), _Waiting({}, set())
+    expected, waiting = rows.clone(), Waiting({}, set())
     for place in (0, 1, 0, 0):
         waiting.add(place, rows, 0)
     waiting.add(1, rows, 1)

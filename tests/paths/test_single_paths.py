@@ -24,9 +24,9 @@ from resnet_paths.paths import (
     path_lengths,
     sample_path_gradients,
 )
-from resnet_paths.paths._columns import merge_into
 from resnet_paths.paths.block_graph import chain_graph
 from resnet_paths.paths.forward_pass import ForwardPass
+from resnet_paths.paths.merged_columns import merge_into
 from resnet_paths.paths.sampling import draw_edges, draw_masks
 from resnet_paths.statistics import log_student_interval
 

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from helpers import source as source_of
 from resnet_paths.lesion.reordering import Reorderings
 from resnet_paths.network import Evaluations
-from resnet_paths.paths.effective import _exponential
+from resnet_paths.paths.effective import exponential_fit
 from resnet_paths.paths.lengths import central_interval
 from resnet_paths.report.claims import PAPERS, he2015, li2018, rules
 from resnet_paths.statistics import intervals
@@ -138,7 +138,7 @@ def test_paths_that_all_carry_the_same() -> None:
     generator = np.random.default_rng(0)
     told = []
     for _ in range(300):
-        decay, fit = _exponential(np.exp(0.2 * generator.normal(size=28)))
+        decay, fit = exponential_fit(np.exp(0.2 * generator.normal(size=28)))
         source = SimpleNamespace(effective=SimpleNamespace(decay=decay, decay_fit=fit))
         told.append(CLAIMS["decay"].measure(source).holds)
     assert told.count(True) == 0

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from resnet_paths.report.pictures import _legend_above
+from resnet_paths.report.pictures import legend_above
 
 
 @pytest.mark.parametrize("size", [(8.0, 3.8), (4.4, 3.9)])
@@ -18,7 +18,7 @@ def test_the_legend_lies_above_the_axes_and_within_the_picture(size, labels) -> 
     for label in labels:
         ax.plot(np.arange(5), label=label)
     ax.legend()
-    _legend_above(ax, size)
+    legend_above(ax, size)
     FigureCanvasAgg(figure).draw()
     legend, drawn, whole = ax.get_legend().get_window_extent(), ax.get_window_extent(), figure.bbox
     assert legend.y0 >= drawn.y1
@@ -30,5 +30,5 @@ def test_the_legend_lies_above_the_axes_and_within_the_picture(size, labels) -> 
 def test_axes_without_a_legend_get_none() -> None:
     ax = Figure().subplots()
     ax.plot([0, 1], label="not asked for")
-    _legend_above(ax, (4.0, 3.0))
+    legend_above(ax, (4.0, 3.0))
     assert ax.get_legend() is None

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_paths.sweep import SweepError, SweepProgress, SweepResult, _executors, _worker, grid, local_workers, sweep
+from resnet_paths.sweep import SweepError, SweepProgress, SweepResult, executors, grid, local_workers, sweep, worker
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_the_default_type_travels(pool: Executor) -> None:
 def test_the_context_travels_once_to_each_worker(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
 
-    class Counting(_executors.Dispatcher):
+    class Counting(executors.Dispatcher):
         def run(self, tasks: Any) -> Iterator[Any]:
             yield from super().run(tasks)
             sent.append(self.payloads_sent)
@@ -113,10 +113,10 @@ def test_the_context_travels_once_to_each_worker(pool: Executor, monkeypatch: py
 class Recording(Executor):
     """Runs nothing, and lets a test answer."""
 
-    def __init__(self, answer: Callable[[_worker.Job], _worker.Reply]) -> None:
+    def __init__(self, answer: Callable[[worker.Job], worker.Reply]) -> None:
         self.answer = answer
         self.most = 0
-        self.jobs: list[_worker.Job] = []
+        self.jobs: list[worker.Job] = []
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future:  # type: ignore[override]
         future: Future = Future()
@@ -128,8 +128,8 @@ class Recording(Executor):
         return future
 
 
-def answered(job: _worker.Job) -> _worker.Reply:
-    return _worker.Reply("here", tuple(_worker.evaluate(lambda p, c, s: p, None, task) for task in job.tasks))
+def answered(job: worker.Job) -> worker.Reply:
+    return worker.Reply("here", tuple(worker.evaluate(lambda p, c, s: p, None, task) for task in job.tasks))
 
 
 def test_quick_points_travel_together_and_few_jobs_are_on_their_way() -> None:
@@ -142,7 +142,7 @@ def test_quick_points_travel_together_and_few_jobs_are_on_their_way() -> None:
 
 
 def test_the_point_that_takes_its_worker_down_is_recorded_and_the_others_are_not() -> None:
-    def answer(job: _worker.Job) -> _worker.Reply:
+    def answer(job: worker.Job) -> worker.Reply:
         if any(task.point == 17 for task in job.tasks):
             raise OSError("the worker was lost")
         return answered(job)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_paths.sweep import JournalError, SweepProgress, _database, sweep
-from resnet_paths.sweep._owners import Owners
+from resnet_paths.sweep import JournalError, SweepProgress, database, sweep
 from resnet_paths.sweep.journal import Journal, Outcome, State
+from resnet_paths.sweep.owners import Owners
 from resnet_paths.sweep.points import point_key
 from resnet_paths.sweep.values import encode_values
 
@@ -154,7 +154,7 @@ def test_without_shared_memory_the_rollback_journal_is_used(tmp_path: Path, monk
     path = tmp_path / "j"
     opened(path).close()
     assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    monkeypatch.setattr(_database, "_on_network", lambda path: True)
+    monkeypatch.setattr(database, "_on_network", lambda path: True)
     other = tmp_path / "k"
     journal = opened(other)
     journal.claim(KEYS, 9)
@@ -168,8 +168,8 @@ def test_network_file_systems_are_known_by_the_deepest_mount(tmp_path: Path, mon
     table = f"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / {tmp_path} rw shared:1 - nfs4 server:/x rw\n"
     monkeypatch.setattr(Path, "exists", lambda self: True)
     monkeypatch.setattr(Path, "read_text", lambda self: table)
-    assert _database._on_network(tmp_path / "j")
-    assert not _database._on_network(tmp_path.parent / "j")
+    assert database._on_network(tmp_path / "j")
+    assert not database._on_network(tmp_path.parent / "j")
 
 
 def test_owners_without_locks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

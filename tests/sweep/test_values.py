@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from resnet_paths.sweep._columns import Columns
+from resnet_paths.sweep.value_columns import Columns
 from resnet_paths.sweep.values import decode_values, encode_values, plain_values
 
 numbers = st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text()

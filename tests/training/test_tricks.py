@@ -13,7 +13,7 @@ from torch import nn
 from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.training import Mixed, Recipe, mixup, read_trajectory, train
-from resnet_paths.training._progress import TrainingProgress
+from resnet_paths.training.progress import TrainingProgress
 
 TRICKS = {
     "epochs": 3,

@@ -12,8 +12,8 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ._inputs import Source, model_and_source, unrolled
-from ._tables import show, table
 from .options import Planning, Repair, Subject
+from .text_tables import show, table
 
 if TYPE_CHECKING:
     from torch import nn

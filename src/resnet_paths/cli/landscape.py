@@ -17,8 +17,8 @@ from ..choices import Normalise, NormStatistics
 from ..files import write_table, write_text
 from ._app import command
 from ._inputs import block_names, console, fitting, model_and_data, named_model, unrolled
-from ._tables import show, table
 from .options import Json, Limit, Out, Place, Subject, path_option
+from .text_tables import show, table
 
 if TYPE_CHECKING:
     from torch import nn

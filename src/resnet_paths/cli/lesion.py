@@ -16,8 +16,8 @@ from ..files import write_table
 from . import _studies
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
-from ._tables import show, table
 from .options import Json, Limit, Out, Subject
+from .text_tables import show, table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ import resnet_paths as rp
 from ..files import write_table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
-from ._tables import show, table
 from .options import Json, Limit, Out, Seed, Subject
+from .text_tables import show, table
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ import resnet_paths as rp
 from ..choices import Budget
 from ._app import command
 from ._inputs import console, model_and_source, named_model, unrolled
-from ._tables import show, table
 from .names import STAGES
 from .options import BatchSize, Json, Limit, Place, Seed, Subject, Twin, path_option
+from .text_tables import show, table
 
 
 def _stages(incomplete: str) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from ._app import command
 from ._inputs import console, model_and_source, unrolled
-from ._tables import show
 from .names import CLAIMS, PAPERS
 from .options import Json, Limit, Seed, Subject
+from .text_tables import show
 
 if TYPE_CHECKING:
     from ..report.claims import Claim, Reproduction

@@ -18,8 +18,8 @@ from ._app import command
 from ._inputs import console
 from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
-from ._tables import show, table
 from .options import Json, Out, Planning, Subject
+from .text_tables import show, table
 
 if TYPE_CHECKING:
     import torch

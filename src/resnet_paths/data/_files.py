@@ -18,10 +18,10 @@ import torch
 from ..arguments import checked, few
 from ..choices import Split
 from ..warned import warn
-from ._layout import SUFFIXES, Layout, held_out, layout_of, part_of_name
 from ._normalisation import existing, normalisation
 from ._pictures import Damaged, pixels
 from .images import ImageData
+from .layout import SUFFIXES, Layout, held_out, layout_of, part_of_name
 
 MOST_BYTES = 64 << 30
 """Of all images together, decoded."""

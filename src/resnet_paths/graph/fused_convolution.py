@@ -16,7 +16,7 @@ def has_fused_convolutions() -> bool:
 
 
 @cache
-def _available() -> bool:
+def is_available() -> bool:
     """Whether there are fused convolutions, and the processor computes in bfloat16."""
     return has_fused_convolutions() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -63,7 +63,7 @@ def _fits(layer: nn.Conv2d, x: torch.Tensor) -> bool:
         return False
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or not torch.backends.mkldnn.enabled:
         return False
-    return _available()
+    return is_available()
 
 
 def _shape(layer: nn.Conv2d, x: torch.Tensor) -> torch.Size:

@@ -17,7 +17,8 @@ from ..graph.overwrite import unwatched
 from ..network import State, UnrolledNetwork, for_inference
 from ..surgery import batch_statistics, recalibrate_batchnorm
 from ..sweep import fingerprint, on_each_core, worker_device
-from ._cells import (
+from ._grid import mean_and_error
+from .cells import (
     HELD_BYTES,
     STATISTICS_BATCH,
     Images,
@@ -28,7 +29,6 @@ from ._cells import (
     needs_origin,
     one_an_image,
 )
-from ._grid import mean_and_error
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from ..sweep import sweep
 from ..sweep.result import last_line
 from ..warned import warn
-from ._order import coarse_to_fine
+from .order import coarse_to_fine
 
 R = TypeVar("R")
 

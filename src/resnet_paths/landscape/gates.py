@@ -18,9 +18,9 @@ from ..graph.eval_mode import check_eval
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import provenance
 from ..surgery import drop_blocks
-from ._cells import Loss, Metric, check_statistics, named_metrics
 from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
 from ._grid import Grid, axis, evaluate_grid
+from .cells import Loss, Metric, check_statistics, named_metrics
 from .directions import Direction, shared_direction
 from .record import Surface
 from .surface import loss_surface

@@ -21,8 +21,8 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import provenance
 from ..sweep import fingerprint, worker_device
-from ._cells import CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from ._grid import Grid, axis, evaluate_grid, mean_and_error
+from .cells import CellEvaluator, Loss, Metric, check_statistics, how_measured, named_metrics
 from .directions import Direction, cosine
 from .record import Surface
 

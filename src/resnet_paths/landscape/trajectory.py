@@ -26,7 +26,7 @@ from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from ..training import Trajectory
-from ._cells import CellEvaluator, Loss, named_metrics
+from .cells import CellEvaluator, Loss, named_metrics
 from .directions import Direction
 
 if TYPE_CHECKING:

@@ -209,8 +209,8 @@ def block_values(
         values, whole, empty = table_values(table, method), table[-1], table[0]
         pairs = table_interactions(table, method) if interactions else None
     else:
-        gains, whole, empty = _sampled(game, precision, most_permutations, seed)
-        values, errors, orders = gains.mean(0), _standard_errors(gains), 2 * len(gains)
+        gains, whole, empty = sampled_gains(game, precision, most_permutations, seed)
+        values, errors, orders = gains.mean(0), errors_over_pairs(gains), 2 * len(gains)
         shared = _shared_variances(gains)
     return BlockValues(
         names=tuple(net[index].name for index in players),
@@ -255,7 +255,9 @@ class Game:
         return -per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
 
 
-def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sampled_gains(
+    game: Game, precision: float | None, most: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(pairs, n, images): the gains of each player, means over an order and its reverse; the two ends."""
     if most < 4:
         raise ValueError(f"expected at least 4 permutations, so that errors can be told, got {most}")
@@ -271,10 +273,10 @@ def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple
             gains[row, order] = np.diff(np.concatenate([empty[None], inner, whole[None]]), axis=0)
         found.extend((gains[0::2] + gains[1::2]) / 2)
         enough = len(found) >= min(_LEAST_PAIRS, most // 2)
-        if precision is not None and enough and _standard_errors(np.stack(found)).max() <= precision:
+        if precision is not None and enough and errors_over_pairs(np.stack(found)).max() <= precision:
             return np.stack(found), whole, empty
     if precision is not None:
-        reached = _standard_errors(np.stack(found)).max()
+        reached = errors_over_pairs(np.stack(found)).max()
         warn(
             f"expected standard errors of at most {precision:g}, reached {reached:g} after {2 * len(found)} orders; "
             "raise most_permutations",
@@ -282,7 +284,7 @@ def _sampled(game: Game, precision: float | None, most: int, seed: int) -> tuple
     return np.stack(found), whole, empty
 
 
-def _standard_errors(gains: np.ndarray) -> np.ndarray:
+def errors_over_pairs(gains: np.ndarray) -> np.ndarray:
     """(n,) of the means over pairs of orders, from gains (pairs, n, images)."""
     means = gains.mean(2)
     errors: np.ndarray = means.std(0, ddof=1) / np.sqrt(len(means))

@@ -15,8 +15,8 @@ from ..provenance import Provenance, dataset, provenance, table
 from ..records import Record
 from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
-from ._polynomial import kept_lengths, pull_polynomial
 from .forward_pass import ForwardPass, pass_to_start
+from .polynomial import kept_lengths, pull_polynomial
 
 if TYPE_CHECKING:
     import pandas as pd

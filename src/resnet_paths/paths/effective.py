@@ -127,7 +127,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
     weights = np.exp(logs - logs.max())
     share = weights / weights.sum()
     low, high = central_interval(share, mass)
-    decay, fit = _exponential(norm)
+    decay, fit = exponential_fit(norm)
     return EffectivePaths(
         kind=kind,
         n=norms.n,
@@ -163,7 +163,7 @@ def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
     return "root mean square norm of all paths", rms.mean(1), error
 
 
-def _exponential(norm: np.ndarray) -> tuple[float, float]:
+def exponential_fit(norm: np.ndarray) -> tuple[float, float]:
     """The factor a step of the exponential law that fits best, and R^2, over the lengths with any gradient."""
     lengths = np.flatnonzero(norm > 0)
     if len(lengths) < 3:

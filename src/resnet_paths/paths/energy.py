@@ -15,9 +15,9 @@ from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
 from ..records import Record
 from ..statistics import log_student_interval
-from ._columns import pull_columns, seed_norms
 from ._objective import Loss, loss_name
 from .forward_pass import ForwardPass, pass_to_start
+from .merged_columns import pull_columns, seed_norms
 from .sampling import pooled
 
 if TYPE_CHECKING:

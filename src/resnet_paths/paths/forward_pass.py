@@ -31,10 +31,10 @@ from ..graph.compile_node import Step, Values, step_of
 from ..graph.pieces import Segments
 from ..graph.preserve import preserved
 from ..network import BlockRef, UnrolledNetwork
-from ._chain import HooksNoted, share_memory
 from ._objective import Loss, check_eval, scalar_loss
 from ._piecewise import is_piecewise_linear
 from .block_graph import BRANCH, JOIN, Contraction, PathGraph, Term, contract, run_nodes, start_node
+from .chain import HooksNoted, share_memory
 from .pulling import Puller, gradients, reduced, row_zeros
 from .pushing import push
 

@@ -15,8 +15,8 @@ from ..provenance import Provenance, dataset, provenance, table
 from ..records import Record
 from ._norms import relative_gap
 from ._objective import Loss, loss_name
-from ._polynomial import LeafSums, kept_lengths, pull_polynomial
 from .forward_pass import pass_of_parameters
+from .polynomial import LeafSums, kept_lengths, pull_polynomial
 
 if TYPE_CHECKING:
     import pandas as pd

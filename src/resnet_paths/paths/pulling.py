@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ._chain import Chain, chain_between
+from .chain import Chain, chain_between
 
 CACHE_BYTES = 2**20  # of the largest value; a row's products hold about four values of that size
 

@@ -70,13 +70,13 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
         draw(ax)
         ax.set_title("")  # the page has its own
         _thin(ax, size)
-        _legend_above(ax, size)
+        legend_above(ax, size)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(file.getvalue())
 
 
-def _legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
+def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
     """Put the legend over the picture, where no point can lie under it: as many columns as `size` inches hold."""
     handles, labels = ax.get_legend_handles_labels()
     if ax.get_legend() is None or not labels:

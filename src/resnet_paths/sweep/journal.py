@@ -12,9 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import _database
-from ._owners import Owners
+from . import database
 from .errors import JournalError, SweepError
+from .owners import Owners
 from .values import Value, decode_values
 
 _computed_around: ContextVar[frozenset[tuple[str, int, bytes]]] = ContextVar("computed_around", default=frozenset())
@@ -52,7 +52,7 @@ class Journal:
 
     def __init__(self, path: Path | None, fingerprint: str, about: dict[str, Any]) -> None:
         self.path = path
-        self._db = _database.connect(path)
+        self._db = database.connect(path)
         try:
             self._owners = None if path is None else Owners(path.with_name(path.name + "-owners"))
             with self._writing("cannot register with"):
@@ -72,13 +72,13 @@ class Journal:
             return int(found[0])
         number = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM sweeps").fetchone()[0]
         row = (number, fingerprint, about)
-        self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (*row, _database.checksum(*row)))
+        self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (*row, database.checksum(*row)))
         return int(number)
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
         """One transaction: all of it, or nothing."""
-        with _database.explained(self.path or "in memory", doing):
+        with database.explained(self.path or "in memory", doing):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -148,7 +148,7 @@ class Journal:
                 )  # fmt: skip
                 # The first result stays: should locks fail and two processes compute a point, both are equal.
                 self._db.execute(
-                    "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _database.checksum(*row))
+                    "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, database.checksum(*row))
                 )
                 self._db.execute("DELETE FROM claims WHERE sweep = ? AND key = ?", (self._sweep, outcome.key))
 
@@ -161,16 +161,16 @@ class Journal:
 
     def read(self, key: bytes) -> tuple[dict[str, Value] | None, str | None, float, tuple[str, ...]] | None:
         """Values, error, seconds and notes of one point; None if it is not finished."""
-        with _database.explained(self.path or "in memory", "cannot read"):
+        with database.explained(self.path or "in memory", "cannot read"):
             row = self._db.execute(
                 "SELECT sweep, key, point, value, error, notes, seconds, crc FROM results WHERE sweep = ? AND key = ?",
                 (self._sweep, key),
             ).fetchone()
         if row is None:
             return None
-        if row[-1] != _database.checksum(*row[:-1]):
+        if row[-1] != database.checksum(*row[:-1]):
             raise JournalError(
-                f"a finished point in the journal {self.path} was altered. {_database.damage(str(self.path))}"
+                f"a finished point in the journal {self.path} was altered. {database.damage(str(self.path))}"
             )
         value = None if row[3] is None else decode_values(row[3])
         return value, row[4], row[6], tuple(json.loads(row[5]))

@@ -16,17 +16,17 @@ import numpy as np
 
 from ..arguments import checked
 from ..warned import warn
-from . import _worker
-from ._columns import Columns
-from ._executors import Dispatcher, Tasks, in_process
+from . import worker
 from ._provenance import SweepProvenance, describe
-from ._worker import Function, Task
 from .errors import JournalError, SweepError, SweepInterrupted
+from .executors import Dispatcher, Tasks, in_process
 from .fingerprints import fingerprint
 from .journal import Journal, Outcome, State
 from .points import Point, plain_point, point_key, point_seed
 from .progress import Report, SweepProgress, duration, reporter
 from .result import SweepResult
+from .value_columns import Columns
+from .worker import Function, Task
 
 FLUSH_SECONDS = 0.2
 FLUSH_BYTES = 16 << 20
@@ -127,7 +127,7 @@ def _provenance(function: Function, context: Any, seed: int, version: str | None
     name = f"{getattr(kind, '__module__', '')}.{kind.__qualname__}"
     code = fingerprint(function) if version is None else f"{name}, version {version}"
     inputs = fingerprint(context)
-    decisive = (code, inputs, seed, sorted(_worker.settings().items()))
+    decisive = (code, inputs, seed, sorted(worker.settings().items()))
     return describe(name, fingerprint(decisive), code, inputs, seed)
 
 
@@ -136,7 +136,7 @@ def _outcomes(
 ) -> Iterator[list[Outcome]]:
     if executor is None:
         return in_process(function, context, feed.tasks())
-    return Dispatcher(executor, _worker.pack(function, context), chunk).run(feed.tasks())
+    return Dispatcher(executor, worker.pack(function, context), chunk).run(feed.tasks())
 
 
 class _Feed:

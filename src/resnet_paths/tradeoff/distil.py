@@ -170,7 +170,7 @@ def distil_best(
         training = student.training
         found = answers(student.eval(), kept, followed, how.batch_size)
         student.train(training)
-        losses.append(float(_loss(found.logits, theirs, found.labels, how)))
+        losses.append(float(distillation_loss(found.logits, theirs, found.labels, how)))
         errors.append(float(1 - (found.right if data.labelled else found.agree(Answers(theirs, found.labels))).mean()))
         now = len(losses) - 1
         if now == 0 or (errors[now] <= errors[0] and rank(now) < rank(best[0])):
@@ -252,7 +252,7 @@ def _run(
             x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)
             with torch.no_grad():
                 goal = followed(teacher(x))
-            loss = _loss(followed(student(x)), goal, batch.labels.to(x.device), how)
+            loss = distillation_loss(followed(student(x)), goal, batch.labels.to(x.device), how)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")
             optimiser.zero_grad()
@@ -266,7 +266,17 @@ def _run(
     return tuple(losses)
 
 
-def _loss(logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, how: Distillation) -> torch.Tensor:
+def distillation_loss(
+    logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, how: Distillation
+) -> torch.Tensor:
+    """What is minimised: the divergence from the teacher, mixed with the cross-entropy by the weight.
+
+    Args:
+        logits: the student's, (images, classes).
+        goal: the teacher's.
+        labels: class indices; not read where the weight is 1.
+        how: temperature and weight.
+    """
     goal = F.log_softmax(goal / how.temperature, 1)
     apart = F.kl_div(F.log_softmax(logits / how.temperature, 1), goal, reduction="batchmean", log_target=True)
     near = how.temperature**2 * apart

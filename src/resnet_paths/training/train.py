@@ -19,10 +19,10 @@ from ..graph.inputs import call_model, main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import placed
 from ._epoch import Trainer
-from ._folder import RunFolder
-from ._progress import TrainingProgress
 from ._tensorboard import TensorBoardLog
+from .progress import TrainingProgress
 from .recipe import Recipe
+from .run_folder import RunFolder
 
 
 @checked

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import Any
 
-from . import _worker
-from ._worker import Function, Job, Reply, Task
+from . import worker
 from .errors import SweepError
 from .journal import Outcome
+from .worker import Function, Job, Reply, Task
 
 CHUNK_SECONDS = 0.1
 """Quick points travel together, as many as take about this long."""
@@ -32,8 +32,8 @@ def in_process(function: Function, context: Any, tasks: Tasks) -> Iterator[list[
             yield []
             time.sleep(PAUSE_SECONDS)
             continue
-        with _worker.preserved_generators():
-            outcome = _worker.evaluate(function, context, task)
+        with worker.preserved_generators():
+            outcome = worker.evaluate(function, context, task)
         yield [outcome]
 
 
@@ -94,7 +94,7 @@ class Dispatcher:
         self.payloads_sent += payload is not None
         job = Job(next(self._serial), self._name, tasks, payload)
         try:
-            self._flying[self._executor.submit(_worker.run_job, job)] = job
+            self._flying[self._executor.submit(worker.run_job, job)] = job
         except (BrokenExecutor, RuntimeError) as error:
             raise _broken(error) from error
 
@@ -133,7 +133,7 @@ class Dispatcher:
     def _after_loss(self, job: Job, error: Exception) -> list[Outcome]:
         """A job that took its worker down: its points are tried one by one, and the guilty one is recorded."""
         if len(job.tasks) == 1:
-            return [_worker.failure(job.tasks[0], error)]
+            return [worker.failure(job.tasks[0], error)]
         for task in job.tasks:
             self._submit((task,))
         return []

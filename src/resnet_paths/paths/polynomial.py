@@ -77,7 +77,7 @@ def pull_polynomial(
     Cost: for each term one product for each length of the ways to it, at most n (n + 1) / 2 of branches.
     """
     graph = record.graph
-    waiting = _Waiting({len(graph.vertices) - 1: record.seed[None]}, set())
+    waiting = Waiting({len(graph.vertices) - 1: record.seed[None]}, set())
     start: torch.Tensor | None = None
     for place in reversed(range(len(graph.vertices))):
         arrived = waiting.rows.pop(place, None)
@@ -97,7 +97,7 @@ def pull_polynomial(
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class Waiting:
     """The rows that have come to each vertex so far.
 
     Attributes:
@@ -126,7 +126,7 @@ class _Waiting:
 
 
 def _through_terms(
-    record: ForwardPass, place: int, arrived: torch.Tensor, lengths: int, waiting: _Waiting, leaves: LeafSums | None
+    record: ForwardPass, place: int, arrived: torch.Tensor, lengths: int, waiting: Waiting, leaves: LeafSums | None
 ) -> None:
     """Hand the rows at a vertex on to the sources of its terms, one after the other."""
     vertex = record.graph.vertices[place]
