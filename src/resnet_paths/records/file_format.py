@@ -35,7 +35,7 @@ def save_record(record: Any, path: str | Path) -> Path:
     content = {"format": FORMAT, "content": _plain(record, arrays, type(record).__name__)}
     text = np.frombuffer(json.dumps(content).encode(), np.uint8)
     with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **{_KEY: text}, **arrays)
+        np.savez(file, **{_KEY: text, **arrays})  # type: ignore[arg-type]  # the options of NumPy's releases differ
     return Path(path)
 
 
