@@ -31,7 +31,7 @@ def main() -> None:
         single_deletions,
         unroll,
     )
-    from resnet_paths.tradeoff import Blocks, Clock
+    from resnet_paths.tradeoff import Clock, Count
 
     assert "site-packages" in str(Path(resnet_paths.__file__)), f"not the installed package: {resnet_paths.__file__}"
     assert importlib.resources.files("resnet_paths").joinpath("py.typed").is_file()
@@ -46,7 +46,7 @@ def main() -> None:
     assert logits_by_length(net, data.x[:2]).residual < 1e-4
     assert effective_paths(path_energy(net, data.x[:2], data.labels[:2], draws=2)).share.shape == (28,)
     assert single_deletions(net, data, progress=False).values.shape == (27,)
-    assert plan_drop(net, data, goal=Blocks(1), clock=Clock(seconds=0.01), progress=False).point.dropped
+    assert plan_drop(net, data, goal=Count(1), clock=Clock(seconds=0.01), progress=False).point.dropped
 
     model = torchvision.models.resnet18(num_classes=10).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -94,7 +94,7 @@ def command_line() -> None:
             ["--version"],
             ["unroll"],
             ["lesion", "--limit", "24", "--json", "--out", folder],
-            ["paths", "--images", "2", "--samples", "2", "--json", "--out", folder],
+            ["paths", "--limit", "2", "--samples", "2", "--json", "--out", folder],
             ["drop", "--blocks", "3,layer3.4", "--no-onnx", "--limit", "24", "--json", "--out", folder],
         ):
             printed = io.StringIO()

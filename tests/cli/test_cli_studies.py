@@ -56,7 +56,7 @@ def test_the_game_in_words(tmp_path) -> None:
     record = block_values(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), most_permutations=4)
     text = " ".join(result.stdout.split())
     assert "Shapley values from 4 orders, 106 coalitions" in text
-    assert f"add up to {record.whole - record.empty:+.4g}" in text
+    assert f"add up to {record.empty - record.whole:+.4g}" in text
     assert (tmp_path / "game.journal").exists()
 
 
