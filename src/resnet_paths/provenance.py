@@ -15,7 +15,7 @@ import resnet_paths
 
 from .graph.model_fingerprint import fingerprint as model_fingerprint
 from .graph.model_fingerprint import tensor_bytes
-from .tables import data_set
+from .records import labelled_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,14 +104,6 @@ def _update(digest: Any, value: Any) -> None:
         digest.update(repr(value).encode())
 
 
-def array(value: Any) -> np.ndarray:
-    """A tensor or a sequence as a NumPy array on the CPU (bfloat16, which NumPy lacks, as float32)."""
-    if isinstance(value, torch.Tensor):
-        plain = value.detach().cpu()
-        return (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()
-    return np.asarray(value)
-
-
 def dataset(
     variables: Mapping[str, tuple[Sequence[str], Any]],
     coordinates: Mapping[str, Any],
@@ -126,12 +118,9 @@ def dataset(
         source: where the numbers came from.
         attributes: further facts.
     """
-    data = {name: (tuple(dims), array(values)) for name, (dims, values) in variables.items()}
     attrs = {**attributes, **(vars(source) if source is not None else {})}
     kept = {key: value for key, value in attrs.items() if value is not None}
-    made = data_set(data, coords={key: array(value) for key, value in coordinates.items()}, attrs=kept)
-    missing = [dim for dim in made.dims if dim not in made.coords]
-    return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in missing})
+    return labelled_arrays(variables, coordinates, kept)
 
 
 def table(data: xr.Dataset) -> pd.DataFrame:

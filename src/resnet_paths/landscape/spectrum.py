@@ -11,7 +11,7 @@ import torch
 
 from ..arguments import checked
 from ..imports import first_import
-from ..provenance import Provenance, dataset
+from ..provenance import Provenance
 from ..records import Record
 from ..tables import data_frame
 from .operator import CurvatureOperator, Kind
@@ -19,7 +19,6 @@ from .trace import _probes
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 _MOST_POINTS = 10**7
 
@@ -78,23 +77,6 @@ class SpectralDensity(Record):
     def moment(self, power: int = 1) -> tuple[float, float]:
         """The mean of ``λ^power`` over the eigenvalues, and its standard error; power 1 times P is the trace."""
         return _mean_error((self.weights * np.nan_to_num(self.nodes) ** power).sum(1))
-
-    def to_xarray(self) -> xr.Dataset:
-        """Density and nodes with dimensions eigenvalue, probe and step."""
-        return dataset(
-            {
-                "density": (("eigenvalue",), self.density),
-                "standard_error": (("eigenvalue",), self.standard_error),
-                "nodes": (("probe", "step"), self.nodes),
-                "weights": (("probe", "step"), self.weights),
-            },
-            {"eigenvalue": self.grid},
-            self.source,
-            kind=self.kind,
-            width=self.width,
-            size=self.size,
-            samples=self.samples,
-        )
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each point of the grid."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..arguments import checked
-from ..provenance import Provenance, array, dataset, table
-from ..records import Record
+from ..provenance import Provenance, dataset, table
+from ..records import Record, as_array
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
 from .lengths import central_interval, distribution_of
@@ -153,12 +153,16 @@ def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
     if isinstance(norms, SampledPathGradients):
         mean, error = norms.over_examples()
         complete = norms.lengths.tolist() == list(range(len(norms.counts)))
-        return "mean norm of sampled paths", array(mean.double())[: None if complete else 0], array(error.double())
+        return (
+            "mean norm of sampled paths",
+            as_array(mean.double())[: None if complete else 0],
+            as_array(error.double()),
+        )
     if isinstance(norms, EnumeratedPathGradients):
-        exact = array(norms.mean_by_length().double().mean(1))
+        exact = as_array(norms.mean_by_length().double().mean(1))
         return "mean norm of all paths", exact, np.zeros_like(exact)
-    rms = array(norms.rms.double())
-    errors = array(norms.standard_error.double()) / np.maximum(array(norms.energy.double()), np.finfo(float).tiny)
+    rms = as_array(norms.rms.double())
+    errors = as_array(norms.standard_error.double()) / np.maximum(as_array(norms.energy.double()), np.finfo(float).tiny)
     error = np.sqrt(((rms * errors / 2) ** 2).sum(1)) / rms.shape[1]
     return "root mean square norm of all paths", rms.mean(1), error
 

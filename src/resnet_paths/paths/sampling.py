@@ -13,8 +13,8 @@ import torch
 from ..arguments import checked
 from ..draws import seeded, uniform
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, array, dataset, provenance, table
-from ..records import Record
+from ..provenance import Provenance, dataset, provenance, table
+from ..records import Record, as_array
 from ..statistics import norm_intervals, pooled_norm_intervals
 from ._norms import example_norms
 from ._objective import Loss, loss_name
@@ -66,7 +66,7 @@ class SampledPathGradients(Record):
         See :func:`resnet_paths.statistics.norm_intervals`; the mean itself for lengths of one path, infinite above
         where all draws are alike though there are several paths.
         """
-        norms = array(self.norms.double()).transpose(0, 2, 1)
+        norms = as_array(self.norms.double()).transpose(0, 2, 1)
         return self._ends(*norm_intervals(norms, confidence), self.mean)
 
     def over_examples_interval(self, confidence: float = 0.95) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +74,7 @@ class SampledPathGradients(Record):
 
         See :func:`resnet_paths.statistics.pooled_norm_intervals`.
         """
-        low, high = pooled_norm_intervals(array(self.norms.double()), confidence)
+        low, high = pooled_norm_intervals(as_array(self.norms.double()), confidence)
         return self._ends(low, high, self.mean.mean(-1))
 
     def _ends(self, low: np.ndarray, high: np.ndarray, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

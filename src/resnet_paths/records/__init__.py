@@ -2,6 +2,6 @@
 
 from .display import Shown, show_with
 from .file_format import load_record
-from .record import Record
+from .record import Record, as_array, labelled_arrays
 
-__all__ = ["Record", "Shown", "load_record", "show_with"]
+__all__ = ["Record", "Shown", "as_array", "labelled_arrays", "load_record", "show_with"]

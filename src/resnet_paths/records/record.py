@@ -9,7 +9,7 @@ model and the data that they came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,7 +32,6 @@ class Record(Shown):
         DIMENSIONS: for each field that is an array, the names of its dimensions, as in ``"block image"``. A field that
             maps names to arrays gives one variable per name; one that is None or empty is left out.
         COORDINATES: for a dimension, the field with its values; other dimensions count from 0.
-        VARIABLES: for a field, another name of its variable.
 
     Example:
         >>> from dataclasses import dataclass
@@ -56,7 +55,6 @@ class Record(Shown):
 
     DIMENSIONS: ClassVar[Mapping[str, str]] = {}
     COORDINATES: ClassVar[Mapping[str, str]] = {}
-    VARIABLES: ClassVar[Mapping[str, str]] = {}
 
     def to_xarray(self) -> xr.Dataset:
         """The arrays by their declared dimensions, with facts and provenance as attributes.
@@ -65,21 +63,17 @@ class Record(Shown):
         """
         if not self.DIMENSIONS:
             table = self.to_pandas()
-            columns = {str(name): ("row", column.to_numpy()) for name, column in table.items()}
-            return data_set(columns, coords={"row": np.arange(len(table))}, attrs=_facts(self, set()))
-        variables = {
-            name: (tuple(self.DIMENSIONS[field].split()), as_array(value)) for field, name, value in self._arrays()
-        }
+            columns = {str(name): (["row"], column.to_numpy()) for name, column in table.items()}
+            return labelled_arrays(columns, {}, _facts(self, set()))
+        variables = {name: (self.DIMENSIONS[field].split(), value) for field, name, value in self._arrays()}
         used = {dim for dims, _ in variables.values() for dim in dims}
         coordinates = {
-            dim: _labels(getattr(self, field))
+            dim: getattr(self, field)
             for dim, field in self.COORDINATES.items()
             if dim in used and getattr(self, field) is not None
         }
-        made = data_set(
-            variables, coords=coordinates, attrs=_facts(self, {*self.DIMENSIONS, *self.COORDINATES.values()})
-        )
-        return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in made.dims if dim not in made.coords})
+        facts = _facts(self, {*self.DIMENSIONS, *self.COORDINATES.values()})
+        return labelled_arrays(variables, coordinates, facts)
 
     def _arrays(self) -> Iterator[tuple[str, str, Any]]:
         """(field, variable, value) of all arrays that are there."""
@@ -88,7 +82,7 @@ class Record(Shown):
             if isinstance(value, Mapping):
                 yield from ((field, key, item) for key, item in value.items())
             elif value is not None and not (isinstance(value, tuple) and not value):
-                yield field, self.VARIABLES.get(field, field), value
+                yield field, field, value
 
     def save(self, path: str | Path) -> Path:
         """Write the record to one file (``.npz``), whole or not at all; :meth:`load` reads it back, bit by bit.
@@ -125,8 +119,19 @@ def as_array(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _labels(value: Any) -> np.ndarray:
-    return as_array(list(value) if isinstance(value, tuple) else value)
+def labelled_arrays(
+    variables: Mapping[str, tuple[Sequence[str], Any]], coordinates: Mapping[str, Any], facts: Mapping[str, Any]
+) -> xr.Dataset:
+    """Named arrays as an xarray data set.
+
+    Args:
+        variables: for each name, its dimensions and its values.
+        coordinates: values of dimensions; a dimension without them counts from 0.
+        facts: become attributes.
+    """
+    data = {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()}
+    made = data_set(data, coords={dim: as_array(labels) for dim, labels in coordinates.items()}, attrs=dict(facts))
+    return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in made.dims if dim not in made.coords})
 
 
 def _facts(record: Any, left_out: set[str], prefix: str = "") -> dict[str, Any]:
