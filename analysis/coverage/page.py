@@ -14,12 +14,12 @@ DISTRIBUTIONS = {"segmentation_models_pytorch": "segmentation-models-pytorch", "
                  "x_transformers": "x-transformers", "super_image": "super-image"}  # fmt: skip
 
 _PARTS = (
-    "the stream travels in parts ({}), which branch and shortcut each join anew: no one value is the block's entry, "
-    "and a block has one"
+    "the stream consists of parts ({}) that branch and shortcut each concatenate separately, so no single value is the "
+    "block's entry"
 )
 _CELL = (
-    "the sums W x + U h at the entry of the recurrent cell that all blocks share have a block's form: a projection of "
-    "the state, beside a longer way from the same state. They can be gated and not dropped; all of its authors' blocks "
+    "all blocks share a recurrent cell, and the sums W x + U h at its entry have the form of a block: a projection of "
+    "the state, and a longer route from the same state. They can be gated but not dropped. All of the authors' blocks "
     "are found"
 )
 REASONS = {
@@ -28,33 +28,35 @@ REASONS = {
     "pytorchcv/diaresnet20_cifar10": _CELL,
     "pytorchcv/diapreresnet20_cifar10": _CELL,
 }
-"""Why models are not right, read off their code."""
+"""Why some models fail, from reading their code."""
 
 INTRODUCTION = """\
-Made by `python analysis/coverage/make_table.py` with {versions}. Every model is made with random weights (small
-configurations for transformers; nothing is downloaded) and tried in float64, with random norms, biases, layer scales
-and, where a model begins with zeros, random weights, so that no comparison holds for want of a signal.
+Made by `python analysis/coverage/make_table.py` with {versions}. Every model has random weights (small configurations
+for transformers; nothing is downloaded) and is tested in float64. Norms, biases, layer scales and weights that are
+initialised to zero are randomised, so that no comparison passes trivially.
 
-- **blocks**: those that `unroll` found, of those that the model should have. The expected number does not come from
-  this library: the model is run once, every addition of two tensors of its own is noted with the module whose forward
-  makes it, and `analysis/coverage/rules.py` says class by class, from reading the classes, which of them are blocks
-  ("where from" names the modules). Found and expected blocks are matched module by module, not by their number. Blocks
-  by form that their authors do not call so (merges of a feature pyramid, the hierarchy within a Res2Net block) are
-  right whether they are found or not; so a model can have more blocks than are expected.
-- **other batch**: unrolled on a batch of two, compared with the model on a batch of one: the largest difference,
-  relative to the largest output. **gradient**: the same for the gradient of a random sum of the output by the input
-  (for tokens, by all weights).
-- **dropped**: a block in the middle of those that can be dropped, taken out by `drop_blocks`, against the network with
-  a gate of 0 at it. **gone**: the parameters that went with it, of those that the table of blocks promises.
-- **droppable**: how many blocks `drop_blocks` takes out. The others are blocks for gates, and the table of blocks
-  says why: something inside their branch is read from outside.
-- **pickle**: the smaller model saved, loaded and compared ("as model": the model itself cannot be pickled).
-- **seconds**: of processor time that one call of `unroll` with an example took, on one thread of a busy machine.
+- **blocks**: the number of blocks that `unroll` found, and the number expected. The expected number does not come
+  from this library: the model is run once, and every addition of two of its tensors is recorded with the module whose
+  forward makes it. `analysis/coverage/rules.py` says for each class, from reading its code, which of these additions
+  are blocks ("source" names the modules). Found and expected blocks are matched module by module, not by their
+  number. Some additions have the form of a block, but their authors do not call them one (merges of a feature
+  pyramid, the hierarchy within a Res2Net block). They count as right whether they are found or not, so a model can
+  have more blocks than expected.
+- **other batch**: the largest difference from the model, relative to the largest output. The network is unrolled on a
+  batch of two and compared on a batch of one. **gradient**: the same for the gradient of a random sum of the output
+  with respect to the input (for tokens, to all weights).
+- **dropped**: the middle one of the droppable blocks, removed by `drop_blocks`, compared with a gate of 0. **gone**:
+  the number of parameters removed with it, and the number that the table of blocks states if it differs.
+- **droppable**: how many blocks `drop_blocks` can remove. The others only have gates, because something inside their
+  branch is read from outside; the table of blocks says what.
+- **pickle**: whether the smaller model is the same after saving and loading ("as model": the original cannot be
+  pickled either).
+- **seconds**: processor time of one call of `unroll` with an example input, on one thread of a busy machine.
 """
 
 
 def page(records: Sequence[Record], code: str) -> str:
-    """The page: what was tried, totals by library, what is not right, and a row for every model.
+    """The page: what was tested, totals by library, known failures, and one row per model.
 
     Args:
         records: one of each model.
@@ -66,7 +68,7 @@ def page(records: Sequence[Record], code: str) -> str:
     lines += [_states(records, code), ""]
     lines += ["## By library", "", *_totals(tried), ""]
     wrong = [(record, problems(record)) for record in tried if problems(record)]
-    lines += ["## What is not right", "", *[_line(record, said) for record, said in wrong], ""]
+    lines += ["## Known failures", "", *[_line(record, said) for record, said in wrong], ""]
     if skipped:
         lines += ["## Not tried", "", *[f"- {_name(r)}: {_cell(r['reason'])}" for r in skipped], ""]
     return "\n".join([*lines, "## All models", "", *_rows(tried), ""])
@@ -74,7 +76,7 @@ def page(records: Sequence[Record], code: str) -> str:
 
 def _line(record: Record, said: Sequence[str]) -> str:
     reason = REASONS.get(f"{record['library']}/{record['name']}")
-    return f"- {_name(record)}: {'; '.join(said)}." + (f" Why: {reason}." if reason else "")
+    return f"- {_name(record)}: {'; '.join(said)}." + (f" Reason: {reason}." if reason else "")
 
 
 def _states(records: Sequence[Record], code: str) -> str:
@@ -84,11 +86,11 @@ def _states(records: Sequence[Record], code: str) -> str:
     earlier = ", ".join(f"{count} by `{state}`" for state, count in counts.most_common(4))
     rest = sum(counts.values()) - sum(count for _, count in counts.most_common(4))
     if not counts:
-        return f"All {len(records)} records were made by one state of the code, `{code}`."
+        return f"All {len(records)} records were made by one version of the code, `{code}`."
     more = f" and {rest} by others" if rest else ""
     return (
-        f"Of {len(records)} records {now} were made by the state of the code that wrote this page (`{code}`), the "
-        f"others by earlier ones: {earlier}{more}."
+        f"Of {len(records)} records, {now} were made by the version of the code that wrote this page (`{code}`), the "
+        f"others by earlier versions: {earlier}{more}."
     )
 
 
@@ -107,7 +109,7 @@ def problems(record: Record) -> list[str]:
     if record["missing"]:
         said.append(f"{len(record['missing'])} blocks missing ({_few(record['missing'])})")
     if record["further"]:
-        said.append(f"{len(record['further'])} further blocks ({_few(record['further'])})")
+        said.append(f"{len(record['further'])} extra blocks ({_few(record['further'])})")
     for key, words in (("difference", "output differs"), ("gradient", "gradient differs"), ("drop difference",
                        "dropped differs from the gate of 0")):  # fmt: skip
         if record.get(key, 0.0) > EXACT:
@@ -115,11 +117,11 @@ def problems(record: Record) -> list[str]:
     said += [f"{key}: {_cell(record[key])[:300]}" for key in record if "error in" in key]
     if "parameters gone" in record and record["parameters gone"] != record["branch parameters"]:
         gone, promised = record["parameters gone"], record["branch parameters"]
-        said.append(f"{record['dropped']}: {gone:,} parameters went, {promised:,} were promised")
+        said.append(f"{record['dropped']}: {gone:,} parameters removed, {promised:,} expected")
     if record.get("pickle", "yes") not in ("yes", "as the model"):
         said.append(f"pickle: {_cell(record['pickle'])[:200]}")
     if record.get("output varies") is False:
-        said.append("the model's output does not depend on its input, so nothing is shown by it")
+        said.append("the model's output does not depend on its input, so the comparison shows nothing")
     if record.get("drop changes") is False:
         said.append("a gate of 0 changes nothing")
     return said
@@ -131,11 +133,12 @@ def _summary(tried: Sequence[Record]) -> list[str]:
     right = sum(map(all_blocks, tried))
     raw = sum(record["status"] == "raw error" or any(key.startswith("raw error") for key in record) for record in tried)
     return [
-        f"**{len(tried)} models**, {len(residual)} of them with residual blocks: {right} have all their blocks and no "
-        f"other ({right / max(len(tried), 1):.1%}; those without any are refused, with the reason). Of {len(unrolled)} "
-        f"that unroll, {sum(r.get('difference', 1.0) > EXACT for r in unrolled)} differ from the model and "
-        f"{sum(r.get('gradient', 0.0) > EXACT for r in unrolled)} from its gradient (by more than {EXACT:g}); "
-        f"{raw} raise an error that is none of the library's own."
+        f"**{len(tried)} models**, {len(residual)} of them with residual blocks: in {right} models exactly the "
+        f"expected blocks are found ({right / max(len(tried), 1):.1%}; models without any are refused, with the "
+        f"reason). Of the {len(unrolled)} that unroll, {sum(r.get('difference', 1.0) > EXACT for r in unrolled)} "
+        f"differ from the model and {sum(r.get('gradient', 0.0) > EXACT for r in unrolled)} from its gradient (by more "
+        f"than {EXACT:g}). "
+        f"{raw} raise an error other than the library's own."
     ]
 
 
@@ -171,7 +174,7 @@ def _total(name: str, records: Sequence[Record]) -> list[Any]:
 
 
 def _rows(tried: Sequence[Record]) -> list[str]:
-    heads = ("library", "model", "blocks", "expected", "where from", "other batch", "gradient", "droppable", "dropped",
+    heads = ("library", "model", "blocks", "expected", "source", "other batch", "gradient", "droppable", "dropped",
              "gone", "pickle", "seconds")  # fmt: skip
     return _table(heads, [_row(record) for record in tried])
 
@@ -203,7 +206,7 @@ def _number(value: float | None) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     written = [[_cell(str(value)) for value in row] for row in rows]
-    rule = ["---" if head in ("library", "model", "where from") else "---:" for head in heads]
+    rule = ["---" if head in ("library", "model", "source") else "---:" for head in heads]
     return [f"| {' | '.join(cells)} |" for cells in (list(heads), rule, *written)]
 
 

@@ -1,9 +1,9 @@
-"""How often each interval of the library holds the truth: simulated, and written to docs/explanation/intervals.md.
+"""Simulate the coverage of every interval of the library, and write docs/explanation/intervals.md.
 
     python analysis/intervals/coverage.py [--tries 2000] [--out docs/explanation/intervals.md]
 
-Each row draws data whose truth is known and computes the interval by the library's own function, `tries` times (fewer
-where one costs a tenth of a second; the column says how many). No network runs but for the sampled path norms.
+Each row draws data with a known truth and computes the interval with the library's own function, `tries` times (fewer
+where one costs a tenth of a second; the column says how many). Only the sampled path norms run a network.
 """
 
 # ruff: noqa: E501, the prose of the page is one line a paragraph
@@ -44,7 +44,7 @@ Ends = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Row:
-    """One regime: how often the interval held the truth, of so many tries (None: exact)."""
+    """One regime: the coverage of the interval, and the number of tries (None: exact)."""
 
     regime: str
     coverage: float
@@ -285,7 +285,7 @@ def ranks(tries: int) -> Iterator[Row]:
                 drawn = spearman(bootstrap_means(first, 200), bootstrap_means(second, 200))
                 bootstrap += np.quantile(drawn, 0.025) <= truth <= np.quantile(drawn, 0.975)
             yield Row(
-                f"{n} blocks, noise {spread:g} an image (bootstrap alone: {100 * bootstrap / tries:.0f} %)",
+                f"{n} blocks, noise {spread:g} per image (bootstrap alone: {100 * bootstrap / tries:.0f} %)",
                 inside / tries,
                 tries,
             )
@@ -309,143 +309,150 @@ KINDS = (
         "`accuracy_interval`; accuracies of the report and of `resnet-paths lesion`",
         "Wilson's score interval",
         shares,
-        "An interval where two images or more of either kind are expected. With fewer it jumps between 91 and 99 %, because counts are whole.",
+        "A valid interval if at least two images of either kind are expected. With fewer, coverage jumps between 91 and 99 %, because counts are integers.",
     ),
     Kind(
         "Differences of shares on the same images",
         "`SingleDeletions.damage_interval` and its columns, of error, top-5 error and disagreement",
         "both ends of Tango's (1998) score test",
         differences,
-        "An interval where some five images or more change; where fewer do, it covers more than it says, and never has zero width.",
+        "A valid interval if about five images or more change. If fewer do, it is conservative, and it never has zero width.",
     ),
     Kind(
-        "The largest fall of accuracy",
+        "The largest fall in accuracy",
         "`lesion.fall_at_most`, `PlanPoint.fall_at_most`, the report's recommendation",
         "one-sided score test of Tango (1998)",
         falls,
-        "A bound: holds in 95 % of cases or more. Points of a plan are tested in an order that these images did not decide, up to the first "
-        "that is not shown, so the chosen one needs no correction. Its *estimate* does: see below.",
+        "A valid bound: it holds in 95 % of cases or more. The points of a plan are tested in an order that does "
+        "not depend on these images, up to the first that fails, so the chosen one needs no correction. Its "
+        "*estimate* does: see below.",
     ),
     Kind(
         "The disagreement of a cascade",
         "`cascade_threshold`, `Cascade.threshold.at_most`",
-        "Clopper and Pearson's bound along a fixed sequence of thresholds, up to the first that is not shown",
+        "Clopper and Pearson's bound along a fixed sequence of thresholds, up to the first that fails",
         promises,
-        "A promise kept in 95 % of cases or more: by how much depends on how far the steps of the sequence lie apart.",
+        "The promise holds in 95 % of cases or more. How much more depends on the step size of the sequence.",
     ),
     Kind(
         "Medians over sets of deleted blocks",
         "`RandomDeletions.median_interval`, `Reorderings.by_swaps`",
-        "Wilson's interval for as many images as the median counts for, at most all (design effect, from the bootstrap); Student's of other metrics",
+        "Wilson's interval at the effective number of images, at most all of them (design effect, from the bootstrap); Student's t for other metrics",
         medians,
-        "An interval that covers more than it says: sets damaged on the same images err alike, and the median is taken to be no surer than one of them.",
+        "Conservative: sets damaged on the same images have correlated errors, and the median is taken to be no more precise than one of them.",
     ),
     Kind(
         "Means of real values over images",
         "`lesion.interval`, `SingleDeletions.low`, `high` and `damage_interval` of losses and other metrics; `BlockValues.intervals` and "
         "`interaction_intervals` of exhaustive games; `RoughnessStudy.interval`",
-        "on each side the further of Student's t and its bootstrap",
+        "on each side, the wider of Student's t and the bootstrap-t",
         means,
-        "An interval for values no more skewed than a log-normal of sigma 1, from 50 images on. **Not** where "
-        "a few images in a thousand decide the mean: a log-normal of sigma 2, or changes of one image in twenty among 50. Take more images, or "
-        "`soft_error`, which is bounded. Values without spread have an infinite interval (bounded metrics: a wide one), not a point.",
+        "A valid interval for values no more skewed than a log-normal of sigma 1, from 50 images on. **Not valid** "
+        "if a few images in a thousand dominate the mean: a log-normal of sigma 2, or changes of one image in "
+        "twenty among 50. Use more images, or `soft_error`, which is bounded. Values without spread have an "
+        "infinite interval (bounded metrics: a wide one), not a point.",
     ),
     Kind(
         "Bars of 1.96 standard errors",
-        "`Surface.errors` and `TrajectoryLosses.errors` as pictures draw them, `BlockValues.standard_errors`",
+        "`Surface.errors` and `TrajectoryLosses.errors` as drawn in plots, `BlockValues.standard_errors`",
         "mean ± 1.96 standard errors",
         students,
-        "Not an interval: the pictures say 1.96 standard errors.",
+        "Not a confidence interval: the plots say 1.96 standard errors.",
     ),
     Kind(
         "Shapley values from sampled orders",
-        "`BlockValues.intervals` of more than 16 blocks",
-        "Student's t of the two crossed variances, over images and over pairs of orders; degrees of freedom by Welch and Satterthwaite",
+        "`BlockValues.intervals` with more than 16 blocks",
+        "Student's t with the two crossed variances, over images and over pairs of orders; degrees of freedom by Welch and Satterthwaite",
         combined,
-        "An interval for values that are about normal.",
+        "A valid interval for approximately normal values.",
     ),
     Kind(
         "Norms of random paths",
         "`SampledPathGradients.interval`",
-        "on each side the further of the bootstrap of Student's t and the log-normal mean's interval (Olsson 2005)",
+        "on each side, the wider of the bootstrap-t and the interval of a log-normal mean (Olsson 2005)",
         norms,
-        "An interval on average over lengths and examples; of single lengths of a trained network, where the largest norms are rare, it covers less.",
+        "A valid interval on average over lengths and examples. For single lengths of a trained network, where the largest norms are rare, it covers less.",
     ),
     Kind(
         "Norms of random paths, mean over a batch",
         "`SampledPathGradients.over_examples_interval`",
-        "on each side the further of the bootstrap of Student's t within examples and Student's of the logarithm",
+        "on each side, the wider of the bootstrap-t within examples and Student's t of the logarithm",
         pooled,
-        "An interval from 64 draws on. With 16, the default, **not an interval** of a trained network's norms.",
+        "A valid interval from 64 draws on. With 16, the default, it is **not valid** for the norms of a trained network.",
     ),
     Kind(
         "Energies of paths",
         "`PathEnergy.low`, `high`",
-        "Student's interval of the logarithm",
+        "Student's t of the logarithm",
         energies,
-        "An interval; lengths that are exact have none.",
+        "A valid interval. Exact lengths have none.",
     ),
     Kind(
         "Traces",
         "`TraceEstimate.low`, `high` (`hutchinson`, `hutch_plus_plus`), `of_blocks`",
         "Student's t over random vectors",
         traces,
-        "An interval, for the given data.",
+        "A valid interval, for the given data.",
     ),
     Kind(
         "Roughness over planes or models",
         "`RoughnessStudy.interval`",
-        "as means of real values, with ends in [0, 1]",
+        "as for means of real values, with ends in [0, 1]",
         rough,
-        "An interval, from five planes or models on.",
+        "A valid interval, from five planes or models on.",
     ),
     Kind(
         "Differences of roughness",
         "`RoughnessDifference.low`, `high` (`compare_roughness`)",
-        "Student's paired t",
+        "Student's t, paired",
         rough_differences,
-        "An interval. Differences that are all alike have an infinite one and no p value.",
+        "A valid interval. If all differences are equal, it is infinite and there is no p-value.",
     ),
     Kind(
         "Rank correlations",
         "`PredictorRanking.spearman_range`, `kendall_range`, `Reorderings.rank_correlation`",
-        "the bootstrap's middle 95 %, joined with that of the noiseless values under a normal law",
+        "the middle 95 % of the bootstrap, joined with that of the noiseless values under a normal law",
         ranks,
-        "**Not an interval**, and no level is stated: a range. No method was found that covers 95 % for all levels of noise; the bootstrap alone "
-        "draws noise a second time and can miss the truth always.",
+        "**Not a confidence interval**: a range, with no stated confidence. We found no method that covers 95 % at "
+        "all levels of noise. The bootstrap alone adds noise a second time and can miss the truth every time.",
     ),
 )
 
-REST = """## Named otherwise
+REST = """## Other quantities with a range
 
-- `LengthDistribution.interval` (`path_lengths`), `EffectivePaths.low`, `high`: the central part of a distribution over lengths, exact; nothing is estimated.
-- `Timing.low`, `high` (`measure_latency`, `latencies_in_turn`): median and **quartiles** of the rounds. Between the quartiles lies half of the rounds,
-  which says nothing of how sure the median is; on a busy machine both move.
-- `Timing.share_of`, `PlanPoint.share_interval`: an interval for the median of the rounds' shares between two order statistics, which supposes nothing of
-  how times are distributed, only that rounds are independent. A Clock's 15 rounds cover with 96.5 %, the 30 of a timing anew with 95.7 % (`median_interval`; exact).
+- `LengthDistribution.interval` (`path_lengths`), `EffectivePaths.low`, `high`: the central part of a distribution over lengths. It is exact; nothing is estimated.
+- `Timing.low`, `high` (`measure_latency`, `latencies_in_turn`): median and **quartiles** of the rounds. They contain
+  half of the rounds and say nothing about the precision of the median. On a busy machine both move.
+- `Timing.share_of`, `PlanPoint.share_interval`: an interval for the median of the rounds' shares, between two order
+  statistics. It assumes that rounds are independent, and nothing about the distribution of times. With a Clock's 15
+  rounds the coverage is 96.5 %, with the 30 rounds of a repeated timing 95.7 % (`median_interval`; exact).
 - `fall_at_most` (Tango) and `share_at_most` (Clopper and Pearson, exact): one-sided bounds, `PlanPoint.fall_at_most` and `disagreement_at_most`.
 - `Surface.errors`, `TrajectoryLosses.errors`, `SampledPathGradients.standard_error`, `PathEnergy.standard_error`, `BlockValues.standard_errors`, the
   errors of a spectral density: standard errors.
-- `eigenvalue_ratio`'s errors: bounds from residuals, not statistics.
+- The errors of `eigenvalue_ratio` are bounds from residuals, not statistics.
 
 ## Chosen and measured on the same images
 
-The points of a plan lie on images kept apart from those that the search saw. Where the plan *chooses* by the images kept apart (`AccuracyDrop`, `Disagreement`), the
-chosen point's accuracy and fall are a little too good: among eight points with true falls of 0 to 3.5 % and 2 % allowed, by 0.8 points with 250
-images, 0.3 with 1000, 0.1 with 5000. `fall_at_most` stays right, and the intervals of the accuracies of all points hold together (Bonferroni). With `Latency` or
-`Count` the choice looks at none of them. Images that certify and images that search, repair or judge must differ; those in common are refused. For a figure to publish, measure the chosen model
-once on images that neither the search nor the choice saw.
+The points of a plan are measured on images that the search did not see. If the plan *chooses* by these held-out
+images (`AccuracyDrop`, `Disagreement`), the chosen point's accuracy and fall are slightly optimistic: among eight
+points with true falls of 0 to 3.5 % and 2 % allowed, by 0.8 points with 250 images, 0.3 with 1000, 0.1 with 5000.
+`fall_at_most` remains valid, and the intervals of the accuracies of all points hold jointly (Bonferroni). With
+`Latency` or `Count`, the choice uses none of these images. The images that certify must differ from those that
+search, repair or judge; shared images are refused. For a published figure, measure the chosen model once on images
+that neither the search nor the choice saw.
 """
 
 
 def page(tries: int) -> str:
     lines = [
-        "# Intervals, and how often they hold",
+        "# Confidence intervals and their coverage",
         "",
-        f"Made by `python analysis/intervals/coverage.py --tries {tries}` with resnet_paths {__version__}. Every interval of the library is listed: where "
-        "it is, how it is computed, and how often it held the truth in simulations where the truth is known. All say 95 %. Coverage between 93 and "
-        "97 % is taken as kept; more is safe but wide; less is said below each table. What an interval is *over* is said in its docstring: images, draws, "
-        "planes or trainings. None covers another training of the network, or images of another kind.",
+        f"Made by `python analysis/intervals/coverage.py --tries {tries}` with resnet_paths {__version__}. Every "
+        "interval of the library is listed: where it appears, how it is computed, and how often it contained the "
+        "truth in simulations with a known truth. All are nominal 95 % intervals. Coverage between 93 and 97 % "
+        "counts as correct; higher coverage is safe but wide; lower coverage is stated below each table. The "
+        "docstring of an interval says what it is *over*: images, draws, planes or trainings. None covers another "
+        "training of the network, or images of another kind.",
         "",
     ]
     for kind in KINDS:
