@@ -72,7 +72,7 @@ def test_help_teaches() -> None:
         (["lesion", "--device", "cuda:99"], "a device that is there"),
         (["lesion", "--limit", "0"], "at least 1"),
         (["lesion", "--limit", "20", "--drop", "99"], "from 0 to 27"),
-        (["unroll", "--model", "vgg11"], "adds no two values"),
+        (["unroll", "--model", "vgg11"], "never adds two"),
         (["unroll", "--input", "3by3"], "numbers joined by x"),
         (["unroll", "--model", "os:getcwd"], "to return a torch.nn.Module"),
     ],

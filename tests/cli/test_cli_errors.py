@@ -29,7 +29,7 @@ WRONG = [
     (["reproduce", "veit2015"], "did you mean veit2016?"),
     (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),
     (["reproduce", "li2018", "--data", "nowhere"], "no file"),
-    (["unroll", "--model", "vgg11"], "adds no two values"),
+    (["unroll", "--model", "vgg11"], "never adds two"),
     (["unroll", "--input", "3by3"], "numbers joined by x"),
     (["unroll", "--input", "3x32x32"], "--input as the shape of what the model takes"),
     (["unroll", "--model", " "], "a value for --model"),

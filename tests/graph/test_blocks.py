@@ -68,7 +68,7 @@ def test_forms_of_addition(function, expected) -> None:
         (lambda m, x: m.d(x[:, :1].expand(-1, 3)) + x[:, 1:2], "different parts"),
         (lambda m, x: (x > 0).to(x.dtype) + m.a(x), "does not carry the entry's values"),
         (lambda m, x: x + x, "adds a value to itself"),
-        (lambda m, x: m.b(m.a(x)), "adds no two values"),
+        (lambda m, x: m.b(m.a(x)), "never adds two"),
     ],
 )
 def test_refusals_carry_their_reason(function, reason: str) -> None:
@@ -160,7 +160,7 @@ def test_dense_networks_are_told_apart() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x, self.a(x)], 1)
 
-    with pytest.raises(NoBlocksError, match="1 in all"):
+    with pytest.raises(NoBlocksError, match="1 times"):
         unroll(Dense())
 
 
@@ -178,7 +178,5 @@ def test_blocks_in_a_plain_list_are_told_where_they_belong() -> None:
         def forward(self, x):
             return x + self.blocks[0](x)
 
-    with pytest.raises(
-        NoBlocksError, match=r"registers \(blocks belong into an nn.ModuleList, not into a plain list\)"
-    ):
+    with pytest.raises(NoBlocksError, match=r"nn\.ModuleList"):
         unroll(Listed().eval(), torch.randn(2, 3))

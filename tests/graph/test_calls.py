@@ -317,7 +317,7 @@ class WritesView(nn.Module):
         return self.b(written(self.a(x), self.way))
 
 
-@pytest.mark.filterwarnings("ignore:.*could not be looked into")
+@pytest.mark.filterwarnings("ignore:.*could not be traced")
 @pytest.mark.parametrize("way", ["view", "slice", "item", "narrow", "view read later"])
 def test_what_is_written_through_a_view_is_right_or_closed_when_traced(way: str) -> None:
     torch.manual_seed(0)

@@ -174,7 +174,7 @@ def test_convolutions_that_cannot_be_fused_are_left_to_the_model() -> None:
 def test_it_refuses_to_run_where_somebody_watches() -> None:
     model = cifar_resnet(8, seed=0).eval()
     whole, x = Whole(trace(model)), torch.randn(1, 3, 8, 8)
-    with pytest.raises(RuntimeError, match="no autograd and no hooks"):
+    with pytest.raises(RuntimeError, match="hooks"):
         whole(x)
     handle = model.layer1[0].conv1.register_forward_pre_hook(lambda module, args: None)
     with torch.no_grad():

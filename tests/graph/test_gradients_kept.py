@@ -312,7 +312,7 @@ def test_a_custom_function_that_writes_over_its_input_closes_the_module_when_rec
     model = nn.Sequential(nn.Linear(4, 6), Residual(WritesBlock())).double().eval()
     net = network(model, "record")
     assert set(net.opaque) == {"1.inner"}
-    assert "writes over its input" in net.opaque["1.inner"]
+    assert "overwrites its input" in net.opaque["1.inner"]
     assert_same_gradients(net, model, torch.randn(5, 4, dtype=torch.float64))
 
 

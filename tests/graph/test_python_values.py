@@ -198,7 +198,7 @@ def test_a_number_read_off_the_input_is_read_again_or_compared() -> None:
     model = Normalised(whole=True)
     net = UnrolledNetwork(model, lambda: record(model, x))
     assert torch.equal(net(x * 0.99), model(x * 0.99))
-    with pytest.raises(UnrollError, match="decides as it did on the example"):
+    with pytest.raises(UnrollError, match="takes another"):
         net(other)
 
 
@@ -220,7 +220,7 @@ def test_a_membership_is_asked_again_not_the_truth_of_the_whole_tensor() -> None
     model = Padded()
     net = unroll(model, tokens)
     assert torch.equal(net(tokens + 2), model(tokens + 2))
-    with pytest.raises(UnrollError, match="decides as it did on the example"):
+    with pytest.raises(UnrollError, match="takes another"):
         net(tokens - 1)
 
 
@@ -233,7 +233,7 @@ def test_tensors_from_outside_of_torch_are_refused_not_kept() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.a(x) * torch.from_numpy(np.sin(x.detach().numpy()))
 
-    with pytest.raises(TraceError, match="Python computes with a number that is read off"):
+    with pytest.raises(TraceError, match="Python computes with a number"):
         recorded(ThroughNumpy())
     model = nn.Sequential(nn.Linear(4, 4), ThroughNumpy())
     assert set(recorded(model).opaque) == {"1"}
@@ -314,7 +314,7 @@ def test_what_is_decided_by_whole_numbers_and_truth_values_is_asked_again(kind: 
     net = unroll(model, x)
     assert len(net) == 1
     assert torch.equal(net(x / 2), model(x / 2))
-    with pytest.raises(UnrollError, match="decides as it did on the example"):
+    with pytest.raises(UnrollError, match="takes another"):
         net(x - 2)
 
 

@@ -223,7 +223,11 @@ def test_a_structure_that_follows_the_batch_size_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("example", "message"),
-    [("x", "expected tensors"), (torch.randn(2, 5), "does not run"), ({"y": torch.randn(2, 4)}, "forward takes")],
+    [
+        ("x", "expected tensors"),
+        (torch.randn(2, 5), "fails on the example"),
+        ({"y": torch.randn(2, 4)}, "forward takes"),
+    ],
 )
 def test_wrong_examples(example: object, message: str) -> None:
     with pytest.raises(TraceError, match=message):
@@ -263,7 +267,7 @@ def test_a_question_about_the_inputs_values_must_be_answered_as_on_the_example()
         net = recorded(model, (x, example))
         assert len(net) == 2
         assert torch.equal(net((x, example)), model(x, example))
-        with pytest.raises(UnrollError, match="the model decides as it did on the example"):
+        with pytest.raises(UnrollError, match="takes another"):
             net((x, other))
         assert torch.equal(unroll(model, (x, other))((x, other)), model(x, other))
 
@@ -284,7 +288,7 @@ def test_another_shape_than_the_examples_is_compared_with_the_model_first() -> N
     same, other = torch.randn(3, 2, 5), torch.randn(3, 2, 7)
     assert torch.equal(net(same), model(same))
     for _ in range(2):
-        with pytest.raises(UnrollError, match=r"does not hold: it differs .* again with an example of this shape"):
+        with pytest.raises(UnrollError, match=r"it differs .* again with an example of this shape"):
             net(other)
     net = recorded(Free(), torch.randn(2, 2, 5))
     assert torch.equal(net(other), net.model(other))

@@ -49,7 +49,7 @@ class Opaque(Attention):
         return super().forward(x if float(x.sum()) < 1e9 else -x)
 
 
-@pytest.mark.filterwarnings("ignore:.*could not be looked into")
+@pytest.mark.filterwarnings("ignore:.*could not be traced")
 @pytest.mark.parametrize("closed", [False, True])
 def test_weights_that_nothing_reads_keep_no_branch(closed: bool) -> None:
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 _CASES = [pytest.param(family, id=f"{family.library}-{family.name}") for family in ALL]
 
 
-@pytest.mark.filterwarnings("ignore:.*could not be looked into")
+@pytest.mark.filterwarnings("ignore:.*could not be traced")
 @pytest.mark.parametrize("family", _CASES)
 def test_network_is_the_model(family: Family) -> None:
     if family.library != "torchvision":

@@ -1,9 +1,11 @@
-"""Values that a forward read from its model while it was followed, and that a graph holds for good.
+"""Python values that a forward read from its model while it was traced: the graph holds them as constants.
 
-``x + self.scale * f(x)`` with a number ``scale``, ``if i not in self.skip``: what is read is a constant of the graph.
-So what was read is noted, and compared whenever the network is used. Reading is seen by replacing
-``nn.Module.__getattribute__``, for the thread that follows the model, while it does. Tensors of the model are operands
-of the graph, read anew at each run, except where Python was told their values or a constant was computed from them.
+In ``x + self.scale * f(x)`` with a number ``scale``, or in ``if i not in self.skip``, the value read becomes a constant
+of the graph. If the user changes it later, the network would silently compute with the old one. So every such read is
+recorded and compared whenever the network is used. Reads are observed by replacing ``nn.Module.__getattribute__``, only
+in the thread that follows the model and only while it does. Tensors of the model need no such care: they are operands
+of the graph and are read again in each run, except where Python saw their values or a constant was computed from them
+(`HeldTensor`).
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ class Baked(NamedTuple):
 
 @dataclass(eq=False)
 class HeldTensor:
-    """A tensor of the model with which the forward computed while it was followed, the result being a constant.
+    """A tensor of the model from which a constant of the graph was computed.
 
     Attributes:
         name: its qualified name.
-        value: a copy of it as it was then.
-        seen: the tensor and its version when it was last compared: what has not been written to is not compared.
-        view: the constant is a view of the tensor, and so changes with it as long as the memory is the same.
+        value: a copy of its value at that time.
+        seen: the tensor and its version at the last comparison; a tensor not written to since is not compared again.
+        view: the constant is a view of the tensor, so it changes with the tensor as long as both share memory.
     """
 
     name: str
@@ -53,35 +55,35 @@ class HeldTensor:
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor, *, view: bool) -> HeldTensor:
-        """Note a tensor's present value."""
+        """Record a tensor's current value."""
         return cls(name, tensor.detach().clone(), (tensor, version(tensor)), view)
 
     def check(self, now: torch.Tensor) -> None:
-        """That the tensor is as it was.
+        """Check that the tensor still holds the same values.
 
         Raises:
-            UnrollError: it is not.
+            UnrollError: it does not.
         """
         if self.seen[0] is now and (self.view or self.seen[1] == version(now) >= 0):
             return
         if now.shape != self.value.shape or not same_numbers(now.to(self.value), self.value):
             raise UnrollError(
                 f"expected {self.name} to hold the values that it had when the model was unrolled, got others; the "
-                "network holds what was computed from the old ones: unroll the model again"
+                "network contains constants computed from the old ones: unroll the model again"
             )
         self.seen = now, version(now)
 
 
 def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one shape hold the same; NaN equals NaN."""
+    """Whether two tensors of the same shape are equal; NaN equals NaN."""
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 class HeldTensors:
-    """The tensors of a model that are noted while its forward is followed.
+    """Collects the tensors of a model from which constants are computed while its forward is followed.
 
     Args:
-        tensors: all its tensors, by name.
+        tensors: all tensors of the model, by name.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -90,36 +92,40 @@ class HeldTensors:
         self._noted: dict[str, HeldTensor] = {}
 
     def note(self, names: Iterable[str], constant: torch.Tensor | None = None) -> None:
-        """Note some as they are now, given what was computed from them.
+        """Record the named tensors with their current values.
 
-        Not what the forward itself has written to (a counter).
+        A tensor that the forward itself has written to (a counter) is skipped: it differs in every run.
+
+        Args:
+            names: the tensors.
+            constant: what was computed from them.
         """
         for name in names:
             tensor = self._tensors[name]
             view = constant is not None and constant.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-            known = self._noted.get(name)
-            if known is not None:
-                known.view = known.view and view
+            noted = self._noted.get(name)
+            if noted is not None:
+                noted.view = noted.view and view
             elif version(tensor) == self._versions[name]:
                 self._noted[name] = HeldTensor.of(name, tensor, view=view)
 
     def noted(self) -> tuple[HeldTensor, ...]:
-        """Those noted."""
+        """The tensors recorded so far."""
         return tuple(self._noted.values())
 
 
 def version(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; -1 where PyTorch does not count (inference tensors)."""
+    """The number of writes to a tensor; -1 where PyTorch does not count them (inference tensors)."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 class Reads:
-    """The plain attributes that modules of a model are asked for.
+    """Collects the plain attributes that are read from the modules of a model.
 
     Args:
         model: the model.
-        watching: whether a read at this moment counts.
-        method: given a module's path and one of its own methods that is read, what is read instead.
+        watching: whether a read counts at this moment.
+        method: maps a module's path and one of its own methods to what a read of that method returns.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class Reads:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within the block reads in this thread are noted."""
+        """Within the block, reads in this thread are recorded."""
 
         def reading(original: Any) -> Any:
             def read(module: nn.Module, name: str) -> Any:
@@ -161,15 +167,15 @@ class Reads:
             self.seen[key] = Baked(module, name, value if isinstance(value, tuple) else _copied(value), path)
 
     def kept(self) -> tuple[Baked, ...]:
-        """What was read and not changed since, by the forward itself (a counter)."""
+        """The values read, without those that the forward itself has changed since (a counter)."""
         return tuple(baked for baked in self.seen.values() if _now(baked) == baked.value)
 
 
 def check_unchanged(baked: tuple[Baked, ...]) -> None:
-    """That the values which a graph holds are still those of the model.
+    """Check that the constants of a graph still equal the model's attributes.
 
     Raises:
-        UnrollError: one has changed.
+        UnrollError: an attribute has changed.
 
     Cost: one comparison per value.
     """
@@ -179,7 +185,7 @@ def check_unchanged(baked: tuple[Baked, ...]) -> None:
             where = f"{path}.{name}" if path else name
             what = "nothing" if now is _GONE else repr(now) if _is_plain(now) else f"a {type(now).__name__}"
             raise UnrollError(
-                f"expected {where} to be {value!r}, as when the model was unrolled, got {what}; the network holds the "
+                f"expected {where} to be {value!r}, as when the model was unrolled, got {what}; the network uses the "
                 "old value: unroll the model again"
             )
 
@@ -199,7 +205,7 @@ def _copied(value: Any) -> Any:
 
 
 def _is_stored(module: nn.Module, name: str) -> bool:
-    """Whether an attribute is kept as it is, in the instance or its class; a property is not, nor is a method."""
+    """Whether an attribute is a stored value of the instance or its class, rather than a property or a method."""
     if name in object.__getattribute__(module, "__dict__"):
         return True
     owner = next((kind for kind in type(module).__mro__ if name in vars(kind)), None)

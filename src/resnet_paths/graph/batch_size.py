@@ -1,8 +1,9 @@
-"""Two recordings of one model made into one that holds for any batch size.
+"""Merge two recordings of one model into a program that is valid for any batch size.
 
-A recorded forward holds whole numbers where the model computed with the size of its batch. Two recordings at sizes b
-and b + 1 tell which: a number that is p in one and q in the other is ``(q - p) * batch + p - (q - p) * b``. Whatever
-else differs depends on the values of the input; the module in whose forward it does cannot be followed.
+A recorded forward contains integers where the model computed with its batch size. One recording cannot tell which they
+are; two, at batch sizes b and b + 1, can: an integer that is p in one and q in the other is
+``(q - p) * batch + p - (q - p) * b``. Two sizes suffice because only affine dependence is supported. Anything else that
+differs depends on the values of the input, so the module whose forward computes it cannot be followed.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from .trees import leaves, map_leaves
 
 
 def with_batch_size(program: Program, other: Program, batch: int) -> Program:
-    """The program with each whole number that depends on the batch size computed from it.
+    """The program with each integer that depends on the batch size computed from the input's size.
 
     Args:
-        program: recorded at `batch`; it is changed.
+        program: recorded at `batch`; it is modified.
         other: recorded at ``batch + 1``.
         batch: the first batch size.
 
     Raises:
-        CannotFollow: the two recordings differ in more than such numbers.
+        CannotFollow: the two recordings differ in anything else.
     """
     ones, others = list(program.graph.nodes), list(other.graph.nodes)
     for one, two in itertools.zip_longest(ones, others):
         if one is None or two is None or not same_operation(one, two):
-            raise CannotFollow(where_they_part(one, two), "its operations are not the same at two batch sizes")
+            raise CannotFollow(where_they_part(one, two), "its operations differ between two batch sizes")
     solver = _Solver(program, batch)
     for one, two in zip(ones, others, strict=True):
         solver.merge(one, two)
@@ -44,7 +45,7 @@ def with_batch_size(program: Program, other: Program, batch: int) -> Program:
 
 
 class _Solver:
-    """Puts the numbers that follow the batch size into a program.
+    """Inserts the expressions that replace integers depending on the batch size.
 
     Args:
         program: the program.
@@ -55,10 +56,10 @@ class _Solver:
         self.program, self.batch = program, batch
         self.size: fx.Node | None = None
         self.last: fx.Node | None = None
-        self.made: dict[tuple[int, int], fx.Node] = {}
+        self.expressions: dict[tuple[int, int], fx.Node] = {}
 
     def merge(self, one: fx.Node, two: fx.Node) -> None:
-        """Make a node's arguments hold at both batch sizes, given its twin."""
+        """Make a node's arguments valid at both batch sizes, given the same node of the other recording."""
         numbers = list(leaves((one.args, one.kwargs))), list(leaves((two.args, two.kwargs)))
         if len(numbers[0]) != len(numbers[1]):
             raise CannotFollow(
@@ -71,7 +72,7 @@ class _Solver:
         one.args, one.kwargs = map_leaves((one.args, one.kwargs), lambda _: next(values))
 
     def value(self, node: fx.Node, one: Any, two: Any) -> Any:
-        """One argument that holds at both."""
+        """One argument, valid at both batch sizes."""
         if isinstance(one, fx.Node) or one is two:
             return one
         if type(one) is int and type(two) is int and one != two:
@@ -87,14 +88,14 @@ class _Solver:
     def expression(self, factor: int, offset: int) -> fx.Node:
         """The node of ``factor * batch + offset``."""
         key = (factor, offset)
-        if key not in self.made:
+        if key not in self.expressions:
             node = self._batch()
             if factor != 1:
                 node = self._add(operator.mul, node, factor)
             if offset:
                 node = self._add(operator.add, node, offset)
-            self.made[key] = node
-        return self.made[key]
+            self.expressions[key] = node
+        return self.expressions[key]
 
     def _batch(self) -> fx.Node:
         if self.size is None:
@@ -108,9 +109,9 @@ class _Solver:
 
     def _add(self, function: Any, node: fx.Node, number: int) -> fx.Node:
         with self.program.graph.inserting_after(self.last):
-            made = self.program.graph.call_function(function, (node, number))
-        self._note(made)
-        return made
+            result = self.program.graph.call_function(function, (node, number))
+        self._note(result)
+        return result
 
     def _note(self, node: fx.Node) -> None:
         node.meta["call"] = self.program.root

@@ -1,16 +1,17 @@
 """Which additions of a graph are residual blocks, and why the others are not.
 
-An addition is a block when one of its terms, the shortcut, comes from a value e by a shallow way (e itself, or a
-projection, pooling, padding) and the other term, the branch, is computed from e too, through strictly more weighted
-layers. e, the block's entry, is the nearest such value. Nothing is asked of the rest of the graph: the sum need not lie
-on a chain from input to output, others may read it or the entry, the branch may read further values (its side inputs),
-and it may hold other blocks. (Demanding that every addition dominates the output, as a chain of blocks does, hides all
-blocks that a U-Net, a feature pyramid or an encoder taps.)
+An addition is a block when one of its terms, the shortcut, comes from a value e by a shallow path (e itself, or a
+projection, pooling, padding) and the other term, the branch, is also computed from e, through strictly more weighted
+layers. The block's entry e is the nearest such value. Nothing is required of the rest of the graph: the sum need not
+lie on a chain from input to output, other operations may read it or the entry, the branch may read further values (its
+side inputs), and it may contain other blocks. Requiring every addition to dominate the output, as in a chain of blocks,
+would hide all blocks that a U-Net, a feature pyramid or an encoder reads from the side.
 
-Depths are those of the *deepest* ways: a branch that holds blocks has an identity way through it, yet is deep. What
-keeps other additions out: a shortcut may hold no block (two streams that merge), no product of two values of the data
-(highway gates) and no operation that reads off values instead of carrying them (masks); a branch must hold weights
-(rotary embeddings and norms written out by hand do not). A low-rank adapter beside a layer is part of the layer.
+Depth is counted along the *deepest* path: a branch that contains blocks has an identity path through it, yet is deep.
+The remaining rules keep other additions out. A shortcut may contain no block (two merging streams), no product of two
+data-dependent values (highway gates) and no operation that derives new values instead of carrying the entry's (masks).
+A branch must have weights (rotary embeddings and hand-written norms do not). A low-rank adapter beside a layer is part
+of that layer.
 
 Source: Veit, Wilber and Belongie (2016), section 3, for blocks as shortcut plus branch; the rule is ours.
 """
@@ -36,14 +37,14 @@ class Cut:
     """Where a block lies in the graph: ``post(shortcut(entry) + branch(entry))``.
 
     Attributes:
-        entry: the node from which the shortcut and the branch part.
+        entry: the node at which the shortcut and the branch diverge.
         shortcut: the shortcut's last node (`entry` itself for an identity).
         branch: the last node of each branch term (one, or several for parallel branches).
         add: the addition.
         post: the activation after the addition, or `add` itself.
-        shortcut_nodes: the nodes on ways from the entry to the shortcut's end, without `entry`.
-        branch_nodes: the nodes on ways from the entry to the branch's ends, without `entry`; those of nested blocks are
-            among them, those that compute side inputs are not.
+        shortcut_nodes: the nodes on paths from the entry to the shortcut's end, without `entry`.
+        branch_nodes: the nodes on paths from the entry to the branch's ends, without `entry`; they include those of
+            nested blocks, but not those that compute side inputs.
     """
 
     entry: fx.Node
@@ -78,12 +79,12 @@ class _Refused(Exception):
 
 
 Depth = tuple[int, int]
-"""Weighted layers on the deepest way, then all layers with parameters (a branch may be a norm and a pooling)."""
+"""Weighted layers on the deepest path, then all layers with parameters (a branch may be just a norm and a pooling)."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Ways:
-    """The two ways from an entry to the terms of a sum."""
+    """The two sets of paths from an entry to the terms of a sum."""
 
     entry: fx.Node
     shortcut: fx.Node
@@ -95,7 +96,7 @@ class _Ways:
 
 
 def find_blocks(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refusal]]:
-    """The residual blocks behind the model's outputs, in the order of their additions, and the additions refused."""
+    """The blocks that the model's outputs depend on, in the order of their additions, and the refused additions."""
     finder = _Finder(program, flow)
     refusals: list[Refusal] = []
     needed = ancestors(*(node for _, node in tensor_outputs(program.root.output)), program.output)
@@ -104,7 +105,7 @@ def find_blocks(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refus
             continue
         try:
             if operations.is_gate(node) and len(flow.sources(node)) > 1:
-                raise _Refused("it mixes its terms by a weight that is computed from the data (a gate, as in highway)")
+                raise _Refused("it mixes its terms by a weight computed from the data (a gate, as in highway networks)")
             if operations.is_add(node) and len(_terms(node, flow)) == 2:
                 finder.add(node)
         except _Refused as refused:
@@ -112,55 +113,55 @@ def find_blocks(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refus
     cuts = list(finder.cuts.values())
     main = main_input(flow, [cut for cut in cuts if cut.shortcut is cut.entry] or cuts)
     beside = [cut for cut in cuts if main is not None and _carries_another_input(cut, main, flow)]
-    reason = "its shortcut carries a side input (a time step, a condition), not the stream that its branch computes on"
+    reason = "its shortcut carries a side input (a time step, a condition), not the stream that its branch transforms"
     refusals += [Refusal(call_of(cut.add).path, cut.add.name, reason) for cut in beside]
     return [cut for cut in cuts if cut not in beside], refusals
 
 
 def main_input(flow: DataFlow, cuts: list[Cut]) -> fx.Node | None:
-    """The input from which most blocks' entries are computed, the first of several; None without blocks."""
+    """The input that most blocks' entries depend on (the first one on a tie); None without blocks."""
     inputs = [node for node in flow.program.placeholders.values() if node in flow.carries]
     return max(inputs, key=lambda node: sum(flow.is_behind(cut.entry, node) for cut in cuts), default=None)
 
 
 def _carries_another_input(cut: Cut, main: fx.Node, flow: DataFlow) -> bool:
-    """Whether a part or projection of a side input is added to the main stream (feature-wise modulation)."""
+    """Whether the shortcut is a part or projection of a side input, added to the main stream (as in FiLM)."""
     through_main = any(flow.is_behind(end, main) for end in cut.branch)
     return cut.shortcut is not cut.entry and through_main and not flow.is_behind(cut.entry, main)
 
 
 def follow_output(
-    program: Program, flow: DataFlow, cuts: list[Cut], wanted: str | int | Path | None = None
+    program: Program, flow: DataFlow, cuts: list[Cut], requested: str | int | Path | None = None
 ) -> tuple[list[Cut], list[Refusal]]:
-    """Choose the output that an evaluation gives, and keep the blocks from which it is computed.
+    """Choose the output that an evaluation returns, and keep the blocks that it depends on.
 
-    Without a wish: the entry called ``logits``, else the output with the most blocks behind it, the first of several.
-    The program is changed: `output` and `output_path`.
+    By default this is the entry called ``logits``, else the output that depends on the most blocks (the first one on a
+    tie). The program is modified: `output` and `output_path`.
 
     Raises:
-        OutputError: the model returns nothing at the place wanted.
+        OutputError: the model returns nothing at `requested`.
     """
     returned = dict(tensor_outputs(program.root.output)) or {(): program.output}
     behind = {
         path: sum(flow.is_behind(node, cut.add) for cut in cuts) if node in flow.carries else -1
         for path, node in returned.items()
     }
-    if wanted is not None:
-        path = wanted if isinstance(wanted, tuple) else (wanted,)
+    if requested is not None:
+        path = requested if isinstance(requested, tuple) else (requested,)
         if path not in returned:
-            names = ", ".join(repr(known[0] if len(known) == 1 else known) for known in returned if known)
+            names = ", ".join(repr(place[0] if len(place) == 1 else place) for place in returned if place)
             advice = f"choose one of {names}" if names else "the model returns one tensor, so leave output out"
-            raise OutputError(f"expected an output that the model returns, got {wanted!r}; {advice}")
+            raise OutputError(f"expected an output that the model returns, got {requested!r}; {advice}")
     else:
-        path = ("logits",) if ("logits",) in returned else max(behind, key=lambda known: behind[known])
+        path = ("logits",) if ("logits",) in returned else max(behind, key=lambda place: behind[place])
     program.output, program.output_path = returned[path], path
     kept = [cut for cut in cuts if program.output in flow.carries and flow.is_behind(program.output, cut.add)]
-    reason = f"the output that is followed, {list(path)}, is not computed from it; choose another with output="
+    reason = f"the chosen output, {list(path)}, does not depend on it; choose another with output="
     return kept, [Refusal(call_of(cut.add).path, cut.add.name, reason) for cut in cuts if cut not in kept]
 
 
 def learned_starts(program: Program, carries: set[fx.Node]) -> set[fx.Node]:
-    """Learned values to which a branch that reads them is added: a class token and its first attention."""
+    """Learned values that a branch reads and is then added to: a class token and its first attention."""
     starts: set[fx.Node] = set()
     for node in program.graph.nodes:
         if node not in carries or not operations.is_add(node):
@@ -178,12 +179,12 @@ def _has_parameter_behind(node: fx.Node, program: Program) -> bool:
 
 
 def _terms(add: fx.Node, flow: DataFlow) -> list[fx.Node]:
-    """The terms of a sum that carry data, a term that stands twice listed twice."""
+    """The terms of a sum that carry data; a term that occurs twice is listed twice."""
     return [term for term in add.args if isinstance(term, fx.Node) and term in flow.carries]
 
 
 class _Finder:
-    """The blocks found so far, by their addition, and what decides on the next one."""
+    """The blocks found so far, by their addition, and the rules that decide on the next one."""
 
     def __init__(self, program: Program, flow: DataFlow) -> None:
         self.program, self.flow = program, flow
@@ -191,10 +192,10 @@ class _Finder:
         self._sizes: dict[fx.Node, Depth] = {}
 
     def add(self, node: fx.Node) -> None:
-        """Take an addition as a block.
+        """Accept an addition as a block.
 
         Raises:
-            _Refused: it is none.
+            _Refused: it is not one.
         """
         one, other = _terms(node, self.flow)
         if one is other:
@@ -210,21 +211,21 @@ class _Finder:
         self.cuts[node] = Cut(ways.entry, ways.shortcut, branch, node, post_activation(node, self.program), *nodes)
 
     def _flattened(self, ways: _Ways) -> tuple[fx.Node, ...]:
-        """The branch terms: both of ``f(x) + g(x)``, which alone looked like a block, where x is the shortcut."""
+        """The branch terms: both of ``f(x) + g(x)``, which by itself looked like a block, if x is the shortcut."""
         inner = self.cuts.get(ways.branch)
         if inner is None or inner.post is not inner.add or len(inner.add.users) != 1:
             return (ways.branch,)
         if not self.flow.is_behind(inner.entry, ways.entry):
             return (ways.branch,)
         before = self.flow.between(ways.entry, inner.entry)
-        apart = any(node in self.cuts for node in before) or self._depth(ways.entry, inner.entry, before)[0]
-        if apart or not self._depth(inner.entry, inner.shortcut, set(inner.shortcut_nodes))[0]:
+        separated = any(node in self.cuts for node in before) or self._depth(ways.entry, inner.entry, before)[0]
+        if separated or not self._depth(inner.entry, inner.shortcut, set(inner.shortcut_nodes))[0]:
             return (ways.branch,)
         del self.cuts[ways.branch]
         return (inner.shortcut, *inner.branch)
 
     def _parallel(self, node: fx.Node, inner: fx.Node, other: fx.Node) -> bool:
-        """Take ``(x + f(x)) + g(x)`` as one block with two branches; whether it is of this form."""
+        """Accept ``(x + f(x)) + g(x)`` as one block with two branches; False if the sum does not have this form."""
         cut = self.cuts.get(inner)
         if cut is None or cut.post is not inner or len(inner.users) != 1:
             return False
@@ -248,7 +249,9 @@ class _Finder:
             _Refused: neither term is a shortcut around the other.
         """
         if all(self._is_product(term) for term in (one, other)) and not self._nested(one, other):
-            raise _Refused("both of its terms are multiplied by values computed from the data (gates, as in highway)")
+            raise _Refused(
+                "both of its terms are multiplied by values computed from the data (gates, as in highway networks)"
+            )
         measured = [
             self._measured(entry, shortcut, branch)
             for shortcut, branch in ((one, other), (other, one))
@@ -259,6 +262,7 @@ class _Finder:
         strict = [ways for ways in measured if ways.shortcut_depth < ways.branch_depth]
         if not strict:
             raise _Refused(_why_level(measured))
+        # The shallowest shortcut wins; among equals, the one with the latest entry (the smallest block).
         strict.sort(key=lambda ways: (ways.shortcut_depth, -self.flow.order[ways.entry]))
         reasons = [self._objection(ways) for ways in strict]
         if all(reasons):
@@ -269,7 +273,7 @@ class _Finder:
         return self.flow.is_behind(one, other) or self.flow.is_behind(other, one)
 
     def _nearest(self, shortcut: fx.Node, branch: fx.Node) -> fx.Node | None:
-        """The last value on all ways to the shortcut's end from which the branch is computed too."""
+        """The last value on all paths to the shortcut's end that the branch depends on too."""
         node: fx.Node | None = shortcut
         while node is not None and not self.flow.is_behind(branch, node):
             node = self.flow.idom[node]
@@ -281,12 +285,12 @@ class _Finder:
         return _Ways(entry, shortcut, branch, *nodes, *depths)
 
     def _depth(self, entry: fx.Node, end: fx.Node, inside: set[fx.Node]) -> Depth:
-        """The size of the deepest way from entry to end."""
+        """The depth of the deepest path from entry to end."""
         depth: dict[fx.Node, Depth] = {entry: (0, 0)}
         for node in sorted(inside, key=self.flow.order.__getitem__):
             behind = max(depth[source] for source in self.flow.sources(node) if source in depth)
-            own = self._size(node)
-            depth[node] = (behind[0] + own[0], behind[1] + own[1])
+            size = self._size(node)
+            depth[node] = (behind[0] + size[0], behind[1] + size[1])
         return depth[end]
 
     def _size(self, node: fx.Node) -> Depth:
@@ -301,7 +305,7 @@ class _Finder:
         return operations.is_product(node) and len([f for f in factors if f in self.flow.carries]) > 1
 
     def _objection(self, ways: _Ways) -> str:
-        """Why a sum with these ways is not a block; empty where it is one."""
+        """Why a sum with these paths is not a block; empty if it is one."""
         if any(node in self.cuts for node in ways.shortcut_nodes):
             return "it merges two streams: both of its terms pass through blocks"
         if any(self._is_product(node) for node in ways.shortcut_nodes):
@@ -309,14 +313,14 @@ class _Finder:
         if operations.splits(ways.entry) or self._reads_other_part(ways):
             return "its terms are computed from different parts of one value"
         if ways.shortcut_nodes & ways.branch_nodes:
-            return "its shortcut and its branch share operations after they parted"
+            return "its shortcut and its branch share operations after they diverge"
         for node in ways.shortcut_nodes:
             if operations.reads_off(node, module_of(node, self.program)):
-                return f"its shortcut does not carry the entry's values: it passes through {node.name}"
+                return f"its shortcut does not carry the entry's values: it goes through {node.name}"
         if not any(self._is_layer(node) for node in ways.branch_nodes):
             return (
-                "its branch holds no weights that the model registers (blocks belong into an nn.ModuleList, not into a "
-                "plain list)"
+                "its branch has no weights registered with the model (keep blocks in an nn.ModuleList, not in a plain "
+                "list)"
             )
         if self._is_adapter(ways):
             return (
@@ -325,7 +329,7 @@ class _Finder:
         return ""
 
     def _is_adapter(self, ways: _Ways) -> bool:
-        """Whether the branch is linear and narrower than the layer of the shortcut: together they are one layer."""
+        """Whether the branch is linear and narrower than the shortcut's layer, so that together they are one layer."""
         beside, within = self._widths(ways.shortcut_nodes), self._widths(ways.branch_nodes)
         narrow = len(beside) == 1 and len(within) > 1 and min(within) < min(beside)
         return narrow and all(
@@ -335,24 +339,24 @@ class _Finder:
         )
 
     def _widths(self, nodes: Iterable[fx.Node]) -> list[int]:
-        """How many channels the layers among some nodes give."""
+        """The number of output channels of each layer among the nodes."""
         weights = [getattr(module_of(node, self.program), "weight", None) for node in nodes]
         return [len(weight) for weight in weights if isinstance(weight, torch.Tensor) and weight.ndim > 1]
 
     def _reads_other_part(self, ways: _Ways) -> bool:
         """Whether the shortcut takes a slice of the entry, and the branch only other slices."""
-        taken = [
+        readers = [
             [n for n in nodes if ways.entry in n.all_input_nodes] for nodes in (ways.shortcut_nodes, ways.branch_nodes)
         ]
-        if not taken[0] or not all(operations.takes_part(node) for nodes in taken for node in nodes):
+        if not readers[0] or not all(operations.takes_part(node) for nodes in readers for node in nodes):
             return False
-        parts = [{str(node.args[1:]) for node in nodes} for nodes in taken]
+        parts = [{str(node.args[1:]) for node in nodes} for nodes in readers]
         return parts[0].isdisjoint(parts[1])
 
     def _is_layer(self, node: fx.Node) -> bool:
-        """Whether an operation is a layer with parameters: a module that has some, a known function that is given some.
+        """Whether an operation is a layer with parameters: a module or a known function that has some.
 
-        A product with a learned scale is not enough: norms written out by hand end in one.
+        A product with a learned scale is not enough: hand-written norms end in one.
         """
         if node.op == "call_module":
             return any(True for _ in self.program.model.get_submodule(str(node.target)).parameters())
@@ -363,13 +367,13 @@ class _Finder:
 
 
 def _why_level(measured: list[_Ways]) -> str:
-    """Why none of two terms is the shortcut: both are as deep."""
+    """Why neither term is the shortcut: both are equally deep."""
     layers, parameters = measured[0].shortcut_depth
     if layers == parameters == 0:
         return "no layer with weights lies between its terms"
     return (
-        f"ambiguous: both of its terms have {layers} weighted layers on their deepest ways from where they part, so "
-        "which is the shortcut cannot be told"
+        f"ambiguous: both of its terms have {layers} weighted layers on their deepest paths from where they diverge, "
+        "so neither is clearly the shortcut"
     )
 
 
@@ -387,7 +391,7 @@ def parameters_of(node: fx.Node, program: Program) -> list[nn.Parameter]:
 
 
 def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
-    """Whether a term is the entry itself, or comes from it through nothing but ``nn.Identity`` and ``0 +``."""
+    """Whether a term is the entry itself, or the entry after only ``nn.Identity`` and ``0 +``."""
     while term is not entry:
         others = [value for value in term.args if not isinstance(value, fx.Node)]
         plus_nothing = operations.is_add(term) and others == [0]
@@ -398,7 +402,7 @@ def is_entry(term: fx.Node, entry: fx.Node, program: Program) -> bool:
 
 
 def post_activation(add: fx.Node, program: Program) -> fx.Node:
-    """The activation that follows in the same module and is the sum's only reader; else the sum."""
+    """The activation that follows in the same module and is the sum's only reader; otherwise the sum."""
     readers = list(add.users)
     if len(readers) != 1 or readers[0].op == "output":
         return add
@@ -414,25 +418,25 @@ def _body(node: fx.Node) -> ModuleCall | None:
     return call.parent if call.leaf else call
 
 
-# names
+# naming blocks
 
 
 def common_call(nodes: Iterable[fx.Node], start: ModuleCall) -> ModuleCall:
-    """The innermost call around `start` (or that call itself) that holds all the nodes."""
+    """The innermost call around `start` (or that call itself) that contains all the nodes."""
     holders = [set(call.ancestors()) for call in {call_of(node) for node in nodes}]
     around = list(start.ancestors())
     return next((call for call in around if all(call in holder for holder in holders)), around[-1])
 
 
 def owner_of(cut: Cut) -> ModuleCall:
-    """The innermost module call whose forward holds the addition and all of the branch and the shortcut."""
+    """The innermost module call whose forward contains the addition and all of the branch and the shortcut."""
     return common_call(cut.branch_nodes | cut.shortcut_nodes, call_of(cut.add))
 
 
 def block_names(cuts: list[Cut], program: Program) -> list[str]:
-    """A name for each block: its module's qualified name, with its part where one module holds several.
+    """A name for each block: its module's qualified name, or that of a child where one module has several blocks.
 
-    A block that holds others is named after the module that is its whole branch, or the first and last child.
+    A block that contains others is named after the module that is its entire branch, or its first and last child.
     """
     owners = [owner_of(cut) for cut in cuts]
     shared = Counter(owners)
@@ -458,11 +462,11 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _outer_name(cut: Cut, owner: ModuleCall) -> str:
-    """A name for a skip around other blocks."""
+    """A name for a skip connection around other blocks."""
     inside = sorted(cut.branch_nodes, key=lambda node: node.name)
-    whole = common_call(inside, call_of(inside[0]))
-    if whole is not owner and owner in whole.ancestors():
-        return whole.path
+    branch_call = common_call(inside, call_of(inside[0]))
+    if branch_call is not owner and owner in branch_call.ancestors():
+        return branch_call.path
     ordered = [path for node in _in_order(cut) if (path := _child_path(node, owner)) is not None]
     prefix = f"{owner.path}." if owner.path else ""
     last = ordered[-1].removeprefix(prefix) if ordered else cut.add.name

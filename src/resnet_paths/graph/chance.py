@@ -1,8 +1,9 @@
-"""What a forward draws at random: an operation of the graph draws again at each run, a number in Python does not.
+"""What a forward draws at random: tensors drawn by PyTorch, and numbers drawn by Python or NumPy.
 
-Where such a number decides which blocks run (LayerDrop in train mode), a graph would hold one draw for good.
-Generators are shared by all threads, so that one has moved on says nothing about this forward: PyTorch's are watched
-by the functions that draw, Python's and NumPy's by following the forward again from other seeds.
+A PyTorch draw is an operation of the graph and draws again in each run. A number drawn in Python would be a constant:
+where it decides which blocks run (LayerDrop in train mode), the graph would contain one draw forever. The generators
+are shared by all threads, so a generator that has advanced proves nothing about this forward. Hence PyTorch's draws are
+recognised by the functions that draw, and Python's and NumPy's by following the forward again from other seeds.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _READS = {
     "item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__complex__", "__index__",
     "__contains__", "is_nonzero", "equal", "allclose",
 }  # fmt: skip
-ADVICE = "unroll in eval mode (model.eval()), where nothing is drawn"
+ADVICE = "unroll in eval mode (model.eval()), where nothing is drawn at random"
 
 
 def draws(function: Any) -> bool:
-    """Whether a torch function's values are random, whatever it is given.
+    """Whether a torch function returns random values, whatever its arguments.
 
     Example:
         >>> import torch
@@ -41,7 +42,7 @@ def draws(function: Any) -> bool:
 
 
 def reads(function: Any) -> bool:
-    """Whether a torch function makes a Python value of a tensor's values."""
+    """Whether a torch function turns a tensor's values into a Python value."""
     return getattr(function, "__name__", "") in _READS
 
 
@@ -64,10 +65,10 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def noticing_draws() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Python's or NumPy's generator has been used since (by any thread).
+    """Detect whether Python's or NumPy's generator is used (by any thread).
 
     Yields:
-        The function.
+        A function that returns whether one has been used since the block was entered.
 
     Example:
         >>> with noticing_draws() as drawn:
@@ -83,11 +84,12 @@ def not_by_chance(attempt: Callable[[], tuple[Program, bool]], others: int = 3) 
     """A program that does not depend on Python's and NumPy's generators.
 
     Args:
-        attempt: follows the model; tells also whether one of the generators was used meanwhile.
-        others: how many other seeds are tried where one was (perhaps by another thread).
+        attempt: follows the model; also returns whether one of the generators was used meanwhile.
+        others: number of other seeds to try if one was used (perhaps by another thread). Each costs one more pass over
+            the model; a decision that a fair coin makes goes unnoticed once in eight times with three.
 
     Raises:
-        CannotFollow: another seed gives other operations.
+        CannotFollow: another seed leads to other operations.
     """
     program, drawn = attempt()
     if not drawn:

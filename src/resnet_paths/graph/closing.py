@@ -1,4 +1,4 @@
-"""Closing modules whose inside cannot be followed: each is kept as one call, with all of its class."""
+"""Close modules whose forward cannot be followed: each becomes a single call, as do all others of its class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CannotFollow(Exception):
     """The forward of a module cannot be turned into a graph.
 
     Args:
-        path: the module's qualified name, the innermost one (``""``: the model itself); with ``:name``, one of its
+        path: the qualified name of the innermost such module (``""``: the model itself); with ``:name``, one of its
             methods.
         reason: why.
     """
@@ -27,12 +27,15 @@ class CannotFollow(Exception):
 def closing_what_cannot_be_followed(
     model: nn.Module, attempt: Callable[[dict[str, str]], Program], opaque: dict[str, str] | None = None
 ) -> Program:
-    """The first program that an attempt gives; after each failure one more class of modules is closed.
+    """The first program that an attempt returns; each failure closes one more class of modules.
+
+    The whole class is closed because modules of one class share one forward: the next would stop the attempt at the
+    same place, and a model with a hundred layers would need a hundred attempts.
 
     Args:
         model: the model.
-        attempt: follows the model with the modules of the given names kept whole.
-        opaque: the closed modules' names with the reasons; it is added to.
+        attempt: follows the model with the modules of the given names closed.
+        opaque: the names of the closed modules with the reasons; extended in place.
 
     Raises:
         TraceError: the model's own forward cannot be followed.
@@ -47,18 +50,18 @@ def closing_what_cannot_be_followed(
                 raise TraceError(f"the forward of {where} cannot be followed: {stopped.reason}") from stopped.__cause__
             path, colon, method = stopped.path.partition(":")
             kind = type(model.get_submodule(path))
-            alike = [
+            same_class = [
                 f"{name}{colon}{method}"
                 for name, module in model.named_modules()
                 if (name or colon) and type(module) is kind
             ]
-            opaque.update(dict.fromkeys(alike, stopped.reason))
+            opaque.update(dict.fromkeys(same_class, stopped.reason))
 
 
 def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
-    """The modules with parameters that were kept whole, the outermost by name; of many, the first and how many more.
+    """The outermost closed modules that have parameters; if there are many, the first ones and how many are left out.
 
-    What is kept whole and has no parameters (drop-path) hides no blocks.
+    A closed module without parameters (drop-path) hides no blocks.
     """
     paths = [path for path in opaque if ":" in path or any(True for _ in model.get_submodule(path).parameters())]
     outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]

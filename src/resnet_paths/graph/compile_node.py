@@ -1,4 +1,9 @@
-"""How to compute one node of a graph from the values of others; in place where nobody else can see it."""
+"""How to compute one node of a graph from the values of others.
+
+Each node is compiled once into a function of the values computed so far, so that running a piece is a plain loop
+without looking at node types. This is also the one place where an operation may become an in-place one: only where
+`overwrite` shows that no other reader, hook or caller can see the value, and never under autograd.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,12 @@ Step = Callable[[Values], Any]
 
 
 def step_of(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
-    """The function that computes a node. What is pinned is never overwritten, nor is anything under autograd.
+    """The function that computes a node. It never overwrites a pinned value, nor any value under autograd.
 
     Args:
         node: an operation, or an attribute of the model.
         program: the graph it belongs to.
-        pinned: nodes whose values somebody reads besides their readers in the graph.
+        pinned: nodes whose values are read by more than their readers in the graph.
     """
     region = node.meta.get("autocast")
     if region is None:
@@ -74,7 +79,7 @@ def _function(node: fx.Node, function: Callable[..., Any]) -> Step:
 
 
 def _closed(node: fx.Node, module: nn.Module) -> Step:
-    """A module whose inside is not seen: it must not write over what others read (not told in inference mode)."""
+    """A closed module. It must not write over what others read; this is checked except in inference mode."""
     compute = _function(node, module)
 
     def call(values: Values) -> Any:
@@ -84,8 +89,8 @@ def _closed(node: fx.Node, module: nn.Module) -> Step:
         result = compute(values)
         if [value._version for value in read] != before:
             raise UnrollError(
-                f"expected {node.target}, whose inside cannot be traced, to leave its input as it is, got one that "
-                "writes over it, which others read; clone the input there, or take out inplace=True"
+                f"expected {node.target}, whose forward cannot be traced, to leave its input unchanged, got an "
+                "in-place write to a value that others read; clone the input there, or remove inplace=True"
             )
         return result
 
@@ -103,7 +108,7 @@ def _method(node: fx.Node) -> Step:
 
 
 def _in_place_module(node: fx.Node, module: nn.Module, seen_by: Watchers | None) -> Step:
-    """A module that writes over its argument: over a copy of it, where somebody else may see the argument."""
+    """A module that overwrites its argument; it receives a copy where the argument may be read elsewhere."""
     args, kwargs = _filling(node.args), _filling(node.kwargs)
 
     def call(values: Values) -> Any:
@@ -118,10 +123,10 @@ def _in_place_module(node: fx.Node, module: nn.Module, seen_by: Watchers | None)
 
 
 def _filling(tree: Any) -> Callable[[Values], Any]:
-    """A function that gives a nest with its nodes' values, in new lists and dicts, which may be changed."""
+    """A function that substitutes values for the nodes of a nest, in new lists and dicts that the callee may change."""
     if isinstance(tree, tuple) and not any(isinstance(item, (tuple, list, dict, slice)) for item in tree):
-        known = [(isinstance(item, fx.Node), item) for item in tree]
-        return lambda values: tuple([values[item] if is_node else item for is_node, item in known])
+        items = [(isinstance(item, fx.Node), item) for item in tree]
+        return lambda values: tuple([values[item] if is_node else item for is_node, item in items])
     if not tree:
         return lambda values: tree
     return lambda values: map_nodes(tree, values.__getitem__)

@@ -1,15 +1,15 @@
-"""A copy of a model that shares nothing with it, also where `copy.deepcopy` gives up or goes wrong without a word.
+"""A copy of a model that shares nothing with it, also where `copy.deepcopy` fails or silently goes wrong.
 
 Two kinds of ordinary models are too much for `copy.deepcopy`:
 
-- Tensors that autograd computed and a module keeps as an attribute: the weight that old-style ``weight_norm``,
-  ``spectral_norm`` and ``prune`` compute before each forward, features that a forward or a hook put aside. PyTorch
+- Tensors computed by autograd that a module keeps as an attribute: the weight that old-style ``weight_norm``,
+  ``spectral_norm`` and ``prune`` compute before each forward, or features that a forward or a hook stored. PyTorch
   refuses to copy them. They are results, so the copy gets their values, detached. A ``TorchFunctionMode`` sees each
-  tensor that is copied, in this thread alone; looking for such tensors beforehand would miss those that sit inside
-  other objects.
-- Functions among a module's attributes (a forward that was patched by a closure, a shortcut written as a lambda).
-  `copy.deepcopy` takes functions as they are, so the copy would go on running the original's modules. A function that
-  refers to one of the model's modules, by its closure or its defaults, is made anew for the copy.
+  tensor that is copied, in this thread only; searching for such tensors beforehand would miss those inside other
+  objects.
+- Functions among a module's attributes (a forward patched by a closure, a shortcut written as a lambda).
+  `copy.deepcopy` does not copy functions, so the copy would still run the original's modules. A function that refers to
+  one of the model's modules, through its closure or its defaults, is rebuilt for the copy.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def copied(model: nn.Module, memo: Memo | None = None) -> nn.Module:
 
     Args:
         model: the model; it is not changed.
-        memo: as that of `copy.deepcopy`: what stands for which object, by identity; the copies made are added.
+        memo: as in `copy.deepcopy`: the replacement for each object, by identity; the copies are added.
 
     Raises:
-        UnrollError: something that the model holds cannot be copied (a lock, an open file).
+        UnrollError: the model contains something that cannot be copied (a lock, an open file).
 
     Example:
         >>> layer = torch.nn.utils.spectral_norm(nn.Linear(2, 2))
@@ -51,23 +51,23 @@ def copied(model: nn.Module, memo: Memo | None = None) -> nn.Module:
     try:
         with (
             MODEL_LOCK,
-            torch.inference_mode(False),  # or the copy could never be trained
+            torch.inference_mode(False),  # otherwise the copy could never be trained
             torch.no_grad(),
             _DetachedCopies(),
-        ):  # under autograd copies of scripted parameters are no leaves
+        ):  # under autograd, copies of scripted parameters would not be leaves
             result: nn.Module = copy.deepcopy(model, memo)
             for function in functions:
                 _fill(memo[id(function)], function, memo)
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise UnrollError(
             f"expected a model that can be copied, got {type(model).__name__}, whose copy fails ({error}); use "
-            "inplace=True or lesioned, which copy nothing, or take what cannot be copied out of the model"
+            "inplace=True or lesioned, which copy nothing, or remove what cannot be copied from the model"
         ) from error
     return result
 
 
 class _DetachedCopies(TorchFunctionMode):
-    """Within it, a copy of a tensor that autograd computed is its value, detached."""
+    """While active, the copy of a tensor computed by autograd is its detached value."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
@@ -78,40 +78,40 @@ class _DetachedCopies(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# functions that hold a module of the model
+# functions that refer to a module of the model
 
 
 def _functions_of(model: nn.Module, memo: Memo) -> list[FunctionType]:
-    """The functions among the attributes of a model's modules that refer to a module of it, each once."""
+    """The functions among the attributes of a model's modules that refer to one of these modules, each once."""
     modules = list(model.modules())
-    own = {id(module) for module in modules}
+    module_ids = {id(module) for module in modules}
     functions: dict[int, FunctionType] = {}
     for module in modules:
         for value in module.__dict__.values():
             if isinstance(value, FunctionType) and id(value) not in memo:
-                _gather(value, own, functions, set())
+                _gather(value, module_ids, functions, set())
     return list(functions.values())
 
 
-def _gather(function: FunctionType, own: set[int], functions: dict[int, FunctionType], seen: set[int]) -> bool:
-    """Note a function, and those that it refers to, where they lead to one of the modules; whether this one does."""
+def _gather(function: FunctionType, module_ids: set[int], functions: dict[int, FunctionType], seen: set[int]) -> bool:
+    """Whether a function leads to one of the modules; if so it, and those that it refers to, are recorded."""
     if id(function) in seen:
         return id(function) in functions
     seen.add(id(function))
     leads = False
     for value in _held(function):
         target = value.__self__ if isinstance(value, MethodType) else value
-        if isinstance(target, nn.Module) and id(target) in own:
+        if isinstance(target, nn.Module) and id(target) in module_ids:
             leads = True
         elif isinstance(target, FunctionType):
-            leads = _gather(target, own, functions, seen) or leads
+            leads = _gather(target, module_ids, functions, seen) or leads
     if leads:
         functions[id(function)] = function
     return leads
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function refers to besides globals: its closure, its defaults, its attributes."""
+    """What a function refers to, apart from globals: its closure, its defaults, its attributes."""
     for cell in function.__closure__ or ():
         if not _is_empty(cell):
             yield cell.cell_contents
@@ -122,7 +122,7 @@ def _held(function: FunctionType) -> Iterator[Any]:
 
 def _is_empty(cell: CellType) -> bool:
     try:
-        return cell.cell_contents is cell  # a cell is not its own content: only an empty one raises
+        return cell.cell_contents is cell  # always False: reading an empty cell raises
     except ValueError:
         return True
 
@@ -130,22 +130,26 @@ def _is_empty(cell: CellType) -> bool:
 def _hollow(function: FunctionType) -> FunctionType:
     """The same function with an empty closure, to be filled once the modules are copied."""
     closure = tuple(CellType() for _ in function.__closure__ or ()) or None
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
-    made.__qualname__, made.__doc__, made.__module__ = function.__qualname__, function.__doc__, function.__module__
-    return made
+    hollow = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
+    hollow.__qualname__, hollow.__doc__, hollow.__module__ = (
+        function.__qualname__,
+        function.__doc__,
+        function.__module__,
+    )
+    return hollow
 
 
-def _fill(made: FunctionType, function: FunctionType, memo: Memo) -> None:
-    """Modules, their methods and functions among what a function holds as their copies; all else as it is."""
+def _fill(hollow: FunctionType, function: FunctionType, memo: Memo) -> None:
+    """Give a hollow function the copies of the modules, methods and functions that the original holds."""
 
     def counterpart(value: Any) -> Any:
         if isinstance(value, MethodType):
             return MethodType(value.__func__, counterpart(value.__self__))
         return memo.get(id(value), value) if isinstance(value, (nn.Module, Callable)) else value  # type: ignore[arg-type]
 
-    for cell, original in zip(made.__closure__ or (), function.__closure__ or (), strict=True):
+    for cell, original in zip(hollow.__closure__ or (), function.__closure__ or (), strict=True):
         if not _is_empty(original):
             cell.cell_contents = counterpart(original.cell_contents)
-    made.__defaults__ = function.__defaults__ and tuple(map(counterpart, function.__defaults__))
-    made.__kwdefaults__ = {key: counterpart(value) for key, value in (function.__kwdefaults__ or {}).items()}
-    made.__dict__.update((key, counterpart(value)) for key, value in function.__dict__.items())
+    hollow.__defaults__ = function.__defaults__ and tuple(map(counterpart, function.__defaults__))
+    hollow.__kwdefaults__ = {key: counterpart(value) for key, value in (function.__kwdefaults__ or {}).items()}
+    hollow.__dict__.update((key, counterpart(value)) for key, value in function.__dict__.items())

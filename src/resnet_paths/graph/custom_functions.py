@@ -1,8 +1,8 @@
-"""Custom ``torch.autograd.Function``s as one operation of a graph.
+"""A custom ``torch.autograd.Function`` as a single operation of a graph.
 
-Their backward is what they are for (straight-through signs, reversed gradients), and it is lost when their forward is
-followed operation by operation. ``Sign.apply`` is a method in C that is often kept under another name
-(``sign = Sign.apply``), so it cannot be replaced; but it looks up the class's ``forward``, so that is replaced.
+Such a function exists for its backward (straight-through signs, reversed gradients), and following its forward
+operation by operation would lose it. ``Sign.apply`` is a C method that is often bound to another name (``sign =
+Sign.apply``), so it cannot be replaced. But it looks up the class's ``forward``, so that is replaced instead.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from .own_thread import replaced_here
 
 Function = type[torch.autograd.Function]
-Whole = Callable[[Function, Callable[..., Any], tuple[Any, ...]], Any]
-"""Given the class, its forward as a function of the arguments alone, and the arguments: what the call returns."""
+Handler = Callable[[Function, Callable[..., Any], tuple[Any, ...]], Any]
+"""From the class, its forward as a function of the arguments only, and the arguments, to what the call returns."""
 
 
 @dataclass(frozen=True)
 class CustomFunction:
-    """``function.apply`` as the target of a graph node; equal for the same class.
+    """``function.apply`` as the target of a graph node; two are equal if their class is the same.
 
     Example:
         >>> class Reverse(torch.autograd.Function):
@@ -46,38 +46,38 @@ class CustomFunction:
         return self.function.__name__
 
     def __call__(self, *args: Any) -> Any:
-        """What the function gives."""
+        """The function's result."""
         return self.function.apply(*args)
 
 
 @contextmanager
-def kept_whole(wanted: Callable[[tuple[Any, ...]], bool], whole: Whole) -> Iterator[None]:
-    """Within the block, calls of custom functions in this thread go to `whole` where their arguments are `wanted`.
+def kept_whole(is_followed: Callable[[tuple[Any, ...]], bool], handler: Handler) -> Iterator[None]:
+    """Within the block, `handler` gets this thread's calls of custom functions whose arguments `is_followed` accepts.
 
-    PyTorch's own functions are left alone: they belong to operations, which are followed as such.
+    PyTorch's own functions are left alone: they belong to operations that are followed as such.
     """
     with ExitStack() as stack:
         for function in _subclasses(torch.autograd.Function):
             if not function.__module__.startswith("torch.") and callable(getattr(function, "forward", None)):
-                _replace(function, wanted, whole, stack)
+                _replace(function, is_followed, handler, stack)
         yield
 
 
-def _replace(function: Function, wanted: Callable[..., bool], whole: Whole, stack: ExitStack) -> None:
+def _replace(function: Function, is_followed: Callable[..., bool], handler: Handler, stack: ExitStack) -> None:
     with_context = function.setup_context is torch.autograd.Function.setup_context
 
     def forward(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             context, given = (args[:1], args[1:]) if with_context else ((), args)
-            if not wanted(given):
+            if not is_followed(given):
                 return original(*args)
-            return whole(function, lambda *values: original(*context, *values), given)
+            return handler(function, lambda *values: original(*context, *values), given)
 
         return call
 
     def setup_context(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(context: Any, inputs: Any, output: Any) -> Any:
-            return None if wanted(inputs) else original(context, inputs, output)
+            return None if is_followed(inputs) else original(context, inputs, output)
 
         return call
 

@@ -1,9 +1,9 @@
 """Where the input's values flow in a graph.
 
-Everything that finds or cuts blocks asks one of three questions: does this node carry values of the input (and not just
-its shape), is that value computed from this one, and through which values must everything pass on the way to a node?
-Ancestors are kept as bit masks in Python integers, one bit per node: a union costs a word per 64 nodes, so that all
-ancestors of a graph of thousands of nodes take milliseconds, and "is x behind y" is one shift.
+Finding and cutting blocks comes down to three questions: does this node carry values of the input (not just its shape),
+does that value depend on this one, and through which values must everything on the way to a node pass? Ancestors are
+kept as bit masks in Python integers, one bit per node. A union costs one word per 64 nodes, so all ancestors of a graph
+with thousands of nodes take milliseconds, and "does y depend on x" is one shift.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .program import Program
 
 
 def data_nodes(program: Program, starts: Iterable[fx.Node] = ()) -> set[fx.Node]:
-    """The nodes whose values depend on the values of an input (or of one of `starts`), not only on its shape."""
+    """The nodes that depend on the values of an input (or of one of `starts`), not only on its shape."""
     inputs = {*program.placeholders.values(), *starts}
     carries: set[fx.Node] = set()
     for node in program.graph.nodes:
@@ -32,16 +32,16 @@ def data_nodes(program: Program, starts: Iterable[fx.Node] = ()) -> set[fx.Node]
 class DataFlow:
     """The part of a program's graph that carries values of the inputs, with ancestors and immediate dominators.
 
-    Node d dominates node v when every way from the inputs to v passes through d.
+    Node d dominates node v if every path from the inputs to v passes through d.
 
     Args:
         program: the graph.
-        starts: values that count as inputs: learned tokens that become part of the stream.
+        starts: further values that count as inputs: learned tokens that become part of the stream.
 
     Attributes:
         order: position of each node in the program.
         carries: the nodes that carry data.
-        idom: the immediate dominator of each of them (None: only the start of all inputs).
+        idom: the immediate dominator of each of them (None: no single node dominates it).
     """
 
     def __init__(self, program: Program, starts: Iterable[fx.Node] = ()) -> None:
@@ -63,15 +63,15 @@ class DataFlow:
                 self._depth[node] = self._depth[self.idom[node]] + 1
 
     def sources(self, node: fx.Node) -> list[fx.Node]:
-        """The data nodes that a node reads, each once, in the order in which it reads them."""
+        """The data nodes that a node reads, each once, in argument order."""
         return [source for source in dict.fromkeys(data_arguments(node)) if source in self.carries]
 
     def is_behind(self, node: fx.Node, other: fx.Node) -> bool:
-        """Whether a value is computed from another one's, or is that one."""
+        """Whether `node` depends on `other`, or is the same node."""
         return bool(self._behind[node] >> self.order[other] & 1)
 
     def _meet(self, nodes: list[fx.Node]) -> fx.Node | None:
-        """The last node through which all ways to all these nodes pass."""
+        """The last node through which all paths to all these nodes pass."""
         meeting: fx.Node | None = nodes[0]
         for node in nodes[1:]:
             other: fx.Node | None = node
@@ -92,9 +92,9 @@ class DataFlow:
         return nodes[::-1]
 
     def between(self, entry: fx.Node, end: fx.Node) -> set[fx.Node]:
-        """The nodes on ways from `entry` to `end`; `end` included, `entry` not.
+        """The nodes on paths from `entry` to `end`, including `end` but not `entry`.
 
-        Cost: linear in the number of these nodes and of what they read.
+        Cost: linear in the number of these nodes and their arguments.
         """
         inside: set[fx.Node] = set()
         todo = [end] if end is not entry and self.is_behind(end, entry) else []
@@ -107,7 +107,7 @@ class DataFlow:
 
 
 def data_arguments(node: fx.Node) -> list[fx.Node]:
-    """The arguments through which values flow (of hooks: the output that they may change)."""
+    """The arguments through which values flow (for hooks: the output that they may change)."""
     if node.op == "call_function" and isinstance(node.target, PostHooks):
         arguments: list[fx.Node] = []
         fx.node.map_arg(node.args[0], arguments.append)
@@ -118,7 +118,7 @@ def data_arguments(node: fx.Node) -> list[fx.Node]:
 
 
 def reachable(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
-    """Nodes and all that one comes to from them, one step being what `following` gives for a node."""
+    """The nodes, and all that can be reached from them by steps of `following`."""
     reached: set[fx.Node] = set()
     todo = list(nodes)
     while todo:
@@ -130,10 +130,10 @@ def reachable(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[
 
 
 def ancestors(*nodes: fx.Node) -> set[fx.Node]:
-    """Nodes and all that their values are computed from."""
+    """The nodes, and all that they depend on."""
     return reachable(nodes, lambda node: node.all_input_nodes)
 
 
 def descendants(*nodes: fx.Node) -> set[fx.Node]:
-    """Nodes and all that is computed from their values."""
+    """The nodes, and all that depend on them."""
     return reachable(nodes, lambda node: node.users)

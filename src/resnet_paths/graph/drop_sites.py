@@ -1,4 +1,8 @@
-"""Where blocks are taken out of a model: the plans for all of them, and whether each one can be dropped at all."""
+"""Where blocks are dropped: the plans for several blocks together, and whether each block can be dropped at all.
+
+`drop_plan` plans one module. Here the blocks are grouped by the module to rewrite, and a group whose module cannot be
+rewritten is merged into that of the enclosing module.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def calls_of(program: Program) -> list[ModuleCall]:
 
 
 def site_finder(program: Program) -> Callable[[Cut], ModuleCall]:
-    """For each block the call to write again: its owner, or the nearest call around it whose module runs once."""
+    """A function from a block to the call to rewrite: its owner, or the nearest one around it that runs once."""
     runs: dict[int, int] = {}
     for call in calls_of(program):
         runs[id(call.module)] = runs.get(id(call.module), 0) + 1
@@ -44,31 +48,31 @@ def site_finder(program: Program) -> Callable[[Cut], ModuleCall]:
 def plan_sites(program: Program, cuts: Sequence[Cut]) -> list[SitePlan] | str:
     """The plans to drop some blocks, inner modules before outer, or why they cannot be dropped.
 
-    Blocks that lie in the branch of another one vanish with it.
+    Blocks in the branch of another dropped block disappear with it.
 
-    Cost: two walks of the graph, and one of each module that is written again.
+    Cost: two traversals of the graph, and one of each module that is rewritten.
     """
     needed = needed_nodes(program, cuts)
     for cut in cuts:
         reader = reader_outside(cut, set(), needed)
         if reader:
-            return _read_outside(reader)
-    left = needed_nodes(program) - needed
+            return _is_read_outside(reader)
+    unneeded = needed_nodes(program) - needed
     find = site_finder(program)
     groups: dict[ModuleCall, list[Cut]] = {}
     for cut in cuts:
         if cut.add in needed:
             groups.setdefault(find(cut), []).append(cut)
-    return _plans(program, groups, left)
+    return _plans(program, groups, unneeded)
 
 
-def _plans(program: Program, groups: dict[ModuleCall, list[Cut]], left: set[fx.Node]) -> list[SitePlan] | str:
-    """A plan for each group; one that has no plan of its own joins the group of the module around."""
+def _plans(program: Program, groups: dict[ModuleCall, list[Cut]], unneeded: set[fx.Node]) -> list[SitePlan] | str:
+    """A plan for each group; a group without one joins that of the enclosing module."""
     while True:
         plans: dict[ModuleCall, SitePlan] = {}
         move: tuple[ModuleCall, ModuleCall] | None = None
         for site, members in groups.items():
-            plan = plan_site(program, site, members, left)
+            plan = plan_site(program, site, members, unneeded)
             if isinstance(plan, SitePlan):
                 plans[site] = plan
             elif not plan.around or site.parent is None:
@@ -82,18 +86,18 @@ def _plans(program: Program, groups: dict[ModuleCall, list[Cut]], left: set[fx.N
         groups.setdefault(move[1], []).extend(groups.pop(move[0]))
 
 
-def _read_outside(reader: str) -> str:
-    return f"later operations read a value that its branch makes ({reader})"
+def _is_read_outside(reader: str) -> str:
+    return f"later operations read a value from inside its branch ({reader})"
 
 
 _MANY = 24
-"""With this many blocks in one forward or more, they are looked at together."""
+"""Forwards with more blocks than this are planned once for all of them: one plan per block costs quadratic time."""
 
 
 class Droppable:
     """Whether each block of a program can be dropped by itself, and what goes with it.
 
-    Cost: one walk of the graph, and for each block one of its branch and of the module that is written again.
+    Cost: one traversal of the graph, and for each block one of its branch and of the module that is rewritten.
     """
 
     def __init__(self, program: Program, cuts: Sequence[Cut], needs: Needs) -> None:
@@ -106,7 +110,7 @@ class Droppable:
         self._all_can = {site for site, inside in members.items() if len(inside) > _MANY and self._writes(site, inside)}
 
     def _writes(self, site: ModuleCall, cuts: list[Cut]) -> bool:
-        """Whether a forward with all its blocks written out can be written; then it can without any of them."""
+        """Whether a forward with all its blocks written out can be written; if so, it can be without any of them."""
         plan = plan_site(self.program, site, (), set(), opened_for=cuts)
         if isinstance(plan, Obstacle):
             return False
@@ -114,13 +118,10 @@ class Droppable:
         return obstacle(closed) is None
 
     def plan(self, cut: Cut) -> SitePlan | str | None:
-        """The plan to drop one block, why it cannot be dropped, or None where it can and no plan was made.
-
-        A forward with many blocks is looked at once for all of them: one plan each would be quadratic in their number.
-        """
+        """The plan to drop one block, or why it cannot be dropped; None if it can and was not planned by itself."""
         reader = self.needs.reader_outside(cut)
         if reader:
-            return _read_outside(reader)
+            return _is_read_outside(reader)
         if self._sites[cut.add] in self._all_can:
             return None
         plans = _plans(self.program, {self._sites[cut.add]: [cut]}, self.needs.left_without(cut))
@@ -129,4 +130,4 @@ class Droppable:
 
 def not_droppable(reason: str, blocks: Iterable[str]) -> str:
     """The message of the error for blocks that cannot be dropped."""
-    return f"expected blocks that can be taken out, got {', '.join(blocks)}: {reason}; {BY_GATE}"
+    return f"expected blocks that can be dropped, got {', '.join(blocks)}: {reason}; {BY_GATE}"

@@ -1,4 +1,4 @@
-"""What can go wrong when a model is unrolled, each with what to do about it."""
+"""What can go wrong when a model is unrolled; each message says what to do about it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class NoBlocksError(UnrollError):
 
 
 class BlockIndexError(UnrollError, IndexError):
-    """A block was named that does not exist, or was named twice."""
+    """A requested block does not exist, or was requested twice."""
 
 
 class NotDroppableError(UnrollError):
-    """A block cannot be taken out of a model for the reason that the message gives."""
+    """A block cannot be removed from a model, for the reason given in the message."""
 
 
 class OutputError(UnrollError):
-    """The output that was asked for is not one that the model returns."""
+    """The requested output is not among those that the model returns."""

@@ -1,4 +1,4 @@
-"""One check for everything that needs a model in eval mode."""
+"""The one check for everything that needs a model in eval mode."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def check_eval(model: nn.Module) -> None:
         count = "1 module" if len(training) == 1 else f"{len(training)} modules"
         raise UnrollError(
             f"expected a model in eval mode, got {count} in training mode ({training[0]}, ...), where batch norm and "
-            "dropout make the values of one example depend on chance and on the other examples; call model.eval() first"
+            "dropout make the values of one example random and dependent on the batch; call model.eval() first"
         )

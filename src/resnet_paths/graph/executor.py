@@ -1,4 +1,9 @@
-"""A whole graph as one function: it writes over values that nobody reads again, and fuses what the processor can."""
+"""A graph's main output as one function, as fast as it can be without autograd: for sweeps over weights.
+
+`pieces` runs a graph in parts, because gates need the values in between. A loss surface needs none of them, only the
+output at thousands of weights. So here everything from the input to the output is one piece that overwrites values
+which nobody reads again, and in bfloat16 on a CPU fuses a convolution with the sum and the ReLU after it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +28,7 @@ class _Group:
     """A layer with the sum and the ReLU that follow it, computed together: ``relu(layer(source) + other)``.
 
     Attributes:
-        nodes: the layer, then what follows it up to the node whose value the group gives.
+        nodes: the layer, then what follows it, up to the node whose value the group computes.
         source: what the layer reads.
         other: the other term of the sum, if there is one.
         relu: whether the last node is a ReLU.
@@ -41,15 +46,15 @@ class _Group:
 class Whole:
     """The model's main output for one tensor, without autograd.
 
-    Sums and activations go in place where the graph shows that nobody reads the value again; in bfloat16 on a CPU a
-    convolution adds and rectifies while it writes (one rounding instead of three). In other types the numbers are
-    those of the model, bit for bit. The model is read at each run, so its weights may change between runs.
+    Sums and activations run in place where the graph shows that nobody reads the value again; in bfloat16 on a CPU a
+    convolution adds and rectifies while it writes its output (one rounding instead of three). In other types the
+    numbers equal the model's, bit for bit. Weights are read in each run, so they may change between runs.
 
     Args:
-        program: the graph of a model in its present mode, all data from one placeholder.
+        program: the graph of a model in its current mode, with all data from one placeholder.
 
     Attributes:
-        known: no module is kept closed, so that the graph is all that runs.
+        known: whether no module is closed, so that the graph shows everything that runs.
 
     Raises:
         ValueError: the graph reads several inputs.
@@ -70,7 +75,7 @@ class Whole:
         self._piece = Piece(steps, given, gives)
 
     def runs(self) -> bool:
-        """Whether it may be used now: no autograd, and no hooks, which could keep what is overwritten."""
+        """Whether it may be used now: no autograd, and no hooks, which could keep an overwritten value."""
         return not torch.is_grad_enabled() and unwatched(self._modules)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +85,9 @@ class Whole:
             RuntimeError: autograd is on, or a module has hooks; see `runs`.
         """
         if not self.runs():
-            raise RuntimeError("expected no autograd and no hooks, as values are overwritten; run the model itself")
+            raise RuntimeError(
+                "expected autograd off and no hooks, since values are overwritten; run the model itself instead"
+            )
         values: Values = {self._input: x}
         self._piece.run(values)
         output: torch.Tensor = values[self._output]
@@ -90,15 +97,15 @@ class Whole:
 def _steps(
     run: list[fx.Node], program: Program, pinned: frozenset[fx.Node]
 ) -> Iterator[tuple[fx.Node, Step, list[fx.Node]]]:
-    """For each value the node, how to compute it, and the values that are done with after it."""
-    order = {node: place for place, node in enumerate(run)}
+    """For each value its node, how to compute it, and the values that can be freed after it."""
+    order = {node: position for position, node in enumerate(run)}
     groups = {group.nodes[-1]: group for group in _groups(order, program, pinned)}
     inside = {node for group in groups.values() for node in group.nodes[:-1]}
-    left = [node for node in run if node not in inside]
-    reads = {node: groups[node].reads() if node in groups else set(node.all_input_nodes) for node in left}
-    last = {source: place for place, node in enumerate(left) for source in reads[node]}
-    for place, node in enumerate(left):
-        done = [source for source in reads[node] if last[source] == place]
+    computed = [node for node in run if node not in inside]
+    reads = {node: groups[node].reads() if node in groups else set(node.all_input_nodes) for node in computed}
+    last = {source: position for position, node in enumerate(computed) for source in reads[node]}
+    for position, node in enumerate(computed):
+        done = [source for source in reads[node] if last[source] == position]
         if node not in groups:
             yield node, step_of(node, program, pinned), done
             continue
@@ -109,15 +116,15 @@ def _steps(
 
 
 def _groups(order: dict[fx.Node, int], program: Program, pinned: frozenset[fx.Node]) -> Iterator[_Group]:
-    """What can be computed together: first what ends in a ReLU, then the other sums."""
-    taken: set[fx.Node] = set()
+    """What can be computed together: first groups that end in a ReLU, which fuse the most, then the other sums."""
+    grouped: set[fx.Node] = set()
     for relu in (True, False):
         for node in order:
-            if node in taken or not (is_plain_relu(node, program) if relu else operations.is_add(node)):
+            if node in grouped or not (is_plain_relu(node, program) if relu else operations.is_add(node)):
                 continue
-            group = _ending_in(node, relu, order, program, pinned | taken)
+            group = _ending_in(node, relu, order, program, pinned | grouped)
             if group is not None:
-                taken.update(group.nodes)
+                grouped.update(group.nodes)
                 yield group
 
 
@@ -142,7 +149,7 @@ def _ending_in(
 
 
 def _from_layer(node: Any, order: dict[fx.Node, int], program: Program, kept: frozenset[fx.Node]) -> list[fx.Node]:
-    """The layer that a value comes from, with the identities after it; empty where somebody else sees it."""
+    """The layer that a value comes from, with the identities after it; empty if the value is read elsewhere."""
     chain: list[fx.Node] = []
     while isinstance(node, fx.Node) and node in order and node not in kept and len(node.users) == 1:
         chain.insert(0, node)
@@ -156,7 +163,7 @@ def _from_layer(node: Any, order: dict[fx.Node, int], program: Program, kept: fr
 
 
 def _is_new(node: fx.Node, program: Program, pinned: frozenset[fx.Node], groups: dict[fx.Node, _Group]) -> bool:
-    """Whether a value has storage of its own that only layers and one other operation read."""
+    """Whether a value has its own storage, read only by layers and one other operation."""
     if sum(not isinstance(_module_of(user, program), NEW_OUTPUT) for user in node.users) > 1:
         return False
     while node not in pinned:

@@ -1,4 +1,8 @@
-"""A convolution that adds another value and rectifies while it writes, where the processor's library has one."""
+"""A convolution that adds another value and applies ReLU while it writes its output, where oneDNN has one.
+
+It uses private operators of PyTorch (those that its compiler emits), so `has_fused_convolutions` checks for each of
+them and callers fall back to the separate operations.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +21,24 @@ def has_fused_convolutions() -> bool:
 
 @cache
 def is_available() -> bool:
-    """Whether there are fused convolutions, and the processor computes in bfloat16."""
+    """Whether fused convolutions exist and the processor supports bfloat16."""
     return has_fused_convolutions() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fused_convolution(
     layer: nn.Module | None, x: torch.Tensor, other: object = None, *, relu: bool, overwrite: bool = False
 ) -> torch.Tensor | None:
-    """``relu(layer(x) + other)`` in one pass over the output; None where there is no such operation.
+    """``relu(layer(x) + other)`` in one pass over the output; None where no such operation exists.
 
-    There is for two-dimensional convolutions in bfloat16 on a CPU, channels last, without autograd. (In float32 the
-    separate operations in place take the same time and round like the model.)
+    It exists for two-dimensional convolutions in bfloat16 on a CPU, channels last, without autograd. (In float32 the
+    separate in-place operations are just as fast and round like the model.)
 
     Args:
         layer: a module.
         x: its input.
         other: a value of the output's shape to add, or None.
-        relu: whether to rectify.
-        overwrite: `other` may be written over.
+        relu: whether to apply ReLU.
+        overwrite: whether `other` may be overwritten.
 
     Example:
         >>> layer = nn.Conv2d(2, 2, 1)

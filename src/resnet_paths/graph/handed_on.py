@@ -1,12 +1,12 @@
-"""Which constant arguments a module merely hands on to its parts, so that its written forward can take them as given.
+"""Which constant arguments a module merely passes to its submodules, so that its written forward can accept any value.
 
-A graph shows one run. An argument that was None in that run (a padding mask, a cache, a flag) is None in all that was
-written down, and nothing tells a None that was handed on to the attention from one that an author wrote there. So the
-forward is run once more by itself, on proxies and with stand-ins for its parts, which note what they are given: once
-with the argument as it was, once with a proxy in its place. Where the two runs do the same, and the proxy turns up
-nowhere but among the arguments of parts, the argument is handed on, and those parts can have whatever is given.
-Everywhere else (the forward asks ``if mask is not None``, or cannot be run on proxies) the written forward holds for
-the value of the run alone; it then refuses any other, in one line with the argument's name.
+A graph shows one run. An argument that was None in that run (a padding mask, a cache, a flag) is None everywhere in the
+recording, and nothing distinguishes a None passed on to the attention from one that the author wrote there. So the
+forward is run twice more by itself, on proxies and with stand-ins for its submodules that record their arguments: once
+with the argument as it was, once with a proxy in its place. If the two runs do the same, and the proxy appears only
+among the arguments of submodules, then the argument is passed on and those submodules can receive whatever is given.
+Everywhere else (the forward asks ``if mask is not None``, or cannot run on proxies) the written forward is valid only
+for the value in that run. It then refuses any other value with a one-line error that names the argument.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .program import ModuleCall, Program
 from .still_needed import nodes_in
 
 Place = tuple[str, str | None]
-"""An argument: a parameter's name, and for one of ``**kwargs`` its key."""
+"""An argument: a parameter's name, and for an item of ``**kwargs`` its key."""
 
 
 class Anything:
-    """Stands for a value that need not be the same."""
+    """Placeholder for a value that may differ."""
 
 
 class Given:
-    """Stands for a value that must not be None."""
+    """Placeholder for a value that must not be None."""
 
 
 def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int | str, Place]]]:
-    """What a written forward does with the constant arguments of its site.
+    """How a written forward treats the constant arguments of its site.
 
     Returns:
-        For each parameter for which not every value will do, its value in the run (with `Anything` and `Given` for
-        what need not be the same); and for each part that stays a call, which of its arguments are which of the site's.
+        For each parameter that does not accept every value, its value in the run (with `Anything` and `Given` for what
+        may differ); and for each submodule call that stays, which of its arguments are which arguments of the site.
 
     Cost: one run of the site's own code on proxies, and one for each constant argument.
     """
@@ -51,16 +51,16 @@ def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int
     fixed: dict[str, Any] = {}
     handed: dict[ModuleCall, dict[int | str, Place]] = {}
 
-    def kept(value: Any, place: Place) -> Any:
+    def kept(value: Any, argument: Place) -> Any:
         if isinstance(value, fx.Node):
             return Given if value in operands else Anything
         if not is_written(value) and not isinstance(value, (tuple, list, dict)):
             return Anything
-        takers = probe.takers(plan.site, place, value) if not nodes_in(value) else None
-        if takers is None:
+        receivers = probe.receivers(plan.site, argument, value) if not nodes_in(value) else None
+        if receivers is None:
             return fx.node.map_aggregate(value, _as_fixed)
-        for call, key in takers:
-            handed.setdefault(call, {})[key] = place
+        for call, key in receivers:
+            handed.setdefault(call, {})[key] = argument
         return Anything
 
     given = arguments(plan.program, plan.site)
@@ -82,7 +82,7 @@ def _as_fixed(leaf: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a forward did on proxies: its operations, what it returned, and the proxy of the argument that was tried."""
+    """A forward run on proxies: its operations, what it returned, and the proxy of the argument under test."""
 
     nodes: list[fx.Node]
     returned: Any
@@ -94,11 +94,11 @@ class _Probe:
         self.plan, self.program = plan, plan.program
         self._plain: dict[ModuleCall, _Run | None] = {}
 
-    def takers(self, call: ModuleCall, place: Place, value: Any) -> list[tuple[ModuleCall, int | str]] | None:
-        """The parts that stay calls to which a call hands an argument on; None where it does more than hand it on."""
+    def receivers(self, call: ModuleCall, argument: Place, value: Any) -> list[tuple[ModuleCall, int | str]] | None:
+        """The submodule calls to which a call passes an argument on; None if it does anything else with it."""
         if call not in self._plain:
             self._plain[call] = _run(self.program, call, None)
-        plain, tried = self._plain[call], _run(self.program, call, place)
+        plain, tried = self._plain[call], _run(self.program, call, argument)
         if plain is None or tried is None:
             return None
         occurrences = _occurrences(plain, tried, value)
@@ -106,31 +106,33 @@ class _Probe:
         if occurrences is None or [node.target for node in parts] != [str(id(child.module)) for child in call.children]:
             return None
         children = dict(zip(parts, call.children, strict=True))
-        takers: list[tuple[ModuleCall, int | str]] = []
+        receivers: list[tuple[ModuleCall, int | str]] = []
         for node, key in occurrences:
-            further = self._at(children[node], key, value)
+            further = self._receivers_behind(children[node], key, value)
             if further is None:
                 return None
-            takers += further
-        return takers
+            receivers += further
+        return receivers
 
-    def _at(self, call: ModuleCall, key: int | str, value: Any) -> list[tuple[ModuleCall, int | str]] | None:
-        """The takers behind one argument of a part: itself, its own parts where it is opened, none where it is gone."""
+    def _receivers_behind(
+        self, call: ModuleCall, key: int | str, value: Any
+    ) -> list[tuple[ModuleCall, int | str]] | None:
+        """Who receives an argument of a submodule call: that call, its own submodules if opened, nobody if gone."""
         if call in self.plan.calls:
             return [(call, key)]
         if call not in self.plan.opened or not self._is_left(call):
             return []
-        place = _place_of(call, key)
-        return None if place is None else self.takers(call, place, value)
+        argument = _parameter_of(call, key)
+        return None if argument is None else self.receivers(call, argument, value)
 
     def _is_left(self, call: ModuleCall) -> bool:
-        """Whether something of an opened call is written."""
+        """Whether anything of an opened call is still written."""
         if any(node in self.plan.operations for node in call.nodes):
             return True
         return any(child in self.plan.calls or self._is_left(child) for child in call.children)
 
 
-def _place_of(call: ModuleCall, key: int | str) -> Place | None:
+def _parameter_of(call: ModuleCall, key: int | str) -> Place | None:
     """The parameter that an argument of a call goes to."""
     parameters = signature_of(call.module).parameters
     if isinstance(key, str):
@@ -149,7 +151,7 @@ def _place_of(call: ModuleCall, key: int | str) -> Place | None:
 
 
 class _Scratch(fx.proxy.GraphAppendingTracer):
-    """Writes operations on proxies into a graph; what is no value of the graph stands there by its identity."""
+    """Appends operations on proxies to a graph; objects that are not graph values are represented by their identity."""
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, (torch.Tensor, nn.Module)):
@@ -161,7 +163,7 @@ class _Scratch(fx.proxy.GraphAppendingTracer):
 
 
 def _run(program: Program, call: ModuleCall, tried: Place | None) -> _Run | None:
-    """Run the code of one module on proxies, with one for a constant argument; None where that fails."""
+    """Run the code of one module on proxies, with a proxy for the tested argument; None if that fails."""
     module = call.module
     if "forward" in module.__dict__:
         return None
@@ -182,17 +184,19 @@ def _run(program: Program, call: ModuleCall, tried: Place | None) -> _Run | None
         if tried is not None:
             name, key = tried
             arguments_[name] = extra if key is None else {**arguments_.get(name, {}), key: extra}
-        made = inspect.BoundArguments(signature_of(module), arguments_)
+        bound_arguments = inspect.BoundArguments(signature_of(module), arguments_)
         with preserved(module), torch.no_grad():
-            returned = type(module).forward(_with_stand_ins(module, tracer), *made.args, **made.kwargs)
+            returned = type(module).forward(
+                _with_stand_ins(module, tracer), *bound_arguments.args, **bound_arguments.kwargs
+            )
             returned = tracer.create_arg(returned)
-    except Exception:  # whatever it is, the forward cannot be followed so
+    except Exception:  # whatever the reason, this forward does not run on proxies
         return None
     return _Run(list(graph.nodes), returned, extra.node)
 
 
 def _with_proxies(tree: Any, proxy: Any) -> Any:
-    """Arguments with proxies for nodes, in ordinary containers."""
+    """Arguments with proxies in place of nodes, in ordinary containers."""
     if isinstance(tree, fx.Node):
         return proxy(tree)
     if isinstance(tree, (tuple, list)):
@@ -205,7 +209,7 @@ def _with_proxies(tree: Any, proxy: Any) -> Any:
 
 
 def _with_stand_ins(module: nn.Module, tracer: _Scratch) -> nn.Module:
-    """A module of the same class whose parts note how they are called instead of running."""
+    """A module of the same class whose submodules record how they are called instead of running."""
     memo: dict[int, nn.Module] = {}
 
     def stand_in(part: nn.Module) -> nn.Module:
@@ -230,20 +234,20 @@ def _with_stand_ins(module: nn.Module, tracer: _Scratch) -> nn.Module:
 
 
 def _shallow(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A module with the same attributes; plain containers are its own, so that a forward may fill them."""
-    made: nn.Module = object.__new__(kind)
+    """A module with the same attributes, except that plain containers are copied so that a forward may fill them."""
+    copy: nn.Module = object.__new__(kind)
     plain = (list, dict, set)
-    made.__dict__.update(
+    copy.__dict__.update(
         (name, value.copy() if type(value) in plain else value) for name, value in module.__dict__.items()
     )
-    return made
+    return copy
 
 
 # comparing two runs
 
 
 def _occurrences(plain: _Run, tried: _Run, value: Any) -> list[tuple[fx.Node, int | str]] | None:
-    """Where the tried argument is given to a part; None where the two runs differ in anything else."""
+    """Where the tested argument is passed to a submodule; None if the two runs differ in anything else."""
     if len(plain.nodes) != len(tried.nodes):
         return None
     number = {node: position for run in (plain, tried) for position, node in enumerate(run.nodes)}

@@ -1,4 +1,7 @@
-"""A user's hooks on a module that is traced through, as two operations of the graph."""
+"""A user's hooks on a module that is traced through, as two operations of the graph.
+
+They look up the hooks in each run, so hooks that the user adds or removes later take effect.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import nn
 
 
 class PreHooks:
-    """Runs the forward pre-hooks that a module has at that moment; gives its positional arguments."""
+    """Runs the forward pre-hooks that a module has at the time of the call; returns its positional arguments."""
 
     __name__ = "forward_pre_hooks"
 
@@ -16,7 +19,7 @@ class PreHooks:
         self.module = module
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The positional arguments, as the hooks leave them."""
+        """The positional arguments after all hooks."""
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if key in self.module._forward_pre_hooks_with_kwargs:
                 result = hook(self.module, args, kwargs)
@@ -30,7 +33,7 @@ class PreHooks:
 
 
 class PostHooks:
-    """Runs the forward hooks that a module has at that moment; gives its output."""
+    """Runs the forward hooks that a module has at the time of the call; returns its output."""
 
     __name__ = "forward_hooks"
 
@@ -38,7 +41,7 @@ class PostHooks:
         self.module = module
 
     def __call__(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The output, as the hooks leave it."""
+        """The output after all hooks."""
         for key, hook in list(self.module._forward_hooks.items()):
             if key in self.module._forward_hooks_with_kwargs:
                 result = hook(self.module, args, kwargs, output)

@@ -1,7 +1,8 @@
-"""Operations that change a tensor, and the operations that make the new value instead: one table for both front ends.
+"""Operations that modify a tensor, and those that compute the new value instead: one table for both front ends.
 
-A graph of operations has no order but that of its edges, so it cannot hold a change. Where a forward writes over a
-tensor, the graph gets the operation that makes the new value, and later readers of the tensor read that.
+A graph has no order except that of its edges, so it cannot express a modification. Where a forward writes to a tensor,
+the graph gets the operation that computes the new value, and later readers of the tensor read that. Both front ends use
+this table, so that they cannot disagree on what is an in-place operation.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ AS_OPERATORS = {
     "__truediv__": operator.truediv, "__itruediv__": operator.truediv, "div_": operator.truediv,
     "__matmul__": operator.matmul, "__getitem__": operator.getitem, "__neg__": operator.neg,
 }  # fmt: skip
-"""Methods of tensors with an operator that means the same for two operands (one, for ``__neg__``)."""
+"""Methods of tensors, with the operator that does the same for two operands (one, for ``__neg__``)."""
 
 _MODULES = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 _VIEWS = {
@@ -57,7 +58,7 @@ def with_item(tensor: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
 
 
 def plain_function(target: Any) -> Any:
-    """The function, or name of a method, that makes the value which `target` writes over its first argument; or None.
+    """The function or method name that returns the value which `target` writes to its first argument; or None.
 
     Example:
         >>> plain_function("add_"), plain_function(torch.relu_) is torch.relu, plain_function("add")
@@ -83,7 +84,7 @@ def plain_function(target: Any) -> Any:
 
 
 def without_change(target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """A function and its keywords that make the value which this call writes over its first argument; or None.
+    """A function and keywords that return the value which this call writes to its first argument; or None.
 
     Example:
         >>> without_change(F.relu, {"inplace": True}) == (F.relu, {"inplace": False})
@@ -98,12 +99,12 @@ def without_change(target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, 
 
 
 def changes_its_input(module: nn.Module) -> bool:
-    """Whether a layer of ``torch.nn`` writes over what it is given."""
+    """Whether a layer of ``torch.nn`` overwrites its input."""
     return bool(getattr(module, "inplace", False)) and type(module).__module__ in _MODULES
 
 
 def is_view(node: fx.Node, module: nn.Module | None = None) -> bool:
-    """Whether a node's value may share its memory with the node's first argument."""
+    """Whether a node's value may share memory with the node's first argument."""
     if node.op == "call_module":
         return isinstance(module, (nn.Identity, nn.Flatten, nn.Unflatten))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -1,4 +1,4 @@
-"""A model's input and output: one tensor or several, and which of them counts."""
+"""A model's inputs and outputs: a tensor or several, bound to the nodes of a graph and checked against the example."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .trees import items
 
 
 def call_model(model: Callable[..., Any], x: Any) -> Any:
-    """The model at an input given as tensor, tuple or mapping of arguments (a list is one argument)."""
+    """Call a model on a tensor, a tuple of arguments or a mapping of keyword arguments (a list is one argument)."""
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, tuple) else model(x)
 
 
 def main_output(output: Any) -> torch.Tensor:
-    """The tensor of a model's output that the network gives: the logits, or the first."""
+    """The tensor of a model's output that the network returns: the logits, or else the first tensor."""
     if isinstance(output, torch.Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -36,14 +36,14 @@ def main_output(output: Any) -> torch.Tensor:
     raise UnrollError(f"expected a tensor in the model's output, got {type(output).__name__}")
 
 
-def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference of two tensors, relative to the largest finite entry of the second; NaN equals NaN."""
-    apart = ~((found == expected) | (found.isnan() & expected.isnan()))
-    if not bool(apart.any()):
+def relative_difference(values: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of two tensors relative to the largest finite entry of the second; NaN equals NaN."""
+    differs = ~((values == expected) | (values.isnan() & expected.isnan()))
+    if not bool(differs.any()):
         return 0.0
     finite = expected[expected.isfinite()]
     scale = finite.abs().max() if finite.numel() else expected.new_zeros(())
-    difference = (found[apart] - expected[apart]).abs().max()
+    difference = (values[differs] - expected[differs]).abs().max()
     return float(difference / scale.clamp_min(torch.finfo(torch.float32).tiny))
 
 
@@ -64,7 +64,7 @@ def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def bind(inputs: dict[str, fx.Node], x: Any) -> Values:
-    """An input given as tensor, tuple, list or dict as values of the nodes that stand for a program's inputs.
+    """Assign an input, given as tensor, tuple, list or dict, to the input nodes of a program.
 
     A tuple holds positional arguments, a dict keyword arguments; a list is one argument.
 
@@ -85,7 +85,7 @@ def bind(inputs: dict[str, fx.Node], x: Any) -> Values:
 
 
 def _check_list(head: str, inputs: dict[str, fx.Node], tensors: dict[str, dict[str, torch.Tensor]]) -> None:
-    """A list was followed item by item, so it holds for as many items as the example had."""
+    """A list was followed item by item, so the program is valid only for the number of items in the example."""
     expected = [name for name in inputs if name.startswith(f"{head}.")]
     if len(tensors[head]) != len(expected) or not set(expected) <= set(tensors[head]):
         raise UnrollError(
@@ -95,22 +95,22 @@ def _check_list(head: str, inputs: dict[str, fx.Node], tensors: dict[str, dict[s
 
 
 def named(model: nn.Module, inputs: Collection[str], x: Any) -> Any:
-    """An input given as tuple of more than the inputs that a program reads, by the names of the model's arguments."""
+    """Turn a tuple with more items than the program has inputs into a dict by the names of the model's arguments."""
     parameters = list(inspect.signature(model.forward).parameters)
     if not isinstance(x, tuple) or not len(inputs) < len(x) <= len(parameters) or not set(inputs) <= set(parameters):
         return x
     return dict(zip(parameters, x, strict=False))
 
 
-def check_constants(model: nn.Module, known: Collection[str], x: Any, example: Any) -> None:
-    """A program holds for the values that it was made with of the arguments that are not its inputs.
+def check_constants(model: nn.Module, inputs: Collection[str], x: Any, example: Any) -> None:
+    """Check that arguments which are not inputs of a program have the values for which it is valid.
 
     Args:
         model: the model.
-        known: the program's inputs.
-        x: the input given.
+        inputs: the names of the program's inputs.
+        x: the input.
         example: the input on which the program was recorded, or compared with the model; tensors in it that the
-            program does not take have been shown not to matter.
+            program does not read have been shown not to matter.
 
     Raises:
         UnrollError: an argument has another value than in the example or, where that lacks it, than its default.
@@ -118,12 +118,12 @@ def check_constants(model: nn.Module, known: Collection[str], x: Any, example: A
     if not isinstance(x, dict):
         return
     parameters = inspect.signature(model.forward).parameters
-    made = dict(zip(parameters, example, strict=False)) if isinstance(example, tuple) else example
-    made = made if isinstance(made, dict) else {}
+    in_example = dict(zip(parameters, example, strict=False)) if isinstance(example, tuple) else example
+    in_example = in_example if isinstance(in_example, dict) else {}
     for name, value in x.items():
-        if name in known or name not in parameters:
+        if name in inputs or name not in parameters:
             continue
-        expected = made.get(name, parameters[name].default)
+        expected = in_example.get(name, parameters[name].default)
         if value is expected or isinstance(expected, torch.Tensor):
             continue
         if isinstance(value, torch.Tensor) or value != expected:
@@ -134,7 +134,7 @@ def check_constants(model: nn.Module, known: Collection[str], x: Any, example: A
 
 
 def arguments_by_name(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-    """An input given as tensor, tuple, list or dict, as a call gives it to the model, and by the names of arguments.
+    """The positional and keyword arguments of a call on an input, and all of them by name.
 
     Positional arguments of a forward of ``*args`` are called ``args_0``, ``args_1``.
 

@@ -1,4 +1,4 @@
-"""Which modules are one operation of the graph, for both front ends."""
+"""Which modules are a single operation of the graph, for both front ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def is_single_function(module: nn.Module, args: Any, kwargs: Any, kind: type) -> bool:
-    """A module without parameters or parts that is given one tensor: one operation (drop-path, lambda)."""
+    """Whether a module is one function of one tensor: no parameters, no submodules (drop-path, a lambda)."""
     if next(module.children(), None) is not None or next(module.parameters(), None) is not None:
         return False
     return sum(isinstance(value, kind) for value in (*args, *kwargs.values())) == 1

@@ -1,8 +1,8 @@
-"""Which parts of a model go with the branches that are dropped, and how many parameters that is.
+"""Which parts of a model go with the dropped branches, and how many parameters that saves.
 
-A part goes when every one of its calls is gone: the written forwards do not run it, nor does any code that stays. A
-parameter that a forward reads by itself goes by the same rule. What the run never used stays; other methods of the
-module may need it.
+A submodule goes when every one of its calls is gone: neither a rewritten forward nor any code that stays runs it. A
+parameter that a forward reads directly follows the same rule. What the traced run never used stays, since other methods
+of the module may need it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .drop_sites import calls_of
 from .program import ModuleCall, Program, call_of
 
 Slot = tuple[nn.Module, str]
-"""A module, and the name of one of its parts, parameters or buffers."""
+"""A module, and the name of one of its submodules, parameters or buffers."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Leaving:
     """What goes, by the modules that hold it.
 
     Attributes:
-        modules: parts.
+        modules: submodules.
         tensors: parameters and buffers.
     """
 
@@ -35,7 +35,7 @@ class Leaving:
 
 
 class Holdings:
-    """What a model holds, and which calls of its run use it."""
+    """What a model contains, and which calls of the traced run use it."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -51,14 +51,14 @@ class Holdings:
         self._slots = Counter(_address(value) for module in modules for value in module._parameters.values())
 
     def leaving(self, plans: Sequence[SitePlan]) -> Leaving:
-        """What goes with some plans.
+        """What goes when the plans are carried out.
 
-        Cost: a walk of the modules that are written again, and of their parts.
+        Cost: one traversal of the rewritten modules and their submodules.
         """
         return _Search(self, plans).leaving()
 
     def parameters(self, leaving: Leaving) -> int:
-        """The number of parameters that the model no longer has; one that is also held elsewhere stays."""
+        """The number of parameters removed; a parameter that is also held elsewhere stays."""
         held, slots = Counter(), Counter()  # type: ignore[var-annotated]
         sizes: dict[int, int] = {}
 
@@ -85,7 +85,7 @@ class Holdings:
 
 
 def _address(parameter: nn.Parameter | None) -> int:
-    """What tells parameters apart, also those of scripted modules, which make a new Python object at each look."""
+    """The identity of a parameter, also in scripted modules, which create a new Python object at each access."""
     return 0 if parameter is None else int(parameter._cdata)
 
 
@@ -105,33 +105,33 @@ class _Search:
         return leaving
 
     def _visit(self, holder: nn.Module, leaving: Leaving) -> bool:
-        """Note what goes of a module that is not run; whether nothing of it is left."""
+        """Record which parts of a module go; True if nothing of it is left."""
         parts = [(name, child) for name, child in holder._modules.items() if child is not None]
         tensors = [*holder._parameters.items(), *holder._buffers.items()]
         held = [(name, tensor) for name, tensor in tensors if tensor is not None]
         was_leaf = any(call.leaf for call in self.holdings.calls.get(id(holder), ()))
-        left = 0
+        remaining = 0
         for name, child in parts:
             if self._goes(child) or (not self._runs(child) and self._visit(child, leaving)):
                 leaving.modules.append((holder, name))
             else:
-                left += 1
+                remaining += 1
         for name, tensor in held:
             if self._tensor_goes(tensor, was_leaf):
                 leaving.tensors.append((holder, name))
             else:
-                left += 1
-        return bool(parts or held) and not left and id(holder) not in self.asked
+                remaining += 1
+        return bool(parts or held) and not remaining and id(holder) not in self.asked
 
     def _goes(self, module: nn.Module) -> bool:
-        """Whether a part was run, and neither it nor anything in it is run or read any more."""
+        """Whether a submodule was run, and neither it nor anything in it is still run or read."""
         if not self.holdings.calls.get(id(module)):
             return False
         for part in module.modules():
             tensors = (*part._parameters.values(), *part._buffers.values())
             if self._runs(part) or id(part) in self.asked or any(id(tensor) in self.read for tensor in tensors):
                 return False
-            if any(self._is_read_by_code(tensor) for tensor in tensors):
+            if any(self._is_read_by_unchanged_code(tensor) for tensor in tensors):
                 return False
         return True
 
@@ -140,18 +140,18 @@ class _Search:
 
     def _tensor_goes(self, tensor: object, was_leaf: bool) -> bool:
         was_read = was_leaf or bool(self.holdings.reads.get(id(tensor)))
-        return was_read and id(tensor) not in self.read and not self._is_read_by_code(tensor)
+        return was_read and id(tensor) not in self.read and not self._is_read_by_unchanged_code(tensor)
 
-    def _is_read_by_code(self, tensor: object) -> bool:
-        """Whether a forward that stays as it is reads a parameter or buffer by itself."""
-        return any(self._is_code(call_of(node)) for node in self.holdings.reads.get(id(tensor), ()))
+    def _is_read_by_unchanged_code(self, tensor: object) -> bool:
+        """Whether an unchanged forward reads a parameter or buffer directly."""
+        return any(self._runs_unchanged(call_of(node)) for node in self.holdings.reads.get(id(tensor), ()))
 
-    def _is_code(self, call: ModuleCall) -> bool:
-        """Whether a call's own forward runs as its author wrote it."""
+    def _runs_unchanged(self, call: ModuleCall) -> bool:
+        """Whether a call still runs its own, unchanged forward."""
         return call not in self.plans and self._stays(call)
 
     def _stays(self, call: ModuleCall) -> bool:
-        """Whether a call is still made: each written forward around it makes it, or a call around it."""
+        """Whether a call is still made: every rewritten forward around it makes it, or makes a call around it."""
         below: list[ModuleCall] = []
         for current in call.ancestors():
             plan = self.plans.get(current)

@@ -1,10 +1,10 @@
 """Which operations an evaluation runs only for a block's branch, or only for its shortcut.
 
-An operation is run for a way into a block's sum when every way from it to the followed outputs takes that one: in graph
-terms, when the way *post-dominates* it. One pass from the outputs back gives the tree of immediate post-dominators,
-with two extra vertices per block for the ways into its sum, for all blocks at once, nested ones too. (Asking each block
-by a walk of its own is quadratic in depth.) What a model can do without when a branch is gone, where counters and
-everything that it returns have a say, is :mod:`still_needed`'s question.
+An operation belongs to one way into a block's sum when every path from it to the chosen outputs goes that way: in graph
+terms, when that way *post-dominates* it. One backward pass from the outputs gives the tree of immediate
+post-dominators, with two extra vertices per block for the ways into its sum, for all blocks at once, including nested
+ones. (A separate traversal per block would be quadratic in depth.) What a model can do without once a branch is gone,
+where counters and everything that it returns count too, is the question of :mod:`still_needed`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .dataflow import reachable
 
 SHORTCUT, BRANCH = "shortcut", "branch"
 Vertex = fx.Node | tuple[str, int]
-"""A node, or the way into a block's sum: ``("branch", 3)``."""
+"""A node, or one of the two ways into a block's sum: ``("branch", 3)``."""
 
 
 class Liveness:
-    """For each node that an output is computed from, the one way into a sum that it is computed for.
+    """For each node that an output depends on, the way into a sum that it is computed for.
 
     Args:
         graph: the program's graph.
         cuts: its blocks, in the order of their additions.
-        outputs: the nodes whose values count.
+        outputs: the nodes whose values are needed.
 
     Attributes:
-        needed: the nodes from which an output is computed.
+        needed: the nodes that an output depends on.
     """
 
     def __init__(self, graph: fx.Graph, cuts: Sequence[Cut], outputs: Iterable[fx.Node]) -> None:
@@ -45,7 +45,7 @@ class Liveness:
         self._destinations = self._find_destinations(readers)
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
-        """What a node reads; a block's sum reads the ends of its shortcut and branches (parallel ones directly)."""
+        """What a node reads; a block's sum reads the ends of its shortcut and of its branches (also parallel ones)."""
         index = self._index.get(node)
         if index is None:
             return list(node.all_input_nodes)
@@ -94,11 +94,11 @@ class Liveness:
         return meeting
 
     def destination(self, node: fx.Node) -> tuple[str, int] | None:
-        """The one way into a sum that a node is computed for, no other sum in between; None where there is none."""
+        """The way into a sum that a node is computed for, with no other sum in between; None if there is none."""
         return self._destinations.get(node)
 
     def _find_destinations(self, readers: dict[fx.Node, list[Vertex]]) -> dict[fx.Node, tuple[str, int] | None]:
-        """A node in the branch of an outer block that an inner block reads too is computed for the inner one's sake."""
+        """A node in an outer block's branch that an inner block also reads is computed for the inner one."""
         first: dict[Vertex, int] = {}
         destinations: dict[fx.Node, tuple[str, int] | None] = {}
         none = len(self._cuts)

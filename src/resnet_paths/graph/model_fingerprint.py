@@ -1,4 +1,4 @@
-"""What decides a network's values, as one short string."""
+"""Everything that determines a network's values, as one short string."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's class, structure, train flags, parameters and buffers, those that are not saved too.
+    """SHA-256 of a model's class, structure, train flags, parameters and buffers (also the non-persistent ones).
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -33,7 +33,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def tensor_bytes(value: torch.Tensor) -> bytes:
-    """A tensor's numbers, bit by bit, wherever it is and however it is laid out.
+    """A tensor's bytes in row-major order, whatever its device and memory layout.
 
     Example:
         >>> list(tensor_bytes(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T))

@@ -1,4 +1,9 @@
-"""Which operations of a graph are additions, activations, questions of shape, or changes in place."""
+"""What an operation of a graph is: an addition, an activation, a layer, a product, a question about shape.
+
+The same operation has many spellings: an operator, a function, a method, an ATen overload. The tables list them all, so
+that the rules elsewhere speak of operations and not of spellings. A missing entry can hide a block or admit one too
+many, but it cannot change the output at gates of one: the operations themselves run as the model wrote them.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +82,7 @@ _PARTS: set[Any] = {
     "narrow",
     "select",
 }
-_QUESTIONS = {
+_COMPARISONS = {
     "eq", "ne", "gt", "lt", "ge", "le", "logical_not", "logical_and", "logical_or", "where", "masked_fill", "argmax",
     "argmin", "argsort", "topk", "cumsum", "softmax", "log_softmax", "bool", "long", "int", "embedding",
     "one_hot", "invert",
@@ -85,12 +90,12 @@ _QUESTIONS = {
 
 
 def target_of(node: fx.Node) -> Any:
-    """A node's function or method; an operator of ATen without the overload."""
+    """A node's function or method; for an ATen operator, without the overload."""
     return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
 
 
 def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds, with or without a coefficient, in whatever spelling of ``+``."""
+    """Whether a node adds, with or without a coefficient, in any spelling of ``+``."""
     if node.op == "call_function":
         return target_of(node) in _ADD_FUNCTIONS
     return node.op == "call_method" and target_of(node) in _ADD_METHODS
@@ -102,58 +107,58 @@ def is_add(node: fx.Node) -> bool:
 
 
 def same_answer(value: torch.Tensor | bool, expected: Any, where: str) -> None:
-    """What a recorded forward asked of its input's values must be answered as on the example.
+    """Check that a decision of the recorded forward comes out as it did on the example.
 
     Args:
-        value: the tensor that was asked.
-        expected: the answer on the example: a truth value, a whole number, or a list of them.
-        where: the module that asked.
+        value: the tensor that it depends on.
+        expected: the value on the example: a bool, an integer, or a list of them.
+        where: the module that decides.
 
     Raises:
-        UnrollError: it is not, so the model would run other operations.
+        UnrollError: it comes out otherwise, so the model would run other operations.
     """
     if isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
         return
-    if _told(value, expected) == expected:
+    if _as_python_value(value, expected) == expected:
         return
     raise UnrollError(
-        f"expected an input for which {where or 'the model'} decides as it did on the example ({expected}), got one "
-        "for which it decides otherwise, and runs other operations (a mask with padding where the example had none); "
+        f"expected an input for which {where or 'the model'} takes the branch taken on the example ({expected}), got "
+        "one for which forward() takes another (for instance a mask with padding where the example had none); "
         "unroll the model with an example of this kind"
     )
 
 
-def _told(value: torch.Tensor | bool, expected: Any) -> Any:
-    """A value as Python was told it."""
+def _as_python_value(value: torch.Tensor | bool, expected: Any) -> Any:
+    """A tensor as the kind of Python value that the forward read."""
     if isinstance(expected, list):
         return value.tolist() if isinstance(value, torch.Tensor) else value
     return bool(value) if isinstance(expected, bool) else int(value)
 
 
 def of_shape(value: torch.Tensor, expected: tuple[int, ...], where: str) -> torch.Tensor:
-    """A value whose shape depends on values, and of which a recorded forward asked the shape: as on the example.
+    """Return a value whose shape depends on the data, after checking that it has the shape seen on the example.
 
     Raises:
-        UnrollError: it has another, so the model would run other operations.
+        UnrollError: it has another shape, so the model would run other operations.
     """
     if tuple(value.shape) == tuple(expected):
         return value
     raise UnrollError(
-        f"expected an input for which {where or 'the model'} finds as much as on the example (a tensor of shape "
-        f"{tuple(expected)}), got one of shape {tuple(value.shape)}; unroll the model with an example of this kind"
+        f"expected an input for which {where or 'the model'} selects a tensor of shape {tuple(expected)}, as on the "
+        f"example, got one of shape {tuple(value.shape)}; unroll the model with an example of this kind"
     )
 
 
 def is_concatenation(node: fx.Node) -> bool:
-    """Whether a node puts values side by side, as dense networks do instead of adding them."""
+    """Whether a node concatenates values, as DenseNets do instead of adding them."""
     return node.op == "call_function" and target_of(node) in {torch.cat, torch.concat, torch.concatenate}
 
 
 def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node is an elementwise activation."""
     if node.op == "call_module":
-        place = type(module).__module__ == "torch.nn.modules.activation"
-        return place and not isinstance(module, _ATTENTION)
+        is_elementwise = type(module).__module__ == "torch.nn.modules.activation"
+        return is_elementwise and not isinstance(module, _ATTENTION)
     if node.op == "call_function":
         return target_of(node) in _ACTIVATION_FUNCTIONS
     return node.op == "call_method" and target_of(node) in _ACTIVATION_METHODS
@@ -174,15 +179,15 @@ _LIKE = {"type_as", "to", "view_as", "reshape_as", "expand_as"}
 
 
 def like_another(node: fx.Node) -> bool:
-    """Whether a node gives its first argument in the shape or type of the second, whose values it does not read."""
+    """Whether a node converts its first argument to the shape or type of the second, whose values it does not read."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_function", "call_method") and name.split(".")[0] in _LIKE
 
 
 def weighted_layers(node: fx.Node, module: nn.Module | None) -> int:
-    """How many weighted layers a node is: operations that mix channels with a learned (or computed) matrix.
+    """The number of weighted layers in a node: operations that mix channels by a learned (or computed) matrix.
 
-    A module that is kept closed counts with all the layers in it.
+    A closed module counts all the layers in it.
     """
     if node.op == "call_module":
         parts = [] if module is None else module.modules()
@@ -222,23 +227,23 @@ def is_linear(node: fx.Node, module: nn.Module | None, data: set[fx.Node]) -> bo
 
 
 def is_gate(node: fx.Node) -> bool:
-    """Whether a node mixes two values by a third."""
+    """Whether a node interpolates between two values by a third."""
     return node.op in ("call_function", "call_method") and target_of(node) in _MIXES
 
 
 def splits(node: fx.Node) -> bool:
-    """Whether a node gives several parts of its argument."""
+    """Whether a node splits its argument into several parts."""
     return node.op in ("call_function", "call_method") and target_of(node) in _SPLITS
 
 
 def takes_part(node: fx.Node) -> bool:
-    """Whether a node gives one part of its argument."""
+    """Whether a node selects one part of its argument."""
     return node.op in ("call_function", "call_method") and target_of(node) in _PARTS
 
 
 def reads_off(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node asks its argument's values a question (which is larger, which is padding) and drops them."""
+    """Whether a node only compares or looks up its argument's values (which is larger, which is padding)."""
     if node.op == "call_module":
         return isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Softmax))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.split(".")[0].strip("_") in _QUESTIONS
+    return name.split(".")[0].strip("_") in _COMPARISONS

@@ -1,7 +1,7 @@
 """Which tensors a model returns, and the one that an analysis follows.
 
 A model may return several tensors: feature maps of a pyramid, logits and auxiliary logits, a record with a hidden
-state. Blocks are looked for behind all of them; an evaluation gives one, the main output.
+state. Blocks that any of them depends on are found; an evaluation returns one, the main output.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import fx
 from .errors import UnrollError
 
 Path = tuple[int | str, ...]
-"""Where a tensor stands in what a model returns: ``()`` for the tensor itself, ``("out",)``, ``(0, "boxes")``."""
+"""Where a tensor is in what a model returns: ``()`` for the tensor itself, ``("out",)``, ``(0, "boxes")``."""
 
 
 def tensor_outputs(tree: Any) -> list[tuple[Path, fx.Node]]:
-    """The nodes in what a program returns, with their places, in order."""
+    """The nodes in what a program returns, with their paths, in order."""
     return list(_walk(tree, ()))
 
 
@@ -35,7 +35,7 @@ def _walk(tree: Any, path: Path) -> Iterator[tuple[Path, fx.Node]]:
 
 
 def output_at(output: Any, path: Path) -> torch.Tensor:
-    """The tensor at a place of what a model returned.
+    """The tensor at a path in what a model returned.
 
     Raises:
         UnrollError: there is no tensor there.

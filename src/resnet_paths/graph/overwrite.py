@@ -1,4 +1,8 @@
-"""Values that their reader may write over: nobody else can see them."""
+"""Which intermediate values can safely be overwritten in place.
+
+The analysis is split because one half is known when a node is compiled (who reads the value in the graph) and the other
+only when it runs (whether a module has hooks at that moment, which could have kept the value).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from . import operations
 from .program import Program
 
 Watchers = tuple[nn.Module, ...]
-"""Modules whose hooks, if they have any when a value is made, could have kept it."""
+"""Modules whose hooks, if they have any when a value is computed, could have kept it."""
 
 NEW_OUTPUT = (
     nn.modules.conv._ConvNd,
@@ -25,9 +29,9 @@ NEW_OUTPUT = (
 
 
 def watchers(node: Any, program: Program, pinned: frozenset[fx.Node]) -> Watchers | None:
-    """The modules that could keep a node's value by hooks, where its one reader may else overwrite it; or None.
+    """The modules whose hooks could keep a node's value if its only reader may otherwise overwrite it; else None.
 
-    It may what comes from a layer that makes new values, and a sum, unless it is pinned.
+    Outputs of layers that allocate, and sums, may be overwritten unless pinned.
     """
     passed: list[nn.Module] = []
     while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
@@ -44,7 +48,7 @@ def watchers(node: Any, program: Program, pinned: frozenset[fx.Node]) -> Watcher
 
 
 def unwatched(modules: Watchers | None) -> bool:
-    """Whether the value may be overwritten now: no hook could have kept it.
+    """Whether a value may be overwritten now, because no hook could have kept it.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -58,7 +62,7 @@ def unwatched(modules: Watchers | None) -> bool:
 
 
 def is_plain_relu(node: fx.Node, program: Program) -> bool:
-    """Whether a node is ``relu(x)`` of one argument, out of place."""
+    """Whether a node is an out-of-place ``relu(x)``."""
     if len(node.args) != 1 or any(node.kwargs.values()):
         return False
     if node.op == "call_module":

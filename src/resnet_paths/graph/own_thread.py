@@ -1,9 +1,9 @@
-"""Names of PyTorch replaced for one thread.
+"""Replace names of PyTorch for one thread.
 
 Both front ends follow a model by replacing methods that all modules share (``nn.Module.__call__`` and others). A class
-has one such method for the whole process, so whatever is put there decides by the thread that calls it: the thread that
-follows a model gets the replacement, every other thread the original. Two threads never replace at once (see
-`locking.py`); the order in which replacements are taken back is that of a stack.
+has one such method per process, so the replacement dispatches on the calling thread: the thread that follows a model
+gets the new behaviour, every other thread the original. Two threads never replace at the same time (see `locking.py`),
+and replacements are undone in reverse order.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _NOWHERE = object()
 
 @contextmanager
 def replaced_here(holder: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Within the block this thread finds ``make(original)`` under a name of a class or module.
+    """Within the block, this thread sees ``make(original)`` under a name of a class or module.
 
     Args:
         holder: the class or module.
         name: the name of a function, method or static method.
-        make: from the original (unbound) to what takes its place.
+        make: maps the original (unbound) to its replacement.
 
     Example:
         >>> import math

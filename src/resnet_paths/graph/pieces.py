@@ -1,17 +1,17 @@
-"""A graph cut at its blocks into pieces that run on their own: stem, and for each block shortcut, branch and join.
+"""A graph cut at its blocks into pieces that run on their own: a stem, then each block's shortcut, branch and join.
 
-Blocks are numbered in the order of their additions, and so are gates. The *level* of a value is the last block on whose
-sum it depends (-1: none), so its value is decided by the gates up to there. From that everything follows:
+Blocks are numbered in the order of their additions, and so are gates. The *level* of a value is the last block whose
+sum it depends on (-1: none), so the value is determined by the gates up to that block. Everything else follows:
 
-- what is needed for one way into one sum only belongs to that block's shortcut or branch piece, and is computed when
-  that block's turn comes (so a gate of 0 skips it);
+- what is needed only for one way into one sum belongs to that block's shortcut or branch piece, and is computed when it
+  is that block's turn (so a gate of 0 skips it);
 - everything else of level i belongs to join i, which runs as soon as block i has its sum: once for each choice of the
   gates up to i, and never for later ones;
 - the state before block i is the set of values of lower levels that later pieces read.
 
-A chain of blocks is the case in which that set is the block's entry alone. Constants (what depends on no input, also
-not on a shape) are computed in each piece that reads them and never carried, so that pieces see the model's weights
-as they are when they run.
+In a chain of blocks that set is just the block's entry. Constants (which depend on no input, not even on its shape) are
+recomputed in each piece that reads them and never carried, so that pieces see the model's weights as they are when they
+run.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from .still_needed import Needs
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Part of a graph: run it on the values that it reads and it adds the values that it is asked for.
+    """Part of a graph: run it on the values that it reads, and it adds the values that it gives.
 
     Attributes:
-        steps: for each node in program order, the node, how to compute it, and the values done with after it.
-        reads: values from outside that it needs.
-        gives: the nodes whose values it is asked for.
+        steps: for each node in program order, the node, how to compute it, and the values to free after it.
+        reads: the values from outside that it needs.
+        gives: the nodes whose values remain after a run.
     """
 
     steps: tuple[tuple[fx.Node, Step, tuple[fx.Node, ...]], ...]
@@ -48,14 +48,14 @@ class Piece:
     gives: frozenset[fx.Node]
 
     def run(self, values: Values) -> None:
-        """Compute; values from inside the piece are freed after their last use."""
+        """Compute the piece; values from inside it are freed after their last use."""
         for node, step, done in self.steps:
             values[node] = step(values)
             for old in done:
                 del values[old]
 
     def run_all(self, values: Values) -> None:
-        """Compute, and keep the values from inside the piece too."""
+        """Compute the piece and keep the values from inside it too."""
         for node, step, _ in self.steps:
             values[node] = step(values)
 
@@ -66,7 +66,7 @@ class Piece:
         Args:
             nodes: what to run, in order.
             program: the graph.
-            pinned: nodes whose values nothing may write over.
+            pinned: nodes whose values must not be overwritten.
             gives: the nodes whose values are kept.
         """
         members = set(nodes)
@@ -85,7 +85,7 @@ class Piece:
         return Piece(steps, frozenset(reads), gives)
 
     def run_what_can(self, values: Values) -> None:
-        """Compute the nodes whose arguments are there: others are needed only by blocks that are skipped."""
+        """Compute the nodes whose arguments exist: the others are needed only by blocks that are skipped."""
         for node, step, done in self.steps:
             if all(source in values for source in node.all_input_nodes):
                 values[node] = step(values)
@@ -99,10 +99,10 @@ class _Layout:
 
     Attributes:
         shortcuts: the nodes of each block's shortcut piece.
-        branches: of its branch piece.
-        joins: of each join, the stem first.
-        level: the last block on whose sum each needed node depends.
-        last_read: the last block whose turn still reads each value (the number of blocks: the output).
+        branches: those of its branch piece.
+        joins: those of each join, the stem first.
+        level: the last block whose sum each needed node depends on.
+        last_read: the last block whose pieces read each value (the number of blocks stands for the output).
     """
 
     shortcuts: list[list[fx.Node]]
@@ -113,49 +113,49 @@ class _Layout:
 
 
 class Segments:
-    """The pieces of a program with blocks: everything that an evaluation at gates runs.
+    """The pieces of a program: everything that an evaluation at gates runs.
 
     Args:
         program: the graph.
         flow: its data flow.
         cuts: its blocks.
-        overwrite: whether pieces may write over values that nobody else reads (copies made for inference).
+        overwrite: whether pieces may overwrite values that nobody else reads (in copies made for inference).
 
     Attributes:
         cuts: the blocks.
         inputs: the placeholders on which the output depends, by argument name.
-        main: the input from which most blocks are computed.
+        main: the input that most blocks depend on.
         stem: from the inputs to what the first blocks read.
         shortcuts: each block's shortcut (None for an identity).
         branches: each block's branch.
-        joins: from each block's sum to what later blocks, or the output, read of it.
-        fresh_joins: the same, free to overwrite the sum.
+        joins: from each block's sum to what later blocks, or the output, read from it.
+        fresh_joins: the same, allowed to overwrite the sum.
         branch_first: for each block, whether the model writes its sum as branch plus shortcut.
-        branch_watchers: for each block whose branch's value the sum may overwrite, the modules whose hooks forbid it.
+        branch_watchers: for each block whose sum may overwrite the branch's value, the modules whose hooks forbid it.
         carried: for each block (and the output), what evaluation from its entry on needs besides the entry.
-        needs: what the model needs, and what goes with each block.
+        needs: what the model needs, and what goes when a block is dropped.
         exporting: for each block, whether values inside its branch are read from outside.
-        skippable: whether a gate of 0 can make other blocks superfluous (blocks inside a branch).
+        skippable: whether a gate of 0 can make other blocks unnecessary (those inside its branch).
     """
 
     def __init__(self, program: Program, flow: DataFlow, cuts: list[Cut], *, overwrite: bool = False) -> None:
         self.program, self.flow, self.cuts, self.overwrite = program, flow, cuts, overwrite
-        asked = _questions(program, flow, cuts)
-        live = Liveness(program.graph, cuts, [program.output, *asked])
+        checks = _checks_outside_blocks(program, flow, cuts)
+        live = Liveness(program.graph, cuts, [program.output, *checks])
         self.needs = Needs(program)
         self.exporting = [bool(self.needs.reader_outside(cut)) for cut in cuts]
         self.inputs = {name: node for name, node in program.placeholders.items() if node in live.needed}
         self.main = main_input(flow, cuts)
         self._constants = _constants(program) - {cut.entry for cut in cuts}  # an entry is part of the state
-        self._layout = self._lay_out(live, asked)
-        self._carry(live, asked)
+        self._layout = self._assign(live, checks)
+        self._carry(live, checks)
         self._compile()
         self._reaches = _Reaches(live, cuts, program.output)
         self.skippable = not self._reaches.all_always()
 
-    # which node belongs to which piece
+    # assigning nodes to pieces
 
-    def _lay_out(self, live: Liveness, asked: list[fx.Node]) -> _Layout:
+    def _assign(self, live: Liveness, checks: list[fx.Node]) -> _Layout:
         n = len(self.cuts)
         index_of = {cut.add: index for index, cut in enumerate(self.cuts)}
         layout = _Layout([[] for _ in range(n)], [[] for _ in range(n)], [[] for _ in range(n + 1)], {})
@@ -171,30 +171,34 @@ class Segments:
                 layout.joins[layout.level[node] + 1].append(node)
             else:
                 (layout.shortcuts if way[0] == SHORTCUT else layout.branches)[way[1]].append(node)
-        self._place_questions(live, layout)
+        self._place_checks(live, layout)
         return layout
 
-    def _place_questions(self, live: Liveness, layout: _Layout) -> None:
-        """Questions about values inside blocks are asked by the piece that computes the last of what they ask about."""
+    def _place_checks(self, live: Liveness, layout: _Layout) -> None:
+        """Put each check inside a block into the piece that computes the last of the values that it checks.
+
+        A check (`operations.same_answer`) has no reader, so liveness alone would leave it out. It may run only where
+        all its arguments exist; one whose arguments lie in two different pieces of skippable code is left out.
+        """
         turns = [*enumerate(layout.shortcuts), *enumerate(layout.branches)]
         inside = {node: (index, nodes) for index, nodes in turns for node in nodes}
         piece_of = {node: (index - 1, nodes) for index, nodes in enumerate(layout.joins) for node in nodes} | inside
         piece_of |= {cut.add: (index, layout.joins[index + 1]) for index, cut in enumerate(self.cuts)}
-        for question in _all_questions(self.program, self.flow):
-            if question in live.needed:
+        for check in _all_checks(self.program, self.flow):
+            if check in live.needed:
                 continue
-            behind = ancestors(question) - self._constants
-            asking = {node for node in behind if node not in live.needed and node.op != "placeholder"}
-            sources = {source for node in asking for source in node.all_input_nodes} - asking - self._constants
-            known = [piece_of[source] for source in sources if source in piece_of]
-            apart = {id(nodes) for source, (_, nodes) in inside.items() if source in sources}
-            if not known or len(apart) > 1 or not sources <= live.needed:
+            behind = ancestors(check) - self._constants
+            added = {node for node in behind if node not in live.needed and node.op != "placeholder"}
+            sources = {source for node in added for source in node.all_input_nodes} - added - self._constants
+            pieces = [piece_of[source] for source in sources if source in piece_of]
+            skippable = {id(nodes) for source, (_, nodes) in inside.items() if source in sources}
+            if not pieces or len(skippable) > 1 or not sources <= live.needed:
                 continue
-            nodes = max(known, key=lambda piece: (piece[0], id(piece[1]) not in apart))[1]
-            nodes[:] = sorted({*nodes, *asking}, key=self.flow.order.__getitem__)
+            nodes = max(pieces, key=lambda piece: (piece[0], id(piece[1]) not in skippable))[1]
+            nodes[:] = sorted({*nodes, *added}, key=self.flow.order.__getitem__)
 
-    def _carry(self, live: Liveness, asked: list[fx.Node]) -> None:
-        """The values that each state must hold."""
+    def _carry(self, live: Liveness, checks: list[fx.Node]) -> None:
+        """Find the values that each state must hold."""
         layout, n = self._layout, len(self.cuts)
         turn: dict[fx.Node, int] = {}
         for pieces in (layout.shortcuts, layout.branches):
@@ -210,13 +214,13 @@ class Segments:
                 last[source] = max(last.get(source, -1), index)
         last[self.program.output] = n
         self._inside = {node for nodes in (*layout.shortcuts, *layout.branches) for node in nodes}
-        made = {
+        computed_at = {
             node: layout.level.get(node, -1)
             for node in last
             if node not in self._inside and node not in self._constants
         }
         alive: list[set[fx.Node]] = [set() for _ in range(n + 1)]
-        for node, level in made.items():
+        for node, level in computed_at.items():
             for index in range(level + 1, last[node] + 1):
                 alive[index].add(node)
         self._alive = [frozenset(nodes) for nodes in alive]
@@ -224,10 +228,10 @@ class Segments:
         self.carried = [nodes - {end} for nodes, end in zip(self._alive, ends, strict=True)]
 
     def _real_sources(self, node: fx.Node) -> set[fx.Node]:
-        """What a node reads, with what the constants among it read (which they do not)."""
+        """What a node reads, without constants: each piece computes those itself."""
         return {source for source in node.all_input_nodes if source not in self._constants}
 
-    # compiled
+    # compiling pieces
 
     def _compile(self) -> None:
         layout, cuts = self._layout, self.cuts
@@ -276,15 +280,15 @@ class Segments:
         """Whether each block reads the one before it and nothing else, so that there are 2^n paths."""
         return self._reaches.is_chain()
 
-    # blocks that a gate of 0 makes superfluous
+    # blocks that a gate of 0 makes unnecessary
 
     def superfluous(self, gates: list[float]) -> list[bool]:
-        """For each block, whether the output at these gates depends on its sum not at all."""
+        """For each block, whether the output at these gates does not depend on its sum at all."""
         return self._reaches.unreached(gates)
 
 
 class _Reaches:
-    """Which sums each way into a sum, and the output, read directly: sets of blocks as bit masks."""
+    """Which sums are read directly by each way into a sum, and by the output: sets of blocks as bit masks."""
 
     def __init__(self, live: Liveness, cuts: list[Cut], output: fx.Node) -> None:
         index_of = {cut.add: index for index, cut in enumerate(cuts)}
@@ -292,9 +296,9 @@ class _Reaches:
         for node in cuts[0].add.graph.nodes:
             if node in live.needed:
                 index = index_of.get(node)
-                own = [self._memo[source] for source in live.inputs(node)] if index is None else []
+                masks = [self._memo[source] for source in live.inputs(node)] if index is None else []
                 self._memo[node] = 0 if index is None else 1 << index
-                for mask in own:
+                for mask in masks:
                     self._memo[node] |= mask
         self.output = self._memo[output]
         self.shortcuts = [self._memo.get(cut.shortcut, 0) for cut in cuts]
@@ -333,31 +337,31 @@ def _constants(program: Program) -> set[fx.Node]:
     return constants
 
 
-def _questions(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
-    """Questions about the input's values that a recorded forward asked before its first block, or beside its blocks."""
-    nodes = _all_questions(program, flow)
+def _checks_outside_blocks(program: Program, flow: DataFlow, cuts: list[Cut]) -> list[fx.Node]:
+    """The checks of the input's values (`operations.same_answer`) outside all blocks, which every evaluation runs."""
+    nodes = _all_checks(program, flow)
     if not nodes:
         return []
     inside = set().union(*(cut.branch_nodes | cut.shortcut_nodes | {cut.add} for cut in cuts))
     return [node for node in nodes if not ancestors(node) & inside]
 
 
-def _all_questions(program: Program, flow: DataFlow) -> list[fx.Node]:
+def _all_checks(program: Program, flow: DataFlow) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node.target is operations.same_answer and node in flow.carries]
 
 
 def gated_sum(
     shortcut: torch.Tensor, branch: torch.Tensor, gate: Any, overwrite: bool = False, *, branch_first: bool = False
 ) -> torch.Tensor:
-    """``shortcut + gate * branch``, exactly the plain sum at gate one; into `branch` where allowed.
+    """``shortcut + gate * branch``, exactly the plain sum at gate one; written into `branch` where allowed.
 
-    With `branch_first` as ``gate * branch + shortcut``: the same numbers in the branch's layout in memory, as the
-    model's own sum has it. (The backward pass of torch 2.14's instance norm is wrong for one image and a gradient in
-    another layout, so that a layout of ours would give wrong gradients where the model's are right.)
+    With `branch_first` it is computed as ``gate * branch + shortcut``: the same numbers, but in the branch's memory
+    layout, like the model's own sum. (The backward pass of torch 2.14's instance norm is wrong for one image and a
+    gradient in another layout, so our own choice of layout would give wrong gradients where the model's are right.)
     """
-    whole = not isinstance(gate, torch.Tensor) and gate == 1.0
-    alike = branch.shape == shortcut.shape and branch.dtype == shortcut.dtype
-    if overwrite and alike and not isinstance(gate, torch.Tensor):
-        return (branch if whole else branch.mul_(gate)).add_(shortcut)
-    scaled = branch if whole else gate * branch
+    is_plain = not isinstance(gate, torch.Tensor) and gate == 1.0
+    same_kind = branch.shape == shortcut.shape and branch.dtype == shortcut.dtype
+    if overwrite and same_kind and not isinstance(gate, torch.Tensor):
+        return (branch if is_plain else branch.mul_(gate)).add_(shortcut)
+    scaled = branch if is_plain else gate * branch
     return scaled + shortcut if branch_first else shortcut + scaled

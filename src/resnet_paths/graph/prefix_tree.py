@@ -1,4 +1,7 @@
-"""Many rows of choices, one a position: rows that begin alike share the evaluation of what they share."""
+"""Evaluate many rows of choices, one choice per position, so that rows with a common prefix share its evaluation.
+
+This is what makes sweeps over gates cheap: 2^n gate rows need 2^(n+1) block evaluations instead of n 2^n.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ Row = Sequence[Any]
 
 
 def shared_walk(start: S, rows: Sequence[Row], step: Callable[[S, int, Any], S]) -> Iterator[tuple[int, S]]:
-    """Yield (row, last state) for each row of choices, depth first over their common beginnings.
+    """Yield (row, last state) for each row of choices, depth first over the tree of their prefixes.
 
     Args:
         start: the state before the first position.
         rows: (m, n) choices that can be ordered.
-        step: from a state, the position and the choice made there, the next state.
+        step: maps a state, the position and the choice made there to the next state.
 
-    Cost: one step for each different beginning of a row. States are kept only while a row to come needs them.
+    Cost: one step per distinct prefix. A state is kept only while a later row needs it.
 
     Example:
         >>> calls = []
@@ -32,19 +35,19 @@ def shared_walk(start: S, rows: Sequence[Row], step: Callable[[S, int, Any], S])
     order = sorted(range(len(rows)), key=lambda row: rows[row])  # type: ignore[arg-type, return-value]
     path: list[S | None] = [start]
     last = start
-    for place, row in enumerate(order):
-        shared = _common(rows[order[place - 1]], rows[row]) if place else 0
-        following = _common(rows[row], rows[order[place + 1]]) if place + 1 < len(order) else -1
-        if not place or shared < len(rows[row]):
+    for turn, row in enumerate(order):
+        shared = _common(rows[order[turn - 1]], rows[row]) if turn else 0
+        following = _common(rows[row], rows[order[turn + 1]]) if turn + 1 < len(order) else -1
+        if not turn or shared < len(rows[row]):
             last = _down(path, rows[row], shared, following, step)
         yield row, last
 
 
 def _down(path: list[S | None], row: Row, shared: int, following: int, step: Callable[[S, int, Any], S]) -> S:
-    """Follow one row from where it parts from the one before."""
+    """Follow one row from where it diverges from the previous one."""
     state = path[shared]
     if state is None:
-        raise RuntimeError(f"the state at position {shared} was let go too early")
+        raise RuntimeError(f"the state at position {shared} was freed too early")
     del path[shared:]
     for position in range(shared, len(row)):
         path.append(state if position <= following else None)
@@ -54,7 +57,7 @@ def _down(path: list[S | None], row: Row, shared: int, following: int, step: Cal
 
 
 def _common(one: Row, other: Row) -> int:
-    """The number of choices with which both begin."""
+    """The length of the common prefix."""
     length = 0
     for a, b in zip(one, other, strict=True):
         if a != b:

@@ -1,23 +1,23 @@
-"""Look at a model without leaving a mark: everything a forward pass can change is put back.
+"""Run a model without leaving a trace: everything that a forward pass can change is restored.
 
-Why a forward pass needs that at all: norms count batches, layers reparametrised by a hook store the weight of each
-run, models keep caches in attributes, and dropout moves the global random generators.
+A forward pass changes more than one might expect: norms count batches, modules reparametrised by a hook store the
+weight of each run, models keep caches in attributes, and dropout advances the global random generators.
 
-Putting back means a snapshot before and a restore after, and two of those on one model do not mix: if a second thread
-takes its snapshot while a first has changed something for a while, the second one's restore brings the first one's
-change back for good. So there is one rule for the whole library:
+Restoring means a snapshot before and a restore after, and two of those on one model do not mix: if a second thread
+takes its snapshot while a first has temporarily changed something, the second restore makes the first thread's change
+permanent. So there is one rule for the entire library:
 
 1. Whatever changes a model *on purpose* for a while (exchanged parameters, train flags, hooks) works on a private copy
-   of its modules (`private_copy.py`); the model itself never is in a state that another thread should not see.
-   The recorder of a training loop alone sets flags of the model itself, under the lock: it has to follow the model
-   wherever that is moved, and is called by the thread that trains it.
-2. Whatever only *runs* the model and must undo what the run itself leaves behind does so within `preserved`, which
-   holds `MODEL_LOCK` from the snapshot to the restore: snapshots of two threads never interleave.
-3. The restore writes only what differs. A model in eval mode whose forward keeps nothing is not written to at all, so
-   a thread that evaluates it outside the lock never meets a module that has lost its attributes for a moment.
+   of its modules (`private_copy.py`); the model itself is never in a state that another thread should not see. The only
+   exception is the recorder of a training loop, which sets flags of the model itself, under the lock: it has to follow
+   the model wherever that is moved, and is called by the thread that trains it.
+2. Whatever only *runs* the model and must undo the side effects of the run does so within `preserved`, which holds
+   `MODEL_LOCK` from the snapshot to the restore: snapshots of two threads never interleave.
+3. The restore writes only what differs. A model in eval mode whose forward stores nothing is not written to at all, so
+   a thread that evaluates it outside the lock never meets a module that briefly lacks its attributes.
 
-What no rule here can give: a thread that *trains* a model while another looks at it. Its new running statistics cannot
-be told from those that the look has left behind, and are put back with them.
+What no rule here can handle is a thread that *trains* a model while another one runs it within `preserved`. Its new
+running statistics cannot be distinguished from the side effects of that run, and are reset with them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _restore(module: nn.Module, attributes: dict[str, Any], tables: dict[str, di
 
 
 def _put_back(current: dict[Any, Any], before: dict[Any, Any]) -> None:
-    """Make a dictionary what it was, by its values' identity and their order, and write only what differs."""
+    """Restore a dictionary, by the identity and order of its values, writing only what differs."""
     for name in [name for name in current if name not in before]:
         del current[name]
     for name, value in before.items():
@@ -68,12 +68,12 @@ def _put_back(current: dict[Any, Any], before: dict[Any, Any]) -> None:
 Container = dict[Any, Any] | list[Any] | set[Any]
 
 
-def _containers(values: Iterable[Any], found: dict[int, tuple[Container, Container]]) -> None:
-    """Copies of the plain containers among the values, and of those inside them: a forward may keep things there."""
+def _containers(values: Iterable[Any], saved: dict[int, tuple[Container, Container]]) -> None:
+    """Copy the plain containers among the values, and those inside them: a forward may store things there."""
     for value in values:
-        if type(value) in (dict, list, set) and id(value) not in found:
-            found[id(value)] = value, value.copy()
-            _containers(value.values() if isinstance(value, dict) else value, found)
+        if type(value) in (dict, list, set) and id(value) not in saved:
+            saved[id(value)] = value, value.copy()
+            _containers(value.values() if isinstance(value, dict) else value, saved)
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -126,25 +126,25 @@ def _without_checkpointing(original: Any) -> Any:
 
 @contextmanager
 def checkpointing_bypassed(model: nn.Module) -> Iterator[None]:
-    """Within the block activation checkpointing in this thread calls its function directly, to the same values."""
+    """Within the block, activation checkpointing in this thread calls its function directly, with equal values."""
     original = torch.utils.checkpoint.checkpoint
-    places = {sys.modules.get(type(module).__module__) for module in model.modules()}
+    namespaces = {sys.modules.get(type(module).__module__) for module in model.modules()}
     with ExitStack() as stack:
         stack.enter_context(replaced_here(torch.utils.checkpoint, "checkpoint", _without_checkpointing))
-        for place in places - {None}:
-            for name, value in list(vars(place).items()):
+        for namespace in namespaces - {None}:
+            for name, value in list(vars(namespace).items()):
                 if value is original:
-                    stack.enter_context(replaced_here(place, name, _without_checkpointing))
+                    stack.enter_context(replaced_here(namespace, name, _without_checkpointing))
         yield
 
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Within the block the model may be run or traced; after it everything is as it was before.
+    """Within the block, the model may be run or traced; afterwards, or after an exception, it is as it was before.
 
-    Kept: attributes of every module (so also its hooks and train flag, and what its plain lists, dicts and sets
-    hold), values of buffers, and the state of the random number generators (Python's, NumPy's and torch's); also
-    after an exception. Other threads that want to look at a model wait until the block ends; see the head of this file.
+    Restored are the attributes of every module (so also its hooks and train flag, and the contents of its plain lists,
+    dicts and sets), the values of buffers, and the state of the random number generators (Python's, NumPy's and
+    torch's). Other threads that enter such a block wait until this one ends; see the top of this file.
 
     Example:
         >>> layer = torch.nn.BatchNorm1d(2)
@@ -161,10 +161,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def generators_kept(devices: Sequence[int]) -> Iterator[None]:
-    """After the block the global generators of Python, NumPy and torch (also of these CUDA devices) go on as before it.
+    """After the block, the global generators of Python, NumPy, torch and these CUDA devices continue as before it.
 
-    Where several threads are in such a block at once, the generators go on, when the last one leaves, as they did
-    before the first one came: a state that one thread saved while another drew would be nobody's.
+    If several threads are in such a block at once, the state from before the first one entered is restored when the
+    last one leaves: a state that one thread saved while another was drawing would belong to neither.
 
     Example:
         >>> before = random.getstate()
@@ -180,7 +180,7 @@ def generators_kept(devices: Sequence[int]) -> Iterator[None]:
         finally:
             _set_states(before)
         return
-    _come(devices)
+    _enter(devices)
     _this_thread.keeps = True
     try:
         yield
@@ -194,7 +194,7 @@ _kept: dict[str | int, Any] = {}
 _inside = 0
 
 
-def _come(devices: Sequence[int]) -> None:
+def _enter(devices: Sequence[int]) -> None:
     global _inside
     with GENERATOR_LOCK:
         _kept.update({name: state for name, state in _states(devices).items() if name not in _kept})
@@ -210,15 +210,15 @@ def _leave() -> None:
             _kept.clear()
 
 
-def _alone() -> None:
-    """In a forked process only the thread that forked goes on: the others never leave."""
+def _forget_other_threads() -> None:
+    """In a forked process only the forking thread continues: the others will never leave."""
     global _inside
     _inside = int(getattr(_this_thread, "keeps", False))
     if not _inside:
         _kept.clear()
 
 
-os.register_at_fork(after_in_child=_alone)
+os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 def _states(devices: Sequence[int]) -> dict[str | int, Any]:

@@ -1,8 +1,8 @@
-"""A model's modules once more, to be changed without anybody noticing.
+"""A second set of a model's modules over the same tensors, which can be changed without anybody noticing.
 
 Exchanging parameters, setting train flags and registering hooks change a model for every thread that runs it. A copy of
-its modules over the *same* tensors costs milliseconds and no memory, and takes such changes instead: parameters that
-an optimiser moves in place are those of the copy too.
+its modules over the *same* tensors takes such changes instead. It costs milliseconds and no memory, and parameters that
+an optimizer updates in place change in the copy too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .preserve import preserved
 
 
 def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model, weights and all, of a moment at which no other thread changes it for a while.
+    """A copy of a model including its weights, taken while no other thread is in the middle of a change.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -31,7 +31,7 @@ def private_copy(model: nn.Module) -> nn.Module:
 
 
 def private_modules(model: nn.Module) -> nn.Module | None:
-    """A copy of a model's modules over its own parameters and buffers; None where something in it cannot be copied.
+    """A copy of a model's modules over its own parameters and buffers; None if something in it cannot be copied.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -43,16 +43,15 @@ def private_modules(model: nn.Module) -> nn.Module | None:
         shared = {id(tensor): tensor for module in model.modules() for tensor in _tensors(vars(module), set())}
         try:
             return copied(model, dict(shared))
-        except Exception:  # locks, files, generators and whatever else forbids copying raise what they like
+        except Exception:  # locks, files, generators and others that forbid copying raise all kinds of errors
             return None
 
 
 @contextmanager
 def private_use(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the block a model to set flags of and register hooks on: private modules over the same tensors.
+    """Within the block, a model whose flags and hooks may be changed: private modules over the same tensors.
 
-    Where they cannot be copied it is the model itself, which other threads may not look at meanwhile, and which is put
-    back as it was.
+    If they cannot be copied, it is the model itself, locked against other threads and restored afterwards.
 
     Yields:
         The private model, or the model itself.
@@ -64,9 +63,9 @@ def private_use(model: nn.Module) -> Iterator[nn.Module]:
         >>> layer.training
         True
     """
-    own = private_modules(model)
-    if own is not None:
-        yield own
+    private = private_modules(model)
+    if private is not None:
+        yield private
         return
     with preserved(model):
         yield model

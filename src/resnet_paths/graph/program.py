@@ -1,4 +1,8 @@
-"""The common form that both front ends produce: a graph of operations and a tree of module calls."""
+"""The common result of both front ends: a graph of operations and a tree of module calls.
+
+The graph alone would do for evaluation. The tree is what editing needs: a block is dropped by rewriting the forward of
+a module, so each operation must know in whose forward it was made.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,13 @@ class ModuleCall:
         path: qualified name of the module (``""`` for the model itself).
         module: the module.
         parent: the call in whose forward this call stands; None for the model.
-        args: positional arguments, nodes in place of tensors.
-        kwargs: keyword arguments, likewise.
-        output: what the call returned, nodes in place of tensors.
-        record: the class of what it returned, where that is derived from dict (Hugging Face's outputs); else None.
-        leaf: the call is a single node of the graph; its inside is not seen.
+        args: positional arguments, with nodes in place of tensors.
+        kwargs: keyword arguments, with nodes in place of tensors.
+        output: what the call returned, with nodes in place of tensors.
+        record: the class of the returned value if it is derived from dict (Hugging Face's outputs); else None.
+        leaf: whether the call is a single node of the graph, whose operations are not visible.
         children: the calls made by this call, in order.
-        nodes: the graph nodes made by this call itself (those of leaf children included).
+        nodes: the graph nodes made by this call itself (including those of leaf children).
 
     """
 
@@ -45,7 +49,7 @@ class ModuleCall:
     nodes: list[fx.Node] = field(default_factory=list)
 
     def returns(self, value: Any, nodes: Any) -> None:
-        """Note what the call returned, and the same with nodes in place of tensors."""
+        """Record what the call returned, and the same with nodes in place of tensors."""
         self.output = nodes
         self.record = type(value) if isinstance(value, dict) and type(value) is not dict else None
 
@@ -77,11 +81,10 @@ class Program:
         graph: placeholders, operations, one output node.
         root: the call of the model itself.
         placeholders: the nodes of the model's inputs, by argument name, in order.
-        output: the node of the output that is followed (logits).
-        output_path: where it stands in what the model returns.
+        output: the node of the output that an evaluation returns (the logits).
+        output_path: where it is in what the model returns.
         constants: tensors that the graph reads and that the model does not own by name.
-        opaque: qualified names of modules kept whole because their inside could not be followed,
-            with the reason.
+        opaque: qualified names of modules closed because their forward could not be followed, with the reason.
         front_end: ``"trace"`` or ``"record"``.
         baked: plain attributes of modules that were read and that the graph holds as constants.
         held: tensors of the model from which constants of the graph were computed.
@@ -101,7 +104,7 @@ class Program:
     held: tuple[HeldTensor, ...] = ()
 
     def check_unchanged(self) -> None:
-        """That the values which the graph holds as constants are still those of the model.
+        """Check that the constants of the graph still equal the model's attributes and tensors.
 
         Raises:
             UnrollError: one has changed.
@@ -121,13 +124,13 @@ class Program:
 
 
 def same_operation(one: fx.Node, other: fx.Node) -> bool:
-    """Whether two nodes of two graphs of one model stand for the same operation, whatever they are given."""
+    """Whether two nodes of two graphs of one model are the same operation, whatever their arguments."""
     same_hooks = type(one.target) is type(other.target) and hasattr(one.target, "module")
     return one.op == other.op and one.name == other.name and (one.target == other.target or same_hooks)
 
 
 def first_difference(one: Program, other: Program, *, constants_only: bool = False) -> tuple[str, str] | None:
-    """Where two programs of one model part: the qualified name of the module, and how; None where they are the same."""
+    """Where two programs of one model diverge: the module's qualified name, and how; None if they are the same."""
     for node, twin in () if constants_only else itertools.zip_longest(one.graph.nodes, other.graph.nodes):
         if node is None or twin is None or not same_operation(node, twin):
             present = node if node is not None and node.op != "output" else twin
@@ -149,13 +152,13 @@ def _same_operand(one: Any, other: Any) -> bool:
 
 
 def where_they_part(one: fx.Node | None, other: fx.Node | None) -> str:
-    """The innermost module whose forward makes both of two nodes: it is the one that does one thing or another."""
-    mine, theirs = _places(one), _places(other)
-    return next((path for path in mine if path in theirs), "")
+    """The innermost module whose forward makes both nodes: it is the one that decides between them."""
+    modules, other_modules = _modules_around(one), _modules_around(other)
+    return next((path for path in modules if path in other_modules), "")
 
 
-def _places(node: fx.Node | None) -> list[str]:
-    """The modules in whose forward a node was made, innermost first; of the output, as of what comes before it."""
+def _modules_around(node: fx.Node | None) -> list[str]:
+    """The modules in whose forward a node was made, innermost first; for the output, those of the node before it."""
     while node is not None and "call" not in node.meta and node.prev.op != "root":
         node = node.prev
     if node is None or "call" not in node.meta:
@@ -166,7 +169,7 @@ def _places(node: fx.Node | None) -> list[str]:
 
 
 def equal_values(one: Any, other: Any) -> bool:
-    """Whether two values that graphs hold are the same; NaN equals NaN in tensors."""
+    """Whether two constants of graphs are equal; NaN equals NaN in tensors."""
     if one is other:
         return True
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
@@ -185,12 +188,12 @@ def call_of(node: fx.Node) -> ModuleCall:
 
 
 def map_nodes(tree: Any, change: Callable[[fx.Node], Any]) -> Any:
-    """A nest of tuples, lists, dicts and slices with every node in it replaced."""
+    """A nest of tuples, lists, dicts and slices with every node replaced."""
     return map_leaves(tree, lambda leaf: change(leaf) if isinstance(leaf, fx.Node) else leaf)
 
 
 def first_node(tree: Any) -> fx.Node | None:
-    """The node that stands for the main output: ``logits`` where there is one, else the first."""
+    """The node of the main output: ``logits`` if there is one, else the first."""
     if isinstance(tree, fx.Node):
         return tree
     if isinstance(tree, dict):

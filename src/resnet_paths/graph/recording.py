@@ -1,15 +1,16 @@
 """Front end 2: the graph of a model from runs on an example, for models that cannot be traced symbolically.
 
-Every torch function that runs outside a leaf module is written down with the nodes of its tensors. The model runs at
-two batch sizes; whole numbers that differ between the runs are solved for the batch size. What else differs depends on
-the values of the input, so the module that computes it is closed (`closing.py`), and all begins again.
+Every torch function that runs outside a leaf module is recorded with the nodes of its tensors. The model runs at two
+batch sizes; integers that differ between the runs are expressed in terms of the batch size (`batch_size.py`). Anything
+else that differs depends on the values of the input, so the module that computes it is closed (`closing.py`), and
+recording starts over.
 
-Why not ``torch.export``, with a dynamic batch size? Tried in torch 2.14 on 11 models (six of torchvision, three of
-transformers, two whose forward asks for a value): it followed 9, all but the last two, and each was exact at another
-batch size; recording followed all 11. It took 2.7 to 28 s a model beside 0.1 to 2.7 s for recording. Its graphs hold
-no calls of modules, only their names, and parameters as inputs; hooks and train flags are those of the export for good
-(a removed hook still runs, dropout stays on). What this library does needs all three live: a block is dropped as a
-module, hooks belong to the user, and the model may change its mode.
+Why not ``torch.export``, with a dynamic batch size? We tried it in torch 2.14 on 11 models (six of torchvision, three
+of transformers, two whose forward depends on a value). It followed 9, all but the last two, each exactly at another
+batch size; recording followed all 11. It took 2.7 to 28 s per model, against 0.1 to 2.7 s for recording. Its graphs
+contain no module calls, only their names, and take parameters as inputs; hooks and train flags are frozen at export (a
+removed hook still runs, dropout stays on). This library needs all three live: a block is dropped as a module, hooks
+belong to the user, and the model may change its mode.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from .trees import items, leaves, map_leaves
 
 
 class _Recorder(Regions):
-    """Writes down what torch functions and modules do while a model runs."""
+    """Records the torch functions and modules that a model runs."""
 
     def __init__(
         self, model: nn.Module, opaque: dict[str, str], *, methods: bool = False, change: Change | None = None
@@ -57,7 +58,7 @@ class _Recorder(Regions):
         super().__init__()
         self.model, self.opaque = model, opaque
         self.otherwise = change
-        self.told: list[str] = []  # the modules that read numbers
+        self.told: list[str] = []  # the modules that read numbers off tensors
         self.graph = fx.Graph()
         self.methods: list[str] = []
         self.paths = {id(module): path for path, module in model.named_modules()}
@@ -66,9 +67,9 @@ class _Recorder(Regions):
         self.held = HeldTensors({self.names[id(t)]: t for t in (*model.parameters(), *model.buffers())})
         self.constants: dict[str, torch.Tensor] = {}
         self.known: dict[int, fx.Node] = {}
-        self.alive: list[Any] = []  # an identity may be used again once its object is gone
+        self.alive: list[Any] = []  # keeps objects alive: Python reuses the id of a freed one
         self.sharing: dict[int, list[torch.Tensor]] = {}  # by storage
-        self.stale: dict[int, str] = {}  # what was written over through another view, and the module that did it
+        self.stale: dict[int, str] = {}  # tensors overwritten through another view, and the module that did it
         self.quiet = False
         self.reads = Reads(model, lambda: not self.quiet, self._method if methods else None)
         self.root = ModuleCall("", model, None)
@@ -99,22 +100,22 @@ class _Recorder(Regions):
         return node
 
     def tree(self, value: Any) -> Any:
-        """A nest of tensors as the same nest of nodes."""
+        """A nest with nodes in place of tensors."""
         return map_leaves(value, self._leaf)
 
     def _leaf(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return self.node(value)
-        known = None if value is None or isinstance(value, (bool, int, str)) else self.known.get(id(value))
-        return value if known is None else known
+        node = None if value is None or isinstance(value, (bool, int, str)) else self.known.get(id(value))
+        return value if node is None else node
 
     def node(self, tensor: torch.Tensor) -> fx.Node:
-        """The node to read for a tensor."""
+        """The node that provides a tensor's current value."""
         if id(tensor) in self.stale:
-            raise CannotFollow(self.stale[id(tensor)], "it writes into a view of a tensor that is read later")
-        known = self.known.get(id(tensor))
-        if known is not None:
-            return self.readable(known)
+            raise CannotFollow(self.stale[id(tensor)], "it writes to a view of a tensor that is read later")
+        recorded = self.known.get(id(tensor))
+        if recorded is not None:
+            return self.readable(recorded)
         name = self.names.get(id(tensor))
         if name is None:
             name = f"_constant_{len(self.constants)}"
@@ -125,11 +126,11 @@ class _Recorder(Regions):
         return node
 
     def readable(self, node: fx.Node) -> fx.Node:
-        """The node to read for a node: itself, or its value without a gradient."""
+        """The node through which to read a value: itself, or its ``detach`` outside a region without gradients."""
         return self.read(node, lambda source: self.add("call_method", "detach", (source,)))
 
     def learn(self, value: Any, node: fx.Node) -> None:
-        """From now on the tensors in a result are known as the node, or items of it."""
+        """Associate the tensors in a result with the node that made it, or with items of that node."""
         if isinstance(value, torch.Tensor):
             self._keep(value, node)
             self.sharing.setdefault(_memory(value), []).append(value)
@@ -173,20 +174,20 @@ class _Recorder(Regions):
         return result
 
     def answer(self, func: Any, nodes: tuple[Any, Any], result: Any) -> Any:
-        """What the forward is told where it makes a Python value of a tensor.
+        """The Python value that the forward gets for a tensor.
 
-        Whatever it decides by a truth value or whole number, it decided for this one, so that each run must give it
-        again (of the model's own tensors: they must not change). Other numbers are read anew; that nothing else is done
-        with them is found out by telling others.
+        A bool or an integer may decide what the forward does next, so a check is recorded that each run gives the same
+        one (where it comes from the model's own tensors: that they do not change). A float is read again in each run;
+        whether Python computes with it is found out by running the forward with other floats (`told.py`).
 
         Raises:
-            CannotFollow: it decides by random numbers.
+            CannotFollow: a decision depends on random numbers.
         """
         path, node = self.place, nodes[0][0]
         if not isinstance(node, fx.Node):
             return result
         if node.meta["chance"]:
-            raise CannotFollow(path, f"it decides by random numbers ({node.name}.{func.__name__}); {ADVICE}")
+            raise CannotFollow(path, f"its decisions depend on random numbers ({node.name}.{func.__name__}); {ADVICE}")
         if has_fractions(result):
             self.told.append(path)
             result = result if self.otherwise is None else told_otherwise(result, self.otherwise)
@@ -196,9 +197,9 @@ class _Recorder(Regions):
         if node.meta["held"] and not node.meta["data"]:
             self.held.note(str(source.target) for source in ancestors(node) if source.meta["held"] and not source.args)
         if type(result) is bool or node.meta["data"]:
-            asked = self.call(func, *nodes) if func in _OF_SEVERAL else node  # `0 in x` is not `bool(x)`
+            checked = self.call(func, *nodes) if func in _OF_SEVERAL else node  # `0 in x` is not `bool(x)`
             answer = result.tolist() if isinstance(result, np.ndarray) else result
-            self.add("call_function", operations.same_answer, (asked, answer, path))
+            self.add("call_function", operations.same_answer, (checked, answer, path))
         return result
 
     def call(self, func: Any, args: Any, kwargs: Any) -> fx.Node:
@@ -215,16 +216,16 @@ class _Recorder(Regions):
         return self.add("call_function", target, args, kwargs)
 
     def change(self, func: Any, values: Any, nodes: Any, changed: list[torch.Tensor]) -> None:
-        """A function that changes a tensor becomes one that makes a new value; readers see that one."""
+        """Replace a function that modifies a tensor by one that computes the new value; later readers read that."""
         target, (args, kwargs) = changed[0], nodes
         if id(target) in self.names:
             self.add("call_function", func, args, kwargs)
             return
         first = bool(values) and values[0] is target
         if len(changed) > 1 or id(target._base) in self.names or not first:
-            raise CannotFollow(self.place, "it writes into a view of a tensor")
+            raise CannotFollow(self.place, "it writes to a view of a tensor")
         if self.frozen and not self.known[id(target)].meta.get("frozen"):
-            raise CannotFollow(self.place, "it writes over a value within torch.no_grad()")
+            raise CannotFollow(self.place, "it overwrites a value within torch.no_grad()")
         instead = without_change(func, kwargs)
         if instead is not None:
             node = self.call(instead[0], args, instead[1])
@@ -236,20 +237,20 @@ class _Recorder(Regions):
         self._keep(target, node)
 
     def written(self, target: torch.Tensor) -> None:
-        """What shares memory with a tensor that was written to must not be read again: its node has the old value."""
+        """Mark tensors that share memory with one just written to: their nodes have old values and must not be read."""
         for other in self.sharing.get(_memory(target), []):
             if other is not target and _overlap(target, other):
                 self.stale[id(other)] = self.place
 
     def custom(self, function: Any, forward: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """A custom autograd function, as one operation."""
+        """Record a custom autograd function as one operation."""
         inputs = [value for value in leaves(args) if isinstance(value, torch.Tensor)]
         versions = [version(value) for value in inputs]
         nodes = self.tree(args)
         with self.silence():
             result = forward(*args)
         if [version(value) for value in inputs] != versions:
-            raise CannotFollow(self.place, f"{function.__name__} writes over its input")
+            raise CannotFollow(self.place, f"{function.__name__} overwrites its input")
         result = map_leaves(result, lambda leaf: leaf.clone() if any(leaf is value for value in inputs) else leaf)
         self.learn(result, self.add("call_function", CustomFunction(function), nodes))
         return result
@@ -258,12 +259,12 @@ class _Recorder(Regions):
 
     @property
     def place(self) -> str:
-        """The module in whose forward the run is, or the method of it."""
+        """The module, or its method, that is running."""
         inside = self.methods and self.methods[-1].startswith(f"{self.current.path}:")
         return self.methods[-1] if inside else self.current.path
 
     def _method(self, path: str, method: Any) -> Any:
-        """What a module's own method is replaced by, so that it can be one operation."""
+        """The replacement of a module's own method, which can make it a single operation."""
         if self.quiet:
             return method
         key = f"{path}:{method.__name__}"
@@ -291,10 +292,10 @@ class _Recorder(Regions):
     def _refuse_objects(self, name: str, around: str, given: Any) -> None:
         for value in leaves(given):
             if _is_object_with_tensors(value) and id(value) not in self.known:
-                raise CannotFollow(around, f"it passes tensors to {name} in an object ({type(value).__name__})")
+                raise CannotFollow(around, f"it passes tensors to {name} inside an object ({type(value).__name__})")
 
     def run(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
-        """A call of a module of the model."""
+        """Run and record a call of one of the model's modules."""
         path = self.paths[id(module)]
         call = self.root if not path else ModuleCall(path, module, self.current)
         call.args, call.kwargs = self.tree(args), self.tree(kwargs)
@@ -315,11 +316,11 @@ class _Recorder(Regions):
     def _output(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor) and id(value) in self.stale:
             return self.node(value)
-        known = None if isinstance(value, (bool, int, str)) else self.known.get(id(value))
-        return self._leaf(value) if known is None else known
+        node = None if isinstance(value, (bool, int, str)) else self.known.get(id(value))
+        return self._leaf(value) if node is None else node
 
     def leaf(self, module: nn.Module, original: Any, args: Any, kwargs: Any) -> Any:
-        """A module that is one operation."""
+        """Run and record a module as one operation."""
         inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
         versions = [version(value) for value in inputs]
         call = self.current
@@ -339,7 +340,7 @@ class _Recorder(Regions):
         return result
 
     def inside(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A module whose forward is followed."""
+        """Run a module whose forward is followed."""
         if module._forward_pre_hooks:
             hooks = PreHooks(module)
             node = self.add("call_function", hooks, self.current.args, self.current.kwargs)
@@ -357,7 +358,7 @@ class _Recorder(Regions):
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """Within the block nothing is written down."""
+        """Within the block, nothing is recorded."""
         before, self.quiet = self.quiet, True
         try:
             yield
@@ -366,7 +367,7 @@ class _Recorder(Regions):
 
     @contextmanager
     def following(self, *, gradients: bool) -> Iterator[None]:
-        """Within the block what this thread does is written down."""
+        """Within the block, what this thread runs is recorded."""
 
         def calling(original: Callable[..., Any]) -> Callable[..., Any]:
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -401,7 +402,7 @@ class ClosedMethod:
         return self.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the method gives."""
+        """The method's result."""
         return getattr(self.module, self.name)(*args, **kwargs)
 
 
@@ -410,7 +411,7 @@ _SIZED_BY_VALUES = {"nonzero", "argwhere", "masked_select", "unique", "unique_co
 
 
 def _sized_by_values(target: Any) -> bool:
-    """Whether the shape of what a function gives may depend on the values that it is given."""
+    """Whether the shape of a function's result may depend on the values of its arguments."""
     name = str(getattr(target, "__name__", ""))
     return name.split(".")[0] in _SIZED_BY_VALUES
 
@@ -427,7 +428,7 @@ def _holds_tensor(tree: Any) -> bool:
 
 
 def _is_object_with_tensors(value: Any) -> bool:
-    """Whether a value is an object of some class that keeps tensors in its attributes (a list of images)."""
+    """Whether a value is an object with tensors among its attributes (an image list)."""
     if isinstance(value, (torch.Tensor, nn.Module, type)) or not hasattr(value, "__dict__"):
         return False
     return any(isinstance(leaf, torch.Tensor) for leaf in leaves(list(vars(value).values())))
@@ -451,7 +452,7 @@ def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _reads_only_shape(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a module without parameters gives the same for other values, so that no data passes through it."""
+    """Whether a module without parameters returns the same for other values, so that no data passes through it."""
 
     def other(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
@@ -464,14 +465,14 @@ def _reads_only_shape(module: nn.Module, args: Any, kwargs: Any) -> bool:
     try:
         one = list(leaves(module.forward(*map_leaves(args, same), **map_leaves(kwargs, same))))
         two = list(leaves(module.forward(*map_leaves(args, other), **map_leaves(kwargs, other))))
-    except Exception:  # whatever keeps it from running on other values, it reads them
+    except Exception:  # it fails on other values, so it reads them
         return False
     tensors = [pair for pair in zip(one, two, strict=False) if isinstance(pair[0], torch.Tensor)]
     return len(one) == len(two) and bool(tensors) and all(a.shape == b.shape and a.equal(b) for a, b in tensors)
 
 
 class _Example:
-    """An example input, as a call gives it to the model, with its tensors by name."""
+    """An example input as the arguments of a call, with its tensors by name."""
 
     def __init__(self, model: nn.Module, example: Any) -> None:
         try:
@@ -484,20 +485,20 @@ class _Example:
         if not any(value.ndim for value in self.tensors.values()):
             raise TraceError(f"expected tensors in the example input, got {type(example).__name__}")
         self.names = {id(tensor): name for name, tensor in pairs}
-        whole = [tensor for name, tensor in pairs if "." not in name and tensor.ndim]
-        self.batch = whole[0].shape[0] if whole else None
+        batched = [tensor for name, tensor in pairs if "." not in name and tensor.ndim]
+        self.batch = batched[0].shape[0] if batched else None
 
     def with_other(self, other: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-        """Arguments with each tensor replaced by another, and those tensors by name."""
-        made = {name: other(tensor) for name, tensor in self.tensors.items()}
+        """The arguments with each tensor replaced, and the replacements by name."""
+        replacements = {name: other(tensor) for name, tensor in self.tensors.items()}
 
         def replaced(leaf: Any) -> Any:
-            return made[self.names[id(leaf)]] if isinstance(leaf, torch.Tensor) else leaf
+            return replacements[self.names[id(leaf)]] if isinstance(leaf, torch.Tensor) else leaf
 
-        return map_leaves(self.args, replaced), map_leaves(self.kwargs, replaced), made
+        return map_leaves(self.args, replaced), map_leaves(self.kwargs, replaced), replacements
 
     def again(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor of the second run: one more row; where there is no batch (a list of images), other values."""
+        """The tensor for the second run: one more row, or other values if there is no batch (a list of images)."""
         if self.batch is None:
             return tensor.flip(-1) * 0.875 if tensor.is_floating_point() and tensor.ndim else tensor.clone()
         if not tensor.ndim or tensor.shape[0] != self.batch:
@@ -543,7 +544,7 @@ def _one_run(
     methods: bool,
     change: Change | None = None,
 ) -> _Followed:
-    """The graph of one run, with gradients on (so that a region without them is seen) if the model runs with them."""
+    """The graph of one run, with gradients on if the model runs with them, so that regions without them are noticed."""
     problem: Exception | None = None
     for gradients in (True, False):
         with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False), noticing_draws() as drawn:
@@ -555,19 +556,19 @@ def _one_run(
                 raise
             except Exception as error:
                 problem = problem or error
-    raise TraceError(f"the model does not run on the example: {type(problem).__name__}: {problem}") from problem
+    raise TraceError(f"the model fails on the example: {type(problem).__name__}: {problem}") from problem
 
 
 def record(model: nn.Module, example: Any) -> Program:
-    """The graph of a model from runs on an example, at two batch sizes. Other threads may run it meanwhile.
+    """The graph of a model from runs on an example, at two batch sizes. Other threads may run the model meanwhile.
 
     Args:
-        model: any module; it is left as it was.
+        model: any module; it is left unchanged.
         example: tensor, tuple of positional or dict of keyword arguments, batch first; a list is one argument (images
-            of different sizes), whose items stand for themselves.
+            of different sizes), each item of which becomes an input of its own.
 
     Raises:
-        TraceError: the model does not run on the example, or its operations depend on the batch size in a way
+        TraceError: the model fails on the example, or its operations depend on the batch size in a way
             that is not ``a * batch + b``, or on the values of the input.
     """
     given = _Example(model, example)
@@ -587,7 +588,10 @@ def record(model: nn.Module, example: Any) -> Program:
 
 
 def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
-    """As `record`; with `methods`, also a method of a module can be closed, where its forward cannot."""
+    """Like `record`. With `methods`, single methods of a module can be closed where its forward cannot.
+
+    That is tried only after plain recording has failed, so that few models have their methods intercepted.
+    """
 
     def run(opaque: dict[str, str], other: Callable[[torch.Tensor], torch.Tensor], change: Change | None) -> _Followed:
         return _one_run(model, given, other, opaque, methods=methods, change=change)
@@ -601,13 +605,13 @@ def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
             return with_batch_size(one.program, two.program, given.batch), drawn
         difference = first_difference(one.program, two.program)
         if difference is not None:
-            raise CannotFollow(difference[0], f"what it does depends on the values of its input ({difference[1]})")
+            raise CannotFollow(difference[0], f"its operations depend on the values of its input ({difference[1]})")
         return one.program, drawn
 
     return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
 
 
 def _own_methods(model: nn.Module) -> bool:
-    """Whether a model's class has methods that its forward may call."""
+    """Whether a model's class has methods, besides those of nn.Module, that its forward may call."""
     names = {name for kind in type(model).__mro__ if not issubclass(nn.Module, kind) for name in vars(kind)}
     return any(callable(getattr(type(model), name)) and not hasattr(nn.Module, name) for name in names)

@@ -1,9 +1,9 @@
 """Parts of a forward that run without gradients or under autocast.
 
-Both are switches of the thread that no operation of a graph reads, so the graph would lose them. Under
-``torch.no_grad()`` (or inference mode) operations do the same and the gradient stops: whoever reads such a value
-outside of the region reads it through ``detach``, which is an ordinary operation. Under ``torch.autocast`` operations
-may compute in another type, which no operation can express: the node notes the region, and runs within it.
+Both are switches of the thread that no operation of a graph reads, so a graph would lose them. Under
+``torch.no_grad()`` (or inference mode) operations do the same but the gradient stops: whoever reads such a value
+outside the region reads it through ``detach``, which is an ordinary operation. Under ``torch.autocast`` operations may
+compute in another dtype, which no operation can express: the node carries the region and runs within it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .own_thread import replaced_here
 
 
 class Autocast(NamedTuple):
-    """A region under ``torch.autocast``: the arguments with which it was entered."""
+    """A region under ``torch.autocast``: the arguments it was entered with."""
 
     device_type: str
     dtype: torch.dtype | None
@@ -35,7 +35,7 @@ class Autocast(NamedTuple):
 
 
 class Regions(TorchFunctionMode):
-    """Follows which region a forward is in."""
+    """Tracks which region a forward is in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ class Regions(TorchFunctionMode):
         return self._casts[-1] if self._casts else None
 
     def notice(self, func: Any, args: tuple[Any, ...]) -> None:
-        """Look at a torch function that is about to run."""
+        """Inspect a torch function that is about to run."""
         if func is not torch._C._set_grad_enabled:
             return
         if self._blind:
-            raise TraceError("it switches gradients off, and does not run with gradients on")
+            raise TraceError("it switches gradients off, and fails with gradients on")
         self._gradients = bool(args[0])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,10 +66,11 @@ class Regions(TorchFunctionMode):
 
     @contextmanager
     def followed(self, *, gradients: bool = True) -> Iterator[None]:
-        """Within the block the regions are followed.
+        """Within the block, regions are tracked.
 
         Args:
-            gradients: whether they are on; without them a region without them is not seen, so it is refused.
+            gradients: whether gradients are on; if not, a region that switches them off cannot be told apart from the
+                rest, so it is refused.
         """
         self._blind = not gradients
 
@@ -97,7 +98,7 @@ class Regions(TorchFunctionMode):
             yield
 
     def note(self, node: fx.Node) -> None:
-        """Mark a new node with its region."""
+        """Mark a new node with its regions."""
         if node.op in ("call_function", "call_method", "call_module"):
             if self.autocast is not None:
                 node.meta["autocast"] = self.autocast
@@ -107,21 +108,21 @@ class Regions(TorchFunctionMode):
                 node.meta["frozen"] = True
 
     def read(self, node: fx.Node, detach: Callable[[fx.Node], fx.Node]) -> fx.Node:
-        """The node to read for a node: itself, or its value without a gradient.
+        """The node through which to read a value: itself, or its ``detach`` outside a region without gradients.
 
         Args:
             node: the node.
-            detach: makes the node of ``node.detach()``; called once a node.
+            detach: creates the node of ``node.detach()``; called once per node.
         """
         if self.frozen or not node.meta.get("frozen"):
             return node
         if "detached" not in node.meta:
             node.meta["detached"] = detach(node)
-        made: fx.Node = node.meta["detached"]
-        return made
+        detached: fx.Node = node.meta["detached"]
+        return detached
 
 
 def _is_size(node: fx.Node) -> bool:
-    """Whether a node's value is a number or size, of which there is no gradient."""
+    """Whether a node's value is a number or a size, which has no gradient."""
     sources = node.all_input_nodes
     return operations.asks_shape(node) or (bool(sources) and all(source.meta.get("size") for source in sources))

@@ -1,6 +1,7 @@
-"""A plan to drop blocks, written down as the graph of the module's new forward.
+"""A plan to drop blocks, carried out: the graph of the module's new forward.
 
-Writing decides nothing and cannot fail: what may be in the way was looked for by the plan.
+Writing makes no decisions and cannot fail, since the plan (`drop_plan.py`) has checked for everything that could stand
+in the way. So a refusal always comes before anything of the model has been touched.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class WrittenForward:
     """A module's new forward.
 
     Attributes:
-        plan: what it follows.
+        plan: the plan that it carries out.
         graph: the operations; targets are relative to the module, placeholders are its forward's parameters.
         constants: tensors that the graph reads and the module does not own, by their name in the graph.
-        fixed: the arguments whose value in the run that was followed is written into the operations, with that value:
-            the forward holds for no other.
+        fixed: the arguments whose value in the traced run is part of the operations, with that value: the forward is
+            valid for no other.
     """
 
     plan: SitePlan
@@ -44,7 +45,7 @@ class WrittenForward:
 
 
 def written_forward(plan: SitePlan) -> WrittenForward:
-    """The forward of a module as its plan says."""
+    """The forward of a module according to its plan."""
     writer = _Writer(plan)
     graph = writer.write()
     return WrittenForward(plan, graph, writer.constants, writer.fixed)
@@ -83,7 +84,7 @@ class _Writer:
         self.graph.lint()
         return self.graph
 
-    # what comes in
+    # inputs
 
     def _inputs(self) -> None:
         for name, parameter in signature_of(self.plan.site.module).parameters.items():
@@ -94,7 +95,7 @@ class _Writer:
         self.fixed, self.handed = handed_on(self.plan)
 
     def _attributes(self) -> None:
-        """Objects that the module holds as attributes, where something is given them."""
+        """Read the objects that the module holds as attributes and passes to something."""
         trees: list[Any] = [(call.args, call.kwargs) for call in self.plan.calls]
         trees += [(node.args, node.kwargs) for node in self.plan.operations]
         handed = {id(leaf) for tree in trees for leaf in leaves(tree)} & self.known
@@ -103,7 +104,7 @@ class _Writer:
                 self.objects[id(value)] = self.graph.get_attr(name)
 
     def _learn(self, tree: Any, holder: fx.Node) -> None:
-        """The nodes of a value that now comes as `holder`, or as items of it."""
+        """Associate the nodes of a value with `holder`, which now provides it, or with items of `holder`."""
         if isinstance(tree, fx.Node):
             self.new.setdefault(tree, holder)
         elif not is_written(tree) and not isinstance(tree, (dict, tuple, list)):
@@ -114,7 +115,7 @@ class _Writer:
             ):
                 self._learn(item, self.graph.call_function(operator.getitem, (holder, key)))
 
-    # what is done
+    # operations
 
     def _mapped(self, tree: Any) -> Any:
         def counterpart(leaf: Any) -> Any:
@@ -131,26 +132,26 @@ class _Writer:
 
     def _call(self, call: ModuleCall) -> None:
         args, kwargs = list(self._mapped(call.args)), dict(self._mapped(call.kwargs))
-        for key, place in self.handed.get(call, {}).items():
+        for key, argument in self.handed.get(call, {}).items():
             if isinstance(key, int):
-                args[key] = self._argument(place)
+                args[key] = self._argument(argument)
             else:
-                kwargs[key] = self._argument(place)
+                kwargs[key] = self._argument(argument)
         first = _past_identities(call.args[0] if call.args else None, self.plan.program)
         if getattr(call.module, "inplace", False) and first in self.plan.stand_ins and not self._is_fresh(first):
             args[0] = self.graph.call_function(torch.clone, (args[0],))
         name = local_name(self.plan, call.path) or ""
         with self._region(_operations_of(call)):
-            made = self.graph.call_module(name, tuple(args), kwargs)
-        self._learn(call.output, made)
+            result = self.graph.call_module(name, tuple(args), kwargs)
+        self._learn(call.output, result)
 
-    def _argument(self, place: Place) -> fx.Node:
-        name, key = place
+    def _argument(self, argument: Place) -> fx.Node:
+        name, key = argument
         holder = self.holders[name]
         return holder if key is None else self.graph.call_function(operator.getitem, (holder, key))
 
     def _is_fresh(self, add: fx.Node) -> bool:
-        """Whether an activation may write over what stands in the sum's place: nobody else holds it."""
+        """Whether an activation may overwrite the value that replaces the sum, because nobody else reads it."""
         shortcut = self.plan.stand_ins[add]
         if shortcut.op != "call_module" or len(shortcut.users) > 1:
             return False
@@ -158,7 +159,7 @@ class _Writer:
         return isinstance(module, NEW_OUTPUT) and not module._forward_hooks
 
     def _is_overwritten_outside(self, add: fx.Node) -> bool:
-        """Whether a forward that is not rewritten writes over a dropped sum, whose shortcut others may read."""
+        """Whether an unchanged forward overwrites a dropped sum, whose shortcut others may read."""
         writer = add.meta.get("overwritten_by")
         if add not in self.plan.stand_ins or writer is None or self._is_fresh(add):
             return False
@@ -180,7 +181,7 @@ class _Writer:
 
     @contextmanager
     def _region(self, nodes: list[fx.Node]) -> Iterator[None]:
-        """Within the block operations are written inside the ``torch.autocast`` in which all these nodes ran."""
+        """Within the block, operations are written inside the ``torch.autocast`` in which all these nodes ran."""
         regions = {node.meta.get("autocast") for node in nodes}
         region = next(iter(regions)) if len(regions) == 1 else None
         if region is None:
@@ -209,7 +210,7 @@ def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _operations_of(call: ModuleCall) -> list[fx.Node]:
-    """The operations that a call and the calls in it make."""
+    """The operations of a call and of the calls within it."""
     nodes = [node for node in call.nodes if node.op.startswith("call_")]
     for child in call.children:
         nodes += _operations_of(child)
@@ -217,7 +218,7 @@ def _operations_of(call: ModuleCall) -> list[fx.Node]:
 
 
 def _past_identities(node: Any, program: Program) -> Any:
-    """The value itself behind layers that may return their input as it is."""
+    """The value behind layers that may return their input itself."""
     while isinstance(node, fx.Node) and node.op == "call_module" and node.args:
         module = program.model.get_submodule(str(node.target))
         if not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
@@ -227,7 +228,7 @@ def _past_identities(node: Any, program: Program) -> Any:
 
 
 def _as_written(node: fx.Node) -> tuple[str, Any]:
-    """A node's operation and target; a recorded ``torch.Tensor.view`` as a method: code could not import it."""
+    """A node's operation and target; a recorded ``torch.Tensor.view`` becomes a method: code could not import it."""
     name = getattr(node.target, "__name__", "")
     if node.op != "call_function" or getattr(torch.Tensor, name, None) is not node.target:
         return node.op, node.target

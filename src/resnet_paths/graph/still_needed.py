@@ -1,8 +1,9 @@
 """What a graph still needs once the branches of some blocks are gone, and what nothing needs any more.
 
-Each dropped addition gives its shortcut's value. A node is needed when a value that the model returns is computed from
-it, or when it changes something (a counter). What a branch hands out beside its sum (attention maps) does not hold it
-back where nothing reads it, but it does where the model returns it.
+Each dropped addition yields its shortcut's value. A node is needed when a value that the model returns depends on it,
+or when it has a side effect (a counter). What a branch provides besides its sum (attention maps) does not keep it alive
+if nothing reads it, but does if the model returns it. (`liveness` asks a different question: what an *evaluation* runs
+only for one way into a sum, where only the chosen output counts.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .dataflow import reachable
 from .program import Program, call_of
 
 StandIns = Mapping[fx.Node, fx.Node]
-"""For each dropped addition the value that it gives instead: that of its shortcut."""
+"""For each dropped addition the value that replaces it: that of its shortcut."""
 
 
 def nodes_in(tree: Any) -> list[fx.Node]:
@@ -28,7 +29,7 @@ def nodes_in(tree: Any) -> list[fx.Node]:
 
 
 def inputs_of(node: fx.Node, stand_ins: StandIns) -> list[fx.Node]:
-    """What a node reads once blocks are dropped."""
+    """The arguments of a node once blocks are dropped."""
     return [stand_ins[node]] if node in stand_ins else list(node.all_input_nodes)
 
 
@@ -38,7 +39,7 @@ def returned_nodes(program: Program) -> list[fx.Node]:
 
 
 def changes_something(node: fx.Node) -> bool:
-    """Whether an operation writes into a tensor that the model holds (a counter, a running mean)."""
+    """Whether an operation writes to a tensor that the model holds (a counter, a running mean)."""
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     in_place = isinstance(name, str) and name.endswith("_") and not name.endswith("__")
     first = node.args[0] if node.args else None
@@ -48,9 +49,9 @@ def changes_something(node: fx.Node) -> bool:
 
 
 def needed_nodes(program: Program, cuts: Iterable[Cut] = ()) -> set[fx.Node]:
-    """The nodes that are needed with the branches of some blocks gone (all of them by default).
+    """The nodes that are needed once the branches of `cuts` are gone (by default, with no branch gone).
 
-    Cost: one walk of the graph.
+    Cost: one traversal of the graph.
     """
     cuts = list(cuts)
     stand_ins = {cut.add: cut.shortcut for cut in cuts}
@@ -64,18 +65,19 @@ def needed_nodes(program: Program, cuts: Iterable[Cut] = ()) -> set[fx.Node]:
 
 
 def _behind(nodes: Iterable[fx.Node], stand_ins: StandIns) -> set[fx.Node]:
-    """The nodes, and all that they are computed from."""
+    """The nodes, and all that they depend on."""
     return reachable(nodes, lambda node: inputs_of(node, stand_ins))
 
 
 class Needs:
-    """What a whole model needs, and what nothing needs any more once one block's branch is gone.
+    """What the full model needs, and what nothing needs any more once one block's branch is gone.
 
-    Cost: one walk of the graph; for each block one of its branch and of what is computed for it alone, however large
-    the graph.
+    Cost: one traversal of the graph; then for each block one of its branch and of what is computed for it alone,
+    however
+    large the graph.
 
     Attributes:
-        needed: the nodes of the whole graph that are needed.
+        needed: the nodes that the full model needs.
     """
 
     def __init__(self, program: Program) -> None:
@@ -83,34 +85,34 @@ class Needs:
         self._returned = set(returned_nodes(program))
 
     def left_without(self, cut: Cut) -> set[fx.Node]:
-        """The nodes that nothing needs once a block's branch is gone, those that compute its side inputs included."""
-        left: set[fx.Node] = set()
+        """The nodes that nothing needs once a block's branch is gone, including those that compute its side inputs."""
+        unneeded: set[fx.Node] = set()
         todo = list(cut.add.all_input_nodes)
         while todo:
             node = todo.pop()
-            kept = node in left or node is cut.shortcut or node not in self.needed
+            kept = node in unneeded or node is cut.shortcut or node not in self.needed
             if kept or (node in self._returned and node not in cut.branch_nodes):
                 continue
-            if all(user is cut.add or user in left or not self._counts(user) for user in node.users):
-                left.add(node)
+            if all(user is cut.add or user in unneeded or not self._counts(user) for user in node.users):
+                unneeded.add(node)
                 todo.extend(node.all_input_nodes)
-        return left
+        return unneeded
 
     def _counts(self, user: fx.Node) -> bool:
         """Whether a reader of a value is a reason to compute it."""
         return user in self.needed and not changes_something(user)
 
     def reader_outside(self, cut: Cut) -> str:
-        """Who reads a value from inside a block's branch besides the branch, in words; empty where nobody does."""
+        """Who else reads a value from inside a block's branch, in words; empty if nobody does."""
         inside = self._returned & cut.branch_nodes
         return reader_outside(cut, self.left_without(cut), self.needed) or next(
             (f"the model returns {node.name}" for node in sorted(inside, key=lambda node: node.name)), ""
         )
 
 
-def reader_outside(cut: Cut, left: set[fx.Node], needed: set[fx.Node]) -> str:
-    """Who reads a value from inside a block's branch besides the branch, in words; empty where nobody does."""
-    for node in sorted(cut.branch_nodes & needed - left, key=lambda node: node.name):
+def reader_outside(cut: Cut, unneeded: set[fx.Node], needed: set[fx.Node]) -> str:
+    """Who else reads a value from inside a block's branch, in words; empty if nobody does."""
+    for node in sorted(cut.branch_nodes & needed - unneeded, key=lambda node: node.name):
         for user in node.users:
             if user in needed and user not in cut.branch_nodes and user is not cut.add:
                 where = call_of(user).path or "the model's own forward"

@@ -1,11 +1,12 @@
-"""Every way of writing a sum as one: ``add(first term, second term)`` of two nodes.
+"""Rewrite every spelling of a sum as one: ``add(first term, second term)`` of two nodes.
 
-Why before anything else: the search for blocks, the gates, the lesions and the smaller models all look at an addition
-and its two terms. So the spellings are unified once, here, in the graph, and nowhere else is a spelling looked at. A
+This comes before everything else because the search for blocks, gates, lesions and smaller models all work on an
+addition and its two terms. The spellings are unified once, here, in the graph, and nothing else handles them. A
 coefficient becomes an operation of its own on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
-that a gate multiplies the term with its coefficient. Sums with data-dependent weights (``lerp`` with a computed weight)
-are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``) round once where the sum of their
-terms rounds twice: those that turn out to be no blocks are put back, so that the numbers stay the model's, bit for bit.
+that a gate multiplies the term including its coefficient. Sums with data-dependent weights (``lerp`` with a computed
+weight) are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``) round once where the sum of
+their terms rounds twice; those that turn out not to be blocks are restored, so that the numbers stay the model's, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _Rewrite = Callable[[fx.Graph, fx.Node, set[fx.Node]], None]
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """A fused operation that was written out, as it was before."""
+    """A fused operation that was expanded, in its original form."""
 
     node: fx.Node
     op: str
@@ -35,7 +36,7 @@ class Fused:
     kwargs: dict[str, Any]
 
     def put_back(self) -> None:
-        """Make it one operation again."""
+        """Make it a single operation again."""
         self.node.op, self.node.target, self.node.args, self.node.kwargs = self.op, self.target, self.args, self.kwargs
 
 
@@ -59,10 +60,10 @@ def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
 
     Args:
         graph: a program's graph.
-        data: the nodes that carry values of the input; nodes that are made are added.
+        data: the nodes that carry values of the input; new nodes are added.
 
     Returns:
-        The fused operations among them.
+        The fused operations among those rewritten.
     """
     fused: list[Fused] = []
     for node in list(graph.nodes):
@@ -77,7 +78,7 @@ def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
 
 
 def put_back(graph: fx.Graph, fused: list[Fused]) -> None:
-    """Undo the writing out of fused operations; what only the written-out form read is erased."""
+    """Restore fused operations, and erase nodes that only the expanded form read."""
     for operation in fused:
         inputs = list(operation.node.all_input_nodes)
         operation.put_back()
@@ -129,7 +130,7 @@ def _insert(graph: fx.Graph, before: fx.Node, data: set[fx.Node], target: Any, *
 
 
 def _times(graph: fx.Graph, before: fx.Node, data: set[fx.Node], value: fx.Node, factor: Any) -> fx.Node:
-    """The value times a number or a node: nothing for 1, a change of sign for -1."""
+    """The value times a number or a node; no new node for 1, a negation for -1."""
     if not isinstance(factor, fx.Node):
         if factor == 1:
             return value
@@ -146,8 +147,8 @@ def _becomes_sum(node: fx.Node, first: fx.Node, second: fx.Node) -> None:
 def _addition(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
     """``add(x, other=y, alpha=a)`` as ``x + a y``."""
     given = _operands(node, "x", "other")
-    known = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
-    if known and _are_data(data, given["x"], given["other"]):
+    is_supported = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
+    if is_supported and _are_data(data, given["x"], given["other"]):
         second = _times(graph, node, data, given["other"], given.get("alpha", 1))
         _becomes_sum(node, given["x"], second)
 
@@ -155,9 +156,9 @@ def _addition(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
 def _subtraction(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
     """``x - a y`` as ``x + (-a) y``."""
     given = _operands(node, "x", "other")
-    known = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
+    is_supported = {"x", "other"} <= given.keys() <= {"x", "other", "alpha"}
     alpha = given.get("alpha", 1)
-    if known and _are_data(data, given["x"], given["other"]) and not isinstance(alpha, fx.Node):
+    if is_supported and _are_data(data, given["x"], given["other"]) and not isinstance(alpha, fx.Node):
         _becomes_sum(node, given["x"], _times(graph, node, data, given["other"], -alpha))
 
 
@@ -170,7 +171,7 @@ def _reversed_subtraction(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) ->
 
 
 def _interpolation(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
-    """``lerp(x, y, w)`` of a weight that does not depend on the data, as ``(1 - w) x + w y``."""
+    """``lerp(x, y, w)`` as ``(1 - w) x + w y``, if the weight does not depend on the data."""
     given = _operands(node, "x", "end", "weight")
     weight = given.get("weight")
     if not _are_data(data, given.get("x"), given.get("end")) or weight is None or _are_data(data, weight):
@@ -193,7 +194,7 @@ def _product_added(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
 
 
 def _stacked(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
-    """``stack([x, y], d).sum(d)`` as ``x + y``, and the mean as half of that."""
+    """``stack([x, y], d).sum(d)`` as ``x + y``, and ``mean(d)`` as half of that."""
     given = _operands(node, "x", "dim")
     stack = given.get("x")
     if not isinstance(stack, fx.Node) or operations.target_of(stack) not in _STACKS or len(stack.users) != 1:

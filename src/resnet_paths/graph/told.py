@@ -1,9 +1,9 @@
-"""Numbers that a forward reads off its tensors (``x.max().item()``), and what Python does with them.
+"""Floats that a forward reads off its tensors (``x.max().item()``), and what Python does with them.
 
-A number that goes straight back into a torch function is an operation of the graph and is read anew at each run. What
-Python computes with it or decides by it (``2 * scale``, ``max(scale, 1.0)``, ``if scale > 1``, NumPy) no graph sees: it
-would hold the example's result for good, silently. So the forward is followed again and told other numbers. Where it
-then does something else, it cannot be followed.
+A float passed straight back to a torch function is an operation of the graph and is read again in each run. What Python
+computes from it or decides by it (``2 * scale``, ``max(scale, 1.0)``, ``if scale > 1``, NumPy) is invisible to a graph,
+which would silently hold the example's result forever. So the forward is run again with other floats in place of those
+read. If it then does anything else, it cannot be followed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ OTHERWISE: tuple[Change, ...] = (
     lambda number: -1e4 * (1 + abs(number)),
     lambda number: 1e4 * (1 + abs(number)),
 )
-"""A little more (arithmetic shows), far below and far above (decisions and bounds show)."""
+"""A little larger (reveals arithmetic), far smaller and far larger (reveals comparisons and bounds)."""
 
 
 def has_fractions(answer: Any) -> bool:
-    """Whether what Python was told holds numbers that are not whole: a float, complex, or an array or list of them.
+    """Whether a Python value read off a tensor contains floats or complex numbers, alone or in an array or list.
 
     Example:
         >>> has_fractions(0.5), has_fractions([[1, 2], [3]]), has_fractions(np.ones(2))
@@ -42,7 +42,7 @@ def has_fractions(answer: Any) -> bool:
 
 
 def told_otherwise(answer: Any, change: Change) -> Any:
-    """The answer with every number that is not whole changed.
+    """The value with every float and complex number changed.
 
     Example:
         >>> told_otherwise([0.5, [1, -2.0]], lambda number: number + 1)
@@ -62,26 +62,26 @@ def told_otherwise(answer: Any, change: Change) -> Any:
 
 
 def check_told(program: Program, last: str, again: Callable[[Change], Program]) -> None:
-    """That a forward does the same whatever numbers it is told.
+    """Check that a forward runs the same operations whatever floats it reads.
 
     Args:
         program: the forward as it was followed.
         last: the module that read a number last.
-        again: follows it once more, telling it changed numbers.
+        again: follows it once more with changed floats.
 
     Raises:
-        CannotFollow: it computes with them, or decides by them.
+        CannotFollow: Python computes with them, or decides by them.
 
     Cost: three forward passes.
     """
     for change in OTHERWISE:
         try:
             other = again(change)
-        except TraceError as error:  # it refuses such numbers, so it decides by them
-            raise CannotFollow(last, f"it decides by a number that it reads off a tensor ({error})") from error
+        except TraceError as error:  # it rejects such numbers, so it depends on them
+            raise CannotFollow(
+                last, f"its operations depend on a number that it reads off a tensor ({error})"
+            ) from error
         difference = first_difference(program, other)
         if difference is not None:
             where, what = difference
-            raise CannotFollow(
-                where, f"Python computes with a number that is read off a tensor, or decides by it: {what}"
-            )
+            raise CannotFollow(where, f"Python computes with a number read off a tensor, or branches on it: {what}")

@@ -1,14 +1,14 @@
-"""Front end 1: the graph of a model by symbolic tracing (torch.fx), no input needed.
+"""Front end 1: the graph of a model by symbolic tracing (torch.fx), without an input.
 
-Why two front ends? Tracing runs each forward on stand-ins for tensors. It needs no input, and what depends on the size
-of a batch or an image stays an operation, so its graph holds for all sizes. But a forward that looks at values or
-sizes cannot be traced (most of Hugging Face); the recorder (`recording.py`) runs the model on an example instead, and
-has to find out what depended on the sizes.
+Why two front ends? Tracing runs each forward on stand-ins for tensors. It needs no input, and whatever depends on the
+size of a batch or an image stays an operation, so its graph is valid for all sizes. But a forward that depends on
+values or sizes cannot be traced (most of Hugging Face). The recorder (`recording.py`) runs the model on an example
+instead, and has to find out afterwards what depended on the sizes.
 
-Modules of ``torch.nn`` are leaves. A module whose forward cannot be traced becomes one operation as well, and tracing
-begins again. What a graph cannot hold is rewritten so that it means the same, or refused: changes of tensors (later
-readers read the new value; a read through another view is refused), custom gradients, regions without gradients,
-random numbers, attributes that may change. ``fx.Tracer.trace`` itself is not used: it patches ``nn.Module`` for all
+Modules of ``torch.nn`` are leaves. A module whose forward cannot be traced becomes a single operation as well, and
+tracing starts over. What a graph cannot express is rewritten to an equivalent or refused: modification of tensors
+(later readers read the new value; a read through another view is refused), custom gradients, regions without gradients,
+random numbers, attributes that may change. We do not use ``fx.Tracer.trace`` itself: it patches ``nn.Module`` for all
 threads, and wraps functions in their modules while they run.
 """
 
@@ -47,7 +47,7 @@ _COMPUTED = ("call_function", "call_method", "call_module")
 
 
 class _Proxy(fx.Proxy):
-    """A proxy on which ``a += b`` also changes what other names of ``a`` read."""
+    """A proxy on which ``a += b`` also affects other references to ``a``, as it does for a tensor."""
 
     tracer: _Tracer
 
@@ -71,10 +71,10 @@ class _Proxy(fx.Proxy):
 
 
 class _Watched(Regions):
-    """The regions of a traced forward, in which no random tensor may be made, and what it computes from buffers.
+    """Tracks the regions of a traced forward, refuses random tensors, and records what is computed from buffers.
 
-    Buffers are followed as they are (a forward may ask for their shape, or for None), so what is computed from them
-    alone is a constant of the graph.
+    Buffers stay tensors during tracing (a forward may read their shape, or compare them with None), so what is computed
+    from them alone is a constant of the graph.
     """
 
     def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
@@ -95,48 +95,48 @@ class _Watched(Regions):
         for leaf in leaves(result) if behind else ():
             if isinstance(leaf, torch.Tensor):
                 self._behind.setdefault(id(leaf), behind)
-                self._alive.append(leaf)  # an identity may be used again once its tensor is gone
+                self._alive.append(leaf)  # Python reuses the id of a freed object
         return result
 
     def becomes_constant(self, tensor: torch.Tensor) -> None:
-        """Take note that the graph holds a tensor which the model does not."""
+        """Record that a tensor not owned by the model became a constant of the graph."""
         self.held.note(self._behind.get(id(tensor), ()), tensor)
 
 
 class _Views:
-    """Which nodes share memory, and which of them must not be read since another was written over."""
+    """Which nodes share memory, and which of them must no longer be read because another was overwritten."""
 
     def __init__(self) -> None:
         self._owner: dict[fx.Node, fx.Node] = {}
         self._views: dict[fx.Node, list[fx.Node]] = {}
-        self._places: dict[fx.Node, dict[fx.Node, int]] = {}
+        self._positions: dict[fx.Node, dict[fx.Node, int]] = {}
         self._stale: set[fx.Node] = set()
 
     def note(self, view: fx.Node) -> None:
-        """Take note of a node that may share the memory of its first argument."""
+        """Record a node that may share memory with its first argument."""
         source = view.args[0]
         assert isinstance(source, fx.Node)
         owner = self._owner[view] = self._owner.get(source, source)
         self._views.setdefault(owner, []).append(view)
-        self._places[view] = dict(self._places.get(source, {}))
+        self._positions[view] = dict(self._positions.get(source, {}))
         if view.target is operator.getitem and isinstance(view.args[1], int):
-            self._places[view][source] = view.args[1]
+            self._positions[view][source] = view.args[1]
 
     def written(self, node: fx.Node) -> None:
-        """From now on the node's value is old, and so are those that share its memory."""
+        """Record that the node's value, and any value sharing its memory, is out of date."""
         owner = self._owner.get(node, node)
         sharing = {owner, *self._views.get(owner, [])} - {node}
-        self._stale.update(other for other in sharing if not self._apart(node, other))
+        self._stale.update(other for other in sharing if not self._are_different_items(node, other))
 
-    def _apart(self, one: fx.Node, other: fx.Node) -> bool:
-        """Whether two values are different items of one value."""
-        mine, theirs = self._places.get(one, {}), self._places.get(other, {})
-        return any(theirs.get(source, place) != place for source, place in mine.items())
+    def _are_different_items(self, one: fx.Node, other: fx.Node) -> bool:
+        """Whether two values are different items of the same value."""
+        positions, other_positions = self._positions.get(one, {}), self._positions.get(other, {})
+        return any(other_positions.get(source, position) != position for source, position in positions.items())
 
     def check(self, node: fx.Node) -> None:
-        """That a node may be read."""
+        """Check that a node may be read."""
         if node in self._stale:
-            raise TraceError(f"{node.name} is read after its memory was written over through another view of it")
+            raise TraceError(f"{node.name} is read after its memory was overwritten through another view of it")
 
 
 class _Tracer(fx.Tracer):
@@ -154,8 +154,8 @@ class _Tracer(fx.Tracer):
         self._parameters: dict[str, fx.Proxy] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
         self._views = _Views()
-        self._in_table = False  # in a module that may be a table of positions, which reads its buffers
-        self._alive: list[torch.Tensor] = []  # an identity may be used again once its tensor is gone
+        self._in_table = False  # inside a module that may be a position table, which reads its buffers
+        self._alive: list[torch.Tensor] = []  # Python reuses the id of a freed object
 
     # nodes
 
@@ -206,7 +206,7 @@ class _Tracer(fx.Tracer):
         return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def now(self, tree: Any, *, detached: bool = True) -> Any:
-        """Each node replaced by the one that holds its value after changes, without a gradient where it has none."""
+        """Replace each node by the one with its current value, detached if it comes from a region without gradients."""
         return map_nodes(tree, lambda node: self._now(node, detached))
 
     def _now(self, node: fx.Node, detached: bool) -> fx.Node:
@@ -221,10 +221,10 @@ class _Tracer(fx.Tracer):
     def _functional(
         self, kind: str, target: Any, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, Any, dict[str, Any], fx.Node | None]:
-        """The operation without its change of a value, and the node whose value it would have changed."""
+        """The out-of-place form of an operation, and the node whose value it would have modified."""
         changed = args[0] if args and isinstance(args[0], fx.Node) else None
         if isinstance(kwargs.get("out"), fx.Node):
-            raise TraceError(f"{target} writes into out=, which cannot be followed")
+            raise TraceError(f"{target} writes to out=, which cannot be followed")
         if kind == "call_module":
             inplace = changes_its_input(self.model.get_submodule(target))
             changed = changed if inplace else None
@@ -235,11 +235,11 @@ class _Tracer(fx.Tracer):
         else:
             changed = None
         if changed is not None and self.regions.frozen and not changed.meta.get("frozen"):
-            raise TraceError("it writes over a value within torch.no_grad(), which no graph can hold")
+            raise TraceError("it overwrites a value within torch.no_grad(), which a graph cannot express")
         return target, args, kwargs, changed
 
     def _live_training_flag(self, args: Any, kwargs: Any, target: Any) -> tuple[Any, Any]:
-        """``self.training`` was read as a constant: read it anew at each run instead."""
+        """Replace a constant that came from ``self.training`` by a read of the flag in each run."""
         training = self.current.module.training
         if with_flag(target, args, kwargs, training, None) is None:
             return args, kwargs
@@ -247,7 +247,7 @@ class _Tracer(fx.Tracer):
         attribute = self._add("get_attr", path, (), {})
         return with_flag(target, args, kwargs, training, attribute)  # type: ignore[no-any-return]
 
-    # what PyTorch asks of a tracer
+    # the interface that PyTorch expects of a tracer
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         followed = torch.Tensor if self._in_table else nn.Parameter
@@ -260,7 +260,7 @@ class _Tracer(fx.Tracer):
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Within the block this thread's calls of modules, and reads of parameters, come to this tracer."""
+        """Within the block, this thread's module calls and parameter reads go to this tracer."""
         patcher = fx_tracing._Patcher()
 
         def calling(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -311,7 +311,7 @@ class _Tracer(fx.Tracer):
         outer, self.current = self.current, call
         try:
             if not call.leaf and is_single_function(m, args, kwargs, fx.Proxy):
-                value = self._of_shape_alone(m, args, kwargs)
+                value = self._followed_if_shape_only(m, args, kwargs)
             elif not call.leaf:
                 value = self._run(m, args, kwargs)
             if call.leaf:
@@ -339,10 +339,11 @@ class _Tracer(fx.Tracer):
             raise TraceError(f"{self.current.path} has forward hooks and returns more than one tensor")
         return self.create_proxy("call_function", PostHooks(m), (value, tuple(args), dict(kwargs)), {})
 
-    def _of_shape_alone(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What a module without parameters gives, followed if it asks only for the shape of its input.
+    def _followed_if_shape_only(self, m: nn.Module, args: Any, kwargs: Any) -> Any:
+        """The result of a module without parameters, followed only if it uses nothing but the shape of its input.
 
-        Such a module (a table of positions) passes on no data. Any other (drop-path, a lambda) is one operation.
+        Such a module (a position table) passes on no data. Any other (drop-path, a lambda) becomes one operation, and
+        everything that following it has added to the graph is removed again.
         """
         call, seen = self.current, dict(self.reads.seen)
         replaced, constants = dict(self._replaced), dict(self.constants)
@@ -369,7 +370,7 @@ class _Tracer(fx.Tracer):
         call.leaf = True
         return None
 
-    # the whole model
+    # the full model
 
     def program(self) -> Program:
         """Follow the model's forward."""
@@ -399,9 +400,9 @@ class _Tracer(fx.Tracer):
         )  # fmt: skip
 
     def _arguments(self) -> tuple[dict[str, fx.Node], list[Any], dict[str, Any]]:
-        """Stand-ins for the arguments that a call must give; the others get their defaults.
+        """Stand-ins for the required arguments; the others get their defaults.
 
-        A forward of ``*args`` alone (a wrapper around another model) is given one argument.
+        A forward with only ``*args`` (a wrapper around another model) gets one argument.
         """
         placeholders: dict[str, fx.Node] = {}
         args: list[Any] = []
@@ -422,7 +423,7 @@ class _Tracer(fx.Tracer):
 
 
 def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """The names under which a model holds its tensors: plain attributes, buffers, parameters (the last name counts)."""
+    """A model's tensors by name: plain attributes, then buffers, then parameters (of several names the last counts)."""
     plain = (
         (f"{path}.{name}" if path else name, value)
         for path, module in model.named_modules()
@@ -434,7 +435,7 @@ def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def _marked_as_tracing() -> Iterator[None]:
-    """Tell compiled functions that this thread traces, where PyTorch keeps that for each thread (from 2.9 on)."""
+    """Tell compiled functions that this thread is tracing, if PyTorch keeps that flag per thread (from 2.9 on)."""
     if not hasattr(fx_tracing, "_is_fx_tracing_tls"):
         yield
         return
@@ -447,26 +448,26 @@ def _marked_as_tracing() -> Iterator[None]:
 
 
 def _nodes(tree: Any) -> Any:
-    """A nest of proxies as the same nest of nodes."""
+    """A nest with nodes in place of proxies."""
     return map_leaves(tree, lambda leaf: leaf.node if isinstance(leaf, fx.Proxy) else leaf)
 
 
-def _depends_on(value: Any, given: set[fx.Node], made: set[fx.Node]) -> bool:
-    """Whether the values of given nodes, and not only their shapes, flow into a value through the nodes made."""
+def _depends_on(value: Any, given: set[fx.Node], created: set[fx.Node]) -> bool:
+    """Whether values of the `given` nodes, not only their shapes, flow through the `created` nodes into a value."""
     todo = [node for node in leaves(_nodes(value)) if isinstance(node, fx.Node)]
     seen: set[fx.Node] = set()
     while todo:
         node = todo.pop()
         if node in given:
             return True
-        if node not in seen and node in made and not operations.asks_shape(node):
+        if node not in seen and node in created and not operations.asks_shape(node):
             todo.extend(node.all_input_nodes)
         seen.add(node)
     return False
 
 
 def _add_root_hooks(model: nn.Module, graph: fx.Graph, root: ModuleCall) -> None:
-    """The hooks on the model itself stand after its inputs and before its output."""
+    """Insert the hooks on the model itself after its inputs and before its output."""
     before = set(graph.nodes)
     inputs = [node for node in graph.nodes if node.op == "placeholder" and node.users]
     result = next(node for node in graph.nodes if node.op == "output")
@@ -494,7 +495,7 @@ def _add_root_hooks(model: nn.Module, graph: fx.Graph, root: ModuleCall) -> None
 
 
 def trace(model: nn.Module) -> Program:
-    """The graph of a model by symbolic tracing. The model is left as it was; other threads may run it meanwhile.
+    """The graph of a model by symbolic tracing. The model is left unchanged; other threads may run it meanwhile.
 
     Raises:
         TraceError: the model's own forward cannot be traced; the message says where it stopped.

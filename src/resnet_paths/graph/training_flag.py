@@ -1,4 +1,8 @@
-"""Functions that are told whether the model trains: the flag is read anew at each run."""
+"""Functional ops that take a `training` argument: the module's flag is read again in each run.
+
+A forward passes ``self.training`` on, and in the graph that would be the constant of the traced run: a network unrolled
+in eval mode would never drop out again.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ from typing import Any
 
 import torch.nn.functional as F
 
-_TOLD = {
+_FLAGGED = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.rrelu,
     F.batch_norm,
 }  # fmt: skip
 
 
 def with_flag(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, flag: Any) -> Any:
-    """Arguments with `flag` where the literal train flag `training` stands; None where there is none.
+    """The arguments with `flag` in place of the literal value `training`; None if the function takes no such flag.
 
     Example:
         >>> with_flag(F.dropout, ("x", 0.5), {"training": False}, False, "flag")
@@ -22,7 +26,7 @@ def with_flag(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traini
         >>> with_flag(F.relu, ("x",), {}, False, "flag") is None
         True
     """
-    if target not in _TOLD:
+    if target not in _FLAGGED:
         return None
     names = list(inspect.signature(target).parameters)
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -30,5 +34,5 @@ def with_flag(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], traini
         return None
     if "training" in kwargs:
         return args, {**kwargs, "training": flag}
-    place = names.index("training")
-    return (*args[:place], flag, *args[place + 1 :]), kwargs
+    position = names.index("training")
+    return (*args[:position], flag, *args[position + 1 :]), kwargs

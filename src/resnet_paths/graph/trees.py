@@ -1,9 +1,9 @@
 """Nests of values: what modules and functions take and return.
 
-This is the one mapper for values. ``torch.utils._pytree`` was tried in its place. It takes every subclass of dict or
-list that nobody registered, and every slice, for a leaf: a model's bookkeeping dict, or ``x[:, a:b]``, holds nodes that
-would be lost in it. And it rebuilds a nest in the class that it had: an fx ``immutable_list`` would reach functions
-that change their lists. Nodes alone, inside the arguments of a graph, are mapped by fx's own ``map_arg``.
+This is the one mapper for values. We tried ``torch.utils._pytree`` in its place. It treats every unregistered subclass
+of dict or list, and every slice, as a leaf: nodes inside a model's bookkeeping dict, or inside ``x[:, a:b]``, would be
+lost. And it rebuilds a nest in its original class: an fx ``immutable_list`` would reach functions that modify their
+lists. Nodes inside the arguments of a graph are mapped by fx's own ``map_arg``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """A nest with every leaf changed; dicts and lists of any class become plain ones, named tuples stay.
+    """A nest with every leaf changed; dicts and lists of any class become plain ones, named tuples keep their class.
 
     Example:
         >>> map_leaves({"a": [1, (2, slice(0, 3))]}, lambda leaf: leaf and leaf + 1)

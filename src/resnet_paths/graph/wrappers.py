@@ -1,4 +1,4 @@
-"""The plain model inside the wrappers that PyTorch puts around one."""
+"""The plain model inside the wrappers of PyTorch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``.
 
     Raises:
-        TypeError: not a module.
-        UnrollError: a scripted model, whose operations cannot be followed.
+        TypeError: the model is not a module.
+        UnrollError: the model is scripted, so its operations cannot be followed.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -32,7 +32,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """The same, of a scripted model the model itself."""
+    """The module inside the wrappers; a scripted model is returned as it is."""
     while not isinstance(model, torch.jit.ScriptModule):
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
         inner = model.module if parallel else getattr(model, "_orig_mod", None)

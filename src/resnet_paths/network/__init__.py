@@ -1,4 +1,4 @@
-"""From any residual model to its blocks: tracing, dominators, evaluation at gates."""
+"""From any residual model to an unrolled network: its blocks, and evaluation at gates."""
 
 from ..graph.errors import BlockIndexError, NoBlocksError, NotDroppableError, TraceError, UnrollError
 from .block import Block, BlockRef

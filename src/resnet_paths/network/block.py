@@ -1,4 +1,4 @@
-"""A residual block, and the ways to name blocks."""
+"""The description of a residual block, and the ways to refer to blocks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Block:
 
     Attributes:
         index: position from the input, from 0.
-        name: qualified name of its module; with the part that holds the branch where one module holds
-            several blocks (``encoder_layer_0.mlp``).
+        name: qualified name of its module, or of the child that holds the branch if one module has several blocks
+            (``encoder_layer_0.mlp``).
         owner: qualified name of the module whose forward makes the addition (``""``: the model itself).
         shortcut: ``"identity"``, ``"projection"`` (it has weights), ``"pooling"`` or ``"parameter-free"``.
         post: the operation after the addition (``"relu"``), or ``""``.
         branch_parameters: number of parameters that only the branch uses.
         entry_shape: shape of the value that enters, without the batch; None before an input was seen.
-        droppable: whether ``drop_blocks`` can take the branch out.
-        reason: why not, where it cannot.
+        droppable: whether ``drop_blocks`` can remove the branch.
+        reason: why it cannot; empty if it can.
     """
 
     index: int
@@ -44,7 +44,7 @@ def resolve(blocks: Sequence[Block], reference: BlockRef) -> int:
 
     Raises:
         BlockIndexError: there is no such block.
-        TypeError: neither a number nor a name.
+        TypeError: the reference is neither a number nor a name.
     """
     if isinstance(reference, str):
         for block in blocks:
@@ -91,7 +91,7 @@ def resolve_all(blocks: Sequence[Block], references: Iterable[BlockRef] | BlockR
 
 
 def _calls(blocks: Sequence[Block], reference: BlockRef) -> list[BlockRef]:
-    """A reference, or the names of all calls of the module that it names."""
+    """The reference itself, or the names of all calls if it names a module that is called several times."""
     if not isinstance(reference, str) or any(block.name == reference for block in blocks):
         return [reference]
     return [block.name for block in blocks if block.name.rpartition("#")[:2] == (reference, "#")] or [reference]

@@ -1,4 +1,8 @@
-"""Finding the residual blocks of a model."""
+"""Find the residual blocks of a model: try the front ends in turn, and keep a network that reproduces the model.
+
+Tracing comes first because it needs no input and is valid for all sizes. Recording is the fallback where tracing finds
+nothing or has to close modules. Where both work, the network with more blocks is returned.
+"""
 
 from __future__ import annotations
 
@@ -33,29 +37,29 @@ def unroll(
 ) -> UnrolledNetwork:
     """Find the residual blocks of any model by analysing its graph.
 
-    An addition is a block when its terms rejoin at one value x that everything passes through:
-    ``y = post(shortcut(x) + branch(x))`` (the view of Veit, Wilber and Belongie 2016, section 3). The graph
-    is traced symbolically; where that finds no blocks, or leaves modules closed, and an example is given, one run
-    on the example is recorded instead. The model is left exactly as it was.
+    An addition is a block when one term, the shortcut, comes from a value x by a shallow path and the other, the
+    branch, is a deeper function of x: ``y = post(shortcut(x) + branch(x))`` (the view of Veit, Wilber and Belongie
+    2016, section 3). The graph is traced symbolically; if that finds no blocks, or leaves modules closed, and an
+    example is given, a run on the example is recorded instead. The model is left exactly as it was.
 
     Args:
-        model: any module; wrappers (``DataParallel``, DDP, ``torch.compile``) are looked through.
+        model: any module; wrappers (``DataParallel``, DDP, ``torch.compile``) are unwrapped.
         example_input: an input of the model (tensor, tuple of positional or dict of keyword arguments), batch
             first; needed for models that cannot be traced symbolically (Hugging Face), and otherwise used to
-            fill in the shapes and to check the network against the model. Moved to where the model is.
-        output: which of several outputs to follow: its key or position, or a tuple of them where outputs are nested.
-            None: ``logits`` if there is such a key, else the one with the most blocks behind it.
+            fill in the shapes and to check the network against the model. It is moved to the model's device.
+        output: which of several outputs to use: its key or position, or a tuple of them if outputs are nested.
+            None: ``logits`` if there is such a key, else the one that depends on the most blocks.
 
     Returns:
-        The unrolled network, in whose table each block has an index and a name.
+        The unrolled network. Its table lists each block with an index and a name.
 
     Raises:
         NoBlocksError: no addition is a residual block; the message says why each was refused.
         TraceError: the model's operations could not be followed.
-        UnrollError: scripted model; or the unrolled network does not reproduce the model on the example.
-        ValueError: an empty path as `output`.
+        UnrollError: the model is scripted, or the unrolled network does not reproduce it on the example.
+        ValueError: `output` is an empty path.
 
-    Cost: 0.05 to 0.5 s; with an example, a few forward passes more.
+    Cost: 0.05 to 0.5 s; with an example, a few more forward passes.
 
     Example:
         >>> import torch, torchvision
@@ -63,17 +67,17 @@ def unroll(
         >>> net["layer2.0"].shortcut, net["layer2.0"].entry_shape
         ('projection', (64, 8, 8))
     """
-    if isinstance(output, list):  # as JSON has it
+    if isinstance(output, list):  # JSON has no tuples
         output = tuple(output)
     if output == ():
-        raise ValueError("expected output as a name, a number or a path of these, got an empty one")
+        raise ValueError("expected output as a key, a position or a path of these, got an empty path")
     return network_of(model, example_input, output)
 
 
 def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrite: bool = False) -> UnrolledNetwork:
-    """As :func:`unroll`; with `overwrite`, evaluations may write over values that nobody else reads."""
+    """Like :func:`unroll`; with `overwrite`, evaluations may overwrite values that nobody else reads."""
     model = unwrap(model)
-    example_input = _where_the_model_is(example_input, model)
+    example_input = _on_device_of(example_input, model)
     attempts: list[str] = []
     follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
@@ -86,14 +90,14 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
         from ..graph.recording import record
 
         recorded = _attempt(follow, partial(record, model, example_input), example_input, attempts)
-    found = [net for net in (traced, recorded) if net is not None]
-    if found:
-        return max(found, key=len)
+    networks = [net for net in (traced, recorded) if net is not None]
+    if networks:
+        return max(networks, key=len)
     raise NoBlocksError(_explain(model, attempts, example_input is None))
 
 
-def _where_the_model_is(example: Any, model: nn.Module) -> Any:
-    """The example on the model's device; as it is where the model is on several."""
+def _on_device_of(example: Any, model: nn.Module) -> Any:
+    """The example on the model's device; unchanged if the model is on several."""
     devices = {parameter.device for parameter in model.parameters()}
     tensors = [leaf for leaf in leaves(example) if isinstance(leaf, torch.Tensor)]
     if len(devices) != 1 or devices == {torch.device("meta")} or {leaf.device for leaf in tensors} <= devices:
@@ -105,7 +109,7 @@ def _where_the_model_is(example: Any, model: nn.Module) -> Any:
 def _attempt(
     follow: Callable[..., UnrolledNetwork], front_end: Callable[[], Program], example: Any, attempts: list[str]
 ) -> UnrolledNetwork | None:
-    """A network by one front end that reproduces the example; None, and why in `attempts`, otherwise."""
+    """A network from one front end that reproduces the model on the example, or None (the reason is in `attempts`)."""
     name = front_end.func.__name__ if isinstance(front_end, partial) else "front end"
     try:
         net = follow(front_end=front_end)
@@ -126,35 +130,33 @@ def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
     closed = closed_modules(net.model, net.opaque)
     if closed:
         warn(
-            f"{', '.join(closed)} could not be looked into without an input, so the blocks in there are not among the "
-            f"{len(net)} found; pass example_input=... to unroll",
+            f"{', '.join(closed)} could not be traced without an input, so blocks inside are not among the {len(net)} "
+            "found; pass example_input=... to unroll",
         )
 
 
 def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
     refusals = [str(refusal) for refusal in net.refusals]
-    closed = [f"{path} was kept closed ({reason})" for path, reason in net.opaque.items()]
+    closed = [f"{path} was not traced ({reason})" for path, reason in net.opaque.items()]
     if not refusals and not closed:
-        return f"{name}: the model adds no two values of its own{_concatenated(net)}"
+        return f"{name}: the model never adds two of its values{_concatenated(net)}"
     lines = [*refusals, *closed]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return f"{name}: no addition is a residual block\n    " + "\n    ".join([*lines[:most], *more])
 
 
 def _concatenated(net: UnrolledNetwork) -> str:
-    """What a dense network does instead."""
+    """A remark on models that concatenate instead."""
     times = net.concatenations
-    return f"; it concatenates (torch.cat, {times} in all), as DenseNets do, which makes no shortcut" if times else ""
+    return f"; it concatenates {times} times (torch.cat), as DenseNets do, which is no shortcut" if times else ""
 
 
 def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> str:
     hint = (
-        "pass example_input=..., so that one run can be recorded where tracing does not suffice; "
-        if without_example
-        else ""
+        "pass example_input=..., so that a run can be recorded where tracing is not enough; " if without_example else ""
     )
-    tried = "\n  ".join(attempts)
+    reasons = "\n  ".join(attempts)
     return (
         f"expected a model with residual blocks y = shortcut(x) + branch(x), got {type(model).__name__} with "
-        f"none.\n  {tried}\nWhat to do: {hint}known to work: {KNOWN_FAMILIES}."
+        f"none.\n  {reasons}\nWhat to do: {hint}known to work: {KNOWN_FAMILIES}."
     )

@@ -1,4 +1,4 @@
-"""Whether a model takes the images at hand, found out before any work."""
+"""Check that a model accepts the given images, before any long computation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import nn
 
 
 def output_on(model: nn.Module, images: torch.Tensor, name: str, advice: str) -> Any:
-    """What a model makes of a few images.
+    """A model's output for a few images, or an error that says what to do.
 
     Args:
         model: in eval mode.
-        images: as it reads them, where its parameters are.
-        name: of the images, for the message.
-        advice: what to do, likewise.
+        images: preprocessed, on the device of its parameters.
+        name: what to call the images in the message.
+        advice: what to do, for the message.
 
     Raises:
-        ValueError: it does not take them; in one line.
+        ValueError: the model fails on them.
 
     Example:
         >>> output_on(nn.Flatten(), torch.zeros(2, 1, 3, 3), "two", "choose others").shape
@@ -30,4 +30,4 @@ def output_on(model: nn.Module, images: torch.Tensor, name: str, advice: str) ->
     except RuntimeError as error:
         shape = "x".join(map(str, images.shape[1:]))
         reason = " ".join(str(error).split())
-        raise ValueError(f"expected images that the model takes, got {name} of {shape}: {reason}; {advice}") from None
+        raise ValueError(f"expected images that the model accepts, got {name} of {shape}: {reason}; {advice}") from None

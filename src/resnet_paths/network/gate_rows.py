@@ -1,4 +1,8 @@
-"""Many gate vectors on one input: rows that begin alike share the evaluation of what they share."""
+"""Evaluate many gate vectors on one input, so that rows with a common prefix share its evaluation.
+
+Rows also share the work at the block where they diverge: shortcut and branch do not depend on the block's own gate, so
+they are computed once and only the join runs per gate.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,18 @@ if TYPE_CHECKING:
     from .unrolled import State, UnrolledNetwork
 
 
-SKIPPED = float("-inf")  # sorts before every gate, and no gate is infinite
+SKIPPED = float("-inf")  # a float, so that rows can be sorted; no gate is infinite
 
 
 @dataclass
 class Evaluations:
-    """How much was evaluated: the cost of a set of gate vectors, in pieces of the network.
+    """The cost of evaluating gate vectors, as the number of pieces of the network that were run.
 
     Attributes:
-        stems: evaluations of the stem.
-        shortcuts: of a block's shortcut.
-        branches: of a block's branch.
-        joins: of what follows a block's sum.
+        stems: runs of the stem.
+        shortcuts: runs of a block's shortcut.
+        branches: runs of a block's branch.
+        joins: runs of what follows a block's sum.
     """
 
     stems: int = 0
@@ -36,7 +40,7 @@ class Evaluations:
 
 
 class _Fork:
-    """A state at which rows part: its shortcut and branch are computed once, when first asked for."""
+    """A state from which rows may diverge: its shortcut and branch are computed once, when first needed."""
 
     def __init__(self, net: UnrolledNetwork, state: State, count: Evaluations, partial: bool) -> None:
         self.net, self.state, self.count, self.partial = net, state, count, partial
@@ -45,7 +49,7 @@ class _Fork:
         self._branch: torch.Tensor | None = None
 
     def next(self, gate: float) -> State:
-        """The state after the block at a gate."""
+        """The state after the block at the given gate."""
         if gate == SKIPPED:
             return self.net.skip(self.state)
         if self._shortcut is None:
@@ -66,7 +70,7 @@ class _Fork:
 def evaluate_rows(
     net: UnrolledNetwork, x: Any, gates: torch.Tensor, count: Evaluations | None = None
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (row, output) for each row of gates (m, n), depth first over their common beginnings."""
+    """Yield (row, output) for each row of gates (m, n), depth first over the tree of their prefixes."""
     count = Evaluations() if count is None else count
     if gates.requires_grad:
         yield from _separately(net, x, gates, count)
@@ -87,7 +91,7 @@ def evaluate_rows(
 
 
 def _without_superfluous(row: list[float], superfluous: list[bool]) -> list[float]:
-    """Gates on which the output does not depend, all alike: rows that differ in them only are one evaluation."""
+    """Set gates that the output does not depend on to one value: rows that differ only there are evaluated once."""
     return [SKIPPED if skipped else gate for gate, skipped in zip(row, superfluous, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""A network made ready for many evaluations: norms folded into convolutions, channels last."""
+"""A network prepared for many evaluations: norms folded into convolutions, weights stored channels last."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def for_inference(
     channels_last: bool = True,
     dtype: torch.dtype | None = None,
 ) -> UnrolledNetwork:
-    """The same network over a copy of its model that gives the same numbers sooner.
+    """The same network over a faster copy of its model.
 
-    A batch norm in eval mode after a convolution is an affine map of its output and is folded into its
+    A batch norm in eval mode after a convolution is an affine map of the convolution's output, and is folded into its
     weights: ``W' = W γ/√(σ²+ε)``, ``b' = (b - μ) γ/√(σ²+ε) + β``. Convolution weights are stored channels last.
     The blocks keep their indices and names. Evaluate it under ``torch.inference_mode()``.
 
     Args:
-        net: an unrolled network in eval mode; it and its model are not changed.
-        fold: fold batch norms.
-        channels_last: store weights of 4 and 5 dimensions channels last.
-        dtype: convert the copy; inputs must then have this type. bfloat16 changes the numbers.
+        net: an unrolled network in eval mode; neither it nor its model is changed.
+        fold: whether to fold batch norms.
+        channels_last: whether to store 4- and 5-dimensional weights channels last.
+        dtype: the type to convert the copy to; inputs must then have this type. bfloat16 changes the numbers.
 
     Raises:
         UnrollError: the model is in training mode, where norms are not affine.
 
-    Accuracy: 1e-10 relative in float64, 1e-4 in float32. Cost: one copy of the model, and unrolling it.
+    Accuracy: 1e-10 relative in float64, 1e-4 in float32. Cost: a copy of the model, and unrolling it.
 
     Example:
         >>> import torch, torchvision
@@ -71,7 +71,7 @@ def for_inference(
 
 
 def foldable(program: Program) -> list[tuple[str, str]]:
-    """The (convolution, norm) pairs, by qualified name, of which the norm is the convolution's only reader."""
+    """The (convolution, norm) pairs, by qualified name, in which only the norm reads the convolution's output."""
     uses: dict[str, int] = {}
     for node in program.graph.nodes:
         if node.op == "call_module":
@@ -93,8 +93,8 @@ def _pair(node: fx.Node, program: Program) -> tuple[str, str] | None:
     convolution = program.model.get_submodule(str(source.target))
     norm = program.model.get_submodule(str(node.target))
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in (convolution, norm))
-    counts = getattr(norm, "running_mean", None) is not None
-    if type(convolution) not in _CONVOLUTIONS or hooked or not counts:
+    has_statistics = getattr(norm, "running_mean", None) is not None
+    if type(convolution) not in _CONVOLUTIONS or hooked or not has_statistics:
         return None
     return str(source.target), str(node.target)
 
@@ -111,7 +111,7 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _store_channels_last(model: nn.Module) -> None:
-    """Weights of images and of volumes, each in its own format; a model may have both."""
+    """Store the weights of 2-d and 3-d convolutions channels last; a model may have both."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.ndim in formats:

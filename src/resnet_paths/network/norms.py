@@ -1,4 +1,4 @@
-"""The batch norms of a model."""
+"""The batch norms of a model, and those among them that keep running statistics."""
 
 from __future__ import annotations
 

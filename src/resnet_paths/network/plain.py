@@ -1,4 +1,9 @@
-"""Plain networks: a chain of layers, of which those that keep the shape can be deleted."""
+"""Plain networks: a chain of layers, where those that preserve the shape can be deleted.
+
+Veit et al. (2016) compare residual networks with VGG, and so do the lesion studies here. A plain layer is no block: it
+has no shortcut, and a gate interpolates between its input and its output. So this is a second, smaller network class
+rather than a special case of `UnrolledNetwork`, with the part of that interface which lesions use.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """What is deleted: everything between two nodes that all data passes through."""
+    """A layer that can be deleted: everything between two nodes that all data passes through."""
 
     name: str
     entry: fx.Node
@@ -41,7 +46,7 @@ class _Layer:
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """Up to a layer's end: what runs in any case, the layer, and the values that nothing needs after it."""
+    """The graph up to a layer's end: what always runs, the layer itself, and the values to free after it."""
 
     before: Piece
     inside: Piece
@@ -52,12 +57,12 @@ class _Segment:
 class PlainNetwork:
     """A network without shortcuts as a chain of layers, evaluated at gates.
 
-    ``y_i = (1 - g_i) y_{i-1} + g_i layer_i(y_{i-1})``: at a gate of one the layer, at zero it is deleted and what
-    stands before it is given to what stands after it (Veit, Wilber and Belongie 2016, section 4.1, for VGG). Made by
-    :func:`plain_layers`; the lesion studies take it in place of an unrolled network.
+    ``y_i = (1 - g_i) y_{i-1} + g_i layer_i(y_{i-1})``: a gate of one keeps the layer; a gate of zero deletes it and
+    passes its input on (Veit, Wilber and Belongie 2016, section 4.1, for VGG). Created by :func:`plain_layers`; the
+    lesion studies accept it in place of an unrolled network.
 
     Attributes:
-        model: the model, used as it is.
+        model: the model itself, not a copy.
         refusals: layers that cannot be deleted, with the reason.
     """
 
@@ -104,13 +109,13 @@ class PlainNetwork:
     def iterate(
         self, x: Any, gates: torch.Tensor, *, count: Evaluations | None = None
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (row, output) for each row of gates (m, n); rows that begin alike share what they share.
+        """Yield (row, output) for each row of gates (m, n); rows share the evaluation of common prefixes.
 
         Raises:
-            ValueError: the gates' shape does not fit.
+            ValueError: the gates have the wrong shape.
         """
         if gates.ndim != 2 or gates.shape[1] != len(self) or not len(gates):
-            raise ValueError(f"expected gates (m, {len(self)}), one for each layer, got {tuple(gates.shape)}")
+            raise ValueError(f"expected gates of shape (m, {len(self)}), one per layer, got {tuple(gates.shape)}")
         count = Evaluations() if count is None else count
         count.stems += 1
 
@@ -125,18 +130,18 @@ class PlainNetwork:
 
 @checked
 def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | None = None) -> PlainNetwork:
-    """The layers of a plain network that can be deleted, because they keep the shape.
+    """The layers of a plain network that can be deleted because they preserve the shape.
 
-    A layer is a convolution or linear map that all data passes through, with the norm that directly follows it; or,
-    with `layers`, a module of yours (a block of several layers).
+    A layer is a convolution or linear map that all data passes through, together with a norm that directly follows it;
+    or, with `layers`, any module of the model (a group of several layers).
 
     Args:
         model: any module that can be traced, such as VGG or ``cifar_resnet(..., residual=False)``.
         example_input: an input, for the shapes.
-        layers: qualified names of modules to delete as a whole, instead of single layers.
+        layers: qualified names of modules to delete as units, instead of single layers.
 
     Raises:
-        NoBlocksError: no layer keeps the shape; the message lists them.
+        NoBlocksError: no layer preserves the shape; the message lists them.
         TraceError: the model's operations could not be followed.
         ValueError: a name is not a module that all data passes through, or two of them overlap.
 
@@ -155,10 +160,10 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
     model = unwrap(model)
     program = trace(model)
     flow = DataFlow(program)
-    found = _weighted(program, flow) if layers is None else [_module(program, flow, name) for name in layers]
+    candidates = _weighted(program, flow) if layers is None else [_module(program, flow, name) for name in layers]
     shapes = _shapes(program, example_input)
     kept, refusals = [], []
-    for layer in sorted(found, key=lambda layer: flow.order[layer.exit]):
+    for layer in sorted(candidates, key=lambda layer: flow.order[layer.exit]):
         before, after = shapes[layer.entry], shapes[layer.exit]
         if before == after:
             kept.append(layer)
@@ -167,8 +172,10 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
             refusals.append(Refusal(layer.name, layer.exit.name, reason))
     if not kept:
         listed = "\n  ".join(map(str, refusals)) or "it has no convolution or linear layer that all data passes through"
-        raise NoBlocksError(f"expected a layer that keeps the shape, got none in {type(model).__name__}:\n  {listed}")
-    _check_apart(kept)
+        raise NoBlocksError(
+            f"expected a layer that preserves the shape, got none in {type(model).__name__}:\n  {listed}"
+        )
+    _check_no_overlap(kept)
     names = None if layers is None else list(layers)
     net = PlainNetwork(model, program, kept, (example_input, names))
     net.refusals = refusals
@@ -179,30 +186,30 @@ def plain_layers(model: nn.Module, example_input: Any, layers: Sequence[str] | N
 def _block(program: Program, layer: _Layer, index: int, shape: tuple[int, ...]) -> Block:
     modules = {str(node.target) for node in layer.inside if node.op == "call_module"}
     parameters = {id(p): p.numel() for name in modules for p in program.model.get_submodule(name).parameters()}
-    reason = "a layer of a plain network; delete it by a gate of 0"
+    reason = "a layer of a plain network; delete it with a gate of 0"
     return Block(index, layer.name, layer.name, "none", "", sum(parameters.values()), shape, False, reason)
 
 
 def _weighted(program: Program, flow: DataFlow) -> list[_Layer]:
-    """Convolutions and linear maps on the way of all data, each with the norm that directly follows it."""
+    """Convolutions and linear maps that all data passes through, each with a norm that directly follows it."""
     chain = set(flow.chain(program.output))
-    found = []
+    layers = []
     for node in program.graph.nodes:
-        if node not in chain or not _is(node, program, _WEIGHTED) or len(flow.sources(node)) != 1:
+        if node not in chain or not _calls_one_of(node, program, _WEIGHTED) or len(flow.sources(node)) != 1:
             continue
         after = next(iter(node.users)) if len(node.users) == 1 else node
-        exit_node = after if _is(after, program, _NORMS) else node
+        exit_node = after if _calls_one_of(after, program, _NORMS) else node
         (entry,) = flow.sources(node)
-        found.append(_Layer(str(node.target), entry, exit_node, frozenset({node, exit_node})))
-    return found
+        layers.append(_Layer(str(node.target), entry, exit_node, frozenset({node, exit_node})))
+    return layers
 
 
-def _is(node: fx.Node, program: Program, kinds: tuple[type, ...]) -> bool:
+def _calls_one_of(node: fx.Node, program: Program, kinds: tuple[type, ...]) -> bool:
     return node.op == "call_module" and isinstance(program.model.get_submodule(str(node.target)), kinds)
 
 
 def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
-    """A module of the user's as one layer."""
+    """A module named by the user as one layer."""
     calls = [call for call in program.root.walk() if call.path == name]
     chain = set(flow.chain(program.output))
     entry = first_node(calls[0].args) if len(calls) == 1 else None
@@ -220,28 +227,28 @@ def _module(program: Program, flow: DataFlow, name: str) -> _Layer:
     return _Layer(name, entry, end, frozenset(inside))
 
 
-def _check_apart(layers: list[_Layer]) -> None:
+def _check_no_overlap(layers: list[_Layer]) -> None:
     for one, other in pairwise(layers):
         if one.inside & other.inside:
             raise ValueError(f"expected layers that do not overlap, got {one.name!r} and {other.name!r}")
 
 
 def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
-    """The program in order, cut behind each layer; nothing is overwritten, so that values can be shared."""
+    """The program in order, cut after each layer; nothing is overwritten, so that rows can share values."""
     needed = ancestors(program.output)
     nodes = [node for node in program.graph.nodes if node in needed and node.op not in ("placeholder", "output")]
     pinned = frozenset(program.graph.nodes)
-    order = {node: place for place, node in enumerate(program.graph.nodes)}
+    order = {node: position for position, node in enumerate(program.graph.nodes)}
     last = {node: max((order[user] for user in node.users if user in needed), default=-1) for node in needed}
     last[program.output] = len(order)
     segments, start = [], -1
     for layer in [*layers, None]:
         stop = len(order) if layer is None else order[layer.exit]
-        mine = [node for node in nodes if start < order[node] <= stop]
+        section = [node for node in nodes if start < order[node] <= stop]
         inside = layer.inside if layer is not None else frozenset()
         pieces = (
-            Piece.of([node for node in mine if (node in inside) is kept], program, pinned, pinned)
-            for kept in (False, True)
+            Piece.of([node for node in section if (node in inside) is in_layer], program, pinned, pinned)
+            for in_layer in (False, True)
         )
         done = frozenset(node for node in needed if start < last[node] <= stop and node is not program.output)
         before, within = pieces
@@ -251,7 +258,7 @@ def _segments(program: Program, layers: list[_Layer]) -> list[_Segment]:
 
 
 def _run(segment: _Segment, values: Values, gate: float) -> Values:
-    """A copy of the values with those of a segment added and those that nothing needs any more let go."""
+    """A copy of the values, with those of a segment added and those no longer needed removed."""
     values = dict(values)
     segment.before.run(values)
     if gate != 0.0:
@@ -264,14 +271,14 @@ def _run(segment: _Segment, values: Values, gate: float) -> Values:
 
 
 def _inputs(program: Program) -> dict[str, fx.Node]:
-    """The inputs on which the output depends, by argument name."""
+    """The inputs that the output depends on, by argument name."""
     needed = ancestors(program.output)
     return {name: node for name, node in program.placeholders.items() if node in needed}
 
 
 def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of every tensor on the way to the output of one run, without the batch."""
-    found: dict[fx.Node, tuple[int, ...]] = {}
+    """The shape, without the batch, of every tensor that the output depends on."""
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
     values = bind(_inputs(program), example)
     pinned, needed = frozenset(program.graph.nodes), ancestors(program.output)
     run = [node for node in program.graph.nodes if node in needed and node not in values]
@@ -279,5 +286,5 @@ def _shapes(program: Program, example: Any) -> dict[fx.Node, tuple[int, ...]]:
         Piece.of(run, program, pinned, pinned).run(values)
     for node, value in values.items():
         if isinstance(value, torch.Tensor):
-            found[node] = tuple(value.shape[1:])
-    return found
+            shapes[node] = tuple(value.shape[1:])
+    return shapes

@@ -1,4 +1,4 @@
-"""How a network prints: a table of its blocks, in a terminal and in a notebook."""
+"""How a network is displayed: a table of its blocks, in a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shap
 
 
 def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Block, ...]:
-    """The public description of each block; what it says of dropping is what `drop_blocks` does."""
+    """The public description of each block; its entries on dropping come from the plans that `drop_blocks` follows."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
     droppable, holdings, uses = Droppable(program, cuts, plan.needs), Holdings(program), _parameter_uses(plan)
@@ -37,7 +37,7 @@ def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None)
                 owner=owner_of(cut).path,
                 shortcut=_shortcut_kind(cut, program),
                 post="" if cut.post is cut.add else _operation(cut.post, program),
-                branch_parameters=_own_parameters(plan, index, uses)
+                branch_parameters=_branch_parameters(plan, index, uses)
                 if isinstance(drop, str) or drop is None
                 else holdings.parameters(holdings.leaving([drop])),
                 entry_shape=shapes[index] if shapes else None,
@@ -57,16 +57,16 @@ def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
     return uses
 
 
-def _own_parameters(plan: Segments, index: int, uses: dict[int, set[fx.Node]]) -> int:
-    """The number of parameters that nothing reads but a block's branch."""
+def _branch_parameters(plan: Segments, index: int, uses: dict[int, set[fx.Node]]) -> int:
+    """The number of parameters that only a block's branch reads."""
     inside = plan.needs.left_without(plan.cuts[index])
-    own = {
+    sizes = {
         id(parameter): parameter.numel()
         for node in inside
         for parameter in parameters_of(node, plan.program)
         if uses[id(parameter)] <= inside
     }
-    return sum(own.values())
+    return sum(sizes.values())
 
 
 def _shortcut_kind(cut: Cut, program: Program) -> str:
@@ -94,8 +94,8 @@ def _cells(block: Block) -> tuple[str, ...]:
 
 def _title(net: UnrolledNetwork) -> str:
     plan = net.segments
-    along = f" along {plan.main.target}, the other inputs as given" if len(plan.inputs) > 1 and plan.main else ""
-    paths = f", 2^{len(net)} paths" if plan.is_chain else ", not in one chain"
+    along = f" along {plan.main.target} (other inputs fixed)" if len(plan.inputs) > 1 and plan.main else ""
+    paths = f", 2^{len(net)} paths" if plan.is_chain else ", not a single chain"
     return f"{type(net.model).__name__}: {len(net)} residual blocks{paths}{along}"
 
 
@@ -111,14 +111,14 @@ def text_table(net: UnrolledNetwork) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([_title(net), *lines, *_not_looked_into(net)])
+    return "\n".join([_title(net), *lines, *_not_traced(net)])
 
 
-def _not_looked_into(net: UnrolledNetwork) -> list[str]:
-    """One line on modules that were kept whole, whose blocks are not in the table."""
+def _not_traced(net: UnrolledNetwork) -> list[str]:
+    """One line on closed modules, whose blocks are not in the table."""
     closed = closed_modules(net.model, net.opaque)
-    advice = "" if net.front_end == "record" else "; pass example_input to look into them"
-    return [f"not looked into: {', '.join(closed)}{advice}"] if closed else []
+    advice = "" if net.front_end == "record" else "; pass example_input to trace inside them"
+    return [f"not traced: {', '.join(closed)}{advice}"] if closed else []
 
 
 def html_table(net: UnrolledNetwork) -> str:
@@ -127,5 +127,5 @@ def html_table(net: UnrolledNetwork) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(block)) + "</tr>" for block in net.blocks
     )
-    title = f"<caption>{escape('. '.join([_title(net), *_not_looked_into(net)]))}</caption>"
+    title = f"<caption>{escape('. '.join([_title(net), *_not_traced(net)]))}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

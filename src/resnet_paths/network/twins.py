@@ -1,4 +1,7 @@
-"""Two copies of one model: an evaluation that begins in one goes on in the other."""
+"""Two copies of one model: an evaluation that starts in one continues in the other.
+
+Lesions of several blocks use it: the blocks before the first change run in the original, the rest in the copy.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ class Twins:
     """Moves states from a network to a copy of it, which may have other weights but has the same graph.
 
     Args:
-        first: where states come from.
-        second: where they go.
+        first: the network that states come from.
+        second: the network that they continue in.
 
     Attributes:
-        second: the network to which states go.
+        second: the network that states continue in.
 
     Raises:
-        ValueError: the graphs differ, so that these are no copies of one model.
+        ValueError: the graphs differ, so the networks are not copies of one model.
 
     Example:
         >>> import torch

@@ -1,4 +1,9 @@
-"""The unrolled network: a stem, a chain of residual blocks and a head, evaluated at gates."""
+"""The unrolled network: a stem, a sequence of residual blocks and a head, evaluated at gates.
+
+This is the one object that all analyses are functions of. It holds no copy of the model: pieces of the graph read the
+model's weights when they run. The graph depends on the train flags of the modules (dropout, batch norm), so there is
+one plan of pieces per combination of flags, made when first needed.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,7 @@ from .gate_rows import Evaluations, evaluate_rows
 from .summary import describe_blocks, html_table, text_table
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
+"""Relative differences between network and model that rounding explains: sums in another order, on any device."""
 
 Output = str | int | tuple[int | str, ...] | None
 Shapes = tuple[tuple[int, ...], ...]
@@ -36,13 +42,13 @@ Gates = torch.Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The network between two blocks: all that the rest of it needs.
+    """An evaluation stopped between two blocks: everything that the rest of the network needs.
 
     Attributes:
-        index: the block that comes next (n: nothing, `value` is the output).
+        index: the next block (n: none, and `value` is the output).
         value: the value that enters the next block.
-        side: further values that later operations read (sizes; arguments of hooks).
-        plan: the graph in the mode in which the evaluation began (None: the model's present one).
+        side: further values that later operations read (sizes, arguments of hooks).
+        plan: the graph in the mode in which the evaluation started (None: the model's current mode).
     """
 
     index: int
@@ -52,11 +58,11 @@ class State:
 
 
 class UnrolledNetwork:
-    """A residual model seen as stem, n blocks ``post(shortcut(x) + g * branch(x))`` and head.
+    """A residual model as a stem, n blocks ``post(shortcut(x) + g * branch(x))`` and a head.
 
-    Evaluated at a gate vector g in R^n: ``g = 1`` is the model, ``g_i = 0`` deletes block i, values between
-    interpolate (Veit, Wilber and Belongie 2016, sections 3 and 4). Made by :func:`resnet_paths.unroll`.
-    The model is used as it is, in the mode in which it is; nothing of it is copied.
+    Evaluated at a gate vector g in R^n: ``g = 1`` is the model, ``g_i = 0`` deletes block i, and values in
+    between interpolate (Veit, Wilber and Belongie 2016, sections 3 and 4). Created by :func:`resnet_paths.unroll`.
+    The network uses the model itself, in its current mode; nothing is copied.
 
     Example:
         >>> import torch, torchvision
@@ -86,7 +92,7 @@ class UnrolledNetwork:
         self._front_end, self.overwrites = front_end, overwrite
         self._example = example
         self._plans: dict[tuple[bool, ...], Segments] = {}
-        self._held: set[Shapes] = set()  # shapes for which a recording is known to hold
+        self._held: set[Shapes] = set()  # shapes for which a recording is known to be valid
         program = front_end()
         cuts, self.refusals = self._plan(program)
         self.front_end, self.output_path = program.front_end, program.output_path
@@ -130,7 +136,7 @@ class UnrolledNetwork:
 
         return partial(network_of, overwrite=self.overwrites), (self.model, self._example, self.output)
 
-    # plans, one for each combination of train flags
+    # plans, one per combination of train flags
 
     def _modes(self) -> tuple[bool, ...]:
         return tuple(module.training for module in self.model.modules())
@@ -153,14 +159,14 @@ class UnrolledNetwork:
 
     @property
     def segments(self) -> Segments:
-        """The graph cut at the blocks, for the model's present mode (traced anew when the mode is new)."""
+        """The graph cut at the blocks, for the model's current mode (traced again for a mode not seen before)."""
         plan = self._plans.get(self._modes())
         if plan is None:
             cuts, _ = self._plan(self._front_end())
             if len(cuts) != len(self):
                 raise UnrollError(
                     f"expected the same {len(self)} blocks after the model's train flags changed, got "
-                    f"{len(cuts)}; call unroll again in the mode in which the network is to be used"
+                    f"{len(cuts)}; call unroll again in the mode in which you use the network"
                 )
             plan = self._plans[self._modes()]
         return plan
@@ -176,12 +182,11 @@ class UnrolledNetwork:
         return self._begin(*self.bind(x))
 
     def bind(self, x: Any) -> tuple[Segments, Values]:
-        """The graph in the model's present mode, and an input as values of its placeholders.
+        """The graph in the model's current mode, and an input as values of its placeholders.
 
         Raises:
-            UnrollError: an input is missing, an argument has another value than the graph was made for, a Python value
-                of the model that the graph holds as a constant has changed, or a recording does not hold for an input
-                of this shape.
+            UnrollError: an input is missing, an argument differs from the value that the graph was made for, a Python
+                value that the graph holds as a constant has changed, or a recording is not valid for this shape.
         """
         plan, values = self._bind(x)
         if self.front_end == "record":
@@ -211,7 +216,7 @@ class UnrolledNetwork:
         return value
 
     def branch(self, state: State) -> torch.Tensor:
-        """The branch of the next block at a state (the sum of its branches where several are parallel)."""
+        """The branch of the next block at a state (the sum of its parallel branches, if there are several)."""
         plan = state.plan or self.segments
         cut = plan.cuts[state.index]
         values = self._values(state, plan)
@@ -222,7 +227,7 @@ class UnrolledNetwork:
         return total
 
     def inside(self, state: State, *, branch: bool = True) -> Values:
-        """All values of the next block's shortcut and branch at a state, by node of the graph, and what they read.
+        """All values in the next block's shortcut and branch at a state, and those that they read, by graph node.
 
         Args:
             state: the state at the block's entry.
@@ -242,8 +247,8 @@ class UnrolledNetwork:
         Args:
             state: the state at the block's entry.
             total: the sum.
-            overwrite: allow an in-place activation to write over `total` (only in copies made for inference).
-            partial: blocks before this one may have been skipped; what reads their sums is left out.
+            overwrite: whether an in-place activation may overwrite `total` (only in copies made for inference).
+            partial: whether earlier blocks may have been skipped; operations that read their sums are then left out.
         """
         plan = state.plan or self.segments
         values = self._values(state, plan)
@@ -256,7 +261,7 @@ class UnrolledNetwork:
         return self._state(state.index + 1, values, plan)
 
     def skip(self, state: State) -> State:
-        """Leave the next block out, its sum included: nothing that will be evaluated reads it."""
+        """Leave out the next block including its sum, which nothing that remains to be evaluated reads."""
         plan = state.plan or self.segments
         return self._state(state.index + 1, self._values(state, plan), plan)
 
@@ -273,9 +278,9 @@ class UnrolledNetwork:
         return self.join(state, total, overwrite=quick, partial=partial)
 
     def run(self, state: State, gates: Sequence[Any] | torch.Tensor | None = None, stop: int | None = None) -> State:
-        """From a state through the blocks up to `stop` (all), at gates for all n blocks (ones).
+        """Run the blocks from a state up to `stop` (default: all), at gates for all n blocks (default: ones).
 
-        A block whose sum the output does not depend on at these gates (it lies in a branch whose gate is 0) is skipped.
+        A block whose sum does not affect the output at these gates (it is inside a branch whose gate is 0) is skipped.
         """
         plan = state.plan or self.segments
         values = _gate_list(gates, len(self))
@@ -294,22 +299,22 @@ class UnrolledNetwork:
         """The state at a block's entry: the stem and the blocks before it."""
         return self.run(self.stem(x), gates, self.index(stop))
 
-    # evaluation, whole
+    # evaluation of the full network
 
     def __call__(self, x: Any, gates: Gates | None = None, *, count: Evaluations | None = None) -> torch.Tensor:
         """The network's output at gates.
 
         Args:
             x: the model's input (batch first): tensor, tuple or dict of arguments.
-            gates: None (the model itself), shape (n,), or shape (m, n) for m gate vectors at once. Rows that
-                begin alike share the evaluation of what they share; rows of gates that require gradients do not.
-            count: is added the numbers of pieces evaluated.
+            gates: None (the model itself), shape (n,), or shape (m, n) for m gate vectors at once. Rows share the
+                evaluation of common prefixes, unless the gates require gradients.
+            count: accumulator; the number of pieces evaluated is added to it.
 
         Returns:
             The output, (batch, ...); for gates of shape (m, n), (m, batch, ...).
 
         Raises:
-            ValueError: the gates' shape does not fit.
+            ValueError: the gates have the wrong shape.
 
         Cost: without gates, one forward pass. For all 2^n vectors of zeros and ones, at most 2^(n+1) block
         evaluations instead of n 2^n.
@@ -329,15 +334,14 @@ class UnrolledNetwork:
     def iterate(
         self, x: Any, gates: torch.Tensor, *, count: Evaluations | None = None
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (row, output) for each row of gates (m, n), in the order that shares most; keeps none."""
+        """Yield (row, output) for each row of gates (m, n), in the order that shares the most; outputs are not kept."""
         self._check_gates(gates)
         return evaluate_rows(self, x, gates if gates.ndim == 2 else gates[None], count)
 
     def _check_gates(self, gates: torch.Tensor) -> None:
         if gates.ndim not in (1, 2) or gates.shape[-1] != len(self) or not len(gates):
             raise ValueError(
-                f"expected gates of shape ({len(self)},) or (m, {len(self)}), one for each block, got "
-                f"{tuple(gates.shape)}"
+                f"expected gates of shape ({len(self)},) or (m, {len(self)}), one per block, got {tuple(gates.shape)}"
             )
 
     # helpers
@@ -351,14 +355,14 @@ class UnrolledNetwork:
     def _state(self, index: int, values: Values, plan: Segments) -> State:
         entry = plan.cuts[index].entry if index < len(self) else plan.program.output
         carried = plan.carried[index]
-        # the entry is missing before a block that will be skipped, in the branch of another one that is
+        # the entry is missing before a block that will be skipped because it is inside a skipped branch
         return State(index, values.get(entry), {node: values[node] for node in carried if node in values}, plan)  # type: ignore[arg-type]
 
     def _check_recorded(self, x: Any, values: Values) -> None:
-        """A recording may hold numbers of the example's shape: another shape is compared with the model once.
+        """Compare the network with the model once per new input shape: a recording may contain sizes of the example.
 
         Raises:
-            UnrollError: the recorded operations do not hold for inputs of this shape.
+            UnrollError: the recorded operations are not valid for inputs of this shape.
         """
         shapes = _shapes(values)
         if shapes in self._held or any(map(torch._C._functorch.is_functorch_wrapped_tensor, _tensors(values))):
@@ -377,21 +381,21 @@ class UnrolledNetwork:
             reason = str(error)
         if reason:
             raise UnrollError(
-                f"expected inputs shaped as the example on which the model was recorded, got {list(shapes)} (without "
-                f"the batch), for which the recording does not hold: {reason}; unroll the model again with an example "
+                f"expected inputs shaped like the example on which the model was recorded, got {list(shapes)} (without "
+                f"the batch), for which the recording is not valid: {reason}; unroll the model again with an example "
                 "of this shape"
             )
 
     def followed(self, returned: Any) -> torch.Tensor:
-        """The output that the network gives, picked from what the model returned."""
+        """The output that the network returns, selected from what the model returned."""
         return output_at(returned, self.output_path)
 
     def observe(self, example: Any) -> float:
-        """Run the example once through model and network; note the blocks' shapes.
+        """Run model and network once on the example, and record the blocks' shapes.
 
         Returns:
-            The largest difference between the two outputs, relative to the largest finite entry; equal infinities
-            differ by nothing, and NaN does not differ from NaN.
+            The largest difference between the two outputs, relative to the largest finite entry; equal infinities and
+            two NaNs count as equal.
         """
         difference, entry_shapes = self._difference(example)
         self._held.add(_shapes(self._bind(example)[1]))
@@ -399,7 +403,7 @@ class UnrolledNetwork:
         return difference
 
     def _difference(self, x: Any) -> tuple[float, list[tuple[int, ...]]]:
-        """How far the network is from the model on an input, and the shapes at the blocks' entries; notes nothing."""
+        """The difference between network and model on an input, and the shapes at the blocks' entries."""
         with preserved(self.model), torch.no_grad():
             state = self._begin(*self._bind(x))
             entry_shapes = [tuple(state.value.shape[1:])]
@@ -414,17 +418,20 @@ class UnrolledNetwork:
 
 
 def model_of(model: nn.Module | UnrolledNetwork) -> nn.Module:
-    """A model, or that of a network, for analyses that take the model's main output: its logits, or first tensor.
+    """The model itself, for analyses that use its main output (the logits, or the first tensor).
+
+    Args:
+        model: a model, or an unrolled network.
 
     Raises:
-        UnrollError: the network follows another output, so that its numbers would be those of something else.
+        UnrollError: the network uses another output, so its numbers would not be those of the analysis.
     """
     if not isinstance(model, UnrolledNetwork):
         return model
     if not model.follows_main_output:
         raise UnrollError(
-            "expected a network that follows the model's main output (logits, or the first), since its loss is taken, "
-            f"got one that follows {list(model.output_path)}; give a model that returns this tensor alone"
+            "expected a network that uses the model's main output (logits, or the first), since the loss is computed "
+            f"from that, got one that uses {list(model.output_path)}; pass a model that returns only this tensor"
         )
     return model.model
 
@@ -439,7 +446,7 @@ def _shapes(values: Values) -> Shapes:
 
 
 def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Images where a model's parameters are, and of the type of the first floating one; as they are without any."""
+    """Images on the device and in the dtype of a model's first floating parameter; unchanged if it has none."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
     return x.to(parameter.device, parameter.dtype)
 
@@ -448,7 +455,7 @@ def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:
     if gates is None:
         return [1.0] * n
     if len(gates) != n:
-        raise ValueError(f"expected {n} gates, one for each block, got {len(gates)}")
+        raise ValueError(f"expected {n} gates, one per block, got {len(gates)}")
     if isinstance(gates, torch.Tensor):
         return list(gates.unbind()) if gates.requires_grad else gates.tolist()
     return list(gates)
