@@ -94,7 +94,7 @@ def command_line() -> None:
             ["--version"],
             ["unroll"],
             ["lesion", "--limit", "24", "--json", "--out", folder],
-            ["paths", "--limit", "2", "--samples", "2", "--json", "--out", folder],
+            ["paths", "--limit", "2", "--draws", "2", "--json", "--out", folder],
             ["drop", "--blocks", "3,layer3.4", "--no-onnx", "--limit", "24", "--json", "--out", folder],
         ):
             printed = io.StringIO()

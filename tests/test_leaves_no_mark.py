@@ -103,7 +103,9 @@ FUNCTIONS: dict[str, Function] = {
     "plain_layers": lambda net, data: unrolling.plain_layers(net.model, data.x)(data.x),
     "drop_blocks": lambda net, data: surgery.drop_blocks(net, [1, 4])(data.x),
     "dropped_in": lambda net, data: surgery.dropped_in(net.model),
-    "refit_blocks": lambda net, data: surgery.refit_blocks(net, [1, 4], data, how=surgery.RefitSettings(apart=0.5)),
+    "refit_blocks": lambda net, data: surgery.refit_blocks(
+        net, [1, 4], data, settings=surgery.RefitSettings(held_out=0.5)
+    ),
     "lesioned": within_lesion,
     "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
     "export_model": lambda net, data: None,  # writes files; tests/surgery
@@ -122,14 +124,14 @@ FUNCTIONS: dict[str, Function] = {
     "curved_operations": lambda net, data: paths.curved_operations(net),
     "gradient_by_length": lambda net, data: paths.gradient_by_length(net, data.x, data.labels),
     "parameter_gradients_by_length": lambda net, data: paths.parameter_gradients_by_length(net, data.x, data.labels),
-    "sample_path_gradients": lambda net, data: paths.sample_path_gradients(net, data.x, data.labels, samples=2),
+    "sample_path_gradients": lambda net, data: paths.sample_path_gradients(net, data.x, data.labels, draws=2),
     "enumerate_path_gradients": lambda net, data: paths.enumerate_path_gradients(net, data.x, data.labels),
     "path_energy": lambda net, data: paths.path_energy(net, data.x, data.labels, draws=2, columns=2),
     "logits_by_length": lambda net, data: paths.logits_by_length(net, data.x),
     "block_contributions": lambda net, data: paths.block_contributions(net, data.x, data.labels),
     "logit_lens": lambda net, data: paths.logit_lens(net, data.x),
     "attribute_blocks": lambda net, data: [
-        paths.attribute_blocks(net, data.x, data.labels, method, steps=3, samples=2)
+        paths.attribute_blocks(net, data.x, data.labels, method, steps=3, draws=2)
         for method in ("integrated_gradients", "ablation", "shapley")
     ],
     "block_conductance": lambda net, data: paths.block_conductance(net, data.x, data.labels, steps=3),
@@ -156,7 +158,7 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "hutchinson": lambda net, data: landscape.hutchinson(operator(net, data), 2),
     "hutch_plus_plus": lambda net, data: landscape.hutch_plus_plus(operator(net, data), 6),
-    "spectral_density": lambda net, data: landscape.spectral_density(operator(net, data), steps=3, probes=2),
+    "spectral_density": lambda net, data: landscape.spectral_density(operator(net, data), steps=3, draws=2),
     "block_parameters": lambda net, data: landscape.block_parameters(net),
     "roughness_study": lambda net, data: landscape.roughness_study(
         net.model, data, seeds=[0], x=[0, 1, 2], y=[0, 1, 2], **QUIET
@@ -168,11 +170,11 @@ FUNCTIONS: dict[str, Function] = {
         net,
         [[1], [1, 4]],
         data,
-        how=surgery.RefitSettings(apart=0.5),
+        settings=surgery.RefitSettings(held_out=0.5),
         clock=tradeoff.Clock(batch=2, seconds=0.0, rounds=1),
     )(data.x),
     "cascade": lambda net, data: tradeoff.cascade(
-        net, [1, 4], data, data, disagreement=0.9, how=surgery.RefitSettings(apart=0.5)
+        net, [1, 4], data, data, disagreement=0.9, settings=surgery.RefitSettings(held_out=0.5)
     )(data.x),
     "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.0, threads=1),
     "latency_by_block": lambda net, data: tradeoff.latency_by_block(net, data.x, seconds=0.0001),

@@ -41,7 +41,7 @@ def with_a_criterion(folder: Path) -> Path:
 def too_precise(folder: Path) -> Any:
     net = unroll(cifar_resnet(56, in_channels=1, widths=(1, 1, 1)).eval())
     data = digits("test").subset(slice(0, 4))
-    return lesion.block_values(net, data, precision=1e-12, most_permutations=4, progress=False)
+    return lesion.block_values(net, data, tolerance=1e-12, max_permutations=4, progress=False)
 
 
 def failing_surface(folder: Path) -> Any:
@@ -81,7 +81,7 @@ WARNINGS: dict[str, Callable[[Path], Any]] = {
         models.read_checkpoint(folder / "two.pt"),
     ),
     "cells that failed": failing_surface,
-    "a precision that was not reached": too_precise,
+    "a tolerance that was not reached": too_precise,
     "no norms": lambda folder: recalibrate_batchnorm(nn.Flatten(), [torch.ones(2, 1)]),
     "a changed context": lambda folder: sweep.sweep(
         lambda point, context, seed: float(context(torch.ones(2, 1) * point).sum()), [1.0],

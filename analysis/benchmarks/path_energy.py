@@ -1,7 +1,7 @@
 """What the energy of all paths costs: beside the exact split in time, beside Veit's sampling in block products.
 
-    python analysis/benchmarks/path_energy.py [--batch 32] [--rtol 0.05] [--draws 8] [--pilot 64] [--reference FOLDER]
-                                              [--repeats 3] [--cost-only]
+    python analysis/benchmarks/path_energy.py [--batch 32] [--tolerance 0.05] [--draws 8] [--pilot 64]
+                                              [--reference FOLDER] [--repeats 3] [--cost-only]
 
 FOLDER holds cifar10_sample.npz, resnet20_cifar10_option_a.safetensors (512 paths: exact variances) and
 resnet56_cifar10_option_a.safetensors. Writes path_energy.md beside this file.
@@ -33,39 +33,43 @@ from resnet_paths.paths import PathEnergy, enumerate_path_gradients
 HERE = Path(__file__).resolve().parent
 
 
-def veit_products(spread: torch.Tensor, lengths: torch.Tensor, rtol: float) -> torch.Tensor:
+def veit_products(spread: torch.Tensor, lengths: torch.Tensor, tolerance: float) -> torch.Tensor:
     """Products for a relative error at every length, one path a backward pass: k products for a path of length k.
 
     `spread` is the variance of the squared norm over its squared mean, (lengths, batch).
     """
-    return ((spread / rtol**2).clamp_min(1).ceil() * lengths[:, None]).sum(0)
+    return ((spread / tolerance**2).clamp_min(1).ceil() * lengths[:, None]).sum(0)
 
 
-def own_products(estimate: PathEnergy, energy: torch.Tensor, rtol: float) -> torch.Tensor:
+def own_products(estimate: PathEnergy, energy: torch.Tensor, tolerance: float) -> torch.Tensor:
     """Products for the same error of the estimator by columns, for each example."""
-    draws = estimate.draws * (estimate.standard_error / (rtol * energy)).square()
+    draws = estimate.draws * (estimate.standard_error / (tolerance * energy)).square()
     return draws.max(0).values.clamp_min(1).ceil() * estimate.vjps["branch"] / estimate.draws
 
 
-def sampled_energy(title: str, net: UnrolledNetwork, data: ImageData, rtol: float, pilot: int, draws: int) -> list[str]:
+def sampled_energy(
+    title: str, net: UnrolledNetwork, data: ImageData, tolerance: float, pilot: int, draws: int
+) -> list[str]:
     """The comparison where the paths are too many to enumerate: variances from a pilot of each."""
     ours = path_energy(net, data.x, data.labels, draws=draws, columns=32)
-    sampled = sample_path_gradients(net, data.x, data.labels, samples=pilot)
+    sampled = sample_path_gradients(net, data.x, data.labels, draws=pilot)
     squares = sampled.norms.double().square()
     spread = squares.var(1) / squares.mean(1).square()
-    veit = veit_products(spread, sampled.lengths, rtol)
-    return row(title, veit, own_products(ours, ours.energy, rtol), f"pilot of {pilot} paths a length; {draws} draws")
+    veit = veit_products(spread, sampled.lengths, tolerance)
+    return row(
+        title, veit, own_products(ours, ours.energy, tolerance), f"pilot of {pilot} paths a length; {draws} draws"
+    )
 
 
-def exact_energy(title: str, net: UnrolledNetwork, data: ImageData, rtol: float, draws: int) -> list[str]:
+def exact_energy(title: str, net: UnrolledNetwork, data: ImageData, tolerance: float, draws: int) -> list[str]:
     """The comparison where all paths are enumerated, so that the variance of Veit's sampling is exact."""
     every = enumerate_path_gradients(net, data.x, data.labels)
     squares = every.norms.double().square()
     groups = [squares[every.lengths == k] for k in range(len(net) + 1)]
     spread = torch.stack([group.var(0, correction=0) / group.mean(0) ** 2 for group in groups])
-    veit = veit_products(spread, torch.arange(len(net) + 1), rtol)
+    veit = veit_products(spread, torch.arange(len(net) + 1), tolerance)
     ours = path_energy(net, data.x, data.labels, draws=draws, columns=8)
-    return row(title, veit, own_products(ours, every.energy_by_length(), rtol), f"exact; {draws} draws")
+    return row(title, veit, own_products(ours, every.energy_by_length(), tolerance), f"exact; {draws} draws")
 
 
 def row(title: str, veit: torch.Tensor, own: torch.Tensor, variances: str) -> list[str]:
@@ -82,25 +86,25 @@ def row(title: str, veit: torch.Tensor, own: torch.Tensor, variances: str) -> li
 def energy(options: argparse.Namespace) -> list[str]:
     embedded = for_inference(unroll(load_model("embedded")))
     lines = [
-        f"Energy of every length for each image, standard error {options.rtol:.0%} at every length. A product is one "
-        "image through one branch, backwards. Veit's sampling takes one path a backward pass, k products for a path "
-        "of length k. Medians over images; images whose gradient vanishes in float32 are left out. A pilot "
+        f"Energy of every length for each image, standard error {options.tolerance:.0%} at every length. A product "
+        "is one image through one branch, backwards. Veit's sampling takes one path a backward pass, k products for a "
+        "path of length k. Medians over images; images whose gradient vanishes in float32 are left out. A pilot "
         "underestimates heavy tails, so Veit's need more likely than not.",
         "",
         "| network | images | Veit's products | ours | ratio | expected | verdict | variances |",
         "|---|---|---:|---:|---|---|---|---|",
     ]
     digits = load_data("digits", limit=options.batch)
-    lines += sampled_energy("embedded ResNet-56", embedded, digits, options.rtol, options.pilot, options.draws)
+    lines += sampled_energy("embedded ResNet-56", embedded, digits, options.tolerance, options.pilot, options.draws)
     if options.reference is not None:
         images = load_data(str(options.reference / "cifar10_sample.npz"), limit=8)
         for depth in (20, 56):
             file = options.reference / f"resnet{depth}_cifar10_option_a.safetensors"
             net, title = for_inference(unroll(load_model(str(file)))), f"reference ResNet-{depth}"
             if depth == 20:
-                lines += exact_energy(title, net, images, options.rtol, options.draws)
+                lines += exact_energy(title, net, images, options.tolerance, options.draws)
             else:
-                lines += sampled_energy(title, net, images, options.rtol, options.pilot, options.draws)
+                lines += sampled_energy(title, net, images, options.tolerance, options.pilot, options.draws)
     return [*lines, ""]
 
 
@@ -142,7 +146,7 @@ def cost(repeats: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rtol", type=float, default=0.05)
+    parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument("--pilot", type=int, default=64)
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--reference", type=Path, default=None)

@@ -188,7 +188,7 @@ def path_norms() -> np.ndarray:
     """(lengths, examples, paths) norms of random paths of the embedded ResNet-56: their law, to draw few from."""
     data = digits("test").subset(slice(0, 6))
     drawn = sample_path_gradients(
-        unroll(load_model("embedded")), data.x, data.labels, lengths=[1, 3, 6, 9, 13], samples=600
+        unroll(load_model("embedded")), data.x, data.labels, lengths=[1, 3, 6, 9, 13], draws=600
     )
     return drawn.norms.permute(0, 2, 1).double().numpy()
 
@@ -305,7 +305,7 @@ class Kind:
 KINDS = (
     Kind(
         "Shares",
-        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `whole_interval`; `Reorderings.intervals`; the planner's "
+        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `full_interval`; `Reorderings.intervals`; the planner's "
         "`accuracy_interval`; accuracies of the report and of `resnet-paths lesion`",
         "Wilson's score interval",
         shares,

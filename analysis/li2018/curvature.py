@@ -47,7 +47,7 @@ def embedded(data: ImageData) -> list[str]:
     operator = curvature_operator(net, data)
     ends = extreme_eigenvalues(operator, 2)
     trace, sharper = hutchinson(operator, 18), hutch_plus_plus(operator, 18)
-    density = spectral_density(operator, steps=25, probes=3)
+    density = spectral_density(operator, steps=25, draws=3)
     mean, mean_error = density.moment(1)
     below, below_error = density.share_below(-0.01 * ends.largest)
     above, above_error = density.share_below(0.01 * ends.largest)
@@ -78,7 +78,7 @@ def embedded(data: ImageData) -> list[str]:
         + f" (residuals at most {ends.residuals.max():.1e} of the largest, {ends.products} products, {ends.restarts} "
         f"restarts of {ends.basis} vectors). Trace by Hutch++ {sharper.value:.2f} ± {sharper.standard_error:.2f} with "
         f"{sharper.products} products, by Hutchinson {trace.value:.2f} ± {trace.standard_error:.2f} with "
-        f"{trace.products}. Density: {density.probes} probes of {density.nodes.shape[1]} steps.",
+        f"{trace.products}. Density: {density.draws} probes of {density.nodes.shape[1]} steps.",
         "",
         "![spectrum](spectrum_embedded.png)",
         "",

@@ -123,7 +123,7 @@ def sensitivity(here: Subject, dropped: tuple[int, ...], draws: int) -> list[dic
     for count in dict.fromkeys(min(size, len(here.train)) for size in (32, 128, 640, 2000, 4660)):
         for seed in range(draws):
             images = augmented(here.train.sample(count, seed=seed), here.shift, here.flip, seed=seed)
-            result = Refitter(here.net, images, how=RefitSettings(seed=seed, memory=4e9))(list(dropped))
+            result = Refitter(here.net, images, settings=RefitSettings(seed=seed, memory=4e9))(list(dropped))
             accuracy = float(right(result.model, here.test).mean())
             found.append({"images": count, "seed": seed, "accuracy": accuracy, "step": result.step})
             print(count, seed, f"{accuracy:.3f}", flush=True)
@@ -143,8 +143,8 @@ def finetuned(here: Subject, images: ImageData, refitter: Refitter, entry: dict,
     }
     found = {"dropped": dropped, "refitted": entry["refitted"]}
     for name, (model, passes) in ways.items():
-        how = Distillation(epochs=passes, batch_size=128, shift=here.shift, flip=here.flip)
-        distil(model, here.net, train, how)
+        settings = Distillation(epochs=passes, batch_size=128, shift=here.shift, flip=here.flip)
+        distil(model, here.net, train, settings)
         found[name] = float(right(model, here.test).mean())
     print(len(dropped), found, flush=True)
     return found
@@ -304,11 +304,11 @@ def main() -> None:
         augmented(here.train.sample(min(count, len(here.train))), here.shift, here.flip)
         for count in (options.images, options.build_images)
     )
-    how = RefitSettings(apart=0.5, rows_per_feature=12, batch_size=options.batch_size)
-    path, _ = greedy(Refitter(net, search_images, how=how), options.most, options.journal)
+    settings = RefitSettings(held_out=0.5, rows_per_feature=12, batch_size=options.batch_size)
+    path, _ = greedy(Refitter(net, search_images, settings=settings), options.most, options.journal)
     known = [json.loads(line) for line in options.journal.read_text().splitlines()]
 
-    refitter = Refitter(net, images, how=RefitSettings(batch_size=options.batch_size, memory=8e9))
+    refitter = Refitter(net, images, settings=RefitSettings(batch_size=options.batch_size, memory=8e9))
     rows = [_told(row(net, refitter, images, here.test, dropped)) for dropped in path]
     generator = np.random.default_rng(0)
     sizes = [size for size in (3, 6, 9, 12) if size <= options.most]
@@ -319,7 +319,7 @@ def main() -> None:
     ]
     nine = min(9, options.most)
     start = time.process_time()
-    Refitter(net, images, how=refitter.how).divergence(list(path[nine]), steps=(1.0,))
+    Refitter(net, images, settings=refitter.settings).divergence(list(path[nine]), steps=(1.0,))
     refit = time.process_time() - start
     start = time.process_time()
     error_rate(net.model, images)

@@ -229,7 +229,7 @@ def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None
     most = min(len(net), options.most or len(net))
     images, groups = subject.calibration(options.crops)
     start = time.perf_counter()
-    refitter = Refitter(net, images, groups=groups, how=RefitSettings(memory=options.memory))
+    refitter = Refitter(net, images, groups=groups, settings=RefitSettings(memory=options.memory))
     scores = Scores(len(net), plain_losses(subject) if options.plain_search else refitted_losses(refitter))
     path = (
         [(), *Greedy().path(scores, most)]
@@ -246,7 +246,7 @@ def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None
         "search": "plain" if options.plain_search else "refitted",
         "machine": machine(options),
         "fitted": refitter.fitted_images.count,
-        "apart": refitter.apart_images.count,
+        "apart": refitter.held_out_images.count,
         "search_seconds": seconds,
         "searched": len(scores.known),
         "rows": [],
@@ -315,8 +315,8 @@ def repaired(refitter: Refitter, target: Target, dropped: tuple[int, ...]) -> di
 def calibrated(subject: Subject, target: Target, dropped: tuple[int, ...], each: int, apart: bool) -> dict:
     """The same set with other calibration images, with or without photos held apart."""
     images, groups = subject.calibration(each)
-    how = RefitSettings(memory=subject.options.memory)
-    result = Refitter(subject.net, images, groups=groups if apart else None, how=how)(list(dropped))
+    settings = RefitSettings(memory=subject.options.memory)
+    result = Refitter(subject.net, images, groups=groups if apart else None, settings=settings)(list(dropped))
     seen = target.facts(result.model, subject)
     return {
         "dropped": len(dropped),

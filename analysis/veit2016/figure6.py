@@ -74,7 +74,7 @@ def claims(found: EffectivePaths) -> list[tuple[str, str, str, bool]]:
 def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samples: int, draws: int) -> list[str]:
     net = for_inference(unroll(model))
     x, target = data.x, data.labels
-    sampled = effective_paths(sample_path_gradients(net, x, target, samples=samples))
+    sampled = effective_paths(sample_path_gradients(net, x, target, draws=samples))
     energy = effective_paths(path_energy(net, x, target, draws=draws, columns=16))
     split = gradient_by_length(net, x, target)
     save(plot_effective_paths(sampled)[0], HERE / f"figure6_{name}.png")

@@ -112,7 +112,7 @@ def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
 
 
 def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: float) -> list[Claim]:
-    lost = (plain.values - plain.whole) / (chance - plain.whole)
+    lost = (plain.values - plain.full) / (chance - plain.full)
     return [
         (
             "deleting any layer of a plain network reduces it to chance",
@@ -148,10 +148,10 @@ def shortcuts(branch: SingleDeletions, without: SingleDeletions) -> list[Claim]:
 
 def figure5a(record: RandomDeletions) -> list[Claim]:
     _, middle, _ = record.quantiles()
-    error = np.concatenate([[record.whole], middle])
+    error = np.concatenate([[record.full], middle])
     steps = np.diff(error) / np.diff(np.concatenate([[0], record.counts]))
     rises = float(np.mean(np.diff(error) >= 0))
-    half = record.counts[int(np.argmin(np.abs(middle - (record.whole + error[-1]) / 2)))]
+    half = record.counts[int(np.argmin(np.abs(middle - (record.full + error[-1]) / 2)))]
     low, high = record.median_interval()
     return [
         (
@@ -178,7 +178,7 @@ def figure5b(record: Reorderings) -> list[Claim]:
         (
             "error rises smoothly as blocks are swapped (5 b)",
             "the lower Kendall's tau, the higher the error",
-            f"median error {percent(record.whole)} at tau 1, {listed}; Spearman's correlation of error and tau "
+            f"median error {percent(record.full)} at tau 1, {listed}; Spearman's correlation of error and tau "
             f"{found:.2f} ({low:.2f} to {high:.2f})",
             verdict(high < -0.5, found < -0.3),
         )
@@ -230,14 +230,14 @@ def section(
     if layers is not None:
         claims += figure3_plain(residual, layers, chance)
     claims += [*figure5a(many), *figure5b(moved), *shortcuts(residual, without)]
-    whole = ", ".join(percent(value) for value in stages.whole_stage)
-    low, high = residual.whole_interval
+    whole = ", ".join(percent(value) for value in stages.full_stage)
+    low, high = residual.full_interval
     batches = -(-len(data) // 100)
     share = moved.evaluations.branches / batches / len(net) / (len(moved.tau) + 1)
     return [
         f"## {title}",
         "",
-        f"{data.name}, {len(data)} images, {len(net)} blocks. Error without deletion {percent(residual.whole)} "
+        f"{data.name}, {len(data)} images, {len(net)} blocks. Error without deletion {percent(residual.full)} "
         f"(95 % interval {percent(low)} to {percent(high)}). {draws} draws for each number of deletions and swaps.",
         "",
         f"![figures 3 and 5]({pictures(stem, plots)})",
@@ -260,7 +260,7 @@ def plain_table(plain: nn.Module | None, layers: SingleDeletions | None) -> list
     rows = zip(layers.names, layers.values, layers.low, layers.high, strict=True)
     return [
         f"Plain network: {type(plain).__name__} with {len(layers.names)} layers that keep the shape, error "
-        f"{percent(layers.whole)}.",
+        f"{percent(layers.full)}.",
         "",
         "| plain layer deleted | error | 95 % interval |",
         "|---|---:|---|",

@@ -55,11 +55,11 @@ def section(title: str, model: torch.nn.Module, data: ImageData, picture: str) -
     record = single_deletions(unroll(model), data)
     chance = 1 - 1 / len(data.classes)
     save(plot_single_deletions(record, chance=chance), HERE / picture)
-    low, high = record.whole_interval
+    low, high = record.full_interval
     lines = [
         f"## {title}",
         "",
-        f"{data.name}, {len(data)} images. Accuracy without deletion {1 - record.whole:.2%} "
+        f"{data.name}, {len(data)} images. Accuracy without deletion {1 - record.full:.2%} "
         f"(95 % interval {1 - high:.2%} to {1 - low:.2%}).",
         "",
         f"![error after each deletion]({picture})",

@@ -32,7 +32,7 @@ def build(): return cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0)
 BASE = {
     "unroll": ["--model", "own.py:build"],
     "lesion": ["--model", "own.py:build", "--limit", "6"],
-    "paths": ["--model", "own.py:build", "--limit", "2", "--samples", "2"],
+    "paths": ["--model", "own.py:build", "--limit", "2", "--draws", "2"],
     "plan": ["--model", "own.py:build", "--limit", "6"],
     "shrink": ["--model", "own.py:build", "--limit", "6", "--no-onnx"],
     "drop": ["--model", "own.py:build", "--blocks", "1", "--limit", "6", "--no-onnx"],

@@ -22,14 +22,14 @@ class Options(TypedDict, total=False):
     draws: int
 
 
-@checked(level=Range(0.5, 1, below=True))
+@checked(confidence=Range(0.5, 1, below=True))
 def study(
     model: nn.Module | None,
     kind: Literal["a", "b"] = "a",
     *,
     seed: int = 0,
     share: float = 0.5,
-    level: float = 0.9,
+    confidence: float = 0.9,
     names: Sequence[str] = (),
     shape: tuple[int, int] = (1, 1),
     x: Any = None,
@@ -43,7 +43,7 @@ def study(
     "given",
     [
         {}, {"seed": np.int64(3)}, {"share": 1}, {"share": np.float32(0.5)}, {"names": ["a"]}, {"names": ("a", "b")},
-        {"shape": [1, 2]}, {"x": torch.ones(1)}, {"x": {"a": [torch.ones(1)]}}, {"draws": 3}, {"level": 0.5},
+        {"shape": [1, 2]}, {"x": torch.ones(1)}, {"x": {"a": [torch.ones(1)]}}, {"draws": 3}, {"confidence": 0.5},
     ],
 )  # fmt: skip
 def test_good_arguments_pass(given: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def test_good_arguments_pass(given: dict[str, Any]) -> None:
         ({"share": np.float32("inf")}, ValueError, "got inf"),
         ({"share": np.float16("nan")}, ValueError, "got nan"),
         ({"share": "a"}, TypeError, "expected share as a number, got 'a'"),
-        ({"level": 1.0}, ValueError, "of at least 0.5 and below 1, got 1.0"),
+        ({"confidence": 1.0}, ValueError, "of at least 0.5 and below 1, got 1.0"),
         ({"kind": "c"}, ValueError, "expected kind as 'a' or 'b', got 'c'"),
         ({"kind": 1}, TypeError, "got 1"),
         ({"names": "abc"}, TypeError, "expected names as a sequence of texts, got 'abc'"),

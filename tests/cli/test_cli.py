@@ -37,7 +37,7 @@ def test_the_main_job(tmp_path, monkeypatch, capsys) -> None:
 
 def test_json_has_the_numbers(tmp_path, small_checkpoint) -> None:
     model = ["--model", str(small_checkpoint)]
-    result = run("lesion", *model, "--limit", "40", "--drop", "3", "--out", str(tmp_path), "--json")
+    result = run("lesion", *model, "--limit", "40", "--count", "3", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert len(report["blocks"]) == 6
@@ -71,7 +71,7 @@ def test_help_teaches() -> None:
         (["lesion", "--data", "nowhere"], "no file"),
         (["lesion", "--device", "cuda:99"], "a device that is there"),
         (["lesion", "--limit", "0"], "at least 1"),
-        (["lesion", "--limit", "20", "--drop", "99"], "from 0 to 27"),
+        (["lesion", "--limit", "20", "--count", "99"], "from 0 to 27"),
         (["unroll", "--model", "vgg11"], "never adds two"),
         (["unroll", "--input", "3by3"], "numbers joined by x"),
         (["unroll", "--model", "os:getcwd"], "to return a torch.nn.Module"),

@@ -80,7 +80,7 @@ def test_errors_count_by_the_names_of_the_classes(photos, trained, tmp_path) -> 
             "lesion", "--model", checkpoint, "--data", data, "--study", "shortcut", "--out", tmp_path, "--json"
         )
         assert result.exit_code == 0, result.output
-        assert json.loads(result.stdout)["whole"] == pytest.approx(expected)
+        assert json.loads(result.stdout)["full"] == pytest.approx(expected)
     assert "3x8x8, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, as its checkpoint says" in told(result)
 
 

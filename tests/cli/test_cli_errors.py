@@ -41,7 +41,7 @@ WRONG = [
     (["landscape", "--range", "nan:1", "--limit", "4"], "LOW:HIGH"),
     (["drop", "--blocks", ",", "--limit", "4"], "--blocks as indices or names"),
     (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
-    (["lesion", "--drop", "99", "--limit", "20"], "from 0 to 27"),
+    (["lesion", "--count", "99", "--limit", "20"], "from 0 to 27"),
     (["paths", "--limit", "0"], "limit"),
     (["plan", "--count", "1", "--latency", "0.5", "--limit", "10"], "got --latency and --count"),
     (["drop", "--limit", "10"], "either --blocks or --plan, got neither"),
@@ -200,7 +200,7 @@ def test_tables_are_whole_in_logs_and_on_narrow_terminals() -> None:
 def test_nothing_to_drop_is_said(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_small.py").write_text(OWN)
-    result = CliRunner().invoke(app, ["lesion", "--model", "own_small.py:ten", "--limit", "8", "--drop", "0"])
+    result = CliRunner().invoke(app, ["lesion", "--model", "own_small.py:ten", "--limit", "8", "--count", "0"])
     assert result.exit_code == 0, result.output
     assert "No block was dropped" in result.output
     assert "drop_blocks(model, [])" not in result.output

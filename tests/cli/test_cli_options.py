@@ -33,7 +33,7 @@ def test_defaults_are_those_of_the_functions() -> None:
     assert planning.confidence == rp.tradeoff.AccuracyDrop(0.01).confidence
 
     for command, function, same in (
-        (report.report, rp.report.write_report, ("budget", "tolerance", "seed", "batch_size")),
+        (report.report, rp.report.write_report, ("budget", "accuracy_drop", "seed", "batch_size")),
         (reproduce.reproduce, rp.report.claims.reproduce, ("seed", "seeds")),
     ):
         assert [defaults(command)[name] for name in same] == [defaults(function)[name] for name in same]

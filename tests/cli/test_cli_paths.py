@@ -14,7 +14,7 @@ from resnet_paths.paths import path_lengths
 
 @pytest.mark.slow
 def test_paths_of_a_network(tmp_path: Path, small_checkpoint: Path) -> None:
-    arguments = ["paths", "--model", str(small_checkpoint), "--limit", "2", "--samples", "2", "--out", str(tmp_path)]
+    arguments = ["paths", "--model", str(small_checkpoint), "--limit", "2", "--draws", "2", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     numbers = json.loads(result.stdout)

@@ -27,7 +27,7 @@ def run(tmp_path, *arguments: str):
     [
         ("random", 6, ["deleted", "median", "low", "high", "tenth", "ninetieth"]),
         ("reorder", 6, ["swaps", "tau", "tenth", "median", "ninetieth", "low", "high"]),
-        ("stage", 3, ["stage", "blocks", "whole_stage"]),
+        ("stage", 3, ["stage", "blocks", "full_stage"]),
         ("shortcut", 6, ["block", "name", "shortcut", "error", "low", "high", "damage", "damage_low", "damage_high"]),
         ("predictors", 8, None),
     ],
@@ -47,16 +47,16 @@ def test_the_same_numbers_as_in_python(tmp_path) -> None:
     report = json.loads(run(tmp_path, "--study", "reorder", "--draws", "2", "--metric", "loss", "--json").stdout)
     record = reorderings(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), draws=2, metric="loss")
     assert [row["median"] for row in report["rows"]] == pytest.approx(record.by_swaps()["median"].tolist())
-    assert report["whole"] == pytest.approx(record.whole)
+    assert report["full"] == pytest.approx(record.full)
 
 
 def test_the_game_in_words(tmp_path) -> None:
     result = run(tmp_path, "--study", "game", "--draws", "2", "--journal", str(tmp_path / "game.journal"))
     assert result.exit_code == 0, result.output
-    record = block_values(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), most_permutations=4)
+    record = block_values(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), max_permutations=4)
     text = " ".join(result.stdout.split())
     assert "Shapley values from 4 orders, 106 coalitions" in text
-    assert f"add up to {record.empty - record.whole:+.4g}" in text
+    assert f"add up to {record.empty - record.full:+.4g}" in text
     assert (tmp_path / "game.journal").exists()
 
 
@@ -67,7 +67,7 @@ def test_single_deletions_go_on_from_a_journal(tmp_path, small_checkpoint) -> No
         with closing(sqlite3.connect(journal)) as database:
             return database.execute("SELECT key, seconds FROM results ORDER BY key").fetchall()
 
-    arguments = ["--model", str(small_checkpoint), "--drop", "2", "--json", "--journal", str(journal)]
+    arguments = ["--model", str(small_checkpoint), "--count", "2", "--json", "--journal", str(journal)]
     first = json.loads(run(tmp_path, *arguments).stdout)
     once = computed()
     second = json.loads(run(tmp_path, *arguments).stdout)
@@ -82,7 +82,7 @@ def test_single_deletions_go_on_from_a_journal(tmp_path, small_checkpoint) -> No
     ("arguments", "message"),
     [
         (["--study", "random", "--metric", "accuracy"], "disagreement"),
-        (["--study", "game", "--precision", "0"], "above"),
+        (["--study", "game", "--tolerance", "0"], "above"),
     ],
 )
 def test_wrong_use(tmp_path, arguments: list[str], message: str) -> None:

@@ -188,7 +188,7 @@ TAKERS: dict[str, Any] = {
     "single_deletions": lambda s: single_deletions(NET, s, metric="loss", **QUIET).values,
     "shortcut_deletions": lambda s: shortcut_deletions(NET, s, metric="loss", **QUIET).values,
     "random_deletions": lambda s: random_deletions(NET, s, [1], draws=1, metric="loss", **QUIET).values,
-    "stage_deletions": lambda s: stage_deletions(NET, s, draws=1, metric="loss", **QUIET).whole_stage,
+    "stage_deletions": lambda s: stage_deletions(NET, s, draws=1, metric="loss", **QUIET).full_stage,
     "reorderings": lambda s: (
         reorderings(
             unroll(cifar_resnet(14, widths=(2, 2, 2), num_classes=3, seed=0).double().eval()), s, [1], draws=1, **QUIET

@@ -119,7 +119,7 @@ def values(net: UnrolledNetwork, data: ImageData) -> lesion.BlockValues:
 
 
 def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
-    return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, samples=2))
+    return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, draws=2))
 
 
 def plan(net: UnrolledNetwork, data: ImageData) -> tradeoff.DropPlan:
@@ -183,7 +183,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_eigenvalue_ratio": lambda net, data: plot.plot_eigenvalue_ratio(eigenvalues(net, data)),
     "plot_spectrum": lambda net, data: plot.plot_spectrum(
         landscape.spectral_density(
-            landscape.curvature_operator(net, data, parameters=["linear.bias"]), steps=3, probes=2
+            landscape.curvature_operator(net, data, parameters=["linear.bias"]), steps=3, draws=2
         )
     ),
     "plot_block_eigenvalues": lambda net, data: plot.plot_block_eigenvalues(
@@ -270,7 +270,7 @@ def test_points_of_a_sweep_may_be_tensors_of_a_device(device: str) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["paths", "--samples", "2", "--limit", "2"],
+        ["paths", "--draws", "2", "--limit", "2"],
         ["lesion", "--draws", "2", "--limit", "8"],
         ["landscape", "--points", "3", "--line", "--limit", "8"],
     ],
@@ -293,5 +293,5 @@ def test_a_refit_makes_no_float64_on_a_device_that_has_none(there, monkeypatch: 
         return double(x)
 
     monkeypatch.setattr(torch.Tensor, "double", refused)
-    result = surgery.refit_blocks(net, [1], data, how=surgery.RefitSettings(apart=0.5))
+    result = surgery.refit_blocks(net, [1], data, settings=surgery.RefitSettings(held_out=0.5))
     assert any(not block.reason for block in result.blocks)

@@ -25,8 +25,8 @@ def _network():
 def test_a_networks_density_is_that_of_its_dense_matrix() -> None:
     net, batch = tiny_network(2), tiny_batch(5)
     dense, _, _ = _network()
-    found = spectral_density(curvature_operator(net, [batch]), steps=12, probes=3, width=0.05)
-    expected = spectral_density(dense, steps=12, probes=3, width=0.05, grid=found.grid)
+    found = spectral_density(curvature_operator(net, [batch]), steps=12, draws=3, width=0.05)
+    expected = spectral_density(dense, steps=12, draws=3, width=0.05, grid=found.grid)
     np.testing.assert_allclose(found.density, expected.density, atol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_quadrature_is_the_exact_density_when_the_probes_are_a_basis() -> None:
 @pytest.mark.slow
 def test_density_covers_the_exact_one_within_its_error_bars() -> None:
     operator, values, _ = _network()
-    record = spectral_density(operator, steps=40, probes=60, width=0.05, grid=300)
+    record = spectral_density(operator, steps=40, draws=60, width=0.05, grid=300)
     exact = _exact(values, record.grid, 0.05)
     assert record.products == 60 * 40 == operator.products
     assert float(trapezoid(record.density, record.grid)) == pytest.approx(1.0, abs=1e-3)
@@ -108,7 +108,7 @@ def test_few_steps_match_moments_exactly() -> None:
 
 def test_same_seed_same_record_and_its_tables() -> None:
     operator, values, _ = _network()
-    first, again = (spectral_density(operator, steps=200, probes=2, seed=4, grid=64) for _ in range(2))
+    first, again = (spectral_density(operator, steps=200, draws=2, seed=4, grid=64) for _ in range(2))
     np.testing.assert_array_equal(first.nodes, again.nodes)
     assert first.nodes.shape[1] == len(operator)
     assert first.grid[0] < values[0] < values[-1] < first.grid[-1]
@@ -116,13 +116,13 @@ def test_same_seed_same_record_and_its_tables() -> None:
     made = first.to_xarray()
     assert made["density"].dims == ("eigenvalue",)
     assert made.attrs["size"] == len(values)
-    own = spectral_density(operator, steps=5, probes=2, grid=np.array([0.0, 1.0]))
+    own = spectral_density(operator, steps=5, draws=2, grid=np.array([0.0, 1.0]))
     assert own.grid.tolist() == [0.0, 1.0]
 
 
 def test_what_does_not_fit_is_refused() -> None:
     operator, _, _ = _network()
-    with pytest.raises(ValueError, match="at least 2 probes"):
-        spectral_density(operator, probes=1)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        spectral_density(operator, draws=1)
     with pytest.raises(ValueError, match="width as a number above 0"):
         spectral_density(operator, width=0.0)

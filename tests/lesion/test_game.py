@@ -64,7 +64,7 @@ def test_shapley_is_the_average_over_all_orders(players: list[int] | None) -> No
     game = block_values(net, data, blocks=players)
     expected = average_over_orders(net, data, players or list(range(len(net))))
     assert np.allclose(game.values, expected, atol=1e-6)
-    assert game.values.sum() == pytest.approx(game.empty - game.whole, abs=1e-12)
+    assert game.values.sum() == pytest.approx(game.empty - game.full, abs=1e-12)
     assert game.exhaustive
     assert game.coalitions == 2 ** len(game.blocks)
 
@@ -131,9 +131,9 @@ def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> N
     monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
     scores = []
     for seed in range(6):
-        game = block_values(net, data, seed=seed, most_permutations=40)
+        game = block_values(net, data, seed=seed, max_permutations=40)
         assert not game.exhaustive
-        assert game.values.sum() == pytest.approx(game.empty - game.whole, abs=1e-9)
+        assert game.values.sum() == pytest.approx(game.empty - game.full, abs=1e-9)
         scores.extend((game.values - exact) / game.standard_errors)
     assert np.abs(scores).max() < 5
     assert np.mean(np.abs(scores) < 2.1) > 0.85
@@ -153,19 +153,19 @@ def test_sampling_stops_at_the_precision_asked_for(monkeypatch) -> None:
 
     net, data = setting()
     monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
-    rough = block_values(net, data, precision=10.0, most_permutations=400)
+    rough = block_values(net, data, tolerance=10.0, max_permutations=400)
     assert rough.orders == 16
     assert rough.coalitions == 2 + 16 * 5
-    long = block_values(net, data, most_permutations=160)
+    long = block_values(net, data, max_permutations=160)
     asked = float(long.standard_errors.max()) * 1.5
-    fine = block_values(net, data, precision=asked, most_permutations=400)
+    fine = block_values(net, data, tolerance=asked, max_permutations=400)
     assert fine.standard_errors.max() <= asked
     assert 16 < fine.orders < 160
     assert fine.coalitions == 2 + 5 * fine.orders
-    shorter = block_values(net, data, most_permutations=fine.orders - 8)
+    shorter = block_values(net, data, max_permutations=fine.orders - 8)
     assert shorter.standard_errors.max() > asked
-    with pytest.warns(UserWarning, match="raise most_permutations"):
-        block_values(net, data, precision=1e-9, most_permutations=16)
+    with pytest.warns(UserWarning, match="raise max_permutations"):
+        block_values(net, data, tolerance=1e-9, max_permutations=16)
 
 
 def test_sampled_coalitions_share_their_prefixes(monkeypatch) -> None:
@@ -173,7 +173,7 @@ def test_sampled_coalitions_share_their_prefixes(monkeypatch) -> None:
 
     net, data = setting()
     monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
-    game = block_values(net, data, most_permutations=16)
+    game = block_values(net, data, max_permutations=16)
     assert game.evaluations.branches < 6 / 2 * game.coalitions
     assert game.evaluations.joins < 6 * game.coalitions
 
@@ -202,7 +202,7 @@ def test_values_of_single_images_and_their_intervals() -> None:
 def test_intervals_of_a_sampled_game_hold_the_sampling_of_orders(monkeypatch) -> None:
     monkeypatch.setattr("resnet_paths.lesion.game.MOST_EXHAUSTIVE", 2)
     net, data = setting()
-    game = block_values(net, data.subset(slice(0, 4)), most_permutations=8, progress=False)
+    game = block_values(net, data.subset(slice(0, 4)), max_permutations=8, progress=False)
     low, high = game.intervals()
     assert game.orders == 8
     assert (game.shared_variances > 0).any()
@@ -217,7 +217,7 @@ def test_a_game_resumes_from_its_journal(tmp_path, monkeypatch) -> None:
 
     net, data = setting()
     monkeypatch.setattr(module, "MOST_EXHAUSTIVE", 2)
-    arguments = {"most_permutations": 16, "batch_size": 5, "progress": False}
+    arguments = {"max_permutations": 16, "batch_size": 5, "progress": False}
     file = tmp_path / "game.journal"
     first = block_values(net, data, journal=file, **arguments)
     size = file.stat().st_size

@@ -64,7 +64,7 @@ def test_k_sii_sums_to_the_whole() -> None:
     net, data = setting()
     found = higher_interactions(net, data, order=3)
     game = block_values(net, data)
-    assert sum(found.values.values()) == pytest.approx(game.empty - game.whole, abs=1e-9)
+    assert sum(found.values.values()) == pytest.approx(game.empty - game.full, abs=1e-9)
     assert len(found.values) == 6 + 15 + 20
     table = found.to_pandas()
     assert table["value"].tolist() == list(found.values.values())

@@ -69,7 +69,7 @@ def test_record_is_whole() -> None:
     record = single_deletions(net, data)
     table = record.to_pandas()
     assert list(table["name"]) == [block.name for block in net]
-    assert np.allclose(table["damage"], record.values - record.whole)
+    assert np.allclose(table["damage"], record.values - record.full)
     assert (record.low <= record.values).all()
     assert (record.values <= record.high).all()
     assert record.least(3) == list(np.argsort(record.values, kind="stable")[:3])
@@ -89,7 +89,7 @@ def test_random_deletions() -> None:
             assert len(set(blocks)) == count
             damaged = without(model, [net[int(block)].name for block in blocks])
             assert value == pytest.approx(float((damaged(x).argmax(1) != model(x).argmax(1)).double().mean()))
-    assert record.whole == 0
+    assert record.full == 0
     assert record.quantiles().shape == (3, 3)
     assert len(record.to_pandas()) == 9
 
@@ -118,7 +118,7 @@ def test_own_metric() -> None:
     net, data = unroll(tiny(torch.float32)), random_images()
     record = single_deletions(net, data, metric=margin, fast=False)
     assert record.metric == "margin"
-    assert record.whole == pytest.approx(float(net(data.x).amax(1).mean()), rel=1e-5)
+    assert record.full == pytest.approx(float(net(data.x).amax(1).mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
@@ -219,7 +219,7 @@ def test_the_interval_of_a_mean_by_its_formula(values: list[float], level: float
 
 @pytest.mark.parametrize(("values", "level"), [([], 0.95), ([0.5], 95), ([0.5], 0)])
 def test_no_interval_of_no_images_or_of_no_level(values: list[float], level: float) -> None:
-    with pytest.raises(ValueError, match=r"at least one image|level as a number between 0 and 1"):
+    with pytest.raises(ValueError, match=r"at least one image|confidence as a number between 0 and 1"):
         interval(np.array(values), level)
 
 

@@ -61,8 +61,8 @@ def test_equal_to_calling_the_blocks_in_that_order(options: dict, fast: bool) ->
         with torch.no_grad():
             expected = in_order(model, order.tolist(), data.x.double())[:, 0]
         assert np.abs(values - expected.numpy()).max() < 1e-10
-    assert record.whole == pytest.approx(float(model(data.x.double())[:, 0].detach().mean()), abs=1e-12)
-    assert np.abs(record.values - record.whole).max() > 1e-6
+    assert record.full == pytest.approx(float(model(data.x.double())[:, 0].detach().mean()), abs=1e-12)
+    assert np.abs(record.values - record.full).max() > 1e-6
     assert fingerprint(model) == before
 
 

@@ -76,7 +76,7 @@ def test_deletions_stay_in_their_stage_and_end_with_all_of_it() -> None:
     net = unroll(model)
     record = stage_deletions(net, data, [1, 2, 7], draws=3, metric=first_logit)
     assert [result.counts.tolist() for result in record.results] == [[1, 2, 3]] * 3
-    for stage, result, whole in zip(record.stages, record.results, record.whole_stage, strict=True):
+    for stage, result, whole in zip(record.stages, record.results, record.full_stage, strict=True):
         assert set(np.concatenate([blocks.ravel() for blocks in result.deleted])) <= set(stage)
         damaged = without(model, [net[block].name for block in stage])
         assert whole == pytest.approx(float(damaged(data.x.double())[:, 0].detach().mean()), abs=1e-10)

@@ -112,7 +112,7 @@ def test_lesion_studies_take_it() -> None:
         assert abs(record.per_image[index + 1] - expected).max() < 1e-10
     assert random_deletions(net, data, [2], draws=3).values.shape == (1, 3)
     game = block_values(net, data, blocks=[0, 1, 2])
-    assert game.values.sum() == pytest.approx(game.empty - game.whole, abs=1e-9)
+    assert game.values.sum() == pytest.approx(game.empty - game.full, abs=1e-9)
 
 
 def test_travels_to_another_process() -> None:

@@ -63,7 +63,7 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
             after = net(x, gates).detach()[pick]
             gains[block] += (after - before) / 24
             before = after
-    found = attribute_blocks(net, x, target, "shapley", samples=400)
+    found = attribute_blocks(net, x, target, "shapley", draws=400)
     assert found.residual is not None
     assert found.residual < 1e-5  # captum adds up in single precision
     assert float((found.values - gains).abs().max()) < 0.1 * float(gains.abs().max())
@@ -72,7 +72,7 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
 def test_shapley_leaves_chance_as_it_was() -> None:
     net = tiny_network(3)
     before = torch.get_rng_state()
-    one, again = (attribute_blocks(net, *tiny_batch(), "shapley", samples=3, seed=4) for _ in range(2))
+    one, again = (attribute_blocks(net, *tiny_batch(), "shapley", draws=3, seed=4) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.values, again.values)
 

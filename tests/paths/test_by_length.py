@@ -95,13 +95,13 @@ def test_sums_to_the_ordinary_gradient(name: str) -> None:
 def test_with_respect_to_a_block_counts_the_blocks_from_it_on() -> None:
     net = tiny_network(7)
     x, target = tiny_batch()
-    split = gradient_by_length(net, x, target, wrt=3)
+    split = gradient_by_length(net, x, target, at=3)
     state = net.prefix(x, 3)
     leaf = state.value.detach().requires_grad_()
     loss = F.cross_entropy(net.run(replace(state, value=leaf)).value, target, reduction="sum")
     (expected,) = torch.autograd.grad(loss, leaf)
     assert len(split.lengths) == 5
-    assert split.wrt == net[3].name
+    assert split.at == net[3].name
     torch.testing.assert_close(split.gradient.sum(0), expected, rtol=1e-10, atol=1e-14)
 
     whole = gradient_by_length(net, x, target)
@@ -243,8 +243,8 @@ def test_leaves_model_input_and_chance_as_they_were() -> None:
     flags = [p.requires_grad for p in net.model.parameters()]
     state = {name: value.clone() for name, value in net.model.state_dict().items()}
     before = torch.get_rng_state()
-    for wrt in ("input", 2):
-        gradient_by_length(net, x, target, wrt=wrt)
+    for at in ("input", 2):
+        gradient_by_length(net, x, target, at=at)
     parameter_gradients_by_length(net, x, target)
     assert torch.equal(torch.get_rng_state(), before)
     assert [p.requires_grad for p in net.model.parameters()] == flags
@@ -306,7 +306,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("'cross_entropy' or 'logit'", lambda net, x, t: gradient_by_length(net, x, t, loss="hinge")),
     ("max_length", lambda net, x, t: gradient_by_length(net, x, t, max_length=-1)),
     ("max_bytes", lambda net, x, t: gradient_by_length(net, x, t, max_bytes=0)),
-    ("blocks from 2 on", lambda net, x, t: gradient_by_length(net, x, t, wrt=2, blocks=[1, 3])),
+    ("blocks from 2 on", lambda net, x, t: gradient_by_length(net, x, t, at=2, blocks=[1, 3])),
     ("floating tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
     (
         "require gradients",
@@ -323,7 +323,7 @@ def test_wrong_input_is_refused(message: str, call: Callable[..., object]) -> No
 
 def test_cosine_and_share_by_their_definitions() -> None:
     net, (x, target) = tiny_network(5, smooth=True, post=False), tiny_batch()
-    found = gradient_by_length(net, x, target, wrt=1)
+    found = gradient_by_length(net, x, target, at=1)
     parts, total = found.gradient.flatten(2), found.total.flatten(1)
     cosines = (parts * total).sum(2) / (parts.norm(dim=2) * total.norm(dim=1))
     torch.testing.assert_close(found.cosine, cosines)
@@ -351,7 +351,7 @@ def test_a_branch_that_is_broadcast_over_the_stream() -> None:
 
 ANALYSES = {
     "gradient": lambda net, x, y: gradient_by_length(net, x, y).gradient,
-    "sampled": lambda net, x, y: paths.sample_path_gradients(net, x, y, samples=2).norms,
+    "sampled": lambda net, x, y: paths.sample_path_gradients(net, x, y, draws=2).norms,
     "enumerated": lambda net, x, y: paths.enumerate_path_gradients(net, x, y).norms,
     "energy": lambda net, x, y: paths.path_energy(net, x, y, draws=2, columns=2).energy,
     "logits": lambda net, x, y: paths.logits_by_length(net, x).logits,

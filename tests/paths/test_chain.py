@@ -258,7 +258,7 @@ def test_branch_and_sum_of_different_types() -> None:
     given = unroll(TwoTypes().eval()), torch.randn(2, 3, 6, 6), torch.tensor([0, 2])
     for split in (
         gradient_by_length(*given),
-        gradient_by_length(*given, wrt=1),
+        gradient_by_length(*given, at=1),
         parameter_gradients_by_length(*given),
     ):
         assert split.residual is not None

@@ -88,7 +88,7 @@ def test_gradient_at_every_entry_is_that_of_ordinary_backward_passes(name: str) 
     given, leaf = case.with_leaf(x)
     whole = gradient_by_length(net, x, target)
     for index, block in enumerate(net):
-        split = gradient_by_length(net, x, target, wrt=index)
+        split = gradient_by_length(net, x, target, at=index)
         close(split.gradient, gradients_by_length(net, given, leaf, loss_of(target), len(net), index)[0])
         assert split.residual is not None
         assert split.residual < 1e-12
@@ -189,7 +189,7 @@ def test_sampled_paths_are_paths_of_their_length_and_their_means_converge(name: 
     net, (x, target) = case.network(), case.batch(1)
     every = enumerate_path_gradients(net, x, target)
     wide = [value.expand(300, *value.shape[1:]) for value in (x if case.inputs > 1 else (x,))]
-    drawn = sample_path_gradients(net, tuple(wide) if case.inputs > 1 else wide[0], target.expand(300), samples=4)
+    drawn = sample_path_gradients(net, tuple(wide) if case.inputs > 1 else wide[0], target.expand(300), draws=4)
     assert drawn.lengths.tolist() == list(range(len(case.counts)))
     for length, count in enumerate(case.counts):
         if not count:
@@ -237,12 +237,12 @@ def test_effective_paths_weigh_lengths_by_the_number_of_paths(name: str) -> None
 def test_single_paths_from_the_entry_of_a_block_around_others() -> None:
     case = CASES["nested"]
     net, (x, target) = case.network(), case.batch()
-    every = enumerate_path_gradients(net, x, target, wrt=2, keep_gradients=True)
-    split = gradient_by_length(net, x, target, wrt=2)
+    every = enumerate_path_gradients(net, x, target, at=2, keep_gradients=True)
+    split = gradient_by_length(net, x, target, at=2)
     assert every.gradient is not None
     for length, gradient in enumerate(split.gradient):
         torch.testing.assert_close(every.gradient[every.lengths == length].sum(0), gradient, rtol=1e-10, atol=1e-13)
-    assert sample_path_gradients(net, x, target, wrt=1, samples=2).counts == (0, 1, 1)
+    assert sample_path_gradients(net, x, target, at=1, draws=2).counts == (0, 1, 1)
 
 
 def test_lengths_of_a_graph() -> None:

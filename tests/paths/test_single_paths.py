@@ -106,7 +106,7 @@ def test_sampled_norms_are_norms_of_paths() -> None:
     net = tiny_network(5)
     x, target = tiny_batch()
     every = enumerate_path_gradients(net, x, target)
-    drawn = sample_path_gradients(net, x, target, samples=20)
+    drawn = sample_path_gradients(net, x, target, draws=20)
     for row, length in enumerate(drawn.lengths.tolist()):
         for example in range(3):
             known = every.norms[every.lengths == length, example]
@@ -134,7 +134,7 @@ def test_sampling_interval_covers_as_often_as_it_says() -> None:
     truth = enumerate_path_gradients(net, *tiny_batch(1)).mean_by_length()[1:6]
     hits = []
     for seed in range(2):
-        found = sample_path_gradients(net, *_same_example(500), lengths=range(1, 6), samples=96, seed=seed)
+        found = sample_path_gradients(net, *_same_example(500), lengths=range(1, 6), draws=96, seed=seed)
         low, high = found.interval()
         hits.append((low <= truth) & (truth <= high))
     coverage = float(torch.stack(hits).double().mean())
@@ -146,7 +146,7 @@ def test_sampling_interval_covers_with_few_draws() -> None:
     """Sixteen draws, the default: intervals of Student's t alone cover 0.82 to 0.93."""
     net = tiny_network(6)
     truth = enumerate_path_gradients(net, *tiny_batch(1)).mean_by_length()
-    drawn = sample_path_gradients(net, *_same_example(400), samples=16)
+    drawn = sample_path_gradients(net, *_same_example(400), draws=16)
     low, high = drawn.interval()
     assert 0.93 <= float(((low <= truth) & (truth <= high))[1:6].double().mean()) <= 0.975
     assert bool((low[[0, 6]] == high[[0, 6]]).all())  # one path
@@ -199,7 +199,7 @@ def test_merged_columns_keep_the_trace_and_the_second_moment_in_expectation() ->
 def test_sampling_converges_to_the_truth() -> None:
     net = tiny_network(6)
     every = enumerate_path_gradients(net, *tiny_batch(1))
-    mean, error = sample_path_gradients(net, *_same_example(400), samples=50).over_examples()
+    mean, error = sample_path_gradients(net, *_same_example(400), draws=50).over_examples()
     np.testing.assert_array_less((mean - every.mean_by_length()[:, 0]).abs(), 4 * error + 1e-12)
     assert bool((error <= 0.02 * mean).all())
 
@@ -216,8 +216,8 @@ def test_energy_of_shortest_and_longest_path_is_exact() -> None:
 def test_energy_stops_when_precise_enough() -> None:
     net = tiny_network(5)
     x, target = tiny_batch()
-    coarse = path_energy(net, x, target, draws=4000, columns=1, rtol=0.3)
-    fine = path_energy(net, x, target, draws=4000, columns=1, rtol=0.1)
+    coarse = path_energy(net, x, target, draws=4000, columns=1, tolerance=0.3)
+    fine = path_energy(net, x, target, draws=4000, columns=1, tolerance=0.1)
     assert coarse.draws < fine.draws < 4000
     energy, error = fine.over_examples()
     assert bool((error <= 0.1 * energy).all())
@@ -235,15 +235,15 @@ def test_seed_decides_the_draws() -> None:
 def test_from_a_block_on() -> None:
     net = tiny_network(6)
     x, target = tiny_batch()
-    every = enumerate_path_gradients(net, x, target, wrt=2, keep_gradients=True)
-    split = gradient_by_length(net, x, target, wrt=2)
+    every = enumerate_path_gradients(net, x, target, at=2, keep_gradients=True)
+    split = gradient_by_length(net, x, target, at=2)
     assert every.gradient is not None
     for length in range(5):
         total = every.gradient[every.lengths == length].sum(0)
         torch.testing.assert_close(total, split.gradient[length], rtol=1e-10, atol=1e-14)
-    assert sample_path_gradients(net, x, target, wrt=2, samples=2).n == 4
+    assert sample_path_gradients(net, x, target, at=2, draws=2).n == 4
     truth = every.energy_by_length()
-    torch.testing.assert_close(path_energy(net, x, target, wrt=2, draws=2).energy[0], truth[0])
+    torch.testing.assert_close(path_energy(net, x, target, at=2, draws=2).energy[0], truth[0])
 
 
 def test_effective_paths_of_a_known_distribution() -> None:
@@ -275,12 +275,12 @@ def test_effective_paths_recovers_an_exponential_law() -> None:
 
 
 WRONG: list[tuple[str, Callable[..., object]]] = [
-    ("at least 2 samples", lambda net, x, t: sample_path_gradients(net, x, t, samples=1)),
+    ("at least 2 draws", lambda net, x, t: sample_path_gradients(net, x, t, draws=1)),
     ("lengths from 0 to 4", lambda net, x, t: sample_path_gradients(net, x, t, lengths=[5])),
     ("at least 2 draws", lambda net, x, t: path_energy(net, x, t, draws=1)),
     ("columns as a whole number of at least 1", lambda net, x, t: path_energy(net, x, t, columns=0)),
     ("between 0 and 1", lambda net, x, t: path_energy(net, x, t, confidence=1.0)),
-    ("rtol as a number above 0", lambda net, x, t: path_energy(net, x, t, rtol=0.0)),
+    ("tolerance as a number above 0", lambda net, x, t: path_energy(net, x, t, tolerance=0.0)),
     ("all lengths 0 to 4", lambda net, x, t: effective_paths(sample_path_gradients(net, x, t, lengths=[1]))),
     ("targets from 0 to 2", lambda net, x, t: path_energy(net, x, t - 1)),
     ("eval mode", lambda net, x, t: enumerate_path_gradients((net.model.train(), net)[1], x, t)),

@@ -33,7 +33,7 @@ def _named(ax) -> bool:
 
 
 def test_spectrum_draws_the_density_above_its_floor() -> None:
-    record = spectral_density(curvature_operator(tiny_network(2), [tiny_batch()]), steps=6, probes=2, grid=50)
+    record = spectral_density(curvature_operator(tiny_network(2), [tiny_batch()]), steps=6, draws=2, grid=50)
     ax = plot_spectrum(record, label="tiny")
     drawn = np.asarray(ax.lines[0].get_ydata())
     above = record.density > drawn.min()

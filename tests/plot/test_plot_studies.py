@@ -47,7 +47,7 @@ def test_error_against_tau(setting) -> None:
 def test_error_against_count_with_its_interval(setting) -> None:
     record = random_deletions(*setting, [1, 5], draws=4)
     ax = plot_random_deletions(record, chance=0.9)
-    assert ax.lines[0].get_ydata().tolist() == pytest.approx([record.whole, *np.median(record.values, axis=1)])
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([record.full, *np.median(record.values, axis=1)])
     low, high = record.median_interval()
     segments = ax.containers[0].lines[2][0].get_segments()
     assert np.array([segment[:, 1] for segment in segments]) == pytest.approx(np.stack([low, high], 1))
@@ -56,7 +56,7 @@ def test_error_against_count_with_its_interval(setting) -> None:
 def test_stages(setting) -> None:
     record = stage_deletions(*setting, [2], draws=2)
     ax = plot_stage_deletions(record)
-    assert [line.get_ydata()[-1] for line in ax.lines] == record.whole_stage.tolist()
+    assert [line.get_ydata()[-1] for line in ax.lines] == record.full_stage.tolist()
     assert "blocks 9 to 17" in ax.lines[1].get_label()
 
 

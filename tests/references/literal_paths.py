@@ -22,40 +22,42 @@ Loss = Callable[[torch.Tensor], torch.Tensor]
 
 
 def scaled_gradient(
-    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, factors: Sequence[float], wrt: int | None = None
+    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, factors: Sequence[float], at: int | None = None
 ) -> list[torch.Tensor]:
     """The gradient at a leaf in x (or a block's entry), then at the parameters, that of each branch by its factor."""
-    state, at = net.stem(x), leaf
+    state, start = net.stem(x), leaf
     while state.index < len(net):
-        if state.index == wrt:
-            at = state.value
+        if state.index == at:
+            start = state.value
         branch, factor = net.branch(state), factors[state.index]
         total = net.shortcut(state) + branch.detach() + factor * (branch - branch.detach())
         state = net.join(state, total)
     return list(
-        torch.autograd.grad(loss(state.value), [at, *net.model.parameters()], allow_unused=True, materialize_grads=True)
+        torch.autograd.grad(
+            loss(state.value), [start, *net.model.parameters()], allow_unused=True, materialize_grads=True
+        )
     )
 
 
 def gradients_by_length(
-    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, longest: int, wrt: int | None = None
+    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, longest: int, at: int | None = None
 ) -> list[torch.Tensor]:
     """For the start and each parameter the coefficients of t^0, ..., t^longest, from Chebyshev points of t."""
     points = np.cos(np.pi * (np.arange(longest + 1) + 0.5) / (longest + 1))
-    values = [scaled_gradient(net, x, leaf, loss, [float(t)] * len(net), wrt) for t in points]
+    values = [scaled_gradient(net, x, leaf, loss, [float(t)] * len(net), at) for t in points]
     inverse = torch.from_numpy(np.linalg.inv(np.vander(points, increasing=True)))
     return [torch.tensordot(inverse, torch.stack(parts), dims=1) for parts in zip(*values, strict=True)]
 
 
 def gradients_by_branches(
-    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, wrt: int | None = None
+    net: UnrolledNetwork, x: Any, leaf: torch.Tensor, loss: Loss, at: int | None = None
 ) -> dict[tuple[int, ...], torch.Tensor]:
     """For each set of branches the sum over the paths that enter exactly these, by inclusion and exclusion."""
     n = len(net)
-    at = {gates: scaled_gradient(net, x, leaf, loss, gates, wrt)[0] for gates in product((0.0, 1.0), repeat=n)}
+    value = {gates: scaled_gradient(net, x, leaf, loss, gates, at)[0] for gates in product((0.0, 1.0), repeat=n)}
     sums = {}
-    for gates in at:
-        inner = [other for other in at if all(a <= b for a, b in zip(other, gates, strict=True))]
-        total = sum((-1) ** int(sum(gates) - sum(other)) * at[other] for other in inner)
+    for gates in value:
+        inner = [other for other in value if all(a <= b for a, b in zip(other, gates, strict=True))]
+        total = sum((-1) ** int(sum(gates) - sum(other)) * value[other] for other in inner)
         sums[tuple(index for index, gate in enumerate(gates) if gate)] = total
     return sums  # type: ignore[return-value]

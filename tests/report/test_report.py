@@ -32,10 +32,10 @@ TINY = {
     "deletions": {"images": 20, "counts": 3, "draws": 2},
     "reordering": {"images": 20, "swaps": (1, 2), "draws": 2},
     "gradient": {"images": 2},
-    "effective": {"images": 2, "samples": 2},
+    "effective": {"images": 2, "draws": 2},
     "contributions": {"images": 4},
     "values": {"images": 10, "permutations": 4, "players": 3},
-    "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "most": 2, "seconds": 0.01},
+    "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "max_blocks": 2, "seconds": 0.01},
     "surface": {"images": 10, "steps": 3},
     "curvature": {"images": 8, "steps": 4},
 }
@@ -458,8 +458,8 @@ def test_tables_keep_every_bit() -> None:
     assert Table.of("t", "T", pd.DataFrame({"x": values})).frame()["x"].tolist() == values.tolist()
 
 
-def frontier(tmp_path, tolerance: float, **options):
-    chosen = {"images": 200, "search_images": 60, "recalibrate_images": 150, "most": 3, "seconds": 0.01}
+def frontier(tmp_path, accuracy_drop: float, **options):
+    chosen = {"images": 200, "search_images": 60, "recalibrate_images": 150, "max_blocks": 3, "seconds": 0.01}
     return write_report(
         load_model("embedded"),
         digits("test"),
@@ -469,13 +469,13 @@ def frontier(tmp_path, tolerance: float, **options):
         model_code='load_model("embedded")',
         skip=[name for name in NAMES if name != "frontier"],
         options={"frontier": chosen | options},
-        tolerance=tolerance,
+        accuracy_drop=accuracy_drop,
         progress=False,
     )
 
 
 def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_was_measured(tmp_path) -> None:
-    report = frontier(tmp_path, tolerance=0.1)
+    report = frontier(tmp_path, accuracy_drop=0.1)
     frame = report.tables["frontier"]
     (chosen,) = frame["chosen"].to_numpy().nonzero()[0]
     assert chosen > 0
@@ -494,12 +494,12 @@ def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_wa
 
 def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(tmp_path) -> None:
     """Sixty images cannot show a fall of at most one point, whatever the blocks."""
-    report = frontier(tmp_path, tolerance=0.01, images=60, most=2)
+    report = frontier(tmp_path, accuracy_drop=0.01, images=60, max_blocks=2)
     frame = report.tables["frontier"]
     assert frame["chosen"][0]
     page = report.path.read_text()
     assert "No drop is recommended" in page
-    assert "too few images to tell" in page or "more than the tolerance" in page
+    assert "too few images to tell" in page or "more than the accuracy drop allowed" in page
     assert "drop_blocks(" not in page
     assert "With the first set (1 block: " in page
 

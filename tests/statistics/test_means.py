@@ -46,13 +46,13 @@ LAWS = {
 def test_coverage_of_means(law: str, level: float) -> None:
     draw, truth = LAWS[law]
     values = draw(np.random.default_rng(0), (1000, 100))
-    assert abs(share_of(mean_intervals(values, level, count=400), truth) - level) < 0.03
+    assert abs(share_of(mean_intervals(values, level, draws=400), truth) - level) < 0.03
 
 
 def test_student_alone_is_short_for_skewed_values() -> None:
     draw, truth = LAWS["log-normal"]
     values = draw(np.random.default_rng(0), (1000, 50))
-    assert share_of(student_intervals(values), truth) < 0.92 < share_of(mean_intervals(values, count=400), truth)
+    assert share_of(student_intervals(values), truth) < 0.92 < share_of(mean_intervals(values, draws=400), truth)
 
 
 @pytest.mark.parametrize("bound", [None, 1.0])
@@ -130,7 +130,7 @@ def test_coverage_of_pooled_path_norms() -> None:
     scales = np.array([1.0, 3.0, 0.3, 1.0])
     values = np.random.default_rng(0).lognormal(0, 0.7, (600, 16, 4)) * scales
     truth = np.exp(0.7**2 / 2) * scales.mean()
-    assert 0.92 <= share_of(pooled_norm_intervals(values, count=300), truth) <= 0.975
+    assert 0.92 <= share_of(pooled_norm_intervals(values, draws=300), truth) <= 0.975
 
 
 def test_rank_correlations_by_hand() -> None:

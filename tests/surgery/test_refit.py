@@ -21,7 +21,7 @@ from resnet_paths.surgery import RefitSettings, Refitter, refit_blocks
 from resnet_paths.surgery.least_squares import LeastSquares
 from resnet_paths.surgery.linear_layers import features_of, matrix_of, positions_of, rows_of
 
-EVERY_ROW = RefitSettings(rows_per_feature=10**6, batch_size=5, ridge=1e-3, apart=0.3)
+EVERY_ROW = RefitSettings(rows_per_feature=10**6, batch_size=5, ridge=1e-3, held_out=0.3)
 
 
 def images(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -42,7 +42,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def test_nothing_dropped_changes_nothing() -> None:
     model = small()
-    result = refit_blocks(model, [], images(12, 1, 8, 8), how=EVERY_ROW)
+    result = refit_blocks(model, [], images(12, 1, 8, 8), settings=EVERY_ROW)
     assert result.repair == "plain"
     assert result.step == 0
     assert not result.blocks
@@ -52,14 +52,14 @@ def test_nothing_dropped_changes_nothing() -> None:
 
 def test_an_endless_ridge_is_the_plain_drop() -> None:
     model, x = small(), images(20, 1, 8, 8)
-    how = RefitSettings(ridge=1e14, batch_size=5, steps=(1.0,))
-    result = Refitter(unroll(model), x, how=how)([1, 4])
+    settings = RefitSettings(ridge=1e14, batch_size=5, steps=(1.0,))
+    result = Refitter(unroll(model), x, settings=settings)([1, 4])
     assert abs(result.steps[1.0] - result.steps[0.0]) < 1e-8 * (1 + result.steps[0.0])
 
 
 @pytest.mark.parametrize("dropped", [[1], [1, 3], [4, 5], [1, 2, 4]])
 def test_a_fit_never_raises_the_error_on_its_own_images(dropped: list[int]) -> None:
-    for block in refit_blocks(small(), dropped, images(30, 1, 8, 8), how=EVERY_ROW).blocks:
+    for block in refit_blocks(small(), dropped, images(30, 1, 8, 8), settings=EVERY_ROW).blocks:
         assert block.reason or block.after <= block.before * (1 + 1e-9)
 
 
@@ -78,7 +78,7 @@ def test_a_dropped_branch_that_is_linear_in_a_kept_one_is_restored_exactly() -> 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), Linear(5), Linear(5), Linear(5), nn.Linear(5, 4)).double().eval()
     x = images(40, 6)
-    result = refit_blocks(model, [1, 2], x, how=RefitSettings(ridge=0.0, rows_per_feature=1000))
+    result = refit_blocks(model, [1, 2], x, settings=RefitSettings(ridge=0.0, rows_per_feature=1000))
     assert result.repair == "refitted"
     assert result.step == 1
     assert len(result.blocks) == 1
@@ -90,8 +90,8 @@ def test_a_dropped_branch_that_is_linear_in_a_kept_one_is_restored_exactly() -> 
 def test_the_solution_is_the_one_written_out() -> None:
     """Against tall matrices, the model's own forward and norms that are not folded, whatever the batches."""
     full, x = small(14, widths=(4, 6, 8)), images(40, 1, 8, 8)
-    how = RefitSettings(rows_per_feature=10**6, batch_size=7, ridge=1e-3, steps=(1.0,), apart=0.3)
-    refitter = Refitter(unroll(full), x, how=how)
+    settings = RefitSettings(rows_per_feature=10**6, batch_size=7, ridge=1e-3, steps=(1.0,), held_out=0.3)
+    refitter = Refitter(unroll(full), x, settings=settings)
     result = refitter([1, 4])
     assert result.repair == "refitted"
     bare = copy.deepcopy(full)
@@ -249,7 +249,7 @@ def test_models_of_many_kinds_are_repaired_and_what_is_shipped_is_what_was_measu
     model = randomise_norms(model).double().eval()
     x = images(60, *shape)
     net = unroll(model, x[:2])
-    result = Refitter(net, x, how=RefitSettings(batch_size=16, rows_per_feature=20))(dropped)
+    result = Refitter(net, x, settings=RefitSettings(batch_size=16, rows_per_feature=20))(dropped)
     fitted = [block for block in result.blocks if not block.reason]
     assert len(fitted) >= least, result.to_pandas()
     assert all(block.after <= block.before * (1 + 1e-9) for block in fitted)
@@ -269,7 +269,7 @@ def test_a_norm_that_lets_nothing_through_is_opened_and_one_without_weights_take
     model = small()
     nn.init.zeros_(blocks_of(model)[0].bn2.weight)
     blocks_of(model)[2].bn2 = nn.BatchNorm2d(4, affine=False).double().eval()
-    result = refit_blocks(model, [1], images(60, 1, 8, 8), how=EVERY_ROW)
+    result = refit_blocks(model, [1], images(60, 1, 8, 8), settings=EVERY_ROW)
     assert result.repair == "refitted"
     assert result.divergences["refitted"] == pytest.approx(result.steps[result.step], rel=1e-6)
     assert blocks_of(result.model)[0].bn2.weight.all()
@@ -278,7 +278,7 @@ def test_a_norm_that_lets_nothing_through_is_opened_and_one_without_weights_take
 def test_statistics_are_those_of_the_repaired_network() -> None:
     """So that fine-tuning goes on from the network that was measured: in training mode it computes nearly the same."""
     model, x = small(), images(64, 1, 8, 8)
-    result = refit_blocks(model, [1], x, how=RefitSettings(apart=0.1, batch_size=64))
+    result = refit_blocks(model, [1], x, settings=RefitSettings(held_out=0.1, batch_size=64))
     assert result.repair == "refitted"
     with torch.no_grad():
         expected = result.model(x)
@@ -296,7 +296,9 @@ def test_the_repair_is_never_worse_than_the_drop_on_images_kept_apart() -> None:
     model = small(20, widths=(6, 8, 10))
     steps = set()
     for seed in range(4):
-        result = refit_blocks(model, [3], images(6, 1, 8, 8, seed=seed), how=RefitSettings(seed=seed, apart=0.5))
+        result = refit_blocks(
+            model, [3], images(6, 1, 8, 8, seed=seed), settings=RefitSettings(seed=seed, held_out=0.5)
+        )
         assert result.divergences[result.repair] <= result.divergences["plain"]
         steps.add(result.step)
         assert result.repair in result.reason or result.repair == "plain"
@@ -305,9 +307,9 @@ def test_the_repair_is_never_worse_than_the_drop_on_images_kept_apart() -> None:
 
 def test_groups_stay_together() -> None:
     groups = torch.arange(30) // 3
-    refitter = Refitter(unroll(small()), images(30, 1, 8, 8), groups=groups, how=RefitSettings(apart=0.3))
-    assert (refitter.fitted_images.count, refitter.apart_images.count) == (21, 9)
-    fitted, apart = refitter.fitted_images.take(slice(None)), refitter.apart_images.take(slice(None))
+    refitter = Refitter(unroll(small()), images(30, 1, 8, 8), groups=groups, settings=RefitSettings(held_out=0.3))
+    assert (refitter.fitted_images.count, refitter.held_out_images.count) == (21, 9)
+    fitted, apart = refitter.fitted_images.take(slice(None)), refitter.held_out_images.take(slice(None))
     x = images(30, 1, 8, 8)
     of = [{int(groups[(x == one).all(dim=(1, 2, 3))]) for one in part} for part in (fitted, apart)]
     assert not of[0] & of[1]
@@ -316,7 +318,7 @@ def test_groups_stay_together() -> None:
 def test_streams_and_kept_states_give_the_same() -> None:
     model, x = small(), images(24, 1, 8, 8)
     kept, streamed = (
-        Refitter(unroll(model), x, how=RefitSettings(batch_size=5, memory=memory))([1, 4]) for memory in (1e9, 0.0)
+        Refitter(unroll(model), x, settings=RefitSettings(batch_size=5, memory=memory))([1, 4]) for memory in (1e9, 0.0)
     )
     assert kept.steps == pytest.approx(streamed.steps, rel=1e-9)
 
@@ -324,15 +326,15 @@ def test_streams_and_kept_states_give_the_same() -> None:
 def test_a_set_is_fitted_alike_after_others() -> None:
     """A search takes over fits of the blocks before the first that differs."""
     net, x = unroll(small()), images(24, 1, 8, 8)
-    refitter = Refitter(net, x, how=EVERY_ROW)
+    refitter = Refitter(net, x, settings=EVERY_ROW)
     for dropped in ([1], [1, 3], [3], [1, 5], [0, 1, 3]):
         assert refitter.divergence(dropped) == pytest.approx(
-            Refitter(net, x, how=EVERY_ROW).divergence(dropped), rel=1e-9
+            Refitter(net, x, settings=EVERY_ROW).divergence(dropped), rel=1e-9
         )
 
 
 def test_outputs_of_a_set_on_other_images_are_those_of_its_finished_model() -> None:
-    refitter = Refitter(unroll(small()), images(30, 1, 8, 8), how=RefitSettings(batch_size=8))
+    refitter = Refitter(unroll(small()), images(30, 1, 8, 8), settings=RefitSettings(batch_size=8))
     other = images(9, 1, 8, 8, seed=4)
     on_others = refitter.on(other)
     for dropped in ([1], [1, 4]):
@@ -368,8 +370,10 @@ def test_images_come_with_labels_or_without(kind: str) -> None:
         "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, torch.arange(20)), batch_size=6),
         "images": ImageData(x, torch.zeros(20).long(), ("one",), (0.0,), (1.0,), "x", torch.float64),
     }
-    expected = Refitter(unroll(model), x, how=EVERY_ROW).divergence([1])
-    assert Refitter(unroll(model), sources[kind], how=EVERY_ROW).divergence([1]) == pytest.approx(expected, rel=1e-9)
+    expected = Refitter(unroll(model), x, settings=EVERY_ROW).divergence([1])
+    assert Refitter(unroll(model), sources[kind], settings=EVERY_ROW).divergence([1]) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_hugging_face_models_take_mappings() -> None:
@@ -386,7 +390,7 @@ def test_hugging_face_models_take_mappings() -> None:
 
 def test_half_precision_is_fitted_in_single() -> None:
     model = small().to(torch.bfloat16)
-    result = refit_blocks(model, [1], images(40, 1, 8, 8), how=RefitSettings(batch_size=20))
+    result = refit_blocks(model, [1], images(40, 1, 8, 8), settings=RefitSettings(batch_size=20))
     assert {parameter.dtype for parameter in result.model.parameters()} == {torch.bfloat16}
     assert result.repair == "refitted"
 
@@ -437,7 +441,7 @@ def test_what_cannot_be_fitted_is_left_and_says_why(model: nn.Module, dropped: l
         (lambda: refit_blocks(small().train(), [1], images(8, 1, 8, 8)), "eval"),
         (lambda: refit_blocks(small(), [1], images(1, 1, 8, 8)), "2 groups"),
         (lambda: refit_blocks(small(), [1], images(4, 1, 8, 8), groups=[0, 1]), "group for each"),
-        (lambda: RefitSettings(apart=0.0), "apart"),
+        (lambda: RefitSettings(held_out=0.0), "apart"),
         (lambda: RefitSettings(steps=(0.5, 2.0)), "steps"),
     ],
 )

@@ -107,11 +107,11 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
     split = ImageSplit(search=digits("train").subset(slice(0, 100)), certify=digits("test"))
     options = {
         "goal": goal,
-        "search": Greedy(most=most),
+        "search": Greedy(max_blocks=most),
         "split": split,
         "clock": Clock(batch=2, seconds=0.0, rounds=1),
     }
-    how = Distillation(epochs=1, lr=0.02, batch_size=32, shift=1, flip=False)
+    settings = Distillation(epochs=1, lr=0.02, batch_size=32, shift=1, flip=False)
     given = digits("train")
     trained = []
     best = finetuning_module.distil_best
@@ -122,7 +122,7 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
 
     monkeypatch.setattr(finetuning_module, "distil_best", noted)
     without = plan_drop(small, given, repair=NoRepair(), progress=False, **options)
-    plan = plan_drop(small, given, repair=Distil(how, NoRepair(), given), progress=False, **options)
+    plan = plan_drop(small, given, repair=Distil(settings, NoRepair(), given), progress=False, **options)
     assert plan.chosen > without.chosen  # fine-tuned sets reach what dropped ones do not
     assert plan.keeps_finetuned
     assert plan.point.repair == "fine-tuned"

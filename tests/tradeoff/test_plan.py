@@ -231,7 +231,7 @@ class Times:
     def first(self):
         return type("Timed", (), {"median": 1.0})
 
-    def time(self, point, level=0.95, longer=False):
+    def time(self, point, confidence=0.95, longer=False):
         self.looks.append((len(point.dropped), longer))
         share = 1 - 0.1 * len(point.dropped) + (0.06 if longer else 0.0)
         return replace(point, latency=share, share=share, share_interval=(share - 0.02, share + 0.02))
@@ -359,16 +359,16 @@ def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
 
 def test_finetuning_keeps_the_best_state_and_is_what_apply_does(small, tmp_path) -> None:
     before = [parameter.clone() for parameter in small.model.parameters()]
-    how = Distillation(epochs=1, lr=0.02, batch_size=32, shift=0, flip=False)
+    settings = Distillation(epochs=1, lr=0.02, batch_size=32, shift=0, flip=False)
     split = ImageSplit(search=SOME, certify=TEST)
-    plan = planned(small, Count(4), repair=Distil(how, NoRepair(), digits("train")), split=split)
+    plan = planned(small, Count(4), repair=Distil(settings, NoRepair(), digits("train")), split=split)
     assert plan.keeps_finetuned
     assert plan.point is plan.finetuned
     assert plan.point.accuracy > plan.points[plan.chosen].accuracy + 0.05
     assert all(torch.equal(a, b) for a, b in zip(before, small.model.parameters(), strict=True))
     applied = plan.apply(small, SOME, split=split)
     assert right(applied, TEST).mean() == pytest.approx(plan.point.accuracy)
-    awful = planned(small, Count(1), repair=Distil(replace(how, lr=3.0), NoRepair()), split=split)
+    awful = planned(small, Count(1), repair=Distil(replace(settings, lr=3.0), NoRepair()), split=split)
     assert not awful.keeps_finetuned
     assert awful.point.repair == "none"
 
@@ -399,7 +399,7 @@ def test_a_plan_refuses_another_model_and_other_images(small) -> None:
     ("goal", "options", "message"),
     [
         (Count(99), {}, "from 0 to 27 blocks"),
-        (Count(5), {"search": Greedy(most=3)}, "from 0 to 3 blocks"),
+        (Count(5), {"search": Greedy(max_blocks=3)}, "from 0 to 3 blocks"),
         (Count(1), {"search": Exact()}, "at most 16 blocks"),
     ],
 )

@@ -43,7 +43,7 @@ def planned(net, images, goal, **options):
 @pytest.mark.parametrize("repair", [NoRepair(), Recalibrate(), Refit()], ids=lambda one: type(one).__name__)
 def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
     goal = Disagreement(0.6, 0.9)
-    plan, same = (planned(net, images, goal, search=Greedy(most=3), repair=repair) for images in (TRAIN.x, TRAIN))
+    plan, same = (planned(net, images, goal, search=Greedy(max_blocks=3), repair=repair) for images in (TRAIN.x, TRAIN))
     assert [point.dropped for point in plan.points] == [point.dropped for point in same.points]
     assert [point.disagreement for point in plan.points] == [point.disagreement for point in same.points]
     assert plan.chosen == same.chosen
@@ -60,8 +60,8 @@ def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
 
 
 def test_other_goals_search_by_disagreement_where_there_are_no_labels(net) -> None:
-    how = Distillation(epochs=1, weight=1.0, shift=0, flip=False)
-    plan = planned(net, PIXELS, Count(2), repair=Distil(how, NoRepair()))
+    settings = Distillation(epochs=1, weight=1.0, shift=0, flip=False)
+    plan = planned(net, PIXELS, Count(2), repair=Distil(settings, NoRepair()))
     assert plan.metric == "soft_disagreement"
     assert len(plan.point.dropped) == 2
     assert plan.finetuned is not None

@@ -98,7 +98,7 @@ def test_latency_by_block_times_every_piece() -> None:
     net = unroll(torchvision.models.resnet18(num_classes=5).eval())
     found = latency_by_block(net, torch.randn(1, 3, 64, 64), seconds=0.005)
     assert found.blocks == tuple(block.name for block in net)
-    assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.whole.median))
+    assert all(value > 0 for value in (*found.branch, *found.join, found.stem, found.full.median))
     assert [value > 0 for value in found.shortcut] == [block.shortcut != "identity" for block in net]
     pieces = sum(map(sum, (found.branch, found.shortcut, found.join))) + found.stem
     assert found.share == pytest.approx([time / pieces for time in found.branch])
@@ -142,12 +142,12 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
     """``w T^2 sum_j p_j (log p_j - log q_j) + (1 - w) (-log s_label)``, mean over images."""
     student, teacher = nn.Linear(3, 4).double(), nn.Linear(3, 4).double()
     x, labels = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 4
-    how = Distillation(temperature=3.0, weight=0.7)
+    settings = Distillation(temperature=3.0, weight=0.7)
     p, q = (torch.softmax(model(x) / 3.0, 1) for model in (teacher, student))
     apart = (p * (p / q).log()).sum(1)
     right = torch.softmax(student(x), 1)[torch.arange(5), labels]
     expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
-    torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, how), expected)
+    torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, settings), expected)
 
 
 @pytest.mark.parametrize(("epochs", "lr"), [(4, 0.05), (3, 1e-7), (2, 0.5)])
@@ -155,8 +155,8 @@ def test_the_best_state_of_a_distillation_is_the_one_kept(epochs: int, lr: float
     data = digits("train").sample(60)
     teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=seed).eval() for seed in (0, 1))
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    how = Distillation(epochs=epochs, lr=lr, shift=0, flip=False, batch_size=16)
-    best = distil_best(student, teacher, data, how)
+    settings = Distillation(epochs=epochs, lr=lr, shift=0, flip=False, batch_size=16)
+    best = distil_best(student, teacher, data, settings)
     able = [index for index, error in enumerate(best.errors) if error <= best.errors[0]]
     assert len(best.losses) == len(best.errors) == epochs + 1
     assert best.kept == min(able, key=lambda index: best.losses[index])

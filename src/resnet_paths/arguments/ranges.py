@@ -78,11 +78,11 @@ NOT_NEGATIVE = Range(0)
 
 _COUNTED = """
     basis batch_size bins chunk columns copies count depth draws epochs every group_width in_channels
-    max_batches max_restarts most_permutations num_classes points probes products samples size steps stride
+    max_batches max_restarts max_permutations num_classes points products samples size steps stride
     threads widths limit among finetune_limit
 """
 _COUNTED_FROM_NONE = """
-    batch budget cka_images images length max_length most n network shift step workers
+    batch budget cka_images images length max_blocks max_length n network shift step workers
     finetune_epochs
 """
 
@@ -91,11 +91,11 @@ RANGES: Mapping[str, Range] = {
     **dict.fromkeys(_COUNTED_FROM_NONE.split(), NONE_OR_MORE),
     "seed": SEED,
     "max_bytes": BYTES,
-    **dict.fromkeys(("confidence", "level", "mass"), INSIDE),
+    **dict.fromkeys(("confidence", "mass"), INSIDE),
     **dict.fromkeys(("accuracy_drop", "chance", "disagreement", "keep", "label_smoothing", "last", "momentum"), SHARE),
     "latency": SOME_SHARE,
     "keep_last": SOME_SHARE,
-    **dict.fromkeys(("finetune_rate", "precision", "rtol", "white", "temperature", "width"), POSITIVE),
+    **dict.fromkeys(("finetune_rate", "white", "temperature", "width"), POSITIVE),
     **dict.fromkeys(("alpha", "learning_rate", "lr", "mixup", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE),
     **dict.fromkeys(("latency_seconds", "seconds"), Range(0, 10**6)),  # eleven days
 }

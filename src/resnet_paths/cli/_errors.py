@@ -21,11 +21,13 @@ from rich.markup import escape
 
 import resnet_paths as rp
 
+from ..arguments.ranges import NONE_OR_MORE
 from ._places import check_place
 from .options import Place
 
 TRACEBACK = "RESNET_PATHS_TRACEBACK"
 """The environment variable that shows the traceback of every error."""
+_RANGES = {"count": NONE_OR_MORE}  # of blocks to drop, in every command
 _LONGEST = 700
 _OWN = Path(__file__).resolve().parents[1]
 
@@ -71,7 +73,7 @@ class _Options:
                 raise ValueError(
                     f"expected a value for {self.named(name)}, got {value!r}; leave it out for the default"
                 )
-        rp.arguments.check_arguments(self.command, given, named=self.named)
+        rp.arguments.check_arguments(self.command, given, _RANGES, self.named)
         for name, value in given.items():
             for place in self._extras(name):
                 if isinstance(place, Place) and value is not None:

@@ -44,7 +44,7 @@ def goal_of(options: Planning) -> rp.tradeoff.Goal:
 def search_of(options: Planning) -> rp.tradeoff.Search:
     """The search, by name."""
     searches = {"greedy": rp.tradeoff.Greedy, "beam": rp.tradeoff.Beam, "exact": rp.tradeoff.Exact}
-    search: rp.tradeoff.Search = searches[options.search](metric=options.metric, most=options.most)
+    search: rp.tradeoff.Search = searches[options.search](metric=options.metric, max_blocks=options.max_blocks)
     return search
 
 
@@ -96,8 +96,8 @@ class PlanImages:
 def distilled(repair: rp.tradeoff.Closed, images: rp.ImageData, epochs: int, rate: float) -> rp.tradeoff.Repair:
     """The repair with fine-tuning after it; images move and mirror as `images` may."""
     channels, side = images.images.shape[1], images.images.shape[-1]
-    how = rp.tradeoff.Distillation(epochs=epochs, lr=rate, shift=side // 8, flip=channels > 1)
-    return rp.tradeoff.Distil(how, repair, images)
+    settings = rp.tradeoff.Distillation(epochs=epochs, lr=rate, shift=side // 8, flip=channels > 1)
+    return rp.tradeoff.Distil(settings, repair, images)
 
 
 def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.ImageData) -> str:
@@ -198,14 +198,21 @@ def planned(subject: Subject, options: Planning, out: Path) -> Planned:
     images = PlanImages.of(network, source, options.limit, repair)
     check_enough(goal, images.test)
     net = unrolled(network, images.test)
-    how: rp.tradeoff.Repair = repair
+    used: rp.tradeoff.Repair = repair
     if options.finetune_epochs:
         lessons = source.images("train", options.finetune_limit)
-        how = distilled(repair, lessons, options.finetune_epochs, options.finetune_rate or 0.01)
-    split = replace(images.split(how, options.seed), batch_size=options.batch_size)
+        used = distilled(repair, lessons, options.finetune_epochs, options.finetune_rate or 0.01)
+    split = replace(images.split(used, options.seed), batch_size=options.batch_size)
     out.mkdir(parents=True, exist_ok=True)
     plan = rp.plan_drop(
-        net, images.used, goal=goal, search=search, repair=how, split=split, clock=clock, journal=out / "journal.sqlite"
+        net,
+        images.used,
+        goal=goal,
+        search=search,
+        repair=used,
+        split=split,
+        clock=clock,
+        journal=out / "journal.sqlite",
     )
     plan = replace(plan, source=source_of(subject, options.limit, options.finetune_limit))
     picture = rp.plot.save(rp.plot.plot_plan(plan), out / "plan.png")

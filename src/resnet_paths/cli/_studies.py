@@ -45,7 +45,7 @@ class Studied:
     draws: Annotated[
         int, typer.Option(help="Random sets or orders for each number; pairs of orders of the game.", min=1)
     ] = 10
-    precision: Annotated[
+    tolerance: Annotated[
         float | None, typer.Option(help="Sample the game until every standard error is at most this.")
     ] = None
     journal: Annotated[
@@ -65,7 +65,7 @@ class Studied:
         """Refuse an option that the study would ignore."""
         unused = {
             "--metric": self.metric is not None and self.study == "single",
-            "--precision": self.precision is not None and self.study != "game",
+            "--tolerance": self.tolerance is not None and self.study != "game",
             "--journal": self.journal is not None and self.study == "predictors",
         }
         for option, wrong in unused.items():
@@ -128,8 +128,8 @@ def _reorder(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quie
 def _stage(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
     record = rp.lesion.stage_deletions(net, data, **options.drawn("error", quiet))
     rows = [
-        {"stage": stage + 1, "blocks": len(blocks), "whole_stage": value}
-        for stage, (blocks, value) in enumerate(zip(record.stages, record.whole_stage.tolist(), strict=True))
+        {"stage": stage + 1, "blocks": len(blocks), "full_stage": value}
+        for stage, (blocks, value) in enumerate(zip(record.stages, record.full_stage.tolist(), strict=True))
     ]
     words = f"The {record.results[0].metric} with all branches of a stage deleted; the picture has the steps to it."
     return Finding(data_frame(rows), lambda: rp.plot.plot_stage_deletions(record), _facts(record.results[0]), words)
@@ -146,8 +146,8 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
     record = rp.block_values(
         net,
         data,
-        precision=options.precision,
-        most_permutations=max(4, 2 * options.draws) if options.precision is None else 2000,
+        tolerance=options.tolerance,
+        max_permutations=max(4, 2 * options.draws) if options.tolerance is None else 2000,
         seed=options.seed,
         journal=options.journal,
         **options.common("loss", quiet),
@@ -155,7 +155,7 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
     how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
         f"Shapley values from {how}, {record.coalitions} coalitions; they add up to "
-        f"{record.empty - record.whole:+.4g}, from {record.empty:.4g} with no block to {record.whole:.4g} with all. "
+        f"{record.empty - record.full:+.4g}, from {record.empty:.4g} with no block to {record.full:.4g} with all. "
         f"Above zero: the block lowers the {record.metric}."
     )
     facts = {**_facts(record), "empty": record.empty, "coalitions": record.coalitions, "orders": record.orders}
@@ -188,7 +188,7 @@ _STUDIES: dict[str, Callable[[rp.UnrolledNetwork, rp.ImageData, Studied, bool], 
 def _facts(record: Any) -> dict[str, Any]:
     return {
         "metric": record.metric,
-        "whole": record.whole,
+        "full": record.full,
         "data": record.source.name,
         "model_fingerprint": record.source.model,
         "data_fingerprint": record.source.data,

@@ -81,12 +81,12 @@ def _as_planned(
     if not plan.point.dropped:
         raise ValueError("expected a plan that drops blocks, got one in which no set reached the goal")
     network, source = model_and_source(Subject(**{field.name: noted[field.name] for field in fields(Subject)}))
-    how = plan.repair
-    images = PlanImages.of(network, source, noted["limit"], how)
-    split = replace(images.split(how, plan.split.seed), batch_size=plan.split.batch_size)
+    used = plan.repair
+    images = PlanImages.of(network, source, noted["limit"], used)
+    split = replace(images.split(used, plan.split.seed), batch_size=plan.split.batch_size)
     net = unrolled(network, images.test)
-    if isinstance(how, rp.tradeoff.Distil) and plan.keeps_finetuned:
-        plan = replace(plan, repair=replace(how, images=source.images("train", noted.get("finetune_limit"))))
+    if isinstance(used, rp.tradeoff.Distil) and plan.keeps_finetuned:
+        plan = replace(plan, repair=replace(used, images=source.images("train", noted.get("finetune_limit"))))
     smaller = plan.apply(net, images.used, split=split)
     files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
     accuracy = check_as_planned(plan, files["pt2"], images.test, net)
@@ -96,17 +96,17 @@ def _as_planned(
 def _by_blocks(
     blocks: list[rp.network.BlockRef], subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
 ) -> dict[str, Any]:
-    how, said = repair_of(repair), None
+    used, said = repair_of(repair), None
     network, source = model_and_source(subject)
-    if not how.needs_images:
+    if not used.needs_images:
         images = source.images(limit=2)  # an example of the model's input
         net = unrolled(network, images)
         smaller = rp.drop_blocks(net, blocks)
     else:
-        parts = PlanImages.of(network, source, limit, how)
+        parts = PlanImages.of(network, source, limit, used)
         images, net = parts.training, unrolled(network, parts.training)
-        said = repair_said(how, network, parts.used)
-        smaller = how.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
+        said = repair_said(used, network, parts.used)
+        smaller = used.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
     dropped = net.indices(blocks)
     names = tuple(net[index].name for index in dropped)
     files = write_smaller(smaller, subject.model, names, images, out, onnx=onnx)

@@ -184,7 +184,7 @@ def _draw(surfaces: Surfaces, log: bool | None, out: Path) -> Path:
     else:
         axes = rp.plot.plot_surface_line(first, label=name)
         for name, other in others:
-            rp.plot.plot_surface_line(other, ax=axes, label=name, colour="#E69F00")
+            rp.plot.plot_surface_line(other, ax=axes, label=name, color="#E69F00")
         axes.set_yscale("log" if log else "linear")
     return rp.plot.save(axes, out / "landscape.png")
 

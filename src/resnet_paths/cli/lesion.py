@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @command(
     "resnet-paths lesion",
-    "resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --drop 5",
+    "resnet-paths lesion --model cifar-resnet56@weights.safetensors --data images.npz --count 5",
     "resnet-paths lesion --model mine.py:build --data photos/ --size 224",
     "resnet-paths lesion --study reorder --draws 20",
 )
@@ -34,14 +34,14 @@ def lesion(
     subject: Subject,
     studied: _studies.Studied,
     limit: Limit = None,
-    drop: Annotated[
+    count: Annotated[
         int | None,
         typer.Option(
             help="How many of the least important blocks to drop (default: as many as raise the error by no more than "
-            "--tolerance on the half of the images on which they are chosen)."
+            "--accuracy-drop on the half of the images on which they are chosen)."
         ),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Rise of the error allowed when choosing.", min=0)] = 0.01,
+    accuracy_drop: Annotated[float, typer.Option(help="Rise of the error allowed when choosing.", min=0)] = 0.01,
     out: Out = Path("results/lesion"),
     as_json: Json = False,
 ) -> None:
@@ -58,7 +58,7 @@ def lesion(
         return
     running: rp.lesion.StudyOptions = {"batch_size": studied.batch_size, "journal": studied.journal}
     record = rp.single_deletions(net, images, **running)
-    chosen = _choose(net, images, drop, tolerance, studied.seed, running)
+    chosen = _choose(net, images, count, accuracy_drop, studied.seed, running)
     report = _dropped(net, images, chosen, studied.seed, running)
     picture = rp.plot.save(
         rp.plot.plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png"
@@ -72,7 +72,7 @@ def lesion(
         show(screen, _comparison(report))
         screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
     else:
-        screen.print(_nothing_dropped(drop, tolerance))
+        screen.print(_nothing_dropped(count, accuracy_drop))
     screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
 
 
@@ -91,7 +91,7 @@ def _study(
     if as_json:
         typer.echo(_studies.as_json(name, finding, picture))
         return
-    title = f"{name}: {finding.facts['metric']} {finding.facts['whole']:.4g} undamaged"
+    title = f"{name}: {finding.facts['metric']} {finding.facts['full']:.4g} undamaged"
     show(screen, _studies.shown(finding, title))
     screen.print(finding.words)
     screen.print(f"Written: {picture} and {out / f'{name}.csv'}")
@@ -101,7 +101,7 @@ def _choose(
     net: rp.UnrolledNetwork,
     images: rp.ImageData,
     count: int | None,
-    tolerance: float,
+    accuracy_drop: float,
     seed: int,
     running: rp.lesion.StudyOptions,
 ) -> list[int]:
@@ -110,7 +110,7 @@ def _choose(
     import torch
 
     if count is not None and not 0 <= count <= len(net):
-        raise ValueError(f"expected --drop from 0 to {len(net)}, the number of blocks, got {count}")
+        raise ValueError(f"expected --count from 0 to {len(net)}, the number of blocks, got {count}")
     half, _ = images.halves(seed)
     _, loss = rp.lesion.metric_named("loss")
     alone = rp.lesion.evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
@@ -122,7 +122,7 @@ def _choose(
         gates[row, order[:row]] = 0
     _, wrong = rp.lesion.metric_named("error")
     errors = rp.lesion.evaluate_gates(net, half, gates, wrong, **running).mean(1)
-    most = int(np.flatnonzero(errors <= errors[0] + tolerance).max())
+    most = int(np.flatnonzero(errors <= errors[0] + accuracy_drop).max())
     return sorted(order[:most])
 
 
@@ -168,7 +168,7 @@ def _as_json(record: rp.lesion.SingleDeletions, report: dict[str, Any], picture:
     return {
         "data": record.source.name,
         "images": int(record.per_image.shape[1]),
-        "error": record.whole,
+        "error": record.full,
         "blocks": json.loads(record.to_pandas().to_json(orient="records")),
         "drop": report,
         "picture": str(picture),
@@ -178,7 +178,7 @@ def _as_json(record: rp.lesion.SingleDeletions, report: dict[str, Any], picture:
 
 
 def _table(record: rp.lesion.SingleDeletions) -> Table:
-    title = f"Error after deleting one block (whole network: {record.whole:.2%})"
+    title = f"Error after deleting one block (full network: {record.full:.2%})"
     rows = table(title, ["block", "name", "shortcut"], ["error", "95 % interval", "damage"])
     for index, name in enumerate(record.names):
         style = "bold" if record.shortcuts[index] != "identity" else ""
@@ -194,13 +194,13 @@ def _table(record: rp.lesion.SingleDeletions) -> Table:
     return rows
 
 
-def _nothing_dropped(count: int | None, tolerance: float) -> str:
+def _nothing_dropped(count: int | None, accuracy_drop: float) -> str:
     if count == 0:
-        return "No block was dropped, as asked by --drop 0."
+        return "No block was dropped, as asked by --count 0."
     return (
         "No block can be dropped: on the half of the images on which blocks are chosen, leaving out any of them "
-        f"raises the error by more than {100 * tolerance:g} points. A larger --tolerance allows more; --drop 1 drops "
-        "one all the same."
+        f"raises the error by more than {100 * accuracy_drop:g} points. A larger --accuracy-drop "
+        "allows more; --count 1 drops one all the same."
     )
 
 

@@ -170,7 +170,7 @@ class Planning:
             "disagreement or divergence."
         ),
     ] = None
-    most: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None
+    max_blocks: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None
     repair: Repair = "refit"
     finetune_epochs: Annotated[
         int, typer.Option(help="Fine-tune the chosen network for this many epochs, the full one as teacher.", min=0)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @command(
     "resnet-paths paths",
-    "resnet-paths paths --model cifar-resnet56@weights.safetensors --data images.npz --samples 32",
+    "resnet-paths paths --model cifar-resnet56@weights.safetensors --data images.npz --draws 32",
 )
 def paths(
     subject: Subject,
     limit: Limit = 32,
-    samples: Annotated[int, typer.Option(help="Random paths for each length and image.", min=2)] = 8,
+    draws: Annotated[int, typer.Option(help="Random paths for each length and image.", min=2)] = 8,
     seed: Seed = 0,
     out: Out = Path("results/paths"),
     as_json: Json = False,
@@ -45,7 +45,7 @@ def paths(
     x, target = data.x.to(subject.device, parameter.dtype), data.labels.to(subject.device)
     fast = rp.for_inference(net)
     split = rp.gradient_by_length(fast, x, target)
-    effective = rp.effective_paths(rp.sample_path_gradients(fast, x, target, samples=samples, seed=seed))
+    effective = rp.effective_paths(rp.sample_path_gradients(fast, x, target, draws=draws, seed=seed))
     pictures = _pictures(fast, x, target, split, effective, out)
     if as_json:
         typer.echo(json.dumps(_as_json(split, effective, pictures), indent=2))

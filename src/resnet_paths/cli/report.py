@@ -38,7 +38,7 @@ def report(
             help=f"Leave out this stage; repeat it for more. Stages: {', '.join(STAGES)}.", autocompletion=_stages
         ),
     ] = None,
-    tolerance: Annotated[
+    accuracy_drop: Annotated[
         float,
         typer.Option(
             help="Recommend to drop blocks only if, with 95 % confidence, accuracy falls by at most this.",
@@ -75,7 +75,7 @@ def report(
         twin=None if twin is None else named_model(twin, "--twin").to(subject.device),
         budget=budget,
         skip=skip or (),
-        tolerance=tolerance,
+        accuracy_drop=accuracy_drop,
         seed=seed,
         batch_size=batch_size,
         model_code=f"load_model({json.dumps(subject.model)})",

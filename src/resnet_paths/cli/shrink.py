@@ -88,7 +88,7 @@ _OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "Ope
 
 def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
     """The full network, the dropped, repaired and fine-tuned ones; those three are as fast as each other."""
-    whole, point = plan.points[0], plan.points[plan.chosen]
+    full, point = plan.points[0], plan.points[plan.chosen]
     before: dict[str, float] = {}
     after: dict[str, float] = {}
     before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, x)
@@ -99,7 +99,7 @@ def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor
         before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, x, written)
     if (name := _OTHER_RUNTIMES.get(plan.clock.runtime)) is not None:
         before[name], after[name] = _milliseconds(net, plan.clock, point, x)
-    rows = [Stage("full", whole.accuracy, whole.accuracy_interval, before, whole.macs, whole.parameters)]
+    rows = [Stage("full", full.accuracy, full.accuracy_interval, before, full.macs, full.parameters)]
     size = (after, point.macs, point.parameters)
     if point.repair != "none":
         rows.append(Stage("dropped", point.plain, _interval(point.plain, plan), *size))

@@ -238,13 +238,13 @@ class RoughnessStudy(Record):
     metric: str
     scale: str
 
-    def interval(self, number: str, level: float = 0.95) -> tuple[float, float, float]:
+    def interval(self, number: str, confidence: float = 0.95) -> tuple[float, float, float]:
         """Mean and interval: over models where there are several, otherwise over planes.
 
         See :func:`resnet_paths.statistics.mean_intervals`; all numbers lie between 0 and 1, and so do the ends.
         """
         blocks = _blocks(self.values[number])
-        low, high = mean_intervals(blocks, level, bound=1.0)
+        low, high = mean_intervals(blocks, confidence, bound=1.0)
         return float(blocks.mean()), max(0.0, float(low)), float(high)
 
     def to_pandas(self) -> pd.DataFrame:

@@ -31,10 +31,10 @@ class SpectralDensity(Record):
         kind: ``"hessian"`` or ``"gauss_newton"``.
         grid: (G,) eigenvalues at which the density is given.
         density: (G,) share of the eigenvalues per unit of length, smoothed by a Gaussian of `width`.
-        standard_error: (G,) of it, over the probes.
+        standard_error: (G,) of it, over the draws.
         width: standard deviation of the Gaussian.
-        nodes: (probes, steps) Ritz values of each probe; NaN where Lanczos ended before.
-        weights: (probes, steps) their shares of the eigenvalues, each row's sum 1; 0 for such.
+        nodes: (draws, steps) Ritz values of each probe; NaN where Lanczos ended before.
+        weights: (draws, steps) their shares of the eigenvalues, each row's sum 1; 0 for such.
         products: matrix-vector products used.
         size: P, the number of eigenvalues.
         samples: number of samples in the mean.
@@ -62,12 +62,12 @@ class SpectralDensity(Record):
     source: Provenance = field(repr=False)
 
     @property
-    def probes(self) -> int:
+    def draws(self) -> int:
         """Number of random vectors."""
         return len(self.nodes)
 
     def share_below(self, value: float) -> tuple[float, float]:
-        """The share of eigenvalues below a value, and its standard error over the probes.
+        """The share of eigenvalues below a value, and its standard error over the draws.
 
         The quadrature counts a Ritz value as a whole: near the many eigenvalues around 0 its resolution is that of
         the Ritz values there.
@@ -89,14 +89,14 @@ def spectral_density(
     operator: CurvatureOperator,
     *,
     steps: int = 60,
-    probes: int = 8,
+    draws: int = 8,
     width: float | None = None,
     grid: np.ndarray | int = 1024,
     seed: int = 0,
 ) -> SpectralDensity:
     """The density of eigenvalues, ``1/P sum_i N(t; λ_i, width²)``, by stochastic Lanczos quadrature.
 
-    Each of `probes` random unit vectors v gives a tridiagonal matrix ``T = VᵀHV`` of Lanczos with eigenvalues θ_j
+    Each of `draws` random unit vectors v gives a tridiagonal matrix ``T = VᵀHV`` of Lanczos with eigenvalues θ_j
     and first components w_j of its eigenvectors; then
 
         vᵀ f(H) v  ~  sum_j w_j² f(θ_j),      f(H) = N(t; H, width²),
@@ -106,19 +106,19 @@ def spectral_density(
     Args:
         operator: see :func:`curvature_operator`.
         steps: Lanczos steps; at most P are made.
-        probes: random vectors (Gaussian, of length 1), at least 2.
+        draws: random vectors (Gaussian, of length 1), at least 2.
         width: of the Gaussian; None takes 1 % of the distance between the extreme Ritz values.
         grid: the eigenvalues at which to give the density, or how many, evenly from 4 widths below the smallest Ritz
             value to 4 above the largest.
-        seed: of the probes.
+        seed: of the draws.
 
     Returns:
-        The record, with standard errors over probes.
+        The record, with standard errors over draws.
 
     Raises:
-        ValueError: too few probes or steps, a width that is not positive.
+        ValueError: too few draws or steps, a width that is not positive.
 
-    Cost: ``probes * steps`` products; memory for `steps` vectors.
+    Cost: ``draws * steps`` products; memory for `steps` vectors.
 
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature; Ghorbani,
     Krishnan and Xiao (2019) for networks.
@@ -129,12 +129,12 @@ def spectral_density(
         >>> line = torch.nn.Linear(2, 1, bias=False).double().eval()
         >>> x = torch.diag(torch.tensor([1.0, 3.0]).double()) * 2**0.5
         >>> square = lambda output, target: output[:, 0] ** 2 / 2
-        >>> found = spectral_density(curvature_operator(line, [(x, torch.zeros(2))], loss=square), probes=2)
+        >>> found = spectral_density(curvature_operator(line, [(x, torch.zeros(2))], loss=square), draws=2)
         >>> found.nodes[0].round(9).tolist()
         [1.0, 9.0]
     """
-    if probes < 2 or steps < 1:
-        raise ValueError(f"expected at least 2 probes and 1 step, got {probes} and {steps}")
+    if draws < 2 or steps < 1:
+        raise ValueError(f"expected at least 2 draws and 1 step, got {draws} and {steps}")
     if isinstance(grid, int) and not 1 <= grid <= _MOST_POINTS:
         raise ValueError(f"expected grid as a number of points from 1 to {_MOST_POINTS:,}, or the points, got {grid}")
     if width is not None and not width > 0:
@@ -144,8 +144,8 @@ def spectral_density(
     with first_import("scipy.linalg"):
         from scipy.linalg import eigh_tridiagonal
 
-    nodes, weights = np.full((probes, taken), np.nan), np.zeros((probes, taken))
-    for row, start in enumerate(_probes(operator, probes, "gaussian", seed)):
+    nodes, weights = np.full((draws, taken), np.nan), np.zeros((draws, taken))
+    for row, start in enumerate(_probes(operator, draws, "gaussian", seed)):
         diagonal, beside, _ = lanczos(operator, start, taken)
         values, vectors = eigh_tridiagonal(diagonal, beside)
         nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
@@ -213,7 +213,7 @@ def lanczos(
 
 
 def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over probes of ``sum_j weights_j N(t; nodes_j, width²)`` and its standard error, (G,) each."""
+    """The mean over draws of ``sum_j weights_j N(t; nodes_j, width²)`` and its standard error, (G,) each."""
     rows = [
         (_bell((grid[:, None] - np.nan_to_num(row)) / width) / width * share).sum(1)
         for row, share in zip(nodes, weights, strict=True)

@@ -40,7 +40,7 @@ class Study(Protocol):
     def __len__(self) -> int:
         """The number of ways."""
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: torch.Tensor) -> torch.Tensor:
         """The undamaged network's logits."""
 
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
@@ -62,7 +62,7 @@ class GateRows:
     def __len__(self) -> int:
         return len(self.gates)
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: torch.Tensor) -> torch.Tensor:
         """The undamaged network's logits."""
         return self.runner(x)
 
@@ -183,9 +183,9 @@ def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed
     x, labels, count = placed(part.x, study.model), part.labels.cpu(), Evaluations()
     values = np.empty((len(study), len(part)))
     with torch.inference_mode():
-        whole = study.whole(x).cpu()
+        full = study.full(x).cpu()
         for way, logits in study.outputs(x, count):
-            found = metric(logits.cpu(), labels, whole)
+            found = metric(logits.cpu(), labels, full)
             if found.shape != labels.shape:
                 raise ValueError(
                     f"expected a metric that gives one value an image, ({len(labels)},), got {tuple(found.shape)}; do "

@@ -48,12 +48,12 @@ class BlockValues(Record):
         shared_variances: (n,) the part of their squares that the spread over images contains too: each image's own
             value is told by few orders; zeros where all coalitions were evaluated.
         interactions: (n, n) pairwise interactions, or None; zero on the diagonal.
-        whole: the metric with all blocks.
+        full: the metric with all blocks.
         empty: the metric with none of the playing blocks.
         coalitions: number of coalitions evaluated.
         exhaustive: all 2^n coalitions were evaluated.
         orders: number of orders sampled (0: none).
-        precision: the largest standard error asked for, or None.
+        tolerance: the largest standard error asked for, or None.
         evaluations: pieces of the network evaluated, over all batches of images.
         per_image: (n, images) the values of each image's own game; their mean over images is `values`.
         interactions_per_image: (n, n, images), or None.
@@ -78,30 +78,30 @@ class BlockValues(Record):
     standard_errors: np.ndarray
     shared_variances: np.ndarray
     interactions: np.ndarray | None
-    whole: float
+    full: float
     empty: float
     coalitions: int
     exhaustive: bool
     orders: int
-    precision: float | None
+    tolerance: float | None
     evaluations: Evaluations
     per_image: np.ndarray
     interactions_per_image: np.ndarray | None
     source: Provenance = field(repr=False)
 
-    def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def intervals(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals over images, and over orders where these were sampled, (n,) each.
 
         See :func:`resnet_paths.statistics.mean_intervals` and :func:`resnet_paths.statistics.combined_intervals`.
         """
         bound = bound_of(self.metric)
         if not self.orders:
-            return mean_intervals(self.per_image, level, bound=bound)
+            return mean_intervals(self.per_image, confidence, bound=bound)
         return combined_intervals(
-            self.per_image, self.standard_errors, self.shared_variances, self.orders // 2, level, bound=bound
+            self.per_image, self.standard_errors, self.shared_variances, self.orders // 2, confidence, bound=bound
         )
 
-    def interaction_intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def interaction_intervals(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals of the interactions over images, (n, n) each.
 
         Raises:
@@ -109,7 +109,7 @@ class BlockValues(Record):
         """
         if self.interactions_per_image is None:
             raise ValueError("expected a game with interactions, got one without; call block_values(interactions=True)")
-        low, high = mean_intervals(self.interactions_per_image, level)
+        low, high = mean_intervals(self.interactions_per_image, confidence)
         diagonal = np.eye(len(low), dtype=bool)  # zero by definition, on every image
         return np.where(diagonal, 0.0, low), np.where(diagonal, 0.0, high)
 
@@ -137,8 +137,8 @@ def block_values(
     metric: str | Metric = "loss",
     blocks: Sequence[BlockRef] | None = None,
     interactions: bool = False,
-    precision: float | None = None,
-    most_permutations: int = 200,
+    tolerance: float | None = None,
+    max_permutations: int = 200,
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> BlockValues:
@@ -163,8 +163,8 @@ def block_values(
         blocks: the blocks that play (default: all); the others are kept.
         interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more blocks,
             and sampled ones, see :func:`higher_interactions`.
-        precision: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
-        most_permutations: sample at most this many orders; a warning says if that did not suffice for `precision`.
+        tolerance: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
+        max_permutations: sample at most this many orders; a warning says if that did not suffice for `tolerance`.
         seed: of the orders.
         **options: how to run, see :class:`StudyOptions`.
 
@@ -180,14 +180,14 @@ def block_values(
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
         >>> game = block_values(net, digits("test").subset(slice(0, 20)), blocks=[0, 9, 18])
-        >>> bool(abs(game.values.sum() - (game.empty - game.whole)) < 1e-9)
+        >>> bool(abs(game.values.sum() - (game.empty - game.full)) < 1e-9)
         True
     """
     data = as_data(data, labelled=needs_labels(metric))
     if method not in ("shapley", "banzhaf", "leave-one-out"):
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
-    if precision is not None and not precision > 0:
-        raise ValueError(f"expected a precision above zero, got {precision}")
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"expected a tolerance above zero, got {tolerance}")
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     if not players:
         raise ValueError("expected at least one block that plays, got blocks=[]; leave blocks out for all")
@@ -203,13 +203,13 @@ def block_values(
     pairs, errors, shared, orders = None, np.zeros(n), np.zeros(n), 0
     if method == "leave-one-out":
         table = game.values(np.concatenate([np.ones((1, n)), 1 - np.eye(n), np.zeros((1, n))]))
-        values, whole, empty = table[0] - table[1:-1], table[0], table[-1]
+        values, full, empty = table[0] - table[1:-1], table[0], table[-1]
     elif exhaustive:
         table = game.values(all_coalitions(n))
-        values, whole, empty = table_values(table, method), table[-1], table[0]
+        values, full, empty = table_values(table, method), table[-1], table[0]
         pairs = table_interactions(table, method) if interactions else None
     else:
-        gains, whole, empty = sampled_gains(game, precision, most_permutations, seed)
+        gains, full, empty = sampled_gains(game, tolerance, max_permutations, seed)
         values, errors, orders = gains.mean(0), errors_over_pairs(gains), 2 * len(gains)
         shared = _shared_variances(gains)
     return BlockValues(
@@ -221,12 +221,12 @@ def block_values(
         standard_errors=errors,
         shared_variances=shared,
         interactions=None if pairs is None else pairs.mean(-1),
-        whole=-float(whole.mean()),
+        full=-float(full.mean()),
         empty=-float(empty.mean()),
         coalitions=game.asked,
         exhaustive=exhaustive,
         orders=orders,
-        precision=precision,
+        tolerance=tolerance,
         evaluations=game.count,
         per_image=values,
         interactions_per_image=pairs,
@@ -256,13 +256,13 @@ class Game:
 
 
 def sampled_gains(
-    game: Game, precision: float | None, most: int, seed: int
+    game: Game, tolerance: float | None, most: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(pairs, n, images): the gains of each player, means over an order and its reverse; the two ends."""
     if most < 4:
         raise ValueError(f"expected at least 4 permutations, so that errors can be told, got {most}")
     n, generator = len(game.players), np.random.default_rng(seed)
-    empty, whole = game.values(np.stack([np.zeros(n), np.ones(n)]))
+    empty, full = game.values(np.stack([np.zeros(n), np.ones(n)]))
     found: list[np.ndarray] = []
     while len(found) < most // 2:
         draws = [generator.permutation(n) for _ in range(min(_PAIRS_AT_ONCE, most // 2 - len(found)))]
@@ -270,18 +270,18 @@ def sampled_gains(
         values = game.values(np.concatenate([growing(order) for order in orders]))
         gains = np.empty((len(orders), n, len(empty)))
         for row, (order, inner) in enumerate(zip(orders, np.split(values, len(orders)), strict=True)):
-            gains[row, order] = np.diff(np.concatenate([empty[None], inner, whole[None]]), axis=0)
+            gains[row, order] = np.diff(np.concatenate([empty[None], inner, full[None]]), axis=0)
         found.extend((gains[0::2] + gains[1::2]) / 2)
         enough = len(found) >= min(_LEAST_PAIRS, most // 2)
-        if precision is not None and enough and errors_over_pairs(np.stack(found)).max() <= precision:
-            return np.stack(found), whole, empty
-    if precision is not None:
+        if tolerance is not None and enough and errors_over_pairs(np.stack(found)).max() <= tolerance:
+            return np.stack(found), full, empty
+    if tolerance is not None:
         reached = errors_over_pairs(np.stack(found)).max()
         warn(
-            f"expected standard errors of at most {precision:g}, reached {reached:g} after {2 * len(found)} orders; "
-            "raise most_permutations",
+            f"expected standard errors of at most {tolerance:g}, reached {reached:g} after {2 * len(found)} orders; "
+            "raise max_permutations",
         )
-    return np.stack(found), whole, empty
+    return np.stack(found), full, empty
 
 
 def errors_over_pairs(gains: np.ndarray) -> np.ndarray:

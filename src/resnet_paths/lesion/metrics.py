@@ -34,37 +34,37 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _error(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     return (~right(logits, labels)).float()
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _loss(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits, labels)
 
 
-def _top5(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _top5(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     return (~right(logits, labels, 5)).float()
 
 
-def _disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    nothing = logits.isnan().any(-1) | whole.isnan().any(-1)
-    return (nothing | (logits.argmax(-1) != whole.argmax(-1))).float()
+def _disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    nothing = logits.isnan().any(-1) | full.isnan().any(-1)
+    return (nothing | (logits.argmax(-1) != full.argmax(-1))).float()
 
 
-def _divergence(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """KL(whole || damaged) of the predicted distributions, in nats; needs no labels."""
-    return divergence_of(_wide(logits), _wide(whole))
+def _divergence(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    """KL(full || damaged) of the predicted distributions, in nats; needs no labels."""
+    return divergence_of(_wide(logits), _wide(full))
 
 
-def _soft_error(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _soft_error(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     """1 - p(label): the error expected of an answer drawn from the predicted distribution."""
     check_labels(logits, labels)
     return 1 - _wide(logits).softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
-def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     """Total variation between the predicted distributions: the disagreement of answers drawn from them."""
-    return (_wide(logits).softmax(-1) - _wide(whole).softmax(-1)).abs().sum(-1) / 2
+    return (_wide(logits).softmax(-1) - _wide(full).softmax(-1)).abs().sum(-1) / 2
 
 
 METRICS: dict[str, Metric] = {
@@ -110,7 +110,7 @@ def bound_of(metric: str) -> float | None:
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """A metric by name (a key of METRICS), or your own function.
 
-    ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the whole
+    ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the full
     network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation from the full network's
     prediction: smooth where few images change their class, and never above 1, so that no single image decides.
 

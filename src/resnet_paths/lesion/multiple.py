@@ -33,7 +33,7 @@ class RandomDeletions(Record):
         counts: (c,) the numbers of deleted blocks.
         deleted: for each count, (draws, k) the blocks deleted.
         values: (c, draws) the metric, a mean over images.
-        whole: the metric of the full network.
+        full: the metric of the full network.
         metric: its name.
         source: model, data, seed and versions.
         blocks: the blocks among which was drawn.
@@ -46,7 +46,7 @@ class RandomDeletions(Record):
     counts: np.ndarray
     deleted: tuple[np.ndarray, ...]
     values: np.ndarray
-    whole: float
+    full: float
     metric: str
     source: Provenance = field(repr=False)
     blocks: tuple[int, ...]
@@ -58,13 +58,13 @@ class RandomDeletions(Record):
         return quantiles
 
     def median_interval(
-        self, level: float = 0.95, *, count: int = 1000, seed: int = 0
+        self, confidence: float = 0.95, *, draws: int = 1000, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals over images of the median over the draws, (c,) each: how sure it is.
 
         See :func:`resnet_paths.statistics.design_interval`.
         """
-        return median_intervals(self.per_image[1:], self.values, level, count, seed)
+        return median_intervals(self.per_image[1:], self.values, confidence, draws, seed)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a draw."""
@@ -136,7 +136,7 @@ def random_deletions(
         counts=np.array(chosen),
         deleted=tuple(deleted),
         values=means[1:].reshape(len(chosen), draws),
-        whole=float(means[0]),
+        full=float(means[0]),
         metric=name,
         source=provenance(net.model, data, seed=seed),
         blocks=tuple(players),
@@ -145,21 +145,21 @@ def random_deletions(
 
 
 def median_intervals(
-    per_image: np.ndarray, values: np.ndarray, level: float = 0.95, count: int = 1000, seed: int = 0
+    per_image: np.ndarray, values: np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intervals over images for the median of each row of means, (rows,) each.
 
     Args:
         per_image: (rows * draws, images).
         values: (rows, draws), its means over images.
-        level: the intervals' coverage.
-        count: draws of the bootstrap that tells the medians' errors.
+        confidence: the intervals' coverage.
+        draws: draws of the bootstrap that tells the medians' errors.
         seed: of the bootstrap.
     """
-    medians = np.median(bootstrap_means(per_image, count, seed).reshape(count, *values.shape), axis=2)
+    medians = np.median(bootstrap_means(per_image, draws, seed).reshape(draws, *values.shape), axis=2)
     share, images = is_share(per_image), per_image.shape[1]
     ends = [
-        design_interval(float(np.median(row)), drawn, images, share=share, level=level)
+        design_interval(float(np.median(row)), drawn, images, share=share, confidence=confidence)
         for row, drawn in zip(values, medians.T, strict=True)
     ]
     low, high = np.array(ends).reshape(-1, 2).T

@@ -41,7 +41,7 @@ class Reorderings(Record):
         tau: (m,) Kendall's rank correlation of each order with the original one.
         values: (m,) the metric, a mean over images.
         per_image: (m + 1, images); row 0 is the network as it is.
-        whole: the metric of the network as it is.
+        full: the metric of the network as it is.
         metric: its name.
         groups: the names of the blocks that can change places with each other.
         direct: blocks were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
@@ -63,32 +63,32 @@ class Reorderings(Record):
     tau: np.ndarray
     values: np.ndarray
     per_image: np.ndarray
-    whole: float
+    full: float
     metric: str
     groups: tuple[tuple[str, ...], ...]
     direct: bool
     evaluations: Evaluations
     source: Provenance = field(repr=False)
 
-    def intervals(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def intervals(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals over images of each order's metric, (m,) each."""
-        return intervals(self.per_image[1:], level, bound=bound_of(self.metric))
+        return intervals(self.per_image[1:], confidence, bound=bound_of(self.metric))
 
     def rank_correlation(self, *, seed: int = 0) -> tuple[float, float, float]:
         """Spearman's correlation of the metric with tau over the orders, and the range where it may lie.
 
         Near -1: the further the order is from the original one, the worse, as Veit et al. found. The range is not an
-        interval of a stated level (:func:`resnet_paths.statistics.correlation_ranges`).
+        interval of a stated confidence (:func:`resnet_paths.statistics.correlation_ranges`).
         """
         low, high = correlation_ranges(self.per_image[1:], self.tau, seed=seed)[0]
         return float(spearman(self.values[None], self.tau[None])[0]), float(low), float(high)
 
-    def by_swaps(self, level: float = 0.95) -> pd.DataFrame:
+    def by_swaps(self, confidence: float = 0.95) -> pd.DataFrame:
         """One row for each number of swaps: mean tau, median and spread over orders, interval over images."""
         rows = []
         for count in np.unique(self.swaps):
             mine = self.swaps == count
-            ends = median_intervals(self.per_image[1:][mine], self.values[mine][None], level)
+            ends = median_intervals(self.per_image[1:][mine], self.values[mine][None], confidence)
             spread = np.quantile(self.values[mine], (0.1, 0.5, 0.9))
             named = dict(zip(("tenth", "median", "ninetieth"), spread.tolist(), strict=True))
             rows.append(
@@ -201,7 +201,7 @@ def reorderings(
         tau=np.array([order_distance(order) for order in orders]),
         values=values[1:].mean(1),
         per_image=values,
-        whole=float(values[0].mean()),
+        full=float(values[0].mean()),
         metric=name,
         groups=tuple(tuple(net[found.holders[holder][0]].name for holder in group) for group in found.groups),
         direct=found.direct,
@@ -226,7 +226,7 @@ class Orders:
     def __len__(self) -> int:
         return len(self.orders)
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: torch.Tensor) -> torch.Tensor:
         """The logits in the original order."""
         return self.runner(x)
 

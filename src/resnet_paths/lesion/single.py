@@ -34,8 +34,8 @@ class SingleDeletions(Record):
         names: the blocks.
         shortcuts: kind of each block's shortcut.
         metric: name of the metric.
-        whole: the metric of the full network.
-        whole_interval: its 95 % interval over images.
+        full: the metric of the full network.
+        full_interval: its 95 % interval over images.
         values: (n,) the metric with each block deleted.
         low: (n,) lower ends of their 95 % intervals.
         high: (n,) upper ends.
@@ -50,8 +50,8 @@ class SingleDeletions(Record):
     names: tuple[str, ...]
     shortcuts: tuple[str, ...]
     metric: str
-    whole: float
-    whole_interval: tuple[float, float]
+    full: float
+    full_interval: tuple[float, float]
     values: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -62,15 +62,15 @@ class SingleDeletions(Record):
     @property
     def damage(self) -> np.ndarray:
         """How much the metric rises with each block deleted."""
-        return self.values - self.whole
+        return self.values - self.full
 
-    def damage_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    def damage_interval(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of intervals of the damage over images, paired with the full network's, (n,) each.
 
         Tango's score interval of metrics that are 0 or 1 on each image, otherwise that of
         :func:`resnet_paths.statistics.mean_intervals`.
         """
-        return intervals(self.per_image[1:], level, reference=self.per_image[0], bound=bound_of(self.metric))
+        return intervals(self.per_image[1:], confidence, reference=self.per_image[0], bound=bound_of(self.metric))
 
     def least(self, count: int) -> list[int]:
         """The blocks that do the least damage when deleted alone.
@@ -195,7 +195,7 @@ class _WithoutShortcut:
     def __len__(self) -> int:
         return len(self.runner) + 1
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: torch.Tensor) -> torch.Tensor:
         return self.runner(x)
 
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
@@ -222,8 +222,8 @@ def _record(net: Network, data: ImageData, metric: str, values: np.ndarray, dele
         names=tuple(block.name for block in net),
         shortcuts=tuple(block.shortcut for block in net),
         metric=metric,
-        whole=float(means[0]),
-        whole_interval=(float(low[0]), float(high[0])),
+        full=float(means[0]),
+        full_interval=(float(low[0]), float(high[0])),
         values=means[1:],
         low=low[1:],
         high=high[1:],

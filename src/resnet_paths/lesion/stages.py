@@ -57,14 +57,14 @@ class StageDeletions(Record):
 
     Attributes:
         stages: the blocks of each stage.
-        results: for each stage, its random deletions; the last count is the whole stage.
+        results: for each stage, its random deletions; the last count is the full stage.
     """
 
     stages: tuple[tuple[int, ...], ...]
     results: tuple[RandomDeletions, ...]
 
     @property
-    def whole_stage(self) -> np.ndarray:
+    def full_stage(self) -> np.ndarray:
         """(stages,) the metric with all branches of a stage deleted."""
         return np.array([result.values[-1, 0] for result in self.results])
 
@@ -85,13 +85,13 @@ def stage_deletions(
     metric: str | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> StageDeletions:
-    """The metric after deleting k random blocks of one stage, for each stage, and after deleting the whole stage.
+    """The metric after deleting k random blocks of one stage, for each stage, and after deleting the full stage.
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         counts: numbers of blocks (default: 1 to the stage's size); those beyond a stage's size are left out for it.
-        draws: random sets for each number; a whole stage is deleted once and repeated in the record.
+        draws: random sets for each number; a full stage is deleted once and repeated in the record.
         seed: of the draws.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
@@ -107,7 +107,7 @@ def stage_deletions(
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
         >>> result = stage_deletions(net, digits("test").subset(slice(0, 20)), [1], draws=2)
-        >>> [len(stage) for stage in result.stages], result.whole_stage.shape
+        >>> [len(stage) for stage in result.stages], result.full_stage.shape
         ([9, 9, 9], (3,))
     """
     data = as_data(data)

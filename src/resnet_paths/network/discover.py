@@ -79,7 +79,7 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     model = unwrap(model)
     example_input = _on_device_of(example_input, model)
     attempts: list[str] = []
-    follow = partial(UnrolledNetwork, model, example=example_input, output=output, overwrite=overwrite)
+    follow = partial(UnrolledNetwork, model, example_input=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
     if traced is not None and example_input is None:
         _warn_of_closed_modules(traced)

@@ -82,7 +82,7 @@ class UnrolledNetwork:
         self,
         model: nn.Module,
         front_end: Callable[[], Program],
-        example: Any = None,
+        example_input: Any = None,
         *,
         output: Output = None,
         overwrite: bool = False,
@@ -90,7 +90,7 @@ class UnrolledNetwork:
         self.model = model
         self.output = output
         self._front_end, self.overwrites = front_end, overwrite
-        self._example = example
+        self._example = example_input
         self._plans: dict[tuple[bool, ...], Segments] = {}
         self._held: set[Shapes] = set()  # shapes for which a recording is known to be valid
         program = front_end()

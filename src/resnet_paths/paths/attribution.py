@@ -104,7 +104,7 @@ def attribute_blocks(
     method: str = "integrated_gradients",
     *,
     steps: int = 50,
-    samples: int = 25,
+    draws: int = 25,
     seed: int = 0,
 ) -> BlockAttribution:
     """Attribute the target's logit to blocks by a captum method on the gates, from all zeros to all ones.
@@ -121,13 +121,13 @@ def attribute_blocks(
         target: class indices (batch,).
         method: one of those three.
         steps: quadrature points of integrated gradients.
-        samples: orders of Shapley sampling.
+        draws: orders of Shapley sampling.
         seed: of the orders; the global random state is left as it was.
 
     Raises:
         ValueError: an unknown method, a model in training mode, a target out of range.
 
-    Cost: `steps` forward and backward passes; n + 1 forward passes; `samples` (n + 1) forward passes.
+    Cost: `steps` forward and backward passes; n + 1 forward passes; `draws` (n + 1) forward passes.
 
     Source: Sundararajan et al. (2017); Castro et al. (2009); Kokhlikyan et al. (2020) for captum.
 
@@ -163,7 +163,7 @@ def attribute_blocks(
             sampling = ShapleyValueSampling(forward)
             sampling.permutation_generator = _orders_from(seed)  # captum's own draws from the global random generator
             with torch.no_grad():
-                values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=samples, **options)
+                values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=draws, **options)
     values = values.detach().T
     difference = (full - empty).gather(1, classes[:, None])[:, 0]
     sums = method != "ablation"

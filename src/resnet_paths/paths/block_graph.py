@@ -1,6 +1,6 @@
 """The contracted graph: how the blocks' sums depend on one another, and the paths that this makes.
 
-Vertices are the start (the input, or the entry of the block given by ``wrt``), every block's sum, and the output. From
+Vertices are the start (the input, or the entry of the block given by ``at``), every block's sum, and the output. From
 a block's shortcut term, from its branch term (parallel branches together), or from the output one goes back along an
 edge to each sum, or to the start, on which that term depends without passing another sum: one edge for each term and
 sum, however many operations lie between (in ``x * sigmoid(x)`` both ways from x are one edge, its partial derivative).
@@ -315,7 +315,7 @@ def contract(
     return _Reader(plan, masks, wanted, counted).read(starts, everything)
 
 
-def path_graph(net: UnrolledNetwork, wrt: int | None = None) -> PathGraph:
+def path_graph(net: UnrolledNetwork, at: int | None = None) -> PathGraph:
     """The graph of a network's paths to its (main) input, or to the entry of a block.
 
     Example:
@@ -325,13 +325,13 @@ def path_graph(net: UnrolledNetwork, wrt: int | None = None) -> PathGraph:
         >>> path_graph(net) == chain_graph(8)
         True
     """
-    return contract(net.segments, [start_node(net.segments, wrt)]).graph
+    return contract(net.segments, [start_node(net.segments, at)]).graph
 
 
-def start_node(plan: Segments, wrt: int | None) -> fx.Node:
+def start_node(plan: Segments, at: int | None) -> fx.Node:
     """The node at which paths begin: the input along which most blocks stand, or a block's entry."""
-    if wrt is not None:
-        return plan.cuts[wrt].entry
+    if at is not None:
+        return plan.cuts[at].entry
     assert plan.main is not None  # there are blocks
     return plan.main
 

@@ -28,7 +28,7 @@ class GradientByLength(Record):
     """The gradient of a loss at the input or at a block's entry, by path length.
 
     Attributes:
-        wrt: ``"input"`` or the name of the block at whose entry it is.
+        at: ``"input"`` or the name of the block at whose entry it is.
         loss: the loss's name.
         blocks: names of the blocks whose branches are counted.
         lengths: 0..K, (L,).
@@ -48,7 +48,7 @@ class GradientByLength(Record):
         source: model, data, type and versions.
     """
 
-    wrt: str
+    at: str
     loss: str
     blocks: tuple[str, ...]
     lengths: torch.Tensor
@@ -84,7 +84,7 @@ class GradientByLength(Record):
             },
             {"length": self.lengths, "block": list(self.entry_blocks)},
             self.source,
-            wrt=self.wrt,
+            at=self.at,
             loss=self.loss,
             residual=self.residual,
         )
@@ -101,7 +101,7 @@ def gradient_by_length(
     x: Any,
     target: Any,
     *,
-    wrt: BlockRef = "input",
+    at: BlockRef = "input",
     loss: Loss = "cross_entropy",
     max_length: int | None = None,
     blocks: Sequence[BlockRef] | None = None,
@@ -120,7 +120,7 @@ def gradient_by_length(
             :func:`~resnet_paths.network.for_inference` gives the same numbers sooner.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        wrt: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and those after
+        at: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and those after
             it. For parameters see :func:`parameter_gradients_by_length`.
         loss: ``"cross_entropy"`` or ``"logit"``, both summed over the batch so that each example has a gradient
             of its own; or a function of output and target that gives a scalar.
@@ -158,14 +158,14 @@ def gradient_by_length(
         True
     """
     counted = None if blocks is None else frozenset(net.indices(blocks))
-    record = pass_to_start(net, x, target, loss, wrt, max_bytes, finer=True, counted=counted)
+    record = pass_to_start(net, x, target, loss, at, max_bytes, finer=True, counted=counted)
     lengths, whole = kept_lengths(record.graph, max_length)
     gradient, entries = _pull(record, lengths)
     (total,) = record.ordinary_gradient()
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
     products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1).to(gradient.dtype))
     return GradientByLength(
-        wrt="input" if wrt == "input" else net[wrt].name,
+        at="input" if at == "input" else net[at].name,
         loss=loss_name(loss),
         blocks=record.counted_names,
         lengths=torch.arange(lengths, device="cpu"),

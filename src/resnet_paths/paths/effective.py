@@ -109,7 +109,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> from resnet_paths.paths import enumerate_path_gradients
-        >>> found = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=4))
+        >>> found = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], at=4))
         >>> found.share.shape, round(float(found.share.sum()), 6)
         ((5,), 1.0)
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import checked
+from ..arguments.ranges import POSITIVE
 from ..draws import seeded
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, dataset, provenance, table
@@ -84,7 +85,7 @@ class PathEnergy(Record):
         return table(self.to_xarray())
 
 
-@checked
+@checked(tolerance=POSITIVE)
 @torch.inference_mode(False)
 def path_energy(
     net: UnrolledNetwork,
@@ -93,9 +94,9 @@ def path_energy(
     *,
     draws: int | None = None,
     columns: int = 2,
-    rtol: float | None = None,
+    tolerance: float | None = None,
     confidence: float = 0.95,
-    wrt: BlockRef = "input",
+    at: BlockRef = "input",
     loss: Loss = "cross_entropy",
     seed: int = 0,
     max_bytes: int | None = None,
@@ -116,17 +117,17 @@ def path_energy(
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        draws: independent estimates, at least 2; at most this many where `rtol` is given, and 2 where all is exact.
-            None: 2, or 64 where `rtol` is given. Intervals of 2 draws are wide; take more of them for these.
+        draws: independent estimates, at least 2; at most this many where `tolerance` is given, and 2 where all is
+            exact. None: 2, or 64 where `tolerance` is given. Intervals of 2 draws are wide; take more for narrow ones.
         columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
             it. One column is plain random signs, drawn anew for each block and length. The standard error of one draw
             (mean over 4 images, median over lengths) was 33, 18, 13, 9 and 5 % with 1, 2, 3, 4 and 8 columns for a
             trained ResNet-56, and 8, 5, 3, 3 and 2 % for a random ResNet-20. Two, because two draws of two columns cost
             about four exact splits and leave 13 %; of one column two splits and 23 %, of four columns eight and 6 %.
-        rtol: stop as soon as the standard error of the batch's mean energy is at most this share of it for
+        tolerance: stop as soon as the standard error of the batch's mean energy is at most this share of it for
             every length (checked from 8 draws on).
         confidence: level of the interval.
-        wrt: ``"input"``, or a block, for paths from its entry on.
+        at: ``"input"``, or a block, for paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         seed: of the signs.
         max_bytes: as in :func:`gradient_by_length`.
@@ -153,10 +154,10 @@ def path_energy(
         (torch.Size([9, 2]), True)
     """
     if draws is None:
-        draws = 2 if rtol is None else 64
+        draws = 2 if tolerance is None else 64
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
-    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
+    record = pass_to_start(net, x, target, loss, at, max_bytes)
     generator = seeded(seed)
     counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64, device="cpu")
     exact = counts <= columns
@@ -165,7 +166,7 @@ def path_energy(
         squares.append(_draw(record, columns, generator))
         if len(squares) >= 2 and bool(exact.all()):
             break
-        if rtol is not None and len(squares) >= 8 and _precise(squares, rtol, exact):
+        if tolerance is not None and len(squares) >= 8 and _precise(squares, tolerance, exact):
             break
     energy, error = _estimate(squares, exact)
     ends = log_student_interval(energy.numpy(), error.numpy(), len(squares) - 1, confidence)
@@ -212,6 +213,6 @@ def _estimate(squares: list[torch.Tensor], exact: torch.Tensor) -> tuple[torch.T
     return stacked.mean(0), error
 
 
-def _precise(squares: list[torch.Tensor], rtol: float, exact: torch.Tensor) -> bool:
+def _precise(squares: list[torch.Tensor], tolerance: float, exact: torch.Tensor) -> bool:
     mean, error = pooled(*_estimate(squares, exact))
-    return bool((error <= rtol * mean).all())
+    return bool((error <= tolerance * mean).all())

@@ -113,7 +113,7 @@ def enumerate_path_gradients(
     x: Any,
     target: Any,
     *,
-    wrt: BlockRef = "input",
+    at: BlockRef = "input",
     loss: Loss = "cross_entropy",
     keep_gradients: bool = False,
     max_bytes: int | None = None,
@@ -129,7 +129,7 @@ def enumerate_path_gradients(
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
-        wrt: ``"input"``, or a block, for the paths from its entry on.
+        at: ``"input"``, or a block, for the paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         keep_gradients: keep the gradients, not only their norms: 2^n times the input.
         max_bytes: as in :func:`gradient_by_length`.
@@ -146,19 +146,19 @@ def enumerate_path_gradients(
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-        >>> every = enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], wrt=2)
+        >>> every = enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], at=2)
         >>> every.norms.shape, every.vjps["branch"], every.path(5).blocks
         (torch.Size([64, 1]), 63, (2, 4))
     """
-    start = None if wrt == "input" else net.index(wrt)
+    start = None if at == "input" else net.index(at)
     graph = path_graph(net, start)
     if graph.paths > 2**MOST_BLOCKS:
         raise ValueError(
             f"expected at most {MOST_BLOCKS} blocks, got {graph.n}, which have {_number(graph.paths)} paths; use "
             "sample_path_gradients or path_energy, or ask for the paths from a later block on "
-            f"(wrt={len(net) - MOST_BLOCKS} or more)"
+            f"(at={len(net) - MOST_BLOCKS} or more)"
         )
-    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
+    record = pass_to_start(net, x, target, loss, at, max_bytes)
     walks = _Walks(record, keep_gradients)
     walks.descend({len(record.graph.vertices) - 1: (record.seed[None], torch.zeros(1, dtype=torch.long, device="cpu"))})
     return EnumeratedPathGradients(

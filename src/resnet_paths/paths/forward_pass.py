@@ -113,7 +113,7 @@ class ForwardPass:
         if node in self._starts and not value.is_floating_point():
             raise ValueError(
                 "expected an input with a floating tensor, with respect to which a gradient exists, got none; ask "
-                "for the gradient at a block's entry (wrt=0)"
+                "for the gradient at a block's entry (at=0)"
             )
         if not self._linked or node in self._starts:
             return _leaf(value) if value.is_floating_point() else value
@@ -316,7 +316,7 @@ def pass_to_start(
     x: Any,
     target: Any,
     loss: Loss,
-    wrt: BlockRef,
+    at: BlockRef,
     max_bytes: int | None,
     *,
     finer: bool = False,
@@ -329,7 +329,7 @@ def pass_to_start(
         x: the model's input.
         target: what the loss takes.
         loss: the loss.
-        wrt: ``"input"``, or a block at whose entry paths begin.
+        at: ``"input"``, or a block at whose entry paths begin.
         max_bytes: memory for the values of one batched pull.
         finer: whether the blocks' entries are vertices too also where paths are then finer than the definition's; they
             are in any case where blocks are a chain, which has the same paths either way.
@@ -338,16 +338,16 @@ def pass_to_start(
     Raises:
         ValueError: no gradient flows from the output to where paths begin.
     """
-    start = start_node(net.segments, None if wrt == "input" else net.index(wrt))
+    start = start_node(net.segments, None if at == "input" else net.index(at))
     contraction = contract(net.segments, [start], counted=counted)
     if finer or contraction.graph.is_chain:
         entries = [cut.entry for cut in net.segments.cuts]
         contraction = contract(net.segments, [start], through=entries, counted=counted)
     if not contraction.graph.starts:
-        where = "the input" if wrt == "input" else f"the entry of {net[net.index(wrt)].name}"
+        where = "the input" if at == "input" else f"the entry of {net[net.index(at)].name}"
         raise ValueError(
             f"expected a path along which gradients flow from the output to {where}, got none; take out detach() or "
-            "no_grad in the model, or ask for the gradient at a later block's entry (wrt=0 leaves out the stem)"
+            "no_grad in the model, or ask for the gradient at a later block's entry (at=0 leaves out the stem)"
         )
     _check_counted(net, contraction.graph)
     return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)

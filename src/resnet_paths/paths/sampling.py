@@ -35,7 +35,7 @@ class SampledPathGradients(Record):
         n: number of blocks that the paths choose among.
         loss: the loss's name.
         lengths: the lengths sampled, (L,).
-        norms: Euclidean norm for each length, draw and example, (L, samples, batch); 0 where no path has that length.
+        norms: Euclidean norm for each length, draw and example, (L, draws, batch); 0 where no path has that length.
         mean: over the draws, (L, batch): the estimate of the mean over all C(n, k) paths.
         standard_error: of that mean, (L, batch); 0 for lengths of one path (0 and n of a chain).
         vjps: rows pulled back, by kind of piece.
@@ -111,8 +111,8 @@ def sample_path_gradients(
     target: Any,
     *,
     lengths: Sequence[int] | None = None,
-    samples: int = 16,
-    wrt: BlockRef = "input",
+    draws: int = 16,
+    at: BlockRef = "input",
     loss: Loss = "cross_entropy",
     seed: int = 0,
     max_bytes: int | None = None,
@@ -133,8 +133,8 @@ def sample_path_gradients(
         x: the model's input, batch first.
         target: class indices (batch,), or what the loss takes.
         lengths: the lengths to sample; None: 0..n.
-        samples: draws for each length and example, at least 2.
-        wrt: ``"input"``, or a block, for paths from its entry on.
+        draws: draws for each length and example, at least 2.
+        at: ``"input"``, or a block, for paths from its entry on.
         loss: as in :func:`gradient_by_length`.
         seed: of the paths drawn.
         max_bytes: as in :func:`gradient_by_length`.
@@ -143,10 +143,10 @@ def sample_path_gradients(
         All norms, and their mean and standard error for each length and example.
 
     Raises:
-        ValueError: a length is out of range, there are too few samples, or as :func:`gradient_by_length`.
+        ValueError: a length is out of range, there are too few draws, or as :func:`gradient_by_length`.
 
     Cost: one forward pass, and for each length and sample one row of at most n branch products (a branch that
-    no example of the batch takes is skipped). Memory: `samples` times the largest entry.
+    no example of the batch takes is skipped). Memory: `draws` times the largest entry.
 
     Source: Veit, Wilber and Belongie (2016), section 5 and figure 6.
 
@@ -154,15 +154,15 @@ def sample_path_gradients(
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-        >>> drawn = sample_path_gradients(net, torch.randn(2, 3, 32, 32), [0, 3], lengths=[1, 8], samples=3)
+        >>> drawn = sample_path_gradients(net, torch.randn(2, 3, 32, 32), [0, 3], lengths=[1, 8], draws=3)
         >>> drawn.norms.shape
         torch.Size([2, 3, 2])
         >>> drawn.standard_error[1].tolist()
         [0.0, 0.0]
     """
-    if samples < 2:
-        raise ValueError(f"expected at least 2 samples, which a standard error needs, got {samples}")
-    record = pass_to_start(net, x, target, loss, wrt, max_bytes)
+    if draws < 2:
+        raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
+    record = pass_to_start(net, x, target, loss, at, max_bytes)
     counts = record.graph.counts
     longest = len(counts) - 1
     wanted = list(range(longest + 1)) if lengths is None else list(lengths)
@@ -170,9 +170,9 @@ def sample_path_gradients(
     if wrong or not wanted:
         raise ValueError(f"expected lengths from 0 to {longest}, got {wrong or wanted}")
     generator = seeded(seed)
-    norms = torch.stack([_norms_of(record, length, samples, generator) for length in wanted])
+    norms = torch.stack([_norms_of(record, length, draws, generator) for length in wanted])
     single = torch.tensor([counts[length] <= 1 for length in wanted], device=norms.device)[:, None]
-    error = (norms.std(1) / math.sqrt(samples)).masked_fill(single, 0.0)
+    error = (norms.std(1) / math.sqrt(draws)).masked_fill(single, 0.0)
     return SampledPathGradients(
         n=record.n,
         loss=loss_name(loss),
@@ -198,18 +198,18 @@ def draw_masks(n: int, length: int, rows: int, batch: int, generator: torch.Gene
     return chosen.scatter_(-1, order[..., :length], True)
 
 
-def _norms_of(record: ForwardPass, length: int, samples: int, generator: torch.Generator) -> torch.Tensor:
-    """Norms at the start, (samples, batch): each example along a path of its own, all of the length alike likely.
+def _norms_of(record: ForwardPass, length: int, draws: int, generator: torch.Generator) -> torch.Tensor:
+    """Norms at the start, (draws, batch): each example along a path of its own, all of the length alike likely.
 
     At each vertex an example goes on along an edge with probability proportional to the number of paths, of the length
     that is left, that begin with it. In a chain that is a uniform random set of blocks, drawn at once.
     """
     graph = record.graph
     count, last = graph.counts[length], len(graph.vertices) - 1
-    result = record.seed.new_zeros((samples, len(record.seed)))
+    result = record.seed.new_zeros((draws, len(record.seed)))
     if not count:
         return result
-    rows = 1 if count == 1 else samples
+    rows = 1 if count == 1 else draws
     left = {
         last: torch.full((rows, len(record.seed)), length, device="cpu")
     }  # branches still to enter; -1: the path is not here
@@ -220,7 +220,7 @@ def _norms_of(record: ForwardPass, length: int, samples: int, generator: torch.G
             continue
         vertex, here = graph.vertices[place], values.pop(place)
         if not vertex.terms:
-            return example_norms(here).expand(samples, -1)
+            return example_norms(here).expand(draws, -1)
         if sets is None:
             remaining = left.pop(place)
             choice = draw_edges(graph, place, remaining, generator)

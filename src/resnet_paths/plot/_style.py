@@ -26,15 +26,15 @@ def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
     return axes
 
 
-def known_colour(colour: str) -> str:
-    """The colour, if matplotlib knows it.
+def known_color(color: str) -> str:
+    """The color, if matplotlib knows it.
 
     Raises:
         ValueError: it does not.
     """
-    if not is_color_like(colour):
-        raise ValueError(f"expected colour as matplotlib names one, such as 'red' or '#0072B2', got {shown(colour)}")
-    return colour
+    if not is_color_like(color):
+        raise ValueError(f"expected a color as matplotlib names one, such as 'red' or '#0072B2', got {shown(color)}")
+    return color
 
 
 def literal(text: str) -> str:

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 
 from ..arguments import checked
 from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, Surface, TrajectoryLosses
-from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, known_colour, literal, literals
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, known_color, literal, literals
 from .landscape import plot_surface_heat
 
 _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
@@ -37,7 +37,7 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density (share of eigenvalues per block)")
     ax.set_title(
-        f"{_MATRICES[record.kind]} of {record.size:,} parameters, {record.samples} samples, {record.probes} probes of "
+        f"{_MATRICES[record.kind]} of {record.size:,} parameters, {record.samples} samples, {record.draws} probes of "
         f"{record.nodes.shape[1]} steps, width {record.width:.2g}",
         fontsize=9,
     )
@@ -62,9 +62,9 @@ def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> 
         (negative, -record.smallest, RED, "v", "smallest, negative: its size"),
         (~negative & (record.smallest > 0), record.smallest, ORANGE, "^", "smallest, positive"),
     )
-    for chosen, values, colour, marker, label in series:
+    for chosen, values, color, marker, label in series:
         if chosen.any():
-            ax.plot(places[chosen], values[chosen], marker, color=colour, label=label)
+            ax.plot(places[chosen], values[chosen], marker, color=color, label=label)
     ax.set_yscale("log")
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
     ax.set_xlabel("block of parameters")
@@ -98,24 +98,24 @@ def plot_eigenvalue_ratio(
 
 
 @checked
-def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colour: str = RED) -> Axes:
+def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, color: str = RED) -> Axes:
     """A run in the plane of two directions, over a surface where `ax` holds one; the axes say what they explain.
 
     Args:
         record: see :func:`resnet_paths.landscape.project_trajectory`, of two directions or more (two are drawn).
         ax: draw here, such as on the contours of :func:`loss_surface` over ``record.directions``.
-        colour: of the path.
+        color: of the path.
 
     Raises:
         ValueError: a single direction.
     """
     if record.coordinates.shape[1] < 2:
         raise ValueError("expected a trajectory in two directions, got one; project it with count=2")
-    colour = known_colour(colour)
+    color = known_color(color)
     ax = axes(ax, (6, 5))
     across, down = record.coordinates[:, 0], record.coordinates[:, 1]
-    ax.plot(across, down, color=colour, marker=".", linewidth=1)
-    ax.plot(across[-1], down[-1], marker="*", color=colour, markersize=12)
+    ax.plot(across, down, color=color, marker=".", linewidth=1)
+    ax.plot(across[-1], down[-1], marker="*", color=color, markersize=12)
     for place in (0, len(record) - 1):
         ax.annotate(
             literal(record.labels[place]), (across[place], down[place]), (4, 4), textcoords="offset points", fontsize=8
@@ -148,9 +148,9 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
         (record.own_weights, GREEN, "s:", "its weights, last statistics"),
         (record.projected, ORANGE, "^--", "its projection in the plane"),
     )
-    for column, (values, colour, style, label) in enumerate(series):
+    for column, (values, color, style, label) in enumerate(series):
         errors = 1.96 * record.errors[:, column]
-        ax.errorbar(places, values, errors, fmt=style, color=colour, markersize=4, capsize=2, label=label)
+        ax.errorbar(places, values, errors, fmt=style, color=color, markersize=4, capsize=2, label=label)
     ax.set_xticks(places, literals(record.labels))
     ax.set_xlabel("checkpoint")
     ax.set_ylabel("loss")

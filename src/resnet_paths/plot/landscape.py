@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 from ..arguments import checked
 from ..imports import first_import
 from ..landscape import Surface
-from ._style import BLUE, GREY, RED, axes, known_colour, literal
+from ._style import BLUE, GREY, RED, axes, known_color, literal
 
 Kind = Literal["contour", "heat", "3d"]
 _LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
@@ -73,7 +73,7 @@ def plot_surface_heat(
     path: np.ndarray | None = None,
     bar: bool = True,
 ) -> Axes:
-    """Each cell in its colour, nothing between them; cells without a finite value are hatched.
+    """Each cell in its color, nothing between them; cells without a finite value are hatched.
 
     Args:
         surface: over a plane.
@@ -145,7 +145,7 @@ def plot_surface_3d(
 
 @checked
 def plot_surface_line(
-    surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, colour: str = BLUE
+    surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, color: str = BLUE
 ) -> Axes:
     """A metric along a line, with bars of 1.96 standard errors over images, and gaps where it is not finite.
 
@@ -154,7 +154,7 @@ def plot_surface_line(
         metric: one of its metrics.
         ax: draw here, also over other lines.
         label: for the legend.
-        colour: of the line.
+        color: of the line.
 
     Raises:
         ValueError: a surface over a plane, or a metric that it does not have.
@@ -167,8 +167,8 @@ def plot_surface_line(
     ax = axes(ax, (6, 4))
     values = np.where(np.isfinite(found), found, np.nan)
     half = 1.96 * surface.errors[metric]
-    ax.plot(surface.x, values, color=known_colour(colour), marker=".", label=label)
-    ax.fill_between(surface.x, values - half, values + half, color=colour, alpha=0.2)
+    ax.plot(surface.x, values, color=known_color(color), marker=".", label=label)
+    ax.fill_between(surface.x, values - half, values + half, color=color, alpha=0.2)
     ax.set_xlabel(literal(surface.x_name))
     ax.set_ylabel(_LABELS.get(metric, metric))
     ax.set_title(_title(surface, metric), fontsize=9)

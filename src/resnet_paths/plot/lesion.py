@@ -39,13 +39,13 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
     changes = np.array([kind not in ("identity", "none") for kind in record.shortcuts])
     plain = "layer" if set(record.shortcuts) == {"none"} else "identity shortcut"
     groups = ((~changes, BLUE, "o", plain), (changes, ORANGE, "D", "shortcut that changes the shape"))
-    for chosen, colour, marker, label in groups:
+    for chosen, color, marker, label in groups:
         if chosen.any():
             errors = bars(record.values, record.low, record.high)[:, chosen]
-            ax.errorbar(places[chosen], record.values[chosen], errors, fmt=marker, color=colour, capsize=2, label=label)
-    ax.axhline(record.whole, color=GREY, linestyle="--", label=f"no deletion ({record.whole:.3g})")
-    if np.isfinite(record.whole_interval).all():  # else the images do not tell
-        ax.axhspan(*record.whole_interval, color=GREY, alpha=0.15)
+            ax.errorbar(places[chosen], record.values[chosen], errors, fmt=marker, color=color, capsize=2, label=label)
+    ax.axhline(record.full, color=GREY, linestyle="--", label=f"no deletion ({record.full:.3g})")
+    if np.isfinite(record.full_interval).all():  # else the images do not tell
+        ax.axhspan(*record.full_interval, color=GREY, alpha=0.15)
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
@@ -72,7 +72,7 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
     ax = axes(ax, (6, 4))
     low, middle, high = record.quantiles()
     counts = np.concatenate([[0], record.counts])
-    low, middle, high = (np.concatenate([[record.whole], line]) for line in (low, middle, high))
+    low, middle, high = (np.concatenate([[record.full], line]) for line in (low, middle, high))
     ax.fill_between(counts, low, high, color=BLUE, alpha=0.2, label="10 % to 90 % of the draws")
     ends = record.median_interval() if record.per_image.shape[1] > 1 else (middle[1:], middle[1:])
     errors = bars(middle[1:], *ends)

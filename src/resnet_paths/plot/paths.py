@@ -91,7 +91,7 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) ->
     total = float(np.median(record.total_norm.double().cpu().numpy()))
     ax.axhline(total, color=GREY, linestyle="--", label="ordinary gradient (median)")
     ax.set_yscale("log")
-    _name(ax, f"gradient norm at {record.wrt}", "All paths of each length together")
+    _name(ax, f"gradient norm at {record.at}", "All paths of each length together")
     ax.legend(fontsize=8)
     return ax
 

@@ -20,12 +20,12 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
     """
     ax = axes(ax, (6.5, 0.45 * len(record.predictors) + 1.2))
     places = np.arange(len(record.predictors))[::-1].astype(float)
-    for values, ends, shift, colour, marker, label in (
+    for values, ends, shift, color, marker, label in (
         (record.spearman, record.spearman_range, 0.12, BLUE, "o", "Spearman"),
         (record.kendall, record.kendall_range, -0.12, GREEN, "s", "Kendall tau-b"),
     ):
         errors = np.abs(ends.T - values).clip(0)
-        ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=colour, capsize=2, markersize=4, label=label)
+        ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=color, capsize=2, markersize=4, label=label)
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(places, record.predictors, fontsize=9)
     ax.set_xlim(-1.02, 1.02)
@@ -53,10 +53,10 @@ def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeleti
     ax = axes(ax, (5, 4))
     changes = np.array([kind != "identity" for kind in damage.shortcuts])
     groups = ((~changes, BLUE, "o", "identity shortcut"), (changes, ORANGE, "D", "shortcut that changes the shape"))
-    for chosen, colour, marker, label in groups:
+    for chosen, color, marker, label in groups:
         if chosen.any():
             x, y = predictors.values[name][chosen], damage.damage[chosen]
-            ax.plot(x, y, marker, color=colour, markersize=4, label=label)
+            ax.plot(x, y, marker, color=color, markersize=4, label=label)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xlabel(name)
     ax.set_ylabel(f"damage ({damage.metric})")

@@ -30,7 +30,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     errors = bars(*(table[name].to_numpy() for name in ("median", "low", "high")))
     label = "median of as many swaps, 95 % interval"
     ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
-    ax.plot(1, record.whole, "D", color=ORANGE, label=f"original order ({record.whole:.3g})")
+    ax.plot(1, record.full, "D", color=ORANGE, label=f"original order ({record.full:.3g})")
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.invert_xaxis()
@@ -51,12 +51,12 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
     """
     ax = axes(ax, (6, 4))
     for stage, result in enumerate(record.results):
-        colour = _COLOURS[stage % len(_COLOURS)]
-        low, middle, high = (np.concatenate([[result.whole], line]) for line in result.quantiles())
+        color = _COLOURS[stage % len(_COLOURS)]
+        low, middle, high = (np.concatenate([[result.full], line]) for line in result.quantiles())
         counts = np.concatenate([[0], result.counts])
-        ax.fill_between(counts, low, high, color=colour, alpha=0.15)
+        ax.fill_between(counts, low, high, color=color, alpha=0.15)
         blocks = f"blocks {result.blocks[0]} to {result.blocks[-1]}"
-        ax.plot(counts, middle, "o-", color=colour, markersize=3, label=f"stage {stage + 1} ({blocks})")
+        ax.plot(counts, middle, "o-", color=color, markersize=3, label=f"stage {stage + 1} ({blocks})")
     first = record.results[0]
     ax.set_xlabel("number of deleted blocks of the stage")
     ax.set_ylabel(metric_label(first.metric))

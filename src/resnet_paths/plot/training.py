@@ -30,9 +30,9 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> A
         raise ValueError("expected the figures of at least one epoch, got none")
     ax = axes(ax, (7, 4))
     trained = [row["epoch"] + 1 for row in rows]
-    for name, colour, label in (("train_error", BLUE, "training error"), ("test_error", ORANGE, "test error")):
+    for name, color, label in (("train_error", BLUE, "training error"), ("test_error", ORANGE, "test error")):
         if all(name in row for row in rows):
-            ax.plot(trained, [row[name] for row in rows], color=colour, label=label)
+            ax.plot(trained, [row[name] for row in rows], color=color, label=label)
     ax.set_xlabel("epochs trained")
     ax.set_ylabel("error (share of images)")
     ax.set_ylim(0, 1)

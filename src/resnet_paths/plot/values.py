@@ -21,13 +21,13 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax, (max(6.0, 0.32 * len(record.names)), 4))
     places = np.arange(len(record.names))
-    for chosen, colour, label in (
+    for chosen, color, label in (
         (record.values >= 0, BLUE, f"lowers the {record.metric}"),
         (record.values < 0, ORANGE, f"raises the {record.metric}"),
     ):
         if chosen.any():
             errors = record.standard_errors[chosen]
-            ax.errorbar(places[chosen], record.values[chosen], errors, fmt="o", color=colour, capsize=2, label=label)
+            ax.errorbar(places[chosen], record.values[chosen], errors, fmt="o", color=color, capsize=2, label=label)
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
     ax.set_xlabel("block")

@@ -33,7 +33,7 @@ class Subject:
         twin_code: likewise of the twin.
         data_code: likewise of the images.
         training_code: likewise of the training images.
-        tolerance: fall of accuracy allowed when blocks are recommended for dropping.
+        accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all that is drawn.
         batch_size: images per batch.
         started: called with the name of each stage when it starts; takes no part in the fingerprint.
@@ -47,7 +47,7 @@ class Subject:
     twin_code: str = "twin"
     data_code: str = "data"
     training_code: str = "training"
-    tolerance: float = 0.02
+    accuracy_drop: float = 0.02
     seed: int = 0
     batch_size: int = 100
     started: Callable[[str], None] = field(default=lambda name: None, repr=False)
@@ -59,7 +59,7 @@ class Subject:
             self.twin_code,
             self.data_code,
             self.training_code,
-            self.tolerance,
+            self.accuracy_drop,
             self.seed,
             self.batch_size,
         )

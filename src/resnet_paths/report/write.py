@@ -100,7 +100,7 @@ class Report(Shown):
         )
 
 
-@checked(tolerance=Range(0, 1))
+@checked(accuracy_drop=Range(0, 1))
 def write_report(
     model: nn.Module,
     data: ImageSource,
@@ -110,7 +110,7 @@ def write_report(
     twin: nn.Module | None = None,
     budget: Budget = "quick",
     skip: Sequence[str] = (),
-    tolerance: float = 0.02,
+    accuracy_drop: float = 0.02,
     seed: int = 0,
     batch_size: int = 100,
     model_code: str = "model",
@@ -137,7 +137,7 @@ def write_report(
         twin: a second model for the same images, to compare with (the same layers without shortcuts, say).
         budget: ``quick`` (minutes on a CPU) or ``full``.
         skip: names of stages to leave out.
-        tolerance: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
+        accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
             confidence on images kept apart.
         seed: of all that is drawn.
         batch_size: images per batch.
@@ -186,7 +186,7 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
     subject = Subject(
-        model, data, training, twin, model_code, twin_code, data_code, training_code, tolerance, seed, batch_size
+        model, data, training, twin, model_code, twin_code, data_code, training_code, accuracy_drop, seed, batch_size
     )
     subject.check()
     if progress is not False:
@@ -274,6 +274,6 @@ def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str,
         "training": "none" if subject.training is None else subject.training.name,
         "training_fingerprint": "" if subject.training is None else subject.training.fingerprint,
         "budget": budget,
-        "tolerance": str(subject.tolerance),
+        "accuracy_drop": str(subject.accuracy_drop),
         **facts,
     }

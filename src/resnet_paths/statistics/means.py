@@ -13,30 +13,30 @@ from .resampling import weights_in_parts
 
 
 @checked
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval for the mean over images.
 
     Of zeros and ones, Wilson's score interval; otherwise :func:`mean_intervals`.
 
     Args:
         values: one value an image.
-        level: the interval's coverage.
+        confidence: the interval's coverage.
 
     Raises:
-        ValueError: no images, or a level not between 0 and 1.
+        ValueError: no images, or a confidence not between 0 and 1.
 
     Example:
         >>> low, high = interval(np.array([0, 0, 0, 1.0]))
         >>> round(low, 3), round(high, 3)
         (0.046, 0.699)
     """
-    low, high = intervals(np.asarray(values)[None], level)
+    low, high = intervals(np.asarray(values)[None], confidence)
     return float(low[0]), float(high[0])
 
 
 @checked
 def intervals(
-    values: np.ndarray, level: float = 0.95, *, reference: np.ndarray | None = None, bound: float | None = None
+    values: np.ndarray, confidence: float = 0.95, *, reference: np.ndarray | None = None, bound: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`interval` for each row, or for what each row's mean is above that of the `reference` on the same images.
 
@@ -45,7 +45,7 @@ def intervals(
 
     Args:
         values: (rows, images).
-        level: the intervals' coverage.
+        confidence: the intervals' coverage.
         reference: (images,) or None.
         bound: see :func:`mean_intervals`.
 
@@ -53,23 +53,25 @@ def intervals(
         The lower and the upper ends, (rows,) each.
 
     Raises:
-        ValueError: no images, or a level not between 0 and 1.
+        ValueError: no images, or a confidence not between 0 and 1.
     """
-    if not values.shape[-1] or not 0 < level < 1:
-        raise ValueError(f"expected at least one image and a level between 0 and 1, got {values.shape[-1]} and {level}")
+    if not values.shape[-1] or not 0 < confidence < 1:
+        raise ValueError(
+            f"expected at least one image and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
+        )
     if not is_share(values) or not (reference is None or is_share(reference)):
-        return mean_intervals(values if reference is None else values - reference, level, bound=bound)
+        return mean_intervals(values if reference is None else values - reference, confidence, bound=bound)
     if reference is None:
-        ends = [share_interval(float(row.mean()), len(row), level) for row in values]
+        ends = [share_interval(float(row.mean()), len(row), confidence) for row in values]
     else:
-        ends = [difference_interval(reference, row, level) for row in values]
+        ends = [difference_interval(reference, row, confidence) for row in values]
     low, high = np.array(ends, dtype=float).reshape(-1, 2).T
     return low, high
 
 
 @checked
 def mean_intervals(
-    values: np.ndarray, level: float = 0.95, *, bound: float | None = None, count: int = 1000, seed: int = 0
+    values: np.ndarray, confidence: float = 0.95, *, bound: float | None = None, draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confidence intervals for means over images of real values: on each side the further of two ends.
 
@@ -84,56 +86,58 @@ def mean_intervals(
 
     Args:
         values: (..., images), one value an image.
-        level: the intervals' coverage.
+        confidence: the intervals' coverage.
         bound: no value can be further than this from 0, where that is known.
-        count: draws.
+        draws: bootstrap draws.
         seed: of the draws.
 
     Returns:
         The lower and the upper ends, (...) each.
 
     Raises:
-        ValueError: no images, or a level not between 0 and 1.
+        ValueError: no images, or a confidence not between 0 and 1.
 
-    Cost: ``2 * count * values.size`` multiplications.
+    Cost: ``2 * draws * values.size`` multiplications.
 
     Example:
         >>> low, high = mean_intervals(np.array([[0.1, 0.2, 0.4, 0.3], [0.5, 0.5, 0.5, 0.5]]))
         >>> bool(low[0] < 0.25 < high[0]), float(low[1]), float(high[1])
         (True, -inf, inf)
     """
-    if not values.shape[-1] or not 0 < level < 1:
-        raise ValueError(f"expected at least one image and a level between 0 and 1, got {values.shape[-1]} and {level}")
+    if not values.shape[-1] or not 0 < confidence < 1:
+        raise ValueError(
+            f"expected at least one image and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
+        )
     wide = np.asarray(values, float)
     with np.errstate(invalid="ignore", over="ignore"):  # means that are not finite have no ends: NaN
-        low, high = student_intervals(wide, level)
+        low, high = student_intervals(wide, confidence)
         if wide.shape[-1] >= 3:
-            low, high = _further(wide, low, high, level, count, seed)
+            low, high = _further(wide, low, high, confidence, draws, seed)
     if bound is None:
         return low, high
     added = np.concatenate([wide, np.broadcast_to([-bound, bound], (*wide.shape[:-1], 2))], -1)
-    outer = student_intervals(added, level)
+    outer = student_intervals(added, confidence)
     low, high = (np.where(np.isfinite(end), end, other) for end, other in zip((low, high), outer, strict=True))
     return np.maximum(low, -bound), np.minimum(high, bound)
 
 
 def _further(
-    wide: np.ndarray, low: np.ndarray, high: np.ndarray, level: float, count: int, seed: int
+    wide: np.ndarray, low: np.ndarray, high: np.ndarray, confidence: float, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Student's ends, or those of t drawn anew where these are further out."""
     mean = wide.mean(-1)
     centred = wide - mean[..., None]
     error = np.sqrt((centred**2).sum(-1) / (wide.shape[-1] - 1) / wide.shape[-1])
-    drawn = _drawn_t(centred, count, seed)
-    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="closest_observation")
+    drawn = _drawn_t(centred, draws, seed)
+    ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
     with np.errstate(invalid="ignore"):  # 0 * inf, of values without spread, for which Student's ends are infinite
         return np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
 
 
-def _drawn_t(centred: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """(..., count) Student's t of the redrawn images; infinite where they are all alike and off the mean."""
+def _drawn_t(centred: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(..., draws) Student's t of the redrawn images; infinite where they are all alike and off the mean."""
     parts = []
-    for weights in weights_in_parts(centred.shape[-1], count, seed):
+    for weights in weights_in_parts(centred.shape[-1], draws, seed):
         means = centred @ weights
         squares = centred**2 @ weights
         variance = squares - means**2
@@ -145,7 +149,7 @@ def _drawn_t(centred: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 @checked
-def student_intervals(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def student_intervals(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's intervals for means over the last dimension; infinite where values have no spread, or there is one.
 
     Example:
@@ -157,7 +161,7 @@ def student_intervals(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarr
     if count < 2:
         return np.full_like(mean, -math.inf, dtype=float), np.full_like(mean, math.inf, dtype=float)
     alike = np.ptp(values, axis=-1) == 0
-    half = float(student_quantile((1 + level) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
+    half = float(student_quantile((1 + confidence) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
     half = np.where(alike, math.inf, half)
     return mean - half, mean + half
 
@@ -168,7 +172,7 @@ def combined_intervals(
     errors: np.ndarray,
     shared: np.ndarray,
     draws: int,
-    level: float = 0.95,
+    confidence: float = 0.95,
     *,
     bound: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +186,7 @@ def combined_intervals(
         errors: (...) standard errors of the mean over the draws, on these images.
         shared: (...) the variance that images and draws have together, which both of the others contain.
         draws: their number.
-        level: the intervals' coverage.
+        confidence: the intervals' coverage.
         bound: see :func:`mean_intervals`.
 
     Returns:
@@ -207,14 +211,14 @@ def combined_intervals(
     freedom = (parts[0] + parts[1]) ** 2 / np.maximum(
         parts[0] ** 2 / (images - 1) + parts[1] ** 2 / (draws - 1), smallest
     )
-    half = student_quantile((1 + level) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
+    half = student_quantile((1 + confidence) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
     half = np.where(total > 0, half, math.inf)
     return mean - half, mean + half
 
 
 @checked
 def design_interval(
-    value: float, drawn: np.ndarray, images: int, *, share: bool, level: float = 0.95
+    value: float, drawn: np.ndarray, images: int, *, share: bool, confidence: float = 0.95
 ) -> tuple[float, float]:
     """An interval for a statistic of several means over the same images, such as their median.
 
@@ -227,7 +231,7 @@ def design_interval(
         drawn: the statistic of the redrawn images.
         images: their number.
         share: whether the means are of zeros and ones.
-        level: the interval's coverage.
+        confidence: the interval's coverage.
 
     Example:
         >>> low, high = design_interval(0.0, np.zeros(1000), 200, share=True)
@@ -238,8 +242,8 @@ def design_interval(
     if share:
         spread = value * (1 - value)
         counted = min(images, spread / error**2) if error and spread else images
-        return share_interval(value, counted, level)
+        return share_interval(value, counted, confidence)
     if not error or images < 2:
         return -math.inf, math.inf
-    half = float(student_quantile((1 + level) / 2, images - 1)) * error
+    half = float(student_quantile((1 + confidence) / 2, images - 1)) * error
     return value - half, value + half

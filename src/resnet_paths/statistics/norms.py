@@ -11,7 +11,7 @@ from .resampling import weights_in_parts
 
 
 @checked
-def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def norm_intervals(values: np.ndarray, confidence: float = 0.95, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Intervals for means of few positive values that spread over orders of magnitude: the further of two ends.
 
     One is the interval by Student's t drawn anew (:func:`mean_intervals`), which needs no law but is short for
@@ -20,7 +20,7 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
 
     Args:
         values: (..., draws), none below zero.
-        level: the intervals' coverage.
+        confidence: the intervals' coverage.
         seed: of the draws.
 
     Returns:
@@ -31,13 +31,13 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
         >>> bool(0 < low < 3.75 < high)
         True
     """
-    low, high = mean_intervals(values, level, seed=seed)
+    low, high = mean_intervals(values, confidence, seed=seed)
     count, positive = values.shape[-1], np.asarray((values > 0).all(-1))
     if count > 1 and positive.any():
         logs = np.log(np.where(positive[..., None], values, 1.0))
         spread = logs.var(-1, ddof=1)
         centre = logs.mean(-1) + spread / 2
-        half = float(student_quantile((1 + level) / 2, count - 1)) * np.sqrt(
+        half = float(student_quantile((1 + confidence) / 2, count - 1)) * np.sqrt(
             spread / count + spread**2 / (2 * (count - 1))
         )
         with np.errstate(over="ignore"):
@@ -49,7 +49,7 @@ def norm_intervals(values: np.ndarray, level: float = 0.95, *, seed: int = 0) ->
 
 @checked
 def pooled_norm_intervals(
-    values: np.ndarray, level: float = 0.95, *, count: int = 1000, seed: int = 0
+    values: np.ndarray, confidence: float = 0.95, *, draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intervals for the mean over examples of each example's mean over its own draws: the further of two ends.
 
@@ -58,52 +58,52 @@ def pooled_norm_intervals(
 
     Args:
         values: (..., draws, examples), none below zero; draws of different examples are independent.
-        level: the intervals' coverage.
-        count: draws of the bootstrap.
+        confidence: the intervals' coverage.
+        draws: bootstrap draws.
         seed: of them.
 
     Returns:
         The lower and the upper ends, (...) each; infinite above where the draws of each example are all alike.
     """
-    draws, examples = values.shape[-2:]
-    errors = values.var(-2, ddof=1) / draws
+    sampled, examples = values.shape[-2:]
+    errors = values.var(-2, ddof=1) / sampled
     total = errors.sum(-1)
     mean, error = values.mean((-2, -1)), np.sqrt(total) / examples
-    freedom = total**2 / np.maximum((errors**2).sum(-1) / (draws - 1), np.finfo(float).tiny)
-    low, high = log_student_interval(mean, error, np.maximum(freedom, 1.0), level)
-    drawn, variance = np.zeros((*mean.shape, count)), np.zeros((*mean.shape, count))
+    freedom = total**2 / np.maximum((errors**2).sum(-1) / (sampled - 1), np.finfo(float).tiny)
+    low, high = log_student_interval(mean, error, np.maximum(freedom, 1.0), confidence)
+    drawn, variance = np.zeros((*mean.shape, draws)), np.zeros((*mean.shape, draws))
     for example in range(examples):
         centred = values[..., example] - values[..., example].mean(-1, keepdims=True)
         start = 0
-        for weights in weights_in_parts(draws, count, seed + example):
+        for weights in weights_in_parts(sampled, draws, seed + example):
             part = slice(start, start := start + weights.shape[1])
             means = centred @ weights
             drawn[..., part] += means / examples
-            variance[..., part] += np.maximum(centred**2 @ weights - means**2, 0) / (draws - 1) / examples**2
+            variance[..., part] += np.maximum(centred**2 @ weights - means**2, 0) / (sampled - 1) / examples**2
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.nan_to_num(drawn / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
-        ends = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=-1, method="closest_observation")
+        ends = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
         further = np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
     return np.maximum(np.where(error > 0, further[0], 0.0), 0.0), np.where(error > 0, further[1], np.inf)
 
 
 @checked
 def log_student_interval(
-    mean: np.ndarray, error: np.ndarray, freedom: np.ndarray | float, level: float = 0.95
+    mean: np.ndarray, error: np.ndarray, freedom: np.ndarray | float, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """``mean * exp(±t error / mean)``: Student's interval of the logarithm, which stays positive.
 
     Raises:
-        ValueError: the level is not between 0 and 1.
+        ValueError: the confidence is not between 0 and 1.
 
     Example:
         >>> low, high = log_student_interval(np.array(2.0), np.array(0.1), 10)
         >>> round(float(low * high), 6)
         4.0
     """
-    if not 0 < level < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {level}")
-    quantile = student_quantile((1 + level) / 2, freedom)
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+    quantile = student_quantile((1 + confidence) / 2, freedom)
     with np.errstate(over="ignore"):
         factor = np.exp(quantile * error / np.maximum(mean, np.finfo(float).tiny))
         return mean / factor, mean * factor

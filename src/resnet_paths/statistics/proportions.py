@@ -18,7 +18,7 @@ def is_share(values: np.ndarray) -> bool:
 
 
 @checked
-def share_interval(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
+def share_interval(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share seen among `count` images.
 
     ``(p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``.
@@ -26,7 +26,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
     Args:
         share: p, seen.
         count: n; need not be whole (see :func:`design_interval`).
-        level: the interval's coverage.
+        confidence: the interval's coverage.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.
 
@@ -35,7 +35,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
         >>> low, round(high, 3)
         (0.0, 0.037)
     """
-    z = normal_quantile((1 + level) / 2)
+    z = normal_quantile((1 + confidence) / 2)
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave them just inside 0 or 1
@@ -43,15 +43,15 @@ def share_interval(share: float, count: float, level: float = 0.95) -> tuple[flo
 
 
 @checked(count=NONE_OR_MORE, among=COUNT)
-def share_at_most(count: int, among: int, level: float = 0.95) -> float:
+def share_at_most(count: int, among: int, confidence: float = 0.95) -> float:
     """An exact upper confidence bound for a share with `count` seen out of `among` (Clopper, Pearson 1934).
 
-    The largest p at which so few, or fewer, are seen with probability ``1 - level`` at least.
+    The largest p at which so few, or fewer, are seen with probability ``1 - confidence`` at least.
 
     Args:
         count: seen.
         among: images.
-        level: probability that the bound holds, at least.
+        confidence: probability that the bound holds, at least.
 
     Raises:
         ValueError: more seen than there are.
@@ -65,11 +65,11 @@ def share_at_most(count: int, among: int, level: float = 0.95) -> float:
     with first_import("scipy.special"):
         from scipy.special import betaincinv
 
-    return 1.0 if count == among else float(betaincinv(count + 1, among - count, level))
+    return 1.0 if count == among else float(betaincinv(count + 1, among - count, confidence))
 
 
 @checked
-def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def difference_interval(first: np.ndarray, second: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """A score interval for how much larger the share of ones is in `second` than in `first`, on the same images.
 
     Both ends of Tango's (1998) interval: the differences that the two-sided score test does not reject. With no image
@@ -78,7 +78,7 @@ def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.
     Args:
         first: a zero or a one for each image.
         second: likewise, for the same images.
-        level: the interval's coverage; where few images change, it covers more, because counts are whole.
+        confidence: the interval's coverage; where few images change, it covers more, because counts are whole.
 
     Raises:
         ValueError: as :func:`fall_at_most`, or values other than zeros and ones.
@@ -90,12 +90,12 @@ def difference_interval(first: np.ndarray, second: np.ndarray, level: float = 0.
     """
     if not (is_share(first) and is_share(second)):
         raise ValueError("expected zeros and ones, got other values; use mean_intervals of the differences")
-    side = (1 + level) / 2
+    side = (1 + confidence) / 2
     return -fall_at_most(first, second, side), fall_at_most(1 - first, 1 - second, side)
 
 
 @checked
-def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> float:
+def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95) -> float:
     """An upper confidence bound for the fall of accuracy from one model to another, on the same images.
 
     With b images right before and wrong after, c the other way round, of n, the fall is ``d = (b - c) / n``. The
@@ -106,27 +106,27 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> 
     Args:
         before: whether the first model is right, for each image.
         after: likewise the second model.
-        level: probability that the bound holds.
+        confidence: probability that the bound holds.
 
     Raises:
-        ValueError: no images, or not as many; a level not between 0.5 and 1.
+        ValueError: no images, or not as many; a confidence not between 0.5 and 1.
 
     Example:
         >>> right = np.ones(100)
         >>> round(fall_at_most(right, right), 3)
         0.026
     """
-    if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < level < 1:
+    if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < confidence < 1:
         raise ValueError(
-            "expected whether each of the same images is right, twice, and a level between 0.5 and 1, got "
-            f"{before.shape}, {after.shape} and {level}"
+            "expected whether each of the same images is right, twice, and a confidence between 0.5 and 1, got "
+            f"{before.shape}, {after.shape} and {confidence}"
         )
     with first_import("scipy.optimize"):
         from scipy.optimize import brentq  # as in quantiles.py: a slow import
 
     was, now = before > 0.5, after > 0.5
     n, lost, won = len(was), int((was & ~now).sum()), int((now & ~was).sum())
-    z = normal_quantile(level)
+    z = normal_quantile(confidence)
     fall = (lost - won) / n
 
     def above(d: float) -> float:
@@ -136,7 +136,7 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, level: float = 0.95) -> 
     return 1.0 if above(top) > 0 else float(brentq(above, min(fall + 1e-12, top), top))
 
 
-def least_images(fall: float, level: float = 0.95) -> int:
+def least_images(fall: float, confidence: float = 0.95) -> int:
     """The least number of images on which :func:`fall_at_most`, none lost and none won, is at most so much.
 
     With nothing lost the score test is ``n d / (1 - d) = z²``.
@@ -145,9 +145,9 @@ def least_images(fall: float, level: float = 0.95) -> int:
         >>> least_images(0.01)
         268
     """
-    z = normal_quantile(level)
+    z = normal_quantile(confidence)
     count = max(1, math.floor(z * z * (1 - fall) / fall))
-    while fall_at_most(np.ones(count), np.ones(count), level) > fall:
+    while fall_at_most(np.ones(count), np.ones(count), confidence) > fall:
         count += 1
     return count
 

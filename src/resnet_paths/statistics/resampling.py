@@ -13,38 +13,38 @@ _NUMBERS_AT_ONCE = 8_000_000
 
 
 @checked
-def resamples(images: int, count: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn when as many are drawn with replacement, (count, images).
+def resamples(images: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each image is drawn when as many are drawn with replacement, (draws, images).
 
     Example:
         >>> resamples(5, 3).sum(1)
         array([5, 5, 5])
     """
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=count)
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
 
 
-def weights_in_parts(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def weights_in_parts(images: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """The same divided by the number of images, (images, part), in parts that fit into memory."""
     generator, share = np.random.default_rng(seed), np.full(images, 1 / images)
     size = max(1, _NUMBERS_AT_ONCE // images)
-    for start in range(0, count, size):
-        yield generator.multinomial(images, share, size=min(size, count - start)).T / images
+    for start in range(0, draws, size):
+        yield generator.multinomial(images, share, size=min(size, draws - start)).T / images
 
 
 @checked
-def bootstrap_means(values: np.ndarray, count: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap_means(values: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """Means over images drawn anew with replacement, the same images in every row.
 
     Args:
         values: (..., images).
-        count: draws.
+        draws: bootstrap draws.
         seed: of the draws.
 
     Returns:
-        (count, ...).
+        (draws, ...).
 
-    Cost: ``count * values.size`` multiplications.
+    Cost: ``draws * values.size`` multiplications.
     """
     wide = np.asarray(values, float)
-    means = [wide @ weights for weights in weights_in_parts(values.shape[-1], count, seed)]
+    means = [wide @ weights for weights in weights_in_parts(values.shape[-1], draws, seed)]
     return np.moveaxis(np.concatenate(means, -1), -1, 0)

@@ -8,7 +8,7 @@ earlier ones left over.
 
 A fit to few images follows them too closely. A stronger ridge is no cure (between the old and the fitted weights it
 passes through worse ones than either); what helps is a *step* from the old weights towards the fitted ones. Its
-length, and so whether to repair at all, is chosen on images kept apart, by the divergence of the outputs from the full
+length, and so whether to repair at all, is chosen on images held out, by the divergence of the outputs from the full
 network's.
 """
 
@@ -59,7 +59,7 @@ class RefitSettings:
     """How to refit.
 
     Attributes:
-        apart: share of the images on which the length of the step is chosen; the others are fitted to.
+        held_out: share of the images on which the length of the step is chosen; the others are fitted to.
         steps: lengths that are tried; 0 is the plain drop, 1 the full solution.
         ridge: pull towards the old weights, as a share of the mean square of a feature. It is there for features that
             the images do not decide; how far to trust the fit is the step's to say.
@@ -70,7 +70,7 @@ class RefitSettings:
         seed: of the split and of the positions drawn.
     """
 
-    apart: float = 0.25
+    held_out: float = 0.25
     steps: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
     ridge: float = 1e-4
     rows_per_feature: int = 60
@@ -80,10 +80,10 @@ class RefitSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be fitted."""
-        if not 0 < self.apart < 1 or self.ridge < 0 or self.rows_per_feature < 1 or self.batch_size < 1:
+        if not 0 < self.held_out < 1 or self.ridge < 0 or self.rows_per_feature < 1 or self.batch_size < 1:
             raise ValueError(
                 "expected apart between 0 and 1, ridge of at least 0, rows_per_feature and batch_size of at least 1, "
-                f"got {self.apart}, {self.ridge}, {self.rows_per_feature} and {self.batch_size}"
+                f"got {self.held_out}, {self.ridge}, {self.rows_per_feature} and {self.batch_size}"
             )
         if not all(0 < step <= 1 for step in self.steps):
             raise ValueError(f"expected steps above 0 and up to 1, got {self.steps}")
@@ -120,11 +120,11 @@ class RefitResult(Shown):
         repair: ``"plain"``, ``"recalibrated"`` (batch-norm statistics measured again) or ``"refitted"``.
         step: the part of the way to the fitted weights; 0 where it is not refitted.
         divergences: of each repair that was tried, by name, the mean divergence of the outputs from the full
-            network's on the images kept apart, as the finished models give it.
+            network's on the images held out, as the finished models give it.
         steps: of each length of step likewise, estimated on the folded network.
         blocks: what became of each block that the drop changes.
         fitted_images: number of images that were fitted to.
-        apart_images: number of images on which the repair was chosen.
+        held_out_images: number of images on which the repair was chosen.
         reason: the choice in one line.
     """
 
@@ -136,7 +136,7 @@ class RefitResult(Shown):
     steps: dict[float, float]
     blocks: tuple[BlockFit, ...]
     fitted_images: int
-    apart_images: int
+    held_out_images: int
     reason: str
 
     def to_pandas(self) -> pd.DataFrame:
@@ -169,16 +169,16 @@ class Refitter:
         images: calibration images, without labels or with: such as the model saw in training. Anything that
             :func:`~resnet_paths.data.as_data` reads, a tensor, or batches of inputs.
         groups: a number for each image: images of one group (crops of one photo) are not split between those that are
-            fitted to and those kept apart.
-        how: default :class:`RefitSettings`.
+            fitted to and those held out.
+        settings: default :class:`RefitSettings`.
 
     Attributes:
         fitted_images: those that layers are fitted to.
-        apart_images: those on which the repair is chosen.
+        held_out_images: those on which the repair is chosen.
 
     Raises:
         UnrollError: the model is in training mode.
-        ValueError: too few images to keep some apart.
+        ValueError: too few images to hold some out.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
@@ -195,14 +195,14 @@ class Refitter:
         images: ImageSource | torch.Tensor,
         *,
         groups: Sequence[int] | torch.Tensor | None = None,
-        how: RefitSettings | None = None,
+        settings: RefitSettings | None = None,
     ) -> None:
         check_eval(net.model)
         self.net = net
-        self.how = how or RefitSettings()
+        self.settings = settings or RefitSettings()
         inputs = as_inputs(images, net.model)
         numbers = None if groups is None else torch.as_tensor(groups, device="cpu")
-        self.fitted_images, self.apart_images = inputs.apart(self.how.apart, numbers, self.how.seed)
+        self.fitted_images, self.held_out_images = inputs.apart(self.settings.held_out, numbers, self.settings.seed)
         self._arguments = net.segments.inputs
         self._norms = dict(foldable(net.segments.program))
         dtype = _exact_type(net.model)
@@ -212,12 +212,12 @@ class Refitter:
         self._twins = Twins(full, self._work)
         self._sites = Sites(self._work.segments)
         with torch.inference_mode():
-            size, share = self.how.batch_size, self.how.apart
-            self._full = FullRun(full, self.fitted_images, size, self.how.memory * (1 - share))
-            self._full_apart = FullRun(full, self.apart_images, size, self.how.memory * share, sums=False)
+            size, share = self.settings.batch_size, self.settings.held_out
+            self._full = FullRun(full, self.fitted_images, size, self.settings.memory * (1 - share))
+            self._full_held_out = FullRun(full, self.held_out_images, size, self.settings.memory * share, sums=False)
 
     def divergence(self, dropped: Sequence[BlockRef] | BlockRef, *, steps: Sequence[float] | None = None) -> float:
-        """The divergence on the images kept apart that the best step leaves.
+        """The divergence on the images held out that the best step leaves.
 
         What a search over sets of blocks compares: nothing is built.
 
@@ -226,7 +226,7 @@ class Refitter:
             steps: those to try (default: 0, the plain drop, and those of the settings).
 
         Cost: about three forward passes over the images that are fitted to, from the first block on that no earlier set
-        had in common; one over those kept apart for each step, from the first block that changes on.
+        had in common; one over those held out for each step, from the first block that changes on.
         """
         solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
@@ -243,7 +243,7 @@ class Refitter:
         """
         other = as_inputs(images, self.net.model)
         with torch.inference_mode():
-            full = FullRun(self._full.net, other, self.how.batch_size, self.how.memory, sums=False)
+            full = FullRun(self._full.net, other, self.settings.batch_size, self.settings.memory, sums=False)
 
         def outputs(dropped: Sequence[BlockRef] | BlockRef) -> torch.Tensor:
             indices = self.net.indices(dropped)
@@ -298,8 +298,8 @@ class Refitter:
             steps=solution.steps,
             blocks=solution.blocks,
             fitted_images=self.fitted_images.count,
-            apart_images=self.apart_images.count,
-            reason=_reason(found, best, solution, self.apart_images.count),
+            held_out_images=self.held_out_images.count,
+            reason=_reason(found, best, solution, self.held_out_images.count),
         )
 
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
@@ -312,10 +312,10 @@ class Refitter:
             try:
                 blocks = tuple(self._fit_once(site, run, indices, fits) for site in places)
                 tried = {}
-                for step in (0.0, *self.how.steps) if steps is None else steps:
+                for step in (0.0, *self.settings.steps) if steps is None else steps:
                     put_folded(self._work.model, fits, step)
-                    outputs = self._outputs(self._full_apart, indices, start)
-                    tried[step] = divergence(outputs, self._full_apart.outputs)
+                    outputs = self._outputs(self._full_held_out, indices, start)
+                    tried[step] = divergence(outputs, self._full_held_out.outputs)
                     if not fits:
                         break
             finally:
@@ -338,9 +338,9 @@ class Refitter:
     def _fit(self, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
         """Fit one block in the working network, whose blocks before it are fitted already."""
         name, target = self.net[site.block].name, self.net[site.target].name
-        generator = seeded(self.how.seed + site.block)
+        generator = seeded(self.settings.seed + site.block)
         problem = BlockProblem(
-            self._work.segments, site, self.how.rows_per_feature, self.fitted_images.count, generator
+            self._work.segments, site, self.settings.rows_per_feature, self.fitted_images.count, generator
         )
         reason = site.reason
         for number, x in self._full.batches() if not reason else ():
@@ -350,13 +350,13 @@ class Refitter:
                 break
         if reason:
             return [], BlockFit(name, target, "", math.nan, math.nan, reason)
-        new, before, after = problem.solve(self.how.ridge)
+        new, before, after = problem.solve(self.settings.ridge)
         new = [replace(fit, norm=self._norms.get(fit.layer)) for fit in new]
         return new, BlockFit(name, target, ", ".join(fit.layer for fit in new), before, after)
 
     def _batches(self, inputs: Inputs) -> Iterator[Any]:
         """Inputs in batches, as the model itself is called."""
-        for x in inputs.batches(self.how.batch_size):
+        for x in inputs.batches(self.settings.batch_size):
             x = placed_input(x, self.net.model)
             yield named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x
 
@@ -369,8 +369,8 @@ class Refitter:
         return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
     def _of_model(self, model: nn.Module) -> float:
-        outputs = [self.net.followed(call_model(model, x)) for x in self._batches(self.apart_images)]
-        goal = self._full_apart.outputs
+        outputs = [self.net.followed(call_model(model, x)) for x in self._batches(self.held_out_images)]
+        goal = self._full_held_out.outputs
         return divergence(torch.cat(outputs).to(goal), goal)
 
 
@@ -381,7 +381,7 @@ def refit_blocks(
     images: ImageSource | torch.Tensor,
     *,
     groups: Sequence[int] | torch.Tensor | None = None,
-    how: RefitSettings | None = None,
+    settings: RefitSettings | None = None,
     example_input: Any = None,
     inplace: bool = False,
 ) -> RefitResult:
@@ -396,7 +396,7 @@ def refit_blocks(
     that the full network has after the last of the dropped blocks that directly follow i (i itself where none does),
     and m the mean square of a feature. Norms with fixed statistics and learned scales behind the layer are part of W.
     The model then goes a step of 0 to 1 from the old weights to the fitted ones. The step, and whether the plain or the
-    recalibrated drop is better still, is chosen on images kept apart by the divergence from the full network's outputs
+    recalibrated drop is better still, is chosen on images held out by the divergence from the full network's outputs
     (Kullback-Leibler for logits, else the squared error as a share of the mean square).
 
     Args:
@@ -404,7 +404,7 @@ def refit_blocks(
         blocks: indices or names of the blocks to drop.
         images: calibration images such as the model saw in training, with or without labels; a few hundred.
         groups: a number for each image; images of a group (crops of one photo) stay on one side of the split.
-        how: default :class:`RefitSettings`.
+        settings: default :class:`RefitSettings`.
         example_input: see :func:`resnet_paths.unroll`.
         inplace: change the model itself.
 
@@ -417,7 +417,7 @@ def refit_blocks(
         ValueError: fewer than two groups of images.
 
     Cost: about four forward passes over the images, and for each fitted layer of F features the solution of F
-    equations. Memory: the images, and up to ``how.memory`` bytes.
+    equations. Memory: the images, and up to ``settings.memory`` bytes.
 
     Source: the least squares of ThiNet (Luo, Wu and Lin 2017, section 3.3) for channels, here for blocks.
 
@@ -428,7 +428,7 @@ def refit_blocks(
         (('layer1.3', 'layer1.7'), True)
     """
     net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
-    return Refitter(net, images, groups=groups, how=how)(blocks, inplace=inplace)
+    return Refitter(net, images, groups=groups, settings=settings)(blocks, inplace=inplace)
 
 
 def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:
@@ -467,5 +467,5 @@ def _reason(found: dict[Repair, float], best: Repair, solution: _Solution, image
     chosen = words.get(best, best)
     if not solution.fits:
         why = "no block could be refitted" if solution.blocks else "nothing changes"
-        return f"{chosen}: {why}; divergence from the full network on {images} images kept apart: {said}"
-    return f"{chosen}: the least divergence from the full network on {images} images kept apart ({said})"
+        return f"{chosen}: {why}; divergence from the full network on {images} images held out: {said}"
+    return f"{chosen}: the least divergence from the full network on {images} images held out ({said})"

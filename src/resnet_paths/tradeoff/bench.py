@@ -78,7 +78,7 @@ class Bench:
         return self.workshop.net
 
     @cached_property
-    def whole(self) -> Answers:
+    def full(self) -> Answers:
         """The full network's answers."""
         return answers(self.net.model, self.data, self.net.followed, self.batch_size)
 
@@ -159,8 +159,8 @@ def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
         logits = repairer.logits(dropped, bench.data)
     else:
         logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
-    whole = bench.whole
-    return {"loss": float(bench.metric(logits, whole.labels, whole.logits).double().mean())}
+    full = bench.full
+    return {"loss": float(bench.metric(logits, full.labels, full.logits).double().mean())}
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
@@ -182,16 +182,16 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     repaired = bench.workshop.repairer(dropped)
     found = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     plain = found
-    if repaired.how != "none":
+    if repaired.repair != "none":
         plain = answers(dropped_copy(bench.net, dropped), bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
     return {
         "right": found.right,
         "plain_right": plain.right,
-        "agrees": found.agree(bench.whole),
+        "agrees": found.agree(bench.full),
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
-        "how": repaired.how,
+        "repair": repaired.repair,
         "reason": repaired.reason,
     }
 

@@ -28,7 +28,7 @@ class LatencyByBlock(Record):
         shortcut: of each shortcut, 0 for an identity.
         join: of what follows each sum up to the next block's entry (the head, for the last).
         stem: of the part before the first block.
-        whole: of the whole model.
+        full: of the full model.
     """
 
     DIMENSIONS: ClassVar = {"branch": "block", "shortcut": "block", "join": "block"}
@@ -39,7 +39,7 @@ class LatencyByBlock(Record):
     shortcut: tuple[float, ...]
     join: tuple[float, ...]
     stem: float
-    whole: Timing
+    full: Timing
 
     @property
     def share(self) -> tuple[float, ...]:
@@ -60,13 +60,13 @@ class LatencyByBlock(Record):
 def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> LatencyByBlock:
     """The time of every branch, shortcut and join, to see what dropping a block can save.
 
-    Pieces that run on their own miss what a whole pass shares (caches, overlap on a GPU), so their sum may differ
+    Pieces that run on their own miss what a full pass shares (caches, overlap on a GPU), so their sum may differ
     from the whole; `share` is of their sum.
 
     Args:
         net: the network, in eval mode.
         x: the model's input; its batch and shape decide the times.
-        seconds: how long to measure each piece, at least; the whole model ten times as long.
+        seconds: how long to measure each piece, at least; the full model ten times as long.
 
     Cost: about ``3 n seconds``.
 
@@ -89,8 +89,8 @@ def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> 
             branch.append(_time(lambda s=state: net.branch(s), x, seconds))
             join.append(_time(lambda s=state, t=total: net.join(s, t), x, seconds))
             state = net.join(state, total)
-        whole = measure_latency(net.model, x, seconds=10 * seconds)
-    return LatencyByBlock(tuple(block.name for block in net), tuple(branch), tuple(shortcut), tuple(join), stem, whole)
+        full = measure_latency(net.model, x, seconds=10 * seconds)
+    return LatencyByBlock(tuple(block.name for block in net), tuple(branch), tuple(shortcut), tuple(join), stem, full)
 
 
 def _time(piece: Any, x: Any, seconds: float) -> float:

@@ -239,7 +239,7 @@ def cascade(
     *,
     disagreement: float = 0.01,
     confidence: float = 0.95,
-    how: RefitSettings | None = None,
+    settings: RefitSettings | None = None,
 ) -> Cascade:
     """A network that runs some of its blocks only for images on which it is unsure without them.
 
@@ -250,7 +250,7 @@ def cascade(
         certify: held-out images of the kind to expect in use, on which the threshold is set; no labels needed.
         disagreement: the share of images that may get another answer than the full network's.
         confidence: probability that it is no more.
-        how: of the refit.
+        settings: of the refit.
 
     Returns:
         The module, over copies of the model with batch norms folded.
@@ -271,7 +271,7 @@ def cascade(
         >>> model(data.x[:5]).shape, model.shared, model.threshold.at_most <= 0.02
         (torch.Size([5, 10]), 11, True)
     """
-    refit = Refitter(net, images, how=how)(dropped)
+    refit = Refitter(net, images, settings=settings)(dropped)
     full, copy = for_inference(net), for_inference(net, fold=False)
     missing = copy.model.load_state_dict(refit.model.state_dict(), strict=False)
     if missing.unexpected_keys:

@@ -1,4 +1,4 @@
-"""Short fine-tuning of a smaller model with the whole model as its teacher."""
+"""Short fine-tuning of a smaller model with the full model as its teacher."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def distil(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
     data: ImageSource,
-    how: Distillation | None = None,
+    settings: Distillation | None = None,
 ) -> tuple[float, ...]:
     """Fine-tune a model in place towards the outputs of another.
 
@@ -72,9 +72,9 @@ def distil(
 
     Args:
         student: the smaller model; left in eval mode.
-        teacher: the whole model, or its network, whose output is then compared (else the models' main outputs).
+        teacher: the full model, or its network, whose output is then compared (else the models' main outputs).
         data: training images, not those to report on.
-        how: default :class:`Distillation`.
+        settings: default :class:`Distillation`.
 
     Returns:
         The mean loss of each epoch.
@@ -95,14 +95,14 @@ def distil(
         >>> len(losses), student.training
         (1, False)
     """
-    how, data = how or Distillation(), as_data(data, labelled=False)
-    check_labels_of_loss(data, how)
-    return _distilled(student, teacher, data, how, None)
+    settings, data = settings or Distillation(), as_data(data, labelled=False)
+    check_labels_of_loss(data, settings)
+    return _distilled(student, teacher, data, settings, None)
 
 
 @dataclass(frozen=True)
 class BestState:
-    """What fine-tuning came to, on images kept apart from it.
+    """What fine-tuning came to, on images held out from it.
 
     Attributes:
         losses: there, before the first step and after each epoch.
@@ -116,29 +116,30 @@ class BestState:
     kept: int
 
 
-@checked(apart=INSIDE)
+@checked(held_out=INSIDE)
 @torch.inference_mode(False)
 def distil_best(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
     data: ImageSource,
-    how: Distillation | None = None,
+    settings: Distillation | None = None,
     *,
-    apart: float = 0.1,
+    held_out: float = 0.1,
 ) -> BestState:
     """Fine-tune as :func:`distil` does, and keep the best state, never one worse than before.
 
     Args:
         student: the smaller model; left in eval mode.
-        teacher: the whole model, or its network.
+        teacher: the full model, or its network.
         data: training images, not those to report on.
-        how: default :class:`Distillation`.
-        apart: the share of them that is not trained on, but decides which state is kept.
+        settings: default :class:`Distillation`.
+        held_out: the share of them that is not trained on, but decides which state is kept.
 
     Raises:
-        ValueError: too few images to keep any apart.
+        ValueError: too few images to hold any out.
 
-    Cost: that of :func:`distil`, and over the images apart a forward pass of the student per epoch, one of the teacher.
+    Cost: that of :func:`distil`, and over the held-out images one forward pass of the student per epoch and one of the
+    teacher.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -148,13 +149,13 @@ def distil_best(
         >>> len(best.losses), best.errors[best.kept] <= best.errors[0]
         (2, True)
     """
-    how, data = how or Distillation(), as_data(data, labelled=False).shuffled(0)
-    check_labels_of_loss(data, how)
-    count = max(1, round(apart * len(data)))
+    settings, data = settings or Distillation(), as_data(data, labelled=False).shuffled(0)
+    check_labels_of_loss(data, settings)
+    count = max(1, round(held_out * len(data)))
     if len(data) - count < 2:
-        raise ValueError(f"expected at least 3 images to fine-tune on with some kept apart, got {len(data)}")
+        raise ValueError(f"expected at least 3 images to fine-tune on with some held out, got {len(data)}")
     kept, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
-    whole, followed = _model_and_output(teacher)
+    full, followed = _model_and_output(teacher)
     losses: list[float] = []
     errors: list[float] = []
     best: tuple[int, dict[str, torch.Tensor]] = (0, {})
@@ -162,37 +163,37 @@ def distil_best(
     def rank(index: int) -> tuple[bool, float]:
         return losses[index] != losses[index], losses[index]
 
-    with private_use(whole) as goal:
-        theirs = answers(goal.eval(), kept, followed, how.batch_size).logits
+    with private_use(full) as goal:
+        theirs = answers(goal.eval(), kept, followed, settings.batch_size).logits
 
     def look() -> None:
         nonlocal best
         training = student.training
-        found = answers(student.eval(), kept, followed, how.batch_size)
+        found = answers(student.eval(), kept, followed, settings.batch_size)
         student.train(training)
-        losses.append(float(distillation_loss(found.logits, theirs, found.labels, how)))
+        losses.append(float(distillation_loss(found.logits, theirs, found.labels, settings)))
         errors.append(float(1 - (found.right if data.labelled else found.agree(Answers(theirs, found.labels))).mean()))
         now = len(losses) - 1
         if now == 0 or (errors[now] <= errors[0] and rank(now) < rank(best[0])):
             best = now, {name: value.detach().clone() for name, value in student.state_dict().items()}
 
     look()
-    _distilled(student, teacher, trained, how, look)
+    _distilled(student, teacher, trained, settings, look)
     kept_epoch, state = best
     student.load_state_dict(state)
     return BestState(tuple(losses), tuple(errors), kept_epoch)
 
 
-def check_labels_of_loss(data: ImageData, how: Distillation) -> None:
+def check_labels_of_loss(data: ImageData, settings: Distillation) -> None:
     """Refuse images without labels for a loss in which labels have a share.
 
     Raises:
         ValueError: says which share.
     """
-    if not data.labelled and how.weight < 1:
+    if not data.labelled and settings.weight < 1:
         raise ValueError(
-            f"expected labelled images, which have a share of {1 - how.weight:.0%} of the loss, got images without "
-            "labels; give Distillation(weight=1)"
+            f"expected labelled images, which have a share of {1 - settings.weight:.0%} of the loss, got images "
+            "without labels; give Distillation(weight=1)"
         )
 
 
@@ -208,10 +209,10 @@ def _distilled(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
     data: ImageData,
-    how: Distillation,
+    settings: Distillation,
     after_epoch: Callable[[], None] | None,
 ) -> tuple[float, ...]:
-    whole, followed = _model_and_output(teacher)
+    full, followed = _model_and_output(teacher)
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     if any(parameter.is_inference() for parameter, _ in wanted):
         raise ValueError(
@@ -220,8 +221,8 @@ def _distilled(
     student.train()
     student.requires_grad_(True)
     try:
-        with private_use(whole) as goal:
-            return _run(student, goal.eval(), data, how, followed, after_epoch)
+        with private_use(full) as goal:
+            return _run(student, goal.eval(), data, settings, followed, after_epoch)
     finally:
         student.eval()
         for parameter, flag in wanted:
@@ -233,28 +234,32 @@ def _run(
     student: nn.Module,
     teacher: nn.Module,
     data: ImageData,
-    how: Distillation,
+    settings: Distillation,
     followed: Callable[[Any], torch.Tensor],
     after_epoch: Callable[[], None] | None = None,
 ) -> tuple[float, ...]:
-    optimiser = torch.optim.SGD(student.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
-    parts = training_slices(len(data), how.batch_size)
-    steps = how.epochs * len(parts)
+    optimiser = torch.optim.SGD(
+        student.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    parts = training_slices(len(data), settings.batch_size)
+    steps = settings.epochs * len(parts)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    generator = seeded(how.seed)
+    generator = seeded(settings.seed)
     black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
     losses = []
-    for _ in range(how.epochs):
+    for _ in range(settings.epochs):
         total = 0.0
         order = permutation(len(data), generator)
         for chosen in (order[part] for part in parts):
             batch = data.subset(chosen)
-            x = placed(augment(batch.x, how.shift, how.flip, generator, black), student)
+            x = placed(augment(batch.x, settings.shift, settings.flip, generator, black), student)
             with torch.no_grad():
                 goal = followed(teacher(x))
-            loss = distillation_loss(followed(student(x)), goal, batch.labels.to(x.device), how)
+            loss = distillation_loss(followed(student(x)), goal, batch.labels.to(x.device), settings)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss became {float(loss.detach())}; take a smaller lr than {how.lr}")
+                raise FloatingPointError(
+                    f"the loss became {float(loss.detach())}; take a smaller lr than {settings.lr}"
+                )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -267,7 +272,7 @@ def _run(
 
 
 def distillation_loss(
-    logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, how: Distillation
+    logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, settings: Distillation
 ) -> torch.Tensor:
     """What is minimised: the divergence from the teacher, mixed with the cross-entropy by the weight.
 
@@ -275,9 +280,13 @@ def distillation_loss(
         logits: the student's, (images, classes).
         goal: the teacher's.
         labels: class indices; not read where the weight is 1.
-        how: temperature and weight.
+        settings: temperature and weight.
     """
-    goal = F.log_softmax(goal / how.temperature, 1)
-    apart = F.kl_div(F.log_softmax(logits / how.temperature, 1), goal, reduction="batchmean", log_target=True)
-    near = how.temperature**2 * apart
-    return near if how.weight == 1 else how.weight * near + (1 - how.weight) * F.cross_entropy(logits, labels)
+    goal = F.log_softmax(goal / settings.temperature, 1)
+    apart = F.kl_div(F.log_softmax(logits / settings.temperature, 1), goal, reduction="batchmean", log_target=True)
+    near = settings.temperature**2 * apart
+    return (
+        near
+        if settings.weight == 1
+        else settings.weight * near + (1 - settings.weight) * F.cross_entropy(logits, labels)
+    )

@@ -43,7 +43,7 @@ class Tuner:
         repair: how to fine-tune.
         roles: the images.
         right: whether the full network is right, for each image that certifies.
-        level: of the bounds.
+        confidence: of the bounds.
         say: is told what is done.
     """
 
@@ -51,26 +51,26 @@ class Tuner:
     repair: Distil
     roles: Mapping[str, ImageData]
     right: np.ndarray
-    level: float
+    confidence: float
     say: Callable[[str], None]
 
     def __call__(self, point: PlanPoint) -> Tuned:
         """The network of a point's set."""
-        net, certify, how = self.workshop.net, self.roles["certify"], self.repair.how
-        self.say(f"fine-tuning, blocks dropped: {len(point.dropped)}; epochs: {how.epochs}")
+        net, certify, settings = self.workshop.net, self.roles["certify"], self.repair.settings
+        self.say(f"fine-tuning, blocks dropped: {len(point.dropped)}; epochs: {settings.epochs}")
         model = self.workshop.repairer(point.dropped).model
-        best = distil_best(model, net, training_images(self.repair, self.roles), how)
-        now, whole = (answers(one, certify, net.followed) for one in (model, net.model))
-        after, changed = now.right, int(len(certify) - now.agree(whole).sum())
+        best = distil_best(model, net, training_images(self.repair, self.roles), settings)
+        now, full = (answers(one, certify, net.followed) for one in (model, net.model))
+        after, changed = now.right, int(len(certify) - now.agree(full).sum())
         measured = replace(
             point,
             accuracy=float(after.mean()),
             fall=float(self.right.mean() - after.mean()),
-            fall_at_most=bound_of_fall(self.right, after, self.level),
+            fall_at_most=bound_of_fall(self.right, after, self.confidence),
             disagreement=changed / len(after),
-            disagreement_at_most=share_at_most(changed, len(after), self.level),
+            disagreement_at_most=share_at_most(changed, len(after), self.confidence),
             repair="fine-tuned" if best.kept else point.repair,  # the state before the first step may be the best
-            reason=f"best on images kept apart: the state after {best.kept} of {how.epochs} epochs",
+            reason=f"best on images held out: the state after {best.kept} of {settings.epochs} epochs",
         )
         return Tuned(measured, model, best.kept)
 

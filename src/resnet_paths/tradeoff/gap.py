@@ -52,12 +52,12 @@ class StatisticsGap(Record):
 def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int | None = None) -> StatisticsGap:
     """Whether images are such as the stored batch-norm statistics were measured on.
 
-    A copy of the whole model is recalibrated on the images and compared with the model. Images of another kind (not
+    A copy of the full model is recalibrated on the images and compared with the model. Images of another kind (not
     shifted and mirrored as in training, compressed, of another normalisation) show as a gap, and recalibration on them
     would cost accuracy before a single block is dropped.
 
     Args:
-        model: the whole model; left as it is.
+        model: the full model; left as it is.
         batches: see :func:`recalibrate_batchnorm`.
         max_batches: use at most this many.
 
@@ -94,7 +94,7 @@ def as_in_training(
     variants (moved or not, mirrored or not) the one with the smallest :attr:`StatisticsGap.mean` is taken.
 
     Args:
-        model: the whole model; left as it is.
+        model: the full model; left as it is.
         data: training images.
         shift: pixels by which images may have been moved (default: an eighth of the width, 4 for CIFAR-10).
         copies: passes over the images, each moved and mirrored anew; one where they are left as they are.

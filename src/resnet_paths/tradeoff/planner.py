@@ -46,7 +46,7 @@ def plan_drop(
     repair: Repair | None = None,
     split: ImageSplit | None = None,
     clock: Clock | None = None,
-    whole_frontier: bool = False,
+    full_frontier: bool = False,
     journal: Path | str | None = None,
     progress: bool = True,
 ) -> DropPlan:
@@ -63,7 +63,7 @@ def plan_drop(
         repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
         split: which images search, repair, judge and certify.
         clock: on what input and in which runtime latency is measured.
-        whole_frontier: measure sets beyond the one that decides, down to the last block.
+        full_frontier: measure sets beyond the one that decides, down to the last block.
         journal: a file that keeps what was evaluated: the same call goes on where it was stopped.
         progress: show progress: a bar on a terminal, else lines, on standard error.
 
@@ -99,7 +99,7 @@ def plan_drop(
         check_apart(roles, "repair", ("search",))
     _check_labels(goal, search, roles)
     if isinstance(repair, Distil):
-        check_labels_of_loss(training_images(repair, roles), repair.how)
+        check_labels_of_loss(training_images(repair, roles), repair.settings)
     given = fingerprint(net.model)
 
     with reporter(progress) as report:
@@ -108,7 +108,7 @@ def plan_drop(
         if repair.needs_images and not isinstance(goal, Disagreement) and roles["search"].labelled:
             other = adapted(net, roles["repair"], roles["search"])
         planner = _Planner(other or net, goal, search, repair, split, clock, roles, running, bool(progress), most)
-        plan = planner.run(whole_frontier)
+        plan = planner.run(full_frontier)
     return replace(plan, model_fingerprint=given, adapted=other is not None)
 
 
@@ -128,7 +128,7 @@ def _check_labels(goal: Goal, search: Search, roles: dict[str, ImageData]) -> No
 
 
 def _most(goal: Goal, search: Search, blocks: int) -> int:
-    most = blocks if search.most is None else min(search.most, blocks)
+    most = blocks if search.max_blocks is None else min(search.max_blocks, blocks)
     if isinstance(goal, Count):
         if not 0 <= goal.count <= most:
             raise ValueError(f"expected from 0 to {most} blocks to drop, got {goal.count}")
@@ -149,14 +149,14 @@ class _Planner:
     roles: dict[str, ImageData]
     running: Running
     says: bool
-    most: int
+    max_blocks: int
     anew: int = 0
 
     @cached_property
     def _workshop(self) -> Workshop:
         return Workshop(self.net, closed(self.repair), self.roles.get("repair"))
 
-    def run(self, whole_frontier: bool) -> DropPlan:
+    def run(self, full_frontier: bool) -> DropPlan:
         name, _ = self._metric
         notes = [*self._too_few()]
         watch = Stopwatch(self.net, self.clock, placed(self.clock.input(self.roles["certify"].x), self.net.model))
@@ -166,7 +166,7 @@ class _Planner:
         scores, judge = self._scores("search", watch.costs), None
         if "judge" in self.roles:
             judge = self._scores("judge", watch.costs)
-        measured, chosen, tuning = self._frontier(scores, judge, watch, whole_frontier, notes)
+        measured, chosen, tuning = self._frontier(scores, judge, watch, full_frontier, notes)
         points = [one.point for one in measured]
         notes += doubts(points[1:], points[0])
         if self._tests:
@@ -236,14 +236,14 @@ class _Planner:
     def _expected(self, costs: tuple[float, ...] | None) -> int:
         """How many blocks will have to go, about: for a latency as many of mean cost as make up what is to be saved."""
         if not isinstance(self.goal, Latency) or not costs or sum(costs) <= 0:
-            return self.most
-        return min(self.most, math.ceil((1 - self.goal.share) * len(costs) / sum(costs)) + 1)
+            return self.max_blocks
+        return min(self.max_blocks, math.ceil((1 - self.goal.share) * len(costs) / sum(costs)) + 1)
 
     def _bench(self, role: str, metric: Metric | None = None) -> Bench:
         return Bench(self._workshop, self.roles[role], metric, self.split.batch_size)
 
     def _frontier(
-        self, scores: Scores, judge: Scores | None, watch: Stopwatch, whole_frontier: bool, notes: list[str]
+        self, scores: Scores, judge: Scores | None, watch: Stopwatch, full_frontier: bool, notes: list[str]
     ) -> tuple[list[Measured], int, TunedInTurn | None]:
         """Points until the goal is decided, which one it chooses, and what was fine-tuned on the way."""
         bench = self._bench("certify")
@@ -255,8 +255,8 @@ class _Planner:
             judge.score([()])
         passes: list[bool] = []
         tuning = self._in_turn(measured[0])
-        for path_set in self.search.path(scores, self.most):
-            if self._far(path_set, scores) and not whole_frontier:
+        for path_set in self.search.path(scores, self.max_blocks):
+            if self._far(path_set, scores) and not full_frontier:
                 continue
             dropped = path_set if judge is None else self._judged(path_set, scores, judge)
             one = self._measure(bench, dropped, measured[0], scores)
@@ -267,7 +267,7 @@ class _Planner:
                 passed = self._passes(point) if tuning is None else tuning(point)
             measured.append(Measured(point, one.right))
             passes.append(passed)
-            if self._decided(passes) and not whole_frontier:
+            if self._decided(passes) and not full_frontier:
                 break
         if tuning is not None:
             tuning.last()
@@ -276,12 +276,16 @@ class _Planner:
     def _far(self, dropped: Set, scores: Scores) -> bool:
         """Whether a set saves so much less than a latency asks for that it need not be measured."""
         goal = self.goal
-        return isinstance(goal, Latency) and 1 - scores.saved(dropped) > goal.share + _FAR and len(dropped) < self.most
+        return (
+            isinstance(goal, Latency)
+            and 1 - scores.saved(dropped) > goal.share + _FAR
+            and len(dropped) < self.max_blocks
+        )
 
-    def _measure(self, bench: Bench, dropped: Set, whole: Measured | None, scores: Scores) -> Measured:
+    def _measure(self, bench: Bench, dropped: Set, full: Measured | None, scores: Scores) -> Measured:
         state = SweepProgress(f"plan, measuring {len(dropped)} dropped", 1)
         values = measure_set(bench, dropped, self.running, state)
-        return measured_point(self.net, dropped, values, whole, self._level, scores.known[dropped])
+        return measured_point(self.net, dropped, values, full, self._level, scores.known[dropped])
 
     def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
         """Of the sets of this size the best by the judge, among the best of the search."""
@@ -340,13 +344,13 @@ class _Planner:
         path: list[Set] = [(), *Greedy().path(plain, max(map(len, sets)))]
         return [scores.known[path[len(dropped)]] for dropped in sets]
 
-    def _finetuned(self, plan: DropPlan, whole: Measured, tuning: TunedInTurn | None) -> DropPlan:
+    def _finetuned(self, plan: DropPlan, full: Measured, tuning: TunedInTurn | None) -> DropPlan:
         """The plan with its fine-tuned network: that of the chosen set, or the last that was tested in turn."""
         point = plan.points[plan.chosen]
         if not isinstance(self.repair, Distil) or not (point.dropped or tuning):
             return plan
         if tuning is None:
-            tuned = self._tuner(self.repair, whole)(point)
+            tuned = self._tuner(self.repair, full)(point)
             finetuned = together(tuned.point, len(self.roles["certify"]), 1)
             keeps = tuned.kept > 0
             return replace(plan, finetuned=finetuned, keeps_finetuned=keeps, made=tuned.model if keeps else None)
@@ -360,10 +364,10 @@ class _Planner:
         finetuned = together(best.point, len(self.roles["certify"]), tests)
         return replace(plan, finetuned=finetuned, keeps_finetuned=True, made=best.model)
 
-    def _tuner(self, repair: Distil, whole: Measured) -> Tuner:
-        return Tuner(self._workshop, repair, self.roles, whole.right, self._level, self._say)
+    def _tuner(self, repair: Distil, full: Measured) -> Tuner:
+        return Tuner(self._workshop, repair, self.roles, full.right, self._level, self._say)
 
-    def _in_turn(self, whole: Measured) -> TunedInTurn | None:
+    def _in_turn(self, full: Measured) -> TunedInTurn | None:
         """How sets are tested that are fine-tuned; None where the goal is no test, or nothing is fine-tuned."""
         if not self._tests or not isinstance(self.repair, Distil):
             return None
@@ -376,7 +380,7 @@ class _Planner:
 
         full = measured((), None)
         return TunedInTurn(
-            self._tuner(self.repair, whole), lambda dropped: self._passes(measured(dropped, full).point), self._passes
+            self._tuner(self.repair, full), lambda dropped: self._passes(measured(dropped, full).point), self._passes
         )
 
     def _say(self, words: str) -> None:

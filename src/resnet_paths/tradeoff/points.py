@@ -76,7 +76,7 @@ class Measured:
 
 
 def measured_point(
-    net: UnrolledNetwork, dropped: Set, values: dict[str, Any], whole: Measured | None, confidence: float, loss: float
+    net: UnrolledNetwork, dropped: Set, values: dict[str, Any], full: Measured | None, confidence: float, loss: float
 ) -> Measured:
     """A point of what a bench measured, not yet timed.
 
@@ -84,7 +84,7 @@ def measured_point(
         net: for names.
         dropped: the set.
         values: see :func:`~resnet_paths.tradeoff.bench.measure_set`.
-        whole: the full network's; None for that itself.
+        full: the full network's; None for that itself.
         confidence: of the bounds.
         loss: of the search.
     """
@@ -97,11 +97,11 @@ def measured_point(
         plain=float(np.mean(values["plain_right"])),
         accuracy=float(right.mean()),
         accuracy_interval=interval(right),
-        fall=0.0 if whole is None else float(whole.right.mean() - right.mean()),
-        fall_at_most=None if whole is None else bound_of_fall(whole.right, right, confidence),
+        fall=0.0 if full is None else float(full.right.mean() - right.mean()),
+        fall_at_most=None if full is None else bound_of_fall(full.right, right, confidence),
         disagreement=changed / len(agrees),
-        disagreement_at_most=None if whole is None else share_at_most(changed, len(agrees), confidence),
-        repair=str(values["how"]),
+        disagreement_at_most=None if full is None else share_at_most(changed, len(agrees), confidence),
+        repair=str(values["repair"]),
         reason=str(values["reason"]),
         latency=float("nan"),
         share=1.0,
@@ -113,9 +113,9 @@ def measured_point(
     return Measured(point, right)
 
 
-def bound_of_fall(before: np.ndarray, after: np.ndarray, level: float) -> float:
+def bound_of_fall(before: np.ndarray, after: np.ndarray, confidence: float) -> float:
     """:func:`~resnet_paths.lesion.fall_at_most`; NaN where nobody knows what is right."""
-    return float("nan") if np.isnan(before).all() else fall_at_most(before, after, level)
+    return float("nan") if np.isnan(before).all() else fall_at_most(before, after, confidence)
 
 
 def together(point: PlanPoint, images: int, points: int) -> PlanPoint:

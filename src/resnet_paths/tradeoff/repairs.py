@@ -28,12 +28,12 @@ class Repaired:
 
     Attributes:
         model: the model.
-        how: ``none``, ``recalibrated`` or ``refitted``: what was done to it in the end.
+        repair: ``none``, ``recalibrated`` or ``refitted``: what was done to it in the end.
         reason: why, in a line.
     """
 
     model: nn.Module
-    how: str
+    repair: str
     reason: str = ""
 
 
@@ -93,10 +93,10 @@ class Refit:
     than plain or recalibrated. Needs no labels.
 
     Attributes:
-        how: steps, ridge, and the share of the repair images on which the step is chosen.
+        settings: steps, ridge, and the share of the repair images on which the step is chosen.
     """
 
-    how: RefitSettings = field(default_factory=RefitSettings)
+    settings: RefitSettings = field(default_factory=RefitSettings)
 
     needs_images: ClassVar[bool] = True
     learns: ClassVar[bool] = True
@@ -109,7 +109,7 @@ class Refit:
         """See :class:`NoRepair`."""
         if images is None:
             raise ValueError("expected images to refit on, got none; give some as ImageSplit(repair=...)")
-        return Refits(Refitter(net, images, how=self.how))
+        return Refits(Refitter(net, images, settings=self.settings))
 
 
 class Refits:
@@ -146,15 +146,15 @@ Closed = NoRepair | Recalibrate | Refit
 class Distil:
     """The chosen network is fine-tuned with the full one as teacher, after a repair by which sets are compared.
 
-    A tenth of the images is kept apart; the best state there, that before the first step among them, stays.
+    A tenth of the images is held out; the best state there, that before the first step among them, stays.
 
     Attributes:
-        how: epochs, rate and so on.
+        settings: epochs, rate and so on.
         after: the repair before it.
         images: training images; None: those to search and to repair on together.
     """
 
-    how: Distillation = field(default_factory=Distillation)
+    settings: Distillation = field(default_factory=Distillation)
     after: Closed = field(default_factory=Recalibrate)
     images: Annotated[ImageSource | None, ELSEWHERE] = field(default=None, compare=False)
 

@@ -92,7 +92,7 @@ def elastic(
     sets: Sequence[Sequence[BlockRef]],
     images: ImageSource | torch.Tensor,
     *,
-    how: RefitSettings | None = None,
+    settings: RefitSettings | None = None,
     clock: Clock | None = None,
 ) -> Elastic:
     """One module of several sizes, each the network without a set of blocks, repaired in closed form.
@@ -101,7 +101,7 @@ def elastic(
         net: the network, in eval mode; it and its model are not changed.
         sets: of blocks to drop, each with all blocks of the one before it: such as a plan's points have.
         images: calibration images, without labels or with.
-        how: of the refits.
+        settings: of the refits.
         clock: how the time of each size is measured, on the first of the images.
 
     Returns:
@@ -129,7 +129,7 @@ def elastic(
                 f"expected nested sets of blocks, each larger than the one before, got {sorted(smaller)} and then "
                 f"{sorted(larger)}"
             )
-    refitter, clock = Refitter(net, images, how=how), clock or Clock()
+    refitter, clock = Refitter(net, images, settings=settings), clock or Clock()
     full = private_copy(net.model)
     results = [refitter(sorted(dropped)) for dropped in indices]
     own = [share_weights(result.model, full) for result in results]

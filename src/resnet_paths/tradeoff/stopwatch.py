@@ -33,30 +33,30 @@ class Stopwatch:
     clock: Clock
     x: torch.Tensor
     costs: tuple[float, ...] | None = None
-    _whole: Any = field(default=None, init=False)
+    _full: Any = field(default=None, init=False)
     seconds: float = field(default=float("nan"), init=False)
 
     def first(self) -> Timing:
         """Time the full network alone; later shares are of this."""
-        self._whole = in_runtime(self.net.model, self.x, self.clock.runtime, self.clock.threads)
-        measured = self._turn([self._whole], 1)[0]
+        self._full = in_runtime(self.net.model, self.x, self.clock.runtime, self.clock.threads)
+        measured = self._turn([self._full], 1)[0]
         self.seconds = measured.median
         return measured
 
-    def time(self, point: PlanPoint, level: float = 0.95, longer: bool = False, call: Any = None) -> PlanPoint:
+    def time(self, point: PlanPoint, confidence: float = 0.95, longer: bool = False, call: Any = None) -> PlanPoint:
         """The point with its share of the time.
 
         Args:
             point: not timed, or timed before.
-            level: of the interval.
+            confidence: of the interval.
             longer: measure four times as long, in twice as many rounds.
             call: the smaller network in this runtime, where it is there already.
         """
         if call is None:
             smaller = dropped_copy(self.net, point.dropped)
             call = in_runtime(smaller, self.x, self.clock.runtime, self.clock.threads)
-        whole, other = self._turn([self._whole, call], _LONGER if longer else 1)
-        share, interval = other.share_of(whole, level)
+        full, other = self._turn([self._full, call], _LONGER if longer else 1)
+        share, interval = other.share_of(full, confidence)
         costs = self.costs
         estimated = None if costs is None else 1 - sum(costs[block] for block in point.dropped)
         return replace(point, latency=share * self.seconds, share=share, share_interval=interval, estimated=estimated)
@@ -67,9 +67,9 @@ class Stopwatch:
         return latencies_in_turn(calls, self.x, seconds=longer * clock.seconds, threads=clock.threads, rounds=rounds)
 
 
-def doubt(point: PlanPoint, whole: PlanPoint) -> str | None:
+def doubt(point: PlanPoint, full: PlanPoint) -> str | None:
     """One line where the time saved is not what operations and the blocks' own times say; else None."""
-    by_macs = point.macs / whole.macs if whole.macs else 1.0
+    by_macs = point.macs / full.macs if full.macs else 1.0
     told = [by_macs] if point.estimated is None else [by_macs, point.estimated]
     if min(told) - _UNLIKE <= point.share <= max(told) + _UNLIKE:
         return None
@@ -80,9 +80,9 @@ def doubt(point: PlanPoint, whole: PlanPoint) -> str | None:
     )
 
 
-def doubts(points: Sequence[PlanPoint], whole: PlanPoint) -> list[str]:
+def doubts(points: Sequence[PlanPoint], full: PlanPoint) -> list[str]:
     """The doubts about all points in at most one line: those of the first, and which others are in doubt."""
-    said = {len(point.dropped): words for point in points if (words := doubt(point, whole)) is not None}
+    said = {len(point.dropped): words for point in points if (words := doubt(point, full)) is not None}
     if not said:
         return []
     first, *others = said

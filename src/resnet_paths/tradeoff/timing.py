@@ -47,27 +47,27 @@ class Timing:
     threads: int
     rounds: tuple[float, ...] = ()
 
-    def share_of(self, whole: Timing, level: float = 0.95) -> tuple[float, tuple[float, float]]:
+    def share_of(self, full: Timing, confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
         """This time as a share of another that was measured in turn with it: the median over rounds, and its interval.
 
         The interval is that of order statistics, which supposes nothing of how times are distributed; open to infinity
-        where there are too few rounds for the level (six give 95 %).
+        where there are too few rounds for that confidence (six give 95 %).
 
         Raises:
             ValueError: not measured in the same rounds.
 
         Example:
-            >>> whole, half = (Timing(t, t, t, 7, 1, "cpu", 1, (t,) * 7) for t in (2.0, 1.0))
-            >>> half.share_of(whole)
+            >>> full, half = (Timing(t, t, t, 7, 1, "cpu", 1, (t,) * 7) for t in (2.0, 1.0))
+            >>> half.share_of(full)
             (0.5, (0.5, 0.5))
         """
-        if len(self.rounds) != len(whole.rounds) or not self.rounds:
+        if len(self.rounds) != len(full.rounds) or not self.rounds:
             raise ValueError(
-                f"expected two timings of the same rounds, got {len(self.rounds)} and {len(whole.rounds)}; use "
+                f"expected two timings of the same rounds, got {len(self.rounds)} and {len(full.rounds)}; use "
                 "latencies_in_turn"
             )
-        shares = np.array(self.rounds) / np.array(whole.rounds)
-        return float(np.median(shares)), median_interval(shares, level)
+        shares = np.array(self.rounds) / np.array(full.rounds)
+        return float(np.median(shares)), median_interval(shares, confidence)
 
 
 _ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
@@ -131,7 +131,7 @@ def latencies_in_turn(
     Example:
         >>> layers = [torch.nn.Linear(8, 8).eval() for _ in range(4)]
         >>> models = torch.nn.Sequential(*layers), torch.nn.Sequential(*layers[:2])
-        >>> whole, half = latencies_in_turn(models, torch.randn(2, 8), seconds=0.05)
+        >>> full, half = latencies_in_turn(models, torch.randn(2, 8), seconds=0.05)
         >>> half.low <= half.median <= half.high
         True
     """

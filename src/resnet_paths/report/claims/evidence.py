@@ -86,7 +86,7 @@ class Evidence:
     def effective(self) -> EffectivePaths:
         """Sampled paths of 24 images."""
         x, labels = self.subject.batch(24)
-        return effective_paths(sample_path_gradients(self.subject.fast, x, labels, samples=32, seed=self.seed))
+        return effective_paths(sample_path_gradients(self.subject.fast, x, labels, draws=32, seed=self.seed))
 
     def several_trained(self, depth: int, *, epochs: int, **options: Any) -> list[Trained]:
         """The same kind of network from each of the seeds."""

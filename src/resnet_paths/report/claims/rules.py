@@ -13,14 +13,14 @@ LEAST_SEEDS = 3
 _WALKS, _DIMENSIONS = 200, 500  # shares spread less in more dimensions, so this is the careful side
 
 
-def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) -> bool | None:
+def above(differences: np.ndarray, threshold: float = 0.0, confidence: float = 0.95) -> bool | None:
     """Whether the mean of differences, one a training, is above a threshold: by Student's test.
 
     Args:
         differences: one for each seed.
         threshold: what the mean is compared with.
-        level: of the interval that must lie on one side. Where there is no effect, half of the rest of the cases are
-            said to lie above: 2.5 %.
+        confidence: of the interval that must lie on one side. Where there is no effect, half of the remaining cases
+            are said to lie above: 2.5 %.
 
     Returns:
         True where the mean is shown to be above, False where it is shown to be below; None, inconclusive, where
@@ -33,7 +33,7 @@ def above(differences: np.ndarray, threshold: float = 0.0, level: float = 0.95) 
     count = len(differences)
     if count < LEAST_SEEDS or np.ptp(differences) == 0 or not np.isfinite(differences).all():
         return None
-    half = student_quantile((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
+    half = student_quantile((1 + confidence) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count)
     gap = float(differences.mean()) - threshold
     return None if abs(gap) <= half else gap > 0
 

@@ -60,7 +60,7 @@ def _plain_deletion(evidence: Evidence) -> Measured:
         ]
         for cut, kind in ((plain_layers, {"residual": False}), (unroll, {}))
     )
-    error = np.array([record.whole for record in plain])
+    error = np.array([record.full for record in plain])
     lost = np.array([float(np.median(record.damage)) for record in plain])
     kept = float(np.mean([np.median(record.damage) for record in residual]))
     numbers = {"plain": lost.mean(), "residual": kept, "plain_error": error.mean()}
@@ -87,7 +87,7 @@ def _downsampling(evidence: Evidence) -> Measured:
 
 def _smooth_deletion(evidence: Evidence) -> Measured:
     record = evidence.several
-    line = np.concatenate([[record.whole], record.quantiles((0.5,))[0]])
+    line = np.concatenate([[record.full], record.quantiles((0.5,))[0]])
     if len(line) < 4:
         return Measured("too few blocks to delete several", None)
     holds, rank, step = rises_smoothly(np.concatenate([[0], record.counts]), line)

@@ -48,7 +48,7 @@ def _one(
         if "is not implemented" not in str(reason):
             raise
         raise NotApplicableError(f"PyTorch has no second derivative of an operation of this model ({reason})") from None
-    density = spectral_density(operator, steps=options["steps"], probes=options["probes"], seed=subject.seed)
+    density = spectral_density(operator, steps=options["steps"], draws=options["draws"], seed=subject.seed)
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
         "The Hessian holds the second derivatives of the loss by all weights; an eigenvalue is how strongly the loss "
@@ -100,7 +100,7 @@ STAGE = Stage(
     title="Curvature",
     question="How strongly does the loss bend at the trained weights, and does it bend downwards anywhere?",
     run=run,
-    quick={"images": 64, "tolerance": 1e-2, "steps": 16, "probes": 2},
-    full={"images": 512, "tolerance": 1e-3, "steps": 60, "probes": 8},
+    quick={"images": 64, "tolerance": 1e-2, "steps": 16, "draws": 2},
+    full={"images": 512, "tolerance": 1e-3, "steps": 60, "draws": 8},
     weight=25,
 )

@@ -31,12 +31,12 @@ def run(subject: Subject, options: Options) -> Section:
         progress=False,
     )
     middle = record.quantiles((0.5,))[0]
-    half = (record.whole + subject.chance) / 2
-    learnt = record.whole < subject.chance
+    half = (record.full + subject.chance) / 2
+    learnt = record.full < subject.chance
     found = _until(record, middle, half) if learnt else _kept(record, middle, subject.chance)
     reading = (found, _smooth(record, middle))
     alt = (
-        f"Median error against the number of random blocks deleted: {percent(record.whole)} without deletion, "
+        f"Median error against the number of random blocks deleted: {percent(record.full)} without deletion, "
         + ", ".join(f"{percent(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
         + "; a band holds the middle 80 % of the draws."
     )
@@ -65,13 +65,13 @@ def chosen_counts(n: int, most: int | None) -> list[int]:
 
 def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
     over = np.flatnonzero(middle >= half)
-    kept = np.flatnonzero(middle <= record.whole + 0.05)
+    kept = np.flatnonzero(middle <= record.full + 0.05)
     first = counted(int(record.counts[0]), "random block")
     some = (
         f"With {counted(int(record.counts[kept[-1]]), 'random block')} deleted the median error is "
-        f"{percent(middle[kept[-1]])}, still within 5 points of the full network's {percent(record.whole)}"
+        f"{percent(middle[kept[-1]])}, still within 5 points of the full network's {percent(record.full)}"
         if len(kept)
-        else f"Already {first} deleted changes the median error by {points(middle[0] - record.whole)}"
+        else f"Already {first} deleted changes the median error by {points(middle[0] - record.full)}"
     )
     if not len(over):
         return f"{some}; none of the numbers tried takes it half of the way to guessing."
@@ -81,7 +81,7 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
 def _kept(record: RandomDeletions, middle: np.ndarray, chance: float) -> str:
     """What is said of a network that cannot come closer to guessing."""
     return (
-        f"The full network's error, {percent(record.whole)}, is no less than that of guessing, {percent(chance)}: how "
+        f"The full network's error, {percent(record.full)}, is no less than that of guessing, {percent(chance)}: how "
         f"deletions damage it cannot be seen. With {counted(int(record.counts[-1]), 'random block')} deleted the "
         f"median error is {percent(middle[-1])}."
     )
@@ -91,7 +91,7 @@ def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     if len(middle) < 3:
         return "Too few numbers of deletions were tried to say how smoothly the error rises."
     rank = float(spearman(np.array([record.counts]), middle[None])[0])
-    line = np.concatenate([[record.whole], middle])
+    line = np.concatenate([[record.full], middle])
     if not np.isfinite(rank):
         return f"The median error is {percent(middle[0])} for every number of deletions: nothing rises."
     jump = int(np.argmax(np.diff(line)))

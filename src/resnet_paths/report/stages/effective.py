@@ -19,7 +19,7 @@ def run(subject: Subject, options: Options) -> Section:
     if n < 2:
         raise NotApplicableError(f"a network of {counted(n, 'block')} has too few lengths to weigh")
     x, labels = subject.batch(options["images"])
-    drawn = sample_path_gradients(subject.fast, x, labels, samples=options["samples"], seed=subject.seed)
+    drawn = sample_path_gradients(subject.fast, x, labels, draws=options["draws"], seed=subject.seed)
     if not drawn.norms.any():
         raise NotApplicableError(NO_GRADIENT)
     record = effective_paths(drawn)
@@ -51,7 +51,7 @@ def run(subject: Subject, options: Options) -> Section:
         ),
         (table,),
     )
-    return Section((norms, shares), (found,), _warnings(record, options["samples"]))
+    return Section((norms, shares), (found,), _warnings(record, options["draws"]))
 
 
 def _decay(record: EffectivePaths) -> str:
@@ -92,7 +92,7 @@ STAGE = Stage(
     title="Effective paths",
     question="Which path lengths carry the gradient, counting how many paths there are of each?",
     run=run,
-    quick={"images": 24, "samples": 32},
-    full={"images": 64, "samples": 64},
+    quick={"images": 24, "draws": 32},
+    full={"images": 64, "draws": 64},
     weight=6,
 )

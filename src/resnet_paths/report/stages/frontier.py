@@ -31,16 +31,16 @@ def run(subject: Subject, options: Options) -> Section:
     """Greedy search for blocks to drop; accuracy and latency of the real smaller models."""
     training = _as_in_training(subject, options["search_images"])
     data = subject.images(options["images"])
-    most = min(options["most"] or len(subject.net), len(subject.net))
+    most = min(options["max_blocks"] or len(subject.net), len(subject.net))
     plan = plan_drop(
         subject.net,
         data if training is None else training,
-        goal=AccuracyDrop(subject.tolerance, CONFIDENCE),
-        search=Greedy(most=most),
+        goal=AccuracyDrop(subject.accuracy_drop, CONFIDENCE),
+        search=Greedy(max_blocks=most),
         repair=NoRepair() if training is None else Recalibrate(),
         split=_split(subject, data, training, options),
         clock=Clock(batch=options["batch"], seconds=options["seconds"], rounds=6),  # the fewest that hold a median
-        whole_frontier=True,
+        full_frontier=True,
         progress=False,
     )
     apart = plan.images["certify"].count
@@ -103,7 +103,8 @@ def _details(plan: DropPlan, trained: bool, apart: int) -> list[str]:
     details = [
         f"The sets of blocks were chosen on {where}; the accuracies are those of {counted(apart, 'other image')}. "
         "There the sets are tested, smallest first, until one fails; the one before it is recommended. A set passes "
-        f"if its fall is at most the tolerance with {percent(CONFIDENCE)} confidence (paired score test, Tango 1998)."
+        f"if its fall is at most the accuracy drop allowed with {percent(CONFIDENCE)} confidence (paired "
+        "score test, Tango 1998)."
     ]
     if point.dropped:
         details.append(
@@ -138,7 +139,7 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
         f"{_share(first.fall)}, and with {percent(CONFIDENCE)} confidence by at most {_share(bound)}"
     )
     if first.fall >= allowed:
-        return [f"{said}: more than the tolerance of {_share(allowed)}."]
+        return [f"{said}: more than the accuracy drop allowed of {_share(allowed)}."]
     needed = math.ceil(apart * ((bound - first.fall) / (allowed - first.fall)) ** 2)
     return [
         f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} images kept apart "
@@ -185,7 +186,9 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
     if subject.training is None:
         found.append(f"Blocks were chosen and judged on halves of the images: {apart} to judge.")
     if plan.chosen == most < len(subject.net):
-        found.append(f"The search stopped at {most} dropped blocks, still within the tolerance: more may go.")
+        found.append(
+            f"The search stopped at {most} dropped blocks, still within the accuracy drop allowed: more may go."
+        )
     return tuple(found)
 
 
@@ -198,10 +201,10 @@ STAGE = Stage(
         "images": 1000,
         "search_images": 250,
         "recalibrate_images": 400,
-        "most": 16,
+        "max_blocks": 16,
         "batch": 32,
         "seconds": 0.15,
     },
-    full={"images": None, "search_images": 1000, "recalibrate_images": 2000, "most": None, "seconds": 1.0},
+    full={"images": None, "search_images": 1000, "recalibrate_images": 2000, "max_blocks": None, "seconds": 1.0},
     weight=22,
 )

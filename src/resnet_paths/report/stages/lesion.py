@@ -25,7 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
     certain = frame.loc[frame["significant"], "name"].tolist()
     names = record.names
     found = (
-        f"Deleting one block changes the error from {percent(record.whole)} to between {percent(record.values.min())} "
+        f"Deleting one block changes the error from {percent(record.full)} to between {percent(record.values.min())} "
         f"and {percent(record.values.max())}; {names[worst]} matters most ({points(record.damage[worst])})."
     )
     reading = (
@@ -39,7 +39,7 @@ def run(subject: Subject, options: Options) -> Section:
     alt = (
         f"Error after deleting each of {len(names)} blocks, with 95 % intervals: highest "
         f"{percent(record.values.max())} without {names[worst]}, "
-        f"lowest {percent(record.values.min())} without {names[least]}; {percent(record.whole)} without deletion."
+        f"lowest {percent(record.values.min())} without {names[least]}; {percent(record.full)} without deletion."
     )
     chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt)
@@ -102,7 +102,7 @@ def _told_apart(certain: list[str], record: SingleDeletions) -> str:
 
 
 def _against_chance(record: SingleDeletions, chance: float) -> str:
-    half = (record.whole + chance) / 2
+    half = (record.full + chance) / 2
     lost = [name for name, value in zip(record.names, record.values, strict=True) if value >= half]
     if not lost:
         return (

@@ -37,7 +37,7 @@ def run(subject: Subject, options: Options) -> Section:
     rows = [f"{percent(float(row['median']))} after {row['swaps']:.0f} swaps" for row in frame.to_dict("records")]
     alt = (
         f"Error of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
-        f"{', '.join(rows)}; {percent(record.whole)} in the original order."
+        f"{', '.join(rows)}; {percent(record.full)} in the original order."
     )
     drawn = picture(lambda ax: plot_reorderings(record, ax), alt)
     tables = (
@@ -55,7 +55,7 @@ def _found(record: Reorderings) -> str:
     least, most = int(record.swaps.min()), int(record.swaps.max())
     first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
     text = f"After {counted(least, 'random swap')} of blocks the median error is {percent(first)} "
-    text += f"({points(first - record.whole)})" if first != record.whole else "(as in the original order)"
+    text += f"({points(first - record.full)})" if first != record.full else "(as in the original order)"
     return text + (f", after {most} swaps it is {percent(last)}." if most > least else ".")
 
 

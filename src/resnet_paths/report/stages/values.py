@@ -24,7 +24,7 @@ def run(subject: Subject, options: Options) -> Section:
         raise NotApplicableError(f"a network of {counted(len(net), 'block')} has no game to play")
     data = subject.images(options["images"])
     common: dict[str, Any] = {"batch_size": subject.batch_size, "progress": False, "seed": subject.seed}
-    record = block_values(net, data, most_permutations=options["permutations"], **common)
+    record = block_values(net, data, max_permutations=options["permutations"], **common)
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
@@ -52,7 +52,7 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     harmful = [name for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
-        f"Without any block the loss is {number(record.empty)}, with all it is {number(record.whole)}. Add the blocks "
+        f"Without any block the loss is {number(record.empty)}, with all it is {number(record.full)}. Add the blocks "
         "one "
         "by one, in random order: the Shapley value of a block is by how much the loss falls on average when it is "
         f"added, and the values of all blocks sum to the whole fall. {found}",

@@ -12,7 +12,7 @@ from ...arguments.ranges import COUNT, NONE_OR_MORE
 from .scores import Options, Scores, Set
 
 
-@checked(most=NONE_OR_MORE, random_sets=NONE_OR_MORE)
+@checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE)
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Options):
     """Drops at each step the block that hurts least; with a latency to reach, least for the time that it saves.
@@ -20,19 +20,19 @@ class Greedy(Options):
     Cost: n - k sets at the step from k dropped blocks.
     """
 
-    def path(self, scores: Scores, most: int) -> Iterator[Set]:
-        """One set of each size from 1 to `most`, each found when it is asked for."""
+    def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
+        """One set of each size from 1 to `max_blocks`, each found when it is asked for."""
         dropped: Set = ()
         scores.score([dropped])
-        while len(dropped) < most:
+        while len(dropped) < max_blocks:
             grown = scores.grown(dropped)
             scores.score(grown)
             dropped = min(grown, key=lambda one: (_price(scores, dropped, one), one))
             yield dropped
 
-    def sets(self, blocks: int, most: int) -> int:
+    def sets(self, blocks: int, max_blocks: int) -> int:
         """How many sets are evaluated."""
-        return 1 + sum(blocks - size for size in range(most))
+        return 1 + sum(blocks - size for size in range(max_blocks))
 
 
 def _price(scores: Scores, before: Set, after: Set) -> tuple[bool, bool, float]:
@@ -45,7 +45,7 @@ def _price(scores: Scores, before: Set, after: Set) -> tuple[bool, bool, float]:
     return (False, True, damage / max(scores.saved(after) - scores.saved(before), 1e-6))
 
 
-@checked(most=NONE_OR_MORE, random_sets=NONE_OR_MORE, width=COUNT)
+@checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE, width=COUNT)
 @dataclass(frozen=True)
 class Beam(Options):
     """Keeps the `width` best sets of each size; of each size it is never worse than greedy, which is tried too.
@@ -58,15 +58,15 @@ class Beam(Options):
 
     width: int = 4
 
-    def path(self, scores: Scores, most: int) -> Iterator[Set]:
-        """One set of each size from 1 to `most`, each found when it is asked for."""
+    def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
+        """One set of each size from 1 to `max_blocks`, each found when it is asked for."""
         kept: list[Set] = [()]
-        for alone in Greedy().path(scores, most):
+        for alone in Greedy().path(scores, max_blocks):
             grown = sorted({one for dropped in kept for one in scores.grown(dropped)})
             scores.score(grown)
             kept = sorted(grown, key=scores.rank)[: self.width]
             yield scores.best([kept[0], alone])
 
-    def sets(self, blocks: int, most: int) -> int:
+    def sets(self, blocks: int, max_blocks: int) -> int:
         """How many sets are evaluated, about."""
-        return 1 + sum((blocks - size) * (self.width if size else 1) for size in range(most))
+        return 1 + sum((blocks - size) * (self.width if size else 1) for size in range(max_blocks))

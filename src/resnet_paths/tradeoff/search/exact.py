@@ -12,7 +12,7 @@ from ...arguments.ranges import NONE_OR_MORE
 from .scores import MOST_LISTED, Options, Scores, Set, thinned
 
 
-@checked(most=NONE_OR_MORE, random_sets=NONE_OR_MORE)
+@checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE)
 @dataclass(frozen=True, kw_only=True)
 class Exact(Options):
     """Evaluates every set of at most 16 blocks: the best of each size, or of each time saved where that counts.
@@ -20,7 +20,7 @@ class Exact(Options):
     Cost: 2^n sets, size by size.
     """
 
-    def path(self, scores: Scores, most: int) -> Iterator[Set]:
+    def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
         """The best sets, in the order of what they save.
 
         Yields:
@@ -31,7 +31,7 @@ class Exact(Options):
         """
         check_few(scores.blocks)
         scores.score([()])
-        sizes = [list(combinations(range(scores.blocks), size)) for size in range(1, most + 1)]
+        sizes = [list(combinations(range(scores.blocks), size)) for size in range(1, max_blocks + 1)]
         if scores.costs is None:
             for sets in sizes:
                 scores.score(sets)
@@ -41,9 +41,9 @@ class Exact(Options):
         scores.score(everything)
         yield from thinned(scores, everything)
 
-    def sets(self, blocks: int, most: int) -> int:
+    def sets(self, blocks: int, max_blocks: int) -> int:
         """How many sets are evaluated."""
-        return sum(comb(blocks, size) for size in range(most + 1))
+        return sum(comb(blocks, size) for size in range(max_blocks + 1))
 
 
 def check_few(blocks: int) -> None:

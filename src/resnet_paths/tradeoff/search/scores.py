@@ -24,12 +24,12 @@ class Options:
             needs no labels (None: the second where the goal needs none, else the first); any other of
             :func:`~resnet_paths.lesion.metric_named` or your own. Where much is dropped a few confident mistakes
             decide ``loss`` and ``divergence``; ``error`` cannot tell sets that change few answers from each other.
-        most: drop at most this many blocks (None: all).
+        max_blocks: drop at most this many blocks (None: all).
         random_sets: score this many random sets of each size too, to compare the search with.
     """
 
     metric: str | Metric | None = None
-    most: int | None = None
+    max_blocks: int | None = None
     random_sets: int = 0
 
 
