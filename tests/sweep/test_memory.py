@@ -2,12 +2,14 @@ import multiprocessing
 import resource
 import warnings
 import weakref
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 import torch
 
-from resnet_paths.sweep import BatchHalvedWarning, adaptive_batches, is_out_of_memory, sweep, with_batch_halving
+from resnet_paths.sweep import BatchHalvedWarning, adaptive_batches, is_out_of_memory, sweep
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +19,12 @@ FULL = {
     "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     "python": MemoryError(),
 }
+
+
+def halved(work: Callable[[int], Any], size: int) -> tuple[Any, int]:
+    """What the first batch returned, and the size that fitted."""
+    sized = adaptive_batches(lambda rows: (work(rows.stop - rows.start), rows.stop - rows.start), size or 1, size)
+    return next(sized)
 
 
 def allocator_error() -> RuntimeError:
@@ -37,7 +45,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_this_is_said(error: Exception) 
 
     assert is_out_of_memory(error)
     with pytest.warns(BatchHalvedWarning) as said:
-        assert with_batch_halving(work, 16) == ("done", 2)
+        assert halved(work, 16) == ("done", 2)
     assert tried == [16, 8, 4, 2]
     assert "a batch of 16 does not fit into memory, going on with 8" in str(said[0].message)
 
@@ -50,11 +58,11 @@ def test_other_errors_and_single_examples_are_raised() -> None:
         raise MemoryError
 
     with pytest.raises(RuntimeError, match="mat1"):
-        with_batch_halving(broken, 16)
+        halved(broken, 16)
     with pytest.warns(BatchHalvedWarning), pytest.raises(MemoryError):
-        with_batch_halving(full, 2)
+        halved(full, 2)
     with pytest.raises(ValueError, match="at least 1"):
-        with_batch_halving(full, 0)
+        halved(full, 0)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 64])
@@ -87,7 +95,7 @@ def test_the_failed_attempt_is_freed_before_the_next() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.warns(BatchHalvedWarning):
-        with_batch_halving(work, 8)
+        halved(work, 8)
     assert len(held) == 4
 
 
@@ -149,7 +157,7 @@ def test_a_sweep_on_a_pipe_says_a_halving_once(capfd: pytest.CaptureFixture[str]
                 raise MemoryError
             return point
 
-        return with_batch_halving(work, 2)[0]
+        return halved(work, 2)[0]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from resnet_paths.sweep.value_columns import Columns
-from resnet_paths.sweep.values import decode_values, encode_values, plain_values
+from resnet_paths.sweep.values import columns, decode_values, encode_values, plain_values
 
 numbers = st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text()
 kinds = (
@@ -58,10 +57,8 @@ def test_other_returns_are_refused(returned: object) -> None:
 
 
 def column(*values: object, length: int | None = None) -> np.ndarray:
-    columns = Columns(length or len(values))
-    for i, value in enumerate(values):
-        columns.add(i, {"x": value})
-    return columns.arrays()["x"]
+    gaps = (length or len(values)) - len(values)
+    return columns([*({"x": value} for value in values), *[None] * gaps])["x"]
 
 
 def test_columns_keep_exact_types() -> None:

@@ -61,11 +61,14 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
     """A value as JSON; its arrays go to `arrays`, and their names stand in their places."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum | np.generic)):
         return value
+    if isinstance(value, complex) and not isinstance(value, np.generic):
+        return {"complex": [value.real, value.imag]}
     if isinstance(value, torch.Tensor):
         return {"tensor": _kept(_bits(value), arrays), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.hasobject:
-            raise ValueError(f"expected numbers or texts in {where}, got an array of objects, which no file can hold")
+            cells = [_plain(cell, arrays, where) for cell in value.ravel()]
+            return {"cells": cells, "shape": list(value.shape)}
         return {"array" if isinstance(value, np.ndarray) else "number": _kept(np.asarray(value), arrays)}
     if isinstance(value, tuple | list):
         items = [_plain(item, arrays, where) for item in value]
@@ -113,6 +116,13 @@ def _made(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return value
     if "array" in value:
         return arrays[value["array"]]
+    if "cells" in value:
+        cells = np.empty(len(value["cells"]), object)
+        for index, cell in enumerate(value["cells"]):
+            cells[index] = _made(cell, arrays)
+        return cells.reshape(value["shape"])
+    if "complex" in value:
+        return complex(*value["complex"])
     if "number" in value:
         return arrays[value["number"]][()]
     if "tensor" in value:

@@ -4,7 +4,7 @@ from .devices import available_devices, local_workers, worker_device
 from .errors import FingerprintError, JournalError, SweepError, SweepInterrupted
 from .fingerprints import fingerprint
 from .grids import Grid, grid
-from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory, with_batch_halving
+from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory
 from .progress import SweepProgress
 from .result import SweepResult
 from .run import sweep
@@ -27,6 +27,5 @@ __all__ = [
     "local_workers",
     "on_each_core",
     "sweep",
-    "with_batch_halving",
     "worker_device",
 ]

@@ -27,7 +27,8 @@ def fingerprint(value: Any) -> str:
 
     Models count with their classes and code, structure, modes, hooks, parameters and buffers; tensors and arrays
     with type, shape, kind of device and every bit; functions with their bytecode, defaults, closures and the
-    globals they read, followed into all code that is not an installed package (that counts by its version).
+    globals they read, followed into all code that is not an installed package (that counts by its version; this one
+    by the text of its files).
     An object may say what counts by a method `__sweep_fingerprint__`, whose result is taken in its place.
     Cost: about 1 s a GB.
 
@@ -123,37 +124,31 @@ class _Walk:
 
     def of_function(self, value: FunctionType) -> bytes:
         value = without_checks(value)
-        if version := _code.installed_version(value.__module__):
+        version = _code.installed_version(value.__module__)
+        if version and not _code.is_own_package(value.__module__):
             return _hash("installed", _name(value), version.encode())
         cells = [_contents(cell) for cell in value.__closure__ or ()]
         parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-        trusted = _code.is_own_package(value.__module__)
-        reads = [(name, self._read(item, trusted)) for name, item in _code.globals_read(value)]
-        return _hash("function", self.all(parts), *(name.encode() + digest for name, digest in reads))
-
-    def _read(self, item: Any, trusted: bool) -> bytes:
-        """A global: this package's own caches and locks do not decide values, a user's objects may."""
-        code = isinstance(item, FunctionType | type | ModuleType | BuiltinFunctionType)
-        if trusted and not code and not _code.is_constant(item):
-            return _hash("global", _name(type(item)))
-        return self.digest(item)
+        if version:  # functions that this package makes hold values of the user's in their closures
+            return _hash("own", _name(value), version.encode(), self.all(parts))
+        reads = [name.encode() + self.digest(item) for name, item in _code.globals_read(value)]
+        return _hash("function", self.all(parts), *reads)
 
     def of_class(self, value: type) -> bytes:
         if version := _code.installed_version(value.__module__):
             return _hash("installed", _name(value), version.encode())
-        trusted = _code.is_own_package(value.__module__)
         members = [(name, item) for name, item in sorted(vars(value).items()) if name not in _code.CLASS_NOISE]
         bases = self.all(base for base in value.__bases__ if base is not object)
-        return _hash("class", _name(value), bases, *(n.encode() + self._member(item, trusted) for n, item in members))
+        return _hash("class", _name(value), bases, *(name.encode() + self._member(item) for name, item in members))
 
-    def _member(self, item: Any, trusted: bool) -> bytes:
+    def _member(self, item: Any) -> bytes:
         if isinstance(item, staticmethod | classmethod):
             return self.digest(item.__func__)
         if isinstance(item, property):
             return self.all([item.fget, item.fset, item.fdel])
         if type(item).__name__ in ("member_descriptor", "getset_descriptor", "_abc_data", "cached_property"):
             return self.digest(getattr(item, "func", None))
-        return self._read(item, trusted)
+        return self.digest(item)
 
     def of_python_module(self, value: ModuleType) -> bytes:
         version = _code.installed_version(value.__name__)

@@ -39,58 +39,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @checked
-def with_batch_halving(function: Callable[[int], T], batch_size: int) -> tuple[T, int]:
-    """Calls `function(batch_size)`, with half the batch after each out-of-memory error.
-
-    The cached memory of the devices is given back before the next attempt.
-
-    Args:
-        function: called with a batch size; it must be safe to call again.
-        batch_size: the first to try.
-
-    Returns:
-        What the function returned, and the batch size that fitted.
-
-    Raises:
-        MemoryError: or the device's own out-of-memory error, when a batch of one does not fit; any other error at once.
-        RuntimeError: the same, where a library raises that.
-        ValueError: a batch size below 1.
-
-    Example:
-        >>> import warnings
-        >>> def fits(size):
-        ...     if size > 3:
-        ...         raise MemoryError
-        ...     return "done"
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")
-        ...     with_batch_halving(fits, 16)
-        ('done', 2)
-    """
-    if batch_size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
-    while True:
-        # The error keeps the frames, and so the tensors, of the attempt alive: it must be gone before the next.
-        message = None
-        try:
-            return function(batch_size), batch_size
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or batch_size == 1:
-                raise
-            message = str(error).partition("\n")[0] or type(error).__name__
-        _say(f"a batch of {batch_size} does not fit into memory, going on with {batch_size // 2} ({message})")
-        batch_size //= 2
-        _release()
-
-
-@checked
 def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: int) -> Iterator[T]:
     """Calls `function` on consecutive slices of `range(length)`, with smaller ones from where memory ran out.
 
-    What was computed before is kept; once halved, the batch size stays.
+    What was computed before is kept; once halved, the batch size stays. The cached memory of the devices is given back
+    before the next attempt.
 
     Args:
-        function: called with a slice, such as `lambda rows: model(x[rows])`.
+        function: called with a slice, such as `lambda rows: model(x[rows])`; it must be safe to call again.
         length: the number of examples.
         batch_size: the first to try.
 
@@ -98,21 +54,36 @@ def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: in
         What `function` returned for a slice.
 
     Raises:
-        MemoryError: as `with_batch_halving`.
+        MemoryError: or the device's own out-of-memory error, when a single example does not fit; any other error at
+            once.
+        RuntimeError: the same, where a library raises that.
+        ValueError: a batch size below 1.
 
     Example:
         >>> x = torch.arange(5)
         >>> [int(part) for part in adaptive_batches(lambda rows: x[rows].sum(), len(x), 2)]
         [1, 5, 4]
     """
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
     start = 0
     while start < length:
-        first = start
-        size = min(batch_size, length - first)
-        result, fitted = with_batch_halving(lambda n, first=first: function(slice(first, first + n)), size)  # type: ignore[misc]
-        batch_size = fitted if fitted < size else batch_size
-        start += fitted
-        yield result
+        size = min(batch_size, length - start)
+        # The error keeps the frames, and so the tensors, of the attempt alive: it must be gone before the next.
+        message = None
+        try:
+            result = function(slice(start, start + size))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            message = str(error).partition("\n")[0] or type(error).__name__
+        if message is None:
+            yield result
+            start += size
+            continue
+        batch_size = size // 2
+        _say(f"a batch of {size} does not fit into memory, going on with {batch_size} ({message})")
+        _release()
 
 
 @contextmanager

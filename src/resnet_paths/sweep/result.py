@@ -1,18 +1,26 @@
-"""What a sweep returns: the points with their values, as a table, as a labelled array, as a file."""
+"""What a sweep returns: the points with their values, as a table and as labelled arrays.
+
+The other records of this library declare their dimensions; here they follow from the points, which are the user's own:
+all combinations of some coordinates, in whatever order they were computed, become the axes of a grid, and anything else
+is a row. Files are those of every record.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..records import Record
+from ..tables import data_frame, data_set
 from ._provenance import SweepProvenance
 from .points import Point
+from .values import common_type, objects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,38 +67,37 @@ class SweepResult(Record):
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each point: its coordinates, its values, the error's last line, and the seconds."""
-        from ._tables import to_pandas
-
-        return to_pandas(self)
+        table: dict[str, Any] = {name: _labels(values) for name, values in coordinates(self.points).items()}
+        for name, column in self.values.items():
+            table[_free(name, table)] = list(column) if column.ndim > 1 else column
+        errors = [last_line(self.errors[i]) if i in self.errors else None for i in range(len(self))]
+        table[_free("error", table)] = objects(errors)
+        table[_free("seconds", table)] = self.seconds
+        frame = data_frame(table)
+        frame.attrs["provenance"] = asdict(self.provenance)
+        return frame
 
     def to_xarray(self) -> xr.Dataset:
         """Points that are all combinations of some coordinates become dimensions; others lie along `point`."""
-        from ._tables import to_xarray
-
-        return to_xarray(self)
-
-    def save(self, path: Path | str) -> Path:
-        """Writes one file, whole or not at all: `.npz`, or `.nc` (NetCDF, with the extra `netcdf`).
-
-        Raises:
-            ValueError: for another ending, or values that NetCDF cannot hold.
-            ImportError: without the library that writes NetCDF.
-        """
-        from ._files import save
-
-        save(self, Path(path))
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> SweepResult:
-        """Reads a file written by `save` as `.npz`; runs no code from it.
-
-        Raises:
-            ValueError: for another file.
-        """
-        from ._files import load
-
-        return load(Path(path))
+        by_name = coordinates(self.points)
+        axes, cells = _axes(by_name, len(self))
+        if axes is None:
+            dims, shape = ("point",), (len(self),)
+            # A coordinate that bears its dimension's name would become its index.
+            labels = {name if name != "point" else "label": ("point", _labels(by_name[name])) for name in by_name}
+        else:
+            dims, shape = tuple(axes), tuple(map(len, axes.values()))
+            labels = {name: (name, _labels(values)) for name, values in axes.items()}
+        variables: dict[str, Any] = {}
+        for name, column in (*self.values.items(), ("finished", self.finished), ("seconds", self.seconds)):
+            inner = tuple(f"{name}_{i}" for i in range(column.ndim - 1))
+            laid_out = np.empty_like(column)
+            laid_out[cells] = column
+            full_name = _free(name, {**labels, **variables})
+            variables[full_name] = ((*dims, *inner), laid_out.reshape(*shape, *column.shape[1:]))
+        facts = {f"provenance_{name}": value for name, value in asdict(self.provenance).items()}
+        facts["errors"] = json.dumps({str(i): last_line(error) for i, error in self.errors.items()})
+        return data_set(variables, labels, facts)
 
     def summary(self) -> str:
         """What became of the points, in words, with the kinds of errors and how often each came."""
@@ -116,3 +123,33 @@ def coordinates(points: Sequence[Any]) -> dict[str, list[Any]]:
     if len(lengths) == 1 and (length := lengths.pop()) > 0:
         return {f"p{i}": [point[i] for point in points] for i in range(length)}
     return {"point": list(points)}
+
+
+def _axes(by_name: Mapping[str, Sequence[Any]], length: int) -> tuple[dict[str, list[Any]] | None, np.ndarray]:
+    """The axes of which the points are all combinations, in whatever order, and each point's cell."""
+    flat = np.arange(length)
+    try:
+        axes = {name: list(dict.fromkeys(values)) for name, values in by_name.items()}
+    except TypeError:  # mappings within points
+        return None, flat
+    sizes = tuple(map(len, axes.values()))
+    if length == 0 or math.prod(sizes) != length:
+        return None, flat
+    indices = [list(map({value: i for i, value in enumerate(axes[name])}.get, by_name[name])) for name in axes]
+    cells = np.ravel_multi_index(tuple(map(np.array, indices)), sizes)
+    return (axes, cells) if len(np.unique(cells)) == length else (None, flat)
+
+
+def _labels(values: Sequence[Any]) -> np.ndarray:
+    """Coordinates as an array; texts too, which sort and select better than objects."""
+    if set(map(type, values)) <= {str}:
+        return np.array(values)
+    dtype, _ = common_type(values)
+    return objects(values) if dtype is None else np.array(values, dtype)
+
+
+def _free(name: str, used: Mapping[str, Any]) -> str:
+    """A name that is not used: a value may be called like a coordinate."""
+    while name in used:
+        name += "_value"
+    return name

@@ -25,7 +25,7 @@ from .journal import Journal, Outcome, State
 from .points import Point, plain_point, point_key, point_seed
 from .progress import Report, SweepProgress, duration, reporter
 from .result import SweepResult
-from .value_columns import Columns
+from .values import Value, columns
 from .worker import Function, Task
 
 FLUSH_SECONDS = 0.2
@@ -268,7 +268,7 @@ class _Run:
 def _result(journal: Journal, points: Sequence[Any], origin: SweepProvenance) -> SweepResult:
     """Reads every point back from the journal, so that a value is the same in the run that computed it and later."""
     total = len(points)
-    columns = Columns(total)
+    rows: list[dict[str, Value] | None] = []
     plain: list[Point] = []
     errors: dict[int, str] = {}
     notes: dict[int, tuple[str, ...]] = {}
@@ -276,20 +276,19 @@ def _result(journal: Journal, points: Sequence[Any], origin: SweepProvenance) ->
     for index, raw in enumerate(points):
         point = plain_point(raw)
         plain.append(point)
-        row = journal.read(point_key(point))
-        if row is None:
+        kept = journal.read(point_key(point))
+        if kept is None:
             raise JournalError(
                 f"point {index} of {total} is missing in the journal: was it changed by another program?"
             )
-        values, error, seconds[index], said = row
+        values, error, seconds[index], said = kept
+        rows.append(values)
+        finished[index] = values is not None
         if said:
             notes[index] = said
         if values is None:
             errors[index] = error or ""
-        else:
-            finished[index] = True
-            columns.add(index, values)
-    return SweepResult(tuple(plain), columns.arrays(), finished, errors, notes, seconds, origin)
+    return SweepResult(tuple(plain), columns(rows), finished, errors, notes, seconds, origin)
 
 
 def _last_words(result: SweepResult, state: SweepProgress, retried: bool) -> str:

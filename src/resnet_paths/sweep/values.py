@@ -1,9 +1,15 @@
-"""Values: what a function may return, and the bytes in which the journal keeps it exactly."""
+"""Values: what a function may return, the bytes in which the journal keeps it, and the columns that they become.
+
+The bytes are a line of JSON with the arrays behind it. NumPy's own archive takes 95 µs in place of 7, and 520 bytes in place
+of 33, for two numbers, of which a sweep keeps a hundred thousand; JSON alone has no arrays; and pickle would run what
+somebody put into a journal. Without a journal values go through the same bytes, so that a run which computes them and
+one which finds them return the same types.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +17,8 @@ import torch
 
 Value = bool | int | float | complex | str | np.ndarray
 _SCALARS = (bool, int, float, complex, str)
+_LARGEST_EXACT = 2**53
+"""Up to here each whole number is a float64."""
 
 
 def plain_values(returned: Any) -> dict[str, Value]:
@@ -92,3 +100,49 @@ def decode_values(content: bytes) -> dict[str, Value]:
             start, stop = stop, stop + dtype.itemsize * int(np.prod(shape))
             values[name] = np.frombuffer(content[start:stop], dtype).reshape(shape).copy()
     return values
+
+
+def columns(rows: Sequence[Mapping[str, Value] | None]) -> dict[str, np.ndarray]:
+    """The values of all points as one array a name, exact, with gaps where points have none.
+
+    Floats have NaN in the gaps; other types become objects with None, if there are gaps or shapes differ.
+
+    Example:
+        >>> columns([{"loss": 0.5, "n": 1}, None])
+        {'loss': array([0.5, nan]), 'n': array([1, None], dtype=object)}
+    """
+    names = dict.fromkeys(name for row in rows if row is not None for name in row)
+    return {name: _column([None if row is None else row.get(name) for row in rows]) for name in names}
+
+
+def _column(cells: Sequence[Value | None]) -> np.ndarray:
+    values = [cell for cell in cells if cell is not None]
+    dtype, shape = common_type(values)
+    gaps = len(values) < len(cells)
+    if dtype is None or (gaps and dtype.kind not in "fc"):
+        return objects(cells)
+    if gaps:
+        values = [np.full(shape, np.nan, dtype) if cell is None else cell for cell in cells]
+    return np.stack(values) if shape else np.array(values, dtype)
+
+
+def objects(cells: Sequence[Any]) -> np.ndarray:
+    """An array of whatever the cells are; ``np.array`` would look into them."""
+    column = np.empty(len(cells), object)
+    for index, cell in enumerate(cells):
+        column[index] = cell
+    return column
+
+
+def common_type(values: Sequence[Any]) -> tuple[np.dtype | None, tuple[int, ...]]:
+    """A type and a shape that hold all values exactly, or no type."""
+    if isinstance(values[0], np.ndarray):
+        first = values[0]
+        same = all(isinstance(v, np.ndarray) and v.dtype == first.dtype and v.shape == first.shape for v in values)
+        return (first.dtype, first.shape) if same else (None, ())
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return (np.dtype(np.int64) if all(-(2**63) <= v < 2**63 for v in values) else None), ()
+    if kinds <= {int, float} and all(abs(v) <= _LARGEST_EXACT for v in values if type(v) is int):
+        return np.dtype(np.float64), ()
+    return (np.dtype(kinds.pop()), ()) if kinds in ({bool}, {complex}) else (None, ())

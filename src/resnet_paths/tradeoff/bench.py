@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ..lesion import METRICS, Metric, evaluate_gates
 from ..network import UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
-from ..sweep import fingerprint as code_fingerprint
 from ..sweep.progress import Report, SweepProgress
 from ..sweep.result import last_line
 from .by_block import latency_by_block
@@ -83,7 +82,7 @@ class Bench:
         return answers(self.net.model, self.data, self.net.followed, self.batch_size)
 
     def __sweep_fingerprint__(self) -> Any:
-        """What decides the values, without the code, which is looked at once (:func:`_code`)."""
+        """What decides the values, beside this package's code."""
         shop = self.workshop
         metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
         images = [None if data is None else data.fingerprint for data in (shop.images, self.data)]
@@ -124,7 +123,6 @@ class Running:
             journal=self.journal,
             progress=tell,
             retry_failed=True,
-            version=_code(),
         )
         if result.errors:
             index, error = next(iter(result.errors.items()))
@@ -142,12 +140,6 @@ def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tel
         elapsed = time.monotonic() - start
         tell(SweepProgress("", len(points), finished=number, computed=number, elapsed=elapsed))
     return {name: [values[name] for values in columns] for name in columns[0]} if columns else {}
-
-
-@cache
-def _code() -> str:
-    """Stands for the code that computes the points: it takes a second to look at, so it is looked at once."""
-    return code_fingerprint((_loss, _gate_losses, _measured, _costs, NoRepair, Recalibrate, Refit))
 
 
 def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
