@@ -1,6 +1,5 @@
 """The planner: its parts put together, the goals, and what the plan does to a model."""
 
-import functools
 import itertools
 from dataclasses import fields, replace
 
@@ -69,15 +68,18 @@ def planned(net, goal, images=SOME, **options):
     return plan_drop(net, images, goal=goal, **{"clock": QUICK, "progress": False} | options)
 
 
-def noting(function, points: list):
-    """The same function, its points noted; a journal takes it for the same."""
+class Noting:
+    """A function whose points are noted, which decides none of its values."""
 
-    @functools.wraps(function)
-    def noted(point, context, seed):
-        points.append(point)
-        return function(point, context, seed)
+    def __init__(self, function, points: list) -> None:
+        self.function, self.points = function, points
 
-    return noted
+    def __call__(self, point, context, seed):
+        self.points.append(point)
+        return self.function(point, context, seed)
+
+    def __sweep_fingerprint__(self):
+        return self.function
 
 
 def losses(net, data, size: int) -> dict[tuple[int, ...], float]:
@@ -334,7 +336,9 @@ def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
         "journal": tmp_path / "plan.sqlite",
         "split": ImageSplit(search=SOME, certify=TEST),
     }
-    measured, calls = planner_module.measure_set, []
+    measured, calls, computed = planner_module.measure_set, [], []
+    for name in ("_measured", "_gate_losses"):
+        monkeypatch.setattr(bench_module, name, Noting(getattr(bench_module, name), computed))
 
     def stopped(bench, dropped, running, state):
         calls.append(dropped)
@@ -346,9 +350,7 @@ def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         planned(small, Count(2), **options)
     monkeypatch.setattr(planner_module, "measure_set", measured)
-    computed = []
-    for name in ("_measured", "_gate_losses"):
-        monkeypatch.setattr(bench_module, name, noting(getattr(bench_module, name), computed))
+    computed.clear()
     again = planned(small, Count(2), **options)
     assert computed == [{"dropped": again.point.dropped}]  # the set at which it was stopped, and nothing else
     fresh = planned(small, Count(2), **options | {"journal": None})

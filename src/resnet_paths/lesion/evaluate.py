@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -15,15 +14,12 @@ from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
 from ..graph.eval_mode import check_eval
-from ..imports import first_import
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
+from ..sweep.progress import reporter, tracked
 from .metrics import Metric, needs_labels
 from .options import Running, StudyOptions
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 Network = UnrolledNetwork | PlainNetwork
 """What can be damaged: residual blocks, or the layers of a plain network."""
@@ -69,23 +65,6 @@ class GateRows:
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
         """(row, logits) for each gate vector."""
         return self.runner.iterate(x, self.gates, count=count)
-
-
-def progress_bar(what: str, enabled: bool) -> Progress:
-    """A progress bar with the remaining time on standard error, if that is a terminal."""
-    with first_import("rich.progress"):
-        from rich import progress
-        from rich.console import Console
-
-    columns = (
-        progress.TextColumn(what),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    shown = enabled and sys.stderr.isatty()
-    return progress.Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
 
 
 def quick(net: N, fast: bool = True) -> N:
@@ -148,12 +127,10 @@ def per_image(
 
 
 def _here(points: list[dict[str, int]], context: Any, progress: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    with progress_bar("evaluating", progress) as bar:
-        task = bar.add_task("", total=points[-1]["stop"] if points else 0)
-        for point in points:
-            found = _batch(point, context, 0)
-            bar.update(task, advance=point["stop"] - point["start"])
-            yield found["values"], found["pieces"]
+    with reporter(progress) as report:
+        for point in tracked(points, len(points), "evaluating", report):
+            values = _batch(point, context, 0)
+            yield values["values"], values["pieces"]
 
 
 def _swept(points: list[dict[str, int]], context: Any, run: Running) -> Iterator[tuple[np.ndarray, np.ndarray]]:

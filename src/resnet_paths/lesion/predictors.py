@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -17,8 +18,9 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
+from ..sweep.progress import reporter, tracked
 from ..tables import data_frame
-from .evaluate import progress_bar, quick
+from .evaluate import quick
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,13 +115,12 @@ def damage_predictors(
         raise ValueError(f"expected at least two images for CKA, got {min(cka_images, len(data))}; pass cka_images=0")
     runner = quick(net, fast)
     parts: list[dict[str, np.ndarray]] = []
-    with progress_bar("predictors", progress) as bar:
-        task = bar.add_task("", total=len(data))
-        for x, labels in data.batches(batch_size):
+    batches = math.ceil(len(data) / batch_size)
+    with reporter(progress) as report:
+        for x, labels in tracked(data.batches(batch_size), batches, "predictors", report):
             x = placed(x, net.model)
             labels = labels.to(x.device)
             parts.append({**_gradients(runner, x, labels), **_contributions(runner, x, labels)})
-            bar.update(task, advance=len(labels))
     per_image = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
     values = {name: found.mean(1) for name, found in per_image.items()}
     values["norm_scale"] = _norm_scales(net)

@@ -1,4 +1,12 @@
-"""The file of a journal: made whole or not at all, checked before it is written to, and never repaired by guessing."""
+"""The file of a journal: made whole or not at all, checked before it is written to, and never repaired by guessing.
+
+SQLite could create the file itself, but a kill in between would leave an empty one, which is what a journal whose
+content was lost looks like too. So an empty journal is built in memory, written to a file without a name and linked to
+its place in one step; file systems without nameless files or links get the next best way. SQLite checks the structure
+of its pages and not what stands in the rows; a checksum on each row finds bits that a disk or a copy has flipped. All
+rows are checked when the journal is opened, before anything is computed on top of
+them.
+"""
 
 from __future__ import annotations
 

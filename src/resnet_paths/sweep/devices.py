@@ -1,4 +1,8 @@
-"""Devices: one worker for each GPU, or workers that share the processor's cores."""
+"""Devices: one worker for each GPU, or workers that share the processor's cores.
+
+A plain `ProcessPoolExecutor` forks, which breaks CUDA; gives all its workers the same GPU; lets each of them use all
+cores; and leaves them running when its parent is killed. `local_workers` is that class with these four put right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Points to outcomes: in this process, or over any executor with a bounded number of jobs on their way."""
+"""Points to outcomes: in this process, or over any executor with a bounded number of jobs on their way.
+
+`Executor.map` submits all points at once and pickles the function and its context with each chunk: a ResNet and ten
+thousand images, a thousand times. Here a job names its payload by a hash, and a worker that does not have it asks for
+it: the payload travels once to each worker, also to one that joined late or was restarted, on executors that say
+nothing of their workers. Twice as many jobs as workers are on their way, so that none waits for the next.
+
+`_broken` ends the sweep; an exception from a job that the function did not raise (Dask's for a worker that was killed)
+means that one of its points may be the cause, and they are tried one by one.
+"""
 
 from __future__ import annotations
 

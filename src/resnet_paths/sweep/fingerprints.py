@@ -1,4 +1,11 @@
-"""Fingerprints: SHA-256 of everything in a value that can decide a result."""
+"""Fingerprints: SHA-256 of everything in a value that can decide a result.
+
+Pickles would be the obvious thing to hash, but equal objects have different ones (sets, shared references, caches), and
+functions are pickled by name, whatever stands in them. The source text would count comments and miss what a function
+calls and closes over. So values are walked here: data by content, code by bytecode and by the globals that it reads.
+`provenance.fingerprint` and `graph.model_fingerprint` say in records which data and which model were used; they know
+neither code nor arbitrary objects, and their results stand in files of earlier runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""The journal: finished points of any number of sweeps in one SQLite file, crash-safe and shared by processes."""
+"""The journal: finished points of any number of sweeps in one SQLite file, crash-safe and shared by processes.
+
+SQLite, because it is in Python's standard library and its transactions are the hard part of "nothing is lost and
+nothing is computed twice". What it does not know is which processes are alive: for that a claim names its owner, and
+`owners` tells whether the owner still holds its lock. Points are filed under a hash of their values and the fingerprint
+of the sweep, so that one file serves many sweeps, and a changed function finds no old values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Out of memory: halve the batch, say so, and go on."""
+"""Out of memory: halve the batch, say so, and go on.
+
+How large a batch fits depends on the model, on the device and on who else uses it, and no formula knows it beforehand.
+PyTorch has one exception for CUDA, and plain `RuntimeError`s with various texts for CPUs, MPS and cuBLAS.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Who is alive: every sweep holds a lock on one byte of a file beside the journal, and the system frees it at death.
 
-No clock takes part, no process number is reused by mistake, and a lock is never left behind.
+Leases that expire need clocks that agree, and steal the points of a process that was only slow; process numbers are
+reused, and mean nothing in another container or on another machine. A lock that the system keeps has neither fault. A
+byte for each owner, because a file for each would be left behind by every kill.
 """
 
 from __future__ import annotations

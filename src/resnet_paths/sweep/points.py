@@ -1,4 +1,9 @@
-"""Points: plain values with a canonical form, from which their keys and their seeds follow."""
+"""Points: plain values with a canonical form, from which their keys and their seeds follow.
+
+`repr` and JSON are not canonical enough for keys: they confuse 1 and True or 1 and 1.0 in one direction or the other,
+and depend on the order of a mapping. The encoding is injective, with a length before whatever has one, so that no two
+points share a key; 16 bytes make a collision among 10^12 points less likely than a flipped bit in memory.
+"""
 
 from __future__ import annotations
 

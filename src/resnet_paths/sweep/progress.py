@@ -1,17 +1,23 @@
-"""Progress with an ETA from measured points: a bar on terminals, a line in notebooks, sparse lines in logs."""
+"""Progress with an ETA from measured points: a bar on terminals, a line in notebooks, sparse lines in logs.
+
+rich draws the bar. Its own notebook output needs widgets and its output to a file is one line at the end, of no help to
+somebody who looks into the log of a job of ten hours; hence the other two. The ETA counts only points computed in this
+run: those found in the journal took no time and would promise too much.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from ..imports import first_import
 
 LOG_SECONDS = 30.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,25 @@ class SweepProgress:
 
 
 Report = Callable[[SweepProgress], None]
+
+
+def tracked(items: Iterable[T], total: int, name: str, report: Report) -> Iterator[T]:
+    """The items one by one, with word of how many are done: for work that needs no journal and no other process.
+
+    Yields:
+        The items.
+
+    Example:
+        >>> list(tracked("ab", 2, "letters", lambda state: print(state.finished, "of", state.total)))
+        1 of 2
+        2 of 2
+        ['a', 'b']
+    """
+    start = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        elapsed = time.monotonic() - start
+        report(SweepProgress(name, total, finished=done, computed=done, elapsed=elapsed))
 
 
 def duration(seconds: float) -> str:

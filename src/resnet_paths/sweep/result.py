@@ -81,12 +81,12 @@ class SweepResult(Record):
         """Points that are all combinations of some coordinates become dimensions; others lie along `point`."""
         by_name = coordinates(self.points)
         axes, cells = _axes(by_name, len(self))
+        dims: tuple[str, ...] = ("point",) if axes is None else tuple(axes)
+        shape = (len(self),) if axes is None else tuple(map(len, axes.values()))
         if axes is None:
-            dims, shape = ("point",), (len(self),)
             # A coordinate that bears its dimension's name would become its index.
             labels = {name if name != "point" else "label": ("point", _labels(by_name[name])) for name in by_name}
         else:
-            dims, shape = tuple(axes), tuple(map(len, axes.values()))
             labels = {name: (name, _labels(values)) for name, values in axes.items()}
         variables: dict[str, Any] = {}
         for name, column in (*self.values.items(), ("finished", self.finished), ("seconds", self.seconds)):

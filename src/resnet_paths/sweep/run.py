@@ -1,4 +1,15 @@
-"""The sweep: points -> executor -> journal -> result."""
+"""The sweep: points -> executor -> journal -> result.
+
+A loop over points and a dictionary would do for an afternoon. What is here is for runs of hours on machines that are
+shared: each point is claimed before it is computed, so that several processes divide the points of one journal; it is
+written soon after, so that a kill costs little; and the result is read back from the journal at the end, so that it is
+the same whoever computed the points.
+
+Writing takes a few milliseconds, as the disk has to confirm it. Five times a second is seldom enough that quick points
+do not wait for the disk, and often enough that nobody minds the loss; 16 MB bounds the memory of points with large
+arrays. Claims are made in lots that take between a quarter of a second and a second to compute: smaller ones cost more
+in transactions than in work, larger ones leave other processes idle at the end.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Several batches at once in one process: a thread for each core, and one core for each operation."""
+"""Several batches at once in one process: a thread for each core, and one core for each operation.
+
+Not an executor for `sweep`: a swept function may seed generators and change its model, which threads share; this is for
+functions within one point that do neither.
+"""
 
 from __future__ import annotations
 

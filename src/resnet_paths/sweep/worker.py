@@ -1,4 +1,9 @@
-"""What runs in a worker: points evaluated one by one, with a function and a context that arrive once."""
+"""What runs in a worker: points evaluated one by one, with a function and a context that arrive once.
+
+Everything that could make a value depend on the worker is set here: the generators are seeded for each point, torch's
+types and precision are those of the process that asked. Two payloads are kept, since a study often goes back and forth
+between two sweeps, and more could fill a GPU.
+"""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ from ..lesion import METRICS, Metric, evaluate_gates
 from ..network import UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
-from ..sweep.progress import Report, SweepProgress
+from ..sweep.progress import Report, SweepProgress, tracked
 from ..sweep.result import last_line
 from .by_block import latency_by_block
 from .counting import count_macs, count_parameters
 from .measures import Answers, answers
-from .repairs import Closed, NoRepair, Recalibrate, Refit, Refits, Repairer, dropped_copy
+from .repairs import Closed, Refits, Repairer, dropped_copy
 from .search import Set
 
 _TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
@@ -134,12 +134,8 @@ class Running:
 
 def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tell: Report) -> dict[str, list[Any]]:
     """The same without a journal: nothing needs to be told from what an earlier run computed."""
-    start, columns = time.monotonic(), []
-    for number, point in enumerate(points, 1):
-        columns.append(function(point, context, 0))
-        elapsed = time.monotonic() - start
-        tell(SweepProgress("", len(points), finished=number, computed=number, elapsed=elapsed))
-    return {name: [values[name] for values in columns] for name in columns[0]} if columns else {}
+    rows = [function(point, context, 0) for point in tracked(points, len(points), "", tell)]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
