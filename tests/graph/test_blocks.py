@@ -160,7 +160,7 @@ def test_dense_networks_are_told_apart() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x, self.a(x)], 1)
 
-    with pytest.raises(NoBlocksError, match="1 times"):
+    with pytest.raises(NoBlocksError, match="1x"):
         unroll(Dense())
 
 

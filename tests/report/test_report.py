@@ -345,7 +345,7 @@ def test_models_that_give_nothing_to_report(tmp_path) -> None:
         broken.linear.weight[0] = torch.nan
     for model, message in (
         (broken, "expected a model with finite outputs, got NaN or infinity for images of digits"),
-        (cifar_resnet(8, widths=(2, 2, 2)).eval(), "expected images that the model takes, got digits .* of 1x8x8"),
+        (cifar_resnet(8, widths=(2, 2, 2)).eval(), "expected images that the model accepts, got digits .* of 1x8x8"),
     ):
         with pytest.raises(ValueError, match=message) as told:
             write_report(model, data, tmp_path / "r.html")

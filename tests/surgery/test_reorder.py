@@ -78,7 +78,7 @@ def test_layers_of_a_transformer_move_as_a_whole() -> None:
     ("order", "message"),
     [
         ([1, 0, 2], "each of the 9 blocks once"),
-        ([3, 1, 2, 0, 4, 5, 6, 7, 8], r"\(4, 8, 8\) to \(6, 4, 4\), for the place of block 0"),
+        ([3, 1, 2, 0, 4, 5, 6, 7, 8], r"\(4, 8, 8\) to \(6, 4, 4\), in place of block 0"),
         ([0, 5, 2, 3, 4, 1, 6, 7, 8], r"block 5 \(layer2.2\)"),
     ],
 )

@@ -172,7 +172,7 @@ def test_a_mask_that_only_the_branch_that_goes_was_given_may_be_anything() -> No
 def test_a_flag_or_number_that_decides_is_refused_by_name(part: str, name: str, value: object) -> None:
     model, x = made(Model)
     smaller = drop_blocks(model, [f"layers.0.{part}"])
-    with pytest.raises(ValueError, match=f"expected {name}=.* to take out layers.0.{part}, got {value}") as error:
+    with pytest.raises(ValueError, match=f"expected {name}=.* to drop layers.0.{part}, got {value}") as error:
         smaller.layers[0](x, **{"scale": 2.0, name: value})
     assert "\n" not in str(error.value)
     with lesioned(model, [f"layers.0.{part}"]), pytest.raises(ValueError, match=f"expected {name}="):

@@ -148,7 +148,7 @@ def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
 def _concatenated(net: UnrolledNetwork) -> str:
     """A remark on models that concatenate instead."""
     times = net.concatenations
-    return f"; it concatenates {times} times (torch.cat), as DenseNets do, which is no shortcut" if times else ""
+    return f"; it concatenates (torch.cat, {times}x), as DenseNets do, which is no shortcut" if times else ""
 
 
 def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> str:

@@ -1,4 +1,4 @@
-"""Edits of a real model: drop, repair, lesion for a while, reorder, export."""
+"""Edits of a real model: drop, repair, lesion temporarily, reorder, export."""
 
 from .batch_statistics import batch_statistics, norms_before
 from .drop import drop_blocks

@@ -1,4 +1,8 @@
-"""Which batch norms a dropped block reaches, and the network as it would be after recalibration."""
+"""Which batch norms a dropped block affects, and a network that behaves as if recalibrated.
+
+The planner scores hundreds of sets of blocks. Recalibrating a model for each would take longer than everything else, so
+it uses a network whose norms take the statistics of each batch instead.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from ..network.norms import tracking_norms
 
 @checked
 def norms_before(net: UnrolledNetwork, dropped: Sequence[BlockRef]) -> list[str]:
-    """Names of the batch norms left after dropping whose input no dropped block reaches: their statistics stay right.
+    """Names of the remaining batch norms that no dropped block affects, so that their statistics stay valid.
 
-    Norms inside a module that the graph does not enter are not listed: they may be reached.
+    Norms inside a closed module are not listed, since they may be affected.
     """
     blocks, segments = net.indices(list(dropped)), net.segments
     reached = descendants(*(segments.cuts[index].add for index in blocks))
@@ -35,18 +39,18 @@ def norms_before(net: UnrolledNetwork, dropped: Sequence[BlockRef]) -> list[str]
 
 @checked
 def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
-    """The network over a copy of its model whose batch norms use the statistics of whatever batch they see.
+    """The network over a copy of its model whose batch norms use the statistics of the current batch.
 
-    So it behaves, for a large batch, as after recalibration, whichever blocks are dropped.
+    On a large batch it behaves as if recalibrated, whichever blocks are dropped.
 
     Raises:
-        RuntimeError: the copy has other blocks.
+        RuntimeError: the copy has different blocks.
     """
     model = private_copy(net.model)
     for norm in tracking_norms(model).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    found = unroll(model, net._example, output=net.output)
-    if len(found) != len(net):
-        raise RuntimeError(f"expected {len(net)} blocks with batch statistics, got {len(found)}")
-    return found
+    result = unroll(model, net._example, output=net.output)
+    if len(result) != len(net):
+        raise RuntimeError(f"expected {len(net)} blocks with batch statistics, got {len(result)}")
+    return result

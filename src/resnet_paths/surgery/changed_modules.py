@@ -1,9 +1,10 @@
-"""Modules that run another forward for a while, so that contexts can be left in any order.
+"""Modules that temporarily run another forward, so that contexts can be left in any order.
 
-Each module that is changed is noted once with what it was; each context, with the class that it gives to each module
-that it changes. A module has the class of the context that came last among those still open, and, when none is open,
-what it was. Contexts on one unrolled network are written together, as one set of blocks: when one of them ends, the
-forwards of the others are written again without its blocks, from the graph that was followed before any lesion.
+The first change of a module records what it was; each context records the class that it gives to each module. A module
+has the class of the most recently opened context that is still open, and its original one when none is. Contexts on one
+unrolled network are written together, as one set of blocks: when one of them ends, the forwards of the others are
+written again without its blocks, from the graph that was traced before any lesion. (A stack would not do: two threads,
+or two generators, may leave their contexts in another order than they entered them.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _BEFORE: dict[int, _Before] = {}
 
 @dataclass(eq=False)
 class _Before:
-    """What a module was, and the forwards that it has been given since, by context, oldest first."""
+    """What a module was, and the forwards given to it since, by context, oldest first."""
 
     module: nn.Module
     kind: type[nn.Module]
@@ -36,7 +37,7 @@ class _Before:
     given: dict[Changes, Any] = field(default_factory=dict)
 
     def show(self) -> None:
-        """Let the module run the forward that was given last, or its own."""
+        """Make the module run the most recently given forward, or its own if there is none."""
         last = next(reversed(self.given.values()), None)
         if isinstance(self.module, fx.GraphModule):
             graph = self.forward if last is None else last
@@ -52,11 +53,11 @@ class _Before:
 
 
 class Changes:
-    """One context: some blocks of a network taken out for a while.
+    """One context: some blocks of a network temporarily removed.
 
     Args:
         net: the network.
-        indices: its blocks.
+        indices: the blocks to remove.
     """
 
     def __init__(self, net: UnrolledNetwork, indices: Sequence[int]) -> None:
@@ -69,7 +70,7 @@ class Changes:
         """Change the model.
 
         Raises:
-            NotDroppableError: a block cannot be taken out; nothing is changed.
+            NotDroppableError: a block cannot be dropped; nothing is changed.
         """
         with MODEL_LOCK:
             others = self._others()
@@ -83,7 +84,7 @@ class Changes:
             _OPEN.append(self)
 
     def leave(self) -> None:
-        """Take this context's changes back."""
+        """Undo this context's changes."""
         with MODEL_LOCK:
             _OPEN.remove(self)
             _forget([self, *self._others()])
@@ -94,10 +95,10 @@ class Changes:
         return [other for other in _OPEN if other.net is self.net]
 
     def _restore_flags(self) -> None:
-        """The train flags as they were when the context began; a context opened later on the model takes them over."""
-        own = {id(module) for module, _ in self._flags}
+        """Restore the train flags from the start of the context, or hand them to a context opened later."""
+        module_ids = {id(module) for module, _ in self._flags}
         later = [other for other in _OPEN if other._number > self._number]
-        after = next((other for other in later if any(id(module) in own for module, _ in other._flags)), None)
+        after = next((other for other in later if any(id(module) in module_ids for module, _ in other._flags)), None)
         if after is not None:
             after._flags = self._flags
             return
@@ -106,18 +107,18 @@ class Changes:
 
 
 def _write_together(contexts: list[Changes]) -> None:
-    """Let the modules run without the blocks of all these contexts, which are on one network."""
+    """Make the modules run without the blocks of all these contexts, which belong to one network."""
     _forget(contexts)
     if not contexts:
         return
     last = contexts[-1]
     indices = sorted({index for context in contexts for index in context.indices})
     for written, blocks in edits(last.net, indices, last.plan):
-        _give(last, written.plan.site.module, (written, blocks))
+        _give_forward(last, written.plan.site.module, (written, blocks))
 
 
 def _forget(contexts: list[Changes]) -> None:
-    """Let the modules that some contexts changed be what they are without them."""
+    """Remove the changes of these contexts from the modules."""
     for before in list(_BEFORE.values()):
         if [context for context in contexts if before.given.pop(context, None) is not None]:
             before.show()
@@ -125,10 +126,10 @@ def _forget(contexts: list[Changes]) -> None:
             del _BEFORE[id(before.module)]
 
 
-def _give(context: Changes, module: nn.Module, edit: Edit) -> None:
+def _give_forward(context: Changes, module: nn.Module, edit: Edit) -> None:
     if id(module) not in _BEFORE:
-        own = module.graph if isinstance(module, fx.GraphModule) else module.__dict__.get("forward")
-        _BEFORE[id(module)] = _Before(module, type(module), own)
+        forward = module.graph if isinstance(module, fx.GraphModule) else module.__dict__.get("forward")
+        _BEFORE[id(module)] = _Before(module, type(module), forward)
     before, (written, blocks) = _BEFORE[id(module)], edit
     if isinstance(module, fx.GraphModule):
         before.given[context] = checked_graph(written)

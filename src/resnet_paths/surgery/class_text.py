@@ -1,6 +1,7 @@
 """The source text of a class that differs from another in its forward; see `written_class`.
 
-``$signature``, ``$body`` and so on are filled in. The text must need nothing but torch and the standard library.
+``$signature``, ``$body`` and so on are filled in. The text may depend only on torch and the standard library, because
+it is stored in the files of smaller models, which must load where this library is not installed.
 """
 
 from string import Template
@@ -39,11 +40,11 @@ def _refuse(name, value, expected):
         absent = ("is", "absent")
         wrong = [key for key in (*item, *value) if not (key in item and key in value and _holds(value[key], item[key]))]
         name, value, (kind, item) = wrong[0], value.get(wrong[0], "absent"), item.get(wrong[0], absent)
-    wanted = "something" if kind == "given" else repr(item) if kind == "is" else "as it was"
+    needed = "something" if kind == "given" else repr(item) if kind == "is" else "as it was"
     got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)[:60]
     raise ValueError(
-        f"expected {name}={wanted}, as in the run that was followed to take out {_blocks}, got {got}; "
-        f"take the blocks out again with an example_input in which {name} has that value"
+        f"expected {name}={needed}, as in the run that was traced to drop {_blocks}, got {got}; "
+        f"drop the blocks again with an example_input in which {name} has that value"
     )
 
 

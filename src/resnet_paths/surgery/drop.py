@@ -1,4 +1,4 @@
-"""Taking the branches of blocks out of a real model."""
+"""Drop the branches of blocks from a real model."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ def drop_blocks(
 ) -> nn.Module:
     """A smaller, ordinary model without the branches of some blocks.
 
-    Each block ``post(shortcut(x) + branch(x))`` becomes ``post(shortcut(x))``: what the network at a gate of 0
-    computes, with the branch's parameters and time really gone (the lesion of Veit, Wilber and Belongie 2016,
-    section 4.1). The innermost module whose forward makes the addition gets another forward; all else stays: classes
-    (``isinstance``), attributes, methods, hooks, the keys of everything that is kept. Half of a module with two blocks
-    (a transformer layer's attention) can be dropped too.
+    Each block ``post(shortcut(x) + branch(x))`` becomes ``post(shortcut(x))``. That is what the network computes at a
+    gate of 0, but here the branch's parameters and run time are really gone (the lesion of Veit, Wilber and Belongie
+    2016, section 4.1). The innermost module whose forward makes the addition gets another forward; everything else
+    stays: classes (``isinstance``), attributes, methods, hooks, the keys of all that is kept. Half of a module with two
+    blocks (a transformer layer's attention) can be dropped too.
 
-    The smaller model pickles, also to where this library is not installed, wherever the model's own classes can be
-    imported; it copies, compiles, exports and trains as any model. Arguments that a changed module hands on to its
-    parts (masks, caches) are used as they are given. An argument that decided what the module does (a flag, a mask that
-    it asks about) must be as in the run that was followed, else the module raises a ``ValueError`` that names it. What
-    a branch handed out beside its sum (attention maps) is returned as None.
+    The smaller model can be pickled, and loads wherever the model's own classes can be imported, even without this
+    library. It copies, compiles, exports and trains like any model. Arguments that a changed module passes on to its
+    submodules (masks, caches) may have any value. An argument that decided what the module does (a flag, a mask that
+    it compares with None) must be as in the traced run, otherwise the module raises a ``ValueError`` that names it.
+    Whatever a branch returned besides its sum (attention maps) is returned as None.
 
     Args:
         model: any residual model, or its unrolled network.
-        blocks: indices (negative from the end) or names of blocks. One inside another's branch vanishes with it.
-        refit: images, without labels, on which the kept blocks are repaired in closed form; see :func:`refit_blocks`,
-            which also tells what was chosen.
+        blocks: indices (negative from the end) or names of blocks. A block inside another's branch goes with it.
+        refit: unlabelled images on which the remaining blocks are repaired in closed form; see :func:`refit_blocks`,
+            which also reports how the repair was chosen.
         example_input: see :func:`resnet_paths.unroll`; for models that cannot be traced symbolically.
-        inplace: change the model itself; unroll it again afterwards.
+        inplace: whether to change the model itself; unroll it again afterwards.
 
     Returns:
-        A copy of the model; with `inplace`, the model.
+        A copy of the model; with `inplace`, the model itself.
 
     Raises:
         BlockIndexError: there is no such block, or one is given twice.
-        NotDroppableError: a block cannot be taken out; the message says why, and so does the table.
+        NotDroppableError: a block cannot be dropped; the message says why, and so does the table of blocks.
         UnrollError: the model cannot be copied.
 
-    Cost: one copy of the model and one trace (none for an unrolled network); with `refit` see there.
+    Cost: one copy of the model and one trace (none for an unrolled network); for `refit` see :func:`refit_blocks`.
 
     Example:
         >>> import torchvision

@@ -1,4 +1,4 @@
-"""Giving a module its new forward, and taking out of it what that does not need."""
+"""Give a module its new forward, and delete what that does not need."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def edits(net: UnrolledNetwork, indices: Sequence[int], plan: Segments | None = 
 
     Args:
         net: the network.
-        indices: its blocks.
-        plan: its graph (None: that of the model's present mode).
+        indices: the blocks to drop.
+        plan: its graph (None: that of the model's current mode).
 
     Raises:
-        NotDroppableError: a block cannot be taken out.
+        NotDroppableError: a block cannot be dropped.
     """
     plan = plan or net.segments
     plans = plan_sites(plan.program, [plan.cuts[index] for index in indices])
@@ -46,7 +46,7 @@ def edits(net: UnrolledNetwork, indices: Sequence[int], plan: Segments | None = 
 
 
 def give_forward(module: nn.Module, edit: Edit) -> None:
-    """Let a module, the one that was planned for or a copy of it, run its new forward from now on."""
+    """Make a module, either the one planned for or a copy of it, run its new forward from now on."""
     written, blocks = edit
     for name, tensor in written.constants.items():
         module.register_buffer(name, tensor.detach().clone(), persistent=False)
@@ -59,10 +59,10 @@ def give_forward(module: nn.Module, edit: Edit) -> None:
 
 
 def show_compiled_models(module: nn.Module) -> None:
-    """Let compiled models that contain the module see that it has changed.
+    """Make compiled models that contain the module notice that it has changed.
 
-    Before it runs its code, torch.compile compares the modules with what the code was compiled for. Where no dictionary
-    of a module has changed since, some releases (2.11 is one) take it that nothing has, its class included.
+    Before it runs compiled code, torch.compile checks that the modules are still those that the code was compiled for.
+    If no dictionary of a module has changed, some releases (such as 2.11) assume that its class has not either.
     """
     name = "_resnet_paths_changed"
     module.__dict__[name] = None
@@ -70,13 +70,13 @@ def show_compiled_models(module: nn.Module) -> None:
 
 
 def note_dropped(model: nn.Module, blocks: Sequence[str]) -> None:
-    """Let a model say which blocks it lacks, so that a checkpoint of it can be read."""
+    """Record in a model which blocks it lacks, so that a checkpoint of it can be loaded."""
     inner_model(model).__dict__[_DROPPED] = (*dropped_in(model), *blocks)
 
 
 @checked
 def dropped_in(model: nn.Module) -> tuple[str, ...]:
-    """The names of the blocks that were dropped from a model, in a wrapper or not.
+    """The names of the blocks that were dropped from a model, whether wrapped or not.
 
     Example:
         >>> dropped_in(nn.Identity())
@@ -90,7 +90,7 @@ _DROPPED = "_dropped_blocks"
 
 
 def checked_graph(written: WrittenForward) -> fx.Graph:
-    """The forward as the graph of a ``GraphModule``, in which arguments that it does not hold for are refused."""
+    """The forward as the graph of a ``GraphModule``, with checks of the arguments that it is valid for."""
     graph = fx.Graph()
     parameters = signature_of(written.plan.site.module).parameters
     copies: dict[fx.Node, fx.Node] = {}
@@ -105,21 +105,21 @@ def checked_graph(written: WrittenForward) -> fx.Graph:
 
 
 def _assert_fixed(graph: fx.Graph, fixed: dict[str, Any], copies: dict[fx.Node, fx.Node]) -> None:
-    """In front of all operations, a check of each plain argument whose value is written into them."""
+    """Insert, before all operations, a check of each plain argument whose value they contain."""
     for node, copy in list(copies.items()):
         value = fixed.get(str(node.target), Given)
         if value is None or isinstance(value, (bool, int, float, str)):
             holds = graph.call_function(operator.is_ if value is None else operator.eq, (copy, value))
-            message = f"expected {node.target}={value!r}, as in the run that was followed to take out blocks"
+            message = f"expected {node.target}={value!r}, as in the run that was traced to drop blocks"
             graph.call_function(torch._assert, (holds, message))
 
 
 def take_out(leaving: Leaving, counterpart: Callable[[nn.Module], nn.Module]) -> None:
-    """Delete parts, parameters and buffers that nothing needs any more.
+    """Delete submodules, parameters and buffers that nothing needs any more.
 
     Args:
         leaving: what goes, by the modules of the model that was planned for.
-        counterpart: the module to change for each of those.
+        counterpart: maps each of those modules to the one to change.
     """
     for holder, name in leaving.modules:
         del counterpart(holder)._modules[name]

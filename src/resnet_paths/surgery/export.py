@@ -1,4 +1,4 @@
-"""Files of a smaller model that other programs can run."""
+"""Write a smaller model to files that other programs can run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ def export_model(
 
     Args:
         model: a model in eval mode that takes one tensor.
-        example_input: an input of at least two examples.
+        example_input: an input with at least two examples.
         folder: where to write.
-        onnx: write the ONNX file too.
+        onnx: whether to write the ONNX file too.
 
     Returns:
         The files, by kind.
 
     Raises:
-        ValueError: one example only, from which a batch size cannot be told from a constant; or onnxscript is not
-            installed.
+        ValueError: there is only one example, whose batch size looks like a constant; or onnxscript is not installed.
 
     Example:
         >>> import tempfile
@@ -48,7 +47,7 @@ def export_model(
         torch.Size([5, 3])
     """
     if len(example_input) < 2:
-        raise ValueError(f"expected an input of at least 2 examples, got {len(example_input)}")
+        raise ValueError(f"expected an input with at least 2 examples, got {len(example_input)}")
     if onnx:
         check_onnx()
     target = made_folder(folder)
@@ -85,7 +84,7 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
 
     Raises:
         ValueError: onnxscript is not installed.
-        RuntimeError: PyTorch gave no program.
+        RuntimeError: PyTorch returned no program.
     """
     check_onnx()
     load_compiler()
@@ -93,12 +92,12 @@ def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
     with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
         program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
     if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
+        raise RuntimeError("torch.onnx.export returned no program")
     return program
 
 
 MOST_IN_BATCH = 65535
-"""The largest batch of an exported program: kernels on CUDA allow no more, and tracing there refuses to promise it."""
+"""The largest batch of an exported program: CUDA kernels allow no more, and torch.export on CUDA fails beyond it."""
 
 
 def _any_batch() -> tuple[dict[int, Any]]:
@@ -106,25 +105,25 @@ def _any_batch() -> tuple[dict[int, Any]]:
 
 
 ONNX = ("onnxscript",)
-"""What writing an ONNX file needs beside this library."""
+"""Packages needed to write an ONNX file."""
 ONNX_RUNTIME = ("onnxruntime",)
-"""What running one needs."""
+"""Packages needed to run one."""
 
 
 def missing(packages: Iterable[str]) -> list[str]:
-    """Those of some packages that are not installed."""
+    """The packages that are not installed."""
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def check_onnx(packages: Iterable[str] = ONNX, extra: str = "onnx") -> None:
-    """Refuse, before any work, what needs packages that are not installed.
+    """Check, before any work, that the needed packages are installed.
 
     Args:
-        packages: what is needed.
-        extra: of this library, that brings them.
+        packages: the packages.
+        extra: the extra of this library that installs them.
 
     Raises:
-        ValueError: names them.
+        ValueError: some are not installed; the message names them.
     """
     if absent := missing(packages):
         raise ValueError(

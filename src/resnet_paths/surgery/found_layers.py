@@ -1,4 +1,4 @@
-"""Layers that are linear in their weights, wherever a graph holds them: as modules, as functions, inside attention."""
+"""Layers that are linear in their weights, in any form: as modules, as functions, inside attention."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class FoundLayer:
     Attributes:
         layer: a module over the layer's own parameters.
         weight_name: qualified name of its weight.
-        bias_name: of its bias; None where it has none.
-        read: what it reads, from the values of the graph.
+        bias_name: qualified name of its bias; None if it has none.
+        read: computes its input from the values of the graph.
     """
 
     layer: Layer
@@ -36,7 +36,7 @@ class FoundLayer:
 
 
 def found_layer(node: fx.Node, program: Program) -> FoundLayer | None:
-    """The layer whose output a node is; None where it is no layer's, or one whose weights are not what they seem."""
+    """The layer whose output a node is; None if there is none, or if hooks or parametrizations change its weights."""
     module = module_of(node, program)
     if is_linear_layer(module):
         (source,) = node.all_input_nodes
@@ -59,14 +59,14 @@ def _function(node: fx.Node, program: Program) -> FoundLayer | None:
 
 
 def _parameter_name(node: object, program: Program) -> str | None:
-    """The name of the model's parameter that a node is; None where it is another value."""
+    """The name of the model's parameter that a node reads; None if it is anything else."""
     if not isinstance(node, fx.Node) or node.op != "get_attr" or str(node.target) in program.constants:
         return None
     return str(node.target) if isinstance(program.attribute(str(node.target)), nn.Parameter) else None
 
 
 def _attention(node: fx.Node, program: Program) -> FoundLayer | None:
-    """The output projection of ``nn.MultiheadAttention``: with the identity in its place the module gives its input."""
+    """The output projection of ``nn.MultiheadAttention``; with an identity there, the module returns its input."""
     call = node.args[0] if node.op == "call_function" and node.target is operator.getitem else None
     if not isinstance(call, fx.Node) or node.args[1] != 0:
         return None

@@ -1,8 +1,8 @@
-"""Linear maps fitted to targets by normal equations that are summed over batches.
+"""Linear maps fitted to targets by normal equations that are accumulated over batches.
 
 Only the Gram matrix of the features and their products with the targets are kept, so memory does not grow with the
-number of rows; both are summed in float64, as thousands of batches of float32 would lose the digits that the solution
-of badly conditioned equations needs.
+number of rows. Both are summed in float64, since thousands of batches in float32 would lose the digits that a badly
+conditioned system needs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 
 _SAFE = 1e-8
-"""A ridge from which on Cholesky's factors keep half of float64's digits, and take a fifth of the time."""
+"""From this ridge on, Cholesky factors keep half of the digits of float64, in a fifth of the time of `eigh`."""
 
 
 class LeastSquares:
     """``min over V of  sum_r |V f_r - t_r|^2 + ridge m |V - V_0|^2``, one problem for each group of channels.
 
-    m is the mean of the Gram matrix's diagonal, so that `ridge` has no block. Groups are those of a grouped
-    convolution: each sees features of its own and gives its share of the outputs.
+    m is the mean of the Gram matrix's diagonal, which makes `ridge` dimensionless. Groups are those of a grouped
+    convolution: each has its own features and outputs.
 
     Args:
         groups: number of groups.
@@ -42,7 +42,7 @@ class LeastSquares:
         self.rows = 0
 
     def add(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """Rows of features, (groups, rows, features), and of targets, (groups, rows, outputs)."""
+        """Add rows of features, (groups, rows, features), and of targets, (groups, rows, outputs)."""
         self.gram += _summed(features.mT @ features)
         self.products += _summed(features.mT @ targets)
         self.squares += _summed(targets.square().sum(1)).sum(1)
@@ -51,8 +51,8 @@ class LeastSquares:
     def solve(self, old: torch.Tensor, ridge: float) -> torch.Tensor:
         """The solution, (groups, features, outputs) in float64, drawn towards `old` by the ridge.
 
-        Equations that rows do not decide (fewer rows than features, channels that are always zero) keep what they
-        have of `old`: the correction is the one of least norm.
+        Directions that the rows do not determine (fewer rows than features, channels that are always zero) keep their
+        values in `old`: the correction has minimum norm.
         """
         old = old.double()
         scale = self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
@@ -76,5 +76,5 @@ class LeastSquares:
 
 
 def _summed(value: torch.Tensor) -> torch.Tensor:
-    """A batch's share, where and as all are summed."""
+    """A batch's contribution, on the device and in the dtype of the sums."""
     return value.to("cpu", torch.float64)

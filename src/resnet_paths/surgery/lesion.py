@@ -1,4 +1,4 @@
-"""A model without the branches of some blocks for a while."""
+"""A model temporarily without the branches of some blocks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .drop import Blocks
 @checked
 @contextmanager
 def lesioned(model: nn.Module | UnrolledNetwork, blocks: Blocks, *, example_input: Any = None) -> Iterator[nn.Module]:
-    """Within the context the model itself runs without the branches of some blocks; after it, it is as before.
+    """Within the context, the model itself runs without the branches of some blocks; afterwards it is as before.
 
-    The modules that make the additions get another forward for a while; modules, parameters, hooks and names all
-    stay, so training within the context trains the model. Restored, also after an exception: each forward and each
-    module's train flag. Contexts add up, and may be left in any order, also from several threads (which all see the
-    model as the contexts that are open leave it). Arguments are treated as by :func:`resnet_paths.drop_blocks`.
+    The modules that make the additions temporarily get another forward; modules, parameters, hooks and names all
+    stay, so training within the context trains the model. Each forward and each train flag is restored, also after an
+    exception. Contexts combine and may be left in any order, also from several threads (all of which see the
+    combined effect of the open contexts). Arguments are treated as by :func:`resnet_paths.drop_blocks`.
 
     Args:
         model: any residual model, or its unrolled network.
-        blocks: indices or names of blocks; where the model is lesioned already and is given itself, of those left.
+        blocks: indices or names of blocks; if the model (not its network) is passed while lesioned, of those left.
         example_input: see :func:`resnet_paths.unroll`.
 
     Yields:
@@ -39,7 +39,7 @@ def lesioned(model: nn.Module | UnrolledNetwork, blocks: Blocks, *, example_inpu
 
     Raises:
         BlockIndexError: there is no such block, or one is given twice.
-        NotDroppableError: a block cannot be taken out; the message says why.
+        NotDroppableError: a block cannot be dropped; the message says why.
 
     Cost: one trace (none for an unrolled network); no copy.
 
@@ -65,13 +65,13 @@ def lesioned(model: nn.Module | UnrolledNetwork, blocks: Blocks, *, example_inpu
 def _resolved(
     model: nn.Module | UnrolledNetwork, blocks: Blocks, example_input: Any
 ) -> tuple[UnrolledNetwork, list[int]]:
-    """The network in which the blocks are, and their indices; of a lesioned model, the network of that lesion."""
+    """The network that contains the blocks, and their indices; for a lesioned model, the network of that lesion."""
     if isinstance(model, UnrolledNetwork):
         others = [changes for changes in active_lesions(model.model) if changes.net is not model]
         if others:
             raise NotDroppableError(
                 "expected the model itself, or the unrolled network of the context around this one, got another "
-                "unrolled network of a model that is lesioned already; pass the model"
+                "unrolled network of a model that is already lesioned; pass the model"
             )
         return model, model.indices(blocks)
     active = active_lesions(unwrap(model))
@@ -80,12 +80,12 @@ def _resolved(
         return net, net.indices(blocks)
     net = active[0].net
     plan = active[0].plan or net.segments
-    left = _blocks_left([index for changes in active for index in changes.indices], plan)
-    renumbered = [replace(net[index], index=position) for position, index in enumerate(left)]
-    return net, [left[position] for position in resolve_all(renumbered, blocks)]
+    remaining = _blocks_left([index for changes in active for index in changes.indices], plan)
+    renumbered = [replace(net[index], index=position) for position, index in enumerate(remaining)]
+    return net, [remaining[position] for position in resolve_all(renumbered, blocks)]
 
 
 def _blocks_left(gone: list[int], plan: Segments) -> list[int]:
-    """The blocks that a lesioned model still has: those in the branch of one that is gone are gone too."""
+    """The blocks that a lesioned model still has: blocks in the branch of a removed one are gone too."""
     needed = needed_nodes(plan.program, [plan.cuts[index] for index in gone])
     return [index for index, cut in enumerate(plan.cuts) if index not in gone and cut.add in needed]

@@ -1,8 +1,9 @@
-"""Convolutions and linear layers as matrices, and what they read as rows of features.
+"""Convolutions and linear layers as matrices, and their inputs as rows of features.
 
-A layer that is linear in its weights gives ``u = W f + b``, with f the patch that a convolution reads at a position, or
-the vector that a linear layer reads. The rows of a batch are its positions; a convolution of an image has thousands,
-alike to their neighbours, so a share of them, drawn anew for each batch, decides the fit as well as all of them.
+A layer that is linear in its weights computes ``u = W f + b``, where f is the patch that a convolution reads at a
+position, or the vector that a linear layer reads. The rows of a batch are its positions. A convolution of an image has
+thousands of them, and neighbours are alike, so a random sample of positions, drawn anew for each batch, determines the
+fit as well as all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _PLAIN = {nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.for
 
 
 def is_linear_layer(module: nn.Module | None) -> TypeGuard[Layer]:
-    """Whether a module is a convolution or a linear layer of PyTorch itself, whose weights are what they seem.
+    """Whether a module is one of PyTorch's own convolutions or linear layers, without hooks or parametrizations.
 
     Example:
         >>> is_linear_layer(nn.Conv2d(1, 1, 1)), is_linear_layer(nn.ReLU())
@@ -32,7 +33,7 @@ def is_linear_layer(module: nn.Module | None) -> TypeGuard[Layer]:
 
 
 def groups_of(layer: Layer) -> int:
-    """The groups of channels that see inputs of their own."""
+    """The number of channel groups that have separate inputs."""
     return layer.groups if isinstance(layer, _ConvNd) else 1
 
 
@@ -43,26 +44,29 @@ def matrix_of(layer: Layer) -> torch.Tensor:
 
 
 def positions_of(layer: Layer, output: torch.Tensor) -> int:
-    """The number of positions at which the layer is used: of each image (convolutions), or in the batch."""
+    """The number of positions at which the layer is applied: per image (convolutions), or in the batch (linear)."""
     return output[0, 0].numel() if isinstance(layer, _ConvNd) else output[..., 0].numel()
 
 
 def rows_of(layer: Layer, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Values in the form of the layer's output at some positions, as (rows, channels)."""
+    """Values shaped like the layer's output, taken at the positions, as (rows, channels)."""
     if isinstance(layer, _ConvNd):
         return values.flatten(2)[:, :, positions].movedim(1, 2).flatten(0, 1)
     return values.flatten(0, -2)[positions]
 
 
 def features_of(layer: Layer, source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """What the layer reads at some positions of its output, (groups, rows, features), rows as in `rows_of`."""
+    """The layer's inputs at the positions of its output, (groups, rows, features), rows as in `rows_of`."""
     if isinstance(layer, _ConvNd):
         return _patches(layer, source, positions)
     return source.flatten(0, -2)[positions][None]
 
 
 def _patches(layer: _ConvNd, source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The patches of a convolution in any number of dimensions, gathered one offset of the kernel after the other."""
+    """The patches of a convolution in any number of dimensions, gathered one kernel offset at a time.
+
+    ``F.unfold`` would build the patches at all positions, and knows two dimensions only.
+    """
     kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
     padded = _padded(layer, source)
     sizes = padded.shape[2:]
@@ -83,7 +87,7 @@ def _patches(layer: _ConvNd, source: torch.Tensor, positions: torch.Tensor) -> t
 
 
 def _padded(layer: _ConvNd, source: torch.Tensor) -> torch.Tensor:
-    """The input with the padding that the convolution gives it."""
+    """The input with the convolution's padding."""
     pad = layer._reversed_padding_repeated_twice
     if not any(pad):
         return source

@@ -1,4 +1,8 @@
-"""Batch-norm statistics measured again, after blocks were dropped."""
+"""Batch-norm statistics measured again after blocks were dropped.
+
+PyTorch's own running average (momentum) would weigh the last batches most and batches of unequal size equally. Here
+each value counts once, so that the result is the mean and variance of the data, whatever its batches.
+"""
 
 from __future__ import annotations
 
@@ -36,43 +40,44 @@ def recalibrate_batchnorm(
 ) -> int:
     """Set the running statistics of batch norms to those of the data, in place.
 
-    Every value weighs the same, whatever the sizes of the batches: with n_b values a channel in batch b, of mean m_b
-    and (biased) variance v_b, and N = sum of n_b,
+    Every value has the same weight, whatever the sizes of the batches: with n_b values per channel in batch b, of mean
+    m_b and (biased) variance v_b, and N = sum of n_b,
 
         mean = 1/N sum n_b m_b,      var = 1/(N - 1) sum n_b (v_b + (m_b - mean)^2),
 
-    which are mean and unbiased variance of all that reaches the norm. What reaches it depends on the norms before:
-    each normalises a batch by the batch's own statistics, as in training, so that behind the first norm the numbers
-    depend a little on how the images are grouped. With `exact` they do not: the norms are measured one after the
-    other, those before by the statistics of all images, and all are those of a single batch of all images.
+    the mean and unbiased variance of the norm's input. That input depends on the earlier norms: each normalises a batch
+    by the batch's own statistics, as in training, so after the first norm the numbers depend slightly on how the
+    images are grouped. With `exact` they do not: the norms are measured one after the other, with earlier norms using
+    the statistics of all images, which gives the result of a single batch of all images.
 
-    The momentum and the train flags are put back; after an exception the statistics too. A norm that does not run
-    keeps what it has. Without batch norms nothing is done, and a warning says so.
+    Momentum and train flags are restored, and after an exception the statistics too. A norm that does not run keeps its
+    statistics. A model without batch norms is left unchanged, with a warning.
 
-    Give training images as the model saw them in training, shifts and flips included
-    (:func:`resnet_paths.training.augmented`): the weights fit the statistics of those. :func:`statistics_gap` of
-    the whole model tells whether images are such.
+    Pass images as the model saw them in training, including shifts and flips
+    (:func:`resnet_paths.training.augmented`): the weights fit the statistics of those. :func:`statistics_gap` of the
+    full model shows whether images are of this kind.
 
     Args:
         model: the model to change.
-        batches: labelled images, which are taken in a random order; or batches of inputs, or of inputs and labels, as
-            they come (a loader, a data set, an iterable; see :func:`~resnet_paths.data.as_batches`). A batch of one
-            image joins its neighbour.
-        max_batches: use at most this many.
-        keep: names of batch norms that stay as they are: those before the first change of a model, whose
-            statistics over the whole training set are better than new ones over a few images.
-        exact: independent of the batches, at the cost of a pass for each norm; the batches are kept in memory.
-        batch_size: images per batch of what has no batches of its own; batches are as equal as can be.
-        seed: of the order of labelled images.
+        batches: labelled images, which are shuffled; or batches of inputs, or of inputs and labels, in their own order
+            (a loader, a dataset, an iterable; see :func:`~resnet_paths.data.as_batches`). A batch of one image is
+            merged with its neighbour.
+        max_batches: maximum number of batches to use.
+        keep: names of batch norms to leave unchanged: those before the first change of a model, whose statistics
+            over the full training set are better than new ones over a few images.
+        exact: whether to make the result independent of the batches, at the cost of one pass per norm; the batches
+            are kept in memory.
+        batch_size: images per batch, for images that do not come in batches; batches are as equal as possible.
+        seed: seed of the order of labelled images.
 
     Returns:
         The number of batch norms recalibrated (0: the model has none).
 
     Raises:
-        ValueError: there are batch norms, and no batches, or a single value a channel; a name in `keep` is not a batch
-            norm.
+        ValueError: there are no batches, or only one value per channel, for a model with batch norms; or a name in
+            `keep` is not a batch norm.
 
-    Cost: one forward pass a batch; with `exact` one for each batch and norm.
+    Cost: one forward pass per batch; with `exact`, one per batch and norm.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -81,7 +86,7 @@ def recalibrate_batchnorm(
         >>> float(norm.running_mean), float(norm.running_var)
         (3.0, 4.0)
     """
-    model = unwrap(model)  # a compiled one would not call the hooks that measure
+    model = unwrap(model)  # a compiled model would not call the measuring hooks
     named, kept = tracking_norms(model), set(keep)
     unknown = sorted(kept - set(named))
     if unknown:
@@ -97,32 +102,32 @@ def recalibrate_batchnorm(
         batches = batches.shuffled(seed)
     read = (x for x, _ in islice(as_batches(batches, model, batch_size=batch_size, inputs=True), max_batches))
     inputs = _without_singles(placed_input(x, model) for x in read)
-    with MODEL_LOCK:  # two threads that measure at once would mix what they measure
+    with MODEL_LOCK:  # two threads measuring at once would mix their statistics
         seen = _recalibrated(model, norms, inputs, exact)
     if not seen:
         raise ValueError(
-            "expected at least one batch to measure the statistics on, got none; is the iterator used up? give a list"
+            "expected at least one batch to measure the statistics on, got none; is the iterator exhausted? pass a list"
         )
     return len(norms)
 
 
 def _recalibrated(model: nn.Module, norms: list[BatchNorm], inputs: Iterator[Any], exact: bool) -> int:
-    """Measure and set the statistics of these norms; the number of batches (0: everything is as it was)."""
+    """Measure and set the statistics of these norms; return the number of batches (0: nothing is changed)."""
     with _put_back(model, norms) as done, torch.no_grad():
         model.eval()
         for norm in norms:
             norm.train()
-            norm.momentum = 1.0  # the running statistics are those of the last batch alone
+            norm.momentum = 1.0  # so that running statistics are those of the last batch alone, to be pooled in float64
         kept = list(inputs) if exact else inputs
         moments, seen = _pass(model, norms, kept)
         order = list(moments)
         for position in range(1, len(order) if exact else 0):
             moments[order[position - 1]].write(order[position - 1], unbiased=False)
-            order[position - 1].eval()  # as a batch of all images would be normalised
+            order[position - 1].eval()  # normalises as a batch of all images would
             again, _ = _pass(model, order[position:], kept)
             moments |= again
-        for norm, found in moments.items():
-            found.write(norm)
+        for norm, measured in moments.items():
+            measured.write(norm)
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.fill_(seen)
         done.append(bool(seen))
@@ -130,7 +135,7 @@ def _recalibrated(model: nn.Module, norms: list[BatchNorm], inputs: Iterator[Any
 
 
 def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tuple[dict[BatchNorm, Moments], int]:
-    """The moments of what reaches each norm, in the order in which they first run, and the number of batches."""
+    """The moments of each norm's input, in the order in which the norms first run, and the number of batches."""
     moments: dict[BatchNorm, Moments] = {}
 
     def note(norm: Any, arguments: tuple[Any, ...], output: object) -> None:
@@ -149,8 +154,8 @@ def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tu
             except ValueError as error:
                 if _ONE_VALUE in str(error):
                     raise ValueError(
-                        "expected at least two images in a batch to measure the statistics on, as a norm sees a single "
-                        "value a channel of one; give more images, or batches of two at least"
+                        "expected at least two images per batch to measure the statistics on, got a norm with a single "
+                        "value per channel; pass more images, or batches of at least two"
                     ) from None
                 raise
             seen += 1
@@ -159,7 +164,7 @@ def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tu
 
 @contextmanager
 def _put_back(model: nn.Module, norms: list[BatchNorm]) -> Iterator[list[bool]]:
-    """Train flags and momenta as they were, at the end; the statistics too, unless what is yielded says done."""
+    """Restore train flags and momenta at the end, and the statistics too unless the yielded list contains True."""
     flags = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -176,7 +181,7 @@ def _put_back(model: nn.Module, norms: list[BatchNorm]) -> Iterator[list[bool]]:
 
 
 def _without_singles(batches: Iterable[Any]) -> Iterator[Any]:
-    """The same batches, but a tensor of one example joined to its neighbour: alone it may have no variance."""
+    """The same batches, with a single example merged into its neighbour: alone it may have no variance."""
     ready, spare = None, None
     for x in batches:
         if spare is not None:

@@ -1,15 +1,14 @@
-"""Repairing a network after blocks are dropped, in closed form: the last layers of kept blocks fitted by least squares.
+"""Repair a network after blocks are dropped, in closed form: least squares for the remaining blocks' last layers.
 
-A dropped block leaves an error in the stream, and every later block reads it. Each kept block ends in a layer that is
-linear in its weights, so the weights with which the block's sum comes closest to the full network's are the solution of
-normal equations: no labels, no gradient, no learning rate, and the shapes, keys and latency of the dropped model. The
-blocks are fitted in order, each on what the network repaired so far gives it, so that later blocks also repair what
-earlier ones left over.
+A dropped block leaves an error in the stream, which every later block reads. Each remaining block ends in a layer that
+is linear in its weights, so the weights that bring the block's sum closest to the full network's solve normal
+equations: no labels, no gradient, no learning rate, and the shapes, keys and latency of the dropped model. The blocks
+are fitted in order, each on the output of the network repaired so far, so that later blocks also correct what earlier
+ones left over.
 
-A fit to few images follows them too closely. A stronger ridge is no cure (between the old and the fitted weights it
-passes through worse ones than either); what helps is a *step* from the old weights towards the fitted ones. Its
-length, and so whether to repair at all, is chosen on images held out, by the divergence of the outputs from the full
-network's.
+A fit to few images overfits. A stronger ridge is no cure: on the way between old and fitted weights it passes through
+weights worse than either. What helps is a *step* from the old weights towards the fitted ones. Its length, and so
+whether to repair at all, is chosen on held-out images by the divergence of the outputs from the full network's.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 Repair = Literal["plain", "recalibrated", "refitted"]
 _REMEMBERED = 512
-"""Fits of single blocks that are kept: those of a search's present set, which all sets that extend it share."""
+"""Number of single-block fits to remember: a search extends one set at a time, and all extensions share its fits."""
 
 
 @checked(steps=SOME_SHARE)
@@ -59,15 +58,15 @@ class RefitSettings:
     """How to refit.
 
     Attributes:
-        held_out: share of the images on which the length of the step is chosen; the others are fitted to.
-        steps: lengths that are tried; 0 is the plain drop, 1 the full solution.
-        ridge: pull towards the old weights, as a share of the mean square of a feature. It is there for features that
-            the images do not decide; how far to trust the fit is the step's to say.
-        rows_per_feature: positions that decide a layer's fit, for each of its features.
+        held_out: share of the images that is held out to choose the length of the step; the others are used for fitting.
+        steps: the lengths to try; 0 is the plain drop, 1 the full solution.
+        ridge: pull towards the old weights, relative to the mean square of a feature. It is meant for features that
+            the images do not determine; how far to trust the fit is left to the step.
+        rows_per_feature: positions used to fit a layer, per feature of the layer.
         batch_size: images per batch.
-        memory: bytes for the full network's states, which then serve every set of blocks. Without room for them they
-            are computed anew for each block, which takes about n / 2 times as long.
-        seed: of the split and of the positions drawn.
+        memory: bytes for the full network's states, which then serve every set of blocks. If they do not fit, they
+            are recomputed for each block, which takes about n / 2 times as long.
+        seed: seed of the split and of the sampled positions.
     """
 
     held_out: float = 0.25
@@ -79,10 +78,10 @@ class RefitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be fitted."""
+        """Check the settings."""
         if not 0 < self.held_out < 1 or self.ridge < 0 or self.rows_per_feature < 1 or self.batch_size < 1:
             raise ValueError(
-                "expected apart between 0 and 1, ridge of at least 0, rows_per_feature and batch_size of at least 1, "
+                "expected held_out between 0 and 1, ridge at least 0, rows_per_feature and batch_size at least 1, "
                 f"got {self.held_out}, {self.ridge}, {self.rows_per_feature} and {self.batch_size}"
             )
         if not all(0 < step <= 1 for step in self.steps):
@@ -91,15 +90,15 @@ class RefitSettings:
 
 @dataclass(frozen=True)
 class BlockFit:
-    """What became of one block.
+    """The fit of one block.
 
     Attributes:
         block: its name.
         target: the block whose sum in the full network it was fitted to.
-        layers: names of the layers that were fitted, joined by commas.
-        before: mean squared error of its sum before the fit, with all blocks before it fitted.
-        after: likewise after the fit, on the same images and positions.
-        reason: why nothing was fitted; empty where something was.
+        layers: names of the fitted layers, joined by commas.
+        before: mean squared error of its sum before the fit, with all earlier blocks fitted.
+        after: mean squared error after the fit, on the same images and positions.
+        reason: why nothing was fitted; empty if something was.
     """
 
     block: str
@@ -112,19 +111,19 @@ class BlockFit:
 
 @dataclass(frozen=True, eq=False)
 class RefitResult(Shown):
-    """A network without some blocks, repaired, and how the repair was chosen.
+    """A repaired network without some blocks, and how the repair was chosen.
 
     Attributes:
-        model: the smaller model, with the repair that was chosen.
-        dropped: names of the blocks that are gone.
+        model: the smaller model, with the chosen repair.
+        dropped: names of the dropped blocks.
         repair: ``"plain"``, ``"recalibrated"`` (batch-norm statistics measured again) or ``"refitted"``.
-        step: the part of the way to the fitted weights; 0 where it is not refitted.
-        divergences: of each repair that was tried, by name, the mean divergence of the outputs from the full
-            network's on the images held out, as the finished models give it.
-        steps: of each length of step likewise, estimated on the folded network.
-        blocks: what became of each block that the drop changes.
-        fitted_images: number of images that were fitted to.
-        held_out_images: number of images on which the repair was chosen.
+        step: the fraction of the way to the fitted weights; 0 if the model is not refitted.
+        divergences: for each repair tried, the mean divergence of the finished model's outputs from the full network's
+            on the held-out images.
+        steps: for each length of step, the same divergence, estimated on the folded network.
+        blocks: the fit of each block that the drop affects.
+        fitted_images: number of images used for fitting.
+        held_out_images: number of held-out images, on which the repair was chosen.
         reason: the choice in one line.
     """
 
@@ -140,13 +139,13 @@ class RefitResult(Shown):
     reason: str
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per block that the drop changes."""
+        """One row per block that the drop affects."""
         return data_frame([vars(block) for block in self.blocks])
 
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """Fitted layers for one set of blocks, the divergence at each step, and the first block that changes."""
+    """Fitted layers for one set of blocks, the divergence at each step, and the first block affected."""
 
     fits: tuple[LayerFit, ...]
     steps: dict[float, float]
@@ -155,7 +154,7 @@ class _Solution:
 
     @property
     def step(self) -> float:
-        """The step of the least divergence."""
+        """The step with the smallest divergence."""
         return _least(self.steps)
 
 
@@ -165,20 +164,20 @@ class Refitter:
     The full network's states, sums and outputs are computed once.
 
     Args:
-        net: the network, in eval mode; it and its model are not changed.
-        images: calibration images, without labels or with: such as the model saw in training. Anything that
+        net: the network, in eval mode; neither it nor its model is changed.
+        images: calibration images, with or without labels, like those the model saw in training: anything that
             :func:`~resnet_paths.data.as_data` reads, a tensor, or batches of inputs.
-        groups: a number for each image: images of one group (crops of one photo) are not split between those that are
-            fitted to and those held out.
+        groups: a group number per image; a group (crops of one photo) is never split between fitting and held-out
+            images.
         settings: default :class:`RefitSettings`.
 
     Attributes:
-        fitted_images: those that layers are fitted to.
-        held_out_images: those on which the repair is chosen.
+        fitted_images: the images used for fitting.
+        held_out_images: the held-out images, on which the repair is chosen.
 
     Raises:
         UnrollError: the model is in training mode.
-        ValueError: too few images to hold some out.
+        ValueError: there are too few images to hold some out.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
@@ -206,7 +205,7 @@ class Refitter:
         self._arguments = net.segments.inputs
         self._norms = dict(foldable(net.segments.program))
         dtype = _exact_type(net.model)
-        self._known: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
+        self._fits: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
         full = for_inference(net, dtype=dtype)
         self._work = for_inference(net, dtype=dtype)
         self._twins = Twins(full, self._work)
@@ -217,22 +216,24 @@ class Refitter:
             self._full_held_out = FullRun(full, self.held_out_images, size, self.settings.memory * share, sums=False)
 
     def divergence(self, dropped: Sequence[BlockRef] | BlockRef, *, steps: Sequence[float] | None = None) -> float:
-        """The divergence on the images held out that the best step leaves.
+        """The divergence on the held-out images after refitting with the best step.
 
-        What a search over sets of blocks compares: nothing is built.
+        This is the score that a search over sets of blocks compares; no model is built.
 
         Args:
             dropped: indices or names of blocks.
-            steps: those to try (default: 0, the plain drop, and those of the settings).
+            steps: the steps to try (default: 0, the plain drop, and those of the settings).
 
-        Cost: about three forward passes over the images that are fitted to, from the first block on that no earlier set
-        had in common; one over those held out for each step, from the first block that changes on.
+        Cost: about three forward passes over the fitting images, starting at the first block not shared with an earlier
+        set; and per step one over the held-out images, starting at the first block affected.
         """
         solution = self._solved(self.net.indices(dropped), steps)
         return solution.steps[solution.step]
 
     def on(self, images: ImageSource | torch.Tensor) -> Callable[[Sequence[BlockRef] | BlockRef], torch.Tensor]:
-        """The outputs on other images that each set would give, refitted by its best step, without building it.
+        """A function from a set of blocks to the outputs on other images after refitting with its best step.
+
+        No model is built.
 
         Example:
             >>> from resnet_paths import load_data, load_model, unroll
@@ -258,14 +259,14 @@ class Refitter:
         return outputs
 
     def __call__(self, dropped: Sequence[BlockRef] | BlockRef, *, inplace: bool = False) -> RefitResult:
-        """The smaller model with the best of three repairs: none (plain), statistics measured again, refit.
+        """The smaller model with the best of three repairs: plain (none), recalibrated, refitted.
 
         Args:
             dropped: indices or names of blocks.
-            inplace: change the network's model itself.
+            inplace: whether to change the network's model itself.
 
         Raises:
-            NotDroppableError: a block cannot be taken out.
+            NotDroppableError: a block cannot be dropped.
         """
         indices = self.net.indices(dropped)
         solution = self._solved(indices)
@@ -279,8 +280,8 @@ class Refitter:
             candidates["refitted"] = private_copy(bare)
             put(candidates["refitted"], solution.fits, solution.step)
         with torch.inference_mode():
-            found = {name: self._of_model(model) for name, model in candidates.items()}
-        best = _least(found)
+            divergences = {name: self._of_model(model) for name, model in candidates.items()}
+        best = _least(divergences)
         if best == "refitted":
             changed = [fit.norm for fit in solution.fits if fit.norm is not None]
             measure_statistics(candidates[best], changed, self._batches(self.fitted_images))
@@ -294,49 +295,49 @@ class Refitter:
             dropped=tuple(self.net[index].name for index in indices),
             repair=best,
             step=solution.step if best == "refitted" else 0.0,
-            divergences={str(name): value for name, value in found.items()},
+            divergences={str(name): value for name, value in divergences.items()},
             steps=solution.steps,
             blocks=solution.blocks,
             fitted_images=self.fitted_images.count,
             held_out_images=self.held_out_images.count,
-            reason=_reason(found, best, solution, self.held_out_images.count),
+            reason=_reason(divergences, best, solution, self.held_out_images.count),
         )
 
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
-        """Fit all blocks that a set changes, and evaluate each step."""
+        """Fit all blocks that a set affects, and evaluate each step."""
         fits: list[LayerFit] = []
         with torch.inference_mode():
-            places = self._sites.of(indices)
-            start = min((site.block for site in places), default=0)
+            sites = self._sites.of(indices)
+            start = min((site.block for site in sites), default=0)
             run = DroppedRun(self._full, self._twins, self._gates(indices), start)
             try:
-                blocks = tuple(self._fit_once(site, run, indices, fits) for site in places)
-                tried = {}
+                blocks = tuple(self._fit_once(site, run, indices, fits) for site in sites)
+                divergences = {}
                 for step in (0.0, *self.settings.steps) if steps is None else steps:
                     put_folded(self._work.model, fits, step)
                     outputs = self._outputs(self._full_held_out, indices, start)
-                    tried[step] = divergence(outputs, self._full_held_out.outputs)
+                    divergences[step] = divergence(outputs, self._full_held_out.outputs)
                     if not fits:
                         break
             finally:
                 put_folded(self._work.model, fits, 0.0)
-        return _Solution(tuple(fits), tried, blocks, start)
+        return _Solution(tuple(fits), divergences, blocks, start)
 
     def _fit_once(self, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]) -> BlockFit:
-        """Fit one block, or take the fit of an earlier set that was the same up to here; add its layers to `fits`."""
+        """Fit one block, or reuse the fit of an earlier set that agrees up to here; add its layers to `fits`."""
         key = site.block, tuple(sorted(index for index in indices if index <= site.target))
-        if key not in self._known:
-            self._known[key] = self._fit(site, run)
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        new, block = self._known[key]
+        if key not in self._fits:
+            self._fits[key] = self._fit(site, run)
+            while len(self._fits) > _REMEMBERED:
+                self._fits.popitem(last=False)
+        self._fits.move_to_end(key)
+        new, block = self._fits[key]
         fits += new
         put_folded(self._work.model, new, 1.0)
         return block
 
     def _fit(self, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
-        """Fit one block in the working network, whose blocks before it are fitted already."""
+        """Fit one block in the working network, whose earlier blocks are already fitted."""
         name, target = self.net[site.block].name, self.net[site.target].name
         generator = seeded(self.settings.seed + site.block)
         problem = BlockProblem(
@@ -355,7 +356,7 @@ class Refitter:
         return new, BlockFit(name, target, ", ".join(fit.layer for fit in new), before, after)
 
     def _batches(self, inputs: Inputs) -> Iterator[Any]:
-        """Inputs in batches, as the model itself is called."""
+        """Inputs in batches, in the form in which the model is called."""
         for x in inputs.batches(self.settings.batch_size):
             x = placed_input(x, self.net.model)
             yield named(self.net.model, self._arguments, x) if isinstance(x, tuple) else x
@@ -364,7 +365,7 @@ class Refitter:
         return [0.0 if index in set(indices) else 1.0 for index in range(len(self.net))]
 
     def _outputs(self, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
-        """What the working network as it is makes of the images on which the full one ran."""
+        """The current working network's outputs on the images of a run of the full network."""
         run = DroppedRun(full, self._twins, self._gates(indices), start)
         return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
@@ -385,41 +386,41 @@ def refit_blocks(
     example_input: Any = None,
     inplace: bool = False,
 ) -> RefitResult:
-    """Drop blocks and repair what is left in closed form, without labels or training.
+    """Drop blocks and repair the rest in closed form, without labels or training.
 
-    Each kept block i that the drop changes, in order, gets the last layer W (and a projection in its shortcut, if it
-    has one) that solves
+    Each remaining block i that the drop affects, in order, gets the last layer W (and shortcut projection, if it has
+    one) that solves
 
         min over W, b of  mean over images and positions |S y + W h + b - s_j|^2 + ridge m |(W, b) - (W_i, b_i)|^2
 
-    on the network that is dropped and repaired so far: y its input, S its shortcut, h what the layer reads, s_j the sum
-    that the full network has after the last of the dropped blocks that directly follow i (i itself where none does),
-    and m the mean square of a feature. Norms with fixed statistics and learned scales behind the layer are part of W.
-    The model then goes a step of 0 to 1 from the old weights to the fitted ones. The step, and whether the plain or the
-    recalibrated drop is better still, is chosen on images held out by the divergence from the full network's outputs
-    (Kullback-Leibler for logits, else the squared error as a share of the mean square).
+    on the network as repaired so far, where y is the block's input, S its shortcut, h the layer's input, s_j the full
+    network's sum after the last of the dropped blocks that directly follow i (i itself if none does), and m the mean
+    square of a feature. Norms with fixed statistics and learned scales after the layer are part of W. The weights then
+    move a step between 0 and 1 from the old to the fitted ones. The step, and whether the plain or the recalibrated
+    drop is better still, is chosen on held-out images by the divergence from the full network's outputs
+    (Kullback-Leibler for logits, otherwise the squared error relative to the mean square).
 
     Args:
         model: any residual model in eval mode, or its network.
         blocks: indices or names of the blocks to drop.
-        images: calibration images such as the model saw in training, with or without labels; a few hundred.
-        groups: a number for each image; images of a group (crops of one photo) stay on one side of the split.
+        images: a few hundred calibration images like those the model saw in training, with or without labels.
+        groups: a group number per image; a group (crops of one photo) stays on one side of the split.
         settings: default :class:`RefitSettings`.
         example_input: see :func:`resnet_paths.unroll`.
-        inplace: change the model itself.
+        inplace: whether to change the model itself.
 
     Returns:
-        The repaired model, in :attr:`RefitResult.model`, and what was chosen and why.
+        The repaired model, in :attr:`RefitResult.model`, and which repair was chosen and why.
 
     Raises:
         BlockIndexError: there is no such block.
-        NotDroppableError: a block cannot be taken out.
-        ValueError: fewer than two groups of images.
+        NotDroppableError: a block cannot be dropped.
+        ValueError: there are fewer than two groups of images.
 
-    Cost: about four forward passes over the images, and for each fitted layer of F features the solution of F
+    Cost: about four forward passes over the images, and for each fitted layer with F features the solution of F
     equations. Memory: the images, and up to ``settings.memory`` bytes.
 
-    Source: the least squares of ThiNet (Luo, Wu and Lin 2017, section 3.3) for channels, here for blocks.
+    Source: ThiNet (Luo, Wu and Lin 2017, section 3.3) fits channels by least squares; here whole blocks are dropped.
 
     Example:
         >>> from resnet_paths import load_data, load_model
@@ -432,9 +433,9 @@ def refit_blocks(
 
 
 def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:
-    """How far outputs are from the full network's: KL(goal || outputs) per image for logits, else a squared error.
+    """The divergence of outputs from the full network's: mean KL(goal || outputs) per image for logits.
 
-    The squared error is a share of the goal's mean square.
+    For other outputs it is the mean squared error, relative to the goal's mean square.
 
     Example:
         >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
@@ -447,7 +448,7 @@ def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:
 
 
 def _exact_type(model: nn.Module) -> torch.dtype | None:
-    """Half precision is fitted in single; other types as they are."""
+    """The dtype to fit in: float32 for half precision, otherwise the model's own (None)."""
     kinds = {parameter.dtype for parameter in model.parameters()}
     return torch.float32 if kinds & {torch.float16, torch.bfloat16} else None
 
@@ -456,16 +457,16 @@ Key = TypeVar("Key", float, Repair)
 
 
 def _least(values: Mapping[Key, float]) -> Key:
-    """The key of the least number, the first of several; NaN is more than any."""
+    """The key of the smallest value (the first one on a tie); NaN counts as largest."""
     return min(values, key=lambda key: (math.isnan(values[key]), values[key]))
 
 
-def _reason(found: dict[Repair, float], best: Repair, solution: _Solution, images: int) -> str:
+def _reason(divergences: dict[Repair, float], best: Repair, solution: _Solution, images: int) -> str:
     """The choice in one line."""
-    said = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
-    words = {"plain": "left as dropped", "refitted": f"refitted by a step of {solution.step:g}"}
-    chosen = words.get(best, best)
+    listed = ", ".join(f"{name} {value:.3g}" for name, value in divergences.items())
+    words = {"plain": "left as dropped", "refitted": f"refitted with a step of {solution.step:g}"}
+    choice = words.get(best, best)
     if not solution.fits:
         why = "no block could be refitted" if solution.blocks else "nothing changes"
-        return f"{chosen}: {why}; divergence from the full network on {images} images held out: {said}"
-    return f"{chosen}: the least divergence from the full network on {images} images held out ({said})"
+        return f"{choice}: {why}; divergence from the full network on {images} held-out images: {listed}"
+    return f"{choice}: smallest divergence from the full network on {images} held-out images ({listed})"

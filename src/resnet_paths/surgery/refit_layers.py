@@ -1,9 +1,9 @@
-"""Old and fitted weights of layers, put into a model a part of the way.
+"""Old and fitted weights of layers, put into a model at a given step between the two.
 
-Fitting is done on a copy whose batch norms are folded into the layers before them. In the model that is kept the norm
+Fitting is done on a copy whose batch norms are folded into the layers before them. In the model that is kept, the norm
 is still there, so the weights are divided by its scale and the rest of the constant goes into its bias. Its statistics
-then no longer describe what reaches it; `measure_statistics` makes them true without changing what the layer and the
-norm compute together, so that training can go on.
+then no longer describe its input. `measure_statistics` corrects them without changing what layer and norm compute
+together, so that training can continue.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .moments import Moments, wide
 
 @dataclass(frozen=True, eq=False)
 class LayerFit:
-    """A layer of the folded copy: its weights before and after.
+    """A layer of the folded copy, with its weights before and after the fit.
 
     Attributes:
         weight_name: qualified name of its weight.
-        bias_name: of its bias; None where it has none.
-        weight: before the fit.
-        bias: likewise.
-        fitted_weight: the solution.
-        fitted_bias: likewise.
-        norm: name of the batch norm that was folded into the layer; None where none was.
+        bias_name: qualified name of its bias; None if it has none.
+        weight: the weight before the fit.
+        bias: the bias before the fit.
+        fitted_weight: the fitted weight.
+        fitted_bias: the fitted bias.
+        norm: name of the batch norm that was folded into the layer; None if none was.
     """
 
     weight_name: str
@@ -44,11 +44,11 @@ class LayerFit:
 
     @property
     def layer(self) -> str:
-        """The qualified name of the module that holds the weight."""
+        """The qualified name of the module that owns the weight."""
         return self.weight_name.rpartition(".")[0]
 
     def at(self, step: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias a part of the way from the old (0) to the fitted ones (1)."""
+        """Weight and bias at a step between the old (0) and the fitted ones (1)."""
         if step == 0:
             return self.weight, self.bias
         bias = None if self.bias is None else torch.lerp(self.bias, _given(self.fitted_bias), step)
@@ -56,7 +56,7 @@ class LayerFit:
 
 
 def put_folded(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
-    """Set layers of the folded copy."""
+    """Set the layers of the folded copy."""
     for fit in fits:
         weight, bias = fit.at(step)
         model.get_parameter(fit.weight_name).data.copy_(weight)
@@ -66,7 +66,7 @@ def put_folded(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
 
 @torch.no_grad()
 def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
-    """Set layers of a model as it is, norms and all; at a step of 0 nothing is touched."""
+    """Set the layers of a model with unfolded norms; a step of 0 changes nothing."""
     for fit in fits if step else ():
         weight, bias = (None if value is None else wide(value) for value in fit.at(step))
         if fit.norm is not None:
@@ -79,12 +79,14 @@ def put(model: nn.Module, fits: Iterable[LayerFit], step: float) -> None:
 
 
 def _put_before_norm(layer: Any, norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """``norm(layer(x))`` becomes ``weight x + bias``: the layer takes the weights, the norm the constant."""
+    """Make ``norm(layer(x))`` equal ``weight x + bias``: the layer takes the weight, the norm the constant."""
     deviation, mean = _deviation(norm), wide(norm.running_mean)
     own_bias = 0.0 if layer.bias is None else wide(layer.bias)
     if norm.affine:
         old = wide(norm.weight)
-        opened = torch.where(old == 0, deviation, old)  # a norm of scale 0 lets nothing through, so it gets the scale 1
+        opened = torch.where(
+            old == 0, deviation, old
+        )  # a scale of 0 lets nothing through, so it becomes a total scale of 1
         norm.weight.copy_(opened)
         scale = opened / deviation
         norm.bias.copy_(bias - (own_bias - mean) * scale)
@@ -96,7 +98,7 @@ def _put_before_norm(layer: Any, norm: Any, weight: torch.Tensor, bias: torch.Te
 
 @torch.no_grad()
 def measure_statistics(model: nn.Module, norms: Sequence[str], inputs: Iterable[Any]) -> None:
-    """Give batch norms the mean and variance of what reaches them, and weights with which they compute the same.
+    """Give batch norms the mean and variance of their inputs, and weights with which they compute the same as before.
 
     ``w (x - m) / s + b`` is, with the new mean m' and deviation s', ``w' (x - m') / s' + b'`` for ``w' = w s' / s`` and
     ``b' = b + w (m' - m) / s``.
@@ -124,7 +126,7 @@ def measure_statistics(model: nn.Module, norms: Sequence[str], inputs: Iterable[
 
 
 def _deviation(norm: Any) -> torch.Tensor:
-    """By which a norm divides."""
+    """The standard deviation that a norm divides by."""
     deviations: torch.Tensor = (wide(norm.running_var) + norm.eps).sqrt()
     return deviations
 

@@ -1,4 +1,4 @@
-"""The least-squares problem of one block: its layers' features, what is left of the target for them, their solution."""
+"""The least-squares problem of one block: its layers' features, the rest of the target for them, and their solution."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ class _Batch:
     Attributes:
         values: all values of the block, by node.
         readouts: how each fitted layer enters the sum.
-        left: what the fitted layers together have to give: the target without the other terms and all offsets.
+        residual: what the fitted layers have to add up to: the target minus the other terms and all offsets.
     """
 
     values: Values
     readouts: list[Readout]
-    left: torch.Tensor
+    residual: torch.Tensor
 
 
 class BlockProblem:
-    """Fits the layers of one block, from batch to batch.
+    """Fits the layers of one block, accumulated over batches.
 
     With D_k the scale with which layer k enters the sum, the unknowns are ``V_k = D_k W_k`` for all layers and one
-    constant ``c = sum of D_k b_k``, where at least one of them has a bias to hold it.
+    constant ``c = sum of D_k b_k``, if at least one layer has a bias to hold it. Solving for V instead of W makes the
+    problem linear in the sum and lets layers with a scale of their own share one system.
 
     Args:
-        segments: the graph of the network that is fitted.
+        segments: the graph of the network being fitted.
         site: the block.
-        rows_per_feature: rows that decide the fit, for each feature; all of them where there are fewer.
-        inputs: number of inputs in all batches together.
-        generator: of the positions that are drawn.
+        rows_per_feature: rows used per feature; all rows if there are fewer.
+        inputs: total number of inputs in all batches.
+        generator: generator of the sampled positions.
     """
 
     def __init__(
@@ -61,104 +62,108 @@ class BlockProblem:
         self.reason = ""
 
     def add(self, values: Values, target: torch.Tensor) -> bool:
-        """One batch: all values of the block, and the sum that it should have; False where nothing can be fitted."""
-        if self._equations is None and not self._choose(values):
+        """Add a batch: all values of the block, and its target sum; False if nothing can be fitted."""
+        if self._equations is None and not self._choose_layers(values):
             return False
         readouts = [tail.readout(values) for tail in self._tails]
         if broken := [readout for readout in readouts if isinstance(readout, str)]:
             self.reason = str(broken[0])
             return False
-        self._add(_Batch(values, readouts, self._left(values, readouts, target)))  # type: ignore[arg-type]
+        self._add(_Batch(values, readouts, self._residual(values, readouts, target)))  # type: ignore[arg-type]
         return True
 
-    def _choose(self, values: Values) -> bool:
-        """Leave out layers that cannot be fitted: those with no plain way to the sum, and a second one out of step."""
-        found = [(tail, tail.readout(values)) for tail in self._tails]
-        good = [(tail, readout) for tail, readout in found if isinstance(readout, Readout)]
-        if len(good) > 1 and (self._out_of_step(good, values)):
-            good = good[:1]
-        if not good:
-            self.reason = "; ".join(str(readout) for _, readout in found)
+    def _choose_layers(self, values: Values) -> bool:
+        """Leave out layers that cannot be fitted: those without a readout, and a second one with another layout."""
+        readouts = [(tail, tail.readout(values)) for tail in self._tails]
+        usable = [(tail, readout) for tail, readout in readouts if isinstance(readout, Readout)]
+        if len(usable) > 1 and (self._differ_in_layout(usable, values)):
+            usable = usable[:1]
+        if not usable:
+            self.reason = "; ".join(str(readout) for _, readout in readouts)
             return False
-        self._tails = [tail for tail, _ in good]
-        self._scales = [readout.scale for _, readout in good]
+        self._tails = [tail for tail, _ in usable]
+        self._scales = [readout.scale for _, readout in usable]
         return True
 
     @staticmethod
-    def _out_of_step(good: list[tuple[Tail, Readout]], values: Values) -> bool:
-        """Whether layers do not give the same element of the sum at the same place, group by group."""
-        shapes = {tuple(values[tail.term.node].shape) for tail, _ in good}
-        groups = {matrix_of(tail.term.layer).shape[0] for tail, _ in good} - {1}
-        return len(shapes) > 1 or len(groups) > 1 or any(readout.source is not None for _, readout in good)
+    def _differ_in_layout(usable: list[tuple[Tail, Readout]], values: Values) -> bool:
+        """Whether layers map positions or groups to the sum differently, so that their rows do not line up."""
+        shapes = {tuple(values[tail.term.node].shape) for tail, _ in usable}
+        groups = {matrix_of(tail.term.layer).shape[0] for tail, _ in usable} - {1}
+        return len(shapes) > 1 or len(groups) > 1 or any(readout.source is not None for _, readout in usable)
 
-    def _left(self, values: Values, readouts: list[Readout], target: torch.Tensor) -> torch.Tensor:
+    def _residual(self, values: Values, readouts: list[Readout], target: torch.Tensor) -> torch.Tensor:
         fitted = {tail.term.end for tail in self._tails}
         ends = [self._cut.shortcut, *(() if self._site.dropped else self._cut.branch)]
-        left = target
+        residual = target
         for end in ends:
-            left = left if end in fitted else left - values[end]
+            residual = residual if end in fitted else residual - values[end]
         for readout in readouts:
-            left = left - readout.offset
-        return left
+            residual = residual - readout.offset
+        return residual
 
     def _add(self, batch: _Batch) -> None:
         first = self._tails[0].term
         output: torch.Tensor = batch.values[first.node]
-        positions = self._positions(output, min(1.0, len(batch.left) / self._inputs))
-        left, readout = batch.left, batch.readouts[0]
+        positions = self._positions(output, min(1.0, len(batch.residual) / self._inputs))
+        residual, readout = batch.residual, batch.readouts[0]
         used = None
         if readout.source is not None:
-            left, used = self._sent_back(readout.source, left, output)
-        targets = rows_of(first.layer, left, positions)
+            residual, used = self._rearranged(readout.source, residual, output)
+        targets = rows_of(first.layer, residual, positions)
         features = [features_of(tail.term.layer, tail.term.found.read(batch.values), positions) for tail in self._tails]
         groups = max(len(part) for part in features)
         parts = [part.expand(groups, -1, -1) for part in features]
         if self._constant() is not None:
             parts.append(torch.ones_like(parts[0][..., :1]))
         rows = torch.cat(parts, 2)
-        aims = targets.view(len(targets), groups, -1).permute(1, 0, 2)
+        grouped_targets = targets.view(len(targets), groups, -1).permute(1, 0, 2)
         if used is not None:
-            whole = rows_of(first.layer, used, positions).all(1)
-            rows, aims = rows[:, whole], aims[:, whole]
+            complete = rows_of(first.layer, used, positions).all(1)
+            rows, grouped_targets = rows[:, complete], grouped_targets[:, complete]
         if self._equations is None:
-            self._equations = LeastSquares(groups, rows.shape[2], aims.shape[2])
-        self._equations.add(rows, aims)
+            self._equations = LeastSquares(groups, rows.shape[2], grouped_targets.shape[2])
+        self._equations.add(rows, grouped_targets)
 
     def _positions(self, output: torch.Tensor, share: float) -> torch.Tensor:
-        """As many positions of this batch as its share of the rows, drawn at random."""
+        """Random positions of this batch, as many as its share of the rows."""
         layer = self._tails[0].term.layer
         features = 1 + sum(matrix_of(tail.term.layer).shape[1] for tail in self._tails)
-        there = positions_of(layer, output)
-        every = 1 if isinstance(layer, nn.Linear) else len(output)  # a convolution's position is one in each image
-        wanted = math.ceil(self._rows_per_feature * features * share / every)
-        return permutation(there, self._generator)[: max(1, wanted)].to(output.device)
+        available = positions_of(layer, output)
+        rows_per_position = (
+            1 if isinstance(layer, nn.Linear) else len(output)
+        )  # a convolution's position gives one row per image
+        count = math.ceil(self._rows_per_feature * features * share / rows_per_position)
+        return permutation(available, self._generator)[: max(1, count)].to(output.device)
 
     @staticmethod
-    def _sent_back(source: torch.Tensor, left: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is left, in the places of the layer's output that it comes from, and which of them are used."""
-        back = torch.zeros(output.numel(), dtype=left.dtype, device=left.device)
-        used = torch.zeros(output.numel(), dtype=torch.bool, device=left.device)
-        back[source], used[source] = left.flatten(), True
-        return back.view(output.shape), used.view(output.shape)
+    def _rearranged(
+        source: torch.Tensor, residual: torch.Tensor, output: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual rearranged to the layer's output, and which elements of that output are used."""
+        rearranged = torch.zeros(output.numel(), dtype=residual.dtype, device=residual.device)
+        used = torch.zeros(output.numel(), dtype=torch.bool, device=residual.device)
+        rearranged[source], used[source] = residual.flatten(), True
+        return rearranged.view(output.shape), used.view(output.shape)
 
     def _constant(self) -> int | None:
-        """Which layer holds the constant: the first with a bias."""
+        """The index of the layer that holds the constant: the first with a bias."""
         return next((i for i, tail in enumerate(self._tails) if tail.term.layer.bias is not None), None)
 
-    # solved
+    # solution
 
     def solve(self, ridge: float) -> tuple[list[LayerFit], float, float]:
         """The fitted layers, and the mean squared error of the sum before and after, on these rows."""
         equations = self._equations
         if equations is None:
-            raise RuntimeError("expected at least one batch before the solution")
+            raise RuntimeError("expected at least one batch before solve(); call add() first")
         old = self._old(equations.gram.shape[0])
         new = equations.solve(old, ridge)
         count = equations.rows * old.shape[0] * old.shape[2]
         return self._fits(new), equations.objective(old) / count, equations.objective(new) / count
 
     def _old(self, groups: int) -> torch.Tensor:
-        """The present unknowns, (groups, features, outputs)."""
+        """The current values of the unknowns, (groups, features, outputs)."""
         parts = []
         for tail, scale in zip(self._tails, self._scales, strict=True):
             matrix = matrix_of(tail.term.layer).cpu().double()
@@ -169,7 +174,7 @@ class BlockProblem:
         return torch.cat(parts, 1)
 
     def _biases(self) -> list[torch.Tensor]:
-        """Each layer's share of the constant."""
+        """Each layer's contribution to the constant."""
         return [
             scale.cpu().double()
             * (0.0 if tail.term.layer.bias is None else tail.term.layer.bias.detach().cpu().double())
@@ -177,13 +182,13 @@ class BlockProblem:
         ]
 
     def _fits(self, new: torch.Tensor) -> list[LayerFit]:
-        fits, place, holder = [], 0, self._constant()
+        fits, start, holder = [], 0, self._constant()
         for index, (tail, scale) in enumerate(zip(self._tails, self._scales, strict=True)):
             layer = tail.term.layer
             features = matrix_of(layer).shape[1]
             divisor = scale.cpu().double()
-            flat = new[:, place : place + features].mT.flatten(0, 1) / divisor[:, None]
-            place += features
+            flat = new[:, start : start + features].mT.flatten(0, 1) / divisor[:, None]
+            start += features
             bias = None if layer.bias is None else layer.bias.detach().clone()
             fitted = bias
             if bias is not None and index == holder:

@@ -1,13 +1,13 @@
-"""Where a network can be repaired after blocks are dropped: the last layers of blocks, and what they are fitted to.
+"""Where a network can be repaired after blocks are dropped: the last layers of blocks, and what each is fitted to.
 
-A block's sum is ``shortcut + A(W h)``: W its branch's last layer, A what stands between that layer and the sum (a norm
-with fixed statistics, a learned scale, dropout in eval mode, windows put back, axes exchanged). A is known by trying it
-(`Readout`), not by a list of operations: it must give each element of the sum from one element of the layer's output,
-times a number of its channel. A projection in the shortcut is a second such layer, fitted together with the first, and
-the only one where the branch is dropped.
+A block's sum is ``shortcut + A(W h)``, where W is its branch's last layer and A is whatever lies between that layer and
+the sum (a norm with fixed statistics, a learned scale, dropout in eval mode, windows merged back, axes exchanged). A is
+identified by running it (`Readout`), not by a list of operations: it must compute each element of the sum from one
+element of the layer's output, times a factor that depends only on the channel. A projection in the shortcut is a second
+such layer, fitted together with the first; if the branch is dropped, it is the only one.
 
-A kept block before dropped ones is fitted to the sum that the full network has after the last of *them*, as long as
-they follow it directly: with identity shortcuts, the same activations, and no other reader of what lies between.
+A remaining block before dropped ones is fitted to the full network's sum after the last of *them*, provided that they
+follow it directly: with identity shortcuts, the same activations, and no other reader of the values in between.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Term:
 
     Attributes:
         node: the layer's output.
-        end: the term of the sum into which it goes.
+        end: the term of the sum that it feeds.
         found: the layer.
     """
 
@@ -45,7 +45,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """The qualified name of the module that holds the weights."""
+        """The qualified name of the module that owns the weights."""
         return self.found.weight_name.rpartition(".")[0]
 
     @property
@@ -61,9 +61,9 @@ class Site:
     Attributes:
         block: its index.
         target: the index of the block whose sum in the full network it is fitted to.
-        terms: the layers to fit together; empty where there is none.
-        dropped: its branch is gone, so that only its shortcut is fitted.
-        reason: why nothing is fitted, where nothing is.
+        terms: the layers to fit together; empty if there are none.
+        dropped: whether its branch is gone, so that only its shortcut is fitted.
+        reason: why nothing is fitted; empty if something is.
     """
 
     block: int
@@ -74,7 +74,7 @@ class Site:
 
 
 class Sites:
-    """Where a network can be repaired, for any set of dropped blocks; its layers are looked for once.
+    """Where a network can be repaired, for any set of dropped blocks; its layers are located once.
 
     Args:
         segments: the graph of the network.
@@ -91,11 +91,11 @@ class Sites:
         self._terms: dict[tuple[int, fx.Node], Term | str] = {}
 
     def of(self, dropped: Sequence[int]) -> list[Site]:
-        """The blocks that a drop changes, or that stand directly before what is dropped, in order."""
+        """The blocks that a drop affects, or that directly precede dropped ones, in order."""
         gone, cuts = set(dropped), self._segments.cuts
         superfluous = self._segments.superfluous([0.0 if index in gone else 1.0 for index in range(len(cuts))])
         reached = descendants(*(cuts[index].add for index in gone))
-        found: list[Site] = []
+        sites: list[Site] = []
         covered: set[int] = set()
         for index, cut in enumerate(cuts):
             if superfluous[index] or index in covered:
@@ -103,8 +103,8 @@ class Sites:
             target = _target(self._segments, index, gone)
             covered.update(range(index + 1, target + 1))
             if target > index or cut.add in reached:
-                found.append(self._site(index, target, index in gone))
-        return found
+                sites.append(self._site(index, target, index in gone))
+        return sites
 
     def _site(self, index: int, target: int, dropped: bool) -> Site:
         cut = self._segments.cuts[index]
@@ -119,7 +119,7 @@ class Sites:
             elif end is not cut.shortcut:
                 reasons.append(term)
         if not terms:
-            reasons = reasons or ["its shortcut has no layer of its own"]
+            reasons = reasons or ["its shortcut has no layer"]
         return Site(index, target, tuple(terms), dropped, "; ".join(reasons) if not terms else "")
 
     def _term(self, index: int, end: fx.Node) -> Term | str:
@@ -135,20 +135,20 @@ class Sites:
         while True:
             if node not in inside or node in self._sums:
                 in_block = node in self._sums
-                return "its branch ends in another block" if in_block else "it has no layer of its own at its end"
+                return "its branch ends in another block" if in_block else "it does not end in a linear layer"
             readers = [one for one in node.users if one in self._needed and not operations.asks_shape(one)]
             if len(readers) != 1:
-                return f"{node.name} is read from elsewhere too"
+                return f"{node.name} is also read elsewhere"
             layer = found_layer(node, self._segments.program)
             if layer is not None:
-                return self._alone(Term(node, end, layer))
+                return self._if_unshared(Term(node, end, layer))
             sources = [source for source in node.all_input_nodes if source in self._segments.flow.carries]
             if len(sources) != 1:
-                return f"what it adds is made of several values ({node.name})"
+                return f"its last operation combines several values ({node.name})"
             node = sources[0]
 
-    def _alone(self, term: Term) -> Term | str:
-        """The layer, if its weights serve this one call alone."""
+    def _if_unshared(self, term: Term) -> Term | str:
+        """The layer, if its weights are used by this one call only; otherwise why not."""
         parameters = [id(parameter) for parameter in term.layer.parameters()]
         if any(self._readers[parameter] > 1 for parameter in parameters):
             return f"{term.name} runs more than once"
@@ -158,7 +158,7 @@ class Sites:
 
 
 def _target(segments: Segments, index: int, gone: set[int]) -> int:
-    """The last of the dropped blocks that directly follow a block; itself where none does."""
+    """The last of the dropped blocks that directly follow a block; the block itself if none does."""
     program = segments.program
     while index + 1 < len(segments.cuts) and index + 1 in gone:
         here, after = segments.cuts[index], segments.cuts[index + 1]
@@ -172,7 +172,7 @@ def _target(segments: Segments, index: int, gone: set[int]) -> int:
 
 
 def _same_after(segments: Segments, here: Cut, after: Cut) -> bool:
-    """Whether the later activation of the later sum is what both activations would make of it."""
+    """Whether the later block's activation gives the same as both activations in turn (ReLU is idempotent)."""
     if here.post is here.add:
         return True
     one, other = (module_of(cut.post, segments.program) for cut in (here, after))
@@ -185,7 +185,7 @@ def _is_relu(node: fx.Node) -> bool:
 
 
 def _parameters_read(node: fx.Node, program: Program) -> list[nn.Parameter]:
-    """The parameters that a node reads, once for each of its readers where it only hands them on."""
+    """The parameters that a node reads; a ``get_attr`` node counts once per reader."""
     return parameters_of(node, program) * (len(node.users) if node.op == "get_attr" else 1)
 
 
@@ -194,9 +194,10 @@ class Readout:
     """How a layer's output u enters a term of a sum: ``term = scale * u[source] + offset``, element by element.
 
     Attributes:
-        source: for each element of the term, the element of u (flat) that it comes from; None: its own.
-        scale: of each channel of u.
-        offset: of each element of the term.
+        source: for each element of the term, the flat index of the element of u that it comes from; None: the same
+            index.
+        scale: the factor of each channel of u.
+        offset: the offset of each element of the term.
     """
 
     source: torch.Tensor | None
@@ -205,7 +206,7 @@ class Readout:
 
 
 class Tail:
-    """What stands between a layer and its term of a sum.
+    """The operations between a layer and its term of a sum.
 
     Args:
         piece: the operations of the branch or shortcut.
@@ -221,20 +222,20 @@ class Tail:
             if not changed.isdisjoint(node.all_input_nodes):
                 changed.add(node)
                 steps.append((node, step))
-        self._steps = [] if all(map(self._passes, changed - {term.node})) else steps
-        self._known: dict[tuple[int, ...], Readout | str] = {}
+        self._steps = [] if all(map(self._is_identity, changed - {term.node})) else steps
+        self._readouts: dict[tuple[int, ...], Readout | str] = {}
 
-    def _passes(self, node: fx.Node) -> bool:
-        """Whether a node gives on what it is given."""
+    def _is_identity(self, node: fx.Node) -> bool:
+        """Whether a node returns its input unchanged."""
         module = module_of(node, self._program)
         return isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)) and not module.training
 
     def readout(self, values: Values) -> Readout | str:
-        """The tail as a readout, or why it is none; found once for each shape of the layer's output."""
+        """The tail as a readout, or why it is not one; determined once per shape of the layer's output."""
         u = values[self.term.node]
-        if tuple(u.shape) not in self._known:
-            self._known[tuple(u.shape)] = self._found(values, u)
-        return self._known[tuple(u.shape)]
+        if tuple(u.shape) not in self._readouts:
+            self._readouts[tuple(u.shape)] = self._determine(values, u)
+        return self._readouts[tuple(u.shape)]
 
     def _run(self, values: Values, u: torch.Tensor) -> torch.Tensor:
         inside = {**values, self.term.node: u}
@@ -243,7 +244,7 @@ class Tail:
         end: torch.Tensor = inside[self.term.end]
         return end
 
-    def _found(self, values: Values, u: torch.Tensor) -> Readout | str:
+    def _determine(self, values: Values, u: torch.Tensor) -> Readout | str:
         axis = 1 if not isinstance(self.term.layer, nn.Linear) else u.ndim - 1
         channels = u.shape[axis]
         if not self._steps:
@@ -261,28 +262,30 @@ class Tail:
         expected = values[self.term.end].flatten()
         near = 1e-3 if u.dtype == torch.float32 else 1e-8
         if not torch.allclose(rebuilt, expected, rtol=near, atol=near * float(expected.abs().max() + 1e-30)):
-            return f"what stands between {self.term.name} and the sum is more than a scale of each channel"
-        own = source.numel() == u.numel() and bool((source == torch.arange(u.numel(), device=u.device)).all())
-        return Readout(None if own and offset.shape == u.shape else source, scale, offset)
+            return f"the operations between {self.term.name} and the sum are more than a scale per channel"
+        is_identity = source.numel() == u.numel() and bool((source == torch.arange(u.numel(), device=u.device)).all())
+        return Readout(None if is_identity and offset.shape == u.shape else source, scale, offset)
 
     def _sources(
         self, values: Values, u: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor
     ) -> torch.Tensor | str:
-        """Where each element of the term comes from, read off digit by digit from the numbers of the elements."""
-        base = 512  # a digit must survive the rounding of float32 through scales and offsets
+        """Where each element of the term comes from, found by sending the elements' indices through, digit by digit."""
+        base = (
+            512  # small enough for a digit to survive float32 rounding in scales and offsets, large enough for few runs
+        )
         number = torch.arange(u.numel(), device=u.device).view(u.shape)
         source = torch.zeros(offset.shape, dtype=torch.int64, device=u.device)
         alive = factor != 0
-        place = 1
-        while place <= u.numel():
-            digit = self._run(values, (number // place % base).to(u.dtype)) - offset
+        place_value = 1
+        while place_value <= u.numel():
+            digit = self._run(values, (number // place_value % base).to(u.dtype)) - offset
             read = torch.where(alive, digit / torch.where(alive, factor, 1.0), 0.0)
             if not torch.allclose(read, read.round(), atol=0.2, rtol=0):
-                return f"what stands between {self.term.name} and the sum mixes elements"
-            source += read.round().long() * place
-            place *= base
+                return f"the operations between {self.term.name} and the sum mix elements"
+            source += read.round().long() * place_value
+            place_value *= base
         if not alive.all():
             return f"a channel of {self.term.name} does not reach the sum (its scale is 0)"
         if int(source.min()) < 0 or int(source.max()) >= u.numel():
-            return f"what stands between {self.term.name} and the sum mixes elements"
+            return f"the operations between {self.term.name} and the sum mix elements"
         return source.flatten()

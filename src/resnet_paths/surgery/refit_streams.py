@@ -1,9 +1,9 @@
 """The full network and the dropped one side by side on calibration inputs, block by block.
 
-A refit goes through the blocks in order and needs, at each, what the dropped network has computed so far (with the
-layers fitted so far) and the full network's sum. Where the full network's states on all inputs fit into memory they are
-computed once and serve every set of blocks that is tried; the dropped network's are carried along from block to block.
-Where they do not, both are computed anew for each block: more time, and memory for one batch alone.
+A refit goes through the blocks in order and needs, at each one, what the dropped network has computed so far (with the
+layers fitted so far) and the full network's sum. If the full network's states on all inputs fit into memory, they are
+computed once and serve every set of blocks; the dropped network's states are carried along from block to block.
+Otherwise both are recomputed for each block, which takes more time but memory for only one batch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class FullRun:
 
     Args:
         net: the full network.
-        inputs: what it runs on.
+        inputs: the inputs that it runs on.
         batch_size: inputs per batch.
-        memory: bytes that states and sums may take.
+        memory: bytes available for states and sums.
         sums: whether sums are needed.
 
     Attributes:
@@ -48,7 +48,7 @@ class FullRun:
         return torch.cat([self.net.run(self.state(number, x, last)).value for number, x in self.batches()])
 
     def batches(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The batches with their numbers, as the network reads them."""
+        """The batches with their numbers, on the network's device and in its dtype."""
         return (
             (number, placed_input(x, self.net.model)) for number, x in enumerate(self._inputs.batches(self._batch_size))
         )
@@ -58,7 +58,7 @@ class FullRun:
         return self._states[number][index] if self.kept else self.net.prefix(x, index)
 
     def sum_at(self, number: int, x: torch.Tensor, index: int) -> torch.Tensor:
-        """A block's sum, before what follows it."""
+        """A block's sum, before its activation."""
         if self.kept:
             return self._sums[number][index]
         return block_sum(self.net, self.net.prefix(x, index))
@@ -84,13 +84,13 @@ class FullRun:
 
 
 class DroppedRun:
-    """A network at gates on the same inputs, its weights changing as the run goes on.
+    """A network at gates on the same inputs, whose weights change as the run proceeds.
 
     Args:
         full: the full network's run.
-        twins: from the full network to the one whose layers are fitted.
-        gates: zero for each block that is dropped.
-        start: the first block whose sum is not the full network's.
+        twins: moves states from the full network to the one being fitted.
+        gates: zero for each dropped block.
+        start: the first block whose sum differs from the full network's.
     """
 
     def __init__(self, full: FullRun, twins: Twins, gates: Sequence[float], start: int) -> None:
@@ -98,7 +98,7 @@ class DroppedRun:
         self._states: dict[int, State] = {}
 
     def state(self, number: int, x: torch.Tensor, index: int) -> State:
-        """The state of a batch at a block's entry; blocks before it must not change any more."""
+        """The state of a batch at a block's entry; earlier blocks must not change any more."""
         if not self._full.kept:
             return self._net.run(self._net.stem(x), self._gates, index)
         state = self._states.get(number)
@@ -110,7 +110,7 @@ class DroppedRun:
 
 
 def block_sum(net: UnrolledNetwork, state: State) -> torch.Tensor:
-    """The next block's sum at a state, before what follows it."""
+    """The next block's sum at a state, before its activation."""
     return net.shortcut(state) + net.branch(state)
 
 

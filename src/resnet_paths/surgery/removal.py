@@ -1,4 +1,4 @@
-"""The branches of blocks taken out of a model, or of a copy of it."""
+"""Remove the branches of blocks from a model, or from a copy of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: boo
     """A copy of a network's model, or the model itself, without the branches of some blocks.
 
     Raises:
-        NotDroppableError: a block cannot be taken out.
+        NotDroppableError: a block cannot be dropped.
         UnrollError: the model cannot be copied.
     """
     forwards = edits(net, indices)
@@ -28,8 +28,8 @@ def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: boo
     result = net.model if inplace else copied(net.model, memo)
 
     def counterpart(module: nn.Module) -> nn.Module:
-        made: nn.Module = module if inplace else memo[id(module)]
-        return made
+        same: nn.Module = module if inplace else memo[id(module)]
+        return same
 
     for forward in forwards:
         give_forward(counterpart(forward[0].plan.site.module), forward)

@@ -1,4 +1,4 @@
-"""Weights that two copies of a model have in common, held once."""
+"""Store weights that two copies of a model have in common only once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 
 
 def share_weights(copy: nn.Module, model: nn.Module) -> int:
-    """Let a copy use the model's own parameters and buffers where they are equal.
+    """Make a copy use the model's own parameters and buffers where they are equal.
 
     Args:
-        copy: changed.
-        model: left as it is.
+        copy: the copy; it is changed.
+        model: the model; it is left unchanged.
 
     Returns:
-        The number of values that the copy still holds for itself.
+        The number of values that the copy still stores itself.
 
     Example:
         >>> one, other = nn.Linear(2, 2), nn.Linear(2, 2)
@@ -22,7 +22,7 @@ def share_weights(copy: nn.Module, model: nn.Module) -> int:
         >>> share_weights(other, one), other.weight is one.weight
         (2, True)
     """
-    own = 0
+    unshared = 0
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     for path, module in copy.named_modules():
         for held, others in ((module._parameters, parameters), (module._buffers, buffers)):
@@ -33,10 +33,10 @@ def share_weights(copy: nn.Module, model: nn.Module) -> int:
                 if other is not None and _alike(value, other):
                     held[name] = other
                 else:
-                    own += value.numel()
-    return own
+                    unshared += value.numel()
+    return unshared
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    alike = one.shape == other.shape and one.dtype == other.dtype and one.stride() == other.stride()
-    return alike and one.device == other.device and torch.equal(one, other)
+    same_layout = one.shape == other.shape and one.dtype == other.dtype and one.stride() == other.stride()
+    return same_layout and one.device == other.device and torch.equal(one, other)

@@ -1,7 +1,7 @@
-"""A word on language models that count the tokens in their cache by one attention layer, where that one goes.
+"""A warning for language models that count cached tokens by one attention layer, if that layer is dropped.
 
-Hugging Face's models ask their cache for its length, which is the length of its layer 0. Without the attention that
-fills it they take every further token for the first one. ``generate`` hands the positions on itself.
+Hugging Face models ask their cache for its length, which is the length of its layer 0. Without the attention that fills
+that layer, they treat every further token as the first one. ``generate`` passes the positions itself.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ..warned import warn
 
 
 def warn_of_token_count(program: Program, cuts: Iterable[Cut]) -> None:
-    """Warn where a block is dropped whose attention fills layer 0 of a cache of tokens."""
+    """Warn if a dropped block's attention fills layer 0 of a token cache."""
     inside = set().union(*(cut.branch_nodes for cut in cuts))
     for call in program.root.walk():
         if not (getattr(call.module, "layer_idx", None) == 0 and _fills_cache(call)):
             continue
         if any(inside.intersection(part.nodes) for part in call.walk()):
             warn(
-                f"the model counts the tokens in its cache by {call.path}, which is taken out: where you feed tokens "
-                "with a cache by hand, give position_ids and attention_mask too (generate does), or keep this block",
+                f"the model counts cached tokens by {call.path}, which is dropped: if you feed tokens with a cache by "
+                "hand, pass position_ids and attention_mask too (generate does), or keep this block",
             )
             return
 

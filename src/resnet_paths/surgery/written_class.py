@@ -1,21 +1,21 @@
-"""A class like a module's own, with another forward: what a module becomes when a block in it is dropped.
+"""The class that a module gets when a block in it is dropped: like its own, but with another forward.
 
-A dropped block should remain what it was but for its branch: its parent reads its attributes, calls its methods, asks
-for its class. So it becomes an instance of a class that is derived from its own, has the same name, and differs in
-``forward`` alone. The ways not taken:
+A module should stay what it was except for the dropped branch: its parent reads its attributes, calls its methods,
+checks its class. So it becomes an instance of a class that is derived from its own, has the same name, and differs only
+in ``forward``. The alternatives that we rejected:
 
 - ``nn.Identity``, ``nn.Sequential`` and ``fx.GraphModule`` have none of the block's attributes, methods and classes.
-- A forward among the instance's attributes keeps even ``type(block)``, but whoever calls ``type(block).forward``
-  (symbolic tracing does) gets the old one without a word, and methods of an instance do not pickle.
+- A forward stored on the instance would even preserve ``type(block)``, but whoever calls ``type(block).forward``
+  (symbolic tracing does) would silently get the old one, and methods stored on an instance cannot be pickled.
 
-Derived classes do not pickle by name. So a module of such a class pickles as (a text, its own class, its attributes):
-the text is Python source that defines the class, and is run by the function with which torch itself loads a
-``GraphModule``. A file needs torch and what the original model's file needs, nothing of this library. As the forward is
-not traced again when it is loaded, records stay records, and modules that refer to each other load.
+Derived classes do not pickle by name. So a module of such a class pickles as (a text, its own class, its attributes).
+The text is Python source that defines the class, and is run by the function with which torch itself loads a
+``GraphModule``. A file thus needs torch and whatever the original model's file needs, but not this library. Since the
+forward is not traced again on loading, output records keep their class and modules that refer to each other load.
 
-What does not survive: ``type(block) is Block`` (``isinstance`` does), methods that run a part that is gone, and a
-``__reduce__`` of the class's own, which would give the undropped class back (pickling then says so). A module that is
-an ``fx.GraphModule`` gets another graph instead: its class is made from it anyway.
+What is lost: ``type(block) is Block`` (``isinstance`` works), methods that run a removed submodule, and a class's own
+``__reduce__``, which would restore the undropped class (pickling then raises an error). A module that is an
+``fx.GraphModule`` gets another graph instead, since its class is generated from the graph anyway.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..graph.handed_on import Given
 from ..graph.rewriting import STARS, WrittenForward
 from .class_text import TEXT
 
-_OWN = __name__.partition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
@@ -51,8 +51,8 @@ def written_class(written: WrittenForward, blocks: list[str]) -> type[nn.Module]
     """The class that a module gets.
 
     Args:
-        written: its forward.
-        blocks: the names of the blocks that are dropped in it.
+        written: its new forward.
+        blocks: the names of the blocks dropped in it.
     """
     module = written.plan.site.module
     code = written.graph.python_code("self")
@@ -68,19 +68,19 @@ def written_class(written: WrittenForward, blocks: list[str]) -> type[nn.Module]
         note=repr(f"without {', '.join(blocks)} (forward {digest})"),
     )
     run: Any = graph_module._forward_from_src
-    make = run(text, {**unwritten, "_text": text}) if unwritten else _made(text)
+    make = run(text, {**unwritten, "_text": text}) if unwritten else _run_once(text)
     kind: type[nn.Module] = make.derived(own_class(module))
     return kind
 
 
 @functools.cache
-def _made(text: str) -> Any:
-    """Torch keeps every source text that it runs for good: each is run once, however often blocks are dropped."""
+def _run_once(text: str) -> Any:
+    """Run a source text once, however often blocks are dropped: torch keeps every text that it runs forever."""
     return graph_module._forward_from_src(text, {"_text": text})
 
 
 def _signature(module: nn.Module) -> str:
-    """The parameters of a forward, with the defaults that it has now."""
+    """The parameters of a forward, with their current defaults."""
     parts, kinds = ["self"], inspect.Parameter
     parameters = list(inspect.signature(module.forward).parameters.values())
     starred = False
@@ -97,7 +97,7 @@ def _signature(module: nn.Module) -> str:
 
 
 def _checks(fixed: dict[str, Any]) -> str:
-    """Lines that refuse arguments for which the forward does not hold."""
+    """Lines that refuse arguments for which the forward is not valid."""
     lines = []
     for name, value in fixed.items():
         expected = _expected(value)
@@ -111,7 +111,7 @@ def _checks(fixed: dict[str, Any]) -> str:
 
 
 def _expected(value: Any) -> str:
-    """A value of the run as source text: ("is", value), or what is asked of it."""
+    """A value of the traced run as source text: ("is", value), or the kind of condition on it."""
     if value is Given:
         return '("given", None)'
     if isinstance(value, dict):
@@ -123,7 +123,7 @@ def _expected(value: Any) -> str:
 
 
 def _literal(value: Any) -> str | None:
-    """Source text for a constant; None where there is none."""
+    """Source text for a constant; None if it has no literal."""
     if isinstance(value, torch.device):
         return f"torch.device({str(value)!r})"
     plain = value is None or isinstance(value, (bool, int, str, torch.dtype, torch.memory_format, torch.layout))
@@ -132,23 +132,23 @@ def _literal(value: Any) -> str | None:
 
 
 def _import(name: str, value: Any) -> str:
-    """The line that finds a function; of a custom autograd function, which pickles by its class, two."""
+    """The line that imports a function; two lines for a custom autograd function, which pickles by its class."""
     if isinstance(value, CustomFunction):
         return f"{_import(f'{name}_class', value.function)}\n{name} = {name}_class.apply"
     return graph_module._format_import_statement(name, value, sys_importer)
 
 
 def _imports(names: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Lines that define the functions that the code calls, and those functions that cannot be imported."""
+    """Lines that define the functions called by the code, and the functions that cannot be imported."""
     lines, unwritten = [], {}
     for name, value in names.items():
         if isinstance(value, str):
             lines.append(f"{name} = {value!r}")
-        elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] == _OWN:
+        elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] == _PACKAGE:
             lines.append(f"{textwrap.dedent(inspect.getsource(value))}\n{name} = {value.__name__}")
         else:
             try:
                 lines.append(_import(name, value))
-            except Exception:  # the importer has many ways to say that it does not find a name
+            except Exception:  # the importer raises many kinds of errors for a name that it does not find
                 unwritten[name] = value
     return "\n".join(sorted(lines)), unwritten
