@@ -441,7 +441,7 @@ def test_what_cannot_be_fitted_is_left_and_says_why(model: nn.Module, dropped: l
         (lambda: refit_blocks(small().train(), [1], images(8, 1, 8, 8)), "eval"),
         (lambda: refit_blocks(small(), [1], images(1, 1, 8, 8)), "2 groups"),
         (lambda: refit_blocks(small(), [1], images(4, 1, 8, 8), groups=[0, 1]), "group for each"),
-        (lambda: RefitSettings(held_out=0.0), "apart"),
+        (lambda: RefitSettings(held_out=0.0), "held_out"),
         (lambda: RefitSettings(steps=(0.5, 2.0)), "steps"),
     ],
 )

@@ -58,7 +58,7 @@ class RefitSettings:
     """How to refit.
 
     Attributes:
-        held_out: share of the images that is held out to choose the length of the step; the others are used for fitting.
+        held_out: share of the images held out to choose the length of the step; the others are used for fitting.
         steps: the lengths to try; 0 is the plain drop, 1 the full solution.
         ridge: pull towards the old weights, relative to the mean square of a feature. It is meant for features that
             the images do not determine; how far to trust the fit is left to the step.
