@@ -80,7 +80,7 @@ def within_lesion(net: UnrolledNetwork, data: ImageData) -> None:
 
 
 def trajectory_losses(net: UnrolledNetwork, data: ImageData) -> Any:
-    return landscape.trajectory_losses(net, states(net), landscape.project_trajectory(net, states(net)), data)
+    return landscape.trajectory_losses(net, data, states(net), landscape.project_trajectory(net, states(net)))
 
 
 def recorded(net: UnrolledNetwork, data: ImageData) -> Any:
@@ -131,7 +131,7 @@ FUNCTIONS: dict[str, Function] = {
     "block_contributions": lambda net, data: paths.block_contributions(net, data.x, data.labels),
     "logit_lens": lambda net, data: paths.logit_lens(net, data.x),
     "attribute_blocks": lambda net, data: [
-        paths.attribute_blocks(net, data.x, data.labels, method, steps=3, draws=2)
+        paths.attribute_blocks(net, data.x, data.labels, method=method, steps=3, draws=2)
         for method in ("integrated_gradients", "ablation", "shapley")
     ],
     "block_conductance": lambda net, data: paths.block_conductance(net, data.x, data.labels, steps=3),

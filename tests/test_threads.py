@@ -38,7 +38,7 @@ def product(net: UnrolledNetwork, kind: Literal["hessian", "gauss_newton"]) -> t
 
 
 def shapley(net: UnrolledNetwork) -> torch.Tensor:
-    return paths.attribute_blocks(net, DATA.x, DATA.labels, "shapley", draws=2).values
+    return paths.attribute_blocks(net, DATA.x, DATA.labels, method="shapley", draws=2).values
 
 
 FUNCTIONS: dict[str, Numbers] = {

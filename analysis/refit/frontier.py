@@ -144,7 +144,7 @@ def finetuned(here: Subject, images: ImageData, refitter: Refitter, entry: dict,
     found = {"dropped": dropped, "refitted": entry["refitted"]}
     for name, (model, passes) in ways.items():
         settings = Distillation(epochs=passes, batch_size=128, shift=here.shift, flip=here.flip)
-        distil(model, here.net, train, settings)
+        distil(model, here.net, train, settings=settings)
         found[name] = float(right(model, here.test).mean())
     print(len(dropped), found, flush=True)
     return found

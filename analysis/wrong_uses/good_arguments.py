@@ -96,7 +96,7 @@ def record(kind: str) -> Any:
         "plot_spectrum": lambda: landscape.spectral_density(operator(), steps=3, draws=2),
         "plot_stage_deletions": lambda: lesion.stage_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_trajectory": projected,
-        "plot_trajectory_losses": lambda: landscape.trajectory_losses(model(), states(), projected(), data()),
+        "plot_trajectory_losses": lambda: landscape.trajectory_losses(model(), data(), states(), projected()),
     }
     return makers[kind]()
 

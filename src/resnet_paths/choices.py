@@ -25,4 +25,9 @@ Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
 """In which latency is measured."""
 
 Budget = Literal["quick", "full"]
+
+MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
+"""What is measured of each image's logits (``resnet_paths.lesion.METRICS``)."""
+
+Attribution = Literal["integrated_gradients", "ablation", "shapley"]
 """How much a report measures."""

@@ -205,7 +205,7 @@ TAKERS: dict[str, Any] = {
     "augmented": lambda s: augmented(s).x,
     "error_rate": lambda s: error_rate(MODEL, s),
     "train": lambda s: train(fresh(), s, Recipe(epochs=1, batch_size=4, shift=0), test=s, **QUIET)[-1]["loss"],
-    "distil": lambda s: distil(fresh(), MODEL, s, Distillation(epochs=1, batch_size=4, shift=0)),
+    "distil": lambda s: distil(fresh(), MODEL, s, settings=Distillation(epochs=1, batch_size=4, shift=0)),
     "plan_drop": lambda s: [
         p.loss
         for p in plan_drop(

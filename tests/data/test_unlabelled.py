@@ -113,6 +113,6 @@ def test_a_student_follows_its_teacher_without_labels(net) -> None:
     student = cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=1).eval()
     with pytest.raises(ValueError, match=r"share of 10% of the loss, got images without labels; give .*weight=1"):
         distil(student, net, X)
-    best = distil_best(student, net, X, Distillation(epochs=2, batch_size=3, weight=1.0, shift=0, flip=False))
+    best = distil_best(student, net, X, settings=Distillation(epochs=2, batch_size=3, weight=1.0, shift=0, flip=False))
     assert best.losses[best.kept] <= best.losses[0]
     assert all(0 <= error <= 1 for error in best.errors)

@@ -191,7 +191,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     ),
     "plot_trajectory": lambda net, data: plot.plot_trajectory(trajectory(net)[1]),
     "plot_trajectory_losses": lambda net, data: plot.plot_trajectory_losses(
-        landscape.trajectory_losses(net, *trajectory(net), data)
+        landscape.trajectory_losses(net, data, *trajectory(net))
     ),
     "plot_plan": lambda net, data: plot.plot_plan(plan(net, data)),
     "plot_search": lambda net, data: plot.plot_search(plan(net, data)),

@@ -68,7 +68,7 @@ def test_all_components_leave_nothing_out() -> None:
     found = project_trajectory(model, states, count=3)
     assert found.explained.sum() == pytest.approx(1.0)
     assert found.outside.max() < 1e-9
-    losses = trajectory_losses(model, states, found, _data())
+    losses = trajectory_losses(model, _data(), states, found)
     np.testing.assert_allclose(losses.projected, losses.own_weights, rtol=1e-9)
 
 
@@ -76,7 +76,7 @@ def test_losses_are_those_of_the_checkpoints_and_of_the_surface() -> None:
     model, states = _run()
     data, before, rng = _data(), fingerprint(model), torch.get_rng_state()
     found = project_trajectory(model, states)
-    record = trajectory_losses(model, states, found, data)
+    record = trajectory_losses(model, data, states, found)
     for step, state in enumerate(states):
         other = copy.deepcopy(model)
         other.load_state_dict(state)
@@ -116,7 +116,7 @@ def test_given_directions_need_not_be_orthogonal_but_losses_do() -> None:
     np.testing.assert_allclose(found.outside, np.linalg.norm(rows - rows[-1] - fitted, axis=1), atol=1e-9)
     assert found.cosine == pytest.approx(abs(basis[0] @ basis[1]))
     with pytest.raises(ValueError, match="orthogonal directions"):
-        trajectory_losses(model, states, found, _data())
+        trajectory_losses(model, _data(), states, found)
 
 
 def test_a_long_random_walk_explains_what_the_record_says() -> None:
@@ -135,7 +135,7 @@ def test_runs_of_training_files_and_models_are_read(tmp_path) -> None:
     found = project_trajectory(model, run)
     assert found.labels == ("0", "1", "2", "3")
     assert len(found) == len(found.to_pandas()) == 4
-    losses = trajectory_losses(model, run, found, data)
+    losses = trajectory_losses(model, data, run, found)
     assert np.isfinite(losses.projected).all()
     files = [save_checkpoint(model, tmp_path / "other" / f"{k}.safetensors") for k in range(1)]
     first = copy.deepcopy(model)
@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: project_trajectory(model, [states[0], {}]), "in checkpoint 1"),
         (lambda: project_trajectory(model, states, directions=[]), "at least one direction"),
         (lambda: project_trajectory(model, states, labels=["a"]), "3 labels"),
-        (lambda: trajectory_losses(model, states[:2], project_trajectory(model, states), _data()), "3 checkpoints"),
+        (lambda: trajectory_losses(model, _data(), states[:2], project_trajectory(model, states)), "3 checkpoints"),
     ):
         with pytest.raises(ValueError, match=match):
             call()

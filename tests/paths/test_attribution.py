@@ -22,7 +22,7 @@ def _resnet() -> tuple[UnrolledNetwork, torch.Tensor, torch.Tensor]:
 
 def test_ablation_is_exactly_the_lesion() -> None:
     for net, x, target in ((tiny_network(5), *tiny_batch()), _resnet()):
-        found = attribute_blocks(net, x, target, "ablation")
+        found = attribute_blocks(net, x, target, method="ablation")
         lesions = net(x, 1 - torch.eye(len(net)))
         expected = (net(x) - lesions).detach()[:, torch.arange(len(x)), target]
         torch.testing.assert_close(found.values, expected, rtol=1e-12, atol=1e-12)
@@ -63,7 +63,7 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
             after = net(x, gates).detach()[pick]
             gains[block] += (after - before) / 24
             before = after
-    found = attribute_blocks(net, x, target, "shapley", draws=400)
+    found = attribute_blocks(net, x, target, method="shapley", draws=400)
     assert found.residual is not None
     assert found.residual < 1e-5  # captum adds up in single precision
     assert float((found.values - gains).abs().max()) < 0.1 * float(gains.abs().max())
@@ -72,7 +72,7 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
 def test_shapley_leaves_chance_as_it_was() -> None:
     net = tiny_network(3)
     before = torch.get_rng_state()
-    one, again = (attribute_blocks(net, *tiny_batch(), "shapley", draws=3, seed=4) for _ in range(2))
+    one, again = (attribute_blocks(net, *tiny_batch(), method="shapley", draws=3, seed=4) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.values, again.values)
 
@@ -96,8 +96,8 @@ def test_conductance_needs_blocks_that_are_modules() -> None:
 
 def test_wrong_input_is_refused() -> None:
     net, (x, target) = tiny_network(3), tiny_batch()
-    with pytest.raises(ValueError, match="expected a method of"):
-        attribute_blocks(net, x, target, "magic")
+    with pytest.raises(ValueError, match="expected method as"):
+        attribute_blocks(net, x, target, method="magic")
     with pytest.raises(ValueError, match="targets from 0 to 2"):
         attribute_blocks(net, x, target + 1)
     net.model.train()

@@ -309,7 +309,7 @@ def test_attribution_of_blocks_sums_to_the_difference(name: str) -> None:
     found = attribute_blocks(net, x, target, steps=80)
     assert found.residual is not None
     assert found.residual < 0.01  # of the quadrature, whose function has kinks at ReLUs
-    ablated = attribute_blocks(net, x, target, "ablation")
+    ablated = attribute_blocks(net, x, target, method="ablation")
     for index in range(len(net)):
         gates = torch.ones(len(net))
         gates[index] = 0

@@ -58,7 +58,7 @@ def test_a_student_is_taught_by_the_output_that_the_teachers_network_follows(
     both: Both, few: ImageData, output: int, taught: bool
 ) -> None:
     student = copy.deepcopy(both)
-    distil(student, unroll(both, few.x[:2], output=output), few, Distillation(epochs=1))
+    distil(student, unroll(both, few.x[:2], output=output), few, settings=Distillation(epochs=1))
     assert torch.equal(student.other.weight, both.other.weight) != taught
     assert not torch.equal(student.inner.conv1.weight, both.inner.conv1.weight)
 

@@ -156,11 +156,12 @@ def test_the_best_state_of_a_distillation_is_the_one_kept(epochs: int, lr: float
     teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=seed).eval() for seed in (0, 1))
     before = {name: value.clone() for name, value in student.state_dict().items()}
     settings = Distillation(epochs=epochs, lr=lr, shift=0, flip=False, batch_size=16)
-    best = distil_best(student, teacher, data, settings)
+    best = distil_best(student, teacher, data, settings=settings)
     able = [index for index, error in enumerate(best.errors) if error <= best.errors[0]]
     assert len(best.losses) == len(best.errors) == epochs + 1
     assert best.kept == min(able, key=lambda index: best.losses[index])
     unchanged = all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert unchanged == (best.kept == 0)
-    again = distil_best(student, teacher, data, Distillation(epochs=1, lr=1e-7, shift=0, flip=False, batch_size=16))
+    slow = Distillation(epochs=1, lr=1e-7, shift=0, flip=False, batch_size=16)
+    again = distil_best(student, teacher, data, settings=slow)
     assert again.losses[0] == pytest.approx(best.losses[best.kept], rel=1e-6)

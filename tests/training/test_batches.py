@@ -74,7 +74,8 @@ def test_no_image_is_trained_on_alone(count: int) -> None:
     assert sum(steps) == count
     assert min(steps) > 1
     steps.clear()
-    distil(model, cifar_resnet(8, widths=(2, 2, 2), num_classes=3).eval(), images(count), Distillation(1, batch_size=4))
+    teacher = cifar_resnet(8, widths=(2, 2, 2), num_classes=3).eval()
+    distil(model, teacher, images(count), settings=Distillation(1, batch_size=4))
     assert sum(steps) == count
     assert min(steps) > 1
 

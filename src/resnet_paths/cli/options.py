@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..choices import BlockKind, Precision, Runtime, Schedule, Shortcut, Stem
+from ..choices import BlockKind, MetricName, Precision, Runtime, Schedule, Shortcut, Stem
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,8 @@ class Planning:
         typer.Option(help="How sets are searched; exact tries all, of at most 16 blocks."),
     ] = "greedy"
     metric: Annotated[
-        str | None,
-        typer.Option(
-            help="What the search minimises: soft_error (default), error or loss; without labels soft_disagreement, "
-            "disagreement or divergence."
-        ),
+        MetricName | None,
+        typer.Option(help="What the search minimises (default: soft_error; without labels soft_disagreement)."),
     ] = None
     max_blocks: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None
     repair: Repair = "refit"

@@ -200,9 +200,9 @@ def project_trajectory(
 @checked
 def trajectory_losses(
     model: nn.Module | UnrolledNetwork,
+    data: ImageSource,
     checkpoints: Trajectory | Iterable[Checkpoint] | str | Path,
     projected: ProjectedTrajectory,
-    data: ImageSource,
     *,
     loss: Loss | None = None,
     batch_size: int | None = None,
@@ -211,9 +211,9 @@ def trajectory_losses(
 
     Args:
         model: of the same class; it is not changed.
+        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         checkpoints: those that were projected.
         projected: see :func:`project_trajectory`.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         loss: a function of logits and labels that gives one value an image; cross-entropy by default.
         batch_size: images per batch.
 

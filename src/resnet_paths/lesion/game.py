@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
@@ -134,7 +135,7 @@ def block_values(
     data: ImageSource,
     *,
     method: Method = "shapley",
-    metric: str | Metric = "loss",
+    metric: MetricName | Metric = "loss",
     blocks: Sequence[BlockRef] | None = None,
     interactions: bool = False,
     tolerance: float | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from ..arguments import Range, checked
+from ..choices import MetricName
 from ..data import ImageSource, as_data
 from ..imports import first_import
 from ..network import BlockRef, Evaluations
@@ -96,7 +97,7 @@ def higher_interactions(
     *,
     order: int = 3,
     index: Index = "k-SII",
-    metric: str | Metric = "loss",
+    metric: MetricName | Metric = "loss",
     blocks: Sequence[BlockRef] | None = None,
     budget: int | None = None,
     seed: int = 0,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource, as_data
 from ..network import BlockRef
 from ..provenance import Provenance, provenance
@@ -85,7 +86,7 @@ def random_deletions(
     blocks: Sequence[BlockRef] | None = None,
     draws: int = 20,
     seed: int = 0,
-    metric: str | Metric = "error",
+    metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> RandomDeletions:
     """The metric after deleting k blocks drawn at random without replacement, `draws` times for each k.

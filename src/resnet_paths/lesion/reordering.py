@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..arguments import Range, checked
+from ..choices import MetricName
 from ..data import ImageSource, as_data
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
@@ -145,7 +146,7 @@ def reorderings(
     *,
     draws: int = 10,
     seed: int = 0,
-    metric: str | Metric = "error",
+    metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> Reorderings:
     """The metric after random swaps of blocks of equal shape, against how far the order is from the original one.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
@@ -105,7 +106,7 @@ def single_deletions(
     net: Network,
     data: ImageSource,
     *,
-    metric: str | Metric = "error",
+    metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
     """The metric of a network with each of its blocks deleted in turn.
@@ -147,7 +148,7 @@ def shortcut_deletions(
     net: UnrolledNetwork,
     data: ImageSource,
     *,
-    metric: str | Metric = "error",
+    metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
     """The metric with the shortcut of each block deleted in turn and its branch kept: ``y = post(branch(x))``.

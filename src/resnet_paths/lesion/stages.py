@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -82,7 +83,7 @@ def stage_deletions(
     *,
     draws: int = 10,
     seed: int = 0,
-    metric: str | Metric = "error",
+    metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> StageDeletions:
     """The metric after deleting k random blocks of one stage, for each stage, and after deleting the full stage.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import Attribution
 from ..draws import permutation, seeded
 from ..graph.private_copy import private_use
 from ..imports import first_import
@@ -21,8 +22,6 @@ from ._objective import check_eval, check_target
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
-METHODS = ("integrated_gradients", "ablation", "shapley")
 
 
 @checked
@@ -101,8 +100,8 @@ def attribute_blocks(
     net: UnrolledNetwork,
     x: torch.Tensor,
     target: Any,
-    method: str = "integrated_gradients",
     *,
+    method: Attribution = "integrated_gradients",
     steps: int = 50,
     draws: int = 25,
     seed: int = 0,
@@ -135,11 +134,9 @@ def attribute_blocks(
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-        >>> attribute_blocks(net, torch.randn(2, 3, 32, 32), [0, 3], "ablation").values.shape
+        >>> attribute_blocks(net, torch.randn(2, 3, 32, 32), [0, 3], method="ablation").values.shape
         torch.Size([8, 2])
     """
-    if method not in METHODS:
-        raise ValueError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
     with first_import("captum.attr"):
         from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # here: a slow import
 

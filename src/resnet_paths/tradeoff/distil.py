@@ -63,6 +63,7 @@ def distil(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
     data: ImageSource,
+    *,
     settings: Distillation | None = None,
 ) -> tuple[float, ...]:
     """Fine-tune a model in place towards the outputs of another.
@@ -91,7 +92,7 @@ def distil(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import cifar_resnet
         >>> teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=s).eval() for s in (0, 1))
-        >>> losses = distil(student, teacher, digits("train").subset(slice(0, 64)), Distillation(epochs=1))
+        >>> losses = distil(student, teacher, digits("train").subset(slice(0, 64)), settings=Distillation(epochs=1))
         >>> len(losses), student.training
         (1, False)
     """
@@ -122,8 +123,8 @@ def distil_best(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
     data: ImageSource,
-    settings: Distillation | None = None,
     *,
+    settings: Distillation | None = None,
     held_out: float = 0.1,
 ) -> BestState:
     """Fine-tune as :func:`distil` does, and keep the best state, never one worse than before.
@@ -145,7 +146,7 @@ def distil_best(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import cifar_resnet
         >>> teacher, student = (cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=s).eval() for s in (0, 1))
-        >>> best = distil_best(student, teacher, digits("train").subset(slice(0, 64)), Distillation(epochs=1))
+        >>> best = distil_best(student, teacher, digits("train").subset(slice(0, 64)), settings=Distillation(epochs=1))
         >>> len(best.losses), best.errors[best.kept] <= best.errors[0]
         (2, True)
     """

@@ -59,7 +59,7 @@ class Tuner:
         net, certify, settings = self.workshop.net, self.roles["certify"], self.repair.settings
         self.say(f"fine-tuning, blocks dropped: {len(point.dropped)}; epochs: {settings.epochs}")
         model = self.workshop.repairer(point.dropped).model
-        best = distil_best(model, net, training_images(self.repair, self.roles), settings)
+        best = distil_best(model, net, training_images(self.repair, self.roles), settings=settings)
         now, full = (answers(one, certify, net.followed) for one in (model, net.model))
         after, changed = now.right, int(len(certify) - now.agree(full).sum())
         measured = replace(

@@ -185,7 +185,7 @@ class DropPlan(Record):
             closed(self.repair).repairer(net, roles.get("repair"))(tuple(net.indices(list(self.point.names)))).model
         )
         if isinstance(self.repair, Distil) and self.keeps_finetuned:
-            distil_best(smaller, net, training_images(self.repair, roles), self.repair.settings)
+            distil_best(smaller, net, training_images(self.repair, roles), settings=self.repair.settings)
         return smaller
 
     @property

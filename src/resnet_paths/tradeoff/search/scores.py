@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...choices import MetricName
 from ...lesion import Metric
 
 Set = tuple[int, ...]
@@ -28,7 +29,7 @@ class Options:
         random_sets: score this many random sets of each size too, to compare the search with.
     """
 
-    metric: str | Metric | None = None
+    metric: MetricName | Metric | None = None
     max_blocks: int | None = None
     random_sets: int = 0
 
