@@ -140,11 +140,15 @@ FUNCTIONS: dict[str, Function] = {
     "random_direction": lambda net, data: landscape.random_direction(net.model),
     "direction_from": lambda net, data: landscape.direction_from(net.model, dict(net.model.named_parameters())),
     "loss_surface": lambda net, data: [
-        landscape.loss_surface(net, data, directions=directions(net), y=[0.0], batchnorm=kind, fast=fast, **LINE)
+        landscape.loss_surface(
+            net, data, directions=directions(net), y=[0.0], settings=landscape.CellSettings(kind, fast=fast), **LINE
+        )
         for kind in ("frozen", "recalibrated", "batch")
         for fast in (True, False)
     ],
-    "gate_surface": lambda net, data: landscape.gate_surface(net, data, x_blocks=4, fast=False, **LINE),
+    "gate_surface": lambda net, data: landscape.gate_surface(
+        net, data, x_blocks=4, settings=landscape.CellSettings(fast=False), **LINE
+    ),
     "gate_path": lambda net, data: landscape.gate_path(net, data, landscape.deletion_path(net, [3]), **QUIET),
     "deletion_path": lambda net, data: landscape.deletion_path(net, [3]),
     "lesioned_surface": lambda net, data: landscape.lesioned_surface(

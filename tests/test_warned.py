@@ -55,7 +55,13 @@ def failing_surface(folder: Path) -> Any:
     direction = landscape.random_direction(small(), seed=0)
     data = digits("test").subset(slice(0, 4))
     return landscape.loss_surface(
-        small(), data, directions=direction, x=[0.0, 1.0, 2.0], loss=loss, fast=False, progress=False
+        small(),
+        data,
+        directions=direction,
+        x=[0.0, 1.0, 2.0],
+        loss=loss,
+        settings=landscape.CellSettings(fast=False),
+        progress=False,
     )
 
 

@@ -44,7 +44,7 @@ from loss_landscapes.model_interface.model_wrapper import ModelWrapper, wrap_mod
 from torch import nn
 
 from resnet_paths.data import ImageData, load_data
-from resnet_paths.landscape import Direction, direction_from, loss_surface, random_direction
+from resnet_paths.landscape import CellSettings, Direction, direction_from, loss_surface, random_direction
 from resnet_paths.models import load_model
 from resnet_paths.sweep import local_workers
 from resnet_paths.tradeoff import count_flops
@@ -124,7 +124,14 @@ def ways(
 
     def ours(dtype: torch.dtype | None, executor: Executor | None = None) -> np.ndarray:
         surface = loss_surface(
-            model, data, directions=step, x=at, metrics=("loss",), dtype=dtype, executor=executor, progress=False
+            model,
+            data,
+            directions=step,
+            x=at,
+            metrics=("loss",),
+            settings=CellSettings(dtype=dtype),
+            executor=executor,
+            progress=False,
         )
         return surface.values["loss"]
 
@@ -220,8 +227,8 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
         for _ in range(3):
             start = time.perf_counter()
             loss_surface(
-                model, data, directions=plane[0], x=[0.1, 0.2, 0.3, 0.4], metrics=("loss",), dtype=torch.bfloat16,
-                batch_size=size, progress=False,
+                model, data, directions=plane[0], x=[0.1, 0.2, 0.3, 0.4], metrics=("loss",),
+                settings=CellSettings(dtype=torch.bfloat16, batch_size=size), progress=False,
             )  # fmt: skip
             walls.append((time.perf_counter() - start) / 4)
         best = min(best, (min(walls), size))
@@ -243,7 +250,13 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
         part = data.sample(min(len(data), int(len(data) * 60 * options.minutes / seconds)))
         start = time.perf_counter()
         surface = loss_surface(
-            model, part, directions=plane, x=axis, y=axis, dtype=torch.bfloat16, batch_size=best[1], progress=False
+            model,
+            part,
+            directions=plane,
+            x=axis,
+            y=axis,
+            settings=CellSettings(dtype=torch.bfloat16, batch_size=best[1]),
+            progress=False,
         )
         minutes = (time.perf_counter() - start) / 60
         whole = minutes * len(data) / len(part)

@@ -27,7 +27,9 @@ from landscape import MicroBatches, peer_line  # the script beside this one
 from resnet_paths import cifar_resnet
 from resnet_paths.data import ImageData
 from resnet_paths.landscape import random_direction
-from resnet_paths.landscape.cells import CellEvaluator, named_metrics
+from resnet_paths.landscape.cell_metrics import named_metrics
+from resnet_paths.landscape.cells import CellEvaluator, CellSettings
+from resnet_paths.landscape.working_copy import WeightSpace
 from resnet_paths.sweep import on_each_core
 
 HERE = Path(__file__).resolve().parent
@@ -135,7 +137,8 @@ def main() -> None:
         "|---|---|---:|---:|---:|",
     ]
     for dtype, asked in ASKED.items():
-        cell = CellEvaluator(model, [random_direction(model)], data, named_metrics(("loss",), None), dtype=dtype)
+        space = WeightSpace(model, [random_direction(model)])
+        cell = CellEvaluator(space, data, named_metrics(("loss",)), CellSettings(dtype=dtype))
         seconds, rate = convolutions(dtype, cell.batch_size, options.repeats)
         bound, measured = seconds * options.images, median(lambda cell=cell: cell([0.1]), 3)
         kind = str(dtype).removeprefix("torch.")

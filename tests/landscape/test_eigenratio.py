@@ -14,7 +14,7 @@ from references.dense_curvature import dense_hessian
 from resnet_paths.data import ImageData, digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.landscape import direction_from, random_direction
-from resnet_paths.landscape.eigenratio import eigenvalue_surface
+from resnet_paths.landscape.eigenratio import EigenvalueSettings, eigenvalue_surface
 from resnet_paths.models import cifar_resnet
 
 
@@ -85,7 +85,7 @@ def test_cells_that_do_not_converge_are_failures_with_a_reason() -> None:
     with pytest.raises(RuntimeError, match="within 1 restarts of 5 Lanczos"):
         eigenvalue_surface(
             model, data, directions=random_direction(model), x=[0.0], progress=False,
-            basis=5, max_restarts=1, tolerance=1e-14,
+            settings=EigenvalueSettings(basis=5, max_restarts=1, tolerance=1e-14),
         )  # fmt: skip
 
 

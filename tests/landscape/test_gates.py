@@ -7,7 +7,14 @@ from damage import tiny
 from references.literal_surface import gated, gated_loss, moved
 from resnet_paths import drop_blocks, unroll
 from resnet_paths.data import ImageData
-from resnet_paths.landscape import deletion_path, gate_path, gate_surface, lesioned_surface, random_direction
+from resnet_paths.landscape import (
+    CellSettings,
+    deletion_path,
+    gate_path,
+    gate_surface,
+    lesioned_surface,
+    random_direction,
+)
 from resnet_paths.network import UnrollError
 from resnet_paths.surgery import recalibrate_batchnorm
 
@@ -35,7 +42,15 @@ def loss_at(net, data: ImageData, gates: list[float]) -> float:
 def test_every_cell_is_the_network_at_its_gates(net, data, fast: bool) -> None:
     x, y = [0.0, 0.3, 1.0, 1.5], [-0.5, 1.0]
     found = gate_surface(
-        net, data, x_blocks=[5, "layer1.1"], y_blocks=2, x=x, y=y, fast=fast, batch_size=4, metrics=("loss",), **QUIET
+        net,
+        data,
+        x_blocks=[5, "layer1.1"],
+        y_blocks=2,
+        x=x,
+        y=y,
+        metrics=("loss",),
+        settings=CellSettings(fast=fast, batch_size=4),
+        **QUIET,
     )
     for row, beta in enumerate(y):
         for column, alpha in enumerate(x):
@@ -59,8 +74,8 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
     batches = list(zip(mixed.x.split(sizes), mixed.labels.split(sizes), strict=True))
     assert torch.allclose(gated(net.model, data.x, [1.0] * len(net)), net.model(data.x), rtol=1e-12)
     found = gate_surface(
-        net, data, x_blocks=[1, 5], y_blocks=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",), fast=fast,
-        batchnorm=batchnorm, recalibrate=others, batch_size=4, **QUIET,
+        net, data, x_blocks=[1, 5], y_blocks=3, x=[0.0, 0.4, 1.0], y=[0.0, 1.2], metrics=("loss",),
+        settings=CellSettings(batchnorm, others, batch_size=4, fast=fast), **QUIET,
     )  # fmt: skip
     for row, beta in enumerate([0.0, 1.2]):
         for column, alpha in enumerate([0.0, 0.4, 1.0]):
@@ -74,7 +89,8 @@ def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: 
 
 @pytest.mark.slow
 def test_recalibrated_corners_are_lesioned_models_recalibrated(net, data) -> None:
-    path = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], batchnorm="recalibrated", **QUIET)
+    settings = CellSettings("recalibrated")
+    path = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], settings=settings, **QUIET)
     frozen = gate_path(net, data, deletion_path(net, [4]), t=[0.0, 0.5, 1.0], **QUIET)
     assert (path.values["loss"] != frozen.values["loss"]).all()
     lesioned = drop_blocks(net, [4])
@@ -89,7 +105,7 @@ def test_statistics_and_a_journal(net, data, tmp_path) -> None:
     """Cells of one choice of statistics are not taken for those of another."""
     options = {"journal": tmp_path / "cells", "x_blocks": 3, "x": [0.5], "metrics": ("loss",), **QUIET}
     values = {
-        gate_surface(net, data, batchnorm=batchnorm, batch_size=size, **options).values["loss"][0]
+        gate_surface(net, data, settings=CellSettings(batchnorm, batch_size=size), **options).values["loss"][0]
         for batchnorm, size in (("frozen", None), ("recalibrated", None), ("batch", 4), ("batch", 6))
     }
     assert len(values) == 4
@@ -102,7 +118,7 @@ def test_batches_on_several_threads_give_the_same_cells(net, data, batchnorm: st
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            options = {"x_blocks": 3, "x": [0.2, 0.7], "batchnorm": batchnorm, "batch_size": 3, **QUIET}
+            options = {"x_blocks": 3, "x": [0.2, 0.7], "settings": CellSettings(batchnorm, batch_size=3), **QUIET}
             found.append(gate_surface(net, data, **options).values["loss"])
             assert torch.get_num_threads() == threads
     finally:
@@ -162,7 +178,8 @@ def test_metrics_of_the_whole_network(net, data) -> None:
 def test_the_model_is_only_read(net, data) -> None:
     before = [tensor.clone() for tensor in net.model.state_dict().values()]
     for batchnorm in ("frozen", "recalibrated", "batch"):
-        gate_surface(net, data, x_blocks=3, x=[0.0, 0.5], fast=False, batchnorm=batchnorm, **QUIET)
+        settings = CellSettings(batchnorm, fast=False)
+        gate_surface(net, data, x_blocks=3, x=[0.0, 0.5], settings=settings, **QUIET)
     assert not any(module.training for module in net.model.modules())
     assert all(torch.equal(a, b) for a, b in zip(net.model.state_dict().values(), before, strict=True))
     assert not any(module._forward_hooks for module in net.model.modules())
@@ -189,10 +206,6 @@ def test_wrong_use(net, data) -> None:
         gate_path(net, data, [[1.0] * 9], **QUIET)
     with pytest.raises(ValueError, match="expected t from 0 to 1"):
         gate_path(net, data, torch.ones(2, 9), t=[0.0, 1.5], **QUIET)
-    with pytest.raises(ValueError, match="expected batchnorm 'frozen'"):
-        gate_surface(net, data, x_blocks=0, batchnorm="thawed", **QUIET)
-    with pytest.raises(ValueError, match="at least 2 images"):
-        gate_surface(net, data, x_blocks=0, batchnorm="batch", batch_size=1, **QUIET)
     training = unroll(tiny().train())
     with pytest.raises(UnrollError, match="eval mode"):
         gate_surface(training, data, x_blocks=0, **QUIET)

@@ -10,9 +10,11 @@ from helpers import randomise_norms
 from references.literal_surface import moved, surface
 from resnet_paths.data import ImageData
 from resnet_paths.data.batches import even_slices
-from resnet_paths.landscape import Direction, loss_surface, random_direction
-from resnet_paths.landscape.cells import CellEvaluator, named_metrics
+from resnet_paths.landscape import CellSettings, Direction, loss_surface, random_direction
+from resnet_paths.landscape.cell_metrics import named_metrics
+from resnet_paths.landscape.cells import CellEvaluator
 from resnet_paths.landscape.order import coarse_to_fine
+from resnet_paths.landscape.working_copy import WeightSpace
 from resnet_paths.models import cifar_resnet
 
 QUIET = {"progress": False}
@@ -84,7 +86,7 @@ def test_each_choice_of_statistics_is_what_it_says(batchnorm: str, options: dict
     size = len(data) if batchnorm == "batch" else 5
     for fast in (True, False):
         found = loss_surface(
-            model, data, directions=d, x=x, y=y, batchnorm=batchnorm, batch_size=size, fast=fast, **QUIET
+            model, data, directions=d, x=x, y=y, settings=CellSettings(batchnorm, batch_size=size, fast=fast), **QUIET
         )
         np.testing.assert_allclose(found.values["loss"], exact, rtol=1e-10)
     assert found.batchnorm == batchnorm
@@ -97,7 +99,7 @@ def test_the_choices_differ_as_documented() -> None:
     scaling = Direction(tensors)
     found = {
         batchnorm: loss_surface(
-            model, data, directions=scaling, x=[0.0, 1.0], batchnorm=batchnorm, batch_size=12, **QUIET
+            model, data, directions=scaling, x=[0.0, 1.0], settings=CellSettings(batchnorm, batch_size=12), **QUIET
         ).values["loss"]
         for batchnorm in ("frozen", "recalibrated", "batch")
     }
@@ -109,7 +111,8 @@ def test_the_choices_differ_as_documented() -> None:
 def test_recalibration_on_other_images() -> None:
     model, data, others = tiny(), images(), images(30).subset(slice(12, 30))
     d = random_direction(model, seed=1)
-    found = loss_surface(model, data, directions=d, x=[0.5], batchnorm="recalibrated", recalibrate=others, **QUIET)
+    settings = CellSettings("recalibrated", others)
+    found = loss_surface(model, data, directions=d, x=[0.5], settings=settings, **QUIET)
     there = moved(model, [d], [0.5]).eval()
     for module in there.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -172,7 +175,7 @@ def test_a_model_that_no_graph_is_found_of() -> None:
     d = plane(model)
     for batchnorm in ("frozen", "recalibrated"):
         exact = surface(model, data.x, data.labels, d, [0.5], [0.3], batchnorm)
-        found = loss_surface(model, data, directions=d, x=[0.5], y=[0.3], batchnorm=batchnorm, **QUIET)
+        found = loss_surface(model, data, directions=d, x=[0.5], y=[0.3], settings=CellSettings(batchnorm), **QUIET)
         np.testing.assert_allclose(found.values["loss"], exact, rtol=1e-10)
 
 
@@ -180,8 +183,9 @@ def test_a_model_that_no_graph_is_found_of() -> None:
 def test_batches_on_several_threads_give_the_same_cell(dtype: torch.dtype) -> None:
     model, data = tiny(), images(20)
     before, state = torch.get_num_threads(), torch.get_rng_state()
-    cell = CellEvaluator(model, plane(model), data, named_metrics(("loss",), None), dtype=dtype, batch_size=5)
-    assert cell._copy.divides
+    space, settings = WeightSpace(model, plane(model)), CellSettings(dtype=dtype, batch_size=5)
+    cell = CellEvaluator(space, data, named_metrics(("loss",)), settings)
+    assert cell.network.divides
     found = {}
     try:
         for threads in (1, 2, 4):
@@ -199,19 +203,19 @@ def test_hooks_see_what_the_model_computes() -> None:
     model, data = tiny(), images()
     seen = []
     model.layer1[0].conv1.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
-    cell = CellEvaluator(model, plane(model), data, named_metrics(("loss",), None))
-    assert not cell._copy.divides
+    cell = CellEvaluator(WeightSpace(model, plane(model)), data, named_metrics(("loss",)))
+    assert not cell.network.divides
     seen.clear()
     found = cell([0.1, 0.2])["loss"].mean()
     ((given_input, output),) = seen
-    assert torch.equal(cell._copy.model.layer1[0].conv1(given_input), output)
+    assert torch.equal(cell.network.model.layer1[0].conv1(given_input), output)
     assert found == pytest.approx(surface(model, data.x, data.labels, plane(model), [0.1], [0.2])[0, 0], rel=1e-10)
 
 
 def test_standard_errors_are_over_images() -> None:
     model, data = tiny(), images(20)
     d = random_direction(model, seed=1)
-    found = loss_surface(model, data, directions=d, x=[0.3], batch_size=7, **QUIET)
+    found = loss_surface(model, data, directions=d, x=[0.3], settings=CellSettings(batch_size=7), **QUIET)
     with torch.no_grad():
         per_image = nn.functional.cross_entropy(moved(model, [d], [0.3])(data.x), data.labels, reduction="none").numpy()
     assert found.values["loss"][0] == pytest.approx(per_image.mean(), rel=1e-10)
@@ -251,7 +255,8 @@ def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchn
     model, data = tiny(), images()
     model.pool = nn.Dropout(0.3).eval()
     d = plane(model)
-    options = {"directions": d, "x": [0.0, 0.5], "y": [0.0], "batchnorm": batchnorm, "fast": fast, **QUIET}
+    settings = CellSettings(batchnorm, fast=fast)
+    options = {"directions": d, "x": [0.0, 0.5], "y": [0.0], "settings": settings, **QUIET}
     expected = loss_surface(model, data, **options).values["loss"]
     model.train()
     model.layer1[0].eval()
@@ -377,7 +382,9 @@ def test_a_preview_after_each_doubling() -> None:
 def test_bfloat16_only_when_asked_for() -> None:
     model, data = tiny().float(), images().to(dtype=torch.float32)
     options = {"directions": plane(model), "x": [0.0, 0.5], "y": [0.0], **QUIET}
-    exact, rough = (loss_surface(model, data, dtype=dtype, **options) for dtype in (None, torch.bfloat16))
+    exact, rough = (
+        loss_surface(model, data, settings=CellSettings(dtype=dtype), **options) for dtype in (None, torch.bfloat16)
+    )
     assert (exact.source.dtype, rough.source.dtype) == ("float32", "bfloat16")
     gap = np.abs(rough.values["loss"] / exact.values["loss"] - 1)
     assert 0 < gap.max() < 0.05
@@ -399,9 +406,9 @@ def test_wrong_directions_and_statistics() -> None:
     with pytest.raises(ValueError, match="use shared_direction"):
         loss_surface(nn.Conv2d(3, 4, 3), data, directions=plane(model), **QUIET)
     with pytest.raises(ValueError, match="expected batchnorm"):
-        loss_surface(model, data, directions=plane(model), batchnorm="moving", **QUIET)
+        CellSettings(batchnorm="moving")
     with pytest.raises(ValueError, match="at least 2 images"):
-        loss_surface(model, data, directions=plane(model), batchnorm="batch", batch_size=1, **QUIET)
+        CellSettings(batchnorm="batch", batch_size=1)
     bare = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10, track_running_stats=False), nn.Flatten()).double()
     with pytest.raises(ValueError, match="use batchnorm='batch'"):
         loss_surface(bare, data, directions=plane(bare), **QUIET)
@@ -448,5 +455,6 @@ def test_the_embedded_family_in_float32() -> None:
     model = cifar_resnet(20, in_channels=1, widths=(4, 4, 8), seed=0).eval()
     data = images(8, 1).to(dtype=torch.float32)
     options = {"directions": plane(model), "x": [-0.5, 0.5], "y": [0.0], **QUIET}
-    fast, slow = (loss_surface(model, data, fast=fast, **options).values["loss"] for fast in (True, False))
+    each = [CellSettings(fast=fast) for fast in (True, False)]
+    fast, slow = (loss_surface(model, data, settings=settings, **options).values["loss"] for settings in each)
     np.testing.assert_allclose(fast, slow, rtol=1e-4)

@@ -1,6 +1,7 @@
 """Loss landscapes: directions, planes, gates, roughness; curvature."""
 
-# directions
+from ._grid import SurfaceOptions
+from .cells import CellOptions, CellSettings
 from .directions import (
     Direction,
     cosine,
@@ -11,7 +12,7 @@ from .directions import (
     save_direction,
     shared_direction,
 )
-from .eigenratio import eigenvalue_surface
+from .eigenratio import EigenvalueSettings, eigenvalue_surface
 
 # gates
 from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
@@ -41,8 +42,11 @@ from .vtk import save_vtk
 
 __all__ = [
     "BlockEigenvalues",
+    "CellOptions",
+    "CellSettings",
     "CurvatureOperator",
     "Direction",
+    "EigenvalueSettings",
     "ExtremeEigenvalues",
     "ProjectedTrajectory",
     "Roughness",
@@ -50,6 +54,7 @@ __all__ = [
     "RoughnessStudy",
     "SpectralDensity",
     "Surface",
+    "SurfaceOptions",
     "TraceEstimate",
     "TrajectoryLosses",
     "block_eigenvalues",

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..sweep import sweep
+from ..sweep import RunOptions, sweep
 from ..sweep.result import last_line
 from ..warned import warn
+from .directions import Direction, cosine
 from .order import coarse_to_fine
+from .record import Surface
 
-R = TypeVar("R")
+Coordinates = Sequence[float] | np.ndarray
+
+
+class SurfaceOptions(RunOptions, total=False):
+    """Keywords that every function takes that computes a surface, and that do not change it; the points are cells.
+
+    With a journal the same call goes on from the cells that are finished, and a finer grid reuses them.
+
+    Attributes:
+        preview: called with the surface so far whenever the grid has become twice as fine.
+    """
+
+    preview: Callable[[Surface], None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +61,7 @@ class Grid:
         return point
 
 
-def axis(
-    name: str, values: Sequence[float] | np.ndarray | None, default: Sequence[float] | np.ndarray | None = None
-) -> Axis:
+def axis(name: str, values: Coordinates | None, default: Coordinates | None = None) -> Axis:
     """Coordinates, checked: one-dimensional, finite, increasing, also from 0 on or on one side of it.
 
     Raises:
@@ -79,35 +89,60 @@ def mean_and_error(per_image: dict[str, np.ndarray]) -> dict[str, float]:
     return values
 
 
+def grid_along(directions: Sequence[Direction], x: Coordinates | None, y: Coordinates | None) -> Grid:
+    """A line along one direction, a plane along two.
+
+    Raises:
+        ValueError: another number of directions, or `y` without a second.
+    """
+    if len(directions) not in (1, 2):
+        raise ValueError(f"expected one or two directions, got {len(directions)}")
+    if len(directions) == 1 and y is not None:
+        raise ValueError("expected two directions where y is given, got one; leave y out or add a direction")
+    return Grid(axis("x", x), axis("y", y) if len(directions) == 2 else None)
+
+
+def along(directions: Sequence[Direction]) -> dict[str, Any]:
+    """What a surface notes of its directions."""
+    names = [one.kind if one.seed is None else f"{one.kind}, seed {one.seed}" for one in directions]
+    return {
+        "x_name": names[0],
+        "y_name": names[1] if len(names) == 2 else None,
+        "norms": tuple(direction.norm for direction in directions),
+        "cosine": cosine(*directions) if len(directions) == 2 else None,
+    }
+
+
 def evaluate_grid(
     function: Callable[[Any, Any, int], Any],
     grid: Grid,
     context: Any,
-    record: Callable[[dict[str, Any]], R],
-    *,
-    journal: Path | str | None,
-    executor: Executor | None,
-    progress: bool,
-    preview: Callable[[R], None] | None,
-) -> R:
-    """All cells, coarse first; `record` makes the result from the arrays."""
+    facts: Mapping[str, Any],
+    options: SurfaceOptions,
+) -> Surface:
+    """The surface of all cells, coarse first, and of what is known of it beforehand."""
+    preview = options.get("preview")
     levels = coarse_to_fine(len(grid.x), 1 if grid.y is None else len(grid.y))
     parts = levels if preview is not None else [[cell for level in levels for cell in level]]
     cells = _Cells(grid)
+
+    def surface() -> Surface:
+        return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells.arrays())
+
     for part in parts:
         result = sweep(
             function,
             [grid.point(*cell) for cell in part],
             context=context,
-            journal=journal,
-            executor=executor,
-            progress=progress,
+            journal=options.get("journal"),
+            executor=options.get("executor"),
+            progress=options.get("progress", True),
         )
         cells.add(part, result)
         if preview is not None:
-            preview(record(cells.arrays()))
+            preview(surface())
     cells.check()
-    return record(cells.arrays())
+    return surface()
 
 
 class _Cells:

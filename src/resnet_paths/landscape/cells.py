@@ -1,263 +1,291 @@
-"""One cell of a surface: metrics of a model at a point of parameter space, over all images."""
+"""One cell of a surface: metrics of a network at a point, over all images.
+
+A point is a set of weights (`loss_surface`) or of gates (`gate_surface`). All else is the same for both and stands here
+once: which statistics the batch norms use, in what order and in which batches images go, how many threads compute,
+what a metric is given, and what of all this decides a value, so that a journal may give it back. The two ways to bring
+a network to a point are a `Space` each: `WeightSpace` and `GateSpace`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..choices import NormStatistics
-from ..data import ImageData
+from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
-from ..graph.inputs import call_model
-from ..graph.private_copy import private_copy, private_use
-from ..lesion import metric_named
-from ..lesion.metrics import cross_entropy
+from ..data.metrics import Metric
+from ..network.norms import batch_norms
+from ..provenance import provenance
 from ..surgery import recalibrate_batchnorm
-from ..sweep import adaptive_batches, is_out_of_memory, on_each_core
-from ._working import WorkingCopy, use_batch_statistics, without_statistics
-from .directions import Direction
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits, labels and the logits at the origin to one value an image."""
+from ..sweep import adaptive_batches, deciding, fingerprint, is_out_of_memory, on_each_core, worker_device
+from ._grid import Grid, SurfaceOptions, evaluate_grid, mean_and_error
+from .cell_images import Images, micro_batch
+from .cell_metrics import Loss, named_metrics, needs_origin, one_an_image
+from .record import Surface
 
 STATISTICS_BATCH = 128
-_CACHE_BYTES = 2 << 20
-HELD_BYTES = 1 << 30
-"""Images, or states, of at most this many bytes are kept ready."""
+"""Images a batch where a batch decides its norms' statistics: what CIFAR's residual networks are trained with."""
 
 
-def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None) -> dict[str, Metric]:
-    """Functions by name; ``loss`` stands for the loss that the caller chose.
+@checked
+@dataclass(frozen=True, eq=False)
+class CellSettings:
+    """How each cell of a surface is computed.
 
-    Raises:
-        ValueError: an unknown name, none at all, or one twice.
-    """
-    chosen = loss or cross_entropy
-    found: dict[str, Metric] = {}
-    for metric in metrics:
-        name, function = metric_named(metric)
-        if name in found:
-            raise ValueError(f"expected each metric once, got {name!r} twice; give your functions names of their own")
-        found[name] = _Loss(chosen) if metric == "loss" else function
-    if not found:
-        raise ValueError("expected at least one metric, such as 'loss', got none")
-    return found
-
-
-def one_an_image(name: str, values: torch.Tensor) -> np.ndarray:
-    """(images,) float64: of several values an image their mean, so that errors are of means over images.
-
-    Raises:
-        ValueError: one number for all images.
-    """
-    if not values.ndim:
-        raise ValueError(
-            f"expected a value for each image of {name}, got one number for all; leave out the mean or sum over the "
-            "images (reduction='none')"
-        )
-    wide = values.double()
-    return (wide.flatten(1).mean(1) if wide.ndim > 1 else wide).numpy()
-
-
-class _Loss:
-    """A loss in the form of a metric."""
-
-    def __init__(self, loss: Loss) -> None:
-        self._loss = loss
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-        return self._loss(logits, labels)
-
-
-def needs_origin(metrics: Mapping[str, Metric]) -> bool:
-    """Whether a metric may read the logits at the origin: all but those that are known not to."""
-    return any(
-        not isinstance(metric, _Loss) and name not in ("error", "top5_error") for name, metric in metrics.items()
-    )
-
-
-def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
-    """The batch size at which the largest intermediate value fits the cache; 1024 on a GPU.
-
-    Args:
-        model: it runs once, as a private copy.
-        example: one image.
-    """
-    if example.device.type != "cpu":
-        return 1024
-    return int(min(512, max(16, _CACHE_BYTES // _largest_output(model, example))))
-
-
-class Images:
-    """Images as a model reads them: kept ready where they fit, normalised again at each reading where not."""
-
-    def __init__(self, data: ImageData, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
-        self._data = data.to(dtype=dtype)
-        self._device = device
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        size = data.images[:1].numel() * len(data) * dtype.itemsize
-        self._held = self._ready(slice(None)) if size <= HELD_BYTES else None
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, chosen: slice) -> torch.Tensor:
-        return self._ready(chosen) if self._held is None else self._held[chosen]
-
-    def _ready(self, chosen: slice) -> torch.Tensor:
-        images = self._data.normalised(self._data.images[chosen])
-        return images.to(self._device).contiguous(memory_format=self._format)
-
-    def batches(self, slices: Sequence[slice]) -> Iterator[torch.Tensor]:
-        """One batch after the other."""
-        return (self[chosen] for chosen in slices)
-
-
-def in_order(rows: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    """Rows of images that were read in another order, in the images' own.
+    Attributes:
+        batchnorm: statistics of batch norms at a cell: frozen, recalibrated or batch; see :func:`loss_surface`.
+        recalibrate: images that statistics are measured on; the surface's own by default.
+        batch_size: images per batch; None: as many as suit the cache, 128 with ``batch``, where it decides the values.
+        dtype: compute in this type; bfloat16 is quicker where the processor has it, and changes the numbers.
+        fast: fold norms and store channels last (the same numbers within 1e-10 in float64, 1e-4 in float32).
 
     Example:
-        >>> in_order(torch.tensor([[2.0], [0.0], [1.0]]), torch.tensor([2, 0, 1])).flatten().tolist()
-        [0.0, 1.0, 2.0]
+        >>> CellSettings(batchnorm="batch", batch_size=1)
+        Traceback (most recent call last):
+        ValueError: expected batches of at least 2 images with batchnorm='batch', got 1
     """
-    return rows if order is None else rows[order.argsort()]
+
+    batchnorm: NormStatistics = "frozen"
+    recalibrate: ImageSource | None = None
+    batch_size: int | None = None
+    dtype: torch.dtype | None = None
+    fast: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse batches that have no statistics."""
+        if self.batchnorm == "batch" and self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {self.batch_size}")
+
+    def __sweep_fingerprint__(self) -> dict[str, Any]:
+        """How many images go at a time decides a value for batch statistics alone."""
+        images = None if self.recalibrate is None else as_data(self.recalibrate, labelled=False)
+        others = {"recalibrate": None if images is None else (images.fingerprint, str(images.dtype))}
+        return deciding(self, aside=() if self.batchnorm == "batch" else {"batch_size"}, **others)
+
+
+class CellOptions(SurfaceOptions, total=False):
+    """Keywords that every surface of a loss takes beside its axes and metrics.
+
+    Attributes:
+        loss: a function of logits and labels that gives one value an image; cross-entropy by default.
+        settings: statistics of batch norms, batches and types; see :class:`CellSettings`.
+    """
+
+    loss: Loss | None
+    settings: CellSettings
+
+
+class Movable(Protocol):
+    """A private copy of a network that goes from point to point.
+
+    Attributes:
+        model: what runs, to see how large its values are.
+        divides: whether several threads may run it at once.
+    """
+
+    model: nn.Module
+
+    @property
+    def divides(self) -> bool:
+        """Whether several threads may run it at once."""
+
+    def move(self, point: Sequence[float], recalibrate: Callable[[nn.Module], object] | None) -> None:
+        """Go to a point; `recalibrate` measures the statistics that a model's norms have there."""
+
+    def run(self, images: Images, chosen: slice) -> torch.Tensor:
+        """The logits of some of the images at the point."""
+
+
+class Space(Protocol):
+    """The points of a surface: what they mean for a network. It travels to each worker."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's own, which is only read."""
+
+    @property
+    def origin(self) -> list[float]:
+        """The point of the model itself, which metrics may compare with."""
+
+    def at(self, cell: Mapping[str, float]) -> list[float]:
+        """The point of a cell at x, or x and y."""
+
+    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> Movable:
+        """A copy to move."""
 
 
 class CellEvaluator:
-    """Metrics of a model at points ``θ + Σ c_k δ_k`` over all images, one value an image.
+    """Metrics of a network at points of a space over all images, one value an image.
 
-    Everything that changes is a private copy: the model is only read. See :func:`loss_surface` for the arguments.
+    Everything that changes is a private copy: the model is only read.
+
+    Attributes:
+        network: the copy that moves.
+        batch_size: images per batch, unless several threads share them.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        directions: Sequence[Direction],
+        space: Space,
         data: ImageData,
         metrics: Mapping[str, Metric],
-        *,
-        batchnorm: NormStatistics = "frozen",
-        recalibrate: ImageData | None = None,
-        batch_size: int | None = None,
-        dtype: torch.dtype | None = None,
-        fast: bool = True,
+        settings: CellSettings | None = None,
         device: torch.device | None = None,
     ) -> None:
-        parameter = next(model.parameters())
+        settings = settings or CellSettings()
+        parameter = next(space.model.parameters())
         place = device or parameter.device
-        model = model if place == parameter.device else private_copy(model).to(place)
-        wanted = dtype or parameter.dtype
-        check_statistics(model, batchnorm)
-        self.metrics = dict(metrics)
-        self.batchnorm = batchnorm
-        # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
-        self._order = data.random_order().cpu() if batchnorm == "batch" else None
-        self._images = Images(data if self._order is None else data.subset(self._order), place, wanted, fast)
+        self._space, self._metrics, self._settings = space, dict(metrics), settings
         self._labels = data.labels.cpu()
-        example = self._images[slice(0, 2)].to(parameter.dtype)
-        fold = fast and batchnorm != "batch"
-        self._copy = WorkingCopy(model, directions, example, fold=fold, channels_last=fast, dtype=dtype)
-        self._statistics: WorkingCopy | None = None
-        if batchnorm == "batch":
-            use_batch_statistics(self._copy.model)
-        elif batchnorm == "recalibrated":
-            self._statistics = WorkingCopy(model, directions, example, fold=False, channels_last=fast)
-            self._calibration = Images((recalibrate or data).shuffled(), place, parameter.dtype, fast)
-        default = STATISTICS_BATCH if batchnorm == "batch" else micro_batch(self._copy.model, self._images[slice(0, 1)])
-        self.batch_size = batch_size or default
-        self._origin: torch.Tensor | None = None
-        self._count = len(directions)
+        # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
+        order = data.random_order().cpu() if settings.batchnorm == "batch" else None
+        self._back = None if order is None else order.argsort()
+        self._images = Images(
+            data if order is None else data.subset(order), place, settings.dtype or parameter.dtype, settings.fast
+        )
+        if settings.batchnorm == "recalibrated":
+            others = data if settings.recalibrate is None else as_data(settings.recalibrate, labelled=False)
+            self._calibration = Images(others.shuffled(), place, parameter.dtype, settings.fast)
+        self.network = space.movable(settings, place, self._images[slice(0, 2)].to(parameter.dtype))
+        self.batch_size = settings.batch_size or (
+            STATISTICS_BATCH
+            if settings.batchnorm == "batch"
+            else micro_batch(self.network.model, self._images[slice(0, 1)])
+        )
 
-    def __call__(self, coefficients: Sequence[float]) -> dict[str, np.ndarray]:
+    def __call__(self, point: Sequence[float]) -> dict[str, np.ndarray]:
         """For each metric (images,), float64."""
-        whole = self._origin_logits()
-        logits = self.logits(coefficients)
+        full = self._origin_logits if needs_origin(self._metrics) else None
+        logits = self.logits(point)
         return {
-            name: one_an_image(name, metric(logits, self._labels, logits if whole is None else whole))
-            for name, metric in self.metrics.items()
+            name: one_an_image(name, metric(logits, self._labels, logits if full is None else full))
+            for name, metric in self._metrics.items()
         }
 
-    def logits(self, coefficients: Sequence[float]) -> torch.Tensor:
+    @cached_property
+    def _origin_logits(self) -> torch.Tensor:
+        return self.logits(self._space.origin)
+
+    def logits(self, point: Sequence[float]) -> torch.Tensor:
         """(images, classes) at a point, on the CPU."""
-        statistics = None if self._statistics is None else self._recalibrated(self._statistics, coefficients)
-        self._copy.move(coefficients, statistics)
+        self.network.move(point, self._measure if self._settings.batchnorm == "recalibrated" else None)
         with torch.inference_mode():
-            if self.batchnorm == "batch":  # what fits together decides the values: no smaller batches when memory ends
-                slices = even_slices(len(self._images), self.batch_size)
-                parts = [self._run(chosen) for chosen in slices]
-            else:
-                parts = self._parts()
-        logits = in_order(torch.cat(parts).cpu(), self._order)  # one wait for a GPU, not one for each batch
+            parts = self._parts()
+        logits = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
+        logits = logits if self._back is None else logits[self._back]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _parts(self) -> list[torch.Tensor]:
         """The logits of all images in order: whole batches on several cores, or smaller ones where memory ends."""
-        cores = torch.get_num_threads()
-        count = math.ceil(len(self._images) / self.batch_size)
-        if count >= cores > 1 and self._copy.divides:
-            size = math.ceil(len(self._images) / (math.ceil(count / cores) * cores))  # as many batches on each core
+        cores, images = torch.get_num_threads(), len(self._images)
+        count = math.ceil(images / self.batch_size)
+        divides = count >= cores > 1 and self.network.divides
+        if self._settings.batchnorm == "batch":  # what fits together decides the values: no other batches
+            slices = even_slices(images, self.batch_size)
+            return on_each_core(self._run, slices) if divides else list(map(self._run, slices))
+        if divides:
+            size = math.ceil(images / (math.ceil(count / cores) * cores))  # as many batches on each core
             try:
-                return on_each_core(self._run, even_slices(len(self._images), size))
+                return on_each_core(self._run, even_slices(images, size))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-        return list(adaptive_batches(self._run, len(self._images), self.batch_size))
+        return list(adaptive_batches(self._run, images, self.batch_size))
 
     def _run(self, chosen: slice) -> torch.Tensor:
-        return self._copy(self._images[chosen])
+        return self.network.run(self._images, chosen)
 
-    def _recalibrated(self, working: WorkingCopy, coefficients: Sequence[float]) -> nn.Module:
-        """The model at a point, its running statistics those of the images there."""
-        working.move(coefficients)
+    def _measure(self, model: nn.Module) -> None:
+        """Give a model's batch norms the statistics of the images that they are to be measured on."""
         slices = even_slices(len(self._calibration), STATISTICS_BATCH)
-        recalibrate_batchnorm(working.model, self._calibration.batches(slices))
-        return working.model
-
-    def _origin_logits(self) -> torch.Tensor | None:
-        """The logits at the origin, which metrics of your own and ``disagreement`` may read; computed once."""
-        if not needs_origin(self.metrics):
-            return None
-        if self._origin is None:
-            self._origin = self.logits([0.0] * self._count)
-        return self._origin
+        recalibrate_batchnorm(model, (self._calibration[chosen] for chosen in slices))
 
 
-def how_measured(batchnorm: NormStatistics) -> str:
-    """A choice of statistics as fingerprints know it: another way to take them makes other cells."""
-    return batchnorm if batchnorm == "frozen" else f"{batchnorm}, in a random order, every image once"
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What all cells of a surface need; it travels once to each worker, where the private copies are made.
+
+    Attributes:
+        space: where the cells are.
+        data: labelled images.
+        metrics: functions by name.
+        settings: how each cell is computed.
+        on_workers: whether an executor runs them, whose workers have devices of their own.
+    """
+
+    space: Space
+    data: ImageData
+    metrics: Mapping[str, Metric]
+    settings: CellSettings
+    on_workers: bool = False
+
+    @cached_property
+    def evaluator(self) -> CellEvaluator:
+        """Made at the first cell."""
+        on_gpu = next(self.space.model.parameters()).device.type != "cpu"
+        device = worker_device() if on_gpu and self.on_workers else None
+        return CellEvaluator(self.space, self.data, self.metrics, self.settings, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "evaluator"}
+
+    def __sweep_fingerprint__(self) -> str:
+        """What decides a cell, computed once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        data = self.data.fingerprint, str(self.data.dtype)
+        return fingerprint(deciding(self, aside={"on_workers"}, data=data))
 
 
-def check_statistics(model: nn.Module, batchnorm: str) -> None:
-    """Raises ValueError for an unknown choice, or one that the model's batch norms cannot follow."""
-    if batchnorm not in ("frozen", "recalibrated", "batch"):
-        raise ValueError(f"expected batchnorm 'frozen', 'recalibrated' or 'batch', got {batchnorm!r}")
-    missing = without_statistics(model)
+def evaluate_cells(
+    space: Space,
+    data: ImageData,
+    grid: Grid,
+    metrics: Sequence[str | Metric],
+    axes: Mapping[str, Any],
+    options: CellOptions,
+) -> Surface:
+    """The surface of a space over a grid; `axes` says what it notes of them.
+
+    Raises:
+        ValueError: metrics that are none, or batch norms that cannot follow the settings.
+    """
+    settings = options.get("settings", CellSettings())
+    check_statistics(space.model, settings.batchnorm)
+    if settings.recalibrate is not None:  # read once
+        settings = replace(settings, recalibrate=as_data(settings.recalibrate, labelled=False))
+    functions = named_metrics(metrics, options.get("loss"))
+    cells = Cells(space, data, functions, settings, on_workers=options.get("executor") is not None)
+    facts = {
+        **axes,
+        "batchnorm": settings.batchnorm,
+        "batch_size": settings.batch_size,
+        "images": len(data),
+        "source": provenance(space.model, data, settings.dtype),
+    }
+    return evaluate_grid(_cell, grid, cells, facts, options)
+
+
+def _cell(point: dict[str, float], cells: Cells, seed: int) -> dict[str, float]:
+    return mean_and_error(cells.evaluator(cells.space.at(point)))
+
+
+def check_statistics(model: nn.Module, batchnorm: NormStatistics) -> None:
+    """Raises ValueError for a choice of statistics that the model's batch norms cannot follow."""
+    missing = [name for name, norm in batch_norms(model).items() if norm.running_mean is None]
     if batchnorm != "batch" and missing:
         raise ValueError(
             f"expected running statistics in every batch norm for batchnorm={batchnorm!r}, got none in {missing[0]}; "
             "use batchnorm='batch'"
         )
-
-
-def _largest_output(model: nn.Module, example: torch.Tensor) -> int:
-    """Bytes of the largest value that a module returns for one image."""
-    largest = [example.nbytes]
-
-    def note(module: nn.Module, arguments: object, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            largest[0] = max(largest[0], output.nbytes)
-
-    with private_use(model) as own:
-        handles = [module.register_forward_hook(note) for module in own.modules() if not list(module.children())]
-        try:
-            with torch.inference_mode():
-                call_model(own, example)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return largest[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ from ..choices import Normalise
 from ..draws import normal, seeded
 from ..files import existing_file, whole_file
 from ..graph.wrappers import unwrap
+from ..sweep import deciding
 
 Include = Literal["weights", "all"] | Callable[[str, torch.Tensor], bool]
 
@@ -54,6 +55,9 @@ class Direction:
     def norm(self) -> float:
         """The Euclidean norm over all parameters."""
         return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in self.tensors.values()))
+
+    def __sweep_fingerprint__(self) -> dict[str, Any]:
+        return deciding(self, aside={"kind", "seed", "facts"}, tensors=dict(self.tensors))  # where it is from is told
 
     def __reduce__(self) -> tuple[object, ...]:
         return Direction, (dict(self.tensors), self.kind, self.seed, dict(self.facts))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -18,15 +16,33 @@ from ..data import ImageData, ImageSource, as_data
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import provenance
-from ._grid import Grid, axis, evaluate_grid
-from ._working import WorkingCopy
-from .directions import Direction, cosine, direction_from
+from ._grid import Coordinates, SurfaceOptions, along, evaluate_grid, grid_along
+from .directions import Direction, direction_from
 from .hessian import extreme_eigenvalues
 from .mean_loss import SampleLoss
 from .operator import Kind, Tensors, check_parameters, curvature_operator
 from .record import Surface
+from .working_copy import WorkingCopy
 
 Given = Direction | Tensors
+
+
+@checked
+@dataclass(frozen=True)
+class EigenvalueSettings:
+    """How the extreme eigenvalues of a cell are computed.
+
+    Attributes:
+        batch_size: samples at a time, as in :func:`curvature_operator`.
+        tolerance: as in :func:`extreme_eigenvalues`.
+        basis: likewise.
+        max_restarts: likewise; cells that do not converge within them are failures with a reason.
+    """
+
+    batch_size: int = 256
+    tolerance: float = 1e-2
+    basis: int | None = None
+    max_restarts: int = 100
 
 
 @checked
@@ -35,18 +51,13 @@ def eigenvalue_surface(
     data: ImageSource,
     *,
     directions: Given | Sequence[Given],
-    x: Sequence[float] | np.ndarray | None = None,
-    y: Sequence[float] | np.ndarray | None = None,
+    x: Coordinates | None = None,
+    y: Coordinates | None = None,
     kind: Kind = "hessian",
     parameters: Sequence[str] | None = None,
     loss: SampleLoss = "cross_entropy",
-    batch_size: int = 256,
-    tolerance: float = 1e-2,
-    basis: int | None = None,
-    max_restarts: int = 100,
-    journal: Path | str | None = None,
-    executor: Executor | None = None,
-    progress: bool = True,
+    settings: EigenvalueSettings = EigenvalueSettings(),
+    **options: Unpack[SurfaceOptions],
 ) -> Surface:
     """The extreme eigenvalues of the Hessian of all parameters at each point of a line or a plane, and their ratio.
 
@@ -63,13 +74,8 @@ def eigenvalue_surface(
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: as in :func:`curvature_operator`.
         loss: likewise.
-        batch_size: likewise.
-        tolerance: as in :func:`extreme_eigenvalues`.
-        basis: likewise.
-        max_restarts: likewise; cells that do not converge within them are failures with a reason.
-        journal: a file that keeps finished cells, as for :func:`loss_surface`.
-        executor: any ``concurrent.futures.Executor``.
-        progress: show progress and the time left.
+        settings: how eigenvalues are computed; see :class:`EigenvalueSettings`.
+        **options: journal, executor, progress and preview; see :class:`SurfaceOptions`.
 
     Returns:
         A surface. Its `errors` are bounds, not standard errors: some eigenvalue lies within ``|H v - λ v|`` of λ.
@@ -98,23 +104,21 @@ def eigenvalue_surface(
     data = as_data(data)
     network = model_of(model)
     chosen = _directions(network, directions)
-    if len(chosen) == 1 and y is not None:
-        raise ValueError("expected two directions where y is given, got one; leave y out or add a direction")
-    grid = Grid(axis("x", x), axis("y", y) if len(chosen) == 2 else None)
+    grid = grid_along(chosen, x, y)
     names = None if parameters is None else tuple(check_parameters(network, parameters))
-    problem = _Problem(network, chosen, data, kind, names, loss, batch_size, tolerance, basis, max_restarts)
-    facts = _facts(network, chosen, data)
-
-    def record(cells: dict[str, Any]) -> Surface:
-        return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells)
-
-    return evaluate_grid(
-        _cell, grid, problem, record, journal=journal, executor=executor, progress=progress, preview=None
-    )
+    matrix = _Matrix(network, chosen, data, kind, names, loss, settings)
+    facts = {
+        **along(chosen),
+        "batchnorm": "frozen",
+        "batch_size": None,
+        "images": len(data),
+        "source": provenance(network, data),
+    }
+    return evaluate_grid(_cell, grid, matrix, facts, options)
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class _Matrix:
     """What all cells need; it travels once to each worker."""
 
     model: nn.Module
@@ -123,30 +127,26 @@ class _Problem:
     kind: Kind
     parameters: tuple[str, ...] | None
     loss: SampleLoss
-    batch_size: int
-    tolerance: float
-    basis: int | None
-    max_restarts: int
+    settings: EigenvalueSettings
 
 
-def _cell(point: dict[str, float], problem: _Problem, seed: int) -> dict[str, float]:
+def _cell(point: dict[str, float], matrix: _Matrix, seed: int) -> dict[str, float]:
     """One cell, for the sweep engine; every cell starts Lanczos from the same vector."""
+    how = matrix.settings
     working = WorkingCopy(
-        problem.model, problem.directions, torch.empty(0, device="cpu"), fold=False, channels_last=False
+        matrix.model, matrix.directions, torch.empty(0, device="cpu"), fold=False, channels_last=False
     )
     working.move([point[name] for name in ("x", "y") if name in point])
     operator = curvature_operator(
         working.model,
-        problem.data,
-        kind=problem.kind,
-        parameters=problem.parameters,
-        loss=problem.loss,
-        batch_size=problem.batch_size,
+        matrix.data,
+        kind=matrix.kind,
+        parameters=matrix.parameters,
+        loss=matrix.loss,
+        batch_size=how.batch_size,
     )
     try:
-        found = extreme_eigenvalues(
-            operator, tolerance=problem.tolerance, basis=problem.basis, max_restarts=problem.max_restarts
-        )
+        found = extreme_eigenvalues(operator, tolerance=how.tolerance, basis=how.basis, max_restarts=how.max_restarts)
     except FloatingPointError:
         return dict.fromkeys(_NAMES, math.nan)
     scale = float(np.abs(found.values).max())
@@ -162,22 +162,9 @@ _NAMES = ("ratio", "smallest", "largest", "ratio_se", "smallest_se", "largest_se
 
 def _directions(model: nn.Module, given: Given | Sequence[Given]) -> list[Direction]:
     several = [given] if isinstance(given, Direction | dict) else list(given)
-    if len(several) not in (1, 2):
-        raise ValueError(f"expected one or two directions, got {len(several)}")
     return [
-        direction_from(model, dict(item.tensors), kind=item.kind) if isinstance(item, Direction) else
-        direction_from(model, item) for item in several
-    ]  # fmt: skip
-
-
-def _facts(model: nn.Module, directions: list[Direction], data: ImageData) -> dict[str, Any]:
-    return {
-        "x_name": directions[0].kind,
-        "y_name": directions[1].kind if len(directions) == 2 else None,
-        "norms": tuple(direction.norm for direction in directions),
-        "cosine": cosine(*directions) if len(directions) == 2 else None,
-        "batchnorm": "frozen",
-        "batch_size": None,
-        "images": len(data),
-        "source": provenance(model, data),
-    }
+        replace(direction_from(model, dict(item.tensors), kind=item.kind), seed=item.seed)
+        if isinstance(item, Direction)
+        else direction_from(model, item)
+        for item in several
+    ]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from ..arguments import checked
-from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
+from ..data.metrics import Metric
 from ..graph.eval_mode import check_eval
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import provenance
 from ..surgery import drop_blocks
-from ._gate_cells import GatePath, GatePlane, GateProblem, GateSettings, gate_cell
-from ._grid import Grid, axis, evaluate_grid
-from .cells import Loss, Metric, check_statistics, named_metrics
+from ._grid import Coordinates, Grid, axis
+from .cells import CellOptions, evaluate_cells
 from .directions import Direction, shared_direction
+from .gate_copy import GatePath, GatePlane, GateSpace
 from .record import Surface
 from .surface import loss_surface
 
@@ -37,10 +33,11 @@ def gate_surface(
     *,
     x_blocks: Blocks,
     y_blocks: Blocks | None = None,
-    x: Sequence[float] | np.ndarray | None = None,
-    y: Sequence[float] | np.ndarray | None = None,
+    x: Coordinates | None = None,
+    y: Coordinates | None = None,
     gates: Sequence[float] | torch.Tensor | None = None,
-    **options: Any,
+    metrics: Sequence[str | Metric] = ("loss", "error"),
+    **options: Unpack[CellOptions],
 ) -> Surface:
     """Metrics over the gate of one block (or several at once), or over two.
 
@@ -57,15 +54,15 @@ def gate_surface(
         x: increasing gates; 11 from 0 to 1 by default.
         y: likewise.
         gates: (n,) of all blocks, of which those on the axes are replaced; ones by default.
-        **options: ``loss``, ``metrics``, ``batchnorm``, ``recalibrate``, ``batch_size``, ``dtype``, ``fast``,
-            ``journal``, ``executor``, ``progress`` and ``preview`` as in :func:`loss_surface`.
+        metrics: as in :func:`loss_surface`.
+        **options: likewise; see :class:`CellOptions`.
 
     Raises:
         ValueError: a block on both axes, wrong coordinates, or norms that have no statistics of their own.
         UnrollError: a model in training mode.
 
     Cost: the blocks before the first that moves once; from it on, one pass of all images a cell. With
-    ``batchnorm="recalibrated"``, two whole passes and one copy of the model a cell.
+    ``batchnorm="recalibrated"``, two full passes a cell.
 
     Example:
         >>> from resnet_paths import unroll
@@ -93,7 +90,7 @@ def gate_surface(
         return [float(index in rows) for index in range(len(net))]
 
     names = [f"gate of {', '.join(net[index].name for index in blocks)}" for blocks in (first, second) if blocks]
-    return _surface(net, data, GatePlane(base, places(first), places(second)), grid, names, options)
+    return _surface(net, data, GatePlane(base, places(first), places(second)), grid, names, metrics, options)
 
 
 @checked
@@ -102,8 +99,9 @@ def gate_path(
     data: ImageSource,
     waypoints: torch.Tensor | Sequence[Sequence[float]],
     *,
-    t: Sequence[float] | np.ndarray | None = None,
-    **options: Any,
+    t: Coordinates | None = None,
+    metrics: Sequence[str | Metric] = ("loss", "error"),
+    **options: Unpack[CellOptions],
 ) -> Surface:
     """Metrics along straight lines from gate vector to gate vector, as from the full network to a lesioned one.
 
@@ -114,7 +112,8 @@ def gate_path(
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         waypoints: (m, n) gates; see :func:`deletion_path`.
         t: increasing, from 0 to m - 1; ten steps a line by default.
-        **options: as in :func:`gate_surface`.
+        metrics: as in :func:`loss_surface`.
+        **options: likewise; see :class:`CellOptions`.
 
     Returns:
         A surface over a line.
@@ -144,7 +143,7 @@ def gate_path(
     if line.values[0] < 0 or line.values[-1] > last:
         raise ValueError(f"expected t from 0 to {last}, got {line.values[0]:g} to {line.values[-1]:g}")
     name = f"path of gates over {len(points)} waypoints"
-    return _surface(net, data, GatePath(points.tolist()), Grid(line, None), [name], options)
+    return _surface(net, data, GatePath(points.tolist()), Grid(line, None), [name], metrics, options)
 
 
 @checked
@@ -171,7 +170,10 @@ def lesioned_surface(
     blocks: Blocks,
     *,
     directions: Direction | Sequence[Direction],
-    **options: Any,
+    x: Coordinates | None = None,
+    y: Coordinates | None = None,
+    metrics: Sequence[str | Metric] = ("loss", "error"),
+    **options: Unpack[CellOptions],
 ) -> Surface:
     """The loss surface of the network without some blocks, along the full network's directions.
 
@@ -180,7 +182,10 @@ def lesioned_surface(
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         blocks: to drop (a copy without their branches is made).
         directions: of the full network; what they say of dropped parameters is left out.
-        **options: as in :func:`loss_surface`.
+        x: as in :func:`loss_surface`.
+        y: likewise.
+        metrics: likewise.
+        **options: likewise; see :class:`CellOptions`.
 
     Cost: as :func:`loss_surface`, of the smaller network.
 
@@ -198,7 +203,8 @@ def lesioned_surface(
     data = as_data(data)
     smaller = drop_blocks(net, net.indices(blocks))
     given = [directions] if isinstance(directions, Direction) else directions
-    return loss_surface(smaller, data, directions=[shared_direction(one, smaller) for one in given], **options)
+    shared = [shared_direction(one, smaller) for one in given]
+    return loss_surface(smaller, data, directions=shared, x=x, y=y, metrics=metrics, **options)
 
 
 def _base(gates: Sequence[float] | torch.Tensor | None, n: int) -> list[float]:
@@ -216,57 +222,9 @@ def _surface(
     line: GatePlane | GatePath,
     grid: Grid,
     names: list[str],
-    options: dict[str, Any],
+    metrics: Sequence[str | Metric],
+    options: CellOptions,
 ) -> Surface:
     check_eval(net.model)
-    settings = _Settings(**options)
-    check_statistics(net.model, settings.batchnorm)
-    if settings.batchnorm == "batch" and settings.batch_size is not None and settings.batch_size < 2:
-        raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {settings.batch_size}")
-    recalibrate = None if settings.recalibrate is None else as_data(settings.recalibrate, labelled=False)
-    chosen = GateSettings(
-        settings.batchnorm, recalibrate, settings.batch_size, settings.dtype, settings.fast,
-        settings.executor is not None,
-    )  # fmt: skip
-    problem = GateProblem(net, data, line, named_metrics(settings.metrics, settings.loss), chosen)
-    facts: dict[str, Any] = {
-        "x_name": names[0],
-        "y_name": names[1] if len(names) > 1 else None,
-        "norms": (),
-        "cosine": None,
-        "batchnorm": settings.batchnorm,
-        "batch_size": settings.batch_size,
-        "images": len(data),
-        "source": provenance(net.model, data, settings.dtype),
-    }
-
-    def record(cells: dict[str, Any]) -> Surface:
-        return Surface(x=grid.x.values, y=None if grid.y is None else grid.y.values, **facts, **cells)
-
-    return evaluate_grid(
-        gate_cell,
-        grid,
-        problem,
-        record,
-        journal=settings.journal,
-        executor=settings.executor,
-        progress=settings.progress,
-        preview=settings.preview,
-    )
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The options that all surfaces share."""
-
-    loss: Loss | None = None
-    metrics: Sequence[str | Metric] = ("loss", "error")
-    batchnorm: NormStatistics = "frozen"
-    recalibrate: ImageSource | None = None
-    batch_size: int | None = None
-    dtype: torch.dtype | None = None
-    fast: bool = True
-    journal: Path | str | None = None
-    executor: Executor | None = None
-    progress: bool = True
-    preview: Callable[[Surface], None] | None = None
+    axes = {"x_name": names[0], "y_name": names[1] if len(names) > 1 else None, "norms": (), "cosine": None}
+    return evaluate_cells(GateSpace(net, line), data, grid, metrics, axes, options)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from ..data import ImageSource, as_data
 from ..records import Record
 from ..statistics import mean_intervals, student_intervals, student_tail
 from ..tables import data_frame
+from ._grid import Coordinates
+from .cells import CellOptions
 from .directions import Include, random_direction
 from .record import Surface
 from .surface import loss_surface
@@ -260,13 +262,13 @@ def roughness_study(
     data: ImageSource,
     *,
     seeds: Iterable[int] = range(5),
-    x: Sequence[float] | np.ndarray | None = None,
-    y: Sequence[float] | np.ndarray | None = None,
+    x: Coordinates | None = None,
+    y: Coordinates | None = None,
     metric: str = "loss",
     scale: Scale = "linear",
     normalise: Normalise = "filter",
     include: Include = "weights",
-    **options: Any,
+    **options: Unpack[CellOptions],
 ) -> RoughnessStudy:
     """Roughness along several random planes, for models trained from several seeds.
 
@@ -283,7 +285,7 @@ def roughness_study(
         scale: see :func:`roughness`.
         normalise: see :func:`random_direction`.
         include: likewise.
-        **options: of :func:`loss_surface`.
+        **options: of :func:`loss_surface`; see :class:`CellOptions`.
 
     Returns:
         The numbers, with the surfaces.
@@ -307,8 +309,7 @@ def roughness_study(
     chosen = tuple(seeds)
     if not several or not chosen:
         raise ValueError(f"expected at least one model and one seed, got {len(several)} and {len(chosen)}")
-    grid: dict[str, Any] = {"x": np.linspace(-1, 1, 11) if x is None else x}
-    grid["y"] = np.linspace(-1, 1, 11) if y is None else y
+    x, y = (np.linspace(-1, 1, 11) if axis is None else axis for axis in (x, y))
     surfaces = []
     for model in several:
         planes = (
@@ -316,7 +317,7 @@ def roughness_study(
             for seed in chosen
         )
         surfaces.append(
-            tuple(loss_surface(model, data, directions=d, metrics=(metric,), **grid, **options) for d in planes)
+            tuple(loss_surface(model, data, directions=d, metrics=(metric,), x=x, y=y, **options) for d in planes)
         )
     values = {name: np.full((len(several), len(chosen)), np.nan) for name in NUMBERS}
     for row, column in product(range(len(several)), range(len(chosen))):

@@ -26,8 +26,10 @@ from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from ..training import Trajectory
-from .cells import CellEvaluator, Loss, named_metrics
+from .cell_metrics import Loss, named_metrics
+from .cells import CellEvaluator, CellSettings
 from .directions import Direction
+from .working_copy import WeightSpace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,12 +241,13 @@ def trajectory_losses(
         )
     metrics = named_metrics(("loss",), loss)
     last = _loaded(network, states[-1])
-    plane = CellEvaluator(last, projected.directions, data, metrics, batch_size=batch_size)
+    settings = CellSettings(batch_size=batch_size)
+    plane = CellEvaluator(WeightSpace(last, projected.directions), data, metrics, settings)
     values = np.empty((len(states), 3, len(data)))
     for step, state in enumerate(states):
         own, moved = _loaded(network, state), _loaded(network, {**states[-1], **_only(state, projected.names)})
         for column, run in enumerate((own, moved)):
-            values[step, column] = CellEvaluator(run, [], data, metrics, batch_size=batch_size)([])["loss"]
+            values[step, column] = CellEvaluator(WeightSpace(run, []), data, metrics, settings)([])["loss"]
         values[step, 2] = plane([float(c) for c in projected.coordinates[step]])["loss"]
     spread = values.std(2, ddof=1) if len(data) > 1 else np.full(values.shape[:2], np.nan)
     means = values.mean(2)

@@ -1,11 +1,11 @@
 """Lesion studies: what a network loses with its blocks."""
 
+from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
 from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
 from .game import BlockValues, block_values
 from .interactions import BlockInteractions, higher_interactions
-from .metrics import METRICS, Metric, metric_named
 from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
 from .predictors import DamagePredictors, damage_predictors, linear_cka

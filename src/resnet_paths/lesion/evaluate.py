@@ -13,12 +13,12 @@ from torch import nn
 from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
+from ..data.metrics import Metric, needs_labels
 from ..graph.eval_mode import check_eval
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
 from ..sweep.progress import reporter, tracked
-from .metrics import Metric, needs_labels
 from .options import Running, StudyOptions
 
 Network = UnrolledNetwork | PlainNetwork
@@ -89,7 +89,7 @@ def evaluate_gates(
         net: the network, in eval mode.
         data: images, with labels where the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
-        metric: see :mod:`resnet_paths.lesion.metrics`; its third argument is the network at gates of one.
+        metric: see :mod:`resnet_paths.data.metrics`; its third argument is the network at gates of one.
         count: is added the numbers of pieces evaluated (the full network, once a batch, apart).
         **options: how to run, see :class:`StudyOptions`.
 

@@ -15,6 +15,7 @@ import torch
 from ..arguments import checked
 from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
+from ..data.metrics import Metric, bound_of, metric_named, needs_labels
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
 from ..records import Record
@@ -23,7 +24,6 @@ from ..tables import data_frame
 from ..warned import warn
 from .coalitions import Method, all_coalitions, growing, table_interactions, table_values
 from .evaluate import GateRows, Network, per_image, quick
-from .metrics import Metric, bound_of, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:

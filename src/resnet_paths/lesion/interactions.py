@@ -11,6 +11,7 @@ import numpy as np
 from ..arguments import Range, checked
 from ..choices import MetricName
 from ..data import ImageSource, as_data
+from ..data.metrics import Metric, metric_named, needs_labels
 from ..imports import first_import
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
@@ -19,7 +20,6 @@ from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network
 from .game import MOST_EXHAUSTIVE, Game
-from .metrics import Metric, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:

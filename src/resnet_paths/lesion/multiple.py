@@ -12,6 +12,7 @@ import torch
 from ..arguments import checked
 from ..choices import MetricName
 from ..data import ImageSource, as_data
+from ..data.metrics import Metric, metric_named, needs_labels
 from ..network import BlockRef
 from ..provenance import Provenance, provenance
 from ..records import Record
@@ -19,7 +20,6 @@ from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
 from ..tables import data_frame
 from .evaluate import Network, evaluate_gates
-from .metrics import Metric, metric_named, needs_labels
 from .options import StudyOptions
 
 if TYPE_CHECKING:

@@ -5,27 +5,21 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+
+from ..sweep import RunOptions
 
 
-class StudyOptions(TypedDict, total=False):
-    """Keywords that every study of lesions takes, and that do not change its numbers.
+class StudyOptions(RunOptions, total=False):
+    """Keywords that every study of lesions takes, and that do not change its numbers; the points are batches of images.
 
     Attributes:
         batch_size: images per batch; 100 by default.
         fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64); True
             by default.
-        progress: show a progress bar on a terminal; True by default.
-        journal: a file that keeps each finished batch of images: the same call resumes where it was stopped (see
-            :func:`resnet_paths.sweep.sweep`).
-        executor: evaluate the batches of images on it, any ``concurrent.futures.Executor``.
     """
 
     batch_size: int
     fast: bool
-    progress: bool
-    journal: Path | str | None
-    executor: Executor | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 from ..arguments import Range, checked
 from ..choices import MetricName
 from ..data import ImageSource, as_data
+from ..data.metrics import Metric, bound_of, metric_named, needs_labels
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
@@ -24,7 +25,6 @@ from ..surgery import reorder_blocks
 from ..tables import data_frame
 from ._exchange import Exchange, exchange
 from .evaluate import per_image, quick
-from .metrics import Metric, bound_of, metric_named, needs_labels
 from .multiple import median_intervals
 from .options import Running, StudyOptions
 

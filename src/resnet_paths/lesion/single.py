@@ -13,6 +13,7 @@ from torch import nn
 from ..arguments import checked
 from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
+from ..data.metrics import Metric, bound_of, metric_named, needs_labels
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
 from ..provenance import Provenance, provenance
@@ -20,7 +21,6 @@ from ..records import Record
 from ..statistics import intervals
 from ..tables import data_frame
 from .evaluate import Network, evaluate_gates, per_image, quick
-from .metrics import Metric, bound_of, metric_named, needs_labels
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import numpy as np
 from ..arguments import checked
 from ..choices import MetricName
 from ..data import ImageSource, as_data
+from ..data.metrics import Metric
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..records import Record
 from ..surgery.reorder import block_shapes
 from ..tables import stacked
 from .evaluate import quick
-from .metrics import Metric
 from .multiple import RandomDeletions, random_deletions
 from .options import StudyOptions
 

@@ -2,9 +2,10 @@
 
 from .devices import available_devices, local_workers, worker_device
 from .errors import FingerprintError, JournalError, SweepError, SweepInterrupted
-from .fingerprints import fingerprint
+from .fingerprints import deciding, fingerprint
 from .grids import Grid, grid
 from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory
+from .options import RunOptions
 from .progress import SweepProgress
 from .result import SweepResult
 from .run import sweep
@@ -15,12 +16,14 @@ __all__ = [
     "FingerprintError",
     "Grid",
     "JournalError",
+    "RunOptions",
     "SweepError",
     "SweepInterrupted",
     "SweepProgress",
     "SweepResult",
     "adaptive_batches",
     "available_devices",
+    "deciding",
     "fingerprint",
     "grid",
     "is_out_of_memory",

@@ -9,6 +9,7 @@ neither code nor arbitrary objects, and their results stand in files of earlier 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import hashlib
@@ -51,6 +52,36 @@ def fingerprint(value: Any) -> str:
         False
     """
     return _Walk().digest(value).hex()
+
+
+def deciding(record: Any, aside: Iterable[str] = (), **others: Any) -> dict[str, Any]:
+    """The fields of a dataclass that decide a value, for its `__sweep_fingerprint__`: all but those set aside.
+
+    So a field that is added later counts until somebody says that it decides nothing. Written the other way round, as a
+    list of what counts, a field forgotten there would let a journal hand out the values of other settings.
+
+    Args:
+        record: an object of a dataclass.
+        aside: names of fields that decide nothing.
+        **others: what counts in the place of a field.
+
+    Raises:
+        ValueError: a name that is no field.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass
+        ... class Settings:
+        ...     width: float
+        ...     progress: bool
+        >>> deciding(Settings(2.0, True), aside={"progress"})
+        {'width': 2.0}
+    """
+    names = [field.name for field in dataclasses.fields(record)]
+    unknown = sorted({*aside, *others} - set(names))
+    if unknown:
+        raise ValueError(f"expected fields of {type(record).__name__}, got {', '.join(unknown)}")
+    return {name: others[name] if name in others else getattr(record, name) for name in names if name not in aside}
 
 
 class _Walk:

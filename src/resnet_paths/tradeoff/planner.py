@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..arguments import checked
 from ..data import ImageData, ImageSource
+from ..data.metrics import needs_labels
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, metric_named
-from ..lesion.metrics import needs_labels
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..sweep.progress import SweepProgress, reporter

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..graph.errors import UnrollError
 from ..graph.executor import Whole
 from ..graph.inputs import call_model, main_output
 from ..graph.overwrite import unwatched
 from ..graph.preserve import preserved
-from ..graph.private_copy import private_copy
+from ..graph.private_copy import private_copy, private_use
 from ..graph.program import Program
 from ..graph.recording import record
 from ..graph.tracing import trace
-from ..network.inference import foldable
+from ..network.inference import FoldedCopy
 from ..network.norms import batch_norms
 from ..network.unrolled import TOLERANCE
+from ..sweep import deciding, fingerprint
+from .cell_images import Images
+from .cells import CellSettings
 from .directions import Direction
 
 
@@ -47,29 +50,19 @@ class WorkingCopy:
         channels_last: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.model = private_copy(model).eval().requires_grad_(False)
         self._theta = {name: p.detach().clone() for name, p in model.named_parameters()}
         self._directions = [
             {name: tensor.to(self._theta[name]) for name, tensor in direction.tensors.items()}
             for direction in directions
         ]
-        originals = dict(self.model.named_parameters())  # held, so that no other object takes an id
-        names = {id(p): name for name, p in originals.items()}
-        program = _program(self.model, example) if fold else None
-        pairs = [] if program is None else foldable(program)
-        self._pairs = [_Pair(self.model, convolution, norm, names) for convolution, norm in pairs]
-        self.folded = len(self._pairs)
+        self._copy = FoldedCopy(
+            model, lambda own: _program(own, example) if fold else None, channels_last=channels_last, dtype=dtype
+        )
+        self.model, self.folded = self._copy.model, self._copy.folded
         moved = {name for direction in self._directions for name in direction}
-        # Of weights that two modules share one may be folded, while the other stays.
-        left = {path: names[id(p)] for path, p in self.model.named_parameters() if names.get(id(p)) in moved}
-        if dtype is not None:
-            self.model.to(dtype)
-        if channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self._norms = [(name, norm) for name, norm in batch_norms(self.model).items() if norm.running_mean is not None]
         parameters = dict(self.model.named_parameters())
-        self._rest = [(name, parameters[path]) for path, name in left.items()]
-        self.whole = None if program is None else self._checked(program, example)
+        self._rest = [(name, parameters[path]) for path, name in self._copy.names.items() if name in moved]
+        self.whole = None if self._copy.program is None else self._checked(self._copy.program, example)
 
     def _checked(self, program: Program, example: torch.Tensor) -> Whole | None:
         """The graph as one function, if at θ it gives what the model gives."""
@@ -102,13 +95,7 @@ class WorkingCopy:
         """Set the weights to a point, and norms' statistics to those of `statistics` (the model's own by default)."""
         for name, parameter in self._rest:
             parameter.copy_(self.at(name, coefficients))
-        for pair in self._pairs:
-            pair.fold(lambda name: self.at(name, coefficients), statistics)
-        if statistics is not None:
-            for name, norm in self._norms:
-                measured = statistics.get_submodule(name)
-                norm.running_mean.copy_(measured.running_mean)  # type: ignore[union-attr, arg-type]
-                norm.running_var.copy_(measured.running_var)  # type: ignore[union-attr, arg-type]
+        self._copy.fold(lambda name: self.at(name, coefficients), statistics)
 
     def at(self, name: str, coefficients: Sequence[float]) -> torch.Tensor:
         """One parameter at a point, in the model's dtype."""
@@ -117,43 +104,6 @@ class WorkingCopy:
             if name in direction:
                 value = value.add(direction[name], alpha=coefficient)
         return value
-
-
-class _Pair:
-    """A convolution and the batch norm after it, in a model in which the norm now does nothing."""
-
-    def __init__(self, model: nn.Module, convolution: str, norm: str, names: dict[int, str]) -> None:
-        self._module: nn.Module = model.get_submodule(convolution)
-        self._norm: nn.Module = model.get_submodule(norm)
-        self._norm_path = norm
-        self._named = {
-            (kind, part): names[id(parameter)]
-            for kind, module in (("convolution", self._module), ("norm", self._norm))
-            for part, parameter in module.named_parameters(recurse=False)
-        }
-        weight: torch.Tensor = self._module.weight  # type: ignore[assignment]
-        shift = weight.new_zeros(weight.shape[0])
-        # New parameters: the old ones may be tied to other modules.
-        self._module.weight = nn.Parameter(weight.clone(), requires_grad=False)
-        self._module.bias = nn.Parameter(shift, requires_grad=False)
-        parent, _, name = norm.rpartition(".")
-        setattr(model.get_submodule(parent), name, nn.Identity().eval())
-
-    def fold(self, at: Callable[[str], torch.Tensor], statistics: nn.Module | None) -> None:
-        """Set the convolution's weight and bias from the tensors that `at` gives by name."""
-        source = self._norm if statistics is None else statistics.get_submodule(self._norm_path)
-        values = {key: at(name) for key, name in self._named.items()}
-        weight, bias = fuse_conv_bn_weights(
-            values["convolution", "weight"],
-            values.get(("convolution", "bias")),
-            source.running_mean,  # type: ignore[arg-type]
-            source.running_var,  # type: ignore[arg-type]
-            self._norm.eps,  # type: ignore[arg-type]
-            values.get(("norm", "weight")),
-            values.get(("norm", "bias")),
-        )
-        self._module.weight.copy_(weight)  # type: ignore[operator]
-        self._module.bias.copy_(bias)  # type: ignore[operator]
 
 
 def _program(model: nn.Module, example: torch.Tensor) -> Program | None:
@@ -168,12 +118,67 @@ def _program(model: nn.Module, example: torch.Tensor) -> Program | None:
         return None
 
 
-def without_statistics(model: nn.Module) -> list[str]:
-    """Batch norms that keep no running statistics, so that none can be frozen."""
-    return [name for name, norm in batch_norms(model).items() if norm.running_mean is None]
+@dataclass(frozen=True, eq=False)
+class WeightSpace:
+    """The points ``θ + Σ c_k δ_k`` around a model's weights."""
+
+    model: nn.Module
+    directions: Sequence[Direction]
+
+    @property
+    def origin(self) -> list[float]:
+        """The model's own weights."""
+        return [0.0] * len(self.directions)
+
+    def at(self, cell: Mapping[str, float]) -> list[float]:
+        """The coefficients of a cell."""
+        return [cell[name] for name in ("x", "y") if name in cell]
+
+    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> MovedWeights:
+        """A copy of the model."""
+        return MovedWeights(self, settings, device, example)
+
+    def __sweep_fingerprint__(self) -> str:
+        with private_use(self.model) as own:  # whatever its train flags say, cells are of the model in eval mode
+            return fingerprint(deciding(self, model=own.eval()))
 
 
-def use_batch_statistics(model: nn.Module) -> None:
-    """Let the batch norms of a private copy normalise by the batch at hand."""
-    for norm in batch_norms(model).values():
-        norm.train()
+class MovedWeights:
+    """A copy of a model that is set to other weights, beside one on which its norms' statistics are measured there.
+
+    Attributes:
+        model: the copy.
+        divides: whether several threads may run it at once.
+    """
+
+    def __init__(self, space: WeightSpace, settings: CellSettings, device: torch.device, example: torch.Tensor) -> None:
+        model, fast, of_batch = space.model, settings.fast, settings.batchnorm == "batch"
+        if next(model.parameters()).device != device:
+            model = private_copy(model).to(device)
+        self._copy = WorkingCopy(
+            model, space.directions, example, fold=fast and not of_batch, channels_last=fast, dtype=settings.dtype
+        )
+        self.model = self._copy.model
+        for norm in batch_norms(self.model).values() if of_batch else ():
+            norm.train()
+        self._measured: WorkingCopy | None = None
+        if settings.batchnorm == "recalibrated":
+            self._measured = WorkingCopy(model, space.directions, example, fold=False, channels_last=fast)
+
+    @property
+    def divides(self) -> bool:
+        """Whether several threads may run it at once."""
+        return self._copy.divides
+
+    def move(self, point: Sequence[float], recalibrate: Callable[[nn.Module], object] | None = None) -> None:
+        """Set the weights, and the norms' statistics to those that are measured there."""
+        statistics = None
+        if recalibrate is not None and self._measured is not None:
+            self._measured.move(point)
+            statistics = self._measured.model
+            recalibrate(statistics)
+        self._copy.move(point, statistics)
+
+    def run(self, images: Images, chosen: slice) -> torch.Tensor:
+        """The logits of some of the images."""
+        return self._copy(images[chosen])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from ..data.predictions import check_labels, divergence_of, right
+from .predictions import check_labels, divergence_of, right
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (images, classes), labels (images,) and the full network's logits to one value an image."""

@@ -1,0 +1,66 @@
+"""Images as the cells of a surface read them, and how many of them go at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..data import ImageData
+from ..graph.inputs import call_model
+from ..graph.private_copy import private_use
+
+_CACHE_BYTES = 2 << 20
+HELD_BYTES = 1 << 30
+"""Images, or states, of at most this many bytes are kept ready."""
+
+
+class Images:
+    """Images as a model reads them: kept ready where they fit, normalised again at each reading where not."""
+
+    def __init__(self, data: ImageData, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
+        self._data = data.to(dtype=dtype)
+        self._device = device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        size = data.images[:1].numel() * len(data) * dtype.itemsize
+        self._held = self._ready(slice(None)) if size <= HELD_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, chosen: slice) -> torch.Tensor:
+        return self._ready(chosen) if self._held is None else self._held[chosen]
+
+    def _ready(self, chosen: slice) -> torch.Tensor:
+        images = self._data.normalised(self._data.images[chosen])
+        return images.to(self._device).contiguous(memory_format=self._format)
+
+
+def micro_batch(model: nn.Module, example: torch.Tensor) -> int:
+    """The batch size at which the largest intermediate value fits the cache; 1024 on a GPU.
+
+    Args:
+        model: it runs once, as a private copy.
+        example: one image.
+    """
+    if example.device.type != "cpu":
+        return 1024
+    return int(min(512, max(16, _CACHE_BYTES // _largest_output(model, example))))
+
+
+def _largest_output(model: nn.Module, example: torch.Tensor) -> int:
+    """Bytes of the largest value that a module returns for one image."""
+    largest = [example.nbytes]
+
+    def note(module: nn.Module, arguments: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            largest[0] = max(largest[0], output.nbytes)
+
+    with private_use(model) as own:
+        handles = [module.register_forward_hook(note) for module in own.modules() if not list(module.children())]
+        try:
+            with torch.inference_mode():
+                call_model(own, example)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return largest[0]

@@ -1,0 +1,161 @@
+"""A private copy of a network that is set to any gates, run from the first block whose gate moves.
+
+It stands beside `WorkingCopy` because gates leave the weights alone: what comes before the first block that moves is
+the same at every point, and is computed once for each batch of images. The copy of weights can reuse nothing, but runs
+the whole graph at once, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..graph.overwrite import unwatched
+from ..network import State, UnrolledNetwork, for_inference
+from ..network.inference import inference_copy
+from ..surgery import batch_statistics
+from ..sweep import deciding
+from .cell_images import HELD_BYTES, Images
+from .cells import CellSettings
+
+
+@dataclass(frozen=True)
+class GatePlane:
+    """Gates ``base``, replaced where a block lies on an axis."""
+
+    base: list[float]
+    on_x: list[float]
+    on_y: list[float]
+
+    def gates(self, point: Mapping[str, float]) -> list[float]:
+        """The gates at (x, y)."""
+        x, y = point["x"], point.get("y", 0.0)
+        return [
+            x if on_x else y if on_y else gate for gate, on_x, on_y in zip(self.base, self.on_x, self.on_y, strict=True)
+        ]
+
+    @property
+    def first(self) -> int:
+        """The first block that moves."""
+        return next(index for index, pair in enumerate(zip(self.on_x, self.on_y, strict=True)) if any(pair))
+
+
+@dataclass(frozen=True)
+class GatePath:
+    """Gates on a polygon."""
+
+    points: list[list[float]]
+
+    def gates(self, point: Mapping[str, float]) -> list[float]:
+        """The gates at x, counted in sides of the polygon."""
+        k = min(int(point["x"]), len(self.points) - 2)
+        s = point["x"] - k
+        return [(1 - s) * a + s * b for a, b in zip(self.points[k], self.points[k + 1], strict=True)]
+
+    @property
+    def first(self) -> int:
+        """The first block that moves (the last, if none does)."""
+        columns = list(zip(*self.points, strict=True))
+        return next((index for index, column in enumerate(columns) if len(set(column)) > 1), len(columns) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class GateSpace:
+    """The points of a network's gates, on a plane or a path."""
+
+    net: UnrolledNetwork
+    line: GatePlane | GatePath
+
+    @property
+    def model(self) -> nn.Module:
+        """The network's."""
+        return self.net.model
+
+    @property
+    def origin(self) -> list[float]:
+        """All gates open."""
+        return [1.0] * len(self.net)
+
+    def at(self, cell: Mapping[str, float]) -> list[float]:
+        """The gates of a cell."""
+        return self.line.gates(cell)
+
+    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> GatedCopy:
+        """A copy of the network."""
+        return GatedCopy(self.net, self.line, settings, device)
+
+    def __sweep_fingerprint__(self) -> dict[str, Any]:
+        return deciding(self, net=(self.net.model, self.net.output))
+
+
+class GatedCopy:
+    """A copy of a network for inference at gates, with the images' states at the first block that moves.
+
+    Attributes:
+        model: the copy's.
+    """
+
+    def __init__(
+        self, net: UnrolledNetwork, line: GatePlane | GatePath, settings: CellSettings, device: torch.device
+    ) -> None:
+        of_batch, fast = settings.batchnorm == "batch", settings.fast
+        source = batch_statistics(net) if of_batch else net
+        self._net, self._copy = inference_copy(
+            source, fold=fast and not of_batch, channels_last=fast, dtype=settings.dtype
+        )
+        self.model = self._net.model.to(device)
+        self._measured: UnrolledNetwork | None = None
+        if settings.batchnorm == "recalibrated":
+            self._measured = for_inference(net, fold=False, channels_last=fast)
+            self._measured.model.to(device)
+        self._first, self._before = line.first, line.gates({"x": 0.0})[: line.first]
+        self._gates = line.gates({"x": 0.0})
+        self._states: dict[tuple[int, int], State] = {}
+        self._held = 0
+
+    @property
+    def divides(self) -> bool:
+        """Whether several threads may run it at once: on a CPU, nothing but known operations, no hooks."""
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        return on_cpu and not self._net.segments.program.opaque and unwatched(tuple(self.model.modules()))
+
+    def move(self, point: Sequence[float], recalibrate: Callable[[nn.Module], object] | None = None) -> None:
+        """Set the gates, and the norms' statistics to those that are measured there."""
+        self._gates = list(point)
+        if recalibrate is not None and self._measured is not None:
+            recalibrate(_Gated(self._measured, self._gates))
+            model = self._measured.model
+            self._copy.fold(dict(model.named_parameters()).__getitem__, model)
+
+    def run(self, images: Images, chosen: slice) -> torch.Tensor:
+        """The logits of some of the images."""
+        return self._net.run(self._state(images, chosen), self._gates).value
+
+    def _state(self, images: Images, chosen: slice) -> State:
+        """Where to start: behind the blocks that stay as they are, where their statistics do too."""
+        if self._measured is not None or self._gates[: self._first] != self._before:
+            return self._net.stem(images[chosen])
+        key = chosen.start, chosen.stop
+        if key in self._states:
+            return self._states[key]
+        state = self._net.prefix(images[chosen], self._first, self._gates)
+        size = sum(value.nbytes for value in (state.value, *state.side.values()) if isinstance(value, torch.Tensor))
+        if self._held + size <= HELD_BYTES:
+            self._held += size
+            self._states[key] = state
+        return state
+
+
+class _Gated(nn.Module):
+    """A network at gates as a module, for what runs modules."""
+
+    def __init__(self, net: UnrolledNetwork, gates: list[float]) -> None:
+        super().__init__()
+        self.model, self._net, self._gates = net.model, net, gates
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._net.run(self._net.stem(x), self._gates).value
