@@ -16,7 +16,8 @@ from resnet_paths.landscape.cells import CellEvaluator, Cells
 from resnet_paths.landscape.gate_copy import GatePath, GatePlane, GateSpace
 from resnet_paths.landscape.working_copy import WeightSpace
 from resnet_paths.network import unroll
-from resnet_paths.sweep import deciding, fingerprint
+from resnet_paths.sweep import fingerprint
+from resnet_paths.sweep.fingerprints import deciding
 
 MODEL = tiny(in_channels=1)
 DATA = digits("test").subset(slice(0, 4)).to(dtype=torch.float64)

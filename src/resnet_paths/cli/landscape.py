@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 import resnet_paths as rp
 
-from ..choices import Normalise, NormStatistics
 from ..files import write_table, write_text
 from ._app import command
 from ._inputs import block_names, console, fitting, model_and_data, named_model, unrolled
-from .options import Json, Limit, Out, Place, Subject, path_option
+from .options import Axes, Cells, Json, Limit, Out, Subject
 from .text_tables import show, table
 
 if TYPE_CHECKING:
@@ -33,43 +33,12 @@ Surfaces = dict[str, "rp.landscape.Surface"]
 )
 def landscape(
     subject: Subject,
+    axes: Axes,
+    cells: Cells,
     twin: Annotated[
         str | None, typer.Option(help="A second model, such as the plain twin, on the same draws and scale.")
     ] = None,
-    to: Annotated[
-        str | None, typer.Option(help="A checkpoint of the same model: the line from --model (0) to it (1).")
-    ] = None,
-    gates: Annotated[
-        str | None, typer.Option(help="Blocks for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
-    ] = None,
-    line: Annotated[bool, typer.Option("--line", help="One direction instead of two.")] = False,
-    points: Annotated[int, typer.Option(help="Coordinates an axis.", min=1, max=10_000)] = 21,
-    span: Annotated[
-        str | None, typer.Option("--range", help="Coordinates of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
-    ] = None,
-    y_span: Annotated[
-        str | None, typer.Option("--y-range", help="Coordinates of y, where they differ from those of x.")
-    ] = None,
-    normalise: Annotated[
-        Normalise,
-        typer.Option(help="Directions get the norm of each filter, of each layer, of the whole model, or none."),
-    ] = "filter",
-    batchnorm: Annotated[NormStatistics, typer.Option(help="Statistics of batch norms.")] = "frozen",
-    seed: Annotated[int, typer.Option(help="Seed of the random directions.")] = 0,
     limit: Limit = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time (default: what suits the cache).", min=1)
-    ] = None,
-    dtype: Annotated[
-        Literal["bfloat16", "float32", "float64"] | None,
-        typer.Option(help="Compute in this type instead of the model's own."),
-    ] = None,
-    journal: Annotated[
-        Path | None,
-        path_option("--journal", help="Keep finished cells here; the same command goes on from them."),
-        Place(folder=False),
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes (default: this one).", min=0)] = 0,
     log: Annotated[
         bool | None,
         typer.Option(
@@ -88,39 +57,42 @@ def landscape(
     import numpy as np
     import torch
 
-    _check_ways(twin, to, gates, line)
+    _check_ways(twin, axes)
     screen = console(quiet=as_json)
     network, images = model_and_data(subject, limit)
     fitting(network, images)
-    flat = line or to is not None or (gates is not None and "," not in gates)
-    low_high = span or ("0:1" if gates or to else "-1:1")
-    options: dict[str, Any] = {
-        "x": np.linspace(*_range(low_high), points),
-        "y": None if flat else np.linspace(*_range(y_span or low_high), points),
-        "batch_size": batch_size,
-        "batchnorm": batchnorm,
-        "dtype": None if dtype is None else getattr(torch, dtype),
-        "journal": journal,
-        "progress": not as_json,
-    }
+    low_high = axes.span or ("0:1" if axes.gates or axes.to else "-1:1")
+    x = np.linspace(*_range(low_high), axes.points)
+    y = None if axes.flat else np.linspace(*_range(axes.y_span or low_high), axes.points)
+    dtype = None if cells.dtype is None else getattr(torch, cells.dtype)
+    settings = rp.landscape.CellSettings(cells.batchnorm, batch_size=cells.batch_size, dtype=dtype)
 
     networks = {subject.model: network}
     if twin is not None:
         networks[twin] = named_model(twin, "--twin").to(subject.device)
         fitting(networks[twin], images, "--twin")
     surfaces: Surfaces = {}
-    with rp.sweep.local_workers(workers) if workers else nullcontext() as executor:
+    with rp.sweep.local_workers(cells.workers) if cells.workers else nullcontext() as executor:
         for name, one in networks.items():
 
             def preview(surface: rp.landscape.Surface, name: str = name) -> None:
                 _draw({**surfaces, name: surface}, log, out)
 
-            every = {**options, "executor": executor, "preview": preview if points > 8 else None}
-            if gates is not None:
-                surfaces[name] = _over_gates(one, images, gates, every)
+            options: rp.landscape.CellOptions = {
+                "settings": settings,
+                "journal": cells.journal,
+                "executor": executor,
+                "progress": not as_json,
+                "preview": preview if axes.points > 8 else None,
+            }
+            if axes.gates is not None:
+                net, (x_block, *y_block) = _gated(one, images, axes.gates)
+                surfaces[name] = rp.landscape.gate_surface(
+                    net, images, x_blocks=x_block, y_blocks=y_block or None, x=x, y=y, **options
+                )
             else:
-                directions = [_to(one, to)] if to else _random(one, seed, normalise, 1 if flat else 2)
-                surfaces[name] = rp.landscape.loss_surface(one, images, directions=directions, **every)
+                directions = [_to(one, axes.to)] if axes.to else _random(one, axes)
+                surfaces[name] = rp.landscape.loss_surface(one, images, directions=directions, x=x, y=y, **options)
     written = _write(surfaces, log, html, out)
     rows = {name: _numbers(surface) for name, surface in surfaces.items()}
     if as_json:
@@ -130,12 +102,12 @@ def landscape(
     screen.print(f"Written: {', '.join(str(path) for path in written)}")
 
 
-def _check_ways(twin: str | None, to: str | None, gates: str | None, line: bool) -> None:
-    if to and gates:
+def _check_ways(twin: str | None, axes: Axes) -> None:
+    if axes.to and axes.gates:
         raise ValueError("expected either --to or --gates, got both")
-    if twin and to:
+    if twin and axes.to:
         raise ValueError("expected --twin with random directions or gates, got --to: a twin has no way to it")
-    if line and gates:
+    if axes.line and axes.gates:
         raise ValueError("expected --gates without --line: one block makes a line, two make a plane")
 
 
@@ -150,21 +122,21 @@ def _range(text: str) -> tuple[float, float]:
     return ends
 
 
-def _random(model: nn.Module, seed: int, normalise: Normalise, count: int) -> list[rp.landscape.Direction]:
-    return [rp.landscape.random_direction(model, seed=2 * seed + k, normalise=normalise) for k in range(count)]
+def _random(model: nn.Module, axes: Axes) -> list[rp.landscape.Direction]:
+    seeds = [2 * axes.seed + k for k in range(1 if axes.flat else 2)]
+    return [rp.landscape.random_direction(model, seed=seed, normalise=axes.normalise) for seed in seeds]
 
 
 def _to(model: nn.Module, checkpoint: str) -> rp.landscape.Direction:
     return rp.landscape.direction_between(model, named_model(checkpoint, "--to"))
 
 
-def _over_gates(model: nn.Module, images: rp.ImageData, gates: str, options: dict[str, Any]) -> rp.landscape.Surface:
+def _gated(model: nn.Module, images: rp.ImageData, gates: str) -> tuple[rp.UnrolledNetwork, Sequence[str | int]]:
+    """The network, and the blocks of its axes."""
     blocks = block_names(gates, "--gates")
     if len(blocks) > 2:
         raise ValueError(f"expected one block or two with --gates, got {len(blocks)}")
-    net = unrolled(model.eval(), images)
-    y_blocks = blocks[1] if len(blocks) > 1 else None
-    return rp.landscape.gate_surface(net, images, x_blocks=blocks[0], y_blocks=y_blocks, **options)
+    return unrolled(model.eval(), images), blocks
 
 
 def _spread(surfaces: Surfaces) -> bool:

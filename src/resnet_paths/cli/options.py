@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..choices import BlockKind, MetricName, Precision, Runtime, Schedule, Shortcut, Stem
+from ..choices import (
+    BlockKind,
+    MetricName,
+    Normalise,
+    NormStatistics,
+    Precision,
+    Runtime,
+    Schedule,
+    Shortcut,
+    Stem,
+)
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,56 @@ class Training:
     flip: Annotated[bool | None, typer.Option(help="Mirror images (default: not for digits).")] = None
     precision: Annotated[Precision, typer.Option(help="Type of the computation; 16 bits by autocast.")] = "float32"
     seed: Annotated[int, typer.Option(help="Seed of initial values, order and augmentation.")] = 0
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Along what a surface is drawn, and where."""
+
+    to: Annotated[
+        str | None, typer.Option(help="A checkpoint of the same model: the line from --model (0) to it (1).")
+    ] = None
+    gates: Annotated[
+        str | None, typer.Option(help="Blocks for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
+    ] = None
+    line: Annotated[bool, typer.Option("--line", help="One direction instead of two.")] = False
+    points: Annotated[int, typer.Option(help="Coordinates an axis.", min=1, max=10_000)] = 21
+    span: Annotated[
+        str | None, typer.Option("--range", help="Coordinates of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
+    ] = None
+    y_span: Annotated[
+        str | None, typer.Option("--y-range", help="Coordinates of y, where they differ from those of x.")
+    ] = None
+    normalise: Annotated[
+        Normalise,
+        typer.Option(help="Directions get the norm of each filter, of each layer, of the whole model, or none."),
+    ] = "filter"
+    seed: Annotated[int, typer.Option(help="Seed of the random directions.")] = 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether there is one axis."""
+        return self.line or self.to is not None or (self.gates is not None and "," not in self.gates)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How each cell of a surface is computed: the fields of `resnet_paths.landscape.CellSettings`, and on what."""
+
+    batchnorm: Annotated[NormStatistics, typer.Option(help="Statistics of batch norms.")] = "frozen"
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time (default: what suits the cache).", min=1)] = (
+        None
+    )
+    dtype: Annotated[
+        Literal["bfloat16", "float32", "float64"] | None,
+        typer.Option(help="Compute in this type instead of the model's own."),
+    ] = None
+    journal: Annotated[
+        Path | None,
+        path_option("--journal", help="Keep finished cells here; the same command goes on from them."),
+        Place(folder=False),
+    ] = None
+    workers: Annotated[int, typer.Option(help="Processes (default: this one).", min=0)] = 0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from ..data.metrics import Metric
 from ..network.norms import batch_norms
 from ..provenance import provenance
 from ..surgery import recalibrate_batchnorm
-from ..sweep import adaptive_batches, deciding, fingerprint, is_out_of_memory, on_each_core, worker_device
+from ..sweep import adaptive_batches, fingerprint, is_out_of_memory, on_each_core, worker_device
+from ..sweep.fingerprints import deciding
 from ._grid import Grid, SurfaceOptions, evaluate_grid, mean_and_error
 from .cell_images import Images, micro_batch
 from .cell_metrics import Loss, named_metrics, needs_origin, one_an_image

@@ -21,7 +21,7 @@ from ..choices import Normalise
 from ..draws import normal, seeded
 from ..files import existing_file, whole_file
 from ..graph.wrappers import unwrap
-from ..sweep import deciding
+from ..sweep.fingerprints import deciding
 
 Include = Literal["weights", "all"] | Callable[[str, torch.Tensor], bool]
 

@@ -18,7 +18,7 @@ from ..graph.overwrite import unwatched
 from ..network import State, UnrolledNetwork, for_inference
 from ..network.inference import inference_copy
 from ..surgery import batch_statistics
-from ..sweep import deciding
+from ..sweep.fingerprints import deciding
 from .cell_images import HELD_BYTES, Images
 from .cells import CellSettings
 

@@ -20,7 +20,8 @@ from ..graph.tracing import trace
 from ..network.inference import FoldedCopy
 from ..network.norms import batch_norms
 from ..network.unrolled import TOLERANCE
-from ..sweep import deciding, fingerprint
+from ..sweep import fingerprint
+from ..sweep.fingerprints import deciding
 from .cell_images import Images
 from .cells import CellSettings
 from .directions import Direction

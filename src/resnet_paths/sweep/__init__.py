@@ -2,7 +2,7 @@
 
 from .devices import available_devices, local_workers, worker_device
 from .errors import FingerprintError, JournalError, SweepError, SweepInterrupted
-from .fingerprints import deciding, fingerprint
+from .fingerprints import fingerprint
 from .grids import Grid, grid
 from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory
 from .options import RunOptions
@@ -23,7 +23,6 @@ __all__ = [
     "SweepResult",
     "adaptive_batches",
     "available_devices",
-    "deciding",
     "fingerprint",
     "grid",
     "is_out_of_memory",
