@@ -34,7 +34,7 @@ def test_gate_forward_takes_gates_of_each_example() -> None:
     gates = torch.rand(2, 8, dtype=torch.float64)
     rows = torch.cat([net(x[i : i + 1], gates[i]) for i in range(2)])
     torch.testing.assert_close(GateForward(net)(gates, x), rows, rtol=1e-10, atol=1e-12)
-    with pytest.raises(ValueError, match="one row for each example"):
+    with pytest.raises(ValueError, match="one row per example"):
         GateForward(net)(gates[:1], x)
 
 

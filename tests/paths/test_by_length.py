@@ -307,7 +307,7 @@ WRONG: list[tuple[str, Callable[..., object]]] = [
     ("max_length", lambda net, x, t: gradient_by_length(net, x, t, max_length=-1)),
     ("max_bytes", lambda net, x, t: gradient_by_length(net, x, t, max_bytes=0)),
     ("blocks from 2 on", lambda net, x, t: gradient_by_length(net, x, t, at=2, blocks=[1, 3])),
-    ("floating tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
+    ("floating-point tensor", lambda net, x, t: gradient_by_length(net, x.long(), t)),
     (
         "require gradients",
         lambda net, x, t: parameter_gradients_by_length(for_inference(net, fold=False), x, t),

@@ -92,7 +92,7 @@ def test_table_keeps_exact_counts() -> None:
     [
         (lambda: path_lengths(-1), "at least 0"),
         (lambda: path_lengths(3, keep=1.5), "from 0 to 1"),
-        (lambda: path_lengths(3, keep=[0.5]), "one for each block"),
+        (lambda: path_lengths(3, keep=[0.5]), "one per block"),
         (lambda: path_lengths(3, dropped=4), "dropped"),
         (lambda: path_lengths(3, dropped=[0, 0]), "different block indices"),
         (lambda: path_lengths(3).share(2, 1), "low <= high"),

@@ -1,17 +1,17 @@
 """Paths: their lengths, the gradient and the logits that they carry, and which of them matter."""
 
-# the gradient by path length, exactly
+# exact gradient by path length
 from ._piecewise import curved_operations
 from .attribution import BlockAttribution, GateForward, attribute_blocks, block_conductance
 from .by_length import GradientByLength, gradient_by_length
 
-# single paths: sampled, all of them, their energy; which of them matter
+# single paths: sampled, enumerated, their energy; which of them matter
 from .effective import EffectivePaths, effective_paths
 from .energy import PathEnergy, path_energy
 from .enumeration import EnumeratedPathGradients, Path, enumerate_path_gradients
 from .lengths import LengthDistribution, path_lengths, surviving_path_lengths
 
-# the logits by path length and by block; the head on the stream
+# logits by path length and by block; the logit lens
 from .logits import (
     BlockContributions,
     LogitLens,

@@ -1,4 +1,4 @@
-"""Norms that several analyses take: of each example's rows, and of how far two gradients are apart."""
+"""Norms that several analyses share: of each example's gradient, and of the difference between two gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def example_norms(rows: torch.Tensor) -> torch.Tensor:
     return norms
 
 
-def relative_gap(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """``|found - expected| / |expected|`` over all tensors together."""
-    gap: float = sum(float((a - b).norm()) ** 2 for a, b in zip(found, expected, strict=True))
+def relative_gap(values: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """``|values - expected| / |expected|`` over all tensors together; the absolute gap if `expected` is zero."""
+    gap: float = sum(float((a - b).norm()) ** 2 for a, b in zip(values, expected, strict=True))
     size = sum(float(b.norm()) ** 2 for b in expected)
     return math.sqrt(gap / size if size else gap)

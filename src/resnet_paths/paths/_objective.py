@@ -1,4 +1,8 @@
-"""What is differentiated: a scalar loss of the network's output; and what is refused."""
+"""The scalar loss that path analyses differentiate, and checks of its arguments.
+
+Losses known by name are summed over the batch, not averaged, so that each example has a gradient of its own that does
+not depend on the batch size.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +23,27 @@ def check_eval(net: UnrolledNetwork) -> None:
     """Refuse a model in training mode.
 
     Raises:
-        UnrollError: batch statistics or dropout would make the pieces random, or change the model.
+        UnrollError: the model is in training mode, so batch statistics or dropout would make its values random.
     """
     check_model(net.model)
 
 
 def scalar_loss(output: torch.Tensor, target: Any, loss: Loss) -> torch.Tensor:
-    """The scalar that is differentiated.
+    """The scalar to differentiate.
 
     Args:
-        output: the network's output, (batch, classes) for the losses known by name.
-        target: class indices (batch,) for those; anything for a function.
+        output: the network's output, (batch, classes) for losses known by name.
+        target: class indices (batch,) for losses known by name; anything for a function.
         loss: ``"cross_entropy"`` (summed over the batch), ``"logit"`` (the targets' logits, summed), or a
             function of output and target.
 
     Raises:
-        ValueError: the loss is not known, not a scalar, or has no gradient; a target is out of range.
+        ValueError: the loss is unknown, not a scalar, or has no gradient; or a target is out of range.
     """
     if not callable(loss) and loss not in ("cross_entropy", "logit"):
-        raise ValueError(f"expected a loss 'cross_entropy' or 'logit' or a function of output and target, got {loss!r}")
+        raise ValueError(
+            f"expected a loss 'cross_entropy' or 'logit', or a function of output and target, got {loss!r}"
+        )
     if callable(loss):
         value = loss(output, target)
     else:
@@ -49,20 +55,20 @@ def scalar_loss(output: torch.Tensor, target: Any, loss: Loss) -> torch.Tensor:
         )
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise ValueError(f"expected a scalar loss, got {got}; sum it, also over the batch")
+        raise ValueError(f"expected a scalar loss, got {got}; sum it, including over the batch")
     if not value.requires_grad:
         raise ValueError(
             "expected a loss that depends differentiably on the network's output, got one without gradient; "
-            "take out detach(), argmax or no_grad on its way"
+            "remove detach(), argmax or no_grad from it"
         )
     return value.reshape(())
 
 
 def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
-    """Class indices that fit the output, on its device.
+    """Check class indices against the output, and return them on its device.
 
     Raises:
-        ValueError: of another shape or type, or out of range.
+        ValueError: they have the wrong shape or type, or are out of range.
     """
     if output.ndim != 2:
         raise ValueError(f"expected an output (batch, classes), got {tuple(output.shape)}; pass a function as loss")
@@ -70,7 +76,7 @@ def check_target(output: torch.Tensor, target: Any) -> torch.Tensor:
     target = _as_tensor(target, output.device)
     if target.ndim == 0:
         target = target.expand(batch)
-    if target.shape != (batch,) or not _counts(target):
+    if target.shape != (batch,) or not _is_integer(target):
         raise ValueError(
             f"expected a target of {batch} class indices, got shape {tuple(target.shape)} of {target.dtype}"
         )
@@ -91,11 +97,11 @@ def _as_tensor(target: Any, device: torch.device) -> torch.Tensor:
         raise TypeError(f"expected a target of class indices, got {shown(target)}") from error
 
 
-def _counts(target: torch.Tensor) -> bool:
-    """Whether a tensor holds whole numbers."""
+def _is_integer(target: torch.Tensor) -> bool:
+    """Whether a tensor holds integers."""
     return not (target.is_floating_point() or target.is_complex() or target.dtype is torch.bool)
 
 
 def loss_name(loss: Loss) -> str:
-    """A name to put into records."""
+    """A name of the loss for records."""
     return loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)

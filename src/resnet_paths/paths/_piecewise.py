@@ -1,4 +1,8 @@
-"""Which pieces of a network are piecewise linear, so that freezing their pattern makes them affine."""
+"""Which pieces of a network are piecewise linear, so that freezing their activation pattern makes them affine.
+
+The list is of operations known to be so: an unknown one counts as curved, which only means that its remainder is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +71,9 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
         net: an unrolled network in eval mode.
 
     Returns:
-        ``"NAME: branch"``, ``"NAME: shortcut"`` or ``"NAME: join"`` (what follows a block's sum, the head for the
-        last block) to names of operations. Empty for networks of convolutions, batch norms, ReLU and pooling.
+        A mapping from ``"NAME: branch"``, ``"NAME: shortcut"`` or ``"NAME: join"`` (what follows a block's sum; the
+        head for the last block) to names of operations. Empty for networks of convolutions, batch norms, ReLU and
+        pooling.
 
     Example:
         >>> import torchvision
@@ -77,7 +82,7 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
         {}
     """
     plan = net.segments
-    found: dict[str, tuple[str, ...]] = {}
+    curved: dict[str, tuple[str, ...]] = {}
     for block, branch, shortcut, join in zip(net, plan.branches, plan.shortcuts, plan.joins, strict=True):
         for kind, piece in (("branch", branch), ("shortcut", shortcut), ("join", join)):
             nodes = [] if piece is None else [node for node, _, _ in piece.steps]
@@ -87,16 +92,16 @@ def curved_operations(net: UnrolledNetwork) -> dict[str, tuple[str, ...]]:
                 if node in plan.flow.carries and not is_piecewise_linear(node, net, plan.flow.carries)
             ]
             if names:
-                found[f"{block.name}: {kind}"] = tuple(dict.fromkeys(names))
-    return found
+                curved[f"{block.name}: {kind}"] = tuple(dict.fromkeys(names))
+    return curved
 
 
 def is_piecewise_linear(node: fx.Node, net: UnrolledNetwork, carries: Collection[fx.Node]) -> bool:
-    """Whether a node is affine for a frozen pattern; `carries`: the nodes that count as data in products."""
+    """Whether a node is affine for a frozen pattern; only nodes in `carries` count as data in products."""
     if node.op == "call_module":
         module = net.model.get_submodule(str(node.target))
-        known = isinstance(module, _MODULES) or type(module).__name__ in ("StochasticDepth", "DropPath")
-        return known and not module._forward_hooks and not module._forward_pre_hooks
+        is_known = isinstance(module, _MODULES) or type(module).__name__ in ("StochasticDepth", "DropPath")
+        return is_known and not module._forward_hooks and not module._forward_pre_hooks
     if node.target in _PRODUCTS:
         sources = [value for value in node.args if isinstance(value, fx.Node) and value in carries]
         divided = node.target in (operator.truediv, torch.div, "div")

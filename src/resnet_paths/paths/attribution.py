@@ -1,4 +1,4 @@
-"""Attribution of blocks with captum: the gates are the inputs."""
+"""Attribution of blocks with captum, whose methods for inputs are applied to the gates."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @checked
 class GateForward(nn.Module):
-    """A network as a function of gates, in the form that captum asks for.
+    """A network as a function of gates, in the form that captum expects.
 
-    Row b of the gates, (batch, n), holds example b's own gates. So every captum method for inputs can be used
-    on blocks: ``IntegratedGradients(GateForward(net)).attribute(gates, baselines, target, (x,))``.
+    Row b of the gates, (batch, n), holds the gates of example b. So every captum method for inputs can be applied to
+    blocks: ``IntegratedGradients(GateForward(net)).attribute(gates, baselines, target, (x,))``.
 
     Example:
         >>> import torch, torchvision
@@ -48,12 +48,12 @@ class GateForward(nn.Module):
         """The output, (batch, classes), for gates (batch, n) and inputs (batch, ...).
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: the shapes of gates and inputs do not match.
         """
         (net,) = self._net
         if gates.ndim != 2 or gates.shape[1] != len(net) or len(gates) != len(x):
             raise ValueError(
-                f"expected gates ({len(x)}, {len(net)}), one row for each example, got {tuple(gates.shape)}"
+                f"expected gates of shape ({len(x)}, {len(net)}), one row per example, got {tuple(gates.shape)}"
             )
         state = net.stem(x)
         while state.index < len(net):
@@ -65,15 +65,15 @@ class GateForward(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class BlockAttribution(Record):
-    """How much each block adds to the target's logit, for each example.
+    """How much each block contributes to the target's logit, per example.
 
     Attributes:
         method: ``"integrated_gradients"``, ``"ablation"``, ``"shapley"`` or ``"conductance"``.
         blocks: the blocks' names, (n,).
         values: (n, batch).
-        difference: what the values sum to where the method promises it: the logit at gates of one less that
-            at gates of zero, (batch,); None for ablation and conductance.
-        residual: ``max |sum - difference| / max |difference|``; None likewise.
+        difference: the sum of the values for complete methods: the logit at gates of one minus that at gates of zero,
+            (batch,); None for ablation and conductance.
+        residual: ``max |sum - difference| / max |difference|``; None for ablation and conductance.
         source: model, data, seed and versions.
     """
 
@@ -90,7 +90,7 @@ class BlockAttribution(Record):
         return dataset(variables, {"block": list(self.blocks)}, self.source, method=self.method)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each block and example."""
+        """One row per block and example."""
         return table(self.to_xarray())
 
 
@@ -106,27 +106,27 @@ def attribute_blocks(
     draws: int = 25,
     seed: int = 0,
 ) -> BlockAttribution:
-    """Attribute the target's logit to blocks by a captum method on the gates, from all zeros to all ones.
+    """Attribute the target's logit to blocks by a captum method applied to the gates, from all zeros to all ones.
 
     - ``"integrated_gradients"``: ``int_0^1 dF(z 1)/dg_i dz``, by Gauss-Legendre quadrature. It sums to
       F(1) - F(0) up to the quadrature's error, `residual`.
     - ``"ablation"``: F(1) - F(1 with g_i = 0): the lesion of block i.
-    - ``"shapley"``: the mean gain of adding block i over random orders; sums to F(1) - F(0) (captum adds
-      up in single precision).
+    - ``"shapley"``: the mean gain from adding block i over random orders; it sums to F(1) - F(0) (captum sums in
+      single precision).
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, one tensor, batch first.
         target: class indices (batch,).
-        method: one of those three.
-        steps: quadrature points of integrated gradients.
-        draws: orders of Shapley sampling.
-        seed: of the orders; the global random state is left as it was.
+        method: one of these three.
+        steps: number of quadrature points of integrated gradients.
+        draws: number of orders for Shapley sampling.
+        seed: seed of the orders; the global random state is not changed.
 
     Raises:
-        ValueError: an unknown method, a model in training mode, a target out of range.
+        ValueError: the method is unknown, the model is in training mode, or a target is out of range.
 
-    Cost: `steps` forward and backward passes; n + 1 forward passes; `draws` (n + 1) forward passes.
+    Cost, by method: `steps` forward and backward passes; n + 1 forward passes; `draws` (n + 1) forward passes.
 
     Source: Sundararajan et al. (2017); Castro et al. (2009); Kokhlikyan et al. (2020) for captum.
 
@@ -138,7 +138,7 @@ def attribute_blocks(
         torch.Size([8, 2])
     """
     with first_import("captum.attr"):
-        from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # here: a slow import
+        from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling  # imported late: it is slow
 
     check_eval(net)
     forward = GateForward(net)
@@ -148,7 +148,7 @@ def attribute_blocks(
         ones = full.new_ones((len(x), len(net)))
         empty = forward(torch.zeros_like(ones), x)
     options: dict[str, Any] = {"target": classes, "additional_forward_args": (x,)}
-    with torch.device(full.device):  # captum makes tensors on the default device
+    with torch.device(full.device):  # captum creates tensors on the default device
         if method == "integrated_gradients":
             values = IntegratedGradients(forward).attribute(
                 ones, torch.zeros_like(ones), n_steps=steps, internal_batch_size=len(x), **options
@@ -158,7 +158,7 @@ def attribute_blocks(
                 values = FeatureAblation(forward).attribute(ones, torch.zeros_like(ones), **options)
         else:
             sampling = ShapleyValueSampling(forward)
-            sampling.permutation_generator = _orders_from(seed)  # captum's own draws from the global random generator
+            sampling.permutation_generator = _orders_from(seed)  # captum's own generator uses the global random state
             with torch.no_grad():
                 values = sampling.attribute(ones, torch.zeros_like(ones), n_samples=draws, **options)
     values = values.detach().T
@@ -176,7 +176,7 @@ def attribute_blocks(
 
 
 def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
-    """The given number of random orders of features, from a generator of their own."""
+    """A source of random orders of features that uses its own generator."""
     generator = seeded(seed)
 
     def orders(features: int, count: int) -> Iterator[list[int]]:
@@ -190,25 +190,24 @@ def _orders_from(seed: int) -> Callable[[int, int], Iterator[list[int]]]:
 def block_conductance(
     net: UnrolledNetwork, x: torch.Tensor, target: Any, *, baseline: torch.Tensor | float = 0.0, steps: int = 50
 ) -> BlockAttribution:
-    """How much of the change of the target's logit flows through each block, by captum's layer conductance.
+    """How much of the change in the target's logit flows through each block, by captum's layer conductance.
 
-    The conductance of a block is ``int (dF/dy)(dy/dz) dz`` along the straight way from a baseline input to x,
-    summed over the block's output y. In a chain every block lies on all ways to the output, so each block's
-    conductance is F(x) - F(baseline) up to the quadrature's error where the whole stream passes it; where other ways
-    lead past a block, it is the part that flows through it. Captum gives it by neuron, :func:`attribute_blocks`
-    splits it by block.
+    The conductance of a block is ``int (dF/dy)(dy/dz) dz`` along the straight line from a baseline input to x,
+    summed over the block's output y. In a chain every block lies on all paths to the output, so each block's
+    conductance is F(x) - F(baseline) up to quadrature error. Where other paths bypass a block, it is the part that
+    flows through the block. To split the change between blocks, use :func:`attribute_blocks`.
 
     Args:
         net: the unrolled network, its model in eval mode; every block must be a module of its own.
         x: the model's input, one tensor, batch first.
         target: class indices (batch,).
-        baseline: the input from which the way leads.
-        steps: quadrature points.
+        baseline: the input at which the line starts.
+        steps: number of quadrature points.
 
     Raises:
-        ValueError: a block is not the whole of a module, the model is in training mode, or as above.
+        ValueError: a block is only part of a module, or as :func:`attribute_blocks`.
 
-    Cost: `steps` forward and backward passes for each block.
+    Cost: `steps` forward and backward passes per block.
 
     Source: Dhamdhere et al. (2018).
 
@@ -226,15 +225,15 @@ def block_conductance(
     parts = [block.name for block in net if block.name not in modules or block.name != block.owner]
     if parts:
         raise ValueError(
-            f"expected blocks that are modules of their own, got {parts[0]}, which is part of one; use "
+            f"expected blocks that are modules of their own, got {parts[0]}, which is only part of one; use "
             "attribute_blocks, which needs no modules"
         )
     baseline = _checked_baseline(x, baseline)
     with first_import("captum.attr"):
-        from captum.attr import LayerConductance  # here: a slow import
+        from captum.attr import LayerConductance  # imported late: it is slow
 
     values = []
-    with private_use(net.model) as model:  # captum's hooks would see the runs of other threads
+    with private_use(net.model) as model:  # on the model itself, captum's hooks would see runs of other threads
         for block in net:
             method = LayerConductance(model, model.get_submodule(block.name))
             neurons = method.attribute(x, baseline, target=classes, n_steps=steps, internal_batch_size=2 * len(x))
@@ -251,11 +250,11 @@ def block_conductance(
 
 
 def _checked_baseline(x: torch.Tensor, baseline: torch.Tensor | float) -> torch.Tensor | float:
-    """What captum can take for an input."""
+    """A baseline that captum accepts."""
     if isinstance(baseline, torch.Tensor):
         if baseline.shape[1:] != x.shape[1:] or len(baseline) not in (1, len(x)):
-            raise ValueError(f"expected a baseline of the shape of x, {tuple(x.shape)}, got {tuple(baseline.shape)}")
+            raise ValueError(f"expected a baseline with the shape of x, {tuple(x.shape)}, got {tuple(baseline.shape)}")
         return baseline
     if abs(baseline) > torch.finfo(x.dtype).max:
-        raise ValueError(f"expected a baseline that {x.dtype} holds, got {float(baseline):g}")
-    return float(baseline)  # a whole number may be too large for PyTorch
+        raise ValueError(f"expected a baseline within the range of {x.dtype}, got {float(baseline):g}")
+    return float(baseline)  # an int may be too large for PyTorch

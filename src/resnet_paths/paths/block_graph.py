@@ -1,16 +1,16 @@
-"""The contracted graph: how the blocks' sums depend on one another, and the paths that this makes.
+"""The contracted graph: how the blocks' sums depend on one another, and the paths that result.
 
-Vertices are the start (the input, or the entry of the block given by ``at``), every block's sum, and the output. From
-a block's shortcut term, from its branch term (parallel branches together), or from the output one goes back along an
-edge to each sum, or to the start, on which that term depends without passing another sum: one edge for each term and
-sum, however many operations lie between (in ``x * sigmoid(x)`` both ways from x are one edge, its partial derivative).
-A *path* is a walk from the output back to the start, its *length* the number of branch terms that it enters. A chain of
-n blocks has 2^n paths, C(n, k) of length k; on other graphs lengths need not reach the number of blocks (of two blocks
-in parallel a path takes one), and none may be 0 (a class token without a shortcut to the input).
+Vertices are the start (the input, or the entry of the block given by ``at``), every block's sum, and the output. A
+block's shortcut term, its branch term (parallel branches together), and the output each have one edge back to every
+sum, or to the start, that they depend on without passing another sum. There is one edge per term and sum, however many
+operations lie between (in ``x * sigmoid(x)`` both uses of x form one edge, its partial derivative). A *path* is a walk
+from the output back to the start; its *length* is the number of branch terms that it enters. A chain of n blocks has
+2^n paths, C(n, k) of length k. In other graphs the longest path may be shorter than the number of blocks (a path takes
+only one of two parallel blocks), and there may be no path of length 0 (a class token without a shortcut to the input).
 
-This depends on where the sums are, and on nothing else: not on how the graph is cut into pieces to be run. Two layers:
-:class:`PathGraph` holds integers alone (it counts, numbers and draws paths, and can be kept in records),
-:func:`contract` reads it off a program, in one pass with a bit mask for each node.
+All of this depends only on where the sums are, not on how the graph is cut into pieces to be run. There are two layers:
+:class:`PathGraph` holds only integers (it counts, numbers and draws paths, and can be kept in records), and
+:func:`contract` derives it from a program, in one pass with a bit mask per node.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _WITHOUT_GRADIENT = {
 
 @dataclass(frozen=True)
 class Term:
-    """What a path enters at a vertex, and where it can go from there.
+    """A term of a vertex, and where a path that enters it can continue.
 
     Attributes:
-        kind: ``"shortcut"`` or ``"branch"`` of a sum; ``"join"`` for what is neither (the output).
-        sources: places of the vertices on which the term depends directly, earliest first.
+        kind: ``"shortcut"`` or ``"branch"`` of a sum; ``"join"`` for anything else (the output).
+        sources: positions of the vertices that the term depends on directly, earliest first.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Vertex:
     """A sum, the output, or (without terms) a start.
 
     Attributes:
-        block: index of the block whose sum it is; None for starts, the output and entries.
+        block: index of the block whose sum it is; None for starts, entries and the output.
         terms: its terms, the shortcut first.
     """
 
@@ -65,12 +65,12 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Step:
-    """A block that everything which comes to a vertex passes, and nothing else does.
+    """A block through which all rows go from one vertex to one other, so that it can be passed in one go.
 
     Attributes:
-        exit: the vertex: the block's sum, or what alone reads that sum.
+        exit: the later vertex: the block's sum, or the only reader of that sum.
         total: the sum.
-        entry: the one vertex that both its shortcut and its branch read.
+        entry: the earlier vertex, which both shortcut and branch read.
     """
 
     exit: int
@@ -80,14 +80,14 @@ class Step:
 
 @dataclass(frozen=True)
 class PathGraph:
-    """Vertices in the order in which they are computed: starts first, the output last.
+    """The vertices in order of computation: starts first, the output last.
 
-    Paths are numbered from 0 (their *rank*): at each vertex those that go on by the shortcut come before those by the
-    branch. In a chain that makes bit i of the rank whether branch i is taken.
+    Paths are numbered from 0 (their *rank*): at each vertex, paths that continue by the shortcut come before those that
+    continue by the branch. In a chain, bit i of the rank tells whether branch i is taken.
 
     Attributes:
-        vertices: all of them.
-        counted: the blocks whose branches count for the length; None: all.
+        vertices: all vertices.
+        counted: the blocks whose branches count towards the length; None: all.
     """
 
     vertices: tuple[Vertex, ...]
@@ -95,19 +95,19 @@ class PathGraph:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """The blocks through whose sums paths lead."""
+        """The blocks whose sums lie on paths."""
         return tuple(vertex.block for vertex in self.vertices if vertex.block is not None)
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The places of the vertices at which paths begin."""
+        """The positions of the vertices at which paths start."""
         return tuple(
-            place for place, vertex in enumerate(self.vertices[:-1]) if vertex.block is None and not vertex.terms
+            position for position, vertex in enumerate(self.vertices[:-1]) if vertex.block is None and not vertex.terms
         )
 
     @property
     def n(self) -> int:
-        """The number of these blocks."""
+        """The number of blocks on paths."""
         return len(self.blocks)
 
     @property
@@ -122,21 +122,21 @@ class PathGraph:
 
     @property
     def max_length(self) -> int:
-        """The length of the longest path, also of one that ends where nothing leads on."""
+        """The length of the longest walk from the output, including walks that do not reach a start."""
         return self.degrees[-1]
 
     @property
     def is_chain(self) -> bool:
-        """Whether every term reads the vertex before it alone, so that each value decides all that comes after it."""
-        return all(t.sources == (place - 1,) for place, vertex in enumerate(self.vertices) for t in vertex.terms)
+        """Whether every term reads only the previous vertex, so that each value determines everything after it."""
+        return all(t.sources == (position - 1,) for position, vertex in enumerate(self.vertices) for t in vertex.terms)
 
     @cached_property
     def steps(self) -> dict[int, Step]:
-        """For each vertex whose rows go through one block and come out at one vertex, that block."""
+        """The block that all rows at a vertex pass on their way to one other vertex, for each vertex that has one."""
         readers = Counter(source for vertex in self.vertices for term in vertex.terms for source in set(term.sources))
         steps: dict[int, Step] = {}
-        for place, vertex in enumerate(self.vertices):
-            total = place
+        for position, vertex in enumerate(self.vertices):
+            total = position
             if vertex.block is None and len(vertex.terms) == 1 and len(vertex.terms[0].sources) == 1:
                 total = vertex.terms[0].sources[0]
                 if readers[total] > 1:
@@ -144,19 +144,19 @@ class PathGraph:
             if self.vertices[total].block is not None:
                 shortcut, branch = self.vertices[total].terms
                 if shortcut.sources == branch.sources and len(branch.sources) == 1:
-                    steps[place] = Step(place, total, branch.sources[0])
+                    steps[position] = Step(position, total, branch.sources[0])
         return steps
 
     def shift(self, vertex: Vertex, term: Term) -> int:
-        """By how much a term makes a path longer: 1 for branches that count."""
+        """How much a term adds to the length of a path: 1 for branches that count, otherwise 0."""
         return int(term.kind == BRANCH and (self.counted is None or vertex.block in self.counted))
 
-    def counts_from(self, place: int) -> tuple[int, ...]:
-        """The exact number of ways from a vertex back to the start, by length."""
-        return self._counts[place]
+    def counts_from(self, position: int) -> tuple[int, ...]:
+        """The exact number of walks from a vertex back to a start, by length."""
+        return self._counts[position]
 
     def weighted_counts(self, weights: Sequence[float]) -> list[float]:
-        """The sum over all paths of each length of the product of their branches' weights."""
+        """For each length, the sum over its paths of the product of their branches' weights."""
         return list(self._polynomials(weights)[-1])
 
     @cached_property
@@ -178,7 +178,7 @@ class PathGraph:
 
     @cached_property
     def degrees(self) -> list[int]:
-        """The length of the longest way from each vertex back, also of one that ends where nothing leads on."""
+        """The length of the longest walk back from each vertex, including walks that do not reach a start."""
         degrees: list[int] = []
         for vertex in self.vertices:
             degrees.append(
@@ -192,66 +192,66 @@ class PathGraph:
             )
         return degrees
 
-    def edges(self, place: int) -> Iterator[tuple[Term, int]]:
-        """Ways on from a vertex, in the order of ranks: a term and one of its sources."""
-        for term in self.vertices[place].terms:
+    def edges(self, position: int) -> Iterator[tuple[Term, int]]:
+        """The edges of a vertex, in the order of ranks: a term and one of its sources."""
+        for term in self.vertices[position].terms:
             for source in term.sources:
                 yield term, source
 
-    def offsets(self, place: int) -> list[int]:
-        """For each edge of a vertex, how many paths from there come before those that take it."""
-        return self._offsets[place]
+    def offsets(self, position: int) -> list[int]:
+        """For each edge of a vertex, the number of walks from there with a lower rank than those that take it."""
+        return self._offsets[position]
 
     @cached_property
     def _offsets(self) -> list[list[int]]:
         numbers = [sum(counts) for counts in self._counts]
         offsets = []
-        for place in range(len(self.vertices)):
-            before, own = 0, []
-            for _, source in self.edges(place):
-                own.append(before)
+        for position in range(len(self.vertices)):
+            before, vertex_offsets = 0, []
+            for _, source in self.edges(position):
+                vertex_offsets.append(before)
                 before += numbers[source]
-            offsets.append(own)
+            offsets.append(vertex_offsets)
         return offsets
 
     def lengths_by_rank(self) -> list[int]:
-        """The length of every path, in the order of their ranks.
+        """The length of every path, in order of rank.
 
-        Cost: as many numbers as there are paths, twice.
+        Cost: two numbers per path.
 
         Example:
             >>> chain_graph(2).lengths_by_rank()
             [0, 1, 1, 2]
         """
         lengths: list[list[int]] = []
-        for place, vertex in enumerate(self.vertices):
-            ways = [(self.shift(vertex, term), source) for term, source in self.edges(place)]
+        for position, vertex in enumerate(self.vertices):
+            ways = [(self.shift(vertex, term), source) for term, source in self.edges(position)]
             lengths.append([shift + length for shift, source in ways for length in lengths[source]])
             if not vertex.terms:
                 lengths[-1] = [0]
         return lengths[-1]
 
     def walk(self, rank: int) -> list[tuple[int, Term, int]]:
-        """A path by its rank: the vertices that it leaves, by which term, to which vertex, output first.
+        """A path by its rank, output first: for each edge the vertex left, the term, and the vertex reached.
 
         Raises:
             IndexError: there is no path of this rank.
 
         Example:
             >>> chain = chain_graph(3)
-            >>> [chain.vertices[place].block for place, term, _ in chain.walk(5) if term.kind == BRANCH]
+            >>> [chain.vertices[position].block for position, term, _ in chain.walk(5) if term.kind == BRANCH]
             [2, 0]
         """
         if not 0 <= rank < self.paths:
-            raise IndexError(f"expected the rank of a path, from 0 to {self.paths - 1}, got {rank}")
-        place, steps = len(self.vertices) - 1, []
-        while self.vertices[place].terms:
-            offsets = self.offsets(place)
+            raise IndexError(f"expected the rank of a path from 0 to {self.paths - 1}, got {rank}")
+        position, steps = len(self.vertices) - 1, []
+        while self.vertices[position].terms:
+            offsets = self.offsets(position)
             choice = bisect_right(offsets, rank) - 1
-            term, source = list(self.edges(place))[choice]
+            term, source = list(self.edges(position))[choice]
             rank -= offsets[choice]
-            steps.append((place, term, source))
-            place = source
+            steps.append((position, term, source))
+            position = source
         return steps
 
 
@@ -276,13 +276,13 @@ def _add_shifted(total: list[float], added: Sequence[float], shift: int, weight:
 
 @dataclass(frozen=True, eq=False)
 class Contraction:
-    """A path graph with the nodes of the program that its vertices stand for.
+    """A path graph with the program nodes that its vertices represent.
 
     Attributes:
         graph: the graph.
         nodes: the node of each vertex.
-        live: the nodes whose values depend differentiably on a start (or on a sum, where everything counts).
-        everything: whether what leads to no start counts too, for the parameters in it.
+        live: the nodes that depend differentiably on a start (or, with `everything`, on any sum).
+        everything: whether vertices that lead to no start are kept too, for the parameters behind them.
     """
 
     graph: PathGraph
@@ -299,24 +299,24 @@ def contract(
     everything: bool = False,
     counted: frozenset[int] | None = None,
 ) -> Contraction:
-    """The contracted graph behind a program's output.
+    """The contracted graph of a program's output.
 
     Args:
         plan: the program cut at its blocks.
-        starts: the values at which paths begin.
-        through: further values that count as vertices, with a term that adds no length. Paths are then finer than the
-            definition's; what is summed over all paths of a length stays the same.
-        everything: keep vertices that do not depend on a start (parameters behind them are still of interest).
-        counted: the blocks whose branches count for the length; None: all.
+        starts: the values at which paths start.
+        through: further values that become vertices, with a term that adds no length. Paths are then finer than in the
+            definition; sums over all paths of a length stay the same.
+        everything: whether to keep vertices that do not depend on a start, for the parameters behind them.
+        counted: the blocks whose branches count towards the length; None: all.
 
-    Cost: linear in the number of nodes, with a bit mask of all vertices at each.
+    Cost: linear in the number of nodes, with a bit mask of all vertices per node.
     """
-    masks, wanted = _masks(plan, set(starts), set(through), everything)
-    return _Reader(plan, masks, wanted, counted).read(starts, everything)
+    masks, positions = _masks(plan, set(starts), set(through), everything)
+    return _Reader(plan, masks, positions, counted).read(starts, everything)
 
 
 def path_graph(net: UnrolledNetwork, at: int | None = None) -> PathGraph:
-    """The graph of a network's paths to its (main) input, or to the entry of a block.
+    """The graph of a network's paths to its main input, or to the entry of a block.
 
     Example:
         >>> import torchvision
@@ -329,7 +329,7 @@ def path_graph(net: UnrolledNetwork, at: int | None = None) -> PathGraph:
 
 
 def start_node(plan: Segments, at: int | None) -> fx.Node:
-    """The node at which paths begin: the input along which most blocks stand, or a block's entry."""
+    """The node at which paths start: the input that most blocks depend on, or a block's entry."""
     if at is not None:
         return plan.cuts[at].entry
     assert plan.main is not None  # there are blocks
@@ -337,7 +337,7 @@ def start_node(plan: Segments, at: int | None) -> fx.Node:
 
 
 def run_nodes(plan: Segments) -> list[fx.Node]:
-    """The nodes that an evaluation of all blocks computes, in order, the inputs and sums among them."""
+    """The nodes that an evaluation of all blocks computes, in order, including inputs and sums."""
     pieces = [plan.stem, *plan.shortcuts, *plan.branches, *plan.joins]
     needed = {node for piece in pieces if piece is not None for node, _, _ in piece.steps}
     needed |= {cut.add for cut in plan.cuts} | set(plan.inputs.values())
@@ -354,13 +354,13 @@ def _carries_gradient(node: fx.Node) -> bool:
 def _masks(
     plan: Segments, starts: set[fx.Node], through: set[fx.Node], everything: bool
 ) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
-    """For each node the vertices on which it depends directly, as bits (a vertex depends on itself alone).
+    """For each node, the vertices that it depends on directly, as bits (a vertex depends on itself alone).
 
-    Also, for each vertex, its place in the order of computation: the bit's position.
+    Also, for each vertex, its position in the order of computation, which is the position of its bit.
     """
     index_of = {cut.add: index for index, cut in enumerate(plan.cuts)}
     masks: dict[fx.Node, int] = {}
-    places: dict[fx.Node, int] = {}
+    positions: dict[fx.Node, int] = {}
     for node in run_nodes(plan):
         index = index_of.get(node)
         sources = data_arguments(node) if index is None else [plan.cuts[index].shortcut, *plan.cuts[index].branch]
@@ -370,34 +370,34 @@ def _masks(
                 mask |= masks.get(source, 0)
         cut_here = node in starts or (mask and (index is not None or node in through))
         if cut_here or (everything and (index is not None or node in through)):
-            places[node] = len(places)
-            mask = 1 << places[node]
+            positions[node] = len(positions)
+            mask = 1 << positions[node]
         masks[node] = mask
-    return masks, places
+    return masks, positions
 
 
 class _Reader:
-    """Reads the vertices behind the output off the masks."""
+    """Derives the vertices that the output depends on from the masks."""
 
     def __init__(
-        self, plan: Segments, masks: dict[fx.Node, int], places: dict[fx.Node, int], counted: frozenset[int] | None
+        self, plan: Segments, masks: dict[fx.Node, int], positions: dict[fx.Node, int], counted: frozenset[int] | None
     ) -> None:
-        self.plan, self.masks, self.places, self.counted = plan, masks, places, counted
+        self.plan, self.masks, self.positions, self.counted = plan, masks, positions, counted
         self.cut_of = {cut.add: (index, cut) for index, cut in enumerate(plan.cuts)}
-        self.nodes = list(places)
+        self.nodes = list(positions)
 
     def read(self, starts: Collection[fx.Node], everything: bool) -> Contraction:
         output = self.plan.program.output
         reached = self.masks.get(output, 0)
         terms: dict[fx.Node, list[tuple[str, int]]] = {}
-        for place in reversed(range(len(self.nodes))):
-            if reached >> place & 1:
-                node = self.nodes[place]
+        for position in reversed(range(len(self.nodes))):
+            if reached >> position & 1:
+                node = self.nodes[position]
                 terms[node] = [] if node in starts else self._terms(node)
                 for _, mask in terms[node]:
                     reached |= mask
-        kept = [node for place, node in enumerate(self.nodes) if reached >> place & 1]
-        new = {self.places[node]: place for place, node in enumerate(kept)}
+        kept = [node for position, node in enumerate(self.nodes) if reached >> position & 1]
+        new = {self.positions[node]: position for position, node in enumerate(kept)}
         vertices = [
             Vertex(
                 self.cut_of[node][0] if node in self.cut_of and node not in starts else None,
@@ -424,9 +424,9 @@ class _Reader:
 
 
 def _bits(mask: int, new: dict[int, int]) -> tuple[int, ...]:
-    places = []
+    positions = []
     while mask:
         low = mask & -mask
-        places.append(new[low.bit_length() - 1])
+        positions.append(new[low.bit_length() - 1])
         mask ^= low
-    return tuple(places)
+    return tuple(positions)

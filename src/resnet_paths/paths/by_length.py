@@ -1,4 +1,4 @@
-"""The gradient split by path length, exactly."""
+"""The gradient split exactly by path length."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ class GradientByLength(Record):
     """The gradient of a loss at the input or at a block's entry, by path length.
 
     Attributes:
-        at: ``"input"`` or the name of the block at whose entry it is.
+        at: ``"input"``, or the name of the block at whose entry the gradient is taken.
         loss: the loss's name.
         blocks: names of the blocks whose branches are counted.
         lengths: 0..K, (L,).
-        gradient: the sum of all paths' gradients of each length, (L, batch, ...).
+        gradient: for each length, the sum of the gradients of all its paths, (L, batch, ...).
         total: the ordinary gradient, from one backward pass, (batch, ...).
-        norms: Euclidean norm of each example's gradient of each length, (L, batch).
-        total_norm: of the ordinary gradient, (batch,).
-        share: ``<G_k, G> / |G|^2``, the signed part of the gradient that each length gives, (L, batch);
-            sums to one over all lengths.
-        cosine: of each length's gradient and the ordinary one, (L, batch); nan where one of them is zero.
+        norms: Euclidean norm of `gradient` per length and example, (L, batch).
+        total_norm: norm of the ordinary gradient, (batch,).
+        share: ``<G_k, G> / |G|^2``, the signed share of each length in the gradient, (L, batch); the shares of all
+            lengths sum to one.
+        cosine: cosine between each length's gradient and the ordinary one, (L, batch); NaN where one of them is zero.
         entry_blocks: names of the blocks that the recursion passed, input side first, (m,).
-        entry_norms: norms at each of those blocks' entries, (m, L, batch).
-        stages: the stage of each of those blocks (a stage ends where the shape changes), (m,).
-        residual: ``|sum_k G_k - G| / |G|`` over the batch; None where lengths were cut off.
-        vjps: rows pulled back, by kind of piece.
-        looped: pieces whose rows went one by one for lack of a batching rule, with the reason.
+        entry_norms: norms at each of these blocks' entries, (m, L, batch).
+        stages: the stage of each of these blocks (a stage ends where the shape changes), (m,).
+        residual: ``|sum_k G_k - G| / |G|`` over the batch; None if `max_length` cut off lengths.
+        vjps: number of rows pulled back, by kind of piece.
+        looped: pieces whose rows were pulled back one by one because an operation has no batching rule, with the
+            reason.
         source: model, data, type and versions.
     """
 
@@ -72,7 +73,7 @@ class GradientByLength(Record):
         return self.entry_norms[first]
 
     def to_xarray(self) -> xr.Dataset:
-        """All arrays but the gradient itself, with dimensions length, example and block."""
+        """All arrays except the gradient itself, with dimensions length, example and block."""
         return dataset(
             {
                 "norm": (("length", "example"), self.norms),
@@ -90,7 +91,7 @@ class GradientByLength(Record):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each length and example: norm, share, cosine."""
+        """One row per length and example: norm, share, cosine."""
         return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
@@ -107,41 +108,41 @@ def gradient_by_length(
     blocks: Sequence[BlockRef] | None = None,
     max_bytes: int | None = None,
 ) -> GradientByLength:
-    """The gradient split exactly by the number of branches that it came back through.
+    """The gradient split exactly by the number of branches that it flowed back through.
 
     At the activations of one ordinary forward pass, block i multiplies a gradient by ``D_i'(S_i' + J_i')`` with
-    the Jacobians of its join, shortcut and branch. Written out, that is a sum over 2^n paths. Replacing J_i by
-    t J_i makes it a polynomial in t whose coefficient G_k sums all C(n, k) paths of length k:
+    the Jacobians of its join, shortcut and branch. Expanded, that is a sum over 2^n paths. Replacing J_i by
+    t J_i makes it a polynomial in t whose coefficient G_k is the sum over all C(n, k) paths of length k:
 
         G_k  <-  S_i' D_i' G_k + J_i' D_i' G_{k-1},        sum_k G_k = the ordinary gradient.
 
     Args:
         net: the unrolled network, its model in eval mode. A copy made by
-            :func:`~resnet_paths.network.for_inference` gives the same numbers sooner.
+            :func:`~resnet_paths.network.for_inference` gives the same numbers faster.
         x: the model's input, batch first.
-        target: class indices (batch,), or what the loss takes.
-        at: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and those after
-            it. For parameters see :func:`parameter_gradients_by_length`.
+        target: class indices (batch,), or whatever the loss accepts.
+        at: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and later ones.
+            For parameters see :func:`parameter_gradients_by_length`.
         loss: ``"cross_entropy"`` or ``"logit"``, both summed over the batch so that each example has a gradient
-            of its own; or a function of output and target that gives a scalar.
-        max_length: keep the lengths 0..max_length only.
-        blocks: count only these blocks' branches (a stage's, say); paths then pass the others in both ways.
-        max_bytes: memory for the values of one batched product. None: 4 MiB on a CPU, where more would
-            leave the cache, else a quarter of the free memory. Halved whenever memory runs out.
+            of its own; or a function of output and target that returns a scalar.
+        max_length: keep only the lengths 0..max_length.
+        blocks: count only these blocks' branches (those of a stage, say); a path may pass the others either way.
+        max_bytes: memory for the values of one batched product. None: 4 MiB on a CPU, beyond which values
+            leave the cache, otherwise a quarter of the free memory. Halved whenever memory runs out.
 
     Returns:
-        The coefficients, their norms, shares and cosines with the total, also at every block's entry.
+        The coefficients, with their norms, shares and cosines with the total, and the norms at every block's entry.
 
     Raises:
         ValueError: the model is in training mode, the loss is not a scalar, a target is out of range, or there
             is no gradient.
 
     Cost: one forward pass, one backward pass, and n(n+1)/2 branch products (nK with max_length K) for n blocks.
-    Memory: the forward pass's activations (on a CPU those before a ReLU twice where they are not stored channels
-    last), and two copies of the coefficients at the largest entry, ``2 (n+1)`` times its size. Branches of
-    convolutions, norms and ReLUs are pulled back without autograd's engine, which the total is still computed by. A
-    branch with an operation that has no batching rule is pulled back one coefficient at a time; `looped` names it. A
-    shared parameter costs, for each use but the first, a pass back through all that comes before it.
+    Memory: the forward pass's activations (on a CPU, those before a ReLU twice unless stored channels last), and two
+    copies of the coefficients at the largest entry, ``2 (n+1)`` times its size. Branches of convolutions, norms and
+    ReLUs are pulled back without autograd's engine, which still computes the total. A branch with an operation that has
+    no batching rule is pulled back one coefficient at a time; `looped` names it. Each use of a shared parameter after
+    the first costs a pass back through everything before it.
 
     Source: the unrolled view is that of Veit, Wilber and Belongie (2016), section 3; the recursion is ours.
 
@@ -159,7 +160,7 @@ def gradient_by_length(
     """
     counted = None if blocks is None else frozenset(net.indices(blocks))
     record = pass_to_start(net, x, target, loss, at, max_bytes, finer=True, counted=counted)
-    lengths, whole = kept_lengths(record.graph, max_length)
+    lengths, complete = kept_lengths(record.graph, max_length)
     gradient, entries = _pull(record, lengths)
     (total,) = record.ordinary_gradient()
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
@@ -178,7 +179,7 @@ def gradient_by_length(
         entry_blocks=tuple(net[block].name for block in entries.blocks),
         entry_norms=entries.norms,
         stages=entries.stages,
-        residual=relative_gap([gradient.sum(0)], [total]) if whole else None,
+        residual=relative_gap([gradient.sum(0)], [total]) if complete else None,
         vjps=record.vjps,
         looped=record.looped,
         source=provenance(net.model, [x, target], record.seed.dtype),
@@ -187,7 +188,7 @@ def gradient_by_length(
 
 @dataclass(frozen=True, eq=False)
 class _Entries:
-    """Norms by length at the entries that a recursion passed: the blocks' indices, (m, L, batch), their stages."""
+    """Norms by length, (m, L, batch), at the entries that a recursion passed, with the blocks' indices and stages."""
 
     blocks: tuple[int, ...]
     norms: torch.Tensor
@@ -195,16 +196,16 @@ class _Entries:
 
 
 def _pull(record: ForwardPass, lengths: int) -> tuple[torch.Tensor, _Entries]:
-    """Lengths to which no gradient came are zeros, as are examples of entries without a batch of their own."""
-    entry_of = {block: record.place(record.net.segments.cuts[block].entry) for block in record.graph.blocks}
-    blocks = tuple(block for block, place in entry_of.items() if place is not None)
+    """The coefficients at the start, zero for lengths without a gradient, and the norms at the blocks' entries."""
+    entry_of = {block: record.position(record.net.segments.cuts[block].entry) for block in record.graph.blocks}
+    blocks = tuple(block for block, position in entry_of.items() if position is not None)
     norms = record.seed.new_zeros((len(blocks), lengths, len(record.seed)))
 
-    def note(place: int, rows: torch.Tensor) -> None:
-        own = example_norms(rows)
+    def note(position: int, rows: torch.Tensor) -> None:
+        entry_norms = example_norms(rows)
         for row, block in enumerate(blocks):
-            if entry_of[block] == place and own.shape[1] in (1, norms.shape[2]):
-                norms[row, : len(own)] = own
+            if entry_of[block] == position and entry_norms.shape[1] in (1, norms.shape[2]):
+                norms[row, : len(entry_norms)] = entry_norms
 
     arrived = pull_polynomial(record, lengths, visit=note)
     if arrived is not None and len(arrived) == lengths:
@@ -213,12 +214,12 @@ def _pull(record: ForwardPass, lengths: int) -> tuple[torch.Tensor, _Entries]:
         gradient = record.start.new_zeros((lengths, *record.start.shape)).detach()
         if arrived is not None:
             gradient[: len(arrived)] = arrived
-    sums = {vertex.block: record.value(place) for place, vertex in enumerate(record.graph.vertices)}
+    sums = {vertex.block: record.value(position) for position, vertex in enumerate(record.graph.vertices)}
     return gradient, _Entries(blocks, norms, stages([sums[block] for block in blocks]))
 
 
 def stages(sums: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """The stage of each block: a new one begins with a block whose sum has another shape."""
+    """The stage of each block: a new stage starts with a block whose sum has another shape."""
     numbers = [0] if sums else []
     for before, value in pairwise(sums):
         numbers.append(numbers[-1] + int(before.shape[1:] != value.shape[1:]))

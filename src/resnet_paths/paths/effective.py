@@ -1,4 +1,4 @@
-"""Which path lengths carry the gradient: the number of paths times what one of them carries."""
+"""Which path lengths carry the gradient: the number of paths of a length times the norm of one of them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class EffectivePaths(Record):
     """The distribution of gradient over path lengths.
 
     Attributes:
-        kind: what `norm` is: the mean norm of sampled paths, of all paths, or the root mean square.
+        kind: what `norm` is: the mean norm of sampled paths, that of all paths, or the root mean square.
         n: number of blocks.
-        lengths: 0..n, (n + 1,); to the longest path where the blocks are no chain.
-        count_share: share of all paths that have each length, C(n, k) / 2^n of a chain.
+        lengths: 0..n, (n + 1,); up to the longest path if the blocks are not a chain.
+        count_share: share of all paths that have each length; C(n, k) / 2^n in a chain.
         norm: norm of one path of each length, averaged over the examples.
-        standard_error: of `norm` (0 where it is exact).
+        standard_error: standard error of `norm` (0 where it is exact).
         share: ``C(n, k) norm_k`` over its sum: the share of each length in the gradient's total.
-        mass: the part of the total that the effective range holds.
+        mass: share of the total inside the effective range.
         low: shortest effective length: at most (1 - mass)/2 of the total is shorter.
         high: longest effective length.
         path_share: share of all paths whose length is in that range.
         mean_length: mean length, weighted by `share`.
-        decay: factor by which `norm` changes with one branch more (least squares on the logarithm).
-        decay_fit: R^2 of that exponential law.
+        decay: factor by which `norm` changes with each additional branch (least squares on the logarithm).
+        decay_fit: R^2 of this exponential law.
         source: model, data, seed and versions of the norms.
         counts: the number of paths of each length.
     """
@@ -64,7 +64,7 @@ class EffectivePaths(Record):
     counts: tuple[int, ...] = field(repr=False)
 
     def to_xarray(self) -> xr.Dataset:
-        """The curves over length; the numbers as attributes."""
+        """The curves over length, with the scalars as attributes."""
         names = ("count_share", "norm", "standard_error", "share")
         facts = ("kind", "mass", "low", "high", "path_share", "mean_length", "decay", "decay_fit")
         return dataset(
@@ -75,7 +75,7 @@ class EffectivePaths(Record):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each length."""
+        """One row per length."""
         return table(self.to_xarray())
 
 
@@ -85,22 +85,22 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
 
         share_k = C(n, k) m_k / sum_j C(n, j) m_j,      m_k = mean norm of a path of length k
 
-    (where the blocks are no chain, with the number of paths of length k in place of C(n, k)).
+    (if the blocks are not a chain, with the number of paths of length k in place of C(n, k)).
     The effective range is the central range of that distribution.
 
     Args:
-        norms: what :func:`sample_path_gradients` (with all lengths), :func:`enumerate_path_gradients` or
-            :func:`path_energy` gave. With the last, m_k is the root mean square norm, which is not smaller than
-            the mean; `kind` says which.
-        mass: share of the total that the effective range is to hold.
+        norms: the result of :func:`sample_path_gradients` (with all lengths), :func:`enumerate_path_gradients` or
+            :func:`path_energy`. For the last, m_k is the root mean square norm, which is at least the mean; `kind` says
+            which it is.
+        mass: share of the total that the effective range should contain.
 
     Returns:
         The distribution, its range and mean, and the share of all paths that lie in the range.
 
     Raises:
-        ValueError: lengths are missing, the mass is not between 0 and 1, or all norms are 0 or one is not finite.
+        ValueError: lengths are missing, the mass is not between 0 and 1, all norms are 0, or one is not finite.
 
-    Cost: none beyond that of the norms.
+    Cost: negligible next to the norms.
 
     Source: Veit, Wilber and Belongie (2016), section 5 and figure 6 c.
 
@@ -109,8 +109,8 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
         >>> from resnet_paths.paths import enumerate_path_gradients
-        >>> found = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], at=4))
-        >>> found.share.shape, round(float(found.share.sum()), 6)
+        >>> effective = effective_paths(enumerate_path_gradients(net, torch.randn(1, 3, 32, 32), [0], at=4))
+        >>> effective.share.shape, round(float(effective.share.sum()), 6)
         ((5,), 1.0)
     """
     kind, norm, error = _norms(norms)
@@ -121,7 +121,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
         )
     distribution = distribution_of(norms.n, norms.counts)
     if not np.isfinite(norm).all() or not norm.any():
-        raise ValueError(f"expected finite norms, some of them above 0, got {norm}; there is no gradient to distribute")
+        raise ValueError(f"expected finite norms, some above 0, got {norm}; there is no gradient to distribute")
     with np.errstate(divide="ignore"):
         logs = distribution.log_probability + np.log(norm)
     weights = np.exp(logs - logs.max())
@@ -149,7 +149,7 @@ def effective_paths(norms: PathNorms, *, mass: float = 0.95) -> EffectivePaths:
 
 
 def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
-    """What kind of norm, its mean over the examples, and the mean's standard error, (L,) each."""
+    """The kind of norm, its mean over the examples, and the standard error of that mean, (L,) each."""
     if isinstance(norms, SampledPathGradients):
         mean, error = norms.over_examples()
         complete = norms.lengths.tolist() == list(range(len(norms.counts)))
@@ -168,7 +168,7 @@ def _norms(norms: PathNorms) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 def exponential_fit(norm: np.ndarray) -> tuple[float, float]:
-    """The factor a step of the exponential law that fits best, and R^2, over the lengths with any gradient."""
+    """The factor per branch of the best exponential fit, and its R^2, over the lengths with a nonzero gradient."""
     lengths = np.flatnonzero(norm > 0)
     if len(lengths) < 3:
         return math.nan, math.nan

@@ -1,4 +1,4 @@
-"""The energy of all 2^n paths by length, from a few columns with random signs."""
+"""The energy of all 2^n paths by length, estimated from a few columns with random signs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PathEnergy(Record):
-    """The sum of squared gradient norms over all paths of each length, estimated.
+    """An estimate of the sum of squared gradient norms over all paths of each length.
 
     Attributes:
         n: number of blocks that the paths choose among.
         loss: the loss's name.
         lengths: 0..n, (L,).
         energy: estimate of ``sum_{|P|=k} |g_P|^2``, (L, batch).
-        standard_error: of the estimate, (L, batch); 0 for the lengths of at most `columns` paths, which are exact.
+        standard_error: standard error of `energy`, (L, batch); 0 for lengths with at most `columns` paths, which are
+            exact.
         low: lower end of the confidence interval, (L, batch).
-        high: upper end.
-        confidence: the interval's level.
+        high: upper end of the confidence interval, (L, batch).
+        confidence: the level of the interval.
         draws: number of draws of random signs.
-        columns: the most columns carried for a length in one draw.
+        columns: maximum number of columns carried per length in one draw.
         rms: ``sqrt(energy / C(n, k))``, the root mean square norm of a path, (L, batch).
-        vjps: rows pulled back, by kind of piece.
+        vjps: number of rows pulled back, by kind of piece.
         source: model, data, seed and versions.
         counts: the number of paths of each length.
     """
@@ -81,7 +82,7 @@ class PathEnergy(Record):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each length and example."""
+        """One row per length and example."""
         return table(self.to_xarray())
 
 
@@ -104,44 +105,47 @@ def path_energy(
     """The energy of all paths of each length, for all lengths at once.
 
     The sum over paths of length k of ``g_P g_P'`` is carried from the loss to the input as a matrix ``A_k`` of at
-    most `columns` columns for each example. A block makes it ``[S'D' A_k, J'D' A_{k-1}]``; where that has too many
-    columns it is rotated to its principal axes, which changes nothing in ``A A'``, and the smaller half of the axes
-    are added up in groups with independent random signs, whose products vanish in expectation. So
+    most `columns` columns per example. A block turns it into ``[S'D' A_k, J'D' A_{k-1}]``; if that has too many
+    columns, it is rotated to its principal axes, which leaves ``A A'`` unchanged, and the smaller half of the axes are
+    summed in groups with independent random signs, whose products vanish in expectation. So
 
         E |A_k|^2  =  sum_{|P|=k} |g_P|^2,
 
-    without bias, cancellation between paths gone, and exactly where C(n, k) is at most `columns`. The energy is not
+    without bias and without cancellation between paths, and exactly if C(n, k) is at most `columns`. The energy is not
     the squared norm of the gradient of that length, in which paths do cancel.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
-        target: class indices (batch,), or what the loss takes.
-        draws: independent estimates, at least 2; at most this many where `tolerance` is given, and 2 where all is
-            exact. None: 2, or 64 where `tolerance` is given. Intervals of 2 draws are wide; take more for narrow ones.
-        columns: the most columns for each length; the error falls faster than the cost rises, memory rises with
-            it. One column is plain random signs, drawn anew for each block and length. The standard error of one draw
-            (mean over 4 images, median over lengths) was 33, 18, 13, 9 and 5 % with 1, 2, 3, 4 and 8 columns for a
-            trained ResNet-56, and 8, 5, 3, 3 and 2 % for a random ResNet-20. Two, because two draws of two columns cost
-            about four exact splits and leave 13 %; of one column two splits and 23 %, of four columns eight and 6 %.
-        tolerance: stop as soon as the standard error of the batch's mean energy is at most this share of it for
-            every length (checked from 8 draws on).
-        confidence: level of the interval.
+        target: class indices (batch,), or whatever the loss accepts.
+        draws: number of independent estimates, at least 2; with `tolerance`, the maximum number. 2 are used if all is
+            exact. None: 2, or 64 with `tolerance`. Intervals from 2 draws are wide; use more for narrow ones.
+        columns: maximum number of columns per length; the error falls faster than the cost rises, and memory grows with
+            it. One column means plain random signs, drawn anew for each block and length. The standard error of one
+            draw (mean over 4 images, median over lengths) was 33, 18, 13, 9 and 5 % with 1, 2, 3, 4 and 8 columns for a
+            trained ResNet-56, and 8, 5, 3, 3 and 2 % for a random ResNet-20. The default is two because two draws of
+            two columns cost about four exact splits and leave 13 %; one column costs two and leaves 23 %, four columns
+            cost eight and leave 6 %.
+        tolerance: stop once the standard error of the batch's mean energy is at most this fraction of it for every
+            length (checked from 8 draws on, since an error estimated from fewer is too uncertain to stop by).
+        confidence: the level of the interval.
         at: ``"input"``, or a block, for paths from its entry on.
         loss: as in :func:`gradient_by_length`.
-        seed: of the signs.
+        seed: seed of the signs.
         max_bytes: as in :func:`gradient_by_length`.
 
     Returns:
-        Energies with standard errors, and Student intervals of the logarithm (they stay positive): the interval
+        Energies with standard errors, and Student intervals of the logarithm (so that they stay positive): the interval
         is ``energy * exp(+-q se / energy)``.
 
     Raises:
-        ValueError: too few draws or columns, a confidence outside (0, 1), or as :func:`gradient_by_length`.
+        ValueError: there are too few draws or columns, the confidence is outside (0, 1), or as
+            :func:`gradient_by_length`.
 
-    Cost: one forward pass, and a draw at most ``columns n(n+1)/2`` branch products for all lengths together, by default
-    the products of four exact splits and about four times its time.
-    Memory: ``2 columns (n+1)`` times the largest entry; take a smaller batch where that is too much.
+    Cost: one forward pass, and per draw at most ``columns n(n+1)/2`` branch products for all lengths together; by
+        default
+    as many products as four exact splits, in about four times the time of one.
+    Memory: ``2 columns (n+1)`` times the largest entry; use a smaller batch if that is too much.
 
     Source: the estimator is ours; compare Hutchinson (1990) for random signs.
 
@@ -156,7 +160,7 @@ def path_energy(
     if draws is None:
         draws = 2 if tolerance is None else 64
     if draws < 2:
-        raise ValueError(f"expected at least 2 draws, which a standard error needs, got {draws}")
+        raise ValueError(f"expected at least 2 draws, as a standard error requires, got {draws}")
     record = pass_to_start(net, x, target, loss, at, max_bytes)
     generator = seeded(seed)
     counts = torch.tensor([float(count) for count in record.graph.counts], dtype=torch.float64, device="cpu")
@@ -190,7 +194,7 @@ def path_energy(
 
 
 def _draw(record: ForwardPass, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """One estimate of the energies, (lengths, batch), in double precision."""
+    """One estimate of the energies, (lengths, batch), in float64."""
     scale = seed_norms(record).cpu().double().square()
     energy = scale.new_zeros((len(record.graph.counts), len(scale)))
     arrived = pull_columns(record, columns, generator)
@@ -200,7 +204,7 @@ def _draw(record: ForwardPass, columns: int, generator: torch.Generator) -> torc
 
 
 def _squares(columns: torch.Tensor) -> torch.Tensor:
-    """The squared norm of each example in each column."""
+    """The squared norm per column and example."""
     return torch.cat(
         [column.double().square().reshape(*column.shape[:2], -1).sum(2) for column in columns.split(1)]
     ).cpu()

@@ -1,4 +1,7 @@
-"""The gradient of every single path, for networks of few blocks."""
+"""The gradient of every single path, for networks with few blocks.
+
+It is the exact reference for `sampling` and `energy`, and the only analysis that shows individual paths.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_BLOCKS = 16
+"""A chain of this many blocks has 65,536 paths; each further block doubles time and memory."""
 ROOM_BYTES = 64 * 2**20
+"""Rows that continue together from one vertex. The traversal is depth first, so this bounds the memory per block."""
 
 
 @checked
@@ -31,8 +36,8 @@ class Path:
     """One path through the unrolled network.
 
     Attributes:
-        blocks: the blocks whose branch it takes, input side first; elsewhere it takes the shortcut.
-        passed: the blocks through whose sum it leads, where that is not all of them (in a graph that is no chain).
+        blocks: the blocks whose branch it takes, input side first; at the others it takes the shortcut.
+        passed: the blocks whose sums lie on it; None if that is all of them (as in a chain).
     """
 
     blocks: tuple[int, ...]
@@ -40,24 +45,24 @@ class Path:
 
     @property
     def length(self) -> int:
-        """The number of branches that it passes through."""
+        """The number of branches that it takes."""
         return len(self.blocks)
 
 
 @dataclass(frozen=True, eq=False)
 class EnumeratedPathGradients(Record):
-    """The gradient of every path, in the order of the paths' rank (in a chain bit i is set where branch i is taken).
+    """The gradient of every path, in order of rank (in a chain, bit i is set if branch i is taken).
 
-    The number of paths is 2^n in a chain.
+    A chain has 2^n paths.
 
     Attributes:
         n: number of blocks that the paths choose among.
         loss: the loss's name.
-        norms: Euclidean norm for each path and example, (2^n, batch).
+        norms: Euclidean norm per path and example, (2^n, batch).
         lengths: each path's length, (2^n,).
-        gradient: (2^n, batch, ...), where it was asked for.
-        graph: what depends on what; it numbers the paths.
-        vjps: rows pulled back, by kind of piece.
+        gradient: (2^n, batch, ...); None unless requested.
+        graph: the graph of the blocks' sums, which numbers the paths.
+        vjps: number of rows pulled back, by kind of piece.
         source: model, data and versions.
     """
 
@@ -76,17 +81,17 @@ class EnumeratedPathGradients(Record):
         return self.graph.counts
 
     def path(self, rank: int) -> Path:
-        """The path at a place of the arrays; its blocks are indices in the network."""
+        """The path at an index of the arrays; its blocks are indices in the network."""
         taken, passed = [], []
-        for place, term, _ in reversed(self.graph.walk(rank)):
-            block = self.graph.vertices[place].block
+        for position, term, _ in reversed(self.graph.walk(rank)):
+            block = self.graph.vertices[position].block
             if block is not None:
                 passed.append(block)
                 taken += [block] if term.kind == BRANCH else []
         return Path(tuple(taken), None if tuple(passed) == self.graph.blocks else tuple(passed))
 
     def mean_by_length(self) -> torch.Tensor:
-        """The mean norm over all paths of each length, (n + 1, batch); 0 for a length that no path has."""
+        """The mean norm over all paths of each length, (n + 1, batch); 0 for a length without paths."""
         return (
             self.energy_by_length(power=1)
             / torch.tensor(self.counts, device="cpu").clamp_min(1).to(self.norms)[:, None]
@@ -97,12 +102,12 @@ class EnumeratedPathGradients(Record):
         return torch.stack([self.norms[self.lengths == k].pow(power).sum(0) for k in range(len(self.counts))])
 
     def to_xarray(self) -> xr.Dataset:
-        """Norms with dimensions path and example; each path's length."""
+        """Norms with dimensions path and example, and each path's length."""
         variables = {"norm": (("path", "example"), self.norms), "length": (("path",), self.lengths)}
         return dataset(variables, {}, self.source, n=self.n, loss=self.loss)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each path and example."""
+        """One row per path and example."""
         return table(self.to_xarray())
 
 
@@ -118,27 +123,27 @@ def enumerate_path_gradients(
     keep_gradients: bool = False,
     max_bytes: int | None = None,
 ) -> EnumeratedPathGradients:
-    """The gradient along each of the 2^n paths, paths that end alike sharing the way back.
+    """The gradient along each of the 2^n paths, where paths share the computation up to where they diverge.
 
-    Backwards from the loss the paths form a binary tree: every gradient at a block's exit goes on once by the
-    shortcut and once by the branch. All its 2^(n+1) - 1 nodes are visited once, depth first in bounded memory. Where
-    the blocks are no chain, a path goes on to each of the sums that a shortcut or branch reads (see
+    Backwards from the loss the paths form a binary tree: every gradient at a block's exit continues once through the
+    shortcut and once through the branch. Each of the 2^(n+1) - 1 nodes is visited once, depth first in bounded memory.
+    If the blocks are not a chain, a path continues to each of the sums that a shortcut or branch reads (see
     :func:`path_lengths`).
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
-        target: class indices (batch,), or what the loss takes.
+        target: class indices (batch,), or whatever the loss accepts.
         at: ``"input"``, or a block, for the paths from its entry on.
         loss: as in :func:`gradient_by_length`.
-        keep_gradients: keep the gradients, not only their norms: 2^n times the input.
+        keep_gradients: whether to keep the gradients and not only their norms, which takes 2^n times the input.
         max_bytes: as in :func:`gradient_by_length`.
 
     Raises:
-        ValueError: more than 16 blocks, or than 2^16 paths, or as :func:`gradient_by_length`.
+        ValueError: there are more than 2^16 paths (16 blocks in a chain), or as :func:`gradient_by_length`.
 
-    Cost: one forward pass and 2^n - 1 branch products (one by one: n 2^(n-1)). Memory: at most 64 MiB of rows
-    a block, and the result.
+    Cost: one forward pass and 2^n - 1 branch products (path by path it would be n 2^(n-1)). Memory: at most 64 MiB of
+    rows per block, and the result.
 
     Source: Veit, Wilber and Belongie (2016), section 3, for the paths.
 
@@ -155,7 +160,7 @@ def enumerate_path_gradients(
     if graph.paths > 2**MOST_BLOCKS:
         raise ValueError(
             f"expected at most {MOST_BLOCKS} blocks, got {graph.n}, which have {_number(graph.paths)} paths; use "
-            "sample_path_gradients or path_energy, or ask for the paths from a later block on "
+            "sample_path_gradients or path_energy, or request the paths from a later block on "
             f"(at={len(net) - MOST_BLOCKS} or more)"
         )
     record = pass_to_start(net, x, target, loss, at, max_bytes)
@@ -174,15 +179,15 @@ def enumerate_path_gradients(
 
 
 def _number(count: int) -> str:
-    """An exact number of paths, a very large one by its power of two."""
+    """A number of paths in words: exact, or as a power of two if very large."""
     return str(count) if count < 10**18 else f"about 2^{count.bit_length() - 1}"
 
 
 class _Walks:
-    """The walk through all paths of a graph, and where their ends are put.
+    """The traversal of all paths of a graph, with its results.
 
-    Partial paths wait at the vertices that they have reached; the latest vertex goes on first, so that all that will
-    ever reach it at this turn are there and go on together. Where they are too many, they go on in parts.
+    Partial paths wait at the vertices that they have reached. The latest vertex continues first, so that all paths that
+    can reach it have arrived and continue together. If there are too many of them, they continue in parts.
     """
 
     def __init__(self, record: ForwardPass, keep_gradients: bool) -> None:
@@ -192,27 +197,27 @@ class _Walks:
         self.gradient = record.start.new_zeros((count, *record.start.shape)).detach() if keep_gradients else None
 
     def descend(self, waiting: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Follow rows, known by the rank so far, from the vertices where they wait to the start."""
+        """Follow rows, labelled by their partial ranks, from the vertices where they wait to the start."""
         while waiting:
-            place = max(waiting)
-            rows, ranks = waiting.pop(place)
-            if not self.graph.vertices[place].terms:
+            position = max(waiting)
+            rows, ranks = waiting.pop(position)
+            if not self.graph.vertices[position].terms:
                 self._arrive(rows, ranks)
                 continue
-            edges = list(self.graph.edges(place))
+            edges = list(self.graph.edges(position))
             room = max(1, ROOM_BYTES // (len(edges) * rows[0].numel() * rows.element_size()))
             if len(rows) > room:
                 for part in zip(rows.split(room), ranks.split(room), strict=True):
-                    self.descend({place: part})
+                    self.descend({position: part})
                 continue
-            before = dict(zip(edges, self.graph.offsets(place), strict=True))
-            for term in self.graph.vertices[place].terms:
-                for source, values in self.record.pull(place, term, rows)[0]:
-                    known = ranks + before[term, source]
+            before = dict(zip(edges, self.graph.offsets(position), strict=True))
+            for term in self.graph.vertices[position].terms:
+                for source, values in self.record.pull(position, term, rows)[0]:
+                    new_ranks = ranks + before[term, source]
                     if source in waiting:
                         others, their_ranks = waiting[source]
-                        values, known = torch.cat([others, values]), torch.cat([their_ranks, known])
-                    waiting[source] = values, known
+                        values, new_ranks = torch.cat([others, values]), torch.cat([their_ranks, new_ranks])
+                    waiting[source] = values, new_ranks
 
     def _arrive(self, rows: torch.Tensor, ranks: torch.Tensor) -> None:
         self.norms[ranks] = example_norms(rows).to(self.norms.dtype)

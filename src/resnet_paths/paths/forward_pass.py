@@ -1,21 +1,21 @@
-"""One forward pass, recorded once for everything that is asked of it: rows pulled back, and rows pushed forward.
+"""One recorded forward pass that serves all analyses: rows are pulled back through it, or pushed forward.
 
-A record is one run of a network's program, node by node, and keeps the value of every vertex of the contracted graph
-(`block_graph.py`) and of every term. A term is a linear map at these values, from the vertices that it reads to the
-sum, and all analyses of paths are recursions that apply these maps to rows: backwards with ``pull``, its transpose, or
-forwards with ``push``. Each stops at the vertices that the term reads *directly*, whatever operations lie between.
+A record is one run of a network's program, node by node, that keeps the value of every vertex of the contracted graph
+(`block_graph.py`) and of every term. At these values a term is a linear map from the vertices that it reads to the sum.
+All analyses of paths are recursions that apply these maps to rows: backwards with ``pull``, the transpose, or forwards
+with ``push``. Both stop at the vertices that the term reads *directly*, whatever operations lie between.
 
-How a pull stops there. In general every vertex becomes an autograd leaf of its own when its value has been computed:
-in a pass that is linked all through, the gradient with respect to an early sum would hold what comes through later
-ones. Where every term reads the vertex before it alone, as in a chain of blocks, there is nothing else for it to hold.
-There the pass stays linked, and the ordinary gradient, by which splits are checked, costs one backward pass through the
-same record; elsewhere it takes a pass of its own, uncut, so that the check does not share the cuts.
+How does a pull stop there? In general, every vertex becomes a new autograd leaf once its value is computed; in a pass
+that is linked throughout, the gradient with respect to an early sum would also contain what comes through later ones.
+If every term reads only the vertex before it, as in a chain of blocks, there is nothing else to contain. Then the pass
+stays linked, and the ordinary gradient, which checks the splits, costs one backward pass through the same record.
+Otherwise that gradient takes a separate, uncut pass, so that the check does not share the cuts.
 
-Why chains are nevertheless quick. Of the analyses that carry many rows, most of the time goes to blocks whose rows
-come from one vertex and go to one vertex (``PathGraph.steps``), in chains and in graphs. For these there are pulls that
-write into memory given to them, or add onto it while they convolve: going through sum, shortcut and branch a chunk at a
-time keeps rows in the cache, and storing them in the order that convolutions read saves a copy each. Term by term, the
-exact split of ResNet-56 takes 1.45 times as long (8 images, one thread).
+Why is there special code for chains? In the analyses that carry many rows, most of the time goes to blocks whose rows
+come from one vertex and go to one vertex (``PathGraph.steps``), in chains and in other graphs. These have pulls that
+write into given memory, or add to it while they convolve: taking sum, shortcut and branch a chunk at a time keeps rows
+in the cache, and storing rows in the order in which convolutions read them saves a copy each. Term by term, the exact
+split of ResNet-56 takes 1.45 times as long (8 images, one thread).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class ForwardPass:
     Args:
         net: the network, its model in eval mode.
         x: the model's input.
-        contraction: the graph, its vertices and their nodes.
-        loss: a scalar function of the output; None: rows can only be pushed, and autograd keeps nothing.
-        max_bytes: memory for the values of one batched pull; None chooses it.
+        contraction: the contracted graph and the nodes of its vertices.
+        loss: a scalar function of the output; None: rows can only be pushed, and autograd records nothing.
+        max_bytes: memory for the values of one batched pull; None chooses it automatically.
 
     Attributes:
         graph: the contracted graph.
         output: the network's output.
-        seed: gradient of the loss with respect to the output (with a loss).
+        seed: gradient of the loss with respect to the output (only with a loss).
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class ForwardPass:
         self.net, self.graph = net, contraction.graph
         self._plan, self._input = net.segments, x
         self._nodes, self._live = contraction.nodes, contraction.live
-        self._place = {node: place for place, node in enumerate(self._nodes[:-1])}
-        self._starts = frozenset(self._nodes[place] for place in self.graph.starts)
+        self._position = {node: position for position, node in enumerate(self._nodes[:-1])}
+        self._starts = frozenset(self._nodes[position] for position in self.graph.starts)
         self._differentiates, self._linked = loss is not None, self.graph.is_chain
         self._everything = contraction.everything
         self._steps = dict(_steps(self._plan))
@@ -83,26 +83,26 @@ class ForwardPass:
                 (seed,) = gradients(loss(leaf), [leaf], None)
             self.seed = torch.zeros_like(leaf) if seed is None else seed
 
-    # while the pass runs
+    # running the pass
 
     def _history(self) -> Collection[fx.Node]:
-        """The nodes whose values autograd is to follow."""
+        """The nodes whose operations autograd records."""
         if not self._differentiates:
             return ()
         return self._steps if self._everything else self._live
 
     def _kept(self) -> set[fx.Node]:
-        """What is needed after the pass: vertices, and what pieces read from beside them (sizes, masks, constants)."""
+        """The nodes needed after the pass: vertices, and what terms read besides them (sizes, masks, constants)."""
         reads = _reads(self._plan, self._steps)
         beside = {source for node in self._live for source in reads.get(node, ()) if source not in self._live}
-        return {*self._place, *beside}
+        return {*self._position, *beside}
 
     def _keep(self, node: fx.Node, value: Any, terms: Sequence[torch.Tensor] = ()) -> Any:
-        """Note a node's value (and a sum's shortcut and branch); gives what later nodes are to read."""
-        place = self._place.get(node)
-        if place is not None:
-            for term, part in zip(self.graph.vertices[place].terms, terms or (value,), strict=False):
-                self._terms[place, term.kind] = part
+        """Record a node's value (and a sum's shortcut and branch); return the value that later nodes read."""
+        position = self._position.get(node)
+        if position is not None:
+            for term, part in zip(self.graph.vertices[position].terms, terms or (value,), strict=False):
+                self._terms[position, term.kind] = part
             if self._differentiates and isinstance(value, torch.Tensor):
                 value = self._vertex(node, value)
         if node is self._nodes[-1]:
@@ -112,86 +112,86 @@ class ForwardPass:
     def _vertex(self, node: fx.Node, value: torch.Tensor) -> torch.Tensor:
         if node in self._starts and not value.is_floating_point():
             raise ValueError(
-                "expected an input with a floating tensor, with respect to which a gradient exists, got none; ask "
-                "for the gradient at a block's entry (at=0)"
+                "expected an input with a floating-point tensor, for a gradient to exist, got none; request the "
+                "gradient at a block's entry (at=0)"
             )
         if not self._linked or node in self._starts:
             return _leaf(value) if value.is_floating_point() else value
         if not value.requires_grad:
             raise ValueError(
-                f"expected {self._name(self._place[node])} to be differentiable, got a value without gradient; take "
-                "out detach() or no_grad in the model, or ask for the gradient at a later block's entry"
+                f"expected {self._name(self._position[node])} to be differentiable, got a value without gradient; "
+                "remove detach() or no_grad from the model, or request the gradient at a later block's entry"
             )
         return value
 
-    # what it holds
+    # contents
 
     @property
     def n(self) -> int:
-        """The number of blocks that paths choose among."""
+        """The number of blocks on paths."""
         return self.graph.n
 
     @property
     def counted_names(self) -> tuple[str, ...]:
-        """The names of the blocks whose branches count for the length."""
+        """The names of the blocks whose branches count towards the length."""
         counted = self.graph.blocks if self.graph.counted is None else self.graph.counted
         return tuple(self.net[index].name for index in sorted(counted))
 
     @property
     def start(self) -> torch.Tensor:
-        """The value at which paths begin."""
+        """The value at which paths start."""
         return self.value(self.graph.starts[0])
 
     @property
     def vjps(self) -> Mapping[str, int]:
-        """How many rows were pulled back through which kind of term."""
+        """The number of rows pulled back, by kind of term."""
         return dict(self._puller.vjps)
 
     @property
     def looped(self) -> Mapping[str, str]:
-        """Terms whose rows were pulled back one by one for lack of a batching rule, with the reason."""
+        """Terms whose rows were pulled back one by one because an operation has no batching rule, with the reason."""
         return dict(self._puller.looped)
 
-    def place(self, node: fx.Node) -> int | None:
-        """The vertex that stands for a node."""
-        return self._place.get(node)
+    def position(self, node: fx.Node) -> int | None:
+        """The position of the vertex of a node; None if it has none."""
+        return self._position.get(node)
 
-    def value(self, place: int) -> torch.Tensor:
+    def value(self, position: int) -> torch.Tensor:
         """The value of a vertex."""
-        value: torch.Tensor = self.output if place == len(self._nodes) - 1 else self._values[self._nodes[place]]
+        value: torch.Tensor = self.output if position == len(self._nodes) - 1 else self._values[self._nodes[position]]
         return value
 
-    def term(self, place: int, term: Term) -> torch.Tensor:
+    def term(self, position: int, term: Term) -> torch.Tensor:
         """The value of a term."""
-        return self._terms[place, term.kind]
+        return self._terms[position, term.kind]
 
-    def is_curved(self, place: int, term: Term) -> bool:
-        """Whether a term holds an operation that is not piecewise linear."""
-        inside = self._inside(place, term)
+    def is_curved(self, position: int, term: Term) -> bool:
+        """Whether a term contains an operation that is not piecewise linear."""
+        inside = self._inside(position, term)
         return not all(is_piecewise_linear(node, self.net, self._live) for node in inside)
 
-    def _name(self, place: int) -> str:
-        """What messages call a vertex's owner."""
-        vertex = self.graph.vertices[place]
+    def _name(self, position: int) -> str:
+        """The name of a vertex for messages."""
+        vertex = self.graph.vertices[position]
         sources = {source for term in vertex.terms for source in term.sources}
         blocks = [self.graph.vertices[source].block for source in sources]
         block = blocks[0] if vertex.block is None and len(blocks) == 1 else vertex.block
-        return "what leads to an entry or the output" if block is None else self.net[block].name
+        return "the path to an entry or the output" if block is None else self.net[block].name
 
-    # rows of cotangents, (rows, batch, ...), back through one term
+    # pulling rows of cotangents, (rows, batch, ...), back through one term
 
-    def chunks(self, rows: int, *places: int) -> list[slice]:
-        """Slices of rows at some vertices that one batched pull takes at a time, the last ones first."""
-        return self._puller.chunks(rows, *(self.value(place) for place in places))
+    def chunks(self, rows: int, *positions: int) -> list[slice]:
+        """Slices of the rows at some vertices for one batched pull each, the last rows first."""
+        return self._puller.chunks(rows, *(self.value(position) for position in positions))
 
     def pull(
-        self, place: int, term: Term, rows: torch.Tensor, parameters: Sequence[torch.Tensor] = ()
+        self, position: int, term: Term, rows: torch.Tensor, parameters: Sequence[torch.Tensor] = ()
     ) -> tuple[list[tuple[int, torch.Tensor]], list[torch.Tensor]]:
-        """Rows at a vertex, by one of its terms, as rows at each of the term's sources (and at parameters).
+        """Pull rows at a vertex through one of its terms to each of the term's sources (and to parameters).
 
-        Sources from which no gradient comes in this pass are left out.
+        Sources that receive no gradient in this pass are left out.
         """
-        value = self.term(place, term)
+        value = self.term(position, term)
         sources = [source for source in term.sources if self.value(source).requires_grad]
         inputs = [self.value(source) for source in sources]
         if len(inputs) == 1 and value is inputs[0] and not parameters:
@@ -199,7 +199,7 @@ class ForwardPass:
         if not value.requires_grad or not (inputs or parameters):
             return [], []
         self._puller.vjps[term.kind] += len(rows)
-        piece = f"{self._name(place)}: {term.kind}"
+        piece = f"{self._name(position)}: {term.kind}"
         gathered: list[list[torch.Tensor]] = []
         for part in reversed(self._puller.chunks(len(rows), value, *inputs)):
             gathered.append(self._puller.pull(piece, value, [*inputs, *parameters], reduced(rows[part], value)))
@@ -207,10 +207,10 @@ class ForwardPass:
         return list(zip(sources, pulled, strict=False)), pulled[len(sources) :]
 
     def pull_to_source(
-        self, place: int, term: Term, rows: torch.Tensor, into: torch.Tensor | None = None
+        self, position: int, term: Term, rows: torch.Tensor, into: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The same for a term of one source; where it is a ReLU alone, it may be written straight `into` a tensor."""
-        value, source = self.term(place, term), self.value(term.sources[0])
+        """Pull rows through a term with one source; if the term is just a ReLU, the result may be written to `into`."""
+        value, source = self.term(position, term), self.value(term.sources[0])
         if into is not None and value is not source and into.shape == rows.shape and rows.dtype is value.dtype:
             chain = self._puller.chain(value, source)
             if chain is not None and chain.mask is not None:
@@ -218,37 +218,37 @@ class ForwardPass:
                 mask = chain.mask.expand_as(rows)
                 passed: torch.Tensor = torch.ops.aten.threshold_backward.grad_input(rows, mask, 0, grad_input=into)
                 return passed
-        pulled, _ = self.pull(place, term, rows)
+        pulled, _ = self.pull(position, term, rows)
         return pulled[0][1] if pulled else row_zeros(rows, source)
 
-    def add_pulled(self, place: int, term: Term, rows: torch.Tensor, onto: torch.Tensor) -> None:
-        """Add them onto rows at the one source instead, which may lie where those at the vertex do."""
-        value, source = self.term(place, term), self.value(term.sources[0])
+    def add_pulled(self, position: int, term: Term, rows: torch.Tensor, onto: torch.Tensor) -> None:
+        """Pull rows through a term with one source and add them to `onto`, which may share memory with `rows`."""
+        value, source = self.term(position, term), self.value(term.sources[0])
         chain = self._puller.chain(value, source)
         if chain is None or not chain.stored_channels_last or rows.shape[1:] != value.shape:
-            arrived = self.pull_to_source(place, term, rows)
+            arrived = self.pull_to_source(position, term, rows)
             onto += arrived.clone() if share_memory(arrived, onto) else arrived
             return
         self._puller.vjps[term.kind] += len(rows)
         chain.pull(rows, onto)
 
-    def row_strides(self, place: int, term: Term) -> tuple[int, ...]:
-        """How to store a row at a term's one source so that it is pulled on soonest."""
-        value, source = self.term(place, term), self.value(term.sources[0])
+    def row_strides(self, position: int, term: Term) -> tuple[int, ...]:
+        """The strides of a row at a term's only source with which it is pulled back fastest."""
+        value, source = self.term(position, term), self.value(term.sources[0])
         chain = self._puller.chain(value, source)
         kept = source.is_contiguous() or (source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last))
         if chain is not None and chain.stored_channels_last:
             return torch.empty(source.shape, device="meta", memory_format=torch.channels_last).stride()
         return source.stride() if kept else torch.empty(source.shape, device="meta").stride()
 
-    def parameters(self, place: int, term: Term) -> list[torch.Tensor]:
-        """The leaves on which a term depends: parameters, and its sources."""
-        return _leaves(self.term(place, term))
+    def parameters(self, position: int, term: Term) -> list[torch.Tensor]:
+        """The leaves that a term depends on: parameters, and its sources."""
+        return _leaves(self.term(position, term))
 
     def ordinary_gradient(self, parameters: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
-        """The ordinary gradient with respect to the start, or to parameters, by one backward pass that nothing cuts."""
+        """The ordinary gradient with respect to the start, or to parameters, from one uncut backward pass."""
         if self._linked and parameters is None:
-            return _whole(self.output, [self.start], self.seed)
+            return _gradients_or_zeros(self.output, [self.start], self.seed)
         starts: list[torch.Tensor] = []
         outputs: list[torch.Tensor] = []
 
@@ -262,20 +262,20 @@ class ForwardPass:
 
         with preserved(self.net.model):
             evaluate(self.net, self._input, self._steps, keep, (), self._history())
-        return _whole(outputs[0], starts if parameters is None else list(parameters), self.seed)
+        return _gradients_or_zeros(outputs[0], starts if parameters is None else list(parameters), self.seed)
 
-    # rows of tangents forward through one term
+    # pushing rows of tangents forward through one term
 
-    def push(self, place: int, term: Term, rows: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Rows (rows, batch, ...) at each source of a term, as many at each, as rows at the term; None: no sources."""
+    def push(self, position: int, term: Term, rows: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Push rows (rows, batch, ...), as many at each source of a term, to the term; None if it has no sources."""
         if not term.sources:
             return None
-        ends, inside = self._ends(place, term), self._inside(place, term)
+        ends, inside = self._ends(position, term), self._inside(position, term)
         sources = [self._nodes[source] for source in term.sources]
         if not inside and list(ends) == sources:
             return rows[0]
         if not len(rows[0]):
-            return row_zeros(rows[0], self.term(place, term))
+            return row_zeros(rows[0], self.term(position, term))
 
         def function(*given: torch.Tensor) -> torch.Tensor:
             values: Values = dict(zip(sources, given, strict=True))
@@ -289,22 +289,22 @@ class ForwardPass:
 
         return push(function, tuple(self.value(source).detach() for source in term.sources), tuple(rows))
 
-    def _ends(self, place: int, term: Term) -> tuple[fx.Node, ...]:
-        """The nodes whose sum a term is."""
-        block = self.graph.vertices[place].block
+    def _ends(self, position: int, term: Term) -> tuple[fx.Node, ...]:
+        """The nodes that add up to a term."""
+        block = self.graph.vertices[position].block
         if term.kind == JOIN or block is None:
-            return (self._nodes[place],)
+            return (self._nodes[position],)
         cut = self._plan.cuts[block]
         return cut.branch if term.kind == BRANCH else (cut.shortcut,)
 
-    def _inside(self, place: int, term: Term) -> list[fx.Node]:
+    def _inside(self, position: int, term: Term) -> list[fx.Node]:
         """The nodes between a term and its sources, in order."""
-        own = self._nodes[place] if term.kind == JOIN and place + 1 < len(self._nodes) else None
+        term_node = self._nodes[position] if term.kind == JOIN and position + 1 < len(self._nodes) else None
         reached: set[fx.Node] = set()
-        todo = list(self._ends(place, term))
+        todo = list(self._ends(position, term))
         while todo:
             node = todo.pop()
-            stops = node in self._place and node is not own
+            stops = node in self._position and node is not term_node
             if node not in reached and node in self._live and not stops:
                 reached.add(node)
                 todo.extend(node.all_input_nodes)
@@ -322,21 +322,21 @@ def pass_to_start(
     finer: bool = False,
     counted: frozenset[int] | None = None,
 ) -> ForwardPass:
-    """A record from which rows are pulled back to the input, or to a block's entry.
+    """A record for pulling rows back to the input, or to a block's entry.
 
     Args:
         net: the network.
         x: the model's input.
-        target: what the loss takes.
+        target: the loss's target.
         loss: the loss.
-        at: ``"input"``, or a block at whose entry paths begin.
+        at: ``"input"``, or a block at whose entry paths start.
         max_bytes: memory for the values of one batched pull.
-        finer: whether the blocks' entries are vertices too also where paths are then finer than the definition's; they
-            are in any case where blocks are a chain, which has the same paths either way.
-        counted: the blocks whose branches count for the length; None: all.
+        finer: whether the blocks' entries become vertices even if paths are then finer than in the definition; in a
+            chain, whose paths are the same either way, they always are.
+        counted: the blocks whose branches count towards the length; None: all.
 
     Raises:
-        ValueError: no gradient flows from the output to where paths begin.
+        ValueError: no gradient flows from the output to the start of the paths.
     """
     start = start_node(net.segments, None if at == "input" else net.index(at))
     contraction = contract(net.segments, [start], counted=counted)
@@ -346,8 +346,8 @@ def pass_to_start(
     if not contraction.graph.starts:
         where = "the input" if at == "input" else f"the entry of {net[net.index(at)].name}"
         raise ValueError(
-            f"expected a path along which gradients flow from the output to {where}, got none; take out detach() or "
-            "no_grad in the model, or ask for the gradient at a later block's entry (at=0 leaves out the stem)"
+            f"expected a path along which gradients flow from the output to {where}, got none; remove detach() or "
+            "no_grad from the model, or request the gradient at a later block's entry (at=0 leaves out the stem)"
         )
     _check_counted(net, contraction.graph)
     return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
@@ -356,7 +356,7 @@ def pass_to_start(
 def pass_of_parameters(
     net: UnrolledNetwork, x: Any, target: Any, loss: Loss, max_bytes: int | None, counted: frozenset[int] | None
 ) -> ForwardPass:
-    """A record from which rows are pulled back to parameters, also to those from which no way leads to an input."""
+    """A record for pulling rows back to parameters, including those that no path to an input passes."""
     entries = [cut.entry for cut in net.segments.cuts]
     contraction = contract(net.segments, [], through=entries, everything=True, counted=counted)
     _check_counted(net, contraction.graph)
@@ -364,27 +364,26 @@ def pass_of_parameters(
 
 
 def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
-    """Refuse to count blocks that lie on no path."""
-    apart = sorted((graph.counted or frozenset()) - set(graph.blocks))
-    if apart and graph.blocks == tuple(range(len(net) - graph.n, len(net))):
+    """Check that the counted blocks lie on paths."""
+    off_path = sorted((graph.counted or frozenset()) - set(graph.blocks))
+    if off_path and graph.blocks == tuple(range(len(net) - graph.n, len(net))):
         raise ValueError(
-            f"expected blocks from {min(graph.blocks)} on, where the gradient is asked for, got block {apart[0]}, "
-            "which comes before"
+            f"expected blocks from {min(graph.blocks)} on, where the gradient is taken, got block {off_path[0]}"
         )
-    if apart:
+    if off_path:
         raise ValueError(
-            f"expected blocks on paths from the output to where the gradient is asked for, got {net[apart[0]].name}, "
-            "through which no path leads"
+            f"expected blocks on paths from the output to where the gradient is taken, got {net[off_path[0]].name}, "
+            "which is on none"
         )
 
 
 def pass_of_values(net: UnrolledNetwork, x: Any) -> ForwardPass:
-    """A record for pushes: paths start at all values that the stem makes, and pass the blocks' entries as vertices."""
+    """A record for pushing: paths start at all values from the stem, and the blocks' entries are vertices too."""
     plan = net.segments
     with preserved(net.model), torch.no_grad():
         state = net.stem(x)
-    made = {plan.cuts[0].entry: state.value, **state.side}
-    starts = [node for node, value in made.items() if node in plan.flow.carries and _floats(value)]
+    stem_values = {plan.cuts[0].entry: state.value, **state.side}
+    starts = [node for node, value in stem_values.items() if node in plan.flow.carries and _floats(value)]
     return ForwardPass(net, x, contract(plan, starts, through=[cut.entry for cut in plan.cuts]))
 
 
@@ -400,14 +399,14 @@ def evaluate(
     kept: Collection[fx.Node],
     history: Collection[fx.Node],
 ) -> Values:
-    """Run a network's whole program node by node; what `keep` gives for a node is what later nodes read.
+    """Run a network's program node by node; later nodes read the value that `keep` returns for a node.
 
     Args:
         net: the network.
         x: the model's input.
         steps: how to compute each node.
         keep: called with each node and its value, for a sum also with its shortcut and its branch.
-        kept: the nodes whose values are returned; others are let go after their last reader.
+        kept: the nodes whose values are returned; others are freed after their last reader.
         history: the nodes whose operations autograd records.
     """
     plan, inputs = net.bind(x)
@@ -432,7 +431,7 @@ def evaluate(
 
 
 def _steps(plan: Segments) -> Iterable[tuple[fx.Node, Step | int]]:
-    """How to compute each node, nothing overwritten; a sum by its block's index."""
+    """How to compute each node without overwriting any; a sum is given by its block's index."""
     index_of = {cut.add: index for index, cut in enumerate(plan.cuts)}
     everywhere = frozenset(plan.program.graph.nodes)
     for node in run_nodes(plan):
@@ -443,7 +442,7 @@ def _steps(plan: Segments) -> Iterable[tuple[fx.Node, Step | int]]:
 
 
 def _reads(plan: Segments, steps: Mapping[fx.Node, Step | int]) -> dict[fx.Node, Sequence[fx.Node]]:
-    """For each node those from whose values it is computed, a sum as shortcut plus branch."""
+    """The arguments of each node; those of a sum are its shortcut and branches."""
     reads: dict[fx.Node, Sequence[fx.Node]] = {}
     for node, step in steps.items():
         cut = plan.cuts[step] if isinstance(step, int) else None
@@ -458,8 +457,8 @@ def _summed(values: Values, nodes: Sequence[fx.Node]) -> torch.Tensor:
     return total
 
 
-def _whole(output: torch.Tensor, inputs: list[torch.Tensor], seed: torch.Tensor) -> list[torch.Tensor]:
-    """The gradients with respect to some inputs, zeros where none comes."""
+def _gradients_or_zeros(output: torch.Tensor, inputs: list[torch.Tensor], seed: torch.Tensor) -> list[torch.Tensor]:
+    """The gradients with respect to the inputs, zero for an input that receives none."""
     if not output.requires_grad:
         return [torch.zeros_like(value) for value in inputs]
     pulled = gradients(output, inputs, seed)
@@ -467,12 +466,12 @@ def _whole(output: torch.Tensor, inputs: list[torch.Tensor], seed: torch.Tensor)
 
 
 def _leaf(value: torch.Tensor) -> torch.Tensor:
-    """A value without history, at which pulls end, and one that autograd can keep."""
+    """A value without history, at which pulls end; inference tensors are cloned so that autograd can save them."""
     return (value.clone() if value.is_inference() else value).detach().requires_grad_()
 
 
 def _leaves(output: torch.Tensor) -> list[torch.Tensor]:
-    """The leaves on which a value depends."""
+    """The leaves that a value depends on."""
     leaves: dict[int, torch.Tensor] = {}
     todo, seen = [_edge(output)], set()
     while todo:

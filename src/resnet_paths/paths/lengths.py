@@ -1,4 +1,7 @@
-"""How many branches a path passes through: binomial, and Poisson-binomial under stochastic depth."""
+"""The number of branches on a path: binomial, or Poisson-binomial under stochastic depth.
+
+Probabilities are kept as logarithms, and counts as exact integers: 2^n paths exceed any float for a thousand blocks.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ class LengthDistribution(Record):
     """The distribution of path lengths of n blocks.
 
     Attributes:
-        n: number of blocks that are left.
-        keep: probability with which a path takes each block's branch, (n,); None: all paths alike.
-        lengths: 0..n of a chain; up to the longest path of another graph.
+        n: number of remaining blocks.
+        keep: probability that a path takes each block's branch, (n,); None: all paths are equally likely.
+        lengths: 0..n for a chain; up to the longest path for another graph.
         log_probability: natural logarithm of each length's probability, (n + 1,).
-        log_paths: natural logarithm of the (expected) number of paths behind the distribution.
-        counts: the number of paths of each length of a network whose blocks are no chain; None: a chain.
+        log_paths: natural logarithm of the (expected) total number of paths.
+        counts: the number of paths of each length, if the blocks are not a chain; None: a chain.
     """
 
     DIMENSIONS: ClassVar = {"log_probability": "length"}
@@ -46,39 +49,39 @@ class LengthDistribution(Record):
 
     @property
     def probability(self) -> np.ndarray:
-        """The probability of each length; tiny ones underflow to 0, `log_probability` does not."""
+        """The probability of each length. Tiny ones underflow to 0; `log_probability` does not."""
         probability: np.ndarray = np.exp(self.log_probability)
         return probability
 
     @property
     def mean(self) -> float:
-        """The mean length, ``sum p_i`` (n/2 for all paths of a chain alike)."""
+        """The mean length, ``sum p_i`` (n/2 for a chain with equally likely paths)."""
         if self.counts is not None:
             return float(self.probability @ self.lengths)
         return self.n / 2 if self.keep is None else math.fsum(self.keep)
 
     @property
     def variance(self) -> float:
-        """The variance of the length, ``sum p_i (1 - p_i)`` (n/4 for all paths of a chain alike)."""
+        """The variance of the length, ``sum p_i (1 - p_i)`` (n/4 for a chain with equally likely paths)."""
         if self.counts is not None:
             return float(self.probability @ (self.lengths - self.mean) ** 2)
         return self.n / 4 if self.keep is None else math.fsum(p * (1 - p) for p in self.keep)
 
     @property
     def paths(self) -> int:
-        """The number of paths, 2^n of a chain, as an exact integer."""
+        """The number of paths as an exact integer; 2^n for a chain."""
         return 2**self.n if self.counts is None else sum(self.counts)
 
     def count(self, length: int) -> int:
-        """The exact number of paths of a length, ``C(n, length)`` of a chain."""
+        """The exact number of paths of a length; ``C(n, length)`` for a chain."""
         if not 0 <= length < len(self.lengths):
             return 0
         return math.comb(self.n, length) if self.counts is None else self.counts[length]
 
     def share(self, low: int, high: int) -> float:
-        """The share of paths whose length is from `low` to `high`, both included.
+        """The share of paths whose length is between `low` and `high` inclusive.
 
-        For all paths alike the quotient of two exact integers, rounded once.
+        For equally likely paths it is the quotient of two exact integers, rounded once.
 
         Raises:
             ValueError: `low` is above `high`.
@@ -96,7 +99,7 @@ class LengthDistribution(Record):
         return min(1.0, math.fsum(float(self.probability[k]) for k in inside))
 
     def interval(self, mass: float = 0.95) -> tuple[int, int]:
-        """The central range of lengths: at most (1 - mass)/2 of the paths lie on either side of it.
+        """The central range of lengths, with at most (1 - mass)/2 of the paths on either side.
 
         Example:
             >>> path_lengths(54).interval(0.98)
@@ -105,7 +108,7 @@ class LengthDistribution(Record):
         return central_interval(self.probability, mass)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each length: length, log_probability, probability, count (exact integers)."""
+        """One row per length: length, log_probability, probability, count (exact integers)."""
         return data_frame(
             {
                 "length": self.lengths,
@@ -125,29 +128,29 @@ def path_lengths(
 ) -> LengthDistribution:
     """The distribution of path lengths: how many branches a path passes through.
 
-    Without `keep` every one of the 2^n paths counts alike and the length is Binomial(n, 1/2): C(n, k) paths
-    of length k. With keep probabilities p_i, block i's branch is passed with probability p_i, independently:
-    the Poisson-binomial distribution with generating function ``prod (1 - p_i + p_i t)`` (with stochastic
-    depth, the number of blocks present in a training step). Dropping d blocks leaves 2^(n-d) paths.
+    Without `keep`, all 2^n paths are equally likely and the length is Binomial(n, 1/2), with C(n, k) paths of length k.
+    With keep probabilities p_i, a path takes block i's branch with probability p_i, independently. That gives the
+    Poisson-binomial distribution with generating function ``prod (1 - p_i + p_i t)`` (with stochastic depth, the
+    number of blocks present in a training step). Dropping d blocks leaves 2^(n-d) paths.
 
-    That is so for a chain of blocks. In general a path is a walk back from the output: from a block's shortcut or
-    branch (parallel branches together), or from the output, to one of the sums, or to the input, on which that term
-    depends without passing another sum; its length is the number of branches that it enters. All walks are counted,
-    exactly. The input is the one along which most blocks stand, so blocks on other inputs may lie on no path.
+    This holds for a chain of blocks. In general a path is a walk back from the output. Each step goes from a block's
+    shortcut or branch (parallel branches together), or from the output, to a sum, or the input, that this term depends
+    on without passing another sum. The length is the number of branches entered. All walks are counted exactly. The
+    input is the one that most blocks depend on, so blocks on other inputs may lie on no path.
 
     Args:
         network: the number of blocks, or a network.
-        keep: None, one probability for all blocks, or one for each (of a chain).
-        dropped: blocks that are taken out: how many (of a chain), or (of a network, or by index) which.
+        keep: None, one probability for all blocks, or one per block (only for a chain).
+        dropped: the blocks to drop: their number (only for a chain), or their indices or names.
 
     Returns:
         The distribution over the lengths 0..n-d, exact in log space for n in the thousands.
 
     Raises:
-        ValueError: a number is out of range; keep probabilities, or a mere number of dropped blocks, for a network
-            whose blocks are no chain; no path is left.
+        ValueError: a number is out of range; keep probabilities, or just a number of dropped blocks, are given for a
+            network whose blocks are not a chain; or no path is left.
 
-    Cost: none for all paths of a chain alike; O(n^2) additions with keep probabilities, or on other graphs.
+    Cost: negligible for a chain without `keep`; O(n^2) additions with keep probabilities, or on other graphs.
 
     Source: Veit, Wilber and Belongie (2016), sections 3 and 5; Huang et al. (2016) for stochastic depth.
 
@@ -164,39 +167,41 @@ def path_lengths(
     if graph is not None:
         if keep is not None:
             raise ValueError(
-                "expected no keep probabilities for a network whose blocks are no chain, where paths need not pass all "
-                "of them; surviving_path_lengths counts the paths that a training step leaves"
+                "expected no keep probabilities for a network whose blocks are not a chain, where a path need not pass "
+                "all of them; surviving_path_lengths counts the paths that a training step leaves"
             )
         if not isinstance(dropped, Iterable) and dropped:
-            raise ValueError(f"expected which blocks are dropped, since they are no chain, got {dropped}; name them")
-    n, gone = _left(network, dropped)
-    left = n - len(gone)
+            raise ValueError(
+                f"expected the blocks to drop by name or index, since they are not a chain, got the number {dropped}"
+            )
+    n, removed = _blocks_and_dropped(network, dropped)
+    remaining = n - len(removed)
     if graph is not None:
-        counts = graph.weighted_counts([int(index not in gone) for index in range(n)])
-        return distribution_of(left, [int(count) for count in counts])
+        counts = graph.weighted_counts([int(index not in removed) for index in range(n)])
+        return distribution_of(remaining, [int(count) for count in counts])
     if keep is None:
-        logs = _log_binomial(left)
-        return LengthDistribution(left, None, np.arange(left + 1), logs, left * math.log(2))
-    probabilities = [p for i, p in enumerate(_keep(keep, n)) if i not in gone]
+        logs = _log_binomial(remaining)
+        return LengthDistribution(remaining, None, np.arange(remaining + 1), logs, remaining * math.log(2))
+    probabilities = [p for i, p in enumerate(_keep(keep, n)) if i not in removed]
     logs = _log_poisson_binomial([(1 - p, p) for p in probabilities])
-    return LengthDistribution(left, tuple(probabilities), np.arange(left + 1), logs, left * math.log(2))
+    return LengthDistribution(remaining, tuple(probabilities), np.arange(remaining + 1), logs, remaining * math.log(2))
 
 
 @checked
 def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequence[float]) -> LengthDistribution:
-    """Which paths stochastic depth trains: the expected number of paths of each length that a step leaves.
+    """Which paths stochastic depth trains: the expected number of paths of each length that survive a step.
 
-    Block i survives a step with probability p_i, so a path P survives with ``prod_{i in P} p_i`` and the
-    expected number of surviving paths of length k is the coefficient of t^k of ``prod (1 + p_i t)``.
-    Normalised, that is Poisson-binomial with ``p_i / (1 + p_i)``. On other graphs than chains the same sum over all
-    paths is taken by the recursion that counts them.
+    Block i survives a step with probability p_i, so a path P survives with probability ``prod_{i in P} p_i``, and the
+    expected number of surviving paths of length k is the coefficient of t^k in ``prod (1 + p_i t)``. Normalised, that
+    is Poisson-binomial with probabilities ``p_i / (1 + p_i)``. On graphs other than chains, the same sum over all paths
+    is computed by the recursion that counts them.
 
     Args:
         network: the number of blocks, or a network.
-        keep: one survival probability for all blocks, or one for each.
+        keep: one survival probability for all blocks, or one per block.
 
     Returns:
-        The distribution of lengths among surviving paths; `log_paths` is the logarithm of their number.
+        The distribution of lengths among surviving paths; `log_paths` is the logarithm of their expected number.
 
     Source: Veit, Wilber and Belongie (2016), section 5, on Huang et al. (2016).
 
@@ -205,7 +210,7 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
         >>> round(half.mean, 2), round(half.log_paths / 0.6931471805599453, 2)
         (18.0, 31.59)
     """
-    n, _ = _left(network, 0)
+    n, _ = _blocks_and_dropped(network, 0)
     probabilities = _keep(keep, n)
     graph = _graph_of(network)
     if graph is not None:
@@ -221,14 +226,14 @@ def surviving_path_lengths(network: int | UnrolledNetwork, keep: float | Sequenc
 
 
 def distribution_of(n: int, counts: Sequence[int]) -> LengthDistribution:
-    """The distribution of lengths, given the number of paths of each length, through n blocks.
+    """The distribution of lengths for n blocks, given the number of paths of each length.
 
     Raises:
         ValueError: there is no path.
     """
     total = sum(counts)
     if not total:
-        raise ValueError(f"expected a path from the output to the input, got none through the {n} blocks that are left")
+        raise ValueError(f"expected a path from the output to the input, got none through the {n} remaining blocks")
     last = max(length for length, count in enumerate(counts) if count)
     kept = tuple(counts[: last + 1])
     logs = np.array([math.log(count) - math.log(total) if count else -np.inf for count in kept])
@@ -236,7 +241,7 @@ def distribution_of(n: int, counts: Sequence[int]) -> LengthDistribution:
 
 
 def _graph_of(network: int | UnrolledNetwork) -> PathGraph | None:
-    """The graph of a network whose blocks are no chain; else None."""
+    """The graph of a network whose blocks are not a chain; otherwise None."""
     if not isinstance(network, UnrolledNetwork):
         return None
     graph = path_graph(network)
@@ -252,10 +257,10 @@ def central_interval(weights: np.ndarray, mass: float) -> tuple[int, int]:
     return int((below > tail).argmax()), len(weights) - 1 - int((above > tail).argmax())
 
 
-def _left(network: int | UnrolledNetwork, dropped: int | Sequence[BlockRef]) -> tuple[int, set[int]]:
+def _blocks_and_dropped(network: int | UnrolledNetwork, dropped: int | Sequence[BlockRef]) -> tuple[int, set[int]]:
     n = len(network) if isinstance(network, UnrolledNetwork) else operator.index(network)
     if n < 0:
-        raise ValueError(f"expected a number of blocks of at least 0, got {n}")
+        raise ValueError(f"expected at least 0 blocks, got {n}")
     if not isinstance(dropped, Iterable):
         dropped = operator.index(dropped)
         if not 0 <= dropped <= n:
@@ -272,7 +277,7 @@ def _left(network: int | UnrolledNetwork, dropped: int | Sequence[BlockRef]) -> 
 def _keep(keep: float | Sequence[float], n: int) -> list[float]:
     values = [float(p) for p in keep] if isinstance(keep, Iterable) else [float(keep)] * n
     if len(values) != n:
-        raise ValueError(f"expected one keep probability or {n}, one for each block, got {len(values)}")
+        raise ValueError(f"expected one keep probability or {n}, one per block, got {len(values)}")
     wrong = [p for p in values if not 0 <= p <= 1]
     if wrong:
         raise ValueError(f"expected keep probabilities from 0 to 1, got {wrong[0]}")
@@ -287,8 +292,8 @@ def _log_poisson_binomial(terms: Sequence[tuple[float, float]]) -> np.ndarray:
     """Logarithms of the coefficients of ``prod (a_i + b_i t)``."""
     logs = np.array([0.0])
     with np.errstate(divide="ignore"):
-        for out, taken in terms:
-            stay = np.append(logs + np.log(out), -np.inf)
-            move = np.append(-np.inf, logs + np.log(taken))
+        for factor_skipped, factor_taken in terms:
+            stay = np.append(logs + np.log(factor_skipped), -np.inf)
+            move = np.append(-np.inf, logs + np.log(factor_taken))
             logs = np.logaddexp(stay, move)
     return logs

@@ -1,4 +1,8 @@
-"""The logits split by path length and by block, at the frozen pattern of one forward pass."""
+"""The logits split by path length and by block, with the activation pattern of one forward pass frozen.
+
+The gradient analyses pull rows back; these push values forward, because biases enter along the way and a path may start
+at each of them.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +36,13 @@ class LogitsByLength(Record):
     Attributes:
         lengths: 0..n, (L,).
         logits: sum over the paths of each length, (L, batch, classes).
-        parts: the same by where paths start: ``"stem"`` (the first block's entry), ``"bias"`` (a constant inside
-            a block or the head), ``"remainder"`` (what linearising a curved piece leaves over, its biases
-            included).
+        parts: the same, split by where paths start: ``"stem"`` (the first block's entry), ``"bias"`` (a constant
+            inside a block or the head), ``"remainder"`` (the linearisation remainder of a curved piece, including its
+            biases).
         output: the network's output, (batch, classes).
         residual: ``max |sum - output| / max |output|``.
-        curved: pieces that are not piecewise linear, with their operations; empty: the split is exact for the
-            frozen pattern, else it is by linearisation.
+        curved: pieces that are not piecewise linear, with their operations. If empty, the split is exact for the frozen
+            pattern; otherwise it relies on linearisation.
         source: model, data and versions.
     """
 
@@ -62,7 +66,7 @@ class LogitsByLength(Record):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each length, example and class."""
+        """One row per length, example and class."""
         return table(self.to_xarray())
 
 
@@ -72,8 +76,8 @@ class BlockContributions(Record):
 
     Attributes:
         sources: ``"stem"``, ``"bias"``, ``"remainder"``, then the blocks' names, (n + 3,).
-        contributions: (n + 3, batch, classes); sums to the output.
-        of_target: to the target's logit, (n + 3, batch); None without targets.
+        contributions: contributions to each logit, (n + 3, batch, classes); they sum to the output.
+        of_target: contributions to the target's logit, (n + 3, batch); None without targets.
         output: the network's output, (batch, classes).
         residual: ``max |sum - output| / max |output|``.
         curved: shortcuts and joins that are not piecewise linear, with their operations.
@@ -89,7 +93,7 @@ class BlockContributions(Record):
     source: Provenance = field(repr=False)
 
     def to_xarray(self) -> xr.Dataset:
-        """Contributions with dimensions source, example and class; those to the target's logit."""
+        """Contributions with dimensions source, example and class, and those to the target's logit."""
         variables: dict[str, tuple[tuple[str, ...], Any]] = {
             "contribution": (("source", "example", "class"), self.contributions)
         }
@@ -98,17 +102,17 @@ class BlockContributions(Record):
         return dataset(variables, {"source": list(self.sources)}, self.source, residual=self.residual)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each source, example and class."""
+        """One row per source, example and class."""
         return table(self.to_xarray()[["contribution"]])
 
 
 @dataclass(frozen=True, eq=False)
 class LogitLens(Record):
-    """What the head reads from the stream after each block.
+    """The head's predictions from the stream after each block.
 
     Attributes:
         blocks: ``"stem"``, then the blocks' names, (n + 1,).
-        logits: the head's output for the stream after each of them, (n + 1, batch, classes).
+        logits: the head's output for the stream after each of these, (n + 1, batch, classes).
         source: model, data and versions.
     """
 
@@ -122,7 +126,7 @@ class LogitLens(Record):
         return self.logits.softmax(-1)
 
     def accuracy(self, target: torch.Tensor) -> torch.Tensor:
-        """Share of the batch whose largest logit is the target's, after each block, (n + 1,)."""
+        """The accuracy on the batch after each block, (n + 1,)."""
         return (self.logits.argmax(-1) == check_target(self.logits[0], target)).double().mean(1)
 
     def to_xarray(self) -> xr.Dataset:
@@ -132,7 +136,7 @@ class LogitLens(Record):
         return dataset(variables, {"block": list(self.blocks)}, self.source)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each block, example and class."""
+        """One row per block, example and class."""
         return table(self.to_xarray())
 
 
@@ -141,30 +145,30 @@ class LogitLens(Record):
 def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     """The logits split by the number of branches that their paths pass through, biases included.
 
-    At the pattern of one forward pass (ReLU masks, arg max of pooling, batch norm in eval mode) every piece of
-    the network is affine, ``f(y) = J y + c``. Multiply every branch by t: the output is a polynomial in t, and
-    the coefficient of t^k sums all paths of length k,
+    With the activation pattern of one forward pass frozen (ReLU masks, arg max of pooling, batch norm in eval mode),
+    every piece of the network is affine, ``f(y) = J y + c``. If every branch is multiplied by t, the output is a
+    polynomial in t whose coefficient of t^k is the sum over all paths of length k,
 
         V_k = S Y_k + J Y_{k-1} + [k=0] c_shortcut + [k=1] c_branch,    Y'_k = D V_k + [k=0] c_join.
 
-    Paths start at the stem's output, or where a constant enters: one that enters in a branch has passed that
-    branch. All coefficients sum to the logits. A piece that is not piecewise linear (GELU, attention, squeeze
-    and excite, layer norm) is linearised at its input; what that leaves over, ``f(y) - J y``, is carried as
-    ``"remainder"`` and the piece named in `curved`. Where the blocks are no chain the same recursion runs over all sums
-    (see :func:`path_lengths`), from all values that the stem makes; there constants between sums count as those of the
-    shortcut or branch that reads them.
+    Paths start at the stem's output, or where a constant enters; a path that starts in a branch has taken that branch.
+    The coefficients sum to the logits. A piece that is not piecewise linear (GELU, attention, squeeze and excite, layer
+    norm) is linearised at its input. The remainder, ``f(y) - J y``, is carried as ``"remainder"``, and the piece is
+    listed in `curved`. If the blocks are not a chain, the same recursion runs over all sums (see
+    :func:`path_lengths`), starting at all values from the stem; a constant between sums then counts as part of the
+    shortcut or branch that reads it.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
 
     Returns:
-        The split, its parts by where paths start, and how far the sum is from the output.
+        The split, its parts by where paths start, and the difference between their sum and the output.
 
     Raises:
         ValueError: the model is in training mode.
 
-    Cost: one forward pass, and n(n+1) branch products forwards (Jacobian-vector products), 3/2 of that
+    Cost: one forward pass, and n(n+1) Jacobian-vector products of branches, 1.5 times as many
     with remainders. Memory: 2 (n+1) times the largest entry (3 (n+1) with remainders).
 
     Source: the unrolled view is that of Veit, Wilber and Belongie (2016), section 3; the split is ours.
@@ -179,11 +183,11 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
     """
     curved = curved_operations(net)
     parts = PARTS if curved else PARTS[:2]
-    with preserved(net.model):  # a reparametrised layer keeps its weight of each run
+    with preserved(net.model):  # a reparametrised layer stores the weight of each run
         record = pass_of_values(net, x)
         rows = _push_polynomial(record, parts)
     output = record.output
-    by_part = {part: rows[place] for place, part in enumerate(parts)}
+    by_part = {part: rows[position] for position, part in enumerate(parts)}
     by_part.setdefault("remainder", torch.zeros_like(by_part["stem"]))
     return LogitsByLength(
         lengths=torch.arange(rows.shape[1], device="cpu"),
@@ -199,26 +203,26 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
 @checked
 @torch.inference_mode(False)
 def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> BlockContributions:
-    """What each block adds to each logit directly: its output carried to the head by shortcuts alone.
+    """What each block adds directly to each logit: its output carried to the head by shortcuts alone.
 
-    With the pattern frozen as in :func:`logits_by_length`, block i's output b_i reaches the logits without
-    passing through a later branch as
+    With the pattern frozen as in :func:`logits_by_length`, the output b_i of block i's branch reaches the logits
+    without passing through a later branch as
 
         D_n S_n ... D_{i+1} S_{i+1} D_i b_i,
 
-    and with the stem's share and the constants of shortcuts, joins and head these sum to the logits. What a
-    block does by changing the input of later blocks is in their contributions, not in its own.
+    and together with the stem's share and the constants of shortcuts, joins and head these sum to the logits. The
+    effect of a block through the inputs of later blocks is part of their contributions, not of its own.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
-        target: class indices (batch,), to also pick the target's logit.
+        target: class indices (batch,), to also select the target's logit.
 
     Returns:
         Contributions of stem, biases, remainder and each block to each logit.
 
     Raises:
-        ValueError: the model is in training mode, or a target out of range.
+        ValueError: the model is in training mode, or a target is out of range.
 
     Cost: one forward pass and about n^2/2 products of joins, none of branches.
 
@@ -228,8 +232,8 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         >>> import torch, torchvision
         >>> from resnet_paths.network import unroll
         >>> net = unroll(torchvision.models.resnet18(num_classes=5).eval())
-        >>> found = block_contributions(net, torch.randn(2, 3, 32, 32), [0, 3])
-        >>> found.contributions.shape, found.sources[-1], found.residual < 1e-4
+        >>> split = block_contributions(net, torch.randn(2, 3, 32, 32), [0, 3])
+        >>> split.contributions.shape, split.sources[-1], split.residual < 1e-4
         (torch.Size([11, 2, 5]), 'layer4.1', True)
     """
     curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
@@ -237,14 +241,14 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         record = pass_of_values(net, x)
         rows = _push_contributions(record, len(net))
     output = record.output
-    chosen = None
+    of_target = None
     if target is not None:
         classes = check_target(output, target)
-        chosen = rows.gather(2, classes[None, :, None].expand(len(rows), -1, 1))[..., 0]
+        of_target = rows.gather(2, classes[None, :, None].expand(len(rows), -1, 1))[..., 0]
     return BlockContributions(
         sources=(*PARTS, *(block.name for block in net)),
         contributions=rows,
-        of_target=chosen,
+        of_target=of_target,
         output=output,
         residual=_residual(rows.sum(0), output),
         curved=curved,
@@ -256,9 +260,9 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
 def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
     """The head applied to the stream after each block.
 
-    Stages of a convolutional network differ in width, so the stream after block i is carried to the head by the
-    later blocks' shortcuts: the network at the gates (1, ..., 1, 0, ..., 0) with i ones. Blocks come in the order
-    of their sums; one inside the branch of a later one counts only from that one on.
+    The stages of a convolutional network differ in width, so the stream after block i is carried to the head by the
+    later blocks' shortcuts: the network at gates (1, ..., 1, 0, ..., 0) with i ones. Blocks come in the order of their
+    sums; a block inside the branch of a later one has an effect only from that one on.
 
     Args:
         net: the unrolled network, its model in eval mode.
@@ -269,8 +273,8 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
 
     Cost: one forward pass, and n^2/2 products of shortcuts and joins.
 
-    Source: nostalgebraist (2020) for transformers; carried over to stages by the shortcuts, as lesions are
-    (Veit et al. 2016, section 4.1).
+    Source: nostalgebraist (2020) for transformers; extended to stages by means of the shortcuts, as in the lesions of
+    Veit et al. (2016), section 4.1.
 
     Example:
         >>> import torch, torchvision
@@ -290,80 +294,80 @@ def logit_lens(net: UnrolledNetwork, x: Any) -> LogitLens:
 
 
 def _push_polynomial(record: ForwardPass, parts: tuple[str, ...]) -> torch.Tensor:
-    """Coefficients (parts, lengths, *output shape) at the output: the recursion over the graph's vertices, forwards."""
+    """Coefficients (parts, lengths, *output shape) at the output, by a forward recursion over the graph's vertices."""
     graph = record.graph
     rows: dict[int, torch.Tensor] = {}
     done = _done_after(graph)
-    for place, vertex in enumerate(graph.vertices):
-        if place in graph.starts:
-            rows[place] = record.value(place).new_zeros((len(parts), 1, *record.value(place).shape))
-            rows[place][0, 0] = record.value(place)
+    for position, vertex in enumerate(graph.vertices):
+        if position in graph.starts:
+            rows[position] = record.value(position).new_zeros((len(parts), 1, *record.value(position).shape))
+            rows[position][0, 0] = record.value(position)
             continue
-        value, longest = record.value(place), graph.degrees[place]
+        value, longest = record.value(position), graph.degrees[position]
         total = value.new_zeros((len(parts), longest + 1, *value.shape))
         for term in vertex.terms:
-            shift, constant = graph.shift(vertex, term), record.term(place, term)
+            shift, constant = graph.shift(vertex, term), record.term(position, term)
             met = max((rows[source].shape[1] for source in term.sources), default=0)
             at_sources = [_padded(rows[source], met).flatten(0, 1) for source in term.sources]
-            pushed = record.push(place, term, at_sources)
+            pushed = record.push(position, term, at_sources)
             if pushed is not None:
-                lead = (1,) * (value.ndim - constant.ndim)  # a term of fewer dimensions is broadcast over the sum
+                lead = (1,) * (value.ndim - constant.ndim)  # a term with fewer dimensions is broadcast to the sum
                 pushed = pushed.reshape(len(parts), met, *lead, *constant.shape)
                 total[:, shift : shift + met] += pushed
                 constant = constant - pushed.sum((0, 1))
-            kind = "remainder" if record.is_curved(place, term) else "bias"
+            kind = "remainder" if record.is_curved(position, term) else "bias"
             total[parts.index(kind), shift] += constant
-        rows[place] = total
-        for source in done.get(place, ()):
+        rows[position] = total
+        for source in done.get(position, ()):
             del rows[source]
     return rows[len(graph.vertices) - 1]
 
 
 def _done_after(graph: PathGraph) -> dict[int, list[int]]:
-    """For each vertex those whose rows it is the last to read."""
+    """For each vertex, the vertices whose rows it is the last to read."""
     done: dict[int, list[int]] = {}
-    readers = {source: place for place, v in enumerate(graph.vertices) for t in v.terms for source in t.sources}
+    readers = {source: position for position, v in enumerate(graph.vertices) for t in v.terms for source in t.sources}
     for source, reader in readers.items():
         done.setdefault(reader, []).append(source)
     return done
 
 
 def _padded(rows: torch.Tensor, lengths: int) -> torch.Tensor:
-    """Coefficients (parts, lengths, ...) with zeros for the lengths that they lack."""
+    """Coefficients (parts, lengths, ...), padded with zeros to the given number of lengths."""
     missing = lengths - rows.shape[1]
     return torch.cat([rows, rows.new_zeros((len(rows), missing, *rows.shape[2:]))], 1) if missing else rows
 
 
 def _push_contributions(record: ForwardPass, n: int) -> torch.Tensor:
-    """Rows (3 + n, *output shape) at the output: what each source gives by shortcuts alone."""
+    """Rows (3 + n, *output shape) at the output: what each source contributes by shortcuts alone."""
     graph = record.graph
     rows: dict[int, torch.Tensor] = {}
     done = _done_after(graph)
-    for place, vertex in enumerate(graph.vertices):
-        value = record.value(place)
+    for position, vertex in enumerate(graph.vertices):
+        value = record.value(position)
         total = value.new_zeros((len(PARTS) + n, *value.shape))
-        if place in graph.starts:
+        if position in graph.starts:
             total[0] = value
         for term in vertex.terms:
             if term.kind == BRANCH:
                 assert vertex.block is not None
-                total[len(PARTS) + vertex.block] += record.term(place, term)
+                total[len(PARTS) + vertex.block] += record.term(position, term)
                 continue
-            constant, present = record.term(place, term), _present(rows, term.sources)
-            pushed = record.push(place, term, [rows[source][present] for source in term.sources])
+            constant, present = record.term(position, term), _nonzero_rows(rows, term.sources)
+            pushed = record.push(position, term, [rows[source][present] for source in term.sources])
             if pushed is not None:
                 total[present] += pushed
                 constant = constant - pushed.sum(0)
-            total[PARTS.index("remainder" if record.is_curved(place, term) else "bias")] += constant
-        rows[place] = total
-        for source in done.get(place, ()):
+            total[PARTS.index("remainder" if record.is_curved(position, term) else "bias")] += constant
+        rows[position] = total
+        for source in done.get(position, ()):
             del rows[source]
     return rows[len(graph.vertices) - 1]
 
 
-def _present(rows: dict[int, torch.Tensor], places: Sequence[int]) -> list[int]:
-    """The rows that are not all zero at one of some vertices."""
-    flags = [rows[place].flatten(1).any(1) for place in places]
+def _nonzero_rows(rows: dict[int, torch.Tensor], positions: Sequence[int]) -> list[int]:
+    """The indices of rows that are nonzero at any of the vertices."""
+    flags = [rows[position].flatten(1).any(1) for position in positions]
     return [] if not flags else torch.stack(flags).any(0).nonzero()[:, 0].tolist()
 
 

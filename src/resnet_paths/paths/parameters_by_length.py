@@ -1,4 +1,8 @@
-"""The gradient of parameters split by path length, exactly."""
+"""The gradient of parameters split exactly by path length.
+
+It differs from `by_length` in what the recursion leaves behind: there the coefficients at one place, here at each block
+a product with the branch's own parameters, while the coefficients pass through.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +35,13 @@ class ParameterGradientByLength(Record):
         loss: the loss's name.
         blocks: names of the blocks whose branches are counted.
         lengths: 0..K, (L,).
-        gradient: for each parameter, (L, *shape).
-        norms: norm of each parameter's gradient of each length, (L,) each.
-        total: for each parameter the ordinary gradient.
-        residual: ``|sum_k G_k - G| / |G|`` over all parameters; None where lengths were cut off.
-        vjps: rows pulled back, by kind of piece.
-        looped: pieces whose rows went one by one for lack of a batching rule, with the reason.
+        gradient: the gradient by length of each parameter, (L, *shape).
+        norms: norm by length of each parameter's gradient, (L,) each.
+        total: the ordinary gradient of each parameter.
+        residual: ``|sum_k G_k - G| / |G|`` over all parameters; None if `max_length` cut off lengths.
+        vjps: number of rows pulled back, by kind of piece.
+        looped: pieces whose rows were pulled back one by one because an operation has no batching rule, with the
+            reason.
         source: model, data, type and versions.
     """
 
@@ -65,7 +70,7 @@ class ParameterGradientByLength(Record):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each parameter and length: norm."""
+        """One row per parameter and length: norm."""
         return table(self.to_xarray()[["norm"]])
 
 
@@ -81,28 +86,28 @@ def parameter_gradients_by_length(
     blocks: Sequence[BlockRef] | None = None,
     max_bytes: int | None = None,
 ) -> ParameterGradientByLength:
-    """The gradient of every parameter, split exactly by the number of branches that it came back through.
+    """The gradient of every parameter, split exactly by the number of branches that it flowed back through.
 
-    Length counts the branches from the loss back to the parameter, the branch that holds it included. With G_k the
-    gradient of length k at a block's sum (see :func:`gradient_by_length`), a parameter of its branch b gets
+    The length counts the branches from the loss back to the parameter, including the branch that contains it. With G_k
+    the gradient of length k at a block's sum (see :func:`gradient_by_length`), a parameter w of its branch b gets
 
         (db/dw)' G_{k-1},
 
-    a parameter of a shortcut, of what follows a sum, the stem or the head ``G_k`` pulled back through its own piece,
-    and one that is used in several places the sum over these. So each parameter's coefficients sum to its ordinary
-    gradient.
+    and a parameter of a shortcut, of an operation after a sum, of the stem or the head gets ``G_k`` pulled back through
+    its own piece. A parameter used several times gets the sum over its uses. So each parameter's coefficients sum to
+    its ordinary gradient.
 
     Args:
         net: the unrolled network, its model in eval mode, with parameters that require gradients.
         x: the model's input, batch first.
-        target: class indices (batch,), or what the loss takes.
+        target: class indices (batch,), or whatever the loss accepts.
         loss: as in :func:`gradient_by_length`.
-        max_length: keep the lengths 0..max_length only.
-        blocks: count only these blocks' branches; paths then pass the others in both ways.
+        max_length: keep only the lengths 0..max_length.
+        blocks: count only these blocks' branches; a path may pass the others either way.
         max_bytes: as in :func:`gradient_by_length`.
 
     Returns:
-        The coefficients and their norms for each parameter.
+        The coefficients and their norms per parameter.
 
     Raises:
         ValueError: no parameter requires gradients, or as :func:`gradient_by_length`.
@@ -121,21 +126,22 @@ def parameter_gradients_by_length(
         (torch.Size([9, 64, 3, 7, 7]), True)
     """
     named = net.model.named_parameters()
-    wanted: dict[str, torch.Tensor] = {name: value for name, value in named if value.requires_grad}
-    if not wanted:
+    parameters: dict[str, torch.Tensor] = {name: value for name, value in named if value.requires_grad}
+    if not parameters:
         raise ValueError(
             "expected parameters that require gradients, got none; call model.requires_grad_(True), or pass the "
-            "network itself rather than a copy made for inference"
+            "original network instead of a copy made for inference"
         )
     counted = None if blocks is None else frozenset(net.indices(blocks))
     x = map_leaves(x, _kept_by_autograd)
     record = pass_of_parameters(net, x, target, loss, max_bytes, counted)
-    lengths, whole = kept_lengths(record.graph, max_length)
-    leaves = LeafSums(wanted, lengths)
+    lengths, complete = kept_lengths(record.graph, max_length)
+    leaves = LeafSums(parameters, lengths)
     pull_polynomial(record, lengths, leaves=leaves)
-    totals = dict(zip(wanted, record.ordinary_gradient(list(wanted.values())), strict=True))
+    totals = dict(zip(parameters, record.ordinary_gradient(list(parameters.values())), strict=True))
     gradient = {
-        name: leaves.sums.get(name, value.new_zeros((lengths, *value.shape)).detach()) for name, value in wanted.items()
+        name: leaves.sums.get(name, value.new_zeros((lengths, *value.shape)).detach())
+        for name, value in parameters.items()
     }
     summed = [value.sum(0) for value in gradient.values()]
     return ParameterGradientByLength(
@@ -147,7 +153,7 @@ def parameter_gradients_by_length(
             name: torch.linalg.vector_norm(value.reshape(len(value), -1), dim=1) for name, value in gradient.items()
         },
         total=totals,
-        residual=relative_gap(summed, list(totals.values())) if whole else None,
+        residual=relative_gap(summed, list(totals.values())) if complete else None,
         vjps=record.vjps,
         looped=record.looped,
         source=provenance(net.model, [x, target], record.seed.dtype),
@@ -155,5 +161,5 @@ def parameter_gradients_by_length(
 
 
 def _kept_by_autograd(leaf: Any) -> Any:
-    """Tensors made in inference mode cannot be saved for the way back."""
+    """A clone of an inference tensor, which autograd could not save for the backward pass; any other value as it is."""
     return leaf.clone() if isinstance(leaf, torch.Tensor) and leaf.is_inference() else leaf

@@ -1,11 +1,12 @@
-"""The recursion that carries one coefficient for each path length, from the output back over all vertices.
+"""The recursion that carries one coefficient per path length from the output back over all vertices.
 
-Every vertex holds rows G_0, G_1, ...: the sums over all ways to it from the output that enter 0, 1, ... branches. It
-hands them to the sources of its terms, those of its branch moved on by one; rows that meet at a vertex are added.
+Every vertex holds rows G_0, G_1, ...: the sums over all walks from the output to it that enter 0, 1, ... branches. It
+passes them to the sources of its terms, those of its branch shifted by one; rows that meet at a vertex are added.
 
-Through a block whose rows come from one vertex and go to one (``PathGraph.steps``) they go a chunk at a time, the
-longest lengths first. That order lets the new coefficients overwrite the old where shapes allow it: a chunk writes
-``G_k`` and, by the branch, ``G_{k+1}`` for its own k alone, and all of these have been read by it or by a chunk before.
+Through a block whose rows come from one vertex and go to one (``PathGraph.steps``), rows go a chunk at a time, longest
+lengths first. In that order the new coefficients can overwrite the old ones where shapes allow it: a chunk writes
+``G_k`` and, through the branch, ``G_{k+1}`` only for its own k, and these have been read by this chunk or an earlier
+one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ Visit = Callable[[int, torch.Tensor], None]
 
 @dataclass
 class LeafSums:
-    """Gradients of parameters by path length, summed as the recursion meets them.
+    """Gradients of parameters by path length, accumulated as the recursion reaches them.
 
     Attributes:
-        wanted: the parameters asked for, by name.
+        wanted: the requested parameters, by name.
         lengths: number of lengths kept.
-        sums: for each name met, (lengths, *shape).
+        sums: the accumulated gradients, (lengths, *shape) per parameter reached so far.
     """
 
     wanted: dict[str, torch.Tensor]
@@ -40,11 +41,11 @@ class LeafSums:
         self._names = {id(value): name for name, value in self.wanted.items()}
 
     def known(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Those of some leaves that are asked for."""
+        """The leaves that are requested parameters."""
         return [leaf for leaf in leaves if id(leaf) in self._names]
 
     def put(self, leaf: torch.Tensor, values: torch.Tensor, first: int) -> None:
-        """Add rows of a parameter's gradient of the lengths from `first` on; lengths not kept are left out."""
+        """Add rows of a parameter's gradient, for lengths from `first` on; lengths that are not kept are skipped."""
         name = self._names[id(leaf)]
         if name not in self.sums:
             self.sums[name] = leaf.new_zeros((self.lengths, *leaf.shape)).detach()
@@ -53,7 +54,7 @@ class LeafSums:
 
 
 def kept_lengths(graph: PathGraph, max_length: int | None) -> tuple[int, bool]:
-    """How many lengths are kept of a graph's, and whether that is all of them."""
+    """The number of lengths to keep, and whether that is all of them."""
     longest = graph.max_length
     kept = longest if max_length is None else min(max_length, longest)
     return kept + 1, kept == longest
@@ -66,85 +67,87 @@ def pull_polynomial(
 
     Args:
         record: the recorded pass.
-        lengths: how many coefficients to keep.
-        leaves: where to sum up parameters' gradients.
-        visit: called with each vertex's place and its coefficients (valid during the call); sums inside a step that is
-            made at once are left out.
+        lengths: number of coefficients to keep.
+        leaves: accumulates parameters' gradients.
+        visit: called with each vertex's position and its coefficients (valid during the call); sums inside a step that
+            is made at once are left out.
 
     Returns:
-        (lengths met, *start shape); None where no gradient arrives.
+        The coefficients, (lengths reached, *start shape); None if no gradient arrives.
 
-    Cost: for each term one product for each length of the ways to it, at most n (n + 1) / 2 of branches.
+    Cost: one product per term and length, at most n (n + 1) / 2 of branches in a chain.
     """
     graph = record.graph
     waiting = Waiting({len(graph.vertices) - 1: record.seed[None]}, set())
     start: torch.Tensor | None = None
-    for place in reversed(range(len(graph.vertices))):
-        arrived = waiting.rows.pop(place, None)
+    for position in reversed(range(len(graph.vertices))):
+        arrived = waiting.rows.pop(position, None)
         if arrived is None:
             continue
         if visit is not None:
-            visit(place, arrived)
-        if not graph.vertices[place].terms:
+            visit(position, arrived)
+        if not graph.vertices[position].terms:
             start = arrived
-        step = graph.steps.get(place)
+        step = graph.steps.get(position)
         if step is not None and leaves is None and step.entry not in waiting.rows:
-            waiting.rows[step.entry] = _through_block(record, step, arrived, lengths, place in waiting.ours)
+            waiting.rows[step.entry] = _through_block(record, step, arrived, lengths, position in waiting.ours)
             waiting.ours.add(step.entry)
         else:
-            _through_terms(record, place, arrived, lengths, waiting, leaves)
+            _through_terms(record, position, arrived, lengths, waiting, leaves)
     return start
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The rows that have come to each vertex so far.
+    """The rows that have reached each vertex so far.
 
     Attributes:
         rows: the rows.
-        ours: the vertices whose rows lie in memory made here. Others may share it: the gradients that autograd gives
-            for the terms of a sum are one tensor, those of a mean one number, expanded.
+        ours: the vertices whose rows are in memory allocated here, so that it may be overwritten. Memory of autograd
+            may be shared: the gradients of the terms of a sum are one tensor, those of a mean one expanded number.
     """
 
     rows: dict[int, torch.Tensor]
     ours: set[int]
 
-    def add(self, place: int, values: torch.Tensor, shift: int) -> None:
-        """Add rows to those at a vertex, `shift` places further on."""
-        known = self.rows.get(place)
+    def add(self, position: int, values: torch.Tensor, shift: int) -> None:
+        """Add rows to those at a vertex, shifted by `shift` lengths."""
+        waiting = self.rows.get(position)
         count = len(values) + shift
-        if known is None and not shift:
-            self.rows[place] = values
+        if waiting is None and not shift:
+            self.rows[position] = values
             return
-        if known is None or len(known) < count or place not in self.ours:
-            grown = zeros_for(values, count if known is None else max(count, len(known)))
-            if known is not None:
-                grown[: len(known)] = known
-            self.rows[place] = known = grown
-            self.ours.add(place)
-        known[shift:count] += values
+        if waiting is None or len(waiting) < count or position not in self.ours:
+            grown = zeros_for(values, count if waiting is None else max(count, len(waiting)))
+            if waiting is not None:
+                grown[: len(waiting)] = waiting
+            self.rows[position] = waiting = grown
+            self.ours.add(position)
+        waiting[shift:count] += values
 
 
 def _through_terms(
-    record: ForwardPass, place: int, arrived: torch.Tensor, lengths: int, waiting: Waiting, leaves: LeafSums | None
+    record: ForwardPass, position: int, arrived: torch.Tensor, lengths: int, waiting: Waiting, leaves: LeafSums | None
 ) -> None:
-    """Hand the rows at a vertex on to the sources of its terms, one after the other."""
-    vertex = record.graph.vertices[place]
-    for term in reversed(vertex.terms):  # the branch first, whose rows make room for the shortcut's, one fewer
+    """Pass the rows at a vertex to the sources of its terms, one term after the other."""
+    vertex = record.graph.vertices[position]
+    for term in reversed(
+        vertex.terms
+    ):  # branch first: its rows are one more, so the shortcut's fit into the same memory
         shift = record.graph.shift(vertex, term)
         kept = arrived[: lengths - shift]
         if len(kept) == 0:
             continue
-        inner = [] if leaves is None else leaves.known(record.parameters(place, term))
-        handed_on, of_parameters = record.pull(place, term, kept, inner)
-        for source, values in handed_on:
+        inner = [] if leaves is None else leaves.known(record.parameters(position, term))
+        at_sources, at_parameters = record.pull(position, term, kept, inner)
+        for source, values in at_sources:
             waiting.add(source, values, shift)
-        for leaf, values in zip(inner, of_parameters, strict=False):
+        for leaf, values in zip(inner, at_parameters, strict=False):
             leaves.put(leaf, values, shift)  # type: ignore[union-attr]
 
 
 def _through_block(record: ForwardPass, step: Step, rows: torch.Tensor, lengths: int, ours: bool) -> torch.Tensor:
-    """The rows at a block's exit as rows at its entry, a chunk at a time; over the old ones if their memory is ours."""
+    """Pull rows from a block's exit to its entry, a chunk at a time; in place if their memory is ours."""
     (join,) = record.graph.vertices[step.exit].terms if step.exit != step.total else (None,)
     vertex = record.graph.vertices[step.total]
     shortcut, branch = vertex.terms
@@ -152,8 +155,8 @@ def _through_block(record: ForwardPass, step: Step, rows: torch.Tensor, lengths:
     grown = min(len(rows) + shift, lengths)
     entry = record.value(step.entry)
     identity = record.term(step.total, shortcut) is entry
-    known = (rows._base if rows._base is not None else rows) if ours else None
-    result = _room(known, rows, entry.shape, record.row_strides(step.total, branch), grown, lengths)
+    reusable = (rows._base if rows._base is not None else rows) if ours else None
+    result = _memory_for(reusable, rows, entry.shape, record.row_strides(step.total, branch), grown, lengths)
     for part in record.chunks(len(rows), step.entry, step.total):
         total = rows[part]
         if join is not None:
@@ -173,16 +176,16 @@ def _through_block(record: ForwardPass, step: Step, rows: torch.Tensor, lengths:
     return result
 
 
-def _room(
-    known: torch.Tensor | None,
+def _memory_for(
+    reusable: torch.Tensor | None,
     rows: torch.Tensor,
     shape: torch.Size,
     strides: tuple[int, ...],
     count: int,
     capacity: int,
 ) -> torch.Tensor:
-    """Where to put `count` coefficients at an entry: in the memory of the old ones where shapes agree, else in new."""
-    if known is None or known.shape != (capacity, *shape) or known.stride() != rows.stride():
-        known = rows.new_empty(0).new_empty_strided((capacity, *shape), (shape.numel(), *strides))
-    known[len(rows) : count].zero_()
-    return known[:count]
+    """Memory for `count` coefficients at an entry: that of the old ones if shapes agree, otherwise new."""
+    if reusable is None or reusable.shape != (capacity, *shape) or reusable.stride() != rows.stride():
+        reusable = rows.new_empty(0).new_empty_strided((capacity, *shape), (shape.numel(), *strides))
+    reusable[len(rows) : count].zero_()
+    return reusable[:count]

@@ -1,9 +1,9 @@
-"""Rows of cotangents pulled back through a piece of a recorded pass: batched, in chunks, often without autograd.
+"""Pull rows of cotangents back through a piece of a recorded pass: batched, in chunks, often without autograd.
 
-Why not simply ``autograd.grad(is_grads_batched=True)``: its engine runs each operation under vmap, which on a CPU takes
-1.6 to 1.9 times as long for the branches of convolutional networks as :class:`Chain`, which reads such a branch off the
-recorded graph. Why in chunks: rows beyond the cache are pulled back more slowly (by up to a half on a CPU), and on a
-GPU beyond its memory not at all.
+Why not just ``autograd.grad(is_grads_batched=True)``? Its engine runs each operation under vmap, which on a CPU takes
+1.6 to 1.9 times as long for the branches of convolutional networks as :class:`Chain`, which derives such a branch from
+the recorded graph. Why in chunks? Rows beyond the cache are pulled back more slowly (by up to a half on a CPU), and on
+a GPU rows beyond its memory not at all.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import torch
 
 from .chain import Chain, chain_between
 
-CACHE_BYTES = 2**20  # of the largest value; a row's products hold about four values of that size
+CACHE_BYTES = (
+    2**20
+)  # for the largest value; a product holds about four of that size, which together should fit a CPU's cache
 
 
 class Puller:
-    """Pulls rows back from a value to earlier ones from which it was computed.
+    """Pulls rows back from a value to earlier values that it depends on.
 
     Args:
-        max_bytes: memory for the values of one batched product; None chooses it.
-        hooked: whether the pass put hooks on tensors or nodes, which only autograd's engine calls.
+        max_bytes: memory for the values of one batched product; None chooses it automatically.
+        hooked: whether the pass put hooks on tensors or nodes; only autograd's engine calls those.
 
     Attributes:
-        vjps: how many rows were pulled back through which kind of piece.
-        looped: pieces of which an operation has no batching rule, so that rows were pulled back one by
-            one, with the reason.
+        vjps: number of rows pulled back, by kind of piece.
+        looped: pieces whose rows were pulled back one by one because an operation has no batching rule, with the
+            reason.
     """
 
     def __init__(self, max_bytes: int | None, hooked: bool) -> None:
@@ -41,12 +43,12 @@ class Puller:
         self._hooked = hooked
 
     def chunks(self, rows: int, *values: torch.Tensor) -> list[slice]:
-        """Slices of rows that one batched product takes at a time, the last ones first."""
+        """Slices of the rows for one batched product each, the last rows first."""
         size = self._rows_at_once(*values)
         return [slice(max(0, stop - size), stop) for stop in range(rows, 0, -size)]
 
     def _rows_at_once(self, *values: torch.Tensor) -> int:
-        """How many rows to pull back at once, by the memory budget and what memory has shown to hold."""
+        """The number of rows to pull back at once, from the memory budget and earlier out-of-memory errors."""
         row = 4 * max(value.numel() * value.element_size() for value in values)
         device = values[0].device
         budget = self.max_bytes
@@ -58,8 +60,8 @@ class Puller:
         return size if self._most_rows is None else min(size, self._most_rows)
 
     def chain(self, output: torch.Tensor, start: torch.Tensor) -> Chain | None:
-        """The piece between two values as a chain of convolutions, norms and ReLUs, where it is one."""
-        between = id(output), id(start)  # both live as long as the record does
+        """The piece between two values as a chain of convolutions, norms and ReLUs; None if it is not one."""
+        between = id(output), id(start)  # both values live as long as the record, so ids are not reused
         if between not in self._chains:
             self._chains[between] = None if self._hooked else chain_between(output, start)
         return self._chains[between]
@@ -67,7 +69,7 @@ class Puller:
     def pull(
         self, piece: str, output: torch.Tensor, inputs: list[torch.Tensor], rows: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Rows (rows, batch, ...) at a value as rows at the earlier values from which it was computed."""
+        """Pull rows (rows, batch, ...) at a value back to earlier values that it depends on."""
         pulled: list[torch.Tensor | None] | None = None
         if self._most_rows is None or len(rows) <= self._most_rows:
             try:
@@ -106,41 +108,41 @@ class Puller:
 def gradients(
     output: torch.Tensor, inputs: Sequence[torch.Tensor], cotangent: torch.Tensor | None, batched: bool = False
 ) -> list[torch.Tensor | None]:
-    """Autograd's gradients with respect to some inputs, the recording kept; None where none comes."""
+    """Autograd's gradients with respect to the inputs, None for an input without one; the graph is retained."""
     grad: Callable[..., Any] = torch.autograd.grad
-    found: tuple[torch.Tensor | None, ...] = grad(
+    by_input: tuple[torch.Tensor | None, ...] = grad(
         output, inputs, cotangent, retain_graph=True, allow_unused=True, is_grads_batched=batched
     )
-    return list(found)
+    return list(by_input)
 
 
 def zeros_for(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Zeros for some rows, each stored as those given: in another order the products with them take far longer."""
+    """Zeros with the memory layout of the given rows: products of rows with another layout take far longer."""
     row = torch.empty_like(rows[0], device="meta") if len(rows) else rows.new_empty(rows.shape[1:], device="meta")
     return rows.new_empty(0).new_empty_strided((count, *row.shape), (row.numel(), *row.stride())).zero_()
 
 
 def row_zeros(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """As many zeros of a value's shape as there are rows."""
+    """Zeros with the shape of `value`, one per row."""
     return value.new_zeros((len(rows), *value.shape))
 
 
 def reduced(rows: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-    """Rows at a sum as rows at one of its terms, which may have been broadcast."""
+    """Rows at a sum, reduced to the shape of one of its terms if that was broadcast."""
     if rows.shape[1:] == term.shape:
         return rows
     return torch.stack([row.sum_to_size(term.shape) for row in rows])
 
 
 def _stored_as(rows: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Rows, each stored as the value whose gradients they are.
+    """Rows with the memory layout of the value that they are gradients of, as autograd itself provides them.
 
-    Autograd's own are; of others PyTorch 2.15's batch norm (CPU) reads a batch of one in the wrong order.
+    For another layout, PyTorch 2.15's batch norm (CPU) reads a batch of one in the wrong order.
     """
     if rows.stride()[1:] == value.stride():
         return rows
     if not value.is_contiguous() and torch.empty_like(value, device="meta").stride() != value.stride():
-        return rows.contiguous()  # a view with gaps or repetitions
+        return rows.contiguous()  # the value is a view with gaps or repetitions
     return rows.new_empty(0).new_empty_strided(rows.shape, (value.numel(), *value.stride())).copy_(rows)
 
 

@@ -1,4 +1,4 @@
-"""Rows of tangents pushed forward through a function's Jacobian: batched, in chunks that fit the cache."""
+"""Push rows of tangents forward through a function's Jacobian: batched, in chunks that fit the cache."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from .pulling import CACHE_BYTES
 def push(
     function: Callable[..., torch.Tensor], at: tuple[torch.Tensor, ...], rows: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
-    """Rows (rows, batch, ...) at each argument as rows at the result: row j of each moves with row j of the others."""
-    at = tuple(value.clone() if 0 in value.stride() else value for value in at)  # expanded ones cannot be moved
+    """Push rows (rows, batch, ...) at each argument to the result, whose row j comes from row j of all arguments."""
+    at = tuple(
+        value.clone() if 0 in value.stride() else value for value in at
+    )  # forward mode does not accept expanded tensors
 
     def one(*row: torch.Tensor) -> torch.Tensor:
         tangent: torch.Tensor = torch.func.jvp(function, at, row)[1]
         return tangent
 
     size = max(1, CACHE_BYTES // max(1, *(value.numel() * value.element_size() for value in at)))
-    # autograd on keeps modules off their fused inference kernels, attention in plain operations: both have no
-    # forward derivative
-    with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch's forward level is one a process
+    # With autograd on, modules avoid their fused inference kernels, and the math backend computes attention in plain
+    # operations: neither kind of fused kernel has a forward derivative.
+    with MODEL_LOCK, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # torch has one forward level per process
         load_forward_derivatives()
         pushed: torch.Tensor = torch.func.vmap(one, chunk_size=size)(*rows)
     return pushed.detach()
