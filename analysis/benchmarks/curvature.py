@@ -2,7 +2,7 @@
 
     python analysis/benchmarks/curvature.py [--images 64] [--repeats 4] [--threads 1]
 
-Writes curvature.md beside this file. Both libraries run in one process, in turn; processor time, best of the repeats.
+Writes curvature.md beside this file. Both libraries run in turn in one process; processor time, best of the repeats.
 """
 
 import argparse
@@ -68,10 +68,10 @@ def rows(title: str, best: dict[str, float], gap: float) -> list[str]:
     expected = {"hessian": 4.0, "gauss_newton": 4.0}
     labels = {
         "hessian": ("Hessian, one vector", 1),
-        "hessian, several": (f"Hessian, each of {COLUMNS} vectors", COLUMNS),
+        "hessian, several": (f"Hessian, per vector of {COLUMNS}", COLUMNS),
         "gauss_newton": ("Gauss-Newton, one vector", 1),
         "peer": ("Hessian by curvlinops' own product, one vector", 1),
-        "peer, several": (f"Hessian by curvlinops' own product, each of {COLUMNS}", COLUMNS),
+        "peer, several": (f"Hessian by curvlinops' own product, per vector of {COLUMNS}", COLUMNS),
     }
     lines = []
     for name, (label, columns) in labels.items():
@@ -82,7 +82,7 @@ def rows(title: str, best: dict[str, float], gap: float) -> list[str]:
             f"| {title} | {label} | {gradient:.3f} s | {best[name] / columns:.3f} s | {ratio:.2f} | {verdict} |"
         )
     factor = best["peer"] / best["hessian"]
-    lines.append(f"| {title} | one vector, peer / ours | | | {factor:.2f} | difference {gap:.1e} |")
+    lines.append(f"| {title} | one vector, curvlinops / this library | | | {factor:.2f} | difference {gap:.1e} |")
     return lines
 
 
@@ -110,18 +110,18 @@ def main() -> None:
         "# What a product with the Hessian costs",
         "",
         f"Made by `python analysis/benchmarks/curvature.py --images {options.images} --repeats {options.repeats}`: "
-        f"torch {torch.__version__}, curvlinops "
-        f"{curvlinops_version()}, {platform.machine()}, {options.threads} thread(s), float32, processor time, best of "
-        f"{options.repeats}. A gradient is one forward and one backward pass of the same data, to all parameters.",
+        f"torch {torch.__version__}, curvlinops {curvlinops_version()}, {platform.machine()}, {options.threads} "
+        f"thread(s), float32, processor time, best of {options.repeats}. A gradient is one forward and one backward "
+        "pass of the same data, with respect to all parameters.",
         "",
         "| network and data | product | gradient | product | in gradients | expected |",
         "|---|---|---:|---:|---:|---|",
         *body,
         "",
-        "curvlinops' own product is a forward derivative of the backward pass under vmap; ours, on its base class, two "
-        "backward passes (the reason is correctness: the former is wrong for layer norm in this torch).",
+        "curvlinops' own product is a forward derivative of the backward pass under vmap. Ours, on its base class, "
+        "is two backward passes, because the former is wrong for layer norm in this version of torch.",
         "",
-        f"Largest resident memory of the process: {memory:.0f} MiB.",
+        f"Peak resident memory of the process: {memory:.0f} MiB.",
         "",
     ]
     (HERE / "curvature.md").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""All 2^12 subsets of 12 blocks: depth-first prefix sharing against evaluating each subset by itself.
+"""All 2^12 subsets of 12 blocks: depth-first prefix sharing against evaluating each subset on its own.
 
     python analysis/benchmarks/exhaustive_subsets.py [--reference FOLDER] [--images 20] [--naive 4096] [--repeats 1]
 
@@ -110,13 +110,13 @@ def compare(
     return [
         f"## {title}",
         "",
-        f"{data.name}, {len(x)} images; the naive way ran {some} of {len(subsets)} subsets.",
+        f"{data.name}, {len(x)} images; the naive variant ran {some} of {len(subsets)} subsets.",
         "",
-        "| way | processor seconds for all 4096 | times faster | branches evaluated | largest logit difference |",
+        "| variant | processor seconds for all 4096 | speed-up | branches evaluated | largest logit difference |",
         "|---|---:|---:|---:|---:|",
-        f"| each subset by itself | {seconds_of[0]:.1f} | 1 | {branches} | |",
-        f"| prefixes shared | {seconds_of[1]:.1f} | {ratio_of[0]:.1f} | {count.branches} | {gaps[0]:.1e} |",
-        f"| prefixes shared, norms folded, channels last | {seconds_of[2]:.1f} | {ratio_of[1]:.1f} | {count.branches} "
+        f"| each subset on its own | {seconds_of[0]:.1f} | 1 | {branches} | |",
+        f"| shared prefixes | {seconds_of[1]:.1f} | {ratio_of[0]:.1f} | {count.branches} | {gaps[0]:.1e} |",
+        f"| shared prefixes, folded norms, channels last | {seconds_of[2]:.1f} | {ratio_of[1]:.1f} | {count.branches} "
         f"| {gaps[1]:.1e} |",
         "",
         f"By branches evaluated: {branches / count.branches:.1f} times fewer. Logits reach {scale:.1f}; in float64 "
@@ -144,13 +144,13 @@ def main() -> None:
         "",
         f"`python analysis/benchmarks/exhaustive_subsets.py {command}`; {platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32; load of the machine's "
-        f"{os.cpu_count()} cores: {os.getloadavg()[2]:.1f}. Both ways in one run, in turn; processor "
-        "seconds, and their ratios, are medians over its repeats.",
+        f"{os.cpu_count()} cores: {os.getloadavg()[2]:.1f}. Both variants run in turn in one process. Processor "
+        "seconds and their ratios are medians over the repeats.",
         "",
     ]
     small = digits("test").subset(slice(0, arguments.images))
     twelve = cifar_resnet(26, in_channels=1, seed=0).eval()
-    lines += compare("All blocks of a network of 12 (ResNet-26, digits)", twelve, list(range(12)), small, some, repeats)
+    lines += compare("All 12 blocks of ResNet-26, digits", twelve, list(range(12)), small, some, repeats)
     if arguments.reference is not None:
         model = load_model(str(arguments.reference / "resnet56_cifar10_option_a.safetensors"))
         data = load_data(str(arguments.reference / "cifar10_sample.npz"), limit=arguments.images)

@@ -3,17 +3,17 @@
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
         [--landscaper PYTHON] [--device cuda] [--surface 51] [--minutes 10]
 
-Two clocks: seconds on the wall, which other programs on the machine lengthen, and seconds of the processor in this
-process, which they lengthen little. Ratios are of the processor's seconds, except where work is in other processes or
-on a GPU.
+There are two clocks: wall seconds, which other programs on the machine increase, and processor seconds of this
+process, which they increase only slightly. Ratios are of processor seconds, except for work in other processes or on
+a GPU.
 
-All ways compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
+All variants compute the loss at the same cells, theta + k d for k = 1 .. cells, on the same images in the same process,
 in turn; d is the direction that loss-landscapes draws itself (`random_line`, filter normalised), so that all
-parameters move. landscaper wants an environment of its own: --landscaper names its Python, in which this project is
-installed too; it walks as many cells of a line of its own around theta, over the same images, in turn with the others
-(see landscaper_line.py). The table gives medians over the turns, and of the ratios within each; ours includes its
-set-up (copy, graph, fingerprints) as the peers' include theirs; processes are started before the clock. Writes
-landscape.md beside this file, anew after each turn (landscape_cuda.md for --device cuda).
+parameters move. landscaper needs its own environment: --landscaper names its Python, in which this project is
+installed too. It evaluates the same number of cells on its own line around theta, over the same images, in turn with
+the others (see landscaper_line.py). The table gives medians over the rounds, and of the ratios within each. Our time
+includes set-up (copy, graph, fingerprints), as the peers' includes theirs; processes are started before the clock.
+Writes landscape.md beside this file after each round (landscape_cuda.md for --device cuda).
 
 On a GPU, besides: the share of the card's bfloat16 rate (that of a product of two matrices of 8192 x 8192 in the same
 run) that a cell over all images of FOLDER/cifar10_jpeg.zip reaches, for several batch sizes; and with --surface N, the
@@ -56,7 +56,7 @@ DISTANCE = 5.0
 
 
 class MicroBatches(Metric):
-    """What a user of the peer could do by hand: inference mode, and batches that fit the cache."""
+    """What a user of the peer could tune by hand: inference mode, and batches that fit the cache."""
 
     def __init__(self, x: torch.Tensor, labels: torch.Tensor, size: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def peer_line(model: nn.Module, metric: Metric, cells: int) -> np.ndarray:
 
 
 def peer_direction(model: nn.Module, cells: int) -> Direction:
-    """The step that the peer's `random_line` takes with this seed, by its own functions."""
+    """The step that the peer's `random_line` takes with this seed, computed by its own functions."""
     start = wrap_model(copy.deepcopy(model)).get_module_parameters()
     torch.manual_seed(SEED)
     with next(model.parameters()).device:  # the peer draws on the default device
@@ -87,7 +87,7 @@ def peer_direction(model: nn.Module, cells: int) -> Direction:
 
 
 class Landscaper:
-    """landscaper in a process of its own; `seconds` are those of the last turn, by its own clocks."""
+    """landscaper in its own process; `seconds` are those of the last round, by its own clocks."""
 
     def __init__(self, python: str, options: argparse.Namespace) -> None:
         numbers = {"images": options.images, "cells": options.cells, "threads": torch.get_num_threads()}
@@ -141,7 +141,7 @@ def ways(
     if landscaper is not None:
         found["landscaper, all images at once"] = landscaper
     for size in (32,):
-        found[f"loss-landscapes, inference mode, {size} at a time"] = lambda size=size: peer_line(
+        found[f"loss-landscapes, inference mode, batches of {size}"] = lambda size=size: peer_line(
             model, MicroBatches(x, labels, size), cells
         )
     found["resnet_paths, float32"] = lambda: ours(None)
@@ -159,8 +159,8 @@ def table(
     first = names[0]
     by_hand = next(name for name in names if "inference mode" in name)
     lines = [
-        "| way | wall seconds a cell (median, range) | processor seconds a cell (median, range) | times faster than "
-        f"{first} | than {by_hand} | largest relative difference of the loss |",
+        "| variant | wall seconds per cell (median, range) | processor seconds per cell (median, range) | speed-up "
+        f"over {first} | over {by_hand} | largest relative difference of the loss |",
         "|---|---|---|---:|---:|---:|",
     ]
     for name in names:
@@ -173,7 +173,7 @@ def table(
         gap = "other cells" if "landscaper" in name else f"{np.abs(results[name] / results[first] - 1).max():.1e}"
         wall, processor = (spread([pair[clock] / cells for pair in clocks[name]]) for clock in (0, 1))
         lines.append(
-            f"| {name} | {wall} | {processor if own else 'elsewhere'} | {ratios[0]:.2f} | {ratios[1]:.2f} | {gap} |"
+            f"| {name} | {wall} | {processor if own else 'not measured'} | {ratios[0]:.2f} | {ratios[1]:.2f} | {gap} |"
         )
     return lines
 
@@ -188,14 +188,14 @@ def page(options: argparse.Namespace, turns: int, body: list[str], landscaper: L
     beside = f", {landscaper.versions}" if landscaper is not None else ""
     card = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
     lines = [
-        "# Loss surface of ResNet-56: seconds a cell",
+        "# Loss surface of ResNet-56: seconds per cell",
         "",
         f"`python analysis/benchmarks/landscape.py --images {options.images} --cells {options.cells} --repeats {turns}"
         f"{given}`; {platform.machine()}{card}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"loss-landscapes {version('loss-landscapes')}{beside}. All ways run in turn on the same images (landscaper in "
-        "a process of its own, along a line of its own); ratios are medians over the turns of (peer / way) within one "
-        "turn, of processor seconds (of wall seconds for the ways over several processes, and on a GPU). "
-        "Wall seconds are lengthened by whatever else the machine runs, processor seconds little.",
+        f"loss-landscapes {version('loss-landscapes')}{beside}. All variants run in turn on the same images "
+        "(landscaper in its own process, along its own line). Ratios are medians over the rounds of (peer / "
+        "variant) within one round, of processor seconds (of wall seconds for variants with several processes, and "
+        "on a GPU). Other load on the machine increases wall seconds, but processor seconds only slightly.",
         "",
         *body,
         "",
@@ -216,7 +216,7 @@ def card_rate(size: int = 8192, repeats: int = 20) -> float:
 
 
 def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
-    """The rate that cells over all training images reach, and the time of a whole surface."""
+    """The rate of cells over all training images, and the time of a full surface."""
     data = load_data(str(options.reference / "cifar10_jpeg.zip"), "train", mean=MEAN, std=STD)
     operations = count_flops(model, data.subset(slice(0, 1)).x.to(next(model.parameters()).device)) * len(data)
     plane = [random_direction(model, seed=seed) for seed in (1, 2)]
@@ -236,10 +236,10 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
         rows.append(f"| {size} | {min(walls):.3f} | {operations / min(walls) / 1e12:.1f} | {share:.1%} |")
         print(rows[-1], file=sys.stderr)
     lines = [
-        f"A cell over {len(data):,} images in bfloat16 ({operations / 1e12:.2f} T operations, set-up included, best of "
-        f"3). The card multiplies matrices of 8192 x 8192 in bfloat16 at {rate / 1e12:.0f} T operations a second.",
+        f"A cell over {len(data):,} images in bfloat16 ({operations / 1e12:.2f} T operations, including set-up, best "
+        f"of 3). The GPU multiplies 8192 x 8192 matrices in bfloat16 at {rate / 1e12:.0f} T operations per second.",
         "",
-        "| batch size | seconds a cell | T operations a second | share of the card's rate |",
+        "| batch size | seconds per cell | T operations per second | share of the GPU's rate |",
         "|---:|---:|---:|---:|",
         *rows,
         "",
@@ -261,9 +261,9 @@ def on_the_card(model: nn.Module, options: argparse.Namespace) -> list[str]:
         minutes = (time.perf_counter() - start) / 60
         whole = minutes * len(data) / len(part)
         lines += [
-            f"{options.surface} x {options.surface} cells of loss and error over {len(part):,} images, {best[1]} at a "
-            f"time: {minutes:.1f} minutes; over all {len(data):,} at that rate {whole:.1f} (asked: at most 4 for 51 x "
-            f"51); loss at the centre {surface.values['loss'][options.surface // 2, options.surface // 2]:.4f}.",
+            f"{options.surface} x {options.surface} cells of loss and error over {len(part):,} images, batch size "
+            f"{best[1]}: {minutes:.1f} minutes; over all {len(data):,} at that rate {whole:.1f} (target: at most 4 for "
+            f"51 x 51); loss at the centre {surface.values['loss'][options.surface // 2, options.surface // 2]:.4f}.",
             "",
         ]
     return lines
@@ -275,9 +275,11 @@ def main() -> None:
     for name, value in (("images", 512), ("cells", 4), ("repeats", 5), ("surface", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument(
-        "--minutes", type=float, default=10.0, help="for --surface: with fewer images where it takes more"
+        "--minutes", type=float, default=10.0, help="for --surface: use fewer images if it takes longer"
     )
-    parser.add_argument("--landscaper", metavar="PYTHON", help="of an environment with landscaper and this project")
+    parser.add_argument(
+        "--landscaper", metavar="PYTHON", help="Python of an environment with landscaper and this project"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     on_gpu = options.device == "cuda"

@@ -115,25 +115,24 @@ def main() -> None:
     }
     theirs = {name: median(lambda metric=metric: peer_line(model, metric, 2), 3) / 2 for name, metric in peers.items()}
     lines = [
-        "# How fast a cell of ResNet-56 can be on this processor",
+        "# How fast a cell of ResNet-56 can be on this CPU",
         "",
         f"`python analysis/benchmarks/landscape_bound.py --images {options.images} --repeats {options.repeats} "
-        f"--threads {options.threads}`; "
-        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}. The bound is the time "
-        "of PyTorch's own convolutions alone; a cell moves the weights, folds the norms and evaluates all images. "
-        "Processor seconds.",
+        f"--threads {options.threads}`; {platform.machine()}, {torch.get_num_threads()} thread(s), torch "
+        f"{torch.__version__}. The bound is the time of PyTorch's own convolutions alone. A cell moves the weights, "
+        "folds the norms and evaluates all images. Processor seconds.",
         "",
-        "| type | batch size | convolutions, GFLOP/s | bound, seconds a cell | a cell (median of 3) | share of "
+        "| dtype | batch size | convolutions, GFLOP/s | bound, seconds per cell | one cell (median of 3) | share of "
         "the bound |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     ratios = [
         "",
-        "The same against loss-landscapes (processor seconds a cell in this run: "
+        "The same against loss-landscapes (processor seconds per cell in this run: "
         + ", ".join(f"{seconds:.3f} {name}" for name, seconds in theirs.items())
-        + "). No evaluation by these convolutions can pass the highest ratio.",
+        + "). No evaluation with these convolutions can exceed the highest ratio.",
         "",
-        "| type | loss-landscapes | asked | measured | highest possible (the convolutions alone) |",
+        "| dtype | loss-landscapes | target | measured | highest possible (convolutions alone) |",
         "|---|---|---:|---:|---:|",
     ]
     for dtype, asked in ASKED.items():
@@ -151,9 +150,9 @@ def main() -> None:
     torch.set_num_threads(1)
     mixed, direct = (seconds * options.images for seconds in winograd(32, options.repeats))
     note = (
-        f"Winograd's F(4x4, 3x3) by PyTorch's matrix products in float32, in the stages where it is cheaper: "
-        f"{mixed:.3f} instead of {direct:.3f} seconds for the convolutions on one thread, before images are cut into "
-        "tiles and put together again."
+        f"Winograd's F(4x4, 3x3) with PyTorch's matrix products in float32, in the stages where it is cheaper: "
+        f"{mixed:.3f} instead of {direct:.3f} seconds for the convolutions on one thread, not counting the time to "
+        "cut images into tiles and reassemble them."
     )
     text = "\n".join([*lines, *ratios, "", note, ""])
     (HERE / "landscape_bound.md").write_text(text)

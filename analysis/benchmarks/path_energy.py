@@ -1,4 +1,4 @@
-"""What the energy of all paths costs: beside the exact split in time, beside Veit's sampling in block products.
+"""Cost of the energy of all paths: in time against the exact split, in block products against Veit's sampling.
 
     python analysis/benchmarks/path_energy.py [--batch 32] [--tolerance 0.05] [--draws 8] [--pilot 64]
                                               [--reference FOLDER] [--repeats 3] [--cost-only]
@@ -57,7 +57,7 @@ def sampled_energy(
     spread = squares.var(1) / squares.mean(1).square()
     veit = veit_products(spread, sampled.lengths, tolerance)
     return row(
-        title, veit, own_products(ours, ours.energy, tolerance), f"pilot of {pilot} paths a length; {draws} draws"
+        title, veit, own_products(ours, ours.energy, tolerance), f"pilot of {pilot} paths per length; {draws} draws"
     )
 
 
@@ -87,11 +87,11 @@ def energy(options: argparse.Namespace) -> list[str]:
     embedded = for_inference(unroll(load_model("embedded")))
     lines = [
         f"Energy of every length for each image, standard error {options.tolerance:.0%} at every length. A product "
-        "is one image through one branch, backwards. Veit's sampling takes one path a backward pass, k products for a "
-        "path of length k. Medians over images; images whose gradient vanishes in float32 are left out. A pilot "
-        "underestimates heavy tails, so Veit's need more likely than not.",
+        "is one image through one branch, backward. Veit's sampling takes one path per backward pass: k products "
+        "for a path of length k. Medians over images; images whose gradient vanishes in float32 are excluded. A "
+        "pilot underestimates heavy tails, so Veit's sampling probably needs more than stated.",
         "",
-        "| network | images | Veit's products | ours | ratio | expected | verdict | variances |",
+        "| network | images | Veit's products | this library's | ratio | expected | verdict | variances |",
         "|---|---|---:|---:|---|---|---|---|",
     ]
     digits = load_data("digits", limit=options.batch)
@@ -109,7 +109,7 @@ def energy(options: argparse.Namespace) -> list[str]:
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
-    """Processor time of a call: other programs on the machine do not count."""
+    """Processor time of a call, which other programs on the machine do not affect."""
     start = time.process_time()
     run()
     return time.process_time() - start
@@ -118,12 +118,12 @@ def processor_seconds(run: Callable[[], object]) -> float:
 def cost(repeats: int) -> list[str]:
     """The time of a call by default and of two draws with other numbers of columns, over that of the exact split."""
     lines = [
-        "## Beside the exact split",
+        "## Against the exact split",
         "",
-        "Four images, random weights, one thread, processor time, best of "
-        f"{repeats}, all ways in turn: a call of `path_energy` (two draws) over a call of `gradient_by_length`.",
+        f"Four images, random weights, one thread, processor time, best of {repeats}, all variants in turn: a call of "
+        "`path_energy` (two draws) over a call of `gradient_by_length`.",
         "",
-        "| network | exact split | by default | 1 column | 4 columns | expected of the default | verdict |",
+        "| network | exact split | default | 1 column | 4 columns | expected for the default | verdict |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
     for depth in (56, 110):
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--cost-only", action="store_true", help="print the times beside the exact split, write nothing"
+        "--cost-only", action="store_true", help="print the times against the exact split, write nothing"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -160,13 +160,13 @@ def main() -> None:
     if options.cost_only:
         return
     lines = [
-        "# What the energy of all paths costs",
+        "# Cost of the energy of all paths",
         "",
         f"Made by `python analysis/benchmarks/path_energy.py`: torch {torch.__version__}, {platform.machine()}, "
         "float32. Counts of products and variances do not depend on the machine.",
         "",
         *beside_split,
-        "## Beside Veit's sampling",
+        "## Against Veit's sampling",
         "",
         *energy(options),
     ]

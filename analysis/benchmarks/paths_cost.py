@@ -1,4 +1,4 @@
-"""What the exact split of the gradient by path length costs, in backward passes of the same batch.
+"""Cost of the exact split of the gradient by path length, in backward passes of the same batch.
 
     python analysis/benchmarks/paths_cost.py [--batch 32] [--threads 1] [--repeats 4]
 
@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def processor_seconds(run: Callable[[], object]) -> float:
-    """Processor time of a call: other programs on the machine do not count."""
+    """Processor time of a call, which other programs on the machine do not affect."""
     start = time.process_time()
     run()
     return time.process_time() - start
@@ -85,25 +85,25 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lines = [
-        "# What the exact split of the gradient by path length costs",
+        "# Cost of the exact split of the gradient by path length",
         "",
         f"Made by `python analysis/benchmarks/paths_cost.py`: torch {torch.__version__}, {platform.machine()}, "
         f"{options.threads} thread(s), float32, batch {options.batch}, processor time, best of {options.repeats}; load "
         f"of the machine's {os.cpu_count()} cores: {os.getloadavg()[2]:.1f}.",
         "",
-        "One backward pass is `loss.backward()` of the same batch, parameters' gradients included, its forward pass "
-        "not. *Recursion*: from the recorded activations to the split. *Split*: with the forward pass that records "
-        "them. *Whole*: a call of `gradient_by_length`, which also computes the ordinary gradient and holds the split "
-        "against it. *Folded*: of the copy that `for_inference` makes (norms folded, channels last). Coefficients: "
-        "their memory at the largest entry; beside it the activations of one forward pass are kept.",
+        "One backward pass is `loss.backward()` of the same batch, with the parameters' gradients, without the forward "
+        "pass. *Recursion*: from the recorded activations to the split. *Split*: including the forward pass that "
+        "records them. *Total*: a call of `gradient_by_length`, which also computes the ordinary gradient and compares "
+        "the split with it. *Folded*: on the copy that `for_inference` makes (folded norms, channels last). "
+        "Coefficients: their memory at the largest block input; the activations of one forward pass are kept too.",
         "",
-        "| exact decomposition | branch products | backward | whole | recursion / backward | split / backward | "
-        "whole / backward | expected | verdict | coefficients |",
+        "| exact decomposition | branch products | backward | total | recursion / backward | split / backward | "
+        "total / backward | expected | verdict | coefficients |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
         *decomposition(56, options.batch, 8, options.repeats),
         *decomposition(110, options.batch, 30, options.repeats),
         "",
-        f"Largest resident memory of the process so far: {peak_mebibytes():.0f} MiB.",
+        f"Peak resident memory of the process so far: {peak_mebibytes():.0f} MiB.",
         "",
     ]
     (HERE / "paths_cost.md").write_text("\n".join(lines))

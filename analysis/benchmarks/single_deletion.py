@@ -2,9 +2,9 @@
 
     python analysis/benchmarks/single_deletion.py --reference FOLDER [--images 500] [--repeats 3]
 
-Naive: copy the model, put the shortcut in the block's place, run the full network, for each block. All ways run
-in turn on the same images in the same process; the table gives the median and the ratio to the naive loop of the
-same turn. Writes single_deletion.md beside this file.
+Naive: for each block, copy the model, replace the block by its shortcut, and run the full network. All variants run
+in turn on the same images in one process; the table gives the median and the ratio to the naive loop of the same
+round. Writes single_deletion.md beside this file.
 """
 
 import argparse
@@ -47,9 +47,9 @@ def main() -> None:
     ways: dict[str, Callable[[], torch.Tensor]] = {
         f"naive loop, {len(x)} images at once": lambda: single_deletion_logits(model, names, x),
         "naive loop, batches of 100": lambda: batched(lambda part: single_deletion_logits(model, names, part), x, 100),
-        "prefix reuse, 100 at a time": lambda: batched(lambda part: net(part, gates), x, 100),
+        "prefix reuse, batches of 100": lambda: batched(lambda part: net(part, gates), x, 100),
         "prefix reuse, folded, channels last, 100": lambda: batched(lambda part: fast(part, gates), x, 100),
-        "the same, 50 at a time": lambda: batched(lambda part: fast(part, gates), x, 50),
+        "the same, batches of 50": lambda: batched(lambda part: fast(part, gates), x, 50),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, torch.Tensor] = {}
@@ -65,9 +65,9 @@ def main() -> None:
         "",
         f"`python analysis/benchmarks/single_deletion.py --images {len(x)} --repeats {arguments.repeats}`; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32. Ratios are "
-        "medians over the turns of (naive / way) within one turn.",
+        "medians over the rounds of (naive / variant) within one round.",
         "",
-        "| way | seconds (median, range) | times faster than naive at once | than naive by 100 | "
+        "| variant | seconds (median, range) | speed-up over naive at once | over naive, batches of 100 | "
         "largest logit difference | changed predictions |",
         "|---|---|---:|---:|---:|---:|",
     ]

@@ -1,4 +1,4 @@
-"""What importing the library, its help and its completion cost beside importing PyTorch, in processor seconds.
+"""Cost of importing the library, its help and its completion, relative to importing PyTorch, in processor seconds.
 
     python analysis/benchmarks/start_up.py [--repeats 5] [--before OTHER/src]
 
@@ -25,7 +25,7 @@ TORCH = "`import torch`"
 IMPORTS = {
     "`import resnet_paths`": "import resnet_paths",
     "`from resnet_paths import unroll`": "from resnet_paths import unroll",
-    "what the README's first example imports": "from resnet_paths import load_data, load_model, plan_drop, unroll",
+    "imports of the README's first example": "from resnet_paths import load_data, load_model, plan_drop, unroll",
     "`import resnet_paths.landscape, resnet_paths.report`": "import resnet_paths.landscape, resnet_paths.report",
 }
 COMMANDS = {
@@ -72,14 +72,14 @@ def main() -> None:
                 times[name, when].append(spent)
     torch = statistics.median(times[TORCH, "now"])
     lines = [
-        "# What starting costs",
+        "# Start-up time",
         "",
         f"`python analysis/benchmarks/start_up.py --repeats {given.repeats}`; {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {version('torch')}. Processor seconds in new processes, in turn: medians "
-        f"and ranges. `import torch` takes {torch:.2f}; an import is timed after it, in the same process."
-        + (" Before: the first import brought everything." if given.before else ""),
+        f"{platform.python_version()}, torch {version('torch')}. Processor seconds in new processes, run in turn: "
+        f"medians and ranges. `import torch` takes {torch:.2f}; imports are timed after it, in the same process."
+        + (' "Before": the first import loaded everything.' if given.before else ""),
         "",
-        "| what is run | " + " | ".join(f"{when} | range | times PyTorch's" for when in sources) + " |",
+        "| command | " + " | ".join(f"{when} | range | times PyTorch's" for when in sources) + " |",
         "|---|" + "---:|---|---:|" * len(sources),
     ]
     for name in (*IMPORTS, *COMMANDS):

@@ -1,4 +1,4 @@
-"""Writes sweep_*.md: the cost of a sweep beside its function, its memory, and the gain from a second process.
+"""Writes sweep_*.md: the overhead of a sweep, its memory, and the gain from a second process.
 
 python analysis/benchmarks/sweep_overhead.py
 """
@@ -51,7 +51,7 @@ def row(name: str, n: int, times: tuple[float, float, float]) -> str:
 
 def overhead(folder: Path) -> list[str]:
     lines = [
-        "| sweep of a function that does nothing | points | µs a point, median | range |",
+        "| sweep of an empty function | points | µs per point, median | range |",
         "| --- | --- | --- | --- |",
     ]
     count = iter(range(1000))
@@ -80,7 +80,7 @@ def resident() -> float:
 
 
 def memory(folder: Path) -> list[str]:
-    """Resident memory in the course of 100,000 points, after the first tenth and before the result is made."""
+    """Resident memory over 100,000 points, after the first tenth and before the result is made."""
     lines = ["| 100,000 points | MB after 10,000 | MB after 99,000 | growth |", RULE]
 
     def watch(name: str, executor: Any) -> None:
@@ -98,13 +98,13 @@ def memory(folder: Path) -> list[str]:
 
 
 def waiting(point: dict, context: Any, seed: int) -> float:
-    """5 ms that need no core, so that other work on the machine does not count."""
+    """Sleep 5 ms without using a core, so that other load on the machine does not matter."""
     time.sleep(0.005)
     return point["n"]
 
 
 def alone(seconds: float) -> float:
-    """Forward passes a second in this process, without any sweep."""
+    """Forward passes per second in this process, without any sweep."""
     torch.set_num_threads(1)
     context, done, start = made(), 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -121,10 +121,10 @@ def made() -> dict[str, Any]:
 
 
 def speedup() -> list[str]:
-    """Rates, with what the machine itself gives to two processes that know nothing of each other just before."""
+    """Rates, and the rates of two independent processes measured just before."""
     context, points = made(), grid(n=[i / 1000 for i in range(1000)])
     lines = [
-        "| points a second (forward passes of 8 images), 1 thread | 1 process | 2 processes | gain |",
+        "| points per second (forward passes of 8 images), 1 thread | 1 process | 2 processes | gain |",
         RULE,
     ]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as plain, local_workers(2, threads=1) as executor:
@@ -133,7 +133,7 @@ def speedup() -> list[str]:
         for turn in range(1, REPEATS + 1):
             one, two = plain.submit(alone, 3.0).result(), sum(plain.map(alone, [3.0, 3.0]))
             lines.append(f"| no sweep, run {turn} | {one:.0f} | {two:.0f} | {two / one:.2f} |")
-            for name, function in (("sweep", forward), ("sweep of points that wait 5 ms", waiting)):
+            for name, function in (("sweep", forward), ("sweep of points that sleep 5 ms", waiting)):
                 one, two = (rate(function, points, context, e) for e in (None, executor))
                 lines.append(f"| {name}, run {turn} | {one:.0f} | {two:.0f} | {two / one:.2f} |")
     return lines
@@ -161,7 +161,12 @@ PARTS = {"overhead": overhead, "memory": memory, "speedup": lambda folder: speed
 def main() -> None:
     torch.set_num_threads(1)
     name = "analysis/benchmarks/sweep_overhead.py"
-    head = ["# What a sweep costs", "", f"`python {name}` writes these files; `python {name} speedup` one of them.", ""]
+    head = [
+        "# Cost of a sweep",
+        "",
+        f"`python {name}` writes these files; `python {name} speedup` writes one of them.",
+        "",
+    ]
     for part in sys.argv[1:] or PARTS:
         about = environment()
         with tempfile.TemporaryDirectory() as folder:

@@ -137,8 +137,7 @@ def _summary(tried: Sequence[Record]) -> list[str]:
         f"expected blocks are found ({right / max(len(tried), 1):.1%}; models without any are refused, with the "
         f"reason). Of the {len(unrolled)} that unroll, {sum(r.get('difference', 1.0) > EXACT for r in unrolled)} "
         f"differ from the model and {sum(r.get('gradient', 0.0) > EXACT for r in unrolled)} from its gradient (by more "
-        f"than {EXACT:g}). "
-        f"{raw} raise an error other than the library's own."
+        f"than {EXACT:g}). {raw} raise an error other than the library's own."
     ]
 
 

@@ -1,11 +1,11 @@
-"""A real ensemble of networks of several depths, one network, its lesioned selves, and stochastic depth.
+"""A real ensemble of networks of several depths, a single network, its lesioned copies, and stochastic depth.
 
     python analysis/ensembles/real_and_implicit.py [--seeds 0,1,2] [--epochs 40] [--runs FOLDER]
 
-He et al. (2015), section 4.1, joined networks of several depths into an ensemble; Veit et al. (2016) call one residual
-network an ensemble of its paths; stochastic depth (Huang et al. 2016) is a third, trained in one network. All train on
-three in ten of the training digits and are tested on all others. Each trains in a folder of its own under --runs, so
-that the study goes on where it was killed. Writes real_and_implicit.md and two pictures beside this file.
+He et al. (2015), section 4.1, combined networks of several depths into an ensemble. Veit et al. (2016) call one
+residual network an ensemble of its paths. Stochastic depth (Huang et al. 2016) trains a third kind in one network.
+All are trained on three in ten of the training digits and tested on all others. Each has its own folder under --runs,
+so that the study resumes after a kill. Writes real_and_implicit.md and two figures beside this file.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 
 
 def parts() -> tuple[ImageData, ImageData]:
-    """Few training images, so that there is something to gain; many test images."""
+    """Few training images, so that there is room for improvement; many test images."""
     some, rest = digits("train").split(0.3)
     test = digits("test")
     images, labels = torch.cat([rest.images, test.images]), torch.cat([rest.labels, test.labels])
@@ -88,7 +88,7 @@ def seconds(model: nn.Module, data: ImageData) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of one seed."""
+    """The numbers of one seed."""
 
     members: list[float]
     real: float
@@ -105,7 +105,7 @@ class Measured:
     sampled_members: float
 
     def fall(self, down: bool) -> float:
-        """How much less a deletion harms after stochastic depth: mean over down-sampling blocks, or the others."""
+        """Decrease of a deletion's damage with stochastic depth: mean over down-sampling blocks, or the others."""
         chosen = np.isin(np.arange(len(self.damage)), DOWN) == down
         return float((self.damage - self.stochastic_damage)[chosen].mean())
 
@@ -167,25 +167,24 @@ def claims(found: list[Measured]) -> list[tuple[str, str, str, str]]:
             verdict([one.real < one.deep for one in found]),
         ),
         (
-            "the lesioned selves of one network (one block deleted) vote like the whole: the implicit ensemble is in "
-            "it (Veit et al. 2016)",
-            "error of their mean prediction within 1 point of the whole's",
-            f"mean of {len(found[0].lesioned)} selves {each([one.implicit for one in found])}, whole "
-            f"{each([one.deep for one in found])}, one self "
-            f"{each([statistics.fmean(one.lesioned) for one in found])}",
+            "the lesioned copies of one network (one block deleted) vote like the full network: it contains an "
+            "implicit ensemble (Veit et al. 2016)",
+            "error of their mean prediction within 1 point of the full network's",
+            f"mean of {len(found[0].lesioned)} copies {each([one.implicit for one in found])}, whole "
+            f"{each([one.deep for one in found])}, one self {each([statistics.fmean(one.lesioned) for one in found])}",
             verdict([abs(one.implicit - one.deep) <= 0.01 for one in found]),
         ),
         (
-            "real members differ more from each other than the selves do (our expectation)",
-            "disagreement of two members above that of two selves",
+            "real members differ more from each other than the copies do (our expectation)",
+            "disagreement of two members above that of two copies",
             f"two members {each([one.real_disagreement for one in found])}, two selves "
-            f"{each([one.lesioned_disagreement for one in found])}: the selves differ by what a deletion destroys",
+            f"{each([one.lesioned_disagreement for one in found])}: the copies differ in what a deletion destroys",
             verdict([one.real_disagreement > one.lesioned_disagreement for one in found]),
         ),
         (
-            "the expected gates of stochastic depth stand for the mean over drawn networks (Huang et al. 2016, "
+            "the expected gates of stochastic depth approximate the mean over sampled networks (Huang et al. 2016, "
             "section 3)",
-            "errors within 1 point of each other, both below a single drawn network's",
+            "errors within 1 point of each other, both below that of a single sampled network",
             f"expected gates {each([one.stochastic for one in found])}, mean of {DRAWS} drawn "
             f"{each([one.sampled for one in found])}, one drawn {each([one.sampled_members for one in found])}",
             verdict(
@@ -196,16 +195,16 @@ def claims(found: list[Measured]) -> list[tuple[str, str, str, str]]:
             ),
         ),
         (
-            "training with stochastic depth makes deletions harm less (Veit et al. 2016, discussion)",
-            "mean damage of a deletion lower, slightly",
+            "training with stochastic depth makes deletions less harmful (Veit et al. 2016, discussion)",
+            "mean damage of a deletion slightly lower",
             f"{each([float(one.damage.mean()) for one in found])} without, "
             f"{each([float(one.stochastic_damage.mean()) for one in found])} with",
             verdict([float(one.stochastic_damage.mean()) < float(one.damage.mean()) for one in found]),
         ),
         (
-            "and it is the dependence on the down-sampling blocks that weakens (likewise)",
-            "damage falls more for these than for the other blocks",
-            f"fall {each([one.fall(True) for one in found])} for the {len(DOWN)} down-sampling blocks, "
+            "in particular, it weakens the dependence on the down-sampling blocks (same source)",
+            "damage decreases more for these than for the other blocks",
+            f"decrease of {each([one.fall(True) for one in found])} for the {len(DOWN)} down-sampling blocks, "
             f"{each([one.fall(False) for one in found])} for the others",
             verdict([one.fall(True) > one.fall(False) for one in found]),
         ),
@@ -217,7 +216,7 @@ def pictures(found: list[Measured]) -> None:
     names = [f"ResNet-{depth}" for depth in DEPTHS] + [
         "their ensemble",
         f"ResNet-{DEEP}",
-        "its selves, mean",
+        "its copies, mean",
         "stoch. depth",
     ]
     for index, one in enumerate(found):
@@ -233,9 +232,9 @@ def pictures(found: list[Measured]) -> None:
     usual = np.mean([one.damage for one in found], 0)
     stochastic = np.mean([one.stochastic_damage for one in found], 0)
     ax.plot(100 * usual, "o-", color=BLUE, label="usual training")
-    ax.plot(100 * stochastic, "s-", color=GREEN, label="stochastic depth, last kept half the time")
+    ax.plot(100 * stochastic, "s-", color=GREEN, label="stochastic depth, last block kept half of the time")
     ax.set_xlabel(f"deleted block of ResNet-{DEEP}")
-    ax.set_ylabel("rise of the test error (points)")
+    ax.set_ylabel("increase in test error (points)")
     ax.legend(fontsize=8)
     save(ax, HERE / "stochastic_depth.png")
 
@@ -251,12 +250,12 @@ def main() -> None:
     found = [measured(seed, chosen.epochs, chosen.runs) for seed in map(int, chosen.seeds.split(","))]
     pictures(found)
     lines = [
-        "# A real ensemble, one network, and stochastic depth",
+        "# A real ensemble, a single network, and stochastic depth",
         "",
         f"Made by `analysis/ensembles/real_and_implicit.py` with resnet_paths {__version__}, torch "
         f"{torch.__version__}, on one CPU thread. ResNets of {', '.join(map(str, DEPTHS))} and {DEEP} layers (8/16/32 "
         f"channels), trained on {len(data)} digits for {chosen.epochs} epochs, tested on {len(test)} others (one image "
-        f"is {1 / len(test):.2%}). Means over seeds {chosen.seeds}, in brackets each seed.",
+        f"is {1 / len(test):.2%}). Means over seeds {chosen.seeds}, with each seed in brackets.",
         "",
         "| claim | expected | measured | verdict |",
         "|---|---|---|---|",

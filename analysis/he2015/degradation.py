@@ -3,8 +3,8 @@
     python analysis/he2015/degradation.py [--seeds 0,1,2] [--epochs 40] [--runs FOLDER]
     python analysis/he2015/degradation.py --data cifar10.zip --size 16 --limit 3000 --epochs 10 --seeds 0 --depths 20,56
 
-Each network is trained in a folder of its own under --runs, so that the study goes on where it was killed, and its
-seeds can be trained by several processes. Writes a page and two pictures beside this file.
+Each network is trained in its own folder under --runs, so that the study resumes after a kill, and several processes
+can train its seeds. Writes a page and two figures beside this file.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Study:
         )
 
     def trained(self, depth: int, seed: int, residual: bool, shortcut: str = "A") -> tuple[nn.Module, list[dict]]:
-        """A network and its figures; twins share initial values, order and augmentation."""
+        """A network and its numbers; twins share initialisation, order and augmentation."""
         model = self.network(depth, seed, residual, shortcut)
         kind = f"residual-{shortcut}" if residual else "plain"
         folder = self.runs / f"{self.data.name.split()[0]}-{kind}-{depth}-seed{seed}"
@@ -113,7 +113,7 @@ def degradation(final: Table, depths: tuple[int, ...]) -> tuple[str, str, str, s
         verdict = f"inconclusive ({len(plain)} seeds)"
     return (
         f"a deeper plain network trains worse; its residual twin does not (depth {shallow} to {deep})",
-        "training error: plain rises with depth, residual falls and lies below",
+        "training error: plain rises with depth, residual falls and is lower",
         f"plain {each(final['plain', shallow])} to {each(final['plain', deep])}; residual {each(final['A', shallow])} "
         f"to {each(final['A', deep])}; residual below plain at every depth and seed: {'yes' if below else 'no'}",
         verdict,
@@ -128,8 +128,8 @@ def options(errors: Table, depth: int) -> tuple[str, str, str, str]:
     better = [above(np.array(plain) - np.array(values)) for values in found.values()]
     close = spread < 0.25 * gap if len(plain) >= LEAST_SEEDS else None
     return (
-        f"shortcuts A, B and C are close: projections are not what matters (depth {depth})",
-        "test error of A, B, C far below plain, differences among them small",
+        f"shortcuts A, B and C are close: projections are not essential (depth {depth})",
+        "test error of A, B, C far below plain, with small differences among them",
         "; ".join(f"{option} {each(values)}" for option, values in found.items())
         + f"; plain {each(plain)}; spread {spread:.1%}, gap to plain {gap:.1%}",
         word(every(*better, close)),
@@ -142,7 +142,8 @@ def magnitudes(sizes: Table, depths: tuple[int, ...]) -> tuple[str, str, str, st
     falls = above(np.array(sizes["A", depths[0]]) - np.array(sizes["A", depths[-1]]))
     text = "; ".join(f"depth {depth}: residual {a:.2f}, plain {b:.2f}" for depth, (a, b) in pairs.items())
     return (
-        "layers of residual networks respond less than those of plain ones, and less the deeper (figure 7)",
+        "layers of residual networks have weaker responses than those of plain ones, and weaker the deeper the "
+        "network (figure 7)",
         "mean standard deviation over layers: residual below plain; falls with depth",
         text,
         word(every(*smaller, falls)),
@@ -214,9 +215,9 @@ def page(study: Study, seeds: list[int]) -> list[str]:
         f"## {study.data.name}, {len(study.data)} training and {len(study.test)} test images",
         "",
         f"{study.recipe.epochs} epochs ({steps} steps; the paper: 64,000), batch {study.recipe.batch_size}, "
-        f"channels {'/'.join(map(str, study.widths))}, rate {study.recipe.learning_rate} falling tenfold at 1/2 "
-        f"and 3/4, momentum 0.9, decay {study.recipe.weight_decay:g}, seeds {', '.join(map(str, seeds))}; twins share "
-        "initial values, order and augmentation. Numbers are means over the seeds, in brackets each seed.",
+        f"channels {'/'.join(map(str, study.widths))}, rate {study.recipe.learning_rate} divided by 10 at 1/2 and "
+        f"3/4, momentum 0.9, decay {study.recipe.weight_decay:g}, seeds {', '.join(map(str, seeds))}; twins share "
+        "initialisation, order and augmentation. Numbers are means over the seeds, with each seed in brackets.",
         "",
         "| claim | expected (paper) | measured | verdict |",
         "|---|---|---|---|",

@@ -2,9 +2,9 @@
 
     python analysis/he2016/preactivation.py [--seeds 0,1,2] [--epochs 12] [--runs FOLDER]
 
-Networks of 110 and 218 layers (54 and 108 blocks) on the embedded digits: the original block, the pre-activation block,
-and the original block with projections on all shortcuts. Each trains in a folder of its own under --runs, so that the
-study goes on where it was killed. Writes preactivation.md and a picture beside this file.
+Networks of 110 and 218 layers (54 and 108 blocks) on the embedded digits: the original block, the pre-activation
+block, and the original block with projections on all shortcuts. Each is trained in its own folder under --runs, so
+that the study resumes after a kill. Writes preactivation.md and a figure beside this file.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Runs = dict[tuple[str, int], list[list[dict[str, float]]]]
 
 
 def trained(kind: str, depth: int, seed: int, epochs: int, folder: Path) -> list[dict[str, float]]:
-    """The figures of each epoch; all kinds share initial values, order and augmentation of a seed."""
+    """The numbers of each epoch; for one seed, all kinds share initialisation, order and augmentation."""
     data, test = digits("train"), digits("test")
     model = cifar_resnet(depth, in_channels=1, widths=(8, 16, 32), seed=seed, **KINDS[kind])
     recipe = Recipe(
@@ -61,14 +61,14 @@ def text(numbers: list[float]) -> str:
 
 
 def compared(runs: Runs, better: str, worse: str, depth: int, figure: str, claim: str) -> tuple[str, str, str, str]:
-    """Whether one kind's figure lies below the other's, seed by seed."""
+    """Whether one kind's number is below the other's, seed by seed."""
     one, other = values(runs, (better, depth), figure), values(runs, (worse, depth), figure)
     name = {"early": "early training loss", "test_error": "final test error"}[figure]
     wins = sum(a < b for a, b in zip(one, other, strict=True))
     chance = 0.9
     ends = {kind: statistics.fmean(values(runs, (kind, depth), "test_error")) for kind in (better, worse)}
     poor = [kind for kind, error in ends.items() if error > LEARNT * chance]
-    verdict = f"inconclusive ({' and '.join(poor)} not learnt)" if poor else word(above(np.subtract(other, one)))
+    verdict = f"inconclusive ({' and '.join(poor)}: undertrained)" if poor else word(above(np.subtract(other, one)))
     return (
         claim,
         f"{name}: {better} below {worse}",
@@ -78,14 +78,14 @@ def compared(runs: Runs, better: str, worse: str, depth: int, figure: str, claim
 
 
 def unlearnt(runs: Runs) -> list[str]:
-    """A warning where the compared networks are still at the beginning of training."""
+    """A warning if the compared networks are still at the beginning of training."""
     errors = {key: statistics.fmean(values(runs, key, "test_error")) for key in runs}
     poor = [f"{kind} {depth}" for (kind, depth), value in errors.items() if value > 0.5]
     if not poor:
         return []
     return [
-        f"Above half of the test images wrong at the end of this budget: {', '.join(poor)}. Between two of these the "
-        "comparison is of networks at the beginning of their training.",
+        f"More than half of the test images are still wrong after these epochs for: {', '.join(poor)}. A comparison "
+        "between two of these compares networks at the beginning of their training.",
         "",
     ]
 
@@ -99,7 +99,7 @@ def picture(runs: Runs) -> None:
             for index, rows in enumerate(found):
                 losses = [row["loss"] for row in rows]
                 ax.plot(range(1, len(rows) + 1), losses, color=COLOURS[kind], label=None if index else kind)
-        ax.set_title(f"{depth} layers, one line a seed", fontsize=10)
+        ax.set_title(f"{depth} layers, one line per seed", fontsize=10)
         ax.set_xlabel("epoch")
         ax.legend(fontsize=8)
     axes[0].set_ylabel("training loss (nats)")
@@ -133,9 +133,9 @@ def main() -> None:
         "thread.",
         "",
         f"UCI digits, {chosen.epochs} epochs ({22 * chosen.epochs} steps; the paper: 64,000), batch 64, channels "
-        "8/16/32, rate 0.1 after one epoch of warm-up, falling tenfold at 1/2 and 3/4. Early is the mean over the "
-        "first half of the epochs, at the full rate; the paper's table 1 compares test errors at the end. Means over "
-        "the seeds, in brackets each seed. The projections have batch norms (option C of He et al. 2015).",
+        "8/16/32, rate 0.1 after one epoch of warm-up, divided by 10 at 1/2 and 3/4. *Early* is the mean over the "
+        "first half of the epochs, at the full rate; the paper's table 1 compares final test errors. Means over "
+        "the seeds, with each seed in brackets. The projections have batch norms (option C of He et al. 2015).",
         "",
         "| claim | expected (paper) | measured | verdict |",
         "|---|---|---|---|",

@@ -1,10 +1,10 @@
-"""Which cheap predictor of a deletion's damage can be trusted.
+"""Cheap predictors of a deletion's damage, and which to trust.
 
     python analysis/lesion/predictors.py [--reference FOLDER]
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the embedded network is
 studied. Predictors are measured twice: on the test images on which the damage is measured, and on 100 training images,
-as one would who has to choose blocks without test images. Writes predictors.md and the pictures beside this file.
+as you would without test images. Writes predictors.md and the figures beside this file.
 """
 
 import argparse
@@ -26,16 +26,16 @@ SOURCES = {
     "norm_scale": "Liu et al. 2017",
     "taylor": "Molchanov et al. 2017",
     "taylor_abs": "Molchanov et al. 2017",
-    "gradient_share": "ours",
-    "logit_contribution": "ours",
+    "gradient_share": "this library",
+    "logit_contribution": "this library",
     "cka": "Kornblith et al. 2019",
 }
 
 
 def table(ranking: PredictorRanking) -> list[str]:
     lines = [
-        f"| predictor | source | cost | Spearman (95 % over images) | Kendall | of the {ranking.count} least damaging "
-        "found | verdict |",
+        f"| predictor | source | cost | Spearman (95 % over images) | Kendall | share found of the {ranking.count} "
+        "least damaging | verdict |",
         "|---|---|---|---|---:|---:|---|",
     ]
     trusted = ranking.trusted()
@@ -59,7 +59,7 @@ def section(title: str, stem: str, model: torch.nn.Module, test: ImageData, trai
     return [
         f"## {title}",
         "",
-        f"{test.name}, {len(test)} images, {len(net)} blocks. Damage: the rise of the cross-entropy, from "
+        f"{test.name}, {len(test)} images, {len(net)} blocks. Damage: the increase in cross-entropy, from "
         f"{damage.damage.min():.3f} to {damage.damage.max():.3f}, median {np.median(damage.damage):.3f} nats; median "
         f"width of its 95 % intervals {np.median(high - low):.3f}.",
         "",
@@ -82,12 +82,12 @@ def main() -> None:
     folder = parser.parse_args().reference
     torch.set_num_threads(1)
     lines = [
-        "# Which cheap predictor of damage can be trusted",
+        "# Cheap predictors of damage: which to trust",
         "",
         f"Made by `python analysis/lesion/predictors.py` with resnet_paths {__version__}, torch {torch.__version__}. "
-        "Rank correlations over the blocks with the damage of deleting each alone. Trust: Spearman above 0.5 over the "
-        "whole range in which it may lie on more images; some use: above zero. The range is no interval of a stated "
-        "level (docs/explanation/intervals.md).",
+        "Rank correlations, over the blocks, with the damage of deleting each block alone. Trust: Spearman above "
+        "0.5 over the full range in which it may lie on more images; some use: above zero. The range is not a "
+        "confidence interval (docs/explanation/intervals.md).",
         "",
     ]
     lines += section(

@@ -4,7 +4,7 @@
         [--parts embedded,blocks,twins]
 
 The Hessian of the embedded ResNet-56 on UCI digits, and of plain and residual twins of --depth layers (widths 4, 8,
-16), trained from the same initial values in the same order. Writes curvature.md and pictures beside this file.
+16), trained from the same initial values in the same order. Writes curvature.md and figures beside this file.
 """
 
 import argparse
@@ -42,7 +42,7 @@ HEAD = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
 
 
 def embedded(data: ImageData) -> list[str]:
-    """The whole spectrum of the embedded network, and the trace of the part that belongs to each residual block."""
+    """The full spectrum of the embedded network, and the trace of each residual block's part."""
     net = unroll(load_model("embedded"))
     operator = curvature_operator(net, data)
     ends = extreme_eigenvalues(operator, 2)
@@ -82,7 +82,7 @@ def embedded(data: ImageData) -> list[str]:
         "",
         "![spectrum](spectrum_embedded.png)",
         "",
-        "The traces of the blocks' diagonal blocks, from the same products; the largest are of "
+        "Traces of the residual blocks' diagonal blocks, from the same products. The largest are those of  "
         + ", ".join(f"{row.block} ({row.trace:.2f} ± {row.standard_error:.2f})" for row in most.itertuples())
         + ".",
         "",
@@ -169,17 +169,17 @@ def twins(data: ImageData, depth: int, epochs: int, seeds: int, points: int) -> 
         *lines,
         "",
         *HEAD,
-        "| with shortcuts the loss is nearer to convex at the minimum (section 6) | smaller ratio | "
+        "| with shortcuts the loss is closer to convex at the minimum (section 6) | smaller ratio | "
         f"{listed[True]} against {listed[False]} | {word(all_seeds(wins, seeds))} ({wins} of {seeds} seeds) |",
-        "| and over the plane around it (figure 7) | smaller mean ratio | "
-        f"{deep:.3f} against {flat:.3f} ({points} x {points} cells, 64 images, seed 0) | inconclusive (one training) |",
-        "| and flatter: smaller λmax | smaller | see the table | "
+        f"| also over the plane around it (figure 7) | smaller mean ratio | {deep:.3f} against {flat:.3f} ({points} x "
+        f"{points} cells, 64 images, seed 0) | inconclusive (one training run) |",
+        "| also flatter: smaller λmax | smaller | see the table | "
         f"{word(all_seeds(sharp, seeds))} ({sharp} of {seeds} seeds) |",
         "",
         *[f"![{name}](ratio_{name}.png)" for name in maps],
         "",
-        "The paper's figure 7 is of ResNet-56 and its plain twin on CIFAR-10; these networks and images are far "
-        f"smaller, and {seeds} seeds are few: a sign test of {seeds} can reach p = {2 * 0.5**seeds:.2g} at best.",
+        "The paper's figure 7 shows ResNet-56 and its plain twin on CIFAR-10. These networks and images are far "
+        f"smaller, and {seeds} seeds are few: a sign test over {seeds} reaches p = {2 * 0.5**seeds:.2g} at best.",
         "",
     ]
 
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def write(body: list[str], start: float, command: str) -> str:
-    """The page as far as it is known."""
+    """The page with the results so far."""
     lines = [
         "# Curvature of residual networks",
         "",

@@ -2,10 +2,10 @@
 
     python analysis/li2018/surfaces.py [--epochs 15] [--seeds 3] [--planes 3] [--points 9] [--images 128] [--folder F]
 
-Plain and residual networks of 20 and 56 layers (widths 8, 16, 32) are trained from the same initial values in the
-same order of images. Their surfaces are drawn over the same random planes in filter norm, on training images, with
-frozen batch-norm statistics, as in the paper. --folder keeps checkpoints and finished cells, so that the script goes
-on from them. Writes surfaces.md and pictures beside this file.
+Plain and residual networks of 20 and 56 layers (widths 8, 16, 32) are trained from the same initial values with the
+same order of images. Their surfaces are computed over the same filter-normalised random planes, on training images,
+with frozen batch-norm statistics, as in the paper. --folder stores checkpoints and finished cells, from which the
+script resumes. Writes surfaces.md and figures beside this file.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def trained(kind: Kind, seed: int, epochs: int, folder: Path | None) -> tuple[nn
 
 
 def on_logarithm(study: RoughnessStudy) -> RoughnessStudy:
-    """The same surfaces, judged by the logarithm of the loss."""
+    """The same surfaces, on the logarithm of the loss."""
     values = {
         name: np.array([[getattr(roughness(one, scale="log"), name) for one in row] for row in study.surfaces])
         for name in study.values
@@ -54,13 +54,13 @@ def on_logarithm(study: RoughnessStudy) -> RoughnessStudy:
 
 
 def of_each_model(values: np.ndarray) -> str:
-    """The mean, and in brackets that of each model over the planes: of three models no interval would say more."""
+    """The mean, and in brackets each model's mean over the planes: with three models, an interval would say no more."""
     models = values.mean(1)
     return f"{models.mean():.3f} (" + ", ".join(f"{one:.3f}" for one in models) + ")"
 
 
 Rule = Callable[[float, float], bool | None]
-"""From the ends of a difference's interval to whether the claim holds; None where that cannot be told."""
+"""Whether the claim holds, from the ends of a difference's interval; None if inconclusive."""
 
 
 def rises(low: float, high: float) -> bool | None:
@@ -72,14 +72,14 @@ def falls(low: float, high: float) -> bool | None:
 
 
 def does_not_fall(low: float, high: float) -> bool | None:
-    """Never more than inconclusive: that nothing changes is shown by no interval, but a fall contradicts it."""
+    """At best inconclusive: no interval shows that nothing changes, but a decrease contradicts it."""
     return False if high < 0 else None
 
 
 def claim(
     text: str, expected: str, first: RoughnessStudy, second: RoughnessStudy, number: str, rule: Rule | None
 ) -> str:
-    """A row of the table: a difference of roughness against what the paper leads one to expect (None: nothing)."""
+    """A row of the table: a difference in roughness against the paper's expectation (None: no expectation)."""
     found = compare_roughness(first, second)[number]
     verdict = "no claim of the paper" if rule is None else word(rule(found.low, found.high))
     measured = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p = {found.p_value:.2g}"
@@ -137,19 +137,19 @@ def report(
         "Li, Xu, Taylor, Studer and Goldstein (2018), sections 4 to 6. Made by `python analysis/li2018/surfaces.py "
         f"--epochs {options.epochs} --seeds {options.seeds} --planes {options.planes} --points {options.points} "
         f"--images {options.images}` with resnet_paths {__version__}, torch {torch.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} thread(s), in {seconds / 60:.0f} minutes (less where checkpoints were there).",
+        f"{torch.get_num_threads()} thread(s), in {seconds / 60:.0f} minutes (less if checkpoints existed).",
         "",
-        "The paper trains on CIFAR-10 for 300 epochs; these are small twins (widths 8, 16, 32) on 1,352 UCI digits, so "
-        "the verdicts say what holds at this size. Surfaces are over random planes in filter norm, coordinates from -1 "
-        "to 1, the first training images, frozen statistics. Roughness is that of the loss itself (its logarithm would "
-        "make the walls of a bowl concave); the pictures are on a logarithmic scale. In brackets the numbers of "
-        "each model, trained from different seeds, means over the same planes; intervals of differences are 95 %, "
-        "Student's t over models. Plain and residual twins share initial values, order of images and the draws of the "
-        "planes.",
+        "The paper trains on CIFAR-10 for 300 epochs; these are small twins (widths 8, 16, 32) on 1,352 UCI digits, "
+        "so the verdicts say what holds at this size. The surfaces are over filter-normalised random planes, with "
+        "coordinates from -1 to 1, the first training images, and frozen statistics. Roughness is that of the loss "
+        "itself (its logarithm would make the walls of a bowl concave); the plots have a logarithmic scale. The "
+        "brackets hold the numbers of each model, trained from different seeds and averaged over the same planes. "
+        "Intervals of differences are 95 %, Student's t over models. Plain and residual twins share "
+        "initialisation, order of images and the random planes.",
         "",
-        "Two reservations. The scale matters, and was settled after both had been seen: the table has the main claim "
-        "on either. And plain-56 has not been trained to a minimum in these epochs (see its loss): that is the "
-        "degradation the paper speaks of, but its surface is then one around a point that is no minimum.",
+        "Two caveats. The scale matters, and it was chosen after both had been seen, so the table has the main "
+        "claim on both scales. And plain-56 did not reach a minimum in these epochs (see its loss). This is the "
+        "degradation that the paper describes, but its surface is then not around a minimum.",
         "",
         "| network | training loss, last epoch | test error | convex cells | negative curvature | deviation from a "
         "quadratic |",
@@ -169,21 +169,21 @@ def report(
         "",
         "| claim | expected (paper) | measured | verdict |",
         "|---|---|---|---|",
-        f"| Without skip connections depth hurts, with them it does not | plain-56 errs much more than ResNet-56, "
-        f"plain-20 little more than ResNet-20 | {100 * gap:+.1f} points at 56 layers, {100 * gap20:+.1f} at 20 | "
-        f"{word(above(deep_gaps - 2 * np.maximum(shallow_gaps, 0.005)))} |",
+        "| Without skip connections depth hurts, with them it does not | plain-56 has a much higher error than "
+        f"ResNet-56, plain-20 only slightly higher than ResNet-20 | {100 * gap:+.1f} points at 56 layers, "
+        f"{100 * gap20:+.1f} at 20 | {word(above(deep_gaps - 2 * np.maximum(shallow_gaps, 0.005)))} |",
         claim("Skip connections keep the deep surface convex (figures 1, 5, 6)", "more convex cells: > 0",
               studies[deep], studies[plain_deep], "convex", rises),
         claim("The same on the logarithm of the loss (not in the paper; the walls of a bowl are concave there)", "none",
               on_logarithm(studies[deep]), on_logarithm(studies[plain_deep]), "convex", None),
         claim("Negative curvature is weaker with skip connections (figure 7)", "< 0", studies[deep],
               studies[plain_deep], "negative", falls),
-        claim("The deep surface is closer to a quadratic with skip connections", "< 0 (not a number of the paper)",
+        claim("The deep surface is closer to a quadratic with skip connections", "< 0 (not reported in the paper)",
               studies[deep], studies[plain_deep], "deviation", None),
         claim("Without skip connections depth makes the surface less convex (figure 5)", "plain-56 minus plain-20 < 0",
               studies[plain_deep], studies[plain_shallow], "convex", falls),
-        claim("With skip connections depth does not (figure 5); a fall would contradict", "ResNet-56 minus ResNet-20: "
-              "no fall", studies[deep], studies[shallow], "convex", does_not_fall),
+        claim("With skip connections depth does not (figure 5); a decrease would contradict this", "ResNet-56 minus "
+              "ResNet-20: no decrease", studies[deep], studies[shallow], "convex", does_not_fall),
         "",
         "![contours at 20 layers](contours_20.png)",
         "![contours at 56 layers](contours_56.png)",

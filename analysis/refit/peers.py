@@ -2,9 +2,9 @@
 
     python analysis/refit/peers.py --reference FOLDER [--images 512] [--seconds 4]
 
-wants `pip install torch-pruning`. FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors. Width: the
-inner channels of every block (those of its first convolution, which the shortcut does not tie together) pruned by the
-peer's group magnitude importance, then the batch-norm statistics measured again; no training on either side. Depth: the
+needs `pip install torch-pruning`. FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors. Width: the
+inner channels of every block (those of its first convolution, which the shortcut does not couple) are pruned by the
+peer's group magnitude importance, then the batch norms are recalibrated; no training on either side. Depth: the
 sets of frontier_resnet56.json, dropped and refitted on the same unlabelled training images. Both: width first, then the
 set dropped and the rest refitted towards the narrowed network's sums. Accuracy on the
 500 test images, time at batch 32, one thread, all networks in turn. Writes peers.md beside this file.

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and Lite2 with real photos: exact block games, refit or its refusal, smaller Lite2s against Lite0.
+"""EfficientNet-Lite0 and Lite2 on real photos: exact block games, refit, smaller Lite2s against Lite0.
 
     python analysis/refit/photos.py --materials FILE.zip [--device cuda] [--crops 16] [--out FOLDER]
     python analysis/refit/photos.py --materials FILE.zip --repairs lite2 [--crops 4] [--plain-search] [--out FOLDER]
@@ -6,18 +6,18 @@
 
 FILE.zip is what imagenet.py beside this file collects: the trained networks, 20 labelled photos and 43 without labels.
 
-The first command measures. The block game: every set of the blocks that can go (2^9 and 2^14 of them) on all 63 photos,
-by the divergence from the full network, KL(full || smaller), and by how many photos keep their class. Repair: sets grow
-greedily by the divergence that the drop leaves, plain or refitted by the best step, on crops of the 43 photos; three
-quarters of the photos are fitted to, on the crops of the rest sets are compared and the repair is chosen. The 20
-labelled photos are looked at once, at the end: their middles, and 25 crops of each.
+The first command measures. The block game: every set of the droppable blocks (2^9 and 2^14 of them) on all 63 photos,
+by the divergence from the full network, KL(full || smaller), and by how many photos keep their class. Repair: sets
+grow greedily by the divergence after the drop, plain or refitted with the best step, on crops of the 43 photos. The
+fit uses three quarters of the photos; crops of the rest compare sets and choose the repair. The 20 labelled photos
+are evaluated once, at the end: their centre crops, and 25 crops of each.
 
-The second one measures the repairs of one network anew, which a run that was stopped lacks: with --plain-search, for a
-slow machine, sets are compared on the middles of the 43 photos, without repair.
+The second command measures the repairs of one network again, for instance after an interrupted run. With
+--plain-search, for a slow machine, sets are compared on the centre crops of the 43 photos, without repair.
 
-The third one times the sets that were found for Lite2, one image at a time, one thread, on the CPU: PyTorch as it is,
-and ONNX Runtime where it is installed. Each run writes photos.json, photos.md and photos.png to --out (default: beside
-this file), with what the other one measured.
+The third command times the sets found for Lite2 at batch size 1, on one CPU thread, in PyTorch and in ONNX Runtime if
+it is installed. Each run writes photos.json, photos.md and photos.png to --out (default: beside this file), including
+what the other runs measured.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def divergences(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Target:
-    """What smaller networks are compared with: a full network's answers on the labelled photos."""
+    """Reference for smaller networks: a full network's answers on the labelled photos."""
 
     subject: Subject
 
@@ -109,7 +109,7 @@ class Target:
         return outputs(self.subject.net.model, self.subject.test_crops)
 
     def facts(self, model: nn.Module, seen_by: Subject) -> dict:
-        """How often a model, which sees the photos at its own size, answers likewise and right."""
+        """How often a model, on the photos at its own size, gives the same answer and a correct one."""
         near, far = outputs(model, seen_by.middles), outputs(model, seen_by.test_crops)
         labels = seen_by.middles.labels
         photos = len(labels)
@@ -137,7 +137,7 @@ def _interval(values: np.ndarray, bound: float | None = None) -> list[float]:
 
 
 def game(subject: Subject) -> dict:
-    """Every set of the blocks that play, measured."""
+    """Measure every set of the blocks in the game."""
     net, photos = subject.net, [photo for photo, _ in subject.materials.labelled] + subject.materials.others
     data = middles(photos, SIZES[subject.kind])
     players = min(len(net), subject.options.players or len(net))
@@ -189,13 +189,13 @@ def measured_sets(net: UnrolledNetwork, data: ImageData, players: int) -> tuple[
 
 
 def library_game(subject: Subject, data: ImageData, values: np.ndarray) -> float:
-    """The largest difference to what block_values makes of the same photos."""
+    """The largest difference from block_values on the same photos."""
     theirs = block_values(subject.net, data, metric="divergence", blocks=list(range(len(values))), progress=False)
     return float(np.abs(theirs.values + values).max())  # theirs: by how much a block lowers the divergence
 
 
 def greedy_path(mean: np.ndarray, players: int) -> list[int]:
-    """Places in the table of the sets that grow by the block that hurts least."""
+    """Indices in the table of the sets that grow by the least harmful block."""
     path = [2**players - 1]
     for _ in range(players):
         smaller = [path[-1] & ~(1 << player) for player in range(players) if path[-1] >> player & 1]
@@ -204,7 +204,7 @@ def greedy_path(mean: np.ndarray, players: int) -> list[int]:
 
 
 def _residual(values: np.ndarray, means: np.ndarray) -> float:
-    """What Shapley values lack of the difference between all and none."""
+    """The difference between the sum of the Shapley values and all minus none."""
     return abs(float(values.mean(1).sum() - (means[-1] - means[0])))
 
 
@@ -221,9 +221,9 @@ def _entry(players: int, place: int, mean: np.ndarray, share: np.ndarray) -> dic
 
 
 def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None]) -> None:
-    """A greedy search, its sets repaired and looked at; how it depends on the calibration images.
+    """A greedy search, its sets repaired and evaluated, and its dependence on the calibration images.
 
-    What there is goes to `keep` as soon as it is there.
+    Results go to `keep` as soon as they are available.
     """
     net, options = subject.net, subject.options
     most = min(len(net), options.most or len(net))
@@ -265,12 +265,12 @@ def repairs(subject: Subject, other: Subject | None, keep: Callable[[dict], None
 
 
 def refitted_losses(refitter: Refitter) -> Losses:
-    """The divergence that each set leaves on photos kept apart, plain or refitted by the best step."""
+    """The divergence of each set on held-out photos, plain or refitted with the best step."""
     return lambda sets: [refitter.divergence(list(one)) if one else 0.0 for one in sets]
 
 
 def plain_losses(subject: Subject) -> Losses:
-    """The divergence that each set leaves on the middles of the photos without labels, without repair."""
+    """The divergence of each set on the centre crops of the unlabelled photos, without repair."""
     net, data = subject.net, middles(subject.materials.others, SIZES[subject.kind])
 
     def losses(sets: Sequence[tuple[int, ...]]) -> list[float]:
@@ -313,7 +313,7 @@ def repaired(refitter: Refitter, target: Target, dropped: tuple[int, ...]) -> di
 
 
 def calibrated(subject: Subject, target: Target, dropped: tuple[int, ...], each: int, apart: bool) -> dict:
-    """The same set with other calibration images, with or without photos held apart."""
+    """The same set with other calibration images, with or without held-out photos."""
     images, groups = subject.calibration(each)
     settings = RefitSettings(memory=subject.options.memory)
     result = Refitter(subject.net, images, groups=groups if apart else None, settings=settings)(list(dropped))
@@ -331,7 +331,7 @@ def calibrated(subject: Subject, target: Target, dropped: tuple[int, ...], each:
 
 
 def _told(entry: dict) -> dict:
-    """The same, after a line of progress."""
+    """The same, after printing progress."""
     print(len(entry["dropped"]), entry["reason"], entry["shipped"]["crops_agree"], flush=True)
     return entry
 
@@ -340,7 +340,7 @@ def _told(entry: dict) -> dict:
 
 
 def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dict:
-    """Milliseconds of Lite0 and of Lite2 less the blocks of each set, one image at a time, one thread, in turn."""
+    """Milliseconds of Lite0 and of Lite2 without the blocks of each set, at batch size 1, one thread, in turn."""
     images = {kind: torch.randn(1, 3, size, size) for kind, size in SIZES.items()}
     nets = {kind: unroll(materials.model(kind), images[kind]) for kind in SIZES}
     sets = [row["dropped"] for row in facts["lite2"]["repairs"]["rows"]]
@@ -370,7 +370,7 @@ def timed(facts: dict, materials: Materials, options: argparse.Namespace) -> dic
 
 
 def _call(model, x: torch.Tensor):
-    """The model on its own image, whatever it is given."""
+    """The model on its own image, whatever the input."""
     return lambda _: model(x)
 
 
@@ -379,16 +379,16 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--materials", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--crops", type=int, default=16, help="of each photo to calibrate on")
+    parser.add_argument("--crops", type=int, default=16, help="crops of each photo for calibration")
     parser.add_argument("--test-crops", type=int, default=TEST_CROPS)
-    parser.add_argument("--photos", type=int, help="only so many of each kind (for a trial)")
-    parser.add_argument("--players", type=int, help="only so many blocks play, the first (for a trial)")
-    parser.add_argument("--most", type=int, help="drop at most this many blocks (for a trial)")
+    parser.add_argument("--photos", type=int, help="number of photos of each kind (for a trial)")
+    parser.add_argument("--players", type=int, help="number of blocks in the game, the first ones (for a trial)")
+    parser.add_argument("--most", type=int, help="maximum number of blocks to drop (for a trial)")
     parser.add_argument("--memory", type=float, default=8e9, help="bytes for the full network's states")
-    parser.add_argument("--repairs", choices=list(SIZES), help="of one network alone, the rest as it is in photos.json")
+    parser.add_argument("--repairs", choices=list(SIZES), help="of one network only, the rest unchanged in photos.json")
     parser.add_argument("--plain-search", action="store_true")
-    parser.add_argument("--path", type=int, nargs="+", help="no search: drop these blocks, one after the other")
-    parser.add_argument("--sizes", type=int, nargs="+", help="repair and look at these sizes alone")
+    parser.add_argument("--path", type=int, nargs="+", help="no search: drop these blocks in this order")
+    parser.add_argument("--sizes", type=int, nargs="+", help="repair and evaluate only these sizes")
     parser.add_argument("--no-calibrations", dest="calibrations", action="store_false")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -397,7 +397,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, or time what was measured."""
+    """Measure, or time the measured sets."""
     options = parsed()
     torch.backends.cudnn.allow_tf32 = False  # divergences of 1e-3 are compared
     materials, file = Materials(options.materials, options.photos), options.out / "photos.json"
@@ -421,13 +421,13 @@ def main() -> None:
 
 
 def machine(options: argparse.Namespace) -> str:
-    """What it ran on."""
+    """The machine."""
     cuda = options.device == "cuda"
     return f"{platform.machine()}, {torch.cuda.get_device_name() if cuda else 'CPU'}"
 
 
 def ran(options: argparse.Namespace) -> dict:
-    """What a page says of how it was made."""
+    """What the page says about how it was made."""
     command = f"python analysis/refit/photos.py --crops {options.crops}"
     command += " --device cuda" * (options.device == "cuda")
     return {"command": command, "torch": torch.__version__, "machine": machine(options)}

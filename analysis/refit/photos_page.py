@@ -1,4 +1,4 @@
-"""The page that photos.py beside this file writes of what it measured."""
+"""The page that photos.py writes."""
 
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from resnet_paths import __version__
 
 BLOCKS = {"lite0": 9, "lite2": 14}
-"""Those that can go, as counted by hand: stages that repeat a block keep its shape."""
+"""Droppable blocks, counted by hand: stages that repeat a block keep its shape."""
 PUBLISHED = {"lite0": 75.1, "lite2": 77.6}
 """Top-1 accuracy on ImageNet's validation set, in percent."""
 
@@ -34,23 +34,23 @@ def claims(facts: dict) -> list[str]:
             continue
         name, played, rows = kind.capitalize(), part["game"], part["repairs"]["rows"]
         full, some = rows[0]["shipped"], rows[1:]
-        add(f"{name}: blocks that can go", str(BLOCKS[kind]), str(played["blocks"]), played["blocks"] == BLOCKS[kind])
+        add(f"{name}: droppable blocks", str(BLOCKS[kind]), str(played["blocks"]), played["blocks"] == BLOCKS[kind])
         exact = binomtest(full["right"], full["photos"]).proportion_ci(method="exact")
         add(
-            f"{name}: right on the labelled photos",
+            f"{name}: accuracy on the labelled photos",
             f"published on ImageNet: {PUBLISHED[kind]} %",
             f"{full['right']} of {full['photos']} ({_interval_of(full['right'], full['photos'])}, exact, 95 %)",
             exact.low <= PUBLISHED[kind] / 100 <= exact.high,
         )
         add(
-            f"{name}: sets measured, all of them",
+            f"{name}: sets measured (all)",
             f"2^{BLOCKS[kind]} = {2 ** BLOCKS[kind]:,}",
             f"{played['sets']:,} on {played['photos']} photos, in {played['seconds']:.0f} s",
             played["sets"] == 2 ** BLOCKS[kind],
         )
         add(
-            f"{name}: Shapley values add up to all less none",
-            "to rounding (1e-9)",
+            f"{name}: Shapley values sum to all minus none",
+            "up to rounding (1e-9)",
             f"{played['residual']:.1g}",
             played["residual"] < 1e-9,
         )
@@ -69,21 +69,21 @@ def claims(facts: dict) -> list[str]:
         add(
             f"{name}: greedy sets against the best of their size, without repair",
             "(none)",
-            f"{same} of {played['players']} sizes are the best; at worst {worst:.2f} times the divergence",
+            f"best at {same} of {played['players']} sizes; at worst {worst:.2f} times the divergence",
             None,
         )
         steps = [f"{row['step']:g}" for row in some if row["repair"] == "refitted"]
         least = [row["divergences"][row["repair"]] <= min(row["divergences"].values()) for row in some]
         add(
-            f"{name}: the repair is chosen of plain, recalibrated, refitted",
-            "by the least divergence on photos kept apart",
+            f"{name}: the repair is chosen among plain, recalibrated, refitted",
+            "by the lowest divergence on held-out photos",
             f"refitted {len(steps)} of {len(some)} times, steps {', '.join(steps)}",
             all(least),
         )
         for against in ("plain", "recalibrated"):
             less = [row["shipped"]["crops_divergence"] <= row[against]["crops_divergence"] + 1e-6 for row in some]
             add(
-                f"{name}: on the labelled photos, looked at once, no further from the full network than {against}",
+                f"{name}: on the labelled photos, evaluated once, no further from the full network than {against}",
                 "at every size tried",
                 f"at {sum(less)} of {len(less)}",
                 all(less),
@@ -94,9 +94,9 @@ def claims(facts: dict) -> list[str]:
         if sizes:
             ratios = [by[size, False] / by[size, True] for size in sizes]
             add(
-                f"{name}: refitted to 16 crops of each photo, divergence on the labelled photos' crops where crops of "
-                "one photo are on both sides of the split, over that with photos held apart",
-                "above 1: the step is chosen too long",
+                f"{name}: refitted to 16 crops of each photo: divergence on the labelled photos' crops if crops of "
+                "one photo are on both sides of the split, over that with photos held out",
+                "above 1: the chosen step is too long",
                 ", ".join(f"{ratio:.2f} ({size} dropped)" for ratio, size in zip(ratios, sizes, strict=True)),
                 min(ratios) > 1,
             )
@@ -106,10 +106,10 @@ def claims(facts: dict) -> list[str]:
 def table(part: dict) -> list[str]:
     """Drop and repair, set by set."""
     lines = [
-        "| dropped | blocks | MACs (M) | repair, step | divergence on photos kept apart: plain, recalibrated, refitted "
-        "| same answer, 20 photos: plain, recalibrated, shipped | right of 20: plain, shipped (exact 95 %) | same "
-        "answer, crops (%): plain, recalibrated, shipped (95 %) | divergence, crops: plain, recalibrated, shipped "
-        "(95 %) |",
+        "| dropped | blocks | MACs (M) | repair, step | divergence on held-out photos: plain, recalibrated, refitted | "
+        "same answer, 20 photos: plain, recalibrated, shipped | correct out of 20: plain, shipped (exact 95 %) | same "
+        "answer, crops (%): plain, recalibrated, shipped (95 %) | divergence, crops: plain, recalibrated, shipped (95 "
+        "%) |",
         "|---:|---|---:|---|---|---|---|---|---|",
     ]
     for row in part["repairs"]["rows"]:
@@ -133,13 +133,13 @@ def game_lines(part: dict) -> list[str]:
     played = part["game"]
     low, high = played["divergence_intervals"]
     lines = [
-        f"With all blocks 0; with none of the {played['players']} a divergence of {played['none'][0]:.2f} and "
-        f"{100 * played['none'][1]:.0f} % of answers kept. Most blocks that can go, in the best set, without repair: "
-        f"{played['within'][0]} with 95 % of answers kept, {played['within'][1]} with 90 %, {played['within'][2]} with "
-        "80 %.",
+        f"Divergence 0 with all blocks; with none of the {played['players']}, a divergence of {played['none'][0]:.2f} "
+        f"and {100 * played['none'][1]:.0f} % of answers kept. Largest number of blocks that can be dropped without "
+        f"repair, in the best set: {played['within'][0]} with 95 % of answers kept, {played['within'][1]} with 90 %, "
+        f"{played['within'][2]} with 80 %.",
         "",
-        "| | block | lowers the divergence by (Shapley, 95 % over photos) | keeps answers (Shapley, points) | alone: "
-        "divergence without it |",
+        "| | block | lowers the divergence by (Shapley, 95 % over photos) | keeps answers (Shapley, points) | "
+        "divergence without it alone |",
         "|---:|---|---:|---:|---:|",
     ]
     for number, name in enumerate(played["names"]):
@@ -162,13 +162,13 @@ def game_lines(part: dict) -> list[str]:
 
 
 def against(facts: dict) -> list[str]:
-    """Lite2 less k blocks beside Lite0: answers."""
+    """Lite2 without k blocks against Lite0: answers."""
     part = facts["lite2"]["repairs"]
-    rows = [(f"Lite2 less {len(row['dropped'])}", row["shipped"], row["macs"]) for row in part["rows"]]
+    rows = [(f"Lite2 without {len(row['dropped'])}", row["shipped"], row["macs"]) for row in part["rows"]]
     rows.append(("Lite0", part["other"], facts["lite0"]["repairs"]["rows"][0]["macs"]))
     lines = [
-        "| | same answer as Lite2, 20 photos | same, crops (%, 95 %) | divergence from Lite2, crops | right of 20 "
-        "(exact 95 %) | MACs (M) |",
+        "| | same answer as Lite2, 20 photos | same, crops (%, 95 %) | divergence from Lite2, crops | correct out "
+        "of 20 (exact 95 %) | MACs (M) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, seen, macs in rows:
@@ -182,38 +182,37 @@ def against(facts: dict) -> list[str]:
 
 
 def verdict(facts: dict) -> str:
-    """Which of the two is nearer to Lite2 at the same cost, in a sentence."""
+    """Which of the two is closer to Lite2 at the same cost, in one sentence."""
     part = facts["lite2"]["repairs"]
     other, macs = part["other"], facts["lite0"]["repairs"]["rows"][0]["macs"]
     nearer = [row for row in part["rows"] if row["shipped"]["crops_agree"] >= other["crops_agree"]]
     most = len(nearer[-1]["dropped"])
-    begins = f"Up to {most} blocks can go before Lite2 agrees less"
+    begins = f"Up to {most} blocks can be dropped before Lite2 agrees less"
     if nearer[-1] is part["rows"][-1]:
         begins = f"With {most} blocks dropped, the most tried, Lite2 still agrees more"
     return (
-        f"{begins} with itself than Lite0 does "
-        f"({100 * other['crops_agree']:.1f} % of crops): {nearer[-1]['macs'] / 1e6:.0f} million multiply-adds, Lite0 "
-        f"has {macs / 1e6:.0f}."
+        f"{begins} with the full Lite2 than Lite0 does ({100 * other['crops_agree']:.1f} % of crops). It has "
+        f"{nearer[-1]['macs'] / 1e6:.0f} million multiply-adds, Lite0 {macs / 1e6:.0f}."
     )
 
 
 def timing(facts: dict) -> list[str]:
-    """Milliseconds of one image, and from how many blocks less on Lite2 is as fast as Lite0."""
+    """Milliseconds per image, and how many blocks Lite2 must drop to be as fast as Lite0."""
     if "times" not in facts:
         return []
     times, said = facts["times"]["runtimes"], {"eager": "PyTorch", "onnx": "ONNX Runtime"}
     lines = [
         "",
-        "One image at a time, one thread, all in turn, on a CPU of another machine, which other work shared: shares of "
-        "Lite2's time in the same round (median, 95 % over nine rounds) tell more than milliseconds. Repairs change no "
-        "time. (`--time --seconds 0.05 --path 5 1 7 3 6 8 10 4 13 11 0 9 12 2 --sizes 0 2 4 6 8 10`)",
+        "Batch size 1, one thread, all in turn, on the shared CPU of another machine. Shares of Lite2's time in the "
+        "same round (median, 95 % over nine rounds) are more reliable than milliseconds. Repairs do not change the "
+        "latency. (`--time --seconds 0.05 --path 5 1 7 3 6 8 10 4 13 11 0 9 12 2 --sizes 0 2 4 6 8 10`)",
         "",
         f"| | {' | '.join(f'ms, {said[one]} | share of Lite2' for one in times)} |",
         f"|---|{'---:|---:|' * len(times)}",
     ]
     for rows in zip(*times.values(), strict=True):
         gone = rows[0]["dropped"]
-        name = "Lite0" if gone is None else f"Lite2 less {len(gone)}"
+        name = "Lite0" if gone is None else f"Lite2 without {len(gone)}"
         cells = (
             f"{one['ms']:.1f} | {one['share']:.2f} ({one['interval'][0]:.2f} to {one['interval'][1]:.2f})"
             for one in rows
@@ -224,13 +223,13 @@ def timing(facts: dict) -> list[str]:
         most, other = rows[-2]["dropped"], facts["lite2"]["repairs"]["other"]["crops_agree"]
         kept = 100 * facts["lite2"]["game"]["greedy"][len(most)]["agreement"]
         words = (
-            f"Lite2 is as fast as Lite0 with {fast[0]} blocks less"
+            f"Lite2 is as fast as Lite0 without {fast[0]} blocks"
             if fast
             else (
-                f"Lite2 is slower than Lite0 even with {len(most)} blocks less, with which, without repair, it keeps "
-                f"{kept:.0f} % of its answers (game above); Lite0 gives its answer on "
-                f"{100 * other:.0f} % of crops. As far as sets without repair tell, Lite0 is the better "
-                "network at its speed"
+                f"Lite2 is slower than Lite0 even without {len(most)} blocks. With these dropped and without "
+                f"repair, it keeps {kept:.0f} % of its answers (game above), while Lite0 gives the same answer on "
+                f"{100 * other:.0f} % of crops. Judging by sets without repair, Lite0 is the better network at its "
+                "speed"
             )
         )
         lines += ["", f"In {said[runtime]} {words}."]
@@ -240,22 +239,22 @@ def timing(facts: dict) -> list[str]:
 def searched(part: dict) -> str:
     """How the sets were found and repaired."""
     found = (
-        f"({part['searched']} sets, {part['search_seconds']:.0f} s) by the divergence that is left, plain or refitted "
-        f"by the best step, on {part['apart']} crops of photos that the fit does not see"
+        f"({part['searched']} sets, {part['search_seconds']:.0f} s) by the remaining divergence, plain or refitted "
+        f"with the best step, on {part['apart']} crops of held-out photos"
     )
     if part["search"] == "plain":
         found = (
-            "by the divergence that dropping leaves, without repair, on the middles of the photos without labels (a "
+            "by the divergence after dropping, without repair, on the centre crops of the unlabelled photos (a "
             "search with refit took too long on this machine; `--repairs lite2 --plain-search --crops 3 --test-crops 4 "
             "--no-calibrations`)"
         )
     seen, sizes = part["rows"][0]["shipped"], [len(row["dropped"]) for row in part["rows"]]
     if part["search"] == "plain":
-        found += f"; sizes looked at: {', '.join(map(str, sizes))}; larger ones were not, for want of time"
+        found += f"; sizes evaluated: {', '.join(map(str, sizes))}; larger ones were not, for lack of time"
     return (
         f"{part['machine']}. Sets found greedily {found}. Repairs: fitted to {part['fitted']} crops, chosen on "
-        f"{part['apart']} of other photos. Looked at: the middles of the {seen['photos']} labelled photos, and "
-        f"{seen['crops'] // seen['photos']} crops of each. No labels, no training."
+        f"{part['apart']} crops of other photos. Evaluated on the centre crops of the {seen['photos']} labelled "
+        f"photos, and on {seen['crops'] // seen['photos']} crops of each. No labels, no training."
     )
 
 
@@ -265,17 +264,16 @@ def calibrations(part: dict) -> list[str]:
         return []
     return [
         "",
-        "Other calibration images, the sets above of 1, 3 and 5 blocks. *Apart* says whether photos were held "
-        "apart, or only crops: then crops of one photo are on both sides, and the step is chosen by images that "
-        "the fit knows.",
+        "Other calibration images, for the sets above of 1, 3 and 5 blocks. *Held out* says whether photos were "
+        "held out, or only crops. In the latter case, crops of one photo are on both sides, and the step is chosen "
+        "on images that the fit knows.",
         "",
-        "| dropped | crops of each photo | apart | repair, step | divergence as chosen by: plain, recalibrated, "
-        "refitted | divergence on the labelled photos' crops | same answer there (%) |",
+        "| dropped | crops per photo | held out | repair, step | divergence used for the choice: plain, "
+        "recalibrated, refitted | divergence on the labelled photos' crops | same answer there (%) |",
         "|---:|---:|---|---|---|---:|---:|",
         *(
-            f"| {one['dropped']} | {one['each']} | {'photos' if one['photos_apart'] else 'crops'} | "
-            f"{one['repair']}, {one['step']:g} | {_each(one)} | "
-            f"{one['crops_divergence']:.3g} | {100 * one['crops_agree']:.1f} |"
+            f"| {one['dropped']} | {one['each']} | {'photos' if one['photos_apart'] else 'crops'} | {one['repair']}, "
+            f"{one['step']:g} | {_each(one)} | {one['crops_divergence']:.3g} | {100 * one['crops_agree']:.1f} |"
             for one in part["calibrations"]
         ),
     ]
@@ -285,15 +283,14 @@ def page(facts: dict) -> str:
     """The page in Markdown."""
     ran = facts["ran"]
     lines = [
-        "# EfficientNet-Lite with real photos: exact games, refit, and Lite2 less k blocks against Lite0",
+        "# EfficientNet-Lite on real photos: exact games, refit, and Lite2 without k blocks against Lite0",
         "",
-        f"`{ran['command']}`; resnet_paths {__version__}, torch {ran['torch']}, {ran['machine']}. "
-        "20 labelled ImageNet photos "
-        f"(foolbox), {facts['lite2']['repairs']['photos']} without labels (31 of ImageNet's validation set from "
-        "shapiq, the rest from scikit-image and scikit-learn). **Twenty photos are few**: 18 right of 20 may stand for "
-        "anything from 68 to 99 %, so accuracies here only tell a broken network from a working one; agreement with "
-        "the full network needs no labels, and crops of each of the 20 photos say more, though "
-        "crops of a photo are alike: their intervals are over the 20 photos. What was calibrated never saw these 20.",
+        f"`{ran['command']}`; resnet_paths {__version__}, torch {ran['torch']}, {ran['machine']}. 20 labelled ImageNet "
+        f"photos (foolbox), {facts['lite2']['repairs']['photos']} without labels (31 of ImageNet's validation set from "
+        "shapiq, the rest from scikit-image and scikit-learn). **Twenty photos are few**: 18 correct out of 20 is "
+        "compatible with 68 to 99 %, so accuracies here only separate a broken network from a working one. "
+        "Agreement with the full network needs no labels, and crops of each of the 20 photos say more. Crops of "
+        "one photo are correlated, so their intervals are over the 20 photos. No calibration used these 20.",
         "",
         *claims(facts),
     ]
@@ -309,8 +306,12 @@ def page(facts: dict) -> str:
             *table(facts[kind]),
             *calibrations(part),
         ]
-    lines += ["", "## Lite2 less k blocks against Lite0", ""]
-    lines += ["Both see the same photos and crops, Lite2 at 260 pixels, Lite0 at 224. Shipped: as repaired above.", ""]
+    lines += ["", "## Lite2 without k blocks against Lite0", ""]
+    lines += [
+        "Both see the same photos and crops, Lite2 at 260 pixels, Lite0 at 224. *Shipped* is the network as repaired "
+        "above.",
+        "",
+    ]
     lines += [*against(facts), *timing(facts), "", "![agreement and divergence](photos.png)", ""]
     return "\n".join(lines)
 

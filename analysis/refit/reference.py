@@ -1,4 +1,4 @@
-"""What the studies of this folder have in common: the reference networks, their images, and how answers are counted."""
+"""Shared by the studies in this folder: the reference networks, their images, and how accuracy is counted."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_images(folder: Path, name: str, split: str, limit: int | None = None) -> ImageData:
-    """A split of cifar10_sample.npz (original pixels) or cifar10_jpeg.zip; the first few where there is a limit."""
+    """A split of cifar10_sample.npz (original pixels) or cifar10_jpeg.zip; with a limit, the first few."""
     return load_data(str(folder / name), split, mean=MEAN, std=STD, limit=limit)
 
 
@@ -24,7 +24,7 @@ def load_network(folder: Path, depth: int, device: str = "cpu") -> nn.Module:
 
 
 def right(model: nn.Module, data: ImageData) -> np.ndarray:
-    """Whether each image is classified as it should be."""
+    """Whether each image is classified correctly."""
     device = next(model.parameters()).device
     with torch.inference_mode():
         each = [model(x.to(device)).argmax(1).cpu() == labels for x, labels in data.batches(100)]

@@ -3,8 +3,8 @@
     python analysis/refit/vit.py --reference FOLDER --out FILE [--epochs 60] [--device cuda] [--images N]
 
 FOLDER holds cifar10_jpeg.zip. timm's VisionTransformer with patches of 4 x 4 pixels, width 192, 9 layers, 3 heads
-(4 million weights), trained by AdamW with images moved, mirrored and blended; written in half precision, from which
-`small_vit` reads single precision: the rounded network is the one that is studied.
+(4 million weights), trained by AdamW with shifted, mirrored and blended images; written in half precision, which
+`small_vit` reads as single precision: the rounded network is the one studied.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from resnet_paths.training.mixup import mixup
 
 
 def small_vit(weights: Path | None = None) -> nn.Module:
-    """The network, with the weights of a file where one is given."""
+    """The network, with the weights of a file if one is given."""
     torch.manual_seed(0)
     model = VisionTransformer(img_size=32, patch_size=4, num_classes=10, embed_dim=192, depth=9, num_heads=3)
     if weights is not None:

@@ -1,9 +1,9 @@
-"""The latencies of the sets of blocks that the greedy search with refit found on ResNet-56, measured in turn.
+"""The latencies of the sets of blocks found by the greedy search with refit on ResNet-56, measured in turn.
 
     python analysis/tradeoff/latencies.py --reference FOLDER [--batches 32 1] [--seconds 1]
 
-Sets and accuracies are those of ../refit/frontier_resnet56.json; here every smaller network is timed in turn with the
-full one, on one thread of the CPU. Writes latencies.md and latencies.png beside this file.
+Sets and accuracies are those of ../refit/frontier_resnet56.json. Every smaller network is timed in turn with the full
+one, on one CPU thread. Writes latencies.md and latencies.png beside this file.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FRONTIER = HERE.parent / "refit" / "frontier_resnet56.json"
 
 
 def main() -> None:
-    """Time, and write."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 1])
@@ -41,14 +41,14 @@ def main() -> None:
         times = latencies_in_turn(models, test.x[:batch], seconds=options.seconds, threads=1, rounds=9)
         shares[batch] = [one.share_of(times[0]) for one in times]
     lines = [
-        "# ResNet-56: latencies of the sets that the search with refit found",
+        "# ResNet-56: latencies of the sets found by the search with refit",
         "",
         f"`python analysis/tradeoff/latencies.py --reference FOLDER --batches "
         f"{' '.join(map(str, options.batches))} --seconds {options.seconds:g}`; resnet_paths "
-        f"{__version__}, torch {torch.__version__}, {platform.machine()} CPU, 1 thread. Sets and accuracies (refitted, "
-        "500 test images) are those of [frontier_resnet56.md](../refit/frontier_resnet56.md). Time as a share of the "
-        "full network's in the same round, median and its 95 % interval over nine rounds, all models in turn; wide "
-        "intervals are other work on the machine.",
+        f"{__version__}, torch {torch.__version__}, {platform.machine()} CPU, 1 thread. Sets and accuracies "
+        "(refitted, 500 test images) are from [frontier_resnet56.md](../refit/frontier_resnet56.md). Time as a "
+        "share of the full network's in the same round: median and 95 % interval over nine rounds, all models in "
+        "turn. Wide intervals come from other load on the machine.",
         "",
         f"| blocks dropped | accuracy, refitted (%) | MACs (share) | {' | '.join(f'batch {b}' for b in shares)} |",
         f"|---:|---:|---:|{'---:|' * len(shares)}",

@@ -1,11 +1,12 @@
-"""Searches for blocks to drop, by regret: how much worse than the best set known of each size, and at what cost.
+"""Searches for blocks to drop, by regret: how much worse than the best known set of each size, and at what cost.
 
     python analysis/tradeoff/searches.py --reference FOLDER [--images 200] [--most 10]
 
-Two networks as they are (gates, no repair; soft error on the images searched on): the embedded ResNet-56 (27
+Two networks without repair (gates; soft error on the search images): the embedded ResNet-56 (27
 blocks), where "best known" is over all sets that any search evaluated, and the reference ResNet-20 (9 blocks; FOLDER
-holds cifar10_sample.npz and resnet20_cifar10_option_a.safetensors), where all 2^9 sets are evaluated. ResNet-20 also
-with each set refitted. A regret is the loss of a search's set less that of the best. Writes searches.md beside this
+holds cifar10_sample.npz and resnet20_cifar10_option_a.safetensors), where all 2^9 sets are evaluated. For ResNet-20,
+also with each set refitted. A regret is the loss of a search's set minus that of the
+best. Writes searches.md beside this
 file.
 """
 
@@ -37,7 +38,7 @@ def soft_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def by_gates(net: UnrolledNetwork, data: ImageData) -> Callable[[Sequence[Set]], list[float]]:
-    """Losses of sets of blocks, as they are."""
+    """Losses of sets of blocks, without repair."""
     fast, x = for_inference(net), data.x
 
     def evaluate(sets: Sequence[Set]) -> list[float]:
@@ -86,7 +87,7 @@ def study(blocks: int, evaluate: Callable[[Sequence[Set]], list[float]], most: i
     lines = [
         f"| search | sets | mean regret | {' | '.join(map(str, sizes))} |",
         f"|---|---:|---:|{'---:|' * most}",
-        f"| best {'of all' if exact else 'known'}: its loss | | | {' | '.join(f'{best[k]:.4f}' for k in sizes)} |",
+        f"| loss of the best {'of all' if exact else 'known'} | | | {' | '.join(f'{best[k]:.4f}' for k in sizes)} |",
     ]
     for name, path in paths.items():
         regrets = [shared[path[size]] - best[size] for size in sizes]
@@ -117,13 +118,13 @@ def main() -> None:
         "",
         f"`python analysis/tradeoff/searches.py --reference FOLDER --images {options.images} --most {options.most}`; "
         f"resnet_paths {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads. Soft error (1 - "
-        f"p(label)) on {options.images} training images, on which the sets were searched. By number of blocks dropped.",
+        f"p(label)) on the {options.images} training images used for the search, by number of blocks dropped.",
         "",
-        "## Embedded ResNet-56, 27 blocks, as they are",
+        "## Embedded ResNet-56, 27 blocks, without repair",
         "",
         *study(len(embedded), by_gates(embedded, digits), options.most, exact=False),
         "",
-        "## ResNet-20, 9 blocks, as they are",
+        "## ResNet-20, 9 blocks, without repair",
         "",
         *study(len(small), by_gates(small, first), min(6, options.most), exact=True),
         "",

@@ -3,8 +3,8 @@
     python analysis/veit2016/figure6.py --reference FOLDER
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the embedded network is
-studied. With --plain FILE the trained plain twin of the embedded network (plain_twin.py makes it) is set beside it.
-Writes figure6.md and the pictures beside this file.
+studied. With --plain FILE, the trained plain twin of the embedded network (written by plain_twin.py) is compared with
+it. Writes figure6.md and the figures beside this file.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TABLE = ["| claim | expected (paper) | measured | verdict |", "|---|---|---|---|
 
 
 def counting() -> list[str]:
-    """What the paper says of the 2^54 paths of ResNet-110, exactly."""
+    """The paper's statements about the 2^54 paths of ResNet-110, computed exactly."""
     deep = path_lengths(54)
     short, middle = deep.share(5, 17), deep.share(19, 35)
     rows = [
@@ -53,7 +53,7 @@ def claims(found: EffectivePaths) -> list[tuple[str, str, str, bool]]:
         (
             "the norm of one path falls exponentially with its length (6 b)",
             "a straight line on a log scale, falling",
-            f"x {found.decay:.3g} a branch, R² {found.decay_fit:.3f}",
+            f"x {found.decay:.3g} per branch, R² {found.decay_fit:.3f}",
             falls,
         ),
         (
@@ -84,29 +84,29 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
     lines = [
         f"## {title}",
         "",
-        f"{data.name}, {len(data)} images, cross-entropy; {samples} random paths for each length and image "
-        f"({sum(sampled.lengths >= 0)} lengths), {draws} draws of 16 columns a length for the energy.",
+        f"{data.name}, {len(data)} images, cross-entropy; {samples} random paths per length and image "
+        f"({sum(sampled.lengths >= 0)} lengths), {draws} draws of 16 columns per length for the energy.",
         "",
         f"![figure 6](figure6_{name}.png)",
         "",
         *TABLE,
         *[f"| {a} | {b} | {c} | {'holds' if d else 'does not hold'} |" for a, b, c, d in claims(sampled)],
         "",
-        "The paper's share of paths is of 54 blocks, whose binomial is narrower against the range of lengths; with 27 "
-        "blocks the effective range overlaps the lower half of the binomial. Sampled norms have heavy tails: where the "
-        "standard error below is large, so is the uncertainty of that length's share.",
+        "The paper's share of paths is for 54 blocks, whose binomial is narrower relative to the range of lengths. "
+        "With 27 blocks, the effective range overlaps the lower half of the binomial. Sampled norms have heavy "
+        "tails: where the standard error below is large, the share of that length is uncertain.",
         "",
-        "The same with the root mean square norm of all paths (path_energy), which few large paths dominate: "
-        f"x {energy.decay:.3g} a branch (R² {energy.decay_fit:.3f}), {energy.mass:.0%} in {energy.low} to "
+        "With the root mean square norm of all paths (path_energy), which is dominated by a few large paths: x "
+        f"{energy.decay:.3g} per branch (R² {energy.decay_fit:.3f}), {energy.mass:.0%} in {energy.low} to "
         f"{energy.high}, mean {energy.mean_length:.2f}.",
         "",
-        "With cancellation (exact, all paths of a length summed): the largest mean norm is at length "
+        "With cancellation (exact sums over all paths of one length), the largest mean norm is at length "
         f"{top} ({float(norms[top]):.3g}; ordinary gradient {float(split.total_norm.double().mean()):.3g}); the sum "
-        f"over lengths meets the ordinary gradient to {split.residual:.1e} (float32).",
+        f"over lengths equals the ordinary gradient up to {split.residual:.1e} (float32).",
         "",
         f"![gradient by length](gradient_by_length_{name}.png)",
         "",
-        "| length | share of paths | norm of one path | standard error | effective share | norm of all together |",
+        "| length | share of paths | norm of one path | standard error | effective share | norm of the sum |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for k in range(sampled.n + 1):
@@ -136,7 +136,7 @@ def twin(data: ImageData, plain: Path | None) -> list[str]:
         "",
         "The same layers without shortcuts have a single path, through all 27 pairs of layers. At the same initial "
         f"values (16 images of {data.name}) the mean gradient norm at the input is "
-        f"{input_gradient(models[True], few):.3g} with shortcuts, {longest:.3g} along its one longest path alone, and "
+        f"{input_gradient(models[True], few):.3g} with shortcuts, {longest:.3g} along its longest path alone, and "
         f"{input_gradient(models[False], few):.3g} for the plain twin.",
         "",
     ]
@@ -146,7 +146,7 @@ def twin(data: ImageData, plain: Path | None) -> list[str]:
     trained = {"embedded ResNet-56": load_model("embedded"), "plain twin": load_model(str(plain))}
     return [
         *lines,
-        "Trained by the same recipe: "
+        "Trained with the same recipe: "
         + "; ".join(
             f"{name}: test error {error_rate(model, whole):.1%}, mean gradient norm {input_gradient(model, few):.3g}"
             for name, model in trained.items()
@@ -170,8 +170,8 @@ def main() -> None:
         "# Which path lengths carry the gradient",
         "",
         "Veit, Wilber and Belongie (2016), section 5 and figure 6. Made by `python analysis/veit2016/figure6.py` "
-        f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure is of ResNet-110 (54 blocks); "
-        "these networks have 27.",
+        f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure shows ResNet-110 (54 "
+        "blocks); these networks have 27.",
         "",
         *counting(),
     ]

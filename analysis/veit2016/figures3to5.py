@@ -3,8 +3,8 @@
     python analysis/veit2016/figures3to5.py [--network embedded|resnet56] [--reference FOLDER] [--folder RUNS]
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors, which resnet56 needs. The plain networks
-(figure 3 needs them) are trained here, on one thread; RUNS keeps their checkpoints and the journal of the studies, so
-that the script resumes. Writes figures3to5_NETWORK.md and the pictures beside this file.
+for figure 3 are trained here, on one thread. RUNS stores their checkpoints and the journal of the studies, so that
+the script resumes. Writes figures3to5_NETWORK.md and the figures beside this file.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
     worst, ranks = int(np.argmax(residual.values)), np.argsort(np.argsort(-residual.damage)) + 1
     return [
         (
-            "deleting a block of the residual network does little",
+            "deleting a block of the residual network has little effect",
             "error up by a few points for most blocks",
             f"median {100 * np.median(residual.damage):+.1f} points; {mild} of {len(residual.names)} blocks at most +5",
             verdict(mild > len(residual.names) / 2),
@@ -103,7 +103,7 @@ def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
             verdict(bool(residual.high[worst] < chance)),
         ),
         (
-            "blocks that change the shape do the most damage",
+            "deleting blocks that change the shape does the most damage",
             f"the {changes.sum()} of them rank first",
             "ranks " + ", ".join(str(rank) for rank in ranks[changes]),
             verdict(set(ranks[changes].tolist()) == set(range(1, int(changes.sum()) + 1))),
@@ -118,14 +118,14 @@ def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: flo
             "deleting any layer of a plain network reduces it to chance",
             f"error about {percent(chance)} for each of {len(plain.names)} layers",
             f"error from {percent(plain.values.min())} to {percent(plain.values.max())}, median "
-            f"{percent(float(np.median(plain.values)))}; of the way from its own error to chance: median "
-            f"{percent(float(np.median(lost)))}, least {percent(float(lost.min()))}",
+            f"{percent(float(np.median(plain.values)))}; as a share of the way from its own error to chance: median "
+            f"{percent(float(np.median(lost)))}, minimum {percent(float(lost.min()))}",
             verdict(bool((plain.high >= chance).all()), bool(np.median(lost) > 0.7)),
         ),
         (
             "the plain network suffers more than the residual one",
             "every plain deletion above the residual median",
-            f"plain median {100 * np.median(plain.damage):+.1f} points, least {100 * plain.damage.min():+.1f}; "
+            f"plain median {100 * np.median(plain.damage):+.1f} points, minimum {100 * plain.damage.min():+.1f}; "
             f"residual median {100 * np.median(residual.damage):+.1f}",
             verdict(bool(plain.damage.min() > np.median(residual.damage))),
         ),
@@ -133,11 +133,11 @@ def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: flo
 
 
 def shortcuts(branch: SingleDeletions, without: SingleDeletions) -> list[Claim]:
-    """Ours: the paths that skip a block matter more than those through it."""
+    """Our claim: the paths that skip a block matter more than those through it."""
     more = int(np.sum(without.values > branch.values))
     return [
         (
-            "(ours) of the two halves of the paths at a block, the half that skips it carries the network",
+            "(our claim) of the paths at a block, the half that skips it carries the network",
             "deleting only the shortcut does more damage than deleting the branch",
             f"error without the shortcut: median {percent(float(np.median(without.values)))}; without the branch: "
             f"median {percent(float(np.median(branch.values)))}; worse in {more} of {len(branch.names)} blocks",
@@ -190,7 +190,7 @@ def verdict(holds: bool, partly: bool = False) -> str:
 
 
 def pictures(stem: str, plots: dict[str, Callable]) -> str:
-    """All plots of a network on one picture."""
+    """All plots of a network in one figure."""
     figure = Figure(figsize=(13, 12), layout="constrained")
     places = np.ravel(figure.subplots(3, 2))
     for place, (title, plot) in zip(places, plots.items(), strict=False):
@@ -220,7 +220,7 @@ def section(
         "Figure 3: one residual block deleted": lambda ax: plot_single_deletions(residual, ax, chance),
         "Figure 3: one layer of a plain network deleted": lambda ax: plot_single_deletions(layers, ax, chance),
         "Figure 5 a: k random blocks deleted": lambda ax: plot_random_deletions(many, ax, chance),
-        "Figure 5 b: blocks in another order": lambda ax: plot_reorderings(moved, ax, chance),
+        "Figure 5 b: reordered blocks": lambda ax: plot_reorderings(moved, ax, chance),
         "Blocks of one stage deleted": lambda ax: plot_stage_deletions(stages, ax),
         "Only the shortcut deleted": lambda ax: plot_single_deletions(without, ax, chance),
     }
@@ -238,7 +238,7 @@ def section(
         f"## {title}",
         "",
         f"{data.name}, {len(data)} images, {len(net)} blocks. Error without deletion {percent(residual.full)} "
-        f"(95 % interval {percent(low)} to {percent(high)}). {draws} draws for each number of deletions and swaps.",
+        f"(95 % interval {percent(low)} to {percent(high)}). {draws} draws per number of deletions and swaps.",
         "",
         f"![figures 3 and 5]({pictures(stem, plots)})",
         "",
@@ -246,9 +246,9 @@ def section(
         "|---|---|---|---|",
         *[f"| {' | '.join(claim)} |" for claim in claims],
         "",
-        f"All branches of one stage deleted, error: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
+        f"Error with all branches of one stage deleted: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
         f"{moved.evaluations.branches:,} block evaluations for {len(moved.tau)} orders in {batches} batches, "
-        f"{share:.0%} of those without shared beginnings.",
+        f"{share:.0%} of those without shared prefixes.",
         "",
         *plain_table(plain, layers),
     ]
@@ -275,8 +275,8 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--limit", type=int, default=None, help="use at most this many images")
-    parser.add_argument("--plain-epochs", type=int, default=12, help="of the VGG for CIFAR-10; 0 leaves it out")
+    parser.add_argument("--limit", type=int, default=None, help="maximum number of images")
+    parser.add_argument("--plain-epochs", type=int, default=12, help="epochs of the VGG for CIFAR-10; 0 skips it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name, folder, reference = arguments.network, arguments.folder, arguments.reference
@@ -290,9 +290,9 @@ def main() -> None:
         "",
         "Veit, Wilber and Belongie (2016), section 4 and figures 3 to 5. Made by "
         f"`python analysis/veit2016/figures3to5.py {command}` with resnet_paths "
-        f"{__version__}, torch {torch.__version__}. Figures 3 and 5 of the paper are of a ResNet of 110 layers and a "
-        "VGG on CIFAR-10; these networks are smaller. Figure 4 is of networks for ImageNet, of which there are no "
-        "images here: the network for digits shows what carries over to other data.",
+        f"{__version__}, torch {torch.__version__}. Figures 3 and 5 of the paper show a ResNet of 110 layers and a "
+        "VGG on CIFAR-10; these networks are smaller. Figure 4 shows networks for ImageNet, whose images are not "
+        "available here; the network for digits shows what carries over to other data.",
         "",
     ]
     if name == "embedded":

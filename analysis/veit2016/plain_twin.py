@@ -1,9 +1,9 @@
-"""Trains the plain twin of the embedded ResNet-56: the same layers, initial values, order and recipe, no shortcuts.
+"""Train the plain twin of the embedded ResNet-56: the same layers, initial values, order and recipe, no shortcuts.
 
     python analysis/veit2016/plain_twin.py [--out results/plain_twin] [--epochs 60]
 
 Writes plain.safetensors under --out, which `python analysis/veit2016/figure6.py --plain FILE` and
-`resnet_paths.models.load_model` read; trains on where it was stopped; writes plain_twin.md beside this file.
+`resnet_paths.models.load_model` read; resumes an interrupted run; writes plain_twin.md beside this file.
 """
 
 import argparse
@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 def reading(train_error: float, test_error: float) -> str:
     if train_error > 0.8 * test_error and train_error > 0.1:
         return (
-            "The plain network is hard to train at this depth, as He et al. (2015), section 4.2, say: it is no matter "
-            "of overfitting, for the training images are got wrong about as often."
+            "The plain network is hard to train at this depth, as He et al. (2015), section 4.2, describe. It is "
+            "not overfitting: the error on the training images is about the same."
         )
     return "The plain network trains at this depth and budget."
 
@@ -50,7 +50,7 @@ def main() -> None:
     lines = [
         "# The plain twin of the embedded ResNet-56",
         "",
-        "The same 56 layers, initial values, order of images, augmentation and recipe (SGD, "
+        "The same 56 layers, initialisation, order of images, augmentation and recipe (SGD, "
         f"{chosen.epochs} epochs of 1,352 digits), without shortcuts. Made by `analysis/veit2016/plain_twin.py` with "
         f"resnet_paths {__version__}, torch {torch.__version__}, on one CPU thread.",
         "",

@@ -3,7 +3,7 @@
     python analysis/veit2016/single_deletions.py --reference FOLDER
 
 FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors; without it only the embedded network is
-studied. Writes single_deletions.md and the pictures beside this file.
+studied. Writes single_deletions.md and the figures beside this file.
 """
 
 import argparse
@@ -31,19 +31,19 @@ def claims(record: SingleDeletions, chance: float) -> list[tuple[str, str, str, 
     mild = int(np.sum(record.damage <= 0.05))
     return [
         (
-            "Deleting a block of a residual network does little",
+            "Deleting a block of a residual network has little effect",
             "most blocks: error up by a few points at most",
             f"median {100 * median:+.2f} points; {mild} of {len(record.names)} blocks at most +5 points",
             "holds" if mild > len(record.names) / 2 else "does not hold",
         ),
         (
-            "No single deletion takes the network to chance (a plain network's does)",
+            "No single deletion takes the network to chance (in a plain network it does)",
             f"all below {chance:.0%}",
             f"highest error {record.values[worst]:.1%} (block {worst}, {record.names[worst]})",
             "holds" if record.high[worst] < chance else "does not hold",
         ),
         (
-            "Blocks that change the shape of the stream do the most damage",
+            "Deleting blocks that change the shape of the stream does the most damage",
             f"the {int(changes.sum())} such blocks are the {int(changes.sum())} most damaging",
             "ranks " + ", ".join(map(str, ranks)) + f" of {len(record.names)}",
             "holds" if top == set(np.flatnonzero(changes).tolist()) else "does not hold",

@@ -69,11 +69,11 @@ def test_help_teaches() -> None:
         (["lesion", "--model", "none.safetensors"], "does not exist"),
         (["lesion", "--model", "resnet18"], "choose --data to fit --model"),
         (["lesion", "--data", "nowhere"], "no file"),
-        (["lesion", "--device", "cuda:99"], "a device that is there"),
+        (["lesion", "--device", "cuda:99"], "--device to be an available device"),
         (["lesion", "--limit", "0"], "at least 1"),
         (["lesion", "--limit", "20", "--count", "99"], "from 0 to 27"),
         (["unroll", "--model", "vgg11"], "never adds two"),
-        (["unroll", "--input", "3by3"], "numbers joined by x"),
+        (["unroll", "--input", "3by3"], "--input as numbers"),
         (["unroll", "--model", "os:getcwd"], "to return a torch.nn.Module"),
     ],
 )
@@ -126,7 +126,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     (tmp_path / "wrong.json").write_text(json.dumps(written))
     wrong = run("drop", "--plan", str(tmp_path / "wrong.json"), "--no-onnx", "--out", str(tmp_path / "wrong"))
     assert wrong.exit_code == 2
-    assert "as planned, got" in " ".join(wrong.stderr.split())
+    assert "expected the written network to have the planned accuracy" in " ".join(wrong.stderr.split())
 
 
 def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint) -> None:

@@ -101,7 +101,7 @@ def test_the_normalisation_asked_for(photos, tmp_path) -> None:
     assert "mean 0.5 0.5 0.5, std 0.25 0.25 0.25, as asked" in told(asked)
     for wrong, message in (
         (("--mean", "0.5"), "--mean and --std together, got --mean"),
-        (("--mean", "x", "--std", "1"), "--mean as numbers joined by commas"),
+        (("--mean", "x", "--std", "1"), "--mean as comma-separated numbers"),
         (("--mean", "0.5", "--std", "0.5"), "each of 3 channels"),
     ):
         result = run(*options, *wrong, "--out", tmp_path)

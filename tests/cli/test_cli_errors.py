@@ -30,8 +30,8 @@ WRONG = [
     (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),
     (["reproduce", "li2018", "--data", "nowhere"], "no file"),
     (["unroll", "--model", "vgg11"], "never adds two"),
-    (["unroll", "--input", "3by3"], "numbers joined by x"),
-    (["unroll", "--input", "3x32x32"], "--input as the shape of what the model takes"),
+    (["unroll", "--input", "3by3"], "--input as numbers"),
+    (["unroll", "--input", "3x32x32"], "--input as the shape of the model's input"),
     (["unroll", "--model", " "], "a value for --model"),
     (["lesion", "--device", "meta"], "--device"),
     (["lesion", "--seed", "9" * 20], "--seed as a whole number from 0 to 2^63 - 1"),
@@ -39,7 +39,7 @@ WRONG = [
     (["plan", "--latency", "nan"], "--latency as a number above 0"),
     (["plan", "--accuracy-drop", "-1"], "--accuracy-drop as a number from 0 to 1"),
     (["landscape", "--range", "nan:1", "--limit", "4"], "LOW:HIGH"),
-    (["drop", "--blocks", ",", "--limit", "4"], "--blocks as indices or names"),
+    (["drop", "--blocks", ",", "--limit", "4"], "--blocks as comma-separated indices or names"),
     (["train", "--widths", "99999,99999"], "at most 2,000,000,000 parameters"),
     (["lesion", "--count", "99", "--limit", "20"], "from 0 to 27"),
     (["paths", "--limit", "0"], "limit"),
@@ -165,7 +165,7 @@ def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:
     assert theirs.exit_code == 1
     assert "own_fault.py" in theirs.stderr
     assert "cli/_errors.py" not in theirs.stderr
-    assert "the code given raised KeyError: 'gone'" in theirs.stderr
+    assert "your code raised KeyError: 'gone'" in theirs.stderr
     monkeypatch.setenv("RESNET_PATHS_TRACEBACK", "1")
     all_of_it = CliRunner().invoke(app, ["unroll", "--model", str(tmp_path / "own_fault.py") + ":build"]).stderr
     assert (all_of_it.count("Traceback"), all_of_it.count("return {}['gone']")) == (1, 1)

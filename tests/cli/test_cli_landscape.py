@@ -91,7 +91,7 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
         (["--dtype", "int8"], "not one of 'bfloat16'"),
         (["--to", "a", "--gates", "0"], "either --to or --gates"),
         (["--to", "a", "--twin", "b"], "--twin with random directions"),
-        (["--gates", "0,1,2"], "one block or two"),
+        (["--gates", "0,1,2"], "with --gates, got 3"),
         (["--gates", "0", "--line"], "--gates without --line"),
         (["--batchnorm", "moving"], "'--batchnorm': 'moving' is not one of"),
         (["--normalise", "row"], "'--normalise': 'row' is not one of"),

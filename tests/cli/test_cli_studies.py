@@ -56,7 +56,7 @@ def test_the_game_in_words(tmp_path) -> None:
     record = block_values(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), max_permutations=4)
     text = " ".join(result.stdout.split())
     assert "Shapley values from 4 orders, 106 coalitions" in text
-    assert f"add up to {record.empty - record.full:+.4g}" in text
+    assert f"sum to {record.empty - record.full:+.4g}" in text
     assert (tmp_path / "game.journal").exists()
 
 

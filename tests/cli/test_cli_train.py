@@ -57,7 +57,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, monkeypat
         patch.setattr(RunFolder, "save", stopped)
         result = run(*arguments, "--out", str(tmp_path / "broken"))
     assert result.exit_code == 130
-    assert "goes on from the last whole epoch" in result.stderr
+    assert "resumes after the last finished epoch" in result.stderr
     again = numbers(*arguments, "--out", str(tmp_path / "broken"))
     assert again["resumed_after"] == 2
     assert again["epochs"] == whole["epochs"]
@@ -142,7 +142,7 @@ def test_test_images_that_are_training_images_are_pointed_out(tmp_path: Path) ->
 def test_help_has_examples() -> None:
     text = " ".join(run("--help").stdout.split())
     assert "resnet-paths train --epochs 20" in text
-    assert "goes on where it was stopped" in text
+    assert "resumes an interrupted run" in text
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ def test_help_has_examples() -> None:
         (["--model", "cifar-resnet9"], "nearest are 8 and 14"),
         (
             ["--model", "resnet18", "--plain", "--widths", "4"],
-            "expected --plain, --widths with --model cifar-resnetDEPTH",
+            "expected --plain, --widths only with --model cifar-resnetDEPTH",
         ),
-        (["--widths", "8,x"], "--widths as numbers"),
+        (["--widths", "8,x"], "--widths as comma-separated numbers"),
         (["--shortcut", "E"], "'A', 'B', 'C', 'D'"),
         (["--epochs", "0"], "epochs as a whole number of at least 1"),
         (["--schedule", "linear"], "'cosine', 'step'"),
         (["--precision", "half"], "'half' is not one of"),
         (["--keep-last", "0.5", "--plain"], "nothing bypasses"),
-        (["--device", "cuda:99"], "a device that is there"),
+        (["--device", "cuda:99"], "--device to be an available device"),
         (["--model", "resnet18"], "choose --data to fit --model"),
         (["--data", "nowhere"], "no file"),
         ([*SMALL, "--keep", "some"], "'last', 'all'"),

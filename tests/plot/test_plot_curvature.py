@@ -51,7 +51,7 @@ def test_blocks_draw_sizes_of_both_ends() -> None:
     assert (record.largest > 0).tolist() == [False, True, True]  # the first block's ReLUs are dead on this batch
     np.testing.assert_allclose(lines["largest"], record.largest[1:])
     assert "1 without a positive eigenvalue" in ax.get_title()
-    np.testing.assert_allclose(lines["smallest, negative: its size"], -record.smallest[record.smallest < 0])
+    np.testing.assert_allclose(lines["smallest, negative (magnitude)"], -record.smallest[record.smallest < 0])
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(record.names)
     assert _named(ax)
 

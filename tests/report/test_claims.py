@@ -91,7 +91,7 @@ def test_deletions_of_a_network_that_knows_nothing_prove_nothing() -> None:
 def test_too_short_a_training_is_told() -> None:
     found = measured("veit2016", "plain-deletion", evidence(small()))
     assert found.holds is None
-    assert "not learnt enough" in found.text
+    assert "insufficiently trained" in found.text
 
 
 def test_the_path_of_training_is_that_of_the_run() -> None:

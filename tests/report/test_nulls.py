@@ -66,7 +66,7 @@ def test_one_training_each_and_networks_that_know_nothing_are_inconclusive(name:
     for source in (Trainings(generator, 1, 0.05), Trainings(generator, 4, 0.01, error=0.85)):
         found = CLAIMS[name].measure(source)
         assert CLAIMS[name].verdict(found) == "inconclusive"
-    assert "not learnt enough" in found.text
+    assert "insufficiently trained" in found.text
 
 
 def test_plain_networks_that_lose_half_of_the_way() -> None:

@@ -1,4 +1,4 @@
-"""The commands' group, and how a plain function becomes one of them."""
+"""The command group, and how a plain function becomes a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 class Commands(TyperGroup):
-    """The group of all commands; errors of its parser are one line too, like those of the commands."""
+    """The group of all commands. Errors of the parser are one line too, like those of the commands."""
 
     def main(
         self,
@@ -47,7 +47,7 @@ class Commands(TyperGroup):
 
 
 def _told(error: Any) -> int:
-    """Says it in one line (or shows the help, where nothing was asked for); the exit code."""
+    """Print a one-line error (or the help if there are no arguments); return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)
@@ -73,15 +73,15 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """See inside residual networks as ensembles of 2^n paths, and make them cheaper."""
+    """See inside residual networks as ensembles of 2^n paths, and make them smaller."""
 
 
 def command(*examples: str, note: str = "") -> Callable[[F], F]:
-    """Make a command of a function: its name, its docstring as help, its arguments as options; it stays as it is.
+    """Register a function as a command: its name, docstring and arguments give the name, help and options.
 
     Args:
-        examples: command lines that the help shows.
-        note: a last line of the help.
+        examples: command lines shown in the help.
+        note: the last line of the help.
     """
     epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in examples), *filter(None, [note])])
 
@@ -93,7 +93,7 @@ def command(*examples: str, note: str = "") -> Callable[[F], F]:
 
 
 def ungrouped(function: Callable[..., None]) -> Callable[..., None]:
-    """The same function with each field of a dataclass that it takes as a keyword argument of its own."""
+    """The same function, with each field of its dataclass arguments as a separate keyword argument."""
     hints = typing.get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {}
     single: list[Parameter] = []

@@ -1,4 +1,4 @@
-"""Whose an error is: the user's, told in one line; their own code's, shown; ours, shown and to be reported."""
+"""Errors by origin: wrong use in one line, the user's code with its traceback, our bugs with a request to report."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _OWN = Path(__file__).resolve().parents[1]
 
 
 def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a command with its options checked first, and tell errors as whose they are.
+    """Run a command after checking its options, and report errors by their origin.
 
-    - What the user asked for and cannot be had: one line, exit code 2.
+    - Wrong use: one line, exit code 2.
     - An error in the user's own code (``--model mine.py:build``): its traceback from there on, exit code 1.
-    - Anything else is a fault of this package: the traceback, and a request to report it, exit code 1.
+    - Anything else is a bug of this package: the traceback, and a request to report it, exit code 1.
     """
     options = _Options(command)
 
@@ -49,7 +49,10 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
                 warnings.showwarning = _warned
                 return command(*args, **kwargs)
         except KeyboardInterrupt as stopped:
-            print_error(str(stopped) or "stopped; what was finished is kept where the command keeps it")
+            print_error(
+                str(stopped)
+                or "stopped; finished work is kept, and the same command resumes where it has a journal or a folder"
+            )
             raise typer.Exit(130) from None
         except Exception as error:
             if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message"):
@@ -60,14 +63,14 @@ def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Options:
-    """The options of a command, by the names of its arguments."""
+    """The options of a command, by argument name."""
 
     def __init__(self, command: Callable[..., Any]) -> None:
         self.command = command
         self.hints = typing.get_type_hints(command, include_extras=True)
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Refuse what can be refused before any work."""
+        """Refuse wrong values before any work starts."""
         for name, value in given.items():
             if isinstance(value, str) and not value.strip():
                 raise ValueError(
@@ -80,7 +83,7 @@ class _Options:
                     check_place(value, place, self.named(name))
 
     def named(self, argument: str) -> str:
-        """``--batch-size`` for ``batch_size``; of positional arguments the name."""
+        """``--batch-size`` for ``batch_size``; for positional arguments, the name."""
         for extra in self._extras(argument):
             if hasattr(extra, "param_decls"):  # what typer.Option gives; in Annotated its first name is the default
                 declared = [extra.default, *(extra.param_decls or ())]
@@ -95,7 +98,7 @@ class _Options:
 
 @contextmanager
 def reading(option: str, value: str) -> Iterator[None]:
-    """Whatever goes wrong while something that the user named is read is about that thing, in one line.
+    """Turn any error raised while reading something that the user named into one line about it.
 
     Files come from anywhere, and the libraries that read them raise what they like (``EOFError``, ``RuntimeError``,
     ``RecursionError``); ``RESNET_PATHS_TRACEBACK=1`` shows where it came from.
@@ -111,7 +114,7 @@ def reading(option: str, value: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line on stderr, beside what the command prints."""
+    """Print one line on stderr, beside the command's output."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, style="dim", markup=False)
 
 
@@ -123,13 +126,13 @@ def _warned(
     file: object = None,
     line: object = None,
 ) -> None:
-    """A warning in one line, without the place in the code."""
+    """Print a warning in one line, without its location in the code."""
     if issubclass(category, (UserWarning, RuntimeWarning)):
         say(f"warning: {' '.join(str(message).split())}")
 
 
 def print_error(text: str) -> None:
-    """One line on stderr."""
+    """Print one error line on stderr."""
     line = " ".join(text.split())
     if len(line) > _LONGEST:
         line = f"{line[:_LONGEST]}... ({TRACEBACK}=1 shows all)"
@@ -137,7 +140,7 @@ def print_error(text: str) -> None:
 
 
 def _told(error: Exception) -> int:
-    """Tells the error; the exit code."""
+    """Report the error; return the exit code."""
     everything = bool(os.environ.get(TRACEBACK))
     if everything:
         traceback.print_exception(error, file=sys.stderr)
@@ -145,22 +148,22 @@ def _told(error: Exception) -> int:
     if own is not None:
         if not everything:
             traceback.print_exception(type(error), error, own, file=sys.stderr, chain=False)
-        print_error(f"the code given raised {_first_line(error)}")
+        print_error(f"your code raised {_first_line(error)}")
         return 1
     if rp.sweep.is_out_of_memory(error):
-        print_error(f"out of memory: {_first_line(error)}; take fewer or smaller images, or a smaller model")
+        print_error(f"out of memory: {_first_line(error)}; use fewer or smaller images, or a smaller model")
         return 2
     if _is_about_input(error):
         print_error(str(error) or type(error).__name__)
         return 2
     if not everything:
         traceback.print_exception(error, file=sys.stderr)
-    print_error("this is a fault of resnet_paths, not yours; please report it with the lines above and the command")
+    print_error("this is a bug in resnet_paths, not yours; please report it with the lines above and the command")
     return 1
 
 
 def _is_about_input(error: Exception) -> bool:
-    """Whether the library raises this kind for what it was given; other kinds are raised by accident."""
+    """Whether the library raises this type for wrong arguments; other types are bugs."""
     kinds = (ValueError, TypeError, OSError, ImportError, FloatingPointError, rp.sweep.SweepError)
     return isinstance(error, kinds)
 
@@ -171,7 +174,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _users_frames(error: BaseException) -> Any:
-    """The part of a traceback from the first file on that is neither ours, nor installed, nor Python's own."""
+    """The part of a traceback from the first file that is neither ours, nor installed, nor Python's own."""
     trace = error.__traceback__
     while trace is not None:
         if _is_users(trace.tb_frame):

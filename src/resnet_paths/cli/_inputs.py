@@ -1,4 +1,4 @@
-"""Models and images by name, as the options say; errors in one line."""
+"""Models and images by name, as given by the options; errors in one line."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def console(quiet: bool = False) -> Console:
 
 @dataclass(frozen=True)
 class Source:
-    """The images of ``--data``, read as the options say, and where they do not, as the model does.
+    """The images of ``--data``, read as the options say, otherwise as the model says.
 
     Attributes:
         data: the source's name.
         size: of the shorter side.
         mean: of each channel.
-        std: likewise.
-        reading: what the model says of its images.
+        std: of each channel.
+        reading: what the model says about its images.
     """
 
     data: str
@@ -45,10 +45,10 @@ class Source:
 
     @classmethod
     def of(cls, model: nn.Module, subject: Subject) -> Source:
-        """For a model that was loaded by the subject's name.
+        """Make it for a model that was loaded by the subject's name.
 
         Raises:
-            ValueError: --mean or --std are no numbers, or one without the other.
+            ValueError: --mean or --std are not numbers, or one is given without the other.
         """
         mean, std = subject.mean, subject.std
         if (mean is None) != (std is None):
@@ -57,7 +57,7 @@ class Source:
         return cls(subject.data, subject.size, _numbers("--mean", mean), _numbers("--std", std), read)
 
     def images(self, split: Split | None = None, limit: int | None = None) -> rp.ImageData:
-        """Those of a split, and one line on how they are read (of the digits there is nothing to decide)."""
+        """The images of a split; print one line on how they are read (not for the digits, where nothing is decided)."""
         with reading("--data", self.data):
             images = rp.data.load_data(
                 self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
@@ -68,11 +68,11 @@ class Source:
 
     @property
     def training(self) -> rp.ImageData | None:
-        """Training images of the same source; None where it has none of its own."""
+        """Training images of the same source; None if it has none."""
         return self.images("train") if rp.data.has_parts(self.data) else None
 
     def code(self, images: rp.ImageData, limit: int | None, split: str = "test") -> str:
-        """The call of load_data that gives these images."""
+        """The call of load_data that returns these images."""
         parts = [json.dumps(self.data)] + [json.dumps(split)] * (split != "test")
         parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", self.size)) if value is not None]
         if self.mean or self.reading.fits(images.images.shape[1]):
@@ -94,7 +94,7 @@ class Source:
 
 
 def model_and_source(subject: Subject) -> tuple[nn.Module, Source]:
-    """Load the model on the device, a wrong device refused before; and how its images are read."""
+    """Check the device, load the model on it, and find how its images are read."""
     where = place(subject.device)
     network = named_model(subject.model).to(where)
     return network, Source.of(network, subject)
@@ -115,46 +115,46 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
             raise ValueError(text)
         return numbers
     except ValueError:
-        raise ValueError(f"expected {option} as numbers joined by commas, such as 0.5,0.5,0.5, got {text!r}") from None
+        raise ValueError(f"expected {option} as comma-separated numbers, such as 0.5,0.5,0.5, got {text!r}") from None
 
 
 def named_model(spec: str, option: str = "--model", **options: Any) -> nn.Module:
-    """The model of a name; one line where it cannot be made, whatever the file or the library raises."""
+    """The model of a name; a one-line error if it cannot be made, whatever the file or the library raises."""
     with reading(option, spec):
         return rp.models.load_model(spec, **options)
 
 
 def block_names(text: str, option: str = "--blocks") -> list[rp.network.BlockRef]:
-    """Blocks as an option names them: indices or names, joined by commas.
+    """Blocks named by an option: comma-separated indices or names.
 
     Raises:
-        ValueError: none.
+        ValueError: no block is named.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise ValueError(f"expected {option} as indices or names joined by commas, such as 3,7,layer3.4, got {text!r}")
+        raise ValueError(f"expected {option} as comma-separated indices or names, such as 3,7,layer3.4, got {text!r}")
     return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
 
 
 def place(device: str) -> torch.device:
-    """The device of a name, if it is there and holds numbers."""
+    """The device of a name, if it exists and stores values."""
     import torch
 
     try:
         named = torch.device(device)
         if named.type == "meta":
-            raise ValueError("it holds shapes, no numbers")
+            raise ValueError("it stores shapes, not values")
         torch.zeros(1, device=named).cpu()
     except (RuntimeError, AssertionError, ValueError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0][:150]
         raise ValueError(
-            f"expected a device that is there, such as cpu, as --device, got {device!r}: {reason}"
+            f"expected --device to be an available device, such as cpu, got {device!r}: {reason}"
         ) from None
     return named
 
 
 def fitting(model: nn.Module, data: rp.ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
-    """Two images and what the model makes of them, if it takes them; one line if it does not."""
+    """Two images and the model's output for them; a one-line error if it does not take them."""
     from ..graph.inputs import main_output
     from ..network.fitting import output_on
     from ..network.unrolled import placed
@@ -169,13 +169,13 @@ def _check_classes(logits: torch.Tensor, data: rp.ImageData, option: str = "--mo
     classes = int(data.labels.max()) + 1
     if logits.ndim == 2 and logits.shape[1] < classes:
         raise ValueError(
-            f"expected a model with a logit for each of the {classes} classes of {data.name}, got {logits.shape[1]} "
+            f"expected a model with one logit for each of the {classes} classes of {data.name}, got {logits.shape[1]} "
             f"logits; choose --data to fit {option}, or load the model with as many classes"
         )
 
 
 def unrolled(model: nn.Module, data: rp.ImageData) -> rp.UnrolledNetwork:
-    """The network, its shapes from the first image; one line if the images do not fit the model."""
+    """The network, with shapes from the first image; a one-line error if the images do not fit the model."""
     example, output = fitting(model, data)
     net = rp.unroll(model, example)
     _check_classes(net.followed(output), data)

@@ -1,4 +1,4 @@
-"""Where a command writes: looked at before the work, not after it."""
+"""Output paths, checked before the work starts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .options import Place
 
 
 def check_place(path: Path, place: Place, option: str) -> None:
-    """Refuse a place that cannot be written; what is made for the trial is removed.
+    """Refuse a path that cannot be written; directories created for the check are removed.
 
     Raises:
-        OSError: a file where a folder is wanted, the other way round, no permission, an impossible name.
+        OSError: a file instead of a folder or vice versa, no permission, an invalid name.
     """
     try:
         _try(path, place)
@@ -29,7 +29,7 @@ def _try(path: Path, place: Place) -> None:
     if path.exists() and place.folder and not path.is_dir():
         raise NotADirectoryError(None, "a file; give another name, or remove it")
     if path.exists() and not place.folder and not os.access(path, os.W_OK):
-        raise PermissionError(None, "no permission to write it")
+        raise PermissionError(None, "no permission to write to it")
     folder = path if place.folder else path.parent
     made: list[Path] = []
     try:

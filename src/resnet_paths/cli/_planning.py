@@ -1,4 +1,4 @@
-"""What the commands that drop blocks share: goals, searches and repairs by name, images by role, the table."""
+"""Shared by the commands that drop blocks: goals, searches and repairs by name, images by role, the table."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def goal_of(options: Planning) -> rp.tradeoff.Goal:
-    """The one goal that was given; a fall of accuracy of 1 % where none was.
+    """The one goal that was given; by default, a fall in accuracy of at most 1 %.
 
     Raises:
-        ValueError: more than one.
+        ValueError: more than one goal.
     """
     names = ("latency", "accuracy_drop", "disagreement", "count")
     flags = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
@@ -60,9 +60,9 @@ class PlanImages:
     """The images of a plan on the command line.
 
     Attributes:
-        training: of the source, as they are.
-        used: the same as the network saw them in training, as far as its batch norms tell.
-        test: those that certify.
+        training: those of the source, unchanged.
+        used: the same, augmented as in training, as inferred from the batch norms.
+        test: the images that certify.
     """
 
     training: rp.ImageData
@@ -71,7 +71,7 @@ class PlanImages:
 
     @classmethod
     def of(cls, network: nn.Module, source: Source, limit: int | None, repair: rp.tradeoff.Repair) -> PlanImages:
-        """Read them."""
+        """Read the images."""
         from ..network.norms import tracking_norms
         from ..tradeoff.split import check_apart
 
@@ -87,21 +87,21 @@ class PlanImages:
         return cls(training, rp.tradeoff.as_in_training(network, training) if fitted else training, test)
 
     def split(self, repair: rp.tradeoff.Repair, seed: int = 0) -> rp.tradeoff.ImageSplit:
-        """Test images certify; the training images are divided where a repair must not see those searched on."""
+        """Test images certify; training images are split if a repair must not see those searched on."""
         if repair.learns:
             return rp.tradeoff.ImageSplit(search=1.0, repair=1.0, certify=self.test, seed=seed)
         return rp.tradeoff.ImageSplit(search=self.used, repair=self.used, certify=self.test, seed=seed)
 
 
 def distilled(repair: rp.tradeoff.Closed, images: rp.ImageData, epochs: int, rate: float) -> rp.tradeoff.Repair:
-    """The repair with fine-tuning after it; images move and mirror as `images` may."""
+    """The repair, followed by fine-tuning with the augmentation of `images`."""
     channels, side = images.images.shape[1], images.images.shape[-1]
     settings = rp.tradeoff.Distillation(epochs=epochs, lr=rate, shift=side // 8, flip=channels > 1)
     return rp.tradeoff.Distil(settings, repair, images)
 
 
 def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.ImageData) -> str:
-    """One line on what the repair was done with."""
+    """One line on which images the repair used."""
     from ..network.norms import tracking_norms
 
     if isinstance(repair, rp.tradeoff.Recalibrate) and not tracking_norms(network):
@@ -111,26 +111,26 @@ def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.Image
 
 
 def check_enough(goal: rp.tradeoff.Goal, images: rp.ImageData) -> None:
-    """Refuse before a long search what no set could be shown to reach.
+    """Refuse, before a long search, a goal that cannot be certified.
 
     Raises:
         ValueError: fewer images than a certificate needs.
     """
     if isinstance(goal, rp.tradeoff.AccuracyDrop | rp.tradeoff.Disagreement) and len(images) < goal.least_images:
         raise ValueError(
-            f"expected at least {goal.least_images} test images to show that {goal}, got {len(images)}; give more, "
-            "allow more, or ask for less confidence"
+            f"expected at least {goal.least_images} test images to show that {goal}, got {len(images)}; pass more "
+            "images, allow a larger fall, or ask for less confidence"
         )
 
 
 def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
-    """The table, what is known of the choice, and what a reader should know."""
+    """The table, and notes on the choice."""
     show(screen, plan_table(plan))
     screen.print(plan.said)
     if plan.adapted:
         screen.print(
-            "The full network's batch-norm statistics were measured again first: that alone makes it better on these "
-            "images, so it is what the smaller ones are compared with"
+            "The full network was recalibrated first: this alone improves it on these images, so the smaller "
+            "networks are compared with the recalibrated network"
         )
     for note in plan.notes:
         screen.print(f"Note: {note}")
@@ -140,9 +140,9 @@ def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
 
 
 def plan_table(plan: rp.tradeoff.DropPlan) -> Table:
-    """A row for each point; at most 80 columns wide with names of up to 25 letters, which are never cut."""
+    """One row per point; at most 80 columns wide with names of up to 25 letters, which are never cut."""
     clock = plan.clock
-    rows = table(f"Time of {clock.batch} images, {clock.runtime}; accuracy on {plan.images['certify'].count} images")
+    rows = table(f"Time for {clock.batch} images, {clock.runtime}; accuracy on {plan.images['certify'].count} images")
     rows.add_column("", no_wrap=True)
     rows.add_column("gone", justify="right", no_wrap=True)
     rows.add_column("latest block", no_wrap=True)
@@ -167,13 +167,13 @@ def plan_table(plan: rp.tradeoff.DropPlan) -> Table:
 
 
 def source_of(subject: Subject, limit: int | None, finetune_limit: int | None = None) -> dict[str, Any]:
-    """Where a plan's model and images come from; ``drop --plan`` reads it back."""
+    """Where the plan's model and images come from; ``drop --plan`` reads it."""
     return {**asdict(subject), "limit": limit, "finetune_limit": finetune_limit}
 
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A plan that was made on the command line, what it was made from, and the files that hold it."""
+    """A plan made on the command line, what it was made from, and its files."""
 
     plan: rp.tradeoff.DropPlan
     net: rp.UnrolledNetwork
@@ -183,13 +183,13 @@ class Planned:
     files: dict[str, Path]
 
     def show(self, screen: Console) -> None:
-        """The table, and what was repaired with."""
+        """The table, and which images the repair used."""
         show_plan(self.plan, screen)
         screen.print(repair_said(self.repair, self.net.model, self.images.used))
 
 
 def planned(subject: Subject, options: Planning, out: Path) -> Planned:
-    """Make a plan and write it, with its picture and its journal, into a folder."""
+    """Make a plan, and write it with its plot and its journal to a folder."""
     goal, search, repair = goal_of(options), search_of(options), repair_of(options.repair)
     clock = rp.tradeoff.Clock(
         batch=options.latency_batch, threads=options.threads, runtime=options.runtime, seconds=options.latency_seconds

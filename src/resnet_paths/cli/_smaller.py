@@ -1,4 +1,4 @@
-"""The folder of a smaller network: weights, programs, how to load them; and whether it is what was planned."""
+"""The folder of a smaller network: weights, programs, how to load them, and a check against the plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _README = """\
 
 `{model}` without {names}.
 
-Without resnet_paths, the program (any batch size, inference only):
+The exported program, without resnet_paths (any batch size, inference only):
 
 ```python
 import torch
@@ -28,7 +28,7 @@ program = torch.export.load("model.pt2").module()
 logits = program(images)  # {shape}, normalised by mean {mean} and std {std}
 ```
 
-{onnx}The module, to train or to look into:
+{onnx}The module, for training or analysis:
 
 ```python
 from resnet_paths import load_model
@@ -36,7 +36,7 @@ from resnet_paths import load_model
 model = load_model("{folder}")
 ```
 
-The same with your own class, its weights from `model.safetensors`:
+The same with your own class and the weights in `model.safetensors`:
 
 ```python
 from resnet_paths import drop_blocks
@@ -46,7 +46,7 @@ model = drop_blocks(your_model, {listed})
 model.load_state_dict(load_file("model.safetensors"))
 ```
 
-`resnet-paths report --model {folder}` looks at it. `torch.save(model, "model.pt")` keeps the module whole, in a file
+`resnet-paths report --model {folder}` analyses it. `torch.save(model, "model.pt")` saves the entire module, in a file
 that loads wherever your class can be imported.
 """
 
@@ -70,9 +70,9 @@ def write_smaller(
 
     Args:
         smaller: the network.
-        spec: the name by which the full one was loaded.
-        names: the blocks that were dropped of that.
-        images: such as it reads.
+        spec: the name by which the full network was loaded.
+        names: the blocks dropped from it.
+        images: example images.
         out: the folder.
         onnx: write the ONNX file too.
     """
@@ -108,7 +108,7 @@ def write_smaller(
 
 
 def accuracy_of_program(program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
-    """The share of images that a written program answers rightly."""
+    """The accuracy of a written program."""
     import torch
 
     from ..tradeoff.measures import answers
@@ -118,7 +118,7 @@ def accuracy_of_program(program: Path, images: rp.ImageData, net: rp.UnrolledNet
 
 
 def check_as_planned(plan: rp.tradeoff.DropPlan, program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
-    """The accuracy of a written program on the images that certified its plan.
+    """The accuracy of a written program on the images that certified the plan.
 
     Raises:
         ValueError: other images, or another accuracy than the plan's.
@@ -126,13 +126,13 @@ def check_as_planned(plan: rp.tradeoff.DropPlan, program: Path, images: rp.Image
     planned = plan.images["certify"]
     if images.fingerprint != planned.fingerprint:
         raise ValueError(
-            f"expected the {planned.count} images that certified the plan, {planned.name}, got {len(images)} others of "
-            f"{images.name}; plan again, or put the images back"
+            f"expected the {planned.count} images that certified the plan, {planned.name}, got {len(images)} others "
+            f"from {images.name}; plan again, or restore the images"
         )
     accuracy = accuracy_of_program(program, images, net)
     if abs(accuracy - plan.point.accuracy) > _NEAR + 1e-9:
         raise ValueError(
-            f"expected what was written to be right on {plan.point.accuracy:.2%} of the test images, as planned, got "
-            f"{accuracy:.2%}; do not use it, and plan again: versions or the machine may have changed"
+            f"expected the written network to have the planned accuracy of {plan.point.accuracy:.2%} on the test "
+            f"images, got {accuracy:.2%}; do not use it, and plan again: versions or the machine may have changed"
         )
     return accuracy

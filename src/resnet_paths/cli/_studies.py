@@ -1,4 +1,4 @@
-"""The studies of ``resnet-paths lesion --study``: one record, one picture, one table each."""
+"""The studies of ``resnet-paths lesion --study``: one record, one plot, one table each."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Studied:
-    """Which study, and how it is done."""
+    """Which study, and its settings."""
 
     study: Annotated[
         Literal["single", "random", "reorder", "stage", "shortcut", "game", "predictors"],
         typer.Option(
             help="single: each block, then really drop some. random: k random blocks. reorder: random swaps. stage: "
-            "within each stage. shortcut: only the shortcut. game: Shapley values. predictors: which cheap number "
-            "foretells damage."
+            "within each stage. shortcut: only the shortcut. game: Shapley values. predictors: which cheap score "
+            "predicts damage."
         ),
     ] = "single"
     metric: Annotated[
         str | None,
         typer.Option(
-            help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: of the "
-            "study; not for single)."
+            help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: "
+            "depends on the study; not for single)."
         ),
     ] = None
     draws: Annotated[
-        int, typer.Option(help="Random sets or orders for each number; pairs of orders of the game.", min=1)
+        int, typer.Option(help="Random sets or orders for each number of blocks; for the game, pairs of orders.", min=1)
     ] = 10
     tolerance: Annotated[
-        float | None, typer.Option(help="Sample the game until every standard error is at most this.")
+        float | None, typer.Option(help="Sample the game until every standard error is at most this value.")
     ] = None
     journal: Annotated[
         Path | None,
-        path_option("--journal", help="A file that keeps finished batches of images, to resume from."),
+        path_option("--journal", help="File that stores finished batches of images, to resume from."),
         Place(folder=False),
     ] = None
     batch_size: BatchSize = 100
     seed: Annotated[
         int,
         typer.Option(
-            help="Seed of the random draws, and of the split into images to choose on and images to report on."
+            help="Seed of the random draws, and of the split into images for choosing and images for reporting."
         ),
     ] = 0
 
@@ -70,20 +70,20 @@ class Studied:
         }
         for option, wrong in unused.items():
             if wrong:
-                raise ValueError(f"expected no {option} with --study {self.study}, which does not use it; leave it out")
+                raise ValueError(f"expected --study {self.study} without {option}, which it does not use; leave it out")
 
     def common(self, metric: str, quiet: bool) -> dict[str, Any]:
-        """What all studies are told; a metric where none was given."""
+        """The arguments of all studies, with the default metric if none was given."""
         return {"metric": self.metric or metric, "batch_size": self.batch_size, "progress": not quiet}
 
     def drawn(self, metric: str, quiet: bool) -> dict[str, Any]:
-        """What those are told that draw at random."""
+        """The arguments of studies that draw at random."""
         return {**self.common(metric, quiet), "draws": self.draws, "seed": self.seed, "journal": self.journal}
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What a study found: a table, a picture, facts, and how the numbers are read."""
+    """The results of a study: a table, a plot, facts, and how to read the numbers."""
 
     table: pd.DataFrame
     plot: Callable[[], Axes]
@@ -92,7 +92,7 @@ class Finding:
 
 
 def run(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    """Run one study (all but ``single``, which the command does itself)."""
+    """Run one study (all but ``single``, which the command runs itself)."""
     return _STUDIES[options.study](net, data, options, quiet)
 
 
@@ -107,7 +107,7 @@ def _random(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet
     table = data_frame(
         {"deleted": record.counts, "median": middle, "low": ends[0], "high": ends[1], "tenth": low, "ninetieth": high}
     )
-    words = f"Median over {options.draws} draws with its 95 % interval over images; tenth and ninetieth percentile."
+    words = f"Median over {options.draws} draws with its 95 % interval over images; 10th and 90th percentiles."
     chance = _chance(data, options.metric)
     return Finding(table, lambda: rp.plot.plot_random_deletions(record, chance=chance), _facts(record), words)
 
@@ -117,8 +117,8 @@ def _reorder(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quie
     found, low, high = record.rank_correlation()
     words = (
         f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
-        f"(on more images it may lie from {low:.2f} to {high:.2f}); it rises as the "
-        "order is left, the closer this is to -1."
+        f"(on more images it may lie between {low:.2f} and {high:.2f}). The closer it is to -1, the more "
+        f"consistently the {record.metric} rises as the order changes."
     )
     facts = {**_facts(record), "rank_correlation": [value if isfinite(value) else None for value in (found, low, high)]}
     chance = _chance(data, options.metric)
@@ -131,13 +131,13 @@ def _stage(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet:
         {"stage": stage + 1, "blocks": len(blocks), "full_stage": value}
         for stage, (blocks, value) in enumerate(zip(record.stages, record.full_stage.tolist(), strict=True))
     ]
-    words = f"The {record.results[0].metric} with all branches of a stage deleted; the picture has the steps to it."
+    words = f"The {record.results[0].metric} with all branches of a stage deleted. The plot shows the steps in between."
     return Finding(data_frame(rows), lambda: rp.plot.plot_stage_deletions(record), _facts(record.results[0]), words)
 
 
 def _shortcut(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
     record = rp.lesion.shortcut_deletions(net, data, journal=options.journal, **options.common("error", quiet))
-    words = "Only the shortcut of one block deleted, its branch kept."
+    words = "Only the shortcut of one block is deleted; its branch is kept."
     chance, rows = _chance(data, options.metric), record.to_pandas()
     return Finding(rows, lambda: rp.plot.plot_single_deletions(record, chance=chance), _facts(record), words)
 
@@ -154,9 +154,9 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
     )
     how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
-        f"Shapley values from {how}, {record.coalitions} coalitions; they add up to "
-        f"{record.empty - record.full:+.4g}, from {record.empty:.4g} with no block to {record.full:.4g} with all. "
-        f"Above zero: the block lowers the {record.metric}."
+        f"Shapley values from {how}, {record.coalitions} coalitions. They sum to {record.empty - record.full:+.4g}: "
+        f"the {record.metric} is {record.empty:.4g} with no block and {record.full:.4g} with all. Above zero, the "
+        "block lowers it."
     )
     facts = {**_facts(record), "empty": record.empty, "coalitions": record.coalitions, "orders": record.orders}
     return Finding(record.to_pandas(), lambda: rp.plot.plot_block_values(record), facts, words)
@@ -169,7 +169,7 @@ def _predictors(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, q
     trusted = ", ".join(ranking.trusted()) or "none"
     words = (
         f"Rank correlation of eight cheap predictors with the damage ({damage.metric}) of all {len(net)} single "
-        f"deletions. Above 0.5 over the whole range where it may lie: {trusted}."
+        f"deletions. Above 0.5 over the full range of uncertainty: {trusted}."
     )
     facts = {**_facts(damage), "trusted": list(ranking.trusted())}
     return Finding(ranking.to_pandas(), lambda: rp.plot.plot_predictor_ranking(ranking), facts, words)

@@ -1,4 +1,4 @@
-"""``resnet-paths drop``: write the model without some blocks, named or planned."""
+"""``resnet-paths drop``: write the model without some blocks, either named or planned."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ LIMIT = 1000
 )
 def drop(
     subject: Subject,
-    blocks: Annotated[str | None, typer.Option(help="Indices or names, joined by commas: 3,7,layer3.4")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Comma-separated indices or names: 3,7,layer3.4")] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="A plan of resnet-paths plan: what it measured is made, and measured.")
+        Path | None,
+        typer.Option(help="A plan written by resnet-paths plan. The planned network is made and measured again."),
     ] = None,
     repair: Repair = "none",
-    onnx: Annotated[bool, typer.Option(help="Write an ONNX file too.")] = True,
+    onnx: Annotated[bool, typer.Option(help="Also write an ONNX file.")] = True,
     limit: Limit = LIMIT,
     out: Out = Path("results/drop"),
     as_json: Json = False,
 ) -> None:
-    """Drop blocks for real and write the smaller model: model.pt2, model.safetensors and model.onnx."""
+    """Drop blocks and write the smaller model: model.pt2, model.safetensors and model.onnx."""
     if onnx:
         rp.surgery.export.check_onnx()
     if (blocks is None) == (plan is None):
@@ -58,28 +59,28 @@ def drop(
     if facts["repair"] is not None:
         screen.print(facts["repair"])
     if "accuracy" in facts:
-        screen.print(f"What was written is right on {facts['accuracy']:.2%} of the test images, as planned")
+        screen.print(f"The written network has an accuracy of {facts['accuracy']:.2%} on the test images, as planned")
     screen.print("Written: " + ", ".join(facts["files"].values()))
 
 
 def _as_planned(
     plan: rp.tradeoff.DropPlan, subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
 ) -> dict[str, Any]:
-    """Make what the plan measured, from the images that it names, write it, and measure what was written."""
+    """Make the planned network from the plan's images, write it, and measure what was written."""
     noted = dict(plan.source)
     if not noted:
         raise ValueError(
-            "expected a plan of resnet-paths plan, which says where its model and images came from, got one that does "
-            "not; use its apply() in Python"
+            "expected a plan written by resnet-paths plan, which names its model and images, got one that does not; "
+            "use its apply() in Python"
         )
     usual = source_of(Subject(), LIMIT)
     given = source_of(subject, limit).items()
     other = [f"--{name}" for name, value in given if value not in (usual[name], noted.get(name))]
     other += ["--repair"] * (repair != "none")
     if other:
-        raise ValueError(f"expected {other[0]} as in the plan, which decides it, got another; leave it out")
+        raise ValueError(f"expected {other[0]} as in the plan, got another value; leave it out")
     if not plan.point.dropped:
-        raise ValueError("expected a plan that drops blocks, got one in which no set reached the goal")
+        raise ValueError("expected a plan that drops blocks, got one in which no set reaches the goal")
     network, source = model_and_source(Subject(**{field.name: noted[field.name] for field in fields(Subject)}))
     used = plan.repair
     images = PlanImages.of(network, source, noted["limit"], used)

@@ -1,4 +1,4 @@
-"""``resnet-paths landscape``: the loss around a trained network, along random directions, checkpoints or gates."""
+"""``resnet-paths landscape``: the loss along random directions, between checkpoints, or over gates."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def landscape(
     axes: Axes,
     cells: Cells,
     twin: Annotated[
-        str | None, typer.Option(help="A second model, such as the plain twin, on the same draws and scale.")
+        str | None, typer.Option(help="A second model, such as the plain twin, on the same draws and the same scale.")
     ] = None,
     limit: Limit = None,
     log: Annotated[
         bool | None,
         typer.Option(
-            "--log/--linear", help="Scale of the drawing (default: logarithmic where losses differ 50 times)."
+            "--log/--linear", help="Scale of the plot (default: logarithmic if losses differ by a factor of 50)."
         ),
     ] = None,
-    html: Annotated[bool, typer.Option("--html", help="Also write a page to turn the surface in (plotly).")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Also write an interactive 3-D plot (plotly HTML).")] = False,
     out: Out = Path("results/landscape"),
     as_json: Json = False,
 ) -> None:
-    """Draw the loss around a trained network, and say how rough it is.
+    """Plot the loss around a trained network, and measure how rough it is.
 
-    Random directions in filter norm (Li et al. 2018), the line to another checkpoint, or the gates of blocks. The
-    picture is there early: the grid is computed coarse first, and drawn again whenever it is twice as fine.
+    Along filter-normalised random directions (Li et al. 2018), along the line to another checkpoint, or over the
+    gates of blocks. The grid is computed coarse first, and the plot is updated each time its resolution doubles.
     """
     import numpy as np
     import torch
@@ -106,9 +106,11 @@ def _check_ways(twin: str | None, axes: Axes) -> None:
     if axes.to and axes.gates:
         raise ValueError("expected either --to or --gates, got both")
     if twin and axes.to:
-        raise ValueError("expected --twin with random directions or gates, got --to: a twin has no way to it")
+        raise ValueError(
+            "expected --twin with random directions or gates, got --to: no line leads from a twin to that checkpoint"
+        )
     if axes.line and axes.gates:
-        raise ValueError("expected --gates without --line: one block makes a line, two make a plane")
+        raise ValueError("expected --gates without --line: one block gives a line, two give a plane")
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -135,12 +137,12 @@ def _gated(model: nn.Module, images: rp.ImageData, gates: str) -> tuple[rp.Unrol
     """The network, and the blocks of its axes."""
     blocks = block_names(gates, "--gates")
     if len(blocks) > 2:
-        raise ValueError(f"expected one block or two with --gates, got {len(blocks)}")
+        raise ValueError(f"expected one or two blocks with --gates, got {len(blocks)}")
     return unrolled(model.eval(), images), blocks
 
 
 def _spread(surfaces: Surfaces) -> bool:
-    """Whether the losses differ so much that a linear scale shows one corner alone."""
+    """Whether the losses differ so much that a linear scale would show only one corner."""
     import numpy as np
 
     losses = np.concatenate([surface.values["loss"].ravel() for surface in surfaces.values()])
@@ -186,7 +188,7 @@ def _numbers(surface: rp.landscape.Surface) -> dict[str, Any]:
         "not finite": int(loss.size - finite.size),
         "lowest loss": float(finite.min()) if finite.size else None,
         "highest loss": float(finite.max()) if finite.size else None,
-        "seconds a cell": float(np.nanmean(surface.seconds)),
+        "seconds per cell": float(np.nanmean(surface.seconds)),
         "cosine of the axes": surface.cosine,
     }
     try:

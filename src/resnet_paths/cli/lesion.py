@@ -1,4 +1,4 @@
-"""``resnet-paths lesion``: delete each block in turn, then really drop the least important ones."""
+"""``resnet-paths lesion``: delete each block in turn, then drop the least important ones."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ def lesion(
     count: Annotated[
         int | None,
         typer.Option(
-            help="How many of the least important blocks to drop (default: as many as raise the error by no more than "
-            "--accuracy-drop on the half of the images on which they are chosen)."
+            help="Number of least important blocks to drop (default: as many as raise the error by at most "
+            "--accuracy-drop on the half of the images used for choosing)."
         ),
     ] = None,
-    accuracy_drop: Annotated[float, typer.Option(help="Rise of the error allowed when choosing.", min=0)] = 0.01,
+    accuracy_drop: Annotated[
+        float, typer.Option(help="Allowed increase in error when choosing blocks, as a share of images.", min=0)
+    ] = 0.01,
     out: Out = Path("results/lesion"),
     as_json: Json = False,
 ) -> None:
-    """Delete each block in turn; then drop the least important ones and measure what that saves.
+    """Delete each block in turn, then drop the least important ones and measure what that saves.
 
     With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
     """
@@ -84,7 +86,7 @@ def _study(
     screen: Console,
     as_json: bool,
 ) -> None:
-    """One study: its table on screen and in a file, its picture."""
+    """Run one study: print and write its table, and write its plot."""
     name, finding = studied.study, _studies.run(net, images, studied, as_json)
     picture = rp.plot.save(finding.plot(), out / f"{name}.png")
     write_table(out / f"{name}.csv", finding.table)
@@ -105,7 +107,7 @@ def _choose(
     seed: int,
     running: rp.lesion.StudyOptions,
 ) -> list[int]:
-    """The blocks to drop, judged on the first half of the images: in the order of their damage alone."""
+    """The blocks to drop, judged on the first half of the images, in the order of their single damage."""
     import numpy as np
     import torch
 
@@ -196,11 +198,10 @@ def _table(record: rp.lesion.SingleDeletions) -> Table:
 
 def _nothing_dropped(count: int | None, accuracy_drop: float) -> str:
     if count == 0:
-        return "No block was dropped, as asked by --count 0."
+        return "No block was dropped, because of --count 0."
     return (
-        "No block can be dropped: on the half of the images on which blocks are chosen, leaving out any of them "
-        f"raises the error by more than {100 * accuracy_drop:g} points. A larger --accuracy-drop "
-        "allows more; --count 1 drops one all the same."
+        "No block can be dropped: on the half of the images used for choosing, deleting any block raises the error by "
+        f"more than {100 * accuracy_drop:g} points. A larger --accuracy-drop allows more; --count 1 drops one anyway."
     )
 
 
@@ -209,7 +210,7 @@ def _comparison(report: dict[str, Any]) -> Table:
     batch = before["latency"]["batch"]
     dropped = f"{len(report['dropped'])} block" + ("s" if len(report["dropped"]) > 1 else "")
     rows = table(
-        f"Dropping {dropped}, chosen on one half of the images, measured on the other ({report['images']} images)",
+        f"Dropping {dropped}, chosen on half of the images, measured on the other half ({report['images']} images)",
         [""],
         ["before", "after", "ratio"],
     )
@@ -220,7 +221,7 @@ def _comparison(report: dict[str, Any]) -> Table:
         f"{after['accuracy']:.2%} ({low:.1%} to {high:.1%})",
         f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points",
     )
-    for key, name in (("parameters", "parameters"), ("macs", "multiply-adds, an image")):
+    for key, name in (("parameters", "parameters"), ("macs", "multiply-adds per image")):
         rows.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{after[key] / max(1, before[key]):.2f}")
     times = [1e3 * side["latency"]["median"] for side in (before, after)]
     rows.add_row(f"latency, batch {batch}", f"{times[0]:.1f} ms", f"{times[1]:.1f} ms", f"{times[1] / times[0]:.2f}")

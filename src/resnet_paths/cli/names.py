@@ -1,4 +1,4 @@
-"""The names of the report's stages and of the papers' claims, for help and completion without importing either."""
+"""Names of report stages and of papers' claims, for help and completion without importing either."""
 
 STAGES = {
     "checks": "Model and data",
@@ -15,7 +15,7 @@ STAGES = {
     "surface": "Loss surface",
     "curvature": "Curvature",
 }
-"""Each with the title of its section."""
+"""The section title of each stage."""
 
 PAPERS = {
     "veit2016": "Veit, Wilber and Belongie (2016), Residual Networks Behave Like Ensembles of "
@@ -24,7 +24,7 @@ PAPERS = {
     "he2015": "He, Zhang, Ren and Sun (2015), Deep Residual Learning for Image Recognition",
     "he2016": "He, Zhang, Ren and Sun (2016), Identity Mappings in Deep Residual Networks",
 }
-"""Each with its citation."""
+"""The citation of each paper."""
 
 CLAIMS = {
     "veit2016": (

@@ -1,7 +1,7 @@
-"""Every option once: its words, its choices, and its default where all commands share it.
+"""Every option, defined once: help text, choices, and the default if all commands share it.
 
-Options that belong together are the fields of a class, which a command takes as one argument; `_app` shows them one by
-one. Nothing here imports PyTorch, so that help and completion are there at once.
+Related options are the fields of a class, which a command takes as one argument; `_app` shows them one by one.
+Nothing here imports PyTorch, so that help and completion are immediate.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from ..choices import (
 
 @dataclass(frozen=True)
 class Place:
-    """Marks an option as a name that is written to.
+    """Marks an option as an output path.
 
     Attributes:
-        folder: of a folder, or else of a file.
+        folder: whether it is a folder rather than a file.
     """
 
     folder: bool
 
 
 def path_option(*names: str, help: str) -> Any:
-    """An option that names a file or a folder; an empty name would be this folder to Python."""
+    """An option that names a file or a folder; to Python, an empty name would be the working directory."""
     return typer.Option(*names, help=help, parser=_path, metavar="<path>")
 
 
@@ -56,16 +56,16 @@ Model = Annotated[
         "package.module:function or file.py:function.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many images.")]
-BatchSize = Annotated[int, typer.Option(help="Images at a time.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
-Out = Annotated[Path, path_option("--out", "-o", help="Folder for pictures and tables."), Place(folder=True)]
-Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")]
-Twin = Annotated[str | None, typer.Option(help="A second model to compare with, in the forms of --model.")]
+Limit = Annotated[int | None, typer.Option(help="Maximum number of images to use.")]
+BatchSize = Annotated[int, typer.Option(help="Batch size.", min=1)]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Out = Annotated[Path, path_option("--out", "-o", help="Folder for plots and tables."), Place(folder=True)]
+Json = Annotated[bool, typer.Option("--json", help="Print only the numbers, as JSON.")]
+Twin = Annotated[str | None, typer.Option(help="A second model to compare with; same forms as --model.")]
 Repair = Annotated[
     Literal["refit", "recalibrate", "none"],
     typer.Option(
-        help="refit: fit the last layers of the kept blocks again by least squares; recalibrate: measure batch-norm "
+        help="refit: fit the last layers of the kept blocks by least squares; recalibrate: estimate batch-norm "
         "statistics again; none."
     ),
 ]
@@ -73,7 +73,7 @@ Repair = Annotated[
 
 @dataclass(frozen=True)
 class Subject:
-    """Which model, on which images."""
+    """The model and the images."""
 
     model: Model = "embedded"
     data: Annotated[
@@ -81,37 +81,37 @@ class Subject:
         typer.Option(
             "--data",
             "-d",
-            help="digits, cifar10[:FOLDER], a folder of class folders (also in train, val, test), a .zip of such, a "
-            ".npz, package.module:function or file.py:function.",
+            help="digits, cifar10[:FOLDER], a folder with one subfolder per class (optionally in train, val, test), "
+            "a .zip of such, a .npz, package.module:function or file.py:function.",
         ),
     ] = "digits"
     size: Annotated[
         int | None,
         typer.Option(
-            help="Resize images of folders and zip files to this (default: the model's own, where they differ)."
+            help="Resize images of folders and zip files to this size (default: the model's own size, if sizes differ)."
         ),
     ] = None
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Mean of each channel, such as 0.5,0.5,0.5 (default: as the model says, or else ImageNet's)."
+            help="Mean of each channel, such as 0.5,0.5,0.5 (default: the model's own, otherwise ImageNet's)."
         ),
     ] = None
-    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel; likewise.")] = None
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, in the same form.")] = None
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu"
 
 
 @dataclass(frozen=True)
 class Trained(Subject):
-    """Which model to train, on which images."""
+    """The model to train, and the images."""
 
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
-            help="cifar-resnetDEPTH with the options below; or resnet50 (torchvision), timm:NAME, hf:CLASS, "
-            "package.module:function, file.py:function; or weights to go on from: embedded, a checkpoint file, "
+            help="cifar-resnetDEPTH with the options below; resnet50 (torchvision), timm:NAME, hf:CLASS, "
+            "package.module:function, file.py:function; or weights to start from: embedded, a checkpoint file, "
             "NAME@FILE.",
         ),
     ] = "cifar-resnet20"
@@ -121,138 +121,144 @@ class Trained(Subject):
 class Family:
     """A network of the CIFAR family, as `resnet_paths.cifar_resnet` builds it."""
 
-    residual: Annotated[bool, typer.Option("--residual/--plain", help="With shortcuts, or the plain twin.")] = True
+    residual: Annotated[bool, typer.Option("--residual/--plain", help="Train with shortcuts, or the plain twin.")] = (
+        True
+    )
     preactivation: Annotated[bool, typer.Option(help="Norm and activation before each convolution.")] = False
     shortcut: Annotated[Shortcut, typer.Option(help="A (zeros), B, C (projections) or D (pooled projections).")] = "A"
-    block: Annotated[BlockKind, typer.Option(help="Kind of block.")] = "basic"
-    widths: Annotated[str, typer.Option(help="Channels of each stage, joined by commas.")] = "16,32,64"
-    stem: Annotated[Stem, typer.Option(help="First convolution; deep: three of 3x3.")] = "3x3"
-    zero_init_residual: Annotated[bool, typer.Option(help="Branches start at zero.")] = False
+    block: Annotated[BlockKind, typer.Option(help="Type of block.")] = "basic"
+    widths: Annotated[str, typer.Option(help="Comma-separated channels of each stage.")] = "16,32,64"
+    stem: Annotated[Stem, typer.Option(help="Type of the stem; deep: three 3x3 convolutions.")] = "3x3"
+    zero_init_residual: Annotated[bool, typer.Option(help="Initialise branches to zero.")] = False
     groups: Annotated[int, typer.Option(help="Groups of the 3x3 convolution in bottlenecks (ResNeXt).")] = 1
-    group_width: Annotated[int | None, typer.Option(help="Channels of a group in the first stage.")] = None
-    keep_last: Annotated[float, typer.Option(help="Stochastic depth: survival of the last branch; 1 is none.")] = 1.0
+    group_width: Annotated[int | None, typer.Option(help="Channels per group in the first stage.")] = None
+    keep_last: Annotated[
+        float, typer.Option(help="Stochastic depth: survival probability of the last branch; 1 turns it off.")
+    ] = 1.0
 
 
 @dataclass(frozen=True)
 class Training:
-    """How it is trained: the fields of `resnet_paths.training.Recipe`."""
+    """The training recipe: the fields of `resnet_paths.training.Recipe`."""
 
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100
-    batch_size: Annotated[int, typer.Option(help="Images in one step.")] = 128
-    learning_rate: Annotated[float, typer.Option(help="The highest rate.")] = 0.1
-    momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = 0.9
-    nesterov: Annotated[bool, typer.Option(help="Nesterov's momentum.")] = True
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of SGD.")] = 1e-4
-    decay_vectors: Annotated[bool, typer.Option(help="Decay biases and norms too.")] = True
-    warmup: Annotated[float, typer.Option(help="Epochs over which the rate rises from 0.")] = 1.0
-    schedule: Annotated[Schedule, typer.Option(help="How the rate falls; step: to a tenth at 1/2 and 3/4.")] = "cosine"
-    label_smoothing: Annotated[float, typer.Option(help="Share of the target spread over all classes.")] = 0.0
-    mixup: Annotated[float, typer.Option(help="Alpha of mixup; 0 is none.")] = 0.0
+    epochs: Annotated[int, typer.Option(help="Number of epochs.")] = 100
+    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 128
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1
+    momentum: Annotated[float, typer.Option(help="SGD momentum.")] = 0.9
+    nesterov: Annotated[bool, typer.Option(help="Use Nesterov momentum.")] = True
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 1e-4
+    decay_vectors: Annotated[bool, typer.Option(help="Also decay biases and norms.")] = True
+    warmup: Annotated[float, typer.Option(help="Number of warm-up epochs.")] = 1.0
+    schedule: Annotated[Schedule, typer.Option(help="Learning-rate schedule; step: divide by 10 at 1/2 and 3/4.")] = (
+        "cosine"
+    )
+    label_smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = 0.0
+    mixup: Annotated[float, typer.Option(help="Mixup alpha; 0 turns it off.")] = 0.0
     shift: Annotated[
-        int | None, typer.Option(help="Move images by up to this many pixels (default: an eighth of the side).")
+        int | None, typer.Option(help="Maximum random shift, in pixels (default: an eighth of the side).")
     ] = None
-    flip: Annotated[bool | None, typer.Option(help="Mirror images (default: not for digits).")] = None
-    precision: Annotated[Precision, typer.Option(help="Type of the computation; 16 bits by autocast.")] = "float32"
-    seed: Annotated[int, typer.Option(help="Seed of initial values, order and augmentation.")] = 0
+    flip: Annotated[bool | None, typer.Option(help="Random horizontal flips (default: not for digits).")] = None
+    precision: Annotated[Precision, typer.Option(help="Numeric precision; 16 bits by autocast.")] = "float32"
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and augmentation.")] = 0
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Along what a surface is drawn, and where."""
+    """The axes of a surface, and its grid."""
 
     to: Annotated[
-        str | None, typer.Option(help="A checkpoint of the same model: the line from --model (0) to it (1).")
+        str | None, typer.Option(help="A checkpoint of the same model; the line runs from --model (0) to it (1).")
     ] = None
     gates: Annotated[
         str | None, typer.Option(help="Blocks for the axes: 'layer1.0' or '3' for a line, '3,layer2.1' for two.")
     ] = None
     line: Annotated[bool, typer.Option("--line", help="One direction instead of two.")] = False
-    points: Annotated[int, typer.Option(help="Coordinates an axis.", min=1, max=10_000)] = 21
+    points: Annotated[int, typer.Option(help="Grid points per axis.", min=1, max=10_000)] = 21
     span: Annotated[
-        str | None, typer.Option("--range", help="Coordinates of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
+        str | None, typer.Option("--range", help="Range of x and y, LOW:HIGH (default -1:1; for gates 0:1).")
     ] = None
-    y_span: Annotated[
-        str | None, typer.Option("--y-range", help="Coordinates of y, where they differ from those of x.")
-    ] = None
+    y_span: Annotated[str | None, typer.Option("--y-range", help="Range of y, if it differs from that of x.")] = None
     normalise: Annotated[
         Normalise,
-        typer.Option(help="Directions get the norm of each filter, of each layer, of the whole model, or none."),
+        typer.Option(help="Normalise directions per filter, per layer, over the full model, or not at all."),
     ] = "filter"
     seed: Annotated[int, typer.Option(help="Seed of the random directions.")] = 0
 
     @property
     def flat(self) -> bool:
-        """Whether there is one axis."""
+        """Whether the surface is a line (one axis)."""
         return self.line or self.to is not None or (self.gates is not None and "," not in self.gates)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """How each cell of a surface is computed: the fields of `resnet_paths.landscape.CellSettings`, and on what."""
+    """How each cell of a surface is computed: the fields of `resnet_paths.landscape.CellSettings`, and where it runs."""
 
-    batchnorm: Annotated[NormStatistics, typer.Option(help="Statistics of batch norms.")] = "frozen"
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time (default: what suits the cache).", min=1)] = (
-        None
-    )
+    batchnorm: Annotated[NormStatistics, typer.Option(help="Batch-norm statistics.")] = "frozen"
+    batch_size: Annotated[int | None, typer.Option(help="Batch size (default: fits the cache).", min=1)] = None
     dtype: Annotated[
         Literal["bfloat16", "float32", "float64"] | None,
-        typer.Option(help="Compute in this type instead of the model's own."),
+        typer.Option(help="Compute in this dtype instead of the model's own."),
     ] = None
     journal: Annotated[
         Path | None,
-        path_option("--journal", help="Keep finished cells here; the same command goes on from them."),
+        path_option("--journal", help="Save finished cells here; the same command resumes from them."),
         Place(folder=False),
     ] = None
-    workers: Annotated[int, typer.Option(help="Processes (default: this one).", min=0)] = 0
+    workers: Annotated[int, typer.Option(help="Number of processes (default: this one).", min=0)] = 0
 
 
 @dataclass(frozen=True)
 class Planning:
-    """A goal, how blocks are searched for it, how the network is repaired after, and how latency is measured."""
+    """A goal, the search for it, the repair after it, and how latency is measured."""
 
-    latency: Annotated[float | None, typer.Option(help="Share of the full network's time to reach, such as 0.8.")] = (
+    latency: Annotated[
+        float | None, typer.Option(help="Target latency, as a share of the full network's, such as 0.8.")
+    ] = None
+    accuracy_drop: Annotated[float | None, typer.Option(help="Allowed fall in accuracy, as a share, such as 0.01.")] = (
         None
     )
-    accuracy_drop: Annotated[float | None, typer.Option(help="Fall of accuracy allowed, such as 0.01.")] = None
-    disagreement: Annotated[float | None, typer.Option(help="Share of answers that may change; needs no labels.")] = (
+    disagreement: Annotated[float | None, typer.Option(help="Allowed share of changed answers; needs no labels.")] = (
         None
     )
     count: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None
-    confidence: Annotated[float, typer.Option(help="With which the goal is shown to be reached.")] = 0.95
+    confidence: Annotated[float, typer.Option(help="Confidence with which the goal must be shown.")] = 0.95
     search: Annotated[
         Literal["greedy", "beam", "exact"],
-        typer.Option(help="How sets are searched; exact tries all, of at most 16 blocks."),
+        typer.Option(help="Search strategy; exact tries all sets, for at most 16 blocks."),
     ] = "greedy"
     metric: Annotated[
         MetricName | None,
         typer.Option(help="What the search minimises (default: soft_error; without labels soft_disagreement)."),
     ] = None
-    max_blocks: Annotated[int | None, typer.Option(help="Drop at most this many blocks.")] = None
+    max_blocks: Annotated[int | None, typer.Option(help="Maximum number of blocks to drop.")] = None
     repair: Repair = "refit"
     finetune_epochs: Annotated[
-        int, typer.Option(help="Fine-tune the chosen network for this many epochs, the full one as teacher.", min=0)
+        int, typer.Option(help="Epochs of fine-tuning, with the full network as teacher.", min=0)
     ] = 0
-    finetune_rate: Annotated[float | None, typer.Option(help="Learning rate of fine-tuning.", show_default="0.01")] = (
+    finetune_rate: Annotated[float | None, typer.Option(help="Learning rate for fine-tuning.", show_default="0.01")] = (
         None
     )
     finetune_limit: Annotated[
-        int | None, typer.Option(help="Fine-tune on at most this many training images (default: all).")
+        int | None, typer.Option(help="Maximum number of training images for fine-tuning (default: all).")
     ] = None
     runtime: Annotated[
         Runtime,
-        typer.Option(help="In which latency is measured; onnx is ONNX Runtime."),
+        typer.Option(help="Runtime in which latency is measured; onnx is ONNX Runtime."),
     ] = "eager"
-    latency_batch: Annotated[int, typer.Option(help="Images in the input on which latency is measured.", min=1)] = 32
-    latency_seconds: Annotated[float, typer.Option(help="How long each network is timed, at least.")] = 0.5
-    threads: Annotated[int | None, typer.Option(help="CPU threads for that (default: as torch is set).", min=1)] = None
+    latency_batch: Annotated[int, typer.Option(help="Batch size for measuring latency.", min=1)] = 32
+    latency_seconds: Annotated[float, typer.Option(help="Minimum time to measure each network, in seconds.")] = 0.5
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads for measuring latency (default: PyTorch's setting).", min=1)
+    ] = None
     limit: Limit = 1000
     batch_size: BatchSize = 100
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        """Refuse what would be passed over."""
+        """Refuse options that would be ignored."""
         given = {"--finetune-rate": self.finetune_rate, "--finetune-limit": self.finetune_limit}
         if not self.finetune_epochs and (named := [name for name, value in given.items() if value is not None]):
             raise ValueError(
-                f"expected --finetune-epochs beside {' and '.join(named)}, got none, and so no fine-tuning; give both"
+                f"expected --finetune-epochs beside {' and '.join(named)}, got none; pass both, or leave out both"
             )

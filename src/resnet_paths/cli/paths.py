@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def paths(
     subject: Subject,
     limit: Limit = 32,
-    draws: Annotated[int, typer.Option(help="Random paths for each length and image.", min=2)] = 8,
+    draws: Annotated[int, typer.Option(help="Number of random paths per length and image.", min=2)] = 8,
     seed: Seed = 0,
     out: Out = Path("results/paths"),
     as_json: Json = False,
@@ -56,7 +56,7 @@ def paths(
         f"{effective.low} to {effective.high}, which {effective.path_share:.2%} of all paths have; "
         f"mean length {effective.mean_length:.1f}, of all paths {len(net) / 2:.1f}"
     )
-    screen.print(f"Sum over lengths against the ordinary gradient: {split.residual:.1e} relative")
+    screen.print(f"Relative difference between the sum over lengths and the ordinary gradient: {split.residual:.1e}")
     screen.print("Written: " + ", ".join(map(str, pictures)))
 
 
@@ -99,8 +99,8 @@ def _as_json(
 
 
 def _table(split: rp.paths.GradientByLength, effective: rp.paths.EffectivePaths) -> Table:
-    columns = ["length", "paths", "norm of one path", "effective share", "norm of all together"]
-    rows = table("Means over the images", right=columns)
+    columns = ["length", "paths", "norm of one path", "effective share", "norm of the sum"]
+    rows = table("Mean over the images", right=columns)
     norms = split.norms.double().mean(1)
     for length, count in enumerate(effective.counts):
         rows.add_row(

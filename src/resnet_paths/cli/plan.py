@@ -19,7 +19,7 @@ from .options import Json, Out, Planning, Subject
 
 @command("resnet-paths plan --latency 0.8", "resnet-paths plan --accuracy-drop 0.01 --search beam")
 def plan(subject: Subject, planning: Planning, out: Out = Path("results/plan"), as_json: Json = False) -> None:
-    """Find which blocks to drop for a latency or an accuracy; searched on training, reported on test images."""
+    """Find the blocks to drop for a latency or an accuracy goal; search on training images, report on test images."""
     made = planned(subject, planning, out)
     file, picture = made.files["plan"], made.files["picture"]
     if as_json:

@@ -31,17 +31,15 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
 def report(
     subject: Subject,
     twin: Twin = None,
-    budget: Annotated[Budget, typer.Option(help="How much is measured; quick takes minutes on a CPU.")] = "quick",
+    budget: Annotated[Budget, typer.Option(help="How much to measure; quick takes minutes on a CPU.")] = "quick",
     skip: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"Leave out this stage; repeat it for more. Stages: {', '.join(STAGES)}.", autocompletion=_stages
-        ),
+        typer.Option(help=f"Skip this stage; repeat for more. Stages: {', '.join(STAGES)}.", autocompletion=_stages),
     ] = None,
     accuracy_drop: Annotated[
         float,
         typer.Option(
-            help="Recommend to drop blocks only if, with 95 % confidence, accuracy falls by at most this.",
+            help="Recommend blocks to drop only if, with 95 % confidence, accuracy falls by at most this much.",
             min=0,
             max=1,
         ),
@@ -54,15 +52,15 @@ def report(
     ),
     journal: Annotated[
         Path | None,
-        path_option("--journal", help="The file that keeps finished stages (default: beside --out)."),
+        path_option("--journal", help="File that stores finished stages (default: beside --out)."),
         Place(folder=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run every analysis on a model and write one HTML file that needs nothing else.
+    """Run every analysis on a model and write one self-contained HTML file.
 
-    Run it again to go on after an interruption: finished stages are kept. With no options it reports on the
-    embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
+    Run it again to resume after an interruption: finished stages are kept. With no options it reports on the embedded
+    ResNet-56 (27 blocks, trained on UCI digits), offline.
     """
     network, source = model_and_source(subject)
     images = source.images(limit=limit)

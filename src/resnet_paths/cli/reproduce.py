@@ -1,4 +1,4 @@
-"""``resnet-paths reproduce``: the claims of a paper: expected, measured, verdict."""
+"""``resnet-paths reproduce``: test the claims of a paper."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reproduce(
     claim: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure only this claim; repeat it for more (default: all). Claims: "
+            help="Measure only this claim; repeat for more (default: all). Claims: "
             + "; ".join(f"{paper}: {', '.join(names)}" for paper, names in CLAIMS.items())
             + ".",
             autocompletion=_claims,
@@ -50,14 +50,16 @@ def reproduce(
     ] = None,
     limit: Limit = None,
     seed: Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings of each small network that is compared.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of training runs per small network that is compared.")
+    ] = 3,
     as_json: Json = False,
 ) -> None:
-    """Measure the claims of a paper: what it says, what is expected, what was measured, the verdict.
+    """Test the claims of a paper: what it says, what is expected, what was measured, the verdict.
 
-    With no options it runs on the embedded ResNet-56 and digits, offline; claims about training are measured on
-    small networks trained on the spot, from several seeds. A check follows from definitions: that it agrees says
-    that the library computes what the paper writes.
+    With no options it runs on the embedded ResNet-56 and digits, offline. Claims about training are measured on small
+    networks, trained on the spot from several seeds. A check follows from definitions: if it agrees, the library
+    computes what the paper defines.
     """
     from ..report import claims
 

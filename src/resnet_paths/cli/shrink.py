@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 def shrink(
     subject: Subject,
     planning: Planning,
-    onnx: Annotated[bool, typer.Option(help="Write an ONNX file, and time it.")] = True,
+    onnx: Annotated[bool, typer.Option(help="Write an ONNX file and measure its latency.")] = True,
     out: Out = Path("results/shrink"),
     as_json: Json = False,
 ) -> None:
-    """Drop blocks for a budget, repair, fine-tune where asked to, write the smaller network, and say what it is."""
+    """Drop blocks for a budget, repair, optionally fine-tune, and write the smaller network with a summary."""
     if onnx:
         rp.surgery.export.check_onnx([*rp.surgery.export.ONNX, *rp.surgery.export.ONNX_RUNTIME])
     made = planned(subject, planning, out)
@@ -45,7 +45,7 @@ def shrink(
     made.show(screen)
     if not plan.point.dropped:
         raise ValueError(
-            f"no blocks were dropped: of no set is it shown that {plan.goal}; allow more, or give more images"
+            f"no blocks were dropped: for no set could it be shown that {plan.goal}; allow more, or pass more images"
         )
     smaller = plan.apply(net, images.used, split=made.split)
     files |= write_smaller(smaller, subject.model, plan.point.names, images.test, out, onnx=onnx)
@@ -63,7 +63,7 @@ def shrink(
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the table: a network on the way from the full one to the one that is written.
+    """A row of the table: one of the networks from the full one to the one that is written.
 
     Attributes:
         name: what it is.
@@ -71,7 +71,7 @@ class Stage:
         ends: of its 95 % interval.
         milliseconds: of a forward pass, by runtime.
         macs: multiply-adds of one image.
-        parameters: how many.
+        parameters: their number.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Stage:
 
 
 _OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "OpenVINO"}
-"""Those that have a column of their own where the goal was to be met in them."""
+"""Runtimes that get their own column if the goal is stated in them."""
 
 
 def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
-    """The full network, the dropped, repaired and fine-tuned ones; those three are as fast as each other."""
+    """The full network, and the dropped, repaired and fine-tuned ones; the latter three are equally fast."""
     full, point = plan.points[0], plan.points[plan.chosen]
     before: dict[str, float] = {}
     after: dict[str, float] = {}
@@ -132,7 +132,7 @@ def _milliseconds(
 
 
 def _show(stages: list[Stage], plan: rp.tradeoff.DropPlan, screen: Console) -> None:
-    rows = table(f"Milliseconds of {plan.clock.batch} images; accuracy on {plan.images['certify'].count}", [])
+    rows = table(f"Milliseconds for {plan.clock.batch} images; accuracy on {plan.images['certify'].count}", [])
     rows.add_column("", no_wrap=True)
     heads = ("accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters")
     for name in heads:
@@ -164,8 +164,8 @@ def _short(count: int) -> str:
 
 
 def _add_to_readme(readme: Path, stages: list[Stage], plan: rp.tradeoff.DropPlan) -> None:
-    """What it is, under how to load it."""
+    """The summary, below the instructions for loading."""
     heads = ["", "accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters"]
     lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *_cells(stages))]
-    text = f"\n## What it is\n\n{plan.said}.\n\n" + "\n".join(lines) + "\n"
+    text = f"\n## Measurements\n\n{plan.said}.\n\n" + "\n".join(lines) + "\n"
     write_text(readme, readme.read_text() + text)

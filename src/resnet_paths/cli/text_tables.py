@@ -1,4 +1,4 @@
-"""Tables for people: as narrow as they can be, so that heads and names are whole on a terminal of 80 columns."""
+"""Tables for people: as narrow as possible, so that headers and names are not cut on a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def table(title: str, left: Iterable[str] = (), right: Iterable[str] = ()) -> Table:
-    """An empty table: first the columns of words, then those of numbers.
+    """An empty table: first the text columns, then the numeric ones.
 
     Example:
         >>> len(table("Blocks", ["name"], ["error", "damage"]).columns)
@@ -25,7 +25,7 @@ def table(title: str, left: Iterable[str] = (), right: Iterable[str] = ()) -> Ta
 
 
 def show(screen: Console, shown: Table) -> None:
-    """Print a table; where nobody looks at a screen (a log, a pipe) at the width that it needs."""
+    """Print a table; outside a terminal (a log, a pipe) at the width that it needs."""
     if screen.is_terminal:
         screen.print(shown)
         return

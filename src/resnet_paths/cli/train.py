@@ -1,4 +1,4 @@
-"""``resnet-paths train``: train a network of the family, or any model, and go on where a run was stopped."""
+"""``resnet-paths train``: train a CIFAR ResNet or any other model, and resume interrupted runs."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def train(
     family: Family,
     training: Training,
     test: Annotated[bool, typer.Option(help="Measure the test error after each epoch.")] = True,
-    keep: Annotated[Keep, typer.Option(help="Weights to keep; all: for trajectories.")] = "last",
-    tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard too.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin again: remove the run in the folder.")] = False,
+    keep: Annotated[Keep, typer.Option(help="Which weights to keep; all is needed for trajectories.")] = "last",
+    tensorboard: Annotated[bool, typer.Option(help="Also write logs for TensorBoard.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again: remove the run in the folder.")] = False,
     limit: Limit = None,
     out: Out = Path("results/train"),
     as_json: Json = False,
 ) -> None:
-    """Train a network; the same command goes on where it was stopped, also after a kill.
+    """Train a network; the same command resumes an interrupted run, also after a kill.
 
-    With no options: a ResNet-20 on the embedded digits. Each epoch ends with a checkpoint in the folder.
+    With no options it trains a ResNet-20 on the embedded digits. Each epoch ends with a checkpoint in the folder.
     """
     from torch import nn
 
@@ -74,7 +74,7 @@ def train(
 
 
 def _training_images(source: Source, limit: int | None) -> rp.ImageData:
-    """Those of the source, with the classes of the checkpoint that is gone on from, where they are the same."""
+    """The source's images, numbered by the classes of the initial checkpoint if they are the same."""
     from ..data.classes import renamed
 
     own = source.reading.classes
@@ -83,10 +83,10 @@ def _training_images(source: Source, limit: int | None) -> rp.ImageData:
 
 
 def made(spec: str, data: rp.ImageData, family: Family, seed: int) -> nn.Module:
-    """The network to train: of the family with the options given, or any other by name.
+    """The network to train: a CIFAR ResNet with the given options, or any other by name.
 
     Raises:
-        ValueError: an option of the family with another model.
+        ValueError: an option of CIFAR ResNets with another model.
     """
     import torch
 
@@ -98,13 +98,13 @@ def made(spec: str, data: rp.ImageData, family: Family, seed: int) -> nn.Module:
         try:
             given["widths"] = tuple(int(width) for width in family.widths.split(","))
         except ValueError:
-            raise ValueError(f"expected --widths as numbers joined by commas, got {family.widths!r}") from None
+            raise ValueError(f"expected --widths as comma-separated numbers, got {family.widths!r}") from None
         channels = data.images.shape[1]
         return named_model(spec, num_classes=len(data.classes), in_channels=channels, seed=seed, **given)
     changed = [name for name, value in given.items() if value != getattr(Family(), name)]
     if changed:
         flags = ", ".join("--plain" if name == "residual" else f"--{name.replace('_', '-')}" for name in changed)
-        raise ValueError(f"expected {flags} with --model cifar-resnetDEPTH alone, got {spec!r}; leave it out")
+        raise ValueError(f"expected {flags} only with --model cifar-resnetDEPTH, got {spec!r}; leave it out")
     own = "@" in spec or spec == "embedded" or is_checkpoint(spec) or ".py:" in spec
     by_library = not own and spec.partition(":")[0] in ("torchvision", "timm", "hf", spec)
     return named_model(spec, num_classes=len(data.classes)) if by_library else named_model(spec)
@@ -142,7 +142,7 @@ def _run(
     except FloatingPointError as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt:
-        typer.echo("Stopped. The same command goes on from the last whole epoch.", err=True)
+        typer.echo("Stopped. The same command resumes after the last finished epoch.", err=True)
         raise typer.Exit(130) from None
 
     checkpoint = rp.models.save_checkpoint(
@@ -165,7 +165,7 @@ def _run(
 
 
 def _remove_run(folder: Path) -> None:
-    """What a run writes, and nothing else in the folder."""
+    """Files that a run writes, and no others in the folder."""
     for pattern in ("epoch-*.safetensors", "last.pt", "log.csv", "model.safetensors", "training.png"):
         for file in folder.glob(pattern):
             file.unlink()

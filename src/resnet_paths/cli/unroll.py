@@ -28,7 +28,7 @@ MOST_SIDE = 100_000
 def unroll(
     model: Model = "embedded",
     shape: Annotated[
-        str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, for the blocks' shapes.")
+        str | None, typer.Option("--input", help="Shape of one input, such as 3x224x224, to show the blocks' shapes.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,11 +52,11 @@ def _example(shape: str) -> torch.Tensor:
             raise ValueError(shape)
         return normal((2, *sides), seeded(0), torch.float32)
     except (ValueError, RuntimeError):
-        raise ValueError(f"expected --input as numbers joined by x, such as 3x224x224, got {shape!r}") from None
+        raise ValueError(f"expected --input as numbers separated by x, such as 3x224x224, got {shape!r}") from None
 
 
 def _network(model: nn.Module, shape: str | None) -> rp.UnrolledNetwork:
-    """The network; one line where the model does not take inputs of the shape."""
+    """The network; a one-line error if the model does not take inputs of the shape."""
     if shape is None:
         return rp.unroll(model)
     example = _example(shape)
@@ -78,4 +78,4 @@ def _check_taken(model: nn.Module, example: torch.Tensor, shape: str) -> None:
             own(example)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"expected --input as the shape of what the model takes, got {shape!r}: {reason}") from error
+        raise ValueError(f"expected --input as the shape of the model's input, got {shape!r}: {reason}") from error

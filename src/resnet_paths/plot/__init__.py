@@ -1,6 +1,6 @@
-"""Pictures of records; every function takes ``ax=`` and returns the axes.
+"""Plots of records; every function takes ``ax=`` and returns the axes.
 
-Once this is imported, notebooks show records with their pictures.
+Once this is imported, notebooks show records with their plots.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that the colour-blind can tell apart (Okabe and Ito), and files."""
+"""Shared by all plots: colours that are safe for colour-blind readers (Okabe and Ito), and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D
 
 
 def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
-    """The axes given, or those of a new figure that no window shows."""
+    """The given axes, or those of a new figure without a window."""
     if ax is not None:
         return ax
     axes: Axes = Figure(figsize=size, layout="constrained").subplots()
@@ -38,7 +38,7 @@ def known_color(color: str) -> str:
 
 
 def literal(text: str) -> str:
-    r"""A name that is somebody else's, as it is: between two dollar signs matplotlib sets a formula, or stops.
+    r"""Escape a user's name: between two dollar signs, matplotlib would typeset a formula or fail.
 
     Example:
         >>> print(literal("cash$flow$"))
@@ -48,22 +48,22 @@ def literal(text: str) -> str:
 
 
 def literals(names: Sequence[str]) -> list[str]:
-    """Several such names."""
+    """Escape several names."""
     return [literal(name) for name in names]
 
 
 def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(2, n) lengths of error bars down to `low` and up to `high`; none to an infinite end."""
+    """(2, n) lengths of error bars down to `low` and up to `high`; zero towards an infinite end."""
     lengths = np.stack([values - low, high - values]).astype(float).clip(0)
     return np.where(np.isfinite(lengths), lengths, np.nan)
 
 
 @checked
 def save(ax: Axes, path: str | Path) -> Path:
-    """Write the picture that holds these axes.
+    """Write the figure that contains these axes.
 
     Raises:
-        ValueError: the name does not end in a format that matplotlib writes.
+        ValueError: the suffix is not a format that matplotlib writes.
     """
     figure = ax.get_figure()
     formats = figure.canvas.get_supported_filetypes()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Pictures of curvature and of the path of training: spectra, blocks, the eigenvalue ratio, trajectories."""
+"""Plots of curvature and training trajectories: spectra, blocks, the eigenvalue ratio, trajectories."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """The density of eigenvalues on a logarithmic scale, with two standard errors over the probes.
 
-    The dotted line is the height of one single eigenvalue: what is far below it is the smoothing's tail.
+    The dotted line is the height of a single eigenvalue: values far below it are tails of the smoothing.
 
     Args:
         record: see :func:`resnet_paths.landscape.spectral_density`.
-        ax: draw here, also over another spectrum.
-        label: for the legend.
+        ax: draw here, for instance over another spectrum.
+        label: legend label.
     """
     ax = axes(ax, (7, 4))
     one = 1 / (record.size * record.width * np.sqrt(2 * np.pi))
@@ -48,7 +48,7 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
 
 @checked
 def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> Axes:
-    """The largest eigenvalue of each block and the size of its smallest, on one logarithmic scale.
+    """The largest eigenvalue of each block and the magnitude of its smallest, on one logarithmic scale.
 
     Args:
         record: see :func:`resnet_paths.landscape.block_eigenvalues`.
@@ -59,7 +59,7 @@ def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> 
     negative = record.smallest < 0
     series = (
         (record.largest > 0, record.largest, BLUE, "o", "largest"),
-        (negative, -record.smallest, RED, "v", "smallest, negative: its size"),
+        (negative, -record.smallest, RED, "v", "smallest, negative (magnitude)"),
         (~negative & (record.smallest > 0), record.smallest, ORANGE, "^", "smallest, positive"),
     )
     for chosen, values, color, marker, label in series:
@@ -85,8 +85,8 @@ def plot_eigenvalue_ratio(
     Args:
         surface: see :func:`resnet_paths.landscape.eigenvalue_surface`, over a plane.
         ax: draw here.
-        norm: colours; values above 1 have the colour of 1 by default.
-        path: (steps, 2) coordinates of a path to draw over it.
+        norm: colour scale; by default, values above 1 have the colour of 1.
+        path: (steps, 2) coordinates of a path to draw on top.
     """
     ax = plot_surface_heat(surface, "ratio", ax, norm=norm or Normalize(0, 1), path=path)
     finite = surface.values["ratio"][np.isfinite(surface.values["ratio"])]
@@ -99,10 +99,10 @@ def plot_eigenvalue_ratio(
 
 @checked
 def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, color: str = RED) -> Axes:
-    """A run in the plane of two directions, over a surface where `ax` holds one; the axes say what they explain.
+    """A training run in the plane of two directions, over a surface if `ax` holds one, with explained variances.
 
     Args:
-        record: see :func:`resnet_paths.landscape.project_trajectory`, of two directions or more (two are drawn).
+        record: see :func:`resnet_paths.landscape.project_trajectory`, of two or more directions (two are drawn).
         ax: draw here, such as on the contours of :func:`loss_surface` over ``record.directions``.
         color: of the path.
 
@@ -129,13 +129,13 @@ def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colo
 
 def _explained(record: ProjectedTrajectory, k: int) -> str:
     kind, share = record.directions[k].kind, record.explained[k]
-    walk = f"; of a random walk {record.random_walk[k]:.0%}" if kind.startswith("principal") else ""
+    walk = f"; random walk {record.random_walk[k]:.0%}" if kind.startswith("principal") else ""
     return f"{kind} ({share:.1%} of variance{walk})"
 
 
 @checked
 def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> Axes:
-    """The true loss of each checkpoint beside the loss at its projection in the plane.
+    """The true loss of each checkpoint and the loss at its projection onto the plane.
 
     Args:
         record: see :func:`resnet_paths.landscape.trajectory_losses`.
@@ -145,8 +145,8 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
     places = np.arange(len(record.labels))
     series = (
         (record.true, BLUE, "o-", "checkpoint"),
-        (record.own_weights, GREEN, "s:", "its weights, last statistics"),
-        (record.projected, ORANGE, "^--", "its projection in the plane"),
+        (record.own_weights, GREEN, "s:", "own weights, last statistics"),
+        (record.projected, ORANGE, "^--", "projection onto the plane"),
     )
     for column, (values, color, style, label) in enumerate(series):
         errors = 1.96 * record.errors[:, column]

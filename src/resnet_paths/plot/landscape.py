@@ -1,4 +1,4 @@
-"""Pictures of surfaces: contours, heat maps, in three dimensions, lines; twins side by side on one scale."""
+"""Plots of surfaces: contours, heat maps, 3-D surfaces, lines; twins side by side on one scale."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def plot_surface_contours(
     log: bool = False,
     path: np.ndarray | None = None,
 ) -> Axes:
-    """Contour lines with their levels written on them; cells without a finite value are hatched.
+    """Contour lines with inline labels; cells without a finite value are hatched.
 
     Args:
         surface: over a plane; see :func:`resnet_paths.landscape.loss_surface`.
         metric: one of its metrics.
         ax: draw here.
-        levels: how many, or which.
-        norm: colours; those of the finite values by default.
+        levels: their number, or their values.
+        norm: colour scale; by default, the range of the finite values.
         log: levels and colours on a logarithmic scale.
-        path: (steps, 2) coordinates of a path to draw over it, such as a projected trajectory.
+        path: (steps, 2) coordinates of a path to draw on top, such as a projected trajectory.
     """
     ax = axes(ax, (6, 5))
     values, norm = _prepared(surface, metric, norm, log)
@@ -79,10 +79,10 @@ def plot_surface_heat(
         surface: over a plane.
         metric: one of its metrics.
         ax: draw here.
-        norm: colours; those of the finite values by default.
+        norm: colour scale; by default, the range of the finite values.
         log: colours on a logarithmic scale.
         path: as in :func:`plot_surface_contours`.
-        bar: draw the scale of colours.
+        bar: draw a colour bar.
     """
     ax = axes(ax, (6, 5))
     values, norm = _prepared(surface, metric, norm, log)
@@ -106,23 +106,23 @@ def plot_surface_3d(
     norm: Normalize | None = None,
     log: bool = False,
 ) -> Axes:
-    """The surface in three dimensions; where values are not finite there are holes.
+    """The surface in three dimensions, with holes where values are not finite.
 
     Args:
         surface: over a plane.
         metric: one of its metrics.
         ax: draw here; its projection must be ``3d``.
-        norm: colours and height; those of the finite values by default.
+        norm: scale of colours and height; by default, the range of the finite values.
         log: height and colours on a logarithmic scale.
 
     Raises:
-        ValueError: flat axes.
+        ValueError: two-dimensional axes.
     """
     if ax is None:
         ax = Figure(figsize=(6, 5), layout="constrained").add_subplot(projection="3d")
     if getattr(ax, "name", "") != "3d":
         raise ValueError(
-            "expected axes with projection='3d', got flat ones; make them with add_subplot(projection='3d')"
+            "expected axes with projection='3d', got two-dimensional ones; make them with add_subplot(projection='3d')"
         )
     values, norm = _prepared(surface, metric, norm, log)
     across, down = np.meshgrid(surface.x, _rows(surface))
@@ -152,8 +152,8 @@ def plot_surface_line(
     Args:
         surface: over a line.
         metric: one of its metrics.
-        ax: draw here, also over other lines.
-        label: for the legend.
+        ax: draw here, for instance over other lines.
+        label: legend label.
         color: of the line.
 
     Raises:
@@ -186,17 +186,17 @@ def plot_surface_twins(
     log: bool = False,
     levels: int = 12,
 ) -> list[Axes]:
-    """Several surfaces side by side on one scale of colours, levels and heights.
+    """Several surfaces side by side, with the same colours, levels and heights.
 
     Args:
         surfaces: by name, such as with and without skip connections.
         metric: a metric of all of them.
         kind: contour, heat or 3d.
         log: on a logarithmic scale.
-        levels: how many contours.
+        levels: number of contours.
 
     Returns:
-        The axes, one a surface, in one figure (``axes[0].figure``).
+        The axes, one per surface, in one figure (``axes[0].figure``).
 
     Raises:
         ValueError: no surfaces, or an unknown kind.
@@ -221,9 +221,9 @@ def plot_surface_twins(
 
 @checked
 def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str = "loss", *, log: bool = False) -> Any:
-    """Surfaces to turn and to read off in a browser: a plotly figure, one scene a surface, on one scale.
+    """Interactive 3-D surfaces: a plotly figure with one scene per surface, on one scale.
 
-    ``figure.write_html("surface.html")`` makes a page that needs nothing else. Values that are not finite are holes.
+    ``figure.write_html("surface.html")`` writes a self-contained page. Non-finite values are holes.
 
     Args:
         surfaces: one, or several by name.
@@ -299,7 +299,7 @@ def _norm(values: np.ndarray, log: bool) -> Normalize:
 
 
 def _limits(norm: Normalize, log: bool) -> tuple[float, float]:
-    """The ends of the axis of heights."""
+    """The limits of the height axis."""
     low, high = float(norm.vmin or 0), float(norm.vmax or 0)
     return (float(np.log10(low)), float(np.log10(high))) if log else (low, high)
 
@@ -319,7 +319,7 @@ def _short(level: float) -> str:
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
-    """The borders between cells: half way between their coordinates."""
+    """The edges between cells: half way between their coordinates."""
     if len(centres) == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
     middle = (centres[1:] + centres[:-1]) / 2
@@ -327,7 +327,7 @@ def _edges(centres: np.ndarray) -> np.ndarray:
 
 
 def _hatch(ax: Axes, surface: Surface, values: np.ndarray) -> None:
-    """Hatch NaN, infinite and missing cells, each kind in its way, with a legend."""
+    """Hatch NaN, infinite and missing cells, each kind differently, with a legend."""
     across, down = _edges(surface.x), _edges(_rows(surface))
     kinds = (
         np.isnan(values) & surface.finished,

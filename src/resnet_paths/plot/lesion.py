@@ -1,4 +1,4 @@
-"""Pictures of lesion studies."""
+"""Plots of lesion studies."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LABELS = {
 
 
 def metric_label(metric: str) -> str:
-    """The metric with its block."""
+    """The axis label of a metric."""
     return _LABELS.get(metric, metric)
 
 
 @checked
 def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """The metric with each block deleted, with 95 % intervals; blocks that change the shape stand out.
+    """The metric with each block deleted, with 95 % intervals; blocks that change the shape are highlighted.
 
     Args:
         record: see :func:`resnet_paths.lesion.single_deletions`.

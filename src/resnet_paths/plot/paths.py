@@ -1,4 +1,4 @@
-"""Pictures of path lengths, of the gradient and the logits that paths carry."""
+"""Plots of path lengths, and of the gradient and logits by path."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ._style import BLUE, GREEN, GREY, ORANGE, axes, literals
 
 @checked
 def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: float = 0.95) -> Axes:
-    """The share of all paths of each length; the central range that holds `mass` of them stands out.
+    """The share of all paths of each length; the central range that holds `mass` of them is highlighted.
 
     Args:
         record: see :func:`resnet_paths.paths.path_lengths`.
         ax: draw here.
-        mass: share of the paths in the range marked.
+        mass: share of the paths in the highlighted range.
 
     Example:
         >>> from resnet_paths.paths import path_lengths
@@ -48,7 +48,7 @@ def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: 
 
 @checked
 def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
-    """The gradient norm of one path of each length, on a log scale, with its standard error and decay.
+    """The gradient norm of one path by length, on a log scale, with its standard error and decay.
 
     Args:
         record: see :func:`resnet_paths.paths.effective_paths`.
@@ -64,7 +64,7 @@ def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
         logs = np.log(record.norm[seen])
         offset = logs.mean() - np.log(record.decay) * record.lengths[seen].mean()
         fitted = np.exp(offset + np.log(record.decay) * record.lengths)
-        label = f"x {record.decay:.2g} a branch (R² {record.decay_fit:.2f})"
+        label = f"x {record.decay:.2g} per branch (R² {record.decay_fit:.2f})"
         ax.plot(record.lengths, fitted, color=ORANGE, linestyle="--", label=label)
     ax.set_yscale("log")
     _name(ax, "gradient norm at the input", record.kind)
@@ -74,7 +74,7 @@ def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
 
 @checked
 def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) -> Axes:
-    """The norm of the gradient of each length (all its paths summed) and the ordinary gradient's, log scale.
+    """The norm of the gradient by length (summed over its paths) and of the ordinary gradient, log scale.
 
     The line is the median over the examples, the band their range.
 
@@ -91,14 +91,14 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) ->
     total = float(np.median(record.total_norm.double().cpu().numpy()))
     ax.axhline(total, color=GREY, linestyle="--", label="ordinary gradient (median)")
     ax.set_yscale("log")
-    _name(ax, f"gradient norm at {record.at}", "All paths of each length together")
+    _name(ax, f"gradient norm at {record.at}", "Sum over all paths of each length")
     ax.legend(fontsize=8)
     return ax
 
 
 @checked
 def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Axes:
-    """The share of each length in the gradient, number of paths times norm of one, beside that of the paths.
+    """The share of each length in the gradient (number of paths times norm of one) and in the paths.
 
     Args:
         record: see :func:`resnet_paths.paths.effective_paths`.
@@ -122,10 +122,10 @@ def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = No
 
     Args:
         record: see :func:`resnet_paths.paths.effective_paths`.
-        axs: draw on these three.
+        axs: three axes to draw on.
 
     Raises:
-        ValueError: other than three axes.
+        ValueError: not three axes.
     """
     if axs is None:
         axs = list(Figure(figsize=(14, 4), layout="constrained").subplots(1, 3))
@@ -139,7 +139,7 @@ def plot_effective_paths(record: EffectivePaths, axs: Sequence[Axes] | None = No
 
 @checked
 def plot_block_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
-    """What each block adds directly to the target's logit, blocks by examples.
+    """Direct contributions of each block to the target's logit, blocks by examples.
 
     Args:
         record: see :func:`resnet_paths.paths.block_contributions`, made with targets.
@@ -166,7 +166,7 @@ def plot_block_contributions(record: BlockContributions, ax: Axes | None = None)
 
 @checked
 def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = None) -> Axes:
-    """The target's probability read from the stream after each block, every example and their mean.
+    """The target's probability read from the stream after each block, for every example and on average.
 
     Args:
         record: see :func:`resnet_paths.paths.logit_lens`.

@@ -1,4 +1,4 @@
-"""Pictures of what foretells damage."""
+"""Plots of predictors of damage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._style import BLUE, GREEN, GREY, ORANGE, axes, literal
 
 @checked
 def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> Axes:
-    """Each predictor's rank correlations with true damage, with the ranges where they may lie; best on top.
+    """Each predictor's rank correlations with the true damage, with their ranges of uncertainty; best on top.
 
     Args:
         record: see :func:`resnet_paths.lesion.rank_predictors`.
@@ -29,15 +29,15 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(places, record.predictors, fontsize=9)
     ax.set_xlim(-1.02, 1.02)
-    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), with the range where it may lie")
-    ax.set_title("Which predictor of damage can be trusted", fontsize=10)
+    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), with its range of uncertainty")
+    ax.set_title("Predictors of damage", fontsize=10)
     ax.legend(fontsize=8, loc="lower left")
     return ax
 
 
 @checked
 def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
-    """One predictor against true damage, one point per block; blocks that change the shape stand out.
+    """One predictor against the true damage, one point per block; blocks that change the shape are highlighted.
 
     Args:
         predictors: see :func:`resnet_paths.lesion.damage_predictors`.

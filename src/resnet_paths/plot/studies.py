@@ -1,4 +1,4 @@
-"""Pictures of reordered networks, and of deletions by stage."""
+"""Plots of reordered networks, and of deletions by stage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 
 @checked
 def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float | None = None) -> Axes:
-    """The metric against Kendall's tau with the original order: each order, and the mean in groups of equal swaps.
+    """The metric against Kendall's tau with the original order: each order, and the median per number of swaps.
 
     As figure 5b of Veit et al. (2016): the original order, tau of one, is on the left.
 
@@ -28,7 +28,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     table = record.by_swaps()
     ax.plot(record.tau, record.values, ".", color=GREY, alpha=0.6, markersize=4, label="one order")
     errors = bars(*(table[name].to_numpy() for name in ("median", "low", "high")))
-    label = "median of as many swaps, 95 % interval"
+    label = "median per number of swaps, 95 % interval"
     ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
     ax.plot(1, record.full, "D", color=ORANGE, label=f"original order ({record.full:.3g})")
     if chance is not None:
@@ -36,7 +36,7 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     ax.invert_xaxis()
     ax.set_xlabel("Kendall's tau with the original order")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Blocks in another order: {literal(record.source.name)}, {len(record.tau)} orders", fontsize=10)
+    ax.set_title(f"Reordered blocks: {literal(record.source.name)}, {len(record.tau)} orders", fontsize=10)
     ax.legend(fontsize=8)
     return ax
 
@@ -58,10 +58,10 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
         blocks = f"blocks {result.blocks[0]} to {result.blocks[-1]}"
         ax.plot(counts, middle, "o-", color=color, markersize=3, label=f"stage {stage + 1} ({blocks})")
     first = record.results[0]
-    ax.set_xlabel("number of deleted blocks of the stage")
+    ax.set_xlabel("number of deleted blocks in the stage")
     ax.set_ylabel(metric_label(first.metric))
     ax.set_title(
-        f"Blocks of one stage deleted: {literal(first.source.name)}, {first.values.shape[1]} draws", fontsize=10
+        f"Blocks deleted within one stage: {literal(first.source.name)}, {first.values.shape[1]} draws", fontsize=10
     )
     ax.legend(fontsize=8)
     return ax

@@ -1,4 +1,4 @@
-"""Pictures of the trade of accuracy for latency."""
+"""Plots of accuracy against latency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lesion import metric_label
 def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
 
-    Without labels: the share of images that get the full network's answer from the repaired one.
+    Without labels: the share of images with the same answer as from the full network.
     """
     ax = axes(ax, (7, 4))
     latency = 1e3 * np.array([point.latency for point in plan.points])
@@ -39,7 +39,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
         height = tuned.accuracy if labelled else 1 - tuned.disagreement
         ax.plot(1e3 * tuned.latency, height, "^", color=RED, markersize=8, label="fine-tuned")
     ax.axhline(
-        plan.points[0].accuracy if labelled else 1.0, color=GREY, linewidth=0.8, linestyle=":", label="whole model"
+        plan.points[0].accuracy if labelled else 1.0, color=GREY, linewidth=0.8, linestyle=":", label="full model"
     )
     for place in _apart(latency, accuracy):
         ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
@@ -56,7 +56,7 @@ def _search(plan: DropPlan) -> str:
 
 
 def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
-    """Points whose labels do not lie on each other: the first and the last, and what leaves room to those before."""
+    """Points whose labels do not overlap: the first, the last, and those with enough distance to the previous one."""
     across, down = (np.ptp(values) or 1.0 for values in (x, y))
     kept: list[int] = []
     for place in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
@@ -68,7 +68,7 @@ def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
 
 @checked
 def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
-    """What the search minimised against the number of dropped blocks, beside greedy and random sets of as many.
+    """The search's objective against the number of dropped blocks, with greedy and random sets of the same size.
 
     Raises:
         ValueError: the plan drew no random sets; search with random_sets.

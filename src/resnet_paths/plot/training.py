@@ -1,4 +1,4 @@
-"""Pictures of trainings."""
+"""Plots of training runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> A
     """Errors (left axis) and loss (right axis) after each epoch.
 
     Args:
-        rows: what :func:`resnet_paths.training.train` returned.
+        rows: as returned by :func:`resnet_paths.training.train`.
         ax: draw here.
 
     Raises:
@@ -27,13 +27,13 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> A
         'error (share of images)'
     """
     if not rows:
-        raise ValueError("expected the figures of at least one epoch, got none")
+        raise ValueError("expected the numbers of at least one epoch, got none")
     ax = axes(ax, (7, 4))
     trained = [row["epoch"] + 1 for row in rows]
     for name, color, label in (("train_error", BLUE, "training error"), ("test_error", ORANGE, "test error")):
         if all(name in row for row in rows):
             ax.plot(trained, [row[name] for row in rows], color=color, label=label)
-    ax.set_xlabel("epochs trained")
+    ax.set_xlabel("epochs")
     ax.set_ylabel("error (share of images)")
     ax.set_ylim(0, 1)
 

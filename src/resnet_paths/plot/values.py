@@ -1,4 +1,4 @@
-"""Pictures of what blocks are worth."""
+"""Plots of the values of blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._style import BLUE, GREY, ORANGE, axes, literal, literals
 
 @checked
 def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
-    """The value of each block with its standard error; blocks that raise the metric stand out.
+    """The value of each block with its standard error; blocks that raise the metric are highlighted.
 
     Args:
         record: see :func:`resnet_paths.lesion.block_values`.
@@ -39,7 +39,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
 
 @checked
 def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None) -> Axes:
-    """Pairwise interactions: above zero two blocks need each other, below they replace each other.
+    """Pairwise interactions: above zero two blocks need each other, below zero they can replace each other.
 
     Args:
         record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``, or
@@ -70,7 +70,7 @@ def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None =
 
 @checked
 def plot_mean_contributions(record: BlockContributions, ax: Axes | None = None) -> Axes:
-    """What stem, constants and each block add directly to the target's logit: mean over examples, 5 % to 95 %.
+    """Direct contributions of stem, constants and each block to the target's logit: mean over examples, 5 % to 95 %.
 
     Args:
         record: see :func:`resnet_paths.paths.block_contributions`, made with targets.

@@ -1,4 +1,4 @@
-"""One command, one report; and the papers' claims, measured."""
+"""One command, one report; and tests of the papers' claims."""
 
 from .section import Part, Picture, Section, Table
 from .stage import NotApplicableError, Stage

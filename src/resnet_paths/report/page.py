@@ -1,4 +1,4 @@
-"""The page: sections, pictures and tables as one HTML file."""
+"""The page: sections, figures and tables in one HTML file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN = 60
 
 
 def render(report: Report, subject: Subject) -> str:
-    """The page as text: no scripts, nothing loaded from anywhere.
+    """The page as text: self-contained, without scripts.
 
     Args:
-        report: what became of the stages.
+        report: the outcomes of the stages.
         subject: the model and the images.
     """
     environment = Environment(
@@ -53,14 +53,14 @@ def render(report: Report, subject: Subject) -> str:
 
 
 class _Plain(str):
-    """Text of our own that is not escaped: the style sheet."""
+    """Our own text, which is not escaped: the style sheet."""
 
     def __html__(self) -> str:
         return str(self)
 
 
 def prose(text: str) -> Markup:
-    r"""A sentence for the page: escaped, numbers keep their percent sign, options and powers of ten are set.
+    r"""A sentence for the page: escaped, unbreakable percentages, options as code, powers of ten as superscripts.
 
     Example:
         >>> str(prose("<5 % more with --budget full."))
@@ -78,7 +78,7 @@ def _power(found: re.Match[str]) -> str:
 
 
 def data_uri(kind: str, text: str) -> str:
-    """A text as an address that holds it.
+    """A text as a data URI.
 
     Example:
         >>> data_uri("text/plain", "hi")

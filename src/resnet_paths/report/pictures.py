@@ -1,4 +1,4 @@
-"""Pictures for the page: SVG at two widths, whose colours follow the reader's light or dark screen."""
+"""Figures for the page: SVG at two widths, with colours that follow the light or dark theme."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def picture(
 
     Args:
         draw: draws on the axes that it is given.
-        alt: what is to be seen, in words.
+        alt: the alternative text.
         wide: size for screens.
         narrow: size for phones.
 
     Raises:
-        ValueError: no words.
+        ValueError: no alternative text.
     """
     if not alt.strip():
-        raise ValueError("expected words for those who do not see the picture, got none")
+        raise ValueError("expected an alternative text for the figure, got none")
     return Picture(_svg(draw, wide), _svg(draw, narrow), alt)
 
 
@@ -77,7 +77,7 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
 
 
 def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
-    """Put the legend over the picture, where no point can lie under it: as many columns as `size` inches hold."""
+    """Put the legend above the axes, where it hides no point, in as many columns as `size` inches hold."""
     handles, labels = ax.get_legend_handles_labels()
     if ax.get_legend() is None or not labels:
         return
@@ -89,7 +89,7 @@ def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mar
 
 
 def _thin(ax: Axes, size: tuple[float, float], space: float = 0.14) -> None:
-    """Leave out tick labels that would lie on each other: one needs `space` inches."""
+    """Leave out overlapping tick labels: each needs `space` inches."""
     for axis, inches in ((ax.xaxis, size[0] - 1.0), (ax.yaxis, size[1] - 0.8)):
         labels = [label.get_text() for label in axis.get_ticklabels()]
         step = -(-len(labels) // max(1, int(inches / space)))
@@ -99,7 +99,7 @@ def _thin(ax: Axes, size: tuple[float, float], space: float = 0.14) -> None:
 
 
 def themed(svg: str) -> str:
-    """An SVG whose colours are named, with a light and a dark value each.
+    """An SVG with named colours, each with a light and a dark value.
 
     Example:
         >>> "var(--blue)" in themed('<svg><path style="stroke: #0072B2"/></svg>')

@@ -1,4 +1,4 @@
-"""Which stage runs, and how long the rest may take."""
+"""Which stage is running, and the remaining time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .stage import Stage
 
 
 class StageProgress:
-    """A line for each stage that starts: which one, of how many, the time so far and the time to go.
+    """One line per stage: its number, the elapsed time and the estimated time left.
 
-    The time to go is the weight of the stages that are left at the rate of those that ran.
+    The time left is the weight of the remaining stages at the rate of the finished ones.
 
     Example:
         >>> from resnet_paths.report.stages import STAGES

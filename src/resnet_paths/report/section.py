@@ -1,4 +1,4 @@
-"""What a stage hands to the page: pictures with their readings, tables, warnings; plain, so that it can be kept."""
+"""What a stage passes to the page: figures with readings, tables, warnings; plain data that can be stored."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture at two widths.
+    """A figure at two widths.
 
     Attributes:
         wide: SVG for screens.
         narrow: SVG for phones.
-        alt: what it shows, in words, for those who do not see it.
+        alt: the alternative text.
     """
 
     wide: str
@@ -30,7 +30,7 @@ class Table:
     """Numbers to read and to download.
 
     Attributes:
-        name: of the file, without ending.
+        name: of the file, without suffix.
         title: above the table.
         csv: the numbers in full.
     """
@@ -51,20 +51,20 @@ class Table:
         return cls(name, title, frame.to_csv(index=False))
 
     def frame(self) -> pd.DataFrame:
-        """The numbers, bit by bit those that were given."""
+        """The numbers, bit-identical to those given."""
         return pd.read_csv(io.StringIO(self.csv), float_precision="round_trip")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A picture (or none), what it says, and its numbers.
+    """A figure (or none), its reading, and its numbers.
 
     Attributes:
         title: a few words.
         reading: plain sentences computed from the numbers.
         picture: or None.
         tables: the numbers.
-        code: lines of Python that do what the reading recommends, or "".
+        code: Python lines that carry out the recommendation, or "".
     """
 
     title: str
@@ -76,11 +76,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """What a stage found.
+    """The results of a stage.
 
     Attributes:
         parts: in the order of the page.
-        findings: the one or two sentences for the top of the page.
+        findings: one or two sentences for the top of the page.
         warnings: reasons to doubt these numbers.
     """
 
@@ -90,11 +90,11 @@ class Section:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """Those of all parts."""
+        """The tables of all parts."""
         return tuple(table for part in self.parts for table in part.tables)
 
     def to_json(self) -> str:
-        """One text, for the journal."""
+        """Serialise it, for the journal."""
         return json.dumps(asdict(self))
 
     @classmethod

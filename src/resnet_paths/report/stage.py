@@ -14,11 +14,11 @@ BUDGETS: tuple[Budget, ...] = get_args(Budget)
 Options = Mapping[str, Any]
 
 
-NO_GRADIENT = "the gradient of the loss at the input is zero for all the images: there is nothing to distribute"
+NO_GRADIENT = "the gradient of the loss at the input is zero for all images: there is nothing to split"
 
 
 class NotApplicableError(Exception):
-    """A stage has nothing to say about this model or these images; the message says why."""
+    """A stage does not apply to this model or these images; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Stage:
     """A stage of the report.
 
     Attributes:
-        name: by which it is skipped.
+        name: for `skip`.
         title: of its section.
-        question: what the section answers, in one sentence.
+        question: the question that the section answers, in one sentence.
         run: from the subject and the options of a budget to the section.
         quick: its options under the quick budget: numbers of images, draws and so on.
         full: what the full budget changes in them.
-        weight: how long it takes, roughly, beside the others (for the remaining time).
+        weight: its approximate running time relative to the other stages (for the remaining time).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Stage:
     weight: float = 1.0
 
     def options(self, budget: Budget, changed: Options | None = None) -> dict[str, Any]:
-        """The options under a budget, some of them changed.
+        """The options under a budget, with some of them changed.
 
         Raises:
             ValueError: an option that the stage does not have.

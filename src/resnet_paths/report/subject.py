@@ -1,4 +1,4 @@
-"""What a report is about: a model and images, with what stages share."""
+"""The subject of a report: a model and images, and what the stages share."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Subject:
 
     Attributes:
         model: in eval mode; left as it is.
-        data: the images that numbers are reported on.
+        data: the images on which numbers are reported.
         training: images to choose blocks and measure batch-norm statistics on, or None.
-        twin: a second model to compare surfaces with (the same layers without shortcuts, say), or None.
-        model_code: a Python expression that makes the model, for the code lines of the report.
-        twin_code: likewise of the twin.
-        data_code: likewise of the images.
-        training_code: likewise of the training images.
+        twin: a second model to compare surfaces with (such as the same layers without shortcuts), or None.
+        model_code: a Python expression that makes the model, for the code shown in the report.
+        twin_code: the expression for the twin.
+        data_code: the expression for the images.
+        training_code: the expression for the training images.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
-        seed: of all that is drawn.
+        seed: of all random draws.
         batch_size: images per batch.
         started: called with the name of each stage when it starts; takes no part in the fingerprint.
     """
@@ -53,7 +53,7 @@ class Subject:
     started: Callable[[str], None] = field(default=lambda name: None, repr=False)
 
     def __sweep_fingerprint__(self) -> Any:
-        """What decides the numbers."""
+        """Everything that determines the numbers."""
         shown = (
             self.model_code,
             self.twin_code,
@@ -68,17 +68,17 @@ class Subject:
         return [self.model, self.twin, images, names, shown, torch.get_num_threads()]
 
     def check(self) -> None:
-        """Refuse what no stage could report on.
+        """Refuse a model that no stage could report on.
 
         Raises:
             ValueError: the model does not take the images, gives NaN or infinity for them, or has no blocks.
         """
         x, _ = self.batch(2)
-        output = main_output(output_on(self.model, x, self.data.name, "give images that fit it"))
+        output = main_output(output_on(self.model, x, self.data.name, "pass images that fit it"))
         if not bool(output.isfinite().all()):
             raise ValueError(
-                f"expected a model with finite outputs, got NaN or infinity for images of {self.data.name}; look at "
-                "its weights and at the normalisation of the images"
+                f"expected a model with finite outputs, got NaN or infinity for images of {self.data.name}; check "
+                "its weights and the normalisation of the images"
             )
         len(self.net)  # without blocks it is refused here, with the reasons
 
@@ -90,17 +90,17 @@ class Subject:
 
     @cached_property
     def fast(self) -> UnrolledNetwork:
-        """The same with folded norms."""
+        """The network with folded norms."""
         return for_inference(self.net)
 
     @property
     def chance(self) -> float:
-        """The error of guessing the most frequent class of the images."""
+        """The error of always guessing the most frequent class of the images."""
         counts = torch.bincount(self.data.labels.cpu())
         return 1 - float(counts.max()) / len(self.data)
 
     def code(self, text: str) -> str:
-        """Lines of Python, after the import of those of this package's public names that they call.
+        """Python lines, preceded by the import of the public names that they call.
 
         Example:
             >>> from resnet_paths.data import digits
@@ -114,11 +114,11 @@ class Subject:
         return (imports if text.startswith("from ") else f"{imports}\n") + text if names else text
 
     def images(self, count: int | None) -> ImageData:
-        """So many images, drawn at random by the seed (all where there are no more)."""
+        """`count` images, drawn at random with the seed (all, if there are no more)."""
         return self.data if count is None else self.data.sample(count, self.seed)
 
     def training_images(self, count: int | None) -> ImageData | None:
-        """So many training images, or None where there are none."""
+        """`count` training images, or None if there are none."""
         return self.training if self.training is None or count is None else self.training.sample(count, self.seed)
 
     def training_images_code(self, count: int | None) -> str:
@@ -127,7 +127,7 @@ class Subject:
         return self.training_code if every else f"{self.training_code}.sample({count}, seed={self.seed})"
 
     def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """So many images with their labels, where the model is."""
+        """`count` images with their labels, on the model's device."""
         some = self.images(count)
         x = placed(some.x, self.model)
         return x, some.labels.to(x.device)

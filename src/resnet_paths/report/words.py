@@ -1,4 +1,4 @@
-"""Numbers in words: the readings of all stages speak alike."""
+"""Consistent number formatting for the report's prose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percent(share: float) -> str:
-    """A share with as many places as it needs.
+    """A share as a percentage, with as many decimals as it needs.
 
     Example:
         >>> percent(0.0112), percent(0.5), percent(0.00031), percent(1e-9), percent(float("nan"))
@@ -42,7 +42,7 @@ def points(difference: float) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with a given number of digits, without an exponent where it can be read without one.
+    """A number with the given number of digits, without an exponent if it is readable without one.
 
     Example:
         >>> number(0.151234), number(12345.6), number(1.2e-9), number(float("inf")), number(2.0)
@@ -69,7 +69,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """Names in a sentence; of many the first.
+    """Names in a sentence; only the first few if there are many.
 
     Example:
         >>> listed(["a"]), listed(["a", "b", "c"]), listed(list("abcdefgh"), most=3)
@@ -82,7 +82,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def seconds(value: float) -> str:
-    """A short time.
+    """A short duration.
 
     Example:
         >>> seconds(0.00123), seconds(1.25)

@@ -30,16 +30,16 @@ from .subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of a stage.
+    """The outcome of a stage.
 
     Attributes:
         stage: the stage.
         status: ``done``, ``skipped``, ``not applicable`` or ``failed``.
-        section: what it found, where it is done.
-        reason: why not, where it is not.
-        details: the traceback, where it failed.
-        seconds: how long it took where it was computed.
-        options: under which it ran.
+        section: its results, if it is done.
+        reason: why not, if it is not done.
+        details: the traceback, if it failed.
+        seconds: its running time.
+        options: the options used.
     """
 
     stage: Stage
@@ -53,11 +53,11 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Report(Shown):
-    """A report that was written.
+    """A written report.
 
     Attributes:
         path: the HTML file.
-        journal: the file that keeps finished stages.
+        journal: the file that stores finished stages.
         outcomes: of all stages, in the order of the page.
         provenance: model, data, versions, seed and command.
     """
@@ -84,14 +84,14 @@ class Report(Shown):
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table of the page, by name."""
+        """All tables of the page, by name."""
         return {table.name: table.frame() for _, section in self._sections() for table in section.tables}
 
     def _sections(self) -> list[tuple[Stage, Section]]:
         return [(outcome.stage, outcome.section) for outcome in self.outcomes if outcome.section is not None]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a stage: what became of it."""
+        """One row per stage: its outcome."""
         return pd.DataFrame(
             [
                 {"stage": o.stage.name, "status": o.status, "reason": o.reason, "seconds": o.seconds}
@@ -122,36 +122,36 @@ def write_report(
     progress: bool | Callable[[str], None] = True,
     stages: Sequence[Stage] = STAGES,
 ) -> Report:
-    """Run every analysis on a model and write one HTML file that needs nothing else.
+    """Run every analysis on a model and write one self-contained HTML file.
 
-    Each finished stage is kept in a journal under a fingerprint of all that decides it: the model, the images, the
-    options, the seed and the code. Called again, only what is missing or has failed is computed; a kill loses at
-    most the stage that was running, and what took less than a fifth of a second before it. A stage that fails does not
+    Each finished stage is stored in a journal under a fingerprint of everything that determines it: the model, the
+    images, the options, the seed and the code. A second call computes only what is missing or has failed. A kill
+    loses at most the running stage and what finished less than a fifth of a second before it. A failed stage does not
     stop the others: the page shows its error.
 
     Args:
-        model: a residual model in eval mode; it is left as it is.
-        data: the images that numbers are reported on.
+        model: a residual model in eval mode; it is not changed.
+        data: the images on which numbers are reported.
         out: the file to write.
-        training: images on which blocks are chosen and batch-norm statistics are measured; None: one half of `data`.
-        twin: a second model for the same images, to compare with (the same layers without shortcuts, say).
+        training: images for choosing blocks and estimating batch-norm statistics; None: one half of `data`.
+        twin: a second model for the same images, to compare with (such as the same layers without shortcuts).
         budget: ``quick`` (minutes on a CPU) or ``full``.
-        skip: names of stages to leave out.
+        skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
             confidence on images kept apart.
-        seed: of all that is drawn.
+        seed: of all random draws.
         batch_size: images per batch.
-        model_code: a Python expression that makes the model, for the code lines of the page.
-        twin_code: likewise of the twin.
-        data_code: likewise of the images.
-        training_code: likewise of the training images.
-        options: changed options of stages, by stage.
-        journal: the file that keeps finished stages (default: beside `out`, with the ending ``.journal``).
+        model_code: a Python expression that makes the model, for the code shown on the page.
+        twin_code: the expression for the twin.
+        data_code: the expression for the images.
+        training_code: the expression for the training images.
+        options: options to change, by stage.
+        journal: the file that stores finished stages (default: beside `out`, with the suffix ``.journal``).
         progress: print a line to stderr for each stage that starts, or a function to be called with its name.
-        stages: what to run.
+        stages: the stages to run.
 
     Returns:
-        What became of each stage, with all tables.
+        The outcome of each stage, with all tables.
 
     Raises:
         ValueError: an unknown budget, stage or option; a model in training mode, without blocks, that does not take
@@ -181,7 +181,7 @@ def write_report(
     target = Path(out)
     if target.is_dir():
         raise ValueError(
-            f"expected a file to write, got the folder {out}; give a name such as {target / 'report.html'}"
+            f"expected a file to write, got the folder {out}; pass a name such as {target / 'report.html'}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
@@ -204,7 +204,7 @@ def write_report(
 
 
 class _Runner:
-    """Runs the stage that a point names."""
+    """Run the stage named by a point."""
 
     def __init__(self, stages: Mapping[str, Stage]) -> None:
         self.stages = dict(stages)
@@ -221,7 +221,7 @@ class _Runner:
 def _wanted(
     stages: Sequence[Stage], skip: Sequence[str], budget: str, options: Mapping[str, Options]
 ) -> dict[str, dict[str, Any]]:
-    """The options of each stage that is to run."""
+    """The options of each stage to run."""
     names = [stage.name for stage in stages]
     if budget not in BUDGETS:
         raise ValueError(f"expected budget {' or '.join(map(repr, BUDGETS))}, got {budget!r}")
@@ -239,7 +239,7 @@ def _outcomes(
     for stage in stages:
         row = rows.get(stage.name)
         if row is None:
-            found.append(Outcome(stage, "skipped", reason="left out on request"))
+            found.append(Outcome(stage, "skipped", reason="skipped on request"))
             continue
         common: dict[str, Any] = {"seconds": float(result.seconds[row]), "options": wanted[stage.name]}
         if row in result.errors:
@@ -254,7 +254,7 @@ def _outcomes(
 
 
 def _value(result: SweepResult, name: str, row: int) -> str | None:
-    """A text of one point; None (or NaN) where the point has no such value."""
+    """A text of one point; None (or NaN) if the point has no such value."""
     value = result.values[name][row] if name in result.values else None
     return value if isinstance(value, str) and value else None
 

@@ -1,4 +1,4 @@
-"""The papers' claims, one module a paper, each claim measured when asked for."""
+"""The papers' claims: one module per paper, each claim measured on request."""
 
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence, Trained

@@ -1,4 +1,4 @@
-"""A claim of a paper, and how it is measured here."""
+"""A claim of a paper, and how it is measured."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .rules import word
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found.
+    """A measurement.
 
     Attributes:
         text: in words, with the numbers.
-        holds: whether the claim holds here, or the check agrees; None where this size cannot tell.
+        holds: whether the claim holds here, or the check agrees; None if inconclusive.
         numbers: the numbers by name.
     """
 
@@ -29,15 +29,15 @@ class Measured:
 class Claim:
     """One statement of a paper.
 
-    A **claim** is of how networks behave: measured here, and it can turn out either way. A **check** follows from
-    definitions: that it agrees says that this library computes what the paper writes, and nothing of networks.
+    A **claim** is about how networks behave; the measurement can turn out either way. A **check** follows from
+    definitions: if it agrees, this library computes what the paper defines. It says nothing about networks.
 
     Attributes:
-        name: by which it is asked for.
+        name: its identifier.
         where: section, figure or table of the paper.
         statement: what the paper says, in our words.
-        expected: what must be seen here for it to hold.
-        measure: from the evidence to what is found.
+        expected: what must be observed for it to hold.
+        measure: from the evidence to a measurement.
         kind: ``claim`` or ``check``.
     """
 
@@ -49,7 +49,7 @@ class Claim:
     kind: Literal["claim", "check"] = "claim"
 
     def verdict(self, measured: Measured) -> str:
-        """``holds`` or ``does not hold``, of a check ``agrees`` or ``disagrees``; or ``inconclusive``."""
+        """``holds`` or ``does not hold``; for a check ``agrees`` or ``disagrees``; or ``inconclusive``."""
         if self.kind == "claim" or measured.holds is None:
             return word(measured.holds)
         return "agrees" if measured.holds else "disagrees"
@@ -57,10 +57,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper and those of its statements that are measured.
+    """A paper and its measured statements.
 
     Attributes:
-        name: by which it is asked for.
+        name: its identifier.
         citation: authors, title, year.
         claims: in the order of the paper.
     """

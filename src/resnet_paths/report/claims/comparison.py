@@ -1,4 +1,4 @@
-"""Two kinds of networks compared over several trainings."""
+"""Compare two kinds of networks over several training runs."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ def compared_errors(
     higher: tuple[str, np.ndarray],
     what: str,
 ) -> Measured:
-    """Whether the errors of the second kind are higher than those of the first, one of each a seed.
+    """Whether the errors of the second kind are higher than those of the first, paired by seed.
 
     Args:
-        evidence: for chance and the number of trainings.
-        lower: name and errors of the kind that the claim says is better.
-        higher: likewise of the worse.
-        what: is compared. Both kinds must have learnt: one that has not says how long training takes, no more.
+        evidence: for chance and the number of training runs.
+        lower: name and errors of the kind that is better according to the claim.
+        higher: name and errors of the other kind.
+        what: the compared quantity. Both kinds must have learnt: otherwise the comparison only measures how long
+            training takes.
     """
     text = f"{what}: " + listed([f"{name} {percent(float(errors.mean()))}" for name, errors in (lower, higher)])
-    text += f", means of {counted(len(lower[1]), 'training')} each"
+    text += f", means of {counted(len(lower[1]), 'training run')} each"
     numbers = {name: float(errors.mean()) for name, errors in (lower, higher)}
     unlearnt = not_learnt(evidence, dict((lower, higher)))
     if unlearnt:
         return Measured(f"{text}; {unlearnt}", None, numbers)
     if len(lower[1]) < LEAST_SEEDS:
-        return Measured(f"{text}; too few to tell from chance", None, numbers)
+        return Measured(f"{text}; too few to be significant", None, numbers)
     return Measured(text, above(higher[1] - lower[1]), numbers)
 
 
 def not_learnt(evidence: Evidence, errors: Mapping[str, np.ndarray], share: float = LEARNT) -> str:
-    """Which kinds of networks have not learnt in so short a training, in words; "" where all have.
+    """Which kinds of networks have not learnt in this short training, in words; "" if all have.
 
-    The error is to be at most `share` of chance.
+    The error must be at most `share` of chance.
     """
     limit = share * evidence.subject.chance
     names = [name for name, several in errors.items() if several.mean() > limit]
-    return f"{listed(names)}: not learnt enough in so short a training" if names else ""
+    return f"{listed(names)}: insufficiently trained after so few epochs" if names else ""

@@ -1,4 +1,4 @@
-"""What claims are measured on: a network, images and small twins trained on the spot, each made once when asked for."""
+"""What claims are measured on: a network, images, and small twins; each is made once, on request."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Trained:
 
 @dataclass(eq=False)
 class Evidence:
-    """The network and the images of a reproduction, and what was measured on them so far.
+    """The network and the images of a reproduction, and the measurements so far.
 
     Attributes:
         subject: the network (by default the embedded one) and its images.
         training: the images on which small twins are trained.
         widths: channels of these twins.
-        seeds: trainings of each.
+        seeds: training runs of each.
     """
 
     subject: Subject
@@ -63,7 +63,7 @@ class Evidence:
 
     @property
     def seed(self) -> int:
-        """Of all that is drawn."""
+        """The seed of all random draws."""
         return self.subject.seed
 
     @cached_property
@@ -89,16 +89,16 @@ class Evidence:
         return effective_paths(sample_path_gradients(self.subject.fast, x, labels, draws=32, seed=self.seed))
 
     def several_trained(self, depth: int, *, epochs: int, **options: Any) -> list[Trained]:
-        """The same kind of network from each of the seeds."""
+        """The same kind of network for each seed."""
         return [self.trained(depth, epochs=epochs, run=run, **options) for run in range(self.seeds)]
 
     def trained(self, depth: int, *, epochs: int, run: int = 0, **options: Any) -> Trained:
-        """A network of the family, trained for a few epochs; twins share initial values, order and augmentation.
+        """A CIFAR ResNet, trained for a few epochs; twins share initialisation, order and augmentation.
 
         Args:
             depth: see :func:`resnet_paths.models.cifar_resnet`.
-            epochs: how long; the learning rate falls to zero in that time.
-            run: which training: added to the evidence's seed.
+            epochs: number of epochs; the learning rate falls to zero over them.
+            run: number of the training run, added to the evidence's seed.
             options: of the network (``residual=False``, ``preactivation=True``).
         """
         key = (depth, epochs, run, *sorted(options.items()))

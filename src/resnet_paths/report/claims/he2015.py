@@ -54,11 +54,11 @@ def _errors(evidence: Evidence, depth: int, **options: Any) -> np.ndarray:
 
 
 def _responses(evidence: Evidence) -> Measured:
-    """Each network by the mean over its layers, so that a training counts once."""
+    """One mean over layers per network, so that each training run counts once."""
     runs = [evidence.several_trained(_SHALLOW, epochs=12, **kind) for kind in ({"residual": False}, {})]
     plain, residual = (np.array([_spread(evidence, run.model).mean() for run in several]) for several in runs)
     text = (
-        f"mean standard deviation of the norms' outputs, {counted(evidence.seeds, 'training')} each: "
+        f"mean standard deviation of the norms' outputs, {counted(evidence.seeds, 'training run')} each: "
         f"{number(float(plain.mean()))} plain, {number(float(residual.mean()))} residual"
     )
     numbers = {"plain": plain.mean(), "residual": residual.mean()}
@@ -69,7 +69,7 @@ def _responses(evidence: Evidence) -> Measured:
 
 
 def _spread(evidence: Evidence, model: nn.Module) -> np.ndarray:
-    """The standard deviation of what each batch norm gives, before any activation and addition."""
+    """The standard deviation of each batch norm's output, before any activation and addition."""
     found: list[float] = []
     with private_use(model) as own, preserved(own), torch.no_grad():
         for module in own.modules():
@@ -95,21 +95,21 @@ PAPER = Paper(
             "degradation",
             "section 4.2, figure 6 left",
             "Deeper plain networks have a higher training error",
-            f"training error higher with {_DEEP} layers than with {_SHALLOW}, shown over trainings",
+            f"training error higher with {_DEEP} layers than with {_SHALLOW}, significant over training runs",
             _degradation,
         ),
         Claim(
             "residual",
             "section 4.2, figure 6 middle",
             "Shortcuts let deep networks train",
-            f"training error of {_DEEP} layers lower with shortcuts, shown over trainings",
+            f"training error of {_DEEP} layers lower with shortcuts, significant over training runs",
             _residual,
         ),
         Claim(
             "responses",
             "section 4.2, figure 7",
-            "Layers of residual networks respond less than those of plain ones",
-            "smaller mean standard deviation of the norms' outputs, shown over trainings",
+            "Layers of residual networks have weaker responses than those of plain ones",
+            "smaller mean standard deviation of the norms' outputs, significant over training runs",
             _responses,
         ),
     ),

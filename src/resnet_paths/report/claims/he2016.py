@@ -24,7 +24,7 @@ def _additive(evidence: Evidence) -> Measured:
         x = evidence.subject.images(8).x.double()
         gaps[preactivation] = _gap(unroll(model, x), x)
     text = (
-        f"what enters the last block differs from an earlier entry plus the branches between by {gaps[True]:.1e} "
+        f"the input of the last block differs from an earlier input plus the branches in between by {gaps[True]:.1e} "
         f"relative with pre-activation, {number(gaps[False])} with the original block"
     )
     return Measured(text, gaps[True] < 1e-12 < gaps[False], {"preactivation": gaps[True], "original": gaps[False]})
@@ -43,7 +43,7 @@ def _gap(net: UnrolledNetwork, x: torch.Tensor) -> float:
 
 
 def _trains(evidence: Evidence) -> Measured:
-    """The error over the whole short training, for the paper's curves differ early."""
+    """The mean error over the short training run, because the paper's curves differ early."""
     changed, original = (
         np.array(
             [
@@ -66,16 +66,16 @@ PAPER = Paper(
             "section 2, equation 4",
             "With identity shortcuts and nothing after the addition, any block's input is an earlier one plus a sum of "
             "branches",
-            "equal to rounding with pre-activation, not so with an activation after the addition",
+            "equal up to rounding with pre-activation, but not with an activation after the addition",
             _additive,
             kind="check",
         ),
         Claim(
             "preactivation",
             "section 4.2, figure 1",
-            "Pre-activation eases the optimisation of very deep networks (1001 layers; with 164 the original suffers a "
-            "little at the beginning only)",
-            f"lower training error early in training, shown over trainings, here of {_DEPTH} layers",
+            "Pre-activation eases the optimisation of very deep networks (1001 layers; with 164, the original "
+            "suffers slightly, and only at the beginning)",
+            f"lower training error early in training, significant over training runs, here with {_DEPTH} layers",
             _trains,
         ),
     ),

@@ -20,11 +20,11 @@ _KINDS: dict[str, dict[str, bool]] = {"plain": {"residual": False}, "residual": 
 
 
 def _invariance(evidence: Evidence) -> Measured:
-    """The same function with weights ten times as large: filter-normalised curves must not tell the two apart."""
+    """The same function with weights ten times as large: filter-normalised curves must be the same."""
     model = evidence.subject.model
     larger = _rescaled(evidence, 10.0)
     if larger is None:
-        return Measured("this network has no convolution with a batch norm right after it", None)
+        return Measured("this network has no convolution directly followed by a batch norm", None)
     gaps = {}
     for normalise in ("filter", "none"):
         curves = [_curve(evidence, one, normalise) for one in (model, larger)]
@@ -38,7 +38,7 @@ def _invariance(evidence: Evidence) -> Measured:
 
 
 def _rescaled(evidence: Evidence, factor: float) -> nn.Module | None:
-    """A copy with larger convolutions whose norms take the factor out again."""
+    """A copy with larger convolutions whose norms remove the factor again."""
     pairs = foldable(evidence.net.segments.program)
     if not pairs:
         return None
@@ -64,7 +64,7 @@ def _curve(evidence: Evidence, model: nn.Module, normalise: str) -> np.ndarray:
 
 
 def _smoother(evidence: Evidence) -> Measured:
-    """Share of negative curvature, mean over two planes a training; planes of one network are not independent."""
+    """Share of negative curvature, averaged over two planes per run: planes of one network are not independent."""
     runs = {name: evidence.several_trained(_DEEP, epochs=10, **kind) for name, kind in _KINDS.items()}
     errors = {name: np.array([run.train_error for run in several]) for name, several in runs.items()}
     listed_errors = listed([f"{percent(float(values.mean()))} {name}" for name, values in errors.items()])
@@ -76,7 +76,7 @@ def _smoother(evidence: Evidence) -> Measured:
     }
     means = {name: float(values.mean()) for name, values in negative.items()}
     text = (
-        f"mean share of negative curvature over {counted(evidence.seeds, 'training')} of {_DEEP} layers: "
+        f"mean share of negative curvature over {counted(evidence.seeds, 'training run')} with {_DEEP} layers: "
         f"{number(means['plain'])} plain, {number(means['residual'])} residual (training errors {listed_errors})"
     )
     return Measured(text, above(negative["plain"] - negative["residual"]), means)
@@ -101,9 +101,9 @@ def _low_dimension(evidence: Evidence) -> Measured:
     moves = steps - steps.mean(0)
     random = float(((moves @ plane) ** 2).sum() / (moves**2).sum())
     text = (
-        f"two principal directions hold {percent(share)} of the path of {moves.shape[1]:,} weights over {_EPOCHS} "
-        f"epochs, two random directions {percent(random)}; of a random walk with steps of the same lengths two "
-        f"principal directions hold {percent(walk)}"
+        f"two principal directions explain {percent(share)} of the trajectory of {moves.shape[1]:,} weights over "
+        f"{_EPOCHS} epochs, two random directions {percent(random)}; for a random walk with steps of the same "
+        f"lengths, two principal directions explain {percent(walk)}"
     )
     return Measured(text, holds, {"principal": share, "random": random, "walk": walk})
 
@@ -115,8 +115,8 @@ PAPER = Paper(
         Claim(
             "filter-normalisation",
             "section 4",
-            "Filter-normalised directions do not see the scale of the weights",
-            "the same curve within 5 % for a rescaled equal network; another one without normalisation",
+            "Filter-normalised directions are invariant to the scale of the weights",
+            "the same curve within 5 % for an equivalent rescaled network; a different curve without normalisation",
             _invariance,
             kind="check",
         ),
@@ -124,14 +124,14 @@ PAPER = Paper(
             "smoother",
             "section 5.2, figures 1 and 5",
             "Shortcuts make the surface of a deep network smoother",
-            "less negative curvature than the plain twin's, shown over trainings, once both have learnt",
+            "less negative curvature than the plain twin, significant over training runs, once both have learnt",
             _smoother,
         ),
         Claim(
             "low-dimension",
             "section 7.2, figure 9",
-            "The path of training lies in very few dimensions, which random directions miss",
-            "two principal directions hold 40 % or more, and more than of 95 % of random walks",
+            "The training trajectory lies in very few dimensions, which random directions miss",
+            "two principal directions explain 40 % or more, and more than for 95 % of random walks",
             _low_dimension,
         ),
     ),

@@ -1,4 +1,4 @@
-"""Papers' claims, measured: expected, measured, verdict."""
+"""Test papers' claims: expected, measured, verdict."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PAPERS: dict[str, Paper] = {paper.PAPER.name: paper.PAPER for paper in (veit2016
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, and what became of it here.
+    """A claim and its outcome.
 
     Attributes:
         claim: the claim.
-        measured: what was found; None where the measurement failed.
+        measured: the measurement; None if it failed.
         error: why it failed, or "".
-        seconds: how long it took.
+        seconds: its running time.
     """
 
     claim: Claim
@@ -41,7 +41,7 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """``holds``, ``does not hold``, ``agrees``, ``disagrees``, ``inconclusive``, or ``failed`` to measure."""
+        """``holds``, ``does not hold``, ``agrees``, ``disagrees``, ``inconclusive``, or ``failed``."""
         return "failed" if self.measured is None else self.claim.verdict(self.measured)
 
 
@@ -55,7 +55,7 @@ class Reproduction(Shown):
         model: the network's class.
         data: name of the images.
         images: their number.
-        seed: of all that was drawn.
+        seed: of all random draws.
     """
 
     paper: Paper
@@ -71,7 +71,7 @@ class Reproduction(Shown):
         return [verdict.claim.name for verdict in self.verdicts if verdict.measured is None]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a claim: what the paper says, what is expected, what was measured, the verdict."""
+        """One row per claim: what the paper says, what is expected, what was measured, the verdict."""
         return pd.DataFrame(
             [
                 {
@@ -100,24 +100,23 @@ def reproduce(
     seeds: int = 3,
     progress: Callable[[Claim], None] | None = None,
 ) -> Reproduction:
-    """Measure the claims of a paper, in quick versions, on a network of yours or the embedded one.
+    """Test the claims of a paper, in quick versions, on your network or the embedded one.
 
-    Claims about training are measured on small twins that are trained on the spot for a few epochs, from several seeds
-    each: a difference counts where Student's 95 % interval lies on one side of none, and is inconclusive
-    otherwise, as with fewer than three seeds, or where a network has not learnt enough to compare. So where nothing
-    differs, at most one of twenty such claims is said to hold. Statements that follow from definitions are checks of
-    this library, and are called so.
+    Claims about training are measured on small twins, trained on the spot for a few epochs from several seeds each. A
+    difference counts if its 95 % interval (Student's t) excludes zero. Otherwise it is inconclusive, as with fewer
+    than three seeds or with a network that has not learnt enough. So if there is no difference, at most one in twenty
+    such claims is reported to hold. Statements that follow from definitions are checks of this library, and are named
+    so.
 
     Args:
         paper: ``veit2016``, ``li2018``, ``he2015`` or ``he2016``.
         claims: names of some of its claims; None: all.
         model: the network, in eval mode (default: the embedded ResNet-56).
         data: images for it (default: the embedded test digits).
-        training: images on which small twins are trained (default: the embedded training digits; of your own data,
-            all of it).
-        seed: of all that is drawn.
-        seeds: number of trainings of each small twin, with the seeds from `seed` on.
-        progress: called with each claim that is about to be measured.
+        training: images for training small twins (default: the embedded training digits; all of your own data).
+        seed: of all random draws.
+        seeds: number of training runs of each small twin, with seeds starting at `seed`.
+        progress: called with each claim before it is measured.
 
     Returns:
         A verdict for each claim.

@@ -1,4 +1,4 @@
-"""How verdicts are reached: rules on numbers alone, so that each can be fed what no effect gives."""
+"""How verdicts are reached: rules on plain numbers, so that tests can feed them data without an effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WALKS, _DIMENSIONS = 200, 500  # shares spread less in more dimensions, so this
 
 
 def above(differences: np.ndarray, threshold: float = 0.0, confidence: float = 0.95) -> bool | None:
-    """Whether the mean of differences, one a training, is above a threshold: by Student's test.
+    """Whether the mean of differences, one per training run, is above a threshold, by Student's t-test.
 
     Args:
         differences: one for each seed.
@@ -23,8 +23,8 @@ def above(differences: np.ndarray, threshold: float = 0.0, confidence: float = 0
             are said to lie above: 2.5 %.
 
     Returns:
-        True where the mean is shown to be above, False where it is shown to be below; None, inconclusive, where
-        neither is, or there are fewer than three seeds.
+        True if the mean is significantly above, False if significantly below; None (inconclusive) if neither, or with
+        fewer than three seeds.
 
     Example:
         >>> above(np.array([0.3, 0.2, 0.4])), above(np.array([0.3, -0.2, 0.1])), above(np.array([0.3]))
@@ -39,7 +39,7 @@ def above(differences: np.ndarray, threshold: float = 0.0, confidence: float = 0
 
 
 def all_seeds(wins: int, seeds: int) -> bool | None:
-    """Whether one kind wins at every seed (True) or none (False), where a fair coin does so in at most 5 % of cases.
+    """Whether one kind wins at every seed (True) or at none (False), if a fair coin does so in at most 5 % of cases.
 
     Example:
         >>> all_seeds(5, 5), all_seeds(0, 5), all_seeds(4, 5), all_seeds(3, 3)
@@ -49,7 +49,7 @@ def all_seeds(wins: int, seeds: int) -> bool | None:
 
 
 def every(*verdicts: bool | None) -> bool | None:
-    """Whether several things hold together: False where one is shown not to, else None where one cannot be told.
+    """Whether several statements hold jointly: False if one is refuted, otherwise None if one is inconclusive.
 
     Example:
         >>> every(True, True), every(True, None), every(None, False)
@@ -69,7 +69,7 @@ def word(holds: bool | None) -> str:
 
 
 def most(low: np.ndarray, high: np.ndarray, threshold: float) -> bool | None:
-    """Whether most values are at most a threshold, each known to lie between two ends; None where that cannot be told.
+    """Whether most values are at most a threshold, given an interval for each; None if inconclusive.
 
     Example:
         >>> most(np.array([0.0, 0.0, 0.1]), np.array([0.04, 0.01, 0.3]), 0.05)
@@ -83,7 +83,7 @@ def most(low: np.ndarray, high: np.ndarray, threshold: float) -> bool | None:
 
 
 def rank_first(ranks: list[int], total: int) -> bool | None:
-    """Whether some of `total` things rank before all others; None where chance alone does that in one of twenty cases.
+    """Whether some of `total` items rank before all others; None if chance alone does that in one of twenty cases.
 
     Example:
         >>> rank_first([1, 2], 27), rank_first([1, 3], 27), rank_first([1], 9)
@@ -94,7 +94,7 @@ def rank_first(ranks: list[int], total: int) -> bool | None:
 
 
 def rises_smoothly(counts: np.ndarray, line: np.ndarray) -> tuple[bool, float, float]:
-    """Whether a line rises with counts, without a step of half of its rise.
+    """Whether a curve rises with the counts, without a step of half of its rise.
 
     Returns:
         The verdict; Spearman's rank correlation; the largest step's share of the rise.
@@ -111,7 +111,7 @@ def rises_smoothly(counts: np.ndarray, line: np.ndarray) -> tuple[bool, float, f
 
 
 def walk_shares(steps: np.ndarray, seed: int = 0, walks: int = _WALKS) -> np.ndarray:
-    """The share of two principal components of random walks whose steps are as long as these, in random directions.
+    """Share of variance of two principal components of random walks with steps of these lengths, in random directions.
 
     Args:
         steps: (count,) lengths.
@@ -135,7 +135,7 @@ def walk_shares(steps: np.ndarray, seed: int = 0, walks: int = _WALKS) -> np.nda
 
 
 def plane_share(points: np.ndarray) -> float:
-    """The share of the variance of points (points, dimensions) that their first two principal components hold."""
+    """The share of variance of points (points, dimensions) explained by their first two principal components."""
     centred = points - points.mean(0)
     spectrum = np.linalg.eigvalsh(centred @ centred.T)[::-1]
     return float(spectrum[:2].sum() / spectrum.sum())
@@ -145,8 +145,8 @@ def low_dimensional(points: np.ndarray, least: float = 0.4, seed: int = 0) -> tu
     """Whether a path lies in fewer dimensions than a random walk with steps of the same lengths.
 
     Returns:
-        Whether two components hold `least` or more, and more than in 95 % of the walks (None where they hold as much as
-        walks do: then the share says nothing of the path); their share; the walks' median.
+        Whether two components explain `least` or more, and more than in 95 % of the walks (None if they explain as
+        much as walks do: then the share says nothing about the trajectory); their share; the walks' median.
     """
     share = plane_share(points)
     walks = walk_shares(np.linalg.norm(np.diff(points, axis=0), axis=1), seed)

@@ -50,7 +50,7 @@ def _single_deletion(evidence: Evidence) -> Measured:
 
 
 def _plain_deletion(evidence: Evidence) -> Measured:
-    """How much of the way from its own error to chance a plain network loses with one layer, a training each."""
+    """How much of the way from its own error to chance a plain network loses with one layer, per training run."""
     data, chance = evidence.subject.images(200), evidence.subject.chance
     x = data.subset(slice(0, 2)).x
     plain, residual = (
@@ -66,7 +66,7 @@ def _plain_deletion(evidence: Evidence) -> Measured:
     numbers = {"plain": lost.mean(), "residual": kept, "plain_error": error.mean()}
     text = (
         f"{counted(evidence.seeds, 'plain twin')} of 14 layers (mean error {percent(float(error.mean()))}): deleting "
-        f"one layer costs {points(float(lost.mean()))} in the median; residual twins: {points(kept)}"
+        f"one layer costs a median of {points(float(lost.mean()))}; residual twins: {points(kept)}"
     )
     unlearnt = not_learnt(evidence, {"plain": error}, 0.5)
     if unlearnt:
@@ -78,7 +78,7 @@ def _downsampling(evidence: Evidence) -> Measured:
     record = evidence.single
     changing = [index for index, kind in enumerate(record.shortcuts) if kind != "identity"]
     if not changing or len(changing) == len(record.names):
-        return Measured("this network has not both kinds of blocks", None)
+        return Measured("this network does not have both kinds of blocks", None)
     order = np.argsort(-record.damage, kind="stable").tolist()
     ranks = sorted(order.index(index) + 1 for index in changing)
     text = f"the {len(ranks)} such blocks rank {listed([str(rank) for rank in ranks])} of {len(order)}"
@@ -102,8 +102,8 @@ def _smooth_reordering(evidence: Evidence) -> Measured:
         return Measured(str(reason), None)
     rank, low, high = record.rank_correlation()
     text = (
-        f"rank correlation of error and Kendall's tau {number(rank)} (on more images it may lie "
-        f"from {number(low)} to {number(high)})"
+        f"rank correlation of error and Kendall's tau {number(rank)} (on more images it may lie between "
+        f"{number(low)} and {number(high)})"
     )
     return Measured(text, high < -0.5, {"rank_correlation": rank, "low": low, "high": high})
 
@@ -140,7 +140,7 @@ PAPER = Paper(
         Claim(
             "path-count",
             "section 5",
-            "In a network of 54 blocks the paths of 5 to 17 blocks are few",
+            "In a network of 54 blocks, few paths have 5 to 17 blocks",
             "0.45 % of all paths",
             _path_count,
             kind="check",
@@ -165,21 +165,21 @@ PAPER = Paper(
             "single-deletion",
             "section 4.1, figure 3",
             "Deleting one block of a residual network hardly matters",
-            "most blocks cost at most 5 points, none leads to chance, by 95 % intervals",
+            "most blocks cost at most 5 points and none leads to chance, by 95 % intervals",
             _single_deletion,
         ),
         Claim(
             "plain-deletion",
             "section 4.1, figure 3",
             "Deleting a layer destroys a plain network",
-            "in the median more than half of the way to chance, shown over trainings",
+            "a median of more than half of the way to chance, significant over training runs",
             _plain_deletion,
         ),
         Claim(
             "downsampling",
             "section 4.1",
-            "Blocks that change the shape do the most damage",
-            "they are the most damaging of all",
+            "Deleting blocks that change the shape does the most damage",
+            "they cause the most damage of all",
             _downsampling,
         ),
         Claim(
@@ -192,7 +192,7 @@ PAPER = Paper(
         Claim(
             "smooth-reordering",
             "section 4.3, figure 5 b",
-            "The error rises smoothly as blocks change places",
+            "The error rises smoothly as blocks are permuted",
             "rank correlation with Kendall's tau below -0.5",
             _smooth_reordering,
         ),
@@ -200,7 +200,7 @@ PAPER = Paper(
             "decay",
             "section 5, figure 6 b",
             "The gradient of a path falls exponentially with its length (also before training)",
-            "factor below 1 a branch, R² above 0.9",
+            "factor below 1 per branch, R² above 0.9",
             _decay,
         ),
         Claim(

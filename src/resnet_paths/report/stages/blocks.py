@@ -13,7 +13,7 @@ from ..subject import Subject
 from ..words import counted, listed, percent
 
 _KINDS = {
-    "identity": "the input as it is",
+    "identity": "the input unchanged",
     "pooling": "a change of shape by pooling",
     "parameter-free": "a change of shape without weights, such as added zeros",
     "projection": "a change of shape by a learned layer",
@@ -22,7 +22,7 @@ _KINDS = {
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The table of blocks; what the shortcuts are, where the parameters are, what cannot be dropped."""
+    """The table of blocks: types of shortcuts, parameters, and which blocks cannot be dropped."""
     net = subject.net
     rows = [
         {
@@ -45,12 +45,12 @@ def run(subject: Subject, options: Options) -> Section:
         "A block computes shortcut(x) + branch(x). Shortcuts: "
         + "; ".join(f"{count} {kind} ({_KINDS[kind]})" for kind, count in kinds.most_common())
         + ".",
-        f"The branches hold {percent(inside / total) if total else 'none'} of the {counted(total, 'parameter')}; that "
-        "is the most that dropping can save.",
+        f"The branches hold {percent(inside / total) if total else 'none'} of the {counted(total, 'parameter')}, "
+        "the most that dropping can save.",
     ]
     if fixed:
         reading.append(f"{counted(len(fixed), 'block')} cannot be dropped: {listed(fixed)} ({net[fixed[0]].reason}).")
-    table = Table.of("blocks", "Blocks, input side first", pd.DataFrame(rows))
+    table = Table.of("blocks", "Blocks, from the input to the output", pd.DataFrame(rows))
     code = subject.code(f"net = unroll({subject.model_code})\nprint(net)")
     return Section((Part("Residual blocks", tuple(reading), tables=(table,), code=code),), (found,))
 
@@ -58,7 +58,7 @@ def run(subject: Subject, options: Options) -> Section:
 STAGE = Stage(
     name="blocks",
     title="The model as unrolled blocks",
-    question="Which blocks add their result to their input, and how?",
+    question="Which residual blocks does the model have, and what are their shortcuts?",
     run=run,
     quick={},
     full={},

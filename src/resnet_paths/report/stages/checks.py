@@ -1,4 +1,4 @@
-"""What was examined, and reasons to doubt what follows."""
+"""What was examined, and reasons for caution."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def run(subject: Subject, options: Options) -> Section:
     accuracy = float(right.mean())
     data, parameters = subject.data, count_parameters(subject.model)
     found = (
-        f"{type(subject.model).__name__} with {counted(parameters, 'parameter')} is right on {percent(accuracy)} of "
-        f"{counted(len(data), 'image')} of {data.name} (95 % interval {percent(low)} to {percent(high)})."
+        f"{type(subject.model).__name__} with {counted(parameters, 'parameter')} classifies {percent(accuracy)} of "
+        f"{counted(len(data), 'image')} of {data.name} correctly (95 % interval {percent(low)} to {percent(high)})."
     )
     worst = classes.sort_values("accuracy", kind="stable").iloc[0]
     reading = (
         found,
-        f"Guessing the most frequent class would be right on {percent(1 - subject.chance)}. The class with the lowest "
+        f"Guessing the most frequent class would reach {percent(1 - subject.chance)}. The class with the lowest "
         f"accuracy is {worst['class']}: {percent(float(worst['accuracy']))} of its "
         f"{counted(int(worst['images']), 'image')}.",
         _what_can_be_told(accuracy, len(data)),
@@ -75,9 +75,8 @@ def _what_can_be_told(accuracy: float, count: int) -> str:
     spread = (high - low) / 2
     return (
         f"With {counted(count, 'image')} the accuracy is known to about {points(spread).lstrip('+')} either way. "
-        "Smaller "
-        "effects show only when the same images are compared with and without a change, as the sections below do, or "
-        "with more images."
+        "Smaller effects only show in paired comparisons on the same images, as in the sections below, or with more "
+        "images."
     )
 
 
@@ -102,29 +101,29 @@ def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
         return []
     return [
         f"The model is not reliably better than guessing ({percent(float(right.mean()))} right, "
-        f"{percent(1 - subject.chance)} by guessing): is it trained, and do --model and --data belong together? "
-        "Damage by deletion cannot be read from such a model."
+        f"{percent(1 - subject.chance)} by guessing). Is it trained, and do --model and --data belong together? "
+        "Deletions cannot be interpreted for such a model."
     ]
 
 
 def _overlap(subject: Subject) -> list[str]:
-    """Images that the model was, or blocks are, chosen on are no test."""
+    """Images that were used for training or for choosing blocks are not test images."""
     found = []
     inside = len(subject.data) - len(set(_digests(subject.data)))
     if inside:
         found.append(f"{counted(inside, 'image')} of {subject.data.name} occur more than once.")
     if subject.training is None:
         found.append(
-            "No training images were given: blocks to drop are chosen on one half of the images and reported on the "
-            "other, and whether the model was trained on these images cannot be checked."
+            "No training images were given. Blocks to drop are chosen on one half of the images and reported on the "
+            "other. Whether the model was trained on these images cannot be checked."
         )
         return found
     known = set(_digests(subject.training))
     shared = sum(digest in known for digest in _digests(subject.data))
     if shared:
         found.append(
-            f"{counted(shared, 'test image')} of {len(subject.data)} ({percent(shared / len(subject.data))}) occur "
-            "among the training images too: accuracies are too high, damages too low."
+            f"{counted(shared, 'test image')} of {len(subject.data)} ({percent(shared / len(subject.data))}) are "
+            "also among the training images: accuracies are too high, damages too low."
         )
     return found
 
@@ -135,7 +134,7 @@ def _digests(data: ImageData) -> list[bytes]:
 
 
 def _repeats(subject: Subject, count: int) -> list[str]:
-    """The same images twice, and one by one."""
+    """Compare two runs on the same images, and runs one image at a time."""
     x, _ = subject.batch(count)
     with preserved(subject.model), torch.no_grad():
         first, again = subject.net(x), subject.net(x)
@@ -145,13 +144,13 @@ def _repeats(subject: Subject, count: int) -> list[str]:
     if float((first - again).abs().max()) > 1e-6 * scale:
         found.append(
             "Non-deterministic: the same images give different logits when run twice (by up to "
-            f"{float((first - again).abs().max()):.2g}). Differences between deletions contain this noise."
+            f"{float((first - again).abs().max()):.2g}). Differences between deletions include this noise."
         )
     gap = float((first - alone).abs().max()) / scale
     if not gap <= 1e-3:
         found.append(
-            f"An image's logits depend on the others of its batch (by up to {percent(gap)} of the largest logit): "
-            "results depend on the batch size and the order of the images."
+            f"An image's logits depend on the other images in its batch (by up to {percent(gap)} of the largest "
+            "logit). Results therefore depend on the batch size and the order of the images."
         )
     return found
 
@@ -159,7 +158,7 @@ def _repeats(subject: Subject, count: int) -> list[str]:
 STAGE = Stage(
     name="checks",
     title="Model and data",
-    question="What is examined here, and how far can the numbers below be trusted?",
+    question="What is examined here, and how reliable are the numbers below?",
     run=run,
     quick={"repeat_images": 8},
     full={"repeat_images": 32},

@@ -1,4 +1,4 @@
-"""What each block adds to the answer."""
+"""What each block adds to the prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..words import counted, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Direct contributions to the right logit, and what the head reads from the stream after each block."""
+    """Direct contributions to the true class's logit, and the logit lens."""
     x, labels = subject.batch(options["images"])
     record = block_contributions(subject.fast, x, labels)
     of_target = record.of_target
@@ -35,13 +35,13 @@ def run(subject: Subject, options: Options) -> Section:
     order = blocks.sort_values("mean", ascending=False, kind="stable")
     top, against = order["source"].tolist(), blocks[blocks["mean"] < 0]
     found = (
-        f"The right class's logit is {number(total)} on average; {top[0]} adds most to it directly "
+        f"The true class's logit is {number(total)} on average. {top[0]} adds most to it directly "
         f"({number(float(order['mean'].iloc[0]))})."
     )
     reading = (
         found,
-        f"Stem and biases add {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
-        f"{number(float(blocks['mean'].sum()))}; the remainder, which a linear reading does not explain, is "
+        f"Stem and biases contribute {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
+        f"{number(float(blocks['mean'].sum()))}; the remainder, not explained by the linear decomposition, is "
         f"{number(float(frame['mean'].iloc[2]))}. "
         + (
             f"On average {counted(len(against), 'block')} lower{'s' if len(against) == 1 else ''} that logit: "
@@ -49,13 +49,12 @@ def run(subject: Subject, options: Options) -> Section:
             if len(against)
             else "On average no block lowers that logit."
         ),
-        "Directly means: what the block adds, carried to the head by shortcuts alone. A block that only prepares the "
-        "input of later blocks adds nothing directly; its worth shows in the sections on deletion. The parts sum to "
-        "the "
-        f"logits (relative difference {record.residual:.1e}).",
+        "A direct contribution is the block's output, carried to the head by shortcuts alone. A block that only "
+        "prepares the input of later blocks adds nothing directly; the sections on deletion show its importance. The "
+        f"parts sum to the logits (relative difference {record.residual:.1e}).",
     )
     alt = (
-        f"Mean direct contribution of stem, constants and {len(blocks)} blocks to the right class's logit: largest "
+        f"Mean direct contribution of stem, constants and {len(blocks)} blocks to the true class's logit: largest "
         f"{top[0]} ({number(float(order['mean'].iloc[0]))}), smallest {top[-1]} "
         f"({number(float(order['mean'].iloc[-1]))})."
     )
@@ -63,7 +62,7 @@ def run(subject: Subject, options: Options) -> Section:
         "Direct contributions",
         reading,
         picture(lambda ax: plot_mean_contributions(record, ax), alt),
-        (Table.of("contributions", f"Logits of the right class, {counted(len(x), 'image')}", frame),),
+        (Table.of("contributions", f"Logits of the true class, {counted(len(x), 'image')}", frame),),
     )
     lens = _lens(logit_lens(subject.fast, x), labels.cpu())
     return Section((part, lens), (found,), _warnings(record.residual, record.curved))
@@ -76,14 +75,13 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
     first = int(enough[0])
     reading = (
-        "What would the model answer if all later branches were left out? The value after each block goes to the "
-        "model's own head through the shortcuts alone. "
-        f"After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) that answer first reaches "
-        f"{percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on "
-        f"these {counted(len(target), 'image')}. Each thin line is one image.",
+        "What would the model predict without all later branches? The value after each block goes to the model's own "
+        f"head through the shortcuts alone. After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) "
+        f"this prediction first reaches {percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} "
+        f"on these {counted(len(target), 'image')}. Each thin line is one image.",
     )
     alt = (
-        f"Probability of the right class and accuracy read from the stream after each block: accuracy "
+        f"Probability of the true class and accuracy, read from the stream after each block: accuracy "
         f"{percent(float(accuracy[0]))} after the stem, {percent(float(accuracy[-1]))} at the end."
     )
     drawn = picture(lambda ax: plot_logit_lens(record, target, ax), alt)
@@ -93,11 +91,11 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
 def _warnings(residual: float, curved: object) -> tuple[str, ...]:
     found = []
     if not residual < 1e-3:
-        found.append(f"The contributions miss the logits by {percent(residual)} of the largest logit.")
+        found.append(f"The contributions differ from the logits by {percent(residual)} of the largest logit.")
     if curved:
         found.append(
-            "Shortcuts or joins of this model are not piecewise linear; contributions are by linearisation, and what "
-            "that leaves over is listed as remainder."
+            "Shortcuts or joins of this model are not piecewise linear. Contributions are linearised, and the rest "
+            "is listed as remainder."
         )
     return tuple(found)
 
@@ -105,7 +103,7 @@ def _warnings(residual: float, curved: object) -> tuple[str, ...]:
 STAGE = Stage(
     name="contributions",
     title="Contributions to the answer",
-    question="What does each block add to the right class's logit, and when is the answer there?",
+    question="What does each block add to the true class's logit, and after which block is the prediction final?",
     run=run,
     quick={"images": 48},
     full={"images": 256},

@@ -1,4 +1,4 @@
-"""How sharp the minimum is: the extremes of the Hessian and where its eigenvalues lie."""
+"""How sharp the minimum is: extreme eigenvalues and spectral density of the Hessian."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The largest and the smallest eigenvalue of the Hessian, and the spectral density; of the twin too."""
+    """The largest and the smallest eigenvalue of the Hessian, and the spectral density; also for the twin."""
     own, extremes = _one(subject, subject.model, "curvature", "The model", options)
     parts = [own]
     found = (
         f"The largest eigenvalue of the loss's Hessian is {number(extremes.largest)}, the smallest "
-        f"{number(extremes.smallest)}, {number(extremes.ratio)} of it in size (a convex loss has no negative one)."
+        f"{number(extremes.smallest)}; the ratio of their magnitudes is {number(extremes.ratio)} (a convex loss has "
+        "no negative eigenvalue)."
     )
     if subject.twin is not None:
         other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.twin_code})", options)
         parts.append(other)
-        found += f" Of its twin that ratio is {number(twin.ratio)}."
+        found += f" For its twin this ratio is {number(twin.ratio)}."
     return Section(tuple(parts), (found,), _warnings(extremes, options))
 
 
@@ -51,14 +52,13 @@ def _one(
     density = spectral_density(operator, steps=options["steps"], draws=options["draws"], seed=subject.seed)
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
-        "The Hessian holds the second derivatives of the loss by all weights; an eigenvalue is how strongly the loss "
-        f"bends along one direction. Of its {counted(extremes.size, 'eigenvalue')} on "
+        "The Hessian holds the second derivatives of the loss with respect to all weights. An eigenvalue is the "
+        f"curvature of the loss along one direction. Of its {counted(extremes.size, 'eigenvalue')} on "
         f"{counted(extremes.samples, 'image')} "
         f"the largest is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. {_convex(extremes)}",
-        f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth of "
-        "the largest. In the picture each eigenvalue is smoothed into a bell; the dotted line is the height of a "
-        "single "
-        "one.",
+        f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth "
+        "of the largest. In the plot, each eigenvalue is smoothed into a Gaussian; the dotted line is the height "
+        "of a single eigenvalue.",
     )
     alt = (
         f"Density of the Hessian's eigenvalues, log scale: nearly all close to 0, the largest at "
@@ -82,23 +82,25 @@ def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -
 
 def _convex(extremes: ExtremeEigenvalues) -> str:
     if extremes.smallest >= -1e-3 * extremes.largest:
-        return "Up to a thousandth of the largest, none is negative: the loss is convex here."
-    return "Along some directions the loss bends downwards: for these images the weights are not at a minimum."
+        return "None is negative beyond a thousandth of the largest: the loss is locally convex."
+    return "Along some directions the curvature is negative: for these images the weights are not at a minimum."
 
 
 def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]:
     found = []
     if float(extremes.residuals.max()) > options["tolerance"]:
-        found.append(f"The extreme eigenvalues are off by up to {percent(float(extremes.residuals.max()))}.")
+        found.append(f"The extreme eigenvalues have errors of up to {percent(float(extremes.residuals.max()))}.")
     if extremes.samples < 200:
-        found.append(f"The Hessian is that of {counted(extremes.samples, 'image')} only; its extremes vary with them.")
+        found.append(
+            f"The Hessian is computed on only {counted(extremes.samples, 'image')}; its eigenvalues vary with them."
+        )
     return tuple(found)
 
 
 STAGE = Stage(
     name="curvature",
     title="Curvature",
-    question="How strongly does the loss bend at the trained weights, and does it bend downwards anywhere?",
+    question="How strongly is the loss curved at the trained weights, and is the curvature negative anywhere?",
     run=run,
     quick={"images": 64, "tolerance": 1e-2, "steps": 16, "draws": 2},
     full={"images": 512, "tolerance": 1e-3, "steps": 60, "draws": 8},

@@ -18,7 +18,7 @@ def run(subject: Subject, options: Options) -> Section:
     """Error against the number of random blocks deleted."""
     n = len(subject.net)
     if n < 2:
-        raise NotApplicableError(f"a network of {counted(n, 'block')} has no several blocks to delete")
+        raise NotApplicableError(f"a network of {counted(n, 'block')} has too few blocks to delete several")
     data = subject.images(options["images"])
     counts = chosen_counts(n, options["counts"])
     record = random_deletions(
@@ -38,21 +38,21 @@ def run(subject: Subject, options: Options) -> Section:
     alt = (
         f"Median error against the number of random blocks deleted: {percent(record.full)} without deletion, "
         + ", ".join(f"{percent(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
-        + "; a band holds the middle 80 % of the draws."
+        + "; the band holds the middle 80 % of the draws."
     )
     drawn = picture(lambda ax: plot_random_deletions(record, ax), alt)
     table = Table.of("deletions", "Error of each draw", record.to_pandas())
     warnings = []
     if options["draws"] < 20:
         warnings.append(
-            f"Each number of deleted blocks was drawn {options['draws']} times on {counted(len(data), 'image')}: the "
-            "band is rough. --budget full draws more."
+            f"Each number of deleted blocks was drawn {options['draws']} times on {counted(len(data), 'image')}, so "
+            "the band is rough. --budget full draws more."
         )
     return Section((Part("Several blocks deleted", reading, drawn, (table,)),), (found,), tuple(warnings))
 
 
 def chosen_counts(n: int, most: int | None) -> list[int]:
-    """Numbers of blocks to delete from 1 to n, denser at the start; all where `most` is None.
+    """Numbers of blocks to delete, from 1 to n, denser at the start; all if `most` is None.
 
     Example:
         >>> chosen_counts(27, 6), chosen_counts(3, 6)
@@ -71,37 +71,37 @@ def _until(record: RandomDeletions, middle: np.ndarray, half: float) -> str:
         f"With {counted(int(record.counts[kept[-1]]), 'random block')} deleted the median error is "
         f"{percent(middle[kept[-1]])}, still within 5 points of the full network's {percent(record.full)}"
         if len(kept)
-        else f"Already {first} deleted changes the median error by {points(middle[0] - record.full)}"
+        else f"Deleting {first} already changes the median error by {points(middle[0] - record.full)}"
     )
     if not len(over):
-        return f"{some}; none of the numbers tried takes it half of the way to guessing."
-    return f"{some}; with {record.counts[over[0]]} deleted it is half of the way to guessing, or more."
+        return f"{some}; none of the numbers tried takes it half of the way to chance."
+    return f"{some}; with {record.counts[over[0]]} deleted it is at least half of the way to chance."
 
 
 def _kept(record: RandomDeletions, middle: np.ndarray, chance: float) -> str:
-    """What is said of a network that cannot come closer to guessing."""
+    """The reading for a network that is no better than chance."""
     return (
-        f"The full network's error, {percent(record.full)}, is no less than that of guessing, {percent(chance)}: how "
-        f"deletions damage it cannot be seen. With {counted(int(record.counts[-1]), 'random block')} deleted the "
+        f"The full network's error, {percent(record.full)}, is no lower than chance, {percent(chance)}, so the "
+        f"effect of deletions cannot be measured. With {counted(int(record.counts[-1]), 'random block')} deleted the "
         f"median error is {percent(middle[-1])}."
     )
 
 
 def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     if len(middle) < 3:
-        return "Too few numbers of deletions were tried to say how smoothly the error rises."
+        return "Too few numbers of deletions were tried to judge how smoothly the error rises."
     rank = float(spearman(np.array([record.counts]), middle[None])[0])
     line = np.concatenate([[record.full], middle])
     if not np.isfinite(rank):
-        return f"The median error is {percent(middle[0])} for every number of deletions: nothing rises."
+        return f"The median error is {percent(middle[0])} for every number of deletions: it does not rise."
     jump = int(np.argmax(np.diff(line)))
     start = 0 if jump == 0 else int(record.counts[jump - 1])
     share = float(np.diff(line)[jump] / (line.max() - line.min())) if line.max() > line.min() else 0.0
     return (
-        f"How smooth is the rise? The rank correlation of error and number is {number(rank)} (1 is a rise at every "
-        f"step); the largest step, from {start} to {record.counts[jump]} deletions, makes {percent(share)} of the "
-        "whole "
-        "rise. To Veit et al. (2016, section 4.2) a smooth rise shows an ensemble that loses members one by one."
+        f"How smooth is the rise? The rank correlation between error and number is {number(rank)} (1 is a rise at "
+        f"every step). The largest step, from {start} to {record.counts[jump]} deletions, makes up {percent(share)} "
+        "of the total rise. Veit et al. (2016, section 4.2) interpret a smooth rise as an ensemble that loses "
+        "members one by one."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which path lengths matter: the number of paths times what one carries."""
+"""Which path lengths matter: the number of paths times the gradient of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(subject: Subject, options: Options) -> Section:
     """Veit's sampling of single paths and the effective lengths that follow."""
     n = len(subject.net)
     if n < 2:
-        raise NotApplicableError(f"a network of {counted(n, 'block')} has too few lengths to weigh")
+        raise NotApplicableError(f"a network of {counted(n, 'block')} has too few path lengths")
     x, labels = subject.batch(options["images"])
     drawn = sample_path_gradients(subject.fast, x, labels, draws=options["draws"], seed=subject.seed)
     if not drawn.norms.any():
@@ -25,9 +25,8 @@ def run(subject: Subject, options: Options) -> Section:
     record = effective_paths(drawn)
     found = (
         f"Paths of {record.low} to {record.high} branches, {percent(record.path_share)} of all paths, carry "
-        f"{percent(record.mass)} of the gradient. Weighted by gradient the mean length is "
-        f"{number(record.mean_length)}; "
-        f"over all paths it is {number(n / 2)}."
+        f"{percent(record.mass)} of the gradient. Weighted by gradient, the mean length is "
+        f"{number(record.mean_length)}; over all paths it is {number(n / 2)}."
     )
     norms = Part(
         "Gradient of single paths",
@@ -39,14 +38,13 @@ def run(subject: Subject, options: Options) -> Section:
         "Effective paths",
         (
             found,
-            "A bar is the number of paths of that length times the mean gradient norm of one such path, as a share of "
-            "the sum over all lengths (Veit et al. 2016, figure 6 c). Paths partly cancel when they are added up, "
-            "which "
-            "this leaves out; the section before has it.",
+            "Each bar is the number of paths of that length times the mean gradient norm of one such path, as a "
+            "share of the sum over all lengths (Veit et al. 2016, figure 6 c). When paths are added up they partly "
+            "cancel; this is ignored here but included in the previous section.",
         ),
         picture(
             lambda ax: plot_effective_lengths(record, ax),
-            f"Share of each length in the gradient carried by single paths, most in {record.low} to {record.high}, "
+            f"Share of each length in the gradient carried by single paths, mostly {record.low} to {record.high}, "
             f"beside the share of all paths, which is centred at {number(n / 2)}.",
         ),
         (table,),
@@ -56,11 +54,10 @@ def run(subject: Subject, options: Options) -> Section:
 
 def _decay(record: EffectivePaths) -> str:
     if not np.isfinite(record.decay):
-        return "Too few lengths carry any gradient to say how it decays."
+        return "Too few lengths carry any gradient to measure the decay."
     trend = "falls" if record.decay < 1 else "does not fall"
     return (
-        f"Each point is the mean gradient norm of paths drawn at random. It {trend} with the length: each further "
-        "branch "
+        f"Each point is the mean gradient norm of paths drawn at random. It {trend} with length: each further branch "
         f"multiplies it by {number(record.decay)} (dashed line; R² of the fit {record.decay_fit:.3f}). Veit et al. "
         "(2016, figure 6 b) found an exponential decay too."
     )
@@ -68,8 +65,8 @@ def _decay(record: EffectivePaths) -> str:
 
 def _alt_norms(record: EffectivePaths) -> str:
     return (
-        f"Gradient norm of one path by its length, log scale, from {number(record.norm[0])} at length 0 to "
-        f"{number(record.norm[-1])} at length {record.lengths[-1]}; error bars and the exponential law that fits best."
+        f"Gradient norm of one path by length, log scale, from {number(record.norm[0])} at length 0 to "
+        f"{number(record.norm[-1])} at length {record.lengths[-1]}; error bars and the best exponential fit."
     )
 
 
@@ -79,18 +76,18 @@ def _warnings(record: EffectivePaths, samples: int) -> tuple[str, ...]:
     relative = record.standard_error[inside] / np.maximum(record.norm[inside], np.finfo(float).tiny)
     if relative.max() > 0.2:
         found.append(
-            f"Path sampling is noisy: with {samples} paths for each length and image the standard error reaches "
+            f"Path sampling is noisy: with {samples} paths per length and image the standard error reaches "
             f"{percent(float(relative.max()))} of the value within the effective range. --budget full draws more."
         )
     if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:
-        found.append(f"An exponential law describes the decay poorly (R² {record.decay_fit:.2f}).")
+        found.append(f"An exponential fits the decay poorly (R² {record.decay_fit:.2f}).")
     return tuple(found)
 
 
 STAGE = Stage(
     name="effective",
     title="Effective paths",
-    question="Which path lengths carry the gradient, counting how many paths there are of each?",
+    question="Which path lengths carry the gradient, taking the number of paths into account?",
     run=run,
     quick={"images": 24, "draws": 32},
     full={"images": 64, "draws": 64},

@@ -1,4 +1,4 @@
-"""What can be dropped, and what that saves."""
+"""Which blocks can be dropped, and what that saves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Greedy search for blocks to drop; accuracy and latency of the real smaller models."""
+    """Greedy search for blocks to drop; accuracy and latency of the smaller models."""
     training = _as_in_training(subject, options["search_images"])
     data = subject.images(options["images"])
     most = min(options["max_blocks"] or len(subject.net), len(subject.net))
@@ -57,7 +57,7 @@ def run(subject: Subject, options: Options) -> Section:
         dropped=[" ".join(map(str, point.dropped)) for point in plan.points],
         names=[" ".join(point.names) for point in plan.points],
     )
-    table = Table.of("frontier", f"Greedy search, latency in seconds of {plan.clock.batch} images", frame)
+    table = Table.of("frontier", f"Greedy search, latency in seconds for {plan.clock.batch} images", frame)
     part = Part("Accuracy against latency", reading, drawn, (table,), _code(subject, plan, options))
     return Section((part,), (found,), _warnings(subject, plan, apart, most))
 
@@ -68,7 +68,7 @@ def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
 
 
 def _split(subject: Subject, data: ImageData, training: ImageData | None, options: Options) -> ImageSplit:
-    """Training images choose and repair, where there are any; the others certify."""
+    """Training images, if there are any, choose and repair; the others certify."""
     if training is None:
         return ImageSplit(search=1.0, certify=1.0, batch_size=subject.batch_size, seed=subject.seed)
     return ImageSplit(
@@ -85,50 +85,50 @@ def _found(plan: DropPlan) -> str:
     allowed = points(_allowed(plan)).lstrip("+")
     if not point.dropped:
         return (
-            f"No drop is recommended: for none of the sets of blocks found do the images kept apart show, with "
+            f"No drop is recommended: for none of the sets found do the held-out images show, with "
             f"{percent(CONFIDENCE)} confidence, that accuracy falls by at most {allowed}."
         )
     return (
-        f"Recommended: drop {counted(len(point.dropped), 'block')}. Timing goes to "
-        f"{percent(point.share)}, parameters to {percent(point.parameters / whole.parameters)}, "
-        f"accuracy from {percent(whole.accuracy)} to {percent(point.accuracy)} on images kept apart; "
-        f"with {percent(CONFIDENCE)} confidence the fall is at most {allowed}."
+        f"Recommended: drop {counted(len(point.dropped), 'block')}. Latency falls to {percent(point.share)}, "
+        f"parameters to {percent(point.parameters / whole.parameters)}, "
+        f"accuracy from {percent(whole.accuracy)} to {percent(point.accuracy)} on held-out images. With "
+        f"{percent(CONFIDENCE)} confidence the fall is at most {allowed}."
     )
 
 
 def _details(plan: DropPlan, trained: bool, apart: int) -> list[str]:
     point, whole = plan.point, plan.points[0]
     low, high = point.accuracy_interval
-    where = "training images" if trained else "one half of the images"
+    where = "training images" if trained else "half of the images"
     details = [
-        f"The sets of blocks were chosen on {where}; the accuracies are those of {counted(apart, 'other image')}. "
-        "There the sets are tested, smallest first, until one fails; the one before it is recommended. A set passes "
-        f"if its fall is at most the accuracy drop allowed with {percent(CONFIDENCE)} confidence (paired "
-        "score test, Tango 1998)."
+        f"The sets of blocks were chosen on {where}. The accuracies are measured on {counted(apart, 'other image')}. "
+        "On these, the sets are tested, smallest first, until one fails; the set before it is recommended. A set "
+        f"passes if its fall is at most the accuracy drop allowed with {percent(CONFIDENCE)} confidence (paired score "
+        "test, Tango 1998)."
     ]
     if point.dropped:
         details.append(
             f"Dropped: {listed(point.names, most=12)}. The 95 % interval of the smaller model's accuracy is "
-            f"{percent(low)} to {percent(high)}. One pass of {counted(plan.clock.batch, 'image')} takes "
+            f"{percent(low)} to {percent(high)}. A forward pass of {counted(plan.clock.batch, 'image')} takes "
             f"{seconds(whole.latency)} before and {seconds(point.latency)} after, measured in turn: "
             f"{percent(point.share_interval[0])} to {percent(point.share_interval[1])} of the time (95 % interval)."
         )
     details += _why_no_more(plan, apart)
     if point.repair == "recalibrated":
         details.append(
-            "Measuring the batch-norm statistics again after dropping changes the accuracy by "
+            "Recalibrating the batch norms after dropping changes the accuracy by "
             f"{points(point.accuracy - point.plain)}."
         )
     if plan.adapted:
         details.append(
-            "The statistics of the full network were measured again first, as that alone makes it better on these "
-            "images; it is what the smaller ones are compared with."
+            "The full network was recalibrated first, because this alone improves it on these images. The smaller "
+            "networks are compared with the recalibrated network."
         )
     return details
 
 
 def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
-    """What the first set beyond the recommended one lacks."""
+    """Why the first set beyond the recommended one failed."""
     if plan.chosen + 1 >= len(plan.points):
         return []
     first = plan.points[plan.chosen + 1]
@@ -142,8 +142,8 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
         return [f"{said}: more than the accuracy drop allowed of {_share(allowed)}."]
     needed = math.ceil(apart * ((bound - first.fall) / (allowed - first.fall)) ** 2)
     return [
-        f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} images kept apart "
-        "would do if the fall stayed the same."
+        f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} held-out images "
+        "would suffice if the fall stayed the same."
     ]
 
 
@@ -181,10 +181,10 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
     if high - low > _UNSTEADY:
         found.append(
             f"Latency is unsteady: its 95 % interval goes from {percent(low)} to {percent(high)} of the full "
-            "network's. Other work on this machine, or too short a run."
+            "network's. Other load on this machine, or too short a run."
         )
     if subject.training is None:
-        found.append(f"Blocks were chosen and judged on halves of the images: {apart} to judge.")
+        found.append(f"Blocks were chosen on one half of the images and judged on the other ({apart} images).")
     if plan.chosen == most < len(subject.net):
         found.append(
             f"The search stopped at {most} dropped blocks, still within the accuracy drop allowed: more may go."
@@ -195,7 +195,7 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
 STAGE = Stage(
     name="frontier",
     title="Accuracy against latency",
-    question="Which blocks can go, and what does going without them save?",
+    question="Which blocks can be dropped, and what does that save?",
     run=run,
     quick={
         "images": 1000,

@@ -14,7 +14,7 @@ from ..words import counted, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Which lengths carry the gradient of the loss at the input, cancellation included."""
+    """Which lengths carry the gradient of the loss at the input, including cancellation."""
     x, labels = subject.batch(options["images"])
     record = gradient_by_length(subject.fast, x, labels)
     if not record.total_norm.any() and not record.norms.any():
@@ -26,16 +26,18 @@ def run(subject: Subject, options: Options) -> Section:
     short = float(share[: n // 2].sum())
     found = (
         f"Paths through {counted(top, 'branch', 'branches')} (of {n}) carry the largest part of the gradient; all "
-        "paths "
-        f"shorter than {n // 2} together make {percent(short)} of it."
+        f"paths shorter than {n // 2} together make up {percent(short)} of it."
     )
     reading = (
         f"{found} The median norm over {counted(len(x), 'image')} is {number(norms[top])} at length {top} and "
-        f"{number(total)} for the whole gradient"
-        + (". The whole is smaller than its part: parts of different lengths cancel." if norms[top] > total else "."),
+        f"{number(total)} for the full gradient"
+        + (
+            ". The full gradient is smaller than this part because parts of different lengths cancel."
+            if norms[top] > total
+            else "."
+        ),
         "This is an exact split of the gradient, not an estimate: the parts of all lengths sum to the ordinary "
-        "gradient "
-        f"(relative difference {record.residual:.1e}).",
+        f"gradient (relative difference {record.residual:.1e}).",
         _signs(share),
     )
     alt = (
@@ -55,19 +57,16 @@ def run(subject: Subject, options: Options) -> Section:
 def _signs(share: np.ndarray) -> str:
     against = [str(length) for length in np.flatnonzero(share < -0.01)]
     if not against:
-        return "On average over the images, the part of no length points against the whole gradient by more than 1 %."
-    return (
-        f"The parts of lengths {listed(against)} point against the whole gradient, by at most {percent(-share.min())} "
-        "of it."
-    )
+        return "On average over the images, no length opposes the full gradient by more than 1 %."
+    return f"Lengths {listed(against)} oppose the full gradient, by at most {percent(-share.min())} of it."
 
 
 def _warnings(residual: float | None, looped: object) -> tuple[str, ...]:
     found = []
     if residual is not None and not residual < 1e-3:
         found.append(
-            f"The parts by length miss the ordinary gradient by {percent(residual)}: run in float64, or distrust "
-            "this section."
+            f"The sum over lengths differs from the ordinary gradient by {percent(residual)}: run in float64, or "
+            "distrust this section."
         )
     return tuple(found)
 
@@ -75,7 +74,7 @@ def _warnings(residual: float | None, looped: object) -> tuple[str, ...]:
 STAGE = Stage(
     name="gradient",
     title="Gradient by path length",
-    question="Through how many branches does the training signal come back?",
+    question="Through how many branches does the gradient flow?",
     run=run,
     quick={"images": 16},
     full={"images": 128},

@@ -12,7 +12,7 @@ from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The distribution of path lengths, exactly: binomial for a chain of blocks."""
+    """The exact distribution of path lengths: binomial for a chain of blocks."""
     n = len(subject.net)
     record = path_lengths(subject.net)
     low, high = record.interval(0.95)
@@ -20,16 +20,16 @@ def run(subject: Subject, options: Options) -> Section:
     if record.counts is None:
         without = path_lengths(n, dropped=1)
         reading: tuple[str, ...] = (
-            f"A path takes either the branch or the shortcut at each of {n} blocks: {record.paths:,} paths, of mean "
-            f"length {number(record.mean)}. {spread}",
-            f"Deleting any one block leaves {without.paths:,} paths, one half. A network without shortcuts has one "
-            f"path, of length {n}, which every deletion cuts.",
+            f"A path takes either the branch or the shortcut at each of {n} blocks: {record.paths:,} paths with "
+            f"mean length {number(record.mean)}. {spread}",
+            f"Deleting any one block leaves half of them, {without.paths:,} paths. A network without shortcuts has "
+            f"one path, of length {n}, which every deletion cuts.",
         )
     else:
         reading = (
-            f"The {n} blocks are no chain. Back from the output a path takes the branch or the shortcut of each block "
-            f"that it meets, and goes on to any of the sums that this reads: {record.paths:,} paths, of mean length "
-            f"{number(record.mean)}. {spread}",
+            f"The {n} blocks do not form a chain. Going back from the output, a path takes the branch or the shortcut "
+            f"of each block that it meets, and continues to any of the sums that this reads: {record.paths:,} paths "
+            f"with mean length {number(record.mean)}. {spread}",
         )
     alt = f"Share of all paths by length: mean {number(record.mean)}, most from {low} to {high}."
     drawn = picture(lambda ax: plot_path_lengths(record, ax), alt)
@@ -42,7 +42,7 @@ def run(subject: Subject, options: Options) -> Section:
 STAGE = Stage(
     name="lengths",
     title="How long the paths are",
-    question="If every path counted alike, how many branches would information pass?",
+    question="If all paths counted equally, how many branches would information pass?",
     run=run,
     quick={},
     full={},

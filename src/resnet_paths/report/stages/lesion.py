@@ -1,4 +1,4 @@
-"""What each block is worth when it alone is deleted."""
+"""The importance of each block when it alone is deleted."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def run(subject: Subject, options: Options) -> Section:
 def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
     """The record's table with McNemar's exact test of each deletion, Holm's correction over the blocks.
 
-    Only images that are right with the block and wrong without it, or the other way round, tell the two apart;
-    without an effect each is as likely as the other (McNemar 1947; Holm 1979).
+    Only images that are right with the block and wrong without it, or vice versa, are informative. Without an effect,
+    both are equally likely (McNemar 1947; Holm 1979).
     """
     with first_import("scipy.stats"):
         from scipy.stats import binomtest  # here: its import takes a second
@@ -90,7 +90,7 @@ def _told_apart(certain: list[str], record: SingleDeletions) -> str:
     count, images = len(record.names), record.per_image.shape[1]
     if not certain:
         return (
-            f"With these {images} images no deletion has an effect beyond chance (McNemar's exact test on pairs, 5 % "
+            f"With these {images} images, no deletion has an effect beyond chance (McNemar's exact test on pairs, 5 % "
             "level over all blocks)."
         )
     rest = count - len(certain)
@@ -107,11 +107,11 @@ def _against_chance(record: SingleDeletions, chance: float) -> str:
     if not lost:
         return (
             f"No single deletion takes the error half of the way to chance ({percent(chance)}): no block is a "
-            "bottleneck that all the information must pass."
+            "bottleneck for all of the information."
         )
     verb = "is" if len(lost) == 1 else "are"
     return (
-        f"Without {listed(lost)} the error goes at least half of the way to chance ({percent(chance)}): {verb} vital."
+        f"Without {listed(lost)} the error rises at least half of the way to chance ({percent(chance)}): {verb} vital."
     )
 
 
@@ -123,9 +123,8 @@ def _shape_changes(record: SingleDeletions, order: np.ndarray) -> tuple[str, ...
     top = ranks == list(range(1, len(ranks) + 1))
     return (
         f"The {counted(len(changing), 'block')} whose shortcut changes the shape rank "
-        f"{listed([str(r) for r in ranks])} of {len(record.names)} by damage; "
-        f"Veit et al. (2016, section 4.1) found such blocks the most damaging, "
-        f"which {'holds' if top else 'does not hold'} here.",
+        f"{listed([str(r) for r in ranks])} of {len(record.names)} by damage; Veit et al. (2016, section 4.1) found "
+        f"such blocks the most damaging, which {'holds' if top else 'does not hold'} here.",
     )
 
 
@@ -133,13 +132,13 @@ def _warnings(record: SingleDeletions) -> tuple[str, ...]:
     images = record.per_image.shape[1]
     if images >= 200:
         return ()
-    return (f"Deletions were measured on {counted(images, 'image')} only; most intervals overlap.",)
+    return (f"Deletions were measured on only {counted(images, 'image')}; most intervals overlap.",)
 
 
 STAGE = Stage(
     name="lesion",
     title="Deleting one block",
-    question="How much worse does the model get when one block alone is deleted, the rest untouched?",
+    question="How much worse does the model get when a single block is deleted?",
     run=run,
     quick={"images": 1000},
     full={"images": None},

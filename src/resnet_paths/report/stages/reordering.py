@@ -1,4 +1,4 @@
-"""Running the blocks in another order."""
+"""Reordering the blocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(subject: Subject, options: Options) -> Section:
     )
     drawn = picture(lambda ax: plot_reorderings(record, ax), alt)
     tables = (
-        Table.of("reordering", "Every order", record.to_pandas()),
+        Table.of("reordering", "All orders", record.to_pandas()),
         Table.of("reordering_by_swaps", "By number of swaps", frame),
     )
     code = subject.code(
@@ -62,8 +62,8 @@ def _found(record: Reorderings) -> str:
 def _correlation(record: Reorderings, images: int) -> list[str]:
     movable = sum(len(group) for group in record.groups)
     about = (
-        f"{counted(movable, 'block')} in {counted(len(record.groups), 'group')} of equal shape can change places; each "
-        f"order was run on {counted(images, 'image')}."
+        f"{counted(movable, 'block')} in {counted(len(record.groups), 'group')} of equal shape can be permuted. "
+        f"Each order was run on {counted(images, 'image')}."
     )
     if len(record.values) < 3 or np.ptp(record.values) == 0:
         return [about]
@@ -71,13 +71,13 @@ def _correlation(record: Reorderings, images: int) -> list[str]:
     if high < 0:
         verdict = "the further the order is from the original one, the worse"
     elif low > 0:
-        verdict = "the further the order is from the original one, the better, which would be odd"
+        verdict = "the further the order is from the original one, the better, which is unexpected"
     else:
-        verdict = "no trend can be told"
+        verdict = "no significant trend"
     return [
         about,
-        "Kendall's tau says how much of the original order is left (1: all of it). Its rank correlation with the error "
-        f"is {number(rank)} (on more images it may lie from {number(low)} to {number(high)}): {verdict}. "
+        "Kendall's tau measures how much of the original order is left (1: all of it). Its rank correlation with the "
+        f"error is {number(rank)} (on more images it may lie between {number(low)} and {number(high)}): {verdict}. "
         "Veit et al. (2016, section 4.3) found that the error rises smoothly.",
     ]
 
@@ -86,7 +86,7 @@ def _warnings(record: Reorderings) -> tuple[str, ...]:
     draws = len(record.values) // len(np.unique(record.swaps))
     if draws >= 10:
         return ()
-    return (f"Only {counted(draws, 'order')} for each number of swaps: medians are rough. --budget full draws more.",)
+    return (f"Only {counted(draws, 'order')} per number of swaps: medians are rough. --budget full draws more.",)
 
 
 STAGE = Stage(

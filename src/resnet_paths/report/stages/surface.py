@@ -17,17 +17,17 @@ from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """A plane of filter-normalised random directions, of the model and of its twin."""
+    """A plane of filter-normalised random directions, for the model and its twin."""
     own, rough = _one(subject, subject.model, "surface", "The model", options)
     parts = [own]
     found = (
-        f"On a random plane through the trained weights the logarithm of the loss is convex at {percent(rough.convex)} "
-        "of the inner points."
+        f"On a random plane through the trained weights, the logarithm of the loss is convex at "
+        f"{percent(rough.convex)} of the inner points."
     )
     if subject.twin is not None:
         other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.twin_code})", options)
         parts.append(other)
-        found += f" Its twin's is at {percent(twin.convex)}."
+        found += f" For its twin, it is convex at {percent(twin.convex)}."
     return Section(tuple(parts), (found,), _warnings(len(subject.images(options["images"])), rough))
 
 
@@ -44,13 +44,12 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
     reading = (
         "Both axes move all weights along a random direction; a step of 1 moves each filter by its own norm (Li et al. "
         "2018, section 4). The cross marks the trained weights.",
-        f"There the loss is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
+        f"The loss there is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
         f"{number(float(np.nanmax(loss)))}{_lowest(record)}. {_usable(record)}",
         f"On its logarithmic scale the surface is convex (bends upwards in both directions of the plane) at "
-        f"{percent(rough.convex)} of {counted(rough.cells, 'inner point')}; from the best quadratic bowl it deviates "
-        "by "
-        f"{percent(rough.deviation)} of its spread.",
-        *([f"{counted(lost, 'cell')} hold no finite loss."] if lost else []),
+        f"{percent(rough.convex)} of {counted(rough.cells, 'inner point')}; its deviation from the best quadratic "
+        f"fit is {percent(rough.deviation)} of its spread.",
+        *([f"{counted(lost, 'cell')} have no finite loss."] if lost else []),
     )
     alt = (
         f"Loss over a plane of two random filter-normalised directions, from -{options['reach']:g} to "
@@ -87,22 +86,22 @@ def _usable(record: Surface) -> str:
 
 def _warnings(images: int, rough: Roughness) -> tuple[str, ...]:
     found = [
-        "A surface is one random plane of very many: another seed gives another picture. Differences between models "
-        "need several planes (roughness_study)."
+        "A surface shows one random plane out of very many; another seed gives another surface. To compare models, "
+        "use several planes (roughness_study)."
     ]
     if rough.left_out:
         found.append(
-            f"{counted(rough.left_out, 'inner point')} without finite neighbours are left out of the roughness."
+            f"{counted(rough.left_out, 'inner point')} without finite neighbours are excluded from the roughness."
         )
     if images < 200:
-        found.append(f"The surface's loss is of {counted(images, 'image')} only.")
+        found.append(f"The loss is computed on only {counted(images, 'image')}.")
     return tuple(found)
 
 
 STAGE = Stage(
     name="surface",
     title="Loss surface",
-    question="How does the loss change around the trained weights, and is it a bowl?",
+    question="How does the loss change around the trained weights, and is it convex there?",
     run=run,
     quick={"images": 100, "steps": 13, "reach": 1.0},
     full={"images": 500, "steps": 31, "reach": 1.0},

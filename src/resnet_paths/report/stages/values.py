@@ -1,4 +1,4 @@
-"""What each block is worth when any of the others may be missing too."""
+"""The value of each block when any of the others may be missing too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(subject: Subject, options: Options) -> Section:
     """Shapley values of all blocks, and exact interactions of the most valuable ones."""
     net = subject.net
     if len(net) < 2:
-        raise NotApplicableError(f"a network of {counted(len(net), 'block')} has no game to play")
+        raise NotApplicableError(f"a network of {counted(len(net), 'block')} is too small for the block game")
     data = subject.images(options["images"])
     common: dict[str, Any] = {"batch_size": subject.batch_size, "progress": False, "seed": subject.seed}
     record = block_values(net, data, max_permutations=options["permutations"], **common)
@@ -34,9 +34,9 @@ def run(subject: Subject, options: Options) -> Section:
 
 def _against_single_deletions(rank: float) -> str:
     if not np.isfinite(rank):
-        return "Single deletions, or the values, do not differ between blocks: neither ranks them."
-    return f"The rank correlation with the damage of single deletions is {number(rank)}: " + (
-        "much the same blocks matter." if rank > 0.8 else "a block's worth depends on which others are there."
+        return "Single deletions, or the values, do not differ between blocks, so they give no ranking."
+    return f"The rank correlation with the damage by single deletions is {number(rank)}: " + (
+        "mostly the same blocks matter." if rank > 0.8 else "a block's value depends on which others are present."
     )
 
 
@@ -44,7 +44,7 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     order = np.argsort(-record.values, kind="stable")
     best = [record.names[index] for index in order[:3]]
     found = (
-        f"On average over the orders in which blocks can be added, {best[0]} lowers the loss most, by "
+        f"On average over all orders of adding the blocks, {best[0]} lowers the loss most, by "
         f"{number(record.values[order[0]])} (its Shapley value)"
         + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
     )
@@ -52,13 +52,12 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     harmful = [name for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
-        f"Without any block the loss is {number(record.empty)}, with all it is {number(record.full)}. Add the blocks "
-        "one "
-        "by one, in random order: the Shapley value of a block is by how much the loss falls on average when it is "
-        f"added, and the values of all blocks sum to the whole fall. {found}",
+        f"Without any block the loss is {number(record.empty)}, with all blocks {number(record.full)}. Add the "
+        "blocks one by one, in random order: the Shapley value of a block is the average decrease in loss when it "
+        f"is added. The values of all blocks sum to the total decrease. {found}",
         _against_single_deletions(rank),
-        f"Blocks that on average raise the loss, over their whole 95 % intervals: {listed(harmful)}."
-        + (" They do so where others are missing; with all others in place they may still help." if harmful else ""),
+        f"Blocks that raise the loss on average (95 % interval entirely on that side): {listed(harmful)}."
+        + (" They do so when others are missing; with all others present they may still help." if harmful else ""),
     )
     alt = (
         f"Shapley values of {len(record.names)} blocks with standard errors: {best[0]} lowers the loss most, "
@@ -82,9 +81,9 @@ def _interactions(record: BlockValues) -> Part:
     frame = pd.DataFrame(rows)
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
-        f"Measured on the {n} most valuable blocks, over all 2^{n} ways to keep or delete them; the other blocks are "
-        "kept. Below zero, the loss rises more when both blocks go than the single losses add up to: they can stand in "
-        "for each other. Above zero they need each other: one is worth little without the other."
+        f"Measured on the {n} most valuable blocks, over all 2^{n} ways to keep or delete them, with the other blocks "
+        "kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: they can "
+        "replace each other. Above zero they need each other: one is worth little without the other."
     ]
     if low["interaction"] < 0:
         reading.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
@@ -104,8 +103,8 @@ def _warnings(record: BlockValues, permutations: int) -> tuple[str, ...]:
     if record.exhaustive or worst <= 0.1 * largest:
         return ()
     return (
-        f"Shapley values were sampled from {permutations} orders; the largest standard error is {number(worst)}, the "
-        f"largest value {number(largest)}. Ranks of blocks with close values are not settled. "
+        f"Shapley values were estimated from {permutations} orders. The largest standard error is {number(worst)}, "
+        f"the largest value {number(largest)}. The ranks of blocks with similar values are uncertain. "
         "--budget full samples more.",
     )
 
@@ -113,7 +112,7 @@ def _warnings(record: BlockValues, permutations: int) -> tuple[str, ...]:
 STAGE = Stage(
     name="values",
     title="Value of each block, and interactions",
-    question="What is a block worth when any of the others may be missing, and which blocks depend on each other?",
+    question="What is a block worth if any of the others may be missing, and which blocks depend on each other?",
     run=run,
     quick={"images": 100, "permutations": 16, "players": 7},
     full={"images": 400, "permutations": 200, "players": 12},
