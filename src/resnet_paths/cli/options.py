@@ -192,7 +192,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Cells:
-    """How each cell of a surface is computed: the fields of `resnet_paths.landscape.CellSettings`, and where it runs."""
+    """How each cell is computed: the fields of `resnet_paths.landscape.CellSettings`, and the device."""
 
     batchnorm: Annotated[NormStatistics, typer.Option(help="Batch-norm statistics.")] = "frozen"
     batch_size: Annotated[int | None, typer.Option(help="Batch size (default: fits the cache).", min=1)] = None
