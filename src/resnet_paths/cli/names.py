@@ -1,6 +1,7 @@
 """Names of report stages and of papers' claims, for help and completion without importing either."""
 
 STAGES = {
+    "explorer": "Take the network apart",
     "checks": "Model and data",
     "blocks": "The model as unrolled blocks",
     "lesion": "Deleting one block",

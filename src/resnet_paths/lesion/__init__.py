@@ -4,6 +4,7 @@ from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
 from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
+from .exploration import Exploration, SetAnswer, explore
 from .game import BlockValues, block_values
 from .interactions import BlockInteractions, higher_interactions
 from .multiple import RandomDeletions, random_deletions
@@ -11,6 +12,7 @@ from .options import StudyOptions
 from .predictors import DamagePredictors, damage_predictors, linear_cka
 from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
+from .set_estimate import SetEstimate
 from .single import SingleDeletions, shortcut_deletions, single_deletions
 from .stages import StageDeletions, stage_deletions, stages
 
@@ -19,10 +21,13 @@ __all__ = [
     "BlockInteractions",
     "BlockValues",
     "DamagePredictors",
+    "Exploration",
     "Metric",
     "PredictorRanking",
     "RandomDeletions",
     "Reorderings",
+    "SetAnswer",
+    "SetEstimate",
     "SingleDeletions",
     "StageDeletions",
     "StudyOptions",
@@ -31,6 +36,7 @@ __all__ = [
     "bootstrap_means",
     "damage_predictors",
     "evaluate_gates",
+    "explore",
     "fall_at_most",
     "higher_interactions",
     "interval",

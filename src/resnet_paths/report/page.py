@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,7 +24,7 @@ _SHOWN = 60
 
 
 def render(report: Report, subject: Subject) -> str:
-    """The page as text: self-contained, without scripts.
+    """The page as text: one script, which the page's policy knows by its hash, and nothing loaded from anywhere.
 
     Args:
         report: the outcomes of the stages.
@@ -37,12 +39,15 @@ def render(report: Report, subject: Subject) -> str:
     )
     environment.filters["prose"] = prose
     environment.filters["counted"] = counted
+    environment.filters["data_text"] = data_text
     environment.filters["svg"] = lambda text: data_uri("image/svg+xml", text)
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
     template = environment.get_template("report.html")
-    sources, _, _ = environment.loader.get_source(environment, "style.css")  # type: ignore[union-attr]
+    script = own_file("explorer.js")
     return template.render(
-        style=_Plain(sources),
+        style=_Plain(own_file("style.css") + own_file("explorer.css")),
+        script=_Plain(script),
+        script_hash=_Plain(script_hash(script)),
         title=f"{type(subject.model).__name__} on {subject.data.name}",
         report=report,
         rows=_rows,
@@ -52,8 +57,33 @@ def render(report: Report, subject: Subject) -> str:
     )
 
 
+def own_file(name: str) -> str:
+    """One of the files beside the template."""
+    return (resources.files("resnet_paths.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def script_hash(script: str) -> str:
+    """What the page's policy allows to run, and nothing else: the hash of the text between the script's tags.
+
+    Example:
+        >>> script_hash("alert(1)")
+        'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='
+    """
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def data_text(text: str) -> Markup:
+    r"""JSON as it can stand in a script element: nothing in it ends the element or begins a comment.
+
+    Example:
+        >>> str(data_text('{"name": "</script><!--"}'))
+        '{"name": "\\u003c/script>\\u003c!--"}'
+    """
+    return Markup(text.replace("<", "\\u003c"))
+
+
 class _Plain(str):
-    """Our own text, which is not escaped: the style sheet."""
+    """Our own text, which is not escaped: the style sheet and the script."""
 
     def __html__(self) -> str:
         return str(self)

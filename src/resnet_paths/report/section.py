@@ -65,6 +65,7 @@ class Part:
         picture: or None.
         tables: the numbers.
         code: Python lines that carry out the recommendation, or "".
+        explorer: what :func:`resnet_paths.report.explorer_data` gives, shown as the explorer, or "".
     """
 
     title: str
@@ -72,6 +73,7 @@ class Part:
     picture: Picture | None = None
     tables: tuple[Table, ...] = ()
     code: str = ""
+    explorer: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,4 +122,5 @@ def _part(content: dict[str, Any]) -> Part:
         picture=None if picture is None else Picture(**picture),
         tables=tuple(Table(**table) for table in content["tables"]),
         code=content["code"],
+        explorer=content["explorer"],
     )

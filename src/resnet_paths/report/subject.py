@@ -15,6 +15,7 @@ import resnet_paths
 
 from ..data import ImageData
 from ..graph.inputs import main_output
+from ..lesion import Exploration, explore
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..network.unrolled import placed
@@ -98,6 +99,24 @@ class Subject:
         """The error of always guessing the most frequent class of the images."""
         counts = torch.bincount(self.data.labels.cpu())
         return 1 - float(counts.max()) / len(self.data)
+
+    def exploration(self, **options: Any) -> Exploration:
+        """The network without many sets of blocks, see :func:`resnet_paths.lesion.explore`; measured once.
+
+        Args:
+            **options: of that function, and `images`: how many.
+        """
+        key = tuple(sorted(options.items()))
+        if key not in self._explorations:
+            images = self.images(options.pop("images"))
+            self._explorations[key] = explore(
+                self.net, images, seed=self.seed, batch_size=self.batch_size, progress=False, **options
+            )
+        return self._explorations[key]
+
+    @cached_property
+    def _explorations(self) -> dict[Any, Exploration]:
+        return {}
 
     def code(self, text: str) -> str:
         """Python lines, preceded by the import of the public names that they call.

@@ -3,7 +3,7 @@
 from ..choices import Runtime
 from .by_block import LatencyByBlock, latency_by_block
 from .cascading import Cascade, Threshold, cascade, cascade_threshold
-from .counting import count_flops, count_macs, count_parameters
+from .counting import count_flops, count_macs, count_parameters, macs_by_block
 from .distil import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
@@ -60,6 +60,7 @@ __all__ = [
     "latencies_in_turn",
     "latency_by_block",
     "load_plan",
+    "macs_by_block",
     "measure_latency",
     "plan_drop",
     "statistics_gap",

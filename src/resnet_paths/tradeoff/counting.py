@@ -11,6 +11,7 @@ from ..arguments import checked
 from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..imports import first_import
+from ..network import UnrolledNetwork
 
 
 @checked
@@ -44,3 +45,31 @@ def count_macs(model: nn.Module, x: Any) -> int:
         64
     """
     return count_flops(model, x) // 2
+
+
+@checked
+def macs_by_block(net: UnrolledNetwork, x: Any) -> tuple[int, ...]:
+    """Multiply-adds of each block's branch on x: what a pass does without when the block is dropped.
+
+    A block inside another's branch counts for itself alone.
+
+    Example:
+        >>> from resnet_paths.models import cifar_resnet
+        >>> from resnet_paths.network import unroll
+        >>> net = unroll(cifar_resnet(8, widths=(2, 2, 2)).eval())
+        >>> macs_by_block(net, torch.randn(1, 3, 8, 8))[0] == 2 * (2 * 2 * 3 * 3) * 8 * 8
+        True
+    """
+    with first_import("torch.utils.flop_counter"):
+        from torch.utils.flop_counter import FlopCounterMode
+
+    counts = []
+    with preserved(net.model), torch.no_grad():
+        state = net.stem(x)
+        for _ in range(len(net)):
+            shortcut = net.shortcut(state)
+            with FlopCounterMode(display=False) as counter:
+                branch = net.branch(state)
+            counts.append(int(counter.get_total_flops()) // 2)
+            state = net.join(state, shortcut + branch)
+    return tuple(counts)

@@ -8,6 +8,7 @@ from . import (
     curvature,
     deletions,
     effective,
+    explorer,
     frontier,
     gradient,
     lengths,
@@ -18,6 +19,7 @@ from . import (
 )
 
 STAGES: tuple[Stage, ...] = (
+    explorer.STAGE,
     checks.STAGE,
     blocks.STAGE,
     lesion.STAGE,

@@ -1,0 +1,241 @@
+"""What the explorer of the page and of the notebook is given: an exploration as one JSON text.
+
+The module in ``templates/explorer.js`` reads it. Arrays are base64 of deflated little-endian numbers, and hold nothing
+that follows from others: from which answers are wrong come accuracies, intervals, classes and images.
+
+- ``switches``: indices of the n blocks that can be switched; ``blocks``: all, with name, stage, shortcut, the block in
+  whose branch it stands (``inside``, or -1), and what goes with it: ``seconds``, ``parameters``, ``macs``;
+- ``total``: the same three of the whole network (seconds: the sum of all pieces, timed alone; macs: of one image);
+- ``graph``: for each vertex of the :class:`~resnet_paths.paths.PathGraph` its block and ``[is_branch, sources]``;
+- ``wrong``: (sets, images) bits, each set filled up to whole bytes, the first image lowest;
+- ``losses``: (sets,) float32, means over the images;
+- ``kept``: (sets, n) bits likewise; null where all 2^n were measured, in the order of ``all_coalitions``;
+- ``estimate``: rates, centre and (sets, images + 1) float16 coefficients of :class:`~resnet_paths.lesion.SetEstimate`;
+- ``pictures``: one picture of many small ones, and the place in it of each image that has one.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..arguments import checked
+from ..data import ImageData
+from ..imports import first_import
+from ..lesion import Exploration, SetEstimate, stages
+from ..network import UnrolledNetwork
+from ..network.unrolled import placed
+from ..paths.block_graph import BRANCH, PathGraph, path_graph
+from ..tradeoff import count_macs, count_parameters, latency_by_block, macs_by_block
+
+FORMAT = 1
+_MOST_PICTURES = 96
+_MOST_PIXELS = 40
+_COLUMNS = 12
+
+
+@checked
+def explorer_data(
+    net: UnrolledNetwork,
+    data: ImageData,
+    exploration: Exploration,
+    *,
+    model_code: str = "model",
+    seconds: float = 0.01,
+    batch: int = 32,
+) -> str:
+    """The text that the explorer reads; see the module for what is in it.
+
+    Args:
+        net: the network.
+        data: the images of the exploration.
+        exploration: by :func:`resnet_paths.lesion.explore`.
+        model_code: the expression for the model in the line of code.
+        seconds: how long to time each piece of the network, at least.
+        batch: number of images in a pass that is timed.
+
+    Raises:
+        ValueError: other images than those of the exploration.
+
+    Cost: about ``3 n seconds``, and two passes to count.
+    """
+    if not np.array_equal(data.labels.cpu().numpy(), exploration.labels):
+        raise ValueError(f"expected the {len(exploration.labels)} images of the exploration, got {data.name}")
+    x = placed(data.normalised(data.images[:batch]), net.model)
+    blocks, total = _blocks(net, x, seconds)
+    content = {
+        "format": FORMAT,
+        "model_code": model_code,
+        "classes": list(exploration.classes),
+        "labels": exploration.labels.tolist(),
+        "switches": list(exploration.blocks),
+        "blocks": blocks,
+        "total": total,
+        "graph": _graph(path_graph(net)),
+        **_sets(exploration),
+        "pictures": _pictures(data, exploration),
+    }
+    return json.dumps(content)
+
+
+def deflated(values: np.ndarray) -> str:
+    r"""Numbers as text: little-endian, deflated, base64.
+
+    Example:
+        >>> zlib.decompress(base64.b64decode(deflated(np.array([1, 2], np.uint8))))
+        b'\x01\x02'
+    """
+    plain = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return base64.b64encode(zlib.compress(plain.tobytes(), 9)).decode()
+
+
+def _sets(exploration: Exploration) -> dict[str, Any]:
+    return {
+        "sets": len(exploration.kept),
+        "kept": None if exploration.exhaustive else deflated(_bits(exploration.kept)),
+        "wrong": deflated(_bits(exploration.wrong)),
+        "losses": deflated(exploration.losses.mean(1, dtype=np.float64).astype(np.float32)),
+        "estimate": None if exploration.estimate is None else _estimate(exploration.estimate),
+    }
+
+
+def _bits(flags: np.ndarray) -> np.ndarray:
+    return np.packbits(flags, axis=1, bitorder="little")
+
+
+def _estimate(estimate: SetEstimate) -> dict[str, Any]:
+    return {
+        "rates": estimate.rates.tolist(),
+        "centre": estimate.centre.tolist(),
+        "coefficients": deflated(estimate.coefficients),
+        "checked": len(estimate.apart),
+        "mean_error": estimate.mean_error,
+        "error": estimate.error_of(),
+    }
+
+
+def _blocks(net: UnrolledNetwork, x: torch.Tensor, seconds: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """What is drawn and counted of each block, and the totals."""
+    latency, macs = latency_by_block(net, x, seconds=seconds), macs_by_block(net, x)
+    inside, parameters = enclosing(net), [block.branch_parameters for block in net]
+    for index, outer in enumerate(inside):
+        if outer >= 0:  # a branch's parameters are those of the blocks in it too
+            parameters[outer] -= net[index].branch_parameters
+    names = stage_names([block.name for block in net], stages(net, x[:1]))
+    blocks = [
+        {
+            "index": block.index,
+            "name": block.name,
+            "stage": names[block.index],
+            "shortcut": block.shortcut,
+            "inside": inside[block.index],
+            "reason": block.reason,
+            "seconds": latency.branch[block.index],
+            "parameters": max(parameters[block.index], 0),
+            "macs": macs[block.index] // len(x),
+        }
+        for block in net
+    ]
+    total = {
+        "seconds": sum(latency.branch) + sum(latency.shortcut) + sum(latency.join) + latency.stem,
+        "parameters": count_parameters(net.model),
+        "macs": count_macs(net.model, x) // len(x),
+    }
+    return blocks, total
+
+
+def enclosing(net: UnrolledNetwork) -> list[int]:
+    """For each block the innermost other block in whose branch it stands, or -1."""
+    n = len(net)
+    outer = [-1] * n
+    for index in reversed(range(n)):
+        gates = [1.0] * n
+        gates[index] = 0.0
+        for other, gone in enumerate(net.segments.superfluous(gates)):
+            if gone and other < index:
+                outer[other] = index  # the last written, of the smallest index, is the innermost
+    return outer
+
+
+def stage_names(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str]:
+    """For each block the name of its stage: what the names of its blocks begin with, else its number.
+
+    Example:
+        >>> stage_names(["layer1.0", "layer1.1", "layer2.0", "neck"], [[0, 1], [2], [3]])
+        ['layer1', 'layer1', 'layer2', 'stage 3']
+    """
+    found = [""] * len(names)
+    known: set[str] = set()
+    for number, run in enumerate(runs, start=1):
+        begin = {names[index].rpartition(".")[0].removeprefix("model.") for index in run}
+        name = begin.pop() if len(begin) == 1 else ""
+        if not name or name in known or len(name) > 8:
+            name = f"stage {number}"
+        known.add(name)
+        for index in run:
+            found[index] = name
+    return found
+
+
+def _graph(graph: PathGraph) -> list[Any]:
+    return [
+        [vertex.block, [[int(term.kind == BRANCH), list(term.sources)] for term in vertex.terms]]
+        for vertex in graph.vertices
+    ]
+
+
+def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
+    """Those images as one picture that deletions turn wrong most often."""
+    whole = len(exploration.kept) - 1 if exploration.exhaustive else 0
+    often = exploration.wrong.mean(0) - exploration.wrong[whole]
+    chosen = np.argsort(-often, kind="stable")[: min(_MOST_PICTURES, len(often))]
+    pixels = _pixels(data.images[torch.as_tensor(chosen.copy(), device=data.images.device)].cpu())
+    height, width = pixels.shape[1:3]
+    rows = -(-len(pixels) // _COLUMNS)
+    sheet = np.zeros((rows * height, _COLUMNS * width, 3), np.uint8)
+    for place, image in enumerate(pixels):
+        y, x = divmod(place, _COLUMNS)
+        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
+    return {
+        "uri": _picture(sheet),
+        "width": width,
+        "height": height,
+        "columns": _COLUMNS,
+        "places": {str(image): place for place, image in enumerate(chosen.tolist())},
+    }
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray:
+    """(count, height, width, 3) bytes, of at most so many pixels a side."""
+    values = images.float()
+    if images.dtype != torch.uint8:
+        low, high = values.amin(), values.amax()
+        values = (values - low) / (high - low).clamp(min=1e-9) * 255
+    if values.shape[1] != 3:
+        values = values[:, :1].expand(-1, 3, -1, -1)
+    factor = _MOST_PIXELS / max(values.shape[2:])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in values.shape[2:]]
+        values = torch.nn.functional.interpolate(values, size, mode="bilinear", antialias=True)
+    pixels: np.ndarray = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+def _picture(sheet: np.ndarray) -> str:
+    """An address that holds the picture: PNG, or JPEG where that is much smaller."""
+    with first_import("PIL"):
+        from PIL import Image
+
+    image, texts = Image.fromarray(sheet), {}
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        image.save(file, kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
+        texts[kind] = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return texts["PNG"] if len(texts["PNG"]) < 3 * len(texts["JPEG"]) else texts["JPEG"]

@@ -1,0 +1,129 @@
+"""The network to take apart: what it answers with any set of blocks deleted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...lesion import Exploration
+from ...tradeoff import count_macs
+from ..explorer import explorer_data
+from ..section import Part, Section, Table
+from ..stage import NotApplicableError, Options, Stage
+from ..subject import Subject
+from ..words import counted, number, percent, points
+
+_MOST_ALL = 16
+_LEAST_IMAGES = 50
+
+
+def run(subject: Subject, options: Options) -> Section:
+    """Measured answers for all sets of blocks, or for many and an estimate for the others."""
+    droppable = sum(block.droppable for block in subject.net)
+    if not droppable:
+        raise NotApplicableError("none of the blocks can be dropped")
+    x, _ = subject.batch(1)
+    plan = affordable(droppable, count_macs(subject.model, x), min(options["images"], len(subject.data)), options)
+    record = subject.exploration(**plan)
+    data = explorer_data(
+        subject.net,
+        subject.images(plan["images"]),
+        record,
+        model_code=subject.model_code,
+        seconds=options["seconds"],
+        batch=options["batch"],
+    )
+    table = Table.of("explorer", "Best measured set of each number of blocks", best_sets(record))
+    part = Part("Take the network apart", _reading(record), tables=(table,), explorer=data)
+    return Section((part,), warnings=_warnings(record))
+
+
+def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, Any]:
+    """Which sets to measure, on how many images, so that it stays within the work allowed.
+
+    Args:
+        n: number of blocks that can be dropped.
+        macs: multiply-adds of one image.
+        images: at most so many.
+        options: of the stage; `work` is the number of multiply-adds allowed.
+
+    Returns:
+        The options of :meth:`Subject.exploration`.
+
+    Example:
+        >>> affordable(9, 10**6, 300, STAGE.quick)
+        {'images': 300, 'exhaustive': True}
+        >>> affordable(16, 4 * 10**9, 300, STAGE.quick)
+        {'images': 50, 'exhaustive': False, 'draws': 40, 'apart': 20, 'most': 74}
+    """
+    least = min(images, _LEAST_IMAGES)
+    if n <= _MOST_ALL:
+        every = 2 ** (n + 1) / n * macs
+        possible = min(images, int(options["work"] / max(every, 1)), 2**22 // 2**n)
+        if possible >= least or n <= 8:  # of so few blocks random sets would be as many
+            return {"images": max(possible, least), "exhaustive": True}
+    sets = n + 2 * options["most"] + options["draws"] + options["apart"]
+    share = min(1.0, options["work"] / max(sets * images * macs / 2, 1))
+    chosen = max(least, int(images * math.sqrt(share)))
+    fewer = min(1.0, share * images / chosen)
+    return {
+        "images": chosen,
+        "exhaustive": False,
+        "draws": max(40, int(options["draws"] * fewer)),
+        "apart": max(20, int(options["apart"] * fewer)),
+        "most": int(options["most"] * fewer),
+    }
+
+
+def best_sets(record: Exploration) -> pd.DataFrame:
+    """One row for each number of deleted blocks of which sets were measured: the one with the fewest wrong answers."""
+    rows = []
+    for number in np.unique((~record.kept).sum(1)):
+        dropped = record.best(int(number))
+        answer = record.answer(dropped)
+        low, high = answer.interval
+        row = {"deleted": int(number), "accuracy": answer.accuracy, "accuracy_low": low, "accuracy_high": high}
+        rows.append(row | {"loss": answer.loss, "dropped": " ".join(map(str, dropped))})
+    return pd.DataFrame(rows)
+
+
+def _reading(record: Exploration) -> tuple[str, ...]:
+    n, images = len(record.names), counted(len(record.labels), "image")
+    first = (
+        "Every box is the branch of a block, the line below it the shortcut. Switch a block off and its branch is left "
+        "out of the computation; marks above the boxes show what switching each of them off now would cost."
+    )
+    if record.estimate is None:
+        return (
+            first,
+            f"All {2**n:,} answers were measured, on {images}. A set that is chosen because it does best on these images "
+            "does somewhat worse on others.",
+        )
+    checked, told = len(record.estimate.apart), record.estimate
+    return (
+        first,
+        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}; what is shown of the others is "
+        f"an estimate and says so. On {checked} random sets that were measured but not used for it, it is off by "
+        f"{points(told.mean_error).lstrip('+')} of accuracy on average, by at most "
+        f"{points(told.error_of()).lstrip('+')} for 95 % of them, and right for {percent(told.images_alike)} of the single answers. It is not to be "
+        "optimised over without measuring what it picks.",
+    )
+
+
+def _warnings(record: Exploration) -> tuple[str, ...]:
+    images = len(record.labels)
+    return (f"The explorer measured {counted(images, 'image')} only.",) if images < 100 else ()
+
+
+STAGE = Stage(
+    name="explorer",
+    title="Take the network apart",
+    question="What does the network answer with any of its blocks switched off?",
+    run=run,
+    quick={"images": 200, "draws": 200, "apart": 50, "most": 400, "work": 1e13, "seconds": 0.01, "batch": 32},
+    full={"images": 500, "draws": 800, "apart": 200, "most": 2000, "work": 1e15, "seconds": 0.05},
+    weight=8,
+)
