@@ -274,6 +274,8 @@ class _Measure:
     def __init__(self, net: Network, data: ImageData, blocks: list[int], options: StudyOptions) -> None:
         fast = options.get("fast", True)
         self.net, self.data, self.blocks, self.n = quick(net, fast), data, blocks, len(blocks)
+        double = any(parameter.dtype == torch.float64 for parameter in net.model.parameters())
+        self.exact = np.float64 if double else np.float32  # in which the losses were computed
         self.options: StudyOptions = {**options, "fast": False}  # it is: once, not anew for each of many calls
 
     def __call__(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -282,8 +284,7 @@ class _Measure:
         gates[:, self.blocks] = torch.as_tensor(kept, dtype=gates.dtype, device="cpu")
         values = evaluate_gates(self.net, self.data, gates, signed_loss, **self.options)
         wrong = ~(values >= 0)  # a loss that is not a number is no right answer
-        exact = np.float64 if self.data.dtype == torch.float64 else np.float32
-        return np.abs(values).astype(exact), wrong
+        return np.abs(values).astype(self.exact), wrong
 
     def all_sets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All 2^n sets; a part of them at a time, so that what is held besides the results is bounded.

@@ -81,35 +81,29 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
 def best_sets(record: Exploration) -> pd.DataFrame:
     """One row for each number of deleted blocks of which sets were measured: the one with the fewest wrong answers."""
     rows = []
-    for number in np.unique((~record.kept).sum(1)):
-        dropped = record.best(int(number))
+    for deleted in np.unique((~record.kept).sum(1)).tolist():
+        dropped = record.best(deleted)
         answer = record.answer(dropped)
         low, high = answer.interval
-        row = {"deleted": int(number), "accuracy": answer.accuracy, "accuracy_low": low, "accuracy_high": high}
+        row = {"deleted": deleted, "accuracy": answer.accuracy, "accuracy_low": low, "accuracy_high": high}
         rows.append(row | {"loss": answer.loss, "dropped": " ".join(map(str, dropped))})
     return pd.DataFrame(rows)
 
 
 def _reading(record: Exploration) -> tuple[str, ...]:
-    n, images = len(record.names), counted(len(record.labels), "image")
-    first = (
-        "Every box is the branch of a block, the line below it the shortcut. Switch a block off and its branch is left "
-        "out of the computation; marks above the boxes show what switching each of them off now would cost."
-    )
-    if record.estimate is None:
+    n, images, estimate = len(record.names), counted(len(record.labels), "image"), record.estimate
+    if estimate is None:
         return (
-            first,
-            f"All {2**n:,} answers were measured, on {images}. A set that is chosen because it does best on these images "
-            "does somewhat worse on others.",
+            f"All {2**n:,} answers were measured, on {images}. A set that is chosen because it does best on these "
+            "images does somewhat worse on others.",
         )
-    checked, told = len(record.estimate.apart), record.estimate
+    mean, most = (points(error).lstrip("+") for error in (estimate.mean_error, estimate.error_of()))
     return (
-        first,
-        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}; what is shown of the others is "
-        f"an estimate and says so. On {checked} random sets that were measured but not used for it, it is off by "
-        f"{points(told.mean_error).lstrip('+')} of accuracy on average, by at most "
-        f"{points(told.error_of()).lstrip('+')} for 95 % of them, and right for {percent(told.images_alike)} of the single answers. It is not to be "
-        "optimised over without measuring what it picks.",
+        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}; what is shown of the "
+        f"others is an estimate and says so. On {len(estimate.apart)} random sets that were measured but not used for "
+        f"it, its accuracy is off by {mean} on average and by at most {most} for 95 % of them, and "
+        f"{percent(estimate.images_alike)} of the single answers are right or wrong as it says. A set that it likes is "
+        "to be measured before it is believed.",
     )
 
 
@@ -121,7 +115,8 @@ def _warnings(record: Exploration) -> tuple[str, ...]:
 STAGE = Stage(
     name="explorer",
     title="Take the network apart",
-    question="What does the network answer with any of its blocks switched off?",
+    question="What does the network answer without any of its blocks? A box is the branch of a block, the line below "
+    "it the shortcut. Switch blocks off; marks above the others show what switching each of them off now would cost.",
     run=run,
     quick={"images": 200, "draws": 200, "apart": 50, "most": 400, "work": 1e13, "seconds": 0.01, "batch": 32},
     full={"images": 500, "draws": 800, "apart": 200, "most": 2000, "work": 1e15, "seconds": 0.05},
