@@ -188,6 +188,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "gate_path": lambda: {"t": [0.0], **QUIET},
         "roughness_study": lambda: {"seeds": [0], "x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 2.0], **QUIET},
         "rank_predictors": lambda: {"count": 1, "draws": 5},
+        "explore": lambda: {**QUIET},
         "random_deletions": lambda: {"counts": [1], "draws": 2, **QUIET},
         "stage_deletions": lambda: {"counts": [1], "draws": 2, **QUIET},
         "reorderings": lambda: {"swaps": [1], "draws": 2, **QUIET},

@@ -19,7 +19,7 @@ WRONG = [
     (["reprot"], "No such command 'reprot'"),
     (["report", "--bugdet", "quick"], "--budget"),
     (["report", "--budget", "huge"], "'--budget': 'huge' is not one of 'quick', 'full'"),
-    (["report", "--skip", "lesions"], "stages among checks, blocks"),
+    (["report", "--skip", "lesions"], "stages among explorer, checks, blocks"),
     (["report", "--limit", "ten"], "--limit"),
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
     (["report", "--batch-size", "0"], "batch-size"),

@@ -37,7 +37,7 @@ def every():
 @pytest.fixture(scope="module")
 def many():
     """2^18 sets, of which some are measured."""
-    return explore(network(38), images(), draws=30, apart=10, most=200, progress=False)
+    return explore(network(38), images(), draws=30, held_out=10, max_searched=200, progress=False)
 
 
 def literal(net, data: ImageData, dropped: list[int]) -> tuple[np.ndarray, float]:
@@ -66,7 +66,7 @@ def test_all_sets_are_rows_by_their_bits(every: Exploration) -> None:
     assert (every.kept @ (1 << np.arange(6)) == np.arange(64)).all()
     assert every.losses.dtype == np.float64
     shapley = block_values(network(), images(), progress=False)
-    assert every.losses[-1].mean() == pytest.approx(shapley.whole)
+    assert every.losses[-1].mean() == pytest.approx(shapley.full)
     assert every.losses[0].mean() == pytest.approx(shapley.empty)
 
 
@@ -105,11 +105,11 @@ def test_beyond_sixteen_blocks_measured_sets_are_exact(many: Exploration) -> Non
 def test_the_error_of_the_estimate_is_that_on_sets_kept_apart(many: Exploration) -> None:
     estimate = many.estimate
     assert isinstance(estimate, SetEstimate)
-    assert len(estimate.apart) == 10
+    assert len(estimate.held_out) == 10
     net, data = network(38), images()
     measured_sets = {row.tobytes() for row in many.kept}
     off = []
-    for kept, measured, estimated in zip(estimate.apart, estimate.measured, estimate.estimated, strict=True):
+    for kept, measured, estimated in zip(estimate.held_out, estimate.measured, estimate.estimated, strict=True):
         assert kept.tobytes() not in measured_sets
         dropped = np.flatnonzero(~kept).tolist()
         wrong, _ = literal(net, data, dropped)
@@ -144,7 +144,7 @@ def test_a_network_whose_blocks_do_not_interact_is_told_well() -> None:
     pixels = 2 * torch.randn(200, 1, 1, 2, generator=generator)
     labels = (pixels[:, 0, 0, 0] < pixels[:, 0, 0, 1] - 1).long()
     data = ImageData(pixels, labels, ("a", "b"), (0.0,), (1.0,), "pairs")
-    record = explore(unroll(Sum().eval(), data.x[:2]), data, draws=150, apart=30, most=0, progress=False)
+    record = explore(unroll(Sum().eval(), data.x[:2]), data, draws=150, held_out=30, max_searched=0, progress=False)
     assert record.estimate is not None
     assert record.estimate.mean_error < 0.03
     assert record.estimate.images_alike > 0.95
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_a_number_is_a_wrong_answer() -> None:
 
 def test_it_is_written_and_read_bit_by_bit(many: Exploration, tmp_path) -> None:
     again = Exploration.load(many.save(tmp_path / "sets.npz"))
-    dropped = np.flatnonzero(~many.estimate.apart[0]).tolist()  # type: ignore[union-attr]
+    dropped = np.flatnonzero(~many.estimate.held_out[0]).tolist()  # type: ignore[union-attr]
     assert again.answer(dropped).loss == many.answer(dropped).loss
     assert many.to_xarray()["losses"].dims == ("set", "image")
 
@@ -185,7 +185,10 @@ def test_it_is_written_and_read_bit_by_bit(many: Exploration, tmp_path) -> None:
     ("options", "message"),
     [
         ({"blocks": []}, "at least one block that can be dropped, got none"),
-        ({"exhaustive": False, "draws": 20, "apart": 20}, r"many more sets of blocks than draws and apart, got 2\^6"),
+        (
+            {"exhaustive": False, "draws": 20, "held_out": 20},
+            r"many more sets of blocks than draws and held_out, got 2\^6",
+        ),
     ],
 )
 def test_wrong_arguments(options, message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -29,6 +30,7 @@ from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage
 pytestmark = pytest.mark.slow
 
 TINY = {
+    "explorer": {"images": 20, "seconds": 0.001},
     "deletions": {"images": 20, "counts": 3, "draws": 2},
     "reordering": {"images": 20, "swaps": (1, 2), "draws": 2},
     "gradient": {"images": 2},
@@ -102,7 +104,11 @@ def test_every_stage_is_done_and_on_the_page(whole) -> None:
 def test_the_page_needs_nothing_else(whole) -> None:
     text = whole.path.read_text()
     page = Page(text)
-    assert not page.all("script")
+    assert [(a.get("type"), "src" in a) for a in page.all("script")] == [("application/json", False), ("module", False)]
+    (policy,) = [a["content"] or "" for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    script = text.rpartition('<script type="module">')[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     for tag, attributes in page.tags:
         for name in ("src", "srcset", "href"):
             value = attributes.get(name)
@@ -317,7 +323,7 @@ def test_progress_names_each_stage_that_starts(tmp_path, capsys) -> None:
     ("change", "message"),
     [
         ({"budget": "huge"}, "'quick' or 'full', got 'huge'"),
-        ({"skip": ["lesions"]}, "stages among checks, blocks.*got 'lesions'"),
+        ({"skip": ["lesions"]}, "stages among explorer, checks, blocks.*got 'lesions'"),
         ({"options": {"lesion": {"count": 1}}}, "options of the stage lesion among images, got 'count'"),
         ({"options": {"lesions": {}}}, "stages among"),
     ],

@@ -166,15 +166,15 @@ class Exploration(Record):
         )
 
 
-@checked(draws=COUNT, apart=COUNT)
+@checked(draws=COUNT, held_out=COUNT)
 def explore(
     net: UnrolledNetwork,
     data: ImageSource,
     *,
     blocks: Sequence[BlockRef] | None = None,
     draws: int = 200,
-    apart: int = 50,
-    most: int = 500,
+    held_out: int = 50,
+    max_searched: int = 500,
     exhaustive: bool | None = None,
     seed: int = 0,
     **options: Unpack[StudyOptions],
@@ -182,9 +182,9 @@ def explore(
     """Measure the network without many sets of blocks, so that any set can be asked for at once.
 
     A set is evaluated at gates of 0 for its deleted blocks and 1 for the others. Up to 16 blocks, all 2^n sets are.
-    Beyond, these are: the full and the empty network, each block and (where they are no more than `most`) each pair of
-    blocks deleted, every step of a greedy search that deletes one block after another until half of the answers are
-    wrong, and random sets, small ones more often. What they say of the others is an estimate (see
+    Beyond, these are: the full and the empty network, each block and (where they are no more than `max_searched`) each
+    pair of blocks deleted, every step of a greedy search that deletes one block after another until half of the answers
+    are wrong, and random sets, small ones more often. What they say of the others is an estimate (see
     :class:`SetEstimate`), whose error is measured on further random sets.
 
     Args:
@@ -192,8 +192,9 @@ def explore(
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         blocks: those that may be deleted (default: all that :func:`~resnet_paths.drop_blocks` can drop).
         draws: number of random sets, beyond 16 blocks.
-        apart: number of random sets on which the estimate is checked.
-        most: pairs are measured if they are no more than this, and the search ends when it has looked at so many sets.
+        held_out: number of random sets on which the estimate is checked.
+        max_searched: pairs are measured if they are no more than this, and the search ends when it has looked at so
+            many sets.
         exhaustive: whether to measure all 2^n sets; None: up to 16 blocks.
         seed: of the random sets.
         **options: how to run, see :class:`StudyOptions`.
@@ -206,7 +207,7 @@ def explore(
         UnrollError: the model is in training mode.
 
     Cost: up to 16 blocks at most 2^(n+1) evaluations of single blocks, as sets share what they begin with, and 5 bytes
-        for each set and image. Beyond, about n^2 + `draws` + `apart` sets at half a forward pass each.
+        for each set and image. Beyond, about n^2 + `draws` + `held_out` sets at half a forward pass each.
 
     Example:
         >>> from resnet_paths import cifar_resnet, drop_blocks, unroll
@@ -226,12 +227,12 @@ def explore(
         raise ValueError("expected at least one block that can be dropped, got none; print(net) says why")
     measure = _Measure(net, data, indices, options)
     everything = len(indices) <= MOST_EXHAUSTIVE if exhaustive is None else exhaustive
-    _check_number(len(indices), everything, draws + apart)
+    _check_number(len(indices), everything, draws + held_out)
     if everything:
         kept, losses, wrong = measure.all_sets()
         estimate = None
     else:
-        kept, losses, wrong, estimate = _many_sets(measure, draws, apart, most, seed)
+        kept, losses, wrong, estimate = _many_sets(measure, draws, held_out, max_searched, seed)
     return Exploration(
         names=tuple(net[index].name for index in indices),
         blocks=tuple(indices),
@@ -253,7 +254,7 @@ def _check_number(n: int, exhaustive: bool, draws: int) -> None:
             "exhaustive out"
         )
     if not exhaustive and 2**n < 4 * draws:
-        raise ValueError(f"expected many more sets of blocks than draws and apart, got 2^{n}; measure all of them")
+        raise ValueError(f"expected many more sets of blocks than draws and held_out, got 2^{n}; measure all of them")
 
 
 def signed_loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -302,21 +303,21 @@ class _Measure:
 
 
 def _many_sets(
-    measure: _Measure, draws: int, apart: int, most: int, seed: int
+    measure: _Measure, draws: int, held_out: int, max_searched: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, SetEstimate]:
     n, generator = measure.n, np.random.default_rng(seed)
     planned = [np.ones((1, n), bool), ~np.eye(n, dtype=bool)]
-    if n * (n - 1) // 2 <= most:
+    if n * (n - 1) // 2 <= max_searched:
         planned.append(np.stack([_without(n, pair) for pair in combinations(range(n), 2)]))
     planned.append(np.zeros((1, n), bool))
     before = sum(map(len, planned))
-    drawn = _random_sets(n, draws + apart, generator, {kept.tobytes() for part in planned for kept in part})
+    drawn = _random_sets(n, draws + held_out, generator, {kept.tobytes() for part in planned for kept in part})
     kept = np.concatenate([*planned, drawn])
     losses, wrong = measure(kept)
-    used = len(kept) - apart
+    used = len(kept) - held_out
     checks = kept[used:], losses[used:], wrong[used:]
     parts = [(kept[:used], losses[:used], wrong[:used])]
-    parts += _greedy(measure, parts[0], {row.tobytes() for row in kept}, most)
+    parts += _greedy(measure, parts[0], {row.tobytes() for row in kept}, max_searched)
     kept, losses, wrong = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return kept, losses, wrong, fit(kept, losses, wrong, slice(before, used), checks)
 
@@ -340,7 +341,7 @@ def _random_sets(n: int, count: int, generator: np.random.Generator, known: set[
 
 
 def _greedy(
-    measure: _Measure, begun: tuple[np.ndarray, np.ndarray, np.ndarray], known: set[bytes], most: int
+    measure: _Measure, begun: tuple[np.ndarray, np.ndarray, np.ndarray], known: set[bytes], max_searched: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """From the full network on, always without the block whose deletion leaves the fewest errors, until most are.
 
@@ -351,7 +352,7 @@ def _greedy(
     row = _best(np.arange(1, n + 1), wrong, losses)
     kept, errors = begun[0][row], wrong[row].mean()
     parts = []
-    while kept.sum() > 1 and errors < _LOST and (most := most - int(kept.sum())) >= 0:
+    while kept.sum() > 1 and errors < _LOST and (max_searched := max_searched - int(kept.sum())) >= 0:
         candidates = np.repeat(kept[None], int(kept.sum()), axis=0)
         candidates[np.arange(len(candidates)), np.flatnonzero(kept)] = False
         losses, wrong = measure(candidates)

@@ -40,7 +40,7 @@ class SetEstimate(Record):
         rates: (n,) how fast each block's deletion makes sets unlike.
         coefficients: (m, images + 1) of the measured sets' kernels, float16, the mean loss last.
         centre: (images + 1,) what is estimated far from all measured sets.
-        apart: (s, n) sets kept apart: measured, but not used.
+        held_out: (s, n) sets kept apart: measured, but not used.
         measured: (s,) their accuracies.
         estimated: (s,) likewise, estimated.
         images_alike: the share of their answers that are right or wrong as estimated.
@@ -50,7 +50,7 @@ class SetEstimate(Record):
         "rates": "block",
         "coefficients": "set column",
         "centre": "column",
-        "apart": "check block",
+        "held_out": "check block",
         "measured": "check",
         "estimated": "check",
     }
@@ -58,7 +58,7 @@ class SetEstimate(Record):
     rates: np.ndarray
     coefficients: np.ndarray
     centre: np.ndarray
-    apart: np.ndarray
+    held_out: np.ndarray
     measured: np.ndarray
     estimated: np.ndarray
     images_alike: float
@@ -79,13 +79,14 @@ class SetEstimate(Record):
 
     def columns(self, kept: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """(q, images + 1): margins and the logarithm of the loss, for sets `kept` (q, n); `sets` are the measured."""
-        return kernel(kept, sets, self.rates) @ self.coefficients.astype(np.float64) + self.centre
+        columns: np.ndarray = kernel(kept, sets, self.rates) @ self.coefficients.astype(np.float64) + self.centre
+        return columns
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each set kept apart."""
         return data_frame(
             {
-                "deleted": [int(n) for n in (~self.apart).sum(1)],
+                "deleted": [int(n) for n in (~self.held_out).sum(1)],
                 "measured": self.measured,
                 "estimated": self.estimated,
             }
@@ -100,8 +101,8 @@ def kernel(one: np.ndarray, other: np.ndarray, rates: np.ndarray) -> np.ndarray:
         [[1.0, 1.0]]
     """
     a, b = one.astype(np.float64), other.astype(np.float64)
-    apart = (a * rates) @ (1 - b).T + ((1 - a) * rates) @ b.T
-    alike: np.ndarray = np.exp(-apart)
+    distance = (a * rates) @ (1 - b).T + ((1 - a) * rates) @ b.T
+    alike: np.ndarray = np.exp(-distance)
     return alike
 
 
@@ -117,11 +118,12 @@ def margins_of(losses: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """
     finite = np.clip(np.nan_to_num(losses.astype(np.float64), nan=MOST_MARGIN, posinf=MOST_MARGIN), 1e-9, None)
     odds = np.clip(-np.log(np.expm1(np.minimum(finite, 2 * MOST_MARGIN))), -MOST_MARGIN, MOST_MARGIN)
-    return np.where(wrong, np.minimum(odds, 0.0), np.maximum(odds, 0.0)) + 0.0
+    margins: np.ndarray = np.where(wrong, np.minimum(odds, 0.0), np.maximum(odds, 0.0)) + 0.0  # no -0
+    return margins
 
 
 def fit(
-    sets: np.ndarray, losses: np.ndarray, wrong: np.ndarray, random: slice, apart: tuple[np.ndarray, ...]
+    sets: np.ndarray, losses: np.ndarray, wrong: np.ndarray, random: slice, held_out: tuple[np.ndarray, ...]
 ) -> SetEstimate:
     """The estimate from measured sets, and its error on others.
 
@@ -130,7 +132,7 @@ def fit(
         losses: (m, images).
         wrong: (m, images).
         random: the rows that were drawn at random.
-        apart: the same three of the sets that are kept apart.
+        held_out: the same three of the sets that are kept apart.
 
     Cost: one system of m equations.
     """
@@ -141,11 +143,11 @@ def fit(
     relative = change / change.mean() if change.mean() > 0 else np.ones(n)
     fits = [_fitted(sets, columns - centre, relative / reach, random) for reach in _REACHES]
     rates, coefficients = min(fits, key=lambda each: each[2])[:2]
-    kept, _, apart_wrong = apart
-    half = SetEstimate(rates, coefficients, centre, kept, 1 - apart_wrong.mean(1), np.zeros(len(kept)), 0.0)
+    kept, _, held_out_wrong = held_out
+    half = SetEstimate(rates, coefficients, centre, kept, 1 - held_out_wrong.mean(1), np.zeros(len(kept)), 0.0)
     guessed = half.columns(kept, sets)[:, :-1] < 0
     return SetEstimate(
-        rates, coefficients, centre, kept, half.measured, 1 - guessed.mean(1), float((guessed == apart_wrong).mean())
+        rates, coefficients, centre, kept, half.measured, 1 - guessed.mean(1), float((guessed == held_out_wrong).mean())
     )
 
 

@@ -115,7 +115,7 @@ def _estimate(estimate: SetEstimate) -> dict[str, Any]:
         "rates": estimate.rates.tolist(),
         "centre": estimate.centre.tolist(),
         "coefficients": deflated(estimate.coefficients),
-        "checked": len(estimate.apart),
+        "checked": len(estimate.held_out),
         "mean_error": estimate.mean_error,
         "error": estimate.error_of(),
     }

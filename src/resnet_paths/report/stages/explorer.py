@@ -57,7 +57,7 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
         >>> affordable(9, 10**6, 300, STAGE.quick)
         {'images': 300, 'exhaustive': True}
         >>> affordable(16, 4 * 10**9, 300, STAGE.quick)
-        {'images': 50, 'exhaustive': False, 'draws': 40, 'apart': 20, 'most': 74}
+        {'images': 50, 'exhaustive': False, 'draws': 40, 'held_out': 20, 'max_searched': 74}
     """
     least = min(images, _LEAST_IMAGES)
     if n <= _MOST_ALL:
@@ -65,7 +65,7 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
         possible = min(images, int(options["work"] / max(every, 1)), 2**22 // 2**n)
         if possible >= least or n <= 8:  # of so few blocks random sets would be as many
             return {"images": max(possible, least), "exhaustive": True}
-    sets = n + 2 * options["most"] + options["draws"] + options["apart"]
+    sets = n + 2 * options["max_searched"] + options["draws"] + options["held_out"]
     share = min(1.0, options["work"] / max(sets * images * macs / 2, 1))
     chosen = max(least, int(images * math.sqrt(share)))
     fewer = min(1.0, share * images / chosen)
@@ -73,8 +73,8 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
         "images": chosen,
         "exhaustive": False,
         "draws": max(40, int(options["draws"] * fewer)),
-        "apart": max(20, int(options["apart"] * fewer)),
-        "most": int(options["most"] * fewer),
+        "held_out": max(20, int(options["held_out"] * fewer)),
+        "max_searched": int(options["max_searched"] * fewer),
     }
 
 
@@ -100,8 +100,8 @@ def _reading(record: Exploration) -> tuple[str, ...]:
     mean, most = (points(error).lstrip("+") for error in (estimate.mean_error, estimate.error_of()))
     return (
         f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}; what is shown of the "
-        f"others is an estimate and says so. On {len(estimate.apart)} random sets that were measured but not used for "
-        f"it, its accuracy is off by {mean} on average and by at most {most} for 95 % of them, and "
+        f"others is an estimate and says so. On {len(estimate.held_out)} random sets that were measured but not used "
+        f"for it, its accuracy is off by {mean} on average and by at most {most} for 95 % of them, and "
         f"{percent(estimate.images_alike)} of the single answers are right or wrong as it says. A set that it likes is "
         "to be measured before it is believed.",
     )
@@ -118,7 +118,15 @@ STAGE = Stage(
     question="What does the network answer without any of its blocks? A box is the branch of a block, the line below "
     "it the shortcut. Switch blocks off; marks above the others show what switching each of them off now would cost.",
     run=run,
-    quick={"images": 200, "draws": 200, "apart": 50, "most": 400, "work": 1e13, "seconds": 0.01, "batch": 32},
-    full={"images": 500, "draws": 800, "apart": 200, "most": 2000, "work": 1e15, "seconds": 0.05},
+    quick={
+        "images": 200,
+        "draws": 200,
+        "held_out": 50,
+        "max_searched": 400,
+        "work": 1e13,
+        "seconds": 0.01,
+        "batch": 32,
+    },
+    full={"images": 500, "draws": 800, "held_out": 200, "max_searched": 2000, "work": 1e15, "seconds": 0.05},
     weight=8,
 )

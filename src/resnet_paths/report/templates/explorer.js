@@ -285,7 +285,7 @@ export class Explorer {
     this.allOn = button("All blocks on", () => this.set(this.kept.map(() => true)));
     const most = this.best.length - 1;
     this.slider = html("input", { type: "range", min: 0, max: most, value: 0, input: () => this.toBest() });
-    this.slid = html("output", {}, "0");
+    this.slid = html("span", {}, "0"); // an output would take the label from the slider
     const label = html("label", {}, "Best measured set of ", this.slid, " blocks ", this.slider);
     return html("div", { class: "explorer-tools" }, this.dropNext, this.allOn, label);
   }
@@ -500,19 +500,24 @@ export class Explorer {
     const kind = answer.measured ? `measured: ${images - answer.errors} of ${images} right` : "estimate";
     const range = answer.measured ? "95\u00a0% interval" : "95\u00a0% of checked estimates within";
     const time = total.seconds ? percent(left.seconds / total.seconds, 0) : "unknown";
-    const facts = [
-      ["accuracy", "Accuracy", percent(share), `${range} ${percent(low)} to ${percent(high)}; ${kind}`, off.length && change ? moved : ""],
-      ["loss", "Loss", answer.loss.toPrecision(3), `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
-      ["seconds", "Latency", time, "of the sum of all blocks' times, each timed alone"],
-      ["parameters", "Parameters", short(left.parameters), `${percent(left.parameters / total.parameters, 0)} of ${short(total.parameters)}`],
-      ["macs", "Multiply-adds", short(left.macs), `${percent(left.macs / (total.macs || 1), 0)} of ${short(total.macs)} an image`],
-      ["paths", "Paths", large(paths), `${off.length} of ${this.kept.length} blocks off`],
-    ];
+    const of = (name) => `${percent(left[name] / (total[name] || 1), 0)} of ${short(total[name])}`;
+    // title, what is read, what it is exactly, what stands below
+    const facts = {
+      accuracy: ["Accuracy", percent(share), share, `${range} ${percent(low)} to ${percent(high)}; ${kind}`],
+      loss: ["Loss", answer.loss.toPrecision(3), answer.loss, `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
+      seconds: ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each timed alone"],
+      parameters: ["Parameters", short(left.parameters), left.parameters, of("parameters")],
+      macs: ["Multiply-adds", short(left.macs), left.macs, `${of("macs")} an image`],
+      paths: ["Paths", large(paths), paths, `${off.length} of ${this.kept.length} blocks off`],
+    };
+    const before = { accuracy: off.length && change ? moved : "" };
     this.numbers.replaceChildren(
-      ...facts.map(([name, title, value, small, before = ""]) =>
+      ...Object.entries(facts).map(([name, [title, value, exact, small]]) =>
         html(
           "div", { class: answer.measured ? null : "estimated" },
-          html("dt", {}, title), html("dd", { "data-number": name }, value), html("dd", { class: "small" }, before, small),
+          html("dt", {}, title),
+          html("dd", { "data-number": name, "data-value": String(exact) }, value),
+          html("dd", { class: "small" }, before[name] ?? "", small),
         ),
       ),
     );

@@ -1,0 +1,247 @@
+"""The explorer in a real browser: its numbers are Python's, and the keyboard alone works it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resnet_paths.data import ImageData, digits
+from resnet_paths.lesion import Exploration, explore
+from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import UnrolledNetwork, unroll
+from resnet_paths.paths import path_lengths
+from resnet_paths.report import STAGES, write_report
+from resnet_paths.surgery import drop_blocks
+from resnet_paths.tradeoff import count_macs, count_parameters
+
+OPTIONS = {"images": 60, "seconds": 0.001, "draws": 40, "held_out": 20, "max_searched": 30}
+SWITCH = "[role=switch]"
+
+
+def trained() -> torch.nn.Module:
+    """A network of six blocks, a little better than chance."""
+    torch.manual_seed(0)
+    model, train = cifar_resnet(14, in_channels=1, widths=(4, 4, 8), seed=0), digits("train")
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for images, labels in [batch for _ in range(2) for batch in train.batches(100)]:
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    return model.eval()
+
+
+class Shown:
+    """A page, and what Python says of the same network."""
+
+    def __init__(self, model: torch.nn.Module, folder: Path) -> None:
+        self.model, self.data = model, digits("test").sample(60, 0)
+        self.net: UnrolledNetwork = unroll(model)
+        self.path = write_report(
+            model, digits("test"), folder / "report.html", progress=False, options={"explorer": OPTIONS},
+            stages=[stage for stage in STAGES if stage.name in ("explorer", "lengths")],
+        ).path  # fmt: skip
+        few = {name: value for name, value in OPTIONS.items() if name not in ("images", "seconds")}
+        sets = few if len(self.net) > 16 else {}
+        self.record: Exploration = explore(self.net, self.data, progress=False, **sets)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """All 2^6 sets are measured."""
+    return Shown(trained(), tmp_path_factory.mktemp("every"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """Of 2^27 sets some are measured."""
+    return Shown(load_model("embedded"), tmp_path_factory.mktemp("many"))
+
+
+def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    page = context.new_page()
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(("data:", "file:", "blob:")) or page.said.append(asked.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector(SWITCH)
+    return page
+
+
+@pytest.fixture(params=[(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
+def page(request: pytest.FixtureRequest, browser: Any, every: Shown) -> Iterator[Any]:
+    shown = opened(browser, every.path, *request.param)
+    yield shown
+    shown.context.close()
+
+
+def switch_to(page: Any, dropped: list[int]) -> None:
+    """Flip the switches that do not stand so, as a click does (a driven click waits a tenth of a second)."""
+    flip = """(all, dropped) => all.forEach((e, index) => {
+      if ((e.getAttribute("aria-checked") === "false") !== dropped.includes(index)) {
+        e.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+      }
+    })"""
+    page.eval_on_selector_all(SWITCH, flip, dropped)
+
+
+def numbers(page: Any) -> dict[str, str]:
+    read = "all => Object.fromEntries(all.map(e => [e.dataset.number, e.dataset.value]))"
+    return page.eval_on_selector_all("[data-number]", read)
+
+
+@pytest.mark.parametrize("which", ["every", "many"])
+def test_twenty_random_sets_have_the_numbers_of_python(
+    browser: Any, which: str, request: pytest.FixtureRequest
+) -> None:
+    shown: Shown = request.getfixturevalue(which)
+    page, n, generator = opened(browser, shown.path), len(shown.net), np.random.default_rng(1)
+    measured = 0
+    for turn in range(20):
+        dropped = sorted(generator.choice(n, generator.integers(0, n + 1), replace=False).tolist())
+        switch_to(page, dropped)
+        answer, told = shown.record.answer(dropped), numbers(page)
+        measured += answer.measured
+        assert page.get_attribute(".explorer", "data-measured") == str(answer.measured).lower()
+        assert float(told["accuracy"]) == pytest.approx(answer.accuracy, abs=1e-12)
+        assert np.float32(told["loss"]) == pytest.approx(np.float32(answer.loss), rel=1e-6)
+        low, high = (f"{100 * end:.1f}\xa0%" for end in answer.interval)
+        assert f"{low} to {high}" in page.inner_text(".explorer-numbers")
+        if turn < 4:  # the smaller model itself: dear
+            smaller = drop_blocks(shown.model, dropped) if dropped else shown.model
+            assert int(told["parameters"]) == count_parameters(smaller)
+            assert int(told["macs"]) == count_macs(smaller, shown.data.x[:1])
+        assert int(told["paths"]) == path_lengths(shown.net, dropped=dropped).paths
+        assert page.inner_text(".explorer-code code") == f"smaller = drop_blocks(model, {dropped})"
+        assert rights(page) == by_class(shown.data, answer.wrong)
+    assert measured == 20 if which == "every" else measured < 20
+    assert page.said == []
+    page.context.close()
+
+
+def rights(page: Any) -> list[str]:
+    return page.eval_on_selector_all("[data-class] td:last-child", "all => all.map(e => e.textContent)")
+
+
+def by_class(data: ImageData, wrong: np.ndarray) -> list[str]:
+    labels = data.labels.numpy()
+    return [f"{(~wrong[labels == k]).sum()} of {(labels == k).sum()}" for k in range(10) if (labels == k).any()]
+
+
+def test_a_click_switches(browser: Any, every: Shown) -> None:
+    page = opened(browser, every.path)
+    page.click(f"{SWITCH} >> nth=3")
+    assert page.get_attribute(f"{SWITCH} >> nth=3", "aria-checked") == "false"
+    page.click(f"{SWITCH} >> nth=3")
+    assert page.get_attribute(f"{SWITCH} >> nth=3", "aria-checked") == "true"
+    page.context.close()
+
+
+def test_the_images_that_turn_wrong_are_shown(browser: Any, every: Shown) -> None:
+    page = opened(browser, every.path)
+    switch_to(page, [2])
+    wrong, before = every.record.answer([2]).wrong, every.record.answer([]).wrong
+    turned = np.flatnonzero(wrong & ~before)
+    text = page.inner_text(".explorer-images p")
+    assert text.startswith(f"{len(turned)} of 60 turn wrong")
+    assert f"{(before & ~wrong).sum()} turn right" in text
+    labels = page.eval_on_selector_all(".explorer-images svg", "all => all.map(e => e.getAttribute('aria-label'))")
+    assert labels == [f"image {image}, class {int(every.data.labels[image])}" for image in turned][: len(labels)]
+    assert len(labels) == min(len(turned), 24)
+    page.context.close()
+
+
+def test_the_buttons_go_to_the_best_sets(browser: Any, every: Shown) -> None:
+    page = opened(browser, every.path)
+    for count in range(7):
+        page.fill("input[type=range]", str(count))
+        assert page.inner_text(".explorer-code code").endswith(f"{list(every.record.best(count))})")
+    page.click("text=All blocks on")
+    assert page.query_selector_all(f"{SWITCH}[aria-checked=false]") == []
+    errors = [every.record.answer([index]).wrong.sum() for index in range(6)]
+    page.click("text=Drop the next best")
+    (off,) = page.query_selector_all(f"{SWITCH}[aria-checked=false]")
+    name = off.get_attribute("aria-label")
+    assert errors[every.record.names.index(name)] == min(errors)
+    page.context.close()
+
+
+def test_the_keyboard_alone_reaches_and_switches_every_block(page: Any) -> None:
+    focused = "[document.activeElement.getAttribute('role'), document.activeElement.getAttribute('aria-label')]"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate(focused)[0] == "switch":
+            break
+    names = []
+    for _ in range(6):
+        names.append(page.evaluate(focused)[1])
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+    assert names == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1"]
+    assert page.query_selector_all(f"{SWITCH}[aria-checked=true]") == []
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    assert page.get_attribute(f"{SWITCH} >> nth=0", "aria-checked") == "true"
+    ring = page.evaluate("getComputedStyle(document.activeElement.querySelector('.body')).outlineStyle")
+    assert ring == "solid"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Drop the next best"
+    assert page.said == []
+
+
+def test_switches_have_roles_and_names_in_the_accessibility_tree(page: Any) -> None:
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    of = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
+    assert [name for role, name in of if role == "switch"] == [
+        "layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1",
+    ]  # fmt: skip
+    named = {"button", "slider", "img", "image", "table", "switch", "link"}
+    assert [role for role, name in of if role in named and not name.strip()] == []
+    switch_to(page, [1])
+    assert page.inner_text(".explorer-said").startswith("1 of 6 blocks off: accuracy")
+
+
+def test_it_fits_reads_and_stands_out(page: Any, contrast: str) -> None:
+    switch_to(page, [1, 4])
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    texts = ".explorer dt, .explorer dd, .explorer p, .explorer button, .explorer th, .explorer td, .explorer caption"
+    assert min(page.evaluate(contrast, f"{texts}, .explorer code")) >= 4.5
+    sizes = page.eval_on_selector_all(
+        SWITCH, "all => all.map(e => e.getBoundingClientRect()).map(r => [r.width, r.height])"
+    )
+    assert min(min(size) for size in sizes) >= 40  # to be hit with a finger
+    ends = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
+    left, right = zip(*page.eval_on_selector_all(".explorer-net svg *, .explorer dd", ends), strict=True)
+    assert min(left) >= 0
+    assert max(right) <= page.viewport_size["width"]
+
+
+def test_names_are_texts_and_not_code(browser: Any, tmp_path: Path) -> None:
+    """What a model's modules are called cannot run, or end the element that holds it."""
+    inner = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0)
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("</script><img src=x onerror=alert(1)>", inner)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return next(self.children())(x)
+
+    stages = [stage for stage in STAGES if stage.name == "explorer"]
+    options = {"explorer": {"images": 10, "seconds": 0.001}}
+    report = write_report(
+        Named().eval(), digits("test"), tmp_path / "r.html", stages=stages, options=options, progress=False
+    )
+    page = opened(browser, report.path)
+    assert json.dumps(page.get_attribute(f"{SWITCH} >> nth=0", "aria-label")).startswith('"</script><img')
+    assert page.said == []
+    page.context.close()
