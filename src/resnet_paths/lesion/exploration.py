@@ -14,6 +14,7 @@ import torch
 from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..data import ImageData, ImageSource, as_data
+from ..data.metrics import cross_entropy
 from ..data.predictions import right
 from ..network import BlockRef, UnrolledNetwork
 from ..provenance import Provenance, provenance
@@ -23,7 +24,6 @@ from ..tables import data_frame
 from .coalitions import all_coalitions
 from .evaluate import Network, evaluate_gates, quick
 from .game import MOST_EXHAUSTIVE
-from .metrics import cross_entropy
 from .options import StudyOptions
 from .set_estimate import SetEstimate, fit
 
