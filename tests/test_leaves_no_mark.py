@@ -91,7 +91,7 @@ def distilled(net: UnrolledNetwork, data: ImageData, by: Any = tradeoff.distil) 
     with torch.random.fork_rng():  # layers draw when they are made
         with torch.device("cpu"), torch.inference_mode(False):  # made as a model that can be trained is
             student = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=1).float().to(data.images.device)
-    return by(student, net.model, data, tradeoff.Distillation(epochs=1, batch_size=4))
+    return by(student, net.model, data, settings=tradeoff.Distillation(epochs=1, batch_size=4))
 
 
 QUIET: dict[str, Any] = {"progress": False}

@@ -208,7 +208,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
             **QUIET,
         },
         "as_in_training": lambda: {"images": 4, "shift": 1},
-        "distil": lambda: {"how": tradeoff.Distillation(epochs=1)},
+        "distil": lambda: {"settings": tradeoff.Distillation(epochs=1)},
         "train": lambda: {"model": _student(), "recipe": training.Recipe(epochs=1), **QUIET},
         "recalibrate_batchnorm": lambda: {"model": _student()},
         "export_model": lambda: {"onnx": False, "folder": folder / "export"},
