@@ -98,7 +98,7 @@ def test_more_blocks_need_a_budget() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"order": 7}, "from 1 to 6"), ({"order": 2, "index": "Moebius", "budget": 20}, "leave budget out")],
+    [({"order": 7}, "from 1 to 6"), ({"order": 2, "index": "Moebius", "budget": 20}, "omit budget")],
 )
 def test_wrong_use(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

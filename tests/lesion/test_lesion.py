@@ -256,5 +256,5 @@ def test_the_interval_of_a_share_holds_the_share(count: int) -> None:
 
 @pytest.mark.parametrize("metric", [lambda logits, labels: labels, torch.nn.CrossEntropyLoss(reduction="none")])
 def test_metrics_of_too_few_arguments_are_told_before_the_work(metric) -> None:
-    with pytest.raises(TypeError, match=r"a metric of three arguments \(logits, labels, .*got .*; call it in"):
+    with pytest.raises(TypeError, match=r"a metric of three arguments \(logits, labels, .*got .*; wrap it"):
         single_deletions(unroll(tiny()), random_images(), metric=metric)

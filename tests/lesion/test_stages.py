@@ -183,7 +183,7 @@ def test_a_failing_metric_is_named() -> None:
         return logits.mean()
 
     net, data = unroll(tiny()), images()
-    with pytest.raises(ValueError, match="one value an image"):
+    with pytest.raises(ValueError, match="one value per image"):
         single_deletions(net, data, metric=average)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(SweepError, match="one value an image"):
+    with ThreadPoolExecutor(1) as executor, pytest.raises(SweepError, match="one value per image"):
         random_deletions(net, data, [1], draws=1, metric=average, progress=False, executor=executor)

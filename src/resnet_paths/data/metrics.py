@@ -1,4 +1,4 @@
-"""What is measured on the logits of a damaged network, image by image."""
+"""Metrics of the logits of a damaged network, one value per image."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..arguments import checked
 from .predictions import check_labels, divergence_of, right
 
 Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits (images, classes), labels (images,) and the full network's logits to one value an image."""
+"""Maps logits (images, classes), labels (images,) and the full network's logits to one value per image."""
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss of each image in nats, (images,); half precision widens to float32, float64 stays.
+    """The loss of each image in nats, (images,), in float32 for half precision and float64 for float64.
 
     Raises:
-        ValueError: a label beyond the logits.
+        ValueError: a label is out of range.
 
     Example:
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
@@ -52,18 +52,18 @@ def _disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor
 
 
 def _divergence(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """KL(full || damaged) of the predicted distributions, in nats; needs no labels."""
+    """KL(full || damaged) of the predicted distributions in nats; needs no labels."""
     return divergence_of(_wide(logits), _wide(full))
 
 
 def _soft_error(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """1 - p(label): the error expected of an answer drawn from the predicted distribution."""
+    """1 - p(label): the expected error of a prediction sampled from the predicted distribution."""
     check_labels(logits, labels)
     return 1 - _wide(logits).softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
 def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """Total variation between the predicted distributions: the disagreement of answers drawn from them."""
+    """Total variation distance between the predicted distributions: the minimal disagreement of samples from them."""
     return (_wide(logits).softmax(-1) - _wide(full).softmax(-1)).abs().sum(-1) / 2
 
 
@@ -78,11 +78,11 @@ METRICS: dict[str, Metric] = {
 }
 
 _UNLABELLED = frozenset({"disagreement", "divergence", "soft_disagreement"})
-"""Metrics that compare with the full network alone."""
+"""Metrics that only compare with the full network."""
 
 
 def needs_labels(metric: str | Metric) -> bool:
-    """Whether a metric needs labelled images; of a function of one's own that is not known before it is called.
+    """Whether a metric needs labelled images; False for a user's function, for which this is unknown before a call.
 
     Example:
         >>> needs_labels("error"), needs_labels("divergence")
@@ -93,11 +93,11 @@ def needs_labels(metric: str | Metric) -> bool:
 
 
 BOUNDED = frozenset({"error", "top5_error", "disagreement", "soft_error", "soft_disagreement"})
-"""Metrics between 0 and 1 on each image, so that what a block does to them is never beyond 1 either."""
+"""Metrics between 0 and 1 on each image, so that the effect of a block on them is at most 1 too."""
 
 
 def bound_of(metric: str) -> float | None:
-    """The largest that a metric by this name, and a difference of it, can be on an image; None where that is not known.
+    """The maximum of a metric, and of the absolute difference of two values, on an image; None if unknown.
 
     Example:
         >>> bound_of("error"), bound_of("loss")
@@ -111,11 +111,12 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """A metric by name (a key of METRICS), or your own function.
 
     ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the full
-    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation from the full network's
-    prediction: smooth where few images change their class, and never above 1, so that no single image decides.
+    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation distance from the full
+    network's prediction. Both are smooth where few images change class, and at most 1, so that no single image
+    dominates.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: the name is unknown.
         TypeError: the function does not take three arguments.
 
     Example:
@@ -128,21 +129,21 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
         _check_arguments(metric, name)
         return name, metric
     if metric not in METRICS:
-        raise ValueError(f"expected a metric among {sorted(METRICS)} or a function, got {metric!r}")
+        raise ValueError(f"expected one of {sorted(METRICS)} or a function as metric, got {metric!r}")
     return metric, METRICS[metric]
 
 
 def _check_arguments(metric: Metric, name: str) -> None:
-    """Refuse a function that cannot be called with three arguments, before the work."""
+    """Check, before any work, that a function can be called with three arguments."""
     called = metric.forward if isinstance(metric, nn.Module) else metric
     try:
         signature = inspect.signature(called)
-    except (TypeError, ValueError):  # built in: it does not say
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return
     try:
         signature.bind(None, None, None)
     except TypeError:
         raise TypeError(
             "expected a metric of three arguments (logits, labels, logits of the full network), got "
-            f"{name}{signature}; call it in a function of the three"
+            f"{name}{signature}; wrap it in a function of these three"
         ) from None

@@ -1,4 +1,4 @@
-"""Lesion studies: what a network loses with its blocks."""
+"""Lesion studies: what a network loses when blocks are deleted or reordered."""
 
 from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval

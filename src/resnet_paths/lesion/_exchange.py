@@ -1,4 +1,8 @@
-"""Which modules of a network can change places, and whether its blocks can simply be run in another order."""
+"""Which modules of a network can be exchanged, and whether its blocks can simply be run in another order.
+
+Running the blocks of the network itself in another order shares prefixes between orders, so it is far cheaper than a
+reordered copy per order. But it is right only where the operations between two blocks are the same everywhere.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,13 @@ Holder = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """The modules that can change places.
+    """The modules that can be exchanged.
 
     Attributes:
-        holders: the modules that hold the blocks, input side first; together all blocks.
-        groups: for each group of at least two of equal shape, their places among the holders.
-        direct: the blocks may be run in another order as they are: what stands between two blocks reads nothing else
-            and does the same in each place.
+        holders: the modules that contain the blocks, input side first; together they contain all blocks.
+        groups: the positions among the holders of each group of at least two modules of equal shape.
+        direct: whether the blocks can be run in another order as they are, because the operations between two blocks
+            read nothing else and are the same at each position.
     """
 
     holders: tuple[Holder, ...]
@@ -33,47 +37,47 @@ class Exchange:
     direct: bool
 
     def blocks(self, order: tuple[int, ...]) -> tuple[int, ...]:
-        """The order of the blocks for an order of the holders."""
+        """The order of the blocks that results from an order of the holders."""
         return tuple(block for holder in order for block in self.holders[holder])
 
 
 def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
-    """The modules that hold the blocks of a network, and which of them have equal shapes where blocks enter and leave.
+    """The modules that contain the blocks of a network, and which of them have equal input and output shapes.
 
     Raises:
         ValueError: no two blocks have equal shapes.
     """
     plan = net.segments
     find, shapes = site_finder(plan.program), block_shapes(net, example)
-    places = [find(cut) for cut in plan.cuts]
-    holders = _holders(places)
-    alike: dict[Any, list[int]] = {}
+    calls = [find(cut) for cut in plan.cuts]
+    holders = _holders(calls)
+    by_shape: dict[Any, list[int]] = {}
     for number, holder in enumerate(holders):
-        if places[holder[0]].path and sum(place is places[holder[0]] for place in places) == len(holder):
+        if calls[holder[0]].path and sum(call is calls[holder[0]] for call in calls) == len(holder):
             key = (shapes[holder[0]][0], shapes[holder[-1]][1], len(holder))
-            alike.setdefault(key, []).append(number)
-    groups = tuple(tuple(group) for group in alike.values() if len(group) > 1)
+            by_shape.setdefault(key, []).append(number)
+    groups = tuple(tuple(group) for group in by_shape.values() if len(group) > 1)
     if not groups:
         raise ValueError(
             f"expected at least two blocks of equal shape that are modules of their own, got none among the "
-            f"{len(net)} blocks of {type(net.model).__name__}; there is nothing to reorder"
+            f"{len(net)} blocks of {type(net.model).__name__}, so there is nothing to reorder"
         )
-    return Exchange(holders, groups, _direct(net, holders, groups, places))
+    return Exchange(holders, groups, _can_run_directly(net, holders, groups, calls))
 
 
-def _holders(places: list[ModuleCall]) -> tuple[Holder, ...]:
-    """Blocks that follow each other in one module; where the model itself adds, each block by itself."""
+def _holders(calls: list[ModuleCall]) -> tuple[Holder, ...]:
+    """Consecutive blocks of one module; a block whose addition is in the model's own forward stands alone."""
     holders: list[list[int]] = []
-    for index, place in enumerate(places):
-        if index and place.path and place is places[index - 1]:
+    for index, call in enumerate(calls):
+        if index and call.path and call is calls[index - 1]:
             holders[-1].append(index)
         else:
             holders.append([index])
     return tuple(map(tuple, holders))
 
 
-def _direct(
-    net: UnrolledNetwork, holders: tuple[Holder, ...], groups: tuple[tuple[int, ...], ...], places: list[ModuleCall]
+def _can_run_directly(
+    net: UnrolledNetwork, holders: tuple[Holder, ...], groups: tuple[tuple[int, ...], ...], calls: list[ModuleCall]
 ) -> bool:
     plan = net.segments
     if any(plan.carried) or any(plan.exporting):
@@ -83,8 +87,8 @@ def _direct(
         signatures = set()
         for number in group:
             first, last = holders[number][0], holders[number][-1]
-            mine = places[first]
-            ends = (_own(before[first], mine), _own(plan.joins[last], mine))
+            module_call = calls[first]
+            ends = (_operations_in(before[first], module_call), _operations_in(plan.joins[last], module_call))
             if any(_has_state(node, plan.program) for nodes in ends for node in nodes):
                 return False
             signatures.add(tuple(tuple(_signature(node, plan.program) for node in nodes) for nodes in ends))
@@ -93,9 +97,9 @@ def _direct(
     return True
 
 
-def _own(piece: Piece, place: ModuleCall) -> list[fx.Node]:
-    """The operations of a piece that stand in a module."""
-    return [node for node, _, _ in piece.steps if any(call is place for call in call_of(node).ancestors())]
+def _operations_in(piece: Piece, module_call: ModuleCall) -> list[fx.Node]:
+    """The operations of a piece that belong to a module call."""
+    return [node for node, _, _ in piece.steps if any(call is module_call for call in call_of(node).ancestors())]
 
 
 def _has_state(node: fx.Node, program: Program) -> bool:
@@ -109,7 +113,7 @@ def _has_state(node: fx.Node, program: Program) -> bool:
 
 
 def _signature(node: fx.Node, program: Program) -> str:
-    """What an operation does, whatever it reads."""
+    """What an operation does, regardless of its inputs."""
     args = fx.node.map_arg((node.args, node.kwargs), lambda _: None)
     target = str(node.target)
     if node.op == "call_module":

@@ -1,4 +1,4 @@
-"""Values and interactions of a game whose coalitions' values are all in a table: arithmetic, no network."""
+"""Values and interactions of a game given as a table of all coalitions' values: pure arithmetic, no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Method = Literal["shapley", "banzhaf", "leave-one-out"]
 
 @checked
 def all_coalitions(n: int) -> np.ndarray:
-    """(2^n, n) zeros and ones; bit i of a row's index says whether player i is in.
+    """All coalitions as zeros and ones, (2^n, n); bit i of a row's index tells whether player i is in.
 
     Example:
         >>> all_coalitions(2).tolist()
@@ -25,7 +25,7 @@ def all_coalitions(n: int) -> np.ndarray:
 
 
 def growing(order: np.ndarray) -> np.ndarray:
-    """(n - 1, n): the coalitions of 1 to n - 1 players that come in this order."""
+    """The coalitions of the first 1 to n - 1 players in an order, (n - 1, n)."""
     n = len(order)
     rows = np.zeros((n - 1, n))
     for size in range(1, n):
@@ -40,11 +40,11 @@ def table_values(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
     Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; Banzhaf: the plain mean of ``v(S∪i) - v(S)``.
 
     Args:
-        table: (2^n, ...) in the order of :func:`all_coalitions`; further dimensions are games of their own.
+        table: values in the order of :func:`all_coalitions`, (2^n, ...); further dimensions are separate games.
         method: ``shapley`` or ``banzhaf``.
 
     Returns:
-        (n, ...).
+        The values, (n, ...).
 
     Raises:
         ValueError: the table's length is not a power of two.
@@ -69,15 +69,15 @@ def table_values(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
 def table_interactions(table: np.ndarray, method: Method = "shapley") -> np.ndarray:
     """Each pair's interaction from the values of all coalitions, zero on the diagonal.
 
-    ``I_ij = Σ_S w(|S|) (v(S∪ij) - v(S∪i) - v(S∪j) + v(S))`` over the S without i and j: Shapley's weights
-    ``|S|! (n-|S|-2)! / (n-1)!``, or Banzhaf's ``2^(2-n)``.
+    ``I_ij = Σ_S w(|S|) (v(S∪ij) - v(S∪i) - v(S∪j) + v(S))``, summed over the S without i and j, with Shapley's weights
+    ``|S|! (n-|S|-2)! / (n-1)!`` or Banzhaf's ``2^(2-n)``.
 
     Args:
-        table: (2^n, ...) in the order of :func:`all_coalitions`.
+        table: values in the order of :func:`all_coalitions`, (2^n, ...).
         method: ``shapley`` or ``banzhaf``.
 
     Returns:
-        (n, n, ...).
+        The interactions, (n, n, ...).
 
     Source: Grabisch and Roubens (1999).
 
@@ -100,13 +100,13 @@ def table_interactions(table: np.ndarray, method: Method = "shapley") -> np.ndar
 def _players(table: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     n = len(table).bit_length() - 1
     if len(table) != 2**n or n < 1:
-        raise ValueError(f"expected a value for each of 2^n coalitions, got {len(table)}")
+        raise ValueError(f"expected one value for each of 2^n coalitions, got {len(table)}")
     masks = np.arange(2**n)
     return n, masks, np.array([int(mask).bit_count() for mask in masks])
 
 
 def _weights(n: int, method: Method, fixed: int) -> np.ndarray:
-    """The weight of a coalition of each size among the n - fixed other players."""
+    """The weight of a coalition of the other n - fixed players, by its size."""
     if method not in ("shapley", "banzhaf"):
         raise ValueError(f"expected method 'shapley' or 'banzhaf', got {method!r}")
     others = n - fixed

@@ -1,4 +1,9 @@
-"""A damaged network over a whole data set: for each kind of damage and each image, one value."""
+"""Run a damaged network over a data set: one value per kind of damage and image.
+
+All lesion studies are a `Study` here: a list of ways to damage a network. Values are kept per image, since every
+interval and every comparison of two lesions needs them. A batch of images is the unit of work, not a lesion, because
+lesions share prefixes within a batch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +27,7 @@ from ..sweep.progress import reporter, tracked
 from .options import Running, StudyOptions
 
 Network = UnrolledNetwork | PlainNetwork
-"""What can be damaged: residual blocks, or the layers of a plain network."""
+"""A network that can be damaged, in its residual blocks or in the layers of a plain network."""
 N = TypeVar("N", bound=UnrolledNetwork | PlainNetwork)
 
 
@@ -34,13 +39,13 @@ class Study(Protocol):
         """The model that runs."""
 
     def __len__(self) -> int:
-        """The number of ways."""
+        """The number of ways to damage it."""
 
     def full(self, x: torch.Tensor) -> torch.Tensor:
         """The undamaged network's logits."""
 
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """(way, logits) for each way, in any order."""
+        """Yield (way, logits) for each way, in any order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +68,12 @@ class GateRows:
         return self.runner(x)
 
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """(row, logits) for each gate vector."""
+        """Yield (row, logits) for each gate vector."""
         return self.runner.iterate(x, self.gates, count=count)
 
 
 def quick(net: N, fast: bool = True) -> N:
-    """The network with norms folded and weights channels last, where asked for and possible."""
+    """The network with norms folded and weights stored channels last, if requested and possible."""
     check_eval(net.model)
     return for_inference(net) if fast and isinstance(net, UnrolledNetwork) else net  # type: ignore[return-value]
 
@@ -83,24 +88,24 @@ def evaluate_gates(
     count: Evaluations | None = None,
     **options: Unpack[StudyOptions],
 ) -> np.ndarray:
-    """One value for each gate vector and image.
+    """Evaluate a metric for each gate vector and image.
 
     Args:
         net: the network, in eval mode.
-        data: images, with labels where the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images, with labels if the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.data.metrics`; its third argument is the network at gates of one.
         count: is added the numbers of pieces evaluated (the full network, once a batch, apart).
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
-        (m, images), float64.
+        The values in float64, (m, images).
 
     Raises:
-        UnrollError: the model is in training mode, in which its output depends on the batch.
+        UnrollError: the model is in training mode, where its output depends on the batch.
         SweepError: a batch failed on the executor.
 
-    Cost: the rows share what they begin with; single deletions of n blocks cost about n/2 forward passes.
+    Cost: rows share common prefixes; the single deletions of n blocks cost about n/2 forward passes.
     """
     data = as_data(data, labelled=needs_labels(metric))
     run = Running(**options)
@@ -110,17 +115,19 @@ def evaluate_gates(
 def per_image(
     study: Study, data: ImageData, metric: Metric, run: Running, count: Evaluations | None = None
 ) -> np.ndarray:
-    """(ways, images): the metric for each way of damage and image; batches of images are the points of a sweep."""
+    """The metric for each way of damage and image, (ways, images); batches of images are the points of a sweep."""
     check_eval(study.model)
-    slices = even_slices(len(data), run.batch_size)  # a few images left over would be a batch of their own
+    slices = even_slices(
+        len(data), run.batch_size
+    )  # even sizes: a few images left over would make an inefficient batch
     points = [{"start": part.start, "stop": part.stop} for part in slices]
     total = Evaluations() if count is None else count
     context = (study, data, metric)
     swept = run.journal is not None or run.executor is not None
     parts = _swept(points, context, run) if swept else _here(points, context, run.progress)
     values = np.empty((len(study), len(data)))
-    for point, (found, pieces) in zip(points, parts, strict=True):
-        values[:, point["start"] : point["stop"]] = found
+    for point, (batch_values, pieces) in zip(points, parts, strict=True):
+        values[:, point["start"] : point["stop"]] = batch_values
         for name, number in zip(("stems", "shortcuts", "branches", "joins"), pieces, strict=True):
             setattr(total, name, getattr(total, name) + int(number))
     return values
@@ -145,16 +152,16 @@ def _swept(points: list[dict[str, int]], context: Any, run: Running) -> Iterator
         chunk=1,
     )
     if result.errors:
-        place, error = next(iter(result.errors.items()))
+        failed, error = next(iter(result.errors.items()))
         raise SweepError(
             f"expected values for all batches of images, but {len(result.errors)} of {len(points)} failed; images "
-            f"{points[place]['start']} to {points[place]['stop'] - 1}:\n{error}"
+            f"{points[failed]['start']} to {points[failed]['stop'] - 1}:\n{error}"
         )
     yield from zip(result.values["values"], result.values["pieces"], strict=True)
 
 
 def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed: int) -> dict[str, np.ndarray]:
-    """All ways of damage on one batch of images."""
+    """Evaluate all ways of damage on one batch of images."""
     study, data, metric = context
     part = data.subset(slice(point["start"], point["stop"]))
     x, labels, count = placed(part.x, study.model), part.labels.cpu(), Evaluations()
@@ -162,11 +169,11 @@ def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed
     with torch.inference_mode():
         full = study.full(x).cpu()
         for way, logits in study.outputs(x, count):
-            found = metric(logits.cpu(), labels, full)
-            if found.shape != labels.shape:
+            by_image = metric(logits.cpu(), labels, full)
+            if by_image.shape != labels.shape:
                 raise ValueError(
-                    f"expected a metric that gives one value an image, ({len(labels)},), got {tuple(found.shape)}; do "
+                    f"expected a metric with one value per image, ({len(labels)},), got {tuple(by_image.shape)}; do "
                     "not average over the images"
                 )
-            values[way] = found.numpy()
+            values[way] = by_image.numpy()
     return {"values": values, "pieces": np.array(astuple(count))}

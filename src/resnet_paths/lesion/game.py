@@ -1,6 +1,8 @@
-"""The block game: what each block is worth when any of the others may be missing too.
+"""The block game: what each block is worth if any of the others may be missing too.
 
-A coalition S is the set of blocks kept; its value v(S) is the metric of the network with the others deleted.
+A coalition S is the set of blocks kept; its value v(S) is the metric of the network with the other blocks deleted.
+Single deletions miss redundancy: of two blocks that do the same, neither is missed alone. Shapley values average over
+all contexts.
 """
 
 from __future__ import annotations
@@ -30,34 +32,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_EXHAUSTIVE = 16
+"""With this many blocks, all 2^16 coalitions take at most 2^17 block evaluations per batch; beyond, sample."""
 _PAIRS_AT_ONCE = 4
+"""Pairs of orders evaluated together: more share more prefixes, fewer notice sooner that the tolerance is reached."""
 _LEAST_PAIRS = 8
+"""A standard error from fewer pairs is too uncertain (27 % with 8) to stop sampling by."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlockValues(Record):
-    """The value of each block, in the units of the metric.
+    """The value of each block, in units of the metric.
 
     Attributes:
         names: the blocks that play.
         blocks: their indices.
         method: ``shapley``, ``banzhaf`` or ``leave-one-out``.
         metric: name of the metric.
-        values: (n,) how much each block lowers the metric, which all metrics of this library want low: above zero it
-            helps, below zero it harms.
-        standard_errors: (n,) of the sampling of orders; zeros where all coalitions were evaluated.
-        shared_variances: (n,) the part of their squares that the spread over images contains too: each image's own
-            value is told by few orders; zeros where all coalitions were evaluated.
-        interactions: (n, n) pairwise interactions, or None; zero on the diagonal.
+        values: how much each block lowers the metric, (n,). All metrics of this library are better when lower, so a
+            block with a positive value helps and one with a negative value harms.
+        standard_errors: standard errors from the sampling of orders, (n,); zero if all coalitions were evaluated.
+        shared_variances: the part of their squares that the spread over images contains too, (n,), since each image's
+            own value is estimated from the same few orders; zero if all coalitions were evaluated.
+        interactions: pairwise interactions, (n, n), zero on the diagonal; or None.
         full: the metric with all blocks.
         empty: the metric with none of the playing blocks.
         coalitions: number of coalitions evaluated.
-        exhaustive: all 2^n coalitions were evaluated.
-        orders: number of orders sampled (0: none).
-        tolerance: the largest standard error asked for, or None.
-        evaluations: pieces of the network evaluated, over all batches of images.
-        per_image: (n, images) the values of each image's own game; their mean over images is `values`.
-        interactions_per_image: (n, n, images), or None.
+        exhaustive: whether all 2^n coalitions were evaluated.
+        orders: number of sampled orders (0: none).
+        tolerance: the requested bound on the standard errors, or None.
+        evaluations: number of network pieces run, over all batches of images.
+        per_image: the values of each image's own game, (n, images); their mean over images is `values`.
+        interactions_per_image: the interactions of each image's own game, (n, n, images); or None.
         source: model, data, seed and versions.
     """
 
@@ -91,7 +96,7 @@ class BlockValues(Record):
     source: Provenance = field(repr=False)
 
     def intervals(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of intervals over images, and over orders where these were sampled, (n,) each.
+        """The ends of intervals over images, and over orders if these were sampled, (n,) each.
 
         See :func:`resnet_paths.statistics.mean_intervals` and :func:`resnet_paths.statistics.combined_intervals`.
         """
@@ -106,7 +111,7 @@ class BlockValues(Record):
         """The ends of intervals of the interactions over images, (n, n) each.
 
         Raises:
-            ValueError: no interactions were asked for.
+            ValueError: the record has no interactions.
         """
         if self.interactions_per_image is None:
             raise ValueError("expected a game with interactions, got one without; call block_values(interactions=True)")
@@ -115,7 +120,7 @@ class BlockValues(Record):
         return np.where(diagonal, 0.0, low), np.where(diagonal, 0.0, high)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a block; 95 % intervals over images and sampled orders are NaN for a single image."""
+        """One row per block; 95 % intervals over images and sampled orders are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return data_frame(
             {
@@ -143,37 +148,38 @@ def block_values(
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> BlockValues:
-    """What each block is worth in the game whose coalitions are sets of blocks kept.
+    """The value of each block in the game whose coalitions are the sets of blocks kept.
 
-    A coalition S is worth ``v(S)``, the metric of the network that keeps S, with a minus sign: a block's value is how
-    much it lowers the loss, so that more is better. Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; the
-    values add up to v(all) - v(none). Banzhaf: the plain mean of ``v(S∪i) - v(S)``. Leave-one-out: ``v(all) - v(all
-    without i)``, the damage of a single deletion. Interaction of two blocks: the Shapley interaction index of Grabisch
-    and Roubens (1999), or Banzhaf's, ``v(S∪ij) - v(S∪i) - v(S∪j) + v(S)`` averaged likewise: above zero they need each
-    other, below zero they replace each other.
+    A coalition S is worth ``v(S)``, the negative metric of the network that keeps S: a block's value is how much it
+    lowers the loss, so that more is better. Shapley: ``φ_i = Σ_S |S|! (n-|S|-1)! / n! (v(S∪i) - v(S))``; the values add
+    up to v(all) - v(none). Banzhaf: the plain mean of ``v(S∪i) - v(S)``. Leave-one-out: ``v(all) - v(all without i)``,
+    the damage of a single deletion. The interaction of two blocks is the Shapley interaction index of Grabisch and
+    Roubens (1999), or Banzhaf's: ``v(S∪ij) - v(S∪i) - v(S∪j) + v(S)``, averaged with the same weights. If it is
+    positive, the blocks need each other; if negative, they can replace each other.
 
-    Up to 16 blocks all 2^n coalitions are evaluated, sharing the network's prefixes. Beyond, Shapley values are
-    estimated from random orders in antithetic pairs (an order and its reverse; Castro et al. 2009, Mitchell et
+    For up to 16 blocks, all 2^n coalitions are evaluated, sharing the network's prefixes. Beyond that, Shapley values
+    are estimated from random orders in antithetic pairs (an order and its reverse; Castro et al. 2009, Mitchell et
     al. 2022), with standard errors over pairs.
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        method: which value.
+        method: which value to compute.
         metric: see :func:`single_deletions`.
         blocks: the blocks that play (default: all); the others are kept.
-        interactions: pairwise interactions too (only where all coalitions are evaluated); of three and more blocks,
-            and sampled ones, see :func:`higher_interactions`.
-        tolerance: sample until every standard error is at most this (in the units of the metric), from 16 orders on.
-        max_permutations: sample at most this many orders; a warning says if that did not suffice for `tolerance`.
-        seed: of the orders.
+        interactions: whether to compute pairwise interactions too (only if all coalitions are evaluated); for three and
+            more blocks, and for sampled interactions, see :func:`higher_interactions`.
+        tolerance: sample until every standard error is at most this (in units of the metric), from 16 orders on.
+        max_permutations: maximum number of orders to sample; a warning says if that was not enough for `tolerance`.
+        seed: seed of the orders.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: no blocks, Banzhaf values or interactions of more than 16 blocks, unknown method.
+        ValueError: there are no blocks, the method is unknown, or Banzhaf values or interactions are requested for more
+            than 16 blocks.
 
-    Cost: for n playing blocks at the end of the network at most 2^(n+1) block evaluations a batch instead of n 2^n;
-    sampled, n - 1 coalitions an order.
+    Cost: for n playing blocks at the end of the network, at most 2^(n+1) block evaluations per batch instead of n 2^n;
+    when sampling, n - 1 coalitions per order.
 
     Example:
         >>> from resnet_paths import unroll
@@ -191,15 +197,15 @@ def block_values(
         raise ValueError(f"expected a tolerance above zero, got {tolerance}")
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     if not players:
-        raise ValueError("expected at least one block that plays, got blocks=[]; leave blocks out for all")
+        raise ValueError("expected at least one block that plays, got blocks=[]; omit blocks to use all")
     name, function = metric_named(metric)
     game = Game(net, data, players, function, Running(**options))
     n = len(players)
     exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
     if not exhaustive and (method == "banzhaf" or interactions):
         raise ValueError(
-            f"expected at most {MOST_EXHAUSTIVE} blocks for Banzhaf values and interactions, got {n}; choose some with "
-            "blocks=, or sample them with higher_interactions"
+            f"expected at most {MOST_EXHAUSTIVE} blocks for Banzhaf values and interactions, got {n}; select blocks "
+            "with blocks=, or sample interactions with higher_interactions"
         )
     pairs, errors, shared, orders = None, np.zeros(n), np.zeros(n), 0
     if method == "leave-one-out":
@@ -236,12 +242,12 @@ def block_values(
 
 
 class Game:
-    """Values of coalitions, given as rows of zeros and ones over the players.
+    """Evaluates coalitions, given as rows of zeros and ones over the players.
 
     Attributes:
         players: indices of the blocks that play.
-        count: pieces of the network evaluated so far.
-        asked: coalitions evaluated so far.
+        count: number of network pieces run so far.
+        asked: number of coalitions evaluated so far.
     """
 
     def __init__(self, net: Network, data: ImageData, players: list[int], metric: Metric, run: Running) -> None:
@@ -249,7 +255,7 @@ class Game:
         self._runner, self._data, self._metric, self._run = quick(net, run.fast), data, metric, run
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
-        """(m, images) what each coalition (m, n) is worth on each image: the metric, with a minus sign."""
+        """The value of each coalition (m, n) on each image, (m, images): the negative metric."""
         gates = torch.ones(len(coalitions), len(self._runner), device="cpu")
         gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype, device="cpu")
         self.asked += len(coalitions)
@@ -259,41 +265,41 @@ class Game:
 def sampled_gains(
     game: Game, tolerance: float | None, most: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pairs, n, images): the gains of each player, means over an order and its reverse; the two ends."""
+    """Gains of each player, averaged over an order and its reverse, (pairs, n, images); v(all); v(none)."""
     if most < 4:
-        raise ValueError(f"expected at least 4 permutations, so that errors can be told, got {most}")
+        raise ValueError(f"expected at least 4 permutations, so that standard errors can be estimated, got {most}")
     n, generator = len(game.players), np.random.default_rng(seed)
     empty, full = game.values(np.stack([np.zeros(n), np.ones(n)]))
-    found: list[np.ndarray] = []
-    while len(found) < most // 2:
-        draws = [generator.permutation(n) for _ in range(min(_PAIRS_AT_ONCE, most // 2 - len(found)))]
+    pair_gains: list[np.ndarray] = []
+    while len(pair_gains) < most // 2:
+        draws = [generator.permutation(n) for _ in range(min(_PAIRS_AT_ONCE, most // 2 - len(pair_gains)))]
         orders = [order for draw in draws for order in (draw, draw[::-1])]
         values = game.values(np.concatenate([growing(order) for order in orders]))
         gains = np.empty((len(orders), n, len(empty)))
         for row, (order, inner) in enumerate(zip(orders, np.split(values, len(orders)), strict=True)):
             gains[row, order] = np.diff(np.concatenate([empty[None], inner, full[None]]), axis=0)
-        found.extend((gains[0::2] + gains[1::2]) / 2)
-        enough = len(found) >= min(_LEAST_PAIRS, most // 2)
-        if tolerance is not None and enough and errors_over_pairs(np.stack(found)).max() <= tolerance:
-            return np.stack(found), full, empty
+        pair_gains.extend((gains[0::2] + gains[1::2]) / 2)
+        enough = len(pair_gains) >= min(_LEAST_PAIRS, most // 2)
+        if tolerance is not None and enough and errors_over_pairs(np.stack(pair_gains)).max() <= tolerance:
+            return np.stack(pair_gains), full, empty
     if tolerance is not None:
-        reached = errors_over_pairs(np.stack(found)).max()
+        reached = errors_over_pairs(np.stack(pair_gains)).max()
         warn(
-            f"expected standard errors of at most {tolerance:g}, reached {reached:g} after {2 * len(found)} orders; "
-            "raise max_permutations",
+            f"expected standard errors of at most {tolerance:g}, reached {reached:g} after {2 * len(pair_gains)} "
+            "orders; raise max_permutations",
         )
-    return np.stack(found), full, empty
+    return np.stack(pair_gains), full, empty
 
 
 def errors_over_pairs(gains: np.ndarray) -> np.ndarray:
-    """(n,) of the means over pairs of orders, from gains (pairs, n, images)."""
+    """Standard errors over pairs of orders, (n,), from gains (pairs, n, images)."""
     means = gains.mean(2)
     errors: np.ndarray = means.std(0, ddof=1) / np.sqrt(len(means))
     return errors
 
 
 def _shared_variances(gains: np.ndarray) -> np.ndarray:
-    """(n,) the variance of the mean that is due to pairs of orders and images together, not to either alone."""
+    """The variance of the mean, (n,), from the interaction of orders and images, without their main effects."""
     pairs, _, images = gains.shape
     rest = gains - gains.mean(0) - gains.mean(2, keepdims=True) + gains.mean((0, 2))[:, None]
     variances: np.ndarray = (rest**2).sum((0, 2)) / max((pairs - 1) * (images - 1), 1) / (pairs * images)

@@ -1,4 +1,4 @@
-"""Interactions of any number of blocks, through the library shapiq (an extra)."""
+"""Interactions of any number of blocks, computed by the library shapiq (an optional dependency)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Index = Literal["k-SII", "SII", "STII", "FSII", "BII", "FBII", "Moebius"]
 
 @dataclass(frozen=True, eq=False)
 class BlockInteractions(Record):
-    """How much sets of blocks lower the metric together, beyond what their parts do.
+    """How much sets of blocks lower the metric together, beyond the effects of their subsets.
 
     Attributes:
-        values: for each set of 1 to `order` blocks, by their indices in the network, its interaction.
+        values: the interaction of each set of 1 to `order` blocks, given by their indices in the network.
         names: the blocks that play.
         blocks: their indices.
         index: shapiq's name of the interaction index.
-        order: the largest size of a set.
+        order: maximum size of a set.
         metric: name of the metric.
-        exact: from all 2^n coalitions; otherwise estimated from `coalitions` of them.
+        exact: whether the values come from all 2^n coalitions; otherwise they are estimated from `coalitions` of them.
         coalitions: number of coalitions evaluated.
-        evaluations: pieces of the network evaluated, over all batches of images.
+        evaluations: number of network pieces run, over all batches of images.
         source: model, data, seed and versions.
     """
 
@@ -57,26 +57,26 @@ class BlockInteractions(Record):
     source: Provenance = field(repr=False)
 
     def strongest(self, count: int = 10, size: int | None = None) -> list[tuple[tuple[int, ...], float]]:
-        """The sets whose interactions are largest in absolute value (of one size, or of two and more blocks)."""
-        chosen = [
+        """The sets with the largest absolute interactions (of one size, or of two and more blocks)."""
+        candidates = [
             (blocks, value)
             for blocks, value in self.values.items()
             if (len(blocks) > 1 if size is None else len(blocks) == size)
         ]
-        return sorted(chosen, key=lambda item: -abs(item[1]))[:count]
+        return sorted(candidates, key=lambda item: -abs(item[1]))[:count]
 
     def matrix(self) -> np.ndarray:
-        """(n, n) interactions of pairs, zero on the diagonal."""
-        place = {block: row for row, block in enumerate(self.blocks)}
-        pairs = np.zeros((len(place), len(place)))
+        """The interactions of pairs, (n, n), zero on the diagonal."""
+        row_of = {block: row for row, block in enumerate(self.blocks)}
+        pairs = np.zeros((len(row_of), len(row_of)))
         for blocks, value in self.values.items():
             if len(blocks) == 2:
-                one, other = (place[block] for block in blocks)
+                one, other = (row_of[block] for block in blocks)
                 pairs[one, other] = pairs[other, one] = value
         return pairs
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a set."""
+        """One row per set."""
         name = dict(zip(self.blocks, self.names, strict=True))
         rows = [
             {
@@ -105,27 +105,27 @@ def higher_interactions(
 ) -> BlockInteractions:
     """Interactions of up to `order` blocks in the block game, computed by shapiq from the network's coalitions.
 
-    Up to 16 blocks all 2^n coalitions are evaluated, sharing prefixes, and shapiq's ExactComputer turns them into the
-    index. With a `budget`, shapiq's estimators choose the coalitions: KernelSHAP-IQ for k-SII and SII (Fumagalli et
+    For up to 16 blocks, all 2^n coalitions are evaluated, sharing prefixes, and shapiq's ExactComputer turns them into
+    the index. With a `budget`, shapiq's estimators choose the coalitions: KernelSHAP-IQ for k-SII and SII (Fumagalli et
     al. 2024), regression for FSII and FBII (Tsai et al. 2023), permutations for STII (Sundararajan et al. 2020).
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        order: the largest number of blocks in a set.
+        order: maximum number of blocks in a set.
         index: shapiq's name: ``k-SII``, ``SII`` (Grabisch and Roubens 1999), ``STII``, ``FSII``, ``BII``, ``FBII``,
             ``Moebius``.
         metric: see :func:`single_deletions`.
         blocks: the blocks that play (default: all); the others are kept.
-        budget: evaluate at most this many coalitions (default: all, for at most 16 blocks).
-        seed: of the sampling.
+        budget: maximum number of coalitions to evaluate (default: all, for at most 16 blocks).
+        seed: seed of the sampling.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: more than 16 blocks without a budget; an order or an index that does not fit.
+        ValueError: there are more than 16 blocks and no budget, or the order or the index is not possible here.
         ImportError: shapiq is not installed.
 
-    Cost: exact, at most 2^(n+1) block evaluations a batch; else `budget` coalitions.
+    Cost: exactly, at most 2^(n+1) block evaluations per batch; otherwise `budget` coalitions.
 
     Source: Muschalik et al. (2024) for shapiq.
 
@@ -134,8 +134,8 @@ def higher_interactions(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
-        >>> found = higher_interactions(net, digits("test").subset(slice(0, 10)), blocks=[0, 1, 2, 9])
-        >>> len(found.values), found.exact
+        >>> result = higher_interactions(net, digits("test").subset(slice(0, 10)), blocks=[0, 1, 2, 9])
+        >>> len(result.values), result.exact
         (14, True)
     """
     data = as_data(data, labelled=needs_labels(metric))
@@ -145,15 +145,17 @@ def higher_interactions(
         raise ValueError(f"expected an order from 1 to {n}, the number of blocks that play, got {order}")
     if budget is None and n > MOST_EXHAUSTIVE:
         raise ValueError(
-            f"expected at most {MOST_EXHAUSTIVE} blocks, or a budget of coalitions, got {n} blocks; choose some with "
+            f"expected at most {MOST_EXHAUSTIVE} blocks, or a budget of coalitions, got {n} blocks; select blocks with "
             "blocks=, or pass budget="
         )
     shapiq = _shapiq()
     name, function = metric_named(metric)
     game = Game(net, data, players, function, Running(**options))
     exact = budget is None
-    found = _exact(shapiq, game, n, order, index) if exact else _estimated(shapiq, game, n, order, index, budget, seed)
-    sets = {tuple(players[i] for i in members): float(value) for members, value in found.items() if members}
+    interactions = (
+        _exact(shapiq, game, n, order, index) if exact else _estimated(shapiq, game, n, order, index, budget, seed)
+    )
+    sets = {tuple(players[i] for i in members): float(value) for members, value in interactions.items() if members}
     return BlockInteractions(
         values=dict(sorted(sets.items(), key=lambda item: (len(item[0]), item[0]))),
         names=tuple(net[index].name for index in players),
@@ -169,43 +171,43 @@ def higher_interactions(
 
 
 def _exact(shapiq: Any, game: Game, n: int, order: int, index: str) -> dict[tuple[int, ...], float]:
-    """All coalitions once, then shapiq's exact computer on the table."""
+    """Evaluate all coalitions once, then run shapiq's exact computer on the table."""
     table = game.values(all_coalitions(n)).mean(1)
 
     def look_up(coalitions: np.ndarray) -> np.ndarray:
         values: np.ndarray = table[np.asarray(coalitions, int) @ (1 << np.arange(n))]
         return values
 
-    found: dict[tuple[int, ...], float] = shapiq.ExactComputer(look_up, n)(index, order).dict_values
-    return {members: value for members, value in found.items() if len(members) <= order}
+    interactions: dict[tuple[int, ...], float] = shapiq.ExactComputer(look_up, n)(index, order).dict_values
+    return {members: value for members, value in interactions.items() if len(members) <= order}
 
 
 def _estimated(
     shapiq: Any, game: Game, n: int, order: int, index: str, budget: int | None, seed: int
 ) -> dict[tuple[int, ...], float]:
-    makers = shapiq.approximator
-    known = {
-        "k-SII": makers.KernelSHAPIQ,
-        "SII": makers.KernelSHAPIQ,
-        "STII": makers.PermutationSamplingSTII,
-        "FSII": makers.RegressionFSII,
-        "FBII": makers.RegressionFBII,
+    available = shapiq.approximator
+    estimators = {
+        "k-SII": available.KernelSHAPIQ,
+        "SII": available.KernelSHAPIQ,
+        "STII": available.PermutationSamplingSTII,
+        "FSII": available.RegressionFSII,
+        "FBII": available.RegressionFBII,
     }
-    if index not in known:
-        raise ValueError(f"expected an index of {', '.join(known)} with a budget, got {index!r}; leave budget out")
-    options = {"index": index} if known[index] is makers.KernelSHAPIQ else {}
-    estimator = known[index](n, max_order=order, random_state=seed, **options)
-    found: dict[tuple[int, ...], float] = estimator.approximate(
+    if index not in estimators:
+        raise ValueError(f"expected one of {', '.join(estimators)} as index with a budget, got {index!r}; omit budget")
+    options = {"index": index} if estimators[index] is available.KernelSHAPIQ else {}
+    estimator = estimators[index](n, max_order=order, random_state=seed, **options)
+    interactions: dict[tuple[int, ...], float] = estimator.approximate(
         budget, lambda coalitions: game.values(np.atleast_2d(coalitions)).mean(1)
     ).dict_values
-    return found
+    return interactions
 
 
 def _shapiq() -> Any:
     try:
         with first_import("shapiq"):
             import shapiq
-            import shapiq.approximator  # noqa: F401 - so that it is there
+            import shapiq.approximator  # noqa: F401 - makes the submodule available
     except ImportError as error:
         raise ImportError(
             "expected shapiq to be installed for interactions of more than two blocks; run: pip install "

@@ -1,4 +1,4 @@
-"""Deleting several blocks at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
+"""Delete several blocks at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class RandomDeletions(Record):
     """The metric after deleting k random blocks, for several k and draws.
 
     Attributes:
-        counts: (c,) the numbers of deleted blocks.
-        deleted: for each count, (draws, k) the blocks deleted.
-        values: (c, draws) the metric, a mean over images.
+        counts: the numbers of deleted blocks, (c,).
+        deleted: the deleted blocks for each count, (draws, k).
+        values: the metric, averaged over images, (c, draws).
         full: the metric of the full network.
-        metric: its name.
+        metric: name of the metric.
         source: model, data, seed and versions.
-        blocks: the blocks among which was drawn.
-        per_image: (1 + c * draws, images); row 0 is the full network, then the draws of each count.
+        blocks: the blocks drawn from.
+        per_image: the metric per image, (1 + c * draws, images); row 0 is the full network, followed by the draws of
+            each count.
     """
 
     DIMENSIONS: ClassVar = {"values": "count draw", "per_image": "network image"}
@@ -54,21 +55,21 @@ class RandomDeletions(Record):
     per_image: np.ndarray
 
     def quantiles(self, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> np.ndarray:
-        """(levels, c) quantiles over the draws: how much it matters which blocks."""
+        """Quantiles over the draws, (levels, c): how much it matters which blocks are deleted."""
         quantiles: np.ndarray = np.quantile(self.values, levels, axis=1)
         return quantiles
 
     def median_interval(
         self, confidence: float = 0.95, *, draws: int = 1000, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of intervals over images of the median over the draws, (c,) each: how sure it is.
+        """The ends of intervals over images for the median over the draws, (c,) each: how certain it is.
 
         See :func:`resnet_paths.statistics.design_interval`.
         """
         return median_intervals(self.per_image[1:], self.values, confidence, draws, seed)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a draw."""
+        """One row per draw."""
         rows = [
             {"deleted": int(count), "draw": draw, self.metric: value}
             for count, values in zip(self.counts, self.values, strict=True)
@@ -89,23 +90,23 @@ def random_deletions(
     metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> RandomDeletions:
-    """The metric after deleting k blocks drawn at random without replacement, `draws` times for each k.
+    """The metric after deleting k blocks drawn at random without replacement, with `draws` draws for each k.
 
     Veit, Wilber and Belongie (2016), section 4.2: the error of a ResNet rises smoothly with the number of deleted
-    blocks, as of an ensemble that loses members.
+    blocks, like that of an ensemble that loses members.
 
     Args:
-        net: the network, in eval mode; of a plain network layers are deleted.
+        net: the network, in eval mode; for a plain network, layers are deleted.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         counts: the numbers of blocks to delete (default: 1 to all of `blocks`).
-        blocks: draw among these (default: all).
-        draws: random sets for each number.
-        seed: of the draws.
+        blocks: the blocks to draw from (default: all).
+        draws: number of random sets per count.
+        seed: seed of the draws.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: a count that is not from 1 to the number of blocks, or no draws.
+        ValueError: a count is not between 1 and the number of blocks, or there are no draws.
 
     Cost: at most ``len(counts) * draws`` forward passes.
 
@@ -120,23 +121,23 @@ def random_deletions(
     """
     data = as_data(data, labelled=needs_labels(metric))
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
-    chosen = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
-    if not chosen or min(chosen) < 1 or max(chosen) > len(players) or draws < 1:
-        raise ValueError(f"expected counts from 1 to {len(players)} and at least one draw, got {chosen} and {draws}")
+    sizes = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
+    if not sizes or min(sizes) < 1 or max(sizes) > len(players) or draws < 1:
+        raise ValueError(f"expected counts from 1 to {len(players)} and at least one draw, got {sizes} and {draws}")
     name, function = metric_named(metric)
     generator = np.random.default_rng(seed)
     deleted = [
-        np.stack([np.sort(generator.choice(players, count, replace=False)) for _ in range(draws)]) for count in chosen
+        np.stack([np.sort(generator.choice(players, count, replace=False)) for _ in range(draws)]) for count in sizes
     ]
-    gates = torch.ones(1 + len(chosen) * draws, len(net), device="cpu")
+    gates = torch.ones(1 + len(sizes) * draws, len(net), device="cpu")
     for row, indices in enumerate(indices for block in deleted for indices in block):
         gates[row + 1, torch.from_numpy(indices)] = 0
     values = evaluate_gates(net, data, gates, function, **options)
     means = values.mean(1)
     return RandomDeletions(
-        counts=np.array(chosen),
+        counts=np.array(sizes),
         deleted=tuple(deleted),
-        values=means[1:].reshape(len(chosen), draws),
+        values=means[1:].reshape(len(sizes), draws),
         full=float(means[0]),
         metric=name,
         source=provenance(net.model, data, seed=seed),
@@ -151,17 +152,17 @@ def median_intervals(
     """Intervals over images for the median of each row of means, (rows,) each.
 
     Args:
-        per_image: (rows * draws, images).
-        values: (rows, draws), its means over images.
-        confidence: the intervals' coverage.
-        draws: draws of the bootstrap that tells the medians' errors.
-        seed: of the bootstrap.
+        per_image: values per image, (rows * draws, images).
+        values: their means over images, (rows, draws).
+        confidence: coverage of the intervals.
+        draws: number of bootstrap draws that estimate the error of the medians.
+        seed: seed of the bootstrap.
     """
     medians = np.median(bootstrap_means(per_image, draws, seed).reshape(draws, *values.shape), axis=2)
     share, images = is_share(per_image), per_image.shape[1]
     ends = [
-        design_interval(float(np.median(row)), drawn, images, share=share, confidence=confidence)
-        for row, drawn in zip(values, medians.T, strict=True)
+        design_interval(float(np.median(row)), bootstrap_medians, images, share=share, confidence=confidence)
+        for row, bootstrap_medians in zip(values, medians.T, strict=True)
     ]
     low, high = np.array(ends).reshape(-1, 2).T
     return low, high

@@ -1,4 +1,4 @@
-"""How a study of lesions runs: what all of them share."""
+"""How a lesion study runs: the options that all of them share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..sweep import RunOptions
 
 
 class StudyOptions(RunOptions, total=False):
-    """Keywords that every study of lesions takes, and that do not change its numbers; the points are batches of images.
+    """Keyword arguments of every lesion study that do not change its numbers; the sweep's points are batches of images.
 
     Attributes:
         batch_size: images per batch; 100 by default.
-        fast: fold norms and store channels last first (same numbers within 1e-4 in float32, 1e-10 in float64); True
-            by default.
+        fast: whether to fold norms and store weights channels last first (same numbers within 1e-4 in float32, 1e-10 in
+            float64); True by default.
     """
 
     batch_size: int
@@ -24,7 +24,7 @@ class StudyOptions(RunOptions, total=False):
 
 @dataclass(frozen=True)
 class Running:
-    """The same with their defaults, checked; an unknown keyword is a TypeError."""
+    """The same options with their defaults, checked; an unknown keyword raises a TypeError."""
 
     batch_size: int = 100
     fast: bool = True

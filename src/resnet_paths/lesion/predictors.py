@@ -1,4 +1,8 @@
-"""Cheap predictors of the damage that deleting a block does: what one pass or the weights alone say."""
+"""Cheap predictors of the damage from deleting a block, computed from one pass or from the weights alone.
+
+Deletions cost a forward pass per block and need labels. The question is which cheap score predicts their order;
+`ranking` answers it. All scores that need a pass are taken from two passes together, whatever their number.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +44,12 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 @dataclass(frozen=True, eq=False)
 class DamagePredictors(Record):
-    """What is known of each block without deleting it; larger: more damage expected.
+    """Scores of each block obtained without deleting it; larger means more expected damage.
 
     Attributes:
         names: the blocks.
-        values: for each predictor, (n,); NaN where it is not defined.
-        per_image: for each predictor that is a mean over images, (n, images).
+        values: the scores of each predictor, (n,); NaN where it is not defined.
+        per_image: the values per image of each predictor that is a mean over images, (n, images).
         source: model, data and versions.
     """
 
@@ -58,7 +62,7 @@ class DamagePredictors(Record):
     source: Provenance = field(repr=False)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a block, one column a predictor."""
+        """One row per block, one column per predictor."""
         return data_frame({"block": range(len(self.names)), "name": self.names, **self.values})
 
 
@@ -73,7 +77,7 @@ def damage_predictors(
     fast: bool = True,
     progress: bool = True,
 ) -> DamagePredictors:
-    """Eight cheap predictors of the damage of single deletions, with s a block's shortcut and b its branch.
+    """Eight cheap predictors of the damage from single deletions, where s is a block's shortcut and b its branch.
 
     - ``branch_ratio``: ``‖b‖ / ‖s‖``, mean over images.
     - ``block_influence``: ``1 - cos(s, s + b)``, mean over images (Men et al. 2024, equation 1, where s is the input).
@@ -81,33 +85,33 @@ def damage_predictors(
     - ``taylor``: ``-dL/dg`` at a gate of one, the first-order change of the cross-entropy (Molchanov et al. 2017,
       section 2.2, with the gate as the parameter).
     - ``taylor_abs``: its absolute value, mean over images.
-    - ``gradient_share``: of the loss's gradient at the block's entry the part that comes through the branch,
-      ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``: by how much of the gradient of paths the block is used.
-    - ``logit_contribution``: what b adds, by shortcuts alone, to the label's logit less the mean logit
+    - ``gradient_share``: the share of the loss's gradient at the block's entry that comes through the branch,
+      ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``.
+    - ``logit_contribution``: what b adds, through shortcuts alone, to the label's logit minus the mean logit
       (see :func:`resnet_paths.paths.block_contributions`).
-    - ``cka``: one less linear CKA of s and s + b over images (Kornblith et al. 2019, equation 3), from `cka_images`
-      of them drawn at random.
+    - ``cka``: one minus linear CKA between s and s + b (Kornblith et al. 2019, equation 3), on `cka_images` random
+      images.
 
     Args:
         net: the network, in eval mode; its model is not changed.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        cka_images: images for CKA, at once in memory; 0 leaves it out.
-        batch_size: images per batch for the others.
+        cka_images: number of images for CKA, all in memory at once; 0 leaves CKA out.
+        batch_size: images per batch for the other predictors.
         fast: see :class:`StudyOptions`.
-        progress: show a progress bar on a terminal.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
-        ValueError: fewer than two images for CKA.
+        ValueError: there are fewer than two images for CKA.
 
-    Cost: about 3 forward and 2 backward passes together, whatever the number of blocks.
+    Cost: about 3 forward and 2 backward passes in total, whatever the number of blocks.
 
     Example:
         >>> from resnet_paths import unroll
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> net = unroll(load_model("embedded"))
-        >>> found = damage_predictors(net, digits("test").subset(slice(0, 20)))
-        >>> len(found.values), found.values["taylor"].shape
+        >>> predictors = damage_predictors(net, digits("test").subset(slice(0, 20)))
+        >>> len(predictors.values), predictors.values["taylor"].shape
         (8, (27,))
     """
     data = as_data(data)
@@ -122,7 +126,7 @@ def damage_predictors(
             labels = labels.to(x.device)
             parts.append({**_gradients(runner, x, labels), **_contributions(runner, x, labels)})
     per_image = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
-    values = {name: found.mean(1) for name, found in per_image.items()}
+    values = {name: by_image.mean(1) for name, by_image in per_image.items()}
     values["norm_scale"] = _norm_scales(net)
     if cka_images:
         values["cka"] = _cka(runner, placed(data.sample(cka_images).x, net.model))
@@ -135,7 +139,7 @@ def damage_predictors(
 
 
 def _gradients(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
-    """Norms and angles on the way forward; gradients of gates, and by branch and by shortcut, on the way back."""
+    """Norms and angles from the forward pass; gradients of gates, branches and shortcuts from the backward pass."""
     with torch.no_grad():
         state = net.stem(x)
     state = replace(state, value=state.value.detach().requires_grad_())
@@ -143,22 +147,26 @@ def _gradients(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> d
     by_branch, by_shortcut, ratios, influences = [], [], [], []
     with torch.enable_grad():
         while state.index < len(net):
-            ways = [state.value.view_as(state.value) for _ in range(2)]
-            if not state.value.requires_grad:  # an entry that no block before it leads to: a learned token
-                ways = [way.detach().requires_grad_() for way in ways]
-            branch = net.branch(replace(state, value=ways[0]))
-            shortcut = net.shortcut(replace(state, value=ways[1]))
-            by_branch.append(ways[0])
-            by_shortcut.append(ways[1])
+            copies = [state.value.view_as(state.value) for _ in range(2)]
+            if not state.value.requires_grad:  # the entry depends on no earlier block: a learned token
+                copies = [copy.detach().requires_grad_() for copy in copies]
+            branch = net.branch(replace(state, value=copies[0]))
+            shortcut = net.shortcut(replace(state, value=copies[1]))
+            by_branch.append(copies[0])
+            by_shortcut.append(copies[1])
             gate = gates[state.index].view(-1, *[1] * (branch.ndim - 1))
             total = shortcut + gate * branch
             ratios.append(_norm(branch) / _norm(shortcut))
             influences.append(1 - _flat(shortcut * total).sum(1) / (_norm(shortcut) * _norm(total)))
             state = net.join(state, total)
         loss = F.cross_entropy(state.value, labels, reduction="sum")
-        found = torch.autograd.grad(loss, [gates, *by_branch, *by_shortcut], allow_unused=True, materialize_grads=True)
-    through = [torch.stack([_norm(g) for g in part]) for part in (found[1 : len(net) + 1], found[len(net) + 1 :])]
-    taylor = -found[0]
+        gradients = torch.autograd.grad(
+            loss, [gates, *by_branch, *by_shortcut], allow_unused=True, materialize_grads=True
+        )
+    through = [
+        torch.stack([_norm(g) for g in part]) for part in (gradients[1 : len(net) + 1], gradients[len(net) + 1 :])
+    ]
+    taylor = -gradients[0]
     measured = {
         "branch_ratio": torch.stack(ratios),
         "block_influence": torch.stack(influences),
@@ -170,7 +178,7 @@ def _gradients(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> d
 
 
 def _contributions(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
-    """Each branch's product with the margin's gradient that reached it by shortcuts alone."""
+    """The product of each branch with the margin's gradient that reaches it through shortcuts alone."""
     with torch.no_grad():
         state = net.stem(x)
     branches = []
@@ -182,13 +190,13 @@ def _contributions(net: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) 
             state = net.join(state, net.shortcut(state) + branches[-1])
         logits = state.value
         margin = logits.gather(1, labels[:, None]).sum() - logits.mean(1).sum()
-        found = torch.autograd.grad(margin, branches, allow_unused=True, materialize_grads=True)
-    added = torch.stack([_flat(b.detach() * g).sum(1) for b, g in zip(branches, found, strict=True)])
+        gradients = torch.autograd.grad(margin, branches, allow_unused=True, materialize_grads=True)
+    added = torch.stack([_flat(b.detach() * g).sum(1) for b, g in zip(branches, gradients, strict=True)])
     return {"logit_contribution": added.double().cpu().numpy()}
 
 
 def _cka(net: UnrolledNetwork, x: torch.Tensor) -> np.ndarray:
-    """(n,) one less linear CKA of the stream without and with each branch, by matrices (images, images)."""
+    """One minus linear CKA between the stream without and with each branch, (n,), from matrices (images, images)."""
     values = []
     with torch.inference_mode():
         state = net.stem(x)
@@ -207,11 +215,11 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
     ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred features, computed from the matrices ``XXᵀ`` and ``YYᵀ``.
 
     Args:
-        one: (images, ...).
-        other: (images, ...).
+        one: a representation, (images, ...).
+        other: another one, (images, ...).
 
     Raises:
-        ValueError: the two hold different numbers of images.
+        ValueError: the numbers of images differ.
 
     Example:
         >>> x = torch.randn(10, 4)
@@ -230,15 +238,15 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _norm_scales(net: UnrolledNetwork) -> np.ndarray:
-    """(n,) the mean absolute scale of each branch's last norm that has one."""
-    found = np.full(len(net), np.nan)
+    """The mean absolute scale of each branch's last norm with a scale, (n,); NaN if there is none."""
+    scales = np.full(len(net), np.nan)
     plan = net.segments
     for index, cut in enumerate(plan.cuts):
         for node in sorted(cut.branch_nodes, key=plan.flow.order.__getitem__):
             module = plan.program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
             if isinstance(module, _NORMS) and isinstance(module.weight, torch.Tensor):
-                found[index] = float(module.weight.detach().abs().mean())
-    return found
+                scales[index] = float(module.weight.detach().abs().mean())
+    return scales
 
 
 def _flat(value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Which predictor of damage can be trusted: rank correlations with true damage, and the ranges where they may lie."""
+"""Which predictor of damage can be trusted: rank correlations with the true damage, and their plausible ranges."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PredictorRanking(Record):
-    """How well each predictor orders the blocks by their damage.
+    """How well each predictor ranks the blocks by damage.
 
     Attributes:
-        predictors: their names, best first.
-        spearman: (p,) Spearman's rank correlation with true damage over the blocks.
-        spearman_range: (p, 2) the range where it may lie on infinitely many images; not an interval, see
+        predictors: names of the predictors, best first.
+        spearman: Spearman's rank correlation with the true damage over the blocks, (p,).
+        spearman_range: its plausible range on infinitely many images, (p, 2); not a confidence interval, see
             :func:`resnet_paths.statistics.correlation_ranges`.
-        kendall: (p,) Kendall's tau-b.
-        kendall_range: (p, 2).
-        found: (p,) the share of the `count` least damaging blocks that are among the predictor's `count` least.
-        count: number of blocks.
-        blocks: (p,) the number of blocks for which the predictor is defined.
-        metric: in which the damage was measured.
+        kendall: Kendall's tau-b with the true damage, (p,).
+        kendall_range: its plausible range, (p, 2).
+        found: share of the `count` least damaging blocks that are among the `count` predicted ones, (p,).
+        count: number of least damaging blocks considered by `found`.
+        blocks: number of blocks for which the predictor is defined, (p,).
+        metric: the metric of the damage.
     """
 
     DIMENSIONS: ClassVar = {
@@ -56,11 +56,11 @@ class PredictorRanking(Record):
     metric: str
 
     def trusted(self, least: float = 0.5) -> tuple[str, ...]:
-        """The predictors whose Spearman correlation is above `least` over the whole range."""
+        """The predictors whose Spearman correlation is above `least` over its full range."""
         return tuple(np.array(self.predictors)[self.spearman_range[:, 0] > least].tolist())
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a predictor, best first."""
+        """One row per predictor, best first."""
         return data_frame(
             {
                 "predictor": self.predictors,
@@ -86,23 +86,24 @@ def rank_predictors(
     draws: int = 1000,
     seed: int = 0,
 ) -> PredictorRanking:
-    """Rank correlation of each predictor with the true damage of single deletions.
+    """Rank correlation of each predictor with the true damage from single deletions.
 
-    Damage and those predictors that are means over images carry noise, which draws a rank correlation towards zero.
-    The ranges tell where the correlation of the noiseless ones may lie (:func:`correlation_ranges`): no interval that
-    covers 95 % was found for all levels of noise. ``norm_scale`` and ``cka`` count as exact.
+    Damage, and predictors that are means over images, are noisy, which biases a rank correlation towards zero. The
+    ranges say where the noiseless correlation may lie (:func:`correlation_ranges`); we found no interval that covers
+    95 % at all levels of noise. ``norm_scale`` and ``cka`` are treated as exact.
 
     Args:
-        predictors: of a network.
-        damage: of deleting each block of it; the loss orders blocks that make no error more.
-        count: how many least damaging blocks a predictor should find.
-        draws: of the bootstrap.
-        seed: of the draws.
+        predictors: the predictors of a network.
+        damage: the damage from deleting each of its blocks; measured by the loss, it also ranks blocks that cause no
+            additional errors.
+        count: number of least damaging blocks that a predictor should identify.
+        draws: number of bootstrap draws.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: of different models, or `count` does not fit.
+        ValueError: predictors and damage are of different models, or `count` is out of range.
 
-    Cost: no passes.
+    Cost: no forward passes.
 
     Source: Spearman (1904); Kendall (1945) for tau-b.
 
@@ -117,7 +118,9 @@ def rank_predictors(
         8
     """
     if predictors.source.model != damage.source.model:
-        raise ValueError("expected predictors and damage of one model, got two; measure both on the same network")
+        raise ValueError(
+            "expected predictors and damage of one model, got two models; measure both on the same network"
+        )
     n = len(damage.names)
     if not 1 <= count <= n:
         raise ValueError(f"expected a count from 1 to {n}, the number of blocks, got {count}")

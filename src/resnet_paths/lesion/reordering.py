@@ -1,4 +1,4 @@
-"""Running the blocks in another order (Veit, Wilber and Belongie 2016, section 4.3 and figure 5b)."""
+"""Run the blocks in another order (Veit, Wilber and Belongie 2016, section 4.3 and figure 5b)."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class Reorderings(Record):
     """The metric with the blocks in other orders.
 
     Attributes:
-        orders: (m, n) the blocks in the order in which they run.
-        swaps: (m,) the number of random swaps that made each order.
-        tau: (m,) Kendall's rank correlation of each order with the original one.
-        values: (m,) the metric, a mean over images.
-        per_image: (m + 1, images); row 0 is the network as it is.
-        full: the metric of the network as it is.
-        metric: its name.
-        groups: the names of the blocks that can change places with each other.
-        direct: blocks were run in another order as they are, sharing beginnings; otherwise a reordered copy of the
-            model was made for each order.
-        evaluations: pieces of the network evaluated, over all batches of images (zero where not direct).
+        orders: the blocks in the order in which they run, (m, n).
+        swaps: number of random swaps behind each order, (m,).
+        tau: Kendall's rank correlation of each order with the original one, (m,).
+        values: the metric, averaged over images, (m,).
+        per_image: the metric per image, (m + 1, images); row 0 is the original network.
+        full: the metric of the original network.
+        metric: name of the metric.
+        groups: the names of the blocks that can be exchanged with each other.
+        direct: whether blocks were run in another order as they are, sharing prefixes; otherwise a reordered copy of
+            the model was made for each order.
+        evaluations: number of network pieces run, over all batches of images (zero if not direct).
         source: model, data, seed and versions.
     """
 
@@ -72,57 +72,57 @@ class Reorderings(Record):
     source: Provenance = field(repr=False)
 
     def intervals(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of intervals over images of each order's metric, (m,) each."""
+        """The ends of intervals over images for each order's metric, (m,) each."""
         return intervals(self.per_image[1:], confidence, bound=bound_of(self.metric))
 
     def rank_correlation(self, *, seed: int = 0) -> tuple[float, float, float]:
-        """Spearman's correlation of the metric with tau over the orders, and the range where it may lie.
+        """Spearman's correlation of the metric with tau over the orders, and its plausible range.
 
-        Near -1: the further the order is from the original one, the worse, as Veit et al. found. The range is not an
-        interval of a stated confidence (:func:`resnet_paths.statistics.correlation_ranges`).
+        Near -1, the metric gets worse the further the order is from the original one, as Veit et al. found. The range
+        is not a confidence interval (:func:`resnet_paths.statistics.correlation_ranges`).
         """
         low, high = correlation_ranges(self.per_image[1:], self.tau, seed=seed)[0]
         return float(spearman(self.values[None], self.tau[None])[0]), float(low), float(high)
 
     def by_swaps(self, confidence: float = 0.95) -> pd.DataFrame:
-        """One row for each number of swaps: mean tau, median and spread over orders, interval over images."""
+        """One row per number of swaps: mean tau, median and spread over orders, interval over images."""
         rows = []
         for count in np.unique(self.swaps):
-            mine = self.swaps == count
-            ends = median_intervals(self.per_image[1:][mine], self.values[mine][None], confidence)
-            spread = np.quantile(self.values[mine], (0.1, 0.5, 0.9))
+            selected = self.swaps == count
+            ends = median_intervals(self.per_image[1:][selected], self.values[selected][None], confidence)
+            spread = np.quantile(self.values[selected], (0.1, 0.5, 0.9))
             named = dict(zip(("tenth", "median", "ninetieth"), spread.tolist(), strict=True))
             rows.append(
-                {"swaps": int(count), "tau": self.tau[mine].mean(), **named, "low": ends[0][0], "high": ends[1][0]}
+                {"swaps": int(count), "tau": self.tau[selected].mean(), **named, "low": ends[0][0], "high": ends[1][0]}
             )
         return data_frame(rows)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row an order; 95 % intervals over images are NaN for a single image."""
+        """One row per order; 95 % intervals over images are NaN for a single image."""
         low, high = self.intervals() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return data_frame({"swaps": self.swaps, "tau": self.tau, self.metric: self.values, "low": low, "high": high})
 
 
 @checked
 def order_distance(order: Sequence[int]) -> float:
-    """Kendall's tau of an order with the original one, ``1 - 4 inversions / (n (n - 1))``: 1 the same, -1 reversed.
+    """Kendall's tau of an order with the original one, ``1 - 4 inversions / (n (n - 1))``: 1 if equal, -1 if reversed.
 
     Example:
         >>> order_distance([0, 1, 2, 3]), order_distance([3, 2, 1, 0])
         (1.0, -1.0)
     """
     with first_import("scipy.stats"):
-        from scipy.stats import kendalltau  # here: its import takes a second
+        from scipy.stats import kendalltau  # imported late: it takes a second
 
     return float(kendalltau(np.arange(len(order)), np.asarray(order)).statistic)
 
 
 @checked(swaps=Range(0, 10**9))
 def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generator: np.random.Generator) -> np.ndarray:
-    """An order of `size` blocks after random swaps of two places of one group, each such pair being equally likely.
+    """An order of `size` blocks after random swaps of two positions in one group, all such pairs being equally likely.
 
     Raises:
-        ValueError: no group has two places.
+        ValueError: no group has two positions.
 
     Example:
         >>> random_swaps([[1, 2]], 4, 1, np.random.default_rng(0))
@@ -130,7 +130,7 @@ def random_swaps(groups: Sequence[Sequence[int]], size: int, swaps: int, generat
     """
     pairs = [(one, other) for group in groups for i, one in enumerate(group) for other in group[i + 1 :]]
     if not pairs and swaps:
-        raise ValueError("expected groups with two places to swap, got none")
+        raise ValueError("expected a group with at least two positions to swap, got none")
     order = np.arange(size)
     for choice in generator.integers(len(pairs), size=swaps):
         one, other = pairs[choice]
@@ -158,18 +158,17 @@ def reorderings(
     Args:
         net: the network, in eval mode; its model is not changed.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        swaps: the numbers of swaps, made one after the other.
-        draws: random orders for each number.
-        seed: of the orders.
+        swaps: the numbers of swaps to try.
+        draws: number of random orders per number of swaps.
+        seed: seed of the orders.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: no two blocks have equal shapes, a number of swaps below one, or no draws.
+        ValueError: no two blocks have equal shapes, a number of swaps is below one, or there are no draws.
 
-    Cost: at most ``len(swaps) * draws + 1`` forward passes; orders that begin alike share their beginnings. Where
-    something between the blocks belongs to one place (a norm of the next block), a copy of the model for each order
-    and batch of images.
+    Cost: at most ``len(swaps) * draws + 1`` forward passes; orders share common prefixes. If operations between the
+    blocks differ (a norm of the next block), a copy of the model per order and batch of images.
 
     Example:
         >>> from resnet_paths import unroll
@@ -181,31 +180,33 @@ def reorderings(
         True
     """
     data = as_data(data, labelled=needs_labels(metric))
-    wanted = [int(count) for count in swaps]
-    if not wanted or min(wanted) < 1 or draws < 1:
-        raise ValueError(f"expected numbers of swaps of at least 1 and at least one draw, got {wanted} and {draws}")
+    swap_counts = [int(count) for count in swaps]
+    if not swap_counts or min(swap_counts) < 1 or draws < 1:
+        raise ValueError(f"expected at least 1 swap and at least one draw, got {swap_counts} and {draws}")
     name, function = metric_named(metric)
     run = Running(**options)
     runner = quick(net, run.fast)
-    found = exchange(runner, placed(data.subset(slice(0, 1)).x, net.model))
+    modules = exchange(runner, placed(data.subset(slice(0, 1)).x, net.model))
 
     generator = np.random.default_rng(seed)
     swapped = [
-        random_swaps(found.groups, len(found.holders), count, generator) for count in wanted for _ in range(draws)
+        random_swaps(modules.groups, len(modules.holders), count, generator)
+        for count in swap_counts
+        for _ in range(draws)
     ]
-    orders = [found.blocks(tuple(order)) for order in swapped]
-    study, pieces = Orders(runner, (tuple(range(len(net))), *orders), found), Evaluations()
+    orders = [modules.blocks(tuple(order)) for order in swapped]
+    study, pieces = Orders(runner, (tuple(range(len(net))), *orders), modules), Evaluations()
     values = per_image(study, data, function, run, pieces)
     return Reorderings(
         orders=np.array(orders),
-        swaps=np.repeat(wanted, draws),
+        swaps=np.repeat(swap_counts, draws),
         tau=np.array([order_distance(order) for order in orders]),
         values=values[1:].mean(1),
         per_image=values,
         full=float(values[0].mean()),
         metric=name,
-        groups=tuple(tuple(net[found.holders[holder][0]].name for holder in group) for group in found.groups),
-        direct=found.direct,
+        groups=tuple(tuple(net[modules.holders[holder][0]].name for holder in group) for group in modules.groups),
+        direct=modules.direct,
         evaluations=pieces,
         source=provenance(net.model, data, seed=seed),
     )
@@ -217,7 +218,7 @@ class Orders:
 
     runner: UnrolledNetwork
     orders: tuple[tuple[int, ...], ...]
-    found: Exchange
+    modules: Exchange
 
     @property
     def model(self) -> nn.Module:
@@ -232,12 +233,12 @@ class Orders:
         return self.runner(x)
 
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """(order, logits) for each order."""
-        if not self.found.direct:
+        """Yield (order, logits) for each order."""
+        if not self.modules.direct:
             for row, order in enumerate(self.orders):
                 yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=x[:1])(x))
             return
-        inner = {block for holder in self.found.holders for block in holder[:-1]}
+        inner = {block for holder in self.modules.holders for block in holder[:-1]}
 
         def step(state: State, position: int, source: int) -> State:
             count.shortcuts += 1

@@ -1,4 +1,4 @@
-"""Deleting each block in turn, or only its shortcut (Veit, Wilber and Belongie 2016, section 4.1 and figure 3)."""
+"""Delete each block in turn, or only its shortcut (Veit, Wilber and Belongie 2016, section 4.1 and figure 3)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class SingleDeletions(Record):
         metric: name of the metric.
         full: the metric of the full network.
         full_interval: its 95 % interval over images.
-        values: (n,) the metric with each block deleted.
-        low: (n,) lower ends of their 95 % intervals.
-        high: (n,) upper ends.
-        per_image: (n + 1, images); row 0 is the full network, row i + 1 the network without block i.
+        values: the metric with each block deleted, (n,).
+        low: lower ends of the 95 % intervals of `values`, (n,).
+        high: upper ends, (n,).
+        per_image: the metric per image, (n + 1, images); row 0 is the full network, row i + 1 that without block i.
         source: model, data and versions.
-        deleted: ``"branch"`` (of a plain network: the layer), or ``"shortcut"``.
+        deleted: ``"branch"`` (in a plain network, the layer), or ``"shortcut"``.
     """
 
     DIMENSIONS: ClassVar = {"values": "block", "low": "block", "high": "block", "per_image": "network image"}
@@ -62,29 +62,29 @@ class SingleDeletions(Record):
 
     @property
     def damage(self) -> np.ndarray:
-        """How much the metric rises with each block deleted."""
+        """How much the metric rises when each block is deleted."""
         return self.values - self.full
 
     def damage_interval(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of intervals of the damage over images, paired with the full network's, (n,) each.
+        """The ends of intervals of the damage over images, paired with the full network, (n,) each.
 
-        Tango's score interval of metrics that are 0 or 1 on each image, otherwise that of
+        They are Tango's score intervals for metrics that are 0 or 1 on each image, otherwise those of
         :func:`resnet_paths.statistics.mean_intervals`.
         """
         return intervals(self.per_image[1:], confidence, reference=self.per_image[0], bound=bound_of(self.metric))
 
     def least(self, count: int) -> list[int]:
-        """The blocks that do the least damage when deleted alone.
+        """The `count` blocks that do the least damage when deleted alone.
 
         Raises:
-            ValueError: more than there are, or fewer than none.
+            ValueError: `count` is negative or exceeds the number of blocks.
         """
         if not 0 <= count <= len(self.names):
             raise ValueError(f"expected a count from 0 to {len(self.names)}, the number of blocks, got {count}")
         return [int(index) for index in np.argsort(self.values, kind="stable")[:count]]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a block; the damage with its paired 95 % interval over images (NaN for a single image)."""
+        """One row per block; the damage with its paired 95 % interval over images (NaN for a single image)."""
         ends = self.damage_interval() if self.per_image.shape[1] > 1 else (np.nan, np.nan)
         return data_frame(
             {
@@ -111,15 +111,15 @@ def single_deletions(
 ) -> SingleDeletions:
     """The metric of a network with each of its blocks deleted in turn.
 
-    Veit, Wilber and Belongie (2016), section 4.1: deleting a block of a ResNet does little, deleting a layer of a
-    plain network destroys it; blocks that change the shape of the stream do the most damage.
+    Veit, Wilber and Belongie (2016), section 4.1: deleting a block of a ResNet has little effect, while deleting a
+    layer of a plain network destroys it; deleting blocks that change the shape of the stream does the most damage.
 
     Args:
-        net: the network, in eval mode; its model is not changed. Of a plain network
-            (:func:`resnet_paths.network.plain_layers`) layers are deleted.
+        net: the network, in eval mode; its model is not changed. For a plain network
+            (:func:`resnet_paths.network.plain_layers`), layers are deleted.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
-            function of logits, labels and the full network's logits that gives one value an image.
+            function of logits, labels and the full network's logits that returns one value per image.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
@@ -151,10 +151,10 @@ def shortcut_deletions(
     metric: MetricName | Metric = "error",
     **options: Unpack[StudyOptions],
 ) -> SingleDeletions:
-    """The metric with the shortcut of each block deleted in turn and its branch kept: ``y = post(branch(x))``.
+    """The metric with each block's shortcut deleted in turn and its branch kept: ``y = post(branch(x))``.
 
-    The other half of the lesion: paths that skip the block are gone and those through its branch stay, 2^(n-1) of each.
-    A network that is an ensemble of mostly short paths suffers far more from it than from losing the branch.
+    This is the complementary lesion: paths that skip the block are gone and those through its branch stay, 2^(n-1) of
+    each. A network that is an ensemble of mostly short paths suffers far more from it than from losing the branch.
 
     Args:
         net: the network, in eval mode; its model is not changed.
@@ -206,7 +206,7 @@ class _WithoutShortcut:
             count.joins += 1
             if not cut:
                 return self.runner.step(state)
-            self.runner.shortcut(state)  # later operations may read sizes that it notes
+            self.runner.shortcut(state)  # for its side effect: later operations may read sizes that it records
             return self.runner.join(state, self.runner.branch(state))
 
         n = len(self.runner)

@@ -1,4 +1,4 @@
-"""Deleting blocks of one stage at a time: where in the network is the damage done?"""
+"""Delete blocks of one stage at a time, to see where in the network the damage is done."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @checked
 def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], ...]:
-    """The blocks in runs of one shape: a stage begins where the output of a block has a new shape.
+    """The blocks grouped into stages: a stage starts where the output of a block has a new shape.
 
     Args:
         net: the network.
@@ -42,14 +42,14 @@ def stages(net: UnrolledNetwork, example_input: Any) -> tuple[tuple[int, ...], .
         >>> stages(unroll(cifar_resnet(14).eval()), torch.randn(1, 3, 8, 8))
         ((0, 1), (2, 3), (4, 5))
     """
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     previous = None
     for index, (_, leaves) in enumerate(block_shapes(net, example_input)):
         if leaves != previous:
-            found.append([])
-        found[-1].append(index)
+            runs.append([])
+        runs[-1].append(index)
         previous = leaves
-    return tuple(map(tuple, found))
+    return tuple(map(tuple, runs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class StageDeletions(Record):
 
     Attributes:
         stages: the blocks of each stage.
-        results: for each stage, its random deletions; the last count is the full stage.
+        results: the random deletions within each stage; the last count is the full stage.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -66,11 +66,11 @@ class StageDeletions(Record):
 
     @property
     def full_stage(self) -> np.ndarray:
-        """(stages,) the metric with all branches of a stage deleted."""
+        """The metric with all branches of a stage deleted, (stages,)."""
         return np.array([result.values[-1, 0] for result in self.results])
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a stage, count and draw."""
+        """One row per stage, count and draw."""
         tables = [result.to_pandas().assign(stage=stage) for stage, result in enumerate(self.results)]
         return stacked(tables)
 
@@ -91,16 +91,16 @@ def stage_deletions(
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        counts: numbers of blocks (default: 1 to the stage's size); those beyond a stage's size are left out for it.
-        draws: random sets for each number; a full stage is deleted once and repeated in the record.
-        seed: of the draws.
+        counts: numbers of blocks (default: 1 to the stage's size); a stage skips counts beyond its size.
+        draws: number of random sets per count; a full stage is deleted once and repeated in the record.
+        seed: seed of the draws.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: a count below one, or no draws.
+        ValueError: a count is below one, or there are no draws.
 
-    Cost: at most `draws` forward passes for each block of the network.
+    Cost: at most `draws` forward passes per block of the network.
 
     Example:
         >>> from resnet_paths import unroll
@@ -113,16 +113,16 @@ def stage_deletions(
     """
     data = as_data(data)
     quick(net, False)
-    found = stages(net, placed(data.subset(slice(0, 1)).x, net.model))
-    wanted = list(range(1, max(map(len, found)) + 1)) if counts is None else [int(count) for count in counts]
+    stage_blocks = stages(net, placed(data.subset(slice(0, 1)).x, net.model))
+    sizes = list(range(1, max(map(len, stage_blocks)) + 1)) if counts is None else [int(count) for count in counts]
     results = []
-    for stage in found:
-        mine = sorted({count for count in wanted if count < len(stage)} | {len(stage)})
+    for stage in stage_blocks:
+        stage_sizes = sorted({count for count in sizes if count < len(stage)} | {len(stage)})
         results.append(
             random_deletions(
                 net,
                 data,
-                mine,
+                stage_sizes,
                 blocks=list(stage),
                 draws=draws,
                 seed=seed,
@@ -130,4 +130,4 @@ def stage_deletions(
                 **options,
             )
         )
-    return StageDeletions(stages=found, results=tuple(results))
+    return StageDeletions(stages=stage_blocks, results=tuple(results))
