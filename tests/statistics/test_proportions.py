@@ -118,7 +118,7 @@ def test_the_exact_bound_of_a_share_leaves_its_error_to_fewer_seen(level: float)
     assert share_at_most(7, 7, level) == 1.0
 
 
-@pytest.mark.parametrize("n", [5, 6, 7, 15, 30])
+@pytest.mark.parametrize("n", [5, 6, 7, 15, 30, 1500])
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_order_statistics_around_the_median_cover_it_and_are_the_narrowest_that_do(n: int, level: float) -> None:
     low, high = median_interval(np.arange(1.0, n + 1), level)

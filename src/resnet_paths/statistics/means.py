@@ -1,4 +1,10 @@
-"""Means over images, and medians over sets of means."""
+"""Means over images, and statistics over sets of means.
+
+Errors of a network are zeros and ones, and take score intervals; losses and norms are skewed, and Student's interval
+for them is too short on the long side. Of two intervals that err in different cases the further end is taken on each
+side: an interval that is somewhat too long misleads nobody, and one that is too short does.
+docs/explanation/intervals.md has the simulations that chose between the candidates.
+"""
 
 from __future__ import annotations
 

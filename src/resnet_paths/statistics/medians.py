@@ -1,4 +1,8 @@
-"""Medians, with an interval that supposes nothing of a distribution."""
+"""Medians, with an interval that assumes nothing about the distribution.
+
+``scipy.stats.quantile_test`` gives the same interval; it is not called because the import of ``scipy.stats`` takes a
+second (see ``quantiles``). The binomial probabilities are scipy's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arguments import checked
+from ..imports import first_import
 
 
 @checked
@@ -25,8 +30,9 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.
         (-inf, inf)
     """
     ordered = np.sort(np.asarray(values, dtype=float))
-    k, below = 0, 2.0 ** -len(ordered)  # P(B <= k)
-    while below <= (1 - confidence) / 2 and k < len(ordered):
-        k += 1
-        below += math.comb(len(ordered), k) * 2.0 ** -len(ordered)
+    with first_import("scipy.special"):
+        from scipy.special import bdtr
+
+    below = bdtr(np.arange(len(ordered)), len(ordered), 0.5)  # P(B <= 0), P(B <= 1), ...
+    k = int((below <= (1 - confidence) / 2 * (1 + 1e-12)).sum())
     return (float(ordered[k - 1]), float(ordered[-k])) if k > 0 else (-math.inf, math.inf)

@@ -1,4 +1,9 @@
-"""Means of few positive, skewed values: norms of gradients along random paths."""
+"""Means of few positive, skewed values: norms of gradients along random paths.
+
+They spread over orders of magnitude, and there are often only ten or twenty: each costs a backward pass. From so few,
+the bootstrap sees too little of the long tail and Student's interval reaches below zero. A log-normal law describes
+such norms well without being exact, so that its interval is joined with one that needs no law.
+"""
 
 from __future__ import annotations
 

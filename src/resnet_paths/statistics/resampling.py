@@ -1,4 +1,10 @@
-"""Images drawn anew with replacement, the same ones for every row."""
+"""Images drawn anew with replacement, the same ones for every row.
+
+Rows are blocks, lesions or lengths measured on the same images, and what is compared are rows; so all rows of one draw
+must have the same images. ``scipy.stats.bootstrap`` draws indices for each sample of a statistic and gives the
+interval, not the redrawn means; it has no studentised interval either, which is the one that ``means`` needs. A draw
+here is a vector of weights, so that all draws of all rows are one matrix product.
+"""
 
 from __future__ import annotations
 
