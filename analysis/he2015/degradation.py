@@ -22,6 +22,7 @@ from resnet_paths import __version__
 from resnet_paths.data import ImageData, load_data
 from resnet_paths.models import CifarResNet, cifar_resnet
 from resnet_paths.plot import save
+from resnet_paths.report.claims.he2015 import responses
 from resnet_paths.report.claims.rules import LEAST_SEEDS, above, every, word
 from resnet_paths.training import Recipe, train
 
@@ -71,23 +72,6 @@ class Study:
             f"{folder.name}: {last['train_error']:.2%} {last['test_error']:.2%} {time.time() - began:.0f} s", flush=True
         )
         return model, rows
-
-
-@torch.no_grad()
-def responses(model: nn.Module, data: ImageData) -> list[float]:
-    """Standard deviation of each 3x3 layer's output: after its norm, before activation and addition (figure 7)."""
-    found: list[float] = []
-    hooks = [
-        module.register_forward_hook(lambda _, __, out: found.append(float(out.std())))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and "shortcut" not in name
-    ]
-    try:
-        model.eval()(data.x[:500])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -195,7 +179,7 @@ def page(study: Study, seeds: list[int]) -> list[str]:
         for kind, depth in wanted:
             model, rows = study.trained(depth, seed, kind != "plain", "A" if kind == "plain" else kind)
             curves.setdefault((kind, depth), []).append(rows)
-            found = responses(model, study.test)
+            found = responses(model.eval(), study.test.x[:500]).tolist()
             sizes.setdefault((kind, depth), []).append(mean(found))
             if seed == seeds[0] and kind in ("plain", "A") and depth in (study.depths[0], study.depths[-1]):
                 profiles[kind, depth] = found

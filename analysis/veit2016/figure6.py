@@ -18,57 +18,18 @@ from resnet_paths.data import ImageData, load_data
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import for_inference
 from resnet_paths.paths import (
-    EffectivePaths,
     effective_paths,
     gradient_by_length,
     path_energy,
-    path_lengths,
     sample_path_gradients,
 )
 from resnet_paths.plot import save
 from resnet_paths.plot.paths import plot_effective_paths, plot_gradient_by_length
+from resnet_paths.report.claims import veit2016
 from resnet_paths.training import error_rate
 
 HERE = Path(__file__).resolve().parent
-TABLE = ["| claim | expected (paper) | measured | verdict |", "|---|---|---|---|"]
-
-
-def counting() -> list[str]:
-    """The paper's statements about the 2^54 paths of ResNet-110, computed exactly."""
-    deep = path_lengths(54)
-    short, middle = deep.share(5, 17), deep.share(19, 35)
-    rows = [
-        ("paths of length 5 to 17 of ResNet-110", "0.45 % of all", f"{short:.4%}", abs(short - 0.0045) < 5e-5),
-        ("paths of length 19 to 35", "more than 95 % of all", f"{middle:.2%}", middle > 0.95),
-        ("mean length", "27", f"{deep.mean:g}", deep.mean == 27),
-    ]
-    body = [f"| {a} | {b} | {c} | {'holds' if d else 'does not hold'} |" for a, b, c, d in rows]
-    return ["## Counting paths (figure 6 a)", "", *TABLE, *body, ""]
-
-
-def claims(found: EffectivePaths) -> list[tuple[str, str, str, bool]]:
-    middle = found.n / 2
-    falls = found.decay < 1 and found.decay_fit > 0.9
-    return [
-        (
-            "the norm of one path falls exponentially with its length (6 b)",
-            "a straight line on a log scale, falling",
-            f"x {found.decay:.3g} per branch, R² {found.decay_fit:.3f}",
-            falls,
-        ),
-        (
-            "most of the gradient comes through paths shorter than the mean (6 c)",
-            f"effective range below {middle:g}",
-            f"{found.mass:.0%} in {found.low} to {found.high}, mean {found.mean_length:.2f}",
-            found.mean_length < middle and found.high < middle,
-        ),
-        (
-            "few paths hold most of the gradient",
-            "0.45 % of all paths (ResNet-110)",
-            f"{found.path_share:.3%} of all paths (27 blocks)",
-            found.path_share < 0.05,
-        ),
-    ]
+PAPER = veit2016.PAPER
 
 
 def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samples: int, draws: int) -> list[str]:
@@ -89,8 +50,13 @@ def section(title: str, name: str, model: torch.nn.Module, data: ImageData, samp
         "",
         f"![figure 6](figure6_{name}.png)",
         "",
-        *TABLE,
-        *[f"| {a} | {b} | {c} | {'holds' if d else 'does not hold'} |" for a, b, c, d in claims(sampled)],
+        *PAPER.table(
+            {
+                "decay": veit2016.decay(sampled),
+                "short-paths": veit2016.short_paths(sampled),
+                "few-paths": veit2016.few_paths(sampled),
+            }
+        ),
         "",
         "The paper's share of paths is for 54 blocks, whose binomial is narrower relative to the range of lengths. "
         "With 27 blocks, the effective range overlaps the lower half of the binomial. Sampled norms have heavy "
@@ -173,7 +139,10 @@ def main() -> None:
         f"with resnet_paths {__version__}, torch {torch.__version__}. The paper's figure shows ResNet-110 (54 "
         "blocks); these networks have 27.",
         "",
-        *counting(),
+        "## Counting paths (figure 6 a)",
+        "",
+        *PAPER.table({"path-count": veit2016.path_count(), "path-lengths": veit2016.middle_lengths()}),
+        "",
     ]
     sizes = (options.samples, options.draws)
     if options.reference is not None:

@@ -36,6 +36,7 @@ from resnet_paths.plot import (
     plot_single_deletions,
     plot_stage_deletions,
 )
+from resnet_paths.report.claims import veit2016
 from resnet_paths.training import Recipe, train
 
 HERE = Path(__file__).resolve().parent
@@ -84,33 +85,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def figure3(residual: SingleDeletions, chance: float) -> list[Claim]:
-    changes = np.array([kind != "identity" for kind in residual.shortcuts])
-    mild = int(np.sum(residual.damage <= 0.05))
-    worst, ranks = int(np.argmax(residual.values)), np.argsort(np.argsort(-residual.damage)) + 1
-    return [
-        (
-            "deleting a block of the residual network has little effect",
-            "error up by a few points for most blocks",
-            f"median {100 * np.median(residual.damage):+.1f} points; {mild} of {len(residual.names)} blocks at most +5",
-            verdict(mild > len(residual.names) / 2),
-        ),
-        (
-            "no deletion takes the residual network to chance",
-            f"error below {percent(chance)}",
-            f"at most {percent(residual.values[worst])} ({residual.names[worst]}; 95 % interval up to "
-            f"{percent(residual.high[worst])})",
-            verdict(bool(residual.high[worst] < chance)),
-        ),
-        (
-            "deleting blocks that change the shape does the most damage",
-            f"the {changes.sum()} of them rank first",
-            "ranks " + ", ".join(str(rank) for rank in ranks[changes]),
-            verdict(set(ranks[changes].tolist()) == set(range(1, int(changes.sum()) + 1))),
-        ),
-    ]
-
-
 def figure3_plain(residual: SingleDeletions, plain: SingleDeletions, chance: float) -> list[Claim]:
     lost = (plain.values - plain.full) / (chance - plain.full)
     return [
@@ -146,42 +120,17 @@ def shortcuts(branch: SingleDeletions, without: SingleDeletions) -> list[Claim]:
     ]
 
 
-def figure5a(record: RandomDeletions) -> list[Claim]:
-    _, middle, _ = record.quantiles()
-    error = np.concatenate([[record.full], middle])
-    steps = np.diff(error) / np.diff(np.concatenate([[0], record.counts]))
-    rises = float(np.mean(np.diff(error) >= 0))
-    half = record.counts[int(np.argmin(np.abs(middle - (record.full + error[-1]) / 2)))]
-    low, high = record.median_interval()
+def medians(many: RandomDeletions, moved: Reorderings) -> list[str]:
+    """Figure 5 in numbers."""
+    _, middle, _ = many.quantiles()
+    ends = zip(many.counts, middle, *many.median_interval(), strict=True)
+    deleted = ", ".join(f"{percent(value)} ({percent(a)} to {percent(b)}) with {k}" for k, value, a, b in ends)
+    swapped = ", ".join(f"{percent(row['median'])} at {row['tau']:.2f}" for _, row in moved.by_swaps().iterrows())
     return [
-        (
-            "error rises smoothly with the number of deleted blocks (5 a)",
-            "rises with each further block, no jump to chance",
-            f"median error {percent(error[0])} with none, "
-            + ", ".join(
-                f"{percent(value)} ({percent(a)} to {percent(b)}) with {count}"
-                for count, value, a, b in zip(record.counts, middle, low, high, strict=True)
-                if count in (1, 2, 4, 6, 8, 10, 14, 20)
-            )
-            + f"; largest step {100 * steps.max():+.1f} points per block; half of the final error at {half}; rises in "
-            f"{percent(rises)} of the steps",
-            verdict(rises >= 0.8 and steps.max() < 0.25, rises >= 0.6),
-        )
-    ]
-
-
-def figure5b(record: Reorderings) -> list[Claim]:
-    found, low, high = record.rank_correlation()
-    table = record.by_swaps()
-    listed = ", ".join(f"{percent(row['median'])} at tau {row['tau']:.2f}" for _, row in table.iterrows())
-    return [
-        (
-            "error rises smoothly as blocks are swapped (5 b)",
-            "the lower Kendall's tau, the higher the error",
-            f"median error {percent(record.full)} at tau 1, {listed}; Spearman's correlation of error and tau "
-            f"{found:.2f} ({low:.2f} to {high:.2f})",
-            verdict(high < -0.5, found < -0.3),
-        )
+        f"Median error by the number of deleted blocks (95 % interval): {percent(many.full)} with none, {deleted}.",
+        "",
+        f"Median error by Kendall's tau of the order: {percent(moved.full)} at 1, {swapped}.",
+        "",
     ]
 
 
@@ -226,10 +175,13 @@ def section(
     }
     if layers is None:
         del plots["Figure 3: one layer of a plain network deleted"]
-    claims = figure3(residual, chance)
-    if layers is not None:
-        claims += figure3_plain(residual, layers, chance)
-    claims += [*figure5a(many), *figure5b(moved), *shortcuts(residual, without)]
+    measured = {
+        "single-deletion": veit2016.single_deletion(residual, chance),
+        "downsampling": veit2016.downsampling(residual),
+        "smooth-deletion": veit2016.smooth_deletion(many),
+        "smooth-reordering": veit2016.smooth_reordering(moved),
+    }
+    claims = ([] if layers is None else figure3_plain(residual, layers, chance)) + shortcuts(residual, without)
     whole = ", ".join(percent(value) for value in stages.full_stage)
     low, high = residual.full_interval
     batches = -(-len(data) // 100)
@@ -242,10 +194,10 @@ def section(
         "",
         f"![figures 3 and 5]({pictures(stem, plots)})",
         "",
-        "| claim | expected (paper) | measured | verdict |",
-        "|---|---|---|---|",
+        *veit2016.PAPER.table(measured),
         *[f"| {' | '.join(claim)} |" for claim in claims],
         "",
+        *medians(many, moved),
         f"Error with all branches of one stage deleted: {whole} (stages 1 to {len(stages.stages)}). Reordering ran "
         f"{moved.evaluations.branches:,} block evaluations for {len(moved.tau)} orders in {batches} batches, "
         f"{share:.0%} of those without shared prefixes.",

@@ -50,7 +50,7 @@ class Trainings:
 def test_trainings_that_do_not_differ(name: str, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     source = Trainings(generator, seeds, 0.05)
-    monkeypatch.setattr(he2015, "_spread", lambda evidence, model: generator.normal(1, 0.1, 14))
+    monkeypatch.setattr(he2015, "_mean_response", lambda evidence, model: generator.normal(1, 0.1 / np.sqrt(14)))
     monkeypatch.setattr(li2018, "_negative_curvature", lambda evidence, model: generator.normal(0.3, 0.1))
     told = [CLAIMS[name].measure(source).holds for _ in range(TRIES)]
     assert told.count(True) / TRIES <= LIMIT
@@ -60,7 +60,7 @@ def test_trainings_that_do_not_differ(name: str, seeds: int, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["degradation", "residual", "preactivation", "responses", "smoother"])
 def test_one_training_each_and_networks_that_know_nothing_are_inconclusive(name: str, monkeypatch) -> None:
-    monkeypatch.setattr(he2015, "_spread", lambda evidence, model: np.ones(3))
+    monkeypatch.setattr(he2015, "_mean_response", lambda evidence, model: 1.0)
     monkeypatch.setattr(li2018, "_negative_curvature", lambda evidence, model: 0.3)
     generator = np.random.default_rng(0)
     for source in (Trainings(generator, 1, 0.05), Trainings(generator, 4, 0.01, error=0.85)):

@@ -1,4 +1,8 @@
-"""One picture file as an array, whatever its depth of colour, within bounds."""
+"""One picture file as an array, whatever its depth of colour, within bounds.
+
+Pillow decodes. What is added are bounds, as pictures come from strangers, and the cases in which its conversion to RGB
+loses what is there: pictures of 16 and 32 bits and of floats.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""One way in for images: whatever holds them becomes what every analysis takes."""
+"""One way in for images: whatever holds them becomes what every analysis takes.
+
+Users have DataLoaders, datasets, dictionaries, arrays and pairs of tensors; analyses want all images in memory with
+their labels, names and normalisation, because they evaluate the same images many times and must say which they were.
+The conversion stands here once, so that no analysis has an opinion of its own on what a batch looks like.
+"""
 
 from __future__ import annotations
 

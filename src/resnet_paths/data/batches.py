@@ -1,4 +1,8 @@
-"""How images are cut into batches."""
+"""How images are cut into batches.
+
+Evaluations take even batches: a small last one would cost nearly as much as a full one. Trainings keep the size that
+was asked for, which is part of the recipe.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Labelled images in memory: what every analysis takes."""
+"""Labelled images in memory: what every analysis takes.
+
+Not a ``Dataset``: that has no fingerprint, no class names and no normalisation, and may return something else each time
+an item is asked for, with which no journal and no comparison of two models on the same images would work.
+"""
 
 from __future__ import annotations
 

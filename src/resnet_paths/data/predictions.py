@@ -1,4 +1,8 @@
-"""Which predictions are right, and how far they are from others: one rule for all of the house."""
+"""Which predictions are right, and how far they are from others: one rule for the whole library.
+
+Ties, NaN outputs and labels beyond the outputs would otherwise be counted in one way by a lesion study and in another
+by a plan, and two numbers that should agree would not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""A claim of a paper, and how it is measured."""
+"""A claim of a paper, and how it is measured here.
+
+Each claim stands once, in the module of its paper: what the paper says, what must be seen, and the rule that decides.
+``resnet-paths reproduce`` measures it in a quick version; the studies under ``analysis/`` measure more images or train
+longer, and hand their results to the same rules.
+"""
 
 from __future__ import annotations
 
@@ -68,3 +73,13 @@ class Paper:
     name: str
     citation: str
     claims: tuple[Claim, ...]
+
+    def table(self, measured: Mapping[str, Measured]) -> list[str]:
+        """Rows of a table in Markdown, for those of the claims that were measured, by their names."""
+        rows = [
+            (f"{claim.statement} ({claim.where})", claim.expected, one.text, claim.verdict(one))
+            for claim in self.claims
+            if (one := measured.get(claim.name)) is not None
+        ]
+        lines = ["| claim | expected | measured | verdict |", "|---|---|---|---|"]
+        return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -56,7 +56,7 @@ def _errors(evidence: Evidence, depth: int, **options: Any) -> np.ndarray:
 def _responses(evidence: Evidence) -> Measured:
     """One mean over layers per network, so that each training run counts once."""
     runs = [evidence.several_trained(_SHALLOW, epochs=12, **kind) for kind in ({"residual": False}, {})]
-    plain, residual = (np.array([_spread(evidence, run.model).mean() for run in several]) for several in runs)
+    plain, residual = (np.array([_mean_response(evidence, run.model) for run in several]) for several in runs)
     text = (
         f"mean standard deviation of the norms' outputs, {counted(evidence.seeds, 'training run')} each: "
         f"{number(float(plain.mean()))} plain, {number(float(residual.mean()))} residual"
@@ -68,15 +68,22 @@ def _responses(evidence: Evidence) -> Measured:
     return Measured(text, above(plain - residual), numbers)
 
 
-def _spread(evidence: Evidence, model: nn.Module) -> np.ndarray:
-    """The standard deviation of each batch norm's output, before any activation and addition."""
-    found: list[float] = []
+def _mean_response(evidence: Evidence, model: nn.Module) -> float:
+    return float(responses(model, evidence.subject.images(100).x).mean())
+
+
+def responses(model: nn.Module, x: torch.Tensor) -> np.ndarray:
+    """The standard deviation of what each layer's batch norm gives, before any activation and addition.
+
+    Norms on shortcuts are left out: plain networks have none.
+    """
+    spread: list[float] = []
     with private_use(model) as own, preserved(own), torch.no_grad():
-        for module in own.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.register_forward_hook(lambda _, __, out: found.append(float(out.std())))
-        own(evidence.subject.images(100).x)
-    return np.array(found)
+        for name, module in own.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and "shortcut" not in name:
+                module.register_forward_hook(lambda _, __, out: spread.append(float(out.std())))
+        own(x)
+    return np.array(spread)
 
 
 PAPER = Paper(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...lesion import single_deletions
+from ...lesion import RandomDeletions, Reorderings, SingleDeletions, single_deletions
 from ...network import plain_layers, unroll
-from ...paths import path_lengths
+from ...paths import EffectivePaths, path_lengths
 from ...surgery import drop_blocks
 from ..words import counted, listed, number, percent, points
 from .claim import Claim, Measured, Paper
@@ -15,12 +15,14 @@ from .evidence import Evidence
 from .rules import above, every, most, rank_first, rises_smoothly
 
 
-def _path_count(evidence: Evidence) -> Measured:
+def path_count() -> Measured:
+    """The share of short paths among all of 54 blocks."""
     share = path_lengths(54).share(5, 17)
     return Measured(f"{share:.4%} of the 2^54 paths", abs(share - 0.0045) < 5e-5, {"share": share})
 
 
-def _path_lengths(evidence: Evidence) -> Measured:
+def middle_lengths() -> Measured:
+    """The share of paths of middle length."""
     share = path_lengths(54).share(19, 35)
     return Measured(f"{percent(share)} of the 2^54 paths", share > 0.95, {"share": share})
 
@@ -35,14 +37,14 @@ def _halving(evidence: Evidence) -> Measured:
     return Measured(f"{before:,} paths before, {after:,} after dropping one block", 2 * after == before)
 
 
-def _single_deletion(evidence: Evidence) -> Measured:
-    record = evidence.single
+def single_deletion(record: SingleDeletions, chance: float) -> Measured:
+    """Whether most blocks cost little, and none leads to the error of chance."""
     small = float((record.damage <= 0.05).mean())
     text = (
         f"median {points(float(np.median(record.damage)))}; {percent(small)} of the blocks cost at most 5 points; "
-        f"worst {percent(float(record.values.max()))} (chance {percent(evidence.subject.chance)})"
+        f"worst {percent(float(record.values.max()))} (chance {percent(chance)})"
     )
-    ruinous = 0.95 * evidence.subject.chance
+    ruinous = 0.95 * chance
     low, high = float(record.low.max()), float(record.high.max())
     none_ruins = False if low > ruinous else None if high >= ruinous else True
     holds = every(most(*record.damage_interval(), 0.05), none_ruins)
@@ -74,8 +76,8 @@ def _plain_deletion(evidence: Evidence) -> Measured:
     return Measured(text, above(lost / (chance - error), 0.5), numbers)
 
 
-def _downsampling(evidence: Evidence) -> Measured:
-    record = evidence.single
+def downsampling(record: SingleDeletions) -> Measured:
+    """Whether blocks without an identity shortcut do the most damage."""
     changing = [index for index, kind in enumerate(record.shortcuts) if kind != "identity"]
     if not changing or len(changing) == len(record.names):
         return Measured("this network does not have both kinds of blocks", None)
@@ -85,8 +87,8 @@ def _downsampling(evidence: Evidence) -> Measured:
     return Measured(text, rank_first(ranks, len(order)), {"worst_rank": ranks[-1]})
 
 
-def _smooth_deletion(evidence: Evidence) -> Measured:
-    record = evidence.several
+def smooth_deletion(record: RandomDeletions) -> Measured:
+    """Whether the median error rises without large steps."""
     line = np.concatenate([[record.full], record.quantiles((0.5,))[0]])
     if len(line) < 4:
         return Measured("too few blocks to delete several", None)
@@ -95,11 +97,15 @@ def _smooth_deletion(evidence: Evidence) -> Measured:
     return Measured(text, holds, {"rank_correlation": rank, "largest_step": step})
 
 
-def _smooth_reordering(evidence: Evidence) -> Measured:
+def _reordered(evidence: Evidence) -> Measured:
     try:
-        record = evidence.reordered
+        return smooth_reordering(evidence.reordered)
     except ValueError as reason:
         return Measured(str(reason), None)
+
+
+def smooth_reordering(record: Reorderings) -> Measured:
+    """Whether the error rises as Kendall's tau falls."""
     rank, low, high = record.rank_correlation()
     text = (
         f"rank correlation of error and Kendall's tau {number(rank)} (on more images it may lie between "
@@ -108,8 +114,8 @@ def _smooth_reordering(evidence: Evidence) -> Measured:
     return Measured(text, high < -0.5, {"rank_correlation": rank, "low": low, "high": high})
 
 
-def _decay(evidence: Evidence) -> Measured:
-    found = evidence.effective
+def decay(found: EffectivePaths) -> Measured:
+    """Whether a path's norm falls exponentially with its length."""
     if not np.isfinite(found.decay):
         return Measured("too few lengths carry gradient", None)
     text = (
@@ -118,8 +124,8 @@ def _decay(evidence: Evidence) -> Measured:
     return Measured(text, found.decay < 1 and found.decay_fit > 0.9, {"decay": found.decay, "fit": found.decay_fit})
 
 
-def _short(evidence: Evidence) -> Measured:
-    found = evidence.effective
+def short_paths(found: EffectivePaths) -> Measured:
+    """Whether the effective lengths lie below the mean length."""
     text = (
         f"{percent(found.mass)} of the gradient in lengths {found.low} to {found.high}, mean "
         f"{number(found.mean_length)}; the paths' mean is {number(found.n / 2)}"
@@ -127,8 +133,8 @@ def _short(evidence: Evidence) -> Measured:
     return Measured(text, found.high < found.n / 2, {"high": found.high, "mean_length": found.mean_length})
 
 
-def _few(evidence: Evidence) -> Measured:
-    found = evidence.effective
+def few_paths(found: EffectivePaths) -> Measured:
+    """Whether the effective lengths hold few of all paths."""
     text = f"{percent(found.path_share)} of all paths of this network of {counted(found.n, 'block')}"
     return Measured(text, found.path_share < 0.01, {"path_share": found.path_share})
 
@@ -142,7 +148,7 @@ PAPER = Paper(
             "section 5",
             "In a network of 54 blocks, few paths have 5 to 17 blocks",
             "0.45 % of all paths",
-            _path_count,
+            lambda evidence: path_count(),
             kind="check",
         ),
         Claim(
@@ -150,7 +156,7 @@ PAPER = Paper(
             "section 5, figure 6 a",
             "Most paths of 54 blocks have 19 to 35 of them",
             "more than 95 % of all paths",
-            _path_lengths,
+            lambda evidence: middle_lengths(),
             kind="check",
         ),
         Claim(
@@ -166,7 +172,7 @@ PAPER = Paper(
             "section 4.1, figure 3",
             "Deleting one block of a residual network hardly matters",
             "most blocks cost at most 5 points and none leads to chance, by 95 % intervals",
-            _single_deletion,
+            lambda evidence: single_deletion(evidence.single, evidence.subject.chance),
         ),
         Claim(
             "plain-deletion",
@@ -180,42 +186,42 @@ PAPER = Paper(
             "section 4.1",
             "Deleting blocks that change the shape does the most damage",
             "they cause the most damage of all",
-            _downsampling,
+            lambda evidence: downsampling(evidence.single),
         ),
         Claim(
             "smooth-deletion",
             "section 4.2, figure 5 a",
             "The error rises smoothly with the number of deleted blocks",
             "rank correlation above 0.9, no step of half the rise",
-            _smooth_deletion,
+            lambda evidence: smooth_deletion(evidence.several),
         ),
         Claim(
             "smooth-reordering",
             "section 4.3, figure 5 b",
             "The error rises smoothly as blocks are permuted",
             "rank correlation with Kendall's tau below -0.5",
-            _smooth_reordering,
+            _reordered,
         ),
         Claim(
             "decay",
             "section 5, figure 6 b",
             "The gradient of a path falls exponentially with its length (also before training)",
             "factor below 1 per branch, R² above 0.9",
-            _decay,
+            lambda evidence: decay(evidence.effective),
         ),
         Claim(
             "short-paths",
             "section 5, figure 6 c",
             "Nearly all gradient comes through paths shorter than the mean",
             "95 % of it below n/2",
-            _short,
+            lambda evidence: short_paths(evidence.effective),
         ),
         Claim(
             "few-paths",
             "section 5",
             "The paths that carry the gradient are few",
             "below 1 % of all paths (0.45 % in the paper, of 54 blocks)",
-            _few,
+            lambda evidence: few_paths(evidence.effective),
         ),
     ),
 )
