@@ -25,7 +25,17 @@ from resnet_paths.lesion import single_deletions
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import unroll
 from resnet_paths.plot import plot_single_deletions
-from resnet_paths.report import STAGES, NotApplicableError, Part, Section, Stage, Subject, Table, write_report
+from resnet_paths.report import (
+    STAGES,
+    Expressions,
+    NotApplicableError,
+    Part,
+    Section,
+    Stage,
+    Subject,
+    Table,
+    write_report,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -471,8 +481,7 @@ def frontier(tmp_path, accuracy_drop: float, **options):
         digits("test"),
         tmp_path / "r.html",
         training=digits("train"),
-        training_code='load_data("digits", split="train")',
-        model_code='load_model("embedded")',
+        expressions=Expressions(model='load_model("embedded")', training='load_data("digits", split="train")'),
         skip=[name for name in NAMES if name != "frontier"],
         options={"frontier": chosen | options},
         accuracy_drop=accuracy_drop,

@@ -22,6 +22,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
     return [(name, title) for name, title in STAGES.items() if name.startswith(incomplete)]
 
 
+# Eleven parameters: a command has one for each of its options.
 @command(
     "resnet-paths report",
     "resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget full",
@@ -76,10 +77,12 @@ def report(
         accuracy_drop=accuracy_drop,
         seed=seed,
         batch_size=batch_size,
-        model_code=f"load_model({json.dumps(subject.model)})",
-        twin_code=f"load_model({json.dumps(twin)})",
-        data_code=source.code(images, limit),
-        training_code=source.code(images, None, "train"),
+        expressions=rp.report.Expressions(
+            model=f"load_model({json.dumps(subject.model)})",
+            data=source.code(images, limit),
+            training=source.code(images, None, "train"),
+            twin=f"load_model({json.dumps(twin)})",
+        ),
         journal=journal,
     )
     if as_json:

@@ -98,6 +98,8 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
     return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split or 'test'})")
 
 
+# Eleven parameters: the source and the part (two), and whatever the user may know better than the file: how much of it
+# to read and at which size, colours, classes. Sources of one kind take some of them and refuse the others by name.
 @checked
 def load_data(
     spec: Annotated[str | Path, ELSEWHERE] = "digits",

@@ -8,10 +8,8 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import BlockKind, Shortcut
+from ._settings import EXPANSION, KERNELS, Settings
 from .stochastic_depth import StochasticDepth
-
-KERNELS: dict[str, tuple[int, ...]] = {"basic": (3, 3), "bottleneck": (1, 3, 1)}
-EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}
 
 
 @checked
@@ -58,14 +56,10 @@ class Block(nn.Module):
         in_channels: channels of the input.
         channels: of the output, before the expansion of a bottleneck.
         stride: of the first 3x3 convolution.
-        middle: channels of a bottleneck's 3x3 convolution.
-        groups: of that convolution (Xie et al. 2017).
-        keep: probability that the branch survives a training step (Huang et al. 2016).
-        block: basic or bottleneck.
-        option: of the shortcut.
-        residual: with the shortcut.
-        preactivation: norms and activations before convolutions.
+        settings: of the network: kind of block and shortcut, groups.
         first: the first block of the network.
+        middle: channels of a bottleneck's 3x3 convolution.
+        keep: probability that the branch survives a training step (Huang et al. 2016).
     """
 
     conv1: nn.Module
@@ -76,30 +70,27 @@ class Block(nn.Module):
         in_channels: int,
         channels: int,
         stride: int,
+        settings: Settings,
         *,
-        block: BlockKind,
-        option: Shortcut,
-        residual: bool,
-        preactivation: bool,
         first: bool,
         middle: int,
-        groups: int = 1,
-        keep: float = 1.0,
+        keep: float,
     ) -> None:
         super().__init__()
+        block, option = settings.block, settings.shortcut
         out_channels = channels * EXPANSION[block]
+        self.residual, self.preactivation = settings.residual, settings.preactivation
         widths = [in_channels, *[middle] * (len(KERNELS[block]) - 1), out_channels]
-        self._add_layers(widths, stride, block, preactivation, groups)
+        self._add_layers(widths, stride, block, settings.groups)
 
         changes = stride != 1 or in_channels != out_channels
-        self.residual, self.preactivation = residual, preactivation
-        self.shares_preactivation = preactivation and (changes or first or option == "C")
-        self.survival = StochasticDepth(keep) if residual and keep < 1 else None
+        self.shares_preactivation = self.preactivation and (changes or first or option == "C")
+        self.survival = StochasticDepth(keep) if self.residual and keep < 1 else None
         self.shortcut: nn.Module = nn.Identity()
-        if residual and (changes or option == "C"):
-            self.shortcut = _shortcut(in_channels, out_channels, stride, option, preactivation)
+        if self.residual and (changes or option == "C"):
+            self.shortcut = _shortcut(in_channels, out_channels, stride, option, self.preactivation)
 
-    def _add_layers(self, widths: list[int], stride: int, block: BlockKind, preactivation: bool, groups: int) -> None:
+    def _add_layers(self, widths: list[int], stride: int, block: BlockKind, groups: int) -> None:
         """``conv1 bn1 conv2 bn2 ...``; stride and groups are those of the first 3x3 convolution."""
         kernels = KERNELS[block]
         for layer, kernel in enumerate(kernels):
@@ -114,7 +105,7 @@ class Block(nn.Module):
                 bias=False,
             )
             setattr(self, f"conv{layer + 1}", convolution)
-            setattr(self, f"bn{layer + 1}", nn.BatchNorm2d(widths[layer if preactivation else layer + 1]))
+            setattr(self, f"bn{layer + 1}", nn.BatchNorm2d(widths[layer if self.preactivation else layer + 1]))
         self.depth = len(kernels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

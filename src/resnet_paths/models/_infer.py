@@ -1,4 +1,9 @@
-"""Which network of the CIFAR family a state dict is of, from its keys and shapes."""
+"""Which network of the CIFAR family a state dict is of, from its keys and shapes.
+
+Checkpoints of this library say how to build their network. The CIFAR ResNets that people have from elsewhere (such as
+those that this project's reference numbers are of) use the same names of layers and say nothing; with this they load
+by the name of their file alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import re
 import torch
 
 from ..choices import BlockKind, Shortcut
-from ._block import EXPANSION
+from ._settings import EXPANSION
 from .cifar import CifarResNet, cifar_resnet
 
 

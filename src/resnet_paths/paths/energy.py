@@ -86,6 +86,7 @@ class PathEnergy(Record):
         return table(self.to_xarray())
 
 
+# Eleven parameters: the six of every analysis by path length, and five of the estimate.
 @checked(tolerance=POSITIVE)
 @torch.inference_mode(False)
 def path_energy(

@@ -3,11 +3,12 @@
 from .section import Part, Picture, Section, Table
 from .stage import NotApplicableError, Stage
 from .stages import STAGES
-from .subject import Subject
+from .subject import Expressions, Subject
 from .write import Outcome, Report, write_report
 
 __all__ = [
     "STAGES",
+    "Expressions",
     "NotApplicableError",
     "Outcome",
     "Part",

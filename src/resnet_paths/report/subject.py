@@ -1,4 +1,9 @@
-"""The subject of a report: a model and images, and what the stages share."""
+"""What a report is about: a model and images, with what stages share.
+
+It is the context of the sweep whose points are the stages. What several stages need is made once, when the first asks
+for it; what decides their numbers or what they write takes part in the fingerprint, and so does the number of threads,
+on which the last bits of sums and every time measured depend.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,23 @@ from ..network.fitting import output_on
 from ..network.unrolled import placed
 
 
+@dataclass(frozen=True)
+class Expressions:
+    """Python expressions that make what a report is about; the lines of code on its page are written with them.
+
+    Attributes:
+        model: makes the model.
+        data: makes the images.
+        training: makes the training images.
+        twin: makes the twin.
+    """
+
+    model: str = "model"
+    data: str = "data"
+    training: str = "training"
+    twin: str = "twin"
+
+
 @dataclass(eq=False)
 class Subject:
     """The model and the images of a report.
@@ -30,10 +52,7 @@ class Subject:
         data: the images on which numbers are reported.
         training: images to choose blocks and measure batch-norm statistics on, or None.
         twin: a second model to compare surfaces with (such as the same layers without shortcuts), or None.
-        model_code: a Python expression that makes the model, for the code shown in the report.
-        twin_code: the expression for the twin.
-        data_code: the expression for the images.
-        training_code: the expression for the training images.
+        expressions: Python expressions that make them, for the code shown in the report.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
         batch_size: images per batch.
@@ -44,10 +63,7 @@ class Subject:
     data: ImageData
     training: ImageData | None = None
     twin: nn.Module | None = None
-    model_code: str = "model"
-    twin_code: str = "twin"
-    data_code: str = "data"
-    training_code: str = "training"
+    expressions: Expressions = field(default_factory=Expressions)
     accuracy_drop: float = 0.02
     seed: int = 0
     batch_size: int = 100
@@ -55,15 +71,7 @@ class Subject:
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""
-        shown = (
-            self.model_code,
-            self.twin_code,
-            self.data_code,
-            self.training_code,
-            self.accuracy_drop,
-            self.seed,
-            self.batch_size,
-        )
+        shown = (self.expressions, self.accuracy_drop, self.seed, self.batch_size)
         images = [None if data is None else (data.fingerprint, str(data.dtype)) for data in (self.data, self.training)]
         names = [None if data is None else data.name for data in (self.data, self.training)]
         return [self.model, self.twin, images, names, shown, torch.get_num_threads()]
@@ -143,7 +151,8 @@ class Subject:
     def training_images_code(self, count: int | None) -> str:
         """The expression that makes the same images."""
         every = self.training is None or count is None or count >= len(self.training)
-        return self.training_code if every else f"{self.training_code}.sample({count}, seed={self.seed})"
+        code = self.expressions.training
+        return code if every else f"{code}.sample({count}, seed={self.seed})"
 
     def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """`count` images with their labels, on the model's device."""

@@ -25,7 +25,7 @@ from .progress import StageProgress
 from .section import Section
 from .stage import BUDGETS, NotApplicableError, Options, Stage
 from .stages import STAGES
-from .subject import Subject
+from .subject import Expressions, Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,8 @@ class Report(Shown):
         )
 
 
+# Fifteen parameters: what the report is about (four), what is measured and how (seven), and what is written (four).
+# Nearly all are options of the command line; a script that calls this sets two or three of them.
 @checked(accuracy_drop=Range(0, 1))
 def write_report(
     model: nn.Module,
@@ -113,10 +115,7 @@ def write_report(
     accuracy_drop: float = 0.02,
     seed: int = 0,
     batch_size: int = 100,
-    model_code: str = "model",
-    twin_code: str = "twin",
-    data_code: str = "data",
-    training_code: str = "training",
+    expressions: Expressions | None = None,
     options: Mapping[str, Options] | None = None,
     journal: str | Path | None = None,
     progress: bool | Callable[[str], None] = True,
@@ -141,10 +140,7 @@ def write_report(
             confidence on images kept apart.
         seed: of all random draws.
         batch_size: images per batch.
-        model_code: a Python expression that makes the model, for the code shown on the page.
-        twin_code: the expression for the twin.
-        data_code: the expression for the images.
-        training_code: the expression for the training images.
+        expressions: Python expressions that make the model and the images, for the code shown on the page.
         options: options to change, by stage.
         journal: the file that stores finished stages (default: beside `out`, with the suffix ``.journal``).
         progress: print a line to stderr for each stage that starts, or a function to be called with its name.
@@ -185,9 +181,8 @@ def write_report(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
-    subject = Subject(
-        model, data, training, twin, model_code, twin_code, data_code, training_code, accuracy_drop, seed, batch_size
-    )
+    written = expressions or Expressions()
+    subject = Subject(model, data, training, twin, written, accuracy_drop, seed, batch_size)
     subject.check()
     if progress is not False:
         chosen = [stage for stage in stages if stage.name in wanted]
@@ -264,7 +259,7 @@ def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str,
     parameter = next(subject.model.parameters())
     return {
         "model": type(subject.model).__name__,
-        "model_code": subject.model_code,
+        "model_code": subject.expressions.model,
         "model_fingerprint": fingerprint(subject.model),
         "model_dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),

@@ -30,7 +30,7 @@ def run(subject: Subject, options: Options) -> Section:
         "no negative eigenvalue)."
     )
     if subject.twin is not None:
-        other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.twin_code})", options)
+        other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.expressions.twin})", options)
         parts.append(other)
         found += f" For its twin this ratio is {number(twin.ratio)}."
     return Section(tuple(parts), (found,), _warnings(extremes, options))

@@ -160,12 +160,12 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
         return ""
     dropped = list(plan.point.dropped)
     if plan.point.repair == "none":
-        return subject.code(f"smaller = drop_blocks({subject.model_code}, {dropped})")
+        return subject.code(f"smaller = drop_blocks({subject.expressions.model}, {dropped})")
     lines = [
         "from resnet_paths.surgery import norms_before",
         "from resnet_paths.tradeoff import as_in_training",
         "",
-        f"net = unroll({subject.model_code})",
+        f"net = unroll({subject.expressions.model})",
         f"smaller = drop_blocks(net, {dropped})",
         f"images = {subject.training_images_code(options['recalibrate_images'])}",
         f"images = as_in_training(net.model, images, seed={subject.seed})",

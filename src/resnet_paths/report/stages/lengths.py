@@ -34,7 +34,7 @@ def run(subject: Subject, options: Options) -> Section:
     alt = f"Share of all paths by length: mean {number(record.mean)}, most from {low} to {high}."
     drawn = picture(lambda ax: plot_path_lengths(record, ax), alt)
     table = Table.of("lengths", "Paths of each length", record.to_pandas())
-    network = n if record.counts is None else f"unroll({subject.model_code})"
+    network = n if record.counts is None else f"unroll({subject.expressions.model})"
     code = subject.code(f"print(path_lengths({network}).to_pandas())")
     return Section((Part("Path lengths", reading, drawn, (table,), code),))
 

@@ -44,9 +44,8 @@ def run(subject: Subject, options: Options) -> Section:
     chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt)
     table = Table.of("lesion", "Error after deleting one block", frame)
-    code = subject.code(
-        f"net = unroll({subject.model_code})\nprint(single_deletions(net, {subject.data_code}).to_pandas())"
-    )
+    made = subject.expressions
+    code = subject.code(f"net = unroll({made.model})\nprint(single_deletions(net, {made.data}).to_pandas())")
     return Section((Part("One block deleted", reading, drawn, (table,), code),), (found,), _warnings(record))
 
 

@@ -46,7 +46,7 @@ def run(subject: Subject, options: Options) -> Section:
     )
     code = subject.code(
         "from resnet_paths.lesion import reorderings\n\n"
-        f"print(reorderings(unroll({subject.model_code}), {subject.data_code}).by_swaps())"
+        f"print(reorderings(unroll({subject.expressions.model}), {subject.expressions.data}).by_swaps())"
     )
     return Section((Part("Blocks in another order", reading, drawn, tables, code),), (found,), _warnings(record))
 

@@ -25,7 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
         f"{percent(rough.convex)} of the inner points."
     )
     if subject.twin is not None:
-        other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.twin_code})", options)
+        other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.expressions.twin})", options)
         parts.append(other)
         found += f" For its twin, it is convex at {percent(twin.convex)}."
     return Section(tuple(parts), (found,), _warnings(len(subject.images(options["images"])), rough))
