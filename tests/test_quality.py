@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "resnet_paths"
 FLOORS = [
     {"arguments", "records"},
-    {"graph", "statistics"},
+    {"graph", "statistics", "checkpoints"},
     {"network"},
     {"data", "sweep"},
     {"surgery"},
@@ -29,11 +30,11 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _imported(path: Path) -> set[str]:
+def _imported(path: Path, nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk) -> set[str]:
     """The modules and names of the house that a file imports, at whatever depth, without the leading package."""
     package = path.relative_to(ROOT / "src").parts[:-1]
     found = set()
-    for node in ast.walk(_tree(path)):
+    for node in nodes(_tree(path)):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             found.add(".".join([*base, *filter(None, [node.module])]))
@@ -107,6 +108,63 @@ def test_packages_import_only_downwards() -> None:
         above = {other for other in _imports(path) if level.get(other, -1) > level[package]}
         wrong += [f"{path.name} of {package} imports {other}" for other in above]
     assert not wrong
+
+
+BELOW_AN_ANALYSIS = {
+    "arguments", "records", "graph", "statistics", "checkpoints", "network", "data", "sweep", "surgery",
+}  # fmt: skip
+"""What an analysis stands on. Not on models by name, on training or on the analyses beside it."""
+
+
+@pytest.mark.slow
+def test_landscapes_know_no_other_analysis_and_no_training() -> None:
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    above = packages - BELOW_AN_ANALYSIS - {"landscape"}
+    wrong = {path.name: _imports(path) & above for path in (SOURCE / "landscape").rglob("*.py")}
+    assert not {name: imported for name, imported in wrong.items() if imported}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _runs(node: ast.AST) -> list[ast.AST]:
+    """All of a file that runs: without what type checkers alone read."""
+    inner = [child for child in ast.iter_child_nodes(node) if not _for_type_checkers(child)]
+    return [node, *(found for child in inner for found in _runs(child))]
+
+
+def _for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _circles(edges: dict[str, set[str]]) -> list[str]:
+    """The nodes from which a way leads back to them."""
+    reached = {node: set(targets) for node, targets in edges.items()}
+    for middle in reached:  # Warshall's closure
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    return sorted(node for node, targets in reached.items() if node in targets)
+
+
+@pytest.mark.slow
+def test_no_module_imports_itself_in_a_circle_not_even_later() -> None:
+    """Imports within functions count: a circle that is put off is one all the same."""
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+    modules = {_module(path): path for path in SOURCE.rglob("*.py")}
+    edges: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        names, targets = _imported(path, _runs), set()
+        for imported in names:
+            if any(longer.startswith(f"{imported}.") for longer in names):
+                continue  # of `from .a import b` it is a.b that counts
+            while imported and imported not in modules:
+                imported = imported.rpartition(".")[0]
+            targets.add(imported)
+        edges[name] = targets - {"", name}  # the package itself imports each of its parts at first use
+    assert not _circles(edges)
 
 
 FREE = {*sys.stdlib_module_names, "resnet_paths"}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, and never the function
     from . import (  # noqa: F401
         arguments,
         callbacks,
+        checkpoints,
         cli,
         data,
         graph,
@@ -76,6 +77,7 @@ else:
     _PACKAGES = (
         "arguments",
         "callbacks",
+        "checkpoints",
         "cli",
         "data",
         "graph",

@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from resnet_paths import drop_blocks
+from resnet_paths.checkpoints.reading import read_facts
 from resnet_paths.cli import app
 from resnet_paths.models import cifar_resnet, load_checkpoint, load_model, save_checkpoint
-from resnet_paths.models.checkpoint import read_facts
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ with first_import("curvlinops"), warnings.catch_warnings():
             "expected curvlinops for curvature, which is not installed; run: pip install 'resnet-paths[curvature]'"
         ) from error
 
-from .operator import batch_length
+from .mean_loss import batch_length
 
 
 class _Hessian(HessianLinearOperator):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -73,3 +73,10 @@ class MeanLoss(nn.Module):
     def forward(self, output: torch.Tensor, target: Any) -> torch.Tensor:
         """The batch's mean over its samples, divided by the mean weight of a sample."""
         return self.per_sample(output, target).mean() / self._weight
+
+
+def batch_length(x: Any) -> int:
+    """The number of samples of a batch's input."""
+    while isinstance(x, Mapping | tuple | list):
+        x = next(iter(x.values() if isinstance(x, Mapping) else x))
+    return len(x)

@@ -21,7 +21,7 @@ from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
-from .mean_loss import MeanLoss, SampleLoss
+from .mean_loss import MeanLoss, SampleLoss, batch_length
 from .symmetry import check_symmetry, reparametrised
 
 if TYPE_CHECKING:
@@ -310,13 +310,6 @@ class Structured:
     def to(self, device: torch.device) -> Structured:
         """The same on another device, as tensors have it."""
         return Structured(self.value, device)
-
-
-def batch_length(x: Any) -> int:
-    """The number of samples of a batch's input."""
-    while isinstance(x, Mapping | tuple | list):
-        x = next(iter(x.values() if isinstance(x, Mapping) else x))
-    return len(x)
 
 
 def _moved(x: Any, reference: torch.Tensor) -> Any:

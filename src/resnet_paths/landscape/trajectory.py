@@ -14,18 +14,17 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..checkpoints.reading import ENDINGS, load_state, read_checkpoint
+from ..checkpoints.states import fit
+from ..checkpoints.trajectory import Trajectory
 from ..data import ImageSource, as_data
 from ..graph.private_copy import private_copy
 from ..graph.wrappers import unwrap
-from ..models import load_state, read_checkpoint
-from ..models.load import is_checkpoint
-from ..models.states import fit
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
-from ..training import Trajectory
 from .cell_metrics import Loss, named_metrics
 from .cells import CellEvaluator, CellSettings
 from .directions import Direction
@@ -290,7 +289,7 @@ def _listed(checkpoints: Iterable[Checkpoint] | str | Path) -> Iterable[Checkpoi
     if not folder.is_dir():
         raise ValueError(f"expected a folder of checkpoints, or several of them, got {str(checkpoints)!r}")
     epochs = list(folder.glob("epoch-*.safetensors"))  # what train() keeps, beside other files
-    files = epochs or [file for file in folder.iterdir() if is_checkpoint(file.name)]
+    files = epochs or [file for file in folder.iterdir() if file.name.lower().endswith(ENDINGS)]
     return sorted(files, key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
 
 

@@ -1,7 +1,8 @@
 """Models to study: the CIFAR ResNet family, and models of other libraries by name."""
 
+from ..checkpoints.reading import load_state, read_checkpoint
 from ._block import ZeroPadShortcut
-from .checkpoint import load_checkpoint, load_state, read_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 from .cifar import CifarResNet, cifar_resnet
 from .ensemble import Ensemble
 from .load import base_of, load_model

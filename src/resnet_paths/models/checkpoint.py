@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from ..arguments import checked
+from ..checkpoints.reading import load_state, read_checkpoint
+from ..checkpoints.states import fit, plain_name, prefixes_of
 from ..files import whole_file
 from ..graph.wrappers import inner_model
 from ..surgery import drop_blocks, dropped_in
 from ._infer import inferred_network
 from .cifar import CifarResNet, cifar_resnet
-from .states import fit, plain_name, prefixes_of, say_foreign, state_in
-
-_HARMLESS: list[Any] = [argparse.Namespace]  # what checkpoints hold beside tensors, and that only keeps values
 
 
 @checked
@@ -69,99 +64,6 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     with whole_file(target) as partial:
         partial.write_bytes(save(state, {"format": "pt", "facts": text}))
     return target
-
-
-@checked
-def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state and the facts of a checkpoint: safetensors, or what ``torch.save`` wrote, whatever its ending.
-
-    A file of ``torch.save`` is read with ``weights_only=True``, so that it cannot run code. A state dict is found in
-    it under the usual keys (``state_dict``, ``model_state_dict``, ``net``, ``model`` and others; a moving average
-    where there is nothing else), and what ``DataParallel``, ``torch.compile`` and ``AveragedModel`` put before names is
-    taken off, in both kinds of files.
-
-    Args:
-        path: the file.
-        key: the entry to read, or the prefix of the names, where the file holds several networks.
-
-    Returns:
-        The tensors by name, on the CPU, and the facts of :func:`save_checkpoint` ({} where there are none).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of one of these kinds.
-
-    Example:
-        >>> from resnet_paths.models.load import EMBEDDED
-        >>> state, facts = read_checkpoint(EMBEDDED)
-        >>> state["conv1.weight"].shape
-        torch.Size([8, 1, 3, 3])
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"expected a checkpoint file, got {str(path)!r}, which does not exist; check the path")
-    if _is_safetensors(source):
-        with _opened(source) as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = _facts(file)
-        return state_in(state, source.name, key), facts
-    return state_in(_loaded(source), source.name, key), {}
-
-
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts of a checkpoint alone; {} where there are none, or others' metadata in their place.
-
-    Example:
-        >>> from resnet_paths.models.load import EMBEDDED
-        >>> read_facts(EMBEDDED)["architecture"]["depth"]
-        56
-    """
-    if not _is_safetensors(Path(path)):
-        return {}
-    with _opened(Path(path)) as file:
-        return _facts(file)
-
-
-def _facts(file: Any) -> dict[str, Any]:
-    try:
-        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _is_safetensors(source: Path) -> bool:
-    return source.suffix.lower() == ".safetensors"
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[Any]:
-    try:
-        with safe_open(source, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(
-            f"expected a safetensors file, got {source.name}, which cannot be read: {error}; fetch it again"
-        ) from error
-
-
-def _loaded(source: Path) -> Any:
-    """What torch.save wrote, if it is data alone."""
-    if source.suffix == ".pt2":
-        raise ValueError(
-            f"expected weights, got the program {source.name}; torch.export.load runs it, model.safetensors beside it "
-            "holds its weights"
-        )
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
-        unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"an object of {unsafe[1]}, which would run code" if unsafe else f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got "
-            f"{' '.join(reason.split())[:300]}; save model.state_dict(), not the model"
-        ) from error
 
 
 @checked
@@ -214,29 +116,6 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
         else None
     )
     return drop_blocks(model, [str(name) for name in names], example_input=example)
-
-
-@checked
-def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = "the state dict") -> nn.Module:
-    """A model with the weights of a state dict, whatever wraps either; in place.
-
-    Raises:
-        ValueError: they do not fit.
-
-    Example:
-        >>> wrapped = {f"net.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
-        >>> load_state(nn.Linear(2, 2), wrapped)
-        Linear(in_features=2, out_features=2, bias=True)
-    """
-    found = fit(state, model.state_dict(), name)
-    if not found.is_whole:
-        raise ValueError(
-            f"expected the weights of the model, got {name}, which does not fit {type(model).__name__}: "
-            f"{found.difference()}; give the model that it was saved from"
-        )
-    say_foreign(found, name)
-    model.load_state_dict(found.state)
-    return model
 
 
 def _inferred(state: dict[str, torch.Tensor]) -> nn.Module | None:

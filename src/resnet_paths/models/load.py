@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
+from ..checkpoints.reading import ENDINGS, load_state, read_checkpoint, read_facts
 from ..imports import first_import
 from ..user_code import near
 from ._own import own_model
-from .checkpoint import as_dropped, classes_of, load_checkpoint, load_state, read_checkpoint, read_facts
+from .checkpoint import as_dropped, classes_of, load_checkpoint
 from .cifar import cifar_resnet
 
 EMBEDDED = Path(__file__).parent / "embedded" / "digits_resnet56.safetensors"
-_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar", ".bin", ".t7", ".pt2")
 _CIFAR = [f"cifar-resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)]
 _FORMS = (
     "'embedded', 'cifar-resnet56', 'torchvision:resnet50' (or just resnet50), 'timm:NAME', 'hf:CLASS' or "
@@ -155,7 +155,7 @@ def is_checkpoint(spec: str) -> bool:
         >>> is_checkpoint("net.th"), is_checkpoint("resnet18"), is_checkpoint("mine.py:build")
         (True, False, False)
     """
-    if spec.lower().endswith(_CHECKPOINTS):
+    if spec.lower().endswith(ENDINGS):
         return True
     if spec == "embedded" or spec.startswith("cifar-resnet") or not Path(spec).is_file():
         return False

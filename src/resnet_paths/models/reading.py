@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from ..arguments import checked
+from ..checkpoints.reading import read_facts
 from ..data import Reading
 from ..graph.wrappers import inner_model
 from ..imports import first_import
-from .checkpoint import read_facts
 
 
 @checked

@@ -132,9 +132,8 @@ class UnrolledNetwork:
         return html_table(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from .discover import network_of
-
-        return partial(network_of, overwrite=self.overwrites), (self.model, self._example, self.output)
+        make = partial(UnrolledNetwork, output=self.output, overwrite=self.overwrites)
+        return make, (self.model, self._front_end, self._example)  # it was compared with the model when it was made
 
     # plans, one per combination of train flags
 

@@ -7,8 +7,7 @@ from .counting import count_flops, count_macs, count_parameters, macs_by_block
 from .distil import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
-from .plan import DropPlan
-from .plan_files import load_plan
+from .plan import DropPlan, load_plan
 from .planner import plan_drop
 from .points import PlanPoint
 from .repairs import Closed, Distil, NoRepair, Recalibrate, Refit, Repair

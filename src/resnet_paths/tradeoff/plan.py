@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..data import ImageData, ImageSource, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
@@ -19,6 +20,7 @@ from ..records import Record
 from ..tables import data_frame
 from .distil import distil_best
 from .goals import AccuracyDrop, Disagreement, Goal, Latency
+from .plan_files import read_plan, write_plan
 from .points import PlanPoint
 from .repairs import Distil, Repair, adapted, closed
 from .runtimes import Clock
@@ -211,16 +213,26 @@ class DropPlan(Record):
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON."""
-        from .plan_files import write_plan
-
-        return write_plan(self, path)
+        return write_plan(self, path, _KINDS)
 
     @classmethod
     def load(cls, path: str | Path) -> DropPlan:
         """Read a plan that was saved; see :func:`load_plan`."""
-        from .plan_files import load_plan
-
         return load_plan(path)
+
+
+_KINDS = (DropPlan, ImagesUsed)
+
+
+@checked
+def load_plan(path: str | Path) -> DropPlan:
+    """Read a plan that was saved.
+
+    Raises:
+        ValueError: not a plan.
+    """
+    plan: DropPlan = read_plan(path, _KINDS)
+    return plan
 
 
 def _lost(point: PlanPoint) -> str:

@@ -1,9 +1,9 @@
 """Training the networks of the family."""
 
+from ..checkpoints.trajectory import Trajectory, read_trajectory
 from .augment import augment, augmented
 from .mixup import Mixed, mixup
 from .recipe import Recipe
 from .train import error_rate, train
-from .trajectory import Trajectory, read_trajectory
 
 __all__ = ["Mixed", "Recipe", "Trajectory", "augment", "augmented", "error_rate", "mixup", "read_trajectory", "train"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import checked
-from ..models import read_checkpoint
 from ..records import Record
 from ..tables import data_frame
+from .reading import read_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
