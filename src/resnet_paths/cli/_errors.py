@@ -21,13 +21,11 @@ from rich.markup import escape
 
 import resnet_paths as rp
 
-from ..arguments.ranges import NONE_OR_MORE
 from ._places import check_place
 from .options import Place
 
 TRACEBACK = "RESNET_PATHS_TRACEBACK"
 """The environment variable that shows the traceback of every error."""
-_RANGES = {"count": NONE_OR_MORE}  # of blocks to drop, in every command
 _LONGEST = 700
 _OWN = Path(__file__).resolve().parents[1]
 
@@ -76,7 +74,8 @@ class _Options:
                 raise ValueError(
                     f"expected a value for {self.named(name)}, got {value!r}; leave it out for the default"
                 )
-        rp.arguments.check_arguments(self.command, given, _RANGES, self.named)
+        ranges = {"count": rp.arguments.ranges.NONE_OR_MORE}  # of blocks to drop, in every command
+        rp.arguments.check_arguments(self.command, given, ranges, self.named)
         for name, value in given.items():
             for place in self._extras(name):
                 if isinstance(place, Place) and value is not None:
