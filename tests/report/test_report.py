@@ -504,7 +504,7 @@ def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_wa
     with torch.no_grad():
         right = (made["smaller"](data.x).argmax(1) == data.labels).float().mean()
     assert float(right) == pytest.approx(frame["accuracy"][chosen])
-    assert "with 95\xa0% confidence the fall is at most 10.0 points" in report.path.read_text()
+    assert "95\xa0% confidence the fall is at most 10.0 points" in report.path.read_text()
 
 
 def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(tmp_path) -> None:
