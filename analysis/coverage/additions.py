@@ -1,8 +1,8 @@
-"""Where a model adds two values of its own, seen by running it: an account of its blocks that no graph takes part in.
+"""Where a model adds two of its values, observed by running it: a count of its blocks that uses no graph.
 
-The number of blocks that a model should have must not come from the code that is judged by it. So the model is run
-once, every addition of two tensors of equal shape that both depend on the input is noted, and with it the module
-whose forward made it. What of this is a block is said class by class in `rules.py`, from reading the classes.
+The expected number of blocks must not come from the code under test. So the model is run once, and every addition of
+two tensors of equal shape that both depend on the input is recorded with the module whose forward made it. `rules.py`
+says class by class, from reading the code, which of these are blocks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Site:
         path: its qualified name in the model.
         module: the module.
         calls: how often it ran.
-        additions: how many additions of its own it made in all its calls.
+        additions: the number of its own additions over all its calls.
     """
 
     path: str
@@ -52,7 +52,7 @@ class Site:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows what depends on the input, and counts sums by the module that runs."""
+    """Track what depends on the input, and count sums by the running module."""
 
     def __init__(self, inputs: Any) -> None:
         super().__init__()

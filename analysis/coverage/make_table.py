@@ -1,11 +1,11 @@
-"""Writes docs/coverage.md: the models of `catalogue`, each tried in a process of its own.
+"""Write docs/coverage.md: test each model of `catalogue` in its own process.
 
-    python analysis/coverage/make_table.py                       # all that were not yet tried with this code
-    python analysis/coverage/make_table.py --only timm/ monai/   # keys that begin so
+    python analysis/coverage/make_table.py                       # all not yet tested with this code
+    python analysis/coverage/make_table.py --only timm/ monai/   # keys with these prefixes
     python analysis/coverage/make_table.py --processes 8 --limit 300
 
-Every finished model is a line of JSON in the journal, so a run that was stopped goes on where it was. A line counts
-only for the code that made it, unless --keep is given. A model whose package is missing is listed as not tried.
+Every finished model is one line of JSON in the journal, so an interrupted run resumes. A line only counts for the
+code that made it, unless --keep is given. A model whose package is missing is listed as not tried.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ DECIDING = (
     "surgery/written_class.py",
     "surgery/token_cache.py",
 )
-"""The files of the library that decide the records."""
+"""The files of the library that determine the records."""
 
 
 def code() -> str:
-    """A fingerprint of what decides the records: these files, without their comments, docstrings and layout."""
+    """A fingerprint of everything that determines the records: these files, without comments, docstrings and layout."""
     digest = hashlib.sha256()
     for pattern in DECIDING:
         for path in sorted((ROOT / "src" / "resnet_paths").glob(pattern)):
@@ -78,7 +78,7 @@ def read(journal: Path, of: str | None) -> dict[str, Record]:
 
 
 def run(entries: Iterable[Entry], journal: Path, of: str, processes: int, limit: float) -> None:
-    """Try each model in a process of its own, so many at a time, and write each record as soon as it is there."""
+    """Test each model in its own process, several in parallel, and write each record as soon as it is available."""
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     waiting = list(entries)
@@ -125,10 +125,10 @@ def _failed(entry: Entry, status: str, reason: str) -> Record:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--journal", type=Path, default=Path("results/coverage.jsonl"))
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names have this prefix")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one model")
-    parser.add_argument("--keep", action="store_true", help="count records that other code made, too")
+    parser.add_argument("--keep", action="store_true", help="also count records made by other code")
     parser.add_argument("--again", action="store_true", help="try these models again")
     given = parser.parse_args()
     given.journal.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""Which additions are blocks: said class by class, from reading the forward of each class.
+"""Which additions are blocks, class by class, from reading each class's forward.
 
-`additions.py` lists the modules whose forward adds. What their additions are stands here:
+`additions.py` lists the modules whose forward adds. This file classifies their additions:
 
 - `BLOCKS`: every addition is a block, ``x + f(x)`` with layers in f. A ViT block makes two; an inverted residual
   makes one, or none where it changes the shape.
-- `SUMS`: each call makes so many blocks, however many additions that takes.
+- `SUMS`: each call makes the given number of blocks, however many additions that takes.
 - `EITHER`: blocks by their form but not by their name, which are right whether they are counted or not: merges of a
   feature pyramid, sums of several depths within a branch, the extra branches of re-parametrised convolutions.
 - `NONE`: no block, for the reason that is said.
 
-A class that stands nowhere is reported, so that no addition of any model is left unjudged. Names are
+A class that is not listed is reported, so that every addition of every model is classified. Names are
 ``file.Class``, with ``*`` for what may vary; the first of `SUMS`, `NONE`, `EITHER`, `BLOCKS` that names a class
 decides.
 """
@@ -191,7 +191,7 @@ class Judgement:
     Attributes:
         blocks: for each module whose forward adds, how many blocks it makes.
         either: the same for additions that may be counted or not.
-        unjudged: classes of which nothing is said here.
+        unjudged: classes not listed here.
         source: where the number comes from, in words.
     """
 
@@ -206,7 +206,7 @@ class Judgement:
         return sum(self.blocks.values())
 
     def match(self, found: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
-        """The expected blocks that are missing, and the owners of further ones.
+        """The expected blocks that are missing, and the owners of extra ones.
 
         Args:
             found: of each block that was found, the module whose forward makes its addition, and the module that holds

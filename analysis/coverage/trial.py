@@ -1,9 +1,9 @@
-"""One model tried: its blocks counted, its numbers compared, a block dropped, the result pickled.
+"""Test one model: count its blocks, compare its numbers, drop a block, pickle the result.
 
     python analysis/coverage/trial.py torchvision/resnet18 [...]
 
-prints one JSON record a line. All numbers are in float64, with random norms, biases and layer scales, and with
-random weights where a model begins with zeros: without that, many comparisons would hold whatever was wrong.
+prints one JSON record per line. All numbers are in float64, with random norms, biases and layer scales, and with
+random weights where a model is initialised to zero: otherwise many comparisons would pass trivially.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Record = dict[str, Any]
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """A model in eval mode and float64 of which no parameter is all zeros, or all one other number.
+    """A model in eval mode and float64 in which no parameter is constant.
 
-    Weights that begin so small that fifty layers would let nothing through are scaled to a variance of 1/fan-in.
+    Weights so small that the signal would vanish after fifty layers are scaled to a variance of 1/fan-in.
     """
     model = randomise_norms(model.eval().double())
     generator = torch.Generator().manual_seed(2)
@@ -57,12 +57,12 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def outputs(result: Any) -> list[torch.Tensor]:
-    """The floating-point tensors of a result, the first of which is what is compared."""
+    """The floating-point tensors of a result; the first is the one compared."""
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The largest difference, relative to the largest entry; of all outputs where both have equally many."""
+    """The largest difference, relative to the largest entry; over all outputs if both have the same number."""
     left, right = outputs(ours), outputs(theirs)
     if len(left) != len(right):
         left, right = left[:1], [next(r for r in right if r.shape == left[0].shape)]
@@ -74,7 +74,7 @@ def difference(ours: Any, theirs: Any) -> float:
 
 
 def gradients(run: Callable[[Any], Any], model: nn.Module, inputs: Any, like: torch.Tensor) -> list[torch.Tensor]:
-    """Of a random sum over the first output of one shape: by the floating inputs; for token numbers, by the weights."""
+    """The gradient of a random sum over the first output: with respect to floating-point inputs; for token indices, to the weights."""
     leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
     targets = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = torch.randn(like.shape, generator=torch.Generator().manual_seed(3), dtype=like.dtype)
@@ -93,7 +93,7 @@ def batch_of(entry: Entry, size: int, seed: int) -> Any:
 
 
 def trial(entry: Entry) -> Record:
-    """Everything the table says about one model. Whatever goes wrong is written down, not raised."""
+    """Everything the table says about one model. Errors are recorded, not raised."""
     record: Record = {"library": entry.library, "name": entry.name}
     if importlib.util.find_spec(entry.package) is None:
         return {**record, "status": "not tried", "reason": f"{entry.package} is not installed"}
@@ -132,7 +132,7 @@ def trial(entry: Entry) -> Record:
 
 
 def _exactness(record: Record, entry: Entry, model: nn.Module, net: UnrolledNetwork) -> None:
-    """The network at gates of one against the model, at a batch of one though unrolled on a batch of two."""
+    """The network at gates of one against the model, on a batch of one although unrolled on a batch of two."""
     inputs = batch_of(entry, 1, 5)
     with torch.no_grad():
         theirs, ours = call(model, inputs), net(inputs)
@@ -146,7 +146,7 @@ def _exactness(record: Record, entry: Entry, model: nn.Module, net: UnrolledNetw
 
 
 def _drop(record: Record, entry: Entry, model: nn.Module, net: UnrolledNetwork) -> None:
-    """A middle block dropped for real: the same as a gate of zero, smaller by what the table promises, pickled."""
+    """Drop a middle block: it must equal a gate of zero, be smaller as stated in the table, and survive pickling."""
     inputs = batch_of(entry, 1, 5)
     droppable = [block.index for block in net if block.droppable]
     record["droppable"] = len(droppable)

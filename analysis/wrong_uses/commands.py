@@ -1,4 +1,4 @@
-"""Wrong uses of the command line, generated from the options of every command: what is said, and with which exit code.
+"""Wrong uses of the command line, generated from the options of every command: the message and the exit code.
 
     python analysis/wrong_uses/commands.py [--share 0.2] [--show traceback unclear] [--out table.md]
 
@@ -41,7 +41,7 @@ BASE = {
     "report": ["--model", "own.py:build", "--limit", "6"],
     "reproduce": ["veit2016", "--model", "own.py:build", "--limit", "6"],
 }
-"""What each command is given beside the wrong option, so that a value that is accepted does little."""
+"""The other options of each command, so that an accepted value causes little work."""
 NUMBERS = ("", "x", "-1", "0", "1.5", "nan", "inf", "-inf", "99999999999999999999", "1e400")
 TEXTS = ("", " ", "no such thing", ",", ":", "@", "\\", "a" * 300, "-1", "99999999999999999999")
 PATHS = ("", "missing/deep/file", "file.txt", "file.txt/under", "folder", "/proc/none/x", "a" * 300)
@@ -85,14 +85,14 @@ def _values(hint: Any) -> tuple[str, ...]:
 
 
 def prepare(folder: Path) -> None:
-    """What the wrong uses meet: a model of the user's, a file and a folder."""
+    """The test environment: a user's model, a file and a folder."""
     (folder / "own.py").write_text(OWN)
     (folder / "file.txt").write_text("text")
     (folder / "folder").mkdir(exist_ok=True)
 
 
 def tried(use: Use, seconds: int = SECONDS) -> Use:
-    """The use with its answer; run in the folder that was prepared."""
+    """The use with its answer, run in the prepared folder."""
     base = list(BASE[use.command])
     if use.option in base:  # the last one counts, but some take several
         place = base.index(use.option)
@@ -115,9 +115,9 @@ def tried(use: Use, seconds: int = SECONDS) -> Use:
 
 
 def warm_up() -> None:
-    """Run what is given beside the wrong options: if it failed, every use would seem to be refused.
+    """Run the other options alone: if they failed, every use would seem to be refused.
 
-    Also, nothing is imported later on while the time is limited.
+    This also imports everything before the time limit applies.
     """
     for command, base in BASE.items():
         if command in ("report", "reproduce"):  # minutes; what they are given is what the others are given

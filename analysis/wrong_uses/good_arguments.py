@@ -1,4 +1,4 @@
-"""Arguments with which every public function runs, so that one of them at a time can be replaced by a bad one."""
+"""Arguments with which every public function runs, so that one of them can be replaced by a bad value."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def projected() -> landscape.ProjectedTrajectory:
 
 @cache
 def record(kind: str) -> Any:
-    """The record that a picture is drawn of."""
+    """The record for a plot."""
     x, labels = data().x, data().labels
     makers: dict[str, Callable[[], Any]] = {
         "plot_block_contributions": lambda: paths.block_contributions(net(), x, labels),
@@ -137,7 +137,7 @@ def _table() -> np.ndarray:
 
 
 def common(name: str, folder: Path) -> Any:
-    """A value by the name of an argument, where all functions mean the same by it."""
+    """A value by argument name, for names with the same meaning in all functions."""
     makers: dict[str, Callable[[], Any]] = {
         "net": net, "network": net, "source": data, "spec": lambda: "digits", "model": model, "data": data,
         "operator": operator, "surface": lambda: surface(), "state": lambda: states()[0],
@@ -169,7 +169,7 @@ def common(name: str, folder: Path) -> Any:
 
 
 def special(function: str, folder: Path) -> dict[str, Any]:
-    """Arguments of one function alone: what its names mean there, and what keeps it short."""
+    """Arguments of single functions: names with a special meaning, and values that keep the call short."""
     made: dict[str, Callable[[], dict[str, Any]]] = {
         "linear_decay": lambda: {"blocks": 3},
         "linear_cka": lambda: {"one": torch.eye(3), "other": torch.eye(3)},

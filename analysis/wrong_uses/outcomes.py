@@ -1,4 +1,4 @@
-"""What both trials of wrong uses share: a time limit, a drawn share, a table of what was answered."""
+"""Shared by both trials of wrong uses: a time limit, a random share, a table of answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 class Answered(Protocol):
-    """One wrong use and what was answered to it."""
+    """One wrong use and its answer."""
 
     @property
     def subject(self) -> str: ...
@@ -33,9 +33,9 @@ class SlowError(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise a SlowError in here after so many seconds of computing, however busy the machine is.
+    """Raise a SlowError inside after the given seconds of processor time, however busy the machine is.
 
-    Also where something turned it into another error: raised from within a call of C++, say.
+    Also if something turned it into another error, for instance within a call of C++.
     """
     stopped = []
 
@@ -70,7 +70,7 @@ def table(answers: Sequence[Answered], heads: str, kinds: Sequence[str]) -> str:
 
 
 def read_options(summary: str, subject: str) -> argparse.Namespace:
-    """The options of both scripts; the one that names a single subject is called as the subject is."""
+    """The options of both scripts; the option for a single subject is named after it."""
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("--share", type=float, default=1.0, help="of the wrong uses, drawn with seed 0")
     parser.add_argument(f"--{subject}", dest="only", help="only this one")
@@ -80,7 +80,7 @@ def read_options(summary: str, subject: str) -> argparse.Namespace:
 
 
 def drawn(everything: Sequence[A], options: argparse.Namespace, order: Callable[[A], tuple[str, ...]]) -> list[A]:
-    """Those asked for, a share of them drawn at random, in order."""
+    """The selected ones, or a random share of them, in order."""
     torch.set_num_threads(1)
     for slow in ("shapiq", "captum.attr", "plotly.graph_objects", "transformers", "timm", "torchvision.models"):
         with contextlib.suppress(ImportError):  # an import that the time limit cuts short stays broken
@@ -90,7 +90,7 @@ def drawn(everything: Sequence[A], options: argparse.Namespace, order: Callable[
 
 
 def report(answers: Sequence[Answered], options: argparse.Namespace, heads: str, kinds: Sequence[str]) -> None:
-    """Print how many there were of each answer; write the table where that was asked for."""
+    """Print the number of each answer; write the table if requested."""
     print(Counter(one.answer for one in answers))
     if options.out:
         options.out.write_text(table(answers, heads, kinds) + "\n")

@@ -1,9 +1,9 @@
-"""Every public function, each argument in turn by each of sixteen bad values: what is said, and how.
+"""Every public function, with each argument in turn replaced by each of sixteen bad values: the message and its kind.
 
     python analysis/wrong_uses/python_calls.py [--share 0.1] [--out table.md]
 
 An answer is *clear* when it is one line that says what was expected (or an error of the library's own), *accepted*
-when the call returned, *slow* when it went on for longer than three seconds, and *bare* otherwise.
+when the call returned, *slow* when it ran for longer than three seconds, and *bare* otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from outcomes import SlowError, drawn, limited, read_options, report
 PACKAGES = ("callbacks", "data", "landscape", "lesion", "models", "network", "paths", "plot", "report", "surgery",
             "sweep", "tradeoff", "training")  # fmt: skip
 LEFT_OUT = {"on_each_core", "local_workers", "available_devices", "worker_device", "cifar10"}
-"""Functions that start processes, or fetch from the network."""
+"""Functions that start processes or access the network."""
 BAD: dict[str, Any] = {
     "None": None, "True": True, "empty text": "", "text": "no such thing", "bytes": b"ab", "-1": -1, "0": 0,
     "NaN": math.nan, "infinity": math.inf, "-infinity": -math.inf, "10^20": 10**20, "complex": 1j, "empty list": [],
