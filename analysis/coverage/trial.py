@@ -74,7 +74,7 @@ def difference(ours: Any, theirs: Any) -> float:
 
 
 def gradients(run: Callable[[Any], Any], model: nn.Module, inputs: Any, like: torch.Tensor) -> list[torch.Tensor]:
-    """The gradient of a random sum over the first output: with respect to floating-point inputs; for token indices, to the weights."""
+    """Gradient of a random sum of the first output with respect to float inputs, or to weights for token indices."""
     leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
     targets = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = torch.randn(like.shape, generator=torch.Generator().manual_seed(3), dtype=like.dtype)
