@@ -1,4 +1,4 @@
-"""Makes the reference: one page for each package of the library, without a list to keep by hand."""
+"""Make the API reference: one page per package of the library, without a list to maintain by hand."""
 
 import ast
 from pathlib import Path
@@ -21,12 +21,12 @@ SAME = """
     options:
       heading_level: 2
 """
-INDEX = """# Reference
+INDEX = """# API reference
 
-Made from the docstrings. Each function says what it computes, with the formula, its cost in forward passes or
-vector-Jacobian products, its source, and an example that the tests run.
+Generated from the docstrings. Each entry has the formula, the cost in forward passes or vector-Jacobian products, the
+source, and an example that the tests run.
 
-| package | what is in it |
+| package | contents |
 |---|---|
 """
 
@@ -42,7 +42,7 @@ def packages() -> dict[str, str]:
 
 
 def page(name: str) -> str:
-    """A package's page; a function in a file of its own name, which stands for both, is named by its file too."""
+    """A package's page; a function with the same name as its file is named through the file."""
     same = [path.stem for path in sorted((SOURCE / name).glob("[!_]*.py")) if _defines(path, path.stem)]
     return PAGE.format(name=name) + "".join(SAME.format(name=name, member=member) for member in same)
 
@@ -53,7 +53,7 @@ def _defines(path: Path, name: str) -> bool:
 
 
 def on_config(config: MkDocsConfig, **kwargs: Any) -> MkDocsConfig:
-    """Put the pages into the navigation, as the last section."""
+    """Add the pages to the navigation, as the last section."""
     pages = ["api/index.md", *(f"api/{name}.md" for name in packages())]
     config.nav = [*(config.nav or []), {"Reference": pages}]
     return config
