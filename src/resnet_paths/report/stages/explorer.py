@@ -32,7 +32,7 @@ def run(subject: Subject, options: Options) -> Section:
         subject.net,
         subject.images(plan["images"]),
         record,
-        model_code=subject.model_code,
+        model_code=subject.expressions.model,
         seconds=options["seconds"],
         batch=options["batch"],
     )
