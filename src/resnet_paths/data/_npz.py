@@ -1,4 +1,9 @@
-"""Images of npz files."""
+"""Images of npz files.
+
+The form in which people share small data sets; it has no layout of its own, so that arrays are recognised by their
+names and shapes. It is a zip file: a small one may inflate to more than there is memory, which is checked before
+anything is read, and arrays of objects, which would run code, are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Arrays of pixels and of labels as people keep them, in the one form that analyses read."""
+"""Arrays of pixels and of labels as people keep them, in the one form that analyses read.
+
+What can be told from shapes and types is accepted (channels last, one-hot labels); what cannot is refused rather than
+guessed, such as whole numbers whose white is unknown: images ten times too dark still give plausible accuracies.
+"""
 
 from __future__ import annotations
 

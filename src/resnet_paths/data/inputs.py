@@ -1,4 +1,8 @@
-"""A model's inputs in memory, without labels: what repairs of a model are fitted to."""
+"""A model's inputs in memory, without labels: what repairs of a model are fitted to.
+
+Beside ``ImageData``, because repairs need no labels and no images: a text model's dictionary of tensors is repaired by
+the same equations.
+"""
 
 from __future__ import annotations
 

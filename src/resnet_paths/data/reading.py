@@ -1,4 +1,8 @@
-"""How a model's images are read, where the model says so."""
+"""How a model's images are read, where the model says so.
+
+timm, torchvision, Hugging Face and this library's checkpoints each say it in another way; sources of images take it
+from here, so that ``data`` knows no models.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which stage is running, and the remaining time."""
+"""Which stage is running, and the remaining time.
+
+The stages take from a second to minutes, so that counting them, as a sweep's progress does, would predict nothing;
+each stage has a weight instead. One line per stage, because stages have no steps in common.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What a stage passes to the page: figures with readings, tables, warnings; plain data that can be stored."""
+"""What a stage passes to the page: figures with readings, tables, warnings; plain data that can be stored.
+
+Plain data, because a finished stage goes to the journal as JSON and comes back in a later run, perhaps of the next
+release: nothing on the page may depend on objects that only the process that computed them had. Tables are kept as CSV
+with all digits, which is also what the reader downloads.
+"""
 
 from __future__ import annotations
 

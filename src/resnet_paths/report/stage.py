@@ -1,4 +1,8 @@
-"""A stage of the report: one file in ``stages/``, one section of the page."""
+"""A stage of the report: one file in ``stages/``, one section of the page.
+
+Stages know nothing of each other and are points of one sweep: each may fail, be left out or come from the journal
+without the others. Their options are plain values, which name the point; the two budgets differ in options alone.
+"""
 
 from __future__ import annotations
 

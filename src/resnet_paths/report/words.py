@@ -1,4 +1,8 @@
-"""Consistent number formatting for the report's prose."""
+"""Consistent number formatting for the report's prose.
+
+The sentences are composed from measured numbers, of any size and sometimes not finite; a stage that formats them by
+itself sooner or later writes "0 %" for a small share or "1 blocks".
+"""
 
 from __future__ import annotations
 

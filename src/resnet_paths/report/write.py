@@ -1,4 +1,9 @@
-"""One command, one report: every analysis on one model, as one HTML file."""
+"""One command, one report: every analysis on one model, as one HTML file.
+
+The stages run as points of a sweep, for its journal: a report takes minutes to hours, and after a kill or a failed
+stage the same call computes only what is missing. They run one after the other in this process, since each uses all
+cores and all share the unrolled network.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Where numbers came from: versions, fingerprints, seed and command."""
+"""Where numbers came from: versions, fingerprints, seed and command.
+
+Not ``resnet_paths.provenance``, which names the model and the data of an analysis: a sweep knows only a function and a
+context, whatever these are, and its fingerprints follow code as well.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Grids of points that are never written out: each point is made when it is asked for."""
+"""Grids of points that are never written out: each point is made when it is asked for.
+
+``itertools.product`` can be read once, from the beginning; a sweep asks for points by their number, some of them
+several times, while other processes compute the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Compare two kinds of networks over several training runs."""
+"""Compare two kinds of networks over several training runs.
+
+Two of the papers compare trainings, and here they are short: of two networks at the beginning of their training the
+one that learns faster has the lower error, whatever becomes of them. So both must have learnt before they count.
+"""
 
 from __future__ import annotations
 

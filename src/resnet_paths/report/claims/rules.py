@@ -1,4 +1,9 @@
-"""How verdicts are reached: rules on plain numbers, so that tests can feed them data without an effect."""
+"""How verdicts are reached: rules on plain numbers, so that tests can feed them data without an effect.
+
+A verdict has three values. Few seeds and few images often show nothing either way, and a rule with two values would
+call that a failed or, worse, a confirmed claim; each rule says what it takes to be decided, and how often it decides
+wrongly where there is no effect. Three seeds are the least with which Student's interval means anything.
+"""
 
 from __future__ import annotations
 
