@@ -1,9 +1,9 @@
 """Figures for the page: SVG at two widths, with colours that follow the light or dark theme.
 
 matplotlib draws a figure for one width and one background. The page is read on phones and on dark screens, so each
-figure is drawn twice, and its colours become CSS classes: the ink is drawn in a colour that nothing else has, to find it
-again in the SVG. Text stays text, to be searched and copied; the hash salt is fixed, so that the same numbers
-make the same file.
+figure is drawn twice, and its colours become CSS classes: the ink is drawn in a colour that nothing else has, so that
+it is found again in the SVG. Text stays text, to be searched and copied; the hash salt is fixed, so that the same
+numbers make the same file.
 """
 
 from __future__ import annotations
