@@ -47,7 +47,7 @@ def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Ite
     page.on("pageerror", lambda error: page.said.append(str(error)))
     page.on("request", lambda asked: asked.url.startswith(("data:", "file:")) or page.said.append(asked.url))
     page.goto(page_file.as_uri())
-    for summary in page.query_selector_all("details > summary"):
+    for summary in page.query_selector_all("main details > summary"):
         summary.click()
     page.wait_for_function("[...document.images].every(image => image.complete)")
     page.scheme, page.width = scheme, width
@@ -97,3 +97,48 @@ def test_pictures_follow_light_and_dark(opened: Any) -> None:
     ink = shades.min() if opened.scheme == "light" else shades.max()
     assert abs(float(ink) - float(paper)) > 150
     assert (paper > 200) == (opened.scheme == "light")
+
+
+def column(page: Any, number: int) -> list[str]:
+    cells = "all => all.filter(e => !e.parentElement.hidden).map(e => e.textContent)"
+    return page.eval_on_selector_all(f"#lesion tbody td:nth-child({number})", cells)
+
+
+def test_tables_sort_and_filter(opened: Any) -> None:
+    heads = [text.strip() for text in opened.locator("#lesion thead th").all_inner_texts()]
+    name, error = heads.index("name") + 1, heads.index("error") + 1
+    before = column(opened, error)
+    opened.click(f"#lesion thead th:nth-child({error}) button")
+    assert column(opened, error) == sorted(before, key=float, reverse=True)
+    assert opened.get_attribute(f"#lesion thead th:nth-child({error})", "aria-sort") == "descending"
+    opened.click(f"#lesion thead th:nth-child({error}) button")
+    assert column(opened, error) == sorted(before, key=float)
+    opened.click(f"#lesion thead th:nth-child({name}) button")
+    assert column(opened, name) == sorted(column(opened, name))
+    opened.fill("#lesion input[type=search]", "LAYER2")
+    assert [text.partition(".")[0] for text in column(opened, name)] == ["layer2"] * 9
+    assert opened.said == []
+
+
+def test_the_menu_marks_the_section_and_closes_on_a_phone(opened: Any) -> None:
+    menu = "nav > details"
+    phone = opened.width < 1000
+    assert (opened.get_attribute(menu, "open") is None) == phone
+    if phone:
+        opened.click(f"{menu} > summary")
+    opened.click("nav a[href='#lengths']")
+    opened.wait_for_function("document.querySelector('nav [aria-current]')?.hash === '#lengths'")
+    assert (opened.get_attribute(menu, "open") is None) == phone
+    heading = opened.locator("#lengths h2").bounding_box()
+    bar = opened.locator("nav").bounding_box()
+    assert heading["y"] >= (bar["y"] + bar["height"] if phone else 0)  # not under the bar
+
+
+def test_print_leaves_out_what_is_closed(opened: Any) -> None:
+    opened.evaluate("document.querySelectorAll('main details').forEach((d, i) => (d.open = i % 2 === 0))")
+    opened.emulate_media(media="print")
+    shown = opened.eval_on_selector_all(
+        "main details", "all => all.map(d => [d.open, getComputedStyle(d).display !== 'none'])"
+    )
+    assert all(is_open == displayed for is_open, displayed in shown)
+    assert opened.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"

@@ -106,7 +106,7 @@ def test_every_stage_is_done_and_on_the_page(whole) -> None:
     assert whole.to_pandas()["status"].tolist() == ["done"] * len(STAGES)
     page = Page(whole.path.read_text())
     sections = [attributes["id"] for attributes in page.all("section")]
-    assert sections == ["summary", *NAMES, "provenance"]
+    assert sections == ["explorer", "summary", *NAMES[1:], "provenance"]
     links = {attributes["href"] for attributes in page.all("a")}
     assert {f"#{name}" for name in NAMES} <= links
 
@@ -515,7 +515,7 @@ def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(t
     page = report.path.read_text()
     assert "No drop is recommended" in page
     assert "too few images to tell" in page or "more than the accuracy drop allowed" in page
-    assert "drop_blocks(" not in page.partition("<script")[0]  # which writes such lines for the explorer
+    assert "drop_blocks(" not in page.partition('<script type="module">')[0]
     assert "With the first set (1 block: " in page
 
 

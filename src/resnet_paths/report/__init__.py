@@ -1,6 +1,6 @@
 """One command, one report; and tests of the papers' claims."""
 
-from .section import Part, Picture, Section, Table
+from .section import Headline, Part, Picture, Section, Table
 from .stage import NotApplicableError, Stage
 from .stages import STAGES
 from .subject import Expressions, Subject
@@ -9,6 +9,7 @@ from .write import Outcome, Report, write_report
 __all__ = [
     "STAGES",
     "Expressions",
+    "Headline",
     "NotApplicableError",
     "Outcome",
     "Part",

@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from .section import Table
+from .section import Headline, Table
 from .subject import Subject
 from .words import counted, number
 
@@ -43,12 +43,14 @@ def render(report: Report, subject: Subject) -> str:
     environment.filters["svg"] = lambda text: data_uri("image/svg+xml", text)
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
     template = environment.get_template("report.html")
-    script = own_file("explorer.js")
+    script = own_file("explorer.js") + own_file("page.js")
+    name = f"{type(subject.model).__name__} on {subject.data.name}"
     return template.render(
         style=_Plain(own_file("style.css") + own_file("explorer.css")),
         script=_Plain(script),
         script_hash=_Plain(script_hash(script)),
-        title=f"{type(subject.model).__name__} on {subject.data.name}",
+        name=name,
+        headline=next((s.headline for s in report.sections if s.headline is not None), Headline(name)),
         report=report,
         rows=_rows,
         provenance=report.provenance,

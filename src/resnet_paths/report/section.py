@@ -82,6 +82,21 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What the page begins with.
+
+    Attributes:
+        title: the finding, in one line.
+        numbers: for each number its name, the number, and what stands below it.
+        code: Python lines that carry out the recommendation, or "".
+    """
+
+    title: str
+    numbers: tuple[tuple[str, str, str], ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """The results of a stage.
 
@@ -89,11 +104,13 @@ class Section:
         parts: in the order of the page.
         findings: one or two sentences for the top of the page.
         warnings: reasons to doubt these numbers.
+        headline: for the top of the page, if this stage has one.
     """
 
     parts: tuple[Part, ...]
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    headline: Headline | None = None
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -114,8 +131,14 @@ class Section:
             True
         """
         content = json.loads(text)
+        headline = content["headline"]
         return cls(
-            tuple(_part(part) for part in content["parts"]), tuple(content["findings"]), tuple(content["warnings"])
+            tuple(_part(part) for part in content["parts"]),
+            tuple(content["findings"]),
+            tuple(content["warnings"]),
+            None
+            if headline is None
+            else Headline(headline["title"], tuple(map(tuple, headline["numbers"])), headline["code"]),
         )
 
 

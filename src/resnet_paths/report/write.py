@@ -92,6 +92,11 @@ class Report(Shown):
         """All tables of the page, by name."""
         return {table.name: table.frame() for _, section in self._sections() for table in section.tables}
 
+    @property
+    def sections(self) -> list[Section]:
+        """Those of the stages that are done."""
+        return [section for _, section in self._sections()]
+
     def _sections(self) -> list[tuple[Stage, Section]]:
         return [(outcome.stage, outcome.section) for outcome in self.outcomes if outcome.section is not None]
 

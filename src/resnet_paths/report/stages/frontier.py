@@ -18,7 +18,7 @@ from ...tradeoff import (
     plan_drop,
 )
 from ..pictures import picture
-from ..section import Part, Section, Table
+from ..section import Headline, Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, percent, points, seconds
@@ -58,8 +58,10 @@ def run(subject: Subject, options: Options) -> Section:
         names=[" ".join(point.names) for point in plan.points],
     )
     table = Table.of("frontier", f"Greedy search, latency in seconds for {plan.clock.batch} images", frame)
-    part = Part("Accuracy against latency", reading, drawn, (table,), _code(subject, plan, options))
-    return Section((part,), (found,), _warnings(subject, plan, apart, most))
+    code = _code(subject, plan, options)
+    part = Part("Accuracy against latency", reading, drawn, (table,), code)
+    headline = _headline(plan, len(subject.net), apart, code)
+    return Section((part,), (found,), _warnings(subject, plan, apart, most), headline)
 
 
 def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
@@ -93,6 +95,26 @@ def _found(plan: DropPlan) -> str:
         f"parameters to {percent(point.parameters / whole.parameters)}, "
         f"accuracy from {percent(whole.accuracy)} to {percent(point.accuracy)} on held-out images. With "
         f"{percent(CONFIDENCE)} confidence the fall is at most {allowed}."
+    )
+
+
+def _headline(plan: DropPlan, blocks: int, held_out: int, code: str) -> Headline:
+    point, full = plan.point, plan.points[0]
+    if not point.dropped:
+        allowed = points(_allowed(plan)).lstrip("+")
+        return Headline(f"All {blocks} blocks are needed to stay within {allowed} of accuracy")
+    fall = point.accuracy - full.accuracy
+    moved = "accuracy as before" if fall == 0 else f"accuracy {points(fall)}"
+    low, high = (percent(end) for end in point.share_interval)
+    return Headline(
+        f"{len(point.dropped)} of {blocks} blocks can go: {percent(1 - point.share)} less time, {moved}",
+        (
+            ("Latency", percent(point.share), f"of the full network's; 95 % interval {low} to {high}"),
+            ("Accuracy", percent(point.accuracy), f"{percent(full.accuracy)} before; {held_out} held-out images"),
+            ("Parameters", percent(point.parameters / full.parameters), f"{point.parameters:,} of {full.parameters:,}"),
+            ("Blocks dropped", str(len(point.dropped)), listed(list(map(str, point.dropped)), most=16)),
+        ),
+        code,
     )
 
 
