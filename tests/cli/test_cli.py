@@ -97,7 +97,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     how = ("--repair", "recalibrate") if more else ()
     plan = run("plan", *model, "--limit", "60", "--count", "2", *how, *FAST, *more, "--out", str(tmp_path))
     assert plan.exit_code == 0, plan.output
-    done = f"Searched and {'recalibrated' if more else 'refitted'} on digits (train), moved by up to 1 pixels"
+    done = f"Searched and {'recalibrated' if more else 'refitted'} on digits (train), shifted by up to 1 pixels"
     assert done in " ".join(plan.stdout.split())
     assert max(map(len, plan.stdout.partition("Written")[0].splitlines())) <= 80
     written = json.loads((tmp_path / "plan.json").read_text())

@@ -143,7 +143,7 @@ def test_too_few_images_show_nothing() -> None:
     found = cascade_threshold(np.ones(50), np.ones(50, bool), disagreement=0.01)
     assert found.margin == float("inf")
     assert found.answered == 0.0
-    with pytest.raises(ValueError, match="expected a margin and an answer for each image"):
+    with pytest.raises(ValueError, match="expected one margin and one answer per image"):
         cascade_threshold(np.ones(5), np.ones(4, bool))
 
 
@@ -178,5 +178,5 @@ def test_other_outputs_than_logits_are_refused(classes: Any) -> None:
     head = nn.Identity() if classes == 1 else nn.Unflatten(1, classes)
     made.linear = nn.Sequential(made.linear, head)
     x = torch.randn(12, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"expected logits of shape \(batch, classes\), two classes or more, got"):
+    with pytest.raises(ValueError, match=r"expected logits of shape \(batch, classes\) with at least two classes, got"):
         cascade(unroll(made.eval()), [1], x, x)

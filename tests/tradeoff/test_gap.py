@@ -68,7 +68,7 @@ def test_the_variant_of_which_the_statistics_are_is_found(shift: int, flip: bool
     recalibrate_batchnorm(model, [x for x, _ in augmented(images, shift, flip, copies=3, seed=5).batches(200)])
     before = copy.deepcopy(model.state_dict())
     found = as_in_training(model, images, images=1352, copies=2)
-    words = [f"moved by up to {shift} pixels"] * shift + ["mirrored"] * flip
+    words = [f"shifted by up to {shift} pixels"] * shift + ["mirrored"] * flip
     assert found.name == ", ".join(["digits (train)", *([" and ".join(words)] if words else [])])
     assert len(found) == len(images) * (2 if words else 1)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

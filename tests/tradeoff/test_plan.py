@@ -180,7 +180,7 @@ def test_certified_choices_stop_at_the_first_set_that_fails(small, goal) -> None
     count = round(plan.point.accuracy * len(TEST))
     ends = binomtest(count, len(TEST)).proportion_ci(1 - 0.05 / len(plan.points), "wilson")
     assert plan.point.accuracy_interval == pytest.approx((ends.low, ends.high))  # chosen on these images
-    assert "images that chose nothing" in plan.said
+    assert "held-out images" in plan.said
 
 
 def test_no_labels_are_looked_at_for_a_disagreement(small) -> None:
@@ -201,7 +201,7 @@ def test_a_certificate_that_no_set_can_have_is_said_with_the_number_of_images_ne
     assert "there are 60" in plan.notes[0]
     one = replace(plan.points[0], dropped=(1,), fall=0.002, fall_at_most=0.034)
     close = replace(plan, points=(plan.points[0], one), chosen=0)
-    assert "accuracy falls by 0.20%, and by this confidence at most 3.40%: too few images to tell" in close.said
+    assert "accuracy falls by 0.20%, at this confidence at most 3.40%: too few images" in close.said
     assert "about 960 would do" in close.said
     lost = replace(plan, points=(plan.points[0], replace(one, fall=0.02)), chosen=0)
     assert "would do" not in lost.said
@@ -249,10 +249,10 @@ def test_the_interval_of_a_new_timing_must_reach_the_latency(small, monkeypatch,
     assert len(plan.point.dropped) == 3
     assert plan.point.share_interval == pytest.approx((0.74, 0.78))
     assert made[0].looks == [(1, False), (2, False), (2, True), (3, False), (3, True)]
-    assert "seemed to take 0.80 of the time; timed anew 0.86" in plan.notes[0]
+    assert "seemed to take 0.80 of the time; timed again, 0.86" in plan.notes[0]
     plan_drop(small, SOME, goal=Latency(0.8), repair=NoRepair(), clock=clock)
     assert "comparing about 16 sets" in capsys.readouterr().err  # not all of 22: two blocks, and one more, will do
-    with pytest.raises(ValueError, match="the least shown is"):
+    with pytest.raises(ValueError, match="the lowest shown is"):
         planned(small, Latency(0.1), repair=NoRepair(), clock=clock)
     with pytest.raises(ValueError, match="at least 6 rounds"):
         planned(small, Latency(0.8))

@@ -1,4 +1,4 @@
-"""Trading accuracy for latency."""
+"""Trade accuracy for latency: plans of which blocks to drop, repairs, certificates, timing, cascades."""
 
 from ..choices import Runtime
 from .by_block import LatencyByBlock, latency_by_block

@@ -1,4 +1,9 @@
-"""Sets of blocks, repaired and measured: what the sweep engine runs, point by point."""
+"""Sets of blocks, repaired and measured: the functions that the sweep engine runs, point by point.
+
+They are functions of plain points and one context, so that a sweep can journal them: a search takes minutes to hours,
+and a plan that is started again continues with what was evaluated. What a set is worth is decided by model, images,
+repair and metric, which `Bench` collects in one fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +31,17 @@ from .measures import Answers, answers
 from .repairs import Closed, Refits, Repairer, dropped_copy
 from .search import Set
 
-_TOGETHER = 512  # sets that are one point of a sweep, and lost together when it is stopped
+_TOGETHER = 512  # sets per point of a sweep: enough to share prefixes, few enough to lose little when it is stopped
 
 
 @dataclass(frozen=True, eq=False)
 class Workshop:
-    """A network and how its smaller ones are repaired; what that takes is made once for all benches of a plan.
+    """A network and the repair of its smaller versions; shared by all benches of a plan, so that both are set up once.
 
     Attributes:
         net: the full network.
-        repair: of the dropped ones.
-        images: for that.
+        repair: the repair of dropped networks.
+        images: the images for the repair.
     """
 
     net: UnrolledNetwork
@@ -45,24 +50,24 @@ class Workshop:
 
     @cached_property
     def repairer(self) -> Repairer:
-        """What repairs a set: a refit keeps targets and fits."""
+        """The function that drops and repairs a set; a refit remembers targets and fits."""
         return self.repair.repairer(self.net, self.images)
 
     @cached_property
     def gated(self) -> UnrolledNetwork | None:
-        """The network whose gates stand for repaired sets, norms folded where they can be; None: repair each."""
-        found = self.repair.gated(self.net)
-        return None if found is None else for_inference(found)
+        """The network whose gates emulate repaired sets, norms folded if possible; None: each set must be repaired."""
+        network = self.repair.gated(self.net)
+        return None if network is None else for_inference(network)
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A workshop and images: all that decides what a set of blocks is worth.
+    """A workshop and images: everything that determines the value of a set of blocks.
 
     Attributes:
-        workshop: makes the repaired networks.
+        workshop: builds the repaired networks.
         data: images on which they are compared or measured.
-        metric: what is compared; None where answers are measured.
+        metric: the metric to compare by; None if answers are measured.
         batch_size: images per batch.
     """
 
@@ -82,7 +87,7 @@ class Bench:
         return answers(self.net.model, self.data, self.net.followed, self.batch_size)
 
     def __sweep_fingerprint__(self) -> Any:
-        """What decides the values, beside this package's code."""
+        """Everything that determines the values, apart from this package's code."""
         shop = self.workshop
         metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
         images = [None if data is None else data.fingerprint for data in (shop.images, self.data)]
@@ -92,18 +97,18 @@ class Bench:
 
 @dataclass(frozen=True)
 class Running:
-    """Where finished points are kept, and who is told of progress.
+    """Where finished points are stored, and where progress is reported.
 
     Attributes:
         journal: a file; None: memory.
-        report: called with the state.
+        report: called with the progress.
     """
 
     journal: Path | str | None
     report: Report
 
     def values(self, function: Callable[..., Any], points: Sequence[Any], context: Any, state: SweepProgress) -> Any:
-        """The values of a sweep, by name, its progress shown as part of a longer one.
+        """Run a sweep and return its values by name; its progress is shown as part of a longer one.
 
         Raises:
             SweepError: a point failed.
@@ -133,13 +138,13 @@ class Running:
 
 
 def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tell: Report) -> dict[str, list[Any]]:
-    """The same without a journal: nothing needs to be told from what an earlier run computed."""
+    """Run the points without a journal, and so without the fingerprints that a journal needs."""
     rows = [function(point, context, 0) for point in tracked(points, len(points), "", tell)]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
 def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
-    """The mean metric of one set, repaired."""
+    """The mean metric of one repaired set."""
     if bench.metric is None:
         raise RuntimeError("expected a metric")
     repairer, dropped = bench.workshop.repairer, tuple(point["dropped"])
@@ -152,7 +157,7 @@ def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
-    """The mean metric of many sets, by gates: sets that begin alike share what they begin with."""
+    """The mean metric of many sets, computed at gates, so that sets share the network's prefixes."""
     gated, sets = bench.workshop.gated, point["sets"]
     if gated is None or bench.metric is None:
         raise RuntimeError("expected gates and a metric")
@@ -165,18 +170,18 @@ def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, An
 
 
 def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
-    """Answers of one set, plain and repaired, and its size."""
+    """The answers of one set, plain and repaired, and its size."""
     dropped = tuple(point["dropped"])
     repaired = bench.workshop.repairer(dropped)
-    found = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
-    plain = found
+    after_repair = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
+    plain = after_repair
     if repaired.repair != "none":
         plain = answers(dropped_copy(bench.net, dropped), bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
     return {
-        "right": found.right,
+        "right": after_repair.right,
         "plain_right": plain.right,
-        "agrees": found.agree(bench.full),
+        "agrees": after_repair.agree(bench.full),
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
         "repair": repaired.repair,
@@ -191,20 +196,20 @@ def _costs(point: dict[str, Any], context: tuple[UnrolledNetwork, torch.Tensor, 
 
 
 def block_costs(net: UnrolledNetwork, x: torch.Tensor, seconds: float, running: Running) -> tuple[float, ...]:
-    """Each block's share of the time, kept in the journal: a plan that goes on searches with the same costs."""
+    """Each block's share of the time, stored in the journal so that a resumed plan searches with the same costs."""
     values = running.values(_costs, [{"what": "costs"}], (net, x, seconds), SweepProgress("timing blocks", 1))
     return tuple(np.asarray(values["share"][0], dtype=float).tolist())
 
 
 class Evaluator:
-    """Losses of sets as they would be used: by gates where that is the same, or else each repaired for real."""
+    """Losses of sets as deployed: computed at gates if that is equivalent, otherwise by repairing each set."""
 
     def __init__(self, bench: Bench, running: Running, name: str, total: int) -> None:
         self.bench, self.running = bench, running
         self.state, self.start = SweepProgress(name, total), time.monotonic()
 
     def __call__(self, sets: Sequence[Set]) -> list[float]:
-        """The losses, in their order."""
+        """The losses of the sets, in order."""
         before = self.state
         losses = self._by_gates(sets) if self.bench.workshop.gated is not None else self._repaired(sets)
         done = before.finished + len(sets)
@@ -225,6 +230,6 @@ class Evaluator:
 
 
 def measure_set(bench: Bench, dropped: Set, running: Running, state: SweepProgress) -> dict[str, Any]:
-    """What :func:`_measured` returns, for one set, from the journal where it is there."""
+    """The result of :func:`_measured` for one set, from the journal if available."""
     values = running.values(_measured, [{"dropped": dropped}], bench, state)
     return {name: column[0] for name, column in values.items()}

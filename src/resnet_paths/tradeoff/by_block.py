@@ -1,4 +1,4 @@
-"""How long each block takes."""
+"""How long each block takes, and so how much dropping it can save."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LatencyByBlock(Record):
-    """Seconds that the pieces of a network take, each run on its own at the activations of one pass.
+    """The time of each piece of a network in seconds, each run separately at the activations of one pass.
 
     Attributes:
-        blocks: names.
-        branch: median seconds of each branch: what dropping the block saves.
-        shortcut: of each shortcut, 0 for an identity.
-        join: of what follows each sum up to the next block's entry (the head, for the last).
-        stem: of the part before the first block.
-        full: of the full model.
+        blocks: names of the blocks.
+        branch: median time of each branch, which is what dropping the block saves.
+        shortcut: median time of each shortcut, 0 for an identity.
+        join: median time from each sum to the next block's entry (for the last block, the head).
+        stem: median time before the first block.
+        full: timing of the full model.
     """
 
     DIMENSIONS: ClassVar = {"branch": "block", "shortcut": "block", "join": "block"}
@@ -43,12 +43,12 @@ class LatencyByBlock(Record):
 
     @property
     def share(self) -> tuple[float, ...]:
-        """Each branch's share of the time of all pieces."""
+        """Each branch's share of the total time of all pieces."""
         total = sum(self.branch) + sum(self.shortcut) + sum(self.join) + self.stem
         return tuple(value / total for value in self.branch)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a block; milliseconds."""
+        """One row per block, in milliseconds."""
         columns = {"branch_ms": self.branch, "shortcut_ms": self.shortcut, "join_ms": self.join}
         table = data_frame({name: [1e3 * value for value in values] for name, values in columns.items()})
         table.insert(0, "block", list(self.blocks))
@@ -60,13 +60,13 @@ class LatencyByBlock(Record):
 def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> LatencyByBlock:
     """The time of every branch, shortcut and join, to see what dropping a block can save.
 
-    Pieces that run on their own miss what a full pass shares (caches, overlap on a GPU), so their sum may differ
-    from the whole; `share` is of their sum.
+    Separate pieces do not benefit from what a full pass shares (caches, overlap on a GPU), so their sum may differ from
+    the full time; `share` refers to the sum.
 
     Args:
         net: the network, in eval mode.
-        x: the model's input; its batch and shape decide the times.
-        seconds: how long to measure each piece, at least; the full model ten times as long.
+        x: the model's input, whose batch size and shape determine the times.
+        seconds: minimum time to measure each piece for; the full model is measured ten times as long.
 
     Cost: about ``3 n seconds``.
 

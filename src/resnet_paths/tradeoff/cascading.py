@@ -1,8 +1,8 @@
-"""Per-image depth: a network without some blocks answers first; the full network takes over where it is unsure.
+"""Per-image depth: a network without some blocks answers first; the full network takes over where that is unsure.
 
-The two are identical up to the first block that differs, so the full network continues from what the small one has
-computed up to there. How confident the small network must be is set on held-out images, which bounds the share of
-images whose answer differs from the full network's.
+Both networks are identical up to the first block that differs, so the full network continues from the state that the
+small one has computed there. The confidence required of the small network is set on held-out images, which bounds the
+share of images whose answer differs from the full network's.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from ..warned import warn
 from .goals import Disagreement
 
 LEVELS = (*(1 - k / 1000 for k in range(1, 10)), *(1 - k / 100 for k in range(1, 100)), 0.0)
-"""Margins that are tried as thresholds, from 0.999 down to 0: fixed before any image is seen, so that the tests of
-the sequence need no correction for their number (Bauer 1991: each is made at the full level, and the first that fails
-ends it)."""
+"""Margins tried as thresholds, from 0.999 down to 0. They are fixed before any image is seen, so that testing them in
+sequence needs no correction for multiplicity (Bauer 1991: each test is made at the full level, and the first failure
+ends the sequence). They are denser near 1, where confident networks have most of their margins."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """When the small network's answer is taken, and what is known of it.
+    """When the small network's answer is accepted, and what is known about it.
 
     Attributes:
-        margin: it is taken where the two largest probabilities are at least this far apart; infinite: never.
-        disagreement: the share of the images whose answer differs from the full network's.
-        at_most: an upper confidence bound on that share.
-        answered: the share of the images on which the small network answers.
-        images: the number of images.
-        confidence: of the bound.
+        margin: minimum difference between the two largest probabilities for an answer to be accepted; infinite: never.
+        disagreement: share of images whose answer differs from the full network's.
+        at_most: upper confidence bound on that share.
+        answered: share of images answered by the small network.
+        images: number of images.
+        confidence: confidence of the bound.
     """
 
     margin: float
@@ -60,58 +60,58 @@ def cascade_threshold(
 ) -> Threshold:
     """The smallest margin at which the disagreement is shown to be at most a given share.
 
-    Thresholds are tried from large to small, in an order fixed beforehand. Each is accepted if the exact binomial upper
-    bound (Clopper and Pearson 1934) on the share of images answered by the small network, and otherwise than by the
-    full one, is at most `disagreement`; the first that is not ends the sequence. So the probability that the threshold
-    returned has a larger disagreement is at most ``1 - confidence``.
+    Thresholds are tried from large to small, in a fixed order. Each is accepted if the exact binomial upper bound
+    (Clopper and Pearson 1934) on the share of images that the small network answers differently from the full one is at
+    most `disagreement`; the first that is not ends the sequence. So the probability that the returned threshold has a
+    larger disagreement is at most ``1 - confidence``.
 
     Args:
-        margins: of the small network on images that chose nothing: largest probability less the second, (images,).
-        same: whether its answer is the full network's, (images,).
-        disagreement: the share of images that may get another answer.
-        confidence: probability that it is no more.
+        margins: margins of the small network on held-out images: largest minus second largest probability, (images,).
+        same: whether its answer equals the full network's, (images,).
+        disagreement: share of images that may get another answer.
+        confidence: probability that it is not exceeded.
 
     Returns:
-        The threshold; its margin is infinite where nothing can be shown, and all images go to the full network.
+        The threshold; its margin is infinite if nothing can be shown, so that all images go to the full network.
 
     Raises:
-        ValueError: arrays that do not match.
+        ValueError: the arrays do not match.
 
-    Source: Bauer (1991) for tests in a fixed sequence; Angelopoulos et al. (2021), "Learn then Test", for such choices
-    of thresholds.
+    Source: Bauer (1991) for tests in a fixed sequence; Angelopoulos et al. (2021), "Learn then Test", for thresholds
+    chosen in this way.
 
     Example:
         >>> margins = np.linspace(0, 1, 1000)
-        >>> found = cascade_threshold(margins, margins > 0.05, disagreement=0.02)
-        >>> 0 < found.margin < 0.06, found.at_most <= 0.02
+        >>> threshold = cascade_threshold(margins, margins > 0.05, disagreement=0.02)
+        >>> 0 < threshold.margin < 0.06, threshold.at_most <= 0.02
         (True, True)
     """
     margins, same = np.asarray(margins, float), np.asarray(same, bool)
     if margins.ndim != 1 or margins.shape != same.shape or not len(margins):
-        raise ValueError(f"expected a margin and an answer for each image, got {margins.shape} and {same.shape}")
+        raise ValueError(f"expected one margin and one answer per image, got {margins.shape} and {same.shape}")
     count = len(margins)
     accepted = Threshold(float("inf"), 0.0, 0.0, 0.0, count, confidence)
     for level in LEVELS:
-        taken = margins >= level
-        wrong = int((taken & ~same).sum())
+        answered = margins >= level
+        wrong = int((answered & ~same).sum())
         at_most = share_at_most(wrong, count, confidence)
         if at_most > disagreement:
             break
-        accepted = Threshold(level, wrong / count, at_most, float(taken.mean()), count, confidence)
+        accepted = Threshold(level, wrong / count, at_most, float(answered.mean()), count, confidence)
     return accepted
 
 
 class Cascade(nn.Module):
-    """The small network where it is confident, the full one elsewhere.
+    """The small network where it is confident, the full network elsewhere.
 
-    Called with a batch, it returns the logits, each image's from the network that answered it.
+    Called with a batch, it returns logits, for each image those of the network that answered it.
 
     Attributes:
-        threshold: when the small network's answer is taken.
+        threshold: when the small network's answer is accepted.
         refit: how the small network was repaired.
         shared: number of blocks that run once for both networks.
-        own: number of values that the small network does not share with the full one.
-        deferred: of the last call, whether each image went on to the full network.
+        own: number of weights that the small network does not share with the full one.
+        deferred: whether each image of the last call was passed to the full network.
     """
 
     def __init__(self, full: UnrolledNetwork, small: UnrolledNetwork, refit: RefitResult) -> None:
@@ -129,8 +129,8 @@ class Cascade(nn.Module):
         self._rows_are_images = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        known = {"threshold": self.threshold, "_rows_are_images": self._rows_are_images}
-        return Cascade, (self._full, self._small, self.refit), known
+        state = {"threshold": self.threshold, "_rows_are_images": self._rows_are_images}
+        return Cascade, (self._full, self._small, self.refit), state
 
     def forward(self, x: Any) -> torch.Tensor:
         """The logits, (batch, classes)."""
@@ -161,9 +161,9 @@ class Cascade(nn.Module):
     def calibrate(
         self, images: ImageSource | torch.Tensor, *, disagreement: float = 0.01, confidence: float = 0.95
     ) -> Threshold:
-        """Set the threshold by images that chose nothing; see :func:`cascade_threshold`.
+        """Set the threshold on held-out images; see :func:`cascade_threshold`.
 
-        Warns where no threshold is shown, so that all images go on to the full network.
+        Warns if no threshold can be shown to suffice, so that all images are passed to the full network.
         """
         inputs = as_inputs(images, self.full_model)
         margins, same = [], []
@@ -181,51 +181,53 @@ class Cascade(nn.Module):
             goal = Disagreement(disagreement, confidence)
             needed = goal.least_images
             warn(
-                f"all images go on to the full network: {inputs.count} images do not show that {goal}; "
+                f"all images are passed to the full network: {inputs.count} images do not show that {goal}; "
                 + (f"give at least {needed}" if inputs.count < needed else "drop fewer blocks, or allow more")
             )
         return self.threshold
 
     def _prefix(self, x: Any) -> State:
-        """The state up to which both networks are the same; the output itself where nothing is dropped."""
+        """The state up to which both networks are identical; the output itself if nothing is dropped."""
         return self._full.run(self._full.stem(x), stop=self.shared)
 
     def _small_from(self, state: State) -> torch.Tensor:
         return self._small.run(self._twins(state), self._gates).value
 
     def _has_rows(self, inputs: Inputs, count: int) -> bool:
-        """Whether all that is carried between the two has one row per image."""
+        """Whether everything carried from one network to the other has one row per image."""
         if inputs.count < count:
             return False
         state = self._prefix(placed_input(inputs.take(slice(0, count)), self.full_model))
         values = [state.value, *state.side.values()]
         return all(isinstance(value, torch.Tensor) and value.ndim and len(value) == count for value in values)
 
-    def _of_images(self, state: State, x: Any, chosen: torch.Tensor) -> State:
+    def _of_images(self, state: State, x: Any, selected: torch.Tensor) -> State:
         """The state of some images of the batch.
 
-        Rows of what is carried are taken where those are images, which is known from two sizes of a batch. Elsewhere
-        (tokens before images, a size, a mask for all) rows may be something else of the same number, so that the state
-        is computed anew.
+        If the rows of all carried values are images, which `calibrate` checks at two batch sizes, they are selected.
+        Otherwise (tokens before images, a size, a mask for all) rows may be something else of the same number, so the
+        state is recomputed.
         """
         if self._rows_are_images:
-            side = {node: value[chosen] for node, value in state.side.items()}
-            return State(state.index, state.value[chosen], side, state.plan)
-        return self._prefix(Inputs(x, len(chosen)).take(chosen))
+            side = {node: value[selected] for node, value in state.side.items()}
+            return State(state.index, state.value[selected], side, state.plan)
+        return self._prefix(Inputs(x, len(selected)).take(selected))
 
 
 def margin(logits: torch.Tensor) -> torch.Tensor:
-    """The largest probability less the second, (batch,); NaN counts as none.
+    """The largest minus the second largest probability, (batch,); -1 for NaN logits.
 
     Raises:
-        ValueError: not logits of two classes or more.
+        ValueError: these are not logits of at least two classes.
 
     Example:
         >>> margin(torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]])).tolist()
         [0.0, 1.0]
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"expected logits of shape (batch, classes), two classes or more, got {tuple(logits.shape)}")
+        raise ValueError(
+            f"expected logits of shape (batch, classes) with at least two classes, got {tuple(logits.shape)}"
+        )
     best = logits.float().softmax(1).topk(2, dim=1).values
     return (best[:, 0] - best[:, 1]).nan_to_num(-1.0)
 
@@ -244,22 +246,22 @@ def cascade(
     """A network that runs some of its blocks only for images on which it is unsure without them.
 
     Args:
-        net: a network of logits, in eval mode; it and its model are not changed.
-        dropped: blocks that the small network lacks; the later the first of them, the more the two share.
-        images: calibration images, to which the small network is refitted; no labels needed.
-        certify: held-out images of the kind to expect in use, on which the threshold is set; no labels needed.
-        disagreement: the share of images that may get another answer than the full network's.
-        confidence: probability that it is no more.
-        settings: of the refit.
+        net: a network that outputs logits, in eval mode; neither it nor its model is changed.
+        dropped: blocks that the small network lacks; the later the first of them, the more both networks share.
+        images: calibration images for refitting the small network; no labels needed.
+        certify: held-out images like those expected in use, on which the threshold is set; no labels needed.
+        disagreement: share of images whose answer may differ from the full network's.
+        confidence: probability that it is not exceeded.
+        settings: settings of the refit.
 
     Returns:
         The module, over copies of the model with batch norms folded.
 
     Raises:
-        NotDroppableError: a block cannot be taken out.
-        ValueError: the network gives no logits of two classes or more.
+        NotDroppableError: a block cannot be dropped.
+        ValueError: the network does not output logits of at least two classes.
 
-    Warns where no threshold is shown: too few images, or networks that differ too much.
+    Warns if no threshold can be shown to suffice: there are too few images, or the networks differ too much.
 
     Cost: a refit, and one forward pass of `certify` by each network.
 
@@ -275,7 +277,7 @@ def cascade(
     full, copy = for_inference(net), for_inference(net, fold=False)
     missing = copy.model.load_state_dict(refit.model.state_dict(), strict=False)
     if missing.unexpected_keys:
-        raise ValueError(f"expected the weights of the model, got {missing.unexpected_keys[0]} besides")
+        raise ValueError(f"expected the weights of the model, got the additional {missing.unexpected_keys[0]}")
     model = Cascade(full, for_inference(copy), refit)
     model.calibrate(certify, disagreement=disagreement, confidence=confidence)
     return model

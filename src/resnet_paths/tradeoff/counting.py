@@ -1,4 +1,4 @@
-"""What a model is made of: parameters and operations."""
+"""Count a model's parameters and operations."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..network import UnrolledNetwork
 
 @checked
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, shared ones once."""
+    """The number of parameters, counting shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @checked
 def count_flops(model: nn.Module, x: Any) -> int:
-    """Floating-point operations of one forward pass on x, by torch's own counter (a multiply-add counts two).
+    """Floating-point operations of one forward pass on x, by torch's own counter (a multiply-add counts as two).
 
     Example:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
     with first_import("torch.utils.flop_counter"):
-        from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton
+        from torch.utils.flop_counter import FlopCounterMode  # imported late: it imports triton
 
     with preserved(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         call_model(model, x)

@@ -1,4 +1,4 @@
-"""Short fine-tuning of a smaller model with the full model as its teacher."""
+"""Briefly fine-tune a smaller model with the full model as its teacher."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ class Distillation:
 
     Attributes:
         epochs: passes over the images.
-        lr: learning rate of SGD, falling to zero by a cosine.
-        momentum: of SGD.
-        weight_decay: on all parameters.
-        batch_size: images a step.
-        temperature: by which the logits are divided where the models are compared.
-        weight: share of the comparison with the teacher in the loss; the labels have the rest (1: none are needed).
-        shift: move images by at most this many pixels.
-        flip: mirror images at random.
-        seed: of the order and the augmentation.
+        lr: learning rate of SGD, annealed to zero by a cosine.
+        momentum: momentum of SGD.
+        weight_decay: weight decay on all parameters.
+        batch_size: images per step.
+        temperature: divisor of the logits in the comparison with the teacher.
+        weight: weight of the comparison with the teacher in the loss; the rest goes to the labels (1: no labels
+            needed).
+        shift: maximum random shift, in pixels.
+        flip: whether to mirror images at random.
+        seed: seed of the order and the augmentation.
     """
 
     epochs: int = 2
@@ -52,9 +53,9 @@ class Distillation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Check the settings."""
         if not (self.lr > 0 and 0 <= self.weight <= 1):
-            raise ValueError(f"expected lr above 0 and a weight from 0 to 1, got {self.lr} and {self.weight}")
+            raise ValueError(f"expected lr above 0 and weight between 0 and 1, got {self.lr} and {self.weight}")
 
 
 @checked
@@ -69,22 +70,23 @@ def distil(
     """Fine-tune a model in place towards the outputs of another.
 
     The loss is ``w T^2 KL(softmax(t/T) || softmax(s/T)) + (1 - w) CE(s, label)`` of the teacher's and the student's
-    logits t and s. Batch norms of the student train; the teacher is in eval mode and does not change.
+    logits t and s. The student's batch norms are in training mode; the teacher is in eval mode and does not change.
 
     Args:
         student: the smaller model; left in eval mode.
-        teacher: the full model, or its network, whose output is then compared (else the models' main outputs).
-        data: training images, not those to report on.
+        teacher: the full model, or its network, whose chosen output is then compared (otherwise the models' main
+            outputs).
+        data: training images, other than those to report on.
         settings: default :class:`Distillation`.
 
     Returns:
         The mean loss of each epoch.
 
     Raises:
-        ValueError: images without labels, and a loss in which labels have a share.
+        ValueError: the images have no labels, but the loss uses labels.
         FloatingPointError: the loss is no longer finite.
 
-    Cost: for each image and epoch two forward passes and one backward pass. Torch's own random state is not used.
+    Cost: two forward passes and one backward pass per image and epoch. Torch's own random state is not used.
 
     Source: Hinton, Vinyals and Dean (2015), section 2.
 
@@ -103,13 +105,13 @@ def distil(
 
 @dataclass(frozen=True)
 class BestState:
-    """What fine-tuning came to, on images held out from it.
+    """The course of fine-tuning on held-out images, and the state kept.
 
     Attributes:
-        losses: there, before the first step and after each epoch.
-        errors: the share of wrong answers there, likewise; without labels of those that are not the teacher's.
-        kept: which of these states the model has: that of the smallest loss among those with no more errors than at
-            first; 0 is the model as it was.
+        losses: held-out loss before the first step and after each epoch.
+        errors: held-out error at the same times; without labels, the disagreement with the teacher.
+        kept: index of the state that the model has now: the one with the smallest loss among those with no more errors
+            than the first; 0 is the original model.
     """
 
     losses: tuple[float, ...]
@@ -127,20 +129,21 @@ def distil_best(
     settings: Distillation | None = None,
     held_out: float = 0.1,
 ) -> BestState:
-    """Fine-tune as :func:`distil` does, and keep the best state, never one worse than before.
+    """Fine-tune like :func:`distil`, and keep the best state, which is never worse than the original.
 
     Args:
         student: the smaller model; left in eval mode.
         teacher: the full model, or its network.
-        data: training images, not those to report on.
+        data: training images, other than those to report on.
         settings: default :class:`Distillation`.
-        held_out: the share of them that is not trained on, but decides which state is kept.
+        held_out: share of the images that is not trained on, but decides which state is kept.
 
     Raises:
-        ValueError: too few images to hold any out.
+        ValueError: there are too few images to hold any out.
 
-    Cost: that of :func:`distil`, and over the held-out images one forward pass of the student per epoch and one of the
-    teacher.
+    Cost: that of :func:`distil`, plus one forward pass of the student per epoch and one of the teacher over the
+        held-out
+    images.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -154,8 +157,8 @@ def distil_best(
     check_labels_of_loss(data, settings)
     count = max(1, round(held_out * len(data)))
     if len(data) - count < 2:
-        raise ValueError(f"expected at least 3 images to fine-tune on with some held out, got {len(data)}")
-    kept, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
+        raise ValueError(f"expected at least 3 images, to fine-tune with some held out, got {len(data)}")
+    held_out_images, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
     full, followed = _model_and_output(teacher)
     losses: list[float] = []
     errors: list[float] = []
@@ -165,41 +168,52 @@ def distil_best(
         return losses[index] != losses[index], losses[index]
 
     with private_use(full) as goal:
-        theirs = answers(goal.eval(), kept, followed, settings.batch_size).logits
+        teacher_logits = answers(goal.eval(), held_out_images, followed, settings.batch_size).logits
 
-    def look() -> None:
+    def measure() -> None:
         nonlocal best
         training = student.training
-        found = answers(student.eval(), kept, followed, settings.batch_size)
+        student_answers = answers(student.eval(), held_out_images, followed, settings.batch_size)
         student.train(training)
-        losses.append(float(distillation_loss(found.logits, theirs, found.labels, settings)))
-        errors.append(float(1 - (found.right if data.labelled else found.agree(Answers(theirs, found.labels))).mean()))
-        now = len(losses) - 1
-        if now == 0 or (errors[now] <= errors[0] and rank(now) < rank(best[0])):
-            best = now, {name: value.detach().clone() for name, value in student.state_dict().items()}
+        losses.append(
+            float(distillation_loss(student_answers.logits, teacher_logits, student_answers.labels, settings))
+        )
+        errors.append(
+            float(
+                1
+                - (
+                    student_answers.right
+                    if data.labelled
+                    else student_answers.agree(Answers(teacher_logits, student_answers.labels))
+                ).mean()
+            )
+        )
+        epoch = len(losses) - 1
+        if epoch == 0 or (errors[epoch] <= errors[0] and rank(epoch) < rank(best[0])):
+            best = epoch, {name: value.detach().clone() for name, value in student.state_dict().items()}
 
-    look()
-    _distilled(student, teacher, trained, settings, look)
+    measure()
+    _distilled(student, teacher, trained, settings, measure)
     kept_epoch, state = best
     student.load_state_dict(state)
     return BestState(tuple(losses), tuple(errors), kept_epoch)
 
 
 def check_labels_of_loss(data: ImageData, settings: Distillation) -> None:
-    """Refuse images without labels for a loss in which labels have a share.
+    """Check that images have labels if the loss uses them.
 
     Raises:
-        ValueError: says which share.
+        ValueError: they have none.
     """
     if not data.labelled and settings.weight < 1:
         raise ValueError(
-            f"expected labelled images, which have a share of {1 - settings.weight:.0%} of the loss, got images "
-            "without labels; give Distillation(weight=1)"
+            f"expected labelled images, since labels make up {1 - settings.weight:.0%} of the loss, got images "
+            "without labels; pass Distillation(weight=1)"
         )
 
 
 def _model_and_output(teacher: nn.Module | UnrolledNetwork) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
-    """A teacher's model, and what takes the logits out of what it and the student return."""
+    """A teacher's model, and the function that extracts the logits from its output and from the student's."""
     if isinstance(teacher, UnrolledNetwork):
         return teacher.model, teacher.followed
     return teacher, main_output
@@ -214,10 +228,10 @@ def _distilled(
     after_epoch: Callable[[], None] | None,
 ) -> tuple[float, ...]:
     full, followed = _model_and_output(teacher)
-    wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
-    if any(parameter.is_inference() for parameter, _ in wanted):
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    if any(parameter.is_inference() for parameter, _ in requires_grad):
         raise ValueError(
-            "expected a student that can be trained, got one made in torch.inference_mode; make it outside of that"
+            "expected a student that can be trained, got one created in torch.inference_mode; create it outside"
         )
     student.train()
     student.requires_grad_(True)
@@ -226,7 +240,7 @@ def _distilled(
             return _run(student, goal.eval(), data, settings, followed, after_epoch)
     finally:
         student.eval()
-        for parameter, flag in wanted:
+        for parameter, flag in requires_grad:
             parameter.requires_grad_(flag)
             parameter.grad = None
 
@@ -246,26 +260,24 @@ def _run(
     steps = settings.epochs * len(parts)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = seeded(settings.seed)
-    black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
+    background = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
     losses = []
     for _ in range(settings.epochs):
         total = 0.0
         order = permutation(len(data), generator)
-        for chosen in (order[part] for part in parts):
-            batch = data.subset(chosen)
-            x = placed(augment(batch.x, settings.shift, settings.flip, generator, black), student)
+        for selected in (order[part] for part in parts):
+            batch = data.subset(selected)
+            x = placed(augment(batch.x, settings.shift, settings.flip, generator, background), student)
             with torch.no_grad():
                 goal = followed(teacher(x))
             loss = distillation_loss(followed(student(x)), goal, batch.labels.to(x.device), settings)
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss became {float(loss.detach())}; take a smaller lr than {settings.lr}"
-                )
+                raise FloatingPointError(f"the loss became {float(loss.detach())}; use a smaller lr than {settings.lr}")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += float(loss.detach()) * len(chosen)
+            total += float(loss.detach()) * len(selected)
         losses.append(total / len(data))
         if after_epoch is not None:
             after_epoch()
@@ -275,19 +287,19 @@ def _run(
 def distillation_loss(
     logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, settings: Distillation
 ) -> torch.Tensor:
-    """What is minimised: the divergence from the teacher, mixed with the cross-entropy by the weight.
+    """The loss: the divergence from the teacher, mixed with the cross-entropy by the weight.
 
     Args:
-        logits: the student's, (images, classes).
-        goal: the teacher's.
-        labels: class indices; not read where the weight is 1.
+        logits: the student's logits, (images, classes).
+        goal: the teacher's logits.
+        labels: class indices; not used if the weight is 1.
         settings: temperature and weight.
     """
     goal = F.log_softmax(goal / settings.temperature, 1)
-    apart = F.kl_div(F.log_softmax(logits / settings.temperature, 1), goal, reduction="batchmean", log_target=True)
-    near = settings.temperature**2 * apart
+    divergence = F.kl_div(F.log_softmax(logits / settings.temperature, 1), goal, reduction="batchmean", log_target=True)
+    teacher_term = settings.temperature**2 * divergence
     return (
-        near
+        teacher_term
         if settings.weight == 1
-        else settings.weight * near + (1 - settings.weight) * F.cross_entropy(logits, labels)
+        else settings.weight * teacher_term + (1 - settings.weight) * F.cross_entropy(logits, labels)
     )

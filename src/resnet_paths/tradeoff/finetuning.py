@@ -1,4 +1,8 @@
-"""Fine-tuned networks of a plan: that of one set, or those of one set after the other while they reach the goal."""
+"""Fine-tuned networks of a plan: that of one set, or those of successive sets while they reach the goal.
+
+Fine-tuning takes far longer than anything else in a plan. So it is put off as long as a repair alone is enough, and
+which networks are tested, and in which order, is decided without the images that certify.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,12 @@ from .search import Set
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """The network of a set, repaired and fine-tuned.
+    """The repaired and fine-tuned network of a set.
 
     Attributes:
-        point: the set, with what was measured of this network on the images that certify.
+        point: the set, with this network's measurements on the images that certify.
         model: the network.
-        kept: the epoch whose state it has; 0 is the network as it was repaired.
+        kept: the epoch whose state was kept; 0 is the repaired network before fine-tuning.
     """
 
     point: PlanPoint
@@ -39,12 +43,12 @@ class Tuner:
     """Fine-tunes the network of a set, and measures it.
 
     Attributes:
-        workshop: repairs it first.
+        workshop: repairs the network first.
         repair: how to fine-tune.
-        roles: the images.
-        right: whether the full network is right, for each image that certifies.
-        confidence: of the bounds.
-        say: is told what is done.
+        roles: the images by role.
+        right: whether the full network is right on each image that certifies.
+        confidence: confidence of the bounds.
+        say: called with progress messages.
     """
 
     workshop: Workshop
@@ -55,9 +59,9 @@ class Tuner:
     say: Callable[[str], None]
 
     def __call__(self, point: PlanPoint) -> Tuned:
-        """The network of a point's set."""
+        """The fine-tuned network of a point's set."""
         net, certify, settings = self.workshop.net, self.roles["certify"], self.repair.settings
-        self.say(f"fine-tuning, blocks dropped: {len(point.dropped)}; epochs: {settings.epochs}")
+        self.say(f"fine-tuning with {len(point.dropped)} blocks dropped, for {settings.epochs} epochs")
         model = self.workshop.repairer(point.dropped).model
         best = distil_best(model, net, training_images(self.repair, self.roles), settings=settings)
         now, full = (answers(one, certify, net.followed) for one in (model, net.model))
@@ -70,27 +74,27 @@ class Tuner:
             disagreement=changed / len(after),
             disagreement_at_most=share_at_most(changed, len(after), self.confidence),
             repair="fine-tuned" if best.kept else point.repair,  # the state before the first step may be the best
-            reason=f"best on images held out: the state after {best.kept} of {settings.epochs} epochs",
+            reason=f"best on held-out images: the state after {best.kept} of {settings.epochs} epochs",
         )
         return Tuned(measured, model, best.kept)
 
 
 @dataclass(eq=False)
 class TunedInTurn:
-    """Sets tested in turn as they would be shipped: repaired, and from some set on fine-tuned.
+    """Successive sets, tested as they would be deployed: repaired, and from some set on also fine-tuned.
 
-    While already the images searched on show that a repaired network reaches the goal, that network is tested, as
-    fine-tuning would take long and is not needed. From the first set on of which they do not show it, networks are
-    fine-tuned before they are tested, beginning with the set before it. The images that certify had no part in this
-    order, so no correction is needed for how many are tested, up to the first failure.
+    As long as the search images already show that a repaired network reaches the goal, that network is tested, since
+    fine-tuning would take long and is not needed. From the first set for which they do not, networks are fine-tuned
+    before they are tested, starting with the previous set. The images that certify play no part in this order, so no
+    correction is needed for the number of tests up to the first failure.
 
     Attributes:
-        tuner: fine-tunes.
-        shown: whether the images searched on show it of a set, repaired.
+        tuner: fine-tunes a set.
+        shown: whether the search images show that a repaired set reaches the goal.
         passes: whether a point shows it on the images that certify.
         tuned: the last network that was fine-tuned and passed.
-        failed: what was measured of the one that did not.
-        tests: networks that were fine-tuned and tested.
+        failed: the measurements of the one that failed.
+        tests: number of networks that were fine-tuned and tested.
     """
 
     tuner: Callable[[PlanPoint], Tuned]
@@ -103,12 +107,12 @@ class TunedInTurn:
     _over: bool = field(default=False, init=False)
 
     def __call__(self, point: PlanPoint) -> bool:
-        """Whether the next set passes; never after one that did not."""
+        """Whether the next set passes; always False after a failure."""
         self._over = self._over or not self._passes(point)
         return not self._over
 
     def last(self) -> None:
-        """There are no more sets: what passed without fine-tuning is fine-tuned too."""
+        """Finish after the last set: the one that passed without fine-tuning is fine-tuned too."""
         if not self._over and self._repaired is not None and not self.tests:
             self._test(self._repaired)
 

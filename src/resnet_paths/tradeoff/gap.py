@@ -1,4 +1,4 @@
-"""Whether images are those on which a model's batch-norm statistics were measured."""
+"""Whether images are of the kind on which a model's batch-norm statistics were measured."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StatisticsGap(Record):
-    """How far the statistics that batch norms keep are from those of some images.
+    """The difference between the stored statistics of batch norms and those of some images.
 
     Attributes:
         norms: names of the batch norms, in the model's order.
-        shift: of each, the mean over channels of ``|mean' - mean| / sd``.
-        scale: of each, the mean over channels of ``|log(var' / var)|``.
+        shift: mean over channels of ``|mean' - mean| / sd``, per norm.
+        scale: mean over channels of ``|log(var' / var)|``, per norm.
     """
 
     DIMENSIONS: ClassVar = {"shift": "norm", "scale": "norm"}
@@ -40,31 +40,31 @@ class StatisticsGap(Record):
 
     @property
     def mean(self) -> float:
-        """Mean over norms of the shift, in standard deviations."""
+        """The shift averaged over norms, in standard deviations."""
         return sum(self.shift) / max(1, len(self.shift))
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a batch norm."""
+        """One row per batch norm."""
         return data_frame({"norm": self.norms, "shift": self.shift, "scale": self.scale})
 
 
 @checked
 def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int | None = None) -> StatisticsGap:
-    """Whether images are such as the stored batch-norm statistics were measured on.
+    """Compare the stored batch-norm statistics with those of images.
 
     A copy of the full model is recalibrated on the images and compared with the model. Images of another kind (not
-    shifted and mirrored as in training, compressed, of another normalisation) show as a gap, and recalibration on them
+    shifted and mirrored as in training, compressed, normalised differently) show up as a gap; recalibration on them
     would cost accuracy before a single block is dropped.
 
     Args:
-        model: the full model; left as it is.
+        model: the full model; left unchanged.
         batches: see :func:`recalibrate_batchnorm`.
-        max_batches: use at most this many.
+        max_batches: maximum number of batches to use.
 
     Raises:
-        ValueError: there are batch norms, and no batches.
+        ValueError: the model has batch norms, but there are no batches.
 
-    Cost: one forward pass a batch.
+    Cost: one forward pass per batch.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -88,21 +88,21 @@ def statistics_gap(model: nn.Module, batches: ImageSource, *, max_batches: int |
 def as_in_training(
     model: nn.Module, data: ImageSource, *, shift: int | None = None, copies: int = 1, images: int = 500, seed: int = 0
 ) -> ImageData:
-    """Images moved and mirrored, or not, whichever comes closest to the statistics that the model keeps.
+    """Images augmented as in the model's training, as far as its batch-norm statistics show.
 
-    What a model was trained with is rarely written in its file, but its batch norms remember it: of the four
-    variants (moved or not, mirrored or not) the one with the smallest :attr:`StatisticsGap.mean` is taken.
+    A model's file rarely says how it was trained, but its batch norms remember it: of the four variants (shifted or
+    not, mirrored or not), the one with the smallest :attr:`StatisticsGap.mean` is used.
 
     Args:
-        model: the full model; left as it is.
+        model: the full model; left unchanged.
         data: training images.
-        shift: pixels by which images may have been moved (default: an eighth of the width, 4 for CIFAR-10).
-        copies: passes over the images, each moved and mirrored anew; one where they are left as they are.
-        images: at most this many, drawn at random, decide.
-        seed: of what is drawn.
+        shift: maximum shift in pixels to try (default: an eighth of the width, 4 for CIFAR-10).
+        copies: number of passes over the images, each shifted and mirrored anew; one if they are left unchanged.
+        images: maximum number of random images that the choice is based on.
+        seed: seed of all random draws.
 
     Returns:
-        The images; their name says what was done to them. A model without batch norms: `data` itself.
+        The images, whose name says what was done to them; for a model without batch norms, `data` itself.
 
     Cost: four forward passes over `images`.
 
@@ -110,20 +110,22 @@ def as_in_training(
         >>> from resnet_paths.data import digits
         >>> from resnet_paths.models import load_model
         >>> as_in_training(load_model("embedded"), digits("train"), images=300).name
-        'digits (train), moved by up to 1 pixels'
+        'digits (train), shifted by up to 1 pixels'
     """
     data = as_data(data, labelled=False)
     if not tracking_norms(model):
         return data
     shift = data.images.shape[-1] // 8 if shift is None else shift
-    some = data.subset(data.random_order(seed)[:images])  # files come sorted by class
+    sample = data.subset(data.random_order(seed)[:images])  # in random order, since files are often sorted by class
     variants = [(pixels, flip) for pixels in dict.fromkeys((0, shift)) for flip in (False, True)]
-    gaps = [statistics_gap(model, augmented(some, pixels, flip, seed=seed)).mean for pixels, flip in variants]
+    gaps = [statistics_gap(model, augmented(sample, pixels, flip, seed=seed)).mean for pixels, flip in variants]
     pixels, flip = variants[gaps.index(min(gaps))]
     if not (pixels or flip):
         return data
-    done = [f"moved by up to {pixels} pixels"] * (pixels > 0) + ["mirrored"] * flip
-    return replace(augmented(data, pixels, flip, copies=copies, seed=seed), name=f"{data.name}, {' and '.join(done)}")
+    changes = [f"shifted by up to {pixels} pixels"] * (pixels > 0) + ["mirrored"] * flip
+    return replace(
+        augmented(data, pixels, flip, copies=copies, seed=seed), name=f"{data.name}, {' and '.join(changes)}"
+    )
 
 
 def _moments(norm: nn.modules.batchnorm._BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What a plan is to reach: a latency, a fall of accuracy, a disagreement, or a number of blocks."""
+"""The goal of a plan: a latency, a fall in accuracy, a disagreement, or a number of blocks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _CONFIDENCE = Range(0.5, 1, above=True, below=True)
 @checked(share=INSIDE, confidence=_CONFIDENCE)
 @dataclass(frozen=True)
 class Latency:
-    """The first set that is as fast as this, shown by a measurement of its own.
+    """The first set that is shown to be this fast, by a separate measurement.
 
-    A set whose median is fast enough is timed once more, four times as long, in turn with the full network; the upper
-    end of that interval must reach the goal, not the luckiest median of many.
+    A set whose median is fast enough is timed again, four times as long, in turn with the full network. The upper end
+    of that interval must reach the goal; otherwise the luckiest of many medians would win.
 
     Attributes:
-        share: of the full network's time.
-        confidence: of the interval, over all sets that are timed once more (the k-th has ``1 - (1 - confidence)/2^k``).
+        share: share of the full network's time.
+        confidence: confidence of the interval over all sets that are timed again (the k-th gets
+            ``1 - (1 - confidence)/2^k``).
     """
 
     share: float
@@ -36,14 +37,14 @@ class Latency:
 @checked(drop=SHARE, confidence=_CONFIDENCE)
 @dataclass(frozen=True)
 class AccuracyDrop:
-    """The last set before the first whose fall of accuracy is not shown to be within this.
+    """The last set before the first one whose fall in accuracy is not shown to be within this.
 
-    Shown on images that chose nothing, by :func:`~resnet_paths.lesion.fall_at_most`. The sets are tested in an order
-    that those images did not decide, up to the first failure, so no correction for their number is needed.
+    It is shown on held-out images by :func:`~resnet_paths.lesion.fall_at_most`. The sets are tested in an order that
+    does not depend on those images, up to the first failure, so no correction for their number is needed.
 
     Attributes:
-        drop: fall of accuracy from the full network, which got the same repair.
-        confidence: with which it is shown.
+        drop: fall in accuracy from the full network, which gets the same repair.
+        confidence: confidence with which it is shown.
     """
 
     drop: float
@@ -51,7 +52,7 @@ class AccuracyDrop:
 
     @property
     def least_images(self) -> int:
-        """The least number of images for a certificate: that for which none may be lost; 0 where none would do.
+        """The minimum number of images for a certificate, which suffices if no answer gets worse; 0 if no number does.
 
         Example:
             >>> AccuracyDrop(0.01).least_images
@@ -66,13 +67,13 @@ class AccuracyDrop:
 @checked(share=INSIDE, confidence=_CONFIDENCE)
 @dataclass(frozen=True)
 class Disagreement:
-    """The same for the share of images that the full network answers otherwise; needs no labels.
+    """The last set before the first one whose disagreement with the full network is not shown to be within this.
 
-    Bounded exactly (Clopper and Pearson), see :func:`~resnet_paths.statistics.share_at_most`.
+    It needs no labels. The bound is exact (Clopper and Pearson), see :func:`~resnet_paths.statistics.share_at_most`.
 
     Attributes:
-        share: of images.
-        confidence: with which it is shown.
+        share: share of images that may be answered differently.
+        confidence: confidence with which it is shown.
     """
 
     share: float
@@ -80,7 +81,7 @@ class Disagreement:
 
     @property
     def least_images(self) -> int:
-        """The least number of images for a certificate: that of which none may be answered otherwise.
+        """The minimum number of images for a certificate, which suffices if no answer changes.
 
         Example:
             >>> Disagreement(0.02).least_images
@@ -96,10 +97,10 @@ class Disagreement:
 @checked(count=NONE_OR_MORE)
 @dataclass(frozen=True)
 class Count:
-    """A number of blocks dropped.
+    """A number of blocks to drop.
 
     Attributes:
-        count: of blocks.
+        count: number of blocks.
     """
 
     count: int

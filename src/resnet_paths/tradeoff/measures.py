@@ -1,4 +1,4 @@
-"""What is measured of a model on images that chose nothing."""
+"""A model's answers to images, and what they are compared by."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..network.unrolled import placed
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model makes of images.
+    """A model's answers to images.
 
     Attributes:
-        logits: (images, classes), on the CPU.
-        labels: (images,); -1 where there are none.
+        logits: logits on the CPU, (images, classes).
+        labels: labels, (images,); -1 for images without one.
     """
 
     logits: torch.Tensor
@@ -29,13 +29,13 @@ class Answers:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each is right, as 0.0 and 1.0; NaN of images without labels."""
+        """Whether each answer is right, as 0.0 or 1.0; NaN if there are no labels."""
         if bool((self.labels == -1).all()):
             return np.full(len(self.labels), np.nan)
         return right(self.logits, self.labels).double().numpy()
 
     def agree(self, other: Answers) -> np.ndarray:
-        """Whether each is as another model's; never where either is NaN."""
+        """Whether each answer equals another model's, as 0.0 or 1.0; 0.0 if either is NaN."""
         same = right(self.logits, other.logits.argmax(-1)) & ~other.logits.isnan().any(-1)
         return same.double().numpy()
 
@@ -47,14 +47,14 @@ def answers(
     batch_size: int = 100,
     like: nn.Module | None = None,
 ) -> Answers:
-    """The outputs of a model in eval mode, or of a function of batches.
+    """The answers of a model in eval mode, or of a function of batches.
 
     Args:
-        model: what to run.
-        data: on which images.
-        followed: takes the logits out of what the model returns.
+        model: the model or function.
+        data: the images.
+        followed: extracts the logits from what the model returns.
         batch_size: images per batch.
-        like: a model where inputs are to be, if `model` is a function.
+        like: a model whose device and dtype the inputs get, if `model` is a function.
     """
     holder = model if isinstance(model, nn.Module) else like
     outputs = []

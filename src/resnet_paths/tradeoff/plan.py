@@ -1,4 +1,8 @@
-"""A plan: the sets of blocks that were measured, the one chosen, and all that is needed to make it again."""
+"""A plan: the sets of blocks measured, the one chosen, and everything needed to rebuild it.
+
+A plan is kept apart from the planner because it outlives it: it is saved as JSON, and `apply` builds the same network
+from the same model and images without searching again.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +37,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImagesUsed:
-    """Which images had a role.
+    """The images used for one role.
 
     Attributes:
-        name: where they came from.
-        count: how many.
-        fingerprint: of pixels and labels.
+        name: their origin.
+        count: number of images.
+        fingerprint: fingerprint of pixels and labels.
     """
 
     name: str
@@ -48,32 +52,31 @@ class ImagesUsed:
 
 @dataclass(frozen=True)
 class DropPlan(Record):
-    """The sets of blocks measured, the one chosen, and all that decided them.
+    """The sets of blocks measured, the one chosen, and everything that determined the choice.
 
     Attributes:
-        points: the full network, then sets in the order in which they save time.
+        points: the full network, then sets in order of the time that they save.
         chosen: index of the chosen point.
-        goal: what was to be reached.
-        search: how sets were found.
-        repair: what is done to a dropped network.
-        split: how the images were divided (a weight of 0 for those that were given for a role).
+        goal: the goal of the plan.
+        search: how sets were searched.
+        repair: how dropped networks are repaired.
+        split: how the images were divided (with weight 0 for roles that had images of their own).
         clock: how latency was measured.
-        images: of each role.
-        adapted: whether the full network's batch-norm statistics were measured again first, as that alone made it
-            surely better; the first point is then that network.
-        model_fingerprint: of the full model as it was given.
-        metric: the name of what the search minimised.
-        search_losses: that, for each point.
-        greedy_losses: of the greedy search at the same numbers of blocks; empty where the search was greedy.
-        random_losses: of random sets of as many blocks, (points, draws).
-        judge_losses: of each point on the images that judged; empty without them.
-        finetuned: the chosen network, fine-tuned; None where that was not asked for.
-        keeps_finetuned: whether that is the network to use.
-        beyond: the fine-tuned network of the next size, of which it was not shown that it reaches the goal; None where
-            none was tested.
-        notes: what a reader should know: doubtful timings, certificates that could not be had.
-        source: what a caller noted of where model and images came from.
-        made: the fine-tuned network, in the process that planned: it need not be trained again to be used there.
+        images: the images of each role.
+        adapted: whether the full network's batch-norm statistics were measured again first, because that alone made it
+            significantly better; the first point is then that network.
+        model_fingerprint: fingerprint of the full model as passed in.
+        metric: name of the metric that the search minimised.
+        search_losses: the metric of each point on the search images.
+        greedy_losses: the metric of the greedy search at the same numbers of blocks; empty if the search was greedy.
+        random_losses: the metric of random sets with as many blocks, (points, draws).
+        judge_losses: the metric of each point on the judging images; empty without them.
+        finetuned: the chosen network after fine-tuning; None if that was not requested.
+        keeps_finetuned: whether the fine-tuned network is the one to use.
+        beyond: the fine-tuned network of the next size, which was not shown to reach the goal; None if none was tested.
+        notes: remarks for the reader, such as doubtful timings or certificates that were not possible.
+        source: the caller's notes on the origin of model and images.
+        made: the fine-tuned network, only in the process that planned, so that it need not be trained again there.
     """
 
     DIMENSIONS: ClassVar = {
@@ -107,47 +110,47 @@ class DropPlan(Record):
 
     @property
     def point(self) -> PlanPoint:
-        """The network to use: the chosen point, fine-tuned where that is better."""
+        """The network to use: the chosen point, fine-tuned if that is better."""
         return self.finetuned if self.finetuned is not None and self.keeps_finetuned else self.points[self.chosen]
 
     @property
     def said(self) -> str:
-        """What is known of the choice, in a sentence."""
+        """What is known about the choice, in a sentence."""
         count, point, goal = self.images["certify"].count, self.point, self.goal
         gone = f"{len(point.dropped)} block{'s' * (len(point.dropped) != 1)}"
         if isinstance(goal, Latency):
             low, high = self.points[self.chosen].share_interval
             return (
                 f"Chosen: {gone} dropped, {point.share:.2f} of the full network's time ({low:.2f} "
-                f"to {high:.2f}, timed anew); {_lost(point)} ({count} images that chose nothing)"
+                f"to {high:.2f}, in a separate timing); {_lost(point)} ({count} held-out images)"
             )
         if not isinstance(goal, AccuracyDrop | Disagreement):
-            return f"Chosen: {goal}, as asked"
+            return f"Chosen: {goal}, as requested"
         if point.dropped:
-            said = f"Chosen: {gone} dropped; shown on {count} images that chose nothing: {goal}"
+            sentence = f"Chosen: {gone} dropped; shown on {count} held-out images: {goal}"
         else:
-            said = f"No blocks dropped: of no set is it shown on {count} images that {goal}"
-        return said + self._why_no_more(goal)
+            sentence = f"No blocks dropped: for no set do {count} held-out images show that {goal}"
+        return sentence + self._why_no_more(goal)
 
     def _why_no_more(self, goal: AccuracyDrop | Disagreement) -> str:
-        """What the first set that failed lacks: too much is lost, or too few images show that it is not."""
+        """Why the first set that failed did so: it loses too much, or too few images show that it does not."""
         first = self.beyond or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
         if first is None:
             return ""
         count = self.images["certify"].count
         if isinstance(goal, AccuracyDrop):
-            seen, bound, allowed, what = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
+            seen, bound, allowed, subject = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
         else:
             seen, bound, allowed = first.disagreement, first.disagreement_at_most or 1.0, goal.share
-            what = "answers change:"
-        how = ", fine-tuned" if first.repair == "fine-tuned" else ""
-        said = (
-            f". With {len(first.dropped)} dropped{how}, {what} {seen:.2%}, and by this confidence at most {bound:.2%}"
+            subject = "answers change:"
+        suffix = ", fine-tuned" if first.repair == "fine-tuned" else ""
+        sentence = (
+            f". With {len(first.dropped)} dropped{suffix}, {subject} {seen:.2%}, at this confidence at most {bound:.2%}"
         )
         if seen >= allowed:
-            return said
+            return sentence
         needed = math.ceil(count * ((bound - seen) / (allowed - seen)) ** 2)
-        return f"{said}: too few images to tell; about {needed:,} would do if that stayed the same"
+        return f"{sentence}: too few images to be conclusive; about {needed:,} would suffice at the same rate"
 
     def apply(
         self,
@@ -157,23 +160,23 @@ class DropPlan(Record):
         split: ImageSplit | None = None,
         example_input: Any = None,
     ) -> nn.Module:
-        """The network that the plan measured, made again from the same model and images.
+        """Rebuild the network that the plan measured, from the same model and images.
 
         Args:
-            model: the full model that was planned for, or its network.
-            images: those that :func:`plan_drop` was given.
-            split: the plan's, where it holds images of its own.
+            model: the full model of the plan, or its network.
+            images: the images passed to :func:`plan_drop`.
+            split: the plan's split, if it had images of its own.
             example_input: see :func:`resnet_paths.unroll`.
 
         Raises:
-            ValueError: another model, or other images than the plan's for repair.
+            ValueError: the model, or the images for the repair, differ from the plan's.
 
-        Cost: one repair; the training where the plan fine-tunes.
+        Cost: one repair, and the training if the plan fine-tunes.
         """
         net = model if isinstance(model, UnrolledNetwork) else unroll(model, example_input)
         if fingerprint(net.model) != self.model_fingerprint:
             raise ValueError(
-                "expected the model that was planned for, got one with other weights; load the same, or plan again"
+                "expected the model of the plan, got one with other weights; load the same model, or plan again"
             )
         if self.made is not None and self.keeps_finetuned:
             return private_copy(self.made)
@@ -201,11 +204,11 @@ class DropPlan(Record):
                 got = f"{len(roles[role])} of {roles[role].name}" if role in roles else "none"
                 raise ValueError(
                     f"expected the images to {role} that the plan used, {planned.count} of {planned.name}, got {got}; "
-                    "give the same images (and split=, where it held images of its own)"
+                    "pass the same images (and split=, if it had images of its own)"
                 )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a point."""
+        """One row per point."""
         table = data_frame([asdict(point) for point in self.points])
         table.insert(0, "count", [len(point.dropped) for point in self.points])
         table["chosen"] = [index == self.chosen for index in range(len(self.points))]
@@ -217,7 +220,7 @@ class DropPlan(Record):
 
     @classmethod
     def load(cls, path: str | Path) -> DropPlan:
-        """Read a plan that was saved; see :func:`load_plan`."""
+        """Read a saved plan; see :func:`load_plan`."""
         return load_plan(path)
 
 
@@ -226,17 +229,17 @@ _KINDS = (DropPlan, ImagesUsed)
 
 @checked
 def load_plan(path: str | Path) -> DropPlan:
-    """Read a plan that was saved.
+    """Read a saved plan.
 
     Raises:
-        ValueError: not a plan.
+        ValueError: the file is not a plan.
     """
     plan: DropPlan = read_plan(path, _KINDS)
     return plan
 
 
 def _lost(point: PlanPoint) -> str:
-    """What dropping costs, and how much at most: accuracy, or answers where there are no labels."""
+    """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
     if math.isnan(point.accuracy):
         return (
             f"{point.disagreement:.2%} of answers change, with 95% confidence at most "
@@ -246,7 +249,7 @@ def _lost(point: PlanPoint) -> str:
 
 
 def training_images(repair: Distil, roles: Mapping[str, ImageData]) -> ImageData:
-    """What a plan fine-tunes on."""
+    """The images that a plan fine-tunes on."""
     if repair.images is not None:
         return as_data(repair.images, labelled=False)
     search, other = roles["search"], roles.get("repair")

@@ -1,6 +1,7 @@
-"""Plans as JSON: an object of each kind by the kind's name and its fields.
+"""Plans as JSON files: each object is written as the name of its kind and its fields.
 
-The kinds that a plan itself is made of are handed in, so that a plan may save itself.
+Only the kinds listed here are created on reading. Those that `plan` defines itself are passed in, so that a plan can
+save itself without an import circle.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .search import Beam, Exact, Greedy
 from .split import ImageSplit
 
 FORMAT = 2
+"""Raised when an older file could not be read, or would be read wrongly."""
 _KINDS = {
     kind.__name__: kind
     for kind in (
@@ -33,7 +35,7 @@ Kinds = tuple[type, ...]
 
 
 def write_plan(plan: Any, path: str | Path, kinds: Kinds) -> Path:
-    """Write a plan, made of these kinds beside the usual ones; images are named, not kept."""
+    """Write a plan that contains these kinds besides the usual ones; images are named, not stored."""
     return write_text(path, json.dumps({"format": FORMAT, **_plain(plan, {*_KINDS.values(), *kinds})}, indent=2))
 
 
@@ -55,10 +57,10 @@ def _plain(value: Any, kinds: set[type]) -> Any:
 
 
 def read_plan(path: str | Path, kinds: Kinds) -> Any:
-    """Read a plan that was written with these kinds, of which it is the first.
+    """Read a plan that was written with these kinds, the first of which is its own.
 
     Raises:
-        ValueError: not a plan.
+        ValueError: the file is not a plan.
     """
     source, named = existing_file(path, "a plan"), {**_KINDS, **{kind.__name__: kind for kind in kinds}}
     try:

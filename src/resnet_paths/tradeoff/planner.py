@@ -1,4 +1,9 @@
-"""Which blocks to drop: search, repair, certificate and clock put together."""
+"""Which blocks to drop: search, repair, certificate and timing put together.
+
+Each role has its own images, because choosing and measuring on the same ones overestimates the choice: search compares
+sets, judge compares the finalists again, repair repairs, and certify measures. What is tested on the images that
+certify, and in which order, never depends on them, so a certificate holds at its stated level without a correction.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +36,9 @@ from .split import ImageSplit, check_apart
 from .stopwatch import Stopwatch, doubts
 
 _LEVEL = 0.95
-_COST_SECONDS = 0.02  # of each piece of the network that is timed alone
-_FAR = 0.15  # of the time: sets that seem slower than the goal by more are not measured
-_LEAST_ROUNDS = 6  # of which the least and the greatest hold the median with 95 %
+_COST_SECONDS = 0.02  # to time each piece of the network separately; the costs only order blocks by what they save
+_FAR = 0.15  # sets are not measured if their estimated share of the time exceeds the goal by more than this error
+_LEAST_ROUNDS = 6  # the minimum and maximum of six rounds contain the median with over 95 % probability
 
 
 @checked
@@ -50,31 +55,32 @@ def plan_drop(
     journal: Path | str | None = None,
     progress: bool = True,
 ) -> DropPlan:
-    """Choose blocks to drop, for a latency, a fall of accuracy, a disagreement or a number of blocks.
+    """Choose blocks to drop, for a latency, a fall in accuracy, a disagreement or a number of blocks.
 
-    Sets of blocks are compared on some images as they would be used, repaired on others, and measured on images that
-    chose nothing; latency is that of the real smaller networks, in turn with the full one.
+    Sets of blocks are compared on some images as they would be deployed, repaired on others, and measured on held-out
+    images. Latency is measured on the real smaller networks, in turn with the full one.
 
     Args:
         net: the network, in eval mode.
-        images: what `split` divides.
+        images: the images that `split` divides.
         goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Count`.
         search: :class:`Greedy` (default), :class:`Beam` or :class:`Exact`.
         repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
         split: which images search, repair, judge and certify.
-        clock: on what input and in which runtime latency is measured.
-        full_frontier: measure sets beyond the one that decides, down to the last block.
-        journal: a file that keeps what was evaluated: the same call goes on where it was stopped.
-        progress: show progress: a bar on a terminal, else lines, on standard error.
+        clock: on which input and in which runtime latency is measured.
+        full_frontier: whether to measure sets beyond the one that decides, down to the last block.
+        journal: a file that stores what was evaluated, from which the same call resumes.
+        progress: whether to show progress on standard error, as a bar on a terminal and otherwise as lines.
 
     Raises:
-        ValueError: a goal that nothing reaches, too few images, images that certify among those that chose, a search
-            of too many sets.
+        ValueError: no set reaches the goal, there are too few images, roles share images, or the search has too many
+            sets.
 
-    Cost: the search's sets, of which those compared by gates (without repair, or recalibrated) share what they begin
-    with, and a refit makes one repair each; then for each point two forward passes over the images that certify, one
-    repair, and twice the clock's seconds. Fine-tuning trains once, for a goal with a confidence once a size from the
-    first one on that the images searched do not already show to reach it.
+    Cost: the sets of the search, which share prefixes if compared at gates (without repair, or recalibrated), and take
+        one
+    repair each with a refit; then per point two forward passes over the images that certify, one repair, and twice the
+    clock's seconds. Fine-tuning trains once; for a goal with a confidence, once per size from the first size on that
+    the search images do not already show to reach the goal.
 
     Example:
         >>> from resnet_paths import unroll
@@ -90,7 +96,7 @@ def plan_drop(
     most = _most(goal, search, len(net))
     check_runtime(clock.runtime)
     if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
-        raise ValueError(f"expected a clock of at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
+        raise ValueError(f"expected a clock with at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
     if isinstance(search, Exact):
         check_few(len(net))
     roles = split.roles(images, repair.needs_images)
@@ -113,17 +119,17 @@ def plan_drop(
 
 
 def _check_labels(goal: Goal, search: Search, roles: dict[str, ImageData]) -> None:
-    """Refuse a goal or a metric that images without labels cannot tell, before the work."""
+    """Check, before any work, that images have labels if the goal or the metric needs them."""
     if isinstance(goal, AccuracyDrop) and not roles["certify"].labelled:
         raise ValueError(
-            "expected labelled images to certify a fall of accuracy, got images without labels; ask for a "
+            "expected labelled images to certify a fall in accuracy, got images without labels; use a "
             "Disagreement(...), which needs none"
         )
     for role in ("search", "judge"):
         if role in roles and not roles[role].labelled and search.metric is not None and needs_labels(search.metric):
             raise ValueError(
-                f"expected labelled images to {role} by {search.metric}, got images without labels; leave metric out, "
-                "or take soft_disagreement"
+                f"expected labelled images to {role} by {search.metric}, got images without labels; omit metric, "
+                "or use soft_disagreement"
             )
 
 
@@ -131,14 +137,14 @@ def _most(goal: Goal, search: Search, blocks: int) -> int:
     most = blocks if search.max_blocks is None else min(search.max_blocks, blocks)
     if isinstance(goal, Count):
         if not 0 <= goal.count <= most:
-            raise ValueError(f"expected from 0 to {most} blocks to drop, got {goal.count}")
+            raise ValueError(f"expected between 0 and {most} blocks to drop, got {goal.count}")
         return goal.count
     return most
 
 
 @dataclass(eq=False)
 class _Planner:
-    """One plan in the making."""
+    """One run of the planner."""
 
     net: UnrolledNetwork
     goal: Goal
@@ -204,14 +210,14 @@ class _Planner:
 
     @property
     def _metric(self) -> tuple[str, Metric]:
-        """What the search minimises: what the goal is about, if the images have labels for that."""
+        """The metric that the search minimises: the goal's own if the images have labels for it."""
         labelled = all(self.roles[role].labelled for role in ("search", "judge") if role in self.roles)
         usual = "soft_error" if labelled and not isinstance(self.goal, Disagreement) else "soft_disagreement"
         return metric_named(self.search.metric or usual)
 
     @property
     def _level(self) -> float:
-        """Of bounds."""
+        """The confidence of the bounds."""
         return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement) else _LEVEL
 
     def _too_few(self) -> Iterator[str]:
@@ -220,8 +226,8 @@ class _Planner:
             needed = self.goal.least_images
             if count < needed:
                 yield (
-                    f"Too few images: at least {needed} that certify are needed to show that {self.goal}, where not "
-                    f"one of them changes; there are {count}"
+                    f"Too few images to certify: even if not one answer changes, at least {needed} are needed to show "
+                    f"that {self.goal}; there are {count}"
                 )
 
     def _scores(self, role: str, costs: tuple[float, ...] | None) -> Scores:
@@ -234,7 +240,7 @@ class _Planner:
         return Scores(len(self.net), Evaluator(bench, self.running, f"plan, {role}", total), costs)
 
     def _expected(self, costs: tuple[float, ...] | None) -> int:
-        """How many blocks will have to go, about: for a latency as many of mean cost as make up what is to be saved."""
+        """Roughly how many blocks must go: for a latency, as many blocks of mean cost as make up the time to save."""
         if not isinstance(self.goal, Latency) or not costs or sum(costs) <= 0:
             return self.max_blocks
         return min(self.max_blocks, math.ceil((1 - self.goal.share) * len(costs) / sum(costs)) + 1)
@@ -245,7 +251,7 @@ class _Planner:
     def _frontier(
         self, scores: Scores, judge: Scores | None, watch: Stopwatch, full_frontier: bool, notes: list[str]
     ) -> tuple[list[Measured], int, TunedInTurn | None]:
-        """Points until the goal is decided, which one it chooses, and what was fine-tuned on the way."""
+        """The points measured until the goal is decided, the index of the chosen one, and what was fine-tuned."""
         bench = self._bench("certify")
         scores.score([()])
         measured = [self._measure(bench, (), None, scores)]
@@ -262,7 +268,7 @@ class _Planner:
             one = self._measure(bench, dropped, measured[0], scores)
             point = watch.time(one.point)
             if isinstance(self.goal, Latency):
-                point, passed = self._anew(point, watch, notes)
+                point, passed = self._timed_again(point, watch, notes)
             else:
                 passed = self._passes(point) if tuning is None else tuning(point)
             measured.append(Measured(point, one.right))
@@ -274,7 +280,7 @@ class _Planner:
         return measured, self._chosen(passes, measured), tuning
 
     def _far(self, dropped: Set, scores: Scores) -> bool:
-        """Whether a set saves so much less than a latency asks for that it need not be measured."""
+        """Whether a set saves so much less than a latency goal requires that it need not be measured."""
         goal = self.goal
         return (
             isinstance(goal, Latency)
@@ -288,17 +294,17 @@ class _Planner:
         return measured_point(self.net, dropped, values, full, self._level, scores.known[dropped])
 
     def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
-        """Of the sets of this size the best by the judge, among the best of the search."""
+        """The best set of this size according to the judge, among the best of the search."""
         saved = scores.saved(path_set)
-        alike = [one for one in scores.known if len(one) == len(path_set) and scores.saved(one) >= 0.98 * saved]
+        candidates = [one for one in scores.known if len(one) == len(path_set) and scores.saved(one) >= 0.98 * saved]
         final = list(
-            dict.fromkeys([path_set, *sorted(alike, key=lambda s: (scores.rank(s), s))[: self.split.finalists]])
+            dict.fromkeys([path_set, *sorted(candidates, key=lambda s: (scores.rank(s), s))[: self.split.finalists]])
         )
         judge.score(final)
         return judge.best(final)
 
-    def _anew(self, point: PlanPoint, watch: Stopwatch, notes: list[str]) -> tuple[PlanPoint, bool]:
-        """A point that seems fast enough is timed once more, for long, and counts by that alone."""
+    def _timed_again(self, point: PlanPoint, watch: Stopwatch, notes: list[str]) -> tuple[PlanPoint, bool]:
+        """Time a point that seems fast enough again, for longer; only that timing counts."""
         goal = self.goal
         if not isinstance(goal, Latency) or point.share > goal.share:
             return point, False
@@ -307,7 +313,7 @@ class _Planner:
         low, high = again.share_interval
         if high > goal.share:
             notes.append(
-                f"{len(point.dropped)} dropped: seemed to take {point.share:.2f} of the time; timed anew "
+                f"{len(point.dropped)} dropped: seemed to take {point.share:.2f} of the time; timed again, "
                 f"{again.share:.2f} ({low:.2f} to {high:.2f}), which does not show the goal"
             )
         return again, high <= goal.share
@@ -330,14 +336,14 @@ class _Planner:
             if True not in passes:
                 least = min((one.point.share_interval[1], len(one.point.dropped)) for one in measured)
                 raise ValueError(
-                    f"expected a latency that dropping can reach, got {self.goal.share}; the least shown is "
+                    f"expected a latency that dropping can reach, got {self.goal.share}; the lowest shown is "
                     f"{least[0]:.2f}, with {least[1]} of {len(self.net)} blocks dropped"
                 )
             return passes.index(True) + 1
         return len(measured) - 1 if isinstance(self.goal, Count) and self.goal.count else 0
 
     def _greedy(self, scores: Scores, sets: list[Set]) -> list[float]:
-        """Losses of the greedy search at the same sizes, where another search was asked for and those are few."""
+        """Losses of the greedy search at the same sizes, for comparison if another search was used."""
         if isinstance(self.search, Greedy) or not sets[-1]:
             return []
         plain = Scores(scores.blocks, scores.evaluate, None, scores.known)
@@ -345,7 +351,7 @@ class _Planner:
         return [scores.known[path[len(dropped)]] for dropped in sets]
 
     def _finetuned(self, plan: DropPlan, full: Measured, tuning: TunedInTurn | None) -> DropPlan:
-        """The plan with its fine-tuned network: that of the chosen set, or the last that was tested in turn."""
+        """The plan with its fine-tuned network: that of the chosen set, or the last one tested in sequence."""
         point = plan.points[plan.chosen]
         if not isinstance(self.repair, Distil) or not (point.dropped or tuning):
             return plan
@@ -368,13 +374,13 @@ class _Planner:
         return Tuner(self._workshop, repair, self.roles, full.right, self._level, self._say)
 
     def _in_turn(self, full: Measured) -> TunedInTurn | None:
-        """How sets are tested that are fine-tuned; None where the goal is no test, or nothing is fine-tuned."""
+        """The sequence of fine-tuned tests; None if the goal involves no test, or nothing is fine-tuned."""
         if not self._tests or not isinstance(self.repair, Distil):
             return None
         bench = self._bench("search")
 
         def measured(dropped: Set, full: Measured | None) -> Measured:
-            state = SweepProgress(f"plan, {len(dropped)} dropped on the images searched", 1)
+            state = SweepProgress(f"plan, {len(dropped)} dropped on the search images", 1)
             values = measure_set(bench, dropped, self.running, state)
             return measured_point(self.net, dropped, values, full, self._level, 0.0)
 
@@ -384,6 +390,6 @@ class _Planner:
         )
 
     def _say(self, words: str) -> None:
-        """A line where no bar is shown, as soon as something long begins."""
+        """Print a line when something long starts, if no bar is shown."""
         if self.says and not sys.stderr.isatty():
             print(f"plan: {words}", file=sys.stderr, flush=True)

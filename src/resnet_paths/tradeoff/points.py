@@ -1,4 +1,4 @@
-"""One choice of blocks to drop, and what was measured of it."""
+"""One choice of blocks to drop, with its measurements."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from .search import Set
 
 @dataclass(frozen=True)
 class PlanPoint:
-    """One choice of blocks to drop; accuracies and all that follows are of the images that certify.
+    """One choice of blocks to drop; accuracies and everything after them refer to the images that certify.
 
-    Without labels accuracies and falls are NaN; disagreements tell.
+    Without labels, accuracies and falls are NaN, and only disagreements are available.
 
     Attributes:
-        dropped: their indices.
-        names: their names.
-        loss: the search's metric on the images to search on, as the network would be used.
+        dropped: indices of the dropped blocks.
+        names: names of the dropped blocks.
+        loss: the search's metric on the search images, for the network as deployed.
         plain: accuracy without any repair.
-        accuracy: accuracy with it.
-        accuracy_interval: its 95 % interval; where points were tested on these images in turn, the intervals of all
-            hold together (Bonferroni), so that of the chosen one does.
-        fall: fall of accuracy from the full network, which got the same. Of a point chosen by these images it is a
-            little too small: by 0.3 points in a simulation with 1000 images.
+        accuracy: accuracy with the repair.
+        accuracy_interval: its 95 % interval; if points were tested on these images in sequence, the intervals of all
+            points hold simultaneously (Bonferroni), and so does that of the chosen one.
+        fall: fall in accuracy from the full network, which got the same repair. For a point chosen by these images it
+            is slightly too small: by 0.3 points in a simulation with 1000 images.
         fall_at_most: its upper bound, see :func:`~resnet_paths.lesion.fall_at_most`; None for the full network.
-        disagreement: share of images that the full network answers otherwise.
-        disagreement_at_most: its upper bound; likewise.
+        disagreement: share of images that the full network answers differently.
+        disagreement_at_most: its upper bound; None for the full network.
         repair: ``none``, ``recalibrated``, ``refitted`` or ``fine-tuned``.
-        reason: why that repair.
-        latency: seconds a forward pass: its share of the full network's time, times that.
-        share: that share, the median of rounds in turn; of the chosen point of a latency goal measured anew.
+        reason: why that repair was used.
+        latency: seconds per forward pass: `share` times the full network's time.
+        share: share of the full network's time, the median over rounds in turn; for the chosen point of a latency goal,
+            from a separate timing.
         share_interval: its interval.
-        estimated: the share by the sum of the times of the blocks that stay; None where they were not timed.
-        macs: multiply-adds of one image.
-        parameters: number of parameters left.
+        estimated: the share estimated from the times of the remaining blocks; None if they were not timed.
+        macs: multiply-adds per image.
+        parameters: number of remaining parameters.
     """
 
     dropped: tuple[int, ...]
@@ -64,11 +65,11 @@ class PlanPoint:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A point, and which images it answers rightly.
+    """A point, and which images it answers correctly.
 
     Attributes:
         point: the point.
-        right: for each image, as 0.0 and 1.0.
+        right: whether each image is answered correctly, as 0.0 or 1.0.
     """
 
     point: PlanPoint
@@ -78,15 +79,15 @@ class Measured:
 def measured_point(
     net: UnrolledNetwork, dropped: Set, values: dict[str, Any], full: Measured | None, confidence: float, loss: float
 ) -> Measured:
-    """A point of what a bench measured, not yet timed.
+    """A point from the measurements of a bench, not yet timed.
 
     Args:
-        net: for names.
+        net: the network, for names.
         dropped: the set.
         values: see :func:`~resnet_paths.tradeoff.bench.measure_set`.
-        full: the full network's; None for that itself.
-        confidence: of the bounds.
-        loss: of the search.
+        full: the full network's measurements; None for the full network itself.
+        confidence: confidence of the bounds.
+        loss: the search's loss.
     """
     right, agrees = np.asarray(values["right"], dtype=float), np.asarray(values["agrees"], dtype=float)
     changed = int(len(agrees) - agrees.sum())
@@ -114,12 +115,12 @@ def measured_point(
 
 
 def bound_of_fall(before: np.ndarray, after: np.ndarray, confidence: float) -> float:
-    """:func:`~resnet_paths.lesion.fall_at_most`; NaN where nobody knows what is right."""
+    """The bound of :func:`~resnet_paths.lesion.fall_at_most`; NaN without labels."""
     return float("nan") if np.isnan(before).all() else fall_at_most(before, after, confidence)
 
 
 def together(point: PlanPoint, images: int, points: int) -> PlanPoint:
-    """A point with an interval that holds together with those of all `points`, by Bonferroni's inequality."""
+    """A point whose interval holds simultaneously with those of all `points`, by Bonferroni's inequality."""
     if math.isnan(point.accuracy):
         return point
     return replace(point, accuracy_interval=share_interval(point.accuracy, images, 1 - 0.05 / points))

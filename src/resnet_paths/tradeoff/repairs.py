@@ -1,4 +1,8 @@
-"""What is done to a network after blocks were dropped: nothing, recalibration, refit, distillation."""
+"""Repairs of a network after blocks were dropped: none, recalibration, refit, distillation.
+
+A repair says two things: how to repair one set, and whether gates of some network give the same losses without building
+anything. The second makes a search over hundreds of sets affordable.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,11 @@ from .search import Set
 
 @dataclass(frozen=True)
 class Repaired:
-    """A smaller network, repaired.
+    """A repaired smaller network.
 
     Attributes:
         model: the model.
-        repair: ``none``, ``recalibrated`` or ``refitted``: what was done to it in the end.
+        repair: the repair that was kept: ``none``, ``recalibrated`` or ``refitted``.
         reason: why, in a line.
     """
 
@@ -42,26 +46,26 @@ Repairer = Callable[[Set], Repaired]
 
 @dataclass(frozen=True)
 class NoRepair:
-    """Blocks are dropped, and that is all."""
+    """No repair after blocks are dropped."""
 
     needs_images: ClassVar[bool] = False
     learns: ClassVar[bool] = False
 
     def gated(self, net: UnrolledNetwork) -> UnrolledNetwork | None:
-        """The network whose gates stand for dropped blocks with this repair; None where only repairing tells."""
+        """The network whose gates give the losses of repaired sets; None if each set has to be repaired."""
         return net
 
     def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
-        """What makes the smaller network of a set."""
+        """The function that builds the smaller network of a set."""
         return lambda dropped: Repaired(dropped_copy(net, dropped), "none")
 
 
 @dataclass(frozen=True)
 class Recalibrate:
-    """Batch-norm statistics are measured again behind the first dropped block.
+    """Measure batch-norm statistics again after the first dropped block.
 
-    The search sees each set with the statistics of the batch at hand, which recalibration approaches. Give images as
-    the network saw them in training: :func:`~resnet_paths.tradeoff.as_in_training`.
+    The search evaluates each set with the statistics of the current batch, which recalibration approximates. Pass
+    images as the network saw them in training: :func:`~resnet_paths.tradeoff.as_in_training`.
     """
 
     needs_images: ClassVar[bool] = True
@@ -77,7 +81,7 @@ class Recalibrate:
         def repaired(dropped: Set) -> Repaired:
             smaller = dropped_copy(net, dropped)
             if not dropped or images is None or not tracking_norms(smaller):
-                return Repaired(smaller, "none", "no batch norms keep statistics" if dropped else "")
+                return Repaired(smaller, "none", "no batch norm keeps statistics" if dropped else "")
             recalibrate_batchnorm(smaller, images, keep=norms_before(net, dropped))
             return Repaired(smaller, "recalibrated")
 
@@ -87,13 +91,13 @@ class Recalibrate:
 @checked
 @dataclass(frozen=True)
 class Refit:
-    """Kept branches are fitted again by least squares: see :func:`~resnet_paths.surgery.refit_blocks`.
+    """Refit the remaining branches by least squares: see :func:`~resnet_paths.surgery.refit_blocks`.
 
-    How far, and whether at all, is chosen on a part of the repair images that the fit does not see: never worse there
-    than plain or recalibrated. Needs no labels.
+    How far to refit, and whether at all, is chosen on held-out repair images, on which the result is never worse than
+    plain or recalibrated. It needs no labels.
 
     Attributes:
-        settings: steps, ridge, and the share of the repair images on which the step is chosen.
+        settings: steps, ridge, and the share of the repair images that is held out.
     """
 
     settings: RefitSettings = field(default_factory=RefitSettings)
@@ -108,15 +112,15 @@ class Refit:
     def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
         """See :class:`NoRepair`."""
         if images is None:
-            raise ValueError("expected images to refit on, got none; give some as ImageSplit(repair=...)")
+            raise ValueError("expected images to refit on, got none; pass some as ImageSplit(repair=...)")
         return Refits(Refitter(net, images, settings=self.settings))
 
 
 class Refits:
-    """Refits of one network, and their outputs on other images, for which nothing has to be built.
+    """Refits of one network, and their outputs on other images without building any model.
 
     Args:
-        refitter: it keeps the full network's targets.
+        refitter: the refitter, which remembers the full network's targets.
     """
 
     def __init__(self, refitter: Refitter) -> None:
@@ -127,31 +131,31 @@ class Refits:
         """The smaller network of a set."""
         if not dropped:
             return Repaired(dropped_copy(self._refitter.net, dropped), "none")
-        made = self._refitter(dropped)
-        return Repaired(made.model, made.repair, made.reason)
+        result = self._refitter(dropped)
+        return Repaired(result.model, result.repair, result.reason)
 
     def logits(self, dropped: Set, data: ImageData) -> torch.Tensor:
-        """What the refitted network makes of images, on the CPU."""
+        """The refitted network's logits for images, on the CPU."""
         if data.fingerprint not in self._on:
             self._on[data.fingerprint] = self._refitter.on(data)
         return self._on[data.fingerprint](dropped).cpu()
 
 
 Closed = NoRepair | Recalibrate | Refit
-"""Repairs that take no training."""
+"""Repairs without training."""
 
 
 @checked
 @dataclass(frozen=True)
 class Distil:
-    """The chosen network is fine-tuned with the full one as teacher, after a repair by which sets are compared.
+    """Fine-tune the chosen network with the full one as teacher, after a cheaper repair by which sets are compared.
 
-    A tenth of the images is held out; the best state there, that before the first step among them, stays.
+    A tenth of the images is held out; the state that is best on them is kept, which may be the initial one.
 
     Attributes:
-        settings: epochs, rate and so on.
-        after: the repair before it.
-        images: training images; None: those to search and to repair on together.
+        settings: epochs, learning rate and so on.
+        after: the repair before fine-tuning.
+        images: training images; None: the search and repair images together.
     """
 
     settings: Distillation = field(default_factory=Distillation)
@@ -162,7 +166,7 @@ class Distil:
 
     @property
     def learns(self) -> bool:
-        """Whether its search images must not be those that repair."""
+        """Whether search and repair images must differ."""
         return self.after.learns
 
 
@@ -175,18 +179,18 @@ def closed(repair: Repair) -> Closed:
 
 
 def dropped_copy(net: UnrolledNetwork, dropped: Set) -> nn.Module:
-    """A model of its own without some blocks, or with all."""
+    """A copy of the model without the given blocks."""
     return drop_blocks(net, list(dropped)) if dropped else private_copy(net.model)
 
 
 def adapted(net: UnrolledNetwork, repair: ImageData, search: ImageData) -> UnrolledNetwork | None:
-    """The full network with its batch-norm statistics measured again, where that alone makes it surely better.
+    """The full network with its batch-norm statistics measured again, if that alone makes it significantly better.
 
-    Otherwise what a new domain's statistics bring would be credited to dropping. Surely: on the images to search on,
-    the one-sided 95 % bound of the rise of accuracy is above 0.
+    Otherwise the benefit of a new domain's statistics would be credited to dropping. Significantly means that the
+    one-sided 95 % bound of the gain in accuracy on the search images is above 0.
 
     Returns:
-        The network of a copy; None where it is not.
+        The network over a copy of the model; None if it is not better.
     """
     if not tracking_norms(net.model):
         return None

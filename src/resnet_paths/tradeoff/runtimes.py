@@ -1,4 +1,4 @@
-"""A model as it will be deployed: eager, compiled, an exported program, in ONNX Runtime or in OpenVINO."""
+"""A model as it will be deployed: eager, compiled, exported, in ONNX Runtime or in OpenVINO."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, exported_program, o
 @checked(batch=COUNT, rounds=COUNT)
 @dataclass(frozen=True)
 class Clock:
-    """How latency is measured: on what input, and in which runtime; on the device where the model is.
+    """How latency is measured: on which input and in which runtime, always on the model's device.
 
     Attributes:
-        batch: images in the input.
-        threads: CPU threads (None: as torch is set).
+        batch: number of images in the input.
+        threads: number of CPU threads (None: torch's setting).
         runtime: ``eager``; ``compile``, by torch.compile; ``export``, the program that export_model writes;
             ``onnx``, the ONNX file that it writes, in ONNX Runtime on the CPU; ``openvino``, the same in OpenVINO.
-        seconds: how long each model is timed, at least; what is decided by a timing is timed four times as long.
-        rounds: of timings, in each of which every model has its turn.
+        seconds: minimum time to time each model for; a timing that decides something takes four times as long.
+        rounds: number of rounds of timings; every model has a turn in each round.
     """
 
     batch: int = 32
@@ -40,7 +40,7 @@ class Clock:
     rounds: int = 15
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
-        """The first `batch` images, repeated where there are fewer."""
+        """The first `batch` images, repeated if there are fewer."""
         return x.repeat(-(-self.batch // len(x)), *(1,) * (x.ndim - 1))[: self.batch]
 
 
@@ -48,16 +48,16 @@ class Clock:
 def in_runtime(
     model: nn.Module, x: torch.Tensor, runtime: Runtime, threads: int | None = None
 ) -> nn.Module | Callable[[Any], Any]:
-    """The model as a runtime runs it: something to be called with an input.
+    """The model as a function of an input, run by the given runtime.
 
     Args:
-        model: in eval mode; left as it is.
+        model: in eval mode; left unchanged.
         x: an input.
         runtime: see :class:`Clock`.
-        threads: of ONNX Runtime and OpenVINO, whose threads are fixed when they load a model.
+        threads: number of threads for ONNX Runtime and OpenVINO, which fix it when they load a model.
 
     Raises:
-        ValueError: the runtime is not installed, or does not run where the model is, or cannot compile it.
+        ValueError: the runtime is not installed, does not support the model's device, or cannot compile the model.
 
     Example:
         >>> x = torch.randn(4, 2)
@@ -68,15 +68,15 @@ def in_runtime(
     check_runtime(runtime)
     if runtime == "eager":
         return model
-    model = private_copy(model)  # exporting writes to the modules that it looks at
+    model = private_copy(model)  # exporting writes to the modules that it traces
     if runtime == "compile":
         return _compiled(model, x)
-    example = x if len(x) > 1 else torch.cat([x, x])  # of one image a batch size cannot be told from a constant
+    example = x if len(x) > 1 else torch.cat([x, x])  # a batch size of one would look like a constant
     if runtime == "export":
         return exported_program(model, example).module()
     if example.device.type != "cpu":
         raise ValueError(
-            f"expected a model on the CPU for runtime={runtime!r}, got one on {example.device}; move it there"
+            f"expected a model on the CPU for runtime={runtime!r}, got one on {example.device}; move it to the CPU"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -85,7 +85,7 @@ def in_runtime(
 
 
 def _compiled(model: nn.Module, x: torch.Tensor) -> Callable[[Any], Any]:
-    """The model compiled, which torch does at the first call; what goes wrong then is said in one line."""
+    """The compiled model. Torch compiles at the first call, which is made here so that errors become one line."""
     load_compiler()
     compiled: Callable[[Any], Any] = torch.compile(model)
     try:
@@ -95,16 +95,16 @@ def _compiled(model: nn.Module, x: torch.Tensor) -> Callable[[Any], Any]:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"expected a model that torch.compile can compile on this machine, got: {why}; install a C++ compiler "
-            "where that is missing, or choose another runtime"
+            "if none is installed, or choose another runtime"
         ) from error
     return compiled
 
 
 def check_runtime(runtime: Runtime) -> None:
-    """Refuse, before any work, a runtime that is not installed.
+    """Check, before any work, that a runtime is installed.
 
     Raises:
-        ValueError: names what is missing.
+        ValueError: it is not; the message names what is missing.
     """
     if runtime == "onnx":
         check_onnx([*ONNX, *ONNX_RUNTIME])
@@ -116,8 +116,8 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[
     """ONNX Runtime on the CPU, as a function of a batch of images.
 
     Args:
-        content: of a file, or the file.
-        threads: CPU threads (None: as torch is set).
+        content: the content of a file, or its path.
+        threads: number of CPU threads (None: torch's setting).
 
     Raises:
         ValueError: onnxruntime is not installed.
@@ -139,12 +139,12 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[
 def openvino_session(content: bytes | Path, threads: int | None = None) -> Callable[[Any], Any]:
     """OpenVINO on the CPU, in single precision, as a function of a batch of images.
 
-    On processors that have it OpenVINO would take half precision by itself, and answer otherwise than what was
+    By default OpenVINO uses half precision on processors that support it, and its answers would differ from those
     measured.
 
     Args:
-        content: of an ONNX file, or the file.
-        threads: CPU threads (None: as torch is set).
+        content: the content of an ONNX file, or its path.
+        threads: number of CPU threads (None: torch's setting).
 
     Raises:
         ValueError: openvino is not installed.

@@ -1,8 +1,8 @@
-"""One model of several sizes: nested sets of blocks dropped, each with a repair of its own, chosen while it runs.
+"""One model in several sizes: nested sets of dropped blocks, each with its own repair, selected at run time.
 
-What a device can spend on an answer changes while it works: its battery, its heat, what else it does. Several networks
-of one family would have to be stored and loaded; here each size is the same network with fewer blocks, and all share
-the weights that their repairs leave as they are.
+What a device can spend on an answer varies with its battery, its temperature and its other work. Several networks of
+one family would have to be stored and loaded separately. Here each size is the same network with fewer blocks, and all
+sizes share the weights that their repairs leave unchanged.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .timing import latencies_in_turn
 
 
 class Elastic(nn.Module):
-    """A model whose size is set while it runs: ``model.budget = 0.7``.
+    """A model whose size can be changed at run time: ``model.budget = 0.7``.
 
     Attributes:
         sizes: the model in each size, the full one first.
-        dropped: for each size, the names of the blocks that it lacks.
-        costs: for each size, its time as a share of the full model's, where it was measured.
-        own: the number of values in the full model, and for each other size of those that it does not share with it.
+        dropped: names of the dropped blocks, per size.
+        costs: measured time as a share of the full model's, per size.
+        own: number of weights of the full model, then for each other size the number that it does not share with it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Elastic(nn.Module):
 
     @property
     def level(self) -> int:
-        """The size in use, 0 for the full model; set by :attr:`budget`, or directly.
+        """The current size, 0 for the full model; set through :attr:`budget`, or directly.
 
         Raises:
             ValueError: there is no such size.
@@ -55,17 +55,17 @@ class Elastic(nn.Module):
     @level.setter
     def level(self, level: int) -> None:
         if level not in range(len(self.sizes)):
-            raise ValueError(f"expected a level from 0, the full model, to {len(self.sizes) - 1}, got {level}")
+            raise ValueError(f"expected a level between 0 (the full model) and {len(self.sizes) - 1}, got {level}")
         self._level = level
 
     @property
     def budget(self) -> float:
-        """The time of an answer as a share of the full model's, of the size in use.
+        """The current size's time as a share of the full model's.
 
-        Set to a share, it takes the size with the fewest blocks dropped whose time is at most that.
+        Setting it selects the size with the fewest dropped blocks whose time is at most this share.
 
         Raises:
-            ValueError: no size is as fast as that.
+            ValueError: no size is this fast.
         """
         return self.costs[self.level]
 
@@ -77,11 +77,11 @@ class Elastic(nn.Module):
         self.level = fitting[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The answer of the size in use."""
+        """The output of the current size."""
         return self.sizes[self.level](*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """The sizes in a line each."""
+        """One line per size."""
         lines = zip(self.costs, self.dropped, strict=True)
         return "\n".join(f"{cost:.2f} of the time: {len(names)} blocks dropped" for cost, names in lines)
 
@@ -95,24 +95,24 @@ def elastic(
     settings: RefitSettings | None = None,
     clock: Clock | None = None,
 ) -> Elastic:
-    """One module of several sizes, each the network without a set of blocks, repaired in closed form.
+    """One module in several sizes, each the network without a set of blocks, repaired in closed form.
 
     Args:
-        net: the network, in eval mode; it and its model are not changed.
-        sets: of blocks to drop, each with all blocks of the one before it: such as a plan's points have.
-        images: calibration images, without labels or with.
-        settings: of the refits.
-        clock: how the time of each size is measured, on the first of the images.
+        net: the network, in eval mode; neither it nor its model is changed.
+        sets: sets of blocks to drop, each containing the previous one, like those of a plan's points.
+        images: calibration images, with or without labels.
+        settings: settings of the refits.
+        clock: how the time of each size is measured, on the first images.
 
     Returns:
         The module, in its full size.
 
     Raises:
-        ValueError: sets that are not nested.
-        NotDroppableError: a block cannot be taken out.
+        ValueError: the sets are not nested.
+        NotDroppableError: a block cannot be dropped.
 
-    Cost: a refit for each set, and the clock's seconds for each size. Memory: the model once, and for each size the
-    layers that its repair changed.
+    Cost: a refit per set, and the clock's seconds per size. Memory: the model once, and per size the layers that its
+    repair changed.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
@@ -126,13 +126,13 @@ def elastic(
     for smaller, larger in itertools.pairwise([frozenset(), *indices]):
         if not smaller < larger:
             raise ValueError(
-                f"expected nested sets of blocks, each larger than the one before, got {sorted(smaller)} and then "
+                f"expected nested sets of blocks, each larger than the previous one, got {sorted(smaller)} and then "
                 f"{sorted(larger)}"
             )
     refitter, clock = Refitter(net, images, settings=settings), clock or Clock()
     full = private_copy(net.model)
     results = [refitter(sorted(dropped)) for dropped in indices]
-    own = [share_weights(result.model, full) for result in results]
+    unshared = [share_weights(result.model, full) for result in results]
     sizes = [full, *(result.model for result in results)]
     x = as_inputs(images, net.model).take(slice(0, clock.batch))
     timings = latencies_in_turn(
@@ -140,4 +140,4 @@ def elastic(
     )
     costs = [1.0, *(timing.median / timings[0].median for timing in timings[1:])]
     total = sum(tensor.numel() for tensor in full.state_dict().values())
-    return Elastic(sizes, [(), *(result.dropped for result in results)], costs, [total, *own])
+    return Elastic(sizes, [(), *(result.dropped for result in results)], costs, [total, *unshared])

@@ -1,4 +1,4 @@
-"""Smaller networks timed in turn with the full one, in the runtime that will be used."""
+"""Time smaller networks in turn with the full one, in the runtime that will be deployed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .repairs import dropped_copy
 from .runtimes import Clock, in_runtime
 from .timing import Timing, latencies_in_turn
 
-_LONGER = 4
-_UNLIKE = 0.1  # by which a share of the time may differ from what it is made of before that is said
+_LONGER = 4  # how much longer a timing takes that decides something, for about half the standard error
+_UNLIKE = 0.1  # a share of the time is doubtful if it differs by more from the estimates by operations and by blocks
 
 
 @dataclass(eq=False)
 class Stopwatch:
-    """The full network, ready to run beside others.
+    """The full network, ready to be timed in turn with others.
 
     Attributes:
         net: the full network.
         clock: how to measure.
-        x: the input, placed.
-        costs: each block's share of the time; None where they were not timed.
+        x: the input, on the network's device.
+        costs: each block's share of the time; None if they were not timed.
     """
 
     net: UnrolledNetwork
@@ -37,7 +37,7 @@ class Stopwatch:
     seconds: float = field(default=float("nan"), init=False)
 
     def first(self) -> Timing:
-        """Time the full network alone; later shares are of this."""
+        """Time the full network alone; later shares refer to it."""
         self._full = in_runtime(self.net.model, self.x, self.clock.runtime, self.clock.threads)
         measured = self._turn([self._full], 1)[0]
         self.seconds = measured.median
@@ -47,10 +47,10 @@ class Stopwatch:
         """The point with its share of the time.
 
         Args:
-            point: not timed, or timed before.
-            confidence: of the interval.
-            longer: measure four times as long, in twice as many rounds.
-            call: the smaller network in this runtime, where it is there already.
+            point: the point, timed before or not.
+            confidence: confidence of the interval.
+            longer: whether to measure four times as long, in twice as many rounds.
+            call: the smaller network in this runtime, if it exists already.
         """
         if call is None:
             smaller = dropped_copy(self.net, point.dropped)
@@ -68,10 +68,10 @@ class Stopwatch:
 
 
 def doubt(point: PlanPoint, full: PlanPoint) -> str | None:
-    """One line where the time saved is not what operations and the blocks' own times say; else None."""
+    """One line if the time saved disagrees with the operations and the blocks' own times; otherwise None."""
     by_macs = point.macs / full.macs if full.macs else 1.0
-    told = [by_macs] if point.estimated is None else [by_macs, point.estimated]
-    if min(told) - _UNLIKE <= point.share <= max(told) + _UNLIKE:
+    estimates = [by_macs] if point.estimated is None else [by_macs, point.estimated]
+    if min(estimates) - _UNLIKE <= point.share <= max(estimates) + _UNLIKE:
         return None
     blocks = "" if point.estimated is None else f" and {point.estimated:.2f} by the times of its blocks"
     return (
@@ -81,10 +81,10 @@ def doubt(point: PlanPoint, full: PlanPoint) -> str | None:
 
 
 def doubts(points: Sequence[PlanPoint], full: PlanPoint) -> list[str]:
-    """The doubts about all points in at most one line: those of the first, and which others are in doubt."""
-    said = {len(point.dropped): words for point in points if (words := doubt(point, full)) is not None}
-    if not said:
+    """The doubts about all points in at most one line: that about the first, and the numbers of the others."""
+    lines = {len(point.dropped): words for point in points if (words := doubt(point, full)) is not None}
+    if not lines:
         return []
-    first, *others = said
-    also = f"; so it is with {', '.join(map(str, others))} dropped" if others else ""
-    return [said[first] + also]
+    first, *others = lines
+    also = f"; the same holds for {', '.join(map(str, others))} dropped" if others else ""
+    return [lines[first] + also]

@@ -1,4 +1,8 @@
-"""How long a forward pass takes."""
+"""How long a forward pass takes, and how long several models take relative to one another.
+
+Other work on the machine slows a model by more than what is to be measured. So models are run in turn, in rounds, and
+only ratios within a round are compared.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +32,14 @@ class Timing:
     """Time of one forward pass.
 
     Attributes:
-        median: seconds.
-        low: first quartile, seconds.
-        high: third quartile, seconds.
-        runs: number of timings; they were taken in rounds, each of which counts by its median.
-        batch: images in the input.
-        device: where it ran.
-        threads: CPU threads.
-        rounds: seconds of each round, as they were measured.
+        median: median in seconds.
+        low: first quartile in seconds.
+        high: third quartile in seconds.
+        runs: number of timings, taken in rounds; each round is represented by its median.
+        batch: number of images in the input.
+        device: the device that it ran on.
+        threads: number of CPU threads.
+        rounds: measured seconds of each round.
     """
 
     median: float
@@ -48,13 +52,13 @@ class Timing:
     rounds: tuple[float, ...] = ()
 
     def share_of(self, full: Timing, confidence: float = 0.95) -> tuple[float, tuple[float, float]]:
-        """This time as a share of another that was measured in turn with it: the median over rounds, and its interval.
+        """This time as a share of another measured in turn with it: the median over rounds, and its interval.
 
-        The interval is that of order statistics, which supposes nothing of how times are distributed; open to infinity
-        where there are too few rounds for that confidence (six give 95 %).
+        The interval comes from order statistics, which assume nothing about the distribution of times; it extends to
+        infinity if there are too few rounds for the confidence (six give 95 %).
 
         Raises:
-            ValueError: not measured in the same rounds.
+            ValueError: the two were not measured in the same rounds.
 
         Example:
             >>> full, half = (Timing(t, t, t, 7, 1, "cpu", 1, (t,) * 7) for t in (2.0, 1.0))
@@ -63,14 +67,15 @@ class Timing:
         """
         if len(self.rounds) != len(full.rounds) or not self.rounds:
             raise ValueError(
-                f"expected two timings of the same rounds, got {len(self.rounds)} and {len(full.rounds)}; use "
+                f"expected two timings from the same rounds, got {len(self.rounds)} and {len(full.rounds)}; use "
                 "latencies_in_turn"
             )
         shares = np.array(self.rounds) / np.array(full.rounds)
         return float(np.median(shares)), median_interval(shares, confidence)
 
 
-_ROUNDS, _SHORTEST = 7, 0.005  # rounds of timings; seconds of one timing
+_ROUNDS = 7  # enough for an interval of the median at 95 %
+_SHORTEST = 0.005  # seconds of one timing: far above the resolution of the clock and the cost of a call
 
 
 @checked
@@ -79,15 +84,14 @@ def measure_latency(
 ) -> Timing:
     """The time of one forward pass in inference mode.
 
-    Measured as ``torch.utils.benchmark`` does (the importing of which changes ``sys.path``): after a warm-up, waiting
-    for the device, without garbage collection; in seven rounds. To compare
-    models use :func:`latencies_in_turn`.
+    Measured like ``torch.utils.benchmark`` does (whose import changes ``sys.path``): after a warm-up, synchronised with
+    the device, without garbage collection, in seven rounds. To compare models use :func:`latencies_in_turn`.
 
     Args:
-        model: a model, left as it is, in the mode in which it is; or a function of the input.
+        model: a model, used in its current mode and left unchanged; or a function of the input.
         x: its input.
-        seconds: how long to measure, at least.
-        threads: CPU threads (default: as torch is set).
+        seconds: minimum time to measure for.
+        threads: number of CPU threads (default: torch's setting).
 
     Returns:
         Median and quartiles.
@@ -109,24 +113,24 @@ def latencies_in_turn(
     threads: int | None = None,
     rounds: int | None = None,
 ) -> list[Timing]:
-    """The times of one forward pass of several models, run in turn, so that other work on the machine slows all alike.
+    """The times of one forward pass of several models, run in turn so that other work on the machine slows all equally.
 
-    Each model but the first is measured by its share of the first one's time in the same round: its quartiles are
+    Each model after the first is measured by its share of the first one's time in the same round; its quartiles are
     those of the shares, times the first one's median.
 
     Args:
-        models: as for :func:`measure_latency`.
+        models: models or functions, as for :func:`measure_latency`.
         x: their input.
-        seconds: how long to measure each, at least.
-        threads: CPU threads (default: as torch is set).
-        rounds: of timings, in each of which every model has its turn (default: seven).
+        seconds: minimum time to measure each for.
+        threads: number of CPU threads (default: torch's setting).
+        rounds: number of rounds of timings; every model has a turn in each round (default: seven).
 
     Returns:
-        A record for each model; :meth:`Timing.share_of` compares two.
+        One record per model; :meth:`Timing.share_of` compares two.
 
     Raises:
-        ValueError: no models.
-        TypeError: an input without a tensor.
+        ValueError: there are no models.
+        TypeError: the input contains no tensor.
 
     Example:
         >>> layers = [torch.nn.Linear(8, 8).eval() for _ in range(4)]
@@ -142,14 +146,14 @@ def latencies_in_turn(
     x = dict(x) if isinstance(x, Mapping) else x
     first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)), None)
     if first is None:
-        raise TypeError(f"expected an input that holds a tensor, got {type(x).__name__}; convert arrays first")
+        raise TypeError(f"expected an input that contains a tensor, got {type(x).__name__}; convert arrays first")
     batch = len(x) if isinstance(x, list) else len(first) if first.ndim else 1
-    with ExitStack() as left, torch.inference_mode(), _threads(count):
+    with ExitStack() as restoring, torch.inference_mode(), _threads(count):
         for model in models:
-            left.enter_context(_left_as_it_is(model))
+            restoring.enter_context(_restored_afterwards(model))
         calls: list[Callable[[], Any]] = [partial(call_model, model, x) for model in models]
-        once = [_seconds_a_call(call, 2) for call in calls]
-        numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in once]
+        seconds_once = [_seconds_a_call(call, 2) for call in calls]
+        numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in seconds_once]
         each = list(zip(calls, numbers, strict=True))
         timed = [[_round(*one, seconds / rounds) for one in each] for _ in range(rounds)]
     times = np.array([[np.median(one) for one in of_round] for of_round in timed])
@@ -158,13 +162,13 @@ def latencies_in_turn(
     scaled[:, 0] = times[:, 0]
     quartiles = np.quantile(scaled, (0.25, 0.5, 0.75), axis=0).T.tolist()
     return [
-        Timing(median, low, high, taken, batch, str(first.device), count, tuple(of_model))
-        for (low, median, high), taken, of_model in zip(quartiles, runs, times.T.tolist(), strict=True)
+        Timing(median, low, high, total_runs, batch, str(first.device), count, tuple(of_model))
+        for (low, median, high), total_runs, of_model in zip(quartiles, runs, times.T.tolist(), strict=True)
     ]
 
 
 def _round(call: Callable[[], Any], number: int, seconds: float) -> list[float]:
-    """The times of a run, taken over some time, at least one."""
+    """Timings of a call for the given number of seconds, at least one."""
     times, began = [_seconds_a_call(call, number)], monotonic()
     while monotonic() - began < seconds:
         times.append(_seconds_a_call(call, number))
@@ -172,14 +176,14 @@ def _round(call: Callable[[], Any], number: int, seconds: float) -> list[float]:
 
 
 def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
-    """The mean of this many runs, after some to warm up."""
+    """The mean time of `number` calls, after a warm-up."""
     for _ in range(max(number // 100, 2)):
         call()
     return timeit.Timer(call, timer=_device_clock).timeit(number) / number
 
 
 def _device_clock() -> float:
-    """The time at which an accelerator has done what it was given."""
+    """The time, once an accelerator has finished its queued work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return perf_counter()
@@ -195,6 +199,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _left_as_it_is(model: object) -> AbstractContextManager[None]:
-    """Within the block the model may run, in whatever mode; a function is run as it is."""
+def _restored_afterwards(model: object) -> AbstractContextManager[None]:
+    """Within the block, the model may run in any mode and is restored afterwards; nothing to do for a function."""
     return preserved(model) if isinstance(model, nn.Module) else nullcontext()

@@ -1,4 +1,4 @@
-"""Which sets of blocks are tried: greedy, a beam, or all of them."""
+"""Which sets of blocks to try: greedy, a beam, or all of them."""
 
 from .beam import Beam, Greedy
 from .exact import Exact

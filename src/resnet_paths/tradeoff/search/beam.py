@@ -1,4 +1,4 @@
-"""Sets grown block by block: the best of each step, or the best few."""
+"""Sets grown block by block, keeping the best of each step or the best few."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .scores import Options, Scores, Set
 @checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE)
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Options):
-    """Drops at each step the block that hurts least; with a latency to reach, least for the time that it saves.
+    """At each step, drop the block that hurts least; for a latency goal, the one that hurts least per time saved.
 
-    Cost: n - k sets at the step from k dropped blocks.
+    Cost: n - k sets for the step from k dropped blocks.
     """
 
     def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
-        """One set of each size from 1 to `max_blocks`, each found when it is asked for."""
+        """One set of each size from 1 to `max_blocks`, computed lazily."""
         dropped: Set = ()
         scores.score([dropped])
         while len(dropped) < max_blocks:
@@ -31,12 +31,12 @@ class Greedy(Options):
             yield dropped
 
     def sets(self, blocks: int, max_blocks: int) -> int:
-        """How many sets are evaluated."""
+        """The number of sets evaluated."""
         return 1 + sum(blocks - size for size in range(max_blocks))
 
 
 def _price(scores: Scores, before: Set, after: Set) -> tuple[bool, bool, float]:
-    """Damage of one block more, by the time that it saves where that counts; what does no damage comes first."""
+    """Sort key: the damage of one more block, per time saved if that counts; harmless blocks come first."""
     damage = scores.known[after] - scores.known[before]
     if not np.isfinite(damage):
         return (True, True, damage)
@@ -48,18 +48,18 @@ def _price(scores: Scores, before: Set, after: Set) -> tuple[bool, bool, float]:
 @checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE, width=COUNT)
 @dataclass(frozen=True)
 class Beam(Options):
-    """Keeps the `width` best sets of each size; of each size it is never worse than greedy, which is tried too.
+    """Keep the `width` best sets of each size. Never worse than greedy at any size, since that is tried too.
 
-    Cost: `width` times greedy's sets.
+    Cost: `width` times as many sets as greedy.
 
     Attributes:
-        width: sets kept.
+        width: number of sets to keep.
     """
 
     width: int = 4
 
     def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
-        """One set of each size from 1 to `max_blocks`, each found when it is asked for."""
+        """One set of each size from 1 to `max_blocks`, computed lazily."""
         kept: list[Set] = [()]
         for alone in Greedy().path(scores, max_blocks):
             grown = sorted({one for dropped in kept for one in scores.grown(dropped)})
@@ -68,5 +68,5 @@ class Beam(Options):
             yield scores.best([kept[0], alone])
 
     def sets(self, blocks: int, max_blocks: int) -> int:
-        """How many sets are evaluated, about."""
+        """The approximate number of sets evaluated."""
         return 1 + sum((blocks - size) * (self.width if size else 1) for size in range(max_blocks))

@@ -1,4 +1,4 @@
-"""All sets."""
+"""Exhaustive search over all sets of blocks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .scores import MOST_LISTED, Options, Scores, Set, thinned
 @checked(max_blocks=NONE_OR_MORE, random_sets=NONE_OR_MORE)
 @dataclass(frozen=True, kw_only=True)
 class Exact(Options):
-    """Evaluates every set of at most 16 blocks: the best of each size, or of each time saved where that counts.
+    """Evaluate every set of up to 16 blocks; yield the best of each size, or for each amount of time saved.
 
     Cost: 2^n sets, size by size.
     """
 
     def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
-        """The best sets, in the order of what they save.
+        """The best sets, in order of what they save.
 
         Yields:
-            The best set of a size.
+            The best set of a size, or for an amount of time.
 
         Raises:
-            ValueError: too many blocks.
+            ValueError: there are too many blocks.
         """
         check_few(scores.blocks)
         scores.score([()])
@@ -42,15 +42,15 @@ class Exact(Options):
         yield from thinned(scores, everything)
 
     def sets(self, blocks: int, max_blocks: int) -> int:
-        """How many sets are evaluated."""
+        """The number of sets evaluated."""
         return sum(comb(blocks, size) for size in range(max_blocks + 1))
 
 
 def check_few(blocks: int) -> None:
-    """Refuse what would not end.
+    """Refuse a search that would not end.
 
     Raises:
-        ValueError: more blocks than MOST_LISTED.
+        ValueError: there are more than MOST_LISTED blocks.
     """
     if blocks > MOST_LISTED:
         raise ValueError(f"expected at most {MOST_LISTED} blocks for Exact(), got {blocks}; use Beam()")

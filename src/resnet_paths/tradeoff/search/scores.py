@@ -1,4 +1,4 @@
-"""What every search works on: sets of blocks, their losses, and what each block costs."""
+"""What every search works on: sets of blocks, their losses, and the cost of each block."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ...choices import MetricName
 from ...lesion import Metric
 
 Set = tuple[int, ...]
-"""Indices of dropped blocks, in order."""
+"""Indices of dropped blocks, in ascending order."""
 MOST_LISTED = 16
-"""Blocks of which every set can be evaluated."""
+"""Maximum number of blocks for an exhaustive search: 2^16 sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every search has.
+    """The options of every search.
 
     Attributes:
-        metric: what is minimised: ``soft_error``, 1 - p(label), or ``soft_disagreement`` with the full network, which
-            needs no labels (None: the second where the goal needs none, else the first); any other of
-            :func:`~resnet_paths.lesion.metric_named` or your own. Where much is dropped a few confident mistakes
-            decide ``loss`` and ``divergence``; ``error`` cannot tell sets that change few answers from each other.
-        max_blocks: drop at most this many blocks (None: all).
-        random_sets: score this many random sets of each size too, to compare the search with.
+        metric: the metric to minimise: ``soft_error``, 1 - p(label), or ``soft_disagreement`` with the full network,
+            which is label-free (None: the second if the goal needs no labels, otherwise the first); or any other of
+            :func:`~resnet_paths.lesion.metric_named`, or your own. After large drops, a few confident mistakes dominate
+            ``loss`` and ``divergence``; ``error`` cannot distinguish sets that change few answers.
+        max_blocks: maximum number of blocks to drop (None: all).
+        random_sets: number of random sets per size to score for comparison.
     """
 
     metric: MetricName | Metric | None = None
@@ -39,10 +39,10 @@ class Scores:
     """Mean losses of sets of blocks, each evaluated once.
 
     Attributes:
-        blocks: how many there are.
-        evaluate: the losses of sets, in their order, as they would be used.
-        costs: of each block, the share of the time that dropping it saves; None where each counts alike.
-        known: what was evaluated.
+        blocks: number of blocks.
+        evaluate: maps sets to their losses, in order.
+        costs: share of the time that dropping each block saves; None if all blocks count equally.
+        known: the losses evaluated so far.
     """
 
     blocks: int
@@ -51,30 +51,30 @@ class Scores:
     known: dict[Set, float] = field(default_factory=dict)
 
     def score(self, sets: Iterable[Set]) -> None:
-        """Evaluate each set that is not known yet."""
+        """Evaluate each set that has not been evaluated yet."""
         new = [dropped for dropped in dict.fromkeys(sets) if dropped not in self.known]
         if new:
             self.known.update(zip(new, map(float, self.evaluate(new)), strict=True))
 
     def saved(self, dropped: Set) -> float:
-        """What a set saves: a share of the time, or its size where there are no costs."""
+        """What a set saves: a share of the time, or its size if there are no costs."""
         return sum(self.costs[block] for block in dropped) if self.costs is not None else float(len(dropped))
 
     def best(self, sets: Iterable[Set]) -> Set:
-        """The set of the smallest loss; NaN is the worst."""
+        """The set with the smallest loss; NaN counts as worst."""
         return min(sets, key=self.rank)
 
     def rank(self, dropped: Set) -> tuple[bool, float]:
-        """By which sets are ordered."""
+        """Sort key: sets with smaller losses first, non-finite losses last."""
         loss = self.known[dropped]
         return (not np.isfinite(loss), loss)
 
     def grown(self, dropped: Set) -> list[Set]:
-        """All sets of one block more."""
+        """All sets with one more block."""
         return [tuple(sorted((*dropped, block))) for block in range(self.blocks) if block not in dropped]
 
     def at_random(self, sizes: Iterable[int], draws: int, seed: int) -> list[tuple[float, ...]]:
-        """Losses of this many random sets of each size: what a search has to beat."""
+        """Losses of `draws` random sets of each size: the baseline for a search."""
         generator = np.random.default_rng(seed)
         groups = [
             [tuple(sorted(generator.choice(self.blocks, size, replace=False).tolist())) for _ in range(draws)]
@@ -85,7 +85,7 @@ class Scores:
 
 
 def thinned(scores: Scores, sets: Iterable[Set]) -> list[Set]:
-    """Of sets that are known, those that no other beats in both loss and time saved, in the order of what they save."""
+    """The Pareto front of evaluated sets in loss and time saved, in order of what they save."""
     ordered = sorted(sets, key=lambda dropped: (-scores.saved(dropped), scores.rank(dropped), dropped))
     kept: list[Set] = []
     for dropped in ordered:
