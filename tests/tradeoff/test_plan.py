@@ -152,7 +152,7 @@ def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) 
     assert plan.point.repair == made.repair
     assert plan.point.accuracy == pytest.approx(right(made.model, TEST).mean())
     assert right(plan.apply(small, SOME, split=split), TEST).mean() == pytest.approx(plan.point.accuracy)
-    with pytest.raises(ValueError, match="images to repair apart from those to search"):
+    with pytest.raises(ValueError, match="images to repair to differ from those to search"):
         planned(small, Count(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
 
 
@@ -197,7 +197,7 @@ def test_no_labels_are_looked_at_for_a_disagreement(small) -> None:
 def test_a_certificate_that_no_set_can_have_is_said_with_the_number_of_images_needed(small) -> None:
     few = ImageSplit(search=SOME, certify=TEST.subset(slice(0, 60)))
     plan = planned(small, AccuracyDrop(0.01), repair=NoRepair(), split=few)
-    assert "at least 268 that certify" in plan.notes[0]
+    assert "at least 268 are needed" in plan.notes[0]
     assert "there are 60" in plan.notes[0]
     one = replace(plan.points[0], dropped=(1,), fall=0.002, fall_at_most=0.034)
     close = replace(plan, points=(plan.points[0], one), chosen=0)
@@ -271,7 +271,7 @@ def test_what_is_timed_and_what_is_computed_are_compared() -> None:
     assert doubts([right], whole) == []
     assert doubts([right, fast], whole) == [doubt(fast, whole)]
     larger = [replace(fast, dropped=tuple(range(count))) for count in (3, 4)]
-    assert doubts([fast, right, *larger], whole) == [f"{doubt(fast, whole)}; so it is with 3, 4 dropped"]
+    assert doubts([fast, right, *larger], whole) == [f"{doubt(fast, whole)}; the same holds for 3, 4 dropped"]
 
 
 def test_a_stopwatch_runs_models_in_turn_in_each_runtime(small) -> None:
@@ -315,9 +315,9 @@ def test_the_judge_takes_the_best_of_the_finalists_on_its_own_images(small) -> N
 
 
 def test_roles_have_images_of_their_own(small) -> None:
-    with pytest.raises(ValueError, match="images to certify apart from those to judge, got 60 in common"):
+    with pytest.raises(ValueError, match="images to certify to differ from those to judge, got 60 in common"):
         planned(small, Count(1), split=ImageSplit(judge=TEST.subset(slice(0, 60)), certify=TEST))
-    with pytest.raises(ValueError, match="images to certify apart from those to search"):
+    with pytest.raises(ValueError, match="images to certify to differ from those to search"):
         planned(small, Count(1), repair=NoRepair(), split=ImageSplit(search=SOME, certify=SOME))
     roles = ImageSplit(judge=1).roles(SOME)
     seen = [data.images.numpy().tobytes() for data in roles.values()]
@@ -393,15 +393,15 @@ def test_a_plan_refuses_another_model_and_other_images(small) -> None:
         plan.apply(cifar_resnet(14, in_channels=1, widths=(4, 4, 8), seed=3).eval(), SOME)
     with pytest.raises(ValueError, match=r"images to repair that the plan used, 200 of .*, got 199"):
         plan.apply(small, SOME, split=replace(split, repair=SOME.subset(slice(0, 199))))
-    with pytest.raises(ValueError, match="got none; give the same"):
+    with pytest.raises(ValueError, match="got none; pass the same"):
         plan.apply(small, SOME)
 
 
 @pytest.mark.parametrize(
     ("goal", "options", "message"),
     [
-        (Count(99), {}, "from 0 to 27 blocks"),
-        (Count(5), {"search": Greedy(max_blocks=3)}, "from 0 to 3 blocks"),
+        (Count(99), {}, "between 0 and 27 blocks"),
+        (Count(5), {"search": Greedy(max_blocks=3)}, "between 0 and 3 blocks"),
         (Count(1), {"search": Exact()}, "at most 16 blocks"),
     ],
 )

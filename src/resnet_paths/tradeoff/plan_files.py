@@ -66,19 +66,19 @@ def read_plan(path: str | Path, kinds: Kinds) -> Any:
     try:
         content = json.loads(source.read_text())
         if content.pop("format") != FORMAT:
-            raise ValueError("another format; plan again")
-        plan = _made(content, named)
+            raise ValueError("its format is another; plan again")
+        plan = _rebuilt(content, named)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"expected a plan written by DropPlan.save, got {path}: {error}") from error
     if not isinstance(plan, kinds[0]):
-        raise ValueError(f"expected a plan written by DropPlan.save, got {path}, which holds something else")
+        raise ValueError(f"expected a plan written by DropPlan.save, got {path}, which contains something else")
     return plan
 
 
-def _made(value: Any, kinds: Mapping[str, type]) -> Any:
+def _rebuilt(value: Any, kinds: Mapping[str, type]) -> Any:
     if isinstance(value, list):
-        return tuple(_made(item, kinds) for item in value)
+        return tuple(_rebuilt(item, kinds) for item in value)
     if not isinstance(value, dict):
         return value
-    parts = {name: _made(item, kinds) for name, item in value.items()}
+    parts = {name: _rebuilt(item, kinds) for name, item in value.items()}
     return kinds[parts.pop("kind")](**parts) if "kind" in parts else parts
