@@ -202,9 +202,9 @@ def test_a_certificate_that_no_set_can_have_is_said_with_the_number_of_images_ne
     one = replace(plan.points[0], dropped=(1,), fall=0.002, fall_at_most=0.034)
     close = replace(plan, points=(plan.points[0], one), chosen=0)
     assert "accuracy falls by 0.20%, at this confidence at most 3.40%: too few images" in close.said
-    assert "about 960 would do" in close.said
+    assert "about 960 would suffice" in close.said
     lost = replace(plan, points=(plan.points[0], replace(one, fall=0.02)), chosen=0)
-    assert "would do" not in lost.said
+    assert "would suffice" not in lost.said
     for goal in (AccuracyDrop(0.01), AccuracyDrop(0.05, 0.99)):
         ones = [np.ones(goal.least_images - less) for less in (0, 1)]
         assert fall_at_most(ones[0], ones[0], goal.confidence) <= goal.drop
