@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from resnet_paths.sweep import FingerprintError, fingerprint
+from resnet_paths.sweep import FingerprintError, code_identity, fingerprint
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 nests = st.recursive(
@@ -183,6 +183,31 @@ def test_own_modules_count_by_what_is_used_of_them() -> None:
 
     assert using("x") == using("x") == using("x", other="2")
     assert using("x") != using("x + 1")
+
+
+def test_this_package_counts_by_the_text_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_here(n: object) -> FunctionType:
+        own = code("def f(n):\n    def inner(x): return x + n\n    return inner", __name__="resnet_paths.made_up")
+        return own(n)  # type: ignore[no-any-return]
+
+    before = fingerprint(made_here(1))
+    assert made_here(1).__module__ == "resnet_paths.made_up"
+    assert before == fingerprint(made_here(1)) != fingerprint(made_here(2))
+    monkeypatch.setattr(code_identity, "installed_version", lambda module: "another text")
+    assert fingerprint(made_here(1)) != before
+
+
+def test_a_changed_or_renamed_file_is_another_text(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    file = tmp_path / "inner" / "one.py"
+    texts = []
+    for content in ("A = 1", "A = 2"):
+        file.write_text(content)
+        code_identity.text_of.cache_clear()
+        texts.append(code_identity.text_of(tmp_path))
+    code_identity.text_of.cache_clear()
+    file.rename(tmp_path / "inner" / "two.py")
+    assert len({*texts, code_identity.text_of(tmp_path)}) == 3
 
 
 def test_closures_partials_methods_and_recursion() -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import fx, nn
 
 from ..arguments import checked, without_checks
-from . import _code
+from . import code_identity
 from .errors import FingerprintError
 
 
@@ -162,20 +162,20 @@ class _Walk:
 
     def of_function(self, value: FunctionType) -> bytes:
         value = without_checks(value)
-        version = _code.installed_version(value.__module__)
-        if version and not _code.is_own_package(value.__module__):
+        version = code_identity.installed_version(value.__module__)
+        if version and not code_identity.is_own_package(value.__module__):
             return _hash("installed", _name(value), version.encode())
         cells = [_contents(cell) for cell in value.__closure__ or ()]
         parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
         if version:  # functions that this package makes hold values of the user's in their closures
             return _hash("own", _name(value), version.encode(), self.all(parts))
-        reads = [name.encode() + self.digest(item) for name, item in _code.globals_read(value)]
+        reads = [name.encode() + self.digest(item) for name, item in code_identity.globals_read(value)]
         return _hash("function", self.all(parts), *reads)
 
     def of_class(self, value: type) -> bytes:
-        if version := _code.installed_version(value.__module__):
+        if version := code_identity.installed_version(value.__module__):
             return _hash("installed", _name(value), version.encode())
-        members = [(name, item) for name, item in sorted(vars(value).items()) if name not in _code.CLASS_NOISE]
+        members = [(name, item) for name, item in sorted(vars(value).items()) if name not in code_identity.CLASS_NOISE]
         bases = self.all(base for base in value.__bases__ if base is not object)
         return _hash("class", _name(value), bases, *(name.encode() + self._member(item) for name, item in members))
 
@@ -189,7 +189,7 @@ class _Walk:
         return self.digest(item)
 
     def of_python_module(self, value: ModuleType) -> bytes:
-        version = _code.installed_version(value.__name__)
+        version = code_identity.installed_version(value.__name__)
         if version is None:
             raise FingerprintError(
                 f"the module {value.__name__} is passed around as a value: "
@@ -216,8 +216,10 @@ class _Walk:
 
 @functools.lru_cache(maxsize=1 << 14)  # code does not change, and holds no object that does
 def _of_code(value: CodeType) -> bytes:
-    constants = (None, *value.co_consts[1:]) if _code.has_docstring(value) else value.co_consts  # it decides nothing
-    flags = value.co_flags & ~_code.DOCSTRING_FLAG
+    constants = (
+        (None, *value.co_consts[1:]) if code_identity.has_docstring(value) else value.co_consts
+    )  # it decides nothing
+    flags = value.co_flags & ~code_identity.DOCSTRING_FLAG
     names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
     return _hash("code", value.co_code, _Walk().all([constants, names, flags, value.co_exceptiontable]))
 
@@ -246,7 +248,7 @@ _METHODS: tuple[tuple[Any, Callable[[_Walk, Any], bytes]], ...] = (
     (MethodType, lambda walk, value: _hash("method", walk.all([value.__self__, value.__func__]))),
     (BuiltinFunctionType, lambda walk, value: _hash("builtin", _builtin(walk, value))),
     (ModuleType, _Walk.of_python_module),
-    (_code.ModuleUse, lambda walk, value: _hash("uses", value.name.encode(), walk.all(value.used))),
+    (code_identity.ModuleUse, lambda walk, value: _hash("uses", value.name.encode(), walk.all(value.used))),
     (type, _Walk.of_class),
 )
 

@@ -4,6 +4,9 @@ SQLite, because it is in Python's standard library and its transactions are the 
 nothing is computed twice". What it does not know is which processes are alive: for that a claim names its owner, and
 `owners` tells whether the owner still holds its lock. Points are filed under a hash of their values and the fingerprint
 of the sweep, so that one file serves many sweeps, and a changed function finds no old values.
+
+Without a file the same tables lie in memory. That costs a tenth of what a sweep takes beside its function, and there is
+one way from a function to its result instead of two that could differ.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def sweep(
         points: plain values (see `plain_point`), or a lazy sequence such as `grid(...)`.
         context: large things that all points need, such as a model and data. It travels once to each worker.
         journal: a file that keeps finished points; it may be shared by several sweeps and processes. None: memory.
-        executor: any `concurrent.futures.Executor`; None runs in this process.
+        executor: any `concurrent.futures.Executor`; None runs in this process. Threads of one process take turns, since
+            a function may change the model that they share.
         seed: from it and each point follows the point's own seed.
         version: stands for the function's code in place of its fingerprint; change it when the code's meaning changes.
         retry_failed: compute points again that failed before.
