@@ -31,7 +31,7 @@ class Recipe:
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, section 7).
         mixup: alpha of :func:`mixup` (Zhang et al. 2018): images blended in pairs; 0 for none. The training error is
             then against the label of the larger share.
-        shift: images are moved by up to this many pixels at random, with black outside.
+        shift: maximum random shift, in pixels; the outside is black.
         flip: images are mirrored left to right at random.
         precision: "float32" computes in the dtype of the parameters, "bfloat16" and "float16" under autocast, float16
             with a scale of the loss that follows its overflows (Micikevicius et al. 2018).
