@@ -1,7 +1,7 @@
-"""What the explorer of the page and of the notebook is given: an exploration as one JSON text.
+"""The input of the explorer, on the page and in notebooks: an exploration as one JSON text.
 
-The module in ``templates/explorer.js`` reads it. Arrays are base64 of deflated little-endian numbers, and hold nothing
-that follows from others: from which answers are wrong come accuracies, intervals, classes and images.
+The module in ``templates/explorer.js`` reads it. Arrays are base64 of deflated little-endian numbers. Nothing that
+can be derived is stored: accuracies, intervals, classes and images follow from which answers are wrong.
 
 - ``switches``: indices of the n blocks that can be switched; ``blocks``: all, with name, stage, shortcut, the block in
   whose branch it stands (``inside``, or -1), and what goes with it: ``seconds``, ``parameters``, ``macs``;
@@ -51,15 +51,15 @@ def explorer_data(
     seconds: float = 0.01,
     batch: int = 32,
 ) -> str:
-    """The text that the explorer reads; see the module for what is in it.
+    """The text that the explorer reads; the module's docstring describes it.
 
     Args:
         net: the network.
         data: the images of the exploration.
         exploration: by :func:`resnet_paths.lesion.explore`.
         model_code: the expression for the model in the line of code.
-        seconds: how long to time each piece of the network, at least.
-        batch: number of images in a pass that is timed.
+        seconds: minimum time to measure each piece of the network.
+        batch: batch size for timing.
 
     Raises:
         ValueError: other images than those of the exploration.
@@ -122,7 +122,7 @@ def _estimate(estimate: SetEstimate) -> dict[str, Any]:
 
 
 def _blocks(net: UnrolledNetwork, x: torch.Tensor, seconds: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What is drawn and counted of each block, and the totals."""
+    """What is drawn and counted for each block, and the totals."""
     latency, macs = latency_by_block(net, x, seconds=seconds), macs_by_block(net, x)
     inside, parameters = enclosing(net), [block.branch_parameters for block in net]
     for index, outer in enumerate(inside):
@@ -152,7 +152,7 @@ def _blocks(net: UnrolledNetwork, x: torch.Tensor, seconds: float) -> tuple[list
 
 
 def enclosing(net: UnrolledNetwork) -> list[int]:
-    """For each block the innermost other block in whose branch it stands, or -1."""
+    """For each block, the innermost other block whose branch contains it, or -1."""
     n = len(net)
     outer = [-1] * n
     for index in reversed(range(n)):
@@ -165,7 +165,7 @@ def enclosing(net: UnrolledNetwork) -> list[int]:
 
 
 def stage_names(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str]:
-    """For each block the name of its stage: what the names of its blocks begin with, else its number.
+    """For each block, the name of its stage: the common prefix of its blocks' names, otherwise its number.
 
     Example:
         >>> stage_names(["layer1.0", "layer1.1", "layer2.0", "neck"], [[0, 1], [2], [3]])
@@ -192,7 +192,7 @@ def _graph(graph: PathGraph) -> list[Any]:
 
 
 def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
-    """Those images as one picture that deletions turn wrong most often."""
+    """The images that deletions turn wrong most often, in one picture."""
     whole = len(exploration.kept) - 1 if exploration.exhaustive else 0
     often = exploration.wrong.mean(0) - exploration.wrong[whole]
     chosen = np.argsort(-often, kind="stable")[: min(_MOST_PICTURES, len(often))]
@@ -213,7 +213,7 @@ def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:
-    """(count, height, width, 3) bytes, of at most so many pixels a side."""
+    """(count, height, width, 3) bytes, with a maximum number of pixels per side."""
     values = images.float()
     if images.dtype != torch.uint8:
         low, high = values.amin(), values.amax()
@@ -229,7 +229,7 @@ def _pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def _picture(sheet: np.ndarray) -> str:
-    """An address that holds the picture: PNG, or JPEG where that is much smaller."""
+    """A data URI of the picture: PNG, or JPEG if that is much smaller."""
     with first_import("PIL"):
         from PIL import Image
 

@@ -147,7 +147,7 @@ def write_report(
         budget: ``quick`` (minutes on a CPU) or ``full``.
         skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
-            confidence on images kept apart.
+            confidence on held-out images.
         seed: of all random draws.
         batch_size: images per batch.
         expressions: Python expressions that make the model and the images, for the code shown on the page.

@@ -1,4 +1,4 @@
-"""The network to take apart: what it answers with any set of blocks deleted."""
+"""The explorer: what the network predicts with any set of blocks deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_IMAGES = 50
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Measured answers for all sets of blocks, or for many and an estimate for the others."""
+    """Measure all sets of blocks, or many of them and estimate the others."""
     droppable = sum(block.droppable for block in subject.net)
     if not droppable:
         raise NotApplicableError("none of the blocks can be dropped")
@@ -36,19 +36,19 @@ def run(subject: Subject, options: Options) -> Section:
         seconds=options["seconds"],
         batch=options["batch"],
     )
-    table = Table.of("explorer", "Best measured set of each number of blocks", best_sets(record))
+    table = Table.of("explorer", "Best measured set for each number of blocks", best_sets(record))
     part = Part("Take the network apart", _reading(record), tables=(table,), explorer=data)
     return Section((part,), warnings=_warnings(record))
 
 
 def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, Any]:
-    """Which sets to measure, on how many images, so that it stays within the work allowed.
+    """Which sets to measure, and on how many images, within the allowed work.
 
     Args:
         n: number of blocks that can be dropped.
         macs: multiply-adds of one image.
-        images: at most so many.
-        options: of the stage; `work` is the number of multiply-adds allowed.
+        images: maximum number of images.
+        options: of the stage; `work` is the allowed number of multiply-adds.
 
     Returns:
         The options of :meth:`Subject.exploration`.
@@ -79,7 +79,7 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
 
 
 def best_sets(record: Exploration) -> pd.DataFrame:
-    """One row for each number of deleted blocks of which sets were measured: the one with the fewest wrong answers."""
+    """One row per number of deleted blocks: the measured set with the fewest errors."""
     rows = []
     for deleted in np.unique((~record.kept).sum(1)).tolist():
         dropped = record.best(deleted)
@@ -94,29 +94,30 @@ def _reading(record: Exploration) -> tuple[str, ...]:
     n, images, estimate = len(record.names), counted(len(record.labels), "image"), record.estimate
     if estimate is None:
         return (
-            f"All {2**n:,} answers were measured, on {images}. A set that is chosen because it does best on these "
-            "images does somewhat worse on others.",
+            f"All {2**n:,} sets were measured, on {images}. A set that is chosen because it is the best on these "
+            "images is somewhat worse on others.",
         )
     mean, most = (points(error).lstrip("+") for error in (estimate.mean_error, estimate.error_of()))
     return (
-        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}; what is shown of the "
-        f"others is an estimate and says so. On {len(estimate.held_out)} random sets that were measured but not used "
-        f"for it, its accuracy is off by {mean} on average and by at most {most} for 95 % of them, and "
-        f"{percent(estimate.images_alike)} of the single answers are right or wrong as it says. A set that it likes is "
-        "to be measured before it is believed.",
+        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}. The others are "
+        f"estimated, and are marked as such. On {len(estimate.held_out)} held-out random sets, the estimated "
+        f"accuracy is off by {mean} on average and by at most {most} for 95 % of them; "
+        f"{percent(estimate.images_alike)} of the individual images are predicted correctly as right or wrong. "
+        "Measure an estimated set before you rely on it.",
     )
 
 
 def _warnings(record: Exploration) -> tuple[str, ...]:
     images = len(record.labels)
-    return (f"The explorer measured {counted(images, 'image')} only.",) if images < 100 else ()
+    return (f"The explorer measured only {counted(images, 'image')}.",) if images < 100 else ()
 
 
 STAGE = Stage(
     name="explorer",
     title="Take the network apart",
-    question="What does the network answer without any of its blocks? A box is the branch of a block, the line below "
-    "it the shortcut. Switch blocks off; marks above the others show what switching each of them off now would cost.",
+    question="What does the network predict without some of its blocks? A box is the branch of a block, and the "
+    "line below it the shortcut. Switch blocks off: marks above the other blocks show what switching each of them "
+    "off next would cost.",
     run=run,
     quick={
         "images": 200,
