@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+import resnet_paths.report
 from resnet_paths.data import ImageData, digits
-from resnet_paths.lesion import Exploration, explore
+from resnet_paths.lesion import Exploration, explore, measure_sets
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.paths import path_lengths
-from resnet_paths.report import STAGES, write_report
+from resnet_paths.report import STAGES, explorer_data, write_report
+from resnet_paths.report.widget import measured
 from resnet_paths.surgery import drop_blocks
 from resnet_paths.tradeoff import count_macs, count_parameters
 
 OPTIONS = {"images": 60, "seconds": 0.001, "draws": 40, "held_out": 20, "max_searched": 30}
 SWITCH = "[role=switch]"
+TEMPLATES = Path(resnet_paths.report.__file__).parent / "templates"
 
 
 def trained() -> torch.nn.Module:
@@ -244,4 +248,48 @@ def test_names_are_texts_and_not_code(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, report.path)
     assert json.dumps(page.get_attribute(f"{SWITCH} >> nth=0", "aria-label")).startswith('"</script><img')
     assert page.said == []
+    page.context.close()
+
+
+NOTEBOOK = """async ({ module, data }) => {
+  const { default: widget } = await import(`data:text/javascript;base64,${module}`);
+  let answer = null;
+  window.sent = [];
+  window.traits = {};
+  const model = {
+    get: name => (name === "data" ? data : true),
+    set: (name, value) => (window.traits[name] = value),
+    save_changes: () => {},
+    on: (name, call) => name === "msg:custom" && (answer = call),
+    send: message => window.sent.push(message),
+  };
+  window.answer = found => answer(found);
+  await widget.render({ model, el: document.body });
+}"""
+
+
+def test_in_a_notebook_what_was_estimated_is_measured(browser: Any, many: Shown) -> None:
+    """The interface of anywidget, with Python's side played by this test."""
+    data = explorer_data(many.net, many.data, many.record, seconds=0.001)
+    module = base64.b64encode((TEMPLATES / "explorer.js").read_bytes()).decode()
+    page = browser.new_context().new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.evaluate(NOTEBOOK, {"module": module, "data": data})
+    page.wait_for_selector(SWITCH)
+    dropped = [0, 5, 11, 20]
+    assert not many.record.answer(dropped).measured
+    switch_to(page, dropped)
+    assert page.evaluate("traits.dropped") == dropped
+    assert page.get_attribute(".explorer", "data-measured") == "false"
+    for _ in range(len(dropped)):  # a set on the way may be asked for first
+        asked = page.evaluate("sent.shift()")
+        if asked is not None:
+            page.evaluate("found => answer(found)", measured(many.net, many.data, many.record, asked))
+            page.wait_for_timeout(50)
+    assert page.get_attribute(".explorer", "data-measured") == "true"
+    losses, wrong = measure_sets(many.net, many.data, many.record.kept_without(dropped)[None], progress=False)
+    assert float(numbers(page)["accuracy"]) == pytest.approx(1 - wrong.mean())
+    assert float(numbers(page)["loss"]) == pytest.approx(losses.mean(), rel=1e-6)
+    assert said == []
     page.context.close()

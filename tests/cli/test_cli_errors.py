@@ -20,6 +20,7 @@ WRONG = [
     (["report", "--bugdet", "quick"], "--budget"),
     (["report", "--budget", "huge"], "'--budget': 'huge' is not one of 'quick', 'full'"),
     (["report", "--skip", "lesions"], "stages among explorer, checks, blocks"),
+    (["report", "--only", "lesions"], "stages among explorer, checks, blocks"),
     (["report", "--limit", "ten"], "--limit"),
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
     (["report", "--batch-size", "0"], "batch-size"),

@@ -19,8 +19,10 @@ from resnet_paths.lesion import explore
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
 from resnet_paths.paths import path_lengths
-from resnet_paths.report.explorer import enclosing, explorer_data
+from resnet_paths.report import explore_widget, explorer_data
+from resnet_paths.report.explorer import enclosing
 from resnet_paths.report.stages.explorer import STAGE, affordable
+from resnet_paths.report.widget import measured
 from resnet_paths.surgery import drop_blocks
 from resnet_paths.tradeoff import count_macs, count_parameters
 
@@ -139,3 +141,35 @@ def test_the_work_stays_within_what_is_allowed_or_is_the_least(n: int, macs: int
         least = plan["draws"] == 40
         assert 2**n >= 4 * (plan["draws"] + plan["held_out"])
     assert sets * plan["images"] * macs <= 1.2 * STAGE.quick["work"] or least
+
+
+def test_a_set_that_the_notebook_asks_for_is_measured(small: dict[str, Any]) -> None:
+    net, data, record = small["net"], small["data"], small["record"]
+    kept = [True, False, True, True, False, True]
+    found = measured(net, data, record, {"id": 7, "kept": kept})
+    expected = record.answer([1, 4])
+    assert found["id"] == 7
+    assert found["wrong"] == expected.wrong.tolist()
+    assert found["loss"] == pytest.approx(expected.loss)
+    json.dumps(found)  # as it travels
+    assert measured(net, data, record, {"id": 8, "kept": [True]}) == {"id": 8, "error": "expected 6 switches, got (1,)"}
+
+
+def test_the_widget_needs_anywidget_and_says_so(small: dict[str, Any], monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(
+        ImportError, match=r"expected anywidget to be installed; run: pip install 'resnet-paths\[notebook"
+    ):
+        explore_widget(small["net"], small["data"], small["record"])
+
+
+def test_the_widget_holds_the_explorer_and_answers(small: dict[str, Any]) -> None:
+    pytest.importorskip("anywidget", reason="the extra notebook is not installed")
+    widget = explore_widget(small["net"], small["data"], small["record"])
+    assert json.loads(widget.data)["switches"] == list(range(6))
+    assert "export default" in widget._esm
+    assert not widget.live  # all sets were measured
+    sent: list[dict[str, Any]] = []
+    widget.send = sent.append
+    widget._handle_custom_msg({"id": 1, "kept": [True] * 6}, [])
+    assert sent == [measured(small["net"], small["data"], small["record"], {"id": 1, "kept": [True] * 6})]

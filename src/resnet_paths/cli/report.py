@@ -26,7 +26,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
 @command(
     "resnet-paths report",
     "resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget full",
-    "resnet-paths report --skip frontier --skip values --json",
+    "resnet-paths report --only explorer --only frontier --json",
     note="Exit codes: 0 all stages done, 1 a stage failed (the page shows its error), 2 wrong use.",
 )
 def report(
@@ -36,6 +36,10 @@ def report(
     skip: Annotated[
         list[str] | None,
         typer.Option(help=f"Skip this stage; repeat for more. Stages: {', '.join(STAGES)}.", autocompletion=_stages),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this stage and no other; repeat for more.", autocompletion=_stages),
     ] = None,
     accuracy_drop: Annotated[
         float,
@@ -73,7 +77,7 @@ def report(
         training=source.training,
         twin=None if twin is None else named_model(twin, "--twin").to(subject.device),
         budget=budget,
-        skip=skip or (),
+        skip=_skipped(skip or [], only or []),
         accuracy_drop=accuracy_drop,
         seed=seed,
         batch_size=batch_size,
@@ -91,6 +95,14 @@ def report(
         _show(result)
     if result.failed:
         raise typer.Exit(1)
+
+
+def _skipped(skip: list[str], only: list[str]) -> list[str]:
+    """The stages to skip. What names no stage stays, for the report to refuse."""
+    if not only:
+        return skip
+    unknown = [name for name in only if name not in STAGES]
+    return [*unknown, *skip, *(name for name in STAGES if name not in only)]
 
 
 def _as_json(result: rp.report.Report) -> dict[str, object]:

@@ -4,7 +4,7 @@ from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
 from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
-from .exploration import Exploration, SetAnswer, explore
+from .exploration import Exploration, SetAnswer, explore, measure_sets
 from .game import BlockValues, block_values
 from .interactions import BlockInteractions, higher_interactions
 from .multiple import RandomDeletions, random_deletions
@@ -41,6 +41,7 @@ __all__ = [
     "higher_interactions",
     "interval",
     "linear_cka",
+    "measure_sets",
     "metric_named",
     "order_distance",
     "random_deletions",

@@ -257,6 +257,46 @@ def _check_number(n: int, exhaustive: bool, draws: int) -> None:
         raise ValueError(f"expected many more sets of blocks than draws and held_out, got 2^{n}; measure all of them")
 
 
+@checked
+def measure_sets(
+    net: UnrolledNetwork,
+    data: ImageSource,
+    kept: np.ndarray,
+    blocks: Sequence[BlockRef] | None = None,
+    **options: Unpack[StudyOptions],
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the network answers with sets of blocks kept and the others deleted.
+
+    Args:
+        net: the network, in eval mode.
+        data: labelled images.
+        kept: (m, n), true where a block is kept.
+        blocks: the n blocks; None: all. Those that are not among them are kept.
+        **options: how to run, see :class:`StudyOptions`.
+
+    Returns:
+        Cross-entropies in nats and whether the answer is wrong, (m, images) each.
+
+    Raises:
+        ValueError: sets of another number of blocks.
+
+    Cost: sets share what they begin with; at most a forward pass each.
+
+    Example:
+        >>> from resnet_paths import cifar_resnet, unroll
+        >>> from resnet_paths.data import digits
+        >>> net = unroll(cifar_resnet(8, in_channels=1, seed=0).eval())
+        >>> losses, wrong = measure_sets(net, digits("test").subset(slice(0, 5)), np.array([[1, 0, 1]]), progress=False)
+        >>> losses.shape, wrong.dtype
+        ((1, 5), dtype('bool'))
+    """
+    indices = list(range(len(net))) if blocks is None else net.indices(list(blocks))
+    sets = np.asarray(kept, bool)
+    if sets.ndim != 2 or sets.shape[1] != len(indices):
+        raise ValueError(f"expected sets (m, {len(indices)}), one column for each block, got shape {sets.shape}")
+    return _Measure(net, as_data(data, labelled=True), indices, options)(sets)
+
+
 def signed_loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """The cross-entropy, below zero where the answer is wrong: there it is log 2 at least, so the sign is free.
 

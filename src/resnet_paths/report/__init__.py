@@ -1,9 +1,11 @@
 """One command, one report; and tests of the papers' claims."""
 
+from .explorer import explorer_data
 from .section import Headline, Part, Picture, Section, Table
 from .stage import NotApplicableError, Stage
 from .stages import STAGES
 from .subject import Expressions, Subject
+from .widget import explore_widget
 from .write import Outcome, Report, write_report
 
 __all__ = [
@@ -19,5 +21,7 @@ __all__ = [
     "Stage",
     "Subject",
     "Table",
+    "explore_widget",
+    "explorer_data",
     "write_report",
 ]

@@ -232,9 +232,10 @@ export class Explorer {
    * @param data as resnet_paths/report/explorer.py writes it
    * @param answers of this network
    * @param measure from a set to a promise of {wrong, loss}, where the network can be run; or null
+   * @param switched is called with the indices of the blocks that are off
    */
-  constructor(place, data, answers, measure = null) {
-    Object.assign(this, { place, data, answers, measure });
+  constructor(place, data, answers, { measure = null, switched = () => {} } = {}) {
+    Object.assign(this, { place, data, answers, measure, switched });
     this.kept = data.switches.map(() => true);
     this.switchOf = new Map(data.switches.map((index, at) => [index, at]));
     this.full = answers.at(this.kept);
@@ -451,6 +452,7 @@ export class Explorer {
     this.code.textContent = `smaller = drop_blocks(${this.data.model_code}, [${off.join(", ")}])`;
     this.copied.textContent = "";
     this.place.dataset.measured = String(answer.measured);
+    this.switched(off);
     if (!answer.measured && this.measure) this.measureNow(this.kept);
   }
 
@@ -460,8 +462,9 @@ export class Explorer {
     this.running = true;
     const found = await this.measure(kept);
     this.running = false;
-    if (found) this.answers.add(kept, found.wrong, found.loss);
-    if (found || kept !== this.kept) this.update();
+    if (!found) this.measure = null; // it cannot: estimates stay estimates
+    else this.answers.add(kept, found.wrong, found.loss);
+    this.update();
   }
 
   /** What each switch that is on would leave if it were off too. */
@@ -652,12 +655,12 @@ function stagesOf(blocks) {
 }
 
 /** Fill an element with the explorer of these data. */
-export async function mount(place, data, measure = null) {
+export async function mount(place, data, options = {}) {
   place.classList.add("explorer");
-  return new Explorer(place, data, await Answers.from(data), measure);
+  return new Explorer(place, data, await Answers.from(data), options);
 }
 
-/** The notebook's way in: the model's `data`, and sets to be measured as messages. */
+/** The notebook's way in: the model's `data`, sets to be measured as messages, and the blocks that are off. */
 export default {
   async render({ model, el }) {
     const waiting = new Map();
@@ -665,15 +668,20 @@ export default {
       waiting.get(found.id)?.(found.error ? null : found);
       waiting.delete(found.id);
     });
+    let asked = 0;
     const measure = (kept) =>
       new Promise((resolve) => {
-        const id = waiting.size + Math.random();
-        waiting.set(id, resolve);
-        model.send({ id, kept });
+        asked += 1;
+        waiting.set(asked, resolve);
+        model.send({ id: asked, kept });
       });
+    const switched = (off) => {
+      model.set("dropped", off);
+      model.save_changes();
+    };
     const place = document.createElement("div");
     el.append(place);
-    await mount(place, JSON.parse(model.get("data")), model.get("live") ? measure : null);
+    await mount(place, JSON.parse(model.get("data")), { measure: model.get("live") ? measure : null, switched });
   },
 };
 
