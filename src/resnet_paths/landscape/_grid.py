@@ -1,4 +1,8 @@
-"""A line or a plane of cells, evaluated by the sweep engine coarse first, put together as arrays."""
+"""A line or a plane of cells, evaluated by the sweep engine coarse first, put together as arrays.
+
+Coarse first, so that a preview has the whole range after a few cells and a run that is stopped leaves a surface. The
+coordinates of a cell are its key in the journal: a finer grid finds the cells that it shares with a coarser one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Directions in parameter space: random and normalised, between checkpoints, or given."""
+"""Directions in parameter space: random and normalised, between checkpoints, or given.
+
+A surface is only as telling as its directions. Weights before a norm may be scaled without any effect, so a step of
+fixed length is large for one network and small for another; rescaling a draw to each filter's own norm makes surfaces
+comparable (Li et al. 2018, section 4). For twins, with and without shortcuts, that is not enough: they also need the
+same draw, and a draw from one generator for all tensors would shift with the first tensor that one of them lacks. So
+each tensor has a generator of its own, seeded by the seed, the tensor's name and its shape.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The map of ``|λmin / λmax|`` over a plane: how far from convex the loss is, everywhere (Li et al. 2018, figure 7)."""
+"""The map of ``|λmin / λmax|`` over a plane: how far from convex the loss is, everywhere (Li et al. 2018, figure 7).
+
+A surface that looks convex on two drawn directions may hide negative curvature in the millions of others; this map
+tells. Each cell is an eigenproblem of its own, with the cost of hundreds of cells of `loss_surface`. The two share the
+grid and the journal but not the evaluator: here the weights are differentiated, and nothing may be folded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Surfaces over gates: the loss between the full network and lesioned ones."""
+"""Surfaces over gates: the loss between the full network and lesioned ones.
+
+Li et al. (2018) move weights; Veit et al. (2016) delete blocks. A gate joins the two: at 1 the block is there, at 0 it
+is deleted, and between them the loss shows whether deleting is a cliff or a slope. Everything but the meaning of a
+point is that of `loss_surface`. `lesioned_surface` stands here because it too compares with lesioned networks, although
+its axes are weights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Curvature matrices of the loss as linear operators: multiplied, never formed."""
+"""Curvature matrices of the loss as linear operators: multiplied, never formed.
+
+curvlinops knows how to multiply by such a matrix batch by batch (`_operators` holds all that touches it). What is
+added here is what a wrong number would come from: one mean over all samples whatever the sizes of batches, weights of
+classes and ignored labels as torch's own mean has them (`mean_loss`), a model that stays as it was, inputs in the
+parameters' type and place, and, before the first product, a probe of the symmetry that PyTorch's second derivatives of
+some layers lack (`symmetry`). Eigenvalues, traces and densities build on the product alone.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +152,7 @@ class CurvatureOperator:
     def dense(self) -> torch.Tensor:
         """The whole matrix, (P, P), for small nets.
 
-        Cost: P products, by at most 64 at a time.
+        Cost: P products, by at most 64 at a time, so that memory is that of 64 vectors and not of P.
         """
         identity = torch.eye(len(self), dtype=self.dtype, device=self.device)
         return torch.cat([self @ columns for columns in identity.split(64, dim=1)], dim=1)

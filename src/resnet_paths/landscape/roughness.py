@@ -1,4 +1,10 @@
-"""How rough a surface is, in numbers with intervals, so that "smoother" can be tested."""
+"""How rough a surface is, in numbers with intervals, so that "smoother" can be tested.
+
+A picture cannot be tested: it is one plane of one model. Three numbers of a plane can, over planes and models. None is
+Li et al.'s ratio of the full Hessian's eigenvalues (`eigenratio` has it): on a plane that ratio is 1 for a round bowl.
+`convex` and `negative` read second differences, which magnify the noise of cells by the square of the spacing; hence
+the care for what is rounding and what is noise. `deviation` looks at the surface as a whole instead.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +62,16 @@ class Roughness:
 
 
 _ROUNDINGS = 16
-"""A value of a cell may be off by this many units in the last place: it is a mean over images of a network's output."""
+"""A value of a cell may be off by this many units in the last place: it is a mean over images of a network's output.
+
+Measured on 25 cells of the embedded ResNet-56 in float32, in batches of 16 to 200, folded and not: off by 0.6 units in
+the median, by 5.2 at most.
+"""
 _DEVIATIONS = 2
-"""A curvature counts as negative only beyond this many standard deviations of the cells' noise."""
+"""A curvature counts as negative only beyond this many standard deviations of the cells' noise.
+
+Noise alone makes a flat cell count so in at most 1 of 44.
+"""
 
 
 @checked

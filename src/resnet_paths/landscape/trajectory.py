@@ -1,4 +1,14 @@
-"""A training run seen in the plane that holds most of it: PCA of checkpoints, projections, losses there."""
+"""A training run seen in the plane that holds most of it: PCA of checkpoints, projections, losses there.
+
+Random planes miss a run altogether: in many dimensions a random direction is nearly orthogonal to every step (Li et al. 2018,
+section 7). Its principal components do show it, but make every run look low-dimensional, a random walk too; so the
+record has what a random walk would explain beside what was explained, and `trajectory_losses` tells how far the drawn
+height of a point is from the checkpoint's own loss, and whether statistics of batch norm or the plane made the
+difference.
+
+Steps are few and parameters are many, so the singular values are those of the (steps, P) matrix, never of a P x P one;
+in float64, as steps late in a run are small differences of large numbers.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +243,7 @@ def trajectory_losses(
     states = _states(checkpoints, network)
     if len(states) != len(projected):
         raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")
-    if projected.cosine > 1e-3:
+    if projected.cosine > 1e-3:  # principal components are at 1e-12; at 1e-3 a drawn point is off by a thousandth
         raise ValueError(
             f"expected orthogonal directions, got a cosine of {projected.cosine:.2g}: a point at these coordinates is "
             "not the projection; use the principal components"
@@ -322,6 +332,7 @@ def _components(centred: torch.Tensor, count: int, total: float) -> tuple[torch.
     if not 1 <= count <= most:
         raise ValueError(f"expected from 1 to {most} components of {len(centred)} checkpoints, got {count}")
     left, sizes, right = torch.linalg.svd(centred, full_matrices=False)
+    # Checkpoints in float32 differ by 6e-8 of a weight at least; rounding in float64 leaves 1e-16 of the largest value.
     if float(sizes[count - 1]) <= 1e-9 * float(sizes[0]):
         raise ValueError(
             f"expected checkpoints that span {count} directions, got fewer; ask for fewer components (count=)"

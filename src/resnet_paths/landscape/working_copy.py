@@ -1,4 +1,11 @@
-"""A private copy of a model that is set to any point of a plane in parameter space, norms folded anew each time."""
+"""A private copy of a model that is set to any point of a plane in parameter space, norms folded anew each time.
+
+`for_inference` makes such a copy for weights that stay as they are. Here they move from cell to cell, so θ and the
+directions are kept beside the copy, and each point is computed from them anew: a step added to the last point would
+carry its rounding along, and a cell would depend on those before it. Then norms are folded, from the point's own
+weights and statistics, and the graph runs with sums and activations in place (`Whole`), which nothing else may do to a
+user's model. At θ the result is compared with the plain copy; where it is not the same, the plain copy runs.
+"""
 
 from __future__ import annotations
 
