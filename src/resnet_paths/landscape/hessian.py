@@ -2,8 +2,9 @@
 
 Both ends come from one Krylov space (ARPACK's ``BE``): the ratio of the two is what Li et al. (2018) plot, and two
 searches would cost twice the products. Each pair comes with its residual, from a product of its own, because ARPACK's
-tolerance is a rule for stopping, not a bound on the error. ARPACK needs a product for each vector of its basis before it can answer; a matrix of at most four
-bases' numbers is therefore formed and decomposed exactly, at about the cost of three restarts.
+tolerance is a rule for stopping, not a bound on the error. ARPACK needs a product for each vector of its basis before
+it can answer; a matrix of at most four bases' numbers is therefore formed and decomposed exactly, at about the cost of
+three restarts.
 
 A basis of four vectors for each eigenvalue, and at least 20 as SciPy has it, is near the least number of products: on
 the embedded ResNet-56, 16 images, one eigenvalue from each end takes 27, 20, 23 and 43 products with 6, 10, 20 and 40

@@ -1,9 +1,9 @@
 """A training run seen in the plane that holds most of it: PCA of checkpoints, projections, losses there.
 
-Random planes miss a run altogether: in many dimensions a random direction is nearly orthogonal to every step (Li et al. 2018,
-section 7). Its principal components do show it, but make every run look low-dimensional, a random walk too; so the
-record has what a random walk would explain beside what was explained, and `trajectory_losses` tells how far the drawn
-height of a point is from the checkpoint's own loss, and whether statistics of batch norm or the plane made the
+Random planes miss a run altogether: in many dimensions a random direction is nearly orthogonal to every step (Li et al.
+2018, section 7). Its principal components do show it, but make every run look low-dimensional, a random walk too; so
+the record has what a random walk would explain beside what was explained. `trajectory_losses` tells how far the drawn
+height of a point is from the checkpoint's own loss, and whether batch norm's statistics or the plane makes the
 difference.
 
 Steps are few and parameters are many, so the singular values are those of the (steps, P) matrix, never of a P x P one;
