@@ -216,9 +216,8 @@ class _Walk:
 
 @functools.lru_cache(maxsize=1 << 14)  # code does not change, and holds no object that does
 def _of_code(value: CodeType) -> bytes:
-    constants = (
-        (None, *value.co_consts[1:]) if code_identity.has_docstring(value) else value.co_consts
-    )  # it decides nothing
+    documented = code_identity.has_docstring(value)  # a docstring decides nothing
+    constants = (None, *value.co_consts[1:]) if documented else value.co_consts
     flags = value.co_flags & ~code_identity.DOCSTRING_FLAG
     names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
     return _hash("code", value.co_code, _Walk().all([constants, names, flags, value.co_exceptiontable]))
