@@ -8,7 +8,6 @@ on which the last bits of sums and every time measured depend.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -56,7 +55,6 @@ class Subject:
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
         batch_size: images per batch.
-        started: called with the name of each stage when it starts; takes no part in the fingerprint.
     """
 
     model: nn.Module
@@ -67,7 +65,6 @@ class Subject:
     accuracy_drop: float = 0.02
     seed: int = 0
     batch_size: int = 100
-    started: Callable[[str], None] = field(default=lambda name: None, repr=False)
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""

@@ -194,11 +194,10 @@ def write_report(
     written = expressions or Expressions()
     subject = Subject(model, data, training, twin, written, accuracy_drop, seed, batch_size)
     subject.check()
-    if progress is not False:
-        chosen = [stage for stage in stages if stage.name in wanted]
-        subject.started = StageProgress(chosen) if progress is True else progress
     points = [{"stage": name, "options": given} for name, given in wanted.items()]
-    runner = _Runner({stage.name: stage for stage in stages})
+    if progress is True:
+        progress = StageProgress([stage for stage in stages if stage.name in wanted])
+    runner = _Runner({stage.name: stage for stage in stages}, progress or None)
     result = sweep(
         runner, points, context=subject, journal=place, seed=seed, retry_failed=True, progress=lambda state: None
     )
@@ -211,12 +210,18 @@ def write_report(
 class _Runner:
     """Run the stage named by a point."""
 
-    def __init__(self, stages: Mapping[str, Stage]) -> None:
+    def __init__(self, stages: Mapping[str, Stage], started: Callable[[str], None] | None) -> None:
         self.stages = dict(stages)
+        self.started = started
+
+    def __sweep_fingerprint__(self) -> Any:
+        """The stages; not who is told of them."""
+        return self.stages
 
     def __call__(self, point: Any, subject: Subject, seed: int) -> dict[str, str]:
         stage = self.stages[point["stage"]]
-        subject.started(stage.name)
+        if self.started is not None:
+            self.started(stage.name)
         try:
             return {"section": stage.run(subject, point["options"]).to_json()}
         except NotApplicableError as reason:
