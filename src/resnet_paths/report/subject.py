@@ -23,6 +23,7 @@ from ..lesion import Exploration, explore
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..network.unrolled import placed
+from ..sweep.fingerprints import deciding
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ class Subject:
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""
-        shown = (self.expressions, self.accuracy_drop, self.seed, self.batch_size)
-        images = [None if data is None else (data.fingerprint, str(data.dtype)) for data in (self.data, self.training)]
-        names = [None if data is None else data.name for data in (self.data, self.training)]
-        return [self.model, self.twin, images, names, shown, torch.get_num_threads()]
+        data, training = (
+            None if data is None else (data.fingerprint, str(data.dtype), data.name)
+            for data in (self.data, self.training)
+        )
+        return deciding(self, aside={"started"}, data=data, training=training), torch.get_num_threads()
 
     def check(self) -> None:
         """Refuse a model that no stage could report on.

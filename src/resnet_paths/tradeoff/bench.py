@@ -23,6 +23,7 @@ from ..lesion import METRICS, Metric, evaluate_gates
 from ..network import UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
+from ..sweep.fingerprints import deciding
 from ..sweep.progress import Report, SweepProgress, tracked
 from ..sweep.result import last_line
 from .by_block import latency_by_block
@@ -47,6 +48,12 @@ class Workshop:
     net: UnrolledNetwork
     repair: Closed
     images: ImageData | None
+
+    def __sweep_fingerprint__(self) -> dict[str, Any]:
+        """Everything that determines the repaired networks, apart from this package's code."""
+        net = fingerprint(self.net.model), self.net.output
+        images = None if self.images is None else self.images.fingerprint
+        return deciding(self, net=net, repair=repr(self.repair), images=images)
 
     @cached_property
     def repairer(self) -> Repairer:
@@ -86,13 +93,10 @@ class Bench:
         """The full network's answers."""
         return answers(self.net.model, self.data, self.net.followed, self.batch_size)
 
-    def __sweep_fingerprint__(self) -> Any:
+    def __sweep_fingerprint__(self) -> dict[str, Any]:
         """Everything that determines the values, apart from this package's code."""
-        shop = self.workshop
         metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
-        images = [None if data is None else data.fingerprint for data in (shop.images, self.data)]
-        dtype = str(self.data.dtype)
-        return (fingerprint(self.net.model), self.net.output, repr(shop.repair), images, dtype, metric, self.batch_size)
+        return deciding(self, data=(self.data.fingerprint, str(self.data.dtype)), metric=metric)
 
 
 @dataclass(frozen=True)
