@@ -256,7 +256,7 @@ export class Explorer {
     this.drawing = svg("svg", { role: "group", "aria-label": "Blocks of the network; arrow keys move, space switches" });
     this.drawing.addEventListener("keydown", (event) => this.onKey(event));
     this.next = html("p", { class: "explorer-next" });
-    this.classes = html("table", {}, html("caption", {}, "Right answers by class"));
+    this.classes = html("table", {}, html("caption", {}, "Accuracy by class"));
     this.lengths = svg("svg", { role: "img" });
     this.lengthsRead = html("p", { class: "explorer-read" });
     this.turned = part("images");
@@ -508,7 +508,7 @@ export class Explorer {
     const facts = {
       accuracy: ["Accuracy", percent(share), share, `${range} ${percent(low)} to ${percent(high)}; ${kind}`],
       loss: ["Loss", answer.loss.toPrecision(3), answer.loss, `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
-      seconds: ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each timed alone"],
+      seconds: ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each measured alone"],
       parameters: ["Parameters", short(left.parameters), left.parameters, of("parameters")],
       macs: ["Multiply-adds", short(left.macs), left.macs, `${of("macs")} an image`],
       paths: ["Paths", large(paths), paths, `${off.length} of ${this.kept.length} blocks off`],
@@ -545,7 +545,7 @@ export class Explorer {
       bar.classList.toggle("guess", Boolean(next && !next.measured));
       const how = next?.measured ? "measured" : "estimated";
       words.textContent = on
-        ? `${block.name}: without it ${percent(1 - next.errors / images)} right (${points(-falls[at])}, ${how})`
+        ? `${block.name}: without it, accuracy ${percent(1 - next.errors / images)} (${points(-falls[at])}, ${how})`
         : `${block.name}: off`;
     }
   }
@@ -553,17 +553,17 @@ export class Explorer {
   showNext(answer) {
     this.dropNext.disabled = !this.choice;
     if (!this.choice) {
-      this.next.textContent = "No block is left to drop.";
+      this.next.textContent = "No blocks left to drop.";
       return;
     }
     const { at, next } = this.choice;
     const name = this.data.blocks[this.data.switches[at]].name;
     const images = this.answers.images;
-    const how = next.measured ? "measured" : "an estimate, not to be relied on before it is measured";
+    const how = next.measured ? "measured" : "estimated; measure it before you rely on it";
     this.next.replaceChildren(
       "Next best to drop: ",
       html("strong", {}, name),
-      `, ${percent(1 - next.errors / images)} right without it (${points((answer.errors - next.errors) / images)}; ${how}).`,
+      `, ${percent(1 - next.errors / images)} accuracy without it (${points((answer.errors - next.errors) / images)}; ${how}).`,
     );
   }
 
@@ -590,7 +590,7 @@ export class Explorer {
       );
     });
     const note = shown.length > listed.length ? ` (the ${listed.length} lowest of ${shown.length})` : "";
-    this.classes.caption.textContent = `Right answers by class${note}; the tick is the full network's`;
+    this.classes.caption.textContent = `Accuracy by class${note}; the tick marks the full network`;
     this.classes.replaceChildren(this.classes.caption, html("tbody", {}, ...rows));
   }
 
@@ -609,7 +609,7 @@ export class Explorer {
       return svg("rect", bar, svg("title", {}, `length ${length}: ${large(number)} paths, ${percent(share(number, sum))}`));
     });
     const mean = counts.reduce((total, number, length) => total + length * share(number, sum), 0);
-    const words = `${large(sum)} paths; they pass ${mean.toFixed(1)} branches on average, of at most ${counts.length - 1}.`;
+    const words = `${large(sum)} paths; they pass ${mean.toFixed(1)} branches on average, out of ${counts.length - 1}.`;
     this.lengths.setAttribute("viewBox", `0 0 ${width} ${height + 18}`);
     this.lengths.setAttribute("aria-label", `Histogram of path lengths: ${words}`);
     this.lengths.replaceChildren(
