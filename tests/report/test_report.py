@@ -514,7 +514,7 @@ def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(t
     assert frame["chosen"][0]
     page = report.path.read_text()
     assert "No drop is recommended" in page
-    assert "too few images to tell" in page or "more than the accuracy drop allowed" in page
+    assert "too few images to tell" in page or "more than the allowed accuracy drop" in page
     assert "drop_blocks(" not in page.partition('<script type="module">')[0]
     assert "With the first set (1 block: " in page
 

@@ -83,11 +83,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Headline:
-    """What the page begins with.
+    """The top of the page.
 
     Attributes:
         title: the finding, in one line.
-        numbers: for each number its name, the number, and what stands below it.
+        numbers: for each, its name, the number, and a note below it.
         code: Python lines that carry out the recommendation, or "".
     """
 

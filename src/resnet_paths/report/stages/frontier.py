@@ -102,12 +102,12 @@ def _headline(plan: DropPlan, blocks: int, held_out: int, code: str) -> Headline
     point, full = plan.point, plan.points[0]
     if not point.dropped:
         allowed = points(_allowed(plan)).lstrip("+")
-        return Headline(f"All {blocks} blocks are needed to stay within {allowed} of accuracy")
+        return Headline(f"No drop is certified to keep accuracy within {allowed}")
     fall = point.accuracy - full.accuracy
-    moved = "accuracy as before" if fall == 0 else f"accuracy {points(fall)}"
+    moved = "same accuracy" if fall == 0 else f"accuracy {points(fall)}"
     low, high = (percent(end) for end in point.share_interval)
     return Headline(
-        f"{len(point.dropped)} of {blocks} blocks can go: {percent(1 - point.share)} less time, {moved}",
+        f"{len(point.dropped)} of {blocks} blocks can be dropped: {percent(1 - point.share)} less time, {moved}",
         (
             ("Latency", percent(point.share), f"of the full network's; 95 % interval {low} to {high}"),
             ("Accuracy", percent(point.accuracy), f"{percent(full.accuracy)} before; {held_out} held-out images"),
@@ -125,7 +125,7 @@ def _details(plan: DropPlan, trained: bool, apart: int) -> list[str]:
     details = [
         f"The sets of blocks were chosen on {where}. The accuracies are measured on {counted(apart, 'other image')}. "
         "On these, the sets are tested, smallest first, until one fails; the set before it is recommended. A set "
-        f"passes if its fall is at most the accuracy drop allowed with {percent(CONFIDENCE)} confidence (paired score "
+        f"passes if its fall is at most the allowed accuracy drop with {percent(CONFIDENCE)} confidence (paired score "
         "test, Tango 1998)."
     ]
     if point.dropped:
@@ -161,7 +161,7 @@ def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
         f"{_share(first.fall)}, and with {percent(CONFIDENCE)} confidence by at most {_share(bound)}"
     )
     if first.fall >= allowed:
-        return [f"{said}: more than the accuracy drop allowed of {_share(allowed)}."]
+        return [f"{said}: more than the allowed accuracy drop of {_share(allowed)}."]
     needed = math.ceil(apart * ((bound - first.fall) / (allowed - first.fall)) ** 2)
     return [
         f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} held-out images "
@@ -202,14 +202,14 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
     low, high = plan.point.share_interval
     if high - low > _UNSTEADY:
         found.append(
-            f"Latency is unsteady: its 95 % interval goes from {percent(low)} to {percent(high)} of the full "
+            f"Latency is unsteady: its 95 % interval ranges from {percent(low)} to {percent(high)} of the full "
             "network's. Other load on this machine, or too short a run."
         )
     if subject.training is None:
         found.append(f"Blocks were chosen on one half of the images and judged on the other ({apart} images).")
     if plan.chosen == most < len(subject.net):
         found.append(
-            f"The search stopped at {most} dropped blocks, still within the accuracy drop allowed: more may go."
+            f"The search stopped at {most} dropped blocks, still within the allowed accuracy drop: more may be droppable."
         )
     return tuple(found)
 
