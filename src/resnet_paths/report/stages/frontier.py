@@ -209,7 +209,8 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
         found.append(f"Blocks were chosen on one half of the images and judged on the other ({apart} images).")
     if plan.chosen == most < len(subject.net):
         found.append(
-            f"The search stopped at {most} dropped blocks, still within the allowed accuracy drop: more may be droppable."
+            f"The search stopped at {most} dropped blocks, still within the allowed accuracy drop: more may be "
+            "droppable."
         )
     return tuple(found)
 
