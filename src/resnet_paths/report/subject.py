@@ -73,7 +73,7 @@ class Subject:
             None if data is None else (data.fingerprint, str(data.dtype), data.name)
             for data in (self.data, self.training)
         )
-        return deciding(self, aside={"started"}, data=data, training=training), torch.get_num_threads()
+        return deciding(self, data=data, training=training), torch.get_num_threads()
 
     def check(self) -> None:
         """Refuse a model that no stage could report on.
