@@ -148,9 +148,10 @@ FUNCTIONS: dict[str, Function] = {
         for kind in ("frozen", "recalibrated", "batch")
         for fast in (True, False)
     ],
-    "gate_surface": lambda net, data: landscape.gate_surface(
-        net, data, x_blocks=4, settings=landscape.CellSettings(fast=False), **LINE
-    ),
+    "gate_surface": lambda net, data: [
+        landscape.gate_surface(net, data, x_blocks=4, settings=landscape.CellSettings(kind, fast=fast), **LINE)
+        for kind, fast in (("frozen", False), ("recalibrated", True))
+    ],
     "gate_path": lambda net, data: landscape.gate_path(net, data, landscape.deletion_path(net, [3]), **QUIET),
     "deletion_path": lambda net, data: landscape.deletion_path(net, [3]),
     "lesioned_surface": lambda net, data: landscape.lesioned_surface(

@@ -125,3 +125,10 @@ def test_states_held_are_not_those_of_other_gates_before_them() -> None:
 def test_a_direction_is_what_it_moves() -> None:
     named = Direction(DIRECTIONS[0].tensors, "by hand", facts={"x": 1})
     assert fingerprint(named) == fingerprint(DIRECTIONS[0])
+
+
+def test_norms_without_statistics_are_refused_before_any_cell() -> None:
+    bare = tiny(in_channels=1)
+    bare.bn1 = torch.nn.BatchNorm2d(4, track_running_stats=False).double().eval()
+    with pytest.raises(ValueError, match="use batchnorm='batch'"):
+        CellEvaluator(WeightSpace(bare, []), DATA, named_metrics(("loss",)))

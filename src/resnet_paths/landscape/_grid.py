@@ -47,7 +47,7 @@ class Axis:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class CellGrid:
     """A line (no y) or a plane; cell (row, column) is at (x[column], y[row])."""
 
     x: Axis
@@ -93,7 +93,7 @@ def mean_and_error(per_image: dict[str, np.ndarray]) -> dict[str, float]:
     return values
 
 
-def grid_along(directions: Sequence[Direction], x: Coordinates | None, y: Coordinates | None) -> Grid:
+def grid_along(directions: Sequence[Direction], x: Coordinates | None, y: Coordinates | None) -> CellGrid:
     """A line along one direction, a plane along two.
 
     Raises:
@@ -103,7 +103,7 @@ def grid_along(directions: Sequence[Direction], x: Coordinates | None, y: Coordi
         raise ValueError(f"expected one or two directions, got {len(directions)}")
     if len(directions) == 1 and y is not None:
         raise ValueError("expected two directions where y is given, got one; leave y out or add a direction")
-    return Grid(axis("x", x), axis("y", y) if len(directions) == 2 else None)
+    return CellGrid(axis("x", x), axis("y", y) if len(directions) == 2 else None)
 
 
 def along(directions: Sequence[Direction]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def along(directions: Sequence[Direction]) -> dict[str, Any]:
 
 def evaluate_grid(
     function: Callable[[Any, Any, int], Any],
-    grid: Grid,
+    grid: CellGrid,
     context: Any,
     facts: Mapping[str, Any],
     options: SurfaceOptions,
@@ -152,7 +152,7 @@ def evaluate_grid(
 class _Cells:
     """Values that arrive part by part."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: CellGrid) -> None:
         self._shape = grid.shape
         self._values: dict[str, np.ndarray] = {}
         self._finished = np.zeros(self._shape, bool)

@@ -28,7 +28,7 @@ from ..provenance import provenance
 from ..surgery import recalibrate_batchnorm
 from ..sweep import adaptive_batches, fingerprint, is_out_of_memory, on_each_core, worker_device
 from ..sweep.fingerprints import deciding
-from ._grid import Grid, SurfaceOptions, evaluate_grid, mean_and_error
+from ._grid import CellGrid, SurfaceOptions, evaluate_grid, mean_and_error
 from .cell_images import Images, micro_batch
 from .cell_metrics import Loss, named_metrics, needs_origin, one_an_image
 from .record import Surface
@@ -90,7 +90,6 @@ class Movable(Protocol):
 
     Attributes:
         model: what runs, to see how large its values are.
-        divides: whether several threads may run it at once.
     """
 
     model: nn.Module
@@ -143,6 +142,7 @@ class CellEvaluator:
         device: torch.device | None = None,
     ) -> None:
         settings = settings or CellSettings()
+        check_statistics(space.model, settings.batchnorm)
         parameter = next(space.model.parameters())
         place = device or parameter.device
         self._space, self._metrics, self._settings = space, dict(metrics), settings
@@ -252,7 +252,7 @@ class Cells:
 def evaluate_cells(
     space: Space,
     data: ImageData,
-    grid: Grid,
+    grid: CellGrid,
     metrics: Sequence[str | Metric],
     axes: Mapping[str, Any],
     options: CellOptions,

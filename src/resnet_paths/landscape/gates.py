@@ -20,7 +20,7 @@ from ..data.metrics import Metric
 from ..graph.eval_mode import check_eval
 from ..network import BlockRef, UnrolledNetwork
 from ..surgery import drop_blocks
-from ._grid import Coordinates, Grid, axis
+from ._grid import CellGrid, Coordinates, axis
 from .cells import CellOptions, evaluate_cells
 from .directions import Direction, shared_direction
 from .gate_copy import GatePath, GatePlane, GateSpace
@@ -90,7 +90,7 @@ def gate_surface(
     if y is not None and y_blocks is None:
         raise ValueError("expected y_blocks where y is given, got none; leave y out or name the blocks")
     base = _base(gates, len(net))
-    grid = Grid(axis("x", x, _FROM_0_TO_1), axis("y", y, _FROM_0_TO_1) if second else None)
+    grid = CellGrid(axis("x", x, _FROM_0_TO_1), axis("y", y, _FROM_0_TO_1) if second else None)
 
     def places(rows: list[int]) -> list[float]:
         return [float(index in rows) for index in range(len(net))]
@@ -149,7 +149,7 @@ def gate_path(
     if line.values[0] < 0 or line.values[-1] > last:
         raise ValueError(f"expected t from 0 to {last}, got {line.values[0]:g} to {line.values[-1]:g}")
     name = f"path of gates over {len(points)} waypoints"
-    return _surface(net, data, GatePath(points.tolist()), Grid(line, None), [name], metrics, options)
+    return _surface(net, data, GatePath(points.tolist()), CellGrid(line, None), [name], metrics, options)
 
 
 @checked
@@ -226,7 +226,7 @@ def _surface(
     net: UnrolledNetwork,
     data: ImageData,
     line: GatePlane | GatePath,
-    grid: Grid,
+    grid: CellGrid,
     names: list[str],
     metrics: Sequence[str | Metric],
     options: CellOptions,
