@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Surfaces = dict[str, "rp.landscape.Surface"]
 
 
-# Twenty parameters: a command has one for each of its options.
+# A command has a parameter for each of its options, whatever their number.
 @command(
     "resnet-paths landscape --limit 100 --points 9",
     "resnet-paths landscape --model skip.safetensors --twin plain.safetensors --log",

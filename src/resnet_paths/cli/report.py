@@ -22,7 +22,7 @@ def _stages(incomplete: str) -> list[tuple[str, str]]:
     return [(name, title) for name, title in STAGES.items() if name.startswith(incomplete)]
 
 
-# Eleven parameters: a command has one for each of its options.
+# A command has a parameter for each of its options, whatever their number.
 @command(
     "resnet-paths report",
     "resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget full",
