@@ -203,3 +203,33 @@ def test_a_block_that_was_not_explored() -> None:
         record.answer([5])
     with pytest.raises(ValueError, match="at most 16 blocks for all"):
         explore(network(38), images(4), exhaustive=True, progress=False)
+
+
+def test_the_block_game_takes_what_was_measured(every: Exploration) -> None:
+    net, data = network(), images()
+    fresh = block_values(net, data, interactions=True, progress=False)
+    shared = block_values(net, data, interactions=True, known=every, progress=False)
+    assert (fresh.coalitions, shared.coalitions) == (64, 0)
+    np.testing.assert_allclose(shared.per_image, fresh.per_image, rtol=1e-10, atol=1e-12)
+    assert shared.interactions is not None
+    np.testing.assert_allclose(shared.interactions, fresh.interactions, rtol=1e-8, atol=1e-12)
+    some = block_values(net, data, blocks=[1, 4], known=every, progress=False)
+    np.testing.assert_allclose(some.values, block_values(net, data, blocks=[1, 4], progress=False).values, rtol=1e-10)
+
+
+def test_what_is_known_of_some_sets_only_is_taken_for_those() -> None:
+    net, data = network(), images()
+    known = explore(net, data, blocks=[0, 1, 2], progress=False)
+    shared = block_values(net, data, method="leave-one-out", known=known, progress=False)
+    assert shared.coalitions == 8 - 4  # not: all, and one each of three blocks
+    expected = block_values(net, data, method="leave-one-out", progress=False)
+    np.testing.assert_allclose(shared.per_image, expected.per_image, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", ["images", "model", "metric"])
+def test_what_is_known_of_something_else_is_refused(every: Exploration, change: str) -> None:
+    net = network(20) if change == "model" else network()
+    data = images(6) if change == "images" else images()
+    metric = {"metric": "error"} if change == "metric" else {}
+    with pytest.raises(ValueError, match="expected known losses of this model and these images"):
+        block_values(net, data, known=every, progress=False, **metric)

@@ -46,7 +46,7 @@ TINY = {
     "gradient": {"images": 2},
     "effective": {"images": 2, "draws": 2},
     "contributions": {"images": 4},
-    "values": {"images": 10, "permutations": 4, "players": 3},
+    "values": {"images": 10, "permutations": 4, "players": 3, "images_of_all": 20},
     "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "max_blocks": 2, "seconds": 0.01},
     "surface": {"images": 10, "steps": 3},
     "curvature": {"images": 8, "steps": 4},

@@ -138,6 +138,14 @@ class Exploration(Record):
         accuracy, off = 1 - float(wrong.mean()), self.estimate.error_of()
         return SetAnswer(False, wrong, float(np.exp(columns[-1])), (max(0.0, accuracy - off), min(1.0, accuracy + off)))
 
+    def losses_of(self, kept: np.ndarray) -> np.ndarray | None:
+        """(images,) the losses with these of all the network's blocks kept, or None if they were not measured."""
+        of_these = np.asarray(kept, bool)[list(self.blocks)]
+        if not np.delete(np.asarray(kept, bool), list(self.blocks)).all():
+            return None
+        row = self.rows.get(np.packbits(of_these).tobytes())
+        return None if row is None else self.losses[row]
+
     def best(self, count: int) -> tuple[int, ...]:
         """The `count` blocks without which the fewest answers are wrong (then: the least loss), among measured sets.
 

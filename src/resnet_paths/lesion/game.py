@@ -7,7 +7,7 @@ all contexts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
@@ -30,6 +30,8 @@ from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .exploration import Exploration
 
 MOST_EXHAUSTIVE = 16
 """With this many blocks, all 2^16 coalitions take at most 2^17 block evaluations per batch; beyond, sample."""
@@ -145,6 +147,7 @@ def block_values(
     interactions: bool = False,
     tolerance: float | None = None,
     max_permutations: int = 200,
+    known: Exploration | None = None,
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> BlockValues:
@@ -171,12 +174,14 @@ def block_values(
             more blocks, and for sampled interactions, see :func:`higher_interactions`.
         tolerance: sample until every standard error is at most this (in units of the metric), from 16 orders on.
         max_permutations: maximum number of orders to sample; a warning says if that was not enough for `tolerance`.
+        known: coalitions of the same model whose losses on the same images were measured already, by
+            :func:`resnet_paths.lesion.explore`; they are not evaluated again.
         seed: seed of the orders.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: there are no blocks, the method is unknown, or Banzhaf values or interactions are requested for more
-            than 16 blocks.
+        ValueError: there are no blocks, the method is unknown, Banzhaf values or interactions are requested for more
+            than 16 blocks, or what is known is of another model, other images or another metric than the loss.
 
     Cost: for n playing blocks at the end of the network, at most 2^(n+1) block evaluations per batch instead of n 2^n;
     when sampling, n - 1 coalitions per order.
@@ -200,6 +205,9 @@ def block_values(
         raise ValueError("expected at least one block that plays, got blocks=[]; omit blocks to use all")
     name, function = metric_named(metric)
     game = Game(net, data, players, function, Running(**options))
+    source = provenance(net.model, data, seed=seed)
+    if known is not None:
+        game.use(known, name, source)
     n = len(players)
     exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
     if not exhaustive and (method == "banzhaf" or interactions):
@@ -237,7 +245,7 @@ def block_values(
         evaluations=game.count,
         per_image=values,
         interactions_per_image=pairs,
-        source=provenance(net.model, data, seed=seed),
+        source=source,
     )
 
 
@@ -253,13 +261,33 @@ class Game:
     def __init__(self, net: Network, data: ImageData, players: list[int], metric: Metric, run: Running) -> None:
         self.players, self.count, self.asked = players, Evaluations(), 0
         self._runner, self._data, self._metric, self._run = quick(net, run.fast), data, metric, run
+        self._known: Callable[[np.ndarray], np.ndarray | None] = lambda kept: None
+
+    def use(self, known: Exploration, metric: str, source: Provenance) -> None:
+        """Take the losses of sets that were measured already instead of measuring them again."""
+        if metric != "loss" or (known.source.model, known.source.data) != (source.model, source.data):
+            raise ValueError(
+                f"expected known losses of this model and these images, got those of model {known.source.model[:8]} "
+                f"and images {known.source.data[:8]} for the {metric} of model {source.model[:8]} and images "
+                f"{source.data[:8]}; leave known out"
+            )
+        self._known = known.losses_of
 
     def values(self, coalitions: np.ndarray) -> np.ndarray:
         """The value of each coalition (m, n) on each image, (m, images): the negative metric."""
-        gates = torch.ones(len(coalitions), len(self._runner), device="cpu")
-        gates[:, self.players] = torch.as_tensor(np.asarray(coalitions), dtype=gates.dtype, device="cpu")
-        self.asked += len(coalitions)
-        return -per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
+        kept = np.ones((len(coalitions), len(self._runner)), np.asarray(coalitions).dtype)
+        kept[:, self.players] = coalitions
+        found = [self._known(row) for row in kept]
+        values = np.empty((len(kept), len(self._data)))
+        new = np.array([row for row, losses in enumerate(found) if losses is None], int)
+        for row, losses in enumerate(found):
+            if losses is not None:
+                values[row] = -losses
+        if len(new):
+            gates = torch.as_tensor(kept[new], dtype=torch.float32, device="cpu")
+            self.asked += len(new)
+            values[new] = -per_image(GateRows(self._runner, gates), self._data, self._metric, self._run, self.count)
+        return values
 
 
 def sampled_gains(

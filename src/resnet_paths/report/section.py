@@ -89,11 +89,13 @@ class Headline:
         title: the finding, in one line.
         numbers: for each, its name, the number, and a note below it.
         code: Python lines that carry out the recommendation, or "".
+        dropped: the blocks that it drops.
     """
 
     title: str
     numbers: tuple[tuple[str, str, str], ...] = ()
     code: str = ""
+    dropped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,12 @@ class Section:
             tuple(content["warnings"]),
             None
             if headline is None
-            else Headline(headline["title"], tuple(map(tuple, headline["numbers"])), headline["code"]),
+            else Headline(
+                headline["title"],
+                tuple(map(tuple, headline["numbers"])),
+                headline["code"],
+                tuple(headline["dropped"]),
+            ),
         )
 
 

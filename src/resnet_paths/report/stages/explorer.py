@@ -120,9 +120,9 @@ STAGE = Stage(
     "off next would cost.",
     run=run,
     quick={
-        "images": 200,
-        "draws": 200,
-        "held_out": 50,
+        "images": 150,
+        "draws": 150,
+        "held_out": 40,
         "max_searched": 400,
         "work": 1e13,
         "seconds": 0.01,

@@ -105,16 +105,23 @@ def _headline(plan: DropPlan, blocks: int, held_out: int, code: str) -> Headline
         return Headline(f"No drop is certified to keep accuracy within {allowed}")
     fall = point.accuracy - full.accuracy
     moved = "same accuracy" if fall == 0 else f"accuracy {points(fall)}"
-    low, high = (percent(end) for end in point.share_interval)
+    low, high = point.share_interval
+    parameters = point.parameters / full.parameters
+    saved = f"{percent(1 - point.share)} less time" if high < 1 else f"{percent(1 - parameters)} fewer parameters"
     return Headline(
-        f"{len(point.dropped)} of {blocks} blocks can be dropped: {percent(1 - point.share)} less time, {moved}",
+        f"{len(point.dropped)} of {blocks} blocks can be dropped: {saved}, {moved}",
         (
-            ("Latency", percent(point.share), f"of the full network's; 95 % interval {low} to {high}"),
+            (
+                "Latency",
+                percent(point.share),
+                f"of the full network's; 95 % interval {percent(low)} to {percent(high)}",
+            ),
             ("Accuracy", percent(point.accuracy), f"{percent(full.accuracy)} before; {held_out} held-out images"),
-            ("Parameters", percent(point.parameters / full.parameters), f"{point.parameters:,} of {full.parameters:,}"),
+            ("Parameters", percent(parameters), f"{point.parameters:,} of {full.parameters:,}"),
             ("Blocks dropped", str(len(point.dropped)), listed(list(map(str, point.dropped)), most=16)),
         ),
         code,
+        tuple(point.dropped),
     )
 
 

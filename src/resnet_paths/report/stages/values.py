@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...lesion import BlockValues, block_values
+from ...lesion import BlockValues, Exploration, block_values
 from ...plot import plot_block_values, plot_interactions
 from ...statistics import spearman
+from ...tradeoff import count_macs
 from ..pictures import picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, number
+from .explorer import STAGE as EXPLORER
+from .explorer import affordable
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -22,14 +25,28 @@ def run(subject: Subject, options: Options) -> Section:
     net = subject.net
     if len(net) < 2:
         raise NotApplicableError(f"a network of {counted(len(net), 'block')} is too small for the block game")
-    data = subject.images(options["images"])
-    common: dict[str, Any] = {"batch_size": subject.batch_size, "progress": False, "seed": subject.seed}
+    known = _known(subject, options)
+    data = subject.images(options["images"] if known is None else len(known.labels))
+    common: dict[str, Any] = {
+        "batch_size": subject.batch_size, "progress": False, "seed": subject.seed, "known": known
+    }  # fmt: skip
     record = block_values(net, data, max_permutations=options["permutations"], **common)
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
     values, found = _values(record, alone)
     return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
+
+
+def _known(subject: Subject, options: Options) -> Exploration | None:
+    """All coalitions, if they are few: the explorer's stage measures the same, once for both."""
+    blocks = [block.index for block in subject.net if block.droppable]
+    if not blocks:
+        return None
+    x, _ = subject.batch(1)
+    images = min(options["images_of_all"], len(subject.data))
+    plan = affordable(len(blocks), count_macs(subject.model, x), images, {**EXPLORER.quick, "work": options["work"]})
+    return subject.exploration(**plan) if plan["exhaustive"] else None
 
 
 def _against_single_deletions(rank: float) -> str:
@@ -109,12 +126,13 @@ def _warnings(record: BlockValues, permutations: int) -> tuple[str, ...]:
     )
 
 
+_SHARED = (("images_of_all", "images"), ("work", "work"))  # with the explorer, so that both measure the same sets
 STAGE = Stage(
     name="values",
     title="Value of each block, and interactions",
     question="What is a block worth if any of the others may be missing, and which blocks depend on each other?",
     run=run,
-    quick={"images": 100, "permutations": 16, "players": 7},
-    full={"images": 400, "permutations": 200, "players": 12},
+    quick={"images": 100, "permutations": 16, "players": 7, **{name: EXPLORER.quick[old] for name, old in _SHARED}},
+    full={"images": 400, "permutations": 200, "players": 12, **{name: EXPLORER.full[old] for name, old in _SHARED}},
     weight=6,
 )

@@ -284,11 +284,15 @@ export class Explorer {
     const button = (text, click) => html("button", { type: "button", click }, text);
     this.dropNext = button("Drop the next best", () => this.choice && this.set(this.without(this.choice.at)));
     this.allOn = button("All blocks on", () => this.set(this.kept.map(() => true)));
+    const recommended = (this.place.dataset.recommended ?? "").split(" ").filter(Boolean).map(Number);
+    const known = recommended.length > 0 && recommended.every((index) => this.switchOf.has(index));
+    const drop = () => this.set(this.data.switches.map((index) => !recommended.includes(index)));
     const most = this.best.length - 1;
     this.slider = html("input", { type: "range", min: 0, max: most, value: 0, input: () => this.toBest() });
     this.slid = html("span", {}, "0"); // an output would take the label from the slider
     const label = html("label", {}, "Best measured set of ", this.slid, " blocks ", this.slider);
-    return html("div", { class: "explorer-tools" }, this.dropNext, this.allOn, label);
+    const buttons = known ? [this.dropNext, button("Drop the recommended", drop), this.allOn] : [this.dropNext, this.allOn];
+    return html("div", { class: "explorer-tools" }, ...buttons, label);
   }
 
   resized() {
