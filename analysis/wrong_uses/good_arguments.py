@@ -236,7 +236,6 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "zipped": lambda: {"path": _zip(folder)},
         "block_parameters": lambda: {"model": net()},
         "grid": lambda: {"alpha": [1, 2]},
-        "with_batch_halving": lambda: {"function": lambda size: size},
         "plain_layers": lambda: {"model": _plain()},
         "read_trajectory": lambda: {"folder": _run_folder(folder)},
     }
