@@ -19,6 +19,7 @@ FLOORS = [
     {"surgery"},
     {"models", "training"},
     {"paths", "lesion", "landscape", "tradeoff"},
+    {"comparison"},
     {"plot", "callbacks"},
     {"report"},
     {"cli"},

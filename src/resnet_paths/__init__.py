@@ -16,6 +16,7 @@ __all__ = [
     "block_contributions",
     "block_values",
     "cifar_resnet",
+    "compare",
     "drop_blocks",
     "effective_paths",
     "for_inference",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, and never the function
         callbacks,
         checkpoints,
         cli,
+        comparison,
         data,
         graph,
         landscape,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:  # type checkers and editors read this, and never the function
         tradeoff,
         training,
     )
+    from .comparison import compare
     from .data import ImageData, load_data
     from .lesion import block_values, random_deletions, single_deletions
     from .models import cifar_resnet, load_model
@@ -79,6 +82,7 @@ else:
         "callbacks",
         "checkpoints",
         "cli",
+        "comparison",
         "data",
         "graph",
         "landscape",
@@ -87,6 +91,7 @@ else:
         "network",
         "paths",
         "plot",
+        "records",
         "report",
         "statistics",
         "surgery",
@@ -95,6 +100,7 @@ else:
         "training",
     )
     _PUBLIC = {
+        "comparison": ("compare",),
         "data": ("ImageData", "load_data"),
         "lesion": ("block_values", "random_deletions", "single_deletions"),
         "models": ("cifar_resnet", "load_model"),

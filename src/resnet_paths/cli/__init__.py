@@ -4,7 +4,7 @@ No module here imports PyTorch, or anything as slow, before a command runs: help
 """
 
 # in the order of the help
-from . import unroll, lesion, paths, plan, drop, shrink, landscape, train, report, reproduce  # noqa: F401, I001
+from . import unroll, lesion, paths, compare, plan, drop, shrink, landscape, train, report, reproduce  # noqa: F401, I001
 from ._app import app as app
 
 

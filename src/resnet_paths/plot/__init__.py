@@ -6,6 +6,7 @@ Once this is imported, notebooks show records with their plots.
 from collections.abc import Callable
 from typing import Any
 
+from ..comparison import Comparison
 from ..landscape import (
     BlockEigenvalues,
     ProjectedTrajectory,
@@ -25,6 +26,7 @@ from ..paths import BlockContributions, EffectivePaths, GradientByLength, Length
 from ..records import Shown, show_with
 from ..tradeoff import DropPlan
 from ._style import save
+from .comparison import plot_comparison
 from .curvature import (
     plot_block_eigenvalues,
     plot_eigenvalue_ratio,
@@ -61,6 +63,7 @@ __all__ = [
     "plot_block_contributions",
     "plot_block_eigenvalues",
     "plot_block_values",
+    "plot_comparison",
     "plot_effective_lengths",
     "plot_effective_paths",
     "plot_eigenvalue_ratio",
@@ -96,10 +99,15 @@ def _surface(record: Surface) -> Any:
     return plot_surface_line(record, metric) if record.y is None else plot_surface_contours(record, metric)
 
 
+def _first_of_four(record: Comparison) -> Any:
+    return plot_comparison(record)[0]
+
+
 _DRAWN: dict[type[Shown], Callable[..., Any]] = {
     BlockContributions: plot_block_contributions,
     BlockEigenvalues: plot_block_eigenvalues,
     BlockValues: plot_block_values,
+    Comparison: _first_of_four,
     DropPlan: plot_plan,
     EffectivePaths: plot_path_norms,
     GradientByLength: plot_gradient_by_length,
