@@ -61,7 +61,9 @@ from typer.testing import CliRunner
 from resnet_paths.cli import app
 def answer(*words, **env):
     return CliRunner().invoke(app, words, env=env, prog_name="resnet-paths").stdout
-for command in ("unroll", "lesion", "paths", "plan", "drop", "shrink", "landscape", "train", "report", "reproduce"):
+for command in (
+    "unroll", "lesion", "paths", "compare", "plan", "drop", "shrink", "landscape", "train", "report", "reproduce"
+):
     assert command in answer("--help")
     assert f"resnet-paths {command}" in answer(command, "--help").partition("Examples")[2]
 for typed, place, expected in (

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from record_checks import check_record, records_in
-from resnet_paths import callbacks, landscape, lesion, paths, surgery, tradeoff, training
+from resnet_paths import callbacks, comparison, landscape, lesion, paths, surgery, tradeoff, training
 from resnet_paths import network as unrolling
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
@@ -109,6 +109,10 @@ FUNCTIONS: dict[str, Function] = {
     "lesioned": within_lesion,
     "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
     "export_model": lambda net, data: None,  # writes files; tests/surgery
+    "compare": lambda net, data: comparison.compare(
+        [net, net], data, draws=1, gradient_images=2, metric="loss", **QUIET
+    ),
+    "match_blocks": lambda net, data: comparison.match_blocks([net, net], [data.x, data.x]),
     "single_deletions": lambda net, data: lesion.single_deletions(net, data, fast=False, **QUIET),
     "shortcut_deletions": lambda net, data: lesion.shortcut_deletions(net, data, fast=False, **QUIET),
     "random_deletions": lambda net, data: lesion.random_deletions(net, data, [2], draws=2, fast=False, **QUIET),

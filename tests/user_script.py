@@ -8,6 +8,7 @@ import xarray as xr
 
 from resnet_paths import (
     callbacks,
+    comparison,
     data,
     landscape,
     lesion,
@@ -53,6 +54,8 @@ def main(folder: Path) -> list[str]:
     game = lesion.block_values(net, images, progress=False)
     names: tuple[str, ...] = tuple(game.names)
 
+    both = comparison.compare({"one": net, "again": model}, images, draws=1, gradient_images=2, progress=False)
+
     direction = landscape.random_direction(model, seed=0)
     surface = landscape.loss_surface(model, images, directions=[direction], x=[-0.5, 0.0, 0.5], progress=False)
     figure = plot.save(plot.plot_surface_line(surface), folder / "surface.svg")
@@ -87,4 +90,5 @@ def main(folder: Path) -> list[str]:
         str(plan.chosen),
         str(rows[-1]),
         str(len(table_of(game, folder))),
+        str(both.difference),
     ]

@@ -33,6 +33,7 @@ BASE = {
     "unroll": ["--model", "own.py:build"],
     "lesion": ["--model", "own.py:build", "--limit", "6"],
     "paths": ["--model", "own.py:build", "--limit", "2", "--draws", "2"],
+    "compare": ["--model", "own.py:build", "--other", "own.py:build", "--limit", "4", "--draws", "1"],
     "plan": ["--model", "own.py:build", "--limit", "6"],
     "shrink": ["--model", "own.py:build", "--limit", "6", "--no-onnx"],
     "drop": ["--model", "own.py:build", "--blocks", "1", "--limit", "6", "--no-onnx"],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnet_paths import callbacks, landscape, lesion, paths, plot, surgery, tradeoff, training, unroll
+from resnet_paths import callbacks, comparison, landscape, lesion, paths, plot, surgery, tradeoff, training, unroll
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork
@@ -93,6 +93,7 @@ def record(kind: str) -> Any:
         "plot_random_deletions": lambda: lesion.random_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_reorderings": lambda: lesion.reorderings(net(), data(), [1], draws=2, **QUIET),
         "plot_single_deletions": damage,
+        "plot_comparison": lambda: comparison.compare([net(), net()], data(), draws=1, gradient_images=2, **QUIET),
         "plot_spectrum": lambda: landscape.spectral_density(operator(), steps=3, draws=2),
         "plot_stage_deletions": lambda: lesion.stage_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_trajectory": projected,
@@ -189,6 +190,8 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "roughness_study": lambda: {"seeds": [0], "x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 2.0], **QUIET},
         "rank_predictors": lambda: {"count": 1, "draws": 5},
         "explore": lambda: {**QUIET},
+        "compare": lambda: {"models": [net(), net()], "draws": 1, "gradient_images": 2, **QUIET},
+        "match_blocks": lambda: {"networks": [net(), net()], "inputs": [data().x, data().x]},
         "random_deletions": lambda: {"counts": [1], "draws": 2, **QUIET},
         "stage_deletions": lambda: {"counts": [1], "draws": 2, **QUIET},
         "reorderings": lambda: {"swaps": [1], "draws": 2, **QUIET},

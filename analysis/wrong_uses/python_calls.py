@@ -26,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from good_arguments import common, model, record, special
 from outcomes import SlowError, drawn, limited, read_options, report
 
-PACKAGES = ("callbacks", "data", "landscape", "lesion", "models", "network", "paths", "plot", "report", "surgery",
-            "sweep", "tradeoff", "training")  # fmt: skip
+PACKAGES = (
+    "callbacks", "comparison", "data", "landscape", "lesion", "models", "network", "paths",
+    "plot", "report", "surgery", "sweep", "tradeoff", "training",
+)  # fmt: skip
 LEFT_OUT = {"on_each_core", "local_workers", "available_devices", "worker_device", "cifar10"}
 """Functions that start processes or access the network."""
 BAD: dict[str, Any] = {
