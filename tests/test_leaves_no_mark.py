@@ -218,7 +218,7 @@ FUNCTIONS: dict[str, Function] = {
 STOPPABLE = [
     name for name in FUNCTIONS
     if name not in (
-        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
+        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction", "match_blocks",
         "direction_from", "deletion_path", "block_parameters", "project_trajectory", "count_parameters",
         "norms_before", "dropped_in", "recalibrate_batchnorm", "train",
     )
@@ -316,12 +316,12 @@ def test_every_public_function_of_a_model_is_listed() -> None:
     """Whoever adds a function that takes a model adds it above."""
     listed = {name.split()[0] for name in FUNCTIONS}
     missing = []
-    for package in (unrolling, surgery, lesion, paths, landscape, tradeoff, training, callbacks):
+    for package in (unrolling, surgery, lesion, paths, landscape, tradeoff, training, comparison, callbacks):
         for name in package.__all__:
             function = getattr(package, name)
             if not inspect.isfunction(function):
                 continue
             first = next(iter(inspect.signature(function).parameters), "")
-            if first in {"model", "models", "net", "network", "operator", "student"} and name not in listed:
+            if first in {"model", "models", "net", "network", "networks", "operator", "student"} and name not in listed:
                 missing.append(name)
     assert not missing

@@ -24,6 +24,7 @@ from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..records import Shown
 from ..sweep import SweepResult, sweep
+from ..sweep.fingerprints import deciding
 from ..sweep.result import last_line
 from .page import render
 from .progress import StageProgress
@@ -207,16 +208,15 @@ def write_report(
     return report
 
 
+@dataclass(frozen=True)
 class _Runner:
     """Run the stage named by a point."""
 
-    def __init__(self, stages: Mapping[str, Stage], started: Callable[[str], None] | None) -> None:
-        self.stages = dict(stages)
-        self.started = started
+    stages: Mapping[str, Stage]
+    started: Callable[[str], None] | None
 
     def __sweep_fingerprint__(self) -> Any:
-        """The stages; not who is told of them."""
-        return self.stages
+        return deciding(self, aside={"started"})  # who is told of a stage
 
     def __call__(self, point: Any, subject: Subject, seed: int) -> dict[str, str]:
         stage = self.stages[point["stage"]]
