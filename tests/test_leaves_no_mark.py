@@ -218,7 +218,8 @@ FUNCTIONS: dict[str, Function] = {
 STOPPABLE = [
     name for name in FUNCTIONS
     if name not in (
-        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction", "match_blocks",
+        "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
+        "match_blocks",
         "direction_from", "deletion_path", "block_parameters", "project_trajectory", "count_parameters",
         "norms_before", "dropped_in", "recalibrate_batchnorm", "train",
     )
