@@ -10,7 +10,7 @@ STAGES = {
     "lengths": "How long the paths are",
     "gradient": "Gradient by path length",
     "effective": "Effective paths",
-    "contributions": "Contributions to the answer",
+    "contributions": "Contributions to the prediction",
     "values": "Value of each block, and interactions",
     "frontier": "Accuracy against latency",
     "surface": "Loss surface",

@@ -102,7 +102,7 @@ def _warnings(residual: float, curved: object) -> tuple[str, ...]:
 
 STAGE = Stage(
     name="contributions",
-    title="Contributions to the answer",
+    title="Contributions to the prediction",
     question="What does each block add to the true class's logit, and after which block is the prediction final?",
     run=run,
     quick={"images": 48},

@@ -48,7 +48,7 @@ def run(subject: Subject, options: Options) -> Section:
         "from resnet_paths.lesion import reorderings\n\n"
         f"print(reorderings(unroll({subject.expressions.model}), {subject.expressions.data}).by_swaps())"
     )
-    return Section((Part("Blocks in another order", reading, drawn, tables, code),), (found,), _warnings(record))
+    return Section((Part("Reordered blocks", reading, drawn, tables, code),), (found,), _warnings(record))
 
 
 def _found(record: Reorderings) -> str:
