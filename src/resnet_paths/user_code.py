@@ -29,7 +29,7 @@ def user_object(place: str, name: str) -> Any:
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
     found = getattr(module, name, None)
     if found is None:
-        raise ValueError(f"expected a function {name!r} in {place}, got none; near names: {near(name, dir(module))}")
+        raise ValueError(f"expected a function {name!r} in {place}, got none; similar names: {near(name, dir(module))}")
     return found
 
 

@@ -65,7 +65,7 @@ def test_help_teaches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lesion", "--model", "resnet19"], "near names: resnet18"),
+        (["lesion", "--model", "resnet19"], "similar names: resnet18"),
         (["lesion", "--model", "none.safetensors"], "does not exist"),
         (["lesion", "--model", "resnet18"], "choose --data to fit --model"),
         (["lesion", "--data", "nowhere"], "no file"),

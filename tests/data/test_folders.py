@@ -320,5 +320,5 @@ def test_images_of_a_function_of_your_own(tmp_path) -> None:
     assert float(load_data(at + "raw", mean=(0.5,) * 3, std=(0.5,) * 3).x.max()) == -1
     with pytest.raises(TypeError, match="normalisation is not known"):
         load_data(at + "raw")
-    with pytest.raises(ValueError, match=r"near names: .*parted"):
+    with pytest.raises(ValueError, match=r"similar names: .*parted"):
         load_data(at + "party")

@@ -141,8 +141,8 @@ def test_halves_share_nothing() -> None:
     ("spec", "options", "message"),
     [
         ("nowhere", {}, "none of the names and no file"),
-        ("digit", {}, "near names: digits"),
-        ("digits:foo", {}, "near names: digits"),
+        ("digit", {}, "similar names: digits"),
+        ("digits:foo", {}, "similar names: digits"),
         ("digits", {"size": 16}, "no size with 'digits'"),
         ("digits", {"size": 0}, "size as a whole number of at least 1"),
         ("digits", {"download": True}, "no download with 'digits'"),

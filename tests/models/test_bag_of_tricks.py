@@ -197,9 +197,9 @@ def test_an_ensemble_survives_probabilities_of_zero() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"groups": 2}, "block='bottleneck' alone, got groups=2"),
-        ({"group_width": 4}, "block='bottleneck' alone"),
-        ({"depth": 20, "block": "bottleneck", "groups": 3}, "3 groups divide, got 16 in stage 1"),
+        ({"groups": 2}, "only with block='bottleneck', got groups=2"),
+        ({"group_width": 4}, "only with block='bottleneck'"),
+        ({"depth": 20, "block": "bottleneck", "groups": 3}, "divisible by 3 groups, got 16 in stage 1"),
         ({"depth": 20, "block": "bottleneck", "groups": 0}, "at least 1 for groups"),
         ({"keep_last": 0}, "above 0 and at most 1, got 0"),
         ({"keep_last": 1.5}, "above 0 and at most 1"),

@@ -97,7 +97,7 @@ def test_a_checkpoint_can_be_read_by_whom_the_umask_lets(tmp_path) -> None:
 
 
 def test_a_fact_that_is_no_json_leaves_no_file(tmp_path) -> None:
-    with pytest.raises(TypeError, match="JSON can hold"):
+    with pytest.raises(TypeError, match="JSON can represent"):
         save_checkpoint(nn.Linear(2, 2), tmp_path / "net.safetensors", data=object())
     assert not list(tmp_path.iterdir())
 
@@ -121,7 +121,7 @@ def test_checkpoints_that_do_not_fit(tmp_path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         load_model(str(tmp_path / "bad.safetensors"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="says which model"):
+    with pytest.raises(ValueError, match="identifies its model"):
         load_model(str(tmp_path / "other.pt"))
     with pytest.raises(ValueError, match="does not fit Linear"):
         load_checkpoint(tmp_path / "other.pt", nn.Linear(2, 2))

@@ -148,7 +148,7 @@ def test_option_a_pads_both_sides_with_zeros() -> None:
         ({"depth": 20, "num_classes": 0}, "num_classes as a whole number of at least 1"),
         ({"depth": 20, "widths": ()}, "at least one stage"),
         ({"depth": 20, "widths": (4, 2, 0)}, "widths as a tuple of whole numbers"),
-        ({"depth": 20, "widths": (8, 4, 4)}, "widths that do not fall"),
+        ({"depth": 20, "widths": (8, 4, 4)}, "widths that do not decrease"),
         ({"depth": 20, "residual": False, "zero_init_residual": True}, "residual=True"),
     ],
 )

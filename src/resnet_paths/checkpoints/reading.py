@@ -23,28 +23,28 @@ from .states import fit, say_foreign, state_in
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar", ".bin", ".t7", ".pt2")
 """Of files that hold weights."""
-_HARMLESS: list[Any] = [argparse.Namespace]  # what checkpoints hold beside tensors, and that only keeps values
+_HARMLESS: list[Any] = [argparse.Namespace]  # classes found in checkpoints that only store values
 
 
 @checked
 def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state and the facts of a checkpoint: safetensors, or what ``torch.save`` wrote, whatever its ending.
+    """The state and the facts of a checkpoint: safetensors, or a file of ``torch.save`` with any extension.
 
-    A file of ``torch.save`` is read with ``weights_only=True``, so that it cannot run code. A state dict is found in
-    it under the usual keys (``state_dict``, ``model_state_dict``, ``net``, ``model`` and others; a moving average
-    where there is nothing else), and what ``DataParallel``, ``torch.compile`` and ``AveragedModel`` put before names is
-    taken off, in both kinds of files.
+    A file of ``torch.save`` is read with ``weights_only=True``, so that it cannot run code. The state dict is looked up
+    under the usual keys (``state_dict``, ``model_state_dict``, ``net``, ``model`` and others; a moving average if there
+    is nothing else). In both kinds of files, the prefixes of ``DataParallel``, ``torch.compile`` and ``AveragedModel``
+    are removed from the names.
 
     Args:
         path: the file.
-        key: the entry to read, or the prefix of the names, where the file holds several networks.
+        key: the entry to read, or the prefix of the names, if the file contains several networks.
 
     Returns:
-        The tensors by name, on the CPU, and the facts of :func:`save_checkpoint` ({} where there are none).
+        The tensors by name, on the CPU, and the facts of :func:`save_checkpoint` ({} if there are none).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of one of these kinds.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint of these kinds.
 
     Example:
         >>> from resnet_paths.models.load import EMBEDDED
@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path, key: str | None = None) -> tuple[dict[str,
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
-    """The facts of a checkpoint alone; {} where there are none, or others' metadata in their place.
+    """Only the facts of a checkpoint; {} if there are none, or only foreign metadata.
 
     Example:
         >>> from resnet_paths.models.load import EMBEDDED
@@ -96,12 +96,12 @@ def _opened(source: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"expected a safetensors file, got {source.name}, which cannot be read: {error}; fetch it again"
+            f"expected a safetensors file, got {source.name}, which cannot be read: {error}; download it again"
         ) from error
 
 
 def _loaded(source: Path) -> Any:
-    """What torch.save wrote, if it is data alone."""
+    """The content of a file of torch.save, provided that it is only data."""
     if source.suffix == ".pt2":
         raise ValueError(
             f"expected weights, got the program {source.name}; torch.export.load runs it, model.safetensors beside it "
@@ -110,7 +110,7 @@ def _loaded(source: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
+    except Exception as error:  # torch.load raises all kinds of errors for damaged or unsafe files
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"an object of {unsafe[1]}, which would run code" if unsafe else f"{type(error).__name__}: {error}"
         raise ValueError(
@@ -121,10 +121,10 @@ def _loaded(source: Path) -> Any:
 
 @checked
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = "the state dict") -> nn.Module:
-    """A model with the weights of a state dict, whatever wraps either; in place.
+    """Load a state dict into a model, in place, whatever wrappers either comes from.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the state dict does not fit.
 
     Example:
         >>> wrapped = {f"net.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
@@ -135,7 +135,7 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = 
     if not found.is_whole:
         raise ValueError(
             f"expected the weights of the model, got {name}, which does not fit {type(model).__name__}: "
-            f"{found.difference()}; give the model that it was saved from"
+            f"{found.difference()}; pass the model that it was saved from"
         )
     say_foreign(found, name)
     model.load_state_dict(found.state)

@@ -1,4 +1,4 @@
-"""State dicts as people keep them: under keys, behind prefixes, beside other things; one mechanism for all files."""
+"""State dicts as people store them: under keys, with prefixes, next to other things; one mechanism for all files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ State = dict[str, torch.Tensor]
 ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "module", "model_state", "weights", "params")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "averaged")
 _PREFIXES = ("", "model.", "net.", "network.", "module.", "backbone.", "encoder.")
-_COUNTERS = ("total_ops", "total_params")  # what profilers leave in every module
+_COUNTERS = ("total_ops", "total_params")  # buffers that profilers leave in every module
 
 
 def state_in(content: Any, file: str, key: str | None = None) -> State:
-    """The state dict in what a file holds.
+    """The state dict in the content of a file.
 
     Args:
-        content: a state dict, or dicts around one.
-        file: for messages.
-        key: the entry that holds it, or the prefix of its names, where there are several.
+        content: a state dict, or dicts that contain one.
+        file: the file's name, for messages.
+        key: the entry that contains it, or the prefix of its names, if there are several.
 
     Raises:
-        ValueError: there is none, or it cannot be told which.
+        ValueError: there is none, or it is ambiguous which one is meant.
     """
     if key is not None and isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
         content, key = content[key], None
@@ -40,7 +40,7 @@ def state_in(content: Any, file: str, key: str | None = None) -> State:
         holds = f" with {few(sorted(map(str, content)))}" if isinstance(content, Mapping) else ""
         raise ValueError(
             f"expected a state dict of tensors in {file}, got {type(content).__name__}{holds}; save "
-            "model.state_dict(), or say which entry with key="
+            "model.state_dict(), or select the entry with key="
         )
     state = {plain_name(name): value for name, value in tensors.items()}
     if any(name.startswith("module.") for name in tensors):
@@ -48,12 +48,12 @@ def state_in(content: Any, file: str, key: str | None = None) -> State:
     if key is not None:
         state = {name.removeprefix(f"{key}."): value for name, value in state.items() if name.startswith(f"{key}.")}
         if not state:
-            raise ValueError(f"expected an entry or names that begin with {key!r} in {file}, got none")
+            raise ValueError(f"expected an entry {key!r} or names that start with it in {file}, got none")
     return state
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what ``DataParallel`` and ``torch.compile`` put before it and between.
+    """A parameter's name without the parts inserted by ``DataParallel`` and ``torch.compile``.
 
     Example:
         >>> plain_name("module._orig_mod.layer1._orig_mod.weight")
@@ -64,14 +64,14 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Fit:
-    """A state dict with the names of a model's own.
+    """A state dict matched with a model's own.
 
     Attributes:
-        state: what fits by name, under the model's names.
-        missing: names that the model has and the state dict has not.
-        extra: the other way round.
-        foreign: names of the state dict that belong to something else than the model: a criterion, a second network.
-        shapes: names whose tensors are of different shapes.
+        state: the tensors that match by name, under the model's names.
+        missing: names in the model but not in the state dict.
+        extra: names in the state dict but not in the model.
+        foreign: names in the state dict that belong to something other than the model: a criterion, a second network.
+        shapes: names whose tensors have different shapes.
     """
 
     state: State
@@ -82,22 +82,26 @@ class Fit:
 
     @property
     def is_whole(self) -> bool:
-        """Whether each tensor of the model has its counterpart, and each of the state dict but foreign ones."""
+        """Whether the tensors of model and state dict match one to one, apart from foreign ones."""
         return not (self.missing or self.extra or self.shapes)
 
     def difference(self) -> str:
-        """What is wrong, in words."""
-        parts = (("missing", self.missing), ("too many", self.extra + self.foreign), ("of another shape", self.shapes))
+        """The mismatches, in words."""
+        parts = (
+            ("missing", self.missing),
+            ("unexpected", self.extra + self.foreign),
+            ("of another shape", self.shapes),
+        )
         return "; ".join(f"{words}: {few(names)}" for words, names in parts if names)
 
 
 def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file: str) -> Fit:
-    """A state dict under the names of a model, whatever stands before them in the file.
+    """Match a state dict with a model, whatever prefix its names have.
 
     Args:
-        state: of a file, or in memory.
+        state: the state dict.
         own: the model's ``state_dict()``.
-        file: for messages.
+        file: the file's name, for messages.
 
     Raises:
         ValueError: two networks in the file fit equally well.
@@ -127,16 +131,16 @@ def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file
 
 
 def say_foreign(found: Fit, file: str) -> None:
-    """Warn of what was not read."""
+    """Warn about tensors that were not read."""
     if found.foreign:
         warn(
-            f"{file} holds {len(found.foreign)} tensors that are no part of the model and were not read: "
+            f"{file} contains {len(found.foreign)} tensors that are not part of the model and were not read: "
             f"{few(found.foreign)}",
         )
 
 
 def prefixes_of(state: Mapping[str, torch.Tensor], ending: str) -> list[str]:
-    """What stands before a name in a state dict, the shortest first.
+    """The prefixes of a name in a state dict, shortest first.
 
     Example:
         >>> prefixes_of({"net.conv1.weight": torch.ones(1), "net.layer.conv1.weight": torch.ones(1)}, "conv1.weight")
@@ -147,7 +151,7 @@ def prefixes_of(state: Mapping[str, torch.Tensor], ending: str) -> list[str]:
 
 
 def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: str) -> str:
-    """What stands before the model's names: that which leaves most of them."""
+    """The prefix of the model's names: the one that matches most of them."""
     counts: dict[str, int] = {"": sum(name in given for name in names)}
     for name in given:
         parts = name.split(".")
@@ -161,12 +165,12 @@ def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: s
     if usual or len(best) == 1 or most < len(names):
         return usual[0] if usual else best[0]
     raise ValueError(
-        f"expected one network in {file}, got {len(best)} that fit equally: {few(best)}; say which with key="
+        f"expected one network in {file}, got {len(best)} that fit equally: {few(best)}; select one with key="
     )
 
 
 def _entry(content: Any, file: str) -> str | None:
-    """The entry that holds a state dict, or dicts around one."""
+    """The entry that contains a state dict, or dicts around one."""
     if not isinstance(content, Mapping):
         return None
     inside = [str(key) for key, value in content.items() if isinstance(key, str) and _leads_to_state(value)]
@@ -176,7 +180,7 @@ def _entry(content: Any, file: str) -> str | None:
     chosen = (known or inside)[0]
     others = [key for key in inside if key != chosen and key in (*ENTRIES, *AVERAGES)]
     if others:
-        warn(f"{file}: read {chosen!r}, not {few(others)}; say otherwise with key=")
+        warn(f"{file}: read {chosen!r}, not {few(others)}; select another with key=")
     return chosen
 
 
@@ -187,7 +191,7 @@ def _leads_to_state(value: Any) -> bool:
 
 
 def _tensors(content: Any) -> State:
-    """The tensors of what may be a state dict: one that has the names of parameters; {} where it is none."""
+    """The tensors of a possible state dict, recognised by the names of parameters; {} if it is not one."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return {}
     found = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}

@@ -213,7 +213,7 @@ def _kind(spec: str) -> str:
         return "function"
     near = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]
     raise FileNotFoundError(
-        f"expected {_FORMS}, got {spec!r}, which is none of the names and no file (near names: {near[0]})"
+        f"expected {_FORMS}, got {spec!r}, which is none of the names and no file (similar names: {near[0]})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Models to study: the CIFAR ResNet family, and models of other libraries by name."""
+"""Models to study: the CIFAR ResNet family, and models from other libraries by name."""
 
 from ..checkpoints.reading import load_state, read_checkpoint
 from ._block import ZeroPadShortcut

@@ -14,10 +14,10 @@ from .stochastic_depth import StochasticDepth
 
 @checked
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, and zero channels on both sides (He et al. 2015, section 4.2).
+    """Option A: subsample the pixels, and pad the channels with zeros on both sides (He et al. 2015, section 4.2).
 
     Raises:
-        ValueError: fewer channels out than in; zeros cannot take channels away.
+        ValueError: there are fewer output than input channels, which padding cannot achieve.
 
     Example:
         >>> ZeroPadShortcut(4, 8, 2)(torch.ones(1, 4, 6, 6)).shape
@@ -29,14 +29,14 @@ class ZeroPadShortcut(nn.Module):
         extra = out_channels - in_channels
         if extra < 0:
             raise ValueError(
-                f"expected at least as many channels out as in for shortcut 'A', got {in_channels} in and "
-                f"{out_channels} out; use widths that do not fall, or shortcut 'B'"
+                f"expected at least as many output as input channels for shortcut 'A', got {in_channels} in and "
+                f"{out_channels} out; use widths that do not decrease, or shortcut 'B'"
             )
         self.stride = stride
         self.before, self.after = extra // 2, extra - extra // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Sub-sample and pad; (batch, in, h, w) to (batch, out, ceil(h / stride), ceil(w / stride))."""
+        """Subsample and pad: (batch, in, h, w) to (batch, out, ceil(h / stride), ceil(w / stride))."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
@@ -50,12 +50,12 @@ class Block(nn.Module):
 
     Post-activation (He et al. 2015, section 3): ``relu(shortcut(x) + bn(conv(...relu(bn(conv(x))))))``.
     Pre-activation (He et al. 2016, section 4): ``shortcut(x) + conv(relu(bn(...conv(relu(bn(x))))))``, where
-    the shortcut leaves after the first ``relu(bn(x))`` if the block changes the shape, projects, or is the first.
+    the shortcut starts after the first ``relu(bn(x))`` if the block changes the shape, projects, or is the first.
 
     Args:
         in_channels: channels of the input.
-        channels: of the output, before the expansion of a bottleneck.
-        stride: of the first 3x3 convolution.
+        channels: channels of the output, before the expansion of a bottleneck.
+        stride: stride of the first 3x3 convolution.
         settings: of the network: kind of block and shortcut, groups.
         first: the first block of the network.
         middle: channels of a bottleneck's 3x3 convolution.
@@ -136,19 +136,19 @@ class Block(nn.Module):
         return branch if self.survival is None else self.survival(branch)
 
     def silence(self) -> None:
-        """Set what ends the branch to zero: its norm's scale, or in pre-activation its convolution."""
+        """Zero the end of the branch: its norm's scale, or in pre-activation its last convolution."""
         last = getattr(self, f"{'conv' if self.preactivation else 'bn'}{self.depth}")
         nn.init.zeros_(last.weight)
 
     def extra_repr(self) -> str:
-        """What the layers do not show."""
+        """The settings that the layers do not show."""
         return f"residual={self.residual}, preactivation={self.preactivation}"
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, option: Shortcut, preactivation: bool) -> nn.Module:
     if option == "A":
         return ZeroPadShortcut(in_channels, out_channels, stride)
-    # in pre-activation the input was normalised already, and the sum stays free of norms (He et al. 2016, section 3.1)
+    # in pre-activation, the input is already normalised, and the sum gets no norm (He et al. 2016, section 3.1)
     norms = [] if preactivation else [nn.BatchNorm2d(out_channels)]
     if option == "D":
         pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)

@@ -1,8 +1,8 @@
-"""Which network of the CIFAR family a state dict is of, from its keys and shapes.
+"""Which network of the CIFAR family a state dict belongs to, from its keys and shapes.
 
-Checkpoints of this library say how to build their network. The CIFAR ResNets that people have from elsewhere (such as
-those that this project's reference numbers are of) use the same names of layers and say nothing; with this they load
-by the name of their file alone.
+Checkpoints of this library name the factory of their network. The CIFAR ResNets that people bring from elsewhere, among
+them those that this project's reference numbers were measured on, have the same layer names but say nothing about their
+architecture. Depth, widths, shortcut and block all show in the keys and shapes, so such a file loads without `NAME@`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .cifar import CifarResNet, cifar_resnet
 
 
 def inferred_network(state: dict[str, torch.Tensor]) -> CifarResNet | None:
-    """The network of :func:`cifar_resnet` that has these keys and shapes; None where it is of another family.
+    """The network of :func:`cifar_resnet` with these keys and shapes; None for another family.
 
     Example:
         >>> inferred_network(cifar_resnet(20, shortcut="B").state_dict()).arguments["shortcut"]
@@ -27,9 +27,9 @@ def inferred_network(state: dict[str, torch.Tensor]) -> CifarResNet | None:
     """
     blocks: dict[int, set[int]] = {}
     for key in state:
-        if found := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
-            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
-    counts = {len(places) for places in blocks.values()}
+        if match := re.match(r"layer(\d+)\.(\d+)\.conv1\.weight$", key):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    counts = {len(positions) for positions in blocks.values()}
     entry = "conv1.0.weight" if "conv1.0.weight" in state else "conv1.weight"
     if not {entry, "linear.weight"} <= set(state) or len(counts) != 1:
         return None
@@ -60,7 +60,7 @@ def _kind(bottleneck: bool) -> BlockKind:
 
 
 def _groups(weight: torch.Tensor) -> tuple[int, int]:
-    """How many and how wide, from the 3x3 convolution of a bottleneck, (middle, middle / groups, 3, 3)."""
+    """The number and width of groups, from the weight (middle, middle / groups, 3, 3) of a bottleneck."""
     middle, width = weight.shape[:2]
     return middle // width, width
 
@@ -71,4 +71,4 @@ def _option(state: dict[str, torch.Tensor], blocks: dict[int, set[int]]) -> Shor
         return "A"
     if any(key.endswith(".shortcut.1.weight") and value.ndim == 4 for key, value in state.items()):
         return "D"
-    return "C" if len(projected) == sum(len(places) for places in blocks.values()) else "B"
+    return "C" if len(projected) == sum(len(positions) for positions in blocks.values()) else "B"

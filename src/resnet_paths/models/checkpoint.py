@@ -1,4 +1,4 @@
-"""Checkpoints that cannot run code: safetensors with a description of what made them."""
+"""Checkpoints that cannot run code: safetensors with a description of the model in the metadata."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .cifar import CifarResNet, cifar_resnet
 def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     """Write a model's state as safetensors, with facts about it as metadata.
 
-    The file appears whole or not at all. A :class:`CifarResNet` is described (fact ``architecture``) so that
-    :func:`load_checkpoint` builds it again; the versions that wrote the file are noted (fact ``versions``).
+    The file is written completely or not at all. A :class:`CifarResNet` is described (fact ``architecture``), so that
+    :func:`load_checkpoint` can rebuild it; the versions that wrote the file are recorded (fact ``versions``).
 
     Args:
-        model: the model; its state is copied to the CPU first, under plain names where it is compiled or data-parallel.
-        path: the file; its folder is made where it is missing.
-        **facts: JSON values. By custom ``mean`` and ``std`` (the normalisation of its input, one number a
+        model: the model; its state is copied to the CPU, under plain names if it is compiled or data-parallel.
+        path: the file; its folder is created if missing.
+        **facts: JSON values. By convention ``mean`` and ``std`` (the normalisation of its input, one number per
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
-            names of blocks that were dropped: the model is then built whole, and dropped again, when it is read; a
-            model of :func:`drop_blocks` says them itself), with ``input_shape`` of one image and ``base``, the name
-            that makes the whole one.
+            names of dropped blocks: on reading, the full model is built and these are dropped again; a model from
+            :func:`drop_blocks` provides them itself), with the ``input_shape`` of one image and ``base``, the name of
+            the full model.
 
     Raises:
-        TypeError: a fact is no JSON value.
+        TypeError: a fact is not a JSON value.
 
     Example:
         >>> import tempfile
@@ -58,7 +58,9 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
     try:
         text = json.dumps(facts)
     except TypeError as error:
-        raise TypeError(f"expected facts that JSON can hold (numbers, strings, lists, dicts), got: {error}") from error
+        raise TypeError(
+            f"expected facts that JSON can represent (numbers, strings, lists, dicts), got: {error}"
+        ) from error
 
     state = {plain_name(name): value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with whole_file(target) as partial:
@@ -68,21 +70,21 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
 
 @checked
 def load_checkpoint(path: str | Path, model: nn.Module | None = None, *, key: str | None = None) -> nn.Module:
-    """A model in eval mode from a checkpoint; every tensor of either must have its counterpart.
+    """A model in eval mode from a checkpoint; the tensors of both must match one to one.
 
-    Names in the file may begin with something (as the ``model.`` of Lightning). Tensors of anything but the model, such
-    as a criterion's weights, are left out, and a warning names them.
+    Names in the file may have a prefix (like Lightning's ``model.``). Tensors that do not belong to the model, such as
+    a criterion's weights, are left out with a warning.
 
     Args:
         path: see :func:`read_checkpoint`.
-        model: the model to load it into; None builds the CIFAR ResNet that the checkpoint describes, or whose
-            keys and shapes it has. Without a description a plain network has the keys of a residual one with
-            option A, and is taken for that, and stochastic depth leaves no trace in keys: give ``model``.
+        model: the model to load it into; None builds the CIFAR ResNet that the checkpoint describes, or that its keys
+            and shapes imply. Without a description, a plain network looks like a residual one with option A, and
+            stochastic depth is invisible in the keys: pass ``model`` in these cases.
         key: see :func:`read_checkpoint`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the checkpoint does not fit, or does not tell which model it is of.
+        ValueError: the checkpoint does not fit, or does not identify its model.
 
     Example:
         >>> from resnet_paths.models.load import EMBEDDED
@@ -94,14 +96,14 @@ def load_checkpoint(path: str | Path, model: nn.Module | None = None, *, key: st
         model = _described(facts, Path(path).name) or _inferred(state)
     if model is None:
         raise ValueError(
-            f"expected a checkpoint that says which model it is of, got {Path(path).name} with keys "
-            f"{sorted(state)[:3]}...; give the model too, as NAME@FILE or in code"
+            f"expected a checkpoint that identifies its model, got {Path(path).name} with keys "
+            f"{sorted(state)[:3]}...; pass the model too, as NAME@FILE or in code"
         )
     return load_state(as_dropped(model, state, facts), state, Path(path).name).eval()
 
 
 def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> nn.Module:
-    """The model without the blocks that a checkpoint says (fact ``dropped``, their names) it was saved without.
+    """The model without the blocks that a checkpoint lists as dropped (fact ``dropped``).
 
     Raises:
         UnrollError: the model has no such blocks.
@@ -119,30 +121,33 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
 
 
 def _inferred(state: dict[str, torch.Tensor]) -> nn.Module | None:
-    """The network of the family of which a state dict is, behind whatever prefix."""
+    """The network of the CIFAR family that a state dict belongs to, whatever its prefix."""
     for prefix in prefixes_of(state, "linear.weight"):
-        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        if (network := inferred_network(own)) is not None:
+        unprefixed = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if (network := inferred_network(unprefixed)) is not None:
             return network
     return None
 
 
 def classes_of(state: dict[str, torch.Tensor], model: nn.Module) -> int | None:
-    """The number of classes of a checkpoint, where that is all in which it differs from a model; otherwise None.
+    """The number of classes of a checkpoint, if it is the only difference to a model; otherwise None.
 
     Example:
         >>> state = cifar_resnet(8, num_classes=3).state_dict()
         >>> classes_of(state, cifar_resnet(8)), classes_of(state, cifar_resnet(8, num_classes=3))
         (3, None)
     """
-    own = model.state_dict()
-    found = fit(state, own, "the checkpoint")
-    if found.missing or found.extra:
+    model_state = model.state_dict()
+    match = fit(state, model_state, "the checkpoint")
+    if match.missing or match.extra:
         return None
-    other = [(own[name].shape, found.state[name].shape) for name in found.shapes]
-    if any(not mine or not theirs or mine[1:] != theirs[1:] for mine, theirs in other):
+    shapes = [(model_state[name].shape, match.state[name].shape) for name in match.shapes]
+    if any(
+        not model_shape or not checkpoint_shape or model_shape[1:] != checkpoint_shape[1:]
+        for model_shape, checkpoint_shape in shapes
+    ):
         return None
-    sizes = {(mine[0], theirs[0]) for mine, theirs in other}
+    sizes = {(model_shape[0], checkpoint_shape[0]) for model_shape, checkpoint_shape in shapes}
     return int(next(iter(sizes))[1]) if len(sizes) == 1 else None
 
 
@@ -155,5 +160,5 @@ def _described(facts: dict[str, Any], name: str) -> nn.Module | None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"expected the arguments of cifar_resnet as architecture in the metadata of {name}, got "
-            f"{facts['architecture']!r}: {error}; a later release may have written it: update, or give the model too"
+            f"{facts['architecture']!r}: {error}; a later release may have written it: update, or pass the model too"
         ) from error

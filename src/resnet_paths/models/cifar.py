@@ -1,4 +1,4 @@
-"""The ResNets of He et al. for small images: one definition, plain or residual, of any depth."""
+"""The ResNets of He et al. for small images: one definition for plain and residual networks of any depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CifarResNet(nn.Module):
 
     Attributes:
         depth: number of weighted layers.
-        arguments: the other arguments of :func:`cifar_resnet` that build this network again.
+        arguments: the other arguments of :func:`cifar_resnet` that rebuild this network.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,8 +38,8 @@ class CifarResNet(nn.Module):
         self.pool = nn.Identity() if settings.stem == "3x3" else nn.MaxPool2d(3, 2, 1)
         keeps = linear_decay(self.stages * settings.blocks, settings.keep_last)
         for stage in range(self.stages):
-            chosen = keeps[stage * settings.blocks : (stage + 1) * settings.blocks]
-            setattr(self, f"layer{stage + 1}", _stage(settings, stage, chosen))
+            stage_keeps = keeps[stage * settings.blocks : (stage + 1) * settings.blocks]
+            setattr(self, f"layer{stage + 1}", _stage(settings, stage, stage_keeps))
         channels = settings.widths[-1] * EXPANSION[settings.block]
         if settings.preactivation:
             self.bn_last = nn.BatchNorm2d(channels)
@@ -52,10 +52,10 @@ class CifarResNet(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Normal weights of variance 2 / fan_out (He et al. 2015), drawn in an order that twins share.
+        """Draw normal weights of variance 2 / fan_out (He et al. 2015), in an order shared by plain and residual twins.
 
-        Shortcuts come last, so that networks that differ in them alone agree in all else. The values are drawn
-        on the CPU in float32 whatever the default device and dtype, so that they are the same everywhere.
+        Shortcuts come last, so that networks that differ only in them agree everywhere else. The values are drawn on
+        the CPU in float32, whatever the default device and dtype, so that they are the same everywhere.
         """
         generator = torch.Generator("cpu").manual_seed(seed)
         modules = sorted(self.named_modules(), key=lambda item: ".shortcut" in item[0])
@@ -84,7 +84,7 @@ class CifarResNet(nn.Module):
 
 
 def _stem(kind: Stem, in_channels: int, channels: int) -> nn.Module:
-    """What stands before the first norm; three 3x3 convolutions are those of He et al. (2019), section 4.1."""
+    """The layers before the first norm; the three 3x3 convolutions are those of He et al. (2019), section 4.1."""
     if kind != "deep":
         kernel, stride = (3, 1) if kind == "3x3" else (7, 2)
         return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
@@ -121,7 +121,7 @@ def _stage(settings: Settings, stage: int, keeps: tuple[float, ...]) -> nn.Seque
 
 
 def _drawn_seed() -> int:
-    """A seed from the global generator: after ``torch.manual_seed`` twins agree."""
+    """A seed from the global generator, so that twins agree after ``torch.manual_seed``."""
     return int(torch.randint(0, 2**63 - 1, (), device="cpu", dtype=torch.int64))
 
 
@@ -147,35 +147,35 @@ def cifar_resnet(
 ) -> CifarResNet:
     """A ResNet for small images: a 3x3 convolution, stages of equal blocks, global pooling, a linear layer.
 
-    The CIFAR networks of He et al. (2015), section 4.2; pre-activation of He et al. (2016), section 4, where
-    the first block and those that change the shape or project send the activation through their shortcut; ResNeXt
-    (Xie et al. 2017) by ``groups``; the shortcut and stem of ResNet-D (He et al. 2019, section 4.1). With
-    ``residual=False`` the same layers without shortcuts (the plain twin): same parameter names in the branches
-    and, from the same seed, the same initial values.
+    These are the CIFAR networks of He et al. (2015), section 4.2; with pre-activation as in He et al. (2016), section
+    4, where the first block and those that change the shape or project pass the activation to their shortcut; ResNeXt
+    (Xie et al. 2017) through ``groups``; and the shortcut and stem of ResNet-D (He et al. 2019, section 4.1). With
+    ``residual=False`` the network has the same layers without shortcuts (the plain twin): the same parameter names in
+    the branches and, for the same seed, the same initial values.
 
     Args:
         depth: number of weighted layers: 6k + 2 (basic) or 9k + 2 (bottleneck), for three stages.
         num_classes: number of logits.
         in_channels: channels of the images.
-        residual: with shortcuts.
-        preactivation: norm and activation before each convolution.
-        shortcut: where shapes change A pads with zeros, B projects, D pools (2x2 means) and projects; C projects
+        residual: whether blocks have shortcuts.
+        preactivation: whether norm and activation come before each convolution.
+        shortcut: where shapes change, A pads with zeros, B projects, D pools (2x2 means) and projects; C projects
             everywhere.
         block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the width at the end.
         widths: channels of each stage; the resolution halves between stages.
-        stem: a 3x3 convolution (section 4.2), or as for ImageNet 7x7 of stride 2 and max pooling (section 3.3), or
-            "deep": three 3x3, the first of stride 2 and the first two of half the width, and max pooling.
-        zero_init_residual: branches start at zero: the scale of their last norm (Goyal et al. 2017, section 5.1),
-            in pre-activation their last convolution.
-        groups: of the 3x3 convolution in bottlenecks (the cardinality of ResNeXt).
-        group_width: channels of each group in the first stage; later stages scale it with their widths. None: the
-            3x3 convolution is as wide as the stage.
-        keep_last: probability that the last branch survives a training step (Huang et al. 2016); those before it
-            rise linearly to 1 (:func:`linear_decay`), and in eval mode each branch counts by its probability.
-        seed: of the initial values; None draws one from the global generator.
+        stem: a 3x3 convolution (section 4.2); or, as for ImageNet, 7x7 with stride 2 and max pooling (section 3.3); or
+            "deep": three 3x3, the first with stride 2 and the first two with half the width, and max pooling.
+        zero_init_residual: whether branches start at zero, through the scale of their last norm (Goyal et al. 2017,
+            section 5.1), or in pre-activation through their last convolution.
+        groups: number of groups of the 3x3 convolution in bottlenecks (the cardinality of ResNeXt).
+        group_width: channels per group in the first stage, scaled with the widths in later stages. None: the 3x3
+            convolution is as wide as the stage.
+        keep_last: probability that the last branch survives a training step (Huang et al. 2016); those of earlier ones
+            rise linearly to 1 (:func:`linear_decay`), and in eval mode each branch is scaled by its probability.
+        seed: seed of the initial values; None draws one from the global generator.
 
     Raises:
-        ValueError: the depth does not fit the block, the groups do not divide it, or an option is unknown.
+        ValueError: the depth does not fit the block, the groups do not divide the widths, or an option is unknown.
 
     Example:
         >>> sum(p.numel() for p in cifar_resnet(56).parameters())

@@ -1,4 +1,4 @@
-"""A real ensemble: the mean prediction of several networks."""
+"""A true ensemble: the mean prediction of several networks, to compare residual networks with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..arguments import checked
 class Ensemble(nn.Module):
     """The mean of the predicted probabilities of several networks: ``log 1/M sum_m softmax(f_m(x))``.
 
-    He et al. (2015), section 4.1, joined six networks of different depths. Its output is log-probabilities, which
-    are logits: a softmax leaves them as they are. It has no residual stream of its own: unroll its ``members``.
+    He et al. (2015), section 4.1, combine six networks of different depths. The output consists of log-probabilities,
+    which can be used as logits since softmax inverts them. An ensemble has no residual stream: unroll its ``members``.
 
-    Cost: one forward pass of each member.
+    Cost: one forward pass per member.
 
     Args:
-        members: the networks; each gives (batch, classes) for the same images.
+        members: the networks, each of which maps the images to (batch, classes).
 
     Raises:
-        ValueError: no members.
+        ValueError: there are no members.
 
     Example:
         >>> from resnet_paths.models import cifar_resnet

@@ -1,4 +1,8 @@
-"""Models by name: embedded, CIFAR, torchvision, timm, Hugging Face, a checkpoint, or your own function."""
+"""Models by name: embedded, CIFAR, torchvision, timm, Hugging Face, a checkpoint, or your own function.
+
+A name is one string, since the command line has nothing else. A name of a file wins over that of a library's model, and
+an option that a kind of model cannot honour is refused rather than ignored.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +45,20 @@ def load_model(
         spec: ``embedded`` (a ResNet-56 trained on UCI digits), ``cifar-resnetDEPTH``, a torchvision name (with
             or without ``torchvision:``), ``timm:NAME``, ``hf:CLASS`` (a Hugging Face class with its default
             configuration) or ``hf:FOLDER`` (a saved model), a checkpoint file, the folder of a smaller
-            network that ``resnet-paths shrink`` or ``drop`` wrote, ``NAME@FILE`` (a model by name
+            network written by ``resnet-paths shrink`` or ``drop``, ``NAME@FILE`` (a model by name
             with the weights of a file), or ``module:function`` / ``file.py:function`` (your own function that
             returns the model).
-        num_classes: number of logits; None is the model's own number, or that of the weights where it is all in which
-            they differ.
-        pretrained: published weights of torchvision or timm, through the library's own loader (which may
+        num_classes: number of logits; None is the model's own number, or that of the weights if nothing else differs.
+        pretrained: whether to use published weights of torchvision or timm, through the library's own loader (which may
             download them).
         weights: a checkpoint to load into the named model, as ``NAME@FILE`` does.
         **options: passed to the model's constructor (for ``hf:CLASS``, to its configuration).
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: unknown name (the message lists the forms and near names), or something asked for that a
-            model of this kind does not have.
-        TypeError: not a name.
+        ValueError: the name is unknown (the message lists the forms and similar names), or an option does not apply to
+            this kind of model.
+        TypeError: the name is not a string.
 
     Example:
         >>> load_model("cifar-resnet20").depth
@@ -64,34 +67,34 @@ def load_model(
         3
     """
     if not isinstance(spec, str):
-        raise TypeError(f"expected a name ({_FORMS}), got {type(spec).__name__}; a module needs no loading")
+        raise TypeError(f"expected a name ({_FORMS}), got {type(spec).__name__}; a module need not be loaded")
     written = written_file(spec)
     if written is not None and weights is None:
         base = read_facts(written).get("base")
-        if isinstance(base, str):  # a network without some of its blocks says of which it is one
+        if isinstance(base, str):  # the file of a smaller network names the full one
             spec, weights = base, written
         else:
             spec = str(written)
     name, at, file = spec.partition("@")
     if at and not Path(spec).exists():
         if weights is not None:
-            raise ValueError(f"expected NAME@FILE or weights=, got both ({spec!r} and {str(weights)!r}); give one")
+            raise ValueError(f"expected NAME@FILE or weights=, got both ({spec!r} and {str(weights)!r}); pass one")
         spec, weights = name, file
     if weights is not None:
         if pretrained:
-            raise ValueError("expected weights from a file or pretrained=True, got both; give one")
+            raise ValueError("expected weights from a file or pretrained=True, got both; pass one")
         model = load_model(spec, num_classes=num_classes, **options)
         state, facts = read_checkpoint(weights)
         model = as_dropped(model, state, facts)
         classes = None if num_classes is not None else classes_of(state, model)
-        if classes is not None:  # a head that was trained anew
+        if classes is not None:  # a new head was trained
             model = as_dropped(load_model(spec, num_classes=classes, **options), state, facts)
         return load_state(model, state, Path(weights).name).eval()
-    return _made(spec, num_classes, pretrained, options).eval()
+    return _by_name(spec, num_classes, pretrained, options).eval()
 
 
 def written_file(spec: str) -> Path | None:
-    """The checkpoint of a name that is a folder written by ``resnet-paths drop`` or ``shrink``, or of a file in one.
+    """The checkpoint that a name refers to: in a folder written by ``resnet-paths drop`` or ``shrink``, or a file.
 
     Example:
         >>> written_file("resnet18") is None
@@ -105,10 +108,10 @@ def written_file(spec: str) -> Path | None:
 
 @checked
 def base_of(spec: str) -> str | None:
-    """The name that makes the architecture of a model without its weights; None where its checkpoint says that.
+    """The name of a model's architecture without its weights; None if its checkpoint contains that.
 
     Args:
-        spec: a name as :func:`load_model` takes it.
+        spec: a name for :func:`load_model`.
 
     Example:
         >>> base_of("resnet18@weights.pth"), base_of("embedded")
@@ -126,13 +129,13 @@ def base_of(spec: str) -> str | None:
     return f"{Path(file).resolve()}:{function}" if colon and file.endswith(".py") else name
 
 
-def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _by_name(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     if spec == "embedded" or is_checkpoint(spec):
         _refuse(spec, "its checkpoint decides", pretrained, num_classes=num_classes, **options)
         return load_checkpoint(EMBEDDED if spec == "embedded" else spec)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     if spec.startswith("cifar-resnet"):
-        _refuse(spec, "none are published here; give a file, as NAME@FILE", pretrained)
+        _refuse(spec, "none are published; pass a file, as NAME@FILE", pretrained)
         return _cifar(spec, {**classes, **options})
 
     kind, colon, name = spec.partition(":")
@@ -141,15 +144,15 @@ def _made(spec: str, num_classes: int | None, pretrained: bool, options: dict[st
         return _hugging_face(name, pretrained, {**labels, **options})
     makers: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
     if colon and kind not in makers:
-        place, _, function = spec.rpartition(":")
+        source, _, function = spec.rpartition(":")
         _refuse(spec, "your function decides", pretrained)
-        return own_model(place, function, {**classes, **options})
+        return own_model(source, function, {**classes, **options})
     make: Callable[..., nn.Module] = makers[kind if colon else "torchvision"]
     return make(name if colon else spec, pretrained, {**classes, **options})
 
 
 def is_checkpoint(spec: str) -> bool:
-    """Whether a name is that of a checkpoint: by its ending, or a file that no model is called like.
+    """Whether a name refers to a checkpoint: by its extension, or as a file that is not also a model's name.
 
     Example:
         >>> is_checkpoint("net.th"), is_checkpoint("resnet18"), is_checkpoint("mine.py:build")
@@ -166,10 +169,10 @@ def is_checkpoint(spec: str) -> bool:
 
 
 def _refuse(spec: str, reason: str, pretrained: bool, **options: Any) -> None:
-    """What would otherwise be ignored in silence."""
+    """Refuse options that would otherwise be silently ignored."""
     given = [name for name, value in options.items() if value is not None] + ["pretrained"] * pretrained
     if given:
-        raise ValueError(f"expected no {', '.join(given)} with {spec!r} ({reason}); leave it out")
+        raise ValueError(f"expected no {', '.join(given)} with {spec!r} ({reason}); omit it")
 
 
 def _cifar(spec: str, options: dict[str, Any]) -> nn.Module:
@@ -177,7 +180,7 @@ def _cifar(spec: str, options: dict[str, Any]) -> nn.Module:
     if not depth.isdecimal():
         raise ValueError(
             f"expected 'cifar-resnet' and a depth, such as cifar-resnet56, got {spec!r} "
-            f"(near names: {near(spec, _CIFAR)})"
+            f"(similar names: {near(spec, _CIFAR)})"
         )
     return cifar_resnet(int(depth), **options)
 
@@ -186,9 +189,9 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mod
     with first_import("torchvision.models"):
         from torchvision.models import get_model, list_models
 
-    known = list_models()
-    if name not in known:
-        raise ValueError(_unknown(name, ["embedded", *_CIFAR, *known]))
+    names = list_models()
+    if name not in names:
+        raise ValueError(_unknown(name, ["embedded", *_CIFAR, *names]))
     model: nn.Module = get_model(name, weights="DEFAULT" if pretrained else None, **options)
     return model
 
@@ -209,21 +212,21 @@ def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mo
         return _of_folder(name, transformers.AutoModelForImageClassification, options)
     kind = getattr(transformers, name, None)
     if kind is None or getattr(kind, "config_class", None) is None:
-        known = [other for other in dir(transformers) if other.endswith("ForImageClassification")]
-        raise ValueError(_unknown(name, known))
-    _refuse(f"hf:{name}", "a class has none; save the model in a folder and give hf:FOLDER", pretrained)
-    made: nn.Module = kind(kind.config_class(**options))
-    return made
+        names = [other for other in dir(transformers) if other.endswith("ForImageClassification")]
+        raise ValueError(_unknown(name, names))
+    _refuse(f"hf:{name}", "a class has none; save the model in a folder and use hf:FOLDER", pretrained)
+    model: nn.Module = kind(kind.config_class(**options))
+    return model
 
 
 _CODE = (
-    "expected no code of a folder to be run, got {}; load the model yourself, in a function that you trust, and give "
-    "module:function"
+    "expected a folder whose code need not be run, got {}; load the model yourself, in a function that you trust, and "
+    "pass module:function"
 )
 
 
 def _of_folder(name: str, automatic: Any, options: dict[str, Any]) -> nn.Module:
-    """A saved model; code that the folder brings along is neither run nor asked about."""
+    """A saved model; code in the folder is not run, and the user is not asked to allow it."""
     try:
         model: nn.Module = automatic.from_pretrained(name, local_files_only=True, trust_remote_code=False, **options)
     except ValueError as error:
@@ -242,4 +245,4 @@ def _library(name: str, extra: str) -> Any:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    return f"expected {_FORMS}; got {name!r}, which is unknown (near names: {near(name, known)})"
+    return f"expected {_FORMS}; got {name!r}, which is unknown (similar names: {near(name, known)})"

@@ -1,4 +1,4 @@
-"""What a model says of the images that it reads: its checkpoint, its library, its folder."""
+"""How a model expects its images, according to its checkpoint, its library or its folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..imports import first_import
 
 @checked
 def reading_of(model: nn.Module, spec: str = "") -> Reading:
-    """How a model's images are read: normalisation, size and classes, as far as something says so.
+    """How a model's images are read: normalisation, size and classes, as far as known.
 
-    Asked in this order: the facts of its checkpoint (:func:`save_checkpoint`), timm's ``pretrained_cfg``, the
+    The sources, in order: the facts of its checkpoint (:func:`save_checkpoint`), timm's ``pretrained_cfg``, the
     ``preprocessor_config.json`` of a Hugging Face folder, the transforms of torchvision's weights of that name.
 
     Args:
         model: the model.
-        spec: the name by which :func:`load_model` made it.
+        spec: the name that it was loaded by with :func:`load_model`.
 
     Example:
         >>> from resnet_paths.models import load_model
@@ -35,25 +35,25 @@ def reading_of(model: nn.Module, spec: str = "") -> Reading:
         >>> reading_of(load_model("resnet18"), "resnet18").size
         224
     """
-    ways = (
+    sources = (
         _of_facts(facts_of(spec)),
         _of_timm(getattr(inner_model(model), "pretrained_cfg", None) or _timm_config(spec)),
         _of_folder(Path(spec.removeprefix("hf:"))) if spec.startswith("hf:") else Reading(),
         _of_torchvision(spec.partition("@")[0].removeprefix("torchvision:")),
     )
-    known = [way for way in ways if way.source]
-    normalised = next((way for way in known if way.mean), Reading())
+    informative = [source for source in sources if source.source]
+    normalised = next((source for source in informative if source.mean), Reading())
     return Reading(
         normalised.mean,
         normalised.std,
-        next((way.size for way in known if way.size), None),
-        next((way.classes for way in known if way.classes), ()),
+        next((source.size for source in informative if source.size), None),
+        next((source.classes for source in informative if source.classes), ()),
         normalised.source,
     )
 
 
 def facts_of(spec: str) -> Mapping[str, Any]:
-    """What the checkpoint says that a model's name leads to; nothing where there is none."""
+    """The facts of the checkpoint that a model's name refers to; empty if there is none."""
     from .load import EMBEDDED, written_file
 
     written = written_file(spec)
@@ -80,7 +80,7 @@ def _of_timm(config: Any) -> Reading:
 
 
 def _timm_config(spec: str) -> Any:
-    """By the name alone, before there is a model."""
+    """The configuration that timm has for a name, before there is a model."""
     name = spec.partition("@")[0]
     if not name.startswith("timm:"):
         return None
@@ -104,13 +104,15 @@ def _of_folder(path: Path) -> Reading:
         mean, std = _numbers(config.get("image_mean")), _numbers(config.get("image_std"))
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"expected the settings of an image processor in {file}, got: {error}; save it again"
+            f"expected the settings of an image processor in {file}, got: {error}; save the processor again"
         ) from error
     return Reading(mean, std, side if isinstance(side, int) else None, (), "its folder's preprocessor_config.json")
 
 
 def _of_torchvision(name: str) -> Reading:
-    if name == "embedded" or not name.isidentifier():  # a file, or another library's: the import takes a second
+    if (
+        name == "embedded" or not name.isidentifier()
+    ):  # a file, or another library's model: avoid an import that takes a second
         return Reading()
     with first_import("torchvision.models"):
         from torchvision.models import get_model_weights, list_models
