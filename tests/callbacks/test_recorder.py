@@ -212,7 +212,7 @@ def test_scalars_name_everything_once_and_history_is_a_table() -> None:
 
 def test_wrong_uses_say_what_to_do() -> None:
     model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
-    with pytest.raises(ValueError, match="expected every as a whole number of at least 1"):
+    with pytest.raises(ValueError, match="expected every to be an integer of at least 1"):
         PathRecorder(model, DATA.x, DATA.labels, every=0)
     recorder = PathRecorder(model, DATA.x[:2], DATA.labels[:2], draws=0)
     with pytest.raises(ValueError, match="another"):

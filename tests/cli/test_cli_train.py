@@ -155,7 +155,7 @@ def test_help_has_examples() -> None:
         ),
         (["--widths", "8,x"], "--widths as comma-separated numbers"),
         (["--shortcut", "E"], "'A', 'B', 'C', 'D'"),
-        (["--epochs", "0"], "epochs as a whole number of at least 1"),
+        (["--epochs", "0"], "epochs to be an integer of at least 1"),
         (["--schedule", "linear"], "'cosine', 'step'"),
         (["--precision", "half"], "'half' is not one of"),
         (["--keep-last", "0.5", "--plain"], "nothing bypasses"),

@@ -290,7 +290,7 @@ def test_latency_of_any_input() -> None:
     for x in ((u, u), {"u": u, "v": u}, UserDict(u=u, v=u), {"v": 2.0, "u": u}):
         assert measure_latency(model, x, seconds=0.0).batch == 4
     assert measure_latency(lambda images: images[0], [u, u], seconds=0.0).batch == 2
-    with pytest.raises(TypeError, match="holds a tensor"):
+    with pytest.raises(TypeError, match="contains a tensor"):
         measure_latency(model, u.numpy(), seconds=0.0)
 
 

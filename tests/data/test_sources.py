@@ -144,7 +144,7 @@ def test_halves_share_nothing() -> None:
         ("digit", {}, "similar names: digits"),
         ("digits:foo", {}, "similar names: digits"),
         ("digits", {"size": 16}, "no size with 'digits'"),
-        ("digits", {"size": 0}, "size as a whole number of at least 1"),
+        ("digits", {"size": 0}, "size to be an integer of at least 1"),
         ("digits", {"download": True}, "no download with 'digits'"),
         ("digits", {"mean": (0.1, 0.2)}, "each of 1 channels"),
         ("digits", {"split": "val"}, "'train' or 'test'"),

@@ -98,7 +98,7 @@ def test_not_converged_is_said_not_hidden() -> None:
     operator = curvature_operator(tiny_network(4), [tiny_batch(6)])
     with pytest.raises(RuntimeError, match="within 1 restarts of 6"):
         extreme_eigenvalues(operator, 2, basis=6, tolerance=1e-14, max_restarts=1)
-    with pytest.raises(ValueError, match="expected count as a whole number of at least 1"):
+    with pytest.raises(ValueError, match="expected count to be an integer of at least 1"):
         extreme_eigenvalues(operator, 0)
 
 

@@ -124,5 +124,5 @@ def test_what_does_not_fit_is_refused() -> None:
     operator, _, _ = _network()
     with pytest.raises(ValueError, match="at least 2 draws"):
         spectral_density(operator, draws=1)
-    with pytest.raises(ValueError, match="width as a number above 0"):
+    with pytest.raises(ValueError, match="width to be a number above 0"):
         spectral_density(operator, width=0.0)

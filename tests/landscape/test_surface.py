@@ -395,7 +395,7 @@ def test_bfloat16_only_when_asked_for() -> None:
 )
 def test_wrong_coordinates(x: list) -> None:
     model = tiny()
-    with pytest.raises((ValueError, TypeError), match=r"increasing coordinates for x|expected x as a sequence"):
+    with pytest.raises((ValueError, TypeError), match=r"increasing coordinates for x|expected x to be a sequence"):
         loss_surface(model, images(), directions=plane(model), x=x, **QUIET)
 
 

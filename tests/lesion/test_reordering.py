@@ -242,7 +242,7 @@ def test_rank_correlation_and_its_interval() -> None:
     ("arguments", "message"),
     [
         ({"swaps": [0]}, "at least 1"),
-        ({"draws": 0}, "draws as a whole number"),
+        ({"draws": 0}, "draws to be an integer"),
         ({"metric": "accuracy"}, "disagreement"),
     ],
 )

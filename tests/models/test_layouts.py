@@ -90,7 +90,7 @@ def test_what_is_no_part_of_the_model_is_named(tmp_path, ending: str) -> None:
     content |= {"model.layer1.total_ops": torch.ones(1)}
     safetensors.torch.save_file(content, path) if ending == "safetensors" else torch.save(content, path)
     for spec in (str(path), f"{NAME}@{path}"):
-        with pytest.warns(UserWarning, match=r"3 tensors that are no part of the model .*criterion\.weight") as told:
+        with pytest.warns(UserWarning, match=r"3 tensors that are not part of the model .*criterion\.weight") as told:
             assert torch.allclose(load_model(spec)(X), WANT)
         assert len(told) == 1
 
@@ -114,12 +114,12 @@ def test_several_networks_in_a_file(tmp_path) -> None:
     other = cifar_resnet(8, seed=4).state_dict()
     path = tmp_path / "two.pt"
     torch.save({"state_dict": STATE, "state_dict_ema": other}, path)
-    with pytest.warns(UserWarning, match="read 'state_dict', not state_dict_ema; say otherwise with key="):
+    with pytest.warns(UserWarning, match="read 'state_dict', not state_dict_ema; select another with key="):
         assert torch.equal(load_model(str(path))(X), WANT)
     average = load_checkpoint(path, key="state_dict_ema")
     assert torch.equal(average.conv1.weight, other["conv1.weight"])
     torch.save({**under("encoder_q."), **{f"encoder_k.{k}": v for k, v in other.items()}}, path)
-    with pytest.raises(ValueError, match=r"2 that fit equally: encoder_q\., encoder_k\.; say which with key="):
+    with pytest.raises(ValueError, match=r"2 that fit equally: encoder_q\., encoder_k\.; select one with key="):
         load_checkpoint(path, cifar_resnet(8))
     assert torch.equal(load_checkpoint(path, cifar_resnet(8), key="encoder_k").conv1.weight, other["conv1.weight"])
 

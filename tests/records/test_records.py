@@ -117,7 +117,7 @@ def test_dimensions_coordinates_and_facts(everything) -> None:
 def test_records_of_another_kind_and_other_files_are_refused(tmp_path) -> None:
     path = path_lengths(3).save(tmp_path / "lengths.npz")
     assert same(LengthDistribution.load(path), path_lengths(3))
-    with pytest.raises(ValueError, match=r"expected a file with StatisticsGap, got .* which holds LengthDistribution"):
+    with pytest.raises(ValueError, match=r"with StatisticsGap, got .* which contains LengthDistribution"):
         StatisticsGap.load(path)
     with pytest.raises(ValueError, match=r"ends in .npz"):
         path_lengths(3).save(tmp_path / "lengths.json")
@@ -147,7 +147,7 @@ def test_a_file_cannot_call_what_it_likes(named, tmp_path) -> None:
 def test_what_no_file_can_hold_is_refused_and_leaves_the_old_file(tmp_path, everything) -> None:
     path = everything.save(tmp_path / "a.npz")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"expected numbers, texts and arrays in .*named.*, got a function"):
+    with pytest.raises(ValueError, match=r"expected numbers, strings and arrays in .*named.*, got a function"):
         dataclasses.replace(everything, named={"f": test_dimensions_coordinates_and_facts}).save(path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1

@@ -244,9 +244,9 @@ def test_a_function_that_changes_its_context_is_noticed() -> None:
 def test_wrong_arguments_are_told() -> None:
     with pytest.raises(SweepError, match="context"):
         run(Counted(), [np.zeros(3)])
-    with pytest.raises(ValueError, match="seed as a whole number"):
+    with pytest.raises(ValueError, match="seed to be an integer"):
         run(Counted(), [0], seed=1.5)
-    with pytest.raises(ValueError, match="chunk as a whole number"):
+    with pytest.raises(ValueError, match="chunk to be an integer"):
         run(Counted(), [0], chunk=0)
     stream = iter_forever()
     with pytest.raises(FingerprintError, match="version="):

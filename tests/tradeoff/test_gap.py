@@ -91,9 +91,9 @@ def test_without_norms_and_wrong_use() -> None:
     plain, data = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), coloured()
     assert as_in_training(plain, data) is data
     assert np.isclose(statistics_gap(plain, []).mean, 0)
-    with pytest.raises(ValueError, match="copies as a whole number of at least 1"):
+    with pytest.raises(ValueError, match="copies to be an integer of at least 1"):
         augmented(data, copies=0)
-    with pytest.raises(ValueError, match="shift as a whole number of at least 0"):
+    with pytest.raises(ValueError, match="shift to be an integer of at least 0"):
         augmented(data, -1)
     with pytest.raises(ValueError, match="at least one batch"):
         statistics_gap(nn.Sequential(nn.BatchNorm1d(3)), [])

@@ -413,10 +413,10 @@ def test_wrong_use(goal, options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Latency(1.5), "share as a number between 0 and 1"),
-        (lambda: AccuracyDrop(0.1, 0.3), "confidence as a number between 0.5 and 1"),
-        (lambda: Count(-1), "count as a whole number of at least 0"),
-        (lambda: Beam(0), "width as a whole number of at least 1"),
+        (lambda: Latency(1.5), "share to be a number between 0 and 1"),
+        (lambda: AccuracyDrop(0.1, 0.3), "confidence to be a number between 0.5 and 1"),
+        (lambda: Count(-1), "count to be an integer of at least 0"),
+        (lambda: Beam(0), "width to be an integer of at least 1"),
         (lambda: ImageSplit(search=-1.0), "search"),
         (lambda: Clock(runtime="tensorrt"), "runtime"),
     ],

@@ -193,11 +193,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs as a whole number of at least 1"),
-        ({"epochs": 1.5}, "epochs as a whole number"),
-        ({"batch_size": 0}, "batch_size as a whole number"),
-        ({"learning_rate": float("nan")}, "learning_rate as a number of at least 0"),
-        ({"label_smoothing": 1.5}, "label_smoothing as a number from 0 to 1"),
+        ({"epochs": 0}, "epochs to be an integer of at least 1"),
+        ({"epochs": 1.5}, "epochs to be an integer"),
+        ({"batch_size": 0}, "batch_size to be an integer"),
+        ({"learning_rate": float("nan")}, "learning_rate to be a number of at least 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing to be a number from 0 to 1"),
         ({"schedule": "linear"}, "'cosine' or 'step'"),
         ({"momentum": 0}, "nesterov=False"),
     ],

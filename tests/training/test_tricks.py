@@ -239,7 +239,7 @@ def test_tensorboard_has_each_epoch_once_after_a_kill(tmp_path) -> None:
         (row["epoch"], pytest.approx(row["loss"], rel=1e-6)) for row in rows
     ]
     assert len(events.Scalars("test_error")) == 1
-    with pytest.raises(ValueError, match="give folder="):
+    with pytest.raises(ValueError, match="pass folder="):
         train(network(), small_data(), recipe, tensorboard=True, progress=False)
 
 
@@ -287,7 +287,7 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixup": -1}, "mixup as a number of at least 0"),
+        ({"mixup": -1}, "mixup to be a number of at least 0"),
         ({"precision": "half"}, "'float32', 'bfloat16' or 'float16', got 'half'"),
     ],
 )

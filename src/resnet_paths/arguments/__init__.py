@@ -1,4 +1,4 @@
-"""Arguments of public functions, checked once, where they come in: a wrong one is told in one line."""
+"""Checks of the arguments of public functions, once at the entry, with one-line error messages."""
 
 from .checking import check_arguments, checked, without_checks
 from .hints import ELSEWHERE

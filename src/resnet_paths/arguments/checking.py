@@ -1,4 +1,8 @@
-"""The one place where arguments are compared with what a function's signature and the words of its names say."""
+"""The decorator that compares arguments with a function's type hints and with the ranges that go with their names.
+
+Checks sit on public functions only, and in one place, so that wrong input is refused before any computation and
+internal calls pay nothing. The hints already state the types; only ranges are added, by argument name.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ from .shown import shown
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INPUTS = {"x", "example_input"}
-"""Arguments that hold what a model is given: a nest of tensors, where their hint does not say more."""
-_INPUT_WORDS = "an input that holds a tensor, of at least one example"
+"""Arguments that are a model's input: a nest of tensors, unless their hint says more."""
+_INPUT_WORDS = "an input that contains a tensor, of at least one example"
 
 
 @overload
@@ -29,32 +33,32 @@ def checked(function: F, /) -> F: ...
 @overload
 def checked(**ranges: Range) -> Callable[[F], F]: ...
 def checked(function: Any = None, /, **ranges: Range) -> Any:
-    """Let a function, or a class when it is made, refuse arguments of a wrong kind or out of their range, in one line.
+    """Make a function, or a class's constructor, refuse arguments of a wrong type or out of range with one line.
 
-    It also runs without an autocast that is on around the call, so that the numbers are those of the types given.
+    The call also runs outside any surrounding autocast, so that results have the precision of the given dtypes.
 
-    The kind is read from the type hints, the range of a number from its name (`RANGES` of
+    Types come from the type hints, the range of a number from the argument's name (`RANGES` of
     :mod:`resnet_paths.arguments.ranges`).
 
     Args:
-        function: what is checked; its signature and docstring stay.
-        **ranges: ranges of arguments whose names mean something else in this function.
+        function: the function or class to check; its signature and docstring are kept.
+        **ranges: ranges of arguments whose names have another meaning in this function.
 
     Raises:
-        TypeError: at a call, for an argument of another kind.
-        ValueError: at a call, for a number out of its range or a word that is none of the choices.
+        TypeError: at a call, if an argument has another type.
+        ValueError: at a call, if a number is out of its range or a word is not among the choices.
 
-    Cost: about 10 microseconds a call.
+    Cost: about 10 microseconds per call.
 
     Example:
         >>> @checked
         ... def mean(values: list[float], *, draws: int = 3) -> float: return sum(values) / len(values)
         >>> mean([1, 2], draws=0)
         Traceback (most recent call last):
-        ValueError: expected draws as a whole number of at least 1 and at most 1,000,000,000, got 0
+        ValueError: expected draws to be an integer of at least 1 and at most 1,000,000,000, got 0
         >>> mean("ab")
         Traceback (most recent call last):
-        TypeError: expected values as a list of numbers, got 'ab'
+        TypeError: expected values to be a list of numbers, got 'ab'
     """
     if function is None:
         return lambda later: checked(later, **ranges)
@@ -68,7 +72,7 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
-            return function(*args, **kwargs)  # Python says it well, and names the function
+            return function(*args, **kwargs)  # Python's own message names the function and the argument
         check_arguments(function, given, ranges)
         with no_autocast():
             return function(*args, **kwargs)
@@ -78,7 +82,7 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
 
 
 def without_checks(function: Any) -> Any:
-    """The function itself: the checks decide no value, so that a fingerprint leaves them out."""
+    """The undecorated function; checks do not affect results, so fingerprints leave them out."""
     while getattr(function, "__checks__", False):
         function = function.__wrapped__
     return function
@@ -90,13 +94,13 @@ def check_arguments(
     ranges: Mapping[str, Range] = MappingProxyType({}),
     named: Callable[[str], str] = str,
 ) -> None:
-    """Compare arguments, by name, with what a function asks for; see :func:`checked`.
+    """Compare arguments by name with a function's hints and ranges; see :func:`checked`.
 
     Args:
-        function: whose hints count.
+        function: the function whose hints apply.
         given: the arguments.
-        ranges: ranges that differ from those of the names.
-        named: what an argument is called in the message.
+        ranges: ranges that replace those of the names.
+        named: maps an argument to its name in the message (an option of the command line).
     """
     hints = _hints(function)
     for name, value in given.items():
@@ -106,12 +110,12 @@ def check_arguments(
         if typing.get_origin(hint) is typing.Unpack:
             _check_options(value, typing.get_args(hint)[0], ranges, named)
             continue
-        if isinstance(value, tuple) and name in _variable(function):
+        if isinstance(value, tuple) and name in _positional_rest(function):
             for item in value:
                 _check(name, item, hint, ranges, named)
             continue
-        if name in _named_freely(function):
-            for key, item in () if hint is Any else value.items():  # checked where they are handed on to
+        if name in _keyword_rest(function):
+            for key, item in () if hint is Any else value.items():  # the function that receives them checks them
                 _check(key, item, hint, ranges, named)
             continue
         _check(name, value, hint, ranges, named)
@@ -137,38 +141,38 @@ def _check(name: str, value: Any, hint: Any, ranges: Mapping[str, Range], named:
     except WrongValueError:
         kind = ValueError
     what = _INPUT_WORDS if inputs else in_words(hint, within)
-    raise kind(f"expected {named(name)} as {what}, got {shown(value)}")
+    raise kind(f"expected {named(name)} to be {what}, got {shown(value)}")
 
 
 @functools.cache
 def _hints(function: Any) -> dict[str, Any]:
-    """Hints by name; a name that only type checkers import stands for anything."""
+    """Hints by name; a hint imported only under TYPE_CHECKING counts as Any."""
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:
         space = vars(sys.modules[function.__module__])
-        known = {}
+        hints = {}
         for name, text in function.__annotations__.items():
             try:
-                known[name] = eval(text, space) if isinstance(text, str) else text
+                hints[name] = eval(text, space) if isinstance(text, str) else text
             except NameError:
-                known[name] = Any
-        return known
+                hints[name] = Any
+        return hints
 
 
 @functools.cache
 def _optional(function: Any) -> frozenset[str]:
-    """Arguments that may be left out by None."""
+    """Arguments whose default is None, which is then allowed."""
     return frozenset(n for n, p in inspect.signature(function).parameters.items() if p.default is None)
 
 
 @functools.cache
-def _variable(function: Any) -> frozenset[str]:
+def _positional_rest(function: Any) -> frozenset[str]:
     return _of_kind(function, inspect.Parameter.VAR_POSITIONAL)
 
 
 @functools.cache
-def _named_freely(function: Any) -> frozenset[str]:
+def _keyword_rest(function: Any) -> frozenset[str]:
     return _of_kind(function, inspect.Parameter.VAR_KEYWORD)
 
 

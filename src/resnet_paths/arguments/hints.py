@@ -1,7 +1,7 @@
-"""Whether a value is of the kind that a type hint names, and the hint in words.
+"""Whether a value matches a type hint, and the hint in words.
 
-A small reader of hints of our own, as the usual ones (beartype, typeguard, pydantic) refuse NumPy's numbers where
-Python's are named, let ``True`` be a number and NaN be a share, and report in several lines.
+A small reader of hints of our own. The usual ones (beartype, typeguard, pydantic) refuse NumPy numbers where Python
+numbers are named, accept ``True`` as a number and NaN as a share, and report over several lines.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .ranges import FINITE, Range
 from .shown import _article
 
 _WORDS: dict[Any, str] = {
-    int: "a whole number", float: "a number", bool: "True or False", str: "a text", bytes: "bytes", type(None): "None",
+    int: "an integer", float: "a number", bool: "True or False", str: "a string", bytes: "bytes", type(None): "None",
     PurePath: "a path", abc.Callable: "a function", dict: "a dict", abc.Mapping: "a dict", Any: "anything",
 }  # fmt: skip
 
 
 ELSEWHERE = "checked elsewhere"
-"""Marks a hint whose values the function itself refuses, in words that say more."""
+"""Marks a hint that the function checks itself, with a more specific message."""
 
 
 class WrongValueError(Exception):
-    """The kind is right, the value is not: a number out of its range, a word that is none of the choices."""
+    """The type is right but the value is not: a number out of range, or a word that is not among the choices."""
 
 
 def fits(value: Any, hint: Any, within: Range = FINITE) -> bool:
-    """Whether a value is of the hint's kind; numbers must be in the range too.
+    """Whether a value matches the hint; numbers must also be in the range.
 
     Raises:
-        WrongValueError: of the kind, but out of the range.
+        WrongValueError: the type matches but the value is out of range.
 
     Example:
         >>> fits(np.int64(3), int), fits(True, int), fits(3, float), fits([1, "a"], typing.Sequence[int])
@@ -49,17 +49,17 @@ def fits(value: Any, hint: Any, within: Range = FINITE) -> bool:
         inner, *marks = typing.get_args(hint)
         return ELSEWHERE in marks or fits(value, inner, within)
     if origin is typing.Literal:
-        return _chosen(value, typing.get_args(hint))
+        return _is_choice(value, typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return _any_of(value, typing.get_args(hint), within)
+        return _fits_any(value, typing.get_args(hint), within)
     if isinstance(hint, typing.TypeVar):
-        return _any_of(value, hint.__constraints__ or (hint.__bound__ or Any,), within)
+        return _fits_any(value, hint.__constraints__ or (hint.__bound__ or Any,), within)
     if hint is Any or hint is object or isinstance(hint, str | typing.ForwardRef | typing.ParamSpec):
         return True
-    return _plain(value, origin or hint, typing.get_args(hint), within)
+    return _matches_type(value, origin or hint, typing.get_args(hint), within)
 
 
-def _chosen(value: Any, choices: tuple[Any, ...]) -> bool:
+def _is_choice(value: Any, choices: tuple[Any, ...]) -> bool:
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return True
     if any(type(value) is type(choice) for choice in choices):
@@ -67,7 +67,7 @@ def _chosen(value: Any, choices: tuple[Any, ...]) -> bool:
     return False
 
 
-def _any_of(value: Any, hints: tuple[Any, ...], within: Range) -> bool:
+def _fits_any(value: Any, hints: tuple[Any, ...], within: Range) -> bool:
     wrong: WrongValueError | None = None
     for hint in hints:
         try:
@@ -80,9 +80,9 @@ def _any_of(value: Any, hints: tuple[Any, ...], within: Range) -> bool:
     return False
 
 
-def _plain(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+def _matches_type(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
     if kind in (int, float):
-        return _number(value, kind, within)
+        return _is_number(value, kind, within)
     if kind is bool:
         return isinstance(value, bool | np.bool_)
     if kind is type:
@@ -90,9 +90,9 @@ def _plain(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool
     if kind is abc.Callable:
         return callable(value)
     if kind in (tuple, list, abc.Sequence, abc.Iterable, abc.Collection):
-        return _several(value, kind, inner, within)
+        return _is_sequence(value, kind, inner, within)
     if kind in (dict, abc.Mapping):
-        return _mapping(value, kind, inner, within)
+        return _is_mapping(value, kind, inner, within)
     if not isinstance(kind, type):
         return True
     if typing.is_typeddict(kind):
@@ -102,35 +102,35 @@ def _plain(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool
     return isinstance(value, kind)
 
 
-def _number(value: Any, kind: type, within: Range) -> bool:
+def _is_number(value: Any, kind: type, within: Range) -> bool:
     sort = numbers.Integral if kind is int else numbers.Real
     if isinstance(value, bool | np.bool_) or not isinstance(value, sort):
         if kind is int and isinstance(value, numbers.Real) and not isinstance(value, bool):
-            raise WrongValueError  # a number, but no whole one
+            raise WrongValueError  # a number, but not an integer
         return False
     if not within.holds(value):
         raise WrongValueError
     return True
 
 
-def _several(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+def _is_sequence(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
     if isinstance(value, str | bytes | abc.Mapping) or not isinstance(value, abc.Iterable):
         return False
     if isinstance(value, np.ndarray | torch.Tensor):
-        return kind not in (tuple, list) and _array(value, inner, within)
-    if kind in (tuple, list) and not isinstance(value, tuple | list):  # JSON has no tuples: a list stands for one
+        return kind not in (tuple, list) and _is_array(value, inner, within)
+    if kind in (tuple, list) and not isinstance(value, tuple | list):  # JSON has no tuples, so a list is accepted
         return False
     if kind is tuple and inner and Ellipsis not in inner:
         return len(list(value)) == len(inner) and all(map(fits, value, inner))
     if kind is not abc.Iterable and not hasattr(value, "__len__"):
         return False
     if not inner or not isinstance(value, list | tuple):
-        return True  # what is made while it is read cannot be looked into first
+        return True  # reading a generator here would exhaust it
     return all(fits(item, inner[0], within) for item in value)
 
 
-def _array(value: Any, inner: tuple[Any, ...], within: Range) -> bool:
-    """Numbers in an array or a tensor, where numbers are asked for, or rows of them."""
+def _is_array(value: Any, inner: tuple[Any, ...], within: Range) -> bool:
+    """Whether an array or a tensor holds the numbers, or rows of numbers, that the hint names."""
     if not inner or inner[0] is Any or typing.get_origin(inner[0]) in (abc.Sequence, typing.Union, types.UnionType):
         return True
     if inner[0] not in (int, float):
@@ -142,14 +142,14 @@ def _array(value: Any, inner: tuple[Any, ...], within: Range) -> bool:
     array: np.ndarray = value
     if array.dtype.kind not in "iuf" or array.ndim == 0:
         return False
-    if inner[0] is int and not (array % 1 == 0).all():  # as of a list of such
+    if inner[0] is int and not (array % 1 == 0).all():  # as for a list of floats
         raise WrongValueError
     if array.size and not (within.holds(float(array.min())) and within.holds(float(array.max()))):
         raise WrongValueError
     return True
 
 
-def _mapping(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
+def _is_mapping(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -> bool:
     if not isinstance(value, kind):
         return False
     if len(inner) != 2:
@@ -165,13 +165,13 @@ def _members(protocol: type) -> set[str]:
 
 
 def in_words(hint: Any, within: Range = FINITE) -> str:
-    """What a hint asks for.
+    """A hint in words.
 
     Example:
         >>> print(in_words(int, Range(1)), "|", in_words(str | None), "|", in_words(typing.Literal["a", "b"]))
-        a whole number of at least 1 | a text | 'a' or 'b'
+        an integer of at least 1 | a string | 'a' or 'b'
         >>> print(in_words(typing.Sequence[float]), "|", in_words(dict[str, torch.Tensor]))
-        a sequence of numbers | a dict of texts and Tensors
+        a sequence of numbers | a dict of strings and Tensors
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -207,7 +207,7 @@ def _group(kind: Any, inner: tuple[Any, ...], within: Range) -> str:
 
 
 def _plural(words: str) -> str:
-    """Several of what is named with an article."""
+    """The plural of a noun phrase with an article."""
     return " or ".join(_one_plural(part) for part in words.split(" or "))
 
 
@@ -215,7 +215,7 @@ def _one_plural(words: str) -> str:
     noun = words.removeprefix("a ").removeprefix("an ")
     if noun == words:
         return words
-    for name in ("number", "sequence", "list", "tuple", "dict"):
+    for name in ("integer", "number", "sequence", "list", "tuple", "dict"):
         if name in noun:
             return noun.replace(name, f"{name}s", 1)
     return f"{noun}s"
@@ -226,14 +226,14 @@ def _or(words: list[str]) -> str:
 
 
 def nest_of_tensors(value: Any) -> bool:
-    """Whether a value may be a network's input: a batch, a nest with one in it, or an object of the model's own kind.
+    """Whether a value may be a network's input: a batch, a nest with one inside, or an object of the model's own type.
 
     Example:
         >>> nest_of_tensors({"x": torch.ones(1)}), nest_of_tensors([1, "a"])
         (True, False)
 
     Raises:
-        WrongValueError: a tensor without an example.
+        WrongValueError: a tensor has no examples.
     """
     if isinstance(value, torch.Tensor):
         if value.ndim == 0 or not len(value):

@@ -1,4 +1,8 @@
-"""Modes of torch around a call that would change its numbers."""
+"""Running a call outside autocast.
+
+Path decompositions compare sums of many branches with the network's own output; under bfloat16 the rounding error would
+dwarf the differences that they report.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def no_autocast() -> AbstractContextManager[Any]:
-    """Within, the types of the model and of what it is given decide.
+    """A context outside autocast, in which the dtypes of the model and its input decide the precision.
 
     Example:
         >>> one = torch.ones(2, 2, device="cpu")
@@ -21,17 +25,17 @@ def no_autocast() -> AbstractContextManager[Any]:
         ...     (one @ one).dtype
         torch.float32
     """
-    running = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    if not running:
+    active = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if not active:
         return nullcontext()
     stack = ExitStack()
-    for kind in running:
+    for kind in active:
         stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
 
 
 def outside_autocast(function: F) -> F:
-    """Let a function or method run in :func:`no_autocast`."""
+    """Make a function or method run in :func:`no_autocast`."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:

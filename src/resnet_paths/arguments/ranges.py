@@ -1,4 +1,8 @@
-"""What numbers mean by their names: the same word has the same range in every function."""
+"""Ranges of numbers by argument name: the same name has the same range in every function.
+
+By name rather than by annotation, because almost every count, share and seed of the library means the same thing
+everywhere; the few exceptions pass their range to `checked`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,19 @@ from typing import Any
 import numpy as np
 
 MOST = 10**9
-"""More of anything that is counted would not end."""
+"""The largest count: a run with more of anything would not finish, so it is a typing error."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """From where to where a number goes.
+    """An interval of numbers.
 
     Attributes:
-        low: the least.
-        high: the greatest.
-        above: the least itself is left out.
-        below: the greatest itself is left out.
-        nan: NaN and infinities are values too.
+        low: the lower bound.
+        high: the upper bound.
+        above: exclude the lower bound itself.
+        below: exclude the upper bound itself.
+        nan: allow NaN and infinities.
     """
 
     low: float = -math.inf
@@ -32,7 +36,7 @@ class Range:
     nan: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether a number is in it.
+        """Whether a number is in the range.
 
         Example:
             >>> INSIDE.holds(1), SHARE.holds(1), SHARE.holds(math.nan), COUNT.holds(math.inf), ANY.holds(math.nan)
@@ -40,8 +44,8 @@ class Range:
         """
         if isinstance(value, float | np.floating) and not math.isfinite(value):
             return self.nan
-        over = value > self.low if self.above else value >= self.low
-        return bool(over and (value < self.high if self.below else value <= self.high))
+        above_low = value > self.low if self.above else value >= self.low
+        return bool(above_low and (value < self.high if self.below else value <= self.high))
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'of at least'} {_number(self.low)}"
@@ -97,6 +101,8 @@ RANGES: Mapping[str, Range] = {
     "keep_last": SOME_SHARE,
     **dict.fromkeys(("finetune_rate", "white", "temperature", "width"), POSITIVE),
     **dict.fromkeys(("alpha", "learning_rate", "lr", "mixup", "tolerance", "warmup", "weight_decay"), NOT_NEGATIVE),
-    **dict.fromkeys(("latency_seconds", "seconds"), Range(0, 10**6)),  # eleven days
+    **dict.fromkeys(
+        ("latency_seconds", "seconds"), Range(0, 10**6)
+    ),  # eleven days: anything longer is a mistake of units
 }
-"""By the name of the argument; one that is not here may be any finite number."""
+"""Ranges by argument name; other arguments may be any finite number."""

@@ -1,4 +1,4 @@
-"""A value as an error message shows it: in one line, however large it is."""
+"""A value as it appears in an error message: on one line, however large it is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-_LONG = 60
+_LONG = 60  # characters: the rest of the message fits beside it on a line of 120
 
 
 def shown(value: Any) -> str:
-    """The value, or what it is where it would fill more than a line.
+    """The value itself, or its type and size if it would not fit on a line.
 
     Example:
         >>> import torch
@@ -22,11 +22,11 @@ def shown(value: Any) -> str:
         a number of 31 digits a ReLU the class ReLU
     """
     if isinstance(value, np.generic):
-        value = value.item()  # -1, not what it is stored as
+        value = value.item()  # shows -1, not np.int64(-1)
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**25:
-        with contextlib.suppress(ValueError):  # Python refuses to write out numbers of more than 4,300 digits
+        with contextlib.suppress(ValueError):  # Python refuses to print integers of more than 4,300 digits
             return f"a number of {len(str(abs(value)))} digits"
         return "a number of thousands of digits"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -42,7 +42,7 @@ def shown(value: Any) -> str:
 
 
 def few(names: Sequence[str], most: int = 6) -> str:
-    """Names in a message: the first, and how many more.
+    """Names in a message: the first few, and the number of others.
 
     Example:
         >>> few("abc"), few(["one", "two", "three"], most=2)

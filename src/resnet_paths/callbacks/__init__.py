@@ -1,4 +1,4 @@
-"""Path statistics recorded during training, which stays the same bit for bit."""
+"""Path statistics recorded during training, without changing a bit of it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The Lightning callback, so that Lightning is imported only where it is used."""
+    """Import the Lightning callback on first use, so that Lightning stays optional."""
     if name == "LightningPathRecorder":
         from .lightning import LightningPathRecorder
 

@@ -1,4 +1,9 @@
-"""The recorder as a callback of Lightning."""
+"""The recorder as a Lightning callback.
+
+In its own module, because `PathRecorder` must import without Lightning. Lightning steps the optimiser itself, perhaps
+several times per batch or once per several batches, so the callback follows `trainer.global_step` instead of a hook on
+the optimiser.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +27,9 @@ except ImportError as error:
 
 @checked(draws=Range(0))
 class LightningPathRecorder(pl.Callback):
-    """Records :class:`PathStatistics` while Lightning trains, into the trainer's own loggers.
+    """Records :class:`PathStatistics` while Lightning trains, into the trainer's loggers.
 
-    The training is the same bit for bit as without it; see :class:`PathRecorder`.
+    Training is bit for bit the same as without it; see :class:`PathRecorder`.
 
     Example:
         >>> from resnet_paths import load_data
@@ -48,33 +53,33 @@ class LightningPathRecorder(pl.Callback):
         """See the class.
 
         Args:
-            x: the model's input on which to record, batch first.
-            target: their class indices, or what the loss takes.
-            network: name of the LightningModule's attribute that holds the residual model, such as ``"model"``;
-                ``""``: the LightningModule itself.
-            every: record after this many steps of the trainer (``trainer.global_step``).
-            loss: as in :func:`resnet_paths.paths.gradient_by_length`.
-            draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
-            seed: of the signs.
+            x: the model input to record on, batch first.
+            target: their class indices, or whatever the loss accepts.
+            network: name of the LightningModule's attribute with the residual model, such as ``"model"``; ``""`` is the
+                LightningModule itself.
+            every: number of trainer steps between recordings (``trainer.global_step``).
+            loss: see :func:`resnet_paths.paths.gradient_by_length`.
+            draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
+            seed: seed of the random signs.
 
-        Cost: see :func:`path_statistics`, for each recording, on the process of rank 0 alone.
+        Cost: that of :func:`path_statistics` per recording, on the process of rank 0 only.
         """
         super().__init__()
-        self._made_of = (x, target)
+        self._batch = (x, target)
         self._network = network
         self._options: dict[str, Any] = {"every": every, "loss": loss, "draws": draws, "seed": seed}
         self._recorder: PathRecorder | None = None
 
     @property
     def history(self) -> list[PathStatistics]:
-        """What was recorded, in order."""
+        """The recorded statistics, in order."""
         return self._recorder.history if self._recorder is not None else []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the blocks of the model.
 
         Raises:
-            ValueError: the LightningModule has no attribute of that name.
+            ValueError: the LightningModule has no attribute with that name.
         """
         if not trainer.is_global_zero:
             return
@@ -82,19 +87,17 @@ class LightningPathRecorder(pl.Callback):
             model = pl_module.get_submodule(self._network)
         except AttributeError:
             names = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"expected network to name a part of the module ({names}), got {self._network!r}"
-            ) from None
+            raise ValueError(f"expected network to be a submodule's name ({names}), got {self._network!r}") from None
 
         def log(numbers: Mapping[str, float], step: int) -> None:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(numbers), step=step)
 
-        x, target = self._made_of
+        x, target = self._batch
         self._recorder = PathRecorder(model, x, target, loggers=[log], **self._options)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **named: Any) -> None:
-        """Record, where the optimiser's step is one to be recorded and has not been yet."""
+        """Record if this step is due and not yet recorded (gradient accumulation repeats a step number)."""
         if self._recorder is None:
             return
         step = trainer.global_step

@@ -1,4 +1,7 @@
-"""Where recorded numbers go: TensorBoard and Weights & Biases, through their own interfaces."""
+"""Adapters that write recorded numbers to TensorBoard and Weights & Biases.
+
+Plain functions of (numbers, step), so that any other logger is one lambda; neither package is imported.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from ..arguments import checked
 
 Logger = Callable[[Mapping[str, float], int], None]
-"""Called with numbers by name, and the step."""
+"""A function of the numbers by name, and the step."""
 
 
 @checked
@@ -40,16 +43,16 @@ def to_tensorboard(writer: Any) -> Logger:
 
 @checked
 def to_wandb(run: Any) -> Logger:
-    """A logger that writes to a run of Weights & Biases, over a step of its own (``paths/step``).
+    """A logger that writes to a run of Weights & Biases, with its own step axis (``paths/step``).
 
-    A run's own step only grows; numbers of an earlier one are lost. So the numbers carry their step, and are drawn
-    over that, whatever else the run logs.
+    The step of a run only grows, and numbers logged for an earlier step are lost. The statistics therefore carry their
+    own step and are plotted over it, whatever else the run logs.
 
     Args:
-        run: what ``wandb.init`` returns, or anything with its ``define_metric`` and ``log``.
+        run: the result of ``wandb.init``, or anything with its ``define_metric`` and ``log``.
 
     Raises:
-        TypeError: it has none of them.
+        TypeError: it lacks one of them.
 
     Example:
         >>> class Run:

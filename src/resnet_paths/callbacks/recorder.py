@@ -1,4 +1,9 @@
-"""A recorder of path statistics that any training loop can call, and that changes nothing of the training."""
+"""A recorder of path statistics for any training loop, which leaves the training bit for bit as it was.
+
+Beside `path_statistics`, which measures a network at rest. During training a measurement must not touch gradients,
+running statistics, train flags or random states, and autocast may be on. The recorder takes care of that, and unrolls
+the model once instead of at every recording.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +30,14 @@ if TYPE_CHECKING:
 class PathRecorder:
     """Records :class:`PathStatistics` of a model while it trains, always on the same batch.
 
-    The training is the same bit for bit as without it: parameters, their gradients, buffers (running statistics),
-    train flags, hooks and random states are as before after each recording, also after an error.
+    Training is bit for bit the same as without it: parameters, gradients, buffers (running statistics), train flags,
+    hooks and random states are restored after each recording, even after an error.
 
-    Three ways to use it: call :meth:`record` where you like; :meth:`attach` it to an optimiser, which it then
-    follows; pass it as ``after_epoch`` of :func:`resnet_paths.training.train`.
+    There are three ways to use it: call :meth:`record` yourself; :meth:`attach` it to an optimiser, whose steps it then
+    counts; or pass it as ``after_epoch`` of :func:`resnet_paths.training.train`.
 
     Attributes:
-        history: what was recorded, in order.
+        history: the recorded statistics, in order.
 
     Example:
         >>> from resnet_paths import cifar_resnet, load_data
@@ -44,7 +49,7 @@ class PathRecorder:
         ...     for _ in range(4):
         ...         torch.nn.functional.cross_entropy(model(data.x), data.labels).backward()
         ...         optimiser.step()
-        >>> [found.step for found in recorder.history]
+        >>> [statistics.step for statistics in recorder.history]
         [2, 4]
     """
 
@@ -63,50 +68,51 @@ class PathRecorder:
         """See the class.
 
         Args:
-            model: the model that trains (wrappers are looked through).
-            x: the model's input on which to record, batch first; 8 to 32 examples are enough for curves.
-            target: their class indices, or what the loss takes.
-            every: record after this many steps of the optimiser (for :meth:`attach`).
-            loss: as in :func:`resnet_paths.paths.gradient_by_length`.
-            draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
-            seed: of the signs.
-            loggers: called with each record's numbers and step; see :func:`to_tensorboard`, :func:`to_wandb`.
+            model: the model in training (wrappers are unwrapped).
+            x: the model input to record on, batch first; 8 to 32 examples are enough for curves.
+            target: their class indices, or whatever the loss accepts.
+            every: number of optimiser steps between recordings (for :meth:`attach`).
+            loss: see :func:`resnet_paths.paths.gradient_by_length`.
+            draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
+            seed: seed of the random signs.
+            loggers: called with the numbers and the step of each recording; see :func:`to_tensorboard`,
+                :func:`to_wandb`.
 
         Raises:
-            ValueError: `every` is not at least 1.
+            ValueError: `every` is below 1.
             NoBlocksError: the model has no residual blocks.
 
-        Cost: see :func:`path_statistics`, for each recording; and one copy of the buffers.
+        Cost: that of :func:`path_statistics` per recording, and one copy of the buffers.
         """
         if every < 1:
-            raise ValueError(f"expected to record every 1 or more steps, got every={every}")
+            raise ValueError(f"expected every to be at least 1 step, got {every}")
         self.every = every
         self.history: list[PathStatistics] = []
         self._model, self._x, self._target = model, x, target
         self._options: dict[str, Any] = {"loss": loss, "draws": draws, "seed": seed}
         self._loggers = tuple(loggers)
-        with _as_for_inference(model):
+        with _in_eval_mode(model):
             self._net: UnrolledNetwork = unroll(model, _moved(x, model))
 
     def record(self, step: int | None = None) -> PathStatistics:
-        """Record now.
+        """Record the statistics of the model as it is now.
 
         Args:
-            step: the moment; None: one more than the last.
+            step: the step to record them under; None: one after the last recording.
         """
         if step is None:
             step = self.history[-1].step + 1 if self.history else 0
-        with _as_for_inference(self._model):
-            x, target = _moved(self._x, self._model), _moved(self._target, self._model, keep_type=True)
-            found = path_statistics(self._net, x, target, step=step, **self._options)
-        self.history.append(found)
+        with _in_eval_mode(self._model):
+            x, target = _moved(self._x, self._model), _moved(self._target, self._model, keep_dtype=True)
+            statistics = path_statistics(self._net, x, target, step=step, **self._options)
+        self.history.append(statistics)
         for logger in self._loggers:
-            logger(found.scalars(), step)
-        return found
+            logger(statistics.scalars(), step)
+        return statistics
 
     @contextmanager
     def attach(self, optimiser: torch.optim.Optimizer) -> Iterator[PathRecorder]:
-        """Within the block, record after every `every`-th step of an optimiser."""
+        """Within the context, record after every `every`-th step of the optimiser."""
         steps = 0
 
         def after_step(*_: Any) -> None:
@@ -124,31 +130,33 @@ class PathRecorder:
     def __call__(self, epoch: int, model: nn.Module) -> None:
         """Record after an epoch, as ``train(..., after_epoch=recorder)`` calls it."""
         if model is not self._model:
-            raise ValueError("expected the model that the recorder was made with, got another; make one for each")
+            raise ValueError(
+                "expected the model that this recorder was created with, got another; create one recorder per model"
+            )
         self.record(epoch)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each recorded number: step, name, value."""
+        """One row per recorded number: step, name, value."""
         if not self.history:
             return data_frame({"step": [], "name": [], "value": []})
-        return stacked([found.to_pandas() for found in self.history])
+        return stacked([statistics.to_pandas() for statistics in self.history])
 
 
 @contextmanager
-def _as_for_inference(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, without autocast or inference mode around it; all put back afterwards."""
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, outside autocast and inference mode; restore everything afterwards."""
     parameter = next(model.parameters())
     with preserved(model), torch.inference_mode(False), torch.autocast(parameter.device.type, enabled=False):
         model.eval()
         yield
 
 
-def _moved(value: Any, model: nn.Module, keep_type: bool = False) -> Any:
-    """Tensors on the model's device; floating ones of its type."""
+def _moved(value: Any, model: nn.Module, keep_dtype: bool = False) -> Any:
+    """The tensors of a value on the model's device, floating-point ones in its dtype."""
     parameter = next(model.parameters())
     if isinstance(value, torch.Tensor):
-        floats = value.is_floating_point() and not keep_type
+        floats = value.is_floating_point() and not keep_dtype
         return value.to(parameter.device, parameter.dtype if floats else None)
     if isinstance(value, dict):
-        return {name: _moved(item, model, keep_type) for name, item in value.items()}
-    return tuple(_moved(item, model, keep_type) for item in value) if isinstance(value, tuple) else value
+        return {name: _moved(item, model, keep_dtype) for name, item in value.items()}
+    return tuple(_moved(item, model, keep_dtype) for item in value) if isinstance(value, tuple) else value

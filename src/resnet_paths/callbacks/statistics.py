@@ -1,4 +1,8 @@
-"""What a network's paths look like at one moment of training, in a few numbers."""
+"""A network's paths at one moment of training, in a few numbers.
+
+Beside the analyses of `paths`, which answer one question each in detail: this picks what is worth a curve over
+training and cheap enough to record hundreds of times.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +23,26 @@ if TYPE_CHECKING:
 
 Loss = Any
 
-_COLUMNS = 4  # of path_energy: a few are enough for a mean length
+_COLUMNS = 4  # of path_energy: within about 9% of a length's energy per draw, enough for a mean length
 
 
 @dataclass(frozen=True, eq=False)
 class PathStatistics(Record):
-    """The paths of a network at one moment, on one batch.
+    """Statistics of a network's paths at one training step, on one batch.
 
     Attributes:
-        step: the moment.
+        step: the training step.
         blocks: names of the blocks, (n,).
-        gradient_norm: norm of the gradient that came through paths of each length, averaged over the examples,
+        gradient_norm: norm of the gradient through the paths of each length, averaged over the examples,
             (n + 1,).
-        share: ``sum_b <G_k, G> / sum_b |G|^2``: the signed part of the batch's gradient at the input that each
-            length gives, (n + 1,); sums to one.
-        mean_length: ``sum_k k share_k``: how many branches the gradient came through.
-        effective_length: mean length weighted by number of paths times root mean square norm of one
-            (Veit, Wilber and Belongie 2016, section 5), cancellation between paths left out; None where no
-            draws were asked for, NaN where there is no finite gradient.
+        share: ``sum_b <G_k, G> / sum_b |G|^2``: the signed share of the batch's input gradient that each length
+            contributes, (n + 1,); sums to one.
+        mean_length: ``sum_k k share_k``: the mean number of branches that the gradient passed through.
+        effective_length: mean length, each length weighted by its number of paths times the root mean square norm of
+            one path (Veit, Wilber and Belongie 2016, section 5), which ignores cancellation between paths; None with
+            ``draws=0``, NaN where there is no finite gradient.
         branch_ratio: ``|branch(y)| / |shortcut(y)|`` of each block, averaged over the examples, (n,).
-        residual: ``|sum_k G_k - G| / |G|``, the check of the split.
+        residual: ``|sum_k G_k - G| / |G|``, the error of the decomposition.
     """
 
     DIMENSIONS: ClassVar = {"gradient_norm": "length", "share": "length", "branch_ratio": "block"}
@@ -54,7 +58,7 @@ class PathStatistics(Record):
     residual: float
 
     def scalars(self) -> dict[str, float]:
-        """All numbers by the names under which loggers keep them.
+        """All numbers, by the names that loggers use.
 
         ``paths/mean_length``, ``paths/effective_length``, ``paths/branch_ratio`` (mean over the blocks),
         ``paths/share/LENGTH``, ``paths/gradient_norm/LENGTH``, ``paths/branch_ratio/BLOCK``.
@@ -71,7 +75,7 @@ class PathStatistics(Record):
         return named
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each number: step, name, value."""
+        """One row per number: step, name, value."""
         named = self.scalars()
         return data_frame({"step": self.step, "name": list(named), "value": list(named.values())})
 
@@ -87,22 +91,22 @@ def path_statistics(
     draws: int = 2,
     seed: int = 0,
 ) -> PathStatistics:
-    """The numbers about paths that are worth a curve over training.
+    """Path statistics that are worth plotting over training.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
-        target: class indices (batch,), or what the loss takes.
-        step: the moment, as a number.
-        loss: as in :func:`resnet_paths.paths.gradient_by_length`.
-        draws: estimates of the paths' energy for the effective length, at least 2; 0 leaves it out.
-        seed: of the signs; the same signs at each step make curves comparable.
+        target: class indices (batch,), or whatever the loss accepts.
+        step: the training step to record.
+        loss: see :func:`resnet_paths.paths.gradient_by_length`.
+        draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
+        seed: seed of the random signs; the same signs at each step make curves comparable.
 
     Returns:
-        The record.
+        The statistics.
 
     Raises:
-        ValueError: the model is in training mode; one draw.
+        ValueError: the model is in training mode, or `draws` is 1.
 
     Cost: two forward passes, one backward pass, and ``(1 + 4 draws) n(n+1)/2`` branch products.
 
@@ -111,39 +115,39 @@ def path_statistics(
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
         >>> data = load_data("digits", limit=4)
-        >>> found = path_statistics(unroll(load_model("embedded")), data.x, data.labels, draws=0)
-        >>> found.share.shape, round(float(found.share.sum()), 4)
+        >>> statistics = path_statistics(unroll(load_model("embedded")), data.x, data.labels, draws=0)
+        >>> statistics.share.shape, round(float(statistics.share.sum()), 4)
         ((28,), 1.0)
     """
-    split = gradient_by_length(net, x, target, loss=loss)
-    total = split.total.double()
-    products = (split.gradient.double() * total).flatten(1).sum(1)
+    by_length = gradient_by_length(net, x, target, loss=loss)
+    total = by_length.total.double()
+    products = (by_length.gradient.double() * total).flatten(1).sum(1)
     share = (products / total.square().sum()).cpu().numpy()
-    effective = None
+    effective_length = None
     if draws:
         energy = path_energy(net, x, target, draws=draws, columns=_COLUMNS, loss=loss, seed=seed)
-        usable = bool(energy.energy.isfinite().all()) and bool(energy.energy.any())
-        effective = effective_paths(energy).mean_length if usable else float("nan")
+        is_finite = bool(energy.energy.isfinite().all()) and bool(energy.energy.any())
+        effective_length = effective_paths(energy).mean_length if is_finite else float("nan")
     return PathStatistics(
         step=step,
         blocks=tuple(block.name for block in net),
-        gradient_norm=split.norms.double().mean(1).cpu().numpy(),
+        gradient_norm=by_length.norms.double().mean(1).cpu().numpy(),
         share=share,
         mean_length=float(share @ np.arange(len(share))),
-        effective_length=effective,
+        effective_length=effective_length,
         branch_ratio=_branch_ratio(net, x),
-        residual=float("nan") if split.residual is None else split.residual,
+        residual=float("nan") if by_length.residual is None else by_length.residual,
     )
 
 
 def _branch_ratio(net: UnrolledNetwork, x: Any) -> np.ndarray:
-    """The mean over examples of ``|branch| / |shortcut|``, block by block, in one forward pass."""
+    """The mean over examples of ``|branch| / |shortcut|`` per block, in one forward pass."""
     ratios = []
     with torch.no_grad():
         state = net.stem(x)
         while state.index < len(net):
             shortcut, branch = net.shortcut(state), net.branch(state)
-            sizes = [value.detach().double().flatten(1).norm(dim=1) for value in (branch, shortcut)]
-            ratios.append(float((sizes[0] / sizes[1]).mean()))
+            norms = [value.detach().double().flatten(1).norm(dim=1) for value in (branch, shortcut)]
+            ratios.append(float((norms[0] / norms[1]).mean()))
             state = net.join(state, shortcut + branch)
     return np.array(ratios)

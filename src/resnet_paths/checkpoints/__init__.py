@@ -1,1 +1,1 @@
-"""Files of weights, whatever model they are of: how they are read, under which names, and all those of a run."""
+"""Weight files, independent of the model: reading one, matching its names to a network, and reading all of a run."""

@@ -1,4 +1,8 @@
-"""The weights of every epoch of a run, in order: what a picture of the path through weight space needs."""
+"""The weights of every epoch of a run, in order.
+
+Beside `read_checkpoint`, which reads one file: a picture of the path through weight space needs all of them with the
+same keys, stacked in epoch order. The order comes from the file names, which `RunFolder` pads with zeros.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,10 @@ class Trajectory(Record):
     """A run's weights, from the initial ones (epoch 0) to the last.
 
     Attributes:
-        epochs: epochs trained so far, of each state; 0 is before training.
+        epochs: number of epochs trained, for each state; 0 is before training.
         states: the state dicts, on the CPU.
-        facts: of the last one (data, recipe, versions).
-        rows: the figures of each epoch; {} for the initial weights.
+        facts: metadata of the last state (data, recipe, versions).
+        rows: the metrics of each epoch; {} for the initial weights.
     """
 
     epochs: tuple[int, ...]
@@ -40,19 +44,19 @@ class Trajectory(Record):
         return f"Trajectory({len(self)} states, epochs {self.epochs[0]} to {self.epochs[-1]})"
 
     def to_pandas(self) -> pd.DataFrame:
-        """The figures, a row for each state."""
+        """The metrics, one row per state."""
         return data_frame([{"trained": trained, **row} for trained, row in zip(self.epochs, self.rows, strict=True)])
 
     def matrix(self, names: list[str] | None = None) -> torch.Tensor:
-        """The weights as rows: (states, numbers), in the order of the names; by default all of floating dtype."""
+        """The weights as a matrix (states, weights), in the order of `names`; by default all floating-point tensors."""
         unknown = sorted(set(names or ()) - set(self.states[0]))
         if unknown:
             raise ValueError(
                 f"expected names among those of the checkpoints ({', '.join(list(self.states[0])[:3])}, ...), got "
                 f"{', '.join(unknown)}"
             )
-        chosen = names or [name for name, value in self.states[0].items() if value.is_floating_point()]
-        return torch.stack([torch.cat([state[name].flatten() for name in chosen]) for state in self.states])
+        selected = names or [name for name, value in self.states[0].items() if value.is_floating_point()]
+        return torch.stack([torch.cat([state[name].flatten() for name in selected]) for state in self.states])
 
 
 @checked
@@ -60,7 +64,7 @@ def read_trajectory(folder: str | Path) -> Trajectory:
     """The weights that ``train(..., folder=folder, keep="all")`` kept.
 
     Raises:
-        FileNotFoundError: no such folder, or no weights in it.
+        FileNotFoundError: the folder does not exist or has no weights of epochs.
 
     Example:
         >>> import tempfile
@@ -76,7 +80,7 @@ def read_trajectory(folder: str | Path) -> Trajectory:
     files = sorted(Path(folder).glob("epoch-*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"expected a folder with epoch-NNNN.safetensors, got {str(folder)!r} without; train with keep='all'"
+            f"expected a folder with epoch-NNNN.safetensors, got {str(folder)!r} without any; train with keep='all'"
         )
     states, facts = zip(*(read_checkpoint(file) for file in files), strict=True)
     epochs = tuple(int(file.stem.removeprefix("epoch-")) for file in files)

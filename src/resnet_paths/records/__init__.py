@@ -1,4 +1,4 @@
-"""What every analysis returns: named arrays with declared dimensions, as tables, data sets, files and pictures."""
+"""The common base of all results: named arrays with declared dimensions, as tables, data sets, files and pictures."""
 
 from .display import Shown, show_with
 from .file_format import load_record

@@ -1,4 +1,9 @@
-"""How records show themselves: in one line, and in a notebook as a table."""
+"""How a record shows itself: as one line in `repr`, and as a table with a picture in a notebook.
+
+Beside `record.py`, because plans and other results without arrays show themselves the same way. A dataclass's own
+`repr` prints every array element, which fills the screen. Pictures are registered by `resnet_paths.plot`, so that
+records import no plotting library.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,15 @@ from ..imports import first_import
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROWS = 30  # of a table in a notebook; all of them are in to_pandas()
+_ROWS = 30  # shown of a table: about one screen; to_pandas() has them all
 _MORE = "{shown} of {all:,} rows; all are in to_pandas()"
-_LONG = 60  # characters beyond which a text is cut
+_LONG = 60  # characters of a value: two or three values still fit on a line
 
 
 class Shown:
     """Frozen dataclasses with ``to_pandas``: a short ``repr``, a table in terminals (rich) and in notebooks.
 
-    In a notebook the picture of a record stands above its table, once :mod:`resnet_paths.plot` has been imported.
+    In a notebook, a record's picture is shown above its table once :mod:`resnet_paths.plot` has been imported.
 
     Example:
         >>> from dataclasses import dataclass
@@ -41,7 +46,7 @@ class Shown:
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keep dataclass from writing its own repr over ours; one of the class's own stays."""
+        """Keep the dataclass decorator from overwriting our repr; one that the class defines itself stays."""
         super().__init_subclass__(**options)
         if "__repr__" not in vars(cls):
             cls.__repr__ = Shown.__repr__  # type: ignore[method-assign]
@@ -116,7 +121,7 @@ def _table(record: Shown) -> str:
 
 
 def _picture(record: Shown) -> str:
-    """The picture as an element of HTML; none where there is none for this record."""
+    """The picture as an HTML element; empty if this kind of record has none."""
     draw = _PICTURES.get(type(record))
     if draw is None:
         return ""

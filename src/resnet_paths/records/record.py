@@ -1,10 +1,9 @@
-"""The one shape of a result.
+"""The one base class of results.
 
-Every analysis returns a frozen dataclass that derives from :class:`Record`. It declares which of its fields are arrays
-over which dimensions, and from this alone become the labelled arrays of xarray; fields without dimensions are facts
-about the whole and become attributes. The table that people look at is each record's own, since what a row is differs
-(a block, a draw, a length). Records hold no analysis and no picture: they can be read, on any machine, without the
-model and the data that they came from.
+Every analysis returns a frozen dataclass that derives from :class:`Record`. It declares the dimensions of its array
+fields, and xarray data sets follow from that declaration alone; fields without dimensions become attributes. The table
+is written by each record, because its rows differ (a block, a draw, a length). Records contain no analysis and no
+plotting: they can be read on any machine, without the model and the data that they came from.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Record(Shown):
-    """A result: what was found, and where it came from.
+    """The result of an analysis, with its provenance.
 
     Attributes:
-        DIMENSIONS: for each field that is an array, the names of its dimensions, as in ``"block image"``. A field that
-            maps names to arrays gives one variable per name; one that is None or empty is left out.
-        COORDINATES: for a dimension, the field with its values; other dimensions count from 0.
+        DIMENSIONS: the dimension names of each array field, as in ``"block image"``. A field that maps names to arrays
+            becomes one variable per name; one that is None or empty is left out.
+        COORDINATES: the field with the coordinates of a dimension; other dimensions count from 0.
 
     Example:
         >>> from dataclasses import dataclass
@@ -48,8 +47,8 @@ class Record(Shown):
         >>> errors = Errors(("layer1.0", "layer1.1"), np.array([0.25, 0.5]))
         >>> errors
         Errors(names=('layer1.0', 'layer1.1'), values=float64 (2,), metric='error')
-        >>> found = errors.to_xarray()
-        >>> found["values"].sel(block="layer1.1").item(), found.attrs
+        >>> dataset = errors.to_xarray()
+        >>> dataset["values"].sel(block="layer1.1").item(), dataset.attrs
         (0.5, {'metric': 'error'})
     """
 
@@ -57,9 +56,9 @@ class Record(Shown):
     COORDINATES: ClassVar[Mapping[str, str]] = {}
 
     def to_xarray(self) -> xr.Dataset:
-        """The arrays by their declared dimensions, with facts and provenance as attributes.
+        """The arrays with their declared dimensions; scalars and provenance become attributes.
 
-        A record of ragged parts, which declares none, gives the columns of its table along ``row``.
+        A record with ragged parts declares no dimensions; it returns the columns of its table along ``row``.
         """
         if not self.DIMENSIONS:
             table = self.to_pandas()
@@ -76,7 +75,7 @@ class Record(Shown):
         return labelled_arrays(variables, coordinates, facts)
 
     def _arrays(self) -> Iterator[tuple[str, str, Any]]:
-        """(field, variable, value) of all arrays that are there."""
+        """(field, variable, value) of every array that is not None or empty."""
         for field in self.DIMENSIONS:
             value = getattr(self, field)
             if isinstance(value, Mapping):
@@ -85,24 +84,24 @@ class Record(Shown):
                 yield field, field, value
 
     def save(self, path: str | Path) -> Path:
-        """Write the record to one file (``.npz``), whole or not at all; :meth:`load` reads it back, bit by bit.
+        """Write the record to one ``.npz`` file atomically; :meth:`load` reads it back bit for bit.
 
         Raises:
-            ValueError: another ending, or a field that holds what no file can (a model, a function).
+            ValueError: the name has another ending, or a field cannot be saved (a model, a function).
         """
         return save_record(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record of this kind; ``Record.load`` reads any. No code in the file is run.
+        """Read a record of this class; ``Record.load`` reads any. No code in the file is run.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: a damaged file, or a record of another kind.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged or contains a record of another class.
         """
         record = load_record(path)
         if not isinstance(record, cls):
-            raise ValueError(f"expected a file with {cls.__name__}, got {path}, which holds {type(record).__name__}")
+            raise ValueError(f"expected a file with {cls.__name__}, got {path}, which contains {type(record).__name__}")
         return record
 
 
@@ -125,17 +124,19 @@ def labelled_arrays(
     """Named arrays as an xarray data set.
 
     Args:
-        variables: for each name, its dimensions and its values.
-        coordinates: values of dimensions; a dimension without them counts from 0.
-        facts: become attributes.
+        variables: dimensions and values by name.
+        coordinates: coordinates by dimension; a dimension without them counts from 0.
+        facts: values that become attributes.
     """
-    data = {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()}
-    made = data_set(data, coords={dim: as_array(labels) for dim, labels in coordinates.items()}, attrs=dict(facts))
-    return made.assign_coords({dim: np.arange(made.sizes[dim]) for dim in made.dims if dim not in made.coords})
+    arrays = {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()}
+    dataset = data_set(arrays, coords={dim: as_array(labels) for dim, labels in coordinates.items()}, attrs=dict(facts))
+    return dataset.assign_coords(
+        {dim: np.arange(dataset.sizes[dim]) for dim in dataset.dims if dim not in dataset.coords}
+    )
 
 
 def _facts(record: Any, left_out: set[str], prefix: str = "") -> dict[str, Any]:
-    """Plain values of a record, and of the dataclasses in it (its provenance), by name."""
+    """The scalars and strings of a record and of the dataclasses inside it (its provenance), by name."""
     facts: dict[str, Any] = {}
     for name in (field.name for field in fields(record) if field.name not in left_out):
         value = getattr(record, name)

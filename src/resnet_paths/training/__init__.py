@@ -1,4 +1,4 @@
-"""Training the networks of the family."""
+"""Training residual networks with SGD, reproducibly and with exact resume."""
 
 from ..checkpoints.trajectory import Trajectory, read_trajectory
 from .augment import augment, augmented

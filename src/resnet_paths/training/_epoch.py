@@ -1,4 +1,11 @@
-"""One pass over the data."""
+"""One pass over the training data.
+
+Separate from `train`, which deals with folders, logs and progress: everything here decides the weights. Three random
+streams are derived from the seed and the epoch number, so that an epoch can be repeated after a kill without a saved
+random state: a generator for order and augmentation, NumPy's for the Beta draws of mixup (PyTorch has no Beta draw from
+a generator), and the global one for dropout and stochastic depth. Models with and without dropout thus see the same
+images in the same order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +30,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class Trainer:
-    """What changes in a run, and how: the model, its optimiser, and the scale of the loss in float16."""
+    """The state that training changes: the model, its optimiser, and the loss scale in float16."""
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
@@ -33,7 +40,7 @@ class Trainer:
 
     @classmethod
     def of(cls, model: nn.Module, recipe: Recipe) -> Trainer:
-        """SGD on all parameters of the model."""
+        """A trainer with SGD on all parameters of the model."""
         device = next(model.parameters()).device
         optimiser = torch.optim.SGD(
             _groups(model, recipe), recipe.learning_rate, recipe.momentum, nesterov=recipe.nesterov
@@ -42,34 +49,35 @@ class Trainer:
         return cls(model, optimiser, scaler, recipe, device)
 
     def epoch(self, data: ImageData, epoch: int, after_step: Callable[[], None]) -> dict[str, float]:
-        """One pass; the caller's own random numbers go on as if it had not been.
+        """Train for one epoch; the caller's random state is restored afterwards.
 
-        Order and augmentation come from a generator of their own, so that networks with other randomness inside
-        (dropout, stochastic depth) see the same images in the same order.
+        Order and augmentation have their own generator, so that networks with other internal randomness (dropout,
+        stochastic depth) see the same images in the same order.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
+        # 1,000,003 exceeds any number of epochs, so that no two seeds share an epoch with the same random stream.
         recipe, seed = self.recipe, self.recipe.seed * 1_000_003 + epoch
         generator = seeded(seed)
         shares = np.random.default_rng(seed)
         order = permutation(len(data), generator)
         black = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
-        parts = training_slices(len(order), recipe.batch_size)
+        batch_slices = training_slices(len(order), recipe.batch_size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
 
         self.model.train()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for step, part in enumerate(parts):
-                chosen = order[part].to(self.device)
-                images = augment(data.normalised(data.images[chosen]), recipe.shift, recipe.flip, generator, black)
-                batch = mixup(images, data.labels[chosen], recipe.mixup, shares, generator)
+            for step, batch_slice in enumerate(batch_slices):
+                indices = order[batch_slice].to(self.device)
+                images = augment(data.normalised(data.images[indices]), recipe.shift, recipe.flip, generator, black)
+                batch = mixup(images, data.labels[indices], recipe.mixup, shares, generator)
                 for group in self.optimiser.param_groups:
-                    group["lr"] = recipe.rate(epoch + step / len(parts))
+                    group["lr"] = recipe.rate(epoch + step / len(batch_slices))
                 loss, missed = self.step(batch)
-                total += loss.double() * len(chosen)
+                total += loss.double() * len(indices)
                 wrong += missed
                 after_step()
 
@@ -82,7 +90,7 @@ class Trainer:
         return {"epoch": epoch, "rate": recipe.rate(epoch), "loss": mean, "train_error": int(wrong) / len(order)}
 
     def _check_weights(self, epoch: int) -> None:
-        """The losses are those before each step: after the last one the weights themselves are looked at."""
+        """Refuse weights that are not finite: each loss is from before its step, so the last step shows only here."""
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise FloatingPointError(
@@ -91,7 +99,7 @@ class Trainer:
                 )
 
     def step(self, batch: Mixed) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step of SGD: the loss before it, and the number of wrong predictions."""
+        """One step of SGD: the loss before the step, and the number of wrong predictions."""
         recipe = self.recipe
         with torch.autocast(self.device.type, _DTYPES.get(recipe.precision), enabled=recipe.precision in _DTYPES):
             logits = main_output(call_model(self.model, batch.images))
@@ -104,7 +112,7 @@ class Trainer:
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """All parameters in one group, or weights apart from those that are not to decay (vectors)."""
+    """All parameters in one group, or the vectors (biases, norm scales) in a second one without weight decay."""
     parameters = list(model.parameters())
     if recipe.decay_vectors:
         return [{"params": parameters, "weight_decay": recipe.weight_decay}]

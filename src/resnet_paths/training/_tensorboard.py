@@ -1,4 +1,4 @@
-"""The figures of a run for TensorBoard."""
+"""A run's metrics as TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..imports import first_import
 
 
 class TensorBoardLog:
-    """Event files that hold each epoch once, also after kills: what was there is written anew at the start.
+    """Event files that contain each epoch exactly once, even after a kill: earlier epochs are rewritten at the start.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -30,12 +30,12 @@ class TensorBoardLog:
             self.write(row)
 
     def write(self, row: dict[str, float]) -> None:
-        """The figures of an epoch, under their names in ``log.csv``."""
+        """Write the metrics of an epoch, under their names in ``log.csv``."""
         for name, value in row.items():
             if name != "epoch":
                 self._writer.add_scalar(name, value, int(row["epoch"]))
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the event file."""
         self._writer.close()

@@ -1,4 +1,9 @@
-"""Images moved and mirrored at random."""
+"""Images shifted and mirrored at random.
+
+Not torchvision's transforms: those draw for one image at a time from the global random state. Here the draws come from
+a generator on the CPU, so that the same seed gives the same images on every device, and a whole batch is gathered at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,20 @@ from ..draws import integers, seeded, uniform
 def augment(
     images: torch.Tensor, shift: int, flip: bool, generator: torch.Generator, fill: torch.Tensor | float = 0.0
 ) -> torch.Tensor:
-    """Each image mirrored at random and moved by a random number of pixels (He et al. 2015, section 4.2).
+    """Mirror each image at random and shift it by a random number of pixels (He et al. 2015, section 4.2).
 
     Args:
         images: (count, channels, height, width).
-        shift: at most this many pixels, in each direction.
+        shift: maximum shift in each direction, in pixels.
         flip: mirror left to right, with probability 1/2.
         generator: on the CPU, so that every device draws the same.
-        fill: what stands outside the image, one number or one a channel.
+        fill: value outside the image, one number or one per channel.
 
     Returns:
         The images, of the same shape.
 
     Raises:
-        ValueError: a fill for another number of channels.
+        ValueError: `fill` does not match the number of channels.
 
     Example:
         >>> image = torch.arange(9.0).view(1, 1, 3, 3)
@@ -43,42 +48,42 @@ def augment(
 
     count, channels, height, width = images.shape
     if isinstance(fill, torch.Tensor) and fill.numel() not in (1, channels):
-        raise ValueError(f"expected fill as one number or one for each of {channels} channels, got {fill.numel()}")
+        raise ValueError(f"expected fill to be one number or one for each of {channels} channels, got {fill.numel()}")
     outside = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(1, -1, 1, 1)
     padded = outside.expand(count, channels, height + 2 * shift, width + 2 * shift).clone()
     padded[:, :, shift : shift + height, shift : shift + width] = images
 
-    down, right = integers(0, 2 * shift + 1, (2, count), generator).to(images.device)
-    rows = down[:, None] + torch.arange(height, device=images.device)
-    columns = right[:, None] + torch.arange(width, device=images.device)
+    row_offset, column_offset = integers(0, 2 * shift + 1, (2, count), generator).to(images.device)
+    rows = row_offset[:, None] + torch.arange(height, device=images.device)
+    columns = column_offset[:, None] + torch.arange(width, device=images.device)
     image = torch.arange(count, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[:, None, None]
-    # Gathered as (count, channels, height, width) and stored so. A permuted view would make the whole step run channels
-    # last, where oneDNN's gradient of the weights of a strided 1x1 convolution of fewer than 16 channels writes past
-    # its buffer (uxlfoundation/oneDNN issue 6035) and so may end the process of who trains a narrow network.
-    moved: torch.Tensor = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    return moved
+    # Stored contiguously as (count, channels, height, width). A permuted view would make the full step run channels
+    # last, where oneDNN's weight gradient of a strided 1x1 convolution with fewer than 16 channels writes past its
+    # buffer (uxlfoundation/oneDNN issue 6035) and can crash the training of a narrow network.
+    shifted: torch.Tensor = padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return shifted
 
 
 @checked
 def augmented(data: ImageSource, shift: int = 4, flip: bool = True, *, copies: int = 1, seed: int = 0) -> ImageData:
-    """Images as a network sees them in training: each moved over black and mirrored, several times.
+    """Images as a network sees them in training: each shifted over black and mirrored, several times.
 
-    Batch norms that are recalibrated after dropping want these: the stored statistics are of such images, and the
-    network's weights fit them. See :func:`resnet_paths.tradeoff.statistics_gap`.
+    Recalibrate batch norms on these after dropping blocks: the stored statistics come from such images, and the
+    network's weights match them. See :func:`resnet_paths.tradeoff.statistics_gap`.
 
     Args:
         data: training images.
-        shift: at most this many pixels, in each direction (4 for CIFAR-10: He et al. 2015, section 4.2).
+        shift: maximum shift in each direction, in pixels (4 for CIFAR-10: He et al. 2015, section 4.2).
         flip: mirror left to right, with probability 1/2.
-        copies: passes over the images, each drawn anew.
-        seed: of what is drawn.
+        copies: number of passes over the images, each with new draws.
+        seed: seed of the draws.
 
     Returns:
         `copies` times as many images.
 
     Raises:
-        ValueError: a negative shift, or no copies.
+        ValueError: `shift` is negative or `copies` is below 1.
 
     Example:
         >>> from resnet_paths.data import digits

@@ -1,4 +1,8 @@
-"""Mixup: images and labels of one batch blended in pairs (Zhang et al. 2018)."""
+"""Mixup: images and labels of a batch blended in pairs (Zhang et al. 2018).
+
+The labels stay class indices: the loss is the blend of two cross-entropies, which equals the cross-entropy against
+blended one-hot rows and also works with label smoothing.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,13 @@ from ..draws import permutation
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """A batch whose images are blends of two, and what they are to be called.
+    """A batch whose images are blends of two, with both labels.
 
     Attributes:
         images: ``share x + (1 - share) x[partner]``, shape of x.
-        labels: of the images themselves, (batch,).
-        other: of their partners, (batch,).
-        share: of the images themselves, in [0, 1].
+        labels: labels of the images themselves, (batch,).
+        other: labels of their partners, (batch,).
+        share: weight of the images themselves, in [0, 1].
     """
 
     images: torch.Tensor
@@ -37,7 +41,7 @@ class Mixed:
         return self.share * loss + (1 - self.share) * other
 
     def wrong(self, logits: torch.Tensor) -> torch.Tensor:
-        """How many predictions miss the label of the larger share."""
+        """The number of predictions that miss the label with the larger share."""
         return (logits.argmax(1) != (self.labels if self.share >= 0.5 else self.other)).sum()
 
 
@@ -49,19 +53,19 @@ def mixup(
     shares: np.random.Generator,
     partners: torch.Generator,
 ) -> Mixed:
-    """One batch, each image blended with a random other of the batch: share ~ Beta(alpha, alpha), one a batch.
+    """Blend each image of a batch with a random other one: share ~ Beta(alpha, alpha), one per batch.
 
-    Zhang et al. (2018), section 2; 0.2 to 0.4 there on ImageNet, 1 on CIFAR-10.
+    Zhang et al. (2018), section 2, with alpha 0.2 to 0.4 on ImageNet and 1 on CIFAR-10.
 
     Args:
         images: (batch, channels, height, width).
         labels: (batch,).
-        alpha: 0 leaves the batch as it is, and draws nothing.
-        shares: draws the share.
-        partners: draws the partners, on the CPU.
+        alpha: parameter of the Beta distribution; 0 leaves the batch unchanged and draws nothing.
+        shares: generator of the share.
+        partners: generator of the partners, on the CPU.
 
     Raises:
-        ValueError: not a label for each image.
+        ValueError: the numbers of labels and images differ.
 
     Example:
         >>> draw = np.random.default_rng(0), torch.Generator().manual_seed(0)

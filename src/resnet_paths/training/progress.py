@@ -1,4 +1,7 @@
-"""Where a training stands: a bar with ETA on terminals, a line for each epoch elsewhere."""
+"""Progress of a training: a bar with the remaining time on terminals, one line per epoch elsewhere.
+
+Elsewhere is mostly a log file of a batch job, where a bar would leave thousands of control characters.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from ..sweep.progress import duration
 
 
 class TrainingProgress(AbstractContextManager["TrainingProgress"]):
-    """Shows steps and the figures of each epoch on standard error.
+    """Shows steps and the metrics of each epoch on standard error.
 
     Args:
         shown: False shows nothing.
-        epochs: of the whole run.
-        steps: of an epoch.
-        done: epochs done before.
-        stream: standard error, unless a test looks.
+        epochs: number of epochs of the full run.
+        steps: number of steps per epoch.
+        done: number of epochs finished before this session.
+        stream: default standard error.
     """
 
     def __init__(self, shown: bool, epochs: int, steps: int, done: int, stream: TextIO | None = None) -> None:
@@ -51,22 +54,22 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._bar.disable:  # older releases of rich print an empty line even so
+        if not self._bar.disable:  # older releases of rich print an empty line on stop even when disabled
             self._bar.stop()
 
     def step(self) -> None:
-        """One step is done."""
+        """Record that one step is done."""
         self._bar.advance(self._task)
 
     def epoch(self, row: dict[str, float]) -> None:
-        """One epoch is done, with these figures."""
+        """Record that one epoch is done, with its metrics."""
         self._done += 1
-        figures = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        self._bar.update(self._task, epoch=self._done, figures=figures)
+        metrics = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self._bar.update(self._task, epoch=self._done, figures=metrics)
         if self._lines:
-            print(f"epoch {self._done}/{self._epochs} {figures}{self._to_go()}", file=self._stream, flush=True)
+            print(f"epoch {self._done}/{self._epochs} {metrics}{self._to_go()}", file=self._stream, flush=True)
 
     def _to_go(self) -> str:
-        left = self._epochs - self._done
-        each = (time.monotonic() - self._began) / (self._done - self._first)
-        return f", {duration(left * each)} to go" if left else ""
+        remaining = self._epochs - self._done
+        seconds_per_epoch = (time.monotonic() - self._began) / (self._done - self._first)
+        return f", {duration(remaining * seconds_per_epoch)} to go" if remaining else ""

@@ -1,4 +1,7 @@
-"""How a network is trained: the numbers, and the learning rate that follows from them."""
+"""The hyperparameters of a training run, and the learning rate that follows from them.
+
+One frozen dataclass, so that it can be stored in a checkpoint and compared exactly when a run resumes.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +17,32 @@ from ..choices import Precision, Schedule
 class Recipe:
     """How a network is trained.
 
-    Batch size, rate, momentum, decay and augmentation are by default those of He et al. (2015), section 4.2; the
-    cosine (Loshchilov and Hutter 2017), Nesterov's momentum and the warm-up (Goyal et al.
-    2017, section 2.2) are not.
+    The defaults for batch size, learning rate, momentum, weight decay and augmentation are those of He et al. (2015),
+    section 4.2. The cosine schedule (Loshchilov and Hutter 2017), Nesterov momentum and the warm-up (Goyal et al. 2017,
+    section 2.2) are additions.
 
     Attributes:
-        epochs: passes over the data.
-        batch_size: images a step.
-        learning_rate: the highest.
-        momentum: of SGD.
-        nesterov: Nesterov's momentum.
-        weight_decay: of SGD, on all parameters.
-        decay_vectors: also on biases and the scales and shifts of norms; not in He et al. (2019), section 3.1.
+        epochs: number of passes over the data.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+        momentum: SGD momentum.
+        nesterov: use Nesterov momentum.
+        weight_decay: SGD weight decay.
+        decay_vectors: apply it to biases and to the scales and shifts of norms too; He et al. (2019), section 3.1, do
+            not.
         warmup: epochs over which the learning rate rises from 0.
-        schedule: cosine to zero, or steps by a tenth at 1/2 and 3/4 (He et al. 2015, section 4.2).
+        schedule: cosine to zero, or division by ten at 1/2 and 3/4 of the epochs (He et al. 2015, section 4.2).
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016, section 7).
-        mixup: alpha of :func:`mixup` (Zhang et al. 2018): images blended in pairs; 0 for none. The training error is
-            then against the label of the larger share.
+        mixup: alpha of :func:`mixup` (Zhang et al. 2018), which blends images in pairs; 0 turns it off. The training
+            error is then measured against the label with the larger share.
         shift: maximum random shift, in pixels; the outside is black.
-        flip: images are mirrored left to right at random.
-        precision: "float32" computes in the dtype of the parameters, "bfloat16" and "float16" under autocast, float16
-            with a scale of the loss that follows its overflows (Micikevicius et al. 2018).
-        seed: of the order, the augmentation and what is random in the model.
+        flip: mirror images left to right at random.
+        precision: "float32" computes in the dtype of the parameters, "bfloat16" and "float16" under autocast; float16
+            with dynamic loss scaling (Micikevicius et al. 2018).
+        seed: seed of the order, the augmentation and the randomness inside the model.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number is out of its range.
 
     Example:
         >>> recipe = Recipe(epochs=10, warmup=2, learning_rate=0.1)
@@ -67,7 +71,7 @@ class Recipe:
             raise ValueError("expected momentum above 0 with nesterov=True, got 0; set nesterov=False")
 
     def rate(self, epoch: float) -> float:
-        """The learning rate at a time in epochs."""
+        """The learning rate after this many epochs, which may be a fraction."""
         if epoch < self.warmup:
             return self.learning_rate * (epoch + 1e-9) / self.warmup
         done = (epoch - self.warmup) / max(self.epochs - self.warmup, 1e-9)

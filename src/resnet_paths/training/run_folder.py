@@ -1,4 +1,9 @@
-"""The folder of a run: weights of an epoch, optimiser state, log; whole after a kill at any moment."""
+"""The folder of a run: weights of an epoch, optimiser state and log, consistent after a kill at any moment.
+
+Beside `save_checkpoint`, which writes weights alone: an exact resume also needs the momentum buffers, the loss scale
+and the metrics so far. They are in a second file, so that the weights stay a plain safetensors file that any tool
+reads. The second file names the first and is replaced last, atomically; that order makes the pair consistent.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +27,10 @@ Rows = list[dict[str, float]]
 
 
 class RunFolder:
-    """What a run keeps: ``epoch-0001.safetensors``, ``last.pt`` and ``log.csv``.
+    """The files of a run: ``epoch-0001.safetensors``, ``last.pt`` and ``log.csv``.
 
-    ``last.pt`` names the weights that belong to it and is replaced after these are written: a kill between the
-    two leaves the epoch before, complete.
+    ``last.pt`` names the weights that belong to it and is replaced after they are written: a kill between the two
+    leaves the previous epoch, complete.
     """
 
     def __init__(self, path: str | Path, model: nn.Module, identity: dict[str, Any], keep: Keep) -> None:
@@ -35,10 +40,10 @@ class RunFolder:
         self.identity = {"model": _structure(model), **identity}
 
     def resume(self, trainer: Trainer) -> Rows:
-        """Put model, optimiser and scale of the loss where the run stood; its rows so far.
+        """Restore model, optimiser and loss scale from the last checkpoint, and return the rows so far.
 
         Raises:
-            ValueError: the folder holds a run of another model, recipe or other data.
+            ValueError: the folder belongs to a run with another model, recipe or data set, or its state is damaged.
         """
         for partial in [*self.path.glob(".epoch-*"), *self.path.glob(".last.pt*"), *self.path.glob(".log.csv*")]:
             partial.unlink()
@@ -46,13 +51,16 @@ class RunFolder:
         if not last.exists():
             return []
         saved = _read_state(last)
-        was = dict(saved.get("identity", {}))
-        was["recipe"] = {**asdict(Recipe()), **was.get("recipe", {})}  # a run from before an option existed
-        other = [name for name, value in self.identity.items() if was.get(name) != value]
-        if other:
+        saved_identity = dict(saved.get("identity", {}))
+        saved_identity["recipe"] = {
+            **asdict(Recipe()),
+            **saved_identity.get("recipe", {}),
+        }  # an older run lacks newer options: their defaults
+        different = [name for name, value in self.identity.items() if saved_identity.get(name) != value]
+        if different:
             raise ValueError(
-                f"expected in {self.path} a run of the same model, recipe and data, got another {' and '.join(other)}; "
-                "choose another folder, or remove it"
+                f"expected a run of the same model, recipe and data in {self.path}, got another "
+                f"{' and '.join(different)}; choose another folder, or remove it"
             )
         try:
             weights = Path(saved["weights"]).name
@@ -60,18 +68,18 @@ class RunFolder:
             trainer.optimiser.load_state_dict(saved["optimiser"])
             trainer.scaler.load_state_dict(saved.get("scaler", {}))
             rows: Rows = list(saved["rows"])
-        except Exception as error:  # torch checks little of what it is given
+        except Exception as error:  # torch barely checks the states that it loads
             raise ValueError(_damaged(last, error)) from error
         self._log(rows)
         return rows
 
     def start(self, model: nn.Module, rows: Rows, facts: dict[str, Any]) -> None:
-        """The initial weights, where all are kept."""
+        """Save the initial weights where all are kept."""
         if self.keep == "all" and not rows:
             save_checkpoint(model, self.path / "epoch-0000.safetensors", **facts)
 
     def save(self, trainer: Trainer, rows: Rows, facts: dict[str, Any]) -> None:
-        """The state after an epoch; the epoch before goes, unless all are kept."""
+        """Save the state after an epoch; the previous epoch is removed unless all are kept."""
         weights = self.path / f"epoch-{len(rows):04d}.safetensors"
         save_checkpoint(trainer.model, weights, **facts, figures=rows[-1])
         state = {
@@ -84,9 +92,9 @@ class RunFolder:
         with whole_file(self.path / "last.pt") as partial:
             torch.save(state, partial)
         if self.keep == "last":
-            for other in self.path.glob("epoch-*.safetensors"):
-                if other != weights:
-                    other.unlink()
+            for previous in self.path.glob("epoch-*.safetensors"):
+                if previous != weights:
+                    previous.unlink()
         self._log(rows)
 
     def _log(self, rows: Rows) -> None:
@@ -97,11 +105,11 @@ class RunFolder:
 
 
 def _read_state(last: Path) -> dict[str, Any]:
-    """What ``last.pt`` holds; it cannot run code."""
+    """The content of ``last.pt``, loaded without running any code in it."""
     try:
         saved = torch.load(last, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or not isinstance(saved.get("identity", {}), dict):
-            raise ValueError(f"it holds a {type(saved).__name__}")
+            raise ValueError(f"it contains a {type(saved).__name__}")
     except Exception as error:  # whatever torch.load raises on a damaged or an unsafe file
         raise ValueError(_damaged(last, error)) from error
     return saved
@@ -109,14 +117,14 @@ def _read_state(last: Path) -> dict[str, Any]:
 
 def _damaged(last: Path, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).partition("\n")[0].partition(". ")[0]
-    return f"expected the state of a run in {last}, which cannot be used: {reason}; move its folder away to begin again"
+    return f"expected the state of a run in {last}, which cannot be used: {reason}; move its folder away to start again"
 
 
 def _structure(model: nn.Module) -> str:
-    """A hash of the model's layers and settings, not of its values; the same in a wrapper and under another PyTorch.
+    """A hash of the model's layers and settings without its values; the same in a wrapper and under another PyTorch.
 
-    Not of the text that a model prints: PyTorch's releases print the same layer differently, and a run that was
-    stopped before an update goes on after it.
+    It does not use the model's ``repr``: PyTorch releases print the same layer differently, and a run that was stopped
+    before an update must resume after it.
     """
     model = inner_model(model)
     layers = [(name, type(layer).__qualname__, _settings(layer)) for name, layer in model.named_modules()]
@@ -125,13 +133,13 @@ def _structure(model: nn.Module) -> str:
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    """What a layer was made with: for PyTorch's own what it declares as constant, else its plain attributes."""
-    kept = vars(layer)
+    """A layer's constructor settings: the declared constants of PyTorch's own layers, else the plain attributes."""
+    attributes = vars(layer)
     if type(layer).__module__.startswith("torch."):
-        names = [name for name in getattr(layer, "__constants__", ()) if name in kept]
+        names = [name for name in getattr(layer, "__constants__", ()) if name in attributes]
     else:
-        names = [name for name in kept if not name.startswith("_") and name != "training"]
-    return {name: kept[name] for name in sorted(names) if _is_plain(kept[name])}
+        names = [name for name in attributes if not name.startswith("_") and name != "training"]
+    return {name: attributes[name] for name in sorted(names) if _is_plain(attributes[name])}
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,4 +1,8 @@
-"""Training with SGD after He et al. (2015), with exact resume after a kill."""
+"""Training with SGD after He et al. (2015), with exact resume after a kill.
+
+Beside general trainers such as Lightning, because this library needs two guarantees: the same recipe gives the same
+weights bit for bit, interrupted or not, and every saved network states its data, recipe and normalisation.
+"""
 
 from __future__ import annotations
 
@@ -40,32 +44,33 @@ def train(
     progress: bool = True,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train a model in place by SGD and return one row of figures for each epoch.
+    """Train a model in place with SGD and return one row of metrics per epoch.
 
-    With a folder each epoch ends with a checkpoint of the model and the optimiser. All that is random in an epoch
-    (order, augmentation, dropout) follows from the recipe's seed and the epoch's number. So a run that was killed
-    goes on from the last checkpoint and ends with the same weights as one that was not: bit for bit on a CPU with
+    With a folder, each epoch ends with a checkpoint of the model and the optimiser. Everything random in an epoch
+    (order, augmentation, dropout) follows from the recipe's seed and the epoch number. A run that was killed therefore
+    resumes from the last checkpoint and ends with the same weights as an uninterrupted one: bit for bit on a CPU with
     the same number of threads, and on a GPU under ``torch.use_deterministic_algorithms``.
 
     Args:
         model: the model; left in eval mode.
         data: training images.
-        recipe: how (default :class:`Recipe`).
-        folder: for ``epoch-NNNN.safetensors``, ``last.pt`` (optimiser) and ``log.csv``; None keeps nothing.
-        keep: the weights of the last epoch, or of all and the initial ones (:func:`read_trajectory`).
+        recipe: the hyperparameters (default :class:`Recipe`).
+        folder: folder for ``epoch-NNNN.safetensors``, ``last.pt`` (optimiser) and ``log.csv``; None keeps nothing.
+        keep: which weights to keep: those of the last epoch, or of all epochs and the initial ones
+            (:func:`read_trajectory`).
         test: images for the test error after each epoch.
-        tensorboard: write the figures for TensorBoard too, under ``tensorboard`` in the folder.
-        progress: show a bar with the time left on a terminal, and elsewhere a line for each epoch (standard error).
-        after_epoch: called with the epoch's number and the model.
+        tensorboard: also write the metrics for TensorBoard, under ``tensorboard`` in the folder.
+        progress: show a bar with the remaining time on a terminal, and one line per epoch elsewhere (standard error).
+        after_epoch: called with the epoch number and the model.
 
     Returns:
-        For each epoch its number, the learning rate at its start, the mean loss and the error over the (augmented)
-        training images, and the test error where there are test images.
+        For each epoch: its number, the learning rate at its start, the mean loss and the error on the (augmented)
+        training images, and the test error if there are test images.
 
     Raises:
-        ValueError: the folder holds a run of another model, recipe or other data; TensorBoard is not installed, or
-            asked for without a folder.
-        FloatingPointError: the loss is no longer finite; the folder keeps the epoch before.
+        ValueError: the folder belongs to a run with another model, recipe or data set; TensorBoard is not installed, or
+            requested without a folder.
+        FloatingPointError: the loss is no longer finite; the folder keeps the previous epoch.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -78,34 +83,34 @@ def train(
     data = as_data(data)
     test = None if test is None else as_data(test)
     if tensorboard and folder is None:
-        raise ValueError("expected a folder with tensorboard=True, got none; give folder=")
+        raise ValueError("expected a folder with tensorboard=True, got none; pass folder=")
     if test is not None:
         data, test = numbered_alike(data, test)
     trainer = Trainer.of(model, recipe or Recipe())
     recipe = trainer.recipe
     facts = described(data, recipe)
-    place, rows = None, []
+    run_folder, rows = None, []
     if folder is not None:
-        place = RunFolder(folder, model, {"recipe": asdict(recipe), "data": data.fingerprint}, keep)
-        rows = place.resume(trainer)
-        place.start(model, rows, facts)
-    board = TensorBoardLog(place.path / "tensorboard", rows) if tensorboard and place is not None else None
+        run_folder = RunFolder(folder, model, {"recipe": asdict(recipe), "data": data.fingerprint}, keep)
+        rows = run_folder.resume(trainer)
+        run_folder.start(model, rows, facts)
+    board = TensorBoardLog(run_folder.path / "tensorboard", rows) if tensorboard and run_folder is not None else None
     data = data.to(trainer.device, next(model.parameters()).dtype)
 
     steps = len(training_slices(len(data), recipe.batch_size))
-    with TrainingProgress(progress, recipe.epochs, steps, len(rows)) as shown:
+    with TrainingProgress(progress, recipe.epochs, steps, len(rows)) as bar:
         for epoch in range(len(rows), recipe.epochs):
-            row = trainer.epoch(data, epoch, shown.step)
+            row = trainer.epoch(data, epoch, bar.step)
             if test is not None:
                 row["test_error"] = error_rate(model, test)
             rows.append(row)
-            if place is not None:
-                place.save(trainer, rows, facts)
+            if run_folder is not None:
+                run_folder.save(trainer, rows, facts)
             if board is not None:
                 board.write(row)
             if after_epoch is not None:
                 after_epoch(epoch, model)
-            shown.epoch(row)
+            bar.epoch(row)
     if board is not None:
         board.close()
     model.eval()
@@ -113,7 +118,7 @@ def train(
 
 
 def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
-    """Facts for :func:`resnet_paths.models.save_checkpoint`: what the model reads, names and was trained on."""
+    """Metadata for :func:`resnet_paths.models.save_checkpoint`: normalisation, class names, data and recipe."""
     return {
         "mean": list(data.mean),
         "std": list(data.std),
@@ -125,12 +130,12 @@ def described(data: ImageData, recipe: Recipe) -> dict[str, Any]:
 
 @checked
 def error_rate(model: nn.Module, data: ImageSource, batch_size: int = 256) -> float:
-    """The share of images that the model, in eval mode, gets wrong; its train flags stay.
+    """The share of images that the model misclassifies in eval mode; its train flags are restored.
 
     Raises:
-        ValueError: labels beyond the model's logits.
+        ValueError: a label has no logit.
 
-    Cost: one forward pass of every image.
+    Cost: one forward pass per image.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -140,10 +145,10 @@ def error_rate(model: nn.Module, data: ImageSource, batch_size: int = 256) -> fl
     """
     data = as_data(data)
     data = data.to(dtype=next((p.dtype for p in model.parameters() if p.is_floating_point()), None))
-    with private_use(model) as own, torch.inference_mode():
-        own.eval()
+    with private_use(model) as private, torch.inference_mode():
+        private.eval()
         wrong = sum(
-            int((~right(main_output(call_model(own, placed(x, own))).cpu(), labels.cpu())).sum())
+            int((~right(main_output(call_model(private, placed(x, private))).cpu(), labels.cpu())).sum())
             for x, labels in data.batches(batch_size)
         )
     return wrong / len(data)
