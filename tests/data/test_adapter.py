@@ -122,7 +122,7 @@ def test_pictures_and_their_normalisation() -> None:
     pictures = Items(lambda i: (Image.fromarray(pixels[i]), int(Y[i])))
     data = as_data(pictures, mean=(0.5,) * 3, std=(0.25,) * 3)
     assert torch.allclose(data.x, (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
-    with pytest.raises(TypeError, match="normalisation is not known; give mean and std"):
+    with pytest.raises(TypeError, match="normalisation is not known; pass mean and std"):
         as_data(pictures)
     grey = as_data((X[:, 0], Y))
     assert grey.images.shape == (7, 1, 8, 8)
@@ -143,10 +143,10 @@ def test_names_of_classes_and_a_loaders_order() -> None:
     [
         (None, "got NoneType"),
         (3, "got int"),
-        ("digits", r"give load_data\('digits'\)"),
+        ("digits", r"pass load_data\('digits'\)"),
         (X, "got Tensor"),
         (nn.Sequential(nn.ReLU()), "got Sequential"),
-        ([], "got none; is the iterator used up"),
+        ([], "got none; is the iterator exhausted"),
         ((X, Y[:5]), "got 7 images and 5 labels"),
         ((Y, X), "images of 3 or 4 dimensions"),
         ((X, Y.double()), r"convert them with \.long\(\)"),
@@ -157,7 +157,7 @@ def test_names_of_classes_and_a_loaders_order() -> None:
         (((X * 9).long(), Y), "whose white is not known"),
         ([(X[:2], Y[:2]), (X[2:, :, 1:], Y[2:])], "got 2 sizes"),
         ([{"scan": X, "other": X, "labels": Y}], "image= and label="),
-        ([(X,)], "got tuple of 1; labels are needed"),
+        ([(X,)], "got tuple of 1; labels are required"),
         ([X, X], "expected"),
     ],
 )

@@ -140,7 +140,7 @@ def test_halves_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("nowhere", {}, "none of the names and no file"),
+        ("nowhere", {}, "neither a known name nor a file"),
         ("digit", {}, "similar names: digits"),
         ("digits:foo", {}, "similar names: digits"),
         ("digits", {"size": 16}, "no size with 'digits'"),
@@ -261,7 +261,7 @@ def test_zip_files_of_other_layouts(tmp_path) -> None:
         for entry in pngs:
             file.write(entry, "train" / entry.relative_to(tmp_path / "set"))
     assert len(load_data(str(tmp_path / "train.zip"), "train")) == 6
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(ValueError, match="got only train"):
         load_data(str(tmp_path / "train.zip"), "test")
 
 

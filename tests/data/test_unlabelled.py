@@ -111,7 +111,7 @@ def test_metrics_that_need_them_refuse(net) -> None:
 
 def test_a_student_follows_its_teacher_without_labels(net) -> None:
     student = cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=1).eval()
-    with pytest.raises(ValueError, match=r"share of 10% of the loss, got images without labels; give .*weight=1"):
+    with pytest.raises(ValueError, match=r"10% of the loss, got images without labels; pass .*weight=1"):
         distil(student, net, X)
     best = distil_best(student, net, X, settings=Distillation(epochs=2, batch_size=3, weight=1.0, shift=0, flip=False))
     assert best.losses[best.kept] <= best.losses[0]

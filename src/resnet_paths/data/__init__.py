@@ -1,4 +1,4 @@
-"""Labelled images from the sources that analyses run on."""
+"""Images and inputs in memory, from every source that analyses run on."""
 
 from ..choices import Split
 from ._files import folder, zipped

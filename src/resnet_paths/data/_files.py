@@ -1,11 +1,13 @@
-"""Images of folders and zip files, one folder for each class.
+"""Images of folders and zip files with one folder per class.
 
-torchvision's ``ImageFolder`` reads the same files with the same labels, which a test compares; it is not used, because
-what differs is most of the work. It knows no zip files and no folders for parts around the classes, and it numbers each
-part on its own, so that a class missing from ``val`` shifts all labels after it. It opens whatever Pillow opens, among
-that formats that start other programs, and pictures of any size; from a zip, a file of a few kilobytes may inflate to
-gigabytes. It turns 16-bit pictures into white ones. And it stops at the first damaged file with Pillow's message, which
-names no file.
+torchvision's ``ImageFolder`` reads the same files with the same labels, which a test compares. It is not used because
+the differences are most of the work:
+
+- it knows neither zip files nor folders for the parts around the classes, and it numbers each part separately, so that
+  a class missing from ``val`` shifts all labels after it;
+- it opens whatever Pillow opens, including formats that start other programs, and pictures of any size; from a zip, a
+  file of a few kilobytes may inflate to gigabytes;
+- it turns 16-bit pictures white, and stops at the first damaged file with Pillow's message, which names no file.
 
 Images are decoded at once into one array: analyses pass over the same few hundred or thousand images again and again.
 """
@@ -34,8 +36,11 @@ from .images import ImageData
 from .layout import SUFFIXES, Layout, held_out, layout_of, part_of_name
 
 MOST_BYTES = 64 << 30
-"""Of all images together, decoded."""
-_MOST_MEMBER, _MOST_RATIO = 512 << 20, 100  # bytes of a file in a zip; inflated to packed, from 64 MiB on
+"""Limit of all decoded images together: beyond the memory of most machines, reached by forgetting `limit`."""
+_MOST_MEMBER, _MOST_RATIO = (
+    512 << 20,
+    100,
+)  # largest file in a zip, in bytes; largest inflation ratio of files above 64 MiB: pictures barely compress
 
 
 @checked
@@ -49,28 +54,27 @@ def folder(
     white: float | None = None,
     seed: int = 0,
 ) -> ImageData:
-    """Images of a folder with one folder for each class: ``<class>/<name>.jpg``, as torchvision's ``ImageFolder``.
+    """Images of a folder with one folder per class: ``<class>/<name>.jpg``, like torchvision's ``ImageFolder``.
 
-    All files are read that ``ImageFolder`` reads, in folders within a class's folder too. There may be folders for
-    training and other images around the classes: ``train``, ``val`` (or ``valid``, ``validation``) and ``test``.
-    Classes are numbered as in ``train`` in all of them. Without such folders all images are of one part; asked for a
-    split, a fifth of each class, drawn by `seed`, is the test part and the rest the training part, and a warning says
-    so.
+    It reads every file that ``ImageFolder`` reads, including those in folders inside a class folder. The class folders
+    may be grouped into ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; all parts number their classes
+    as ``train`` does. Without such folders there is one part. If you then request a split, a fifth of each class, drawn
+    with `seed`, becomes the test part and the rest the training part, and a warning says so.
 
     Args:
         path: the folder.
-        split: ``train``, ``val`` or ``test``; ``val`` serves as test images where there are no others. None: test
-            images, or all where there are no parts.
-        size: resize the shorter side to this and crop the middle; None: all images must be of one size.
-        limit: at most this many, spread evenly over all; the classes and their numbers stay those of the folder.
-        classes: the names in the order of their numbers, such as those of a checkpoint.
-        white: the value of a white pixel, of images of more than 8 bits (default: 65,535, of floats 1).
-        seed: of a split that is drawn.
+        split: ``train``, ``val`` or ``test``; ``val`` serves as ``test`` if there is no other. None: the test images,
+            or all images if there are no parts.
+        size: resize the shorter side to this and crop the centre; None: all images must have one size.
+        limit: maximum number of images, spread evenly over all; classes and their numbers stay those of the folder.
+        classes: class names in the order of their numbers, such as those of a checkpoint.
+        white: value of a white pixel in images of more than 8 bits (default 65,535, or 1 for floats).
+        seed: seed of a split drawn at random.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no images, images that cannot be read, or of several sizes without `size`; a class that the training
-            images (or `classes`) do not have.
+        FileNotFoundError: the folder does not exist.
+        ValueError: there are no images, images are unreadable or differ in size without `size`, or a class is missing
+            from the training images (or from `classes`).
 
     Example:
         >>> import tempfile
@@ -82,32 +86,32 @@ def folder(
         ...     folder(root).classes
         ('cat', 'dog')
     """
-    root, found = folder_layout(existing(path), split)
-    tree = _Tree(found, str(path) if root == Path(path) else str(root), lambda name: _opened(root / name))
+    root, layout = folder_layout(existing(path), split)
+    tree = _Tree(layout, str(path) if root == Path(path) else str(root), lambda name: _opened(root / name))
     return tree.images(split, size, limit, classes, white, seed)
 
 
 def folder_layout(path: Path, split: Split | None = None) -> tuple[Path, Layout]:
-    """The folder that holds the parts, and its layout: the one around where another part is asked for.
+    """The folder that contains the parts, and its layout; for the path of one part, this is the parent folder.
 
-    ``photos/val`` is numbered as ``photos/train`` is, and its training images are those of ``photos/train``.
+    ``photos/val`` has the class numbers of ``photos/train``, and its training images are those of ``photos/train``.
     """
-    own = layout_of(_names(path))
-    here = path if path.name and path.name != ".." else path.resolve()
-    part, around = part_of_name(here.name), here.parent
-    if part is None or own.is_parted or not own.parts[""]:
-        return path, own
-    siblings = [entry for entry in around.iterdir() if entry.is_dir() and part_of_name(entry.name)]
+    own_layout = layout_of(_names(path))
+    resolved = path if path.name and path.name != ".." else path.resolve()
+    part, parent = part_of_name(resolved.name), resolved.parent
+    if part is None or own_layout.is_parted or not own_layout.parts[""]:
+        return path, own_layout
+    siblings = [entry for entry in parent.iterdir() if entry.is_dir() and part_of_name(entry.name)]
     if len(siblings) < 2:
-        return path, own
-    whole = layout_of(f"{entry.name}/{name}" for entry in siblings for name in _names(entry))
-    if not whole.is_parted or part not in whole.parts:
-        return path, own
-    if split is None:  # this part itself, numbered with the others
-        kept = {name: images for name, images in whole.parts.items() if name in ("train", part)}
-        whole.parts = {**kept, "test": whole.parts[part]}
-        whole.folders["test"] = whole.folders[part]
-    return around, whole
+        return path, own_layout
+    parent_layout = layout_of(f"{entry.name}/{name}" for entry in siblings for name in _names(entry))
+    if not parent_layout.is_parted or part not in parent_layout.parts:
+        return path, own_layout
+    if split is None:  # the given part itself, numbered like its siblings
+        parts = {name: images for name, images in parent_layout.parts.items() if name in ("train", part)}
+        parent_layout.parts = {**parts, "test": parent_layout.parts[part]}
+        parent_layout.folders["test"] = parent_layout.folders[part]
+    return parent, parent_layout
 
 
 @checked
@@ -121,20 +125,20 @@ def zipped(
     white: float | None = None,
     seed: int = 0,
 ) -> ImageData:
-    """Images of a zip file laid out as a :func:`folder`; a folder around everything does not count.
+    """Images of a zip file laid out like a :func:`folder`; a single folder around everything is ignored.
 
     Args:
-        path: the file.
-        split: see :func:`folder`; so are the others.
-        size: likewise.
-        limit: likewise.
-        classes: likewise.
-        white: likewise.
-        seed: likewise.
+        path: the zip file.
+        split: see :func:`folder`.
+        size: see :func:`folder`.
+        limit: see :func:`folder`.
+        classes: see :func:`folder`.
+        white: see :func:`folder`.
+        seed: see :func:`folder`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no zip file, a member that inflates beyond reason, or as :func:`folder`.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a zip file, a member inflates beyond reason, or see :func:`folder`.
 
     Example:
         >>> import tempfile
@@ -154,15 +158,15 @@ def zipped(
 
 
 def zip_layout(file: zipfile.ZipFile) -> Layout:
-    """How an open zip file is laid out."""
+    """The layout of an open zip file."""
     return layout_of((name for name in file.namelist() if not name.endswith("/")), packed=True)
 
 
 def zip_file(source: Path) -> zipfile.ZipFile:
-    """The file, open.
+    """Open a zip file.
 
     Raises:
-        ValueError: it is no zip file.
+        ValueError: it is not a zip file.
     """
     try:
         return zipfile.ZipFile(source)
@@ -171,12 +175,12 @@ def zip_file(source: Path) -> zipfile.ZipFile:
 
 
 class SeveralSizes(ValueError):
-    """Images that differ in size, and no size to make them."""
+    """Images differ in size, and no size was given to resize them to."""
 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Images of a layout, and how each is opened."""
+    """The images of a layout, and how to open each of them."""
 
     layout: Layout
     name: str
@@ -187,41 +191,41 @@ class _Tree:
         split: Split | None,
         size: int | None,
         limit: int | None,
-        given: Sequence[str] | None,
+        given_classes: Sequence[str] | None,
         white: float | None,
         seed: int,
     ) -> ImageData:
-        """Those of a split, decoded."""
+        """The images of a split, decoded."""
         part = self.layout.part(split)
         entries = [] if part is None else self.layout.parts[part]
         if not entries or part is None:
-            raise ValueError(self._none(split))
-        self._say_what_is_left_out()
-        classes = tuple(given) if given is not None else self.layout.classes
-        self._check_classes(entries, classes, given is not None)
+            raise ValueError(self._no_images_message(split))
+        self._warn_of_skipped_files()
+        classes = tuple(given_classes) if given_classes is not None else self.layout.classes
+        self._check_classes(entries, classes, given_classes is not None)
         name = f"{self.name} ({self.layout.folders[part]})" if part else self.name
         if not part and split is not None:
-            places, name = drawn_part([label for label, _ in entries], split, self.name, seed)
-            entries = [entries[place] for place in places]
+            indices, name = drawn_part([label for label, _ in entries], split, self.name, seed)
+            entries = [entries[index] for index in indices]
         if limit is not None and limit < len(entries):
-            entries = [entries[place] for place in spread(len(entries), limit)]
+            entries = [entries[index] for index in spread(len(entries), limit)]
         images = self._decoded([file for _, file in entries], size, white, name)
         number = {label: classes.index(label) for label in {label for label, _ in entries}}
         labels = torch.tensor([number[label] for label, _ in entries], device="cpu")
         return ImageData(images, labels, classes, *normalisation(3, name), name)
 
-    def _none(self, split: Split | None) -> str:
+    def _no_images_message(self, split: Split | None) -> str:
         if self.layout.is_parted:
-            have = " and ".join(sorted(self.layout.folders.values()))
-            return f"expected {split or 'test'} images in {self.name}, got none beside {have}; pass split='train'"
-        others = sum(map(len, self.layout.left_out.values()))
+            present = " and ".join(sorted(self.layout.folders.values()))
+            return f"expected {split or 'test'} images in {self.name}, got only {present}; pass split='train'"
+        other_files = sum(map(len, self.layout.left_out.values()))
         return (
             f"expected images as <class>/<name>.jpg (or {', '.join(SUFFIXES[1:])}) in {self.name}, got none"
-            + (f" but {others} other files" if others else "")
-            + "; give the folder that holds the classes' folders, or train and test around these"
+            + (f" but {other_files} other files" if other_files else "")
+            + "; pass the folder that contains the class folders, or the one with train and test around them"
         )
 
-    def _say_what_is_left_out(self) -> None:
+    def _warn_of_skipped_files(self) -> None:
         for reason, names in self.layout.left_out.items():
             warn(f"{len(names)} images of {self.name} {reason} are left out, such as {names[0]}")
         labels = {label for part in self.layout.parts.values() for label, _ in part}
@@ -229,7 +233,7 @@ class _Tree:
         if len(labels) == 1 and len(inner) > 1 and not inner & labels:
             warn(
                 f"all images of {self.name} are of one class, {labels.pop()!r}, in {len(inner)} folders inside it, "
-                f"such as {min(inner)!r}: if these are the classes, give the folder that holds them",
+                f"such as {min(inner)!r}: if these are the classes, pass the folder that contains them",
             )
 
     def _check_classes(self, entries: list[tuple[str, str]], classes: tuple[str, ...], given: bool) -> None:
@@ -237,8 +241,8 @@ class _Tree:
         if unknown:
             whose = "the given classes" if given else f"the classes of {self.layout.folders.get('train', 'train')}"
             raise ValueError(
-                f"expected in {self.name} {whose} ({few(classes)}), got also {few(unknown)}; take these folders out, "
-                "rename them, or give classes="
+                f"expected in {self.name} {whose} ({few(classes)}), got also {few(unknown)}; remove these folders, "
+                "rename them, or pass classes="
             )
 
     def _decoded(self, files: list[str], size: int | None, white: float | None, name: str) -> torch.Tensor:
@@ -273,64 +277,64 @@ class _Tree:
 
 
 def drawn_part(labels: Sequence[str] | Sequence[int], split: Split, name: str, seed: int) -> tuple[list[int], str]:
-    """The places of the images of a part that is drawn, and what it is called; a warning says so.
+    """The indices of a part drawn at random, and its name; a warning says that it was drawn.
 
     Raises:
         ValueError: no class has two images.
     """
-    apart = held_out(labels, seed)
-    places = [place for place, out in enumerate(apart) if out == (split != "train")]
-    if not places:
+    is_test = held_out(labels, seed)
+    indices = [index for index, is_test_image in enumerate(is_test) if is_test_image == (split != "train")]
+    if not indices:
         raise ValueError(f"expected at least two images of a class in {name} to split, got one of each")
-    part, count = "training" if split == "train" else "test", sum(apart)
+    part, count = "training" if split == "train" else "test", sum(is_test)
     warn(
-        f"{name} has no folders or arrays of its own for training and test images: {count} of its {len(apart)} images, "
-        f"a fifth of each class drawn with seed {seed}, are the test part and {len(apart) - count} the training part; "
-        f"these are the {part} part"
+        f"{name} has no folders or arrays of its own for training and test images: {count} of its {len(is_test)} "
+        f"images, a fifth of each class drawn with seed {seed}, are the test part and {len(is_test) - count} the "
+        f"training part; these are the {part} part"
     )
-    return places, f"{name} ({part} part, seed {seed})"
+    return indices, f"{name} ({part} part, seed {seed})"
 
 
 def spread(length: int, count: int) -> list[int]:
-    """So many places, evenly from the first to the last."""
-    return [int(place) for place in np.linspace(0, length - 1, count).round()]
+    """This many indices, evenly spaced from the first to the last."""
+    return [int(position) for position in np.linspace(0, length - 1, count).round()]
 
 
 def check_inflated(info: zipfile.ZipInfo, most: int, ratio: int, free: int) -> None:
-    """Refuse a member before it is inflated.
+    """Refuse an oversized member before it is inflated.
 
     Raises:
-        Damaged: it would be larger than `most`, or than `free` and `ratio` times what is packed.
+        Damaged: it would exceed `most` bytes, or both `free` bytes and `ratio` times its packed size.
     """
     if info.file_size > most or (info.file_size > free and info.file_size > ratio * max(1, info.compress_size)):
         raise Damaged(f"it inflates from {info.compress_size:,} to {info.file_size:,} bytes")
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """In one array; of floats where one has more than 256 levels."""
+    """The images in one array, of floats if any has more than 256 levels."""
     if any(array.dtype != np.uint8 for array in arrays):
         arrays = [array.astype(np.float32) / 255 if array.dtype == np.uint8 else array for array in arrays]
     return np.stack(arrays)
 
 
 def _names(root: Path) -> Iterator[str]:
-    """All files below a folder, through links too, each folder once."""
-    seen = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
+    """All files below a folder, following links but visiting each folder once."""
+    visited = set()
+    for directory, folders, files in os.walk(root, followlinks=True):
+        real_path = os.path.realpath(directory)
+        if real_path in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real_path)
         folders.sort()
-        base = Path(place).relative_to(root)
-        yield from ((base / file).as_posix() for file in files)
+        relative = Path(directory).relative_to(root)
+        yield from ((relative / file).as_posix() for file in files)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     if not path.is_file():
-        raise Damaged("it is a link to nothing" if path.is_symlink() else "it is no file")
+        raise Damaged("it is a broken link" if path.is_symlink() else "it is not a file")
     try:
         file = path.open("rb")
     except OSError as error:

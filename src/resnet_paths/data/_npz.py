@@ -1,8 +1,8 @@
 """Images of npz files.
 
-The form in which people share small data sets; it has no layout of its own, so that arrays are recognised by their
-names and shapes. It is a zip file: a small one may inflate to more than there is memory, which is checked before
-anything is read, and arrays of objects, which would run code, are refused.
+The form in which people share small data sets. It has no standard layout, so arrays are recognised by their names and
+shapes. An npz is a zip file: a small one may inflate beyond memory, so sizes are checked before anything is read, and
+arrays of objects, which would run code, are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from .arrays import image_tensor, label_tensor
 from .classes import renamed
 from .images import ImageData
 
-_MOST_RATIO, _FREE = 200, 1 << 30  # inflated to packed, of arrays of more bytes than this
+_MOST_RATIO, _FREE = (
+    200,
+    1 << 30,
+)  # largest inflation ratio of arrays above 1 GiB; blank images compress far more, but are small
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError)
 
 
@@ -42,21 +45,21 @@ def npz(
 ) -> ImageData:
     """Arrays ``test_images`` and ``test_labels`` (or ``train_``, ``val_``, or ``images``, ``labels``) of an npz file.
 
-    Class names are those of an array ``classes``; a file whose name begins with ``cifar10`` has those of
-    CIFAR-10; otherwise they are the labels' numbers, up to the largest in any of the arrays.
+    Class names come from an array ``classes``, or are those of CIFAR-10 if the file name begins with ``cifar10``.
+    Otherwise they are the label numbers, up to the largest in any of the arrays.
 
     Args:
-        path: the file. Images are (count, height, width, channels), (count, channels, height, width) or
+        path: the npz file. Images are (count, height, width, channels), (count, channels, height, width) or
             (count, height, width), uint8 or float in [0, 1]; labels are (count,) or (count, 1) integers, or one-hot.
-        split: which of the arrays; ``val`` serves as test images where there are no others. Of a file with ``images``
-            and ``labels`` alone a split is drawn, as in :func:`folder`; None: test images, or all without parts.
-        limit: at most this many, the first; spread evenly where they are sorted by class.
-        classes: the names in the order of their numbers, such as those of a checkpoint.
-        seed: of a split that is drawn.
+        split: which arrays to read; ``val`` serves as ``test`` if there is no other. If the file has only ``images``
+            and ``labels``, a split is drawn as in :func:`folder`. None: the test images, or all images without parts.
+        limit: maximum number of images: the first ones, or spread evenly if they are sorted by class.
+        classes: class names in the order of their numbers, such as those of a checkpoint.
+        seed: seed of a split drawn at random.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an npz file, or not with such arrays.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not an npz file, or lacks such arrays.
 
     Example:
         >>> import tempfile
@@ -67,18 +70,18 @@ def npz(
         torch.Size([2, 3, 4, 4])
     """
     source = existing(path)
-    pixels, numbers, others, names, prefix = _arrays(source, split)
-    images, labels = _images(pixels, source.name), _labels(numbers, source.name)
-    largest = max([int(labels.max()), *(int(_labels(other, source.name).max()) for other in others)])
+    pixels, raw_labels, other_labels, names, prefix = _arrays(source, split)
+    images, labels = _images(pixels, source.name), _labels(raw_labels, source.name)
+    largest = max([int(labels.max()), *(int(_labels(other, source.name).max()) for other in other_labels)])
     if names is not None:
-        own = tuple(str(name) for name in names)
+        class_names = tuple(str(name) for name in names)
     elif source.name.lower().startswith("cifar10") and largest < 10:
-        own = CIFAR10_CLASSES
+        class_names = CIFAR10_CLASSES
     else:
-        own = tuple(str(label) for label in range(largest + 1))
+        class_names = tuple(str(label) for label in range(largest + 1))
     mean, std = normalisation(images.shape[1], source.name)
-    told = f"{source.name} ({prefix.rstrip('_') or split or 'test'})"
-    data = ImageData(images, labels, own, mean, std, told)
+    data_name = f"{source.name} ({prefix.rstrip('_') or split or 'test'})"
+    data = ImageData(images, labels, class_names, mean, std, data_name)
     if not prefix and split is not None:
         data = drawn(data, split, source.name, seed)
     if limit is not None and limit < len(data):
@@ -87,19 +90,21 @@ def npz(
 
 
 def drawn(data: ImageData, split: Split, name: str, seed: int) -> ImageData:
-    """The part of images of which nothing says which part they are; a warning says so."""
-    places, told = drawn_part(data.labels.tolist(), split, name, seed)
-    return replace(data.subset(places), name=told)
+    """A split drawn at random from images without given parts; a warning says so."""
+    indices, part_name = drawn_part(data.labels.tolist(), split, name, seed)
+    return replace(data.subset(indices), name=part_name)
 
 
 def limited(labels: torch.Tensor, limit: int) -> torch.Tensor:
-    """The first images; where they are sorted by class, evenly spread from the first to the last."""
-    in_order = bool((labels.diff() >= 0).all())
-    return torch.tensor(spread(len(labels), limit), device="cpu") if in_order else torch.arange(limit, device="cpu")
+    """Indices of the first images, or of images spread evenly if they are sorted by class."""
+    sorted_by_class = bool((labels.diff() >= 0).all())
+    return (
+        torch.tensor(spread(len(labels), limit), device="cpu") if sorted_by_class else torch.arange(limit, device="cpu")
+    )
 
 
 def npz_parts(source: Path) -> list[str]:
-    """The parts of a file: ``train``, ``val`` and ``test``, as far as they are there."""
+    """The parts that a file contains, among ``train``, ``val`` and ``test``."""
     with _opened(source) as file:
         return [part for part in ("train", "val", "test") if f"{part}_images" in file.files]
 
@@ -107,7 +112,7 @@ def npz_parts(source: Path) -> list[str]:
 def _arrays(
     source: Path, split: Split | None
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray | None, str]:
-    """Images and labels of a split, labels of the others, names of the classes, and how the arrays' names begin."""
+    """Images and labels of a split, labels of the other parts, class names, and the prefix of the array names."""
     with _opened(source) as file:
         parts = {"train": ["train_"], "val": ["val_"]}.get(split or "test", ["test_", "val_"])
         prefix = next((part for part in [*parts, ""] if f"{part}images" in file.files), None)
@@ -127,7 +132,7 @@ def _arrays(
 
 
 def _opened(source: Path) -> Any:
-    """The file, once it is known that none of its arrays is more than it should be."""
+    """Open the file after checking the size of each of its arrays."""
     try:
         file = np.load(source, allow_pickle=False)
         if isinstance(file, np.lib.npyio.NpzFile):
@@ -141,19 +146,19 @@ def _opened(source: Path) -> Any:
 
 
 def _check_member(members: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """From the headers, before anything is inflated: a small file may say that it holds terabytes."""
+    """Check the headers before anything is inflated: a small file may claim terabytes."""
     check_inflated(info, 1 << 50, _MOST_RATIO, _FREE)
     with members.open(info) as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(member)
     if not dtype.hasobject and math.prod(shape) * dtype.itemsize > info.file_size:
-        raise Damaged(f"{info.filename} says that it holds {shape} numbers, but has {info.file_size:,} bytes")
+        raise Damaged(f"{info.filename} claims {shape} numbers, but has {info.file_size:,} bytes")
 
 
 def _images(pixels: np.ndarray, name: str) -> torch.Tensor:
-    """(count, channels, height, width) of what may have its channels last, or none."""
-    floating = pixels.dtype.kind == "f" and bool(((pixels >= 0) & (pixels <= 1)).all())  # NaN is not
+    """Images as (count, channels, height, width), from arrays with channels first, last or absent."""
+    floating = pixels.dtype.kind == "f" and bool(((pixels >= 0) & (pixels <= 1)).all())  # False for NaN
     if not (pixels.dtype == np.uint8 or floating) or pixels.ndim not in (3, 4) or not pixels.size:
         span = f" from {pixels.min()} to {pixels.max()}" if pixels.size and pixels.dtype.kind in "iuf" else ""
         raise ValueError(

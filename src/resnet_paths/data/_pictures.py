@@ -1,7 +1,7 @@
-"""One picture file as an array, whatever its depth of colour, within bounds.
+"""One picture file as an array, whatever its colour depth, within bounds.
 
-Pillow decodes. What is added are bounds, as pictures come from strangers, and the cases in which its conversion to RGB
-loses what is there: pictures of 16 and 32 bits and of floats.
+Pillow decodes. This adds limits, since picture files may come from strangers, and handles the pictures that Pillow's
+conversion to RGB clips: those of 16 bits, 32 bits and floats.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-"""What is opened, whatever a file is called: others may start programs (EPS) or read further files."""
+"""Formats that are opened, whatever the file name says: others may start programs (EPS) or read further files."""
 
 MOST_PIXELS = 89_478_485
-"""Of one picture: what Pillow warns of."""
+"""Largest picture: the size above which Pillow warns of a decompression bomb."""
 
 
 class Damaged(ValueError):
-    """A file that holds no picture that is read."""
+    """A file without a readable picture."""
 
 
 def pixels(file: IO[bytes], size: int | None, white: float | None) -> np.ndarray:
     """The picture, (height, width, 3): uint8, or float32 in [0, 1] where it has more than 256 levels.
 
-    Pictures of 16 bits are divided by 65,535, those of floats must be in [0, 1], unless `white` is given, which is then
-    1. Colours are converted as Pillow does, transparency is dropped.
+    16-bit pictures are divided by 65,535 and floats must be in [0, 1], unless `white` is given as the value that
+    becomes
+    1. Colours are converted as Pillow does, and transparency is dropped.
 
     Args:
-        file: open for reading.
-        size: resize the shorter side to this and crop the middle.
-        white: the value of a white pixel, of pictures of more than 8 bits.
+        file: the picture file, open for reading.
+        size: resize the shorter side to this and crop the centre.
+        white: value of a white pixel in pictures of more than 8 bits.
 
     Raises:
-        Damaged: it cannot be read, or is too large.
+        Damaged: the file is unreadable or the picture too large.
     """
     with first_import("PIL.Image"):
         from PIL import Image
@@ -50,7 +51,7 @@ def pixels(file: IO[bytes], size: int | None, white: float | None) -> np.ndarray
     except Damaged:
         raise
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, KeyError, OverflowError) as error:
-        raise Damaged(_reason(error)) from error  # what Pillow raises on damaged files
+        raise Damaged(_reason(error)) from error  # all that Pillow raises on damaged files
     if size is not None:
         image = _resized(image, size)
     array = np.asarray(image)
@@ -62,7 +63,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _check_size(width: int, height: int, size: int | None) -> None:
-    """Before anything is decoded."""
+    """Refuse oversized pictures before anything is decoded."""
     if width * height > MOST_PIXELS:
         raise Damaged(f"it has {width} x {height} pixels, more than {MOST_PIXELS:,}")
     if size is not None:
@@ -79,15 +80,15 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 
 def _scaled(array: np.ndarray, mode: str, white: float | None) -> np.ndarray:
-    """In [0, 1]; bicubic resizing may go beyond a little, which is cut."""
-    most = white or (1.0 if mode == "F" else 65535.0)
+    """Pixels scaled to [0, 1], clipping the overshoot of bicubic resizing (at most a tenth)."""
+    maximum = white or (1.0 if mode == "F" else 65535.0)
     low, high = float(array.min()), float(array.max())
-    if not (low >= -0.1 * most and high <= 1.1 * most):
+    if not (low >= -0.1 * maximum and high <= 1.1 * maximum):
         raise Damaged(
-            f"its values go from {low:g} to {high:g}, and what is white is not known; pass white= with the value of a "
-            "white pixel"
+            f"its values go from {low:g} to {high:g}, and the value of white is unknown; pass white= with the value "
+            "of a white pixel"
         )
-    return (array / np.float32(most)).clip(0, 1)
+    return (array / np.float32(maximum)).clip(0, 1)
 
 
 def _reason(error: Exception) -> str:

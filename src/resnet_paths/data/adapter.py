@@ -1,8 +1,8 @@
-"""One way in for images: whatever holds them becomes what every analysis takes.
+"""The one entry for images: converts any container into what analyses take.
 
-Users have DataLoaders, datasets, dictionaries, arrays and pairs of tensors; analyses want all images in memory with
-their labels, names and normalisation, because they evaluate the same images many times and must say which they were.
-The conversion stands here once, so that no analysis has an opinion of its own on what a batch looks like.
+Users have DataLoaders, datasets, dictionaries, arrays and pairs of tensors. Analyses need all images in memory with
+labels, class names and normalisation, because they evaluate the same images many times and must record which these
+were. With the conversion in one place, no two analyses interpret the same batch differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .batches import even_slices
 from .images import ImageData
 
 ImageSource = Annotated[ImageData | Dataset[Any] | Mapping[str, Any] | Iterable[Any], ELSEWHERE]
-"""What holds labelled images: see :func:`as_data`."""
+"""Any container of labelled images: see :func:`as_data`."""
 
 IMAGE_KEYS = ("pixel_values", "image", "images", "img", "imgs", "x", "input", "inputs", "data", "pixels")
 LABEL_KEYS = ("labels", "label", "target", "targets", "y", "class", "classes", "fine_label")
@@ -36,7 +36,7 @@ _FORMS = (
 
 
 class UnknownNormalisation(TypeError):
-    """Pixels of uint8, of which nothing says how a model reads them."""
+    """Pixels are uint8 and their normalisation is unknown."""
 
 
 @checked
@@ -54,31 +54,30 @@ def as_data(
 ) -> ImageData:
     """Labelled images in memory from whatever holds them; every function that takes images reads them by this.
 
-    What compares a smaller network with the full one needs no labels, and reads images alone as well.
+    Analyses that compare a smaller network with the full one need no labels, and also accept images alone.
 
     Args:
-        source: an :class:`ImageData`, which stays what it is; a pair of arrays ``(images, labels)``; a ``Dataset``; a
-            ``DataLoader``; a dict of arrays; or an iterable of batches or samples. Each batch is a tuple or a list
-            whose first two items are images and labels, or a mapping.
-            Images are tensors or arrays (count, channels, height, width), channels last where that is told from the
-            shape, or (count, height, width); floats are taken as the model reads them. Labels are (count,),
-            (count, 1), or one-hot.
-        mean: of each channel, subtracted; needed for uint8, on the scale on which 255 is 1.
-        std: by which they are then divided; likewise.
-        classes: names of the classes; those of the data set by default, or else the labels' numbers.
-        name: of the images, for records and pictures.
-        image: the key of the images in a mapping, where it is none of the usual ones.
-        label: the key of the labels.
-        limit: at most this many images, the first.
-        labelled: refuse images without labels. Without this `source` may also be images alone: an array, or batches or
-            samples of nothing else; their labels are then -1.
+        source: an :class:`ImageData`, which is returned unchanged; a pair of arrays ``(images, labels)``; a
+            ``Dataset``; a ``DataLoader``; a dict of arrays; or an iterable of batches or samples. Each batch is a tuple
+            or a list whose first two items are images and labels, or a mapping. Images are tensors or arrays (count,
+            channels, height, width), channels last if the shape shows that, or (count, height, width); floats are taken
+            as already normalised. Labels are (count,), (count, 1) or one-hot.
+        mean: mean of each channel, which is subtracted; required for uint8, on the scale where 255 is 1.
+        std: standard deviation of each channel, by which the difference is divided; required for uint8.
+        classes: class names; by default those of the data set, or else the label numbers.
+        name: name of the images, for records and figures.
+        image: key of the images in a mapping, if it is not one of the usual ones.
+        label: key of the labels in a mapping.
+        limit: maximum number of images; the first ones are taken.
+        labelled: refuse images without labels. If False, `source` may also be images alone (an array, or batches or
+            samples without labels), and their labels become -1.
 
     Returns:
-        The images, all in memory. What is random in a source (order, augmentation) is drawn once.
+        The images, all in memory. Randomness in the source (order, augmentation) is drawn once.
 
     Raises:
-        TypeError: nothing that holds labelled images, or pixels whose normalisation is not known.
-        ValueError: no images, or images or labels of a shape that cannot be understood.
+        TypeError: `source` contains no labelled images, or pixels with unknown normalisation.
+        ValueError: there are no images, or their shapes or those of the labels make no sense.
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
@@ -89,7 +88,7 @@ def as_data(
     if isinstance(source, ImageData):
         if labelled and not source.labelled:
             raise ValueError(
-                f"expected labelled images in {source.name}, got images without labels; give pairs (images, labels)"
+                f"expected labelled images in {source.name}, got images without labels; pass pairs (images, labels)"
             )
         if limit is not None and limit < len(source):
             source = source.subset(slice(0, limit))
@@ -111,20 +110,20 @@ def as_data(
 def as_batches(
     source: ImageSource, model: nn.Module | None = None, *, batch_size: int = 100, inputs: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """Inputs and targets, a batch at a time, of whatever holds them; targets are None where there are none.
+    """Inputs and targets from any container, one batch at a time; absent targets are None.
 
-    For what needs no images as such: inputs may be of any shape, tuples or dicts, and targets of any kind. Batches of
-    a loader or another iterable are taken as they come; what has no batches (images, arrays, data sets) is cut into
-    batches that are as equal as can be.
+    For functions that do not require images: inputs may have any shape, or be tuples or dicts, and targets may be
+    anything. Batches of a loader or another iterable are used unchanged; containers without batches (images, arrays,
+    data sets) are cut into batches of nearly equal size.
 
     Args:
-        source: as for :func:`as_data`; batches may also be inputs alone.
-        model: it decides which items of a mapping are its inputs, and whether a list is one input or several.
-        batch_size: of what has no batches of its own.
-        inputs: targets are not needed: two arrays that differ in length alone are two batches of inputs.
+        source: see :func:`as_data`; batches may also be inputs alone.
+        model: its signature decides which items of a mapping are inputs, and whether a list is one input or several.
+        batch_size: maximum batch size for containers without batches.
+        inputs: targets are not needed, so two arrays that differ only in length are two batches of inputs.
 
     Raises:
-        TypeError: nothing that holds batches.
+        TypeError: `source` contains no batches.
 
     Example:
         >>> [(tuple(x.shape), y.tolist()) for x, y in as_batches((torch.zeros(3, 2), torch.arange(3)), batch_size=2)]
@@ -146,27 +145,27 @@ def as_batches(
 
 
 def model_input(x: Any, model: nn.Module | None) -> Any:
-    """An input as the model's forward takes it: of a mapping what it has arguments for, of a list its items.
+    """An input in the form that the model's forward takes: the matching items of a mapping, the items of a list.
 
-    A list stays one argument where forward asks for one alone, as detectors do.
+    A list stays one argument if forward takes only one, as with detectors.
 
     Raises:
-        ValueError: the mapping lacks an input that forward takes.
+        ValueError: the mapping has no input that forward takes.
     """
     if model is None or not isinstance(x, (Mapping, list)):
         return x
     parameters = inspect.signature(model.forward).parameters.values()
     if isinstance(x, list):
-        needed = _needed(model)
-        several = needed > 1 or (not needed and len(x) <= len(parameters))
-        return tuple(x) if several or (needed == 1 and len(x) == 1) else x
+        n_required = _n_required(model)
+        is_several_inputs = n_required > 1 or (not n_required and len(x) <= len(parameters))
+        return tuple(x) if is_several_inputs or (n_required == 1 and len(x) == 1) else x
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(x)
     names = {p.name for p in parameters}
-    known = {key: value for key, value in x.items() if key in names}
-    if known:
-        return known
-    key = _found(x, IMAGE_KEYS, lambda value: value.ndim == 4)
+    accepted = {key: value for key, value in x.items() if key in names}
+    if accepted:
+        return accepted
+    key = _key_of(x, IMAGE_KEYS, lambda value: value.ndim == 4)
     if key is None:
         raise ValueError(f"expected a batch with inputs named {sorted(names)}, got {sorted(map(str, x))}")
     return x[key]
@@ -179,44 +178,46 @@ def _collected(
     if _is_array(source) and not labelled:
         source = [source]
     _check(source)
-    told = name or _name_of(source)
+    data_name = name or _name_of(source)
     images: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
-    samples, count = _holds_samples(source), 0
+    are_samples, count = _holds_samples(source), 0
     for item in _items(source, labelled):
-        x, y = _images_and_labels(item, image, label, told, labelled)
-        if samples or (y is not None and _is_scalar(y)):
+        x, y = _images_and_labels(item, image, label, data_name, labelled)
+        if are_samples or (y is not None and _is_scalar(y)):
             x, y = tensor_of(x, "pixels")[None], None if y is None else tensor_of(y, "labels")[None]
-        images.append(image_tensor(x, told))
-        labels.append(_labels_of(y, images[-1], told))
+        images.append(image_tensor(x, data_name))
+        labels.append(_labels_of(y, images[-1], data_name))
         count += len(images[-1])
         if limit is not None and count >= limit:
             break
     if not images:
-        raise ValueError(f"expected at least one image in {told}, got none; is the iterator used up? give a list")
-    pixels, numbers = _joined(images, told)[:limit], torch.cat(labels)[:limit]
-    if bool((numbers == -1).any()) and not bool((numbers == -1).all()):
         raise ValueError(
-            f"expected labels for all images in {told} or for none, got {int((numbers == -1).sum())} without"
+            f"expected at least one image in {data_name}, got none; is the iterator exhausted? pass a list"
+        )
+    pixels, all_labels = _joined(images, data_name)[:limit], torch.cat(labels)[:limit]
+    if bool((all_labels == -1).any()) and not bool((all_labels == -1).all()):
+        raise ValueError(
+            f"expected labels for all images in {data_name} or for none, got {int((all_labels == -1).sum())} without"
         )
 
     if pixels.dtype == torch.uint8 and (mean is None or std is None):
         raise UnknownNormalisation(
-            f"expected floats as the model reads them in {told}, got uint8, whose normalisation is not known; give "
-            "mean and std to as_data, or load_data"
+            f"expected floats as the model reads them in {data_name}, got uint8, whose normalisation is not known; "
+            "pass mean and std to as_data, or use load_data"
         )
-    names = tuple(classes or _classes_of(source) or map(str, range(int(numbers.max()) + 1)))
+    names = tuple(classes or _classes_of(source) or map(str, range(int(all_labels.max()) + 1)))
     channels = pixels.shape[1]
     dtype = pixels.dtype if pixels.dtype.is_floating_point else torch.float32
     return ImageData(
-        pixels, numbers, names, tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels), told, dtype
+        pixels, all_labels, names, tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels), data_name, dtype
     )
 
 
 def _check(source: Any) -> None:
-    """Refuse at once what cannot hold images, although some of it could be iterated over."""
+    """Refuse objects that cannot contain images, even if they are iterable (strings, modules)."""
     if isinstance(source, (str, Path)):
-        raise TypeError(f"expected {_FORMS}, got {str(source)!r}; give load_data({str(source)!r})")
+        raise TypeError(f"expected {_FORMS}, got {str(source)!r}; pass load_data({str(source)!r})")
     holds = isinstance(source, (Iterable, Dataset)) or hasattr(source, "__getitem__")
     if isinstance(source, (nn.Module, torch.Tensor, np.ndarray, bytes, type)) or not holds:
         raise TypeError(f"expected {_FORMS}; got {type(source).__name__}")
@@ -227,18 +228,18 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_pair(source: Any) -> bool:
-    """Whether these are images and labels, not two batches of them."""
+    """Whether these are images and labels rather than two batches."""
     return isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0])
 
 
 def _are_inputs(source: Any) -> bool:
-    """Whether two arrays are two batches of inputs: they differ in length alone, and are no single numbers."""
+    """Whether two arrays are two batches of inputs: they differ only in length and have more than one dimension."""
     one, other = source
     return _is_array(other) and one.ndim > 1 and one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
 
 
 def _holds_samples(source: Any) -> bool:
-    """Whether its items are single images: a data set, of PyTorch or any other that is indexed by numbers."""
+    """Whether its items are single samples: a PyTorch data set, or another container indexed by numbers."""
     if isinstance(source, Dataset):
         return True
     indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
@@ -246,7 +247,7 @@ def _holds_samples(source: Any) -> bool:
 
 
 def _items(source: Any, labelled: bool = True) -> Iterator[Any]:
-    """Batches, or samples, as they come; without labels two arrays may be two batches of images."""
+    """Batches or samples in order; if labels are optional, two arrays may be two batches of images."""
     if isinstance(source, Mapping) or (_is_pair(source) and (labelled or not _are_inputs(source))):
         yield source
     elif _holds_samples(source) and not isinstance(source, IterableDataset):
@@ -258,34 +259,34 @@ def _items(source: Any, labelled: bool = True) -> Iterator[Any]:
 def _images_and_labels(
     item: Any, image: str | None, label: str | None, name: str, labelled: bool
 ) -> tuple[Any, Any | None]:
-    """The two of a batch or a sample; None for labels that need not be there and are not."""
+    """Images and labels of a batch or a sample; absent optional labels are None."""
     if not labelled and not isinstance(item, Mapping) and not (isinstance(item, (tuple, list)) and len(item) >= 2):
         return (item[0] if isinstance(item, (tuple, list)) and item else item), None
     if isinstance(item, Mapping):
         keys = (
-            image or _found(item, IMAGE_KEYS, lambda value: value.ndim >= 3),
-            label or _found(item, LABEL_KEYS, lambda value: labelled and _numbers_classes(value)),
+            image or _key_of(item, IMAGE_KEYS, lambda value: value.ndim >= 3),
+            label or _key_of(item, LABEL_KEYS, lambda value: labelled and _numbers_classes(value)),
         )
         if not labelled and label is None and keys[0] in item and keys[1] not in item:
             return item[keys[0]], None
         if any(key not in item for key in keys):
             raise ValueError(
-                f"expected images and labels in the batches of {name}, got the keys {sorted(map(str, item))}; say "
-                "which with image= and label= of as_data"
+                f"expected images and labels in the batches of {name}, got the keys {sorted(map(str, item))}; select "
+                "them with image= and label= of as_data"
             )
         return item[keys[0]], item[keys[1]]
     if isinstance(item, (tuple, list)) and len(item) >= 2:
         return item[0], item[1]
-    got = f"{type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
-    raise TypeError(f"expected batches (images, labels) or mappings in {name}, got {got}; labels are needed too")
+    received = f"{type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
+    raise TypeError(f"expected batches (images, labels) or mappings in {name}, got {received}; labels are required too")
 
 
 def _numbers_classes(value: torch.Tensor) -> bool:
     return value.ndim <= 1 and not value.dtype.is_floating_point
 
 
-def _found(item: Mapping[str, Any], usual: tuple[str, ...], fits: Any) -> str | None:
-    """The first usual key, or the only one whose value fits."""
+def _key_of(item: Mapping[str, Any], usual: tuple[str, ...], fits: Any) -> str | None:
+    """The first of the usual keys that is present, or the only key whose value fits."""
     for key in usual:
         if key in item and item[key] is not None:
             return key
@@ -294,22 +295,22 @@ def _found(item: Mapping[str, Any], usual: tuple[str, ...], fits: Any) -> str | 
 
 
 def _input_and_target(batch: Any, model: nn.Module | None) -> tuple[Any, Any]:
-    """What the model takes, and what its output is compared with."""
+    """The model's input, and the target of its output."""
     if isinstance(batch, Mapping):
-        label = _found(batch, LABEL_KEYS, lambda value: False)
+        label = _key_of(batch, LABEL_KEYS, lambda value: False)
         rest = {key: value for key, value in batch.items() if key != label}
         return model_input(rest, model), None if label is None else batch[label]
     if isinstance(batch, (tuple, list)) and batch:
-        if model is not None and len(batch) > 2 and _needed(model) == len(batch) - 1:
-            return tuple(batch[:-1]), batch[-1]  # an input for each argument, and the target
+        if model is not None and len(batch) > 2 and _n_required(model) == len(batch) - 1:
+            return tuple(batch[:-1]), batch[-1]  # one input per argument, then the target
         return model_input(batch[0], model), batch[1] if len(batch) > 1 else None
     if not _is_array(batch):
         raise TypeError(f"expected batches of inputs, or of inputs and targets, got {type(batch).__name__}")
     return tensor_of(batch, "numbers"), None
 
 
-def _needed(model: nn.Module) -> int:
-    """The number of arguments that the model's forward cannot do without."""
+def _n_required(model: nn.Module) -> int:
+    """The number of required arguments of the model's forward."""
     return sum(
         p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         for p in inspect.signature(model.forward).parameters.values()
@@ -321,7 +322,7 @@ def _is_scalar(y: Any) -> bool:
 
 
 def _labels_of(y: Any | None, images: torch.Tensor, name: str) -> torch.Tensor:
-    """The label of each image; -1 where there are none."""
+    """The label of each image, or -1 for all if there are none."""
     if y is None:
         return torch.full((len(images),), -1, device=images.device)
     labels = label_tensor(y, name)
@@ -344,7 +345,7 @@ def _joined(images: list[torch.Tensor], name: str) -> torch.Tensor:
 
 
 def _name_of(source: Any) -> str:
-    """The data set's class, the innermost where one holds another."""
+    """The class name of the data set; for nested data sets, of the innermost."""
     if _is_pair(source) or isinstance(source, (tuple, list, Mapping)):
         return "images in memory"
     inner = _innermost(source)
@@ -359,7 +360,7 @@ def _innermost(source: Any) -> Any:
 
 
 def _classes_of(source: Any) -> tuple[str, ...] | None:
-    """The names that the data set has: ``classes`` of torchvision, ``features`` of Hugging Face."""
+    """The data set's class names: ``classes`` of torchvision, ``features`` of Hugging Face."""
     inner = _innermost(source)
     names = getattr(inner, "classes", None)
     features = getattr(inner, "features", None)

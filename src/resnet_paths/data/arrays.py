@@ -1,7 +1,8 @@
-"""Arrays of pixels and of labels as people keep them, in the one form that analyses read.
+"""Arrays of pixels and labels, in the many forms that people keep them, converted to the one that analyses read.
 
-What can be told from shapes and types is accepted (channels last, one-hot labels); what cannot is refused rather than
-guessed, such as whole numbers whose white is unknown: images ten times too dark still give plausible accuracies.
+What shapes and dtypes show is accepted (channels last, one-hot labels). What they do not show is refused rather than
+guessed, such as integer pixels with an unknown value of white: images ten times too dark still give plausible
+accuracies.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import torch
 
 
 def image_tensor(pixels: Any, name: str) -> torch.Tensor:
-    """Images (count, channels, height, width) of a tensor or an array, which may have its channels last, or none.
+    """Images (count, channels, height, width) from a tensor or an array with channels first, last or absent.
 
     Args:
-        pixels: (count, channels, height, width), (count, height, width, channels) or, grey, (count, height, width).
-        name: where they came from, for the message.
+        pixels: (count, channels, height, width), (count, height, width, channels) or, if grey, (count, height, width).
+        name: source of the images, for error messages.
 
     Raises:
-        TypeError: no array, or whole numbers other than uint8, whose white is unknown.
-        ValueError: another number of dimensions, or no image.
+        TypeError: `pixels` is not an array, or has integers other than uint8, whose value of white is unknown.
+        ValueError: the number of dimensions is neither 3 nor 4, or there is no image.
 
     Example:
         >>> image_tensor(np.zeros((2, 8, 8, 3), np.uint8), "two pictures").shape
@@ -31,7 +32,7 @@ def image_tensor(pixels: Any, name: str) -> torch.Tensor:
     if images.ndim not in (3, 4) or not images.numel():
         raise ValueError(
             f"expected images of 3 or 4 dimensions (count, channels, height, width) in {name}, got "
-            f"{tuple(images.shape)}; give at least one image, as pixels"
+            f"{tuple(images.shape)}; pass at least one image, as pixels"
         )
     if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
         span = f" from {images.min()} to {images.max()}" if not images.dtype.is_complex else ""
@@ -48,46 +49,46 @@ def image_tensor(pixels: Any, name: str) -> torch.Tensor:
 
 
 def label_tensor(labels: Any, name: str) -> torch.Tensor:
-    """Class numbers (count,), int64, of labels (count,), (count, 1) or one-hot (count, classes).
+    """Class indices (count,), int64, from labels (count,), (count, 1) or one-hot (count, classes).
 
     Args:
-        labels: whole numbers, or rows with a single 1.
-        name: where they came from, for the message.
+        labels: integers, or rows with a single 1.
+        name: source of the labels, for error messages.
 
     Raises:
-        TypeError: numbers that are not whole.
-        ValueError: several classes an image, shares of classes, or images marked as not labelled (-1).
+        TypeError: the labels are not integers.
+        ValueError: an image has several classes, shares of classes, or the mark of unlabelled images (-1).
 
     Example:
         >>> label_tensor(np.eye(3)[[2, 0]], "two pictures").tolist()
         [2, 0]
     """
-    numbers = tensor_of(labels, f"labels in {name}")
-    if numbers.ndim == 2 and numbers.shape[1] == 1:
-        numbers = numbers[:, 0]
-    if numbers.ndim == 2 and numbers.numel():
-        return _of_one_hot(numbers, name)
-    if numbers.ndim != 1 or not numbers.numel():
+    indices = tensor_of(labels, f"labels in {name}")
+    if indices.ndim == 2 and indices.shape[1] == 1:
+        indices = indices[:, 0]
+    if indices.ndim == 2 and indices.numel():
+        return _of_one_hot(indices, name)
+    if indices.ndim != 1 or not indices.numel():
         raise ValueError(
-            f"expected labels (count,) of integers in {name}, got {numbers.dtype} {tuple(numbers.shape)}; give the "
-            "number of each image's class"
+            f"expected labels (count,) of integers in {name}, got {indices.dtype} {tuple(indices.shape)}; pass the "
+            "class index of each image"
         )
-    if numbers.dtype.is_floating_point or numbers.dtype.is_complex:
+    if indices.dtype.is_floating_point or indices.dtype.is_complex:
         raise TypeError(
-            f"expected labels of integers in {name}, got {numbers.dtype}; they number classes from 0: convert them "
-            "with .long() if they do"
+            f"expected labels of integers in {name}, got {indices.dtype}; if they are class "
+            "indices, convert them with .long()"
         )
-    numbers = numbers.long()
-    if int(numbers.min()) < 0:
+    indices = indices.long()
+    if int(indices.min()) < 0:
         raise ValueError(
-            f"expected labels from 0 on in {name}, got {int(numbers.min())} ({int((numbers < 0).sum())} below 0), "
-            "which often marks images without a label; leave those out"
+            f"expected labels from 0 on in {name}, got {int(indices.min())} ({int((indices < 0).sum())} below 0), "
+            "which often marks images without a label; remove those"
         )
-    return numbers
+    return indices
 
 
 def _of_one_hot(rows: torch.Tensor, name: str) -> torch.Tensor:
-    """The place of the single 1 in each row."""
+    """The index of the single 1 in each row."""
     exact = rows.double()
     if bool(((exact == 0) | (exact == 1)).all()) and bool((exact.sum(1) == 1).all()):
         return exact.argmax(1)
@@ -98,26 +99,26 @@ def _of_one_hot(rows: torch.Tensor, name: str) -> torch.Tensor:
     else:
         reason = "neither class numbers nor one-hot rows"
     raise ValueError(
-        f"expected one class for each image in {name}, got labels {tuple(rows.shape)} with {reason}; give the number "
-        "of each image's class"
+        f"expected one class for each image in {name}, got labels {tuple(rows.shape)} with {reason}; pass the class "
+        "index of each image"
     )
 
 
 def tensor_of(value: Any, what: str) -> torch.Tensor:
-    """A plain tensor of an array, a list of numbers, or a picture.
+    """A plain tensor from an array, a list of numbers, or a Pillow picture.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: the value is none of these.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().as_subclass(torch.Tensor)
-    if hasattr(value, "getbands"):  # a picture of Pillow
+    if hasattr(value, "getbands"):  # a Pillow image
         value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
         value = value[None] if value.ndim == 2 else value.transpose(2, 0, 1)
     try:
         array = np.asarray(value)
         if array.dtype.kind == "u" and array.dtype != np.uint8:
-            array = array.astype(np.int64)  # torch has no arithmetic of these
-        return torch.from_numpy(np.array(array))  # a copy: the array may be read-only, or run backwards
+            array = array.astype(np.int64)  # torch barely supports larger unsigned integers
+        return torch.from_numpy(np.array(array))  # a copy, because the array may be read-only or have negative strides
     except (TypeError, ValueError) as error:
         raise TypeError(f"expected an array of {what}, got {type(value).__name__}: {error}") from None

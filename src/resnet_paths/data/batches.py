@@ -1,7 +1,7 @@
 """How images are cut into batches.
 
-Evaluations take even batches: a small last one would cost nearly as much as a full one. Trainings keep the size that
-was asked for, which is part of the recipe.
+Two rules, because evaluation and training differ. In an evaluation a small last batch costs nearly as much as a full
+one, so batches are evened out. In training the batch size is part of the recipe and is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 
 
 def even_slices(length: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size`, as equal as can be: no small one is left over at the end.
+    """Consecutive slices of at most `size` and nearly equal length, without a small one at the end.
 
     Example:
         >>> even_slices(5, 4)
@@ -23,9 +23,9 @@ def even_slices(length: int, size: int) -> list[slice]:
 
 
 def training_slices(length: int, size: int) -> list[slice]:
-    """Consecutive slices of `size`, the last smaller; one left over joins the slice before.
+    """Consecutive slices of `size`, the last one smaller; a single leftover item joins the previous slice.
 
-    A batch norm cannot train on a single value a channel, which is what one image is to a last 1x1 map.
+    A batch norm cannot train on one value per channel, which is all that a single image yields in a 1x1 feature map.
 
     Example:
         >>> [(part.start, part.stop) for part in training_slices(9, 4)]

@@ -1,7 +1,7 @@
-"""One numbering of classes for several sets of images.
+"""One class numbering for several sets of images.
 
-Folders number their classes alphabetically, each on its own. If one set lacks a class, the same number means different
-classes in two sets, and accuracies become wrong without any error.
+Folders number their classes alphabetically, each set separately. If one set lacks a class, the same number means
+different classes in the two sets, and accuracies are wrong without any error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from .images import ImageData
 
 
 def renamed(data: ImageData, classes: Sequence[str]) -> ImageData:
-    """Images with their classes as in a list: by name, or by number where numbers are all the names that they have.
+    """Images with their classes numbered as in a list: matched by name, or by number if they have no names.
 
     Raises:
-        ValueError: a class that is not in the list.
+        ValueError: a class is not in the list.
     """
     names = tuple(classes)
     if _only_numbers(data) and not set(data.classes) <= set(names) and int(data.labels.max()) < len(names):
@@ -25,28 +25,33 @@ def renamed(data: ImageData, classes: Sequence[str]) -> ImageData:
 
 
 def numbered_alike(data: ImageData, *others: ImageData | None) -> list[ImageData]:
-    """These images, and others with their classes numbered in the same way; None stands for the first.
+    """These images, and others renumbered to match them; None stands for the first images.
 
-    Classes have the numbers of the first images. Where classes are mere numbers, they are what they are.
+    Classes take the numbers that they have in the first images. Classes without names keep their numbers.
 
     Raises:
-        ValueError: others have a class that the first have not.
+        ValueError: other images have a class that the first lack.
     """
-    given = [data, *(data if other is None else other for other in others)]
-    if not all(one.labelled for one in given):
-        return _with_the_labelled(given)
-    if all(_only_numbers(one) for one in given):
-        names = max((one.classes for one in given), key=len)
-        return [one if one.classes == names else replace(one, classes=names) for one in given]
-    return [data, *(renamed(one, data.classes) for one in given[1:])]
+    data_sets = [data, *(data if other is None else other for other in others)]
+    if not all(data_set.labelled for data_set in data_sets):
+        return _with_the_labelled(data_sets)
+    if all(_only_numbers(data_set) for data_set in data_sets):
+        names = max((data_set.classes for data_set in data_sets), key=len)
+        return [data_set if data_set.classes == names else replace(data_set, classes=names) for data_set in data_sets]
+    return [data, *(renamed(data_set, data.classes) for data_set in data_sets[1:])]
 
 
 def _with_the_labelled(given: list[ImageData]) -> list[ImageData]:
-    """Those that have labels numbered alike; the others take their classes."""
-    alike = iter(numbered_alike(*labelled) if (labelled := [one for one in given if one.labelled]) else [])
-    numbered = [next(alike) if one.labelled else one for one in given]
-    classes = next((one.classes for one in numbered if one.labelled), None)
-    return [one if classes is None or one.labelled else replace(one, classes=classes) for one in numbered]
+    """Number the labelled images alike; unlabelled ones take their class names."""
+    renumbered = iter(
+        numbered_alike(*labelled) if (labelled := [data_set for data_set in given if data_set.labelled]) else []
+    )
+    numbered = [next(renumbered) if data_set.labelled else data_set for data_set in given]
+    classes = next((data_set.classes for data_set in numbered if data_set.labelled), None)
+    return [
+        data_set if classes is None or data_set.labelled else replace(data_set, classes=classes)
+        for data_set in numbered
+    ]
 
 
 def _only_numbers(data: ImageData) -> bool:

@@ -1,7 +1,7 @@
-"""Labelled images in memory: what every analysis takes.
+"""Labelled images in memory: the input of every analysis.
 
-Not a ``Dataset``: that has no fingerprint, no class names and no normalisation, and may return something else each time
-an item is asked for, with which no journal and no comparison of two models on the same images would work.
+Not a PyTorch ``Dataset``: that has no fingerprint, class names or normalisation, and may return something else each
+time an item is requested. Journals and comparisons of two models on the same images need fixed data.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..graph.model_fingerprint import tensor_bytes
 @checked
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Images, normalised when they are read, and their labels where they have some.
+    """Images, normalised on access, and their labels if there are any.
 
     Attributes:
         images: (count, channels, height, width), uint8 or float.
-        labels: (count,), int64; -1 for all where the images have no labels.
-        classes: names of the classes.
-        mean: of each channel, on the scale on which uint8 255 is 1.
-        std: likewise.
-        name: where they came from.
-        dtype: of the normalised images.
+        labels: (count,), int64; all -1 if the images have no labels.
+        classes: class names.
+        mean: mean of each channel, on the scale where uint8 255 is 1.
+        std: standard deviation of each channel, on the same scale.
+        name: source of the images.
+        dtype: dtype of the normalised images.
 
     Raises:
-        TypeError: images or labels are of another dtype.
-        ValueError: shapes or numbers that do not fit each other.
+        TypeError: images or labels have another dtype.
+        ValueError: shapes or numbers do not match each other.
 
     Example:
         >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
@@ -55,7 +55,7 @@ class ImageData:
         if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels):
             raise ValueError(
                 "expected images (count, channels, height, width) and as many labels, got "
-                f"{tuple(images.shape)} and {tuple(labels.shape)}; give at least one image, and a label for each"
+                f"{tuple(images.shape)} and {tuple(labels.shape)}; pass at least one image, and a label for each"
             )
         if not (images.dtype == torch.uint8 or images.dtype.is_floating_point) or labels.dtype != torch.int64:
             raise TypeError(
@@ -63,11 +63,11 @@ class ImageData:
                 "convert them first"
             )
         if not self.dtype.is_floating_point:
-            raise TypeError(f"expected a floating dtype for normalised images, got {self.dtype}; give torch.float32")
+            raise TypeError(f"expected a floating dtype for normalised images, got {self.dtype}; pass torch.float32")
         if self.labelled and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise ValueError(
                 f"expected labels from 0 to {len(self.classes) - 1}, got {int(labels.min())} to "
-                f"{int(labels.max())}; name every class in classes"
+                f"{int(labels.max())}; list every class in classes"
             )
         if not len(self.mean) == len(self.std) == images.shape[1] or not all(value > 0 for value in self.std):
             raise ValueError(
@@ -100,9 +100,9 @@ class ImageData:
         return self.normalised(self.images)
 
     def normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """Images as a network reads them: ``(pixel / 255 - mean) / std`` (uint8), ``(pixel - mean) / std`` (float).
+        """Images normalised for a network: ``(pixel / 255 - mean) / std`` (uint8), ``(pixel - mean) / std`` (float).
 
-        Computed in float32, or float64 where :attr:`dtype` is that.
+        Computed in float32, or in float64 if that is :attr:`dtype`.
         """
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
         values = images.to(exact) / 255 if images.dtype == torch.uint8 else images.to(exact)
@@ -115,7 +115,7 @@ class ImageData:
         """Normalised images and labels in batches, in order; the last batch may be smaller.
 
         Raises:
-            ValueError: a batch of less than one image.
+            ValueError: `batch_size` is below 1.
 
         Example:
             >>> from resnet_paths.data import digits
@@ -128,16 +128,16 @@ class ImageData:
 
     def _batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(self), batch_size):
-            chosen = slice(start, start + batch_size)
-            yield self.normalised(self.images[chosen]), self.labels[chosen]
+            batch = slice(start, start + batch_size)
+            yield self.normalised(self.images[batch]), self.labels[batch]
 
     def subset(self, indices: torch.Tensor | slice | list[int]) -> ImageData:
-        """The images at these indices (or where a mask is true)."""
-        chosen = torch.as_tensor(indices, device="cpu") if isinstance(indices, list) else indices
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        """The images at these indices, or where a mask is true."""
+        selection = torch.as_tensor(indices, device="cpu") if isinstance(indices, list) else indices
+        return replace(self, images=self.images[selection], labels=self.labels[selection])
 
     def sample(self, count: int, seed: int = 0) -> ImageData:
-        """So many images, drawn at random without replacement; all of them, in order, where there are no more.
+        """This many images, drawn at random without replacement; all of them in order if there are no more.
 
         Example:
             >>> from resnet_paths.data import digits
@@ -149,7 +149,7 @@ class ImageData:
         return self.subset(self.random_order(seed)[:count])
 
     def shuffled(self, seed: int = 0) -> ImageData:
-        """All images in a random order: what batch statistics are to be taken of, as files come sorted by class.
+        """All images in random order, for batch statistics: files are usually sorted by class.
 
         Example:
             >>> from resnet_paths.data import digits
@@ -159,11 +159,11 @@ class ImageData:
         return self.subset(self.random_order(seed))
 
     def random_order(self, seed: int = 0) -> torch.Tensor:
-        """The indices of all images in the order of :meth:`shuffled`."""
+        """The indices of all images, in the order of :meth:`shuffled`."""
         return permutation(len(self), seeded(seed)).to(self.labels.device)
 
     def numbered(self, classes: tuple[str, ...]) -> ImageData:
-        """The same images with their classes numbered as in another list, by their names.
+        """The same images, with their classes numbered as in another list of names.
 
         Raises:
             ValueError: a class of these images is not in the list.
@@ -178,57 +178,57 @@ class ImageData:
             return self
         if not self.labelled:
             return replace(self, classes=classes)
-        place = {name: number for number, name in enumerate(classes)}
+        number_of = {name: number for number, name in enumerate(classes)}
         unknown = [
-            self.classes[number] for number in self.labels.unique().tolist() if self.classes[number] not in place
+            self.classes[number] for number in self.labels.unique().tolist() if self.classes[number] not in number_of
         ]
         if unknown:
             raise ValueError(
                 f"expected in {self.name} no other classes than {few([*map(repr, classes)])}, got also "
-                f"{few([*map(repr, unknown)])}; take their images out, or rename the classes"
+                f"{few([*map(repr, unknown)])}; remove their images, or rename the classes"
             )
-        numbers = torch.tensor([place.get(name, 0) for name in self.classes], device=self.labels.device)
+        numbers = torch.tensor([number_of.get(name, 0) for name in self.classes], device=self.labels.device)
         return replace(self, labels=numbers[self.labels], classes=classes)
 
     def halves(self, seed: int = 0) -> tuple[ImageData, ImageData]:
-        """Two random halves: one to choose on, one to report on.
+        """Two random halves: one for selection, one for reporting.
 
         Raises:
-            ValueError: a single image, which cannot be halved.
+            ValueError: there are fewer than two images.
         """
         if len(self) < 2:
-            raise ValueError(f"expected at least two images to halve, got {len(self)}; give images to report on too")
+            raise ValueError(f"expected at least two images to halve, got {len(self)}; pass more images")
         order = self.random_order(seed)
         middle = len(self) // 2
         return self.subset(order[:middle]), self.subset(order[middle:])
 
     def split(self, share: float = 0.5, seed: int = 0) -> tuple[ImageData, ImageData]:
-        """Two parts drawn class by class: this share of each class, rounded, and the rest; each in its first order.
+        """Two parts drawn per class: this share of each class, rounded, and the rest, both in the original order.
 
         Raises:
             ValueError: the share is not between 0 and 1, or leaves a part empty.
 
         Example:
             >>> from resnet_paths.data import digits
-            >>> some, rest = digits("train").split(0.2)
-            >>> len(some), len(rest)
+            >>> small, rest = digits("train").split(0.2)
+            >>> len(small), len(rest)
             (270, 1082)
         """
         if not 0 < share < 1:
             raise ValueError(f"expected a share between 0 and 1, got {share}")
         generator = seeded(seed)
-        first = torch.zeros(len(self), dtype=torch.bool, device="cpu")
+        in_first = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         for label in range(len(self.classes)) if self.labelled else (-1,):
             members = (self.labels == label).nonzero().flatten().cpu()
             order = permutation(len(members), generator)
-            first[members[order[: round(share * len(members))]]] = True
-        if first.all() or not first.any():
-            raise ValueError(f"expected both parts to hold images, got none in one for share={share} of {len(self)}")
-        first = first.to(self.labels.device)
-        return self.subset(first), self.subset(~first)
+            in_first[members[order[: round(share * len(members))]]] = True
+        if in_first.all() or not in_first.any():
+            raise ValueError(f"expected images in both parts, got none in one for share={share} of {len(self)}")
+        in_first = in_first.to(self.labels.device)
+        return self.subset(in_first), self.subset(~in_first)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageData:
-        """The same images on a device, normalised to a dtype; what is None stays as it is.
+        """The same images on another device, normalised to another dtype; None leaves either unchanged.
 
         Example:
             >>> from resnet_paths.data import digits
@@ -240,7 +240,7 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of pixels, labels, class names and normalisation; the same on every device and for every dtype."""
+        """SHA-256 of pixels, labels, class names and normalisation; independent of device and dtype."""
         digest = hashlib.sha256()
         for tensor in (self.images, self.labels):
             digest.update(f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}".encode())

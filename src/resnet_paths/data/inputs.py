@@ -1,6 +1,6 @@
-"""A model's inputs in memory, without labels: what repairs of a model are fitted to.
+"""A model's inputs in memory, without labels, for refitting a network.
 
-Beside ``ImageData``, because repairs need no labels and no images: a text model's dictionary of tensors is repaired by
+Beside ``ImageData``, because refits need neither labels nor images: a text model's dictionary of tensors is refitted by
 the same equations.
 """
 
@@ -23,56 +23,58 @@ from .images import ImageData
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Inputs with the batch first: images (normalised when they are taken), or a nest of tensors.
+    """Inputs with the batch dimension first: images (normalised on access) or a nest of tensors.
 
     Attributes:
         held: an :class:`ImageData`, a tensor, or a tuple or dict of tensors.
-        count: how many.
+        count: number of inputs.
     """
 
     held: Any
     count: int
 
     def take(self, indices: torch.Tensor | slice) -> Any:
-        """Some of them, as the model reads them."""
+        """The selected inputs, in the form that the model reads."""
         if isinstance(self.held, ImageData):
             return self.held.normalised(self.held.images[indices])
         return map_leaves(self.held, lambda leaf: leaf[indices] if self._is_batched(leaf) else leaf)
 
     def part(self, indices: torch.Tensor) -> Inputs:
-        """Some of them, as inputs once more."""
+        """The selected inputs, as another :class:`Inputs`."""
         if isinstance(self.held, ImageData):
             return Inputs(self.held.subset(indices), len(indices))
         return Inputs(self.take(indices), len(indices))
 
     def batches(self, batch_size: int) -> Iterator[Any]:
-        """All of them in order, in batches as equal as can be."""
+        """All inputs in order, in batches of nearly equal size."""
         return (self.take(part) for part in even_slices(self.count, batch_size))
 
     def apart(self, share: float, groups: torch.Tensor | None = None, seed: int = 0) -> tuple[Inputs, Inputs]:
-        """Two parts drawn at random: the rest, and this share; groups stay together.
+        """Hold out a random share: returns the rest and the share; groups stay together.
 
         Args:
-            share: of the groups in the second part, at least one of them.
-            groups: a number for each input: crops of one photo have the same; None: each input is its own.
-            seed: of the draw.
+            share: share of the groups to hold out; at least one group.
+            groups: group number of each input, such as one per photo for crops; None: each input is its own group.
+            seed: seed of the draw.
 
         Raises:
-            ValueError: fewer than two groups, or not a number for each input.
+            ValueError: there are fewer than two groups, or `groups` has another length than the inputs.
         """
         groups = torch.arange(self.count, device="cpu") if groups is None else groups.cpu()
         if len(groups) != self.count:
             raise ValueError(f"expected a group for each of {self.count} inputs, got {len(groups)}")
-        names = groups.unique()
-        if len(names) < 2:
+        group_names = groups.unique()
+        if len(group_names) < 2:
             raise ValueError(
-                f"expected inputs of at least 2 groups, to choose on some what was fitted to others, got {len(names)}"
+                f"expected inputs of at least 2 groups, to fit on some and select on others, got {len(group_names)}"
             )
-        second = names[permutation(len(names), seeded(seed))[: max(1, round(share * len(names)))]]
-        chosen = torch.isin(groups, second)
-        if bool(chosen.all()):
-            raise ValueError(f"expected a share that leaves some of {len(names)} groups, got {share}")
-        return self.part((~chosen).nonzero().flatten()), self.part(chosen.nonzero().flatten())
+        held_out_groups = group_names[
+            permutation(len(group_names), seeded(seed))[: max(1, round(share * len(group_names)))]
+        ]
+        is_held_out = torch.isin(groups, held_out_groups)
+        if bool(is_held_out.all()):
+            raise ValueError(f"expected a share that leaves at least one of {len(group_names)} groups, got {share}")
+        return self.part((~is_held_out).nonzero().flatten()), self.part(is_held_out.nonzero().flatten())
 
     def _is_batched(self, leaf: Any) -> bool:
         return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == self.count
@@ -80,15 +82,15 @@ class Inputs:
 
 @checked
 def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None) -> Inputs:
-    """Inputs from whatever holds them: all that :func:`as_data` reads, a tensor, or batches without labels.
+    """Inputs from any container: everything that :func:`as_data` reads, a tensor, or batches without labels.
 
     Args:
-        source: see :func:`as_batches`; what comes in batches is collected once.
-        model: it decides which items of a mapping are its inputs.
+        source: see :func:`as_batches`; batches are collected once.
+        model: its signature decides which items of a mapping are inputs.
 
     Raises:
-        TypeError: nothing that holds inputs.
-        ValueError: no inputs.
+        TypeError: `source` contains no inputs.
+        ValueError: there are no inputs.
 
     Example:
         >>> as_inputs([torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8)]).count
@@ -98,7 +100,7 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
         return Inputs(source, len(source))
     collected = [x for x, _ in as_batches(source, model, inputs=True)]
     if not collected:
-        raise ValueError("expected at least one batch of inputs, got none; is the iterator used up? give a list")
+        raise ValueError("expected at least one batch of inputs, got none; is the iterator exhausted? pass a list")
     counts = [next(len(leaf) for leaf in leaves(x) if isinstance(leaf, torch.Tensor)) for x in collected]
     flat = [list(leaves(x)) for x in collected]
     joined = iter(
@@ -108,21 +110,21 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
 
 
 def placed_input(x: Any, model: nn.Module) -> Any:
-    """An input where the model is, floating tensors in the type of its parameters.
+    """An input on the model's device, floating-point tensors in the dtype of its parameters.
 
     Raises:
-        TypeError: pixels of uint8, which nothing says how to normalise.
+        TypeError: the input is uint8 pixels, whose normalisation is unknown.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
 
-    def place(leaf: Any) -> Any:
+    def move(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or parameter is None:
             return leaf
         if leaf.dtype == torch.uint8 and leaf.ndim == 4:
             raise TypeError(
-                "expected images as the model reads them, got uint8, whose normalisation is not known; give "
-                "load_data's images, or as_data(..., mean=, std=)"
+                "expected images as the model reads them, got uint8, whose normalisation is not known; pass "
+                "images from load_data or as_data(..., mean=, std=)"
             )
         return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
 
-    return map_leaves(x, place)
+    return map_leaves(x, move)

@@ -1,7 +1,7 @@
-"""Which predictions are right, and how far they are from others: one rule for the whole library.
+"""Which predictions are correct, and how far they are from others: one rule for the whole library.
 
-Ties, NaN outputs and labels beyond the outputs would otherwise be counted in one way by a lesion study and in another
-by a plan, and two numbers that should agree would not.
+Without it, ties, NaN outputs and labels beyond the outputs might count one way in a lesion study and another way in a
+plan, and two numbers that should agree would differ.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ..arguments import checked
 
 @checked
 def right(logits: torch.Tensor, labels: torch.Tensor, among: int = 1) -> torch.Tensor:
-    """Whether each image's label is among its largest logits; never where a logit is NaN, which predicts nothing.
+    """Whether each image's label is among its largest logits; False if a logit is NaN, which predicts nothing.
 
     Args:
         logits: (images, classes).
         labels: (images,), class indices.
-        among: how many of the largest logits count.
+        among: number of the largest logits that count.
 
     Returns:
         (images,), bool.
 
     Raises:
-        ValueError: a label beyond the logits: images of other classes than the model's.
+        ValueError: a label has no logit, because the images have other classes than the model.
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [float("nan"), 0.0]])
@@ -33,15 +33,15 @@ def right(logits: torch.Tensor, labels: torch.Tensor, among: int = 1) -> torch.T
         [True, False, False]
     """
     check_labels(logits, labels)
-    best = logits.topk(min(among, logits.shape[-1]), -1).indices if among > 1 else logits.argmax(-1, keepdim=True)
-    return (best == labels[:, None]).any(-1) & ~logits.isnan().any(-1)
+    largest = logits.topk(min(among, logits.shape[-1]), -1).indices if among > 1 else logits.argmax(-1, keepdim=True)
+    return (largest == labels[:, None]).any(-1) & ~logits.isnan().any(-1)
 
 
 def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse labels that the logits have no place for.
+    """Refuse labels that have no logit.
 
     Raises:
-        ValueError: labels from outside 0 to classes - 1, or logits that are not (images, classes).
+        ValueError: a label is outside 0 to classes - 1, or the logits are not (images, classes).
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -50,18 +50,18 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
         )
     if len(labels) and bool((labels == -1).all()):
         raise ValueError(
-            "expected labelled images for this, got images without labels; give pairs (images, labels), or ask for "
-            "what needs none: disagreement, soft_disagreement or divergence"
+            "expected labelled images for this, got images without labels; pass pairs (images, labels), or use a "
+            "metric without labels: disagreement, soft_disagreement or divergence"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
             f"expected labels from 0 to {logits.shape[1] - 1}, one for each of the model's logits, got "
-            f"{int(labels.min())} to {int(labels.max())}; give images of the classes that the model was trained on"
+            f"{int(labels.min())} to {int(labels.max())}; pass images of the classes that the model was trained on"
         )
 
 
 def divergence_of(logits: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
-    """KL(goal || logits) of the predicted distributions, in nats, for each image.
+    """KL(goal || logits) between the predicted distributions of each image, in nats.
 
     Example:
         >>> divergence_of(torch.zeros(2, 3), torch.zeros(2, 3)).tolist()

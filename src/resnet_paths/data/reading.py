@@ -1,7 +1,7 @@
-"""How a model's images are read, where the model says so.
+"""How a model's images must be prepared, as far as the model says.
 
-timm, torchvision, Hugging Face and this library's checkpoints each say it in another way; sources of images take it
-from here, so that ``data`` knows no models.
+timm, torchvision, Hugging Face and this library's checkpoints store it in four different ways. Sources of images take
+it in this one form, so that ``data`` does not depend on ``models``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model was trained on, as far as it tells; None or () where it does not.
+    """The preprocessing that a model was trained with, as far as it is known; None or () where it is not.
 
     Attributes:
-        mean: of each channel, subtracted.
-        std: by which the difference is divided.
-        size: of the shorter side of its images.
-        classes: names of its classes, in the order of the logits.
-        source: who says so.
+        mean: mean of each channel, which is subtracted.
+        std: standard deviation of each channel, by which the difference is divided.
+        size: length of the shorter side of its images.
+        classes: its class names, in the order of the logits.
+        source: origin of this information.
 
     Example:
         >>> Reading((0.5,), (0.5,), source="its checkpoint").fits(1), Reading().fits(1)
@@ -32,5 +32,5 @@ class Reading:
     source: str = ""
 
     def fits(self, channels: int) -> bool:
-        """Whether it says how images with that number of channels are normalised."""
+        """Whether the normalisation is known for this number of channels."""
         return len(self.mean) == len(self.std) == channels

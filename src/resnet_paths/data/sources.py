@@ -1,4 +1,8 @@
-"""Images by name: the embedded digits, CIFAR-10, or files of your own."""
+"""Images by name: the embedded digits, CIFAR-10, or files of your own.
+
+Beside `as_data`, which converts objects: this is what a command line can name. Each kind of source accepts some of the
+options and refuses the others by name, because a silently ignored option would give other images than requested.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,9 @@ _FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip, an .n
 
 @checked
 def digits(split: Split | None = "test") -> ImageData:
-    """UCI handwritten digits: 1,797 grey images of 8 x 8 that ship inside scikit-learn.
+    """UCI handwritten digits: 1,797 grey images of 8 x 8 pixels that ship with scikit-learn.
 
-    Every fourth image of each class, in the order of the file, is a test image (445 of 1,797).
+    Every fourth image of each class, in file order, is a test image (445 of 1,797).
 
     Raises:
         ValueError: the split is neither "train" nor "test".
@@ -50,19 +54,19 @@ def digits(split: Split | None = "test") -> ImageData:
     for label in range(10):
         rank[labels == label] = torch.arange(int((labels == label).sum()), device="cpu")
     test = rank % 4 == 3
-    chosen = ~test if split == "train" else test
+    selected = ~test if split == "train" else test
     names = tuple(str(label) for label in range(10))
-    return ImageData(images[chosen], labels[chosen], names, (0.3053,), (0.3764,), f"digits ({split or 'test'})")
+    return ImageData(images[selected], labels[selected], names, (0.3053,), (0.3764,), f"digits ({split or 'test'})")
 
 
 @cache
 def _digits_file() -> np.ndarray:
-    """Of each image 64 grey values and the label, from the file that scikit-learn's ``load_digits`` reads.
+    """64 grey values and the label of each image, from the file that scikit-learn's ``load_digits`` reads.
 
-    The library is not imported for it: that takes seconds, and sets environment variables of OpenMP.
+    scikit-learn itself is not imported: that takes seconds and sets environment variables of OpenMP.
 
     Raises:
-        FileNotFoundError: scikit-learn, or its file, is not there.
+        FileNotFoundError: scikit-learn or its file is missing.
     """
     library = importlib.util.find_spec("sklearn")
     file = Path(library.origin or "").with_name("datasets") / "data" / "digits.csv.gz" if library else None
@@ -76,10 +80,10 @@ def _digits_file() -> np.ndarray:
 
 @checked
 def cifar10(split: Split | None = "test", root: str | Path = "data", download: bool = False) -> ImageData:
-    """CIFAR-10 (Krizhevsky 2009) through torchvision: 50,000 and 10,000 colour images of 32 x 32.
+    """CIFAR-10 (Krizhevsky 2009) through torchvision: 50,000 training and 10,000 test colour images of 32 x 32 pixels.
 
     Raises:
-        FileNotFoundError: it is not under `root` and `download` is false.
+        FileNotFoundError: it is not under `root` and `download` is False.
         ValueError: the split is neither "train" nor "test".
     """
     with first_import("torchvision.datasets"):
@@ -90,7 +94,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
         source = CIFAR10(str(root), train=split == "train", download=download)
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"expected CIFAR-10 under {root}, got: {error}; pass download=True, or the folder that holds "
+            f"expected CIFAR-10 under {root}, got: {error}; pass download=True, or the folder that contains "
             "cifar-10-batches-py as root"
         ) from error
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
@@ -98,8 +102,8 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
     return ImageData(images, labels, CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD, f"CIFAR-10 ({split or 'test'})")
 
 
-# Eleven parameters: the source and the part (two), and whatever the user may know better than the file: how much of it
-# to read and at which size, colours, classes. Sources of one kind take some of them and refuse the others by name.
+# Eleven parameters: the source and the split, and everything that a user may know better than the file does. Grouping
+# them would only move them, since each is optional and independent of the others.
 @checked
 def load_data(
     spec: Annotated[str | Path, ELSEWHERE] = "digits",
@@ -118,28 +122,27 @@ def load_data(
     """Images by name or path.
 
     Args:
-        spec: ``"digits"`` (embedded), ``"cifar10"`` or ``"cifar10:FOLDER"``, a folder of class folders (or of
-            ``train`` and ``val`` or ``test`` with these), a zip file of such, an npz file, or your own function, as
-            ``module:function`` or ``file.py:function``. It returns anything that :func:`as_data` reads, and takes
-            ``split`` if it has several parts. Its module is run: give code that you trust.
-        split: ``train``, ``test`` or ``val``. A source without such parts is parted at random, a fifth of each class
-            for the test, and a warning says so. None: test images, or all of a source without parts.
-        limit: use at most this many images (the first; spread evenly over folders, zips and images sorted by class).
-        size: resize images of folders and zip files.
-        download: fetch CIFAR-10 where it is missing.
-        mean: of each channel, instead of the source's own (ImageNet's for colour files).
-        std: likewise.
-        classes: names of the classes in the order of their numbers, such as those of a checkpoint: images are
-            numbered by them.
-        white: the value of a white pixel in images of more than 8 bits, where that is not 65,535.
-        seed: of a split that is drawn.
-        default: how a model's images are read (:func:`resnet_paths.models.reading_of`), where nothing above says
-            otherwise: mean and std instead of the source's own, the size of images of several sizes, the classes.
+        spec: ``"digits"`` (embedded), ``"cifar10"`` or ``"cifar10:FOLDER"``, a folder of class folders (perhaps grouped
+            into ``train`` and ``val`` or ``test``), a zip file of these, an npz file, or your own function as
+            ``module:function`` or ``file.py:function``. The function returns anything that :func:`as_data` reads, and
+            takes ``split`` if it has several parts. Its module is executed, so only use code that you trust.
+        split: ``train``, ``test`` or ``val``. A source without parts is split at random, with a fifth of each class as
+            test images, and a warning says so. None: the test images, or all images of a source without parts.
+        limit: maximum number of images: the first ones, or spread evenly over folders, zips and images sorted by class.
+        size: length of the shorter side to which images of folders and zip files are resized.
+        download: download CIFAR-10 if it is missing.
+        mean: mean of each channel, instead of the source's (ImageNet's for colour files).
+        std: standard deviation of each channel, instead of the source's.
+        classes: class names in the order of their numbers, such as those of a checkpoint; images are numbered by them.
+        white: value of a white pixel in images of more than 8 bits, if it is not 65,535.
+        seed: seed of a split drawn at random.
+        default: a model's preprocessing (:func:`resnet_paths.models.reading_of`), used where no option above is given:
+            mean and std instead of the source's, the size for images of several sizes, and the classes.
 
     Raises:
-        ValueError: unknown source, wrong content, or an option that the source does not have.
-        FileNotFoundError: no such file.
-        TypeError: not a name or a path.
+        ValueError: the source is unknown, its content is invalid, or it does not support an option.
+        FileNotFoundError: the file does not exist.
+        TypeError: `spec` is neither a name nor a path.
 
     Example:
         >>> load_data("digits", limit=100).x.shape
@@ -152,9 +155,9 @@ def load_data(
             raise ValueError(f"expected a {name} of at least 1, got {value}")
     default = default or Reading()
     classes = tuple(classes) if classes is not None else default.classes or None
-    asked = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
+    options = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
     spec = str(spec)
-    data = _read(spec, asked)
+    data = _read(spec, options)
     if default.fits(data.images.shape[1]) and _kind(spec) != "function":
         mean, std = mean or default.mean, std or default.std
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
@@ -162,7 +165,7 @@ def load_data(
 
 @checked
 def has_parts(spec: str) -> bool:
-    """Whether a source says itself which of its images are for training.
+    """Whether a source has its own split into training and test images.
 
     Example:
         >>> has_parts("digits")
@@ -181,7 +184,7 @@ def has_parts(spec: str) -> bool:
 
 @dataclass(frozen=True)
 class _Options:
-    """What :func:`load_data` was asked for."""
+    """The options of :func:`load_data`."""
 
     split: Split | None
     limit: int | None
@@ -211,20 +214,22 @@ def _kind(spec: str) -> str:
         raise ValueError(f"expected {_FORMS}, got the file {spec}; pack its images into one of these")
     if is_user_code(spec) and name not in ("digits",):
         return "function"
-    near = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]
+    similar = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]
     raise FileNotFoundError(
-        f"expected {_FORMS}, got {spec!r}, which is none of the names and no file (similar names: {near[0]})"
+        f"expected {_FORMS}, got {spec!r}, which is neither a known name nor a file (similar names: {similar[0]})"
     )
 
 
 def _read(spec: str, asked: _Options) -> ImageData:
     kind = _kind(spec)
     if asked.size is not None and kind not in ("folder", "zip"):
-        raise ValueError(f"expected no size with {spec!r}: its images have one; size is for folders and zip files")
+        raise ValueError(
+            f"expected no size with {spec!r}, whose images have a fixed one; it applies to folders and zip files"
+        )
     if asked.white is not None and kind not in ("folder", "zip"):
-        raise ValueError(f"expected no white with {spec!r}; it is for folders and zip files")
+        raise ValueError(f"expected no white with {spec!r}; it applies to folders and zip files")
     if asked.download and kind != "cifar10":
-        raise ValueError(f"expected no download with {spec!r}: only cifar10 can be fetched; leave it out")
+        raise ValueError(f"expected no download with {spec!r}; it applies to cifar10 only")
     if kind in ("folder", "zip"):
         read = folder if kind == "folder" else zipped
         options: dict[str, Any] = {
@@ -250,11 +255,11 @@ def _read(spec: str, asked: _Options) -> ImageData:
 
 
 def _function(spec: str) -> Any:
-    place, _, name = spec.rpartition(":")
-    found = user_object(place, name)
-    if not callable(found):
-        return lambda: found
-    return found
+    module, _, name = spec.rpartition(":")
+    value = user_object(module, name)
+    if not callable(value):
+        return lambda: value
+    return value
 
 
 def _takes_split(function: Any) -> bool:
@@ -262,23 +267,23 @@ def _takes_split(function: Any) -> bool:
 
 
 def _of_function(spec: str, asked: _Options) -> ImageData:
-    """What the user's own function returns."""
+    """The images that the user's function returns."""
     function, name = _function(spec), spec.rpartition(":")[2]
-    parted = _takes_split(function)
-    given = {"split": asked.split or "test"} if parted else {}
-    found = function(**given)
+    takes_split = _takes_split(function)
+    arguments = {"split": asked.split or "test"} if takes_split else {}
+    value = function(**arguments)
     try:
-        data = as_data(found, mean=asked.mean, std=asked.std)
+        data = as_data(value, mean=asked.mean, std=asked.std)
     except UnknownNormalisation:
         if asked.mean or asked.std or not asked.default.mean:
             raise
-        data = as_data(found, mean=asked.default.mean, std=asked.default.std)
-    if parted:
-        return replace(data, name=f"{name} ({given['split']})")
+        data = as_data(value, mean=asked.default.mean, std=asked.default.std)
+    if takes_split:
+        return replace(data, name=f"{name} ({arguments['split']})")
     return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)
 
 
 def _check_split(split: str | None) -> None:
-    """Refuse a third part of images that have two."""
+    """Refuse `val` for sources that have only training and test images."""
     if split not in ("train", "test", None):
         raise ValueError(f"expected split 'train' or 'test', got {split!r}")

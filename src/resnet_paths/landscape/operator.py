@@ -295,7 +295,7 @@ def read_batches(
         for x, target in as_batches(data, model, batch_size=batch_size)
     ]
     if not sum(batch_length(x) for x, _ in batches):
-        raise ValueError("expected at least one sample, got none; is the iterator of batches used up? give a list")
+        raise ValueError("expected at least one sample, got none; is the iterator of batches exhausted? pass a list")
     return batches
 
 

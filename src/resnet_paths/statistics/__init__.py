@@ -1,4 +1,4 @@
-"""How sure numbers are: intervals for shares, their differences, means, medians, path norms; ranges for ranks."""
+"""Confidence intervals for shares, their differences, means, medians and path norms; ranges for rank correlations."""
 
 from .means import combined_intervals, design_interval, interval, intervals, mean_intervals, student_intervals
 from .medians import median_interval

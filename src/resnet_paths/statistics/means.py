@@ -1,8 +1,8 @@
-"""Means over images, and statistics over sets of means.
+"""Intervals for means over images, and for statistics of several such means.
 
-Errors of a network are zeros and ones, and take score intervals; losses and norms are skewed, and Student's interval
-for them is too short on the long side. Of two intervals that err in different cases the further end is taken on each
-side: an interval that is somewhat too long misleads nobody, and one that is too short does.
+A network's errors are zeros and ones, so they get score intervals. Losses and norms are skewed, and Student's interval
+is too short on the side of the long tail. Where two intervals fail in different cases, each end is the outer one of the
+two: an interval that is somewhat too long misleads nobody, but one that is too short does.
 docs/explanation/intervals.md has the simulations that chose between the candidates.
 """
 
@@ -22,14 +22,14 @@ from .resampling import weights_in_parts
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval for the mean over images.
 
-    Of zeros and ones, Wilson's score interval; otherwise :func:`mean_intervals`.
+    Zeros and ones get Wilson's score interval, other values :func:`mean_intervals`.
 
     Args:
-        values: one value an image.
-        confidence: the interval's coverage.
+        values: one value per image.
+        confidence: coverage of the interval.
 
     Raises:
-        ValueError: no images, or a confidence not between 0 and 1.
+        ValueError: there are no images, or `confidence` is not between 0 and 1.
 
     Example:
         >>> low, high = interval(np.array([0, 0, 0, 1.0]))
@@ -44,22 +44,22 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
 def intervals(
     values: np.ndarray, confidence: float = 0.95, *, reference: np.ndarray | None = None, bound: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`interval` for each row, or for what each row's mean is above that of the `reference` on the same images.
+    """:func:`interval` for each row, or for the difference of each row's mean from the `reference` on the same images.
 
-    Differences of zeros and ones take Tango's score interval (:func:`difference_interval`), others the interval of
-    the mean of the differences.
+    Differences of zeros and ones get Tango's score interval (:func:`difference_interval`), others the interval of the
+    mean difference.
 
     Args:
         values: (rows, images).
-        confidence: the intervals' coverage.
+        confidence: coverage of the intervals.
         reference: (images,) or None.
         bound: see :func:`mean_intervals`.
 
     Returns:
-        The lower and the upper ends, (rows,) each.
+        The lower and upper ends, (rows,) each.
 
     Raises:
-        ValueError: no images, or a confidence not between 0 and 1.
+        ValueError: there are no images, or `confidence` is not between 0 and 1.
     """
     if not values.shape[-1] or not 0 < confidence < 1:
         raise ValueError(
@@ -79,29 +79,29 @@ def intervals(
 def mean_intervals(
     values: np.ndarray, confidence: float = 0.95, *, bound: float | None = None, draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence intervals for means over images of real values: on each side the further of two ends.
+    """Confidence intervals for means over images of real values: on each side, the outer of two ends.
 
-    One is Student's ``m ± t s / √n``, which is right for symmetric values. The other, for skewed ones, is the bootstrap
-    of Student's t (Efron and Tibshirani 1993, section 12.5): ``(m - m*) / s*`` over images drawn anew takes the place
-    of t. Values without any spread do not tell how far the mean may be off, nor does a single one: their interval is
-    infinite. With a `bound` ends that would be infinite are Student's with two more images, one at either bound, the
-    like of what Agresti and Min (2005) add to paired shares.
+    One is Student's ``m ± t s / √n``, which is right for symmetric values. The other, for skewed values, is the
+    bootstrap-t (Efron and Tibshirani 1993, section 12.5), which replaces t by the distribution of ``(m - m*) / s*``
+    over resampled images. A single value, or values without any spread, carry no information on the error of the mean:
+    their interval is infinite. With a `bound`, infinite ends are replaced by Student's with two added images, one at
+    either bound, similar to what Agresti and Min (2005) add to paired shares.
 
-    Where a few images in a thousand decide the mean, no interval from a few hundred images covers what it says;
-    docs/explanation/intervals.md tells where this one does.
+    If a few images in a thousand determine the mean, no interval from a few hundred images has its stated coverage;
+    docs/explanation/intervals.md shows where this one has it.
 
     Args:
-        values: (..., images), one value an image.
-        confidence: the intervals' coverage.
-        bound: no value can be further than this from 0, where that is known.
-        draws: bootstrap draws.
-        seed: of the draws.
+        values: (..., images), one value per image.
+        confidence: coverage of the intervals.
+        bound: largest possible absolute value, if known.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
 
     Returns:
-        The lower and the upper ends, (...) each.
+        The lower and upper ends, (...) each.
 
     Raises:
-        ValueError: no images, or a confidence not between 0 and 1.
+        ValueError: there are no images, or `confidence` is not between 0 and 1.
 
     Cost: ``2 * draws * values.size`` multiplications.
 
@@ -114,40 +114,40 @@ def mean_intervals(
         raise ValueError(
             f"expected at least one image and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
         )
-    wide = np.asarray(values, float)
-    with np.errstate(invalid="ignore", over="ignore"):  # means that are not finite have no ends: NaN
-        low, high = student_intervals(wide, confidence)
-        if wide.shape[-1] >= 3:
-            low, high = _further(wide, low, high, confidence, draws, seed)
+    as_float = np.asarray(values, float)
+    with np.errstate(invalid="ignore", over="ignore"):  # a mean that is not finite has NaN ends
+        low, high = student_intervals(as_float, confidence)
+        if as_float.shape[-1] >= 3:
+            low, high = _outer_ends(as_float, low, high, confidence, draws, seed)
     if bound is None:
         return low, high
-    added = np.concatenate([wide, np.broadcast_to([-bound, bound], (*wide.shape[:-1], 2))], -1)
-    outer = student_intervals(added, confidence)
+    with_bounds = np.concatenate([as_float, np.broadcast_to([-bound, bound], (*as_float.shape[:-1], 2))], -1)
+    outer = student_intervals(with_bounds, confidence)
     low, high = (np.where(np.isfinite(end), end, other) for end, other in zip((low, high), outer, strict=True))
     return np.maximum(low, -bound), np.minimum(high, bound)
 
 
-def _further(
-    wide: np.ndarray, low: np.ndarray, high: np.ndarray, confidence: float, draws: int, seed: int
+def _outer_ends(
+    values: np.ndarray, low: np.ndarray, high: np.ndarray, confidence: float, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Student's ends, or those of t drawn anew where these are further out."""
-    mean = wide.mean(-1)
-    centred = wide - mean[..., None]
-    error = np.sqrt((centred**2).sum(-1) / (wide.shape[-1] - 1) / wide.shape[-1])
-    drawn = _drawn_t(centred, draws, seed)
-    ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
-    with np.errstate(invalid="ignore"):  # 0 * inf, of values without spread, for which Student's ends are infinite
+    """The outer ones of Student's ends and those of the bootstrap-t."""
+    mean = values.mean(-1)
+    centred = values - mean[..., None]
+    error = np.sqrt((centred**2).sum(-1) / (values.shape[-1] - 1) / values.shape[-1])
+    bootstrap_t = _bootstrap_t(centred, draws, seed)
+    ends = np.quantile(bootstrap_t, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
+    with np.errstate(invalid="ignore"):  # 0 * inf for values without spread; Student's ends are infinite there anyway
         return np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
 
 
-def _drawn_t(centred: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(..., draws) Student's t of the redrawn images; infinite where they are all alike and off the mean."""
+def _bootstrap_t(centred: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Student's t of the resampled images, (..., draws); infinite if they are all equal and differ from the mean."""
     parts = []
     for weights in weights_in_parts(centred.shape[-1], draws, seed):
         means = centred @ weights
         squares = centred**2 @ weights
         variance = squares - means**2
-        variance[variance <= 1e-12 * squares] = 0.0  # what rounding leaves of redrawn images that are all alike
+        variance[variance <= 1e-12 * squares] = 0.0  # rounding error of resampled images that are all equal
         spread = np.sqrt(variance / (centred.shape[-1] - 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             parts.append(np.nan_to_num(means / spread, nan=0.0, posinf=np.inf, neginf=-np.inf))
@@ -156,7 +156,7 @@ def _drawn_t(centred: np.ndarray, draws: int, seed: int) -> np.ndarray:
 
 @checked
 def student_intervals(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Student's intervals for means over the last dimension; infinite where values have no spread, or there is one.
+    """Student's intervals for means over the last dimension; infinite for a single value or values without spread.
 
     Example:
         >>> low, high = student_intervals(np.array([1.0, 2.0, 3.0]))
@@ -166,9 +166,9 @@ def student_intervals(values: np.ndarray, confidence: float = 0.95) -> tuple[np.
     count, mean = values.shape[-1], values.mean(-1)
     if count < 2:
         return np.full_like(mean, -math.inf, dtype=float), np.full_like(mean, math.inf, dtype=float)
-    alike = np.ptp(values, axis=-1) == 0
+    no_spread = np.ptp(values, axis=-1) == 0
     half = float(student_quantile((1 + confidence) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
-    half = np.where(alike, math.inf, half)
+    half = np.where(no_spread, math.inf, half)
     return mean - half, mean + half
 
 
@@ -184,19 +184,19 @@ def combined_intervals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Student's intervals for means over images of values that are themselves means over random draws.
 
-    The variance is that of the mean over images, plus that over draws, less what is in both (the crossed layout of
-    two random effects); degrees of freedom by Welch and Satterthwaite.
+    The variance is that over images plus that over draws, minus the part that both contain (two crossed random
+    effects); the degrees of freedom follow Welch and Satterthwaite.
 
     Args:
-        values: (..., images), the means over the draws.
+        values: (..., images), means over the draws.
         errors: (...) standard errors of the mean over the draws, on these images.
-        shared: (...) the variance that images and draws have together, which both of the others contain.
-        draws: their number.
-        confidence: the intervals' coverage.
+        shared: (...) variance contained in both of the above (the interaction of images and draws).
+        draws: number of draws.
+        confidence: coverage of the intervals.
         bound: see :func:`mean_intervals`.
 
     Returns:
-        The lower and the upper ends; infinite for a single image, or where neither images nor draws differ.
+        The lower and upper ends; infinite for a single image, or if neither images nor draws vary.
 
     Example:
         >>> low, high = combined_intervals(np.array([[1.0, 2.0, 3.0]]), np.array([0.5]), np.array([0.0]), 8)
@@ -208,14 +208,14 @@ def combined_intervals(
     if images < 2:
         return np.full_like(mean, -math.inf), np.full_like(mean, math.inf)
     over_images = values.var(-1, ddof=1) / images
-    if bound is not None:  # an image at either bound more, so that changes of fewer than four images have a spread
-        added = np.concatenate([values, np.broadcast_to([-bound, bound], (*values.shape[:-1], 2))], -1)
-        over_images = np.where((values != 0).sum(-1) < 4, added.var(-1, ddof=1) / (images + 2), over_images)
-    parts = over_images, errors**2
-    total = np.maximum(parts[0] + parts[1] - shared, np.maximum(*parts))
+    if bound is not None:  # with fewer than four changed images, add one at either bound, so that there is a spread
+        with_bounds = np.concatenate([values, np.broadcast_to([-bound, bound], (*values.shape[:-1], 2))], -1)
+        over_images = np.where((values != 0).sum(-1) < 4, with_bounds.var(-1, ddof=1) / (images + 2), over_images)
+    variances = over_images, errors**2
+    total = np.maximum(variances[0] + variances[1] - shared, np.maximum(*variances))
     smallest = np.finfo(float).tiny
-    freedom = (parts[0] + parts[1]) ** 2 / np.maximum(
-        parts[0] ** 2 / (images - 1) + parts[1] ** 2 / (draws - 1), smallest
+    freedom = (variances[0] + variances[1]) ** 2 / np.maximum(
+        variances[0] ** 2 / (images - 1) + variances[1] ** 2 / (draws - 1), smallest
     )
     half = student_quantile((1 + confidence) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
     half = np.where(total > 0, half, math.inf)
@@ -228,16 +228,16 @@ def design_interval(
 ) -> tuple[float, float]:
     """An interval for a statistic of several means over the same images, such as their median.
 
-    Its standard error is that of the statistic over images drawn anew. For shares it tells for how many images the
-    statistic counts, ``p (1 - p) / error²`` but no more than there are, and the interval is Wilson's for so many (a
-    design effect, Kish 1965, section 8.2); for other values it is Student's.
+    The standard error is that of the statistic over resampled images. For shares it is converted to an effective number
+    of images, ``p (1 - p) / error²`` but at most the actual number, and the interval is Wilson's for that number (a
+    design effect, Kish 1965, section 8.2). For other values the interval is Student's.
 
     Args:
         value: the statistic.
-        drawn: the statistic of the redrawn images.
-        images: their number.
+        drawn: the statistic of the resampled images.
+        images: number of images.
         share: whether the means are of zeros and ones.
-        confidence: the interval's coverage.
+        confidence: coverage of the interval.
 
     Example:
         >>> low, high = design_interval(0.0, np.zeros(1000), 200, share=True)
@@ -247,8 +247,8 @@ def design_interval(
     error = float(drawn.std(ddof=1)) if np.ptp(drawn) else 0.0
     if share:
         spread = value * (1 - value)
-        counted = min(images, spread / error**2) if error and spread else images
-        return share_interval(value, counted, confidence)
+        effective_images = min(images, spread / error**2) if error and spread else images
+        return share_interval(value, effective_images, confidence)
     if not error or images < 2:
         return -math.inf, math.inf
     half = float(student_quantile((1 + confidence) / 2, images - 1)) * error

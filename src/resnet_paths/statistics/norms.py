@@ -1,8 +1,9 @@
-"""Means of few positive, skewed values: norms of gradients along random paths.
+"""Means of a few positive, skewed values: gradient norms along random paths.
 
-They spread over orders of magnitude, and there are often only ten or twenty: each costs a backward pass. From so few,
-the bootstrap sees too little of the long tail and Student's interval reaches below zero. A log-normal law describes
-such norms well without being exact, so that its interval is joined with one that needs no law.
+They spread over orders of magnitude, and there are often only ten or twenty because each costs a backward pass. From so
+few values the bootstrap sees too little of the long tail, and Student's interval reaches below zero. A log-normal
+distribution describes such norms well but not exactly, so its interval is combined with one that assumes no
+distribution.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from .resampling import weights_in_parts
 
 @checked
 def norm_intervals(values: np.ndarray, confidence: float = 0.95, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals for means of few positive values that spread over orders of magnitude: the further of two ends.
+    """Intervals for means of a few positive values spread over orders of magnitude: the outer of two ends.
 
-    One is the interval by Student's t drawn anew (:func:`mean_intervals`), which needs no law but is short for
-    heavy tails; the other is that of a log-normal mean (Olsson 2005, after Cox): with m and s² of the
+    One is the bootstrap-t interval (:func:`mean_intervals`), which assumes no distribution but is too short for heavy
+    tails. The other is that of a log-normal mean (Olsson 2005, after Cox): with m and s² of the
     logarithms, ``exp(m + s²/2 ± t √(s²/n + s⁴/(2 (n - 1))))``. Never below zero.
 
     Args:
-        values: (..., draws), none below zero.
-        confidence: the intervals' coverage.
-        seed: of the draws.
+        values: (..., draws), not negative.
+        confidence: coverage of the intervals.
+        seed: seed of the bootstrap.
 
     Returns:
-        The lower and the upper ends; infinite above for values that are all alike, or a single one.
+        The lower and upper ends; the upper one is infinite for a single value or values that are all equal.
 
     Example:
         >>> low, high = norm_intervals(np.array([1.0, 2.0, 4.0, 8.0]))
@@ -56,19 +57,19 @@ def norm_intervals(values: np.ndarray, confidence: float = 0.95, *, seed: int = 
 def pooled_norm_intervals(
     values: np.ndarray, confidence: float = 0.95, *, draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals for the mean over examples of each example's mean over its own draws: the further of two ends.
+    """Intervals for the mean over examples of each example's mean over its own draws: the outer of two ends.
 
-    One by Student's t, drawn anew within each example; the other Student's of the logarithm,
+    One is the bootstrap-t, resampled within each example. The other is Student's interval of the logarithm,
     :func:`log_student_interval`, with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
-        values: (..., draws, examples), none below zero; draws of different examples are independent.
-        confidence: the intervals' coverage.
-        draws: bootstrap draws.
-        seed: of them.
+        values: (..., draws, examples), not negative; draws of different examples are independent.
+        confidence: coverage of the intervals.
+        draws: number of bootstrap draws.
+        seed: seed of the bootstrap.
 
     Returns:
-        The lower and the upper ends, (...) each; infinite above where the draws of each example are all alike.
+        The lower and upper ends, (...) each; the upper one is infinite if the draws of each example are all equal.
     """
     sampled, examples = values.shape[-2:]
     errors = values.var(-2, ddof=1) / sampled
@@ -88,8 +89,8 @@ def pooled_norm_intervals(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.nan_to_num(drawn / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
         ends = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
-        further = np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
-    return np.maximum(np.where(error > 0, further[0], 0.0), 0.0), np.where(error > 0, further[1], np.inf)
+        outer = np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
+    return np.maximum(np.where(error > 0, outer[0], 0.0), 0.0), np.where(error > 0, outer[1], np.inf)
 
 
 @checked
@@ -99,7 +100,7 @@ def log_student_interval(
     """``mean * exp(±t error / mean)``: Student's interval of the logarithm, which stays positive.
 
     Raises:
-        ValueError: the confidence is not between 0 and 1.
+        ValueError: `confidence` is not between 0 and 1.
 
     Example:
         >>> low, high = log_student_interval(np.array(2.0), np.array(0.1), 10)

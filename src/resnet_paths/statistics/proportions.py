@@ -1,8 +1,9 @@
-"""Shares, and differences of shares on the same images: score intervals, which have a width at 0 of n too.
+"""Shares, and differences of shares on the same images: score intervals, which have a width even at 0 of n.
 
-``scipy.stats.binomtest(k, n).proportion_ci`` is Wilson's interval as well, to the last bits, for whole counts only; the
-effective number of images in a design effect is not whole. It also takes a millisecond, and studies ask for thousands.
-The Clopper-Pearson bound is scipy's. Tango's interval for paired shares is in neither scipy nor statsmodels.
+``scipy.stats.binomtest(k, n).proportion_ci`` is Wilson's interval too, to the last bits, but only for integer counts;
+the effective number of images in a design effect is not an integer. It also takes a millisecond, and studies need
+thousands of intervals. The Clopper-Pearson bound is scipy's. Tango's interval for paired shares is in neither scipy nor
+statsmodels.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ def is_share(values: np.ndarray) -> bool:
 
 @checked
 def share_interval(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share seen among `count` images.
+    """Wilson's score interval for a share observed on `count` images.
 
     ``(p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n)``.
 
     Args:
-        share: p, seen.
-        count: n; need not be whole (see :func:`design_interval`).
-        confidence: the interval's coverage.
+        share: observed share p.
+        count: number of images n; need not be an integer (see :func:`design_interval`).
+        confidence: coverage of the interval.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.
 
@@ -43,23 +44,23 @@ def share_interval(share: float, count: float, confidence: float = 0.95) -> tupl
     z = normal_quantile((1 + confidence) / 2)
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave them just inside 0 or 1
+    low, high = min(share, centre - half), max(share, centre + half)  # rounding may leave an end just inside 0 or 1
     return max(0.0, low), min(1.0, high)
 
 
 @checked(count=NONE_OR_MORE, among=COUNT)
 def share_at_most(count: int, among: int, confidence: float = 0.95) -> float:
-    """An exact upper confidence bound for a share with `count` seen out of `among` (Clopper, Pearson 1934).
+    """An exact upper confidence bound for a share with `count` successes among `among` images (Clopper, Pearson 1934).
 
-    The largest p at which so few, or fewer, are seen with probability ``1 - confidence`` at least.
+    It is the largest p at which at most `count` successes have a probability of at least ``1 - confidence``.
 
     Args:
-        count: seen.
-        among: images.
-        confidence: probability that the bound holds, at least.
+        count: number of successes.
+        among: number of images.
+        confidence: minimum probability that the bound holds.
 
     Raises:
-        ValueError: more seen than there are.
+        ValueError: `count` exceeds `among`.
 
     Example:
         >>> round(share_at_most(0, 100), 4), share_at_most(5, 5)
@@ -77,16 +78,16 @@ def share_at_most(count: int, among: int, confidence: float = 0.95) -> float:
 def difference_interval(first: np.ndarray, second: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """A score interval for how much larger the share of ones is in `second` than in `first`, on the same images.
 
-    Both ends of Tango's (1998) interval: the differences that the two-sided score test does not reject. With no image
-    changed of n it is still about ``±z²/n`` wide, where resampling the images gives a point.
+    Tango's (1998) interval: the differences that the two-sided score test does not reject. If none of n images changed,
+    it is still about ``±z²/n``, whereas resampling the images would give a single point.
 
     Args:
         first: a zero or a one for each image.
-        second: likewise, for the same images.
-        confidence: the interval's coverage; where few images change, it covers more, because counts are whole.
+        second: a zero or a one for each of the same images.
+        confidence: coverage of the interval; it is higher if few images change, because counts are discrete.
 
     Raises:
-        ValueError: as :func:`fall_at_most`, or values other than zeros and ones.
+        ValueError: see :func:`fall_at_most`; or values other than zeros and ones.
 
     Example:
         >>> low, high = difference_interval(np.zeros(200), np.zeros(200))
@@ -101,20 +102,21 @@ def difference_interval(first: np.ndarray, second: np.ndarray, confidence: float
 
 @checked
 def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95) -> float:
-    """An upper confidence bound for the fall of accuracy from one model to another, on the same images.
+    """An upper confidence bound for the drop in accuracy from one model to another, on the same images.
 
-    With b images right before and wrong after, c the other way round, of n, the fall is ``d = (b - c) / n``. The
+    Of n images, b are right before and wrong after, and c the other way round; the drop is ``d = (b - c) / n``. The
     bound is the largest d that the one-sided score test of Tango (1998, Statistics in Medicine 17, section 3) does not
-    reject: ``(b - c - n d) / sqrt(n (2 q + d (1 - d))) = -z``, with q the likeliest share of images of the second kind
-    when the fall is d. Images on which both models are alike count through n, so 0 of 100 lost is not a bound of 0.
+    reject: ``(b - c - n d) / sqrt(n (2 q + d (1 - d))) = -z``, where q is the maximum likelihood estimate of the share
+    of images of the second kind given d. Images on which both models agree count through n, so that losing 0 of 100
+    does not give a bound of 0.
 
     Args:
-        before: whether the first model is right, for each image.
-        after: likewise the second model.
+        before: whether the first model is right on each image.
+        after: whether the second model is right on each image.
         confidence: probability that the bound holds.
 
     Raises:
-        ValueError: no images, or not as many; a confidence not between 0.5 and 1.
+        ValueError: there are no images, the lengths differ, or `confidence` is not between 0.5 and 1.
 
     Example:
         >>> right = np.ones(100)
@@ -123,7 +125,7 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95
     """
     if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < confidence < 1:
         raise ValueError(
-            "expected whether each of the same images is right, twice, and a confidence between 0.5 and 1, got "
+            "expected two vectors of the same images and a confidence between 0.5 and 1, got "
             f"{before.shape}, {after.shape} and {confidence}"
         )
     with first_import("scipy.optimize"):
@@ -142,9 +144,9 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95
 
 
 def least_images(fall: float, confidence: float = 0.95) -> int:
-    """The least number of images on which :func:`fall_at_most`, none lost and none won, is at most so much.
+    """The smallest number of images for which :func:`fall_at_most` is at most `fall` if no prediction changes.
 
-    With nothing lost the score test is ``n d / (1 - d) = z²``.
+    Without changes the score test reduces to ``n d / (1 - d) = z²``.
 
     Example:
         >>> least_images(0.01)
@@ -158,7 +160,7 @@ def least_images(fall: float, confidence: float = 0.95) -> int:
 
 
 def _deviation(n: int, lost: int, won: int, d: float) -> float:
-    """The standard deviation of ``lost - won`` when the fall is d, its other parameter at its likeliest."""
+    """The standard deviation of ``lost - won`` given the drop d, with q at its maximum likelihood estimate."""
     a, b, c = 2 * n, -lost - won + (2 * n - lost + won) * d, -won * d * (1 - d)
     q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     return math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-300))

@@ -1,8 +1,8 @@
 """Quantiles and tails of the normal distribution and of Student's t.
 
-Why not ``scipy.stats``: its import takes a second, half as long as that of PyTorch, and every command and every worker
-process would pay for it. These are the special functions behind it, which give the same numbers to the last bit; they
-too are imported by the first call.
+Not ``scipy.stats``: its import takes a second, half as long as that of PyTorch, and every command and every worker
+process would pay for it. These are the special functions behind it, which return the same numbers to the last bit; they
+too are imported on the first call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..imports import first_import
 
 
 def normal_quantile(probability: float) -> float:
-    """Below which a standard normal number falls with this probability.
+    """The quantile of the standard normal distribution at this probability.
 
     Example:
         >>> round(normal_quantile(0.975), 2)
@@ -28,7 +28,7 @@ def normal_quantile(probability: float) -> float:
 
 
 def student_quantile(probability: float, freedom: Any) -> np.ndarray:
-    """The same for Student's t, with as many degrees of freedom (a number or an array).
+    """The quantile of Student's t with these degrees of freedom (a number or an array).
 
     Example:
         >>> float(student_quantile(0.975, 9).round(2))
@@ -42,7 +42,7 @@ def student_quantile(probability: float, freedom: Any) -> np.ndarray:
 
 
 def student_tail(value: float, freedom: float) -> float:
-    """The probability that a number of Student's t exceeds the value.
+    """The probability that a variable with Student's t distribution exceeds the value.
 
     Example:
         >>> round(student_tail(2.26, 9), 3)

@@ -1,9 +1,9 @@
-"""Rank correlations of quantities that are means over images, and so carry noise.
+"""Rank correlations of quantities that are means over images, and therefore noisy.
 
-``scipy.stats.spearmanr`` and ``kendalltau`` take one pair of samples at a time. A range needs the correlation of 1400
-pairs of rows, which they compute in 0.9 s for 16 blocks; here it takes 3 and 8 ms, with the same values to 1e-15. The
-ranks themselves are scipy's. The inverse Wishart draws are a third of the time of ``scipy.stats.invwishart``'s, in a
-loop that cannot be vectorised since each step of the Gibbs sampler depends on the one before.
+``scipy.stats.spearmanr`` and ``kendalltau`` take one pair of samples at a time. A range needs the correlations of 1400
+pairs of rows, which take them 0.9 s for 16 blocks; here they take 3 and 8 ms, with the same values to 1e-15. The ranks
+themselves are scipy's. The inverse Wishart draws take a third of the time of ``scipy.stats.invwishart``, in a loop that
+cannot be vectorised because each step of the Gibbs sampler depends on the previous one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..imports import first_import
 from .resampling import bootstrap_means
 
 Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
-_BURN, _KEPT = 100, 400  # the sampler forgets its start in some ten steps; 400 draws have ten beyond either end
+_BURN, _KEPT = 100, 400  # the sampler forgets its start in about ten steps; 400 draws leave ten beyond either end
 
 
 @checked
@@ -64,28 +64,29 @@ def correlation_ranges(
     draws: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Ranges in which rank correlations may lie that would be seen on infinitely many images. Not intervals.
+    """Plausible ranges of the rank correlations that infinitely many images would show. Not confidence intervals.
 
-    Noise in the ranks draws a rank correlation towards zero, and images drawn anew add that noise a second time: the
-    middle 95 % of the bootstrap can miss the truth always. So its range is joined with that of 400 draws from the
-    posterior distribution of the noiseless values, for which pairs of them are taken as normally distributed with
-    unknown mean and covariance (Gelman et al. 2013, Bayesian Data Analysis, section 11.6; by Gibbs sampling). Of the
-    two, the lower of the lower and the higher of the higher 2.5 % points are returned.
+    Noise in the ranks pulls a rank correlation towards zero, and resampling the images adds that noise a second time,
+    so the middle 95 % of the bootstrap can miss the true value every time. Its range is therefore combined with that of
+    400 draws from the posterior distribution of the noiseless values, whose pairs are modelled as normal with unknown
+    mean and covariance (Gelman et al. 2013, Bayesian Data Analysis, section 11.6; Gibbs sampling). The result spans the
+    central 95 % of both.
 
-    In simulations the range held the truth in 80 to 100 % of the cases, depending on the noise and on the law of
-    the values, where the bootstrap alone held it in 0 to 98 % (docs/explanation/intervals.md). So no level is stated.
+    In simulations the range contained the true value in 80 to 100 % of the cases, depending on the noise and on the
+    distribution of the values; the bootstrap alone did in 0 to 98 % (docs/explanation/intervals.md). Hence no
+    confidence level is stated.
 
     Args:
         first: (n, images), or (n,) values without noise.
-        second: likewise, of the same n things.
-        correlations: of rows of two arrays (rows, n).
-        paired: both are of the same images.
-        draws: of the bootstrap.
-        seed: of all draws.
+        second: (n, images) or (n,), of the same n items.
+        correlations: functions of the rows of two arrays (rows, n).
+        paired: whether both were measured on the same images.
+        draws: number of bootstrap draws.
+        seed: seed of all draws.
 
     Returns:
-        (correlations, 2): the lower and the upper ends; NaN where a correlation is not defined, of values that are not
-        finite, and of a single image.
+        (correlations, 2): the lower and upper ends; NaN if a correlation is undefined, a value is not finite, or there
+        is a single image.
 
     Example:
         >>> values = np.random.default_rng(0).normal(size=(5, 200)) + np.arange(5)[:, None]
@@ -94,23 +95,23 @@ def correlation_ranges(
     """
     if any(values.ndim == 2 and values.shape[1] < 2 for values in (first, second)):
         return np.full((len(correlations), 2), np.nan)
-    seen = [values.mean(1) if values.ndim == 2 else values for values in (first, second)]
-    if any(not np.isfinite(values).all() or np.ptp(values) == 0 for values in seen):
+    observed = [values.mean(1) if values.ndim == 2 else values for values in (first, second)]
+    if any(not np.isfinite(values).all() or np.ptp(values) == 0 for values in observed):
         return np.full((len(correlations), 2), np.nan)
-    sampled = [values.ndim == 2 for values in (first, second)]
+    is_noisy = [values.ndim == 2 for values in (first, second)]
     seeds = (seed, seed if paired else seed + 1)
-    redrawn = [
-        bootstrap_means(values, draws, own) if noisy else np.repeat(values[None], draws, 0)
-        for values, noisy, own in zip((first, second), sampled, seeds, strict=True)
+    resampled = [
+        bootstrap_means(values, draws, own_seed) if noisy else np.repeat(values[None], draws, 0)
+        for values, noisy, own_seed in zip((first, second), is_noisy, seeds, strict=True)
     ]
     noiseless = _posterior(first, second, paired, seed)
     for index, values in enumerate((first, second)):
-        if not sampled[index]:  # exact values keep their ties
+        if not is_noisy[index]:  # keep the ties of exact values
             noiseless[index] = np.repeat(values[None], _KEPT, 0)
     ends = np.empty((len(correlations), 2))
     for row, correlation in enumerate(correlations):
-        ends[row] = correlation(seen[0][None], seen[1][None])[0]
-        for pair in (redrawn, noiseless):
+        ends[row] = correlation(observed[0][None], observed[1][None])[0]
+        for pair in (resampled, noiseless):
             drawn = correlation(*pair)
             if np.isfinite(drawn).any():
                 low, high = np.nanquantile(drawn, (0.025, 0.975))
@@ -119,50 +120,50 @@ def correlation_ranges(
 
 
 def _posterior(first: np.ndarray, second: np.ndarray, paired: bool, seed: int) -> list[np.ndarray]:
-    """Draws of the noiseless values, two of (draws, n), by Gibbs sampling of a bivariate normal law of the pairs."""
-    seen, noise = _with_noise(first, second, paired)
+    """Draws of the noiseless values, two arrays (draws, n), by Gibbs sampling of a bivariate normal model."""
+    observed, noise = _with_noise(first, second, paired)
     generator = np.random.default_rng(seed)
-    n = len(seen)
-    apparent = np.maximum(seen.var(0, ddof=1), 1e-300)
-    scale = np.maximum(apparent - noise.mean(0).diagonal(), 0.1 * apparent)
-    covariance, mean = np.diag(scale), seen.mean(0)
-    kept = np.empty((_KEPT, n, 2))
+    n = len(observed)
+    observed_variance = np.maximum(observed.var(0, ddof=1), 1e-300)
+    scale = np.maximum(observed_variance - noise.mean(0).diagonal(), 0.1 * observed_variance)
+    covariance, mean = np.diag(scale), observed.mean(0)
+    samples = np.empty((_KEPT, n, 2))
     for step in range(_BURN + _KEPT):
         gain = covariance @ np.linalg.inv(covariance + noise)
-        centre = mean + np.einsum("nij,nj->ni", gain, seen - mean)
+        centre = mean + np.einsum("nij,nj->ni", gain, observed - mean)
         values = centre + _normal(covariance - gain @ covariance, generator)
         mean = values.mean(0) + _normal(covariance[None] / n, generator)[0]
-        off = values - mean
-        covariance = _inverse_wishart(off.T @ off + np.diag(0.02 * scale), n + 2, generator)
+        deviations = values - mean
+        covariance = _inverse_wishart(deviations.T @ deviations + np.diag(0.02 * scale), n + 2, generator)
         if step >= _BURN:
-            kept[step - _BURN] = values
-    return [kept[..., 0], kept[..., 1]]
+            samples[step - _BURN] = values
+    return [samples[..., 0], samples[..., 1]]
 
 
 def _with_noise(first: np.ndarray, second: np.ndarray, paired: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The means (n, 2), each column in units of its spread, and the covariances of their errors, (n, 2, 2).
+    """The means (n, 2), each column in units of its spread, and the covariances of their errors (n, 2, 2).
 
-    What an image adds to all n alike moves no rank, so it is taken out before the errors are told.
+    A shift that an image adds to all n items changes no rank, so it is removed before the errors are estimated.
     """
     means = [values.mean(1) if values.ndim == 2 else values.astype(float) for values in (first, second)]
-    blocks = [float(values.std()) or 1.0 for values in means]
+    scales = [float(values.std()) or 1.0 for values in means]
     noise = np.zeros((len(first), 2, 2))
-    off: list[np.ndarray] = []
-    for index, (values, block) in enumerate(zip((first, second), blocks, strict=True)):
-        noise[:, index, index] = 1e-9  # an exact value, to rounding: keeps the matrices regular
+    deviations: list[np.ndarray] = []
+    for index, (values, scale) in enumerate(zip((first, second), scales, strict=True)):
+        noise[:, index, index] = 1e-9  # keeps the matrices regular if the values are exact
         if values.ndim == 2:
-            away = (values - values.mean(1, keepdims=True)) / block
-            off.append(away - away.mean(0))
-            noise[:, index, index] += (off[-1] ** 2).sum(1) / (values.shape[1] - 1) / values.shape[1]
-    if paired and len(off) == 2:
+            deviation = (values - values.mean(1, keepdims=True)) / scale
+            deviations.append(deviation - deviation.mean(0))
+            noise[:, index, index] += (deviations[-1] ** 2).sum(1) / (values.shape[1] - 1) / values.shape[1]
+    if paired and len(deviations) == 2:
         images = first.shape[1]
-        both = (off[0] * off[1]).sum(1) / (images - 1) / images
-        noise[:, 0, 1] = noise[:, 1, 0] = both
-    return np.stack([values / block for values, block in zip(means, blocks, strict=True)], 1), noise
+        shared = (deviations[0] * deviations[1]).sum(1) / (images - 1) / images
+        noise[:, 0, 1] = noise[:, 1, 0] = shared
+    return np.stack([values / scale for values, scale in zip(means, scales, strict=True)], 1), noise
 
 
 def _normal(covariances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(n, 2) normal pairs of the covariances (n, 2, 2); a variance that rounding made negative counts as none."""
+    """Normal pairs (n, 2) with the covariances (n, 2, 2); variances that rounding made negative count as zero."""
     first = np.sqrt(np.maximum(covariances[:, 0, 0], 1e-18))
     slope = covariances[:, 1, 0] / first
     second = np.sqrt(np.maximum(covariances[:, 1, 1] - slope**2, 0))
@@ -171,7 +172,7 @@ def _normal(covariances: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def _inverse_wishart(scale: np.ndarray, freedom: int, generator: np.random.Generator) -> np.ndarray:
-    """A covariance drawn from the inverse Wishart law, by Bartlett's decomposition."""
+    """A draw from the inverse Wishart distribution, by Bartlett's decomposition."""
     factor = np.linalg.cholesky(np.linalg.inv(scale))
     lower = np.diag(np.sqrt(generator.chisquare([freedom, freedom - 1])))
     lower[1, 0] = generator.normal()

@@ -1,9 +1,9 @@
-"""Images drawn anew with replacement, the same ones for every row.
+"""Images resampled with replacement, the same ones for every row.
 
-Rows are blocks, lesions or lengths measured on the same images, and what is compared are rows; so all rows of one draw
-must have the same images. ``scipy.stats.bootstrap`` draws indices for each sample of a statistic and gives the
-interval, not the redrawn means; it has no studentised interval either, which is the one that ``means`` needs. A draw
-here is a vector of weights, so that all draws of all rows are one matrix product.
+Rows are blocks, lesions or lengths measured on the same images, and rows are compared with each other, so all rows of
+one draw need the same images. ``scipy.stats.bootstrap`` draws indices for each sample of a statistic and returns the
+interval instead of the resampled means; it also lacks the studentised interval that ``means`` needs. Here a draw is a
+vector of weights, so that all draws of all rows are one matrix product.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from ..arguments import checked
 
 _NUMBERS_AT_ONCE = 8_000_000
-"""Weights held at once: 64 MB, whatever the number of images."""
+"""Weights in memory at once: 64 MB, whatever the number of images."""
 
 
 @checked
 def resamples(images: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn when as many are drawn with replacement, (draws, images).
+    """How often each image occurs in a bootstrap sample, (draws, images).
 
     Example:
         >>> resamples(5, 3).sum(1)
@@ -30,7 +30,7 @@ def resamples(images: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
 
 
 def weights_in_parts(images: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """The same divided by the number of images, (images, part), in parts that fit into memory."""
+    """The weights of :func:`resamples` divided by the number of images, (images, draws), in parts that fit in RAM."""
     generator, share = np.random.default_rng(seed), np.full(images, 1 / images)
     size = max(1, _NUMBERS_AT_ONCE // images)
     for start in range(0, draws, size):
@@ -39,18 +39,18 @@ def weights_in_parts(images: int, draws: int, seed: int) -> Iterator[np.ndarray]
 
 @checked
 def bootstrap_means(values: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means over images drawn anew with replacement, the same images in every row.
+    """Means over resampled images, the same images in every row.
 
     Args:
         values: (..., images).
-        draws: bootstrap draws.
-        seed: of the draws.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
 
     Returns:
         (draws, ...).
 
     Cost: ``draws * values.size`` multiplications.
     """
-    wide = np.asarray(values, float)
-    means = [wide @ weights for weights in weights_in_parts(values.shape[-1], draws, seed)]
+    as_float = np.asarray(values, float)
+    means = [as_float @ weights for weights in weights_in_parts(values.shape[-1], draws, seed)]
     return np.moveaxis(np.concatenate(means, -1), -1, 0)
