@@ -160,7 +160,7 @@ def test_a_broken_pool_ends_the_sweep_and_keeps_what_is_finished(tmp_path: Path)
         return point
 
     with local_workers(1, devices=["cpu"]) as executor:
-        with pytest.raises(SweepError, match=r"broken down.*run the same call again"):
+        with pytest.raises(SweepError, match=r"executor broke.*run the same call again"):
             sweep(
                 deadly, range(60), context=str(tmp_path / "died"), executor=executor, chunk=5, journal=tmp_path / "j",
                 progress=False,

@@ -144,7 +144,7 @@ def test_kills_of_the_parent_of_a_pool(tmp_path: Path) -> None:
     """The workers end with their parent, and what they had computed and not handed over is computed again."""
 
     def pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(2, FORK, devices._end_with_parent_soon)
+        return ProcessPoolExecutor(2, FORK, devices._watch_parent)
 
     killed_at_random(tmp_path, 2000, 8, 0.4, pool)
 

@@ -199,7 +199,7 @@ def full(tmp_path: Path) -> Path:
     return path
 
 
-def refused(path: Path, match: str = "left as it was|damaged") -> None:
+def refused(path: Path, match: str = "left unchanged|damaged") -> None:
     before = path.read_bytes()
     with pytest.raises(JournalError, match=match):
         sweep(square, range(300), journal=path, progress=False)

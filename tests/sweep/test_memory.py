@@ -47,7 +47,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_this_is_said(error: Exception) 
     with pytest.warns(BatchHalvedWarning) as said:
         assert halved(work, 16) == ("done", 2)
     assert tried == [16, 8, 4, 2]
-    assert "a batch of 16 does not fit into memory, going on with 8" in str(said[0].message)
+    assert "a batch of 16 does not fit in memory, continuing with 8" in str(said[0].message)
 
 
 def test_other_errors_and_single_examples_are_raised() -> None:
@@ -147,7 +147,7 @@ def test_a_sweep_says_it_and_keeps_it_with_the_point(capsys: pytest.CaptureFixtu
         result = sweep(function, [1, 6, 7])
     assert result.values["value"].tolist() == [1, 6, 7]
     assert set(result.notes) == {1, 2}
-    assert "a batch of 4 does not fit into memory, going on with 2 (no room)" in result.notes[1][0]
+    assert "a batch of 4 does not fit in memory, continuing with 2 (no room)" in result.notes[1][0]
 
 
 def test_a_sweep_on_a_pipe_says_a_halving_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -162,4 +162,4 @@ def test_a_sweep_on_a_pipe_says_a_halving_once(capfd: pytest.CaptureFixture[str]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sweep(function, range(5))
-    assert capfd.readouterr().err.count("a batch of 2 does not fit into memory, going on with 1") == 1
+    assert capfd.readouterr().err.count("a batch of 2 does not fit in memory, continuing with 1") == 1

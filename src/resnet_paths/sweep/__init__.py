@@ -1,4 +1,4 @@
-"""Many evaluations: points -> executor -> journal -> table."""
+"""Evaluating a function at many points: points -> executor -> journal -> table."""
 
 from .devices import available_devices, local_workers, worker_device
 from .errors import FingerprintError, JournalError, SweepError, SweepInterrupted

@@ -18,18 +18,19 @@ import torch
 
 @dataclass(frozen=True)
 class SweepProvenance:
-    """What is needed to compute a sweep again, and to see whether two sweeps are the same.
+    """Everything needed to repeat a sweep, and to tell whether two sweeps are the same.
 
     Attributes:
         function: the function's module and name.
-        fingerprint: SHA-256 of all that decides the values, without the points: code, context, seed and settings.
-        code: SHA-256 of the function's code, or the `version` given in its place.
-        context: SHA-256 of the context: weights, data.
-        seed: the sweep's seed.
-        dtype: torch's default type.
-        python: version of Python.
-        torch: version of PyTorch.
-        numpy: version of NumPy.
+        fingerprint: SHA-256 of everything that determines the values except the points: code, context, seed and
+            settings.
+        code: SHA-256 of the function's code, or the `version` given instead.
+        context: SHA-256 of the context (weights, data).
+        seed: seed of the sweep.
+        dtype: torch's default dtype.
+        python: Python version.
+        torch: PyTorch version.
+        numpy: NumPy version.
         package: version of this package.
         platform: system and processor.
         command: the command line.

@@ -29,7 +29,7 @@ CLASS_NOISE = {
     "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__abstractmethods__", "__parameters__",
     "_abc_impl", "__static_attributes__", "__firstlineno__", "__orig_bases__", "__protocol_attrs__", "__slots__",
 }  # fmt: skip
-"""Members of a class that say nothing about what it does, or that the interpreter fills in on its own."""
+"""Members of a class that do not affect its behaviour, or that the interpreter adds by itself."""
 
 _LIBRARIES = tuple(
     Path(path).resolve()
@@ -40,7 +40,7 @@ _LIBRARIES = tuple(
 
 @dataclass(frozen=True)
 class ModuleUse:
-    """A module of the user's, and what is used of it."""
+    """A module of user code, and the members of it that are used."""
 
     name: str
     used: tuple[Any, ...]
@@ -53,7 +53,7 @@ def is_own_package(module: str | None) -> bool:
 
 @functools.cache
 def installed_version(module: str | None) -> str | None:
-    """The version that stands for an installed module's code; None for code of the user's."""
+    """The version that stands for an installed module's code; None for user code."""
     if module is None or module == "__main__":
         return None
     top = module.partition(".")[0]
@@ -78,7 +78,7 @@ def text_of(root: Path) -> str:
 
 @functools.cache
 def _version(top: str) -> str:
-    """The version that a package states, or the interpreter's for its own library."""
+    """The version of a package, or that of the interpreter for the standard library."""
     if top in sys.stdlib_module_names:
         return sys.version
     try:
@@ -88,7 +88,7 @@ def _version(top: str) -> str:
 
 
 def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """The names that a function, or a function within it, looks up in its module, and what stands there."""
+    """The global names that a function or its inner functions look up, and their values."""
     names, attributes = _names(function.__code__)
     for name in sorted(names):
         if name in function.__globals__:
@@ -96,9 +96,11 @@ def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, _module_use(item, attributes) if isinstance(item, ModuleType) else item
 
 
-@functools.lru_cache(maxsize=1 << 14)  # a fingerprint reads the same code often, and every sweep takes several
+@functools.lru_cache(
+    maxsize=1 << 14
+)  # a fingerprint visits the same code often, and every sweep takes several fingerprints
 def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The global names of a code object with all code inside it, and its names of attributes."""
+    """The global names and the attribute names in a code object and all code inside it."""
     names = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     attributes = set(code.co_names)
     for inner in code.co_consts:
@@ -110,7 +112,7 @@ def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _module_use(module: ModuleType, attributes: frozenset[str], depth: int = 0) -> Any:
-    """A user's module by what is used of it; an installed one as it is."""
+    """A user module reduced to the members that are used; an installed module unchanged."""
     if installed_version(module.__name__) is not None:
         return module
     used = []
@@ -124,7 +126,7 @@ def _module_use(module: ModuleType, attributes: frozenset[str], depth: int = 0) 
 
 
 def has_docstring(code: CodeType) -> bool:
-    """Whether a function's first constant is its docstring and not a value that it uses."""
+    """Whether a function's first constant is its docstring rather than a value that it uses."""
     if not code.co_consts or not isinstance(code.co_consts[0], str):
         return False
     if sys.version_info >= (3, 13):

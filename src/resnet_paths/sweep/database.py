@@ -1,11 +1,10 @@
-"""The file of a journal: made whole or not at all, checked before it is written to, and never repaired by guessing.
+"""The file of a journal: created atomically, checked before it is written to, and never repaired by guessing.
 
-SQLite could create the file itself, but a kill in between would leave an empty one, which is what a journal whose
-content was lost looks like too. So an empty journal is built in memory, written to a file without a name and linked to
-its place in one step; file systems without nameless files or links get the next best way. SQLite checks the structure
-of its pages and not what stands in the rows; a checksum on each row finds bits that a disk or a copy has flipped. All
-rows are checked when the journal is opened, before anything is computed on top of
-them.
+SQLite could create the file itself, but a kill during creation would leave an empty file, which looks the same as a
+journal that lost its content. So an empty journal is built in memory, written to an unnamed file and linked into place
+in one step; file systems without unnamed files or links get the next best method. SQLite checks the structure of its
+pages but not the content of its rows, so each row has a checksum, which detects bits flipped by a disk or a copy. All
+rows are checked when the journal is opened, before anything is computed on top of them.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CREATE TABLE results(
 );
 COMMIT;
 """
-NETWORK = {
+NETWORK_FILE_SYSTEMS = {
     "nfs",
     "nfs4",
     "cifs",
@@ -57,13 +56,13 @@ NETWORK = {
     "glusterfs",
     "fuse.sshfs",
 }
-"""File systems shared between machines: SQLite's write-ahead log needs memory shared by all who use the file."""
+"""File systems shared between machines: SQLite's write-ahead log needs memory shared by all its users."""
 
-_URI_OPTIONS = ""  # tests choose another way of locking here
+_URI_OPTIONS = ""  # tests select another locking method here
 
 
 def checksum(*fields: Any) -> int:
-    """CRC-32 of a row, which a database does not keep by itself."""
+    """CRC-32 of a row, which SQLite does not store itself."""
     crc = 0
     for field in fields:
         content = field if isinstance(field, bytes) else repr(field).encode()
@@ -73,7 +72,7 @@ def checksum(*fields: Any) -> int:
 
 @contextmanager
 def explained(path: Path | str, doing: str) -> Iterator[None]:
-    """Turns an error of the database into one that says what to do about it."""
+    """Turn a database error into one that says what to do about it."""
     try:
         yield
     except sqlite3.Error as error:
@@ -84,7 +83,7 @@ def _advice(message: str, path: Path | str) -> str:
     if "full" in message:
         return "The disk is full: what was reported as finished is kept; free some space and run the same call again."
     if "locked" in message or "busy" in message:
-        return "Another process has held it for a minute: end that process, or take another journal."
+        return "Another process has locked it for a minute: end that process, or use another journal."
     if "readonly" in message or "unable to open" in message:
         return "The file and its folder must exist and be writable."
     if any(word in message for word in ("malformed", "not a database", "corrupt", "no such", "decode")):
@@ -93,15 +92,15 @@ def _advice(message: str, path: Path | str) -> str:
 
 
 def damage(path: Path | str) -> str:
-    """What to do about a damaged file, which this package leaves as it is."""
+    """Advice on a damaged file, which this package leaves unchanged."""
     return (
-        f"The file is damaged and was left as it is. Move {Path(path).name} and its -wal file away to start afresh; "
-        "`sqlite3 FILE .recover` may read what is left of it."
+        f"The file is damaged and was left unchanged. Move {Path(path).name} and its -wal file away to start afresh; "
+        "`sqlite3 FILE .recover` may recover the rest of it."
     )
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
-    """An open journal: checked if it exists, created if not, in memory without a path."""
+    """Open a journal: checked if it exists, created if not, in memory without a path."""
     if path is None:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.executescript(SCHEMA)
@@ -109,26 +108,26 @@ def connect(path: Path | None) -> sqlite3.Connection:
     path = _real(path)
     if not path.exists():
         _create(path)
-    _wait_until_whole(path)
+    _wait_until_complete(path)
     with explained(path, "cannot check"):
         _check(path)
     with explained(path, "cannot open"):
         connection = _open(path, "rw")
-        # A commit returns once the data are on the disk: nothing reported is lost when the power fails.
+        # A commit returns only once the data are on disk, so that a power failure loses nothing reported as finished.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_mode = {'DELETE' if _on_network(path) else 'WAL'}")
         return connection
 
 
 def _real(path: Path) -> Path:
-    """Where a symbolic link leads, also one to a file that is not there yet."""
+    """The target of a symbolic link, even if the target does not exist yet."""
     try:
         if "\0" in str(path) or not str(path).strip():
-            raise ValueError("no name of a file")
+            raise ValueError("not a file name")
         return path.resolve() if path.is_symlink() else path
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a cycle of links
         reason = getattr(error, "strerror", None) or str(error)
-        raise JournalError(f"expected the name of a file as the journal, got {str(path)!r}: {reason}") from error
+        raise JournalError(f"expected a file name for the journal, got {str(path)!r}: {reason}") from error
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
@@ -137,13 +136,13 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """Makes an empty journal without a name and gives it one in one step, so that no one meets half a file."""
+    """Create an empty journal atomically, so that no other process sees half a file."""
     content = _empty_journal()
     try:
         if not _publish_unnamed(content, path):
             _publish_named(content, path)
     except FileExistsError:
-        return  # another process was first; then that process's file stays
+        return  # another process was first, and its file stays
     except OSError as error:
         raise JournalError(
             f"cannot create the journal {path}: {error.strerror}. "
@@ -161,11 +160,11 @@ def _empty_journal() -> bytes:
 
 
 def _publish_unnamed(content: bytes, path: Path) -> bool:
-    """Writes a file that has no name, of which a kill leaves nothing, and links it; False where a system cannot.
+    """Write an unnamed file, of which a kill leaves nothing, and link it; False if the system does not support that.
 
     Raises:
         FileExistsError: another process was first.
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
         return False
@@ -191,47 +190,47 @@ def _publish_unnamed(content: bytes, path: Path) -> bool:
 
 
 def _publish_named(content: bytes, path: Path) -> None:
-    """The same by a file with a name of its own, which is taken away again."""
-    fresh = path.with_name(f".{path.name[:200]}-{secrets.token_hex(4)}")
+    """Do the same with a temporary file name, which is removed afterwards."""
+    temporary = path.with_name(f".{path.name[:200]}-{secrets.token_hex(4)}")
     try:
-        fresh.write_bytes(content)
-        os.link(fresh, path)
+        temporary.write_bytes(content)
+        os.link(temporary, path)
     except OSError as error:
         if error.errno not in _UNABLE:
             raise
         _publish_without_links(content, path)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 _UNABLE = (
     errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EISDIR, errno.EINVAL,
     errno.ENOENT, errno.EXDEV,
 )  # fmt: skip
-"""What file systems answer that have no links, or no files without names."""
+"""Errors of file systems without links or without unnamed files."""
 
 
 def _publish_without_links(content: bytes, path: Path) -> None:
-    with path.open("xb") as file:  # its readers wait until it is whole
+    with path.open("xb") as file:  # readers wait until it is complete
         file.write(content)
 
 
-def _wait_until_whole(path: Path) -> None:
-    """An empty file is no journal, unless another process is creating it right now."""
+def _wait_until_complete(path: Path) -> None:
+    """Wait for another process that is just creating the file; refuse a file that stays incomplete."""
     for _ in range(20):
         if path.is_dir():
-            raise JournalError(f"expected a file for the journal, got the folder {path}: name a file in it")
+            raise JournalError(f"expected a file for the journal, got the folder {path}: pass a file in it")
         if path.stat().st_size >= 512:
             return
         time.sleep(0.05)
-    raise JournalError(f"the journal {path} is cut off after {path.stat().st_size} bytes. {damage(path)}")
+    raise JournalError(f"the journal {path} is truncated after {path.stat().st_size} bytes. {damage(path)}")
 
 
 def _check(path: Path) -> None:
-    """Raises for a file that is no journal, or a damaged one, before anything is written to it.
+    """Refuse a file that is damaged or not a journal, before anything is written to it.
 
-    Read-only, so that not even the write-ahead log is folded into a damaged file; only after a crash without
-    such a log must SQLite roll back its last transaction first.
+    The check is read-only, so that not even the write-ahead log is merged into a damaged file. Only after a crash
+    without such a log must SQLite first roll back its last transaction.
 
     Raises:
         OperationalError: the file cannot be opened.
@@ -261,41 +260,42 @@ def _check_contents(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
         raise JournalError(
-            f"expected a journal of format {FORMAT}, got format {version} in {path}: use its version of this package"
+            f"expected a journal of format {FORMAT}, got format {version} in {path}: "
+            "use the version of this package that wrote it"
         )
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise JournalError(f"cannot use the journal {path}: {found.splitlines()[-1]}. {damage(path)}")
+    integrity = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if integrity != "ok":
+        raise JournalError(f"cannot use the journal {path}: {integrity.splitlines()[-1]}. {damage(path)}")
     _check_rows(connection, path)
 
 
 def _check_rows(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("BEGIN")  # one moment for both tables, whoever writes meanwhile
-    known = set()
+    connection.execute("BEGIN")  # a consistent view of both tables, even while others write
+    sweep_ids = set()
     for row, fingerprint, about, crc in connection.execute("SELECT id, fingerprint, about, crc FROM sweeps"):
         if crc != checksum(row, fingerprint, about):
-            raise JournalError(f"the sweeps listed in the journal {path} were altered. {damage(path)}")
-        known.add(row)
+            raise JournalError(f"the list of sweeps in the journal {path} was altered. {damage(path)}")
+        sweep_ids.add(row)
     for *fields, crc in connection.execute("SELECT sweep, key, point, value, error, notes, seconds, crc FROM results"):
-        if crc != checksum(*fields) or fields[0] not in known:
+        if crc != checksum(*fields) or fields[0] not in sweep_ids:
             raise JournalError(f"a finished point in the journal {path} was altered. {damage(path)}")
-    last = "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'owners')"
-    wrong = f"typeof(owner) != 'integer' OR owner NOT BETWEEN 1 AND {last}"
-    if connection.execute(f"SELECT count(*) FROM claims WHERE {wrong}").fetchone()[0]:
+    last_owner = "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'owners')"
+    invalid_owner = f"typeof(owner) != 'integer' OR owner NOT BETWEEN 1 AND {last_owner}"
+    if connection.execute(f"SELECT count(*) FROM claims WHERE {invalid_owner}").fetchone()[0]:
         raise JournalError(f"a claim in the journal {path} was altered. {damage(path)}")
     connection.execute("COMMIT")
 
 
 def _on_network(path: Path) -> bool:
-    """Whether Linux says that the file lies on a file system shared between machines."""
+    """Whether the file is on a file system shared between machines, as far as Linux reports it."""
     mounts = Path("/proc/self/mountinfo")
     if not mounts.exists():
         return False
-    best, kind = -1, ""
+    longest, kind = -1, ""
     resolved = path.resolve()
     for line in mounts.read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].replace("\\040", " ")
-        if resolved.is_relative_to(point) and len(point) > best:
-            best, kind = len(point), right.split()[0]
-    return kind in NETWORK
+        mount, _, source = line.partition(" - ")
+        point = mount.split()[4].replace("\\040", " ")
+        if resolved.is_relative_to(point) and len(point) > longest:
+            longest, kind = len(point), source.split()[0]
+    return kind in NETWORK_FILE_SYSTEMS

@@ -1,7 +1,7 @@
-"""Devices: one worker for each GPU, or workers that share the processor's cores.
+"""Worker processes: one per GPU, or several that share the CPU cores.
 
-A plain `ProcessPoolExecutor` forks, which breaks CUDA; gives all its workers the same GPU; lets each of them use all
-cores; and leaves them running when its parent is killed. `local_workers` is that class with these four put right.
+A plain `ProcessPoolExecutor` forks, which breaks CUDA; gives the same GPU to all its workers; lets each of them use all
+cores; and leaves them running when its parent is killed. `local_workers` is that class with these four problems fixed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 from ..arguments import checked
 
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID")
-"""Where torchrun, Open MPI, MPICH, Cray's launcher and Slurm say which worker of its machine a process is."""
+"""Variables with the local rank, set by torchrun, Open MPI, MPICH, Cray's launcher and Slurm."""
 
 _assigned: torch.device | None = None
 
 
 @checked
 def available_devices() -> list[torch.device]:
-    """All CUDA devices; without one Apple's MPS; without that the CPU.
+    """All CUDA devices, or else Apple's MPS, or else the CPU.
 
     Example:
         >>> len(available_devices()) >= 1
@@ -40,10 +40,10 @@ def available_devices() -> list[torch.device]:
 
 @checked
 def worker_device() -> torch.device:
-    """The device that a swept function should use in the worker that calls this.
+    """The device that a swept function should use in the current worker.
 
-    It is the one that `local_workers` gave to this worker; elsewhere the GPU with the worker's rank on its machine,
-    as its launcher tells it (modulo their number), or the first.
+    In a worker of `local_workers` it is the assigned device. Elsewhere it is the GPU with the local rank that the
+    launcher set (modulo the number of GPUs), or the first device.
 
     Example:
         >>> worker_device() in available_devices()
@@ -62,53 +62,53 @@ def local_workers(
 ) -> ProcessPoolExecutor:
     """An executor of processes on this machine for `sweep(..., executor=...)`.
 
-    The processes start afresh (no state of this one, no broken CUDA contexts), leave Ctrl-C to this process, and
-    end with it, also when it is killed.
+    The processes are spawned (without this one's state or broken CUDA contexts), leave Ctrl-C to this process, and end
+    with it, even if it is killed.
 
     Args:
-        workers: their number; None: one a device, or one a core on CPUs.
-        devices: dealt out in turn, see `worker_device`; None: `available_devices()`.
-        threads: torch's threads in each worker; None: this process's threads shared equally.
+        workers: number of processes; None: one per device, or one per core on CPUs.
+        devices: devices assigned in turn, see `worker_device`; None: `available_devices()`.
+        threads: number of torch threads per worker; None: this process's threads, divided equally.
 
     Raises:
-        ValueError: for fewer than one worker or thread.
+        ValueError: there are no workers, threads or devices.
 
     Example:
         >>> with local_workers(2, devices=["cpu"]) as executor:
         ...     executor._max_workers
         2
     """
-    dealt = [torch.device(device) for device in (available_devices() if devices is None else devices)]
-    if not dealt:
+    assigned = [torch.device(device) for device in (available_devices() if devices is None else devices)]
+    if not assigned:
         raise ValueError("expected at least one device, got none")
     if workers is None:
-        workers = len(dealt) if dealt[0].type != "cpu" else _cores()
+        workers = len(assigned) if assigned[0].type != "cpu" else _cores()
     threads = max(1, torch.get_num_threads() // max(workers, 1)) if threads is None else threads
     if workers < 1 or threads < 1:
         raise ValueError(f"expected at least one worker and one thread, got {workers} and {threads}")
     context = multiprocessing.get_context("spawn")
-    places = context.SimpleQueue()
+    queue = context.SimpleQueue()
     for i in range(workers):
-        places.put(str(dealt[i % len(dealt)]))
-    return ProcessPoolExecutor(workers, context, _start, (places, threads))
+        queue.put(str(assigned[i % len(assigned)]))
+    return ProcessPoolExecutor(workers, context, _start, (queue, threads))
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(places: Any, threads: int) -> None:
-    """The first thing that a worker does."""
+def _start(devices: Any, threads: int) -> None:
+    """Set up a worker process."""
     global _assigned
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent_soon()
+    _watch_parent()
     torch.set_num_threads(threads)
-    _assigned = torch.device(places.get())
+    _assigned = torch.device(devices.get())
     if _assigned.type == "cuda":
         torch.cuda.set_device(_assigned)
 
 
-def _end_with_parent_soon() -> None:
+def _watch_parent() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,12 +1,12 @@
-"""Points to outcomes: in this process, or over any executor with a bounded number of jobs on their way.
+"""From points to outcomes: in this process, or over any executor with a bounded number of jobs in flight.
 
 `Executor.map` submits all points at once and pickles the function and its context with each chunk: a ResNet and ten
-thousand images, a thousand times. Here a job names its payload by a hash, and a worker that does not have it asks for
-it: the payload travels once to each worker, also to one that joined late or was restarted, on executors that say
-nothing of their workers. Twice as many jobs as workers are on their way, so that none waits for the next.
+thousand images, a thousand times. Here a job names its payload by a hash, and a worker without it asks for it. The
+payload thus travels once to each worker, including those that join late or restart, and it works with executors that
+tell nothing about their workers. Twice as many jobs as workers are in flight, so that no worker waits for its next job.
 
-`_broken` ends the sweep; an exception from a job that the function did not raise (Dask's for a worker that was killed)
-means that one of its points may be the cause, and they are tried one by one.
+A broken executor ends the sweep. An exception from a job that the function did not raise (Dask's for a killed worker)
+means that one of the job's points may be the cause, so its points are retried one by one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .journal import Outcome
 from .worker import Function, Job, Reply, Task
 
 CHUNK_SECONDS = 0.1
-"""Quick points travel together, as many as take about this long."""
+"""Fast points travel together, as many as take about this long: far above the cost of a message."""
 
 MOST_IN_CHUNK = 1000
-PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.2  # between two looks for new results: short for a human, long for a CPU
 
 Tasks = Iterator[Task | None]
-"""Points to compute; None while there are none, but there may be more later."""
+"""Points to compute; None while there are none at the moment but more may follow."""
 
 
 def in_process(function: Function, context: Any, tasks: Tasks) -> Iterator[list[Outcome]]:
-    """Evaluates the points here, one after the other; an empty list after waiting for other processes."""
+    """Evaluate the points in this process, one by one; yields an empty list while waiting for other processes."""
     for task in tasks:
         if task is None:
             yield []
@@ -47,7 +47,7 @@ def in_process(function: Function, context: Any, tasks: Tasks) -> Iterator[list[
 
 
 class Dispatcher:
-    """Keeps an executor busy with jobs, sends the payload to workers that ask for it, and isolates what breaks."""
+    """Keeps an executor busy, sends the payload to workers that ask for it, and isolates points that kill a worker."""
 
     def __init__(self, executor: Executor, payload: bytes, chunk: int | None) -> None:
         self._executor = executor
@@ -55,32 +55,32 @@ class Dispatcher:
         self._name = hashlib.sha256(payload).hexdigest()
         self._fixed_chunk = chunk
         self._serial = itertools.count()
-        self._flying: dict[Future[Reply], Job] = {}
+        self._in_flight: dict[Future[Reply], Job] = {}
         self._workers: set[str] = set()
         self._waiting: set[str] = set()  # workers without the payload
-        self._seconds: float | None = None  # a point's, measured
+        self._seconds: float | None = None  # measured time per point
         self.payloads_sent = 0
 
     def run(self, tasks: Tasks) -> Iterator[list[Outcome]]:
-        """The outcomes as they come, in any order; an empty list when nothing came for a while."""
+        """Yield outcomes as they arrive, in any order; an empty list if none arrived for a while."""
         more = True
         try:
-            while more or self._flying:
-                while more and len(self._flying) < self._window():
-                    chunk, more = self._take(tasks)
+            while more or self._in_flight:
+                while more and len(self._in_flight) < self._max_in_flight():
+                    chunk, more = self._next_chunk(tasks)
                     if not chunk:
                         break
                     self._submit(tuple(chunk))
                 yield from self._collect()
         finally:
-            for future in self._flying:
+            for future in self._in_flight:
                 future.cancel()
 
-    def _window(self) -> int:
-        """More jobs than workers have shown up, so that none is idle and new ones are found."""
+    def _max_in_flight(self) -> int:
+        """The number of jobs to keep in flight: more than known workers, so that none idles and new ones show up."""
         return 2 * max(len(self._workers) + 1, os.cpu_count() or 1)
 
-    def _take(self, tasks: Tasks) -> tuple[list[Task], bool]:
+    def _next_chunk(self, tasks: Tasks) -> tuple[list[Task], bool]:
         chunk: list[Task] = []
         for task in tasks:
             if task is None:
@@ -98,25 +98,25 @@ class Dispatcher:
         return max(1, min(MOST_IN_CHUNK, int(CHUNK_SECONDS / max(self._seconds, 1e-9))))
 
     def _submit(self, tasks: tuple[Task, ...]) -> None:
-        sending = sum(job.payload is not None for job in self._flying.values())
+        sending = sum(job.payload is not None for job in self._in_flight.values())
         payload = self._payload if sending < len(self._waiting) else None
         self.payloads_sent += payload is not None
         job = Job(next(self._serial), self._name, tasks, payload)
         try:
-            self._flying[self._executor.submit(worker.run_job, job)] = job
+            self._in_flight[self._executor.submit(worker.run_job, job)] = job
         except (BrokenExecutor, RuntimeError) as error:
             raise _broken(error) from error
 
     def _collect(self) -> Iterator[list[Outcome]]:
-        if not self._flying:
+        if not self._in_flight:
             time.sleep(PAUSE_SECONDS)
             yield []
             return
-        done, _ = wait(self._flying, timeout=PAUSE_SECONDS, return_when=FIRST_COMPLETED)
+        done, _ = wait(self._in_flight, timeout=PAUSE_SECONDS, return_when=FIRST_COMPLETED)
         if not done:
             yield []
         for future in done:
-            job = self._flying.pop(future)
+            job = self._in_flight.pop(future)
             outcomes = self._outcomes(future, job)
             if outcomes:
                 yield outcomes
@@ -129,7 +129,7 @@ class Dispatcher:
         except SweepError:
             raise
         except Exception as error:
-            return self._after_loss(job, error)
+            return self._retry_one_by_one(job, error)
         self._workers.add(reply.worker)
         if reply.outcomes is None:
             self._waiting.add(reply.worker)
@@ -139,8 +139,8 @@ class Dispatcher:
         self._measure(reply.outcomes)
         return list(reply.outcomes)
 
-    def _after_loss(self, job: Job, error: Exception) -> list[Outcome]:
-        """A job that took its worker down: its points are tried one by one, and the guilty one is recorded."""
+    def _retry_one_by_one(self, job: Job, error: Exception) -> list[Outcome]:
+        """Retry the points of a job that killed its worker one by one, and record the one at fault."""
         if len(job.tasks) == 1:
             return [worker.failure(job.tasks[0], error)]
         for task in job.tasks:
@@ -154,7 +154,7 @@ class Dispatcher:
 
 def _broken(error: BaseException) -> SweepError:
     return SweepError(
-        f"the executor has broken down ({type(error).__name__}: {error}), as when the system ends a worker for its use "
-        "of memory: the finished points are kept in the journal; start a new executor, perhaps with fewer workers, "
+        f"the executor broke ({type(error).__name__}: {error}), perhaps because the system killed a worker that ran "
+        "out of memory: the finished points are in the journal; start a new executor, perhaps with fewer workers, "
         "and run the same call again"
     )

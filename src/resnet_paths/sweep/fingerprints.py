@@ -1,10 +1,10 @@
-"""Fingerprints: SHA-256 of everything in a value that can decide a result.
+"""Fingerprints: SHA-256 of everything in a value that can affect a result.
 
-Pickles would be the obvious thing to hash, but equal objects have different ones (sets, shared references, caches), and
-functions are pickled by name, whatever stands in them. The source text would count comments and miss what a function
-calls and closes over. So values are walked here: data by content, code by bytecode and by the globals that it reads.
-`provenance.fingerprint` and `graph.model_fingerprint` say in records which data and which model were used; they know
-neither code nor arbitrary objects, and their results stand in files of earlier runs.
+Hashing pickles seems obvious, but equal objects have different ones (sets, shared references, caches), and functions
+are pickled by name, whatever their code. Source text would count comments, and miss what a function calls and closes
+over. So values are traversed here: data by content, code by bytecode and by the globals that it reads.
+`provenance.fingerprint` and `graph.model_fingerprint` identify the data and the model in records; they know neither
+code nor arbitrary objects, and files of earlier runs contain their results.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .errors import FingerprintError
 def fingerprint(value: Any) -> str:
     """SHA-256 of a value's contents: equal for equal contents in any process, different for different ones.
 
-    Models count with their classes and code, structure, modes, hooks, parameters and buffers; tensors and arrays
-    with type, shape, kind of device and every bit; functions with their bytecode, defaults, closures and the
-    globals they read, followed into all code that is not an installed package (that counts by its version; this one
-    by the text of its files).
-    An object may say what counts by a method `__sweep_fingerprint__`, whose result is taken in its place.
-    Cost: about 1 s a GB.
+    A model contributes its classes and code, structure, modes, hooks, parameters and buffers; tensors and arrays
+    contribute dtype, shape, device type and every bit; functions contribute their bytecode, defaults, closures and the
+    globals they read, recursively through all user code. Installed packages count by version, and this package by the
+    text of its files. An object can replace its content by the result of a method `__sweep_fingerprint__`.
 
     Raises:
-        FingerprintError: for what has no lasting contents, such as open files, locks and generators.
+        FingerprintError: a value has no lasting content, such as an open file, a lock or a generator.
+
+    Cost: about 1 s per GB.
 
     Example:
         >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2))
@@ -55,18 +55,18 @@ def fingerprint(value: Any) -> str:
 
 
 def deciding(record: Any, aside: Iterable[str] = (), **others: Any) -> dict[str, Any]:
-    """The fields of a dataclass that decide a value, for its `__sweep_fingerprint__`: all but those set aside.
+    """The fields of a dataclass that affect a value, for its `__sweep_fingerprint__`: all except those excluded.
 
-    So a field that is added later counts until somebody says that it decides nothing. Written the other way round, as a
-    list of what counts, a field forgotten there would let a journal hand out the values of other settings.
+    Fields added later thus count until somebody excludes them. With a list of the fields that count instead, a
+    forgotten field would make a journal return the values of other settings.
 
     Args:
-        record: an object of a dataclass.
-        aside: names of fields that decide nothing.
-        **others: what counts in the place of a field.
+        record: an instance of a dataclass.
+        aside: names of fields that do not affect the value.
+        **others: values that replace those of fields.
 
     Raises:
-        ValueError: a name that is no field.
+        ValueError: a name is not a field.
 
     Example:
         >>> import dataclasses
@@ -85,10 +85,10 @@ def deciding(record: Any, aside: Iterable[str] = (), **others: Any) -> dict[str,
 
 
 class _Walk:
-    """One walk through a nest of objects, which may contain itself."""
+    """One traversal of nested objects, which may contain cycles."""
 
     def __init__(self) -> None:
-        self.done: dict[int, tuple[bytes, Any]] = {}  # the object too, so that its id stays its own
+        self.done: dict[int, tuple[bytes, Any]] = {}  # keeps the object alive, so that its id is not reused
         self.open: dict[int, int] = {}
 
     def digest(self, value: Any) -> bytes:
@@ -127,23 +127,23 @@ class _Walk:
         return _hash("array", value.dtype.str.encode(), repr(value.dtype).encode(), _number(*value.shape), _raw(value))
 
     def of_tensor(self, value: torch.Tensor) -> bytes:
-        about = f"{value.dtype} {value.layout} {value.device.type}".encode()
+        description = f"{value.dtype} {value.layout} {value.device.type}".encode()
         if value.is_meta:
             raise FingerprintError("a tensor on the meta device has no values: load the weights before the sweep")
         if value.layout is not torch.strided:
             value = value.detach().to_dense()
         if value.is_quantized:
-            return _hash("quantized", about, self.digest(value.dequantize()), str(value.qscheme()).encode())
+            return _hash("quantized", description, self.digest(value.dequantize()), str(value.qscheme()).encode())
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
         content = _raw(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else b""
-        return _hash("tensor", _name(type(value)), about, _number(*value.shape), content)
+        return _hash("tensor", _name(type(value)), description, _number(*value.shape), content)
 
     def of_module(self, value: nn.Module) -> bytes:
-        original = getattr(value, "_orig_mod", None)  # a compiled model computes what its original does
+        original = getattr(value, "_orig_mod", None)  # a compiled model computes the same as the original
         if isinstance(original, nn.Module):
             return self.digest(original)
-        apart = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set"}
-        apart |= {"_is_torch_compile", "_compile_kwargs"}  # the second is what Lightning notes at torch.compile
+        excluded = {"_parameters", "_buffers", "_modules", "_graph", "_non_persistent_buffers_set"}
+        excluded |= {"_is_torch_compile", "_compile_kwargs"}  # Lightning adds the second at torch.compile
         state = vars(value)
         parts: list[Any] = [
             type(value),
@@ -151,11 +151,11 @@ class _Walk:
         ]
         if isinstance(value, fx.GraphModule):
             parts.append(value.code)
-            apart |= {
+            excluded |= {
                 name for name in state if name.startswith("_code") or name in ("_tracer_cls", "meta", "shape_env")
             }
-        for name in sorted(set(state) - apart):
-            # Hooks are filed under counters that differ from run to run.
+        for name in sorted(set(state) - excluded):
+            # The keys of hooks are counters that differ between runs.
             hooks = name.endswith("_hooks") and isinstance(state[name], dict)
             parts.append((name, list(state[name].values()) if hooks else state[name]))
         return _hash("module", self.all(parts))
@@ -167,7 +167,7 @@ class _Walk:
             return _hash("installed", _name(value), version.encode())
         cells = [_contents(cell) for cell in value.__closure__ or ()]
         parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-        if version:  # functions that this package makes hold values of the user's in their closures
+        if version:  # closures of this package's functions may contain user values
             return _hash("own", _name(value), version.encode(), self.all(parts))
         reads = [name.encode() + self.digest(item) for name, item in code_identity.globals_read(value)]
         return _hash("function", self.all(parts), *reads)
@@ -198,13 +198,13 @@ class _Walk:
         return _hash("python module", value.__name__.encode(), version.encode())
 
     def of_object(self, value: Any) -> bytes:
-        """Anything else by what pickle would keep of it."""
+        """The fingerprint of any other object, from what pickle would store of it."""
         try:
             reduced = value.__reduce_ex__(4)
         except Exception as error:
             raise FingerprintError(
-                f"a {_name(type(value)).decode()} has no contents to compare between runs ({error}): leave it out of "
-                "the function's globals and of `context`, give its class a method __sweep_fingerprint__, or pass "
+                f"a {_name(type(value)).decode()} has no content to compare between runs ({error}): remove it from "
+                "the function's globals and from `context`, add a method __sweep_fingerprint__ to its class, or pass "
                 "`version=` if it is part of the code"
             ) from error
         if isinstance(reduced, str):
@@ -214,7 +214,7 @@ class _Walk:
         return _hash("object", self.all(parts))
 
 
-@functools.lru_cache(maxsize=1 << 14)  # code does not change, and holds no object that does
+@functools.lru_cache(maxsize=1 << 14)  # code is immutable and contains only immutable objects
 def _of_code(value: CodeType) -> bytes:
     documented = code_identity.has_docstring(value)  # a docstring decides nothing
     constants = (None, *value.co_consts[1:]) if documented else value.co_consts
@@ -286,7 +286,7 @@ def _number(*values: int) -> bytes:
 
 
 def _raw(value: np.ndarray) -> bytes:
-    # A digest of the bytes, without a copy of them.
+    # Hashes the memory without copying it.
     return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).digest()
 
 

@@ -1,7 +1,7 @@
-"""Grids of points that are never written out: each point is made when it is asked for.
+"""Grids of points that are never stored: each point is created when it is requested.
 
-``itertools.product`` can be read once, from the beginning; a sweep asks for points by their number, some of them
-several times, while other processes compute the rest.
+``itertools.product`` can only be read once, from the beginning. A sweep requests points by index, some of them several
+times, while other processes compute the rest.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .points import plain_point
 
 
 class Grid(Sequence[dict[str, Any]]):
-    """All combinations of the axes' values; the last axis runs fastest."""
+    """All combinations of the axis values; the last axis varies fastest."""
 
     def __init__(self, axes: dict[str, tuple[Any, ...]]) -> None:
         self.axes = axes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of values of each axis."""
+        """The number of values on each axis."""
         return tuple(map(len, self.axes.values()))
 
     def __len__(self) -> int:
@@ -51,14 +51,14 @@ class Grid(Sequence[dict[str, Any]]):
 
 @checked
 def grid(**axes: Iterable[Any]) -> Grid:
-    """The points of a grid, made one by one as they are needed: no memory for the product of the axes.
+    """The points of a grid, created on request, so that the product of the axes takes no memory.
 
     Args:
-        axes: the values of each coordinate, by its name.
+        axes: values of each coordinate, by name.
 
     Raises:
-        SweepError: for values that are not plain.
-        ValueError: without any axis, or for two equal values on one.
+        SweepError: a value is not plain.
+        ValueError: there is no axis, or an axis has equal values.
 
     Example:
         >>> points = grid(alpha=[-1.0, 0.0, 1.0], beta=range(2))

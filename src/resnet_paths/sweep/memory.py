@@ -1,7 +1,7 @@
-"""Out of memory: halve the batch, say so, and go on.
+"""Out of memory: halve the batch, report it, and continue.
 
-How large a batch fits depends on the model, on the device and on who else uses it, and no formula knows it beforehand.
-PyTorch has one exception for CUDA, and plain `RuntimeError`s with various texts for CPUs, MPS and cuBLAS.
+The largest batch that fits depends on the model, the device and its other users, so it cannot be computed in advance.
+PyTorch has one exception for CUDA, and plain `RuntimeError`s with various messages for CPUs, MPS and cuBLAS.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..warned import warn
 T = TypeVar("T")
 
 _PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-_heard: ContextVar[list[str] | None] = ContextVar("halvings", default=None)
+_messages: ContextVar[list[str] | None] = ContextVar("halvings", default=None)
 
 
 class BatchHalvedWarning(UserWarning):
-    """A batch did not fit into memory, and was halved."""
+    """A batch did not fit in memory and was halved."""
 
 
 @checked
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a CPU, CUDA or MPS allocation did not fit.
+    """Whether an exception reports a failed CPU, CUDA or MPS allocation.
 
     Example:
         >>> is_out_of_memory(RuntimeError("CUDA error: out of memory"))
@@ -44,24 +44,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @checked
 def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: int) -> Iterator[T]:
-    """Calls `function` on consecutive slices of `range(length)`, with smaller ones from where memory ran out.
+    """Call `function` on consecutive slices of `range(length)`, with smaller slices once memory runs out.
 
-    What was computed before is kept; once halved, the batch size stays. The cached memory of the devices is given back
-    before the next attempt.
+    Earlier results are kept, and a halved batch size stays halved. The devices' cached memory is released before the
+    next attempt.
 
     Args:
         function: called with a slice, such as `lambda rows: model(x[rows])`; it must be safe to call again.
-        length: the number of examples.
-        batch_size: the first to try.
+        length: number of examples.
+        batch_size: first batch size to try.
 
     Yields:
-        What `function` returned for a slice.
+        The result of `function` for each slice.
 
     Raises:
-        MemoryError: or the device's own out-of-memory error, when a single example does not fit; any other error at
-            once.
-        RuntimeError: the same, where a library raises that.
-        ValueError: a batch size below 1.
+        MemoryError: a single example does not fit (or the device's own out-of-memory error).
+        RuntimeError: a single example does not fit and the library raises this; other errors propagate at once.
+        ValueError: `batch_size` is below 1.
 
     Example:
         >>> x = torch.arange(5)
@@ -73,7 +72,7 @@ def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: in
     start = 0
     while start < length:
         size = min(batch_size, length - start)
-        # The error keeps the frames, and so the tensors, of the attempt alive: it must be gone before the next.
+        # The exception keeps the frames and tensors of the attempt alive, so it must be gone before the next one.
         message = None
         try:
             result = function(slice(start, start + size))
@@ -86,29 +85,29 @@ def adaptive_batches(function: Callable[[slice], T], length: int, batch_size: in
             start += size
             continue
         batch_size = size // 2
-        _say(f"a batch of {size} does not fit into memory, going on with {batch_size} ({message})")
-        _release()
+        _report_halving(f"a batch of {size} does not fit in memory, continuing with {batch_size} ({message})")
+        _release_cached_memory()
 
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Collects what is said about halved batches, for the record of a point."""
-    said: list[str] = []
-    token = _heard.set(said)
+    """Collect messages about halved batches, for the record of a point."""
+    messages: list[str] = []
+    token = _messages.set(messages)
     try:
-        yield said
+        yield messages
     finally:
-        _heard.reset(token)
+        _messages.reset(token)
 
 
-def _say(text: str) -> None:
-    said = _heard.get()
-    if said is not None:
-        said.append(text)
+def _report_halving(text: str) -> None:
+    messages = _messages.get()
+    if messages is not None:
+        messages.append(text)
     warn(text, BatchHalvedWarning)
 
 
-def _release() -> None:
+def _release_cached_memory() -> None:
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

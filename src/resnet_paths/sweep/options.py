@@ -1,4 +1,4 @@
-"""The words with which everything that sweeps is told how to run."""
+"""The keywords shared by every function that evaluates many points."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypedDict
 
 
 class RunOptions(TypedDict, total=False):
-    """Keywords that every function takes that evaluates many points; none changes a value.
+    """Keywords of every function that evaluates many points; none of them affects a value.
 
     Attributes:
-        progress: show progress and the time left on a terminal; True by default.
-        journal: a file that keeps what is finished: the same call resumes where it was stopped (see
+        progress: show progress and the remaining time; True by default.
+        journal: file that stores finished points, from which the same call resumes (see
             :func:`resnet_paths.sweep.sweep`).
         executor: any ``concurrent.futures.Executor``, such as :func:`resnet_paths.sweep.local_workers`.
     """

@@ -1,8 +1,8 @@
-"""Who is alive: every sweep holds a lock on one byte of a file beside the journal, and the system frees it at death.
+"""Which sweeps are alive: each locks one byte of a file beside the journal, and the system unlocks it at its end.
 
-Leases that expire need clocks that agree, and steal the points of a process that was only slow; process numbers are
-reused, and mean nothing in another container or on another machine. A lock that the system keeps has neither fault. A
-byte for each owner, because a file for each would be left behind by every kill.
+Leases that expire would need synchronised clocks, and would take points away from a process that is merely slow.
+Process ids are reused, and mean nothing in another container or on another machine. A lock held by the system has
+neither problem. One byte per owner rather than one file, because every kill would leave a file behind.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from pathlib import Path
 
 from .errors import JournalError
 
-# A process loses its POSIX locks on a file when it closes any descriptor of it, so each file is opened once and
-# stays open; and a process cannot see its own locks, so it remembers them (a forked child has none of them).
+# A process loses its POSIX locks on a file when it closes any descriptor of that file, so each file is opened once and
+# kept open. A process cannot query its own locks, so it remembers them (a forked child inherits none).
 _descriptors: dict[tuple[int, str], int] = {}
 _held: set[tuple[int, str, int]] = set()
 
 
 class Owners:
-    """The owners of a journal's claims, each known by a number and alive as long as its byte is locked."""
+    """The owners of a journal's claims: each has a number, and is alive while the byte at that offset is locked."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path.resolve())
 
     def hold(self, owner: int) -> None:
-        """Declares an owner alive until `release`, or until this process ends in whatever way."""
+        """Mark an owner as alive until `release`, or until this process ends in any way."""
         self._forget_deleted()
         if not self._lock(owner):
             raise JournalError(f"owner {owner} of {self.path} is another process: was the file copied while in use?")
         _held.add((os.getpid(), self.path, owner))
 
     def release(self, owner: int) -> None:
-        """Ends an owner of this process."""
+        """Mark an owner of this process as finished."""
         _held.discard((os.getpid(), self.path, owner))
         _unlock(self._descriptor(), owner)
 
     def alive(self, owner: int) -> bool:
-        """Whether the owner's process still runs its sweep."""
+        """Whether the owner's sweep is still running."""
         if (os.getpid(), self.path, owner) in _held:
             return True
         if self._lock(owner):
@@ -53,28 +53,28 @@ class Owners:
         except OSError as error:
             raise JournalError(
                 f"cannot lock {self.path} ({error.strerror}): "
-                "put the journal on a file system with locks, such as a local disk"
+                "put the journal on a file system that supports locks, such as a local disk"
             ) from error
 
     def _forget_deleted(self) -> None:
-        """After the user deleted the file, the descriptor kept open leads to one that no other process sees."""
-        name = os.getpid(), self.path
-        if name in _descriptors and not (
-            os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(_descriptors[name]))
+        """Drop the descriptor of a file that the user deleted, which other processes no longer see."""
+        key = os.getpid(), self.path
+        if key in _descriptors and not (
+            os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(_descriptors[key]))
         ):
-            del _descriptors[name]
+            del _descriptors[key]
 
     def _descriptor(self) -> int:
-        name = os.getpid(), self.path
-        if name not in _descriptors:
+        key = os.getpid(), self.path
+        if key not in _descriptors:
             try:
-                _descriptors[name] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                _descriptors[key] = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise JournalError(
-                    f"cannot open {self.path}, which shows who uses the journal ({error.strerror}): "
+                    f"cannot open {self.path}, which tracks the users of the journal ({error.strerror}): "
                     "its folder must be writable"
                 ) from error
-        return _descriptors[name]
+        return _descriptors[key]
 
 
 if sys.platform == "win32":

@@ -1,8 +1,9 @@
-"""Points: plain values with a canonical form, from which their keys and their seeds follow.
+"""Points: plain values with a canonical form, which determines their keys and seeds.
 
-`repr` and JSON are not canonical enough for keys: they confuse 1 and True or 1 and 1.0 in one direction or the other,
-and depend on the order of a mapping. The encoding is injective, with a length before whatever has one, so that no two
-points share a key; 16 bytes make a collision among 10^12 points less likely than a flipped bit in memory.
+`repr` and JSON are not canonical enough for keys: they confuse 1 and True or separate 1 and 1.0 inconsistently, and
+depend on the order of a mapping. The encoding here is injective, with a length prefix wherever the length varies, so
+that no two points share an encoding. With keys of 16 bytes, a collision among 10^12 points is less likely than a
+flipped bit in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import torch
 from .errors import SweepError
 
 Point = Any
-"""A plain value: None, a bool, a number, a string, or tuples and mappings of them."""
+"""A plain value: None, a bool, a number, a string, or a tuple or mapping of these."""
 
 _PLAIN = (type(None), bool, int, float, complex, str)
 
 
 def plain_point(point: Any) -> Point:
-    """The point as its function will receive it: numpy scalars as Python's, sequences as tuples.
+    """The point as the function receives it: NumPy scalars become Python scalars, sequences become tuples.
 
     Raises:
-        SweepError: for anything else, such as an array: large things belong to the context.
+        SweepError: the point contains anything else, such as an array; large objects belong in the context.
 
     Example:
         >>> plain_point({"alpha": np.float64(0.5), "drop": [1, np.int64(2)]})
@@ -42,22 +43,22 @@ def plain_point(point: Any) -> Point:
     if isinstance(point, Sequence) and not isinstance(point, str | bytes):
         return tuple(plain_point(item) for item in point)
     if isinstance(point, _PLAIN):
-        return _demoted(point)
+        return _as_base_type(point)
     raise SweepError(
         f"expected a point of plain values (numbers, strings, None, tuples and mappings of them), "
-        f"got {type(point).__name__}: name it by a plain value and put the object into `context`"
+        f"got {type(point).__name__}: identify it by a plain value and put the object into `context`"
     )
 
 
 def _plain_mapping(point: Mapping[Any, Any]) -> dict[str, Any]:
-    wrong = [name for name in point if not isinstance(name, str)]
-    if wrong:
-        raise SweepError(f"expected names of coordinates as strings, got {wrong[0]!r}")
+    not_strings = [name for name in point if not isinstance(name, str)]
+    if not_strings:
+        raise SweepError(f"expected strings as names of coordinates, got {not_strings[0]!r}")
     return {name: plain_point(value) for name, value in point.items()}
 
 
-def _demoted(value: Any) -> Any:
-    """A subclass of a plain type (an IntEnum, say) as that plain type."""
+def _as_base_type(value: Any) -> Any:
+    """A value of a subclass (such as an IntEnum) as its plain type."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -66,9 +67,9 @@ def _demoted(value: Any) -> Any:
 
 
 def point_key(point: Point) -> bytes:
-    """16 bytes that stand for a plain point; the order of a mapping's names does not count.
+    """A 16-byte key of a plain point, independent of the order of a mapping.
 
-    Different values have different keys, also 1, 1.0 and True, or 0.0 and -0.0. Cost: about 5 µs.
+    Different values have different keys, including 1, 1.0 and True, and 0.0 and -0.0. Cost: about 5 µs.
 
     Example:
         >>> point_key({"a": 1, "b": 2}) == point_key({"b": 2, "a": 1})
@@ -80,7 +81,7 @@ def point_key(point: Point) -> bytes:
 
 
 def point_seed(seed: int, key: bytes) -> int:
-    """The seed of one point, below 2^63: it depends on the sweep's seed and the point, and on nothing else.
+    """The seed of a point, below 2^63, which depends only on the sweep's seed and the point.
 
     Example:
         >>> point_seed(0, point_key(1.5)) == point_seed(0, point_key(1.5)) != point_seed(1, point_key(1.5))
@@ -91,26 +92,26 @@ def point_seed(seed: int, key: bytes) -> int:
 
 
 def _encode(value: Point) -> bytes:
-    """Injective bytes: a letter for the type, then a length for whatever has one."""
+    """An injective encoding: a letter for the type, then the length if it varies."""
     if value is None:
         return b"N"
     if isinstance(value, bool):
         return b"T" if value else b"F"
     if isinstance(value, int):
-        return _framed(b"i", str(value).encode())
+        return _with_length(b"i", str(value).encode())
     if isinstance(value, float):
         return b"f" + _bits(value)
     if isinstance(value, complex):
         return b"c" + _bits(value.real) + _bits(value.imag)
     if isinstance(value, str):
-        return _framed(b"s", value.encode("utf-8", "surrogatepass"))
+        return _with_length(b"s", value.encode("utf-8", "surrogatepass"))
     if isinstance(value, Mapping):
         items = sorted(_encode(name) + _encode(item) for name, item in value.items())
-        return _framed(b"m", b"".join(items))
-    return _framed(b"t", b"".join(map(_encode, value)))
+        return _with_length(b"m", b"".join(items))
+    return _with_length(b"t", b"".join(map(_encode, value)))
 
 
-def _framed(letter: bytes, content: bytes) -> bytes:
+def _with_length(letter: bytes, content: bytes) -> bytes:
     return letter + len(content).to_bytes(8, "big") + content
 
 

@@ -1,8 +1,8 @@
-"""Progress with an ETA from measured points: a bar on terminals, a line in notebooks, sparse lines in logs.
+"""Progress with an ETA from measured points: a bar on terminals, a line in notebooks, occasional lines in logs.
 
-rich draws the bar. Its own notebook output needs widgets and its output to a file is one line at the end, of no help to
-somebody who looks into the log of a job of ten hours; hence the other two. The ETA counts only points computed in this
-run: those found in the journal took no time and would promise too much.
+rich draws the bar. Its notebook output needs widgets, and its output to a file is a single line at the end, which does
+not help somebody who reads the log of a ten-hour job; hence the other two. The ETA counts only points computed in this
+run, because points from the journal took no time and would make it too optimistic.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any, TextIO, TypeVar
 
 from ..imports import first_import
 
-LOG_SECONDS = 30.0
+LOG_SECONDS = 30.0  # between lines of a log: quick sweeps print none, ten hours print 1200
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Where a sweep stands. Counts are of points whose results are written for good.
+    """The progress of a sweep. Counts refer to points whose results are durably written.
 
     Attributes:
-        name: the function's.
-        total: all points.
-        finished: with values, from now or before.
-        failed: with an error, from now or before.
-        computed: finished or failed in this run.
-        taken: being computed by other processes that share the journal.
-        elapsed: seconds of this run.
-        notes: what points said for the first time since the last report, such as halved batches.
+        name: name of the function.
+        total: number of points.
+        finished: number of points with values, from this run or earlier.
+        failed: number of points with an error, from this run or earlier.
+        computed: number of points finished or failed in this run.
+        taken: number of points being computed by other processes that share the journal.
+        elapsed: seconds since this run started.
+        notes: new messages from points since the last report, such as halved batches.
     """
 
     name: str
@@ -46,12 +46,12 @@ class SweepProgress:
 
     @property
     def open(self) -> int:
-        """Points without a result."""
+        """The number of points without a result."""
         return self.total - self.finished - self.failed
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go at the rate of the points computed so far; None before the first.
+        """Remaining seconds at the rate of this run; None before its first point.
 
         Example:
             >>> SweepProgress("f", total=100, finished=60, computed=10, elapsed=5.0).eta
@@ -75,7 +75,7 @@ Report = Callable[[SweepProgress], None]
 
 
 def tracked(items: Iterable[T], total: int, name: str, report: Report) -> Iterator[T]:
-    """The items one by one, with word of how many are done: for work that needs no journal and no other process.
+    """Yield the items and report how many are done, for work without a journal or other processes.
 
     Yields:
         The items.
@@ -94,7 +94,7 @@ def tracked(items: Iterable[T], total: int, name: str, report: Report) -> Iterat
 
 
 def duration(seconds: float) -> str:
-    """A length of time for reading.
+    """A duration in words.
 
     Example:
         >>> duration(0.25), duration(75), duration(7320)
@@ -108,7 +108,7 @@ def duration(seconds: float) -> str:
 
 
 def reporter(progress: bool | Report) -> AbstractContextManager[Report]:
-    """The way of showing progress that suits where this runs: nothing, a function of the caller's, or the screen."""
+    """The progress display for this environment: none, the caller's function, or one on screen."""
     if progress is False:
         return nullcontext(lambda state: None)
     if progress is not True:
@@ -121,7 +121,7 @@ def reporter(progress: bool | Report) -> AbstractContextManager[Report]:
 
 
 class LogLines:
-    """A line every half minute, for sweeps that take longer."""
+    """A line every half minute."""
 
     def __init__(self, stream: TextIO, every: float = LOG_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -130,7 +130,7 @@ class LogLines:
         self._next = clock() + every
 
     def __call__(self, state: SweepProgress) -> None:
-        """Shows the state."""
+        """Show the state."""
         for note in state.notes:
             print(f"{state.name}: {note}", file=self._stream, flush=True)
         if self._clock() >= self._next and state.open:
@@ -139,7 +139,7 @@ class LogLines:
 
 
 class NotebookLine:
-    """One line of a notebook's output, replaced as the sweep goes on."""
+    """One line of notebook output, which is updated in place."""
 
     def __init__(self) -> None:
         with first_import("IPython.display"):
@@ -149,14 +149,14 @@ class NotebookLine:
         self._notes: list[str] = []
 
     def __call__(self, state: SweepProgress) -> None:
-        """Shows the state."""
+        """Show the state."""
         self._notes += state.notes
         text = "\n".join([str(state), *self._notes])
         self._handle.update({"text/plain": text}, raw=True)
 
 
 class Bar:
-    """A bar on a terminal."""
+    """A progress bar on a terminal."""
 
     def __init__(self) -> None:
         with first_import("rich.console"):

@@ -1,8 +1,8 @@
-"""What a sweep returns: the points with their values, as a table and as labelled arrays.
+"""The result of a sweep: the points with their values, as a table and as labelled arrays.
 
-The other records of this library declare their dimensions; here they follow from the points, which are the user's own:
-all combinations of some coordinates, in whatever order they were computed, become the axes of a grid, and anything else
-is a row. Files are those of every record.
+Other records of this library declare their dimensions. Here the dimensions follow from the points, which are the
+user's: if they are all combinations of some coordinates, in whatever order, those become the axes of a grid; otherwise
+each point is a row. Files are the same as for every record.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepResult(Record):
-    """All points of a sweep in the order given, with what became of each.
+    """All points of a sweep in the given order, with the outcome of each.
 
     Attributes:
         points: the points.
-        values: by name, one row a point. Rows of points that are not `finished` hold NaN, or None where the
-            type has no NaN; a NaN in a finished row is the value that the function returned.
-        finished: which points have values.
-        errors: the traceback of each failed point, by its index.
-        notes: what points said, such as halved batches, by their index.
-        seconds: the time that each point took where it was computed.
-        provenance: versions, fingerprints, seed, command.
+        values: values by name, one row per point. Rows of points that are not `finished` contain NaN, or None if the
+            dtype has no NaN; a NaN in a finished row was returned by the function.
+        finished: whether each point has values.
+        errors: traceback of each failed point, by index.
+        notes: messages of points, such as halved batches, by index.
+        seconds: computing time of each point.
+        provenance: versions, fingerprints, seed and command.
 
     Example:
         >>> from resnet_paths.sweep import grid, sweep
@@ -66,25 +66,25 @@ class SweepResult(Record):
         return len(self.points)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each point: its coordinates, its values, the error's last line, and the seconds."""
+        """One row per point: coordinates, values, last line of the error, and seconds."""
         table: dict[str, Any] = {name: _labels(values) for name, values in coordinates(self.points).items()}
         for name, column in self.values.items():
-            table[_free(name, table)] = list(column) if column.ndim > 1 else column
+            table[_unused_name(name, table)] = list(column) if column.ndim > 1 else column
         errors = [last_line(self.errors[i]) if i in self.errors else None for i in range(len(self))]
-        table[_free("error", table)] = objects(errors)
-        table[_free("seconds", table)] = self.seconds
+        table[_unused_name("error", table)] = objects(errors)
+        table[_unused_name("seconds", table)] = self.seconds
         frame = data_frame(table)
         frame.attrs["provenance"] = asdict(self.provenance)
         return frame
 
     def to_xarray(self) -> xr.Dataset:
-        """Points that are all combinations of some coordinates become dimensions; others lie along `point`."""
+        """Coordinates whose combinations are all present become dimensions; other points lie along `point`."""
         by_name = coordinates(self.points)
         axes, cells = _axes(by_name, len(self))
         dims: tuple[str, ...] = ("point",) if axes is None else tuple(axes)
         shape = (len(self),) if axes is None else tuple(map(len, axes.values()))
         if axes is None:
-            # A coordinate that bears its dimension's name would become its index.
+            # A coordinate with the name of its dimension would become its index.
             labels = {name if name != "point" else "label": ("point", _labels(by_name[name])) for name in by_name}
         else:
             labels = {name: (name, _labels(values)) for name, values in axes.items()}
@@ -93,14 +93,14 @@ class SweepResult(Record):
             inner = tuple(f"{name}_{i}" for i in range(column.ndim - 1))
             laid_out = np.empty_like(column)
             laid_out[cells] = column
-            full_name = _free(name, {**labels, **variables})
+            full_name = _unused_name(name, {**labels, **variables})
             variables[full_name] = ((*dims, *inner), laid_out.reshape(*shape, *column.shape[1:]))
         facts = {f"provenance_{name}": value for name, value in asdict(self.provenance).items()}
         facts["errors"] = json.dumps({str(i): last_line(error) for i, error in self.errors.items()})
         return data_set(variables, labels, facts)
 
     def summary(self) -> str:
-        """What became of the points, in words, with the kinds of errors and how often each came."""
+        """The outcome in words, with the most frequent kinds of errors and their counts."""
         lines = [f"{int(self.finished.sum())} of {len(self)} points finished, {len(self.errors)} failed"]
         kinds = Counter(last_line(error) for error in self.errors.values())
         lines += [f"  {count} x {kind}" for kind, count in kinds.most_common(5)]
@@ -115,7 +115,7 @@ def last_line(error: str) -> str:
 
 
 def coordinates(points: Sequence[Any]) -> dict[str, list[Any]]:
-    """The points as columns: by name, by position (`p0`, `p1`, ...), or all in one called `point`."""
+    """The points as columns: by name, by position (`p0`, `p1`, ...), or in a single column `point`."""
     if len(points) and all(isinstance(point, dict) for point in points):
         names = dict.fromkeys(name for point in points for name in point)
         return {name: [point.get(name) for point in points] for name in names}
@@ -126,11 +126,11 @@ def coordinates(points: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _axes(by_name: Mapping[str, Sequence[Any]], length: int) -> tuple[dict[str, list[Any]] | None, np.ndarray]:
-    """The axes of which the points are all combinations, in whatever order, and each point's cell."""
+    """The axes whose combinations are exactly the points, in any order, and the cell of each point."""
     flat = np.arange(length)
     try:
         axes = {name: list(dict.fromkeys(values)) for name, values in by_name.items()}
-    except TypeError:  # mappings within points
+    except TypeError:  # points with mappings inside are not hashable
         return None, flat
     sizes = tuple(map(len, axes.values()))
     if length == 0 or math.prod(sizes) != length:
@@ -141,15 +141,15 @@ def _axes(by_name: Mapping[str, Sequence[Any]], length: int) -> tuple[dict[str, 
 
 
 def _labels(values: Sequence[Any]) -> np.ndarray:
-    """Coordinates as an array; texts too, which sort and select better than objects."""
+    """Coordinates as an array; strings get a string dtype, which sorts and selects better than objects."""
     if set(map(type, values)) <= {str}:
         return np.array(values)
     dtype, _ = common_type(values)
     return objects(values) if dtype is None else np.array(values, dtype)
 
 
-def _free(name: str, used: Mapping[str, Any]) -> str:
-    """A name that is not used: a value may be called like a coordinate."""
+def _unused_name(name: str, used: Mapping[str, Any]) -> str:
+    """A name that is not yet used, since a value may have the name of a coordinate."""
     while name in used:
         name += "_value"
     return name

@@ -1,14 +1,14 @@
 """The sweep: points -> executor -> journal -> result.
 
-A loop over points and a dictionary would do for an afternoon. What is here is for runs of hours on machines that are
-shared: each point is claimed before it is computed, so that several processes divide the points of one journal; it is
-written soon after, so that a kill costs little; and the result is read back from the journal at the end, so that it is
-the same whoever computed the points.
+A loop over points and a dictionary would do for an afternoon. This is for runs of hours on shared machines. Each point
+is claimed before it is computed, so that several processes divide the points of one journal. It is written soon after,
+so that a kill costs little. The result is read back from the journal at the end, so that it is the same whoever
+computed the points.
 
-Writing takes a few milliseconds, as the disk has to confirm it. Five times a second is seldom enough that quick points
-do not wait for the disk, and often enough that nobody minds the loss; 16 MB bounds the memory of points with large
-arrays. Claims are made in lots that take between a quarter of a second and a second to compute: smaller ones cost more
-in transactions than in work, larger ones leave other processes idle at the end.
+A write takes a few milliseconds because the disk must confirm it. At five writes per second fast points hardly wait
+for the disk, and a kill loses little; 16 MB bounds the memory of points with large arrays. Points are claimed in lots
+that take between a quarter of a second and a second to compute: smaller lots spend more time on transactions than on
+work, larger ones leave other processes idle at the end.
 """
 
 from __future__ import annotations
@@ -59,38 +59,39 @@ def sweep(
     progress: bool | Report = True,
     chunk: int | None = None,
 ) -> SweepResult:
-    """Evaluates a function at many independent points, and keeps each result as soon as it is there.
+    """Evaluate a function at many independent points, and store each result as soon as it is computed.
 
-    Run again with the same journal, it computes only what is missing. A point's values are those of an earlier run
-    only if nothing that decides them has changed: the code of the function, the context (weights, data), the
-    point, the seed, and torch's default type and precision. Order, executor and number of workers do not matter.
+    A second run with the same journal computes only what is missing. Values of an earlier run are reused only if
+    nothing that affects them has changed: the code of the function, the context (weights, data), the point, the seed,
+    and torch's default dtype and precision. Order, executor and number of workers do not matter.
 
     Args:
         function: called as `function(point, context, seed)`; returns a number, or a mapping of names to numbers,
             strings, arrays and tensors. Python's, NumPy's and torch's global generators are seeded for each point.
         points: plain values (see `plain_point`), or a lazy sequence such as `grid(...)`.
-        context: large things that all points need, such as a model and data. It travels once to each worker.
-        journal: a file that keeps finished points; it may be shared by several sweeps and processes. None: memory.
+        context: large objects that all points need, such as a model and data; sent once to each worker.
+        journal: file that stores finished points; several sweeps and processes may share it. None: memory.
         executor: any `concurrent.futures.Executor`; None runs in this process. Threads of one process take turns, since
             a function may change the model that they share.
-        seed: from it and each point follows the point's own seed.
-        version: stands for the function's code in place of its fingerprint; change it when the code's meaning changes.
-        retry_failed: compute points again that failed before.
-        progress: whether to show progress on stderr, or a function to be called with `SweepProgress`.
-        chunk: points per job of the executor; None: as many as take a tenth of a second.
+        seed: seed of the sweep, from which each point derives its own.
+        version: replaces the fingerprint of the function's code; change it when the meaning of the code changes.
+        retry_failed: recompute points that failed before.
+        progress: whether to show progress on stderr, or a function called with `SweepProgress`.
+        chunk: number of points per job of the executor; None: as many as take a tenth of a second.
 
     Returns:
-        The values of all points, in their order, also of those that were in the journal.
+        The values of all points in the given order, including those from the journal.
 
     Raises:
-        JournalError: for a damaged or unwritable journal.
-        FingerprintError: when nothing can tell whether the context or the function is the same the next time.
-        SweepError: for points that are not plain, or workers that cannot run the function.
-        SweepInterrupted: after Ctrl-C.
+        JournalError: the journal is damaged or not writable.
+        FingerprintError: the function or the context has no fingerprint, so that changes would go unnoticed.
+        SweepError: a point is not plain, or the workers cannot run the function.
+        SweepInterrupted: Ctrl-C was pressed.
 
-    Cost: below 1 ms a point beside the function. At most a fifth of a second's work, or one point's for slower
-    points, is not yet in the journal at any moment. Memory does not grow with the number of points until the
-    result is put together.
+    Cost: below 1 ms per point besides the function. At any moment, at most the work of a fifth of a second, or one
+        point
+    if it takes longer, is not yet in the journal. Memory does not grow with the number of points until the result is
+    assembled.
 
     Example:
         >>> def power(point, context, seed):
@@ -112,15 +113,15 @@ def sweep(
     finally:
         store.close()
     if executor is None and fingerprint(context) != origin.context:
-        warn(_CHANGED)
+        warn(_CONTEXT_CHANGED)
     if progress is True:
-        print(_last_words(result, run.state, retry_failed), file=sys.stderr)
+        print(_closing_message(result, run.state, retry_failed), file=sys.stderr)
     return result
 
 
-_CHANGED = (
+_CONTEXT_CHANGED = (
     "the function has changed its context (a model in train mode updates its running statistics): values depend on the "
-    "order of the points, and the next run will not find these in the journal. Restore what the function changes."
+    "order of the points, and the next run will not find these in the journal. Restore whatever the function changes."
 )
 
 
@@ -128,19 +129,19 @@ def _validate(seed: int, chunk: int | None) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise SweepError(f"expected an integer as seed, got {seed!r}")
     if chunk is not None and chunk < 1:
-        raise SweepError(f"expected at least one point a chunk, got {chunk}")
+        raise SweepError(f"expected at least one point per chunk, got {chunk}")
 
 
 def _provenance(function: Function, context: Any, seed: int, version: str | None) -> SweepProvenance:
-    plain = function
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    kind = plain if hasattr(plain, "__qualname__") else type(plain)
-    name = f"{getattr(kind, '__module__', '')}.{kind.__qualname__}"
+    unwrapped = function
+    while isinstance(unwrapped, functools.partial):
+        unwrapped = unwrapped.func
+    named = unwrapped if hasattr(unwrapped, "__qualname__") else type(unwrapped)
+    name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
     code = fingerprint(function) if version is None else f"{name}, version {version}"
-    inputs = fingerprint(context)
-    decisive = (code, inputs, seed, sorted(worker.settings().items()))
-    return describe(name, fingerprint(decisive), code, inputs, seed)
+    context_fingerprint = fingerprint(context)
+    determining = (code, context_fingerprint, seed, sorted(worker.settings().items()))
+    return describe(name, fingerprint(determining), code, context_fingerprint, seed)
 
 
 def _outcomes(
@@ -152,7 +153,7 @@ def _outcomes(
 
 
 class _Feed:
-    """The open points, claimed from the journal in lots that last for about half a second."""
+    """The open points, claimed from the journal in lots of about half a second of work."""
 
     def __init__(self, journal: Journal, points: Sequence[Any], seed: int) -> None:
         self._journal = journal
@@ -164,17 +165,17 @@ class _Feed:
         self.taken = 0
 
     def tasks(self) -> Tasks:
-        """Claimed points; those that other processes have claimed are asked for again, until they are finished."""
+        """Yield claimed points; points claimed by other processes are retried until they are finished."""
         taken: list[int] = []
         for indices in _batches(range(len(self._points))):
             taken += yield from self._claimed(indices)
             self.taken = len(taken)
         while taken:
             yield None
-            again: list[int] = []
+            still_taken: list[int] = []
             for indices in _batches(taken):
-                again += yield from self._claimed(indices)
-            taken = again
+                still_taken += yield from self._claimed(indices)
+            taken = still_taken
             self.taken = len(taken)
 
     def _claimed(self, indices: Sequence[int]) -> Generator[Task, None, list[int]]:
@@ -212,7 +213,7 @@ def _batches(indices: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 class _Run:
-    """Outcomes into the journal, a few times a second, and word of it to whoever watches."""
+    """Writes outcomes to the journal a few times per second and reports progress."""
 
     def __init__(self, journal: Journal, feed: _Feed, name: str, total: int) -> None:
         self.feed = feed
@@ -220,25 +221,25 @@ class _Run:
         self._buffer: list[Outcome] = []
         self._bytes = 0
         self._start = self._flushed = time.monotonic()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._finished = self._failed = 0
         self.state = SweepProgress(name.rpartition(".")[2], total)
 
     def drive(self, outcomes: Iterator[list[Outcome]], report: Report) -> None:
-        """Takes all outcomes; whatever interrupts it, what was computed is written first."""
+        """Consume all outcomes; whatever interrupts this, computed points are written first."""
         try:
             with closing(outcomes) as stream:  # type: ignore[type-var]
-                for some in stream:
-                    self._buffer += some
-                    self._bytes += sum(len(outcome.value or b"") for outcome in some)
-                    if not some or self._due():
+                for arrived in stream:
+                    self._buffer += arrived
+                    self._bytes += sum(len(outcome.value or b"") for outcome in arrived)
+                    if not arrived or self._due():
                         self._flush(report)
             self._flush(report)
         except JournalError as error:
             raise JournalError(f"{error} {len(self._buffer)} points were computed and could not be written.") from error
         except KeyboardInterrupt:
             self._flush(report)
-            raise SweepInterrupted(self._how_to_go_on()) from None
+            raise SweepInterrupted(self._how_to_resume()) from None
         except BaseException:
             self._flush(report)
             raise
@@ -253,10 +254,12 @@ class _Run:
         self._flushed = time.monotonic()
         self._failed += sum(outcome.error is not None for outcome in written)
         self._finished += sum(outcome.error is None for outcome in written)
-        fresh = [
-            note for note in dict.fromkeys(n for outcome in written for n in outcome.notes) if note not in self._said
+        new_notes = [
+            note
+            for note in dict.fromkeys(n for outcome in written for n in outcome.notes)
+            if note not in self._reported
         ]
-        self._said.update(fresh)
+        self._reported.update(new_notes)
         self.state = SweepProgress(
             name=self.state.name,
             total=self.state.total,
@@ -265,48 +268,46 @@ class _Run:
             computed=self._finished + self._failed,
             taken=self.feed.taken,
             elapsed=self._flushed - self._start,
-            notes=tuple(fresh),
+            notes=tuple(new_notes),
         )
         report(self.state)
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_resume(self) -> str:
         state = self.state
         done = f"stopped with {state.finished + state.failed} of {state.total} points finished"
         if self._journal.path is None:
-            return f"{done}; they are lost, as no journal was given: pass journal='FILE' to be able to go on"
-        return f"{done}; they are kept in {self._journal.path}: run the same call again to go on"
+            return f"{done}; they are lost because there is no journal: pass journal='FILE' to be able to resume"
+        return f"{done}; they are stored in {self._journal.path}: run the same call again to resume"
 
 
 def _result(journal: Journal, points: Sequence[Any], origin: SweepProvenance) -> SweepResult:
-    """Reads every point back from the journal, so that a value is the same in the run that computed it and later."""
+    """Read every point back from the journal, so that a value is the same in the run that computed it and later."""
     total = len(points)
     rows: list[dict[str, Value] | None] = []
     plain: list[Point] = []
     errors: dict[int, str] = {}
     notes: dict[int, tuple[str, ...]] = {}
     finished, seconds = np.zeros(total, bool), np.full(total, np.nan)
-    for index, raw in enumerate(points):
-        point = plain_point(raw)
+    for index, given in enumerate(points):
+        point = plain_point(given)
         plain.append(point)
-        kept = journal.read(point_key(point))
-        if kept is None:
+        stored = journal.read(point_key(point))
+        if stored is None:
             raise JournalError(
-                f"point {index} of {total} is missing in the journal: was it changed by another program?"
+                f"point {index} of {total} is missing from the journal: was it changed by another program?"
             )
-        values, error, seconds[index], said = kept
+        values, error, seconds[index], messages = stored
         rows.append(values)
         finished[index] = values is not None
-        if said:
-            notes[index] = said
+        if messages:
+            notes[index] = messages
         if values is None:
             errors[index] = error or ""
     return SweepResult(tuple(plain), columns(rows), finished, errors, notes, seconds, origin)
 
 
-def _last_words(result: SweepResult, state: SweepProgress, retried: bool) -> str:
+def _closing_message(result: SweepResult, state: SweepProgress, retried: bool) -> str:
     words = f"{state.name}: {result.summary()}; {state.computed} computed now in {duration(state.elapsed)}"
     if result.errors and not retried:
-        words += (
-            "\nsweep(..., retry_failed=True) computes the failed points again; result.errors holds their tracebacks"
-        )
+        words += "\nsweep(..., retry_failed=True) recomputes the failed points; result.errors has their tracebacks"
     return words

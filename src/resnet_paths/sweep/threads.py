@@ -1,7 +1,7 @@
-"""Several batches at once in one process: a thread for each core, and one core for each operation.
+"""Several batches at once in one process: one thread per core, and one core per operation.
 
-Not an executor for `sweep`: a swept function may seed generators and change its model, which threads share; this is for
-functions within one point that do neither.
+Not an executor for `sweep`: a swept function may seed generators and change its model, which threads share. This is for
+functions inside one point that do neither.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ T = TypeVar("T")
 def on_each_core(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     """``[function(item) for item in items]`` without autograd, as many at a time as PyTorch has threads.
 
-    An operation on a small batch divides badly among cores (each waits for the others at its end); whole batches do
-    not. PyTorch lets go of Python's lock while it computes. The number of threads is put back, also after an error.
+    An operation on a small batch divides badly among cores, because each waits for the others at its end; separate
+    batches divide well. PyTorch releases Python's lock while it computes. The number of threads is restored afterwards,
+    even after an error.
 
     Args:
-        function: must not draw random numbers, nor change what it shares with its other calls.
-        items: what it is called with, each once.
+        function: must neither draw random numbers nor change objects that its calls share.
+        items: arguments of the calls.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        Exception: the first that the function raised.
+        Exception: the first error of the function.
 
     Example:
         >>> on_each_core(lambda k: float(torch.tensor(k) ** 2), [1, 2, 3])
@@ -44,7 +45,7 @@ def on_each_core(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     if threads < 2 or not threads_see_the_same():
         return [_without_autograd(function, item) for item in items]
     with (
-        _one_core_an_operation(),
+        _one_core_per_operation(),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         futures = [pool.submit(_without_autograd, function, item) for item in items]
@@ -57,7 +58,7 @@ def on_each_core(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
 
 
 def threads_see_the_same() -> bool:
-    """Whether a new thread computes as this one does: autocast, default devices and modes hold in one thread only.
+    """Whether a new thread computes like this one: autocast, default devices and modes are per thread.
 
     Example:
         >>> with torch.device("cpu"):
@@ -74,7 +75,7 @@ def _without_autograd(function: Callable[[A], T], item: A) -> T:
 
 
 @contextmanager
-def _one_core_an_operation() -> Iterator[None]:
+def _one_core_per_operation() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,9 @@
-"""Values: what a function may return, the bytes in which the journal keeps it, and the columns that they become.
+"""Values: what a function may return, their bytes in the journal, and the columns of the result.
 
-The bytes are a line of JSON with the arrays behind it. For two numbers, NumPy's own archive takes 95 µs and 520 bytes
-instead of 7 µs and 33 bytes, and a sweep may keep a hundred thousand points; JSON alone has no arrays; and pickle would
-run whatever somebody put into a journal. Without a journal values go through the same bytes, so that a run that
-computes them and one that finds them return the same types.
+The bytes are a line of JSON followed by the arrays. For two numbers, NumPy's own archive takes 95 µs and 520 bytes
+instead of 7 µs and 33 bytes, and a sweep may store a hundred thousand points; JSON alone has no arrays; and pickle
+would execute whatever somebody put into a journal. Values go through the same bytes even without a journal, so that a
+run that computes them and one that reads them return the same types.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 Value = bool | int | float | complex | str | np.ndarray
 _SCALARS = (bool, int, float, complex, str)
 _LARGEST_EXACT = 2**53
-"""Up to here each whole number is a float64."""
+"""Every integer up to this one is exact as a float64."""
 
 
 def plain_values(returned: Any) -> dict[str, Value]:
-    """What a function returned, as names with numbers, strings and arrays; a single value is called `value`.
+    """The returned numbers, strings and arrays by name; a single value gets the name `value`.
 
-    Tensors become arrays (types that numpy lacks, such as bfloat16, widen to float32, which is exact), arrays
-    of no dimension become numbers. NaN, infinities and zeros are values like any other.
+    Tensors become arrays (dtypes that NumPy lacks, such as bfloat16, become float32, which is exact), and arrays
+    without dimensions become numbers. NaN and infinities are values like any other.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: the function returned anything else.
 
     Example:
         >>> plain_values({"loss": torch.tensor(0.5), "rows": np.ones(2)})
@@ -40,9 +40,9 @@ def plain_values(returned: Any) -> dict[str, Value]:
         return {"value": _plain(returned, "value")}
     if not returned:
         raise TypeError("expected a function that returns values, got an empty mapping")
-    wrong = [name for name in returned if not isinstance(name, str)]
-    if wrong:
-        raise TypeError(f"expected names of values as strings, got {wrong[0]!r}")
+    not_strings = [name for name in returned if not isinstance(name, str)]
+    if not_strings:
+        raise TypeError(f"expected strings as names of values, got {not_strings[0]!r}")
     return {name: _plain(value, name) for name, value in returned.items()}
 
 
@@ -68,7 +68,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def encode_values(values: Mapping[str, Value]) -> bytes:
-    """Bytes from which `decode_values` makes the same values, bit by bit.
+    """Bytes from which `decode_values` restores the same values bit for bit.
 
     Example:
         >>> decode_values(encode_values({"loss": 0.1, "rows": np.zeros((0, 2))}))
@@ -87,7 +87,7 @@ def encode_values(values: Mapping[str, Value]) -> bytes:
 
 
 def decode_values(content: bytes) -> dict[str, Value]:
-    """The values in bytes written by `encode_values`."""
+    """The values in the bytes of `encode_values`."""
     stop = 4 + int.from_bytes(content[:4], "big")
     values: dict[str, Value] = {}
     for name, entry in json.loads(content[4:stop]).items():
@@ -103,9 +103,9 @@ def decode_values(content: bytes) -> dict[str, Value]:
 
 
 def columns(rows: Sequence[Mapping[str, Value] | None]) -> dict[str, np.ndarray]:
-    """The values of all points as one array a name, exact, with gaps where points have none.
+    """The values of all points as one exact array per name, with gaps for points without values.
 
-    Floats have NaN in the gaps; other types become objects with None, if there are gaps or shapes differ.
+    Gaps are NaN for floats. Other dtypes become objects with None if there are gaps or the shapes differ.
 
     Example:
         >>> columns([{"loss": 0.5, "n": 1}, None])
@@ -127,7 +127,7 @@ def _column(cells: Sequence[Value | None]) -> np.ndarray:
 
 
 def objects(cells: Sequence[Any]) -> np.ndarray:
-    """An array of whatever the cells are; ``np.array`` would look into them."""
+    """An object array of the cells; ``np.array`` would convert sequences in them."""
     column = np.empty(len(cells), object)
     for index, cell in enumerate(cells):
         column[index] = cell
@@ -135,7 +135,7 @@ def objects(cells: Sequence[Any]) -> np.ndarray:
 
 
 def common_type(values: Sequence[Any]) -> tuple[np.dtype | None, tuple[int, ...]]:
-    """A type and a shape that hold all values exactly, or no type."""
+    """A dtype and a shape that represent all values exactly, or None as dtype."""
     if isinstance(values[0], np.ndarray):
         first = values[0]
         same = all(isinstance(v, np.ndarray) and v.dtype == first.dtype and v.shape == first.shape for v in values)

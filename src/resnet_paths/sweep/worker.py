@@ -1,8 +1,8 @@
-"""What runs in a worker: points evaluated one by one, with a function and a context that arrive once.
+"""The code that runs in a worker: points evaluated one by one, with a function and a context that arrive once.
 
-Everything that could make a value depend on the worker is set here: the generators are seeded for each point, torch's
-types and precision are those of the process that asked. Two payloads are kept, since a study often goes back and forth
-between two sweeps, and more could fill a GPU.
+Everything that could make a value depend on the worker is fixed here: generators are seeded per point, and torch's
+dtype and precision are those of the submitting process. Two payloads are kept in memory: studies often alternate
+between two sweeps, and more payloads could fill a GPU.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .points import Point
 from .values import encode_values, plain_values
 
 Function = Callable[[Any, Any, int], Any]
-"""A function of a point, the context and the point's seed, that returns a number or a mapping of names to values."""
+"""A function of a point, the context and the point's seed; it returns a number or a mapping of names to values."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One point to be computed."""
+    """One point to compute."""
 
     key: bytes
     point: Point
@@ -46,9 +46,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """Some points, the name of what evaluates them, and that itself if the worker asked for it.
+    """A chunk of points, the name of the payload, and the payload itself if a worker asked for it.
 
-    `serial` makes every job different: some engines answer equal calls from a cache.
+    `serial` makes every job unique, because some engines answer equal calls from a cache.
     """
 
     serial: int
@@ -59,19 +59,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Reply:
-    """The outcomes of a job, or None: "send me the payload"."""
+    """The outcomes of a job; None asks for the payload."""
 
     worker: str
     outcomes: tuple[Outcome, ...] | None
 
 
 _loaded: OrderedDict[str, tuple[Function, Any]] = OrderedDict()
-_KEEP = 2  # payloads in memory: the running sweep's and the one before it
+_KEEP = 2  # payloads in memory: those of the running sweep and the previous one
 _one_at_a_time = threading.RLock()
 
 
 def pack(function: Function, context: Any) -> bytes:
-    """A function and its context as bytes, with the settings of torch that decide values."""
+    """A function and its context as bytes, with the torch settings that affect values."""
     try:
         packed: bytes = cloudpickle.dumps((function, context, settings()))
         return packed
@@ -83,10 +83,10 @@ def pack(function: Function, context: Any) -> bytes:
 
 
 def run_job(job: Job) -> Reply:
-    """Evaluates a job's points: what an executor is asked to do.
+    """Evaluate the points of a job; this is the function submitted to an executor.
 
-    The points of a process run one at a time, also in an executor of threads: the global generators are seeded for
-    each point, and a function may change the model that it was given while it runs.
+    The points of a process run one at a time even in a thread executor, because global generators are seeded per point
+    and a function may modify its model while it runs.
     """
     worker = f"{platform.node()}:{os.getpid()}"
     with _one_at_a_time:
@@ -102,15 +102,15 @@ def run_job(job: Job) -> Reply:
 
 def _load(name: str, payload: bytes) -> None:
     try:
-        function, context, wanted = cloudpickle.loads(payload)
+        function, context, required = cloudpickle.loads(payload)
     except Exception as error:
         raise SweepError(
             f"a worker cannot load the function and its context ({type(error).__name__}: {error}): "
             "the modules they come from must be importable there, and its devices present"
         ) from error
-    present = settings()
-    for setting, value in wanted.items():
-        if present[setting] != value:  # setting it anew can take seconds, as torch loads its compiler
+    current = settings()
+    for setting, value in required.items():
+        if current[setting] != value:  # even setting the same value can take seconds, because torch loads its compiler
             _SETTERS[setting](value)
     while len(_loaded) >= _KEEP:
         _loaded.popitem(last=False)
@@ -118,7 +118,7 @@ def _load(name: str, payload: bytes) -> None:
 
 
 def evaluate(function: Function, context: Any, task: Task) -> Outcome:
-    """One point: its values as bytes, or the traceback of what went wrong."""
+    """Evaluate a point: its values as bytes, or a traceback."""
     _seed_everything(task.seed)
     value, error = None, None
     start = time.perf_counter()
@@ -126,24 +126,24 @@ def evaluate(function: Function, context: Any, task: Task) -> Outcome:
         try:
             value = encode_values(plain_values(function(task.point, context, task.seed)))
         except Exception as caught:
-            error = _described(caught)
+            error = _traceback_of(caught)
     return Outcome(
         task.key, json.dumps(task.point, default=repr), value, error, tuple(notes), time.perf_counter() - start
     )
 
 
 def failure(task: Task, error: BaseException) -> Outcome:
-    """A point whose worker was lost."""
-    return Outcome(task.key, json.dumps(task.point, default=repr), None, _described(error), (), 0.0)
+    """The outcome of a point whose worker was lost."""
+    return Outcome(task.key, json.dumps(task.point, default=repr), None, _traceback_of(error), (), 0.0)
 
 
-def _described(error: BaseException) -> str:
+def _traceback_of(error: BaseException) -> str:
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return "".join(lines).strip()
 
 
 def settings() -> dict[str, Any]:
-    """The settings of torch that decide values, and that a worker must share."""
+    """The torch settings that affect values, which workers must share."""
     return {
         "default dtype": torch.get_default_dtype(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
@@ -159,7 +159,7 @@ _SETTERS: dict[str, Callable[[Any], None]] = {
 
 
 def _seed_everything(seed: int) -> None:
-    """Seeds the global generators, so that a function that draws from them has the same values everywhere."""
+    """Seed the global generators, so that a function that draws from them returns the same values everywhere."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
@@ -170,7 +170,7 @@ def _seed_everything(seed: int) -> None:
 
 
 def preserved_generators() -> AbstractContextManager[None]:
-    """Gives the caller's global generators back as they were."""
+    """A context that restores the caller's global generators."""
     return generators_kept(_initialised_devices())
 
 
