@@ -313,12 +313,14 @@ export class Explorer {
     const longest = Math.max(...stages.map((stage) => stage.length));
     const cell = Math.min(CELL.most, Math.max(CELL.least, Math.floor(inner / longest)));
     const columns = Math.max(1, Math.floor(inner / cell));
-    const rows = stages.flatMap((stage) =>
-      Array.from({ length: Math.ceil(stage.length / columns) }, (_, i) => ({
+    const rows = stages.flatMap((stage) => {
+      const lines = Math.ceil(stage.length / columns);
+      const wide = Math.ceil(stage.length / lines); // lines of one length, rather than one block left over
+      return Array.from({ length: lines }, (_, i) => ({
         label: i ? "" : stage[0].stage,
-        blocks: stage.slice(i * columns, (i + 1) * columns),
-      })),
-    );
+        blocks: stage.slice(i * wide, (i + 1) * wide),
+      }));
+    });
     return { rows, cell };
   }
 
