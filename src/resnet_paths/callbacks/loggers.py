@@ -16,7 +16,7 @@ Logger = Callable[[Mapping[str, float], int], None]
 
 @checked
 def to_tensorboard(writer: Any) -> Logger:
-    """A logger that writes each number as a scalar of TensorBoard.
+    """A logger that writes each number as a TensorBoard scalar.
 
     Args:
         writer: a ``torch.utils.tensorboard.SummaryWriter``, or anything with its ``add_scalar``.

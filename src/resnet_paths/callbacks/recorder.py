@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @checked(draws=Range(0))
 class PathRecorder:
-    """Records :class:`PathStatistics` of a model while it trains, always on the same batch.
+    """Record :class:`PathStatistics` of a model while it trains, always on the same batch.
 
     Training is bit for bit the same as without it: parameters, gradients, buffers (running statistics), train flags,
     hooks and random states are restored after each recording, even after an error.
@@ -128,7 +128,7 @@ class PathRecorder:
             handle.remove()
 
     def __call__(self, epoch: int, model: nn.Module) -> None:
-        """Record after an epoch, as ``train(..., after_epoch=recorder)`` calls it."""
+        """Record after an epoch; called by ``train(..., after_epoch=recorder)``."""
         if model is not self._model:
             raise ValueError(
                 "expected the model that this recorder was created with, got another; create one recorder per model"

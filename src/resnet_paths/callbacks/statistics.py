@@ -94,7 +94,7 @@ def path_statistics(
     """Path statistics that are worth plotting over training.
 
     Args:
-        net: the unrolled network, its model in eval mode.
+        net: the unrolled network, with its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), or whatever the loss accepts.
         step: the training step to record.

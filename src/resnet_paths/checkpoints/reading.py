@@ -1,6 +1,6 @@
-"""State dicts from files that cannot run code, and into models.
+"""Read state dicts from files without running code, and load them into models.
 
-This package stands below the networks, so that an analysis of weights (`resnet_paths.landscape`) may read a run's
+This package is below the networks, so that an analysis of weights (`resnet_paths.landscape`) can read a run's
 checkpoints without knowing the models that can be built by name, or how they are trained.
 """
 

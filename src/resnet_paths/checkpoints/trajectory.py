@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Record):
-    """A run's weights, from the initial ones (epoch 0) to the last.
+    """A run's weights, from the initial (epoch 0) to the last.
 
     Attributes:
         epochs: number of epochs trained, for each state; 0 is before training.
@@ -61,7 +61,7 @@ class Trajectory(Record):
 
 @checked
 def read_trajectory(folder: str | Path) -> Trajectory:
-    """The weights that ``train(..., folder=folder, keep="all")`` kept.
+    """The weights saved by ``train(..., folder=folder, keep="all")``.
 
     Raises:
         FileNotFoundError: the folder does not exist or has no weights of epochs.

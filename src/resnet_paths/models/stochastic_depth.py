@@ -70,4 +70,6 @@ class StochasticDepth(nn.Module):
 
 def _check(keep: float) -> None:
     if not 0 < keep <= 1:
-        raise ValueError(f"expected a survival probability above 0 and up to 1, got {keep}; 1 is no stochastic depth")
+        raise ValueError(
+            f"expected a survival probability above 0 and up to 1, got {keep}; 1 turns stochastic depth off"
+        )
