@@ -118,9 +118,23 @@ def test_the_error_of_the_estimate_is_that_on_sets_kept_apart(many: Exploration)
         assert measured == pytest.approx(1 - wrong.mean())
         assert estimated == pytest.approx(answer.accuracy)
         off.append(abs(answer.accuracy - measured))
-        assert answer.interval[0] <= max(0.0, answer.accuracy - estimate.error_of()) + 1e-12
+        allowed = estimate.error_of(deleted=len(dropped))
+        assert answer.interval == (max(0.0, answer.accuracy - allowed), min(1.0, answer.accuracy + allowed))
     assert estimate.mean_error == pytest.approx(np.mean(off))
     assert np.mean(np.array(off) <= estimate.error_of() + 1e-12) >= 0.95
+
+
+def test_the_error_is_that_of_checks_that_delete_about_as_many() -> None:
+    held_out = np.ones((30, 64), bool)
+    for row in range(30):
+        held_out[row, : 2 if row < 20 else 40] = False
+    off = np.where(np.arange(30) < 20, 0.01 * np.arange(30) / 20, 0.5)
+    nothing = np.zeros(0)
+    estimate = SetEstimate(nothing, nothing, nothing, held_out, np.full(30, 0.5), 0.5 + off, 1.0)
+    assert estimate.error_of() == 0.5
+    assert estimate.error_of(deleted=3) == pytest.approx(0.01 * 19 / 20)
+    assert estimate.error_of(deleted=30) == 0.5
+    assert estimate.error_of(0.5, deleted=0) == pytest.approx(0.01 * 10 / 20)
 
 
 def test_a_network_whose_blocks_do_not_interact_is_told_well() -> None:

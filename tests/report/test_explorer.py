@@ -119,7 +119,9 @@ def test_the_estimate_travels_as_it_was_checked() -> None:
         answer = record.answer(np.flatnonzero(~asked).tolist())
         np.testing.assert_array_equal(margins[:-1] < 0, answer.wrong)
         assert np.exp(margins[-1]) == pytest.approx(answer.loss)
-    assert estimate["error"] == record.estimate.error_of()  # type: ignore[union-attr]
+    off = np.abs(record.estimate.estimated - record.estimate.measured)  # type: ignore[union-attr]
+    assert estimate["errors"] == off.tolist()
+    assert estimate["deleted"] == (~record.estimate.held_out).sum(1).tolist()  # type: ignore[union-attr]
 
 
 def test_other_images_than_those_explored_are_refused(small: dict[str, Any]) -> None:

@@ -135,7 +135,7 @@ class Exploration(Record):
             raise ValueError("expected an exploration of all sets, or one with an estimate for the others, got neither")
         columns = self.estimate.columns(kept[None], self.kept)[0]
         wrong = columns[:-1] < 0
-        accuracy, off = 1 - float(wrong.mean()), self.estimate.error_of()
+        accuracy, off = 1 - float(wrong.mean()), self.estimate.error_of(deleted=int((~kept).sum()))
         return SetAnswer(False, wrong, float(np.exp(columns[-1])), (max(0.0, accuracy - off), min(1.0, accuracy + off)))
 
     def losses_of(self, kept: np.ndarray) -> np.ndarray | None:

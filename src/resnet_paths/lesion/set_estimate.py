@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_MARGIN = 20.0
+NEAREST = 20
 _LEAST_LOSS = 1e-6
 _REACHES = (8.0, 16.0, 32.0)
 _NUGGET = 1e-3  # less, and the coefficients of sets that are nearly alike outgrow float16
@@ -68,9 +69,26 @@ class SetEstimate(Record):
         """The mean distance of estimated from measured accuracy, over the sets kept apart."""
         return float(np.abs(self.estimated - self.measured).mean())
 
-    def error_of(self, share: float = 0.95) -> float:
-        """The distance within which that share of the sets kept apart lies."""
-        return float(np.quantile(np.abs(self.estimated - self.measured), share, method="higher"))
+    @property
+    def deleted(self) -> np.ndarray:
+        """(s,) how many blocks the sets kept apart delete."""
+        counts: np.ndarray = (~self.held_out).sum(1)
+        return counts
+
+    def error_of(self, share: float = 0.95, deleted: int | None = None) -> float:
+        """The distance within which that share of the sets kept apart lies.
+
+        Args:
+            share: of them.
+            deleted: look at the twenty whose number of deleted blocks is nearest to this, by ratio, as estimates are
+                surer where few blocks are gone; None: at all.
+        """
+        errors = np.abs(self.estimated - self.measured)
+        if deleted is not None:
+            asked = max(deleted, 1)
+            ratios = np.maximum(self.deleted / asked, asked / self.deleted)
+            errors = errors[np.argsort(ratios, kind="stable")[:NEAREST]]
+        return float(np.quantile(errors, share, method="higher"))
 
     @property
     def rank(self) -> float:
@@ -86,7 +104,7 @@ class SetEstimate(Record):
         """One row for each set kept apart."""
         return data_frame(
             {
-                "deleted": [int(n) for n in (~self.held_out).sum(1)],
+                "deleted": self.deleted,
                 "measured": self.measured,
                 "estimated": self.estimated,
             }

@@ -11,6 +11,7 @@ can be derived is stored: accuracies, intervals, classes and images follow from 
 - ``losses``: (sets,) float32, means over the images;
 - ``kept``: (sets, n) bits likewise; null where all 2^n were measured, in the order of ``all_coalitions``;
 - ``estimate``: rates, centre and (sets, images + 1) float16 coefficients of :class:`~resnet_paths.lesion.SetEstimate`;
+  of the sets kept apart, how many blocks they delete and by how much their accuracies are off;
 - ``pictures``: one picture of many small ones, and the place in it of each image that has one.
 """
 
@@ -115,9 +116,8 @@ def _estimate(estimate: SetEstimate) -> dict[str, Any]:
         "rates": estimate.rates.tolist(),
         "centre": estimate.centre.tolist(),
         "coefficients": deflated(estimate.coefficients),
-        "checked": len(estimate.held_out),
-        "mean_error": estimate.mean_error,
-        "error": estimate.error_of(),
+        "deleted": estimate.deleted.tolist(),
+        "errors": np.abs(estimate.estimated - estimate.measured).tolist(),
     }
 
 

@@ -12,6 +12,7 @@ const CELL = { least: 46, most: 92 };
 const MOST_CLASSES = 12;
 const MOST_THUMBNAILS = 24;
 const FLIPS = new Set([" ", "Enter"]);
+const NEAREST = 20; // checked estimates that tell the error of another
 const NORMAL_95 = 1.959963984540054;
 
 // Bytes
@@ -490,10 +491,21 @@ export class Explorer {
     return best;
   }
 
+  /** Within which 95 % of the twenty checked estimates lie that delete about as many blocks: SetEstimate.error_of. */
+  estimateError() {
+    const { deleted, errors } = this.answers.estimate;
+    const asked = Math.max(1, this.kept.length - count(this.kept));
+    const ratio = (number) => Math.max(number / asked, asked / number);
+    const near = [...deleted.keys()].sort((a, b) => ratio(deleted[a]) - ratio(deleted[b])).slice(0, NEAREST);
+    const sorted = near.map((at) => errors[at]).sort((a, b) => a - b);
+    return sorted[Math.ceil(0.95 * (sorted.length - 1))];
+  }
+
   interval(answer) {
     const share = 1 - answer.errors / this.answers.images;
     if (answer.measured) return shareInterval(share, this.answers.images);
-    return [Math.max(0, share - this.answers.estimate.error), Math.min(1, share + this.answers.estimate.error)];
+    const off = this.estimateError();
+    return [Math.max(0, share - off), Math.min(1, share + off)];
   }
 
   showNumbers(answer, off) {
@@ -507,7 +519,7 @@ export class Explorer {
     const change = share - (1 - this.full.errors / images);
     const moved = html("span", { class: change < 0 ? "worse" : "better" }, `${points(change)}; `);
     const kind = answer.measured ? `measured: ${images - answer.errors} of ${images} right` : "estimate";
-    const range = answer.measured ? "95\u00a0% interval" : "95\u00a0% of checked estimates within";
+    const range = answer.measured ? "95\u00a0% interval" : "95\u00a0% of checked estimates of this size within";
     const time = total.seconds ? percent(left.seconds / total.seconds, 0) : "unknown";
     const of = (name) => `${percent(left[name] / (total[name] || 1), 0)} of ${short(total[name])}`;
     // title, what is read, what it is exactly, what stands below
