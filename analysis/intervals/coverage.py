@@ -305,7 +305,8 @@ class Kind:
 KINDS = (
     Kind(
         "Shares",
-        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `full_interval`; `Reorderings.intervals`; the planner's "
+        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `full_interval`; `low` and `high` of `Comparison`; "
+        "`Reorderings.intervals`; the planner's "
         "`accuracy_interval`; accuracies of the report and of `resnet-paths lesion`",
         "Wilson's score interval",
         shares,
@@ -313,7 +314,7 @@ KINDS = (
     ),
     Kind(
         "Differences of shares on the same images",
-        "`SingleDeletions.damage_interval` and its columns, of error, top-5 error and disagreement",
+        "`SingleDeletions.damage_interval` and its columns, `difference` and `damage` of `Comparison`, of error, top-5 error and disagreement",
         "both ends of Tango's (1998) score test",
         differences,
         "A valid interval if about five images or more change. If fewer do, it is conservative, and it never has zero width.",
@@ -344,7 +345,7 @@ KINDS = (
     Kind(
         "Means of real values over images",
         "`lesion.interval`, `SingleDeletions.low`, `high` and `damage_interval` of losses and other metrics; `BlockValues.intervals` and "
-        "`interaction_intervals` of exhaustive games; `RoughnessStudy.interval`",
+        "`interaction_intervals` of exhaustive games; `RoughnessStudy.interval`; the other intervals of `Comparison`",
         "on each side, the wider of Student's t and the bootstrap-t",
         means,
         "A valid interval for values no more skewed than a log-normal of sigma 1, from 50 images on. **Not valid** "
