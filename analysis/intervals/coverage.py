@@ -305,7 +305,7 @@ class Kind:
 KINDS = (
     Kind(
         "Shares",
-        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `full_interval`; `low` and `high` of `Comparison`; "
+        "`lesion.interval` of zeros and ones; `SingleDeletions.low`, `high`, `full_interval`; `low` and `high` of `Comparison`; `SetAnswer.interval`; "
         "`Reorderings.intervals`; the planner's "
         "`accuracy_interval`; accuracies of the report and of `resnet-paths lesion`",
         "Wilson's score interval",
