@@ -142,7 +142,7 @@ def test_wrong_use() -> None:
         roughness(surface, "error")
     with pytest.raises(ValueError, match="expected scale"):
         roughness(surface, scale="root")
-    with pytest.raises(ValueError, match="three coordinates"):
+    with pytest.raises(ValueError, match="three grid points"):
         roughness(Surface.of(x[:2], None, loss=x[:2]))
     with pytest.raises(ValueError, match=r"expected values of shape \(3,\)"):
         Surface.of(x, None, loss=x[:2])

@@ -26,10 +26,10 @@ Coordinates = Sequence[float] | np.ndarray
 class SurfaceOptions(RunOptions, total=False):
     """Keywords that every function takes that computes a surface, and that do not change it; the points are cells.
 
-    With a journal the same call goes on from the cells that are finished, and a finer grid reuses them.
+    With a journal, the same call resumes from the finished cells, and a finer grid reuses them.
 
     Attributes:
-        preview: called with the surface so far whenever the grid has become twice as fine.
+        preview: called with the surface so far each time the resolution of the grid has doubled.
     """
 
     preview: Callable[[Surface], None] | None

@@ -67,7 +67,7 @@ class CellSettings:
             raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {self.batch_size}")
 
     def __sweep_fingerprint__(self) -> dict[str, Any]:
-        """How many images go at a time decides a value for batch statistics alone."""
+        """The batch size only determines a value with batch statistics."""
         images = None if self.recalibrate is None else as_data(self.recalibrate, labelled=False)
         others = {"recalibrate": None if images is None else (images.fingerprint, str(images.dtype))}
         return deciding(self, aside=() if self.batchnorm == "batch" else {"batch_size"}, **others)
@@ -77,7 +77,7 @@ class CellOptions(SurfaceOptions, total=False):
     """Keywords that every surface of a loss takes beside its axes and metrics.
 
     Attributes:
-        loss: a function of logits and labels that gives one value an image; cross-entropy by default.
+        loss: a function of logits and labels that returns one value per image; cross-entropy by default.
         settings: statistics of batch norms, batches and types; see :class:`CellSettings`.
     """
 
@@ -124,9 +124,9 @@ class Space(Protocol):
 
 
 class CellEvaluator:
-    """Metrics of a network at points of a space over all images, one value an image.
+    """Metrics of a network at points of a space over all images, one value per image.
 
-    Everything that changes is a private copy: the model is only read.
+    Only a private copy changes; the model is only read.
 
     Attributes:
         network: the copy that moves.

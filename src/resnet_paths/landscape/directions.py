@@ -44,7 +44,7 @@ class Direction:
     Attributes:
         tensors: for each parameter that moves, by its name, a tensor of its shape; all others stay.
         kind: how it was made, such as ``random filter`` or ``between``.
-        seed: of the draw, where there was one.
+        seed: of the draw, if there was one.
         facts: further facts about it, such as the share of variance that it explains.
     """
 
@@ -76,14 +76,15 @@ def random_direction(
 ) -> Direction:
     """A random Gaussian direction, rescaled to the model's own weights.
 
-    ``d_f <- d_f / ‖d_f‖ ‖θ_f‖`` for each filter f (Li et al. 2018, section 4); ``layer`` takes a whole tensor in
-    the place of a filter, ``model`` all of them together, ``none`` leaves the draw as it is. A filter is what makes
-    one output: a row of a linear weight, a slice along the output channels of a convolution. Norm parameters,
-    biases and other vectors have no filters: they stay where they are by default, and with ``include="all"`` each
-    is rescaled as a whole.
+    ``d_f <- d_f / ‖d_f‖ ‖θ_f‖`` for each filter f (Li et al. 2018, section 4); ``layer`` normalises each tensor
+    instead of each filter, ``model`` all of them together, and ``none`` leaves the draw
+    unchanged. A filter is what makes
+    one output: a row of a linear weight, a slice along the output channels of a convolution. Norm parameters, biases
+    and other vectors have no filters: by default they do not move, and with ``include="all"`` each is rescaled as one
+    filter.
 
     The draw of a tensor follows from the seed and its name and shape alone, so that networks with and without skip
-    connections get the same draw wherever both have the parameter. Use a seed of its own for each direction.
+    connections get the same draw wherever both have the parameter. Use a different seed for each direction.
 
     Args:
         model: the model; it is not changed.
@@ -98,7 +99,7 @@ def random_direction(
     Raises:
         ValueError: an unknown choice, or a model without such parameters.
 
-    Cost: one Gaussian draw a parameter, no forward pass.
+    Cost: one Gaussian draw per parameter, no forward pass.
 
     Example:
         >>> layer = nn.Linear(3, 2)
@@ -132,7 +133,7 @@ def random_direction(
 
 @checked
 def direction_between(start: nn.Module, end: nn.Module | Mapping[str, torch.Tensor]) -> Direction:
-    """From a model's parameters to those of another checkpoint of it: 0 is the one, 1 the other.
+    """From a model's parameters to those of another checkpoint: 0 is the model, 1 the checkpoint.
 
     Buffers, such as batch norm's running statistics, are no parameters and do not move: see the choice of
     ``batchnorm`` in :func:`loss_surface`.
@@ -171,7 +172,7 @@ def direction_from(
     kind: str = "given",
     facts: Mapping[str, float | int | str] | None = None,
 ) -> Direction:
-    """A direction of your own: tensors by name, or one vector over all parameters in their order.
+    """A direction from your own tensors by name, or from one vector over all parameters in order.
 
     Args:
         model: the model whose parameters it moves.
@@ -211,8 +212,8 @@ def direction_from(
 def shared_direction(direction: Direction, model: nn.Module) -> Direction:
     """The part of a direction that another model has too: its parameters of the same names and shapes.
 
-    A lesioned network keeps the directions of the whole one in this way; ``facts["left_out"]`` counts the tensors
-    that it does not have. The scale is the first model's: see :func:`random_direction` for twins on their own scale.
+    This is how a lesioned network keeps the full network's directions; ``facts["left_out"]`` counts the tensors that
+    it lacks. The scale is the first model's: see :func:`random_direction` for twins on their own scale.
 
     Raises:
         ValueError: the model has none of them.
@@ -254,13 +255,13 @@ def cosine(one: Direction, other: Direction) -> float:
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
-    """A direction from a file is on the CPU, one of a model where the model is."""
+    """A direction from a file is on the CPU; one made from a model is on the model's device."""
     return float((one.double() * other.to(one.device).double()).sum())
 
 
 @checked
 def save_direction(direction: Direction, path: str | Path) -> Path:
-    """Writes a direction as a safetensors file, with its kind, seed and facts."""
+    """Write a direction as a safetensors file, with its kind, seed and facts."""
     target = Path(path)
     facts = {"kind": direction.kind, "seed": direction.seed, "facts": dict(direction.facts)}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in direction.tensors.items()}
@@ -271,7 +272,7 @@ def save_direction(direction: Direction, path: str | Path) -> Path:
 
 @checked
 def load_direction(path: str | Path) -> Direction:
-    """Reads what :func:`save_direction` wrote.
+    """Read a file written by :func:`save_direction`.
 
     Raises:
         ValueError: a file of something else.

@@ -1,8 +1,8 @@
 """The map of ``|λmin / λmax|`` over a plane: how far from convex the loss is, everywhere (Li et al. 2018, figure 7).
 
-A surface that looks convex on two drawn directions may hide negative curvature in the millions of others; this map
-tells. Each cell is an eigenproblem of its own, with the cost of hundreds of cells of `loss_surface`. The two share the
-grid and the journal but not the evaluator: here the weights are differentiated, and nothing may be folded.
+A surface that looks convex along two random directions may hide negative curvature in the millions of others; this
+map shows it. Each cell is a separate eigenproblem, at the cost of hundreds of cells of `loss_surface`. The two share
+the grid and the journal but not the evaluator: here the weights are differentiated, so nothing can be folded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class EigenvalueSettings:
     """How the extreme eigenvalues of a cell are computed.
 
     Attributes:
-        batch_size: samples at a time, as in :func:`curvature_operator`.
+        batch_size: as in :func:`curvature_operator`.
         tolerance: as in :func:`extreme_eigenvalues`.
-        basis: likewise.
-        max_restarts: likewise; cells that do not converge within them are failures with a reason.
+        basis: as in :func:`extreme_eigenvalues`.
+        max_restarts: as in :func:`extreme_eigenvalues`; cells that do not converge are recorded as failures.
     """
 
     batch_size: int = 256
@@ -67,18 +67,18 @@ def eigenvalue_surface(
     """The extreme eigenvalues of the Hessian of all parameters at each point of a line or a plane, and their ratio.
 
     At ``θ + x δ + y η`` the values are ``ratio = |λmin / λmax|``, ``smallest = λmin`` and ``largest = λmax``: a ratio
-    near 0 means that the loss is nearly convex around that point in every direction, not in the two drawn alone. Batch
-    norm's statistics are the model's own (frozen). The model is only read.
+    near 0 means that the loss is nearly convex around that point in every direction, not only in the two of the
+    plane. Batch norm's statistics are the model's own (frozen). The model is only read.
 
     Args:
         model: any model of images; of an unrolled network, its model.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        directions: one or two, as for :func:`loss_surface`; tensors by parameter name also do.
+        directions: one or two, as for :func:`loss_surface`; or tensors by parameter name.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
-        y: along the second; likewise.
+        y: increasing coordinates along the second direction; same default.
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: as in :func:`curvature_operator`.
-        loss: likewise.
+        loss: as in :func:`curvature_operator`.
         settings: how eigenvalues are computed; see :class:`EigenvalueSettings`.
         **options: journal, executor, progress and preview; see :class:`SurfaceOptions`.
 
@@ -90,7 +90,7 @@ def eigenvalue_surface(
         ValueError: coordinates that do not increase, directions that the model does not have.
         RuntimeError: every cell failed.
 
-    Cost: for each cell about 22 to 100 products, of about 3.5 gradients each; memory for `basis` vectors.
+    Cost: about 22 to 100 products per cell, of about 3.5 gradients each; memory for `basis` vectors.
 
     Source: Li, Xu, Taylor, Studer and Goldstein (2018), section 6 and figure 7.
 
@@ -124,7 +124,7 @@ def eigenvalue_surface(
 
 @dataclass(frozen=True, eq=False)
 class _Matrix:
-    """What all cells need; it travels once to each worker."""
+    """What all cells need; sent once to each worker."""
 
     model: nn.Module
     directions: list[Direction]

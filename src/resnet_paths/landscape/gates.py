@@ -1,9 +1,9 @@
 """Surfaces over gates: the loss between the full network and lesioned ones.
 
-Li et al. (2018) move weights; Veit et al. (2016) delete blocks. A gate joins the two: at 1 the block is there, at 0 it
-is deleted, and between them the loss shows whether deleting is a cliff or a slope. Everything but the meaning of a
-point is that of `loss_surface`. `lesioned_surface` stands here because it too compares with lesioned networks, although
-its axes are weights.
+Li et al. (2018) move weights; Veit et al. (2016) delete blocks. A gate connects the two: at 1 the block is present,
+at 0 it is deleted, and in between the loss shows whether deletion is a cliff or a slope. Everything except the
+meaning of a point is as in `loss_surface`. `lesioned_surface` is here because it also compares with lesioned
+networks, although its axes are weights.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ def gate_surface(
     At (x, y) the gates of `x_blocks` are x and those of `y_blocks` are y: ``y_i = post(shortcut + g_i branch)``.
     (1, 1) is the model, (0, 1) the network without the first, (0, 0) without both; values outside 0 to 1 extrapolate.
     Batch norm's statistics are frozen, recalibrated at each cell's gates, or those of the batch, as in
-    :func:`loss_surface`; norms in a branch with gate 0 see nothing and do nothing.
+    :func:`loss_surface`; norms in a branch with gate 0 have no effect.
 
     Args:
         net: the network, in eval mode; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         x_blocks: a block by index or name, or several that share their gate.
-        y_blocks: others; None for a line.
+        y_blocks: other blocks; None for a line.
         x: increasing gates; 11 from 0 to 1 by default.
-        y: likewise.
-        gates: (n,) of all blocks, of which those on the axes are replaced; ones by default.
+        y: the same for `y_blocks`.
+        gates: (n,) gates of all blocks, replaced for the blocks on the axes; ones by default.
         metrics: as in :func:`loss_surface`.
-        **options: likewise; see :class:`CellOptions`.
+        **options: see :class:`CellOptions`.
 
     Raises:
-        ValueError: a block on both axes, wrong coordinates, or norms that have no statistics of their own.
+        ValueError: a block on both axes, wrong coordinates, or norms without statistics.
         UnrollError: a model in training mode.
 
-    Cost: the blocks before the first that moves once; from it on, one pass of all images a cell. With
-    ``batchnorm="recalibrated"``, two full passes a cell.
+    Cost: the blocks before the first moving one, once; from it on, one pass of all images per cell. With
+    ``batchnorm="recalibrated"``, two full passes per cell.
 
     Example:
         >>> from resnet_paths import unroll
@@ -88,7 +88,7 @@ def gate_surface(
         both = ", ".join(net[index].name for index in sorted(set(first) & set(second)))
         raise ValueError(f"expected different blocks on the two axes, got {both} on both")
     if y is not None and y_blocks is None:
-        raise ValueError("expected y_blocks where y is given, got none; leave y out or name the blocks")
+        raise ValueError("expected y_blocks with y, got none; leave y out or name the blocks")
     base = _base(gates, len(net))
     grid = CellGrid(axis("x", x, _FROM_0_TO_1), axis("y", y, _FROM_0_TO_1) if second else None)
 
@@ -109,17 +109,17 @@ def gate_path(
     metrics: Sequence[str | Metric] = ("loss", "error"),
     **options: Unpack[CellOptions],
 ) -> Surface:
-    """Metrics along straight lines from gate vector to gate vector, as from the full network to a lesioned one.
+    """Metrics along straight lines between gate vectors, such as from the full network to a lesioned one.
 
-    ``g(t) = (1 - s) w_k + s w_{k+1}`` with k the whole part of t and s the rest; t = k is waypoint k.
+    ``g(t) = (1 - s) w_k + s w_{k+1}`` with k the integer part of t and s the fractional part; t = k is waypoint k.
 
     Args:
         net: the network, in eval mode; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         waypoints: (m, n) gates; see :func:`deletion_path`.
-        t: increasing, from 0 to m - 1; ten steps a line by default.
+        t: increasing, from 0 to m - 1; ten steps per line by default.
         metrics: as in :func:`loss_surface`.
-        **options: likewise; see :class:`CellOptions`.
+        **options: see :class:`CellOptions`.
 
     Returns:
         A surface over a line.
@@ -127,7 +127,7 @@ def gate_path(
     Raises:
         ValueError: fewer than two waypoints, another number of gates, or t outside 0 to m - 1.
 
-    Cost: as :func:`gate_surface`.
+    Cost: as for :func:`gate_surface`.
 
     Example:
         >>> from resnet_paths import unroll
@@ -187,13 +187,13 @@ def lesioned_surface(
         net: the full network; it is only read.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         blocks: to drop (a copy without their branches is made).
-        directions: of the full network; what they say of dropped parameters is left out.
+        directions: of the full network; entries for dropped parameters are ignored.
         x: as in :func:`loss_surface`.
-        y: likewise.
-        metrics: likewise.
-        **options: likewise; see :class:`CellOptions`.
+        y: as in :func:`loss_surface`.
+        metrics: as in :func:`loss_surface`.
+        **options: see :class:`CellOptions`.
 
-    Cost: as :func:`loss_surface`, of the smaller network.
+    Cost: as for :func:`loss_surface`, with the smaller network.
 
     Example:
         >>> from resnet_paths import unroll

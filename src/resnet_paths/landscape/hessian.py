@@ -1,4 +1,4 @@
-"""Extreme eigenvalues and eigenvectors of a curvature matrix, whole or block by block.
+"""Extreme eigenvalues and eigenvectors of a curvature matrix, full or per block.
 
 Both ends come from one Krylov space (ARPACK's ``BE``): the ratio of the two is what Li et al. (2018) plot, and two
 searches would cost twice the products. Each pair comes with its residual, from a product of its own, because ARPACK's
@@ -45,15 +45,15 @@ class ExtremeEigenvalues(Record):
         kind: ``"hessian"`` or ``"gauss_newton"``.
         values: (k,) eigenvalues, the smallest first: `below` from the lower end, the others from the upper end.
         vectors: (k, P) eigenvectors of length 1, float64; the entry of the largest size is positive.
-        residuals: (k,) ``|H v - λ v| / max |λ|``, what is wrong at most with λ in shares of the largest.
-        below: how many are from the lower end.
+        residuals: (k,) ``|H v - λ v| / max |λ|``, a bound on the error of λ, as a share of the largest.
+        below: number of eigenvalues from the lower end.
         size: P, the number of parameters.
         samples: number of samples in the mean.
         method: ``"lanczos"`` (ARPACK, implicitly restarted), or ``"dense"`` for small matrices.
-        products: matrix-vector products used, those for the residuals included.
-        restarts: how often Lanczos began again from its best vectors; 0 for dense.
-        basis: Lanczos vectors kept at a time.
-        tolerance: the relative accuracy that was asked for.
+        products: number of matrix-vector products, including those for the residuals.
+        restarts: number of Lanczos restarts; 0 for dense.
+        basis: number of Lanczos vectors.
+        tolerance: the requested relative accuracy.
         directions: the eigenvectors, in the order of `values`, for :func:`loss_surface`.
         source: model, data, seed and versions.
     """
@@ -101,7 +101,7 @@ class ExtremeEigenvalues(Record):
         return list(reversed(self.directions[len(self.directions) - count :]))
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row an eigenvalue, the smallest first."""
+        """One row per eigenvalue, the smallest first."""
         ends = ["smallest"] * self.below + ["largest"] * (len(self.values) - self.below)
         return data_frame({"eigenvalue": self.values, "end": ends, "residual": self.residuals})
 
@@ -123,14 +123,14 @@ def extreme_eigenvalues(
 
     Args:
         operator: see :func:`curvature_operator`.
-        count: how many from each end.
+        count: number of eigenvalues from each end.
         tolerance: relative accuracy of the eigenvalues for ARPACK.
-        basis: Lanczos vectors kept at a time; None takes ``max(20, 8 count)``. Memory: `basis` vectors.
-        max_restarts: at most this many restarts.
+        basis: number of Lanczos vectors; None takes ``max(20, 8 count)``. Memory: `basis` vectors.
+        max_restarts: maximum number of restarts.
         seed: of the starting vector.
 
     Returns:
-        The record; residuals tell how good each pair is.
+        The record, with the residual of each pair.
 
     Raises:
         ValueError: counts that do not fit the matrix.
@@ -257,7 +257,7 @@ class BlockEigenvalues(Record):
         sizes: (blocks,) numbers in each.
         products: (blocks,) matrix-vector products used.
         samples: number of samples in the mean.
-        tolerance: the relative accuracy that was asked for.
+        tolerance: the requested relative accuracy.
     """
 
     DIMENSIONS: ClassVar = {
@@ -280,7 +280,7 @@ class BlockEigenvalues(Record):
     tolerance: float
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a block."""
+        """One row per block."""
         ratios = [eigenvalue_ratio(low, high) for low, high in zip(self.smallest, self.largest, strict=True)]
         return data_frame(
             {
@@ -317,10 +317,10 @@ def block_eigenvalues(
             (:func:`block_parameters`).
         kind: ``"hessian"`` or ``"gauss_newton"``.
         loss: as in :func:`curvature_operator`.
-        batch_size: likewise.
+        batch_size: as in :func:`curvature_operator`.
         tolerance: as in :func:`extreme_eigenvalues`.
-        max_restarts: likewise.
-        seed: likewise.
+        max_restarts: as in :func:`extreme_eigenvalues`.
+        seed: as in :func:`extreme_eigenvalues`.
 
     Returns:
         The record, with a table.
@@ -328,8 +328,7 @@ def block_eigenvalues(
     Raises:
         ValueError: blocks that are empty or unknown, or a plain model without blocks.
 
-    Cost: for each block about 20 to 100 products; of late blocks they are cheaper, as nothing is differentiated before
-    the block.
+    Cost: about 20 to 100 products per block; cheaper for late blocks, as nothing before the block is differentiated.
 
     Example:
         >>> from resnet_paths import unroll

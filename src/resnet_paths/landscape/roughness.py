@@ -1,6 +1,6 @@
 """How rough a surface is, in numbers with intervals, so that "smoother" can be tested.
 
-A picture cannot be tested: it is one plane of one model. Three numbers of a plane can, over planes and models. None is
+A plot of one plane of one model cannot be tested. Three numbers per plane can, over planes and models. None is
 Li et al.'s ratio of the full Hessian's eigenvalues (`eigenratio` has it): on a plane that ratio is 1 for a round bowl.
 `convex` and `negative` read second differences, which magnify the noise of cells by the square of the spacing; hence
 the care for what is rounding and what is noise. `deviation` looks at the surface as a whole instead.
@@ -42,15 +42,14 @@ class Roughness:
     """How far a surface is from a convex and from a quadratic one.
 
     Attributes:
-        convex: the share of inner cells at which the surface is convex (1 for a bowl), or may be as far as
-            rounding and noise let it be told.
+        convex: the share of inner cells at which the surface is convex (1 for a bowl), up to rounding and noise.
         negative: the mean over these cells of ``max(0, -λ_min) / max(|λ_min|, |λ_max|)`` (0 for a bowl, 1 for a
-            summit): how strong negative curvature is beside the strongest.
+            summit): the strength of negative curvature relative to the strongest curvature.
         deviation: ``√(1 - R²)`` of the least-squares quadratic through all cells (0 for a quadratic).
         cells: inner cells counted.
-        left_out: inner cells without a value, or beside one.
-        undecided: the share of inner cells whose least curvature cannot be told from zero (1 for a plane); they count
-            as convex.
+        left_out: inner cells without a value, or next to one.
+        undecided: the share of inner cells whose smallest curvature is indistinguishable from zero (1 for a plane);
+            they count as convex.
     """
 
     convex: float
@@ -89,15 +88,16 @@ def roughness(
     type, carried to second derivatives) and two standard deviations of the `noise` can make it.
 
     **The numbers belong to the grid.** A finer one sees finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on
-    [-1, 1]² `convex` falls from 1.00 with 5 coordinates an axis to 0.31 with 81. And noise of the cells is divided by
-    the square of the spacing. Compare surfaces over the same coordinates only.
+    [-1, 1]² `convex` falls from 1.00 with 5 grid points per axis to 0.31 with 81. The noise of the cells is divided
+    by the square of the spacing. Only compare surfaces over the same coordinates.
 
     Args:
-        surface: with at least three coordinates an axis.
+        surface: a surface with at least three grid points per axis.
         metric: one of its metrics.
         scale: ``log`` takes the logarithm of the values first, for surfaces that grow exponentially.
-        noise: standard deviation of what is random in a cell's value and independent of its neighbours' (on the
-            `scale`), one number or one for each cell. Not `surface.errors`: cells that saw the same images err alike.
+        noise: standard deviation of the part of a cell's value that is random and independent of its neighbours (on
+            the `scale`), one number or one per cell. Not `surface.errors`: errors of cells on the same images are
+            correlated.
 
     Raises:
         ValueError: noise below zero, too few coordinates, an unknown metric, or no cell with values on all sides.
@@ -147,7 +147,7 @@ def curvatures(x: np.ndarray, y: np.ndarray | None, values: np.ndarray) -> np.nd
         array([[2.]])
     """
     if len(x) < 3 or (y is not None and len(y) < 3):
-        raise ValueError("expected at least three coordinates an axis, got fewer: there are no inner cells")
+        raise ValueError("expected at least three grid points per axis, got fewer: there are no inner cells")
     finite = np.where(np.isfinite(values), values, np.nan)
     if y is None:
         return _second(x, finite)[:, None]
@@ -237,9 +237,9 @@ class RoughnessStudy(Record):
     """Roughness of one or more models (trained from several seeds) along several random planes each.
 
     Attributes:
-        values: for each of convex, negative and deviation an array (models, planes).
+        values: an array (models, planes) for each of convex, negative and deviation.
         seeds: of the planes.
-        surfaces: the surfaces, one row a model.
+        surfaces: the surfaces, one row per model.
         metric: what was measured.
         scale: on which scale.
     """
@@ -263,7 +263,7 @@ class RoughnessStudy(Record):
         return float(blocks.mean()), max(0.0, float(low)), float(high)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a model and plane."""
+        """One row per model and plane."""
         planes = len(self.seeds)
         index = {"model": np.arange(len(self.surfaces)).repeat(planes), "plane": self.seeds * len(self.surfaces)}
         return data_frame(index | {name: array.ravel() for name, array in self.values.items()})
@@ -292,12 +292,12 @@ def roughness_study(
         models: one, or the same kind of network trained from several seeds.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         seeds: of the planes.
-        x: coordinates, at least three; 11 from -1 to 1 by default.
-        y: likewise.
+        x: at least three coordinates; 11 from -1 to 1 by default.
+        y: the same for the second axis.
         metric: which metric's surface.
         scale: see :func:`roughness`.
         normalise: see :func:`random_direction`.
-        include: likewise.
+        include: see :func:`random_direction`.
         **options: of :func:`loss_surface`; see :class:`CellOptions`.
 
     Returns:
@@ -349,10 +349,10 @@ class RoughnessDifference:
         difference: the mean of the paired differences.
         low: lower end of its 95 % interval.
         high: upper end.
-        p_value: of Student's paired t test, two-sided; NaN where the differences are all alike, for then nothing says
-            how far they may be off.
-        pairs: how many pairs there are.
-        over: what the pairs are: models, or planes.
+        p_value: of Student's paired t test, two-sided; NaN if all differences are equal, because their error is then
+            unknown.
+        pairs: number of pairs.
+        over: what is paired: models or planes.
     """
 
     number: str

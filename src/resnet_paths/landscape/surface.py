@@ -36,25 +36,25 @@ def loss_surface(
     """Metrics of a model at ``θ + x δ + y η``, over a line (one direction) or a plane (two).
 
     Li et al. (2018), section 4, with directions of :func:`random_direction`. Row r, column c of the result is at
-    (x_c, y_r). Each cell's weights are computed from θ anew, in private copies: the model is only read, in eval mode
-    whatever its train flags say. NaN and infinite cells stay what they are. What batch norm's statistics are away
-    from θ is a choice of ``settings=CellSettings(batchnorm=...)`` with three different surfaces:
+    (x_c, y_r). Each cell's weights are computed directly from θ, in private copies. The model is only read, in eval
+    mode whatever its training flags. NaN and infinite cells are kept. ``settings=CellSettings(batchnorm=...)``
+    chooses the batch-norm statistics away from θ, which gives three different surfaces:
 
-    - ``frozen``: the running statistics of the model, as they are. The function that the trained network computes,
-      at other weights; what Li et al. plot. Their weights move, their statistics do not.
-    - ``recalibrated``: measured anew at each cell over `recalibrate`, then used as constants: what the network would
-      be after its statistics had settled there (of all images, in batches of about 128:
+    - ``frozen``: the model's running statistics, unchanged: the trained network's function at other weights. This is
+      what Li et al. plot: weights move, statistics do not.
+    - ``recalibrated``: estimated again at each cell over `recalibrate`, then used as constants: the network after its
+      statistics have settled there (over all images, in batches of about 128:
       :func:`~resnet_paths.recalibrate_batchnorm`).
-    - ``batch``: those of the batch that each image happens to be in, as in training, in one random order of the images;
-      depends on `batch_size`.
+    - ``batch``: the statistics of each image's batch, as in training, in one random order of the images; depends on
+      `batch_size`.
 
     Args:
-        model: any model of images (compiled or data-parallel ones are taken out of their wrappers), or an unrolled
-            network.
+        model: any image model (compiled and data-parallel models are unwrapped), or an unrolled network.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         directions: one or two; see :func:`random_direction`, :func:`direction_between`, :func:`direction_from`.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
-        y: along the second; likewise. The two may differ in number and in range.
+        y: increasing coordinates along the second direction; same default. Number and range may
+            differ from those of `x`.
         metrics: names (``loss``, ``error``, ``top5_error``, ``disagreement`` with the model at the origin) or functions
             of logits, labels and logits at the origin, all from one pass.
         **options: loss, settings, journal, executor, progress and preview; see :class:`CellOptions`.
@@ -64,9 +64,9 @@ def loss_surface(
 
     Raises:
         ValueError: coordinates that do not increase, directions of another model, norms without statistics.
-        RuntimeError: every cell failed (single failures are kept in the record, with a warning).
+        RuntimeError: every cell failed (single failures are recorded, with a warning).
 
-    Cost: one forward pass of all images a cell (two with ``recalibrated``).
+    Cost: one forward pass of all images per cell (two with ``recalibrated``).
 
     Example:
         >>> from resnet_paths.data import digits

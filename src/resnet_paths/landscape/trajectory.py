@@ -86,14 +86,14 @@ class ProjectedTrajectory(Record):
         return len(self.coordinates)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a checkpoint: its coordinates, its distance from the last, and from the plane."""
+        """One row per checkpoint: its coordinates, and its distance from the last one and from the plane."""
         columns = {f"c{k + 1}": self.coordinates[:, k] for k in range(len(self.directions))}
         return data_frame({"step": self.labels, **columns, "distance": self.distances, "outside": self.outside})
 
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryLosses(Record):
-    """The loss of each checkpoint, and what the plane shows in its place.
+    """The loss of each checkpoint, and what the plane shows instead.
 
     Attributes:
         labels: of the steps.
@@ -117,7 +117,7 @@ class TrajectoryLosses(Record):
     source: Provenance = field(repr=False)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a checkpoint."""
+        """One row per checkpoint."""
         columns = {"true": self.true, "own_weights": self.own_weights, "projected": self.projected}
         return data_frame({"step": self.labels, **columns})
 
@@ -143,10 +143,10 @@ def project_trajectory(
         model: of the same class as the checkpoints; its own weights do not matter.
         checkpoints: in order: a :class:`resnet_paths.training.Trajectory`, or state dicts, models or files; or a
             folder, whose checkpoints count in the order of the numbers in their names.
-        count: how many components.
+        count: number of components.
         directions: project on these instead; they need not be orthogonal.
         parameters: names of the parameters that count; all by default. Buffers, such as running statistics, never do.
-        labels: of the steps; a trajectory's epochs, or the numbers from 0 on, by default.
+        labels: of the steps; by default a trajectory's epochs, or numbers from 0.
 
     Returns:
         The record; `directions` go to :func:`loss_surface` with the last checkpoint's model.
@@ -218,25 +218,25 @@ def trajectory_losses(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> TrajectoryLosses:
-    """The loss at each checkpoint beside the loss at its projection, to see how far the picture can be trusted.
+    """The loss at each checkpoint and at its projection, to check how far the plot can be trusted.
 
     Args:
         model: of the same class; it is not changed.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
         checkpoints: those that were projected.
         projected: see :func:`project_trajectory`.
-        loss: a function of logits and labels that gives one value an image; cross-entropy by default.
+        loss: a function of logits and labels that returns one value per image; cross-entropy by default.
         batch_size: images per batch.
 
     Returns:
-        Three losses for each step. Between `true` and `own_weights` stand the running statistics, between
-        `own_weights` and `projected` what the plane leaves out.
+        Three losses per step. `true` and `own_weights` differ by the running statistics, `own_weights` and
+        `projected` by what the plane omits.
 
     Raises:
         ValueError: another number of checkpoints, or directions that are not orthogonal (coordinates are then no
             projection).
 
-    Cost: three forward passes of the data a checkpoint.
+    Cost: three forward passes of the data per checkpoint.
     """
     data = as_data(data)
     network = unwrap(model_of(model))
@@ -375,7 +375,7 @@ def _labels(given: Sequence[str] | None, checkpoints: object, count: int) -> tup
     if given is None:
         return tuple(map(str, checkpoints.epochs if isinstance(checkpoints, Trajectory) else range(count)))
     if len(given) != count:
-        raise ValueError(f"expected {count} labels, one a checkpoint, got {len(given)}")
+        raise ValueError(f"expected {count} labels, one per checkpoint, got {len(given)}")
     return tuple(given)
 
 

@@ -95,7 +95,7 @@ def evaluate_gates(
         data: images, with labels if the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.data.metrics`; its third argument is the network at gates of one.
-        count: is added the numbers of pieces evaluated (the full network, once a batch, apart).
+        count: accumulator; the numbers of evaluated pieces are added (the full network separately, once per batch).
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
