@@ -1,7 +1,7 @@
 """See inside residual networks as ensembles of 2^n paths, and make them cheaper.
 
-Nothing is imported before it is asked for (PEP 562): ``import resnet_paths`` does not import PyTorch, and
-``resnet_paths.landscape`` imports that package and the ones below it.
+Everything is imported on first use (PEP 562): ``import resnet_paths`` does not import PyTorch, and
+``resnet_paths.landscape`` imports that package and those that it depends on.
 """
 
 from importlib import import_module
@@ -37,7 +37,7 @@ __all__ = [
     "unroll",
 ]
 
-if TYPE_CHECKING:  # type checkers and editors read this, and never the function below
+if TYPE_CHECKING:  # read only by type checkers and editors, which cannot follow the function below
     from . import (  # noqa: F401
         arguments,
         callbacks,
@@ -120,7 +120,7 @@ else:
     _HOME = {name: package for package, names in _PUBLIC.items() for name in names}
 
     def __getattr__(name: str) -> Any:
-        """A package, or a public name of one, imported at first use."""
+        """A subpackage, or a public name of one, imported on first use."""
         if name in _PACKAGES:
             return import_module(f".{name}", __name__)
         if name not in _HOME:

@@ -1,4 +1,7 @@
-"""The words that options take, once for functions and commands; the latter read them without importing PyTorch."""
+"""The words that options accept, defined once for functions and commands.
+
+Without any import of PyTorch, because the command line reads them to build its parser.
+"""
 
 from typing import Literal
 
@@ -8,26 +11,30 @@ Split = Literal["train", "val", "test"]
 Shortcut = Literal["A", "B", "C", "D"]
 """Shortcuts where the shape changes: zeros, projections, projections everywhere, pooled projections."""
 BlockKind = Literal["basic", "bottleneck"]
+"""Blocks of two 3x3 convolutions, or of a 1x1, a 3x3 and a 1x1 convolution."""
 Stem = Literal["3x3", "7x7", "deep"]
+"""First layers: one 3x3 convolution (CIFAR), one 7x7 (ImageNet), or three 3x3."""
 
 Schedule = Literal["cosine", "step"]
-"""How the learning rate falls."""
+"""How the learning rate decreases."""
 Precision = Literal["float32", "bfloat16", "float16"]
+"""Number format of a training step."""
 Keep = Literal["last", "all"]
-"""Which checkpoints a training leaves."""
+"""Which checkpoints of a training are kept."""
 
 Normalise = Literal["filter", "layer", "model", "none"]
-"""What of a random direction gets the norm of the weights."""
+"""Which parts of a random direction are scaled to the norm of the weights."""
 NormStatistics = Literal["frozen", "recalibrated", "batch"]
-"""Statistics of batch norms at a cell of a loss surface."""
+"""Batch norm statistics at a cell of a loss surface."""
 
 Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
-"""In which latency is measured."""
+"""Runtimes in which latency can be measured."""
 
 Budget = Literal["quick", "full"]
+"""How much a report measures."""
 
 MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
-"""What is measured of each image's logits (``resnet_paths.lesion.METRICS``)."""
+"""Metrics of the logits of each image (``resnet_paths.data.metrics.METRICS``)."""
 
 Attribution = Literal["integrated_gradients", "ablation", "shapley"]
-"""How much a report measures."""
+"""Captum methods that attribute outputs to blocks."""

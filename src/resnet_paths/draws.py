@@ -1,7 +1,7 @@
-"""Random numbers that a seed alone decides: drawn on the CPU, in types that are named, whatever torch's defaults are.
+"""Random numbers that depend on the seed alone: drawn on the CPU, in explicit dtypes, whatever torch's defaults are.
 
-``torch.set_default_device`` and ``torch.set_default_dtype`` change what ``torch.rand`` draws, or stop it. Everything
-random in this package is drawn here.
+``torch.set_default_device`` and ``torch.set_default_dtype`` change the results of ``torch.rand``, or make it fail.
+Everything random in this package is drawn here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def uniform(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Numbers from 0 to 1, on the CPU."""
+    """Uniform numbers in [0, 1), on the CPU."""
     return torch.rand(tuple(shape), generator=generator, dtype=dtype, device="cpu")
 
 
@@ -32,10 +32,10 @@ def normal(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype 
 
 
 def integers(low: int, high: int, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    """Whole numbers from `low` to `high` - 1, on the CPU."""
+    """Random integers from `low` to `high` - 1, on the CPU."""
     return torch.randint(low, high, tuple(shape), generator=generator, dtype=torch.int64, device="cpu")
 
 
 def permutation(count: int, generator: torch.Generator) -> torch.Tensor:
-    """The numbers from 0 to `count` - 1 in a random order, on the CPU."""
+    """The integers from 0 to `count` - 1 in random order, on the CPU."""
     return torch.randperm(count, generator=generator, dtype=torch.int64, device="cpu")

@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all, and files that are there to be read."""
+"""Files that are written atomically, and checks of files to read.
+
+An analysis of hours must not leave half a file that looks complete, nor destroy the previous one when the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole_file(path: str | Path, *, locks_itself: bool = False) -> Iterator[Path]:
-    """Lend a name to write to; the file gets its own when the block ends without an error, in one step.
+    """Write a file atomically: yields a temporary name, which replaces the file when the block ends without an error.
 
-    Until then, what was there stays: a full disk, an error or an interruption leaves it as it was. The file has the
-    permissions that the umask gives, whatever the writer made of it. A symbolic link stays, and what it leads to is
-    replaced; a device or a pipe is written to directly. What a process that was killed left of the same file goes.
+    Until then the old file stays: a full disk, an error or an interruption leaves it unchanged. The new file has the
+    permissions of the umask, whatever the writer set. A symbolic link stays and its target is replaced; a device or a
+    pipe is written to directly. Temporary files that killed processes left for the same target are deleted.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        locks_itself: the writer locks the file, as HDF5 does, which a lock of ours would keep out.
+        path: the file; its folder is created if it is missing.
+        locks_itself: the writer locks the file, as HDF5 does, which a lock of ours would block.
 
     Yields:
         The name to write to.
 
     Raises:
-        ValueError: an empty name, or a folder.
-        OSError: the folder cannot be written.
+        ValueError: the name is empty or a folder.
+        OSError: the folder is not writable.
 
     Example:
         >>> import tempfile
@@ -44,10 +47,10 @@ def whole_file(path: str | Path, *, locks_itself: bool = False) -> Iterator[Path
         ('all of it', 1)
     """
     if not str(path).strip():
-        raise ValueError(f"expected the name of a file to write, got {str(path)!r}")
+        raise ValueError(f"expected a file name to write to, got {str(path)!r}")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if target.is_dir():
-        raise ValueError(f"expected a file to write, got the folder {str(path)!r}; give the name of a file in it")
+        raise ValueError(f"expected a file to write, got the folder {str(path)!r}; pass a file in it")
     if target.exists() and not target.is_file():
         yield target
         return
@@ -55,33 +58,33 @@ def whole_file(path: str | Path, *, locks_itself: bool = False) -> Iterator[Path
     with partial_file(target, locks_itself) as (partial, descriptor):
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         yield partial
-        os.chmod(partial, mode)  # safetensors writes for the owner alone
+        os.chmod(partial, mode)  # safetensors gives access to the owner only
         os.replace(partial, target)
 
 
 def made_folder(path: str | Path) -> Path:
-    """A folder to write in, made where it is missing.
+    """A folder to write to, created if it is missing.
 
     Raises:
-        ValueError: an empty name, or a file.
+        ValueError: the name is empty or a file.
     """
     folder = Path(path)
     if not str(path).strip() or (folder.exists() and not folder.is_dir()):
         got = f"the file {str(path)!r}" if str(path).strip() else repr(str(path))
-        raise ValueError(f"expected a folder to write in, got {got}; give another name")
+        raise ValueError(f"expected a folder to write to, got {got}; pass another name")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text, whole or not at all; see :func:`whole_file`."""
+    """Write a text atomically; see :func:`whole_file`."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
     return Path(path)
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
-    """Write a table as csv, without its index; likewise."""
+    """Write a table as csv without its index, atomically."""
     return write_text(path, frame.to_csv(index=False))
 
 
@@ -90,11 +93,11 @@ def existing_file(path: str | Path, what: str) -> Path:
 
     Args:
         path: the file.
-        what: what is to be in it, for the error: "a plan".
+        what: its content, for error messages, such as "a plan".
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a folder.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is empty or a folder.
     """
     source = Path(path)
     if not str(path).strip() or source.is_dir():
@@ -105,18 +108,18 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 
 def read_arrays(source: Path, what: str) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, by name; runs no code from it.
+    """The arrays of an npz file by name; no code from the file is run.
 
     Raises:
-        ValueError: a damaged file, or one of something else; the file is named.
-        MemoryError: the arrays do not fit.
+        ValueError: the file is damaged or of another kind.
+        MemoryError: the arrays do not fit in memory.
     """
     import numpy as np
 
     try:
         with np.load(source, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array alone")
+                raise ValueError("it contains a single array")
             return {name: file[name] for name in file.files}
     except MemoryError:
         raise

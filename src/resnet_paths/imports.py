@@ -1,7 +1,7 @@
-"""Other libraries imported in the middle of a function, without a mark on the process.
+"""Libraries imported inside functions, without side effects on the process.
 
 A slow import is left to the function that needs it. Some libraries set environment variables and add warnings filters
-when they are imported, which is then a side effect of that function, and of its first call only.
+on import, which then becomes a side effect of that function, and only of its first call.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LOCK = RLock()
 
 @contextmanager
 def first_import(module: str) -> Iterator[None]:
-    """Within the block a library is imported; afterwards the environment and the warnings filters are as before.
+    """Import a library inside this context, which then restores the environment and the warnings filters.
 
-    ``sys.path`` is left alone: a library that adds a folder to it (setuptools) finds its later imports there. Where
-    the module has been imported already, the block costs nothing and restores nothing.
+    ``sys.path`` is not restored: a library that adds a folder to it (setuptools) finds its later imports there. If the
+    module is already imported, the context costs nothing and restores nothing.
 
     Args:
-        module: its name.
+        module: name of the module.
 
     Example:
         >>> import sys
@@ -44,7 +44,7 @@ def first_import(module: str) -> Iterator[None]:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """After the block every environment variable is as it was before.
+    """Restore every environment variable afterwards.
 
     Example:
         >>> with environment_kept():
@@ -63,21 +63,21 @@ def environment_kept() -> Iterator[None]:
 
 
 def load_compiler() -> None:
-    """Import torch's compiler, which torch itself does in the middle of an export or of a forward derivative."""
+    """Import torch's compiler, which torch would otherwise do during an export or a forward derivative."""
     with first_import("torch._dynamo"):
         importlib.import_module("torch._dynamo")
 
 
 @cache
 def load_symbolic_shapes() -> None:
-    """Import SymPy, which adds a warnings filter, and which torch imports in the middle of a gradient."""
+    """Import SymPy, which adds a warnings filter, and which torch would otherwise import during a gradient."""
     with first_import("sympy"):
         importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
 
 @cache
 def load_forward_derivatives() -> None:
-    """Let torch prepare its forward derivatives, which it does at the first, with a warning about itself."""
+    """Make torch prepare forward derivatives, which it otherwise does on first use, with a warning about itself."""
     import torch
     from torch.autograd import forward_ad
 

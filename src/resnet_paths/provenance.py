@@ -1,4 +1,8 @@
-"""What every record of this package carries: where its numbers came from, and how it becomes a table."""
+"""The origin of a record's numbers: model, data, dtype, seed and versions.
+
+Not `sweep.fingerprint`, which also follows code and arbitrary objects: this identifies the model and the data by their
+content alone, so that records stay comparable when the library's code changes.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is needed to compute a record again.
+    """Everything needed to recompute a record.
 
     Attributes:
-        model: SHA-256 of the model's classes, structure, train flags, parameters and buffers; the same as in records
-            of lesions.
+        model: SHA-256 of the model's classes, structure, train flags, parameters and buffers.
         data: SHA-256 of the inputs and targets.
-        dtype: the type in which it was computed.
-        seed: the seed, where random numbers were drawn.
-        torch: version of PyTorch.
+        dtype: dtype of the computation.
+        seed: seed of the random numbers, if any were drawn.
+        torch: PyTorch version.
         version: version of this package.
-        name: what the data is called; empty where it has no name.
+        name: name of the data; empty if it has none.
     """
 
     model: str
@@ -51,9 +54,9 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype | None = None, se
 
     Args:
         model: the model.
-        data: inputs and targets; or a data set that has a `fingerprint` and a `name` of its own.
-        dtype: of the computation (default: of the model's first parameter).
-        seed: of what was drawn.
+        data: inputs and targets, or a data set with a `fingerprint` and a `name`.
+        dtype: dtype of the computation (default: that of the model's first parameter).
+        seed: seed of the random numbers.
     """
     if dtype is None:
         dtype = next((value.dtype for value in model.parameters()), torch.get_default_dtype())
@@ -70,7 +73,7 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype | None = None, se
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of a nest of dicts, sequences, tensors, arrays and plain values.
+    """SHA-256 of nested dicts, sequences, tensors, arrays and plain values.
 
     Example:
         >>> fingerprint([torch.zeros(2)]) == fingerprint([torch.zeros(2)])
@@ -110,13 +113,13 @@ def dataset(
     source: Provenance | None = None,
     **attributes: Any,
 ) -> xr.Dataset:
-    """Named arrays as an xarray data set; provenance and attributes go along.
+    """Named arrays as an xarray data set, with provenance and attributes.
 
     Args:
-        variables: for each name, its dimensions and its values.
-        coordinates: values of dimensions; a dimension without them counts from 0.
-        source: where the numbers came from.
-        attributes: further facts.
+        variables: dimensions and values by name.
+        coordinates: coordinates by dimension; a dimension without them counts from 0.
+        source: provenance of the numbers.
+        attributes: further attributes.
     """
     attrs = {**attributes, **(vars(source) if source is not None else {})}
     kept = {key: value for key, value in attrs.items() if value is not None}
@@ -124,7 +127,7 @@ def dataset(
 
 
 def table(data: xr.Dataset) -> pd.DataFrame:
-    """A data set as a table with one row for each combination of its coordinates."""
+    """A data set as a table with one row per combination of its coordinates."""
     frame: pd.DataFrame = data.to_dataframe().reset_index()
     frame.attrs.update(data.attrs)
     return frame

@@ -1,6 +1,6 @@
-"""Tables and labelled arrays, made without importing pandas and xarray before somebody asks for one.
+"""Tables and labelled arrays, without importing pandas and xarray before they are needed.
 
-Their import takes longer than many an analysis, and most processes (workers of a sweep, a training) never need it.
+Their import takes longer than many analyses, and most processes (workers of a sweep, a training) never need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def data_frame(*args: Any, **kwargs: Any) -> pd.DataFrame:
-    """What ``pandas.DataFrame`` makes of the same arguments.
+    """A ``pandas.DataFrame`` of the same arguments.
 
     Example:
         >>> data_frame({"block": [0, 1]}).shape
@@ -28,7 +28,7 @@ def data_frame(*args: Any, **kwargs: Any) -> pd.DataFrame:
 
 
 def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables with the same columns as one, the rows below each other and counted anew.
+    """Concatenate tables with the same columns, with a new row index.
 
     Example:
         >>> stacked([data_frame({"block": [0, 1]}), data_frame({"block": [0]})])["block"].tolist()
@@ -40,7 +40,7 @@ def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def data_set(*args: Any, **kwargs: Any) -> xr.Dataset:
-    """What ``xarray.Dataset`` makes of the same arguments.
+    """An ``xarray.Dataset`` of the same arguments.
 
     Example:
         >>> data_set({"error": ("block", [0.5, 1.0])}).sizes["block"]

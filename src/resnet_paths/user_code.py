@@ -1,4 +1,8 @@
-"""What a user's own module or Python file holds, by name: ``module:function`` or ``file.py:function``."""
+"""Objects in a user's own module or Python file, by name: ``module:function`` or ``file.py:function``.
+
+Not ``importlib.import_module`` alone: a file has no importable name, two files may have the same one, and worker
+processes must be able to unpickle its objects.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,21 @@ import cloudpickle
 
 
 def user_object(place: str, name: str) -> Any:
-    """What a module, or a Python file, calls `name`; the module is run for it.
+    """The object `name` of a module or a Python file, which is executed on import.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the module cannot be imported, or has nothing of this name.
+        FileNotFoundError: the file does not exist.
+        ValueError: the module cannot be imported, or has no such name.
 
     Example:
         >>> user_object("math", "pi")
         3.141592653589793
     """
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
-    found = getattr(module, name, None)
-    if found is None:
+    value = getattr(module, name, None)
+    if value is None:
         raise ValueError(f"expected a function {name!r} in {place}, got none; similar names: {near(name, dir(module))}")
-    return found
+    return value
 
 
 def is_user_code(spec: str) -> bool:
@@ -40,24 +44,26 @@ def is_user_code(spec: str) -> bool:
 
 
 def near(name: str, known: list[str]) -> str:
-    """The names nearest to one that is unknown, for a message."""
-    found = difflib.get_close_matches(name, known, 5, 0.4)
-    return ", ".join(found) if found else "no name like it"
+    """The known names most similar to an unknown one, for an error message."""
+    similar = difflib.get_close_matches(name, known, 5, 0.4)
+    return ", ".join(similar) if similar else "no name like it"
 
 
 def _imported(place: str) -> ModuleType:
     try:
-        with patch.object(sys, "path", ["", *sys.path]):  # a script's own folder would come first, not this one
+        with patch.object(
+            sys, "path", ["", *sys.path]
+        ):  # otherwise the script's folder comes first instead of the current one
             return importlib.import_module(place)
     except (ImportError, ValueError, TypeError) as error:
         raise ValueError(
             f"expected module:function with a module that can be imported, got {place!r}, which cannot be imported: "
-            f"{error}; install it, run where it lies, or give the file as path/to/file.py:function"
+            f"{error}; install it, run in its folder, or pass the file as path/to/file.py:function"
         ) from error
 
 
 def _from_file(path: Path) -> ModuleType:
-    """The module of a file, under a name that hides no other module; its objects are pickled by value."""
+    """Import a file under a name that hides no other module; its objects are pickled by value."""
     if not path.is_file():
         raise FileNotFoundError(f"expected a Python file, got {str(path)!r}, which does not exist; check the path")
     content = path.resolve().read_bytes() + str(path.resolve()).encode()
@@ -74,5 +80,5 @@ def _from_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    cloudpickle.register_pickle_by_value(module)  # workers cannot import it by that name
+    cloudpickle.register_pickle_by_value(module)  # workers cannot import it by this name
     return module
