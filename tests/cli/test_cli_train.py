@@ -161,7 +161,7 @@ def test_help_has_examples() -> None:
         (["--keep-last", "0.5", "--plain"], "nothing bypasses"),
         (["--device", "cuda:99"], "--device to be an available device"),
         (["--model", "resnet18"], "choose --data to fit --model"),
-        (["--data", "nowhere"], "no file"),
+        (["--data", "nowhere"], "neither a known name nor a file"),
         ([*SMALL, "--keep", "some"], "'last', 'all'"),
         ([*SMALL, "--learning-rate", "1e30", "--warmup", "0", "--epochs", "9"], "lower learning_rate"),
     ],
