@@ -66,7 +66,7 @@ def exchange(net: UnrolledNetwork, example: Any) -> Exchange:
 
 
 def _holders(calls: list[ModuleCall]) -> tuple[Holder, ...]:
-    """Consecutive blocks of one module; a block whose addition is in the model's own forward stands alone."""
+    """Consecutive blocks of one module; a block whose addition is in the model's own forward is a group by itself."""
     holders: list[list[int]] = []
     for index, call in enumerate(calls):
         if index and call.path and call is calls[index - 1]:

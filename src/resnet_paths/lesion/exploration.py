@@ -1,4 +1,9 @@
-"""What a network answers without any set of its blocks: measured for every set, or for many and told for the others."""
+"""A network's answers with any set of its blocks deleted: measured for all sets, or for many and estimated for others.
+
+Beside the block game, which averages over sets, this answers questions about single sets at once, as an interactive
+page needs them. Random sets alone would rarely include the sets that people ask about, which delete one or two blocks
+or the blocks that matter least; hence single blocks, pairs and a greedy search as well.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +37,17 @@ if TYPE_CHECKING:
 
 _SETS_AT_ONCE = 4096
 _LATE = 12
-_LOST = 0.5  # of the answers wrong: what is beyond is no network to keep
+_LOST = 0.5  # share of wrong answers that ends the greedy search: nobody keeps a network beyond
 
 
 @dataclass(frozen=True)
 class SetAnswer:
-    """What the network answers with a set of blocks kept.
+    """The network's answers with a set of blocks kept.
 
     Attributes:
-        measured: the network was run; else it is an estimate.
-        wrong: (images,) which answers are wrong.
-        loss: the mean cross-entropy in nats.
+        measured: whether the set was measured rather than estimated.
+        wrong: whether each answer is wrong, (images,).
+        loss: mean cross-entropy in nats.
         interval: of the accuracy: Wilson's over images where it was measured, else the distance within which 95 % of
             the estimates checked lie.
     """
@@ -54,25 +59,25 @@ class SetAnswer:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """The share of correct answers."""
         return 1 - float(self.wrong.mean())
 
 
 @dataclass(frozen=True, eq=False)
 class Exploration(Record):
-    """The answers of a network to images with sets of its blocks deleted.
+    """A network's answers on images, with sets of its blocks deleted.
 
     Attributes:
-        names: the n blocks that can be deleted, input side first.
-        blocks: their indices.
-        classes: names of the classes.
-        labels: (images,) the right answers.
-        kept: (m, n) the measured sets; row 0 keeps all blocks. Where all 2^n were measured, their rows are in the
-            order of :func:`all_coalitions` and the last keeps all.
-        losses: (m, images) cross-entropies in nats.
-        wrong: (m, images) whether the answer is wrong.
-        exhaustive: all 2^n sets were measured.
-        estimate: for the others, with its error on sets kept apart; None where all were measured.
+        names: names of the n blocks that can be deleted, input side first.
+        blocks: indices of these blocks.
+        classes: class names.
+        labels: correct answers, (images,).
+        kept: the measured sets, (m, n); row 0 keeps all blocks. If all 2^n sets were measured, the rows are in the
+            order of :func:`all_coalitions` and the last one keeps all.
+        losses: cross-entropies in nats, (m, images).
+        wrong: whether the answer is wrong, (m, images).
+        exhaustive: whether all 2^n sets were measured.
+        estimate: estimate for the other sets, with its error on held-out sets; None if all were measured.
         source: model, data, seed and versions.
     """
 
@@ -101,28 +106,28 @@ class Exploration(Record):
         return {np.packbits(kept).tobytes(): row for row, kept in enumerate(self.kept)}
 
     def kept_without(self, dropped: Sequence[BlockRef]) -> np.ndarray:
-        """(n,) the set that is left, from names or indices of deleted blocks.
+        """The set of kept blocks (n,), from names or indices of deleted blocks.
 
         Raises:
-            ValueError: a block that is not among those explored.
+            ValueError: a block is not among those explored.
         """
-        known: dict[BlockRef, int] = {name: place for place, name in enumerate(self.names)}
-        known |= {block: place for place, block in enumerate(self.blocks)}
+        column_of: dict[BlockRef, int] = {name: column for column, name in enumerate(self.names)}
+        column_of |= {block: column for column, block in enumerate(self.blocks)}
         kept = np.ones(len(self.names), bool)
         for block in dropped:
-            if block not in known:
+            if block not in column_of:
                 raise ValueError(f"expected blocks among {', '.join(self.names)}, got {block!r}")
-            kept[known[block]] = False
+            kept[column_of[block]] = False
         return kept
 
     def answer(self, dropped: Sequence[BlockRef] = ()) -> SetAnswer:
-        """What the network answers without these blocks.
+        """The network's answers without these blocks.
 
         Args:
-            dropped: indices or names.
+            dropped: indices or names of the deleted blocks.
 
         Raises:
-            ValueError: a block that is not among those explored; rows are missing.
+            ValueError: a block is not among those explored, or the set was neither measured nor can be estimated.
         """
         kept = self.kept_without(dropped)
         row = self.rows.get(np.packbits(kept).tobytes())
@@ -139,7 +144,7 @@ class Exploration(Record):
         return SetAnswer(False, wrong, float(np.exp(columns[-1])), (max(0.0, accuracy - off), min(1.0, accuracy + off)))
 
     def losses_of(self, kept: np.ndarray) -> np.ndarray | None:
-        """(images,) the losses with these of all the network's blocks kept, or None if they were not measured."""
+        """The losses (images,) with these of all the network's blocks kept, or None if the set was not measured."""
         of_these = np.asarray(kept, bool)[list(self.blocks)]
         if not np.delete(np.asarray(kept, bool), list(self.blocks)).all():
             return None
@@ -147,12 +152,12 @@ class Exploration(Record):
         return None if row is None else self.losses[row]
 
     def best(self, count: int) -> tuple[int, ...]:
-        """The `count` blocks without which the fewest answers are wrong (then: the least loss), among measured sets.
+        """The `count` blocks whose deletion causes the fewest errors (then the lowest loss), among measured sets.
 
-        Chosen and measured on the same images, so that other images will show somewhat more errors.
+        They are selected and measured on the same images, so other images will show somewhat more errors.
 
         Raises:
-            ValueError: no set of so many deleted blocks was measured.
+            ValueError: no set with this number of deleted blocks was measured.
         """
         rows = np.flatnonzero((~self.kept).sum(1) == count)
         if not len(rows):
@@ -161,7 +166,7 @@ class Exploration(Record):
         return tuple(np.asarray(self.blocks)[~self.kept[row]].tolist())
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a measured set, the fewest deleted blocks first."""
+        """One row per measured set, in order of the number of deleted blocks."""
         order = np.argsort((~self.kept).sum(1), kind="stable")
         blocks = np.asarray(self.blocks)
         return data_frame(
@@ -187,35 +192,34 @@ def explore(
     seed: int = 0,
     **options: Unpack[StudyOptions],
 ) -> Exploration:
-    """Measure the network without many sets of blocks, so that any set can be asked for at once.
+    """Measure the network with many sets of blocks deleted, so that any set can be queried at once.
 
-    A set is evaluated at gates of 0 for its deleted blocks and 1 for the others. Up to 16 blocks, all 2^n sets are.
-    Beyond, these are: the full and the empty network, each block and (where they are no more than `max_searched`) each
-    pair of blocks deleted, every step of a greedy search that deletes one block after another until half of the answers
-    are wrong, and random sets, small ones more often. What they say of the others is an estimate (see
-    :class:`SetEstimate`), whose error is measured on further random sets.
+    A set is evaluated with gates of 0 for its deleted blocks and 1 for the others. With up to 16 blocks, all 2^n sets
+    are measured. For more blocks, the measured sets are: the full and the empty network; each block deleted, and each
+    pair if there are at most `max_searched` pairs; every step of a greedy search that deletes one block after another
+    until half of the answers are wrong; and random sets, small ones more often. Other sets are estimated from these
+    (see :class:`SetEstimate`), and the error of the estimate is measured on further random sets.
 
     Args:
         net: the network, in eval mode.
         data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        blocks: those that may be deleted (default: all that :func:`~resnet_paths.drop_blocks` can drop).
+        blocks: blocks that may be deleted (default: all that :func:`~resnet_paths.drop_blocks` can drop).
         draws: number of random sets, beyond 16 blocks.
         held_out: number of random sets on which the estimate is checked.
-        max_searched: pairs are measured if they are no more than this, and the search ends when it has looked at so
-            many sets.
+        max_searched: maximum number of sets for measuring all pairs, and for the greedy search.
         exhaustive: whether to measure all 2^n sets; None: up to 16 blocks.
-        seed: of the random sets.
+        seed: seed of the random sets.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
         Losses (sets, images) and errors (sets, images), and the estimate for further sets.
 
     Raises:
-        ValueError: no block can be deleted, all sets of more than 16 blocks, too few blocks for sets at random.
+        ValueError: no block can be deleted, more than 16 blocks with ``exhaustive=True``, or too few for random sets.
         UnrollError: the model is in training mode.
 
-    Cost: up to 16 blocks at most 2^(n+1) evaluations of single blocks, as sets share what they begin with, and 5 bytes
-        for each set and image. Beyond, about n^2 + `draws` + `held_out` sets at half a forward pass each.
+    Cost: with up to 16 blocks, at most 2^(n+1) evaluations of single blocks, because sets share their first blocks, and
+        5 bytes per set and image. With more, about n^2 + `draws` + `held_out` sets at half a forward pass each.
 
     Example:
         >>> from resnet_paths import cifar_resnet, drop_blocks, unroll
@@ -273,22 +277,22 @@ def measure_sets(
     blocks: Sequence[BlockRef] | None = None,
     **options: Unpack[StudyOptions],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the network answers with sets of blocks kept and the others deleted.
+    """The network's answers with sets of blocks kept and the others deleted.
 
     Args:
         net: the network, in eval mode.
         data: labelled images.
         kept: (m, n), true where a block is kept.
-        blocks: the n blocks; None: all. Those that are not among them are kept.
+        blocks: the n blocks; None: all. Other blocks are kept.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
         Cross-entropies in nats and whether the answer is wrong, (m, images) each.
 
     Raises:
-        ValueError: sets of another number of blocks.
+        ValueError: the sets have another number of blocks.
 
-    Cost: sets share what they begin with; at most a forward pass each.
+    Cost: at most one forward pass per set; sets share their first blocks.
 
     Example:
         >>> from resnet_paths import cifar_resnet, unroll
@@ -306,7 +310,7 @@ def measure_sets(
 
 
 def signed_loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy, below zero where the answer is wrong: there it is log 2 at least, so the sign is free.
+    """The cross-entropy, negated where the answer is wrong: there it is at least log 2, so the sign is unambiguous.
 
     Example:
         >>> logits = torch.tensor([[0.0, 9.0], [0.0, 9.0]])
@@ -318,27 +322,27 @@ def signed_loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor)
 
 
 class _Measure:
-    """Answers of one network to one set of images."""
+    """Measures the answers of one network on one set of images."""
 
     def __init__(self, net: Network, data: ImageData, blocks: list[int], options: StudyOptions) -> None:
         fast = options.get("fast", True)
         self.net, self.data, self.blocks, self.n = quick(net, fast), data, blocks, len(blocks)
         double = any(parameter.dtype == torch.float64 for parameter in net.model.parameters())
         self.exact = np.float64 if double else np.float32  # in which the losses were computed
-        self.options: StudyOptions = {**options, "fast": False}  # it is: once, not anew for each of many calls
+        self.options: StudyOptions = {**options, "fast": False}  # prepared once above, not for each of many calls
 
     def __call__(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Losses and errors, (m, images) each, of sets (m, n)."""
+        """Losses and errors, (m, images) each, for sets (m, n)."""
         gates = torch.ones(len(kept), len(self.net), device="cpu")
         gates[:, self.blocks] = torch.as_tensor(kept, dtype=gates.dtype, device="cpu")
         values = evaluate_gates(self.net, self.data, gates, signed_loss, **self.options)
-        wrong = ~(values >= 0)  # a loss that is not a number is no right answer
+        wrong = ~(values >= 0)  # a NaN loss counts as wrong
         return np.abs(values).astype(self.exact), wrong
 
     def all_sets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All 2^n sets; a part of them at a time, so that what is held besides the results is bounded.
+        """Measure all 2^n sets, one part at a time to bound the memory.
 
-        The sets of a part differ in their last blocks only, so that they share the first.
+        The sets of a part differ only in their last blocks, so that they share the computation of the first.
         """
         kept = all_coalitions(self.n).astype(bool)
         step = 2 ** max(self.n - _LATE, 0)
@@ -377,7 +381,7 @@ def _without(n: int, deleted: Sequence[int]) -> np.ndarray:
 
 
 def _random_sets(n: int, count: int, generator: np.random.Generator, known: set[bytes]) -> np.ndarray:
-    """(count, n): sets without 2 to n - 1 blocks, small numbers more often; none twice and none that is known."""
+    """Random sets (count, n) without 2 to n - 1 blocks, small numbers more often; no duplicates and none known."""
     sets: list[np.ndarray] = []
     while len(sets) < count:
         size = round(float(np.exp(generator.uniform(np.log(2), np.log(n - 1)))))
@@ -391,9 +395,9 @@ def _random_sets(n: int, count: int, generator: np.random.Generator, known: set[
 def _greedy(
     measure: _Measure, begun: tuple[np.ndarray, np.ndarray, np.ndarray], known: set[bytes], max_searched: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """From the full network on, always without the block whose deletion leaves the fewest errors, until most are.
+    """Delete one block after another, always the one that causes the fewest errors, until half the answers are wrong.
 
-    All sets that are looked at are handed back, but for those `known` already.
+    All measured sets are returned, except those that are already `known`.
     """
     n = measure.n
     _, losses, wrong = begun
@@ -412,6 +416,6 @@ def _greedy(
 
 
 def _best(rows: np.ndarray, wrong: np.ndarray, losses: np.ndarray) -> int:
-    """Of these rows the one with the fewest errors, then the least loss, then the first."""
+    """The row with the fewest errors, then the lowest loss, then the lowest index."""
     errors, means = wrong[rows].sum(1), losses[rows].mean(1, dtype=np.float64)
     return int(rows[np.lexsort((rows, means, errors))[0]])

@@ -1,15 +1,17 @@
-"""What the sets of blocks that were measured say about those that were not.
+"""Estimates for sets of blocks that were not measured, from those that were.
 
-The answer to image x with a set S of blocks kept is summed up by its margin, the log-odds of the right class, whose
-sign says whether the answer is right. Margins change smoothly with S: two sets that differ in few blocks, and in blocks
-that matter little, answer alike. So each image's margin is interpolated over the sets, as a Gaussian process does,
+The answer on image x with a set S of blocks kept is represented by its margin, the log-odds of the correct class, whose
+sign says whether the answer is correct. Margins change smoothly with S: two sets that differ in few blocks, and in
+blocks that matter little, give similar answers. So each image's margin is interpolated over the sets, as in a Gaussian
+process,
 
     m(S) = c + sum_j a_j k(S, S_j),    k(S, T) = exp(-sum_{i in S xor T} r_i),
 
-with the rate r_i of a block in proportion to what deleting it alone changes. Near a measured set it is what was
-measured; far from all of them it falls back to the mean of the random sets. A model of single and pairwise effects,
-the obvious one, goes astray as blocks go: on the embedded network's 27 blocks its accuracies are off by 4 points where
-3 to 9 blocks are deleted and by 20 where any number is, this one's by 3 to 4 and by 5.
+where the rate r_i of a block is proportional to the change from deleting it alone. Near a measured set the estimate
+reproduces the measurement; far from all of them it returns to the mean of the random sets. The obvious alternative, a
+model of single and pairwise effects, fails as more blocks are deleted: on the embedded network's 27 blocks its
+accuracies are off by 4 points with 3 to 9 blocks deleted and by 20 with any number, those of this model by 3 to 4 and
+by 5.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from ..tables import data_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_MARGIN = 20.0
-NEAREST = 20
+MOST_MARGIN = 20.0  # log-odds: beyond this a probability of 1 - 2e-9 is exact enough, and infinite losses stay finite
+NEAREST = 20  # held-out sets for an error at a number of deleted blocks: the fewest that have a 95% quantile
 _LEAST_LOSS = 1e-6
-_REACHES = (8.0, 16.0, 32.0)
-_NUGGET = 1e-3  # less, and the coefficients of sets that are nearly alike outgrow float16
+_REACHES = (8.0, 16.0, 32.0)  # tried in turn: the number of average blocks over which similarity falls to 1/e
+_NUGGET = 1e-3  # with less, the coefficients of similar sets overflow float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +40,13 @@ class SetEstimate(Record):
     """Margins of every image, and the logarithm of the mean loss, for sets that were not measured.
 
     Attributes:
-        rates: (n,) how fast each block's deletion makes sets unlike.
-        coefficients: (m, images + 1) of the measured sets' kernels, float16, the mean loss last.
-        centre: (images + 1,) what is estimated far from all measured sets.
-        held_out: (s, n) sets kept apart: measured, but not used.
-        measured: (s,) their accuracies.
-        estimated: (s,) likewise, estimated.
-        images_alike: the share of their answers that are right or wrong as estimated.
+        rates: how fast each block's deletion reduces the similarity of sets, (n,).
+        coefficients: coefficients of the measured sets' kernels, (m, images + 1), float16; the mean loss is last.
+        centre: estimate far from all measured sets, (images + 1,).
+        held_out: sets that were measured but not used for the fit, (s, n).
+        measured: measured accuracies of the held-out sets, (s,).
+        estimated: estimated accuracies of the held-out sets, (s,).
+        images_alike: share of the held-out answers whose correctness was estimated correctly.
     """
 
     DIMENSIONS: ClassVar = {
@@ -66,42 +68,42 @@ class SetEstimate(Record):
 
     @property
     def mean_error(self) -> float:
-        """The mean distance of estimated from measured accuracy, over the sets kept apart."""
+        """The mean absolute error of the estimated accuracies of the held-out sets."""
         return float(np.abs(self.estimated - self.measured).mean())
 
     @property
     def deleted(self) -> np.ndarray:
-        """(s,) how many blocks the sets kept apart delete."""
+        """The number of blocks that each held-out set deletes, (s,)."""
         counts: np.ndarray = (~self.held_out).sum(1)
         return counts
 
     def error_of(self, share: float = 0.95, deleted: int | None = None) -> float:
-        """The distance within which that share of the sets kept apart lies.
+        """The absolute error that this share of the held-out sets does not exceed.
 
         Args:
-            share: of them.
-            deleted: look at the twenty whose number of deleted blocks is nearest to this, by ratio, as estimates are
-                surer where few blocks are gone; None: at all.
+            share: share of the held-out sets.
+            deleted: use only the twenty sets whose number of deleted blocks is nearest to this one by ratio, because
+                estimates are more accurate with few blocks deleted; None: use all.
         """
         errors = np.abs(self.estimated - self.measured)
         if deleted is not None:
-            asked = max(deleted, 1)
-            ratios = np.maximum(self.deleted / asked, asked / self.deleted)
+            target = max(deleted, 1)
+            ratios = np.maximum(self.deleted / target, target / self.deleted)
             errors = errors[np.argsort(ratios, kind="stable")[:NEAREST]]
         return float(np.quantile(errors, share, method="higher"))
 
     @property
     def rank(self) -> float:
-        """The rank correlation of the two accuracies."""
+        """The rank correlation of measured and estimated accuracies."""
         return float(spearman(self.measured[None], self.estimated[None])[0])
 
     def columns(self, kept: np.ndarray, sets: np.ndarray) -> np.ndarray:
-        """(q, images + 1): margins and the logarithm of the loss, for sets `kept` (q, n); `sets` are the measured."""
+        """Margins and the log of the loss, (q, images + 1), for sets `kept` (q, n); `sets` are the measured ones."""
         columns: np.ndarray = kernel(kept, sets, self.rates) @ self.coefficients.astype(np.float64) + self.centre
         return columns
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each set kept apart."""
+        """One row per held-out set."""
         return data_frame(
             {
                 "deleted": self.deleted,
@@ -112,7 +114,7 @@ class SetEstimate(Record):
 
 
 def kernel(one: np.ndarray, other: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """(p, q): how alike sets (p, n) and (q, n) are, 1 where they are the same.
+    """The similarity (p, q) of sets (p, n) and (q, n); 1 for equal sets.
 
     Example:
         >>> kernel(np.array([[True, True]]), np.array([[True, True], [True, False]]), np.array([1.0, 0.0])).tolist()
@@ -120,15 +122,15 @@ def kernel(one: np.ndarray, other: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """
     a, b = one.astype(np.float64), other.astype(np.float64)
     distance = (a * rates) @ (1 - b).T + ((1 - a) * rates) @ b.T
-    alike: np.ndarray = np.exp(-distance)
-    return alike
+    similarity: np.ndarray = np.exp(-distance)
+    return similarity
 
 
 def margins_of(losses: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """The log-odds of the right class from its cross-entropy, with the sign of the answer.
 
-    ``p = exp(-loss)``, ``log(p / (1 - p)) = -log(exp(loss) - 1)``; at least 0 where the answer is right (of several
-    classes the right one may win with less than half), at most 0 where it is wrong.
+    ``p = exp(-loss)``, ``log(p / (1 - p)) = -log(exp(loss) - 1)``; at least 0 if the answer is correct (the
+    correct one of several classes may win with less than half), at most 0 if it is wrong.
 
     Example:
         >>> margins_of(np.log([[2.0, 4.0]]), np.array([[False, True]])).round(3).tolist()
@@ -143,14 +145,14 @@ def margins_of(losses: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 def fit(
     sets: np.ndarray, losses: np.ndarray, wrong: np.ndarray, random: slice, held_out: tuple[np.ndarray, ...]
 ) -> SetEstimate:
-    """The estimate from measured sets, and its error on others.
+    """Fit the estimate to measured sets, and measure its error on others.
 
     Args:
         sets: (m, n) blocks kept; row 0 keeps all, rows 1 to n delete one each.
         losses: (m, images).
         wrong: (m, images).
-        random: the rows that were drawn at random.
-        held_out: the same three of the sets that are kept apart.
+        random: rows of the random sets.
+        held_out: sets, losses and errors of the held-out sets.
 
     Cost: one system of m equations.
     """
