@@ -3,7 +3,7 @@
     python analysis/benchmarks/landscape_bound.py [--images 512] [--repeats 20] [--threads 2]
 
 ResNet-56 has 18 convolutions of 3 x 3 in each of three stages (16, 32, 64 channels at 32, 16, 8 pixels). The bound is
-what PyTorch's own convolution takes for them, channels last, at the same number of images at a time (processor
+what PyTorch's own convolution takes for them, channels last, at the same batch size (processor
 seconds, best of the repeats; stem, shortcuts, ReLU and additions left out). No evaluation by these convolutions can be
 quicker, so the peer's time over the bound is the highest ratio that can be reached here; it stands beside the measured
 and the one asked for. The peer is loss-landscapes, as it is (all images at once) and as a user could tune it by hand

@@ -1,4 +1,4 @@
-"""What is measured at a cell: functions by name, each to one value an image."""
+"""What is measured at a cell: functions by name, each to one value per image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ..data.metrics import Metric, cross_entropy, metric_named
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits and labels to one value an image."""
+"""Logits and labels to one value per image."""
 
 
 def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None = None) -> dict[str, Metric]:

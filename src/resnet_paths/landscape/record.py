@@ -95,7 +95,7 @@ class Surface(Record):
         return data_set(arrays, coordinates, facts)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a cell: its coordinates, its metrics and their standard errors."""
+        """One row per cell: its coordinates, its metrics and their standard errors."""
         frame = self.to_xarray().to_dataframe().reset_index()
         first = ["x"] if self.y is None else ["x", "y"]
         return frame[[*first, *(name for name in frame.columns if name not in first)]]

@@ -5,13 +5,13 @@ can be derived is stored: accuracies, intervals, classes and images follow from 
 
 - ``switches``: indices of the n blocks that can be switched; ``blocks``: all, with name, stage, shortcut, the block in
   whose branch it stands (``inside``, or -1), and what goes with it: ``seconds``, ``parameters``, ``macs``;
-- ``total``: the same three of the whole network (seconds: the sum of all pieces, timed alone; macs: of one image);
+- ``total``: the same three for the full network (seconds: the sum of all pieces, timed alone; macs: of one image);
 - ``graph``: for each vertex of the :class:`~resnet_paths.paths.PathGraph` its block and ``[is_branch, sources]``;
 - ``wrong``: (sets, images) bits, each set filled up to whole bytes, the first image lowest;
 - ``losses``: (sets,) float32, means over the images;
-- ``kept``: (sets, n) bits likewise; null where all 2^n were measured, in the order of ``all_coalitions``;
+- ``kept``: (sets, n) bits in the same form; null where all 2^n were measured, in the order of ``all_coalitions``;
 - ``estimate``: rates, centre and (sets, images + 1) float16 coefficients of :class:`~resnet_paths.lesion.SetEstimate`;
-  of the sets kept apart, how many blocks they delete and by how much their accuracies are off;
+  of the held-out sets, how many blocks they delete and by how much their accuracies are off;
 - ``pictures``: one picture of many small ones, and the place in it of each image that has one.
 """
 
