@@ -1,4 +1,9 @@
-"""State dicts as people store them: under keys, with prefixes, next to other things; one mechanism for all files."""
+"""State dicts as people store them: under keys, with prefixes, next to other objects; one mechanism for all files.
+
+Every training script has its own layout, and a table of scripts would never be complete. So the layout is inferred: of
+all prefixes, the one under which most of the model's names are found is used. Equally good prefixes are an error, and
+entries that were not read a warning. The lists of names only set the order of preference.
+"""
 
 from __future__ import annotations
 
@@ -106,27 +111,27 @@ def fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], file
     Raises:
         ValueError: two networks in the file fit equally well.
     """
-    given = {plain_name(name): value for name, value in state.items()}
+    tensors = {plain_name(name): value for name, value in state.items()}
     names = {plain_name(name): name for name in own}
-    prefix = _prefix(given, names, file)
-    found = {name: given[prefix + plain] for plain, name in names.items() if prefix + plain in given}
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in found}
+    prefix = _prefix(tensors, names, file)
+    matched = {name: tensors[prefix + plain] for plain, name in names.items() if prefix + plain in tensors}
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in matched}
 
     used = {prefix + plain for plain in names}
     modules = {plain.split(".")[0] for plain in names}
     foreign: list[str] = []
     extra: list[str] = []
-    for name in given:
+    for name in tensors:
         if name not in used:
             inner = name.removeprefix(prefix)
             elsewhere = not name.startswith(prefix) or inner.split(".")[0] not in modules
             (foreign if elsewhere or inner.split(".")[-1] in _COUNTERS else extra).append(name)
     return Fit(
-        {**counters, **found},
-        tuple(name for name in own if name not in found and name not in counters),
+        {**counters, **matched},
+        tuple(name for name in own if name not in matched and name not in counters),
         tuple(extra),
         tuple(foreign),
-        tuple(name for name, value in found.items() if value.shape != own[name].shape),
+        tuple(name for name, value in matched.items() if value.shape != own[name].shape),
     )
 
 
@@ -146,8 +151,8 @@ def prefixes_of(state: Mapping[str, torch.Tensor], ending: str) -> list[str]:
         >>> prefixes_of({"net.conv1.weight": torch.ones(1), "net.layer.conv1.weight": torch.ones(1)}, "conv1.weight")
         ['net.', 'net.layer.']
     """
-    found = {name.removesuffix(ending) for name in state if name == ending or name.endswith(f".{ending}")}
-    return sorted(found, key=lambda prefix: (len(prefix), prefix))
+    prefixes = {name.removesuffix(ending) for name in state if name == ending or name.endswith(f".{ending}")}
+    return sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
 
 
 def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: str) -> str:
@@ -159,13 +164,13 @@ def _prefix(given: Mapping[str, torch.Tensor], names: Mapping[str, str], file: s
             if ".".join(parts[depth:]) in names:
                 prefix = ".".join(parts[:depth]) + "."
                 counts[prefix] = counts.get(prefix, 0) + 1
-    most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
-    usual = [prefix for prefix in _PREFIXES if prefix in best]
-    if usual or len(best) == 1 or most < len(names):
-        return usual[0] if usual else best[0]
+    highest = max(counts.values())
+    equal = [prefix for prefix, count in counts.items() if count == highest]
+    usual_prefixes = [prefix for prefix in _PREFIXES if prefix in equal]
+    if usual_prefixes or len(equal) == 1 or highest < len(names):
+        return usual_prefixes[0] if usual_prefixes else equal[0]
     raise ValueError(
-        f"expected one network in {file}, got {len(best)} that fit equally: {few(best)}; select one with key="
+        f"expected one network in {file}, got {len(equal)} that fit equally: {few(equal)}; select one with key="
     )
 
 
@@ -173,15 +178,15 @@ def _entry(content: Any, file: str) -> str | None:
     """The entry that contains a state dict, or dicts around one."""
     if not isinstance(content, Mapping):
         return None
-    inside = [str(key) for key, value in content.items() if isinstance(key, str) and _leads_to_state(value)]
-    known = [key for key in (*ENTRIES, *AVERAGES) if key in inside]
-    if not known and (_tensors(content) or len(inside) != 1):
+    keys_with_states = [str(key) for key, value in content.items() if isinstance(key, str) and _leads_to_state(value)]
+    known_keys = [key for key in (*ENTRIES, *AVERAGES) if key in keys_with_states]
+    if not known_keys and (_tensors(content) or len(keys_with_states) != 1):
         return None
-    chosen = (known or inside)[0]
-    others = [key for key in inside if key != chosen and key in (*ENTRIES, *AVERAGES)]
-    if others:
-        warn(f"{file}: read {chosen!r}, not {few(others)}; select another with key=")
-    return chosen
+    entry = (known_keys or keys_with_states)[0]
+    unused = [key for key in keys_with_states if key != entry and key in (*ENTRIES, *AVERAGES)]
+    if unused:
+        warn(f"{file}: read {entry!r}, not {few(unused)}; select another with key=")
+    return entry
 
 
 def _leads_to_state(value: Any) -> bool:

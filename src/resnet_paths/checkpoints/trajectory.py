@@ -84,5 +84,5 @@ def read_trajectory(folder: str | Path) -> Trajectory:
         )
     states, facts = zip(*(read_checkpoint(file) for file in files), strict=True)
     epochs = tuple(int(file.stem.removeprefix("epoch-")) for file in files)
-    rows = tuple(fact.get("figures", {}) for fact in facts)
+    rows = tuple(facts_of_epoch.get("figures", {}) for facts_of_epoch in facts)
     return Trajectory(epochs, states, {k: v for k, v in facts[-1].items() if k != "figures"}, rows)

@@ -1,4 +1,8 @@
-"""A model's inputs and outputs: a tensor or several, bound to the nodes of a graph and checked against the example."""
+"""A model's inputs and outputs: one tensor or several, bound to the nodes of a graph and checked against the example.
+
+In one place, because tracing, running, verifying and exporting must agree on what the arguments of a call are, and on
+which tensor of a nested output is the network's.
+"""
 
 from __future__ import annotations
 

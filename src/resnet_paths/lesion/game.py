@@ -277,10 +277,10 @@ class Game:
         """The value of each coalition (m, n) on each image, (m, images): the negative metric."""
         kept = np.ones((len(coalitions), len(self._runner)), np.asarray(coalitions).dtype)
         kept[:, self.players] = coalitions
-        found = [self._known(row) for row in kept]
+        results = [self._known(row) for row in kept]
         values = np.empty((len(kept), len(self._data)))
-        new = np.array([row for row, losses in enumerate(found) if losses is None], int)
-        for row, losses in enumerate(found):
+        new = np.array([row for row, losses in enumerate(results) if losses is None], int)
+        for row, losses in enumerate(results):
             if losses is not None:
                 values[row] = -losses
         if len(new):

@@ -1,4 +1,9 @@
-"""Interactions of any number of blocks, computed by the library shapiq (an optional dependency)."""
+"""Interactions of any number of blocks, computed by the library shapiq (an optional dependency).
+
+Beside `game`, which computes Shapley values and pairwise interactions itself: there are several definitions of higher
+interactions with as many estimators, and shapiq has them all. This adds the evaluation of the network, which shares the
+first blocks of coalitions, and a record.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Delete several blocks at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a)."""
+"""Delete several blocks at once (Veit, Wilber and Belongie 2016, section 4.2 and figure 5a).
+
+The blocks are drawn at random, as in the paper: the spread over draws shows how much the choice of blocks matters, and
+thus whether a search for good sets (`tradeoff`) can gain anything over a number of blocks alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Which predictor of damage can be trusted: rank correlations with the true damage, and their plausible ranges."""
+"""Which predictor of damage can be trusted: rank correlations with the true damage, and their plausible ranges.
+
+Separate from `predictors`, because a predictor's value does not depend on how it is judged. Ranks are compared because
+only the order of the blocks matters for a choice, and the predictors have different units. Ranges rather than
+confidence intervals, for the reasons in `statistics.ranks`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Checkpoints that cannot run code: safetensors with a description of the model in the metadata."""
+"""Checkpoints that cannot run code: safetensors with a description of the model in the metadata.
+
+Beside `checkpoints`, which reads weights of any model: this writes files and rebuilds networks. A pickled model would
+be simpler, but runs code when it is loaded and breaks when a class moves. Dropped blocks are stored by name, because
+the smaller network is the full one with a deterministic edit; on reading, the edit is repeated.
+"""
 
 from __future__ import annotations
 

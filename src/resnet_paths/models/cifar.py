@@ -1,4 +1,9 @@
-"""The ResNets of He et al. for small images: one definition for plain and residual networks of any depth."""
+"""The ResNets of He et al. for small images: one definition for plain and residual networks of any depth.
+
+torchvision has only the ImageNet networks. Plain networks are built by the same code, because a comparison with and
+without shortcuts must not differ in anything else; the later refinements (stem, pooled shortcuts, zero scales) are
+options for the same reason.
+"""
 
 from __future__ import annotations
 

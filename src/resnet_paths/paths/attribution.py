@@ -1,4 +1,9 @@
-"""Attribution of blocks with captum, whose methods for inputs are applied to the gates."""
+"""Attribution of blocks with captum, whose methods for inputs are applied to the gates.
+
+Beside `lesion`, whose Shapley values serve the same purpose with an evaluator that shares prefixes: captum has many
+attribution methods, and users of captum know their properties. With the gates as inputs, none of them needs to know
+about blocks.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The gradient split exactly by path length."""
+"""The gradient split exactly by path length.
+
+2^n paths have only n + 1 lengths, so the recursion carries one row per length through the blocks: a branch adds one to
+the length of every path that takes it. The rows add up to the ordinary gradient, and the difference is reported as
+`residual`. Beside `energy`, which does not let paths cancel.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which path lengths carry the gradient: the number of paths of a length times the norm of one of them."""
+"""Which path lengths carry the gradient: the number of paths of a length times the norm of one of them.
+
+The last step of section 5 of Veit et al., which combines a count with a norm from any source (sampled, enumerated or
+estimated energy). Separate from those, so that the three can be compared on equal terms.
+"""
 
 from __future__ import annotations
 

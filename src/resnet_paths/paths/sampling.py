@@ -1,4 +1,9 @@
-"""Gradients of single paths, sampled at random within each length (Veit et al.)."""
+"""Gradients of single paths, sampled at random within each length (Veit et al.).
+
+The method of the paper, kept beside `energy` although that is cheaper: it yields the distribution of the norms over
+paths and not only their mean square, and it is what published figures show. Examples of a batch share the pullback of a
+branch even though each draws its own path; that makes the sampling affordable.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The least-squares problem of one block: its layers' features, the rest of the target for them, and their solution."""
+"""The least-squares problem of one block: the features of its layers, their residual target, and the solution.
+
+`refit` decides which blocks to fit and in which order, `refit_sites` where a block's layers enter its sum; this holds
+the equations of one block while batches are accumulated. All layers that enter the sum are solved for together, because
+fitting one after the other would leave each to explain what the next can do better.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Briefly fine-tune a smaller model with the full model as its teacher."""
+"""Briefly fine-tune a smaller model with the full model as its teacher.
+
+Beside `training`, which trains from scratch with a recipe and checkpoints: here a few epochs restore a network that
+already works, and the teacher's outputs are a better target than labels, which may not even exist. Temperature 4 and
+weight 0.9 are usual values of Hinton et al.'s method; the learning rate is a tenth of the training's, so that good
+weights are not destroyed.
+"""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class _Planner:
         scores, judge = self._scores("search", watch.costs), None
         if "judge" in self.roles:
             judge = self._scores("judge", watch.costs)
-        measured, chosen, tuning = self._frontier(scores, judge, watch, full_frontier, notes)
+        measured, selected, tuning = self._frontier(scores, judge, watch, full_frontier, notes)
         points = [one.point for one in measured]
         notes += doubts(points[1:], points[0])
         if self._tests:
@@ -186,7 +186,7 @@ class _Planner:
             drawn = scores.at_random(map(len, sets), self.search.random_sets, self.split.seed)
         plan = DropPlan(
             points=tuple(points),
-            chosen=chosen,
+            chosen=selected,
             goal=self.goal,
             search=self.search,
             repair=self.repair,

@@ -1,4 +1,8 @@
-"""A model as it will be deployed: eager, compiled, exported, in ONNX Runtime or in OpenVINO."""
+"""A model as it will be deployed: eager, compiled, exported, in ONNX Runtime or in OpenVINO.
+
+Latency in eager PyTorch says little about the other runtimes, which fuse a block's operations and so change what a
+block costs. A plan for a deployment therefore measures in the runtime of that deployment, behind one function.
+"""
 
 from __future__ import annotations
 
