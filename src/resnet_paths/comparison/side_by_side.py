@@ -200,6 +200,7 @@ class Comparison(Record):
 
 
 @checked
+@torch.inference_mode(False)
 def compare(
     models: Mapping[str, nn.Module | Network] | Sequence[nn.Module | Network],
     data: ImageSource | Mapping[str, ImageSource],
