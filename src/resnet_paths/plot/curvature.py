@@ -39,10 +39,10 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
     ax.set_title(
         f"{_MATRICES[record.kind]} of {record.size:,} parameters, {record.samples} samples, {record.draws} probes of "
         f"{record.nodes.shape[1]} steps, width {record.width:.2g}",
-        fontsize=9,
+        fontsize="medium",
     )
     if label is not None:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize="small")
     return ax
 
 
@@ -66,13 +66,13 @@ def plot_block_eigenvalues(record: BlockEigenvalues, ax: Axes | None = None) -> 
         if chosen.any():
             ax.plot(places[chosen], values[chosen], marker, color=color, label=label)
     ax.set_yscale("log")
-    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize="small")
     ax.set_xlabel("block of parameters")
     ax.set_ylabel("eigenvalue of the block")
     flat = int((record.largest <= 0).sum())
     missing = f"; {flat} without a positive eigenvalue" if flat else ""
-    ax.set_title(f"{_MATRICES[record.kind]} by block, {record.samples} samples{missing}", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title(f"{_MATRICES[record.kind]} by block, {record.samples} samples{missing}", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -92,7 +92,8 @@ def plot_eigenvalue_ratio(
     finite = surface.values["ratio"][np.isfinite(surface.values["ratio"])]
     largest = f", largest {finite.max():.3g}" if len(finite) else ""
     ax.set_title(
-        f"|λmin / λmax| of the Hessian; {literal(surface.source.name)}, {surface.images} images{largest}", fontsize=9
+        f"|λmin / λmax| of the Hessian; {literal(surface.source.name)}, {surface.images} images{largest}",
+        fontsize="medium",
     )
     return ax
 
@@ -118,12 +119,18 @@ def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, *, colo
     ax.plot(across[-1], down[-1], marker="*", color=color, markersize=12)
     for place in (0, len(record) - 1):
         ax.annotate(
-            literal(record.labels[place]), (across[place], down[place]), (4, 4), textcoords="offset points", fontsize=8
+            literal(record.labels[place]),
+            (across[place], down[place]),
+            (4, 4),
+            textcoords="offset points",
+            fontsize="small",
         )
     ax.set_xlabel(_explained(record, 0))
     ax.set_ylabel(_explained(record, 1))
     if not ax.get_title():
-        ax.set_title(f"{len(record)} checkpoints, {record.explained[:2].sum():.0%} of their variance", fontsize=9)
+        ax.set_title(
+            f"{len(record)} checkpoints, {record.explained[:2].sum():.0%} of their variance", fontsize="medium"
+        )
     return ax
 
 
@@ -157,6 +164,6 @@ def plot_trajectory_losses(record: TrajectoryLosses, ax: Axes | None = None) -> 
     title = (
         f"True and projected loss; {literal(record.source.name)}, {record.images} images, bars: 1.96 standard errors"
     )
-    ax.set_title(title, fontsize=9)
-    ax.legend(fontsize=8)
+    ax.set_title(title, fontsize="medium")
+    ax.legend(fontsize="small")
     return ax

@@ -55,10 +55,10 @@ def plot_surface_contours(
     if np.isfinite(values).any() and min(values.shape) > 1:
         finite = np.ma.masked_invalid(values)
         lines = ax.contour(surface.x, surface.y, finite, levels=chosen, cmap=_COLOURS, norm=norm)
-        ax.clabel(lines, fontsize=7, fmt=_short)
+        ax.clabel(lines, fontsize="x-small", fmt=_short)
     _hatch(ax, surface, values)
     _dress(ax, surface, path)
-    ax.set_title(_title(surface, metric), fontsize=9)
+    ax.set_title(_title(surface, metric), fontsize="medium")
     return ax
 
 
@@ -93,7 +93,7 @@ def plot_surface_heat(
         ax.figure.colorbar(mesh, ax=ax, label=_LABELS.get(metric, metric))
     _hatch(ax, surface, values)
     _dress(ax, surface, path)
-    ax.set_title(_title(surface, metric), fontsize=9)
+    ax.set_title(_title(surface, metric), fontsize="medium")
     return ax
 
 
@@ -135,11 +135,11 @@ def plot_surface_3d(
     if low < high:
         ax.set_zlim(low, high)
     label = _LABELS.get(metric, metric)
-    ax.set_zlabel(f"log10 of {label}" if log else label, fontsize=8)
+    ax.set_zlabel(f"log10 of {label}" if log else label, fontsize="small")
     ax.locator_params(nbins=5)
-    ax.set_xlabel(literal(surface.x_name), fontsize=8)
-    ax.set_ylabel(literal(str(surface.y_name)), fontsize=8)
-    ax.set_title(_title(surface, metric), fontsize=9)
+    ax.set_xlabel(literal(surface.x_name), fontsize="small")
+    ax.set_ylabel(literal(str(surface.y_name)), fontsize="small")
+    ax.set_title(_title(surface, metric), fontsize="medium")
     return ax  # type: ignore[no-any-return]
 
 
@@ -171,9 +171,9 @@ def plot_surface_line(
     ax.fill_between(surface.x, values - half, values + half, color=color, alpha=0.2)
     ax.set_xlabel(literal(surface.x_name))
     ax.set_ylabel(_LABELS.get(metric, metric))
-    ax.set_title(_title(surface, metric), fontsize=9)
+    ax.set_title(_title(surface, metric), fontsize="medium")
     if label is not None:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize="small")
     return ax
 
 
@@ -214,7 +214,7 @@ def plot_surface_twins(
             plot_surface_heat(surface, metric, ax, norm=norm, log=log, bar=False)
         else:
             plot_surface_3d(surface, metric, ax, norm=norm, log=log).set_zlabel("log10" if log else "")  # type: ignore
-        ax.set_title(literal(name), fontsize=10)
+        ax.set_title(literal(name), fontsize="medium")
     figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(row), label=_LABELS.get(metric, metric), shrink=0.8)
     return list(row)
 
@@ -347,7 +347,7 @@ def _hatch(ax: Axes, surface: Surface, values: np.ndarray) -> None:
     ax.set_xlim(across[0], across[-1])
     ax.set_ylim(down[0], down[-1])
     if shown:
-        ax.legend(handles=shown, fontsize=7, loc="upper right")
+        ax.legend(handles=shown, fontsize="x-small", loc="upper right")
 
 
 def _dress(ax: Axes, surface: Surface, path: np.ndarray | None) -> None:

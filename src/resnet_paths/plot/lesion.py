@@ -48,15 +48,16 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
         ax.axhspan(*record.full_interval, color=GREY, alpha=0.15)
     if chance is not None:
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
-    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize="small")
     what = {"shortcut": "block without its shortcut"}.get(record.deleted, "deleted block")
     ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
     ax.set_ylabel(metric_label(record.metric))
     ax.set_title(
-        f"One at a time: {literal(record.source.name)}, {record.per_image.shape[1]} images, 95 % intervals", fontsize=10
+        f"One at a time: {literal(record.source.name)}, {record.per_image.shape[1]} images, 95 % intervals",
+        fontsize="medium",
     )
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -84,7 +85,9 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
         ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
     ax.set_xlabel("number of deleted blocks")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Random blocks deleted: {literal(record.source.name)}, {record.values.shape[1]} draws", fontsize=10)
+    ax.set_title(
+        f"Random blocks deleted: {literal(record.source.name)}, {record.values.shape[1]} draws", fontsize="medium"
+    )
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax

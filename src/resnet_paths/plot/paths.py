@@ -42,7 +42,7 @@ def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: 
     ax.bar(record.lengths[inside], record.probability[inside], color=BLUE, width=1.0, label=label)
     ax.bar(record.lengths[~inside], record.probability[~inside], color=GREY, width=1.0)
     _name(ax, "share of all paths", f"Path lengths of {record.n} blocks")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -68,7 +68,7 @@ def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
         ax.plot(record.lengths, fitted, color=ORANGE, linestyle="--", label=label)
     ax.set_yscale("log")
     _name(ax, "gradient norm at the input", record.kind)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -92,7 +92,7 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) ->
     ax.axhline(total, color=GREY, linestyle="--", label="ordinary gradient (median)")
     ax.set_yscale("log")
     _name(ax, f"gradient norm at {record.at}", "Sum over all paths of each length")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -112,7 +112,7 @@ def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Ax
     ax.plot(record.lengths, record.count_share, color=ORANGE, linestyle="--", label="all paths")
     _name(ax, "share", "Number of paths times norm of one")
     ax.set_ylim(top=1.3 * max(record.share.max(), record.count_share.max()))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -154,10 +154,10 @@ def plot_block_contributions(record: BlockContributions, ax: Axes | None = None)
     values = record.of_target.double().cpu().numpy()
     extent = float(np.abs(values).max()) or 1.0
     image = ax.imshow(values, cmap="PuOr_r", vmin=-extent, vmax=extent, aspect="auto", interpolation="nearest")
-    ax.set_yticks(np.arange(len(record.sources)), literals(record.sources), fontsize=7)
+    ax.set_yticks(np.arange(len(record.sources)), literals(record.sources), fontsize="x-small")
     ax.set_xlabel("example")
     ax.set_ylabel("source")
-    ax.set_title("Direct contribution to the target's logit", fontsize=10)
+    ax.set_title("Direct contribution to the target's logit", fontsize="medium")
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(image, ax=ax, label="logit")
@@ -181,16 +181,16 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
     ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
     ax.plot(places, accuracy, color=GREEN, linestyle="--", label="accuracy")
-    ax.set_xticks(places, literals(record.blocks), rotation=90, fontsize=7)
+    ax.set_xticks(places, literals(record.blocks), rotation=90, fontsize="x-small")
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("read after block, carried to the head by shortcuts")
     ax.set_ylabel("probability")
-    ax.set_title("Logit lens", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title("Logit lens", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax
 
 
 def _name(ax: Axes, y: str, title: str) -> None:
     ax.set_xlabel("path length (branches passed)")
     ax.set_ylabel(y)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize="medium")

@@ -27,11 +27,11 @@ def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> 
         errors = np.abs(ends.T - values).clip(0)
         ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=color, capsize=2, markersize=4, label=label)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set_yticks(places, record.predictors, fontsize=9)
+    ax.set_yticks(places, record.predictors, fontsize="medium")
     ax.set_xlim(-1.02, 1.02)
     ax.set_xlabel(f"rank correlation with the damage ({record.metric}), with its range of uncertainty")
-    ax.set_title("Predictors of damage", fontsize=10)
-    ax.legend(fontsize=8, loc="lower left")
+    ax.set_title("Predictors of damage", fontsize="medium")
+    ax.legend(fontsize="small", loc="lower left")
     return ax
 
 
@@ -60,6 +60,6 @@ def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeleti
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xlabel(name)
     ax.set_ylabel(f"damage ({damage.metric})")
-    ax.set_title(f"{literal(damage.source.name)}, {len(damage.names)} blocks", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title(f"{literal(damage.source.name)}, {len(damage.names)} blocks", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax

@@ -36,8 +36,8 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     ax.invert_xaxis()
     ax.set_xlabel("Kendall's tau with the original order")
     ax.set_ylabel(metric_label(record.metric))
-    ax.set_title(f"Reordered blocks: {literal(record.source.name)}, {len(record.tau)} orders", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title(f"Reordered blocks: {literal(record.source.name)}, {len(record.tau)} orders", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -61,7 +61,8 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
     ax.set_xlabel("number of deleted blocks in the stage")
     ax.set_ylabel(metric_label(first.metric))
     ax.set_title(
-        f"Blocks deleted within one stage: {literal(first.source.name)}, {first.values.shape[1]} draws", fontsize=10
+        f"Blocks deleted within one stage: {literal(first.source.name)}, {first.values.shape[1]} draws",
+        fontsize="medium",
     )
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax

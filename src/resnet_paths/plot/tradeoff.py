@@ -43,11 +43,11 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
     )
     for place in _apart(latency, accuracy):
         ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
-                    textcoords="offset points", fontsize=7, color=GREY, ha="center")  # fmt: skip
+                    textcoords="offset points", fontsize="x-small", color=GREY, ha="center")  # fmt: skip
     ax.set_xlabel(f"latency (ms, batch {plan.clock.batch})")
     ax.set_ylabel("accuracy (share of images)" if labelled else "same answer as the full network (share of images)")
-    ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -87,5 +87,5 @@ def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("blocks dropped")
     ax.set_ylabel(f"{metric_label(plan.metric)}, search images")
     ax.set_yscale("log")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize="small")
     return ax

@@ -42,5 +42,5 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> A
     beside.set_ylabel("loss (nats)")
     beside.set_ylim(bottom=0)
     lines = [*ax.get_lines(), *beside.get_lines()]
-    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize="small")
     return ax

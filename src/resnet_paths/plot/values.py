@@ -29,11 +29,11 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
             errors = record.standard_errors[chosen]
             ax.errorbar(places[chosen], record.values[chosen], errors, fmt="o", color=color, capsize=2, label=label)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize="small")
     ax.set_xlabel("block")
     ax.set_ylabel(f"{record.method} value ({record.metric})")
-    ax.set_title(f"{literal(record.source.name)}, bars: standard error", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title(f"{literal(record.source.name)}, bars: standard error", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -59,9 +59,9 @@ def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None =
     extent = float(np.nanmax(np.abs(values))) if len(values) > 1 else 1.0
     image = ax.imshow(values, cmap="PuOr_r", vmin=-(extent or 1.0), vmax=extent or 1.0, interpolation="nearest")
     places = np.arange(len(record.names))
-    ax.set_xticks(places, literals(record.names), rotation=90, fontsize=8)
-    ax.set_yticks(places, literals(record.names), fontsize=8)
-    ax.set_title(f"{kind} interactions", fontsize=10)
+    ax.set_xticks(places, literals(record.names), rotation=90, fontsize="small")
+    ax.set_yticks(places, literals(record.names), fontsize="small")
+    ax.set_title(f"{kind} interactions", fontsize="medium")
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})", shrink=0.85)
@@ -89,9 +89,9 @@ def plot_mean_contributions(record: BlockContributions, ax: Axes | None = None) 
     ax.bar(places, mean, color=colours.tolist(), width=0.8, label="mean over examples")
     ax.vlines(places, low, high, color=GREY, linewidth=1, label="5 % to 95 % of the examples")
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xticks(places, literals(record.sources), rotation=90, fontsize=8)
+    ax.set_xticks(places, literals(record.sources), rotation=90, fontsize="small")
     ax.set_xlabel("source")
     ax.set_ylabel("direct contribution (logit)")
-    ax.set_title("Direct contribution to the target's logit", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.set_title("Direct contribution to the target's logit", fontsize="medium")
+    ax.legend(fontsize="small")
     return ax

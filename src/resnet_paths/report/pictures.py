@@ -89,7 +89,7 @@ def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mar
         return
     columns = int((size[0] - 0.8) / (mark + letter * max(map(len, labels))))
     ax.legend(
-        handles, labels, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False,
+        handles, labels, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False,
         ncols=min(max(columns, 1), len(labels)),
     )  # fmt: skip
 
