@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +20,19 @@ from .options import Json, Limit, Out, Place, Seed, Subject, path_option
 from .text_tables import show, table
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of each model."""
+
+    metric: Annotated[MetricName, typer.Option(help="What is measured for each image.")] = "error"
+    draws: Annotated[int, typer.Option(help="Random sets for each number of deleted blocks.", min=1)] = 10
+    gradient_images: Annotated[int, typer.Option(help="Number of images for gradients by path length.", min=2)] = 32
+    confidence: Annotated[float, typer.Option(help="Coverage of each interval.")] = 0.95
+
+
 @command(
     "resnet-paths compare --model embedded --other smaller/",
-    "resnet-paths compare --model run/epoch-010.pt --other run/epoch-050.pt --other run/epoch-100.pt --data cifar10",
+    "resnet-paths compare --model run/epoch-0010.safetensors --other run/epoch-0100.safetensors --data cifar10",
 )
 def compare(
     subject: Subject,
@@ -30,10 +40,7 @@ def compare(
         list[str],
         typer.Option("--other", help="A model to compare with --model, in the same forms; repeat it for more."),
     ],
-    metric: Annotated[MetricName, typer.Option(help="What is measured for each image.")] = "error",
-    draws: Annotated[int, typer.Option(help="Random sets for each number of deleted blocks.", min=1)] = 10,
-    gradient_images: Annotated[int, typer.Option(help="Number of images for gradients by path length.", min=2)] = 32,
-    confidence: Annotated[float, typer.Option(help="Coverage of each interval.")] = 0.95,
+    measured: Measured,
     limit: Limit = None,
     seed: Seed = 0,
     journal: Annotated[
@@ -58,10 +65,7 @@ def compare(
     record = rp.compare(
         networks,
         images,
-        metric=metric,
-        draws=draws,
-        gradient_images=gradient_images,
-        confidence=confidence,
+        **asdict(measured),
         seed=seed,
         journal=journal,
         progress=not as_json,
