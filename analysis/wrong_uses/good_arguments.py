@@ -190,6 +190,8 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "roughness_study": lambda: {"seeds": [0], "x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 2.0], **QUIET},
         "rank_predictors": lambda: {"count": 1, "draws": 5},
         "explore": lambda: {**QUIET},
+        "explorer_data": lambda: {"exploration": lesion.explore(net(), data(), **QUIET)},
+        "measure_sets": lambda: {"kept": np.ones((1, 6), bool), **QUIET},
         "compare": lambda: {"models": [net(), net()], "draws": 1, "gradient_images": 2, **QUIET},
         "match_blocks": lambda: {"networks": [net(), net()], "inputs": [data().x, data().x]},
         "random_deletions": lambda: {"counts": [1], "draws": 2, **QUIET},

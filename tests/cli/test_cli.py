@@ -68,7 +68,7 @@ def test_help_teaches() -> None:
         (["lesion", "--model", "resnet19"], "similar names: resnet18"),
         (["lesion", "--model", "none.safetensors"], "does not exist"),
         (["lesion", "--model", "resnet18"], "choose --data to fit --model"),
-        (["lesion", "--data", "nowhere"], "no file"),
+        (["lesion", "--data", "nowhere"], "neither a known name nor a file"),
         (["lesion", "--device", "cuda:99"], "--device to be an available device"),
         (["lesion", "--limit", "0"], "at least 1"),
         (["lesion", "--limit", "20", "--count", "99"], "from 0 to 27"),

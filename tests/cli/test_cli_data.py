@@ -182,4 +182,4 @@ def test_a_checkpoint_of_any_name(photos, tmp_path) -> None:
     result = run("unroll", "--model", tmp_path / "last.ckpt", "--json")
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)) == 3
-    assert "warning: last.ckpt holds 1 tensors that are no part of the model" in told(result)
+    assert "warning: last.ckpt contains 1 tensors that are not part of the model" in told(result)

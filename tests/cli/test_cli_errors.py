@@ -29,7 +29,7 @@ WRONG = [
     (["reproduce"], "Missing argument"),
     (["reproduce", "veit2015"], "did you mean veit2016?"),
     (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),
-    (["reproduce", "li2018", "--data", "nowhere"], "no file"),
+    (["reproduce", "li2018", "--data", "nowhere"], "neither a known name nor a file"),
     (["unroll", "--model", "vgg11"], "never adds two"),
     (["unroll", "--input", "3by3"], "--input as numbers"),
     (["unroll", "--input", "3x32x32"], "--input as the shape of the model's input"),

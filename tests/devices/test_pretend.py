@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from devices import available, pretend
-from resnet_paths import landscape, lesion, models, paths, plot, surgery, tradeoff, training
+from resnet_paths import comparison, landscape, lesion, models, paths, plot, surgery, tradeoff, training
 from resnet_paths.cli import app
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
@@ -156,6 +156,9 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_path_norms": lambda net, data: plot.plot_path_norms(effective(net, data)),
     "plot_effective_lengths": lambda net, data: plot.plot_effective_lengths(effective(net, data)),
     "plot_effective_paths": lambda net, data: plot.plot_effective_paths(effective(net, data)),
+    "plot_comparison": lambda net, data: plot.plot_comparison(
+        comparison.compare([net, net], data, draws=1, gradient_images=2, progress=False)
+    ),
     "plot_block_values": lambda net, data: plot.plot_block_values(values(net, data)),
     "plot_interactions": lambda net, data: plot.plot_interactions(values(net, data)),
     "plot_single_deletions": lambda net, data: plot.plot_single_deletions(lesion.single_deletions(net, data, **QUIET)),

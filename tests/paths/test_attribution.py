@@ -96,7 +96,7 @@ def test_conductance_needs_blocks_that_are_modules() -> None:
 
 def test_wrong_input_is_refused() -> None:
     net, (x, target) = tiny_network(3), tiny_batch()
-    with pytest.raises(ValueError, match="expected method as"):
+    with pytest.raises(ValueError, match="expected method to be"):
         attribute_blocks(net, x, target, method="magic")
     with pytest.raises(ValueError, match="targets from 0 to 2"):
         attribute_blocks(net, x, target + 1)

@@ -116,9 +116,9 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
     trained = []
     best = finetuning_module.distil_best
 
-    def noted(model, *rest):
+    def noted(model, *rest, **options):
         trained.append(sum(parameter.numel() for parameter in model.parameters()))
-        return best(model, *rest)
+        return best(model, *rest, **options)
 
     monkeypatch.setattr(finetuning_module, "distil_best", noted)
     without = plan_drop(small, given, repair=NoRepair(), progress=False, **options)

@@ -23,7 +23,7 @@ class StageProgress:
     Example:
         >>> from resnet_paths.report.stages import STAGES
         >>> times = iter([0.0, 0.0, 2.0])
-        >>> shown = StageProgress(STAGES[:2], sys.stdout, clock=lambda: next(times))
+        >>> shown = StageProgress(STAGES[1:3], sys.stdout, clock=lambda: next(times))
         >>> shown("checks")
         1 of 2: Model and data
         >>> shown("blocks")

@@ -379,14 +379,16 @@ class _Planner:
             return None
         bench = self._bench("search")
 
-        def measured(dropped: Set, full: Measured | None) -> Measured:
+        def measured(dropped: Set, reference: Measured | None) -> Measured:
             state = SweepProgress(f"plan, {len(dropped)} dropped on the search images", 1)
             values = measure_set(bench, dropped, self.running, state)
-            return measured_point(self.net, dropped, values, full, self._level, 0.0)
+            return measured_point(self.net, dropped, values, reference, self._level, 0.0)
 
-        full = measured((), None)
+        searched = measured((), None)  # the full network, on the search images
         return TunedInTurn(
-            self._tuner(self.repair, full), lambda dropped: self._passes(measured(dropped, full).point), self._passes
+            self._tuner(self.repair, full),
+            lambda dropped: self._passes(measured(dropped, searched).point),
+            self._passes,
         )
 
     def _say(self, words: str) -> None:

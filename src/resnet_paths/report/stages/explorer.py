@@ -57,7 +57,7 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
         >>> affordable(9, 10**6, 300, STAGE.quick)
         {'images': 300, 'exhaustive': True}
         >>> affordable(16, 4 * 10**9, 300, STAGE.quick)
-        {'images': 50, 'exhaustive': False, 'draws': 40, 'held_out': 20, 'max_searched': 74}
+        {'images': 50, 'exhaustive': False, 'draws': 40, 'held_out': 20, 'max_searched': 39}
     """
     least = min(images, _LEAST_IMAGES)
     if n <= _MOST_ALL:
