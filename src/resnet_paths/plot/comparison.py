@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..arguments import checked
 from ..comparison import Comparison
@@ -66,7 +67,8 @@ def _colors(record: Comparison) -> list[str | tuple[float, ...]]:
 def _damage(ax: Axes, record: Comparison) -> None:
     """Points with intervals, side by side in each block's place; lines where there are many models."""
     places, many = np.arange(len(record.blocks)), len(record.models) > len(_FEW)
-    shifts = np.linspace(-0.3, 0.3, len(record.models))
+    width = min(0.3, 0.08 * len(record.models))
+    shifts = np.linspace(-width, width, len(record.models))
     for model, (name, color) in enumerate(zip(record.models, _colors(record), strict=True)):
         values = record.damage[model]
         if many:
@@ -83,6 +85,7 @@ def _damage(ax: Axes, record: Comparison) -> None:
 
 
 def _lines(ax: Axes, record: Comparison, x: np.ndarray, name: str) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     values, low, high = (getattr(record, f"{name}{end}") for end in ("", "_low", "_high"))
     for model, (label, color) in enumerate(zip(record.models, _colors(record), strict=True)):
         ax.plot(x, values[model], color=color, marker=".", label=literal(label))
