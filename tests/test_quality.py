@@ -208,6 +208,16 @@ def test_imports_within_functions_leave_no_mark() -> None:
     assert not {name: modules for name, modules in bare.items() if modules and name != "imports.py"}
 
 
+def test_no_function_hides_a_module_or_a_package() -> None:
+    """``from . import name`` in a package would bind the function over the module: the module could not be reached."""
+    hidden = []
+    for init in SOURCE.rglob("__init__.py"):
+        names = ast.unparse(_tree(init)).partition("__all__ = ")[2].partition("]")[0]
+        modules = {path.stem for path in init.parent.glob("*.py")} | {path.name for path in init.parent.iterdir()}
+        hidden += [f"{init.parent.name}.{name}" for name in re.findall(r"'(\w+)'", names) if name in modules]
+    assert not hidden
+
+
 def test_public_names_are_few_and_real() -> None:
     import resnet_paths
 

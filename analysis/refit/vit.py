@@ -20,8 +20,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from resnet_paths.training import error_rate
-from resnet_paths.training.augment import augment
-from resnet_paths.training.mixup import mixup
+from resnet_paths.training.augmentation import augment
+from resnet_paths.training.mixing import mixup
 
 
 def small_vit(weights: Path | None = None) -> nn.Module:

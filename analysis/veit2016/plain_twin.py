@@ -17,7 +17,7 @@ from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet, load_model, save_checkpoint
 from resnet_paths.training import error_rate, train
 from resnet_paths.training.embedded import RECIPE
-from resnet_paths.training.train import described
+from resnet_paths.training.trainer import described
 
 HERE = Path(__file__).resolve().parent
 

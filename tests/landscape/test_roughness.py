@@ -17,7 +17,7 @@ from resnet_paths.landscape import (
     roughness,
     roughness_study,
 )
-from resnet_paths.landscape.roughness import curvatures, quadratic_deviation
+from resnet_paths.landscape.surface_roughness import curvatures, quadratic_deviation
 
 coefficient = st.floats(-3, 3)
 steps = st.lists(st.floats(0.1, 1.0), min_size=2, max_size=6)

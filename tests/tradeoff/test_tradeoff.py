@@ -19,7 +19,7 @@ from resnet_paths.tradeoff import (
     latency_by_block,
     measure_latency,
 )
-from resnet_paths.tradeoff.distil import distillation_loss
+from resnet_paths.tradeoff.distillation import distillation_loss
 
 
 def test_flops_and_parameters_by_hand() -> None:

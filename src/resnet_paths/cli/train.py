@@ -125,7 +125,7 @@ def _run(
     keep: Keep,
     board: bool,
 ) -> dict[str, Any]:
-    from ..training.train import described
+    from ..training.trainer import described
 
     trained: list[int] = []
     try:

@@ -19,12 +19,14 @@ from .gates import deletion_path, gate_path, gate_surface, lesioned_surface
 from .hessian import BlockEigenvalues, ExtremeEigenvalues, block_eigenvalues, eigenvalue_ratio, extreme_eigenvalues
 from .operator import CurvatureOperator, curvature_operator
 from .parameters import block_parameters
+from .spectrum import SpectralDensity, spectral_density
+from .surface import loss_surface
 
 # surfaces
-from .record import Surface
+from .surface_record import Surface
 
 # roughness
-from .roughness import (
+from .surface_roughness import (
     Roughness,
     RoughnessDifference,
     RoughnessStudy,
@@ -32,8 +34,6 @@ from .roughness import (
     roughness,
     roughness_study,
 )
-from .spectrum import SpectralDensity, spectral_density
-from .surface import loss_surface
 from .trace import TraceEstimate, hutch_plus_plus, hutchinson
 from .trajectory import ProjectedTrajectory, TrajectoryLosses, project_trajectory, trajectory_losses
 

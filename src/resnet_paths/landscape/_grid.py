@@ -18,7 +18,7 @@ from ..sweep.result import last_line
 from ..warned import warn
 from .directions import Direction, cosine
 from .order import coarse_to_fine
-from .record import Surface
+from .surface_record import Surface
 
 Coordinates = Sequence[float] | np.ndarray
 

@@ -31,7 +31,7 @@ from ..sweep.fingerprints import deciding
 from ._grid import CellGrid, SurfaceOptions, evaluate_grid, mean_and_error
 from .cell_images import Images, micro_batch
 from .cell_metrics import Loss, named_metrics, needs_origin, one_an_image
-from .record import Surface
+from .surface_record import Surface
 
 STATISTICS_BATCH = 128
 """Images a batch where a batch decides its norms' statistics: what CIFAR's residual networks are trained with."""

@@ -26,7 +26,7 @@ from .directions import Direction, direction_from
 from .hessian import extreme_eigenvalues
 from .mean_loss import SampleLoss
 from .operator import Kind, Tensors, check_parameters, curvature_operator
-from .record import Surface
+from .surface_record import Surface
 from .working_copy import WorkingCopy
 
 Given = Direction | Tensors

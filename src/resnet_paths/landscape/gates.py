@@ -24,8 +24,8 @@ from ._grid import CellGrid, Coordinates, axis
 from .cells import CellOptions, evaluate_cells
 from .directions import Direction, shared_direction
 from .gate_copy import GatePath, GatePlane, GateSpace
-from .record import Surface
 from .surface import loss_surface
+from .surface_record import Surface
 
 Blocks = BlockRef | Sequence[BlockRef]
 

@@ -16,7 +16,7 @@ from ..network.unrolled import model_of
 from ._grid import Coordinates, along, grid_along
 from .cells import CellOptions, evaluate_cells
 from .directions import Direction
-from .record import Surface
+from .surface_record import Surface
 from .working_copy import WeightSpace
 
 Directions = Direction | Sequence[Direction]

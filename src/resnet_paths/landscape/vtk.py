@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..files import whole_file
-from .record import Surface
+from .surface_record import Surface
 
 
 @checked

@@ -2,6 +2,7 @@
 
 from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
+from .by_stage import StageDeletions, stage_deletions, stages
 from .coalitions import all_coalitions, table_interactions, table_values
 from .evaluate import evaluate_gates
 from .exploration import Exploration, SetAnswer, explore, measure_sets
@@ -14,7 +15,6 @@ from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
 from .set_estimate import SetEstimate
 from .single import SingleDeletions, shortcut_deletions, single_deletions
-from .stages import StageDeletions, stage_deletions, stages
 
 __all__ = [
     "METRICS",

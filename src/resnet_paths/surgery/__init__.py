@@ -1,6 +1,5 @@
 """Edits of a real model: drop, repair, lesion temporarily, reorder, export."""
 
-from .batch_statistics import batch_statistics, norms_before
 from .drop import drop_blocks
 from .edit import dropped_in
 from .export import export_model
@@ -8,6 +7,7 @@ from .lesion import lesioned
 from .recalibrate import recalibrate_batchnorm
 from .refit import BlockFit, RefitResult, RefitSettings, Refitter, refit_blocks
 from .reorder import reorder_blocks
+from .running_statistics import batch_statistics, norms_before
 
 __all__ = [
     "BlockFit",

@@ -36,13 +36,13 @@ from ..network.inference import foldable
 from ..network.norms import tracking_norms
 from ..records import Shown
 from ..tables import data_frame
-from .batch_statistics import norms_before
 from .recalibrate import recalibrate_batchnorm
 from .refit_layers import LayerFit, measure_statistics, put, put_folded
 from .refit_problem import BlockProblem
 from .refit_sites import Site, Sites
 from .refit_streams import DroppedRun, FullRun
 from .removal import without_blocks
+from .running_statistics import norms_before
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from ..choices import Runtime
 from .by_block import LatencyByBlock, latency_by_block
 from .cascading import Cascade, Threshold, cascade, cascade_threshold
 from .counting import count_flops, count_macs, count_parameters, macs_by_block
-from .distil import BestState, Distillation, distil, distil_best
+from .distillation import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
 from .plan import DropPlan, load_plan

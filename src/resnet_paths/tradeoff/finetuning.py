@@ -15,7 +15,7 @@ from torch import nn
 from ..data import ImageData
 from ..statistics import share_at_most
 from .bench import Workshop
-from .distil import distil_best
+from .distillation import distil_best
 from .measures import answers
 from .plan import training_images
 from .points import PlanPoint, bound_of_fall

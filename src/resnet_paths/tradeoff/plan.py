@@ -22,7 +22,7 @@ from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
 from ..records import Record
 from ..tables import data_frame
-from .distil import distil_best
+from .distillation import distil_best
 from .goals import AccuracyDrop, Disagreement, Goal, Latency
 from .plan_files import read_plan, write_plan
 from .points import PlanPoint

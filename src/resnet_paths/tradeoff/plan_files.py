@@ -14,7 +14,7 @@ from typing import Any
 
 from ..files import existing_file, write_text
 from ..surgery import RefitSettings
-from .distil import Distillation
+from .distillation import Distillation
 from .goals import AccuracyDrop, Count, Disagreement, Latency
 from .points import PlanPoint
 from .repairs import Distil, NoRepair, Recalibrate, Refit

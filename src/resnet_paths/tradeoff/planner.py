@@ -23,7 +23,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
-from .distil import check_labels_of_loss
+from .distillation import check_labels_of_loss
 from .finetuning import TunedInTurn, Tuner
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
 from .plan import DropPlan, ImagesUsed, training_images

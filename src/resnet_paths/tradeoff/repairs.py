@@ -21,7 +21,7 @@ from ..network import UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
 from ..statistics import fall_at_most
 from ..surgery import RefitSettings, Refitter, batch_statistics, drop_blocks, norms_before, recalibrate_batchnorm
-from .distil import Distillation
+from .distillation import Distillation
 from .measures import answers
 from .search import Set
 

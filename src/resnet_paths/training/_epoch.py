@@ -21,8 +21,8 @@ from ..data import ImageData
 from ..data.batches import training_slices
 from ..draws import permutation, seeded
 from ..graph.inputs import call_model, main_output
-from .augment import augment
-from .mixup import Mixed, mixup
+from .augmentation import augment
+from .mixing import Mixed, mixup
 from .recipe import Recipe
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -17,7 +17,7 @@ from ..data import digits
 from ..models import cifar_resnet, save_checkpoint
 from ..models.load import EMBEDDED
 from .recipe import Recipe
-from .train import described, error_rate, train
+from .trainer import described, error_rate, train
 
 RECIPE = Recipe(epochs=60, batch_size=64, learning_rate=0.05, weight_decay=5e-4, warmup=2, shift=1, flip=False)
 

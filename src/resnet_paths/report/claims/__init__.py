@@ -2,6 +2,6 @@
 
 from .claim import Claim, Measured, Paper
 from .evidence import Evidence, Trained
-from .reproduce import PAPERS, Reproduction, Verdict, reproduce
+from .reproduction import PAPERS, Reproduction, Verdict, reproduce
 
 __all__ = ["PAPERS", "Claim", "Evidence", "Measured", "Paper", "Reproduction", "Trained", "Verdict", "reproduce"]

@@ -27,8 +27,8 @@ from ..tables import data_frame
 from ._grid import Coordinates
 from .cells import CellOptions
 from .directions import Include, random_direction
-from .record import Surface
 from .surface import loss_surface
+from .surface_record import Surface
 
 if TYPE_CHECKING:
     import pandas as pd

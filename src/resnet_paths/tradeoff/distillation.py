@@ -24,7 +24,7 @@ from ..draws import permutation, seeded
 from ..graph.inputs import main_output
 from ..graph.private_copy import private_use
 from ..network.unrolled import UnrolledNetwork, placed
-from ..training.augment import augment
+from ..training.augmentation import augment
 from .measures import Answers, answers
 
 
