@@ -117,6 +117,7 @@ assert "torch._dynamo" in sys.modules  # of which the marks are
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_imports_late_and_leaves_no_mark() -> None:
     """In a process of its own: only there is an import the first."""
     ended = subprocess.run([sys.executable, "-c", LATE + COLD], capture_output=True, text=True, check=False)

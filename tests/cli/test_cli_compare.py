@@ -11,6 +11,7 @@ from resnet_paths.cli import app
 from resnet_paths.comparison import Comparison
 
 
+@pytest.mark.slow
 def test_the_same_numbers_as_in_python(small_checkpoint: Path, tmp_path: Path) -> None:
     spec, out = str(small_checkpoint), tmp_path / "out"
     settings = ["--limit", "12", "--draws", "1", "--gradient-images", "3", "--metric", "loss"]
@@ -30,6 +31,7 @@ def test_the_same_numbers_as_in_python(small_checkpoint: Path, tmp_path: Path) -
     assert (out / "blocks.csv").exists()
 
 
+@pytest.mark.slow
 def test_in_words(small_checkpoint: Path, tmp_path: Path) -> None:
     spec = str(small_checkpoint)
     settings = ["--limit", "6", "--draws", "1", "--gradient-images", "2", "--out", str(tmp_path)]

@@ -50,6 +50,7 @@ def test_a_model_equals_itself_exactly() -> None:
     assert record.matched_by == ("first", "name")
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_functions_for_one_model(pair) -> None:
     models, record = pair
     for number, model in enumerate(models.values()):
@@ -169,6 +170,7 @@ def test_a_comparison_resumes(tmp_path) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
+@pytest.mark.slow
 def test_a_record_is_kept_and_drawn(pair, tmp_path) -> None:
     _, record = pair
     again = Comparison.load(record.save(tmp_path / "both.npz"))

@@ -31,6 +31,7 @@ def same(one: list[object], other: list[object]) -> bool:
     return tensors and one[1:5] == other[1:5] and torch.equal(one[5], other[5])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_discovery_leaves_no_mark(training: bool) -> None:
     model = resnet18().train(training)
@@ -103,6 +104,7 @@ def test_activation_checkpointing(reentrant: bool) -> None:
     assert checkpoint is torch.utils.checkpoint.checkpoint
 
 
+@pytest.mark.slow
 def test_parameters_are_read_when_the_network_runs() -> None:
     model, x = resnet18().eval(), torch.randn(1, 3, 32, 32)
     net = unroll(model)
@@ -167,6 +169,7 @@ def test_a_hook_of_later_keeps_what_the_layer_gave() -> None:
         assert torch.equal(seen["bn2"][0], model.layer1[0].bn2(model.layer1[0].conv2(hidden)))
 
 
+@pytest.mark.slow
 def test_generators_of_numpy_and_python_go_on_as_before() -> None:
     class Draws(nn.Module):
         def __init__(self) -> None:

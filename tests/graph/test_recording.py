@@ -145,6 +145,7 @@ def test_what_only_the_first_run_writes_closes_the_module_in_both() -> None:
     assert torch.equal(net(x), model(x))
 
 
+@pytest.mark.slow
 def test_relative_positions_of_hugging_face_beit() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BeitConfig(

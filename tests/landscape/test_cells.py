@@ -64,6 +64,7 @@ OF_DIRECTIONS: dict[str, tuple[Any, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CELLS)
 def test_each_field_counts_or_is_said_not_to(kind: str) -> None:
     cells = CELLS[kind]

@@ -175,6 +175,7 @@ def test_metrics_of_the_whole_network(net, data) -> None:
     assert found.values["disagreement"][0] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_model_is_only_read(net, data) -> None:
     before = [tensor.clone() for tensor in net.model.state_dict().values()]
     for batchnorm in ("frozen", "recalibrated", "batch"):

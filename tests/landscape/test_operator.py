@@ -47,6 +47,7 @@ def test_matrix_equals_dense_second_derivatives(kind: str, smooth: bool) -> None
     assert operator.products == len(operator)
 
 
+@pytest.mark.slow
 @given(sizes=_sizes(4), kind=st.sampled_from(["hessian", "gauss_newton"]))
 @settings(max_examples=10, deadline=None)
 def test_every_sample_counts_the_same_whatever_the_batches(sizes: list[int], kind: str) -> None:
@@ -232,6 +233,7 @@ class _Alive(TorchDispatchMode):
         return len({tensor.untyped_storage().data_ptr() for tensor in found})
 
 
+@pytest.mark.slow
 def test_products_leave_no_graph_behind() -> None:
     net, (x, target) = tiny_network(3), tiny_batch(4)
     operator = curvature_operator(net, [(x, target)])

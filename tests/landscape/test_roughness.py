@@ -148,6 +148,7 @@ def test_wrong_use() -> None:
         Surface.of(x, None, loss=x[:2])
 
 
+@pytest.mark.slow
 def test_a_study_shares_its_planes_between_twins() -> None:
     from resnet_paths.data import digits
 

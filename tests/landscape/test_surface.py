@@ -151,6 +151,7 @@ def test_tied_weights_and_convolutions_with_bias() -> None:
     np.testing.assert_allclose(found.values["loss"], exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_wrapped_models() -> None:
     model, data = tiny(), images()
     options = {"x": [0.0, 0.3], "y": [0.1], **QUIET}

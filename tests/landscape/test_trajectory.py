@@ -128,6 +128,7 @@ def test_a_long_random_walk_explains_what_the_record_says() -> None:
     assert found.random_walk[0] == pytest.approx(0.608, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_runs_of_training_files_and_models_are_read(tmp_path) -> None:
     model, data = cifar_resnet(8, in_channels=1, widths=(2, 2, 3), seed=0), digits("train").subset(slice(0, 64))
     train(model, data, Recipe(epochs=3, shift=1, batch_size=32), folder=tmp_path, keep="all", progress=False)

@@ -84,6 +84,7 @@ def test_interactions_are_averages_over_orders_in_which_the_pair_comes_together(
         assert pairs[one, other] == pytest.approx(derivative_over_orders(table, one, other), abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(GAMES)
 def test_exactly_shapiq(table: np.ndarray) -> None:

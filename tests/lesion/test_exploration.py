@@ -87,6 +87,7 @@ def test_the_best_set_is_the_one_with_the_fewest_errors(every: Exploration) -> N
         every.best(7)
 
 
+@pytest.mark.slow
 def test_beyond_sixteen_blocks_measured_sets_are_exact(many: Exploration) -> None:
     assert not many.exhaustive
     assert many.kept[0].all()

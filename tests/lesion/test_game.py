@@ -58,6 +58,7 @@ def average_over_orders(net, data, players: list[int]) -> np.ndarray:
     return totals / len(orders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("players", [None, [1, 3, 4]])
 def test_shapley_is_the_average_over_all_orders(players: list[int] | None) -> None:
     net, data = setting()
@@ -123,6 +124,7 @@ def test_a_block_that_does_nothing_is_worth_nothing() -> None:
     assert np.abs(game.interactions[3]).max() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_sampling_agrees_with_all_coalitions_within_its_errors(monkeypatch) -> None:
     import resnet_paths.lesion.game as module
 

@@ -10,6 +10,7 @@ from resnet_paths.network import NoBlocksError, unroll
 from resnet_paths.training import error_rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7), (1202, 19.4)]
 )

@@ -184,6 +184,7 @@ def test_the_library_reads_what_it_writes_of_wrapped_models(tmp_path, kind: str)
     assert torch.equal(load_state(WRAPPERS[kind](cifar_resnet(8)), under("module.")).eval()(X), WANT)
 
 
+@pytest.mark.slow
 def test_a_compiled_part_of_a_model_has_plain_names(tmp_path) -> None:
     model = cifar_resnet(8, seed=3).eval()
     model.layer1 = torch.compile(model.layer1, backend="eager")  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from resnet_paths.models import cifar_resnet, load_model, save_checkpoint
 from resnet_paths.network import unroll
 
 
+@pytest.mark.slow
 def test_models_by_name(tmp_path) -> None:
     assert len(unroll(load_model("resnet18"))) == 8
     assert len(unroll(load_model("torchvision:resnet18", num_classes=3))) == 8

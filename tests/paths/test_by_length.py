@@ -134,6 +134,7 @@ def test_parameter_gradients_are_a_generating_function() -> None:
     assert split.residual < 1e-12
 
 
+@pytest.mark.slow
 def test_parameter_gradients_of_a_convolutional_network() -> None:
     net, x = _unrolled("timm-seresnet18")
     target = torch.arange(len(x))

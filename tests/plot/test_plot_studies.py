@@ -53,6 +53,7 @@ def test_error_against_count_with_its_interval(setting) -> None:
     assert np.array([segment[:, 1] for segment in segments]) == pytest.approx(np.stack([low, high], 1))
 
 
+@pytest.mark.slow
 def test_stages(setting) -> None:
     record = stage_deletions(*setting, [2], draws=2)
     ax = plot_stage_deletions(record)

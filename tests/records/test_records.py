@@ -153,6 +153,7 @@ def test_what_no_file_can_hold_is_refused_and_leaves_the_old_file(tmp_path, ever
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_notebooks_show_pictures_and_leave_no_figure_open() -> None:
     from matplotlib import pyplot
 

@@ -105,6 +105,7 @@ def test_blocks_inside_others_go_with_them() -> None:
     assert path_lengths(net).paths == 5
 
 
+@pytest.mark.slow
 def test_the_estimate_travels_as_it_was_checked() -> None:
     net = unroll(randomise_norms(cifar_resnet(38, in_channels=1, widths=(2, 2, 2), seed=0)).eval())
     data = digits("test").subset(slice(0, 10))

@@ -37,6 +37,7 @@ def _names() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_interval_is_on_the_page() -> None:
     names = _names()
     assert len(names) >= 25

@@ -291,6 +291,7 @@ def test_statistics_are_those_of_the_repaired_network() -> None:
 # the choice
 
 
+@pytest.mark.slow
 def test_the_repair_is_never_worse_than_the_drop_on_images_kept_apart() -> None:
     """With hardly any images a full step makes it worse, and so a shorter one, or none, is taken."""
     model = small(20, widths=(6, 8, 10))
@@ -323,6 +324,7 @@ def test_streams_and_kept_states_give_the_same() -> None:
     assert kept.steps == pytest.approx(streamed.steps, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_set_is_fitted_alike_after_others() -> None:
     """A search takes over fits of the blocks before the first that differs."""
     net, x = unroll(small()), images(24, 1, 8, 8)
@@ -346,6 +348,7 @@ def test_outputs_of_a_set_on_other_images_are_those_of_its_finished_model() -> N
 # what is given, and what is left as it was
 
 
+@pytest.mark.slow
 def test_drop_blocks_repairs_where_it_is_given_images() -> None:
     model, data = small(), digits("train").sample(60)
     data = data.to(dtype=torch.float64)
@@ -376,6 +379,7 @@ def test_images_come_with_labels_or_without(kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_hugging_face_models_take_mappings() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(

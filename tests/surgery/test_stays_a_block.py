@@ -89,6 +89,7 @@ def again(model: nn.Module) -> nn.Module:
     return torch.load(buffer, weights_only=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("kind", [Model, Whole])
 def test_attributes_methods_and_classes_stay(kind: type, inplace: bool) -> None:

@@ -110,6 +110,7 @@ class TokensFirst(nn.Module):
         return self.head(x.mean(0))
 
 
+@pytest.mark.slow
 def test_images_are_told_from_tokens_where_there_are_as_many() -> None:
     torch.manual_seed(0)
     model, x = TokensFirst().double().eval(), torch.randn(30, 7, 5, dtype=torch.float64)
@@ -147,6 +148,7 @@ def test_too_few_images_show_nothing() -> None:
         cascade_threshold(np.ones(5), np.ones(4, bool))
 
 
+@pytest.mark.slow
 def test_the_promise_is_kept_as_often_as_said() -> None:
     """In 500 draws of images of a known population the true disagreement exceeds the share in at most 5 % of them."""
     share, draws, generator = 0.03, 500, np.random.default_rng(1)

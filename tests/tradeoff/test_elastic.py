@@ -16,6 +16,7 @@ def made(model: nn.Module, images: torch.Tensor) -> Elastic:
     return elastic(unroll(model), SETS, images, clock=Clock(batch=4, seconds=0.01, rounds=2))
 
 
+@pytest.mark.slow
 def test_each_size_is_the_network_refitted_for_its_set(made: Elastic, model: nn.Module, images: torch.Tensor) -> None:
     refitter = Refitter(unroll(model), images)
     assert torch.equal(made(images), model(images))
@@ -42,6 +43,7 @@ def test_a_budget_takes_the_largest_size_within_it(made: Elastic) -> None:
     made.level = 0
 
 
+@pytest.mark.slow
 def test_what_repairs_leave_is_held_once(made: Elastic, model: nn.Module, images: torch.Tensor) -> None:
     held = sum(parameter.numel() for parameter in made.parameters())
     alone = sum(parameter.numel() for size in made.sizes for parameter in size.parameters())

@@ -40,6 +40,7 @@ def planned(net, images, goal, **options):
     return plan_drop(net, images, goal=goal, clock=QUICK, progress=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", [NoRepair(), Recalibrate(), Refit()], ids=lambda one: type(one).__name__)
 def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
     goal = Disagreement(0.6, 0.9)
