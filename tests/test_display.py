@@ -44,6 +44,7 @@ def tags(html: str) -> list[str]:
     return parser.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_record_is_shown(package: str) -> None:
     module = importlib.import_module(f"resnet_paths.{package}")
@@ -131,6 +132,7 @@ def test_terminals_draw_a_table() -> None:
     assert "30 of 100 rows" in text
 
 
+@pytest.mark.slow
 def test_records_of_different_packages_name_a_model_alike() -> None:
     data = load_data("digits", limit=4)
     net = unroll(load_model("embedded"))

@@ -200,6 +200,7 @@ def _deferred_imports(tree: ast.AST, first: bool = False, deferred: bool = False
     return bare
 
 
+@pytest.mark.slow
 def test_imports_within_functions_leave_no_mark() -> None:
     """Those of other libraries stand in ``first_import``, which restores the environment and the warnings filters."""
     assert _deferred_imports(ast.parse("def f():\n    import torch.x")) == ["torch.x"]

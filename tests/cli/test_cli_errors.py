@@ -198,6 +198,7 @@ def test_tables_are_whole_in_logs_and_on_narrow_terminals() -> None:
         assert terminal or "recalibrated" in text
 
 
+@pytest.mark.slow
 def test_nothing_to_drop_is_said(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_small.py").write_text(OWN)

@@ -47,6 +47,7 @@ def test_twins_in_a_plane(checkpoints, tmp_path) -> None:
     assert (surface.x[0], surface.y[0], surface.y[-1]) == (-1, 0, 2)
 
 
+@pytest.mark.slow
 def test_a_line_to_another_checkpoint(checkpoints, tmp_path) -> None:
     skip, other, _ = checkpoints
     result = run("--model", skip, "--to", other, "--batchnorm", "batch", *SMALL, out=tmp_path)

@@ -65,6 +65,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, monkeypat
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_fresh_begins_again_and_removes_nothing_else(tmp_path: Path) -> None:
     numbers(*SMALL, "--epochs", "1", "--out", str(tmp_path))
     (tmp_path / "mine.txt").write_text("mine")

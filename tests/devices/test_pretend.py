@@ -92,6 +92,7 @@ def test_what_a_device_allows() -> None:
     assert torch.func.jvp(torch.square, (x,), (x,))[1].tolist() == [2.0, 32.0, 72.0]
 
 
+@pytest.mark.slow
 def test_an_example_of_the_cpu_follows_the_model(device: str) -> None:
     model = small().to(device)
     for example in (torch.zeros(2, 1, 8, 8), {"x": torch.zeros(2, 1, 8, 8)}, (torch.zeros(2, 1, 8, 8),)):
@@ -286,6 +287,7 @@ def test_commands_on_a_device(words: list[str], device: str, tmp_path: Path, mon
     assert list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_a_refit_makes_no_float64_on_a_device_that_has_none(there, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Apple's: what is summed and solved in float64 is taken to the CPU first."""
     double, net, data = torch.Tensor.double, *there

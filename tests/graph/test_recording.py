@@ -48,6 +48,7 @@ def test_both_front_ends_agree_bit_for_bit(family: Family) -> None:
             assert torch.equal(other(x), model(x))
 
 
+@pytest.mark.slow
 def test_train_mode_draws_the_same_and_updates_the_same() -> None:
     settings = [CNBlockConfig(4, 8, 2), CNBlockConfig(8, None, 2)]
     model = ConvNeXt(settings, stochastic_depth_prob=0.5, num_classes=5).double().train()
@@ -97,6 +98,7 @@ def test_examples_as_dict_and_tuple() -> None:
         net({"pixels": x})
 
 
+@pytest.mark.slow
 def test_masked_write_through_a_view_closes_the_module() -> None:
     model = randomise_norms(next(family for family in ALL if family.name == "swin_v2_t").make())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)

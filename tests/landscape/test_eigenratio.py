@@ -29,6 +29,7 @@ def _data() -> ImageData:
 NAMES = ["linear.weight", "linear.bias"]
 
 
+@pytest.mark.slow
 def test_each_cell_holds_the_eigenvalues_at_its_own_weights() -> None:
     model, data = _model(), _data()
     before, state = fingerprint(model), torch.get_rng_state()

@@ -186,6 +186,7 @@ def test_the_model_is_only_read(net, data) -> None:
     assert not any(module._forward_hooks for module in net.model.modules())
 
 
+@pytest.mark.slow
 def test_a_journal_tells_surfaces_apart(net, data, tmp_path) -> None:
     options = {"journal": tmp_path / "cells", **QUIET}
     one = gate_surface(net, data, x_blocks=3, x=[0.0], **options)

@@ -40,6 +40,7 @@ def test_extremes_are_those_of_the_dense_matrix(basis: int) -> None:
     np.testing.assert_allclose(network.values, exact[[0, -1]], atol=1e-2 * exact[-1])
 
 
+@pytest.mark.slow
 def test_eigenvectors_are_block_directions_of_that_curvature() -> None:
     net, batch = tiny_network(3), tiny_batch(6)
     operator = curvature_operator(net, [batch])

@@ -36,6 +36,7 @@ def _sizes(draw_from: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(1, 3), min_size=1, max_size=draw_from)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 @pytest.mark.parametrize("smooth", [True, False], ids=["gelu", "relu"])
 def test_matrix_equals_dense_second_derivatives(kind: str, smooth: bool) -> None:
@@ -67,6 +68,7 @@ def test_mean_over_batches_would_be_another_matrix() -> None:
     torch.testing.assert_close(whole.dense(), 0.8 * parts[0] + 0.2 * parts[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_chosen_parameters_give_the_diagonal_block() -> None:
     net, (x, target) = tiny_network(3), tiny_batch(4)
     names = [*block_parameters(net)["2"], "0.bias"]
@@ -96,6 +98,7 @@ def test_training_mode_is_refused() -> None:
         curvature_operator(model, [(torch.randn(1, 3, 8, 8), torch.tensor([0]))])
 
 
+@pytest.mark.slow
 def test_embedded_network_product_is_the_derivative_of_its_gradient() -> None:
     model, data = load_model("embedded").double(), digits("train").subset(slice(0, 6))
     operator = curvature_operator(model, data, batch_size=4)
@@ -112,6 +115,7 @@ def test_embedded_network_product_is_the_derivative_of_its_gradient() -> None:
     torch.testing.assert_close(operator @ v, (moved[0] - moved[1]) / (2 * step), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_place_operations_and_attention_can_be_differentiated_twice() -> None:
     class Attending(nn.Module):
         def __init__(self) -> None:
@@ -158,6 +162,7 @@ def test_parameters_without_influence_have_no_curvature() -> None:
     assert linear.dense().count_nonzero() == 0
 
 
+@pytest.mark.slow
 def test_own_loss_is_summed_over_samples_and_must_have_one_each() -> None:
     net, (x, target) = tiny_network(2, smooth=True), tiny_batch(4)
 
@@ -318,6 +323,7 @@ def test_what_does_not_fit_is_refused() -> None:
         curvature_operator(broken, [batch]) @ torch.ones(len(operator))
 
 
+@pytest.mark.slow
 def test_blocks_own_their_parameters() -> None:
     net = tiny_network(4)
     blocks = block_parameters(net)

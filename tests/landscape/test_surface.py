@@ -76,6 +76,7 @@ def test_a_line() -> None:
         loss_surface(model, data, directions=d, y=[0.0], **QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 @pytest.mark.parametrize("options", [{}, {"preactivation": True}, {"residual": False}, {"shortcut": "B"}], ids=str)
 def test_each_choice_of_statistics_is_what_it_says(batchnorm: str, options: dict) -> None:
@@ -92,6 +93,7 @@ def test_each_choice_of_statistics_is_what_it_says(batchnorm: str, options: dict
     assert found.batchnorm == batchnorm
 
 
+@pytest.mark.slow
 def test_the_choices_differ_as_documented() -> None:
     """Scaling the weights before a norm changes nothing where statistics follow, and much where they are frozen."""
     model, data = tiny(residual=False), images()
@@ -339,6 +341,7 @@ def test_no_drift_over_many_cells() -> None:
         assert many[row, column] == alone
 
 
+@pytest.mark.slow
 def test_a_journal_is_resumed_also_where_the_loss_is_zero(tmp_path) -> None:
     model, data = tiny(), images()
 

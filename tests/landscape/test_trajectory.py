@@ -72,6 +72,7 @@ def test_all_components_leave_nothing_out() -> None:
     np.testing.assert_allclose(losses.projected, losses.own_weights, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_checkpoints_and_of_the_surface() -> None:
     model, states = _run()
     data, before, rng = _data(), fingerprint(model), torch.get_rng_state()

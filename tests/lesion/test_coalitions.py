@@ -60,6 +60,7 @@ def test_a_null_player_is_worth_nothing_and_a_dummy_its_own_value(
     assert table_interactions(dummy, method)[null] == pytest.approx(np.zeros(n), abs=1e-9)
 
 
+@pytest.mark.slow
 @METHODS
 @given(PAIRS, st.floats(-3, 3))
 def test_linearity(method: str, games: tuple[np.ndarray, np.ndarray], factor: float) -> None:

@@ -103,6 +103,7 @@ def test_beyond_sixteen_blocks_measured_sets_are_exact(many: Exploration) -> Non
         assert answer.loss == pytest.approx(loss, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_error_of_the_estimate_is_that_on_sets_kept_apart(many: Exploration) -> None:
     estimate = many.estimate
     assert isinstance(estimate, SetEstimate)

@@ -253,6 +253,7 @@ def test_an_order_and_its_reverse_give_pairs_exactly() -> None:
     assert gains[:, :, 0] == pytest.approx(np.broadcast_to(game.shapley(), (5, 6)), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_the_spread_of_estimates() -> None:
     game, found = Polynomial(4), []
     for seed in range(300):

@@ -171,6 +171,7 @@ def test_a_network_that_gives_nan_is_wrong_and_labels_it_does_not_have_are_refus
     assert metric_named("divergence")[1](some, torch.tensor([0, 3]), some).tolist() == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["loss", "divergence"])
 def test_float64_stays_float64_all_the_way_to_the_record(metric: str) -> None:
     model, data = tiny(), random_images()

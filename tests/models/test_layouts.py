@@ -196,6 +196,7 @@ def test_a_compiled_part_of_a_model_has_plain_names(tmp_path) -> None:
     assert torch.equal(load_checkpoint(path, other)(X), WANT)
 
 
+@pytest.mark.slow
 def test_a_network_without_blocks_is_read_again(tmp_path) -> None:
     whole = cifar_resnet(14, seed=3).eval()
     smaller = drop_blocks(whole, ["layer1.1", "layer3.1"])

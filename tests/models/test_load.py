@@ -54,6 +54,7 @@ def code_of_a_folder_is_never_run(tmp_path) -> None:
     assert not executed.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -20,6 +20,7 @@ def _resnet() -> tuple[UnrolledNetwork, torch.Tensor, torch.Tensor]:
     return unroll(model), torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 3])
 
 
+@pytest.mark.slow
 def test_ablation_is_exactly_the_lesion() -> None:
     for net, x, target in ((tiny_network(5), *tiny_batch()), _resnet()):
         found = attribute_blocks(net, x, target, method="ablation")

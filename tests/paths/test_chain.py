@@ -60,6 +60,7 @@ def stacks(draw: st.DrawFn) -> tuple[nn.Sequential, torch.Tensor]:
     return model, x.contiguous(memory_format=torch.channels_last) if draw(st.booleans()) and dimensions == 2 else x
 
 
+@pytest.mark.slow
 @given(stacks(), st.integers(1, 3))
 @settings(max_examples=80, deadline=None)
 def test_pulls_rows_as_autograd_does(stack: tuple[nn.Sequential, torch.Tensor], count: int) -> None:

@@ -65,6 +65,7 @@ CURVED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CURVED)
 def test_curved_branches_leave_a_named_remainder(name: str) -> None:
     net, x = _unrolled(name)

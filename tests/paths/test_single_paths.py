@@ -246,6 +246,7 @@ def test_from_a_block_on() -> None:
     torch.testing.assert_close(path_energy(net, x, target, at=2, draws=2).energy[0], truth[0])
 
 
+@pytest.mark.slow
 def test_effective_paths_of_a_known_distribution() -> None:
     net = tiny_network(8)
     x, target = tiny_batch()

@@ -139,6 +139,7 @@ def test_rank_correlations_by_hand() -> None:
     assert kendall(*rows) == pytest.approx([1 / 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [5.0])
 def test_the_range_of_a_rank_correlation_holds_it(spread: float) -> None:
     """The bootstrap alone holds it in 45 % of such cases at 5, for noise counts twice."""

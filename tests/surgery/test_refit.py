@@ -316,6 +316,7 @@ def test_groups_stay_together() -> None:
     assert not of[0] & of[1]
 
 
+@pytest.mark.slow
 def test_streams_and_kept_states_give_the_same() -> None:
     model, x = small(), images(24, 1, 8, 8)
     kept, streamed = (
@@ -364,6 +365,7 @@ def test_drop_blocks_repairs_where_it_is_given_images() -> None:
     assert torch.equal(model(x), expected(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "batches", "loader", "images"])
 def test_images_come_with_labels_or_without(kind: str) -> None:
     model, x = small(), images(20, 1, 8, 8)

@@ -44,6 +44,7 @@ def test_a_copy_has_the_same_fingerprint(value: object) -> None:
     assert fingerprint(copy.deepcopy(value)) == fingerprint(value)
 
 
+@pytest.mark.slow
 @given(hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=3, max_side=4)), st.data())
 def test_every_byte_of_an_array_counts(array: np.ndarray, data: st.DataObject) -> None:
     if array.nbytes == 0:

@@ -32,6 +32,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
+@pytest.mark.slow
 @given(plain, plain)
 def test_keys_are_equal_exactly_for_equal_points(a: object, b: object) -> None:
     assert (point_key(a) == point_key(b)) == same(a, b)

@@ -25,6 +25,7 @@ def with_margin(value: float) -> Threshold:
     return Threshold(value, 0.0, 0.0, 0.0, 1, 0.95)
 
 
+@pytest.mark.slow
 def test_each_image_is_answered_by_one_of_the_two(made: Cascade, model: nn.Module, images: torch.Tensor) -> None:
     with torch.inference_mode():
         full, small = model(images), made.refit.model(images)
@@ -87,6 +88,7 @@ def test_the_model_is_left_alone_and_copies_answer_alike(made: Cascade, model: n
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_nothing_dropped_is_the_full_network(model: nn.Module, images: torch.Tensor) -> None:
     whole = cascade(unroll(model), [], images, images[:40], disagreement=0.2)
     assert whole.shared == len(unroll(model))
@@ -163,6 +165,7 @@ def test_the_promise_is_kept_as_often_as_said() -> None:
     assert broken > 0  # the bound is near: a test that can fail
 
 
+@pytest.mark.slow
 def test_that_nothing_is_shown_is_said(model: nn.Module, images: torch.Tensor) -> None:
     net = unroll(model)
     with pytest.warns(UserWarning, match=r"20 images do not show that at most 1.00% .*; give at least 299$"):

@@ -60,6 +60,7 @@ def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
     assert all(torch.tensor(line.get_ydata()).isfinite().all() for line in picture.lines)
 
 
+@pytest.mark.slow
 def test_other_goals_search_by_disagreement_where_there_are_no_labels(net) -> None:
     settings = Distillation(epochs=1, weight=1.0, shift=0, flip=False)
     plan = planned(net, PIXELS, Count(2), repair=Distil(settings, NoRepair()))
