@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from helpers import randomise_norms
 from references.dense_logits import frozen_logits_by_length
 from references.small_families import SMALL
 from references.tiny import tiny_batch, tiny_network
-from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
+from resnet_paths import UnrolledNetwork, for_inference, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.paths import block_contributions, curved_operations, logit_lens, logits_by_length
 
@@ -201,3 +202,11 @@ def test_a_layer_that_keeps_its_weight_of_each_run_is_left_as_it_was(reparametri
     assert block_contributions(net, x).residual < 1e-10
     assert gradient_by_length(net, x, torch.tensor([1, 2])).residual < 1e-10
     assert layer.weight is before
+
+
+def test_contributions_of_a_prepared_network_loop_over_nothing() -> None:
+    """Weights of one input channel keep strides for which functorch has batching rules."""
+    net = for_inference(unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        block_contributions(net, torch.randn(2, 1, 8, 8), [0, 1])

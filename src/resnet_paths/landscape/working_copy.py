@@ -67,6 +67,8 @@ class WorkingCopy:
             model, lambda own: _program(own, example) if fold else None, channels_last=channels_last, dtype=dtype
         )
         self.model, self.folded = self._copy.model, self._copy.folded
+        if channels_last:  # weights of one input channel too, by whose strides a convolution recognises the format
+            self.model.to(memory_format=torch.channels_last)
         moved = {name for direction in self._directions for name in direction}
         parameters = dict(self.model.named_parameters())
         self._rest = [(name, parameters[path]) for path, name in self._copy.names.items() if name in moved]

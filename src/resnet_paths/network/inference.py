@@ -210,14 +210,14 @@ class _Pair:
 def _store_channels_last(model: nn.Module) -> None:
     """Store the weights of 2-d and 3-d convolutions channels last; a model may have both.
 
-    With `to`, not `contiguous`: a weight with one input channel, or of one pixel, is contiguous in both formats, and
-    only
-    `to` gives it the strides by which the convolution recognises the format. Measured: a quarter more time without.
+    With `contiguous`, not `to`: a weight with one input channel, or of one pixel, is contiguous in both formats and
+    stays as it is. `to` would give it the strides of the other, which runs no faster here (measured on two ResNet-56),
+    and for which a batched product of functorch has no rule: it would warn and loop.
     """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.ndim in formats:
-            parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
 def _cast(example: object, dtype: torch.dtype | None) -> object:
