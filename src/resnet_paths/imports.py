@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ _LOCK = RLock()
 
 @contextmanager
 def first_import(module: str) -> Iterator[None]:
-    """Import a library inside this context, which then restores the environment and the warnings filters.
+    """Import a library inside this context, which then restores what the import changed.
 
+    That is the environment, the warnings filters and the state of Python's random numbers.
     ``sys.path`` is not restored: a library that adds a folder to it (setuptools) finds its later imports there. If the
     module is already imported, the context costs nothing and restores nothing.
 
@@ -38,8 +40,12 @@ def first_import(module: str) -> Iterator[None]:
     if module in sys.modules:
         yield
         return
-    with environment_kept(), warnings.catch_warnings():
-        yield
+    state = random.getstate()  # some libraries draw a name of their own on import
+    try:
+        with environment_kept(), warnings.catch_warnings():
+            yield
+    finally:
+        random.setstate(state)
 
 
 @contextmanager
