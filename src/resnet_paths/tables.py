@@ -5,6 +5,7 @@ Their import takes longer than many analyses, and most processes (workers of a s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,17 @@ def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     with first_import("pandas"):
         import pandas as pd
     return pd.concat(frames, ignore_index=True)
+
+
+def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as JSON has them: plain numbers and texts, null for NaN.
+
+    Example:
+        >>> json_rows(data_frame({"block": [0, 1], "damage": [0.5, float("nan")]}))
+        [{'block': 0, 'damage': 0.5}, {'block': 1, 'damage': None}]
+    """
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return rows
 
 
 def data_set(*args: Any, **kwargs: Any) -> xr.Dataset:

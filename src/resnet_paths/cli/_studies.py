@@ -14,7 +14,7 @@ from rich.table import Table
 
 import resnet_paths as rp
 
-from ..tables import data_frame
+from ..tables import data_frame, json_rows
 from .options import BatchSize, Place, path_option
 from .text_tables import table
 
@@ -197,7 +197,7 @@ def _facts(record: Any) -> dict[str, Any]:
 
 def as_json(name: str, finding: Finding, picture: Path) -> str:
     """The facts and the table."""
-    rows = json.loads(finding.table.to_json(orient="records", double_precision=15))
+    rows = json_rows(finding.table)
     return json.dumps({"study": name, **finding.facts, "rows": rows, "picture": str(picture)}, indent=2)
 
 

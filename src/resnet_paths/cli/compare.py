@@ -14,6 +14,7 @@ import resnet_paths as rp
 
 from ..choices import MetricName
 from ..files import write_table
+from ..tables import json_rows
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
 from .options import Json, Limit, Out, Place, Seed, Subject, path_option
@@ -86,8 +87,8 @@ def _as_json(record: rp.comparison.Comparison, picture: Path) -> dict[str, Any]:
     return {
         "images": record.images,
         "metric": record.metric,
-        "models": json.loads(record.to_pandas().to_json(orient="records", double_precision=15)),
-        "blocks": json.loads(record.by_block().to_json(orient="records", double_precision=15)),
+        "models": json_rows(record.to_pandas()),
+        "blocks": json_rows(record.by_block()),
         "picture": str(picture),
         "model_fingerprints": [source.model for source in record.sources],
         "data_fingerprint": record.source.data,

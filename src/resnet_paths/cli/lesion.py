@@ -111,6 +111,8 @@ def _choose(
     import numpy as np
     import torch
 
+    from ..lesion.evaluate import deletion_gates
+
     if count is not None and not 0 <= count <= len(net):
         raise ValueError(f"expected --count from 0 to {len(net)}, the number of blocks, got {count}")
     half, _ = images.halves(seed)
@@ -119,9 +121,7 @@ def _choose(
     order = [int(index) for index in np.argsort(alone, kind="stable")]
     if count is not None:
         return sorted(order[:count])
-    gates = torch.ones(len(net) + 1, len(net), device="cpu")
-    for row in range(1, len(net) + 1):
-        gates[row, order[:row]] = 0
+    gates = deletion_gates([order[:size] for size in range(len(net) + 1)], len(net))
     _, wrong = rp.lesion.metric_named("error")
     errors = rp.lesion.evaluate_gates(net, half, gates, wrong, **running).mean(1)
     most = int(np.flatnonzero(errors <= errors[0] + accuracy_drop).max())
@@ -132,17 +132,14 @@ def _dropped(
     net: rp.UnrolledNetwork, images: rp.ImageData, chosen: list[int], seed: int, running: rp.lesion.StudyOptions
 ) -> dict[str, Any]:
     """Accuracy on the other half, parameters and latency, before and after."""
-    import torch
-
+    from ..lesion.evaluate import deletion_gates
     from ..network.unrolled import placed
 
     _, other = images.halves(seed)
     smaller = rp.drop_blocks(net, chosen)
     x = placed(other.subset(slice(0, min(32, len(other)))).x, net.model)
     _, wrong = rp.lesion.metric_named("error")
-    gates = torch.ones(2, len(net), device="cpu")
-    gates[1, chosen] = 0
-    errors = rp.lesion.evaluate_gates(net, other, gates, wrong, **running)
+    errors = rp.lesion.evaluate_gates(net, other, deletion_gates([[], chosen], len(net)), wrong, **running)
     before, after = rp.tradeoff.latencies_in_turn([net.model, smaller], x)
     return {
         "dropped": chosen,

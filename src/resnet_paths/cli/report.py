@@ -106,18 +106,9 @@ def _skipped(skip: list[str], only: list[str]) -> list[str]:
 
 
 def _as_json(result: rp.report.Report) -> dict[str, object]:
-    return {
-        "report": str(result.path),
-        "journal": str(result.journal),
-        "stages": json.loads(result.to_pandas().to_json(orient="records")),
-        "findings": result.findings,
-        "warnings": result.warnings,
-        "provenance": dict(result.provenance),
-        "tables": {
-            name: json.loads(frame.to_json(orient="records", double_precision=15))
-            for name, frame in result.tables.items()
-        },
-    }
+    from ..report.page import everything
+
+    return {"report": str(result.path), "journal": str(result.journal), **everything(result)}
 
 
 def _show(result: rp.report.Report) -> None:

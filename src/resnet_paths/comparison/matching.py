@@ -20,6 +20,7 @@ from ..arguments import checked
 from ..graph.eval_mode import check_eval
 from ..graph.trees import leaves
 from ..lesion.evaluate import Network
+from ..lesion.predictors import centred_products, cka_of_products
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 
@@ -126,19 +127,16 @@ def block_outputs(net: UnrolledNetwork, x: Any) -> list[torch.Tensor]:
         state = net.stem(placed(x, net.model))
         while state.index < len(net):
             total = net.shortcut(state) + net.branch(state)
-            products.append(_centred_products(total.reshape(images, -1)))  # windows may share the batch's dimension
+            values = total.reshape(images, -1).double()  # windows may share the batch's dimension
+            products.append(centred_products(values).cpu())
             state = net.join(state, total)
     return products
 
 
-def _centred_products(values: torch.Tensor) -> torch.Tensor:
-    centred = values.double() - values.double().mean(0)
-    return (centred @ centred.T).cpu()
-
-
 def _aligned(own: list[torch.Tensor], reference: list[torch.Tensor]) -> list[tuple[int, int, float]]:
     """(own block, reference's block, similarity) of the best pairing in order (Needleman, Wunsch 1970)."""
-    alike = np.array([[_cka(one, other) for other in reference] for one in own])
+    alike = np.array([[cka_of_products(one, other) for other in reference] for one in own])
+    alike = np.nan_to_num(alike)  # outputs that are the same for all images are like no others
     best = np.zeros((len(own) + 1, len(reference) + 1))
     for i in range(1, len(own) + 1):
         for j in range(1, len(reference) + 1):
@@ -153,8 +151,3 @@ def _aligned(own: list[torch.Tensor], reference: list[torch.Tensor]) -> list[tup
         else:
             j -= 1
     return pairs[::-1]
-
-
-def _cka(one: torch.Tensor, other: torch.Tensor) -> float:
-    norm = float(one.norm() * other.norm())
-    return float((one * other).sum()) / norm if norm else 0.0

@@ -8,8 +8,9 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
@@ -21,7 +22,8 @@ from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..data.metrics import Metric, bound_of, metric_named
 from ..lesion import evaluate_gates
-from ..lesion.evaluate import Network, quick
+from ..lesion.evaluate import Network, deletion_gates, quick
+from ..lesion.multiple import random_sets
 from ..network import PlainNetwork, UnrolledNetwork, unroll
 from ..network.unrolled import placed
 from ..paths import gradient_by_length
@@ -335,13 +337,10 @@ class _Measuring:
 def comparing(point: dict[str, int], plan: _Measuring, seed: int) -> dict[str, Any]:
     """One model, image by image; rows of blocks that it does not have are NaN."""
     net, images = plan.networks[point["model"]], plan.images[point["model"]]
-    blocks, generator = len(net), np.random.default_rng(plan.seed)
-    random = [generator.choice(blocks, count, replace=False) for count in plan.counts for _ in range(plan.draws)]
-    gates = torch.ones(1 + blocks + len(random), blocks, device="cpu")
-    gates[1 : blocks + 1] -= torch.eye(blocks, device="cpu")
-    for row, deleted in enumerate(random, 1 + blocks):
-        gates[row, torch.from_numpy(deleted)] = 0
-    fast = quick(net)
+    blocks, fast = len(net), quick(net)
+    alone = [[block] for block in range(blocks)]
+    random = [deleted for drawn in random_sets(range(blocks), plan.counts, plan.draws, plan.seed) for deleted in drawn]
+    gates = deletion_gates([[], *alone, *random], blocks)
     values = evaluate_gates(fast, images, gates, plan.metric, progress=False, fast=False)
     drawn = values[1 + blocks :].reshape(len(plan.counts), plan.draws, len(images))
     x = placed(images.subset(slice(0, 1)).x, net.model)
@@ -362,12 +361,11 @@ def _padded(rows: np.ndarray, count: int, value: float = np.nan) -> np.ndarray:
 
 def _frontier(net: Network, images: ImageData, single: np.ndarray, plan: _Measuring) -> np.ndarray:
     """The metric of the second half of the images, (n + 1, half), blocks deleted in the order of the first half."""
-    order = torch.randperm(len(images), generator=torch.Generator("cpu").manual_seed(plan.seed), device="cpu").numpy()
+    order = images.random_order(plan.seed).cpu().numpy()
     choosing, reporting = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     damage = single[1:, choosing].mean(1) - single[0, choosing].mean() if len(choosing) else np.zeros(len(net))
-    gates = torch.ones(len(net) + 1, len(net), device="cpu")
-    for row, block in enumerate(np.argsort(damage, kind="stable"), 1):
-        gates[row:, int(block)] = 0
+    least = np.argsort(damage, kind="stable")
+    gates = deletion_gates([least[:size] for size in range(len(net) + 1)], len(net))
     rest = images.subset(torch.from_numpy(reporting))
     return evaluate_gates(net, rest, gates, plan.metric, progress=False, fast=False)
 
@@ -392,52 +390,47 @@ def _statistics(
     deleted = np.full((*indices.shape, full.shape[1]), np.nan)
     models, rows = np.nonzero(indices >= 0)
     deleted[models, rows] = measured["deleted"][models, indices[models, rows]]
-    damage = deleted - full[:, None]
+    damage, share = deleted - full[:, None], measured["share"]
     twice = None if bound is None else 2 * bound  # a difference of two damages
+    of_metric = partial(intervals, confidence=confidence, bound=bound)
+    of_mean = partial(mean_intervals, confidence=confidence)
+    per_image = {
+        "values": full,
+        "difference": full - full[:1],
+        "damage": damage,
+        "damage_difference": damage - damage[:1],
+        "deletion": measured["deletion"],
+        "frontier": measured["frontier"],
+        "gradient_share": share,
+        "gradient_difference": share - share[:1],
+    }
+    alone = [_ends(rows, partial(of_metric, reference=own)) for rows, own in zip(deleted, full, strict=True)]
+    ends = {
+        "": _ends(full, of_metric),
+        "difference_": _ends(full, partial(of_metric, reference=full[0])),
+        "damage_": tuple(np.stack(side) for side in zip(*alone, strict=True)),
+        "damage_difference_": _ends(per_image["damage_difference"], partial(of_mean, bound=twice)),
+        "deletion_": _ends(per_image["deletion"], partial(of_mean, bound=bound)),
+        "frontier_": _ends(per_image["frontier"], partial(of_mean, bound=bound)),
+        "gradient_share_": _ends(share, of_mean),
+        "gradient_difference_": _ends(per_image["gradient_difference"], of_mean),
+    }
     made = {"per_image": full, "parameters": measured["parameters"], "macs": measured["macs"]}
-    made |= _with_ends("values", full, confidence, ("low", "high"), bound)
-    made |= _with_ends("difference", full - full[:1], confidence, bound=bound, pairs=(full, full[0]))
-    pairs = zip(deleted, full, strict=True)
-    low, high = zip(*(_paired(rows, reference, confidence, bound) for rows, reference in pairs), strict=True)
-    made |= {"damage": damage.mean(-1), "damage_low": np.stack(low), "damage_high": np.stack(high)}
-    made |= _with_ends("damage_difference", damage - damage[:1], confidence, bound=twice)
-    made |= _with_ends("deletion", measured["deletion"], confidence, bound=bound)
-    made |= _with_ends("frontier", measured["frontier"], confidence, bound=bound)
-    made |= _with_ends("gradient_share", measured["share"], confidence)
-    made |= _with_ends("gradient_difference", measured["share"] - measured["share"][:1], confidence)
+    made |= {name: values.mean(-1) for name, values in per_image.items()}
+    for name, (low, high) in ends.items():
+        made |= {f"{name}low": low, f"{name}high": high}
     for name in ("difference", "damage_difference", "gradient_difference"):  # the reference's own are zero for certain
         made[f"{name}_low"][0] = made[f"{name}_high"][0] = made[name][0]
     return made
 
 
-def _paired(
-    rows: np.ndarray, reference: np.ndarray, confidence: float, bound: float | None
+def _ends(
+    values: np.ndarray, interval: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals of what rows of one model are above its undamaged metric; NaN for rows without values."""
+    """The ends of each row's interval over images; NaN for rows without values."""
+    rows = values.reshape(-1, values.shape[-1])
     there = ~np.isnan(rows).any(1)
     low, high = np.full((2, len(rows)), np.nan)
     if there.any():
-        low[there], high[there] = intervals(rows[there], confidence, reference=reference, bound=bound)
-    return low, high
-
-
-def _with_ends(
-    name: str,
-    values: np.ndarray,
-    confidence: float,
-    ends: tuple[str, str] | None = None,
-    bound: float | None = None,
-    pairs: tuple[np.ndarray, np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """The mean over images and its interval, under their names; NaN where there are no values."""
-    shape, rows = values.shape[:-1], values.reshape(-1, values.shape[-1])
-    there = ~np.isnan(rows).any(1)
-    low, high = np.full((2, len(rows)), np.nan)
-    if pairs is not None:
-        low, high = intervals(pairs[0], confidence, reference=pairs[1], bound=bound)
-    elif ends is not None:
-        low, high = intervals(rows, confidence, bound=bound)
-    elif there.any():
-        low[there], high[there] = mean_intervals(rows[there], confidence, bound=bound)
-    names = ends or (f"{name}_low", f"{name}_high")
-    return {name: values.mean(-1), names[0]: low.reshape(shape), names[1]: high.reshape(shape)}
+        low[there], high[there] = interval(rows[there])
+    return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])

@@ -112,8 +112,8 @@ class GatedCopy:
         if settings.batchnorm == "recalibrated":
             self._measured = for_inference(net, fold=False, channels_last=fast)
             self._measured.model.to(device)
-        self._first, self._before = line.first, line.gates({"x": 0.0})[: line.first]
         self._gates = line.gates({"x": 0.0})
+        self._first, self._before = line.first, self._gates[: line.first]
         self._states: dict[tuple[int, int], State] = {}
         self._held = 0
 

@@ -7,7 +7,7 @@ lesions share prefixes within a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeVar, Unpack
 
@@ -70,6 +70,19 @@ class GateRows:
     def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (row, logits) for each gate vector."""
         return self.runner.iterate(x, self.gates, count=count)
+
+
+def deletion_gates(deleted: Sequence[Iterable[int]], blocks: int) -> torch.Tensor:
+    """Gates (sets, blocks): 0 for the deleted blocks of each set, 1 for the others.
+
+    Example:
+        >>> deletion_gates([[], [0, 2]], 3).tolist()
+        [[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    gates = torch.ones(len(deleted), blocks, device="cpu")
+    for row, indices in enumerate(deleted):
+        gates[row, [int(index) for index in indices]] = 0
+    return gates
 
 
 def quick(net: N, fast: bool = True) -> N:

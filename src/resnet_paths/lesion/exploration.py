@@ -309,7 +309,7 @@ def measure_sets(
     return _Measure(net, as_data(data, labelled=True), indices, options)(sets)
 
 
-def signed_loss(logits: torch.Tensor, labels: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+def signed_loss(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     """The cross-entropy, negated where the answer is wrong: there it is at least log 2, so the sign is unambiguous.
 
     Example:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import numpy as np
-import torch
 
 from ..arguments import checked
 from ..choices import MetricName
@@ -23,7 +22,7 @@ from ..records import Record
 from ..statistics import bootstrap_means, design_interval
 from ..statistics.proportions import is_share
 from ..tables import data_frame
-from .evaluate import Network, evaluate_gates
+from .evaluate import Network, deletion_gates, evaluate_gates
 from .options import StudyOptions
 
 if TYPE_CHECKING:
@@ -129,13 +128,8 @@ def random_deletions(
     if not sizes or min(sizes) < 1 or max(sizes) > len(players) or draws < 1:
         raise ValueError(f"expected counts from 1 to {len(players)} and at least one draw, got {sizes} and {draws}")
     name, function = metric_named(metric)
-    generator = np.random.default_rng(seed)
-    deleted = [
-        np.stack([np.sort(generator.choice(players, count, replace=False)) for _ in range(draws)]) for count in sizes
-    ]
-    gates = torch.ones(1 + len(sizes) * draws, len(net), device="cpu")
-    for row, indices in enumerate(indices for block in deleted for indices in block):
-        gates[row + 1, torch.from_numpy(indices)] = 0
+    deleted = random_sets(players, sizes, draws, seed)
+    gates = deletion_gates([[], *(indices for drawn in deleted for indices in drawn)], len(net))
     values = evaluate_gates(net, data, gates, function, **options)
     means = values.mean(1)
     return RandomDeletions(
@@ -148,6 +142,19 @@ def random_deletions(
         blocks=tuple(players),
         per_image=values,
     )
+
+
+def random_sets(blocks: Sequence[int], counts: Sequence[int], draws: int, seed: int) -> list[np.ndarray]:
+    """For each count k, (draws, k) random blocks in ascending order, drawn without replacement.
+
+    Example:
+        >>> [drawn.shape for drawn in random_sets(range(5), [1, 3], draws=4, seed=0)]
+        [(4, 1), (4, 3)]
+    """
+    generator = np.random.default_rng(seed)
+    return [
+        np.stack([np.sort(generator.choice(blocks, count, replace=False)) for _ in range(draws)]) for count in counts
+    ]
 
 
 def median_intervals(

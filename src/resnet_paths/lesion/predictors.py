@@ -226,15 +226,25 @@ def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
         >>> round(linear_cka(x, 3 * x), 5)
         1.0
     """
-    grams = []
     if len(one) != len(other) or not one.numel() or not other.numel():
         raise ValueError(
             f"expected two representations of the same images, got {tuple(one.shape)} and {tuple(other.shape)}"
         )
-    for value in (one, other):
-        centred = _flat(value) - _flat(value).mean(0)
-        grams.append((centred @ centred.T).double())
-    return float((grams[0] * grams[1]).sum() / (grams[0].norm() * grams[1].norm()))
+    return cka_of_products(centred_products(_flat(one)), centred_products(_flat(other)))
+
+
+def centred_products(values: torch.Tensor) -> torch.Tensor:
+    """The products of centred features of images, (images, images) from (images, features), in double precision.
+
+    They are all that linear CKA needs of a representation, however wide it is.
+    """
+    centred = values - values.mean(0)
+    return (centred @ centred.T).double()
+
+
+def cka_of_products(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Linear CKA from the products of two representations; NaN if one of them is the same for all images."""
+    return float((one * other).sum() / (one.norm() * other.norm()))
 
 
 def _norm_scales(net: UnrolledNetwork) -> np.ndarray:

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..tables import json_rows
 from .section import Headline, Table
 from .subject import Subject
 from .words import counted, number
@@ -55,7 +56,7 @@ def render(report: Report, subject: Subject) -> str:
         rows=_rows,
         provenance=report.provenance,
         stages=report.to_pandas(),
-        everything=data_uri("application/json", everything(report)),
+        everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
     )
 
 
@@ -119,21 +120,15 @@ def data_uri(kind: str, text: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def everything(report: Report) -> str:
-    """All tables, findings, warnings and the provenance as JSON."""
-    return json.dumps(
-        {
-            "provenance": dict(report.provenance),
-            "stages": json.loads(report.to_pandas().to_json(orient="records")),
-            "findings": report.findings,
-            "warnings": report.warnings,
-            "tables": {
-                name: json.loads(frame.to_json(orient="records", double_precision=15))
-                for name, frame in report.tables.items()
-            },
-        },
-        indent=1,
-    )
+def everything(report: Report) -> dict[str, Any]:
+    """All tables, findings, warnings and the provenance, as JSON has them."""
+    return {
+        "provenance": dict(report.provenance),
+        "stages": json.loads(report.to_pandas().to_json(orient="records")),
+        "findings": report.findings,
+        "warnings": report.warnings,
+        "tables": {name: json_rows(frame) for name, frame in report.tables.items()},
+    }
 
 
 def _rows(table: Table) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from ..data import ImageData
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import METRICS, Metric, evaluate_gates
+from ..lesion.evaluate import deletion_gates
 from ..network import UnrolledNetwork, for_inference
 from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
@@ -165,9 +166,7 @@ def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, An
     gated, sets = bench.workshop.gated, point["sets"]
     if gated is None or bench.metric is None:
         raise RuntimeError("expected gates and a metric")
-    gates = torch.ones(len(sets), len(gated), device="cpu")
-    for row, dropped in enumerate(sets):
-        gates[row, list(dropped)] = 0
+    gates = deletion_gates(sets, len(gated))
     size, metric = bench.batch_size, bench.metric
     values = evaluate_gates(gated, bench.data, gates, metric, batch_size=size, fast=False, progress=False)
     return {"losses": values.mean(1)}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...lesion import Exploration
+from ...lesion.game import MOST_EXHAUSTIVE
 from ...tradeoff import count_macs
 from ..explorer import explorer_data
 from ..section import Part, Section, Table
@@ -16,7 +17,6 @@ from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, number, percent, points
 
-_MOST_ALL = 16
 _LEAST_IMAGES = 50
 
 
@@ -60,7 +60,7 @@ def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, An
         {'images': 50, 'exhaustive': False, 'draws': 40, 'held_out': 20, 'max_searched': 39}
     """
     least = min(images, _LEAST_IMAGES)
-    if n <= _MOST_ALL:
+    if n <= MOST_EXHAUSTIVE:
         every = 2 ** (n + 1) / n * macs
         possible = min(images, int(options["work"] / max(every, 1)), 2**22 // 2**n)
         if possible >= least or n <= 8:  # of so few blocks random sets would be as many
