@@ -39,3 +39,20 @@ def test_in_words(small_checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "No block's damage differs by more than its interval" in result.output
     assert CliRunner().invoke(app, ["compare", "--model", spec]).exit_code == 2
+
+
+def test_the_option_of_a_model_that_does_not_fit_is_named(small_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = [
+        "compare",
+        "--model",
+        str(small_checkpoint),
+        "--other",
+        "resnet18",
+        "--limit",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "fit --other" in result.stderr

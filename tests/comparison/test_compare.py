@@ -12,9 +12,11 @@ from helpers import randomise_norms
 from resnet_paths import cifar_resnet, compare, drop_blocks, gradient_by_length, single_deletions, unroll
 from resnet_paths.comparison import Comparison, match_blocks
 from resnet_paths.data import digits
+from resnet_paths.graph.errors import NoBlocksError, UnrollError
 from resnet_paths.lesion import linear_cka
 from resnet_paths.network import plain_layers
 from resnet_paths.plot import plot_comparison
+from resnet_paths.sweep import SweepError
 
 MORE = digits("test").subset(slice(0, 150))
 DATA = MORE.subset(slice(0, 24))
@@ -184,6 +186,26 @@ def test_a_record_is_kept_and_drawn(pair, tmp_path) -> None:
     assert len(plot_comparison(many)[0].lines) == 8  # a line for each model, and zero
     with pytest.raises(ValueError, match="expected four axes"):
         plot_comparison(record, [by_block])
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "message"),
+    [
+        (lambda: small(8).train(), UnrollError, "in training mode"),
+        (
+            lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).double(),
+            NoBlocksError,
+            "plain_layers",
+        ),
+        (lambda: small(8, num_classes=3), SweepError, "'2' failed: .*labels from 0 to 2"),
+    ],
+    ids=["training", "no blocks", "too few classes"],
+)
+def test_a_model_that_does_not_fit_is_named_in_one_message(second, error, message) -> None:
+    with pytest.raises(error, match=message) as caught:
+        compared([small(8), second()])
+    assert "Traceback" not in str(caught.value)
+    assert "'2'" in str(caught.value) or error is UnrollError
 
 
 def test_one_model_is_not_compared() -> None:

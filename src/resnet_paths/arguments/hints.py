@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc as abc
 import inspect
 import numbers
+import re
 import types
 import typing
 from pathlib import PurePath
@@ -172,6 +173,8 @@ def in_words(hint: Any, within: Range = FINITE) -> str:
         an integer of at least 1 | a string | 'a' or 'b'
         >>> print(in_words(typing.Sequence[float]), "|", in_words(dict[str, torch.Tensor]))
         a sequence of numbers | a dict of strings and Tensors
+        >>> print(in_words(typing.Sequence[int | torch.Tensor | Range]))
+        a sequence of integers, Tensors or Ranges
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -208,7 +211,7 @@ def _group(kind: Any, inner: tuple[Any, ...], within: Range) -> str:
 
 def _plural(words: str) -> str:
     """The plural of a noun phrase with an article."""
-    return " or ".join(_one_plural(part) for part in words.split(" or "))
+    return "".join(map(_one_plural, re.split("( or |, )", words)))
 
 
 def _one_plural(words: str) -> str:

@@ -174,9 +174,9 @@ def _check_classes(logits: torch.Tensor, data: rp.ImageData, option: str = "--mo
         )
 
 
-def unrolled(model: nn.Module, data: rp.ImageData) -> rp.UnrolledNetwork:
+def unrolled(model: nn.Module, data: rp.ImageData, option: str = "--model") -> rp.UnrolledNetwork:
     """The network, with shapes from the first image; a one-line error if the images do not fit the model."""
-    example, output = fitting(model, data)
+    example, output = fitting(model, data, option)
     net = rp.unroll(model, example)
-    _check_classes(net.followed(output), data)
+    _check_classes(net.followed(output), data, option)
     return net

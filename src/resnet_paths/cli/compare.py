@@ -62,7 +62,7 @@ def compare(
     for spec in (subject.model, *other):
         name = spec if spec not in networks else f"{spec} ({len(networks) + 1})"
         model, images[name] = model_and_data(replace(subject, model=spec), limit)
-        networks[name] = unrolled(model, images[name])
+        networks[name] = unrolled(model, images[name], "--other" if networks else "--model")
     record = rp.compare(
         networks,
         images,
@@ -124,8 +124,9 @@ def _most_different(record: rp.comparison.Comparison) -> str:
     if not told.any():
         return "No block's damage differs by more than its interval."
     model, row = np.unravel_index(np.argmax(np.where(told, abs(record.damage_difference), 0)), told.shape)
+    compared = int(np.isfinite(record.damage_difference[1:]).sum())
     return (
-        f"{int(told.sum())} of {int(np.isfinite(record.damage_difference[1:]).sum())} blocks differ in damage by more "
-        f"than their intervals, one at a time; most of all {record.blocks[row]} of {record.models[model]}: "
+        f"For {int(told.sum())} of {compared} blocks, the interval of the difference in damage (each on its own) "
+        f"excludes zero. The largest difference: {record.blocks[row]} of {record.models[model]}, "
         f"{record.damage_difference[model, row]:+.4g} ({low[model, row]:+.4g} to {high[model, row]:+.4g})."
     )

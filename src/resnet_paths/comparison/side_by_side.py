@@ -21,16 +21,19 @@ from ..arguments import checked
 from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..data.metrics import Metric, bound_of, metric_named
+from ..graph.errors import NoBlocksError
+from ..graph.eval_mode import check_eval
 from ..lesion import evaluate_gates
 from ..lesion.evaluate import Network, deletion_gates, quick
 from ..lesion.multiple import random_sets
-from ..network import PlainNetwork, UnrolledNetwork, unroll
+from ..network import UnrolledNetwork, unroll
 from ..network.unrolled import placed
 from ..paths import gradient_by_length
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import intervals, mean_intervals
 from ..sweep import RunOptions, SweepError, sweep
+from ..sweep.result import last_line
 from ..tables import data_frame
 from ..tradeoff import count_macs, count_parameters
 from .matching import MatchedBy, match_blocks
@@ -236,7 +239,8 @@ def compare(
     Raises:
         ValueError: fewer than two models, or images that differ in number or labels.
         NoBlocksError: a module has no residual blocks; pass ``plain_layers(model, x)`` for a plain network.
-        SweepError: a model failed on the executor.
+        SweepError: a model failed.
+        UnrollError: a model is in training mode.
 
     Cost: for each model about ``1.5 n + 8 draws`` forward passes of the images for n blocks, and the exact split of the
     gradient of `gradient_images` images.
@@ -257,7 +261,7 @@ def compare(
     if len(named) < 2:
         raise ValueError(f"expected at least two models, got {len(named)}")
     images = _images(data, tuple(named))
-    networks = [_network(model, images[name]) for name, model in named.items()]
+    networks = [_network(name, model, images[name]) for name, model in named.items()]
     matches = match_blocks(networks, [part.subset(slice(0, _ALIGNED_IMAGES)).x for part in images.values()])
     name, function = metric_named(metric)
     most, fewest = (pick(len(net) for net in networks) for pick in (max, min))
@@ -275,7 +279,7 @@ def compare(
     swept = sweep(comparing, points, context=plan, retry_failed=True, chunk=1, **options)
     if swept.errors:
         failed, error = next(iter(swept.errors.items()))
-        raise SweepError(f"expected values for all models, got an error for {tuple(named)[failed]!r}:\n{error}")
+        raise SweepError(f"expected values for all models; {tuple(named)[failed]!r} failed: {last_line(error)}")
     sources = tuple(provenance(net.model, part, seed=seed) for net, part in zip(networks, images.values(), strict=True))
     return Comparison(
         models=tuple(named),
@@ -314,10 +318,16 @@ def _images(data: Any, names: tuple[str, ...]) -> dict[str, ImageData]:
     return images
 
 
-def _network(model: nn.Module | Network, images: ImageData) -> Network:
-    if isinstance(model, UnrolledNetwork | PlainNetwork):
-        return model
-    return unroll(model, placed(images.subset(slice(0, 2)).x, model))
+def _network(name: str, model: nn.Module | Network, images: ImageData) -> Network:
+    """The network of a model, refused now rather than after hours on those before it."""
+    if isinstance(model, nn.Module):
+        try:
+            model = unroll(model, placed(images.subset(slice(0, 2)).x, model))
+        except NoBlocksError as error:
+            hint = "For a network without shortcuts, pass plain_layers(model, x)."
+            raise NoBlocksError(f"{name!r}: {error}\n{hint}") from None
+    check_eval(model.model)
+    return model
 
 
 @dataclass(frozen=True)
