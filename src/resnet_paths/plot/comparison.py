@@ -52,8 +52,8 @@ def plot_comparison(record: Comparison, axs: Sequence[Axes] | None = None) -> Se
     gradient.set_ylabel("share of the gradient")
     gradient.axhline(0, color=GREY, linewidth=0.8)
     by_block.legend()
-    images = f"{record.images} images of {literal(record.source.name)}"
-    by_block.get_figure().suptitle(f"{len(record.models)} models, {images}, {record.confidence:.0%} intervals")  # type: ignore[union-attr]
+    images = f"{record.images} images ({literal(record.source.name)})"
+    by_block.get_figure().suptitle(f"{len(record.models)} models, {images}, {100 * record.confidence:g} % intervals")  # type: ignore[union-attr]
     return axs
 
 
