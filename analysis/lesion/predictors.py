@@ -44,7 +44,8 @@ def table(ranking: PredictorRanking) -> list[str]:
         verdict = "trust" if name in trusted else ("some use" if row["spearman_low"] > 0 else "do not trust")
         lines.append(
             f"| {name} | {SOURCES[name]} | {row['cost']} | {row['spearman']:.2f} ({row['spearman_low']:.2f} to "
-            f"{row['spearman_high']:.2f}) | {row['kendall']:.2f} | {row[f'found_of_{ranking.count}']:.0%} | {verdict} |"
+            f"{row['spearman_high']:.2f}) | {row['kendall']:.2f} | "
+            f"{row[f'recall_of_{ranking.count}']:.0%} | {verdict} |"
         )
     return lines
 

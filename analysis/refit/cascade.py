@@ -108,7 +108,7 @@ def main() -> None:
     rows, at_home = [], []
     for name, dropped in SETS.items():
         made = cascade(net, dropped, images, jpegs.subset(slice(0, 200)), disagreement=0.5)
-        facts = {"set": name, "dropped": dropped, "shared": made.shared, "own": made.own}
+        facts = {"set": name, "dropped": dropped, "shared": made.shared, "own": made.own_weights}
         for data, kept in ((jpegs, rows), (originals, at_home)):
             found = answers(made, data)
             half = np.arange(len(data) // 2 if data is jpegs else len(data))

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from resnet_paths.graph.baked import HeldTensor
 from resnet_paths.graph.errors import TraceError, UnrollError
+from resnet_paths.graph.held_values import HeldTensor
 from resnet_paths.graph.program import Program
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
@@ -103,7 +103,7 @@ def test_few_values_are_compared() -> None:
     """The comparison runs at each evaluation: a few values per module that decides by them, none per operation."""
     program = trace(resnet50().eval())
     program.check_unchanged()
-    assert 12 <= len(program.baked) <= 3 * 16 + 8
+    assert 12 <= len(program.held_attributes) <= 3 * 16 + 8
 
 
 # chance

@@ -187,7 +187,7 @@ def test_ranking_finds_the_good_predictor_and_says_how_sure_it_is() -> None:
     assert ranking.predictors == ("good", "poor", "opposite", "constant")
     assert ranking.spearman[2] == pytest.approx(-1)
     assert ranking.trusted() == ("good",)
-    assert ranking.found[0] == 1
+    assert ranking.recall[0] == 1
     assert ranking.spearman_range[0, 0] > 0.9
     wide = ranking.spearman_range[1]
     assert wide[1] - wide[0] > 0.3

@@ -476,7 +476,7 @@ class Around(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be traced")
-def test_closed_modules_that_write_over_their_input_are_refused() -> None:
+def test_opaque_modules_that_write_over_their_input_are_refused() -> None:
     """The shortcut reads the input too, before or after by the gate."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Around(Closed()) for _ in range(2))).eval()
     with torch.no_grad(), pytest.raises(UnrollError, match="leave its input unchanged"):

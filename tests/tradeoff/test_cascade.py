@@ -76,7 +76,7 @@ def test_weights_that_are_alike_are_held_once(made: Cascade, images: torch.Tenso
     both = {id(parameter) for parameter in made.parameters()}
     full = list(made.full_model.parameters())
     assert len(both) < 2 * len(full)
-    assert 0 < made.own < sum(parameter.numel() for parameter in full)
+    assert 0 < made.own_weights < sum(parameter.numel() for parameter in full)
 
 
 def test_the_model_is_left_alone_and_copies_answer_alike(made: Cascade, model: nn.Module, images: torch.Tensor) -> None:

@@ -48,7 +48,7 @@ def test_what_repairs_leave_is_held_once(made: Elastic, model: nn.Module, images
     held = sum(parameter.numel() for parameter in made.parameters())
     alone = sum(parameter.numel() for size in made.sizes for parameter in size.parameters())
     assert held < 0.75 * alone
-    assert made.own[0] == sum(tensor.numel() for tensor in model.state_dict().values())
+    assert made.own_weights[0] == sum(tensor.numel() for tensor in model.state_dict().values())
     assert not {id(parameter) for parameter in model.parameters()} & {id(p) for p in made.parameters()}
     again = elastic(unroll(model), SETS, images, clock=Clock(batch=4, seconds=0.01, rounds=2))
     again.load_state_dict(made.state_dict())

@@ -137,4 +137,4 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
     assert float(accuracy) == pytest.approx(plan.point.accuracy)
     assert load_plan(plan.save(tmp_path / "plan.json")) == plan
     if most == 3:
-        assert f"With {len(plan.beyond.dropped)} dropped, fine-tuned, accuracy falls by" in plan.said
+        assert f"With {len(plan.next_finetuned.dropped)} dropped, fine-tuned, accuracy falls by" in plan.summary

@@ -180,7 +180,7 @@ def test_certified_choices_stop_at_the_first_set_that_fails(small, goal) -> None
     count = round(plan.point.accuracy * len(TEST))
     ends = binomtest(count, len(TEST)).proportion_ci(1 - 0.05 / len(plan.points), "wilson")
     assert plan.point.accuracy_interval == pytest.approx((ends.low, ends.high))  # chosen on these images
-    assert "held-out images" in plan.said
+    assert "held-out images" in plan.summary
 
 
 def test_no_labels_are_looked_at_for_a_disagreement(small) -> None:
@@ -201,10 +201,10 @@ def test_a_certificate_that_no_set_can_have_is_said_with_the_number_of_images_ne
     assert "there are 60" in plan.notes[0]
     one = replace(plan.points[0], dropped=(1,), fall=0.002, fall_at_most=0.034)
     close = replace(plan, points=(plan.points[0], one), chosen=0)
-    assert "accuracy falls by 0.20%, at this confidence at most 3.40%: too few images" in close.said
-    assert "about 960 would suffice" in close.said
+    assert "accuracy falls by 0.20%, at this confidence at most 3.40%: too few images" in close.summary
+    assert "about 960 would suffice" in close.summary
     lost = replace(plan, points=(plan.points[0], replace(one, fall=0.02)), chosen=0)
-    assert "would suffice" not in lost.said
+    assert "would suffice" not in lost.summary
     for goal in (AccuracyDrop(0.01), AccuracyDrop(0.05, 0.99)):
         ones = [np.ones(goal.least_images - less) for less in (0, 1)]
         assert fall_at_most(ones[0], ones[0], goal.confidence) <= goal.drop

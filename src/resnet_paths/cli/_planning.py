@@ -126,7 +126,7 @@ def check_enough(goal: rp.tradeoff.Goal, images: rp.ImageData) -> None:
 def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
     """The table, and notes on the choice."""
     show(screen, plan_table(plan))
-    screen.print(plan.said)
+    screen.print(plan.summary)
     if plan.adapted:
         screen.print(
             "The full network was recalibrated first: this alone improves it on these images, so the smaller "

@@ -53,7 +53,7 @@ def shrink(
     stages = _stages(net, plan, images.test.x, files.get("onnx") if subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
-        facts = {"said": plan.said, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
+        facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
         typer.echo(json.dumps({**facts, "files": {kind: str(path) for kind, path in files.items()}}, indent=2))
         return
     _show(stages, plan, screen)
@@ -167,5 +167,5 @@ def _add_to_readme(readme: Path, stages: list[Stage], plan: rp.tradeoff.DropPlan
     """The summary, below the instructions for loading."""
     heads = ["", "accuracy", "95 % interval", *(f"{name} ms" for name in stages[0].milliseconds), "MACs", "parameters"]
     lines = [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *_cells(stages))]
-    text = f"\n## Measurements\n\n{plan.said}.\n\n" + "\n".join(lines) + "\n"
+    text = f"\n## Measurements\n\n{plan.summary}.\n\n" + "\n".join(lines) + "\n"
     write_text(readme, readme.read_text() + text)

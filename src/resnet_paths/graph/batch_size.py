@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from .closing import CannotFollow
+from .opaque_modules import CannotFollow
 from .program import Program, first_difference, same_operation, where_they_part
 from .trees import leaves, map_leaves
 

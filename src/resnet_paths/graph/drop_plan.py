@@ -245,15 +245,15 @@ def obstacle(plan: SitePlan) -> Obstacle | None:
 def _strange_object(plan: SitePlan) -> Obstacle | None:
     """An object passed on that code can neither write as a literal nor find among the arguments or attributes."""
     accessible = known_objects(plan)
-    handed = [(call.args, call.kwargs) for call in plan.calls]
-    handed += [
+    passed = [(call.args, call.kwargs) for call in plan.calls]
+    passed += [
         (node.args, node.kwargs)
         for node in plan.operations
         if node not in plan.stand_ins and past_hooks(node, plan.site) is None
     ]
     if plan.site is not plan.program.root:
-        handed.append((plan.returned, {}))
-    for value in itertools.chain.from_iterable(map(leaves, handed)):
+        passed.append((plan.returned, {}))
+    for value in itertools.chain.from_iterable(map(leaves, passed)):
         if not is_written(value) and id(value) not in accessible:
             return Obstacle(
                 f"{plan.site.path or 'the model'} passes on an object of class {type(value).__name__} that it creates "

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .baked import Baked, HeldTensor, check_unchanged, same_numbers
+from .held_values import HeldAttribute, HeldTensor, check_unchanged, same_numbers
 from .trees import leaves, map_leaves
 
 
@@ -86,8 +86,8 @@ class Program:
         constants: tensors that the graph reads and that the model does not own by name.
         opaque: qualified names of modules closed because their forward could not be followed, with the reason.
         front_end: ``"trace"`` or ``"record"``.
-        baked: plain attributes of modules that were read and that the graph holds as constants.
-        held: tensors of the model from which constants of the graph were computed.
+        held_attributes: plain attributes of modules that were read and that the graph holds as constants.
+        held_tensors: tensors of the model from which constants of the graph were computed.
 
     """
 
@@ -99,9 +99,9 @@ class Program:
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     opaque: dict[str, str] = field(default_factory=dict)
     front_end: str = "trace"
-    baked: tuple[Baked, ...] = ()
+    held_attributes: tuple[HeldAttribute, ...] = ()
     output_path: tuple[int | str, ...] = ()
-    held: tuple[HeldTensor, ...] = ()
+    held_tensors: tuple[HeldTensor, ...] = ()
 
     def check_unchanged(self) -> None:
         """Check that the constants of the graph still equal the model's attributes and tensors.
@@ -109,8 +109,8 @@ class Program:
         Raises:
             UnrollError: one has changed.
         """
-        check_unchanged(self.baked)
-        for tensor in self.held:
+        check_unchanged(self.held_attributes)
+        for tensor in self.held_tensors:
             tensor.check(self.attribute(tensor.name))
 
     def attribute(self, target: str) -> Any:

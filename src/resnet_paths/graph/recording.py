@@ -2,8 +2,8 @@
 
 Every torch function that runs outside a leaf module is recorded with the nodes of its tensors. The model runs at two
 batch sizes; integers that differ between the runs are expressed in terms of the batch size (`batch_size.py`). Anything
-else that differs depends on the values of the input, so the module that computes it is closed (`closing.py`), and
-recording starts over.
+else that differs depends on the values of the input, so the module that computes it becomes opaque
+(`opaque_modules.py`), and recording starts over.
 
 Why not ``torch.export``, with a dynamic batch size? We tried it in torch 2.14 on 11 models (six of torchvision, three
 of transformers, two whose forward depends on a value). It followed 9, all but the last two, each exactly at another
@@ -28,23 +28,23 @@ from torch import fx, nn
 
 from ..imports import load_symbolic_shapes
 from . import operations
-from .baked import HeldTensors, Reads, version
 from .batch_size import with_batch_size
-from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
-from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
 from .dataflow import ancestors
 from .errors import TraceError
+from .held_values import HeldTensors, Reads, version
 from .hooks import PostHooks, PreHooks
 from .in_place import AS_OPERATORS, without_change
 from .inputs import arguments_by_name, named_tensors
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
+from .opaque_modules import CannotFollow, follow_with_opaque_modules
 from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_difference, first_node, map_nodes
+from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
+from .read_floats import Change, check_use_of_floats, has_fractions, with_other_floats
 from .regions import Regions
-from .told import Change, check_told, has_fractions, told_otherwise
 from .training_flag import with_flag
 from .trees import items, leaves, map_leaves
 
@@ -58,7 +58,7 @@ class _Recorder(Regions):
         super().__init__()
         self.model, self.opaque = model, opaque
         self.otherwise = change
-        self.told: list[str] = []  # the modules that read numbers off tensors
+        self.float_reads: list[str] = []  # the modules that read numbers off tensors
         self.graph = fx.Graph()
         self.methods: list[str] = []
         self.paths = {id(module): path for path, module in model.named_modules()}
@@ -95,8 +95,8 @@ class _Recorder(Regions):
         node.meta["held"] = (kind == "get_attr" and target not in self.constants) or (
             not operations.asks_shape(node) and any(source.meta["held"] for source in node.all_input_nodes)
         )
-        drawn = draws(target) or any(source.meta.get("chance") for source in node.all_input_nodes)
-        node.meta["chance"] = drawn and not node.meta["data"]
+        drawn = draws(target) or any(source.meta.get("random") for source in node.all_input_nodes)
+        node.meta["random"] = drawn and not node.meta["data"]
         return node
 
     def tree(self, value: Any) -> Any:
@@ -178,7 +178,7 @@ class _Recorder(Regions):
 
         A bool or an integer may decide what the forward does next, so a check is recorded that each run gives the same
         one (where it comes from the model's own tensors: that they do not change). A float is read again in each run;
-        whether Python computes with it is found out by running the forward with other floats (`told.py`).
+        whether Python computes with it is found out by running the forward with other floats (`read_floats.py`).
 
         Raises:
             CannotFollow: a decision depends on random numbers.
@@ -186,11 +186,11 @@ class _Recorder(Regions):
         path, node = self.place, nodes[0][0]
         if not isinstance(node, fx.Node):
             return result
-        if node.meta["chance"]:
+        if node.meta["random"]:
             raise CannotFollow(path, f"its decisions depend on random numbers ({node.name}.{func.__name__}); {ADVICE}")
         if has_fractions(result):
-            self.told.append(path)
-            result = result if self.otherwise is None else told_otherwise(result, self.otherwise)
+            self.float_reads.append(path)
+            result = result if self.otherwise is None else with_other_floats(result, self.otherwise)
             if type(result) is float:
                 self.learn(result, self.add("call_function", torch.Tensor.item, (node,)))
             return result
@@ -512,7 +512,7 @@ class _Followed(NamedTuple):
 
     program: Program
     drawn: bool
-    told: list[str]
+    float_reads: list[str]
 
 
 def _run(recorder: _Recorder, call: Any, *, gradients: bool) -> Program:
@@ -531,7 +531,7 @@ def _run(recorder: _Recorder, call: Any, *, gradients: bool) -> Program:
     recorder.graph.output(output)
     return Program(
         model, recorder.graph, recorder.root, placeholders, output, recorder.constants, dict(recorder.opaque), "record",
-        recorder.reads.kept(), held=recorder.held.noted(),
+        recorder.reads.kept(), held_tensors=recorder.held.noted(),
     )  # fmt: skip
 
 
@@ -551,7 +551,7 @@ def _one_run(
             try:
                 call = example.with_other(other)
                 recorder = _Recorder(model, opaque, methods=methods, change=change)
-                return _Followed(_run(recorder, call, gradients=gradients), drawn(), recorder.told)
+                return _Followed(_run(recorder, call, gradients=gradients), drawn(), recorder.float_reads)
             except (TraceError, CannotFollow):
                 raise
             except Exception as error:
@@ -598,8 +598,10 @@ def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
 
     def both(opaque: dict[str, str]) -> tuple[Program, bool]:
         one, two = run(opaque, torch.clone, None), run(opaque, given.again, None)
-        if one.told:
-            check_told(one.program, one.told[-1], lambda change: run(opaque, torch.clone, change).program)
+        if one.float_reads:
+            check_use_of_floats(
+                one.program, one.float_reads[-1], lambda change: run(opaque, torch.clone, change).program
+            )
         drawn = one.drawn or two.drawn
         if given.batch is not None:
             return with_batch_size(one.program, two.program, given.batch), drawn
@@ -608,7 +610,7 @@ def _recorded(model: nn.Module, given: _Example, *, methods: bool) -> Program:
             raise CannotFollow(difference[0], f"its operations depend on the values of its input ({difference[1]})")
         return one.program, drawn
 
-    return closing_what_cannot_be_followed(model, lambda opaque: not_by_chance(lambda: both(opaque)))
+    return follow_with_opaque_modules(model, lambda opaque: same_for_other_seeds(lambda: both(opaque)))
 
 
 def _own_methods(model: nn.Module) -> bool:

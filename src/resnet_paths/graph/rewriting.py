@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 
 from .drop_plan import SitePlan, arguments, is_written, known_objects, leaves, local_name, past_hooks, signature_of
-from .handed_on import Place, handed_on
+from .forwarded_arguments import Place, forwarded_arguments
 from .overwrite import NEW_OUTPUT
 from .program import ModuleCall, Program, call_of
 from .still_needed import nodes_in
@@ -63,7 +63,7 @@ class _Writer:
         self.given = arguments(plan.program, plan.site)
         self.holders: dict[str, fx.Node] = {}
         self.fixed: dict[str, Any] = {}
-        self.handed: dict[ModuleCall, dict[int | str, Place]] = {}
+        self.forwarded: dict[ModuleCall, dict[int | str, Place]] = {}
 
     def write(self) -> fx.Graph:
         self._inputs()
@@ -92,15 +92,15 @@ class _Writer:
             self.holders[name] = self.graph.placeholder(star + name)
         for name, holder in self.holders.items():
             self._learn(self.given.get(name), holder)
-        self.fixed, self.handed = handed_on(self.plan)
+        self.fixed, self.forwarded = forwarded_arguments(self.plan)
 
     def _attributes(self) -> None:
         """Read the objects that the module holds as attributes and passes to something."""
         trees: list[Any] = [(call.args, call.kwargs) for call in self.plan.calls]
         trees += [(node.args, node.kwargs) for node in self.plan.operations]
-        handed = {id(leaf) for tree in trees for leaf in leaves(tree)} & self.known
+        forwarded = {id(leaf) for tree in trees for leaf in leaves(tree)} & self.known
         for name, value in self.plan.site.module.__dict__.items():
-            if id(value) in handed and id(value) not in self.objects:
+            if id(value) in forwarded and id(value) not in self.objects:
                 self.objects[id(value)] = self.graph.get_attr(name)
 
     def _learn(self, tree: Any, holder: fx.Node) -> None:
@@ -132,7 +132,7 @@ class _Writer:
 
     def _call(self, call: ModuleCall) -> None:
         args, kwargs = list(self._mapped(call.args)), dict(self._mapped(call.kwargs))
-        for key, argument in self.handed.get(call, {}).items():
+        for key, argument in self.forwarded.get(call, {}).items():
             if isinstance(key, int):
                 args[key] = self._argument(argument)
             else:

@@ -27,18 +27,18 @@ from torch.fx import _symbolic_trace as fx_tracing
 
 from ..imports import load_symbolic_shapes
 from . import operations
-from .baked import HeldTensors, Reads
-from .chance import ADVICE, draws, not_by_chance, noticing_draws, reads
-from .closing import CannotFollow, closing_what_cannot_be_followed
 from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
+from .held_values import HeldTensors, Reads
 from .hooks import PostHooks, PreHooks
 from .in_place import changes_its_input, is_view, without_change
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
+from .opaque_modules import CannotFollow, follow_with_opaque_modules
 from .own_thread import replaced_here
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_node, map_nodes
+from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
 from .regions import Regions
 from .training_flag import with_flag
 from .trees import leaves, map_leaves
@@ -396,7 +396,7 @@ class _Tracer(fx.Tracer):
         self.top.args, self.top.output = tuple(used.values()), end.args[0]
         return Program(
             self.model, self.graph, self.top, used, output, self.constants, dict(self.opaque), "trace",
-            self.reads.kept(), held=self.regions.held.noted(),
+            self.reads.kept(), held_tensors=self.regions.held.noted(),
         )  # fmt: skip
 
     def _arguments(self) -> tuple[dict[str, fx.Node], list[Any], dict[str, Any]]:
@@ -503,7 +503,7 @@ def trace(model: nn.Module) -> Program:
     """
 
     def attempt(opaque: dict[str, str]) -> Program:
-        return not_by_chance(lambda: once(opaque))
+        return same_for_other_seeds(lambda: once(opaque))
 
     def once(opaque: dict[str, str]) -> tuple[Program, bool]:
         with noticing_draws() as drawn:
@@ -511,4 +511,4 @@ def trace(model: nn.Module) -> Program:
 
     load_symbolic_shapes()
     with MODEL_LOCK, preserved(model), checkpointing_bypassed(model):
-        return closing_what_cannot_be_followed(model, attempt)
+        return follow_with_opaque_modules(model, attempt)

@@ -34,8 +34,8 @@ class PredictorRanking(Record):
             :func:`resnet_paths.statistics.correlation_ranges`.
         kendall: Kendall's tau-b with the true damage, (p,).
         kendall_range: its plausible range, (p, 2).
-        found: share of the `count` least damaging blocks that are among the `count` predicted ones, (p,).
-        count: number of least damaging blocks considered by `found`.
+        recall: share of the `count` least damaging blocks that are among the `count` predicted ones, (p,).
+        count: number of least damaging blocks considered by `recall`.
         blocks: number of blocks for which the predictor is defined, (p,).
         metric: the metric of the damage.
     """
@@ -45,7 +45,7 @@ class PredictorRanking(Record):
         "spearman_range": "predictor end",
         "kendall": "predictor",
         "kendall_range": "predictor end",
-        "found": "predictor",
+        "recall": "predictor",
         "blocks": "predictor",
     }
     COORDINATES: ClassVar = {"predictor": "predictors"}
@@ -55,7 +55,7 @@ class PredictorRanking(Record):
     spearman_range: np.ndarray
     kendall: np.ndarray
     kendall_range: np.ndarray
-    found: np.ndarray
+    recall: np.ndarray
     count: int
     blocks: np.ndarray
     metric: str
@@ -75,7 +75,7 @@ class PredictorRanking(Record):
                 "kendall": self.kendall,
                 "kendall_low": self.kendall_range[:, 0],
                 "kendall_high": self.kendall_range[:, 1],
-                f"found_of_{self.count}": self.found,
+                f"recall_of_{self.count}": self.recall,
                 "blocks": self.blocks,
                 "cost": [COSTS.get(name, "") for name in self.predictors],
             }
@@ -140,7 +140,7 @@ def rank_predictors(
         spearman_range=columns[1],
         kendall=columns[2],
         kendall_range=columns[3],
-        found=columns[4],
+        recall=columns[4],
         count=count,
         blocks=columns[5],
         metric=damage.metric,

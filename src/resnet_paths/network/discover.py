@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
-from ..graph.closing import closed_modules
 from ..graph.errors import NoBlocksError, OutputError, UnrollError
+from ..graph.opaque_modules import opaque_modules
 from ..graph.program import Program
 from ..graph.tracing import trace
 from ..graph.trees import leaves, map_leaves
@@ -82,7 +82,7 @@ def network_of(model: nn.Module, example_input: Any, output: Output, *, overwrit
     follow = partial(UnrolledNetwork, model, example_input=example_input, output=output, overwrite=overwrite)
     traced = _attempt(follow, partial(trace, model), example_input, attempts)
     if traced is not None and example_input is None:
-        _warn_of_closed_modules(traced)
+        _warn_of_opaque_modules(traced)
     if traced is not None and (example_input is None or not traced.opaque):
         return traced
     recorded = None
@@ -126,8 +126,8 @@ def _attempt(
     return net
 
 
-def _warn_of_closed_modules(net: UnrolledNetwork) -> None:
-    closed = closed_modules(net.model, net.opaque)
+def _warn_of_opaque_modules(net: UnrolledNetwork) -> None:
+    closed = opaque_modules(net.model, net.opaque)
     if closed:
         warn(
             f"{', '.join(closed)} could not be traced without an input, so blocks inside are not among the {len(net)} "

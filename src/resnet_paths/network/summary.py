@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from ..graph.blocks import Cut, block_names, is_entry, owner_of, parameters_of
-from ..graph.closing import closed_modules
 from ..graph.drop_sites import Droppable
-from ..graph.leaving import Holdings
+from ..graph.opaque_modules import opaque_modules
 from ..graph.program import Program
+from ..graph.removed_parts import Holdings
 from .block import Block
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None)
                 post="" if cut.post is cut.add else _operation(cut.post, program),
                 branch_parameters=_branch_parameters(plan, index, uses)
                 if isinstance(drop, str) or drop is None
-                else holdings.parameters(holdings.leaving([drop])),
+                else holdings.parameters(holdings.removed([drop])),
                 entry_shape=shapes[index] if shapes else None,
                 droppable=not reason,
                 reason=reason,
@@ -116,7 +116,7 @@ def text_table(net: UnrolledNetwork) -> str:
 
 def _not_traced(net: UnrolledNetwork) -> list[str]:
     """One line on closed modules, whose blocks are not in the table."""
-    closed = closed_modules(net.model, net.opaque)
+    closed = opaque_modules(net.model, net.opaque)
     advice = "" if net.front_end == "record" else "; pass example_input to trace inside them"
     return [f"not traced: {', '.join(closed)}{advice}"] if closed else []
 

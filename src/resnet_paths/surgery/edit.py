@@ -13,9 +13,9 @@ from torch import fx, nn
 from ..arguments import checked
 from ..graph.drop_plan import signature_of
 from ..graph.drop_sites import not_droppable, plan_sites
-from ..graph.handed_on import Given
-from ..graph.leaving import Leaving
+from ..graph.forwarded_arguments import Given
 from ..graph.pieces import Segments
+from ..graph.removed_parts import RemovedParts
 from ..graph.rewriting import WrittenForward, written_forward
 from ..graph.wrappers import inner_model
 from ..network import NotDroppableError, UnrolledNetwork
@@ -114,16 +114,16 @@ def _assert_fixed(graph: fx.Graph, fixed: dict[str, Any], copies: dict[fx.Node, 
             graph.call_function(torch._assert, (holds, message))
 
 
-def take_out(leaving: Leaving, counterpart: Callable[[nn.Module], nn.Module]) -> None:
+def take_out(removed: RemovedParts, counterpart: Callable[[nn.Module], nn.Module]) -> None:
     """Delete submodules, parameters and buffers that nothing needs any more.
 
     Args:
-        leaving: what goes, by the modules of the model that was planned for.
+        removed: what goes, by the modules of the model that was planned for.
         counterpart: maps each of those modules to the one to change.
     """
-    for holder, name in leaving.modules:
+    for holder, name in removed.modules:
         del counterpart(holder)._modules[name]
-    for holder, name in leaving.tensors:
+    for holder, name in removed.tensors:
         module = counterpart(holder)
         for table in (module._parameters, module._buffers):
             table.pop(name, None)

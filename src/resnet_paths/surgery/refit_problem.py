@@ -116,7 +116,9 @@ class BlockProblem:
         if readout.source is not None:
             residual, used = self._rearranged(readout.source, residual, output)
         targets = rows_of(first.layer, residual, positions)
-        features = [features_of(tail.term.layer, tail.term.found.read(batch.values), positions) for tail in self._tails]
+        features = [
+            features_of(tail.term.layer, tail.term.found_layer.read(batch.values), positions) for tail in self._tails
+        ]
         groups = max(len(part) for part in features)
         parts = [part.expand(groups, -1, -1) for part in features]
         if self._constant() is not None:
@@ -200,6 +202,6 @@ class BlockProblem:
                 others = sum((b for i, b in enumerate(self._biases()) if i != index), torch.zeros_like(divisor))
                 fitted = ((new[:, -1].flatten() - others) / divisor).to(bias)
             weight = layer.weight.detach().clone()
-            names = tail.term.found.weight_name, tail.term.found.bias_name
+            names = tail.term.found_layer.weight_name, tail.term.found_layer.bias_name
             fits.append(LayerFit(*names, weight, bias, flat.view(weight.shape).to(weight), fitted))
         return fits

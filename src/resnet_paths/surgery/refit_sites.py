@@ -36,22 +36,22 @@ class Term:
     Attributes:
         node: the layer's output.
         end: the term of the sum that it feeds.
-        found: the layer.
+        found_layer: the layer.
     """
 
     node: fx.Node
     end: fx.Node
-    found: FoundLayer
+    found_layer: FoundLayer
 
     @property
     def name(self) -> str:
         """The qualified name of the module that owns the weights."""
-        return self.found.weight_name.rpartition(".")[0]
+        return self.found_layer.weight_name.rpartition(".")[0]
 
     @property
     def layer(self) -> Layer:
         """The layer, as a module."""
-        return self.found.layer
+        return self.found_layer.layer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..graph.copying import copied
-from ..graph.leaving import Holdings
+from ..graph.removed_parts import Holdings
 from ..network import UnrolledNetwork
 from .edit import edits, give_forward, note_dropped, take_out
 from .token_cache import warn_of_token_count
@@ -23,7 +23,7 @@ def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: boo
     """
     forwards = edits(net, indices)
     warn_of_token_count(net.segments.program, [net.segments.cuts[index] for index in indices])
-    leaving = Holdings(net.segments.program).leaving([written.plan for written, _ in forwards])
+    removed = Holdings(net.segments.program).removed([written.plan for written, _ in forwards])
     memo: dict[int, Any] = {}
     result = net.model if inplace else copied(net.model, memo)
 
@@ -33,6 +33,6 @@ def without_blocks(net: UnrolledNetwork, indices: Sequence[int], *, inplace: boo
 
     for forward in forwards:
         give_forward(counterpart(forward[0].plan.site.module), forward)
-    take_out(leaving, counterpart)
+    take_out(removed, counterpart)
     note_dropped(result, [net[index].name for index in indices])
     return result

@@ -34,7 +34,7 @@ from torch.fx import graph_module
 from torch.package.importer import sys_importer
 
 from ..graph.custom_functions import CustomFunction
-from ..graph.handed_on import Given
+from ..graph.forwarded_arguments import Given
 from ..graph.rewriting import STARS, WrittenForward
 from .class_text import TEXT
 

@@ -110,13 +110,13 @@ class Cascade(nn.Module):
         threshold: when the small network's answer is accepted.
         refit: how the small network was repaired.
         shared: number of blocks that run once for both networks.
-        own: number of weights that the small network does not share with the full one.
+        own_weights: number of weights that the small network does not share with the full one.
         deferred: whether each image of the last call was passed to the full network.
     """
 
     def __init__(self, full: UnrolledNetwork, small: UnrolledNetwork, refit: RefitResult) -> None:
         super().__init__()
-        self.own = share_weights(small.model, full.model)
+        self.own_weights = share_weights(small.model, full.model)
         self.full_model, self.small_model = full.model, small.model
         self.refit = refit
         self.threshold = Threshold(float("inf"), 0.0, 0.0, 0.0, 0, 0.95)

@@ -73,10 +73,12 @@ class DropPlan(Record):
         judge_losses: the metric of each point on the judging images; empty without them.
         finetuned: the chosen network after fine-tuning; None if that was not requested.
         keeps_finetuned: whether the fine-tuned network is the one to use.
-        beyond: the fine-tuned network of the next size, which was not shown to reach the goal; None if none was tested.
+        next_finetuned: the fine-tuned network of the next size, which was not shown to reach the goal; None if none was
+            tested.
         notes: remarks for the reader, such as doubtful timings or certificates that were not possible.
         source: the caller's notes on the origin of model and images.
-        made: the fine-tuned network, only in the process that planned, so that it need not be trained again there.
+        finetuned_model: the fine-tuned network, only in the process that planned, so that it need not be trained
+            again there.
     """
 
     DIMENSIONS: ClassVar = {
@@ -103,10 +105,10 @@ class DropPlan(Record):
     judge_losses: tuple[float, ...] = ()
     finetuned: PlanPoint | None = None
     keeps_finetuned: bool = False
-    beyond: PlanPoint | None = None
+    next_finetuned: PlanPoint | None = None
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
-    made: nn.Module | None = field(default=None, repr=False, compare=False)
+    finetuned_model: nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
     def point(self) -> PlanPoint:
@@ -114,7 +116,7 @@ class DropPlan(Record):
         return self.finetuned if self.finetuned is not None and self.keeps_finetuned else self.points[self.chosen]
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """What is known about the choice, in a sentence."""
         count, point, goal = self.images["certify"].count, self.point, self.goal
         gone = f"{len(point.dropped)} block{'s' * (len(point.dropped) != 1)}"
@@ -134,7 +136,7 @@ class DropPlan(Record):
 
     def _why_no_more(self, goal: AccuracyDrop | Disagreement) -> str:
         """Why the first set that failed did so: it loses too much, or too few images show that it does not."""
-        first = self.beyond or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
+        first = self.next_finetuned or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
         if first is None:
             return ""
         count = self.images["certify"].count
@@ -178,8 +180,8 @@ class DropPlan(Record):
             raise ValueError(
                 "expected the model of the plan, got one with other weights; load the same model, or plan again"
             )
-        if self.made is not None and self.keeps_finetuned:
-            return private_copy(self.made)
+        if self.finetuned_model is not None and self.keeps_finetuned:
+            return private_copy(self.finetuned_model)
         roles: dict[str, ImageData] = {}
         if "repair" in self.images:
             roles = (split or self.split).roles(images, needed=())

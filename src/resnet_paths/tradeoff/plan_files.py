@@ -44,7 +44,9 @@ def _plain(value: Any, kinds: set[type]) -> Any:
         value = value.weights
     if type(value) in kinds:
         parts = {
-            field.name: _plain(getattr(value, field.name), kinds) for field in fields(value) if field.name != "made"
+            field.name: _plain(getattr(value, field.name), kinds)
+            for field in fields(value)
+            if field.name != "finetuned_model"
         }
         return {"kind": type(value).__name__, **parts}
     if isinstance(value, tuple | list):

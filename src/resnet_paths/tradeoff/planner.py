@@ -359,16 +359,18 @@ class _Planner:
             tuned = self._tuner(self.repair, full)(point)
             finetuned = together(tuned.point, len(self.roles["certify"]), 1)
             keeps = tuned.kept > 0
-            return replace(plan, finetuned=finetuned, keeps_finetuned=keeps, made=tuned.model if keeps else None)
+            return replace(
+                plan, finetuned=finetuned, keeps_finetuned=keeps, finetuned_model=tuned.model if keeps else None
+            )
         best, failed, tests = tuning.tuned, tuning.failed, len(plan.points) + tuning.tests
         if failed is not None and failed.dropped != point.dropped:
-            plan = replace(plan, beyond=failed)
+            plan = replace(plan, next_finetuned=failed)
         elif failed is not None:
             plan = replace(plan, finetuned=together(failed, len(self.roles["certify"]), tests))
         if best is None or best.point.dropped != point.dropped:
             return plan
         finetuned = together(best.point, len(self.roles["certify"]), tests)
-        return replace(plan, finetuned=finetuned, keeps_finetuned=True, made=best.model)
+        return replace(plan, finetuned=finetuned, keeps_finetuned=True, finetuned_model=best.model)
 
     def _tuner(self, repair: Distil, full: Measured) -> Tuner:
         return Tuner(self._workshop, repair, self.roles, full.right, self._level, self._say)

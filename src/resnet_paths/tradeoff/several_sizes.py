@@ -32,15 +32,20 @@ class Elastic(nn.Module):
         sizes: the model in each size, the full one first.
         dropped: names of the dropped blocks, per size.
         costs: measured time as a share of the full model's, per size.
-        own: number of weights of the full model, then for each other size the number that it does not share with it.
+        own_weights: number of weights of the full model, then for each other size the number that it does not share
+            with it.
     """
 
     def __init__(
-        self, sizes: Sequence[nn.Module], dropped: Sequence[tuple[str, ...]], costs: Sequence[float], own: Sequence[int]
+        self,
+        sizes: Sequence[nn.Module],
+        dropped: Sequence[tuple[str, ...]],
+        costs: Sequence[float],
+        own_weights: Sequence[int],
     ) -> None:
         super().__init__()
         self.sizes = nn.ModuleList(sizes)
-        self.dropped, self.costs, self.own = tuple(dropped), tuple(costs), tuple(own)
+        self.dropped, self.costs, self.own_weights = tuple(dropped), tuple(costs), tuple(own_weights)
         self._level = 0
 
     @property

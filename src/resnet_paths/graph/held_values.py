@@ -28,7 +28,7 @@ _OF_TORCH = frozenset(vars(nn.Module())) | {"training", "inplace"}
 _GONE = object()
 
 
-class Baked(NamedTuple):
+class HeldAttribute(NamedTuple):
     """One value that was read: ``module.name == value``, and the module's qualified name."""
 
     module: nn.Module
@@ -136,7 +136,7 @@ class Reads:
     ) -> None:
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._watching, self._method = watching, method
-        self.seen: dict[tuple[int, str], Baked] = {}
+        self.seen: dict[tuple[int, str], HeldAttribute] = {}
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -164,14 +164,14 @@ class Reads:
         if path is None or key in self.seen or not self._watching() or not _is_plain(value):
             return
         if _is_stored(module, name):
-            self.seen[key] = Baked(module, name, value if isinstance(value, tuple) else _copied(value), path)
+            self.seen[key] = HeldAttribute(module, name, value if isinstance(value, tuple) else _copied(value), path)
 
-    def kept(self) -> tuple[Baked, ...]:
+    def kept(self) -> tuple[HeldAttribute, ...]:
         """The values read, without those that the forward itself has changed since (a counter)."""
-        return tuple(baked for baked in self.seen.values() if _now(baked) == baked.value)
+        return tuple(held for held in self.seen.values() if _now(held) == held.value)
 
 
-def check_unchanged(baked: tuple[Baked, ...]) -> None:
+def check_unchanged(held: tuple[HeldAttribute, ...]) -> None:
     """Check that the constants of a graph still equal the model's attributes.
 
     Raises:
@@ -179,7 +179,7 @@ def check_unchanged(baked: tuple[Baked, ...]) -> None:
 
     Cost: one comparison per value.
     """
-    for module, name, value, path in baked:
+    for module, name, value, path in held:
         now = getattr(module, name, _GONE)
         if now is not value and (not isinstance(now, _PLAIN + _COLLECTIONS) or now != value):
             where = f"{path}.{name}" if path else name
@@ -190,8 +190,8 @@ def check_unchanged(baked: tuple[Baked, ...]) -> None:
             )
 
 
-def _now(baked: Baked) -> Any:
-    return getattr(baked.module, baked.name, _GONE)
+def _now(held: HeldAttribute) -> Any:
+    return getattr(held.module, held.name, _GONE)
 
 
 def _is_plain(value: Any) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .closing import CannotFollow
 from .errors import TraceError
+from .opaque_modules import CannotFollow
 from .program import Program, first_difference
 from .trees import leaves, map_leaves
 
@@ -41,11 +41,11 @@ def has_fractions(answer: Any) -> bool:
     )
 
 
-def told_otherwise(answer: Any, change: Change) -> Any:
+def with_other_floats(answer: Any, change: Change) -> Any:
     """The value with every float and complex number changed.
 
     Example:
-        >>> told_otherwise([0.5, [1, -2.0]], lambda number: number + 1)
+        >>> with_other_floats([0.5, [1, -2.0]], lambda number: number + 1)
         [1.5, [1, -1.0]]
     """
 
@@ -61,7 +61,7 @@ def told_otherwise(answer: Any, change: Change) -> Any:
     return map_leaves(answer, other)
 
 
-def check_told(program: Program, last: str, again: Callable[[Change], Program]) -> None:
+def check_use_of_floats(program: Program, last: str, again: Callable[[Change], Program]) -> None:
     """Check that a forward runs the same operations whatever floats it reads.
 
     Args:

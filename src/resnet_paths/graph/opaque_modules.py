@@ -24,7 +24,7 @@ class CannotFollow(Exception):
         self.path, self.reason = path, reason
 
 
-def closing_what_cannot_be_followed(
+def follow_with_opaque_modules(
     model: nn.Module, attempt: Callable[[dict[str, str]], Program], opaque: dict[str, str] | None = None
 ) -> Program:
     """The first program that an attempt returns; each failure closes one more class of modules.
@@ -58,7 +58,7 @@ def closing_what_cannot_be_followed(
             opaque.update(dict.fromkeys(same_class, stopped.reason))
 
 
-def closed_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
+def opaque_modules(model: nn.Module, opaque: Iterable[str], most: int = 4) -> list[str]:
     """The outermost closed modules that have parameters; if there are many, the first ones and how many are left out.
 
     A closed module without parameters (drop-path) hides no blocks.

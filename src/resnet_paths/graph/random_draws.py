@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .closing import CannotFollow
+from .opaque_modules import CannotFollow
 from .program import Program, first_difference
 
 _NAMES = {
@@ -80,7 +80,7 @@ def noticing_draws() -> Iterator[Callable[[], bool]]:
     yield lambda: _state() != before
 
 
-def not_by_chance(attempt: Callable[[], tuple[Program, bool]], others: int = 3) -> Program:
+def same_for_other_seeds(attempt: Callable[[], tuple[Program, bool]], others: int = 3) -> Program:
     """A program that does not depend on Python's and NumPy's generators.
 
     Args:

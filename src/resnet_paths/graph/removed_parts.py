@@ -22,7 +22,7 @@ Slot = tuple[nn.Module, str]
 
 
 @dataclass
-class Leaving:
+class RemovedParts:
     """What goes, by the modules that hold it.
 
     Attributes:
@@ -50,14 +50,14 @@ class Holdings:
         self._holders = Counter(id(child) for module in modules for child in module._modules.values())
         self._slots = Counter(_address(value) for module in modules for value in module._parameters.values())
 
-    def leaving(self, plans: Sequence[SitePlan]) -> Leaving:
+    def removed(self, plans: Sequence[SitePlan]) -> RemovedParts:
         """What goes when the plans are carried out.
 
         Cost: one traversal of the rewritten modules and their submodules.
         """
-        return _Search(self, plans).leaving()
+        return _Search(self, plans).removed()
 
-    def parameters(self, leaving: Leaving) -> int:
+    def parameters(self, removed: RemovedParts) -> int:
         """The number of parameters removed; a parameter that is also held elsewhere stays."""
         held, slots = Counter(), Counter()  # type: ignore[var-annotated]
         sizes: dict[int, int] = {}
@@ -77,9 +77,9 @@ class Holdings:
                 for inner, _ in child._parameters.items():
                     take_parameter(child, inner)
 
-        for slot in leaving.modules:
+        for slot in removed.modules:
             take_module(*slot)
-        for slot in leaving.tensors:
+        for slot in removed.tensors:
             take_parameter(*slot)
         return sum(size for key, size in sizes.items() if slots[key] == self._slots[key])
 
@@ -98,13 +98,13 @@ class _Search:
         flags = [str(node.target).removesuffix("training").rstrip(".") for node in written if _is_flag(node)]
         self.asked = {id(program.model.get_submodule(path)) for path in flags}
 
-    def leaving(self) -> Leaving:
-        leaving = Leaving()
+    def removed(self) -> RemovedParts:
+        removed = RemovedParts()
         for site in self.plans:
-            self._visit(site.module, leaving)
-        return leaving
+            self._visit(site.module, removed)
+        return removed
 
-    def _visit(self, holder: nn.Module, leaving: Leaving) -> bool:
+    def _visit(self, holder: nn.Module, removed: RemovedParts) -> bool:
         """Record which parts of a module go; True if nothing of it is left."""
         parts = [(name, child) for name, child in holder._modules.items() if child is not None]
         tensors = [*holder._parameters.items(), *holder._buffers.items()]
@@ -112,13 +112,13 @@ class _Search:
         was_leaf = any(call.leaf for call in self.holdings.calls.get(id(holder), ()))
         remaining = 0
         for name, child in parts:
-            if self._goes(child) or (not self._runs(child) and self._visit(child, leaving)):
-                leaving.modules.append((holder, name))
+            if self._goes(child) or (not self._runs(child) and self._visit(child, removed)):
+                removed.modules.append((holder, name))
             else:
                 remaining += 1
         for name, tensor in held:
             if self._tensor_goes(tensor, was_leaf):
-                leaving.tensors.append((holder, name))
+                removed.tensors.append((holder, name))
             else:
                 remaining += 1
         return bool(parts or held) and not remaining and id(holder) not in self.asked

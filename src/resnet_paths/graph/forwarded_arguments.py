@@ -37,7 +37,7 @@ class Given:
     """Placeholder for a value that must not be None."""
 
 
-def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int | str, Place]]]:
+def forwarded_arguments(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int | str, Place]]]:
     """How a written forward treats the constant arguments of its site.
 
     Returns:
@@ -49,7 +49,7 @@ def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int
     probe = _Probe(plan)
     operands = {source for node in plan.operations for source in plan.sources(node)}
     fixed: dict[str, Any] = {}
-    handed: dict[ModuleCall, dict[int | str, Place]] = {}
+    forwarded: dict[ModuleCall, dict[int | str, Place]] = {}
 
     def kept(value: Any, argument: Place) -> Any:
         if isinstance(value, fx.Node):
@@ -60,7 +60,7 @@ def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int
         if receivers is None:
             return fx.node.map_aggregate(value, _as_fixed)
         for call, key in receivers:
-            handed.setdefault(call, {})[key] = argument
+            forwarded.setdefault(call, {})[key] = argument
         return Anything
 
     given = arguments(plan.program, plan.site)
@@ -73,7 +73,7 @@ def handed_on(plan: SitePlan) -> tuple[dict[str, Any], dict[ModuleCall, dict[int
             fixed[name] = tuple(fx.node.map_aggregate(given.get(name, ()), _as_fixed))
         elif value is not parameter.empty:
             fixed[name] = kept(value, (name, None))
-    return {name: value for name, value in fixed.items() if value is not Anything}, handed
+    return {name: value for name, value in fixed.items() if value is not Anything}, forwarded
 
 
 def _as_fixed(leaf: Any) -> Any:
