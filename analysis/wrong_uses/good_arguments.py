@@ -87,6 +87,7 @@ def record(kind: str) -> Any:
         "plot_effective_paths": lambda: paths.effective_paths(norms()),
         "plot_path_norms": lambda: paths.effective_paths(norms()),
         "plot_gradient_by_length": lambda: paths.gradient_by_length(net(), x, labels),
+        "plot_gradient_share": lambda: paths.gradient_by_length(net(), x, labels),
         "plot_logit_lens": lambda: paths.logit_lens(net(), x),
         "plot_path_lengths": lambda: paths.path_lengths(3),
         "plot_predictor_ranking": lambda: lesion.rank_predictors(predictors(), damage(), count=1, draws=5),

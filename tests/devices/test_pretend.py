@@ -153,6 +153,9 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_gradient_by_length": lambda net, data: plot.plot_gradient_by_length(
         paths.gradient_by_length(net, data.x, data.labels)
     ),
+    "plot_gradient_share": lambda net, data: plot.plot_gradient_share(
+        paths.gradient_by_length(net, data.x, data.labels)
+    ),
     "plot_path_lengths": lambda net, data: plot.plot_path_lengths(paths.path_lengths(net)),
     "plot_path_norms": lambda net, data: plot.plot_path_norms(effective(net, data)),
     "plot_effective_lengths": lambda net, data: plot.plot_effective_lengths(effective(net, data)),

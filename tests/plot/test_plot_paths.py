@@ -22,6 +22,7 @@ from resnet_paths.plot import (
     plot_block_contributions,
     plot_effective_paths,
     plot_gradient_by_length,
+    plot_gradient_share,
     plot_logit_lens,
     plot_path_lengths,
 )
@@ -71,6 +72,19 @@ def test_a_gradient_of_zero_leaves_its_band_where_the_others_are() -> None:
     ax = plot_gradient_by_length(dataclasses.replace(split, norms=norms))
     (corners,) = [path.vertices for path in ax.collections[0].get_paths()]
     assert corners[corners[:, 0] == 2][:, 1].min() == pytest.approx(float(norms[2][norms[2] > 0].min()))
+
+
+def test_shares_of_the_gradient_add_up_to_all_of_it() -> None:
+    split = gradient_by_length(tiny_network(5), *tiny_batch())
+    some = split.share[:, split.total_norm > 0]
+    assert 0 < some.shape[1] < split.share.shape[1]  # an example without a gradient has no shares
+    ax = plot_gradient_share(split)
+    heights = [bar.get_height() for bar in ax.patches]
+    np.testing.assert_allclose(heights, some.mean(1))
+    summed = next(line for line in ax.lines if "up to" in str(line.get_label()))
+    np.testing.assert_allclose(summed.get_ydata(), np.cumsum(heights))
+    assert summed.get_ydata()[-1] == pytest.approx(1)
+    assert _named(ax)
 
 
 def test_contributions_are_a_picture_of_blocks_by_examples() -> None:

@@ -36,7 +36,7 @@ def setting():
 def test_error_against_tau(setting) -> None:
     record = reorderings(*setting, [1, 4], draws=3)
     ax = plot_reorderings(record, chance=0.9)
-    assert ax.get_xlabel() == "Kendall's tau with the original order"
+    assert ax.get_xlabel() == "Kendall's tau with the original order (falls to the right)"
     assert ax.xaxis_inverted()
     points = next(line for line in ax.lines if line.get_label() == "one order")
     assert np.array_equal(points.get_xdata(), record.tau)
@@ -84,6 +84,9 @@ def test_interactions_of_both_kinds(setting) -> None:
     pytest.importorskip("shapiq")
     ours = plot_interactions(block_values(*setting, blocks=[0, 3, 9], interactions=True))
     theirs = plot_interactions(higher_interactions(*setting, blocks=[0, 3, 9], order=2, index="SII"))
-    one, other = (ax.images[0].get_array().filled(0) for ax in (ours, theirs))
+    one, other = (ax.collections[0].get_array().filled(0) for ax in (ours, theirs))
     assert one == pytest.approx(other)
+    assert {text.get_text().lstrip("+-.0") for text in ours.texts} <= {
+        f"{abs(value):.2g}".lstrip("0.") for value in one.ravel()
+    }
     assert theirs.get_title() == "SII interactions"

@@ -74,6 +74,7 @@ def _pictures(
     pictures = {
         "effective_paths": rp.plot.plot_effective_paths(effective)[0],
         "gradient_by_length": rp.plot.plot_gradient_by_length(split),
+        "gradient_share": rp.plot.plot_gradient_share(split),
         "block_contributions": rp.plot.plot_block_contributions(contributions),
         "logit_lens": rp.plot.plot_logit_lens(lens, target),
     }

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ..arguments import checked
 from ..comparison import Comparison
-from ._style import BLUE, GREEN, GREY, ORANGE, RED, bars, literal, literals
-from .lesion import metric_label
+from ._axes import block_axis, metric_axis, percent_axis
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, bars, literal
 
 _FEW = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
 
@@ -46,10 +46,11 @@ def plot_comparison(record: Comparison, axs: Sequence[Axes] | None = None) -> Se
     random.set_xlabel("number of random blocks deleted")
     frontier.set_xlabel("number of least damaging blocks deleted")
     for ax in (random, frontier):
-        ax.set_ylabel(metric_label(record.metric))
+        metric_axis(ax, record.metric)
         ax.set_ylim(bottom=0)
     gradient.set_xlabel("path length")
     gradient.set_ylabel("share of the gradient")
+    percent_axis(gradient)
     gradient.axhline(0, color=GREY, linewidth=0.8)
     by_block.legend()
     images = f"{record.images} images ({literal(record.source.name)})"
@@ -79,9 +80,9 @@ def _damage(ax: Axes, record: Comparison) -> None:
             places + shifts[model], values, errors, fmt="o", markersize=3, capsize=1, color=color, label=literal(name)
         )
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xticks(places, literals(record.blocks), rotation=90)
+    block_axis(ax, record.blocks)
     ax.set_xlabel("deleted block")
-    ax.set_ylabel(f"rise of {metric_label(record.metric)}")
+    metric_axis(ax, record.metric, "rise of {}")
 
 
 def _lines(ax: Axes, record: Comparison, x: np.ndarray, name: str) -> None:

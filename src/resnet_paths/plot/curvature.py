@@ -11,6 +11,7 @@ from ..landscape import BlockEigenvalues, ProjectedTrajectory, SpectralDensity, 
 from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, known_color, literal, literals
 from .landscape import plot_surface_heat
 
+_ONE = "height of a single eigenvalue"
 _MATRICES = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton matrix"}
 
 
@@ -31,7 +32,8 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
     low, high = (np.maximum(record.density + sign * 2 * record.standard_error, floor) for sign in (-1, 1))
     (line,) = ax.plot(record.grid, np.maximum(record.density, floor), linewidth=1.2, label=label)
     ax.fill_between(record.grid, low, high, color=line.get_color(), alpha=0.25)
-    ax.axhline(one, color=GREY, linestyle=":", linewidth=0.8)
+    known = {other.get_label() for other in ax.lines}  # of a spectrum that is there already
+    ax.axhline(one, color=GREY, linestyle=":", linewidth=0.8, label=None if _ONE in known else _ONE)
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")
@@ -41,8 +43,7 @@ def plot_spectrum(record: SpectralDensity, ax: Axes | None = None, *, label: str
         f"{record.nodes.shape[1]} steps, width {record.width:.2g}",
         fontsize="medium",
     )
-    if label is not None:
-        ax.legend(fontsize="small")
+    ax.legend(fontsize="small")
     return ax
 
 

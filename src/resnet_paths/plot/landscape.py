@@ -72,6 +72,7 @@ def plot_surface_heat(
     log: bool = False,
     path: np.ndarray | None = None,
     bar: bool = True,
+    levels: int = 0,
 ) -> Axes:
     """Each cell in its color, nothing between them; cells without a finite value are hatched.
 
@@ -83,6 +84,7 @@ def plot_surface_heat(
         log: colours on a logarithmic scale.
         path: as in :func:`plot_surface_contours`.
         bar: draw a colour bar.
+        levels: number of contour lines over the cells.
     """
     ax = axes(ax, (6, 5))
     values, norm = _prepared(surface, metric, norm, log)
@@ -91,6 +93,8 @@ def plot_surface_heat(
     )
     if bar:
         ax.figure.colorbar(mesh, ax=ax, label=_LABELS.get(metric, metric))
+    if levels:
+        _contours(ax, surface, values, norm, levels)
     _hatch(ax, surface, values)
     _dress(ax, surface, path)
     ax.set_title(_title(surface, metric), fontsize="medium")
@@ -312,6 +316,17 @@ def _levels(norm: Normalize, count: int) -> np.ndarray:
         return np.array([low])
     spaced = np.geomspace(low, high, count + 2) if isinstance(norm, LogNorm) else np.linspace(low, high, count + 2)
     return spaced[1:-1]
+
+
+def _contours(ax: Axes, surface: Surface, values: np.ndarray, norm: Normalize, count: int) -> None:
+    """Lines over coloured cells: white on the dark half of the colours, black on the bright one."""
+    if not np.isfinite(values).any() or min(values.shape) < 2 or norm.vmin == norm.vmax:
+        return
+    levels = _levels(norm, count)
+    colors = ["white" if norm(level) < 0.55 else "black" for level in levels]
+    finite = np.ma.masked_invalid(values)
+    lines = ax.contour(surface.x, surface.y, finite, levels=levels, colors=colors, linewidths=0.7)
+    ax.clabel(lines, fontsize="x-small", fmt=_short)
 
 
 def _short(level: float) -> str:

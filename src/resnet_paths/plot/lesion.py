@@ -7,22 +7,8 @@ from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..lesion import RandomDeletions, SingleDeletions
-from ._style import BLUE, GREY, ORANGE, axes, bars, literal, literals
-
-_LABELS = {
-    "error": "error (share of images)",
-    "loss": "cross-entropy (nats)",
-    "top5_error": "top-5 error (share of images)",
-    "disagreement": "disagreement with the full network (share of images)",
-    "divergence": "divergence from the full network (nats)",
-    "soft_error": "1 - p(label)",
-    "soft_disagreement": "total variation from the full network's prediction",
-}
-
-
-def metric_label(metric: str) -> str:
-    """The axis label of a metric."""
-    return _LABELS.get(metric, metric)
+from ._axes import block_axis, metric_axis, metric_text
+from ._style import BLUE, GREY, ORANGE, axes, bars, literal
 
 
 @checked
@@ -43,15 +29,17 @@ def plot_single_deletions(record: SingleDeletions, ax: Axes | None = None, chanc
         if chosen.any():
             errors = bars(record.values, record.low, record.high)[:, chosen]
             ax.errorbar(places[chosen], record.values[chosen], errors, fmt=marker, color=color, capsize=2, label=label)
-    ax.axhline(record.full, color=GREY, linestyle="--", label=f"no deletion ({record.full:.3g})")
+    ax.axhline(
+        record.full, color=GREY, linestyle="--", label=f"no deletion ({metric_text(record.metric, record.full)})"
+    )
     if np.isfinite(record.full_interval).all():  # else the images do not tell
-        ax.axhspan(*record.full_interval, color=GREY, alpha=0.15)
+        ax.axhspan(*record.full_interval, color=GREY, alpha=0.2, linewidth=0, label="95 % interval, no deletion")
     if chance is not None:
-        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
-    ax.set_xticks(places, literals(record.names), rotation=90, fontsize="small")
+        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({metric_text(record.metric, chance)})")
+    block_axis(ax, record.names)
     what = {"shortcut": "block without its shortcut"}.get(record.deleted, "deleted block")
     ax.set_xlabel("deleted layer" if set(record.shortcuts) == {"none"} else what)
-    ax.set_ylabel(metric_label(record.metric))
+    metric_axis(ax, record.metric)
     ax.set_title(
         f"One at a time: {literal(record.source.name)}, {record.per_image.shape[1]} images, 95 % intervals",
         fontsize="medium",
@@ -79,12 +67,12 @@ def plot_random_deletions(record: RandomDeletions, ax: Axes | None = None, chanc
     errors = bars(middle[1:], *ends)
     ax.plot(counts, middle, color=BLUE, marker="o", markersize=3, label="median")
     ax.errorbar(
-        record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="its 95 % interval over images"
+        record.counts, middle[1:], errors, fmt="none", color=BLUE, capsize=2, label="95 % interval of the median"
     )
     if chance is not None:
-        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
+        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({metric_text(record.metric, chance)})")
     ax.set_xlabel("number of deleted blocks")
-    ax.set_ylabel(metric_label(record.metric))
+    metric_axis(ax, record.metric)
     ax.set_title(
         f"Random blocks deleted: {literal(record.source.name)}, {record.values.shape[1]} draws", fontsize="medium"
     )

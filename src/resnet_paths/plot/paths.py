@@ -18,6 +18,7 @@ from ..paths import (
     LogitLens,
 )
 from ..paths.lengths import distribution_of
+from ._axes import block_axis, percent_axis
 from ._style import BLUE, GREEN, GREY, ORANGE, axes, literals
 
 
@@ -38,9 +39,10 @@ def plot_path_lengths(record: LengthDistribution, ax: Axes | None = None, mass: 
     ax = axes(ax, (5, 4))
     low, high = record.interval(mass)
     inside = (record.lengths >= low) & (record.lengths <= high)
-    label = f"{low} to {high}: {record.share(low, high):.1%}"
+    label = f"length {low} to {high}: {100 * record.share(low, high):.1f} % of the paths"
     ax.bar(record.lengths[inside], record.probability[inside], color=BLUE, width=1.0, label=label)
-    ax.bar(record.lengths[~inside], record.probability[~inside], color=GREY, width=1.0)
+    ax.bar(record.lengths[~inside], record.probability[~inside], color=GREY, width=1.0, label="other lengths")
+    percent_axis(ax)
     _name(ax, "share of all paths", f"Path lengths of {record.n} blocks")
     ax.legend(fontsize="small")
     return ax
@@ -64,7 +66,7 @@ def plot_path_norms(record: EffectivePaths, ax: Axes | None = None) -> Axes:
         logs = np.log(record.norm[seen])
         offset = logs.mean() - np.log(record.decay) * record.lengths[seen].mean()
         fitted = np.exp(offset + np.log(record.decay) * record.lengths)
-        label = f"x {record.decay:.2g} per branch (R² {record.decay_fit:.2f})"
+        label = f"{record.decay:.2g} times per branch (R² {record.decay_fit:.2f})"
         ax.plot(record.lengths, fitted, color=ORANGE, linestyle="--", label=label)
     ax.set_yscale("log")
     _name(ax, "gradient norm at the input", record.kind)
@@ -86,12 +88,36 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None) ->
     lengths, norms = record.lengths.numpy(), record.norms.double().cpu().numpy()
     some = (norms > 0).any(1)
     low = np.where(norms[some] > 0, norms[some], np.inf).min(1)  # a norm of 0 has no place on this scale
-    ax.fill_between(lengths[some], low, norms[some].max(1), color=BLUE, alpha=0.2, label="all examples")
+    ax.fill_between(lengths[some], low, norms[some].max(1), color=BLUE, alpha=0.2, label="range of the examples")
     ax.plot(lengths[some], np.median(norms[some], 1), color=BLUE, marker="o", markersize=3, label="median")
     total = float(np.median(record.total_norm.double().cpu().numpy()))
-    ax.axhline(total, color=GREY, linestyle="--", label="ordinary gradient (median)")
+    ax.axhline(total, color=GREY, linestyle="--", label="whole gradient, lengths summed (median)")
     ax.set_yscale("log")
     _name(ax, f"gradient norm at {record.at}", "Sum over all paths of each length")
+    ax.legend(fontsize="small")
+    return ax
+
+
+@checked
+def plot_gradient_share(record: GradientByLength, ax: Axes | None = None) -> Axes:
+    """The share of each length in the gradient, and the running sum from the shortest; means over the examples.
+
+    The shares sum to one; examples whose gradient is zero have none and are left out. A negative share is a length
+    whose part opposes the whole gradient.
+
+    Args:
+        record: see :func:`resnet_paths.paths.gradient_by_length`.
+        ax: draw here.
+    """
+    ax = axes(ax, (5, 4))
+    share = record.share.double().cpu().numpy()
+    share = share[:, np.isfinite(share).all(0)].mean(1)  # an example without a gradient has no shares
+    lengths = record.lengths.numpy()
+    ax.bar(lengths, share, color=BLUE, width=0.8, label="paths of this length")
+    ax.step(lengths, np.cumsum(share), where="mid", color=ORANGE, label="paths up to this length")
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    percent_axis(ax)
+    _name(ax, "share of the gradient", "Sum over all paths of each length")
     ax.legend(fontsize="small")
     return ax
 
@@ -106,12 +132,15 @@ def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None) -> Ax
     """
     ax = axes(ax, (5, 4))
     inside = (record.lengths >= record.low) & (record.lengths <= record.high)
-    label = f"{record.low} to {record.high}: {record.mass:.0%} of the gradient, {record.path_share:.2%} of the paths"
+    carried = f"{100 * record.mass:.0f} % of the gradient, {100 * record.path_share:.2g} % of the paths"
+    label = f"length {record.low} to {record.high}: {carried}"
     ax.bar(record.lengths[inside], record.share[inside], color=BLUE, width=1.0, label=label)
-    ax.bar(record.lengths[~inside], record.share[~inside], color=GREY, width=1.0)
-    ax.plot(record.lengths, record.count_share, color=ORANGE, linestyle="--", label="all paths")
+    ax.bar(
+        record.lengths[~inside], record.share[~inside], color=GREY, width=1.0, label="other lengths, of the gradient"
+    )
+    ax.plot(record.lengths, record.count_share, color=ORANGE, linestyle="--", label="number of paths")
+    percent_axis(ax)
     _name(ax, "share", "Number of paths times norm of one")
-    ax.set_ylim(top=1.3 * max(record.share.max(), record.count_share.max()))
     ax.legend(fontsize="small")
     return ax
 
@@ -178,13 +207,15 @@ def plot_logit_lens(record: LogitLens, target: torch.Tensor, ax: Axes | None = N
     probability = record.probabilities.double().cpu()
     chosen = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
     places = np.arange(len(record.blocks))
-    ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
+    lines = ax.plot(places, chosen, color=BLUE, alpha=0.15, linewidth=0.8)
+    lines[0].set_label("probability of the target, one example")
     ax.plot(places, chosen.mean(1), color=BLUE, linewidth=2, label="mean probability of the target")
     ax.plot(places, accuracy, color=GREEN, linestyle="--", label="accuracy")
-    ax.set_xticks(places, literals(record.blocks), rotation=90, fontsize="x-small")
+    block_axis(ax, record.blocks)
     ax.set_ylim(-0.02, 1.02)
+    percent_axis(ax)
     ax.set_xlabel("read after block, carried to the head by shortcuts")
-    ax.set_ylabel("probability")
+    ax.set_ylabel("probability, accuracy")
     ax.set_title("Logit lens", fontsize="medium")
     ax.legend(fontsize="small")
     return ax

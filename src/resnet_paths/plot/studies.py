@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..lesion import Reorderings, StageDeletions
+from ._axes import metric_axis, metric_text
 from ._style import BLUE, GREEN, GREY, ORANGE, RED, axes, bars, literal
-from .lesion import metric_label
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 
@@ -30,12 +30,12 @@ def plot_reorderings(record: Reorderings, ax: Axes | None = None, chance: float 
     errors = bars(*(table[name].to_numpy() for name in ("median", "low", "high")))
     label = "median per number of swaps, 95 % interval"
     ax.errorbar(table["tau"], table["median"], errors, fmt="o-", color=BLUE, capsize=2, label=label)
-    ax.plot(1, record.full, "D", color=ORANGE, label=f"original order ({record.full:.3g})")
+    ax.plot(1, record.full, "D", color=ORANGE, label=f"original order ({metric_text(record.metric, record.full)})")
     if chance is not None:
-        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({chance:.3g})")
+        ax.axhline(chance, color="black", linestyle=":", label=f"chance ({metric_text(record.metric, chance)})")
     ax.invert_xaxis()
-    ax.set_xlabel("Kendall's tau with the original order")
-    ax.set_ylabel(metric_label(record.metric))
+    ax.set_xlabel("Kendall's tau with the original order (falls to the right)")
+    metric_axis(ax, record.metric)
     ax.set_title(f"Reordered blocks: {literal(record.source.name)}, {len(record.tau)} orders", fontsize="medium")
     ax.legend(fontsize="small")
     return ax
@@ -59,7 +59,7 @@ def plot_stage_deletions(record: StageDeletions, ax: Axes | None = None) -> Axes
         ax.plot(counts, middle, "o-", color=color, markersize=3, label=f"stage {stage + 1} ({blocks})")
     first = record.results[0]
     ax.set_xlabel("number of deleted blocks in the stage")
-    ax.set_ylabel(metric_label(first.metric))
+    metric_axis(ax, first.metric)
     ax.set_title(
         f"Blocks deleted within one stage: {literal(first.source.name)}, {first.values.shape[1]} draws",
         fontsize="medium",

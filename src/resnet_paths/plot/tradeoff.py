@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..tradeoff import DropPlan
+from ._axes import metric_axis, percent_axis
 from ._style import BLUE, GREY, ORANGE, RED, axes
-from .lesion import metric_label
 
 
 @checked
@@ -45,7 +45,8 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
         ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
                     textcoords="offset points", fontsize="x-small", color=GREY, ha="center")  # fmt: skip
     ax.set_xlabel(f"latency (ms, batch {plan.clock.batch})")
-    ax.set_ylabel("accuracy (share of images)" if labelled else "same answer as the full network (share of images)")
+    ax.set_ylabel("accuracy" if labelled else "same answer as the full network")
+    percent_axis(ax)
     ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize="medium")
     ax.legend(fontsize="small")
     return ax
@@ -85,7 +86,7 @@ def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
         ax.plot(counts, plan.greedy_losses, "--", color=ORANGE, label="greedy search")
     ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{_search(plan)} search")
     ax.set_xlabel("blocks dropped")
-    ax.set_ylabel(f"{metric_label(plan.metric)}, search images")
     ax.set_yscale("log")
+    metric_axis(ax, plan.metric, "{}, search images")
     ax.legend(fontsize="small")
     return ax
