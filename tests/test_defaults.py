@@ -46,21 +46,20 @@ def default_dtype() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def other_defaults_and_modes() -> Iterator[None]:
+    with default_device(), default_dtype(), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
+@contextlib.contextmanager
 def other_defaults_in_no_grad() -> Iterator[None]:
     with default_device(), default_dtype(), torch.no_grad():
         yield
 
 
-@contextlib.contextmanager
-def autocast_in_inference_mode() -> Iterator[None]:
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        yield
-
-
-# Several at a time where a function that minds one of them fails for any: half the calls.
+# All at a time: a function that minds one of them fails for all, at a third of the calls.
 AROUND: dict[str, Any] = {
-    "default device and dtype, in no_grad": other_defaults_in_no_grad,
-    "autocast in inference_mode": autocast_in_inference_mode,
+    "other defaults and modes": other_defaults_and_modes,
     "another device": contextlib.nullcontext,
 }
 DEVICES = {"another device": available.NAME}
@@ -98,7 +97,8 @@ def result_of(name: str) -> list[np.ndarray]:
 def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)  # one run a timing
     expected = result_of(name)
-    for mode, around in AROUND.items():
+    around_all = {**AROUND, "other defaults and modes": other_defaults_in_no_grad} if name in RUNS_IT else AROUND
+    for mode, around in around_all.items():
         there = mode in DEVICES
         if there and not (available.IS_REAL or available.IS_PRETENDED):
             continue
@@ -107,7 +107,7 @@ def test_modes_and_devices_change_no_number(name: str, monkeypatch: pytest.Monke
         values: list[np.ndarray] = []
         with around(), contextlib.suppress(unrolling.NoBlocksError):
             values = numbers(FUNCTIONS[name](*made))
-        if name in TIMED or (name in RUNS_IT and "autocast" in mode):
+        if name in TIMED:
             continue
         assert len(values) == len(expected), mode
         for one, other in zip(values, expected, strict=True):
