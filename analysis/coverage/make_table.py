@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,14 @@ def read(journal: Path, of: str | None) -> dict[str, Record]:
     return {f"{r['library']}/{r['name']}": r for r in records if of is None or r["code"] == of}
 
 
-def run(entries: Iterable[Entry], journal: Path, of: str, processes: int, limit: float) -> None:
+def run(
+    entries: Iterable[Entry],
+    journal: Path,
+    of: str,
+    processes: int,
+    limit: float,
+    test: Callable[[Entry], Record] = trial,
+) -> None:
     """Test each model in its own process, several in parallel, and write each record as soon as it is available."""
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
@@ -89,7 +96,7 @@ def run(entries: Iterable[Entry], journal: Path, of: str, processes: int, limit:
             with contextlib.suppress(ImportError):  # once here, and not in every process
                 importlib.import_module(PRELOADED.get(entry.package, entry.package))
             here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(entry, there))
+            process = context.Process(target=_child, args=(test, entry, there))
             process.start()
             there.close()
             running[here] = entry, process, time.monotonic() + limit
@@ -105,9 +112,9 @@ def run(entries: Iterable[Entry], journal: Path, of: str, processes: int, limit:
                 print(entry.key, record["status"], record.get("found"), "of", record.get("expected"), flush=True)
 
 
-def _child(entry: Entry, there: Connection) -> None:
+def _child(test: Callable[[Entry], Record], entry: Entry, there: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    there.send(trial(entry))
+    there.send(test(entry))
 
 
 def _received(here: Connection, entry: Entry) -> Record:

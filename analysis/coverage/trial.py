@@ -103,7 +103,7 @@ def trial(entry: Entry) -> Record:
         example = batch_of(entry, 2, 1)
         judgement = judge(sites(model, example))
     except Exception as error:  # the model itself does not run here
-        return {**record, "status": "not tried", "reason": _said(error)}
+        return {**record, "status": "not tried", "reason": said(error)}
     record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     record["expected"], record["source"] = judgement.expected, judgement.source
     record["unjudged"] = sorted(judgement.unjudged)
@@ -111,11 +111,11 @@ def trial(entry: Entry) -> Record:
     try:
         net = unroll(model, example)
     except NoBlocksError as error:
-        return {**record, "status": "refused", "found": 0, "reason": _said(error)}
+        return {**record, "status": "refused", "found": 0, "reason": said(error)}
     except UnrollError as error:
-        return {**record, "status": "failed", "found": 0, "reason": _said(error)}
+        return {**record, "status": "failed", "found": 0, "reason": said(error)}
     except Exception as error:
-        return {**record, "status": "raw error", "found": 0, "reason": _said(error)}
+        return {**record, "status": "raw error", "found": 0, "reason": said(error)}
     record["seconds"], record["wall seconds"] = time.process_time() - start, time.perf_counter() - started
     record.update(status="unrolled", found=len(net), front_end=net.front_end)
     record["missing"], record["further"] = judgement.match(
@@ -125,9 +125,9 @@ def trial(entry: Entry) -> Record:
         try:
             step(record, entry, model, net)
         except UnrollError as error:
-            record[f"error in {step.__name__[1:]}"] = _said(error)
+            record[f"error in {step.__name__[1:]}"] = said(error)
         except Exception as error:
-            record[f"raw error in {step.__name__[1:]}"] = _said(error)
+            record[f"raw error in {step.__name__[1:]}"] = said(error)
     return record
 
 
@@ -179,7 +179,7 @@ def _pickled(smaller: nn.Module, model: nn.Module, inputs: Any, dropped: Any) ->
         with torch.no_grad():
             return "yes" if difference(call(loaded, inputs), dropped) == 0 else "differs"
     except Exception as error:
-        return f"no: {_said(error)}"
+        return f"no: {said(error)}"
 
 
 def _reloaded(model: nn.Module) -> nn.Module:
@@ -190,7 +190,7 @@ def _reloaded(model: nn.Module) -> nn.Module:
     return loaded
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:600]}"
 

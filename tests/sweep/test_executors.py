@@ -244,7 +244,7 @@ def function(point, context, seed):
     return {"value": point["n"] * context, "noise": float(torch.rand(())), "worker": os.getpid()}
 
 if __name__ == "__main__":
-    points = grid(n=range(200))
+    points = grid(n=range(60))
     with MPIPoolExecutor() as executor:
         parallel = sweep(function, points, context=3, executor=executor, chunk=5, progress=False)
     serial = sweep(function, points, context=3, progress=False)
