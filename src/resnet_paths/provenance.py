@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,6 @@ import resnet_paths
 
 from .graph.model_fingerprint import fingerprint as model_fingerprint
 from .graph.model_fingerprint import tensor_bytes
-from .records import labelled_arrays
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -105,29 +100,3 @@ def _update(digest: Any, value: Any) -> None:
             _update(digest, item)
     else:
         digest.update(repr(value).encode())
-
-
-def dataset(
-    variables: Mapping[str, tuple[Sequence[str], Any]],
-    coordinates: Mapping[str, Any],
-    source: Provenance | None = None,
-    **attributes: Any,
-) -> xr.Dataset:
-    """Named arrays as an xarray data set, with provenance and attributes.
-
-    Args:
-        variables: dimensions and values by name.
-        coordinates: coordinates by dimension; a dimension without them counts from 0.
-        source: provenance of the numbers.
-        attributes: further attributes.
-    """
-    attrs = {**attributes, **(vars(source) if source is not None else {})}
-    kept = {key: value for key, value in attrs.items() if value is not None}
-    return labelled_arrays(variables, coordinates, kept)
-
-
-def table(data: xr.Dataset) -> pd.DataFrame:
-    """A data set as a table with one row per combination of its coordinates."""
-    frame: pd.DataFrame = data.to_dataframe().reset_index()
-    frame.attrs.update(data.attrs)
-    return frame

@@ -282,9 +282,9 @@ def test_tables_name_everything() -> None:
     frame = split.to_pandas()
     assert len(frame) == 5 * 3
     row = frame[(frame.length == 2) & (frame.example == 1)]
-    assert float(row["norm"].iloc[0]) == float(split.norms[2, 1])
+    assert float(row["norms"].iloc[0]) == float(split.norms[2, 1])
     labelled = split.to_xarray()
-    assert labelled.entry_norm.sel(block=net[1].name, length=0).shape == (3,)
+    assert labelled.entry_norms.sel(block=net[1].name, length=0).shape == (3,)
     assert labelled.attrs["model"] == split.source.model
     assert split.stages == (0, 0, 1, 1)
     torch.testing.assert_close(split.stage_norms(), split.entry_norms[[0, 2]])

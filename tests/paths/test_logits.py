@@ -161,7 +161,7 @@ def test_tables() -> None:
     x, target = tiny_batch()
     frame = logits_by_length(net, x).to_pandas()
     assert len(frame) == 5 * 3 * 3
-    assert (frame["logit"] - frame["stem"] - frame["bias"] - frame["remainder"]).abs().max() < 1e-12
+    assert (frame["logits"] - frame["stem"] - frame["bias"] - frame["remainder"]).abs().max() < 1e-12
     assert len(block_contributions(net, x, target).to_pandas()) == 7 * 3 * 3
 
 

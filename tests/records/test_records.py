@@ -37,6 +37,8 @@ def test_every_analysis_returns_a_record(kind: type) -> None:
     assert issubclass(kind, Record)
     assert all(callable(getattr(kind, name)) for name in METHODS)
     names = {field.name for field in dataclasses.fields(kind)}
+    names |= {name for name, value in vars(kind).items() if isinstance(value, property)}
+    assert set(kind.TABLE) <= set(kind.DIMENSIONS)
     assert {*kind.DIMENSIONS, *kind.COORDINATES.values()} <= names
     used = {dim for dims in kind.DIMENSIONS.values() for dim in dims.split()}
     assert {*kind.COORDINATES} <= used

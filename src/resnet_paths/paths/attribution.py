@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -20,13 +20,12 @@ from ..draws import permutation, seeded
 from ..graph.private_copy import private_use
 from ..imports import first_import
 from ..network import UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ._objective import check_eval, check_target
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 
 @checked
@@ -82,21 +81,19 @@ class BlockAttribution(Record):
         source: model, data, seed and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "values": "block example",
+        "difference": "example",
+    }
+    COORDINATES: ClassVar = {"block": "blocks"}
+    TABLE: ClassVar = ("values",)
+
     method: str
     blocks: tuple[str, ...]
     values: torch.Tensor
     difference: torch.Tensor | None
     residual: float | None
     source: Provenance = field(repr=False)
-
-    def to_xarray(self) -> xr.Dataset:
-        """The values with dimensions block and example."""
-        variables = {"value": (("block", "example"), self.values)}
-        return dataset(variables, {"block": list(self.blocks)}, self.source, method=self.method)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per block and example."""
-        return table(self.to_xarray())
 
 
 @checked

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
@@ -24,8 +24,7 @@ from .forward_pass import ForwardPass, pass_to_start
 from .polynomial import kept_lengths, pull_polynomial
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +53,17 @@ class GradientByLength(Record):
         source: model, data, type and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "norms": "length example",
+        "share": "length example",
+        "cosine": "length example",
+        "total_norm": "example",
+        "entry_norms": "block length example",
+        "stages": "block",
+    }
+    COORDINATES: ClassVar = {"length": "lengths", "block": "entry_blocks"}
+    TABLE: ClassVar = ("norms", "share", "cosine")
+
     at: str
     loss: str
     blocks: tuple[str, ...]
@@ -76,28 +86,6 @@ class GradientByLength(Record):
         """Norms by length at the entry of each stage's first recorded block, (stages, L, batch)."""
         first = [self.stages.index(stage) for stage in sorted(set(self.stages))]
         return self.entry_norms[first]
-
-    def to_xarray(self) -> xr.Dataset:
-        """All arrays except the gradient itself, with dimensions length, example and block."""
-        return dataset(
-            {
-                "norm": (("length", "example"), self.norms),
-                "share": (("length", "example"), self.share),
-                "cosine": (("length", "example"), self.cosine),
-                "total_norm": (("example",), self.total_norm),
-                "entry_norm": (("block", "length", "example"), self.entry_norms),
-                "stage": (("block",), self.stages),
-            },
-            {"length": self.lengths, "block": list(self.entry_blocks)},
-            self.source,
-            at=self.at,
-            loss=self.loss,
-            residual=self.residual,
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per length and example: norm, share, cosine."""
-        return table(self.to_xarray()[["norm", "share", "cosine"]])
 
 
 @checked

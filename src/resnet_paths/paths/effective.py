@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..arguments import checked
-from ..provenance import Provenance, dataset, table
+from ..provenance import Provenance
 from ..records import Record, as_array
 from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
@@ -21,8 +21,7 @@ from .lengths import central_interval, distribution_of
 from .sampling import SampledPathGradients
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
 
@@ -50,6 +49,14 @@ class EffectivePaths(Record):
         counts: the number of paths of each length.
     """
 
+    DIMENSIONS: ClassVar = {
+        "count_share": "length",
+        "norm": "length",
+        "standard_error": "length",
+        "share": "length",
+    }
+    COORDINATES: ClassVar = {"length": "lengths"}
+
     kind: str
     n: int
     lengths: np.ndarray
@@ -66,21 +73,6 @@ class EffectivePaths(Record):
     decay_fit: float
     source: Provenance = field(repr=False)
     counts: tuple[int, ...] = field(repr=False)
-
-    def to_xarray(self) -> xr.Dataset:
-        """The curves over length, with the scalars as attributes."""
-        names = ("count_share", "norm", "standard_error", "share")
-        facts = ("kind", "mass", "low", "high", "path_share", "mean_length", "decay", "decay_fit")
-        return dataset(
-            {name: (("length",), getattr(self, name)) for name in names},
-            {"length": self.lengths},
-            self.source,
-            **{name: getattr(self, name) for name in facts},
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per length."""
-        return table(self.to_xarray())
 
 
 @checked

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -19,7 +19,7 @@ from ..arguments import checked
 from ..arguments.ranges import POSITIVE
 from ..draws import seeded
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import log_student_interval
 from ._objective import Loss, loss_name
@@ -28,8 +28,7 @@ from .merged_columns import pull_columns, seed_norms
 from .sampling import pooled
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +53,15 @@ class PathEnergy(Record):
         counts: the number of paths of each length.
     """
 
+    DIMENSIONS: ClassVar = {
+        "energy": "length example",
+        "standard_error": "length example",
+        "low": "length example",
+        "high": "length example",
+        "rms": "length example",
+    }
+    COORDINATES: ClassVar = {"length": "lengths"}
+
     n: int
     loss: str
     lengths: torch.Tensor
@@ -73,26 +81,7 @@ class PathEnergy(Record):
         """Mean energy over the batch and its standard error for this batch, (L,) each."""
         return pooled(self.energy, self.standard_error)
 
-    def to_xarray(self) -> xr.Dataset:
-        """All arrays with dimensions length and example."""
-        names = ("energy", "standard_error", "low", "high", "rms")
-        return dataset(
-            {name: (("length", "example"), getattr(self, name)) for name in names},
-            {"length": self.lengths},
-            self.source,
-            n=self.n,
-            loss=self.loss,
-            draws=self.draws,
-            columns=self.columns,
-            confidence=self.confidence,
-        )
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per length and example."""
-        return table(self.to_xarray())
-
-
-# Eleven parameters: the six of every analysis by path length, and five of the estimate.
 @checked(tolerance=POSITIVE)
 @torch.inference_mode(False)
 def path_energy(

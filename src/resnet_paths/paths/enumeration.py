@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ._norms import example_norms
 from ._objective import Loss, loss_name
@@ -21,8 +21,7 @@ from .block_graph import BRANCH, PathGraph, path_graph
 from .forward_pass import ForwardPass, pass_to_start
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 MOST_BLOCKS = 16
 """A chain of this many blocks has 65,536 paths; each further block doubles time and memory."""
@@ -66,6 +65,11 @@ class EnumeratedPathGradients(Record):
         source: model, data and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "norms": "path example",
+        "lengths": "path",
+    }
+
     n: int
     loss: str
     norms: torch.Tensor
@@ -100,15 +104,6 @@ class EnumeratedPathGradients(Record):
     def energy_by_length(self, power: int = 2) -> torch.Tensor:
         """The sum of squared norms (or of another power) over all paths of each length, (n + 1, batch)."""
         return torch.stack([self.norms[self.lengths == k].pow(power).sum(0) for k in range(len(self.counts))])
-
-    def to_xarray(self) -> xr.Dataset:
-        """Norms with dimensions path and example, and each path's length."""
-        variables = {"norm": (("path", "example"), self.norms), "length": (("path",), self.lengths)}
-        return dataset(variables, {}, self.source, n=self.n, loss=self.loss)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per path and example."""
-        return table(self.to_xarray())
 
 
 @checked

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..arguments import checked
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
@@ -23,8 +23,7 @@ from .block_graph import BRANCH, PathGraph
 from .forward_pass import ForwardPass, pass_of_values
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 PARTS = ("stem", "bias", "remainder")
 
@@ -46,6 +45,12 @@ class LogitsByLength(Record):
         source: model, data and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "logits": "length example class",
+        "parts": "length example class",
+    }
+    COORDINATES: ClassVar = {"length": "lengths"}
+
     lengths: torch.Tensor
     logits: torch.Tensor
     parts: Mapping[str, torch.Tensor]
@@ -53,21 +58,6 @@ class LogitsByLength(Record):
     residual: float
     curved: Mapping[str, tuple[str, ...]]
     source: Provenance = field(repr=False)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Logits and parts with dimensions length, example and class."""
-        dims = ("length", "example", "class")
-        arrays = {"logit": self.logits, **self.parts}
-        return dataset(
-            {name: (dims, value) for name, value in arrays.items()},
-            {"length": self.lengths},
-            self.source,
-            residual=self.residual,
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per length, example and class."""
-        return table(self.to_xarray())
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +74,13 @@ class BlockContributions(Record):
         source: model, data and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "contributions": "source example class",
+        "of_target": "source example",
+    }
+    COORDINATES: ClassVar = {"source": "sources"}
+    TABLE: ClassVar = ("contributions",)
+
     sources: tuple[str, ...]
     contributions: torch.Tensor
     of_target: torch.Tensor | None
@@ -91,19 +88,6 @@ class BlockContributions(Record):
     residual: float
     curved: Mapping[str, tuple[str, ...]]
     source: Provenance = field(repr=False)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Contributions with dimensions source, example and class, and those to the target's logit."""
-        variables: dict[str, tuple[tuple[str, ...], Any]] = {
-            "contribution": (("source", "example", "class"), self.contributions)
-        }
-        if self.of_target is not None:
-            variables["of_target"] = (("source", "example"), self.of_target)
-        return dataset(variables, {"source": list(self.sources)}, self.source, residual=self.residual)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per source, example and class."""
-        return table(self.to_xarray()[["contribution"]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +99,12 @@ class LogitLens(Record):
         logits: the head's output for the stream after each of these, (n + 1, batch, classes).
         source: model, data and versions.
     """
+
+    DIMENSIONS: ClassVar = {
+        "logits": "block example class",
+        "probabilities": "block example class",
+    }
+    COORDINATES: ClassVar = {"block": "blocks"}
 
     blocks: tuple[str, ...]
     logits: torch.Tensor
@@ -128,16 +118,6 @@ class LogitLens(Record):
     def accuracy(self, target: torch.Tensor) -> torch.Tensor:
         """The accuracy on the batch after each block, (n + 1,)."""
         return (self.logits.argmax(-1) == check_target(self.logits[0], target)).double().mean(1)
-
-    def to_xarray(self) -> xr.Dataset:
-        """Logits and probabilities with dimensions block, example and class."""
-        dims = ("block", "example", "class")
-        variables = {"logit": (dims, self.logits), "probability": (dims, self.probabilities)}
-        return dataset(variables, {"block": list(self.blocks)}, self.source)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per block, example and class."""
-        return table(self.to_xarray())
 
 
 @checked

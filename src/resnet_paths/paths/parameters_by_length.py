@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..arguments import checked
 from ..graph.trees import map_leaves
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record
 from ._norms import relative_gap
 from ._objective import Loss, loss_name
@@ -23,8 +23,7 @@ from .forward_pass import pass_of_parameters
 from .polynomial import LeafSums, kept_lengths, pull_polynomial
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,13 @@ class ParameterGradientByLength(Record):
         source: model, data, type and versions.
     """
 
+    DIMENSIONS: ClassVar = {
+        "norm": "parameter length",
+        "total_norm": "parameter",
+    }
+    COORDINATES: ClassVar = {"parameter": "parameters", "length": "lengths"}
+    TABLE: ClassVar = ("norm",)
+
     loss: str
     blocks: tuple[str, ...]
     lengths: torch.Tensor
@@ -56,22 +62,20 @@ class ParameterGradientByLength(Record):
     looped: Mapping[str, str]
     source: Provenance = field(repr=False)
 
-    def to_xarray(self) -> xr.Dataset:
-        """The norms, with dimensions parameter and length."""
-        names = list(self.norms)
-        norms = torch.stack([self.norms[name] for name in names])
-        totals = torch.stack([self.total[name].norm() for name in names])
-        return dataset(
-            {"norm": (("parameter", "length"), norms), "total_norm": (("parameter",), totals)},
-            {"parameter": names, "length": self.lengths},
-            self.source,
-            loss=self.loss,
-            residual=self.residual,
-        )
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters, (p,)."""
+        return tuple(self.norms)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per parameter and length: norm."""
-        return table(self.to_xarray()[["norm"]])
+    @property
+    def norm(self) -> torch.Tensor:
+        """The norms of all parameters' gradients by length, (p, L)."""
+        return torch.stack(list(self.norms.values()))
+
+    @property
+    def total_norm(self) -> torch.Tensor:
+        """The norm of each parameter's ordinary gradient, (p,)."""
+        return torch.stack([self.total[name].norm() for name in self.norms])
 
 
 @checked

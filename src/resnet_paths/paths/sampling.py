@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from ..arguments import checked
 from ..draws import seeded, uniform
 from ..network import BlockRef, UnrolledNetwork
-from ..provenance import Provenance, dataset, provenance, table
+from ..provenance import Provenance, provenance
 from ..records import Record, as_array
 from ..statistics import norm_intervals, pooled_norm_intervals
 from ._norms import example_norms
@@ -28,8 +28,7 @@ from .forward_pass import ForwardPass, pass_to_start
 from .pulling import zeros_for
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +46,14 @@ class SampledPathGradients(Record):
         source: model, data, seed and versions.
         counts: the number of paths of each length, from 0 to the longest.
     """
+
+    DIMENSIONS: ClassVar = {
+        "norms": "length sample example",
+        "mean": "length example",
+        "standard_error": "length example",
+    }
+    COORDINATES: ClassVar = {"length": "lengths"}
+    TABLE: ClassVar = ("mean", "standard_error")
 
     n: int
     loss: str
@@ -88,24 +95,6 @@ class SampledPathGradients(Record):
         single = single.view(-1, *[1] * (mean.ndim - 1))
         ends = [torch.from_numpy(np.asarray(end)).to(mean) for end in (low, high)]
         return torch.where(single, mean, ends[0]), torch.where(single, mean, ends[1])
-
-    def to_xarray(self) -> xr.Dataset:
-        """The norms with dimensions length, sample and example, and their mean and standard error."""
-        return dataset(
-            {
-                "norm": (("length", "sample", "example"), self.norms),
-                "mean": (("length", "example"), self.mean),
-                "standard_error": (("length", "example"), self.standard_error),
-            },
-            {"length": self.lengths},
-            self.source,
-            n=self.n,
-            loss=self.loss,
-        )
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per length and example: mean, standard_error."""
-        return table(self.to_xarray()[["mean", "standard_error"]])
 
 
 @checked

@@ -1,8 +1,8 @@
 """The one base class of results.
 
 Every analysis returns a frozen dataclass that derives from :class:`Record`. It declares the dimensions of its array
-fields, and xarray data sets follow from that declaration alone; fields without dimensions become attributes. The table
-is written by each record, because its rows differ (a block, a draw, a length). Records contain no analysis and no
+fields, and xarray data sets follow from that declaration alone; fields without dimensions become attributes. So
+does the table, unless a record has rows of another kind (a block, a draw). Records contain no analysis and no
 plotting: they can be read on any machine, without the model and the data that they came from.
 """
 
@@ -21,6 +21,7 @@ from .display import Shown
 from .file_format import load_record, save_record
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 
@@ -31,6 +32,7 @@ class Record(Shown):
         DIMENSIONS: the dimension names of each array field, as in ``"block image"``. A field that maps names to arrays
             becomes one variable per name; one that is None or empty is left out.
         COORDINATES: the field with the coordinates of a dimension; other dimensions count from 0.
+        TABLE: the fields in the table, if it is not all of them; a record may write a table of other rows itself.
 
     Example:
         >>> from dataclasses import dataclass
@@ -54,6 +56,16 @@ class Record(Shown):
 
     DIMENSIONS: ClassVar[Mapping[str, str]] = {}
     COORDINATES: ClassVar[Mapping[str, str]] = {}
+    TABLE: ClassVar[tuple[str, ...]] = ()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The fields of `TABLE` with one row per combination of their coordinates."""
+        if not self.DIMENSIONS:
+            raise NotImplementedError(f"expected {type(self).__name__} to declare dimensions or its own table")
+        data = self.to_xarray()
+        frame: pd.DataFrame = (data[list(self.TABLE)] if self.TABLE else data).to_dataframe().reset_index()
+        frame.attrs.update(data.attrs)
+        return frame
 
     def to_xarray(self) -> xr.Dataset:
         """The arrays with their declared dimensions; scalars and provenance become attributes.
