@@ -5,9 +5,11 @@ Their import takes longer than many analyses, and most processes (workers of a s
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .imports import first_import
 
@@ -41,14 +43,24 @@ def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as JSON has them: plain numbers and texts, null for NaN.
+    """The rows of a table as JSON has them: plain numbers with all digits and texts, null for NaN and infinity.
 
     Example:
-        >>> json_rows(data_frame({"block": [0, 1], "damage": [0.5, float("nan")]}))
-        [{'block': 0, 'damage': 0.5}, {'block': 1, 'damage': None}]
+        >>> json_rows(data_frame({"block": [0, 1], "damage": [1.25e-21, float("nan")]}))
+        [{'block': 0, 'damage': 1.25e-21}, {'block': 1, 'damage': None}]
     """
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
-    return rows
+    return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A cell without NumPy's types, which JSON does not know."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float)) else str(value)
 
 
 def data_set(*args: Any, **kwargs: Any) -> xr.Dataset:

@@ -114,7 +114,8 @@ def test_every_stage_is_done_and_on_the_page(whole) -> None:
 def test_the_page_needs_nothing_else(whole) -> None:
     text = whole.path.read_text()
     page = Page(text)
-    assert [(a.get("type"), "src" in a) for a in page.all("script")] == [("application/json", False), ("module", False)]
+    kinds = [(a.get("type"), "src" in a) for a in page.all("script")]  # explorer, surface, the twin's surface; and code
+    assert kinds == [("application/json", False)] * 3 + [("module", False)]
     (policy,) = [a["content"] or "" for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     script = text.rpartition('<script type="module">')[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -123,19 +124,16 @@ def test_the_page_needs_nothing_else(whole) -> None:
         for name in ("src", "srcset", "href"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), (tag, name, value[:60])
-    assert not re.findall(r"url\(|@import", text)
-    for uri in [a["src"] or "" for a in page.all("img")] + [a["srcset"] or "" for a in page.all("source")]:
-        svg = decoded(uri)
-        assert svg.startswith("<svg")
-        assert svg.rstrip().endswith("</svg>")
-        assert not re.findall(r'(?:href|src)="https?:', svg)
+    assert not re.findall(r"url\((?!#)|@import", text)
+    assert not re.findall(r'(?:href|src)="https?:', text)
 
 
 def test_pictures_have_words_headings_descend_and_ids_are_unique(whole) -> None:
     page = Page(whole.path.read_text())
-    pictures = page.all("img")
-    assert len(pictures) >= 9
-    assert all(len((attributes.get("alt") or "").split()) >= 8 for attributes in pictures)
+    pictures = page.all("svg")
+    assert len(pictures) >= 13
+    assert all(len((attributes["aria-label"] or "").split()) >= 8 for attributes in pictures)
+    assert {attributes["role"] for attributes in pictures} == {"img"}
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -157,6 +155,24 @@ def test_the_files_on_the_page_hold_the_numbers_in_full(whole) -> None:
     assert everything["provenance"]["model_fingerprint"] == direct.source.model
     lines = files["lesion.csv"].splitlines()
     assert len(lines) == 1 + 6
+
+
+def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:
+    """What one sees when one points at a figure is in report.json, in the cell that the mark names."""
+    page = Page(whole.path.read_text())
+    figures = [attributes for attributes in page.all("div") if "drawn" in (attributes.get("class") or "").split()]
+    assert len(figures) == len(page.all("svg")) + 2  # two surfaces to turn, drawn by the script
+    tables = json.loads(decoded(next(a["href"] for a in page.all("a") if a.get("download") == "report.json")))["tables"]
+    shown = [attributes for attributes in page.all("circle") if attributes.get("class") == "mark"]
+    cells = {}
+    for mark in shown:
+        table, row, column = mark["data-cell"].split()
+        cells.setdefault(table, []).append(int(row))
+        assert tables[table][int(row)][column] == float(mark["data-value"])
+        assert mark["data-tip"]
+    assert {"lesion", "gradient_shares", "effective_paths", "interactions", "surface", "surface_twin"} <= set(cells)
+    assert cells["lesion"] == list(range(6))
+    assert cells["surface"] == list(range(9))
 
 
 def test_the_code_on_the_page_runs(whole) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
+from ..tables import json_rows
 from . import _studies
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
@@ -168,7 +169,7 @@ def _as_json(record: rp.lesion.SingleDeletions, report: dict[str, Any], picture:
         "data": record.source.name,
         "images": int(record.per_image.shape[1]),
         "error": record.full,
-        "blocks": json.loads(record.to_pandas().to_json(orient="records")),
+        "blocks": json_rows(record.to_pandas()),
         "drop": report,
         "picture": str(picture),
         "model_fingerprint": record.source.model,

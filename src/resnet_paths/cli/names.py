@@ -13,8 +13,8 @@ STAGES = {
     "contributions": "Contributions to the prediction",
     "values": "Value of each block, and interactions",
     "frontier": "Accuracy against latency",
-    "surface": "Loss surface",
     "curvature": "Curvature",
+    "surface": "Loss surface",
 }
 """The section title of each stage."""
 

@@ -12,6 +12,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
+from ..tables import json_rows
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
 from .options import Json, Limit, Out, Seed, Subject
@@ -87,7 +88,7 @@ def _as_json(
     facts = ("mass", "low", "high", "path_share", "mean_length", "decay", "kind")
     return {
         "blocks": effective.n,
-        "lengths": json.loads(effective.to_pandas().to_json(orient="records")),
+        "lengths": json_rows(effective.to_pandas()),
         "gradient_norm": split.norms.double().mean(1).tolist(),
         "gradient_share": split.share.double().mean(1).tolist(),
         "residual": split.residual,

@@ -323,7 +323,7 @@ def _contours(ax: Axes, surface: Surface, values: np.ndarray, norm: Normalize, c
     if not np.isfinite(values).any() or min(values.shape) < 2 or norm.vmin == norm.vmax:
         return
     levels = _levels(norm, count)
-    colors = ["white" if norm(level) < 0.55 else "black" for level in levels]
+    colors = ["white" if norm(level) < 0.55 else "#111111" for level in levels]
     finite = np.ma.masked_invalid(values)
     lines = ax.contour(surface.x, surface.y, finite, levels=levels, colors=colors, linewidths=0.7)
     ax.clabel(lines, fontsize="x-small", fmt=_short)

@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..tables import json_rows
-from .section import Headline, Table
+from .pictures import distinct
+from .section import Headline, Picture, Table
 from .subject import Subject
 from .words import counted, number
 
@@ -41,7 +42,7 @@ def render(report: Report, subject: Subject) -> str:
     environment.filters["prose"] = prose
     environment.filters["counted"] = counted
     environment.filters["data_text"] = data_text
-    environment.filters["svg"] = lambda text: data_uri("image/svg+xml", text)
+    environment.filters["inline"] = inline
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
     template = environment.get_template("report.html")
     script = own_file("explorer.js") + own_file("page.js")
@@ -110,6 +111,17 @@ def _power(found: re.Match[str]) -> str:
     return f'<span class="power">{found[1]} × 10<sup>{int(found[2])}</sup></span>'
 
 
+def inline(picture: Picture, prefix: str) -> Markup:
+    """A figure as part of the page, with the alternative text as its name.
+
+    Args:
+        picture: the figure.
+        prefix: what sets its identifiers apart from those of other figures.
+    """
+    named = f'<svg role="img" aria-label="{escape(picture.alt)}" '
+    return Markup(distinct(picture.svg, prefix).replace("<svg ", named, 1))
+
+
 def data_uri(kind: str, text: str) -> str:
     """A text as a data URI.
 
@@ -124,7 +136,7 @@ def everything(report: Report) -> dict[str, Any]:
     """All tables, findings, warnings and the provenance, as JSON has them."""
     return {
         "provenance": dict(report.provenance),
-        "stages": json.loads(report.to_pandas().to_json(orient="records")),
+        "stages": json_rows(report.to_pandas()),
         "findings": report.findings,
         "warnings": report.warnings,
         "tables": {name: json_rows(frame) for name, frame in report.tables.items()},

@@ -1,30 +1,36 @@
-"""Figures for the page: SVG at two widths, with colours that follow the light or dark theme.
+"""Figures for the page: SVG with the values in it, and with colours that follow the light or dark theme.
 
-matplotlib draws a figure for one width and one background. The page is read on phones and on dark screens, so each
-figure is drawn twice, and its colours become CSS classes: the ink is drawn in a colour that nothing else has, so that
-it is found again in the SVG. Text stays text, to be searched and copied; the hash salt is fixed, so that the same
-numbers make the same file.
+matplotlib draws for one background. The page is read on dark screens too, so colours become CSS variables: the ink is
+drawn in a colour that nothing else has, so that it is found again in the SVG. Text stays text, to be searched and
+copied; the hash salt is fixed, so that the same numbers make the same file. A figure is drawn for half of the page's
+width, which is that of a phone: two stand beside each other on a screen.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from .section import Picture
+from .section import Picture, Table
 
 Draw = Callable[[Axes], object]
 _INK = "#010203"
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resnet_paths",
+    "font.sans-serif": ["DejaVu Sans"],  # lays the figure out; the page has its own letters, which are narrower
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -37,40 +43,81 @@ _STYLE: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-# Light and dark; on dark paper the blue, green and grey of Okabe and Ito are too dim.
+# What the variables are in light and in dark is in style.css.
 _COLOURS = {
-    _INK: ("ink", "#1f2328", "#e6edf3"),
-    "#000000": ("ink", "#1f2328", "#e6edf3"),
-    "#666666": ("grey", "#666666", "#9da7b3"),
-    "#1f77b4": ("blue", "#0072b2", "#58b4ee"),
-    "#0072b2": ("blue", "#0072b2", "#58b4ee"),
-    "#009e73": ("green", "#009e73", "#2fcb9b"),
-    "#d55e00": ("red", "#d55e00", "#ff7f3f"),
+    _INK: "ink",
+    "#000000": "ink",
+    "#666666": "grey",
+    "#1f77b4": "blue",
+    "#0072b2": "blue",
+    "#009e73": "green",
+    "#d55e00": "red",
+    "#e69f00": "orange",
 }
 
 
-def picture(
-    draw: Draw, alt: str, *, wide: tuple[float, float] = (8.0, 3.8), narrow: tuple[float, float] = (4.4, 3.9)
-) -> Picture:
-    """A drawing at two widths, in inches.
+@dataclass(frozen=True)
+class Mark:
+    """A value of a figure, shown when one points at it.
+
+    Attributes:
+        x: where it is drawn, in the coordinates of the axes.
+        y: the other coordinate.
+        text: what is shown.
+        cell: the cell of a table that holds the value: table, row and column.
+        value: the value, in full.
+    """
+
+    x: float
+    y: float
+    text: str
+    cell: tuple[str, int, str]
+    value: float
+
+
+def marks(
+    table: Table, text: Callable[[Mapping[str, Any]], str], y: str, x: str | None = None, value: str | None = None
+) -> list[Mark]:
+    """One mark for each row of a table that has a finite value.
+
+    Args:
+        table: holds what is drawn.
+        text: of a row.
+        y: column of the vertical coordinate.
+        x: column of the horizontal coordinate; None: the number of the row.
+        value: column of the value; None: the vertical coordinate.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = Table.of("t", "T", pd.DataFrame({"name": ["a", "b"], "error": [0.25, float("nan")]}))
+        >>> marks(table, lambda row: f"{row['name']}: {row['error']}", y="error")
+        [Mark(x=0.0, y=0.25, text='a: 0.25', cell=('t', 0, 'error'), value=0.25)]
+    """
+    value = value or y
+    found = []
+    for index, row in enumerate(table.frame().to_dict("records")):
+        if np.isfinite(row[value]):
+            across = float(index if x is None else row[x])
+            found.append(Mark(across, float(row[y]), text(row), (table.name, index, value), float(row[value])))
+    return found
+
+
+def picture(draw: Draw, alt: str, values: Sequence[Mark] = (), *, size: tuple[float, float] = (4.4, 3.1)) -> Picture:
+    """A drawing.
 
     Args:
         draw: draws on the axes that it is given.
         alt: the alternative text.
-        wide: size for screens.
-        narrow: size for phones.
+        values: what is shown when one points at the figure, or goes through it with the arrow keys.
+        size: in inches.
 
     Raises:
         ValueError: no alternative text.
     """
     if not alt.strip():
         raise ValueError("expected an alternative text for the figure, got none")
-    return Picture(_svg(draw, wide), _svg(draw, narrow), alt)
-
-
-def _svg(draw: Draw, size: tuple[float, float]) -> str:
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=72, layout="constrained")  # as SVG counts, so that marks lie on the drawing
         FigureCanvasSVG(figure)
         ax = figure.subplots()
         draw(ax)
@@ -79,7 +126,7 @@ def _svg(draw: Draw, size: tuple[float, float]) -> str:
         legend_above(ax, size)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return themed(file.getvalue())
+    return Picture(themed(file.getvalue()).replace("</svg>", f"{_written(ax, values)}</svg>"), alt)
 
 
 def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
@@ -94,32 +141,74 @@ def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mar
     )  # fmt: skip
 
 
-def _thin(ax: Axes, size: tuple[float, float], space: float = 0.14) -> None:
-    """Leave out overlapping tick labels: each needs `space` inches."""
+def _thin(ax: Axes, size: tuple[float, float], line: float = 0.14, letter: float = 0.08) -> None:
+    """Leave out overlapping tick labels: each needs the inches of a `line`, or of its letters if it is not turned."""
     for axis, inches in ((ax.xaxis, size[0] - 1.0), (ax.yaxis, size[1] - 0.8)):
-        labels = [label.get_text() for label in axis.get_ticklabels()]
+        labels = axis.get_ticklabels()
+        upright = axis is ax.xaxis and not any(label.get_rotation() for label in labels)
+        longest = max((len(label.get_text()) for label in labels), default=0)
+        space = 0.04 + letter * longest if upright else line
         step = -(-len(labels) // max(1, int(inches / space)))
-        if step > 1 and any(labels):
-            ticks = list(axis.get_ticklocs())
-            axis.set_ticks(ticks[::step], labels[::step])
+        if step > 1 and any(label.get_text() for label in labels):
+            texts, turned = [label.get_text() for label in labels], [label.get_rotation() for label in labels]
+            axis.set_ticks(list(axis.get_ticklocs())[::step], texts[::step])
+            for label, rotation in zip(axis.get_ticklabels(), turned[::step], strict=True):
+                label.set_rotation(rotation)
+
+
+def _written(ax: Axes, values: Sequence[Mark]) -> str:
+    """The marks as circles that are seen only when pointed at."""
+    figure = ax.get_figure(root=True)
+    if not values or figure is None:
+        return ""
+    height = figure.get_figheight() * figure.dpi
+    (left, right), (bottom, top) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    values = [mark for mark in values if left <= mark.x <= right and bottom <= mark.y <= top]  # others are not drawn
+    places = ax.transData.transform([(mark.x, mark.y) for mark in values])
+    circles = "".join(
+        f'<circle class="mark" cx="{x:.1f}" cy="{height - y:.1f}" r="4" data-tip="{escape(mark.text)}" '
+        f'data-cell="{escape(" ".join(map(str, mark.cell)))}" data-value="{mark.value!r}"/>'
+        for (x, y), mark in zip(places, values, strict=True)
+    )
+    return f'<g class="marks">{circles}</g>'
 
 
 def themed(svg: str) -> str:
-    """An SVG with named colours, each with a light and a dark value.
+    """An SVG for a page that defines the named colours, without what only a file of its own needs.
+
+    Identifiers that nothing refers to go; the others are made distinct by the page, which has several figures.
 
     Example:
-        >>> "var(--blue)" in themed('<svg><path style="stroke: #0072B2"/></svg>')
-        True
+        >>> themed('<?xml?><svg id="a"><path id="b" style="stroke: #0072B2"/><use href="#b"/></svg>')
+        '<svg><path id="b" style="stroke: var(--blue)"/><use href="#b"/></svg>'
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    for colour, (name, _, _) in _COLOURS.items():
-        svg = re.sub(re.escape(colour), f"var(--{name})", svg, flags=re.I)
-    light, dark = (
-        ";".join(f"--{name}:{values[place]}" for name, *values in dict.fromkeys(_COLOURS.values())) for place in (0, 1)
-    )
-    style = (
-        f"<style>:root{{{light}}}text{{fill:var(--ink)}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
-    )
-    head = svg.index(">") + 1
-    return svg[:head] + style + svg[head:]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r'<g id="[^"]*">\s*</g>', "", svg)
+    known = {**{colour: f"var(--{name})" for colour, name in _COLOURS.items()}, **_diverging()}
+    svg = re.sub(r"#[0-9a-fA-F]{6}\b", lambda found: known.get(found[0].lower(), found[0]), svg)
+    svg = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?", "system-ui, sans-serif", svg)
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+    names = {name for pair in used for name in pair}
+    return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in names else "", svg)
+
+
+def distinct(svg: str, prefix: str) -> str:
+    """An SVG whose identifiers differ from those of the page's other figures.
+
+    Example:
+        >>> distinct('<path id="b"/><use href="#b"/><g clip-path="url(#b)"/>', "f1")
+        '<path id="f1-b"/><use href="#f1-b"/><g clip-path="url(#f1-b)"/>'
+    """
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+
+
+def _diverging() -> dict[str, str]:
+    """The colours from below to above zero, mixed by the page from its own: zero is neutral in light and in dark."""
+    scale = colormaps["PuOr_r"]
+    mixed = {}
+    for step in range(scale.N):
+        share = 2 * step / (scale.N - 1) - 1
+        side = "above" if share > 0 else "below"
+        mixed[to_hex(scale(step))] = f"color-mix(in srgb, var(--{side}) {100 * abs(share):.0f}%, var(--zero))"
+    return mixed

@@ -17,16 +17,14 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure at two widths.
+    """A figure.
 
     Attributes:
-        wide: SVG for screens.
-        narrow: SVG for phones.
+        svg: the drawing; its marks hold the values that are shown when one points at them.
         alt: the alternative text.
     """
 
-    wide: str
-    narrow: str
+    svg: str
     alt: str
 
 
@@ -71,6 +69,7 @@ class Part:
         tables: the numbers.
         code: Python lines that carry out the recommendation, or "".
         explorer: what :func:`resnet_paths.report.explorer_data` gives, shown as the explorer, or "".
+        surface: what :func:`resnet_paths.report.relief.relief_data` gives, shown as a surface to turn, or "".
     """
 
     title: str
@@ -79,6 +78,7 @@ class Part:
     tables: tuple[Table, ...] = ()
     code: str = ""
     explorer: str = ""
+    surface: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,4 +158,5 @@ def _part(content: dict[str, Any]) -> Part:
         tables=tuple(Table(**table) for table in content["tables"]),
         code=content["code"],
         explorer=content["explorer"],
+        surface=content["surface"],
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def percent(share: float) -> str:
     """A share as a percentage, with as many decimals as it needs.
@@ -70,6 +72,16 @@ def counted(count: int, one: str, many: str = "") -> str:
     """
     noun = one if count == 1 else many or f"{one}s"
     return f"{count or 'no'} {noun}" if count < 1000 else f"{count:,} {noun}"
+
+
+def power(base: int, exponent: int) -> str:
+    """A power as one writes it.
+
+    Example:
+        >>> power(2, 27)
+        '2²⁷'
+    """
+    return f"{base}" + str(exponent).translate(_RAISED)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -31,8 +31,8 @@ STAGES: tuple[Stage, ...] = (
     contributions.STAGE,
     values.STAGE,
     frontier.STAGE,
+    curvature.STAGE,  # beside the frontier: a figure each
     surface.STAGE,
-    curvature.STAGE,
 )
 
 __all__ = ["STAGES"]

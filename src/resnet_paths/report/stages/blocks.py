@@ -10,7 +10,7 @@ from ...tradeoff import count_parameters
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, percent
+from ..words import counted, listed, percent, power
 
 _KINDS = {
     "identity": "the input unchanged",
@@ -39,7 +39,7 @@ def run(subject: Subject, options: Options) -> Section:
     kinds = Counter(block.shortcut for block in net)
     total, inside = count_parameters(subject.model), sum(block.branch_parameters for block in net)
     fixed = [block.name for block in net if not block.droppable]
-    found = f"The model is a stem, {counted(len(net), 'residual block')} and a head: 2^{len(net)} paths."
+    found = f"The model is a stem, {counted(len(net), 'residual block')} and a head: {power(2, len(net))} paths."
     reading = [
         found,
         "A block computes shortcut(x) + branch(x). Shortcuts: "

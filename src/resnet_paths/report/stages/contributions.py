@@ -8,7 +8,7 @@ import torch
 
 from ...paths import LogitLens, block_contributions, logit_lens
 from ...plot import plot_logit_lens, plot_mean_contributions
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -58,12 +58,14 @@ def run(subject: Subject, options: Options) -> Section:
         f"{top[0]} ({number(float(order['mean'].iloc[0]))}), smallest {top[-1]} "
         f"({number(float(order['mean'].iloc[-1]))})."
     )
-    part = Part(
-        "Direct contributions",
-        reading,
-        picture(lambda ax: plot_mean_contributions(record, ax), alt),
-        (Table.of("contributions", f"Logits of the true class, {counted(len(x), 'image')}", frame),),
+    table = Table.of("contributions", f"Logits of the true class, {counted(len(x), 'image')}", frame)
+    tips = marks(
+        table,
+        lambda row: f"{row['source']}: {number(row['mean'])} (standard error {number(row['standard_error'])})",
+        y="mean",
     )
+    drawn = picture(lambda ax: plot_mean_contributions(record, ax), alt, tips)
+    part = Part("Direct contributions", reading, drawn, (table,))
     lens = _lens(logit_lens(subject.fast, x), labels.cpu())
     return Section((part, lens), (found,), _warnings(record.residual, record.curved))
 
@@ -84,8 +86,16 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
         f"Probability of the true class and accuracy, read from the stream after each block: accuracy "
         f"{percent(float(accuracy[0]))} after the stem, {percent(float(accuracy[-1]))} at the end."
     )
-    drawn = picture(lambda ax: plot_logit_lens(record, target, ax), alt)
-    return Part("Logit lens", reading, drawn, (Table.of("logit_lens", "After each block", frame),))
+    table = Table.of("logit_lens", "After each block", frame)
+    tips = marks(
+        table,
+        lambda row: (
+            f"after {row['after']}: probability {percent(row['probability'])}, accuracy {percent(row['accuracy'])}"
+        ),
+        y="probability",
+    )
+    drawn = picture(lambda ax: plot_logit_lens(record, target, ax), alt, tips)
+    return Part("Logit lens", reading, drawn, (table,))
 
 
 def _warnings(residual: float, curved: object) -> tuple[str, ...]:

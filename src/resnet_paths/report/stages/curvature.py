@@ -13,7 +13,7 @@ from ...landscape import (
     spectral_density,
 )
 from ...plot.curvature import plot_spectrum
-from ..pictures import picture
+from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -57,16 +57,27 @@ def _one(
         f"{counted(extremes.samples, 'image')} "
         f"the largest is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. {_convex(extremes)}",
         f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth "
-        "of the largest. In the plot, each eigenvalue is smoothed into a Gaussian; the dotted line is the height "
-        "of a single eigenvalue.",
+        "of the largest. In the plot, each eigenvalue is smoothed into a Gaussian.",
     )
     alt = (
         f"Density of the Hessian's eigenvalues, log scale: nearly all close to 0, the largest at "
         f"{number(extremes.largest)}, the smallest at {number(extremes.smallest)}."
     )
-    return Part(
-        title, reading, picture(lambda ax: plot_spectrum(density, ax), alt), _tables(name, extremes, density)
-    ), extremes
+    tables = _tables(name, extremes, density)
+    shown = "each eigenvalue smoothed; band: two standard errors"
+    drawn = picture(lambda ax: plot_spectrum(density, ax, label=shown), alt, _tips(tables[1]))
+    return Part(title, reading, drawn, tables), extremes
+
+
+def _tips(table: Table, most: int = 60) -> list[Mark]:
+    """Where the density is drawn: every few points of its fine grid."""
+    tips = marks(
+        table,
+        lambda row: f"eigenvalue {number(row['eigenvalue'])}: density {number(row['density'])}",
+        y="density",
+        x="eigenvalue",
+    )
+    return tips[:: -(-len(tips) // most)]
 
 
 def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -> tuple[Table, Table]:

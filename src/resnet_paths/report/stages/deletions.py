@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from ...lesion import RandomDeletions, random_deletions
 from ...plot import plot_random_deletions
 from ...statistics import spearman
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -40,7 +41,18 @@ def run(subject: Subject, options: Options) -> Section:
         + ", ".join(f"{percent(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
         + "; the band holds the middle 80 % of the draws."
     )
-    drawn = picture(lambda ax: plot_random_deletions(record, ax), alt)
+    by_number = Table.of("deletions_by_number", "Error by number of deleted blocks", by_number_of(record))
+    values = marks(
+        by_number,
+        lambda row: (
+            f"{counted(row['deleted'], 'block')} deleted: {percent(row['median'])}, 80 % of the draws "
+            f"{percent(row['tenth'])} to {percent(row['ninetieth'])}"
+        ),
+        y="median",
+        x="deleted",
+    )
+    chance = subject.chance if learnt else None
+    drawn = picture(lambda ax: plot_random_deletions(record, ax, chance=chance), alt, values)
     table = Table.of("deletions", "Error of each draw", record.to_pandas())
     warnings = []
     if options["draws"] < 20:
@@ -48,7 +60,15 @@ def run(subject: Subject, options: Options) -> Section:
             f"Each number of deleted blocks was drawn {options['draws']} times on {counted(len(data), 'image')}, so "
             "the band is rough. --budget full draws more."
         )
-    return Section((Part("Several blocks deleted", reading, drawn, (table,)),), (found,), tuple(warnings))
+    return Section((Part("Several blocks deleted", reading, drawn, (by_number, table)),), (found,), tuple(warnings))
+
+
+def by_number_of(record: RandomDeletions) -> pd.DataFrame:
+    """One row per number of deleted blocks, from none: quantiles over the draws."""
+    spread = record.quantiles((0.1, 0.5, 0.9))
+    columns = {"deleted": [0, *map(int, record.counts)]}
+    names = ("tenth", "median", "ninetieth")
+    return pd.DataFrame(columns | {name: [record.full, *line] for name, line in zip(names, spread, strict=True)})
 
 
 def chosen_counts(n: int, most: int | None) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -28,12 +28,15 @@ def run(subject: Subject, options: Options) -> Section:
         f"{percent(record.mass)} of the gradient. Weighted by gradient, the mean length is "
         f"{number(record.mean_length)}; over all paths it is {number(n / 2)}."
     )
+    table = Table.of("effective_paths", f"By length, {counted(len(x), 'image')}", record.to_pandas())
+    values = marks(table, lambda row: f"length {row['length']}: norm {number(row['norm'])}", y="norm", x="length")
     norms = Part(
         "Gradient of single paths",
         (_decay(record),),
-        picture(lambda ax: plot_path_norms(record, ax), _alt_norms(record)),
+        picture(
+            lambda ax: plot_path_norms(record, ax), _alt_norms(record), [mark for mark in values if mark.value > 0]
+        ),
     )
-    table = Table.of("effective_paths", f"By length, {counted(len(x), 'image')}", record.to_pandas())
     shares = Part(
         "Effective paths",
         (
@@ -46,6 +49,15 @@ def run(subject: Subject, options: Options) -> Section:
             lambda ax: plot_effective_lengths(record, ax),
             f"Share of each length in the gradient carried by single paths, mostly {record.low} to {record.high}, "
             f"beside the share of all paths, which is centred at {number(n / 2)}.",
+            marks(
+                table,
+                lambda row: (
+                    f"length {row['length']}: {percent(row['share'])} of the gradient, "
+                    f"{percent(row['count_share'])} of the paths"
+                ),
+                y="share",
+                x="length",
+            ),
         ),
         (table,),
     )

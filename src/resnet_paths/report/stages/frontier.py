@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from ...data import ImageData
 from ...plot import plot_plan
@@ -17,7 +20,7 @@ from ...tradeoff import (
     as_in_training,
     plan_drop,
 )
-from ..pictures import picture
+from ..pictures import Mark, marks, picture
 from ..section import Headline, Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -52,16 +55,29 @@ def run(subject: Subject, options: Options) -> Section:
         f"{percent(plan.points[0].accuracy)} with all, {percent(plan.point.accuracy)} at the chosen point "
         f"with {len(chosen.dropped)} dropped, {percent(plan.points[-1].accuracy)} at the last."
     )
-    drawn = picture(lambda ax: plot_plan(plan, ax), alt)
     frame = plan.to_pandas().assign(
         dropped=[" ".join(map(str, point.dropped)) for point in plan.points],
         names=[" ".join(point.names) for point in plan.points],
     )
     table = Table.of("frontier", f"Greedy search, latency in seconds for {plan.clock.batch} images", frame)
+    drawn = picture(lambda ax: plot_plan(plan, ax), alt, _tips(table))
     code = _code(subject, plan, options)
     part = Part("Accuracy against latency", reading, drawn, (table,), code)
     headline = _headline(plan, len(subject.net), apart, code)
     return Section((part,), (found,), _warnings(subject, plan, apart, most), headline)
+
+
+def _tips(table: Table) -> list[Mark]:
+    """As dropped, at the heights that are drawn; the latency in the table is in seconds."""
+
+    def text(row: Mapping[str, Any]) -> str:
+        repaired = f", {percent(row['accuracy'])} {row['repair']}" if row["repair"] != "none" else ""
+        return (
+            f"{counted(row['count'], 'block')} dropped: {percent(row['plain'])} right{repaired}, "
+            f"{seconds(row['latency'])}"
+        )
+
+    return [replace(mark, x=1e3 * mark.x) for mark in marks(table, text, y="plain", x="latency")]
 
 
 def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
-from ...paths import gradient_by_length
-from ...plot import plot_gradient_by_length
-from ..pictures import picture
+from ...paths import GradientByLength, gradient_by_length
+from ...plot import plot_gradient_by_length, plot_gradient_share
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -20,7 +21,8 @@ def run(subject: Subject, options: Options) -> Section:
     if not record.total_norm.any() and not record.norms.any():
         raise NotApplicableError(NO_GRADIENT)
     norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
-    share = record.share.double().cpu().numpy().mean(1)
+    share = record.share.double().cpu().numpy()
+    share = share[:, np.isfinite(share).all(0)].mean(1)  # an image without a gradient has no shares
     top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))
     n = int(record.lengths[-1])
     short = float(share[: n // 2].sum())
@@ -29,7 +31,8 @@ def run(subject: Subject, options: Options) -> Section:
         f"paths shorter than {n // 2} together make up {percent(short)} of it."
     )
     reading = (
-        f"{found} The median norm over {counted(len(x), 'image')} is {number(norms[top])} at length {top} and "
+        found,
+        f"The median norm over {counted(len(x), 'image')} is {number(norms[top])} at length {top} and "
         f"{number(total)} for the full gradient"
         + (
             ". The full gradient is smaller than this part because parts of different lengths cancel."
@@ -44,14 +47,39 @@ def run(subject: Subject, options: Options) -> Section:
         f"Norm of the gradient at the input by path length, log scale: largest ({number(norms[top])}) at length {top}, "
         f"{number(norms[0])} at length 0, {number(norms[-1])} at length {n}."
     )
-    drawn = picture(lambda ax: plot_gradient_by_length(record, ax), alt)
-    frame = record.to_pandas()
-    table = Table.of("gradient_by_length", f"Norm, share and cosine, {counted(len(x), 'image')}", frame)
+    frame = pd.DataFrame(
+        {"length": record.lengths.numpy(), "median_norm": norms, "share": share, "share_up_to": share.cumsum()}
+    )
+    by_length = Table.of("gradient_shares", f"By length: median and means over {counted(len(x), 'image')}", frame)
+    tips = marks(
+        by_length, lambda row: f"length {row['length']}: norm {number(row['median_norm'])}", y="median_norm", x="length"
+    )
+    drawn = picture(lambda ax: plot_gradient_by_length(record, ax), alt, tips)
+    table = Table.of("gradient_by_length", f"Norm, share and cosine, {counted(len(x), 'image')}", record.to_pandas())
     return Section(
-        (Part("Gradient by path length", reading, drawn, (table,)),),
+        (Part("Norm by length", reading[1:], drawn, (table,)), _shares(record, by_length, (reading[0], reading[-1]))),
         (found,),
         _warnings(record.residual, record.looped),
     )
+
+
+def _shares(record: GradientByLength, table: Table, reading: tuple[str, ...]) -> Part:
+    frame = table.frame()
+    tips = marks(
+        table,
+        lambda row: (
+            f"length {row['length']}: {percent(row['share'])} of the gradient; up to it {percent(row['share_up_to'])}"
+        ),
+        y="share",
+        x="length",
+    )
+    half = int((frame["share_up_to"] >= 0.5).to_numpy().argmax())
+    alt = (
+        f"Share of the gradient by path length, and running sum: largest at length {int(frame['share'].argmax())}; "
+        f"half of the gradient is reached at length {half}."
+    )
+    drawn = picture(lambda ax: plot_gradient_share(record, ax), alt, tips)
+    return Part("Share by length", reading, drawn, (table,))
 
 
 def _signs(share: np.ndarray) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ...paths import path_lengths
 from ...plot import plot_path_lengths
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import number, percent
+from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -32,11 +35,17 @@ def run(subject: Subject, options: Options) -> Section:
             f"with mean length {number(record.mean)}. {spread}",
         )
     alt = f"Share of all paths by length: mean {number(record.mean)}, most from {low} to {high}."
-    drawn = picture(lambda ax: plot_path_lengths(record, ax), alt)
     table = Table.of("lengths", "Paths of each length", record.to_pandas())
+    values = marks(table, _tip, y="probability", x="length")
+    drawn = picture(lambda ax: plot_path_lengths(record, ax), alt, values)
     network = n if record.counts is None else f"unroll({subject.expressions.model})"
     code = subject.code(f"print(path_lengths({network}).to_pandas())")
     return Section((Part("Path lengths", reading, drawn, (table,), code),))
+
+
+def _tip(row: Mapping[str, Any]) -> str:
+    paths = counted(int(row["count"]), "path")
+    return f"length {row['length']}: {percent(row['probability'])} of all paths ({paths})"
 
 
 STAGE = Stage(

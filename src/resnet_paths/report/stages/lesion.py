@@ -8,7 +8,7 @@ import pandas as pd
 from ...imports import first_import
 from ...lesion import SingleDeletions, single_deletions
 from ...plot import plot_single_deletions
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -42,8 +42,9 @@ def run(subject: Subject, options: Options) -> Section:
         f"lowest {percent(record.values.min())} without {names[least]}; {percent(record.full)} without deletion."
     )
     chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
-    drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt)
     table = Table.of("lesion", "Error after deleting one block", frame)
+    values = marks(table, lambda row: f"{row['name']}: {_interval(row['error'], row['low'], row['high'])}", y="error")
+    drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt, values)
     made = subject.expressions
     code = subject.code(f"net = unroll({made.model})\nprint(single_deletions(net, {made.data}).to_pandas())")
     return Section((Part("One block deleted", reading, drawn, (table,), code),), (found,), _warnings(record))
@@ -66,6 +67,10 @@ def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
     frame["p_value"] = [binomtest(int(a), int(a + b)).pvalue if a + b else 1.0 for a, b in pairs]
     frame["significant"] = holm(frame["p_value"].to_numpy(), level)
     return frame
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{percent(value)} ({percent(low)} to {percent(high)})"
 
 
 def holm(p_values: np.ndarray, level: float = 0.05) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from ...lesion import Reorderings, reorderings
 from ...network import UnrollError
 from ...plot import plot_reorderings
-from ..pictures import picture
+from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -39,11 +39,15 @@ def run(subject: Subject, options: Options) -> Section:
         f"Error of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
         f"{', '.join(rows)}; {percent(record.full)} in the original order."
     )
-    drawn = picture(lambda ax: plot_reorderings(record, ax), alt)
-    tables = (
-        Table.of("reordering", "All orders", record.to_pandas()),
-        Table.of("reordering_by_swaps", "By number of swaps", frame),
+    by_swaps = Table.of("reordering_by_swaps", "By number of swaps", frame)
+    values = marks(
+        by_swaps,
+        lambda row: f"{counted(row['swaps'], 'swap')} (tau {number(row['tau'])}): median {percent(row['median'])}",
+        y="median",
+        x="tau",
     )
+    drawn = picture(lambda ax: plot_reorderings(record, ax), alt, values)
+    tables = (by_swaps, Table.of("reordering", "All orders", record.to_pandas()))
     code = subject.code(
         "from resnet_paths.lesion import reorderings\n\n"
         f"print(reorderings(unroll({subject.expressions.model}), {subject.expressions.data}).by_swaps())"

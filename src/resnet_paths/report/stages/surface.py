@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +12,8 @@ from torch import nn
 
 from ...landscape import Roughness, Surface, loss_surface, random_direction, roughness
 from ...plot import plot_surface_heat
-from ..pictures import picture
+from ..pictures import Mark, marks, picture
+from ..relief import relief_data
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -19,19 +23,21 @@ from ..words import counted, number, percent
 def run(subject: Subject, options: Options) -> Section:
     """A plane of filter-normalised random directions, for the model and its twin."""
     own, rough = _one(subject, subject.model, "surface", "The model", options)
-    parts = [own]
+    parts = [*own]
     found = (
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
         f"{percent(rough.convex)} of the inner points."
     )
     if subject.twin is not None:
         other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.expressions.twin})", options)
-        parts.append(other)
+        parts += other
         found += f" For its twin, it is convex at {percent(twin.convex)}."
     return Section(tuple(parts), (found,), _warnings(len(subject.images(options["images"])), rough))
 
 
-def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Options) -> tuple[Part, Roughness]:
+def _one(
+    subject: Subject, model: nn.Module, name: str, title: str, options: Options
+) -> tuple[tuple[Part, Part], Roughness]:
     coordinates = np.linspace(-options["reach"], options["reach"], options["steps"])
     plane = [random_direction(model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
@@ -41,9 +47,10 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
     loss = record.values["loss"]
     middle = float(loss[options["steps"] // 2, options["steps"] // 2])
     lost = int((~np.isfinite(loss)).sum())
+    coarse = f" It has only {counted(loss.size, 'cell')}: details between them are unknown." if loss.size < 900 else ""
     reading = (
         "Both axes move all weights along a random direction; a step of 1 moves each filter by its own norm (Li et al. "
-        "2018, section 4). The cross marks the trained weights.",
+        f"2018, section 4). The cross marks the trained weights, the lines have equal loss.{coarse}",
         f"The loss there is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
         f"{number(float(np.nanmax(loss)))}{_lowest(record)}. {_usable(record)}",
         f"On its logarithmic scale the surface is convex (bends upwards in both directions of the plane) at "
@@ -57,16 +64,29 @@ def _one(subject: Subject, model: nn.Module, name: str, title: str, options: Opt
     )
 
     def draw(ax: Axes) -> None:
-        plot_surface_heat(record, ax=ax, log=True)
+        plot_surface_heat(record, ax=ax, log=True, levels=6)
         ax.set_xlabel("step along random direction 1 (filter norms)")
         ax.set_ylabel("step along random direction 2")
 
-    drawn = picture(draw, alt, wide=(6.4, 4.8), narrow=(4.4, 3.8))
-    frames = (
-        Table.of(name, "Every cell, with standard errors over images", record.to_pandas()),
-        Table.of(f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])),
+    cells = Table.of(name, "Every cell, with standard errors over images", record.to_pandas())
+    roughness_table = Table.of(
+        f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
-    return Part(title, reading, drawn, frames), rough
+    drawn = picture(draw, alt, _tips(cells), size=(4.4, 3.4))
+    plane = Part(title, reading[:1], drawn, (cells,))
+    relief = Part(
+        f"{title} in three dimensions", reading[1:], tables=(roughness_table,),
+        surface=relief_data(cells, _tip, x="x", y="y", value="loss"),
+    )  # fmt: skip
+    return (plane, relief), rough
+
+
+def _tip(row: Mapping[str, Any]) -> str:
+    return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
+
+
+def _tips(cells: Table) -> list[Mark]:
+    return sorted(marks(cells, _tip, y="y", x="x", value="loss"), key=lambda mark: (mark.y, mark.x))
 
 
 def _lowest(record: Surface) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from ...lesion import BlockValues, Exploration, block_values
 from ...plot import plot_block_values, plot_interactions
 from ...statistics import spearman
 from ...tradeoff import count_macs
-from ..pictures import picture
+from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, number
+from ..words import counted, listed, number, power
 from .explorer import STAGE as EXPLORER
 from .explorer import affordable
 
@@ -81,9 +82,16 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
         f"{record.names[order[-1]]} least."
     )
     frame = record.to_pandas().assign(leave_one_out=alone.values)
-    drawn = picture(lambda ax: plot_block_values(record, ax), alt)
     how = "all coalitions" if record.exhaustive else f"{counted(record.coalitions, 'coalition')} sampled"
-    return Part("Values", reading, drawn, (Table.of("block_values", f"Cross-entropy (nats), {how}", frame),)), found
+    table = Table.of("block_values", f"Cross-entropy (nats), {how}", frame)
+    tips = marks(table, _tip, y="value")
+    drawn = picture(lambda ax: plot_block_values(record, ax), alt, tips)
+    return Part("Values", reading, drawn, (table,)), found
+
+
+def _tip(row: Mapping[str, Any]) -> str:
+    moves = "lowers" if row["value"] >= 0 else "raises"
+    return f"{row['name']} {moves} the loss by {number(abs(row['value']))}"
 
 
 def _interactions(record: BlockValues) -> Part:
@@ -98,8 +106,8 @@ def _interactions(record: BlockValues) -> Part:
     frame = pd.DataFrame(rows)
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
-        f"Measured on the {n} most valuable blocks, over all 2^{n} ways to keep or delete them, with the other blocks "
-        "kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: they can "
+        f"Measured on the {n} most valuable blocks, over all {power(2, n)} ways to keep or delete them, with the other "
+        "blocks kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: they can "
         "replace each other. Above zero they need each other: one is worth little without the other."
     ]
     if low["interaction"] < 0:
@@ -110,8 +118,20 @@ def _interactions(record: BlockValues) -> Part:
         f"Pairwise interactions of {n} blocks: highest between {high['one']} and {high['other']}, lowest between "
         f"{low['one']} and {low['other']}."
     )
-    drawn = picture(lambda ax: plot_interactions(record, ax), alt, wide=(6.0, 4.6), narrow=(4.4, 3.6))
-    return Part("Interactions", tuple(reading), drawn, (Table.of("interactions", "Pairs", frame),))
+    table = Table.of("interactions", "Pairs", frame)
+    drawn = picture(lambda ax: plot_interactions(record, ax), alt, _pair_tips(record, table), size=(4.4, 3.5))
+    return Part("Interactions", tuple(reading), drawn, (table,))
+
+
+def _pair_tips(record: BlockValues, table: Table) -> list[Mark]:
+    """Each pair is drawn on both sides of the diagonal."""
+    place = {name: index for index, name in enumerate(record.names)}
+    tips = []
+    for index, row in enumerate(table.frame().to_dict("records")):
+        one, other, value = place[row["one"]], place[row["other"]], float(row["interaction"])
+        text, cell = f"{row['one']} and {row['other']}: {number(value)}", (table.name, index, "interaction")
+        tips += [Mark(one, other, text, cell, value), Mark(other, one, text, cell, value)]
+    return sorted(tips, key=lambda mark: (mark.y, mark.x))
 
 
 def _warnings(record: BlockValues, permutations: int) -> tuple[str, ...]:

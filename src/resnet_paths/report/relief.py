@@ -1,0 +1,50 @@
+"""A surface to turn: what the page's script draws in three dimensions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .section import Table
+
+
+def relief_data(table: Table, text: Callable[[Mapping[str, Any]], str], x: str, y: str, value: str) -> str:
+    """A plane of cells as JSON: their coordinates, heights (logarithms of the values) and texts.
+
+    Args:
+        table: one row for each cell of the plane, in any order.
+        text: of a row.
+        x: column of the horizontal coordinate.
+        y: column of the other one.
+        value: column of the value, above zero; cells where it is not have no height.
+
+    Returns:
+        JSON with ``x`` and ``y``; for each cell, from the lowest y and x, ``z`` (null without a height), ``texts``,
+        ``exact`` (the value), ``rows`` (of the table); and ``table`` and ``column``, their names.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"x": [0, 1, 0, 1], "y": [0, 0, 1, 1], "loss": [1, 10, 100, 0.0]})
+        >>> data = json.loads(relief_data(Table.of("t", "T", frame), lambda row: str(row["loss"]), "x", "y", "loss"))
+        >>> data["z"], data["texts"][2], data["rows"]
+        ([0.0, 1.0, 2.0, None], '100.0', [0, 1, 2, 3])
+    """
+    frame = table.frame()
+    order = np.lexsort((frame[x], frame[y]))
+    frame = frame.iloc[order]
+    values = frame[value].to_numpy(float)
+    there = np.isfinite(values) & (values > 0)
+    data = {
+        "x": np.unique(frame[x]).tolist(),
+        "y": np.unique(frame[y]).tolist(),
+        "z": [float(np.log10(v)) if seen else None for v, seen in zip(values, there, strict=True)],
+        "exact": [float(v) if seen else None for v, seen in zip(values, there, strict=True)],
+        "texts": [text(row) for row in frame.to_dict("records")],
+        "rows": order.tolist(),
+        "table": table.name,
+        "column": value,
+    }
+    return json.dumps(data)
