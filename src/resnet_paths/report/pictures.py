@@ -95,7 +95,7 @@ def marks(
     """
     value = value or y
     found = []
-    for index, row in enumerate(table.frame().to_dict("records")):
+    for index, row in enumerate(table.rows()):
         if np.isfinite(row[value]):
             across = float(index if x is None else row[x])
             found.append(Mark(across, float(row[y]), text(row), (table.name, index, value), float(row[value])))

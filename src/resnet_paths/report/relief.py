@@ -32,18 +32,17 @@ def relief_data(table: Table, text: Callable[[Mapping[str, Any]], str], x: str, 
         >>> data["z"], data["texts"][2], data["rows"]
         ([0.0, 1.0, 2.0, None], '100.0', [0, 1, 2, 3])
     """
-    frame = table.frame()
-    order = np.lexsort((frame[x], frame[y]))
-    frame = frame.iloc[order]
-    values = frame[value].to_numpy(float)
-    there = np.isfinite(values) & (values > 0)
+    rows = table.rows()
+    order = sorted(range(len(rows)), key=lambda index: (rows[index][y], rows[index][x]))
+    cells = [rows[index] for index in order]
+    exact = [float(cell[value]) if np.isfinite(cell[value]) and cell[value] > 0 else None for cell in cells]
     data = {
-        "x": np.unique(frame[x]).tolist(),
-        "y": np.unique(frame[y]).tolist(),
-        "z": [float(np.log10(v)) if seen else None for v, seen in zip(values, there, strict=True)],
-        "exact": [float(v) if seen else None for v, seen in zip(values, there, strict=True)],
-        "texts": [text(row) for row in frame.to_dict("records")],
-        "rows": order.tolist(),
+        "x": sorted({cell[x] for cell in cells}),
+        "y": sorted({cell[y] for cell in cells}),
+        "z": [None if height is None else float(np.log10(height)) for height in exact],
+        "exact": exact,
+        "texts": [text(cell) for cell in cells],
+        "rows": order,
         "table": table.name,
         "column": value,
     }

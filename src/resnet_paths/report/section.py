@@ -57,6 +57,15 @@ class Table:
         """The numbers, bit-identical to those given."""
         return pd.read_csv(io.StringIO(self.csv), float_precision="round_trip")
 
+    def rows(self) -> list[dict[str, Any]]:
+        r"""The numbers row by row, by the names of their columns.
+
+        Example:
+            >>> Table("two", "Two rows", "a,b\n1,x\n2,y\n").rows()[1]
+            {'a': 2, 'b': 'y'}
+        """
+        return [{str(name): value for name, value in row.items()} for row in self.frame().to_dict("records")]
+
 
 @dataclass(frozen=True)
 class Part:

@@ -73,12 +73,12 @@ def _one(
         f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
     drawn = picture(draw, alt, _tips(cells), size=(4.4, 3.4))
-    plane = Part(title, reading[:1], drawn, (cells,))
+    flat = Part(title, reading[:1], drawn, (cells,))
     relief = Part(
         f"{title} in three dimensions", reading[1:], tables=(roughness_table,),
         surface=relief_data(cells, _tip, x="x", y="y", value="loss"),
     )  # fmt: skip
-    return (plane, relief), rough
+    return (flat, relief), rough
 
 
 def _tip(row: Mapping[str, Any]) -> str:

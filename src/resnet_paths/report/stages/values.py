@@ -107,8 +107,8 @@ def _interactions(record: BlockValues) -> Part:
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
         f"Measured on the {n} most valuable blocks, over all {power(2, n)} ways to keep or delete them, with the other "
-        "blocks kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: they can "
-        "replace each other. Above zero they need each other: one is worth little without the other."
+        "blocks kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: "
+        "they can replace each other. Above zero they need each other: one is worth little without the other."
     ]
     if low["interaction"] < 0:
         reading.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
@@ -127,7 +127,7 @@ def _pair_tips(record: BlockValues, table: Table) -> list[Mark]:
     """Each pair is drawn on both sides of the diagonal."""
     place = {name: index for index, name in enumerate(record.names)}
     tips = []
-    for index, row in enumerate(table.frame().to_dict("records")):
+    for index, row in enumerate(table.rows()):
         one, other, value = place[row["one"]], place[row["other"]], float(row["interaction"])
         text, cell = f"{row['one']} and {row['other']}: {number(value)}", (table.name, index, "interaction")
         tips += [Mark(one, other, text, cell, value), Mark(other, one, text, cell, value)]
