@@ -54,6 +54,8 @@ class GradientByLength(Record):
     """
 
     DIMENSIONS: ClassVar = {
+        "gradient": "length example ...",
+        "total": "example ...",
         "norms": "length example",
         "share": "length example",
         "cosine": "length example",

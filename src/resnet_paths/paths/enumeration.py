@@ -68,7 +68,9 @@ class EnumeratedPathGradients(Record):
     DIMENSIONS: ClassVar = {
         "norms": "path example",
         "lengths": "path",
+        "gradient": "path example ...",
     }
+    TABLE: ClassVar = ("norms", "lengths")
 
     n: int
     loss: str

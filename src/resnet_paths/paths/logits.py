@@ -46,10 +46,12 @@ class LogitsByLength(Record):
     """
 
     DIMENSIONS: ClassVar = {
-        "logits": "length example class",
-        "parts": "length example class",
+        "logits": "length example ... class",
+        "parts": "length example ... class",
+        "output": "example ... class",
     }
     COORDINATES: ClassVar = {"length": "lengths"}
+    TABLE: ClassVar = ("logits", "parts")
 
     lengths: torch.Tensor
     logits: torch.Tensor
@@ -75,8 +77,9 @@ class BlockContributions(Record):
     """
 
     DIMENSIONS: ClassVar = {
-        "contributions": "source example class",
-        "of_target": "source example",
+        "contributions": "source example ... class",
+        "of_target": "source example ...",
+        "output": "example ... class",
     }
     COORDINATES: ClassVar = {"source": "sources"}
     TABLE: ClassVar = ("contributions",)
@@ -101,8 +104,8 @@ class LogitLens(Record):
     """
 
     DIMENSIONS: ClassVar = {
-        "logits": "block example class",
-        "probabilities": "block example class",
+        "logits": "block example ... class",
+        "probabilities": "block example ... class",
     }
     COORDINATES: ClassVar = {"block": "blocks"}
 

@@ -30,7 +30,8 @@ class Record(Shown):
 
     Attributes:
         DIMENSIONS: the dimension names of each array field, as in ``"block image"``. A field that maps names to arrays
-            becomes one variable per name; one that is None or empty is left out.
+            becomes one variable per name; one that is None or empty is left out. ``...`` stands for the dimensions of
+            the user's data, of any number: ``axis_0``, ``axis_1``, ...
         COORDINATES: the field with the coordinates of a dimension; other dimensions count from 0.
         TABLE: the fields in the table, if it is not all of them; a record may write a table of other rows itself.
 
@@ -63,7 +64,8 @@ class Record(Shown):
         if not self.DIMENSIONS:
             raise NotImplementedError(f"expected {type(self).__name__} to declare dimensions or its own table")
         data = self.to_xarray()
-        frame: pd.DataFrame = (data[list(self.TABLE)] if self.TABLE else data).to_dataframe().reset_index()
+        columns = [name for field, name, _ in self._arrays() if not self.TABLE or field in self.TABLE]
+        frame: pd.DataFrame = data[columns].to_dataframe().reset_index()
         frame.attrs.update(data.attrs)
         return frame
 
@@ -76,7 +78,7 @@ class Record(Shown):
             table = self.to_pandas()
             columns = {str(name): (["row"], column.to_numpy()) for name, column in table.items()}
             return labelled_arrays(columns, {}, _facts(self, set()))
-        variables = {name: (self.DIMENSIONS[field].split(), value) for field, name, value in self._arrays()}
+        variables = {name: (_named(self.DIMENSIONS[field], value), value) for field, name, value in self._arrays()}
         used = {dim for dims, _ in variables.values() for dim in dims}
         coordinates = {
             dim: getattr(self, field)
@@ -145,6 +147,15 @@ def labelled_arrays(
     return dataset.assign_coords(
         {dim: np.arange(dataset.sizes[dim]) for dim in dataset.dims if dim not in dataset.coords}
     )
+
+
+def _named(declared: str, value: Any) -> list[str]:
+    """The dimensions of an array, with names for those that ``...`` stands for."""
+    names = declared.split()
+    if "..." not in names:
+        return names
+    at, further = names.index("..."), as_array(value).ndim - len(names) + 1
+    return [*names[:at], *(f"axis_{axis}" for axis in range(further)), *names[at + 1 :]]
 
 
 def _facts(record: Any, left_out: set[str], prefix: str = "") -> dict[str, Any]:
