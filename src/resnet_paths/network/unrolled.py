@@ -389,7 +389,7 @@ class UnrolledNetwork:
         """The output that the network returns, selected from what the model returned."""
         return output_at(returned, self.output_path)
 
-    def observe(self, example: Any) -> float:
+    def _observe(self, example: Any) -> float:
         """Run model and network once on the example, and record the blocks' shapes.
 
         Returns:

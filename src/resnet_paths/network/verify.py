@@ -46,7 +46,7 @@ def verify(net: UnrolledNetwork, example: Any) -> None:
 def _observed(net: UnrolledNetwork, example: Any) -> float:
     """The difference of the outputs; an operation that fails on the example shows that the graph is wrong."""
     try:
-        return net.observe(example)
+        return net._observe(example)
     except UnrollError:
         raise
     except Exception as error:
