@@ -27,7 +27,7 @@ from docs_pages import ROOT, Block, blocks, pages, placed
 
 pytestmark = pytest.mark.slow
 
-PLAIN = {"", "text", "html", "toml", "yaml", "mermaid"}
+PLAIN = {"", "text", "html", "toml", "yaml", "mermaid", "math", "bibtex"}
 SHELL = {"bash", "sh", "console"}
 OTHERS = re.compile(r"(python -m venv|(\S*/)?pip install|mpiexec|srun|sbatch|git|cd|export|uv) ")
 """Commands that a page may show and that are not run: they install, or need a cluster."""
@@ -130,6 +130,33 @@ def _shell(page: Path, block: Block) -> None:
             assert (ROOT / words[1]).exists(), f"{page.name}: {line} names a file that is not there"
         else:
             assert OTHERS.match(line), f"{page.name}: {line} is neither run nor known"
+
+
+def test_the_cheat_sheet_is_right(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls in Python run, in order, except for the dear ones, whose arguments are checked; its commands parse."""
+    from typer.main import get_command
+
+    from resnet_paths.cli import app
+
+    dear = ("write_report", "train(")
+    page = ROOT / "docs" / "cheat-sheet.md"
+    rows = re.findall(r"^\| (?!to \||---)(.*?) \| (?:`(.+?)` )?\| (?:`(.+?)` )?\|$", page.read_text(), re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| ", page.read_text(), re.MULTILINE)) - 1, "a row is not read"
+    shutil.copy(small_checkpoint, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        exec(block.code, names)
+    group = get_command(app)
+    for task, call, command in rows:
+        if call and any(word in call for word in dear):
+            function, _, arguments = call.partition("(")
+            eval(f"__import__('inspect').signature({function}).bind({arguments}", names)
+        elif call:
+            exec(compile(call, task, "exec"), names)
+        if command:
+            words = shlex.split(command)
+            group.commands[words[0]].make_context(words[0], words[1:])  # an unknown option or value is an error
 
 
 def test_the_mechanism_sees_wrong_output_and_broken_code(tmp_path: Path) -> None:

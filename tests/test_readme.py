@@ -55,3 +55,14 @@ def test_the_changelog_knows_the_version() -> None:
 
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert "## Unreleased" in changes or f"## {resnet_paths.__version__}" in changes
+
+
+def test_what_is_cited_is_this_version() -> None:
+    """CITATION.cff and the BibTeX entry of the FAQ name the version, and both the same title."""
+    import resnet_paths
+
+    citation, faq = (ROOT / "CITATION.cff").read_text(), (ROOT / "docs" / "faq.md").read_text()
+    entry = faq.partition("```bibtex\n")[2].partition("```")[0].replace("\\_", "_")
+    assert f"\nversion: {resnet_paths.__version__}\n" in citation
+    assert f"version = {{{resnet_paths.__version__}}}" in entry
+    assert "title = {resnet_paths" in entry and "title: resnet_paths" in citation

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
-from resnet_paths.cli.text_tables import show, table
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [
@@ -184,18 +181,6 @@ def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("resnet_paths.cli._errors._users_frames", lambda error: None)
     monkeypatch.setattr("resnet_paths.cli.unroll.named_model", full)
     assert "out of memory" in line_of(CliRunner().invoke(app, ["unroll"]))
-
-
-def test_tables_are_whole_in_logs_and_on_narrow_terminals() -> None:
-    wide = table("Blocks", ["last block"], ["accuracy", "recalibrated", "95 % interval", "latency", "parameters"])
-    wide.add_row("layer1.0.residual.branch", "91.25%", "91.25%", "90.1% to 92.4%", "0.91", "0.87")
-    for terminal in (False, True):
-        screen = Console(width=80, file=io.StringIO(), force_terminal=terminal, color_system=None)
-        show(screen, wide)
-        text = screen.file.getvalue()
-        assert "\N{HORIZONTAL ELLIPSIS}" not in text
-        assert max(map(len, text.splitlines())) <= (80 if terminal else 200)
-        assert terminal or "recalibrated" in text
 
 
 @pytest.mark.slow

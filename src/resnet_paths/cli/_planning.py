@@ -11,9 +11,9 @@ from rich.table import Table
 
 import resnet_paths as rp
 
+from ..text_tables import show, table
 from ._inputs import Source, model_and_source, unrolled
 from .options import Planning, Repair, Subject
-from .text_tables import show, table
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,8 +15,8 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..tables import data_frame, json_rows
+from ..text_tables import table
 from .options import BatchSize, Place, path_option
-from .text_tables import table
 
 if TYPE_CHECKING:
     import pandas as pd

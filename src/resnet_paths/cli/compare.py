@@ -15,10 +15,10 @@ import resnet_paths as rp
 from ..choices import MetricName
 from ..files import write_table
 from ..tables import json_rows
+from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
 from .options import Json, Limit, Out, Place, Seed, Subject, path_option
-from .text_tables import show, table
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table, write_text
+from ..text_tables import show, table
 from ._app import command
 from ._inputs import block_names, console, fitting, model_and_data, named_model, unrolled
 from .options import Axes, Cells, Json, Limit, Out, Subject
-from .text_tables import show, table
 
 if TYPE_CHECKING:
     from torch import nn

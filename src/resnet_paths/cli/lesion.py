@@ -14,11 +14,11 @@ import resnet_paths as rp
 
 from ..files import write_table
 from ..tables import json_rows
+from ..text_tables import show, table
 from . import _studies
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
 from .options import Json, Limit, Out, Subject
-from .text_tables import show, table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,10 +13,10 @@ import resnet_paths as rp
 
 from ..files import write_table
 from ..tables import json_rows
+from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
 from .options import Json, Limit, Out, Seed, Subject
-from .text_tables import show, table
 
 if TYPE_CHECKING:
     import torch

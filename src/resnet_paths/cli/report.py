@@ -11,11 +11,11 @@ import typer
 import resnet_paths as rp
 
 from ..choices import Budget
+from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_source, named_model, unrolled
 from .names import STAGES
 from .options import BatchSize, Json, Limit, Place, Seed, Subject, Twin, path_option
-from .text_tables import show, table
 
 
 def _stages(incomplete: str) -> list[tuple[str, str]]:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from ..text_tables import FittingTable, show, table
 from ._app import command
 from ._inputs import console, model_and_source, unrolled
 from .names import CLAIMS, PAPERS
 from .options import Json, Limit, Seed, Subject
-from .text_tables import show
 
 if TYPE_CHECKING:
     from ..report.claims import Claim, Reproduction
@@ -107,15 +106,14 @@ def _plain(numbers: dict[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items()}
 
 
-def _table(result: Reproduction) -> Table:
+def _table(result: Reproduction) -> FittingTable:
     title = f"{result.paper.citation}: {result.model}, {result.images} images of {result.data}"
-    table = Table(title=title, show_lines=True)
-    for name in ("claim", "kind", "paper", "expected", "measured", "verdict"):
-        table.add_column(name)
+    rows = table(title, ("claim", "kind", "paper", "expected", "measured", "verdict"))
+    rows.show_lines = True
     colours = {"holds": "green", "does not hold": "yellow", "disagrees": "red", "failed": "red"}
     for row in result.to_pandas().to_dict("records"):
         verdict = str(row["verdict"])
         words = (row["claim"], row["kind"], f"{row['statement']} ({row['where']})", row["expected"], row["measured"])
         cells = [escape(str(word)) for word in words]
-        table.add_row(*cells, f"[{colours.get(verdict, 'dim')}]{verdict}[/]")
-    return table
+        rows.add_row(*cells, f"[{colours.get(verdict, 'dim')}]{verdict}[/]")
+    return rows

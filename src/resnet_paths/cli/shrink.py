@@ -14,12 +14,12 @@ from rich.console import Console
 import resnet_paths as rp
 
 from ..files import write_text
+from ..text_tables import show, table
 from ._app import command
 from ._inputs import console
 from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
 from .options import Json, Out, Planning, Subject
-from .text_tables import show, table
 
 if TYPE_CHECKING:
     import torch

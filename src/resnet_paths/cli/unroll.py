@@ -37,7 +37,11 @@ def unroll(
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(block) for block in net], indent=2))
     else:
-        console().print(repr(net), soft_wrap=True, highlight=False, markup=False)
+        screen, text = console(), repr(net)
+        if screen.is_terminal and max(map(len, text.splitlines())) > screen.width:
+            screen.print(net)
+        else:
+            screen.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _example(shape: str) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
@@ -12,6 +12,7 @@ from ..graph.drop_sites import Droppable
 from ..graph.opaque_modules import opaque_modules
 from ..graph.program import Program
 from ..graph.removed_parts import Holdings
+from ..imports import first_import
 from .block import Block
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .unrolled import UnrolledNetwork
 
 _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shape", "droppable")
+_NUMBERS = {0, 4}  # columns of them
 
 
 def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Block, ...]:
@@ -103,15 +105,30 @@ def text_table(net: UnrolledNetwork) -> str:
     """The blocks as aligned text."""
     rows = [_HEADER, *(_cells(block) for block in net.blocks)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    right = {0, 4}
     lines = [
         "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
+            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
     return "\n".join([_title(net), *lines, *_not_traced(net)])
+
+
+def rich_table(net: UnrolledNetwork) -> Any:
+    """The blocks for a terminal, with whole names at every width."""
+    with first_import("rich"):
+        from rich.markup import escape as plain
+
+        from ..text_tables import table
+
+    made = table(plain(_title(net)))
+    for column, head in enumerate(_HEADER):
+        made.add_column(head, justify="right" if column in _NUMBERS else "left")
+    for block in net.blocks:
+        made.add_row(*map(plain, _cells(block)))
+    made.caption = plain("\n".join(_not_traced(net))) or None
+    return made
 
 
 def _not_traced(net: UnrolledNetwork) -> list[str]:

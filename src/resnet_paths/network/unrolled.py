@@ -30,7 +30,7 @@ from ..graph.sums import put_back, unify_sums
 from ..graph.tuples import read_items_directly
 from .block import Block, BlockRef, resolve, resolve_all
 from .gate_rows import Evaluations, evaluate_rows
-from .summary import describe_blocks, html_table, text_table
+from .summary import describe_blocks, html_table, rich_table, text_table
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 """Relative differences between network and model that rounding explains: sums in another order, on any device."""
@@ -130,6 +130,9 @@ class UnrolledNetwork:
 
     def _repr_html_(self) -> str:
         return html_table(self)
+
+    def __rich__(self) -> Any:
+        return rich_table(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(UnrolledNetwork, output=self.output, overwrite=self.overwrites)

@@ -64,15 +64,19 @@ class Shown:
     def __rich__(self) -> Any:
         """The table, for ``rich.print``."""
         with first_import("rich"):
-            from rich.table import Table
+            from rich.markup import escape as plain
+
+            from ..text_tables import table
 
         frame = self.to_pandas()
-        table = Table(*map(str, frame.columns), title=repr(self), title_justify="left")
+        made = table(plain(repr(self)))
+        for column in frame:
+            made.add_column(plain(str(column)), justify="right" if frame[column].dtype.kind in "iuf" else "left")
         for row in frame.head(_ROWS).itertuples(index=False):
-            table.add_row(*(_cell(value) for value in row))
+            made.add_row(*(plain(_cell(value)) for value in row))
         if len(frame) > _ROWS:
-            table.caption = _MORE.format(shown=_ROWS, all=len(frame))
-        return table
+            made.caption = _MORE.format(shown=_ROWS, all=len(frame))
+        return made
 
 
 _PICTURES: dict[type, Callable[[Any], Any]] = {}
