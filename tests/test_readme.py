@@ -65,4 +65,5 @@ def test_what_is_cited_is_this_version() -> None:
     entry = faq.partition("```bibtex\n")[2].partition("```")[0].replace("\\_", "_")
     assert f"\nversion: {resnet_paths.__version__}\n" in citation
     assert f"version = {{{resnet_paths.__version__}}}" in entry
-    assert "title = {resnet_paths" in entry and "title: resnet_paths" in citation
+    assert "title = {resnet_paths" in entry
+    assert "title: resnet_paths" in citation

@@ -20,13 +20,18 @@ def on_config(config: MkDocsConfig, **kwargs: Any) -> MkDocsConfig:
     try:
         import latex2mathml.converter  # noqa: F401
     except ImportError as error:
-        raise PluginError("formulas need latex2mathml: pip install 'resnet-paths[docs]'") from error
+        raise PluginError(
+            "formulas need latex2mathml: pip install 'resnet-paths[docs]'"
+        ) from error
     return config
 
 
 def on_page_content(html: str, page: Page, **kwargs: Any) -> str:
     """Translate the page's formulas."""
-    return _MARKED.sub(lambda marked: mathml(unescape(marked[3].strip()), marked[2] == "[", page.file.src_path), html)
+    return _MARKED.sub(
+        lambda marked: mathml(unescape(marked[3].strip()), marked[2] == "[", page.file.src_path),
+        html,
+    )
 
 
 def mathml(tex: str, display: bool, where: str) -> str:

@@ -8,13 +8,28 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.pages import Page
 
 CITATION = Path(__file__).resolve().parents[2] / "CITATION.cff"
-WEIGHTS = {"how-to/": 3.0, "tutorial": 3.0, "faq": 2.0, "api/": 0.3, "public-cases": 0.3, "coverage": 0.3}
+WEIGHTS = {
+    "how-to/": 3.0,
+    "tutorial": 3.0,
+    "faq": 2.0,
+    "api/": 0.3,
+    "public-cases": 0.3,
+    "coverage": 0.3,
+}
 """Of pages whose path begins so. A question is answered by a guide rather than by the longest page with its words."""
+
+
+WIDE = ("coverage", "cheat-sheet")
+"""Pages whose tables need the room of the table of contents."""
 
 
 def repository() -> str:
     """The address in CITATION.cff, which a release fills in; empty until then."""
-    line = re.search(r"^repository-code: *[\"']?(https://[^\s\"']+?)/?[\"']?$", CITATION.read_text(), re.MULTILINE)
+    line = re.search(
+        r"^repository-code: *[\"']?(https://[^\s\"']+?)/?[\"']?$",
+        CITATION.read_text(),
+        re.MULTILINE,
+    )
     return line[1] if line else ""
 
 
@@ -32,4 +47,10 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     for start, weight in WEIGHTS.items():
         if page.file.src_uri.startswith(start):
             page.meta["search"] = {"boost": weight}
-    return markdown.replace("open an issue", f"[open an issue]({repository()}/issues)") if repository() else markdown
+    if page.file.src_uri.startswith(WIDE):
+        page.meta["hide"] = ["toc"]
+    return (
+        markdown.replace("open an issue", f"[open an issue]({repository()}/issues)")
+        if repository()
+        else markdown
+    )

@@ -24,7 +24,8 @@ SAME = """
 INDEX = """# API reference
 
 Generated from the docstrings. Each entry has the formula, the cost in forward passes or vector-Jacobian products, the
-source, and an example that the tests run.
+source, and an example that the tests run. Formulas stand as text, so that `help()` shows them too; [the
+mathematics](../explanation/mathematics.md) has them typeset.
 
 | package | contents |
 |---|---|
@@ -36,15 +37,24 @@ def packages() -> dict[str, str]:
     found = {}
     for path in sorted(SOURCE.glob("*/__init__.py")):
         tree = ast.parse(path.read_text())
-        if any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in tree.body):
+        if any(
+            isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            for node in tree.body
+        ):
             found[path.parent.name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
 def page(name: str) -> str:
     """A package's page; a function with the same name as its file is named through the file."""
-    same = [path.stem for path in sorted((SOURCE / name).glob("[!_]*.py")) if _defines(path, path.stem)]
-    return PAGE.format(name=name) + "".join(SAME.format(name=name, member=member) for member in same)
+    same = [
+        path.stem
+        for path in sorted((SOURCE / name).glob("[!_]*.py"))
+        if _defines(path, path.stem)
+    ]
+    return PAGE.format(name=name) + "".join(
+        SAME.format(name=name, member=member) for member in same
+    )
 
 
 def _defines(path: Path, name: str) -> bool:

@@ -17,8 +17,12 @@ class Roles(griffe.Extension):
         """Rewrite the docstrings of everything in the package."""
         for place in _everything(pkg):
             if place.docstring is not None:
-                text = _ROLE.sub(lambda found, p=place: _link(p, *found.groups()), place.docstring.value)
-                place.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
+                text = _ROLE.sub(
+                    lambda found, p=place: _link(p, *found.groups()), place.docstring.value
+                )
+                place.docstring.value = re.sub(
+                    r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE
+                )
 
 
 def _everything(place: griffe.Object) -> Iterator[griffe.Object]:

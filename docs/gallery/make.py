@@ -15,7 +15,9 @@ def main() -> None:
     os.chdir(HERE)
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
-    for block in re.findall(r"^```python\n(.*?)^```$", (HERE / "index.md").read_text(), re.DOTALL | re.MULTILINE):
+    for block in re.findall(
+        r"^```python\n(.*?)^```$", (HERE / "index.md").read_text(), re.DOTALL | re.MULTILINE
+    ):
         exec(compile(block, "index.md", "exec"), names)
     for picture in HERE.glob("*.png"):
         Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
