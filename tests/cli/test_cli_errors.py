@@ -15,7 +15,7 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [
     (["reprot"], "No such command 'reprot'"),
     (["report", "--bugdet", "quick"], "--budget"),
-    (["report", "--budget", "huge"], "'--budget': 'huge' is not one of 'quick', 'full'"),
+    (["report", "--budget", "huge"], "'--budget': expected a duration such as 90s, 3min or 1h, got 'huge'"),
     (["report", "--skip", "lesions"], "stages among explorer, checks, blocks"),
     (["report", "--only", "lesions"], "stages among explorer, checks, blocks"),
     (["report", "--limit", "ten"], "--limit"),

@@ -46,7 +46,7 @@ TINY = {
     "gradient": {"images": 2},
     "effective": {"images": 2, "draws": 2},
     "contributions": {"images": 4},
-    "values": {"images": 10, "permutations": 4, "players": 3, "images_of_all": 20},
+    "values": {"images": 10, "permutations": 4, "players": 3},
     "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "max_blocks": 2, "seconds": 0.01},
     "surface": {"images": 10, "steps": 3},
     "curvature": {"images": 8, "steps": 4},
@@ -341,14 +341,14 @@ def test_progress_names_each_stage_that_starts(tmp_path, capsys) -> None:
     assert heard == ["a", "b"]
     write_report(small_model(), data, tmp_path / "s.html", stages=stages)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "1 of 3: A"
-    assert re.fullmatch(r"2 of 3: B \(.* so far, about .* to go\)", lines[1])
+    assert lines[0] == "stage 1 of 3: A"
+    assert re.fullmatch(r"stage 2 of 3: B \(.* so far, about .* to go\)", lines[1])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": "huge"}, "'quick' or 'full', got 'huge'"),
+        ({"budget": "huge"}, "'quick', 'full' or a duration such as 90s, 3min or 1h, got 'huge'"),
         ({"skip": ["lesions"]}, "stages among explorer, checks, blocks.*got 'lesions'"),
         ({"options": {"lesion": {"count": 1}}}, "options of the stage lesion among images, got 'count'"),
         ({"options": {"lesions": {}}}, "stages among"),

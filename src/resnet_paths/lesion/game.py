@@ -147,6 +147,7 @@ def block_values(
     interactions: bool = False,
     tolerance: float | None = None,
     max_permutations: int = 200,
+    exhaustive: bool | None = None,
     known: Exploration | None = None,
     seed: int = 0,
     **options: Unpack[StudyOptions],
@@ -174,6 +175,7 @@ def block_values(
             more blocks, and for sampled interactions, see :func:`higher_interactions`.
         tolerance: sample until every standard error is at most this (in units of the metric), from 16 orders on.
         max_permutations: maximum number of orders to sample; a warning says if that was not enough for `tolerance`.
+        exhaustive: whether to evaluate all 2^n coalitions; None: up to 16 blocks.
         known: coalitions of the same model whose losses on the same images were measured already, by
             :func:`resnet_paths.lesion.explore`; they are not evaluated again.
         seed: seed of the orders.
@@ -209,7 +211,11 @@ def block_values(
     if known is not None:
         game.use(known, name, source)
     n = len(players)
-    exhaustive = method == "leave-one-out" or n <= MOST_EXHAUSTIVE
+    if exhaustive and n > MOST_EXHAUSTIVE:
+        raise ValueError(f"expected at most {MOST_EXHAUSTIVE} blocks for exhaustive=True, got {n}; leave it out")
+    exhaustive = method == "leave-one-out" or (n <= MOST_EXHAUSTIVE if exhaustive is None else exhaustive)
+    if not exhaustive and n <= MOST_EXHAUSTIVE and (method == "banzhaf" or interactions):
+        raise ValueError("expected all coalitions for Banzhaf values and interactions; leave out exhaustive=False")
     if not exhaustive and (method == "banzhaf" or interactions):
         raise ValueError(
             f"expected at most {MOST_EXHAUSTIVE} blocks for Banzhaf values and interactions, got {n}; select blocks "

@@ -1,6 +1,9 @@
 """One command, one report; and tests of the papers' claims."""
 
+from .budget import Spent
+from .effort import Effort
 from .explorer import explorer_data
+from .page import json_schema
 from .section import Headline, Part, Picture, Section, Table
 from .stage import NotApplicableError, Stage
 from .stages import STAGES
@@ -10,6 +13,7 @@ from .write import Outcome, Report, write_report
 
 __all__ = [
     "STAGES",
+    "Effort",
     "Expressions",
     "Headline",
     "NotApplicableError",
@@ -18,10 +22,12 @@ __all__ = [
     "Picture",
     "Report",
     "Section",
+    "Spent",
     "Stage",
     "Subject",
     "Table",
     "explore_widget",
     "explorer_data",
+    "json_schema",
     "write_report",
 ]

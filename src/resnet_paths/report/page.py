@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from .words import counted, number
 if TYPE_CHECKING:
     from .write import Report
 
+JSON_VERSION = 1
+"""Of the form of the numbers as JSON; it changes if a reader of the former form would misread them."""
 _SHOWN = 60
 
 
@@ -59,6 +62,17 @@ def render(report: Report, subject: Subject) -> str:
         stages=report.to_pandas(),
         everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
     )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of what `resnet-paths report --json` prints and the page's ``report.json`` holds.
+
+    Example:
+        >>> json_schema()["properties"]["version"]
+        {'const': 1}
+    """
+    schema: dict[str, Any] = json.loads((resources.files("resnet_paths.report") / "report.schema.json").read_text())
+    return schema
 
 
 def own_file(name: str) -> str:
@@ -133,10 +147,22 @@ def data_uri(kind: str, text: str) -> str:
 
 
 def everything(report: Report) -> dict[str, Any]:
-    """All tables, findings, warnings and the provenance, as JSON has them."""
+    """All tables, findings, warnings and the provenance, as JSON has them; ``report.schema.json`` describes it."""
     return {
+        "version": JSON_VERSION,
         "provenance": dict(report.provenance),
-        "stages": json_rows(report.to_pandas()),
+        "stages": [
+            {
+                "stage": outcome.stage.name,
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "seconds": None if math.isnan(outcome.seconds) else outcome.seconds,
+                "given": outcome.spent.given,
+                "options": dict(outcome.spent.options),
+                "shrunk": {name: [used, wanted] for name, used, wanted in outcome.spent.shrunk},
+            }
+            for outcome in report.outcomes
+        ],
         "findings": report.findings,
         "warnings": report.warnings,
         "tables": {name: json_rows(frame) for name, frame in report.tables.items()},

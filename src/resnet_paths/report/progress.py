@@ -1,52 +1,58 @@
 """Which stage is running, and the remaining time.
 
-The stages take from a second to minutes, so that counting them, as a sweep's progress does, would predict nothing;
-each stage has a weight instead. One line per stage, because stages have no steps in common.
+The stages take from a second to minutes, so that counting them, as a sweep's progress does, would predict nothing; the
+plan of the time knows what it expects of each. One line per stage, because stages have no steps in common.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import TextIO
+from collections.abc import Sequence
+from typing import Protocol, TextIO
 
 from ..sweep.progress import duration
 from .stage import Stage
 
 
-class StageProgress:
-    """One line per stage: its number, the elapsed time and the estimated time left.
+class Expecting(Protocol):
+    """What expects a time of each stage."""
 
-    The time left is the weight of the remaining stages at the rate of the finished ones.
+    def elapsed(self) -> float:
+        """The seconds since the report began."""
+
+    def to_go(self, stage: Stage) -> float:
+        """The seconds that a stage and those after it will take."""
+
+
+class StageProgress:
+    """One line per stage: its number, the elapsed time and the expected time left.
 
     Example:
         >>> from resnet_paths.report.stages import STAGES
-        >>> times = iter([0.0, 0.0, 2.0])
-        >>> shown = StageProgress(STAGES[1:3], sys.stdout, clock=lambda: next(times))
-        >>> shown("checks")
-        1 of 2: Model and data
-        >>> shown("blocks")
-        2 of 2: The model as unrolled blocks (2.0 s so far, about 0.4 s to go)
+        >>> class Plan:
+        ...     def elapsed(self):
+        ...         return 2.0
+        ...     def to_go(self, stage):
+        ...         return 65.0
+        >>> shown = StageProgress(STAGES[1:3], Plan(), sys.stdout)
+        >>> shown(STAGES[1])
+        stage 1 of 2: Model and data
+        >>> shown(STAGES[2])
+        stage 2 of 2: The model as unrolled blocks (2.0 s so far, about 1 min 5 s to go)
     """
 
-    def __init__(
-        self, stages: Sequence[Stage], stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._stages = {stage.name: stage for stage in stages}
+    def __init__(self, stages: Sequence[Stage], plan: Expecting, stream: TextIO | None = None) -> None:
+        self._names = [stage.name for stage in stages]
+        self._plan = plan
         self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
-        self._start = clock()
-        self._ran: list[str] = []
+        self._told = False
 
-    def __call__(self, name: str) -> None:
+    def __call__(self, stage: Stage) -> None:
         """A stage starts."""
-        names = list(self._stages)
-        done = sum(self._stages[other].weight for other in self._ran)
-        left = sum(self._stages[other].weight for other in names[names.index(name) :])
-        elapsed = self._clock() - self._start
-        times = f" ({duration(elapsed)} so far, about {duration(left * elapsed / done)} to go)" if done else ""
-        print(
-            f"{names.index(name) + 1} of {len(names)}: {self._stages[name].title}{times}", file=self._stream, flush=True
-        )
-        self._ran.append(name)
+        times = ""
+        if self._told:
+            so_far, to_go = self._plan.elapsed(), self._plan.to_go(stage)
+            times = f" ({duration(so_far)} so far, about {duration(to_go)} to go)"
+        number = self._names.index(stage.name) + 1
+        print(f"stage {number} of {len(self._names)}: {stage.title}{times}", file=self._stream, flush=True)
+        self._told = True

@@ -1,21 +1,23 @@
 """A stage of the report: one file in ``stages/``, one section of the page.
 
 Stages know nothing of each other and are points of one sweep: each may fail, be left out or come from the journal
-without the others. Their options are plain values, which name the point; the two budgets differ in options alone.
+without the others. Their options are plain values. Those that are sizes (numbers of images, draws, orders, grid points)
+follow one scale per stage, from the least with which it says anything, over those that a quick report is content with,
+to those of a full one; the plan of a report chooses the place on the scale from what it costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..choices import Budget
+from .effort import Effort
 from .section import Section
 from .subject import Subject
 
-BUDGETS: tuple[Budget, ...] = get_args(Budget)
 Options = Mapping[str, Any]
+LEAST, QUICK, FULL = 0.0, 1.0, 2.0
 
 
 NO_GRADIENT = "the gradient of the loss at the input is zero for all images: there is nothing to split"
@@ -23,6 +25,11 @@ NO_GRADIENT = "the gradient of the loss at the input is zero for all images: the
 
 class NotApplicableError(Exception):
     """A stage does not apply to this model or these images; the message says why."""
+
+
+def no_effort(subject: Subject, options: Options) -> Effort:
+    """The effort of a stage that takes next to no time."""
+    return Effort()
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,12 @@ class Stage:
         name: for `skip`.
         title: of its section.
         question: the question that the section answers, in one sentence.
-        run: from the subject and the options of a budget to the section.
-        quick: its options under the quick budget: numbers of images, draws and so on.
-        full: what the full budget changes in them.
-        weight: its approximate running time relative to the other stages (for the remaining time).
+        run: from the subject and the options to the section.
+        quick: its options in a quick report: numbers of images, draws and so on.
+        full: what a full report changes in them.
+        weight: its share of a budget that is too short for all stages, relative to the others.
+        least: what changes in the quick options where time is short; with less it would not say anything.
+        effort: what it costs with given options.
     """
 
     name: str
@@ -46,17 +55,42 @@ class Stage:
     quick: Options
     full: Options
     weight: float = 1.0
+    least: Options = field(default_factory=dict)
+    effort: Callable[[Subject, Options], Effort] = no_effort
 
-    def options(self, budget: Budget, changed: Options | None = None) -> dict[str, Any]:
-        """The options under a budget, with some of them changed.
+    def options(self, level: float = QUICK, changed: Options | None = None) -> dict[str, Any]:
+        """The options at a level, some of them given.
+
+        Args:
+            level: 0 for the least, 1 for a quick report, 2 for a full one; sizes between are on a geometric scale.
+            changed: options that do not follow the level.
 
         Raises:
             ValueError: an option that the stage does not have.
+
+        Example:
+            >>> stage = Stage("a", "A", "?", lambda *_: Section(()), {"draws": 16}, {"draws": 64}, least={"draws": 4})
+            >>> [stage.options(level)["draws"] for level in (0, 0.5, 1, 1.5, 2)]
+            [4, 8, 16, 32, 64]
         """
-        known = {**self.quick, **(self.full if budget == "full" else {})}
-        unknown = sorted(set(changed or {}) - set(known))
+        unknown = sorted(set(changed or {}) - {*self.quick, *self.full})
         if unknown:
-            raise ValueError(
-                f"expected options of the stage {self.name} among {', '.join(known) or 'none'}, got {unknown[0]!r}"
-            )
-        return {**known, **(changed or {})}
+            known = ", ".join({**self.quick, **self.full}) or "none"
+            raise ValueError(f"expected options of the stage {self.name} among {known}, got {unknown[0]!r}")
+        low, high, part = (
+            ({**self.quick, **self.least}, self.quick, level)
+            if level <= QUICK
+            else (self.quick, {**self.quick, **self.full}, level - QUICK)
+        )
+        return {name: _between(low[name], high[name], part) for name in high} | dict(changed or {})
+
+
+def _between(low: Any, high: Any, part: float) -> Any:
+    """A size between two, on a geometric scale; of what is no positive number, the lower one up to the end."""
+    if part >= 1 or low == high:
+        return high
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in (low, high))
+    if not numbers:
+        return low
+    value = low * (high / low) ** part
+    return round(value) if isinstance(low, int) and isinstance(high, int) else float(f"{value:.3g}")

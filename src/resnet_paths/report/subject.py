@@ -24,6 +24,9 @@ from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..network.unrolled import placed
 from ..sweep.fingerprints import deciding
+from .effort import Footprint, Prices, measured_prices
+
+_TIMED_TOGETHER = 32  # images of a pass that is timed; more cost time and hardly change the price of one
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Subject:
         expressions: Python expressions that make them, for the code shown in the report.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
-        batch_size: images per batch.
+        batch_size: images per batch at most; fewer where they would need more memory.
+        memory: bytes that computations may hold beside the model and the images.
     """
 
     model: nn.Module
@@ -66,6 +70,7 @@ class Subject:
     accuracy_drop: float = 0.02
     seed: int = 0
     batch_size: int = 100
+    memory: float = 2e9
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""
@@ -101,6 +106,29 @@ class Subject:
         """The network with folded norms."""
         return for_inference(self.net)
 
+    @cached_property
+    def footprint(self) -> Footprint:
+        """The memory of one image's pass."""
+        return Footprint.of(self.net, self.batch(1)[0])
+
+    @property
+    def at_once(self) -> int:
+        """The images of one batch of forward passes: as many as the memory holds, at most `batch_size`."""
+        return self.together(self.footprint.forward)
+
+    def together(self, each: float) -> int:
+        """How many images the memory holds, at most `batch_size`, if each needs this many bytes."""
+        return max(1, min(self.batch_size, int(self.memory / max(each, 1))))
+
+    def prices(self) -> Prices:
+        """What passes cost on this machine, measured now."""
+        x, labels = self.batch(min(self.at_once, _TIMED_TOGETHER, len(self.data)))
+        return measured_prices(self.net, self.fast, x, labels)
+
+    def count(self, images: int | None) -> int:
+        """How many images `images(count)` gives."""
+        return len(self.data) if images is None else min(images, len(self.data))
+
     @property
     def chance(self) -> float:
         """The error of always guessing the most frequent class of the images."""
@@ -117,9 +145,15 @@ class Subject:
         if key not in self._explorations:
             images = self.images(options.pop("images"))
             self._explorations[key] = explore(
-                self.net, images, seed=self.seed, batch_size=self.batch_size, progress=False, **options
+                self.net, images, seed=self.seed, batch_size=self.at_once, progress=False, **options
             )
         return self._explorations[key]
+
+    @property
+    def all_sets(self) -> Exploration | None:
+        """An exploration that has measured all sets of all blocks, if there was one."""
+        every = (one for one in self._explorations.values() if one.exhaustive and len(one.blocks) == len(self.net))
+        return next(every, None)
 
     @cached_property
     def _explorations(self) -> dict[Any, Exploration]:

@@ -2,13 +2,16 @@
 
 The stages run as points of a sweep, for its journal: a report takes minutes to hours, and after a kill or a failed
 stage the same call computes only what is missing. They run one after the other in this process, since each uses all
-cores and all share the unrolled network.
+cores and all share the unrolled network. A point is a stage with its budget; the sizes that the stage could afford are
+part of its value, so that a later call keeps them, whatever the machine does then.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,21 @@ import pandas as pd
 from torch import nn
 
 from ..arguments import Range, checked
-from ..choices import Budget
 from ..data import ImageSource, as_data
 from ..data.classes import numbered_alike
 from ..files import write_text
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..records import Shown
-from ..sweep import SweepResult, sweep
+from ..sweep import SweepResult, sweep, unfinished
 from ..sweep.fingerprints import deciding
+from ..sweep.progress import duration
 from ..sweep.result import last_line
+from .budget import Spent, TimePlan, budget_seconds
 from .page import render
 from .progress import StageProgress
 from .section import Section
-from .stage import BUDGETS, NotApplicableError, Options, Stage
+from .stage import NotApplicableError, Options, Stage
 from .stages import STAGES
 from .subject import Expressions, Subject
 
@@ -40,12 +44,12 @@ class Outcome:
 
     Attributes:
         stage: the stage.
-        status: ``done``, ``skipped``, ``not applicable`` or ``failed``.
+        status: ``done``, ``skipped``, ``not applicable``, ``left out`` (no time or memory for it) or ``failed``.
         section: its results, if it is done.
         reason: why not, if it is not done.
         details: the traceback, if it failed.
         seconds: its running time.
-        options: the options used.
+        spent: the time that it was given, and the sizes used.
     """
 
     stage: Stage
@@ -54,7 +58,7 @@ class Outcome:
     reason: str = ""
     details: str = ""
     seconds: float = 0.0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,16 @@ class Report(Shown):
     def failed(self) -> list[str]:
         """Names of the stages that failed."""
         return [outcome.stage.name for outcome in self.outcomes if outcome.status == "failed"]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Names of the stages for which there was no time or no memory; the same call again includes them."""
+        return [outcome.stage.name for outcome in self.outcomes if outcome.status == "left out"]
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The sizes used, by stage: with these as `options`, another call computes the same."""
+        return {o.stage.name: dict(o.spent.options) for o in self.outcomes if o.status == "done"}
 
     @property
     def findings(self) -> list[str]:
@@ -102,18 +116,26 @@ class Report(Shown):
         return [(outcome.stage, outcome.section) for outcome in self.outcomes if outcome.section is not None]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per stage: its outcome."""
+        """One row per stage: its outcome, the seconds that it took and was given, and its sizes."""
         return pd.DataFrame(
             [
-                {"stage": o.stage.name, "status": o.status, "reason": o.reason, "seconds": o.seconds}
+                {
+                    "stage": o.stage.name,
+                    "status": o.status,
+                    "reason": o.reason,
+                    "seconds": o.seconds,
+                    "given": o.spent.given,
+                    "sizes": ", ".join(f"{name}={value}" for name, value in o.spent.options.items()),
+                    "shrunk": o.spent.precision,
+                }
                 for o in self.outcomes
             ]
         )
 
 
-# Fifteen parameters: what the report is about (four), what is measured and how (seven), and what is written (four).
+# Sixteen parameters: what the report is about (four), what is measured and how (eight), and what is written (four).
 # Nearly all are options of the command line; a script that calls this sets two or three of them.
-@checked(accuracy_drop=Range(0, 1))
+@checked(accuracy_drop=Range(0, 1), memory=Range(0, above=True))
 def write_report(
     model: nn.Module,
     data: ImageSource,
@@ -121,11 +143,12 @@ def write_report(
     *,
     training: ImageSource | None = None,
     twin: nn.Module | None = None,
-    budget: Budget = "quick",
+    budget: str | float | timedelta = "quick",
     skip: Sequence[str] = (),
     accuracy_drop: float = 0.02,
     seed: int = 0,
     batch_size: int = 100,
+    memory: float = 2.0,
     expressions: Expressions | None = None,
     options: Mapping[str, Options] | None = None,
     journal: str | Path | None = None,
@@ -139,20 +162,28 @@ def write_report(
     loses at most the running stage and what finished less than a fifth of a second before it. A failed stage does not
     stop the others: the page shows its error.
 
+    The budget is kept whatever the model and the machine. A pass of the network is timed first. Each stage is then
+    given a share of the time that is left, and its numbers of images, draws, orders and grid points follow from that;
+    those that shrank are named on the page, and a stage for which there is no time at all is left out, with the
+    reason. The sizes used are stored with the results. A second call plans its time for what is missing.
+
     Args:
         model: a residual model in eval mode; it is not changed.
         data: the images on which numbers are reported.
         out: the file to write.
         training: images for choosing blocks and estimating batch-norm statistics; None: one half of `data`.
         twin: a second model for the same images, to compare with (such as the same layers without shortcuts).
-        budget: ``quick`` (minutes on a CPU) or ``full``.
+        budget: ``quick`` (at most 3 minutes), ``full`` (30 minutes), or a duration: words such as ``"10min"``, seconds
+            or a timedelta. A small model takes less: no stage uses more images or draws than those of its kind should.
         skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
             confidence on held-out images.
         seed: of all random draws.
-        batch_size: images per batch.
+        batch_size: images per batch at most.
+        memory: what computations may hold beside the model and the images, in GB; batches and sizes are chosen to stay
+            below it.
         expressions: Python expressions that make the model and the images, for the code shown on the page.
-        options: options to change, by stage.
+        options: options to fix, by stage; they do not follow the budget.
         journal: the file that stores finished stages (default: beside `out`, with the suffix ``.journal``).
         progress: print a line to stderr for each stage that starts, or a function to be called with its name.
         stages: the stages to run.
@@ -164,7 +195,7 @@ def write_report(
         ValueError: an unknown budget, stage or option; a model in training mode, without blocks, that does not take
             the images or gives NaN for them.
 
-    Cost: about a minute under the quick budget for the embedded network; see each stage's options.
+    Cost: at most the budget, as far as stages can be estimated (within a fifth); less for the embedded network.
 
     Example:
         >>> import tempfile
@@ -179,11 +210,13 @@ def write_report(
         >>> len(report.tables["blocks"])
         27
     """
+    began = time.monotonic()
+    seconds = budget_seconds(budget)
     data = as_data(data)
     training = None if training is None else as_data(training)
     if training is not None:
         training, data = numbered_alike(training, data)
-    wanted = _wanted(stages, skip, budget, options or {})
+    wanted = _wanted(stages, skip, options or {})
     check_eval(model)
     target = Path(out)
     if target.is_dir():
@@ -193,19 +226,30 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
     written = expressions or Expressions()
-    subject = Subject(model, data, training, twin, written, accuracy_drop, seed, batch_size)
+    subject = Subject(model, data, training, twin, written, accuracy_drop, seed, batch_size, 1e9 * memory)
     subject.check()
-    points = [{"stage": name, "options": given} for name, given in wanted.items()]
-    if progress is True:
-        progress = StageProgress([stage for stage in stages if stage.name in wanted])
-    runner = _Runner({stage.name: stage for stage in stages}, progress or None)
+    wanted_stages = [stage for stage in stages if stage.name in wanted]
+    points = [{"stage": stage.name, "seconds": seconds, "options": wanted[stage.name]} for stage in wanted_stages]
+    runner = _Runner({stage.name: stage for stage in stages})
+    still = unfinished(runner, points, context=subject, journal=place, seed=seed)
+    plan = TimePlan(subject, [wanted_stages[index] for index in still], seconds, wanted, began=began)
+    runner = replace(runner, plan=plan, started=_told(progress, wanted_stages, plan))
     result = sweep(
         runner, points, context=subject, journal=place, seed=seed, retry_failed=True, progress=lambda state: None
     )
-    outcomes = _outcomes(stages, wanted, result)
-    report = Report(target, place, outcomes, _provenance(subject, budget, result))
+    outcomes = _outcomes(stages, list(wanted), result, plan)
+    report = Report(target, place, outcomes, _provenance(subject, seconds, result))
     write_text(target, render(report, subject))
     return report
+
+
+def _told(
+    progress: bool | Callable[[str], None], stages: Sequence[Stage], plan: TimePlan
+) -> Callable[[Stage], None] | None:
+    """What is called with each stage that starts."""
+    if progress is True:
+        return StageProgress(stages, plan)
+    return (lambda stage: progress(stage.name)) if progress else None
 
 
 @dataclass(frozen=True)
@@ -213,54 +257,59 @@ class _Runner:
     """Run the stage named by a point."""
 
     stages: Mapping[str, Stage]
-    started: Callable[[str], None] | None
+    plan: TimePlan | None = None
+    started: Callable[[Stage], None] | None = None
 
     def __sweep_fingerprint__(self) -> Any:
-        return deciding(self, aside={"started"})  # who is told of a stage
+        return deciding(self, aside={"started", "plan"})  # who is told of a stage; its share goes into its value
 
     def __call__(self, point: Any, subject: Subject, seed: int) -> dict[str, str]:
-        stage = self.stages[point["stage"]]
+        stage, plan = self.stages[point["stage"]], self.plan
+        if plan is None:
+            raise RuntimeError("expected a plan of the time, got none")
         if self.started is not None:
-            self.started(stage.name)
+            self.started(stage)
         try:
-            return {"section": stage.run(subject, point["options"]).to_json()}
+            section, spent = plan.run(stage)
         except NotApplicableError as reason:
             return {"not_applicable": str(reason)}
+        return {"section": section.to_json(), "spent": spent.to_json()}
 
 
-def _wanted(
-    stages: Sequence[Stage], skip: Sequence[str], budget: str, options: Mapping[str, Options]
-) -> dict[str, dict[str, Any]]:
-    """The options of each stage to run."""
+def _wanted(stages: Sequence[Stage], skip: Sequence[str], options: Mapping[str, Options]) -> dict[str, dict[str, Any]]:
+    """The stages to run, with the options that are given for them."""
     names = [stage.name for stage in stages]
-    if budget not in BUDGETS:
-        raise ValueError(f"expected budget {' or '.join(map(repr, BUDGETS))}, got {budget!r}")
     for name in (*skip, *options):
         if name not in names:
             raise ValueError(f"expected stages among {', '.join(names)}, got {name!r}")
-    return {stage.name: stage.options(budget, options.get(stage.name)) for stage in stages if stage.name not in skip}
+    for stage in stages:
+        stage.options(changed=options.get(stage.name))  # refuses those that it does not have
+    return {stage.name: dict(options.get(stage.name, {})) for stage in stages if stage.name not in skip}
 
 
 def _outcomes(
-    stages: Sequence[Stage], wanted: Mapping[str, Mapping[str, Any]], result: SweepResult
+    stages: Sequence[Stage], wanted: Sequence[str], result: SweepResult, plan: TimePlan
 ) -> tuple[Outcome, ...]:
     rows = {name: row for row, name in enumerate(wanted)}
-    found = []
-    for stage in stages:
-        row = rows.get(stage.name)
-        if row is None:
-            found.append(Outcome(stage, "skipped", reason="skipped on request"))
-            continue
-        common: dict[str, Any] = {"seconds": float(result.seconds[row]), "options": wanted[stage.name]}
-        if row in result.errors:
-            text = result.errors[row]
-            found.append(Outcome(stage, "failed", reason=last_line(text), details=text, **common))
-        elif reason := _value(result, "not_applicable", row):
-            found.append(Outcome(stage, "not applicable", reason=reason, **common))
-        else:
-            section = Section.from_json(_value(result, "section", row) or "")
-            found.append(Outcome(stage, "done", section, **common))
-    return tuple(found)
+    return tuple(
+        _outcome(stage, rows[stage.name], result, plan)
+        if stage.name in rows
+        else Outcome(stage, "skipped", reason="skipped on request")
+        for stage in stages
+    )
+
+
+def _outcome(stage: Stage, row: int, result: SweepResult, plan: TimePlan) -> Outcome:
+    seconds = float(result.seconds[row])
+    if stage.name in plan.left_out:
+        return Outcome(stage, "left out", reason=plan.left_out[stage.name], seconds=seconds)
+    if row in result.errors:
+        text = result.errors[row]
+        return Outcome(stage, "failed", reason=last_line(text), details=text, seconds=seconds)
+    if reason := _value(result, "not_applicable", row):
+        return Outcome(stage, "not applicable", reason=reason, seconds=seconds)
+    section = Section.from_json(_value(result, "section", row) or "")
+    return Outcome(stage, "done", section, seconds=seconds, spent=Spent.from_json(_value(result, "spent", row) or "{}"))
 
 
 def _value(result: SweepResult, name: str, row: int) -> str | None:
@@ -269,7 +318,7 @@ def _value(result: SweepResult, name: str, row: int) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str, str]:
+def _provenance(subject: Subject, budget: float, result: SweepResult) -> dict[str, str]:
     facts = {key: str(value) for key, value in asdict(result.provenance).items() if key not in ("function", "context")}
     parameter = next(subject.model.parameters())
     return {
@@ -283,7 +332,8 @@ def _provenance(subject: Subject, budget: str, result: SweepResult) -> dict[str,
         "data_fingerprint": subject.data.fingerprint,
         "training": "none" if subject.training is None else subject.training.name,
         "training_fingerprint": "" if subject.training is None else subject.training.fingerprint,
-        "budget": budget,
+        "budget": duration(budget),
+        "memory_bound_gb": f"{subject.memory / 1e9:g}",
         "accuracy_drop": str(subject.accuracy_drop),
         **facts,
     }

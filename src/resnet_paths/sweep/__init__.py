@@ -8,7 +8,7 @@ from .memory import BatchHalvedWarning, adaptive_batches, is_out_of_memory
 from .options import RunOptions
 from .progress import SweepProgress
 from .result import SweepResult
-from .run import sweep
+from .run import sweep, unfinished
 from .threads import on_each_core
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "local_workers",
     "on_each_core",
     "sweep",
+    "unfinished",
     "worker_device",
 ]

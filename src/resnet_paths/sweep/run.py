@@ -119,6 +119,52 @@ def sweep(
     return result
 
 
+@checked
+def unfinished(
+    function: Function,
+    points: Iterable[Any],
+    *,
+    context: Any = None,
+    journal: Path | str,
+    seed: int = 0,
+    version: str | None = None,
+) -> list[int]:
+    """The points of a sweep whose values its journal does not hold yet, for whoever plans the time of what is left.
+
+    Args:
+        function: as for :func:`sweep`, like all others.
+        points: the points.
+        context: large objects that all points need.
+        journal: the file.
+        seed: seed of the sweep.
+        version: replaces the fingerprint of the function's code.
+
+    Returns:
+        Indices of the points that :func:`sweep` would compute or has to wait for.
+
+    Cost: a fingerprint of the context, and a look into the journal for each point.
+
+    Example:
+        >>> import tempfile
+        >>> def double(point, context, seed):
+        ...     return 2 * point
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before = unfinished(double, [1, 2], journal=folder + "/journal")
+        ...     _ = sweep(double, [2], journal=folder + "/journal", progress=False)
+        ...     before, unfinished(double, [1, 2], journal=folder + "/journal")
+        ([0, 1], [0])
+    """
+    if not Path(journal).exists():
+        return list(range(len(list(points))))
+    origin = _provenance(function, context, seed, version)
+    store = Journal(Path(journal), origin.fingerprint, asdict(origin))
+    try:
+        stored = [store.read(point_key(plain_point(point))) for point in points]
+    finally:
+        store.close()
+    return [index for index, outcome in enumerate(stored) if outcome is None or outcome[0] is None]
+
+
 _CONTEXT_CHANGED = (
     "the function has changed its context (a model in train mode updates its running statistics): values depend on the "
     "order of the points, and the next run will not find these in the journal. Restore whatever the function changes."

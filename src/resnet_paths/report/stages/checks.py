@@ -14,6 +14,7 @@ from ...graph.preserve import preserved
 from ...network.unrolled import placed
 from ...statistics import interval, share_interval
 from ...tradeoff import count_parameters
+from ..effort import Effort, passes
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -22,9 +23,10 @@ from ..words import counted, listed, percent, points
 
 def run(subject: Subject, options: Options) -> Section:
     """Accuracy, classes and their counts; overlap of the images, repeatability of the model."""
-    right = _right(subject)
+    data = subject.images(options["images"])
+    right = _right(subject, data)
     low, high = interval(right)
-    classes = _by_class(subject, right)
+    classes = _by_class(data, right)
     warnings = [
         *_sample(right),
         *_classes(classes),
@@ -33,7 +35,7 @@ def run(subject: Subject, options: Options) -> Section:
         *_repeats(subject, options["repeat_images"]),
     ]
     accuracy = float(right.mean())
-    data, parameters = subject.data, count_parameters(subject.model)
+    parameters = count_parameters(subject.model)
     found = (
         f"{type(subject.model).__name__} with {counted(parameters, 'parameter')} classifies {percent(accuracy)} of "
         f"{counted(len(data), 'image')} of {data.name} correctly (95 % interval {percent(low)} to {percent(high)})."
@@ -50,19 +52,19 @@ def run(subject: Subject, options: Options) -> Section:
     return Section((Part("What was examined", reading, tables=(table,)),), (found,), tuple(warnings))
 
 
-def _right(subject: Subject) -> np.ndarray:
+def _right(subject: Subject, data: ImageData) -> np.ndarray:
     found = []
     with torch.inference_mode():
-        for x, labels in subject.data.batches(subject.batch_size):
+        for x, labels in data.batches(subject.at_once):
             logits = subject.net(placed(x, subject.model)).cpu()
             found.append(right(logits, labels.cpu()).double())
     return torch.cat(found).numpy()
 
 
-def _by_class(subject: Subject, right: np.ndarray) -> pd.DataFrame:
-    labels = subject.data.labels.cpu().numpy()
+def _by_class(data: ImageData, right: np.ndarray) -> pd.DataFrame:
+    labels = data.labels.cpu().numpy()
     rows = []
-    for index, name in enumerate(subject.data.classes):
+    for index, name in enumerate(data.classes):
         own = right[labels == index]
         low, high = interval(own) if len(own) else (math.nan, math.nan)
         accuracy = float(own.mean()) if len(own) else math.nan
@@ -155,12 +157,21 @@ def _repeats(subject: Subject, count: int) -> list[str]:
     return found
 
 
+def effort(subject: Subject, options: Options) -> Effort:
+    """One pass over the images, and a few of them twice and one by one."""
+    few = subject.count(options["repeat_images"])
+    once = passes(1, subject.count(options["images"]), subject.at_once)
+    return once + passes(2, few, few) + passes(few, 1, 1) + Effort(seconds=0.2)
+
+
 STAGE = Stage(
     name="checks",
     title="Model and data",
     question="What is examined here, and how reliable are the numbers below?",
     run=run,
-    quick={"repeat_images": 8},
-    full={"repeat_images": 32},
+    quick={"images": 10_000, "repeat_images": 8},
+    full={"images": None, "repeat_images": 32},
     weight=1,
+    least={"images": 50, "repeat_images": 2},
+    effort=effort,
 )

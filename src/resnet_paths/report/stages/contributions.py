@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 
 from ...paths import LogitLens, block_contributions, logit_lens
 from ...plot import plot_logit_lens, plot_mean_contributions
+from ..effort import Effort, passes
+from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -18,7 +23,9 @@ from ..words import counted, listed, number, percent
 def run(subject: Subject, options: Options) -> Section:
     """Direct contributions to the true class's logit, and the logit lens."""
     x, labels = subject.batch(options["images"])
-    record = block_contributions(subject.fast, x, labels)
+    at_once = subject.together(_bytes(subject))
+    parts = list(zip(x.split(at_once), labels.split(at_once), strict=True))
+    record = joined([block_contributions(subject.fast, *part) for part in parts], ("of_target",), worst=("residual",))
     of_target = record.of_target
     if of_target is None:
         raise RuntimeError("expected contributions to the targets")
@@ -66,8 +73,13 @@ def run(subject: Subject, options: Options) -> Section:
     )
     drawn = picture(lambda ax: plot_mean_contributions(record, ax), alt, tips)
     part = Part("Direct contributions", reading, drawn, (table,))
-    lens = _lens(logit_lens(subject.fast, x), labels.cpu())
+    lens = _lens(_logit_lens(subject, x.split(at_once)), labels.cpu())
     return Section((part, lens), (found,), _warnings(record.residual, record.curved))
+
+
+def _logit_lens(subject: Subject, parts: Sequence[torch.Tensor]) -> LogitLens:
+    records = [logit_lens(subject.fast, part) for part in parts]
+    return replace(records[0], logits=torch.cat([record.logits for record in records], 1))
 
 
 def _lens(record: LogitLens, target: torch.Tensor) -> Part:
@@ -110,6 +122,17 @@ def _warnings(residual: float, curved: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _bytes(subject: Subject) -> float:
+    """Per image: the values of all blocks, and a row for each source."""
+    return 4 * subject.footprint.entries + 2 * (len(subject.net) + 3) * subject.footprint.entry
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """Two passes, and products of shortcuts and joins, which are cheap but n²/2 in number."""
+    n, images = len(subject.net), subject.count(options["images"])
+    return passes(2 + n / 8, images, subject.together(_bytes(subject))) + Effort(seconds=1.5, bytes=_bytes(subject))
+
+
 STAGE = Stage(
     name="contributions",
     title="Contributions to the prediction",
@@ -117,5 +140,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 48},
     full={"images": 256},
-    weight=5,
+    weight=2,
+    least={"images": 4},
+    effort=effort,
 )

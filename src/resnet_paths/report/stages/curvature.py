@@ -13,6 +13,8 @@ from ...landscape import (
     spectral_density,
 )
 from ...plot.curvature import plot_spectrum
+from ...tradeoff import count_parameters
+from ..effort import Effort
 from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -40,11 +42,15 @@ def _one(
     subject: Subject, model: nn.Module, name: str, title: str, options: Options
 ) -> tuple[Part, ExtremeEigenvalues]:
     try:
-        operator = curvature_operator(model, subject.images(options["images"]), batch_size=subject.batch_size)
+        operator = curvature_operator(
+            model, subject.images(options["images"]), batch_size=subject.together(_bytes(subject))
+        )
     except ImportError as reason:
         raise NotApplicableError(str(reason).rstrip(".")) from None
     try:
-        extremes = extreme_eigenvalues(operator, tolerance=options["tolerance"], seed=subject.seed)
+        extremes = extreme_eigenvalues(
+            operator, tolerance=options["tolerance"], basis=options["basis"], seed=subject.seed
+        )
     except RuntimeError as reason:
         if "is not implemented" not in str(reason):
             raise
@@ -108,12 +114,35 @@ def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]
     return tuple(found)
 
 
+_PRODUCT = 3.5  # gradients of the data for one product
+_RESTARTS = 3  # of Lanczos, to the usual tolerances
+
+
+def _bytes(subject: Subject) -> float:
+    """Per image: the graph of a second derivative."""
+    return 3 * subject.footprint.backward
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """Products of the Hessian with vectors, and the vectors themselves, in float64."""
+    models = 1 if subject.twin is None else 2
+    products = options["basis"] + _RESTARTS * (options["basis"] - 2) + options["steps"] * options["draws"]
+    images, vectors = subject.count(options["images"]), max(options["basis"] + 4, options["steps"] + 2)
+    return Effort(
+        gradients=models * _PRODUCT * products * images,
+        seconds=models * 1.0,
+        bytes=_bytes(subject) + 8 * vectors * count_parameters(subject.model),
+    )
+
+
 STAGE = Stage(
     name="curvature",
     title="Curvature",
     question="How strongly is the loss curved at the trained weights, and is the curvature negative anywhere?",
     run=run,
-    quick={"images": 64, "tolerance": 1e-2, "steps": 16, "draws": 2},
-    full={"images": 512, "tolerance": 1e-3, "steps": 60, "draws": 8},
-    weight=25,
+    quick={"images": 64, "tolerance": 1e-2, "basis": 20, "steps": 16, "draws": 2},
+    full={"images": 512, "tolerance": 1e-3, "basis": 20, "steps": 60, "draws": 8},
+    weight=15,
+    least={"images": 8, "tolerance": 5e-2, "basis": 8, "steps": 8},
+    effort=effort,
 )

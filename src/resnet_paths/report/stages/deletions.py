@@ -8,6 +8,7 @@ import pandas as pd
 from ...lesion import RandomDeletions, random_deletions
 from ...plot import plot_random_deletions
 from ...statistics import spearman
+from ..effort import Effort, passes
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -28,7 +29,7 @@ def run(subject: Subject, options: Options) -> Section:
         counts,
         draws=options["draws"],
         seed=subject.seed,
-        batch_size=subject.batch_size,
+        batch_size=subject.at_once,
         progress=False,
     )
     middle = record.quantiles((0.5,))[0]
@@ -58,7 +59,7 @@ def run(subject: Subject, options: Options) -> Section:
     if options["draws"] < 20:
         warnings.append(
             f"Each number of deleted blocks was drawn {options['draws']} times on {counted(len(data), 'image')}, so "
-            "the band is rough. --budget full draws more."
+            "the band is rough. A longer --budget draws more."
         )
     return Section((Part("Several blocks deleted", reading, drawn, (by_number, table)),), (found,), tuple(warnings))
 
@@ -125,6 +126,12 @@ def _smooth(record: RandomDeletions, middle: np.ndarray) -> str:
     )
 
 
+def effort(subject: Subject, options: Options) -> Effort:
+    """Sets that lack many blocks have little to compute, and all share their first blocks."""
+    sets = len(chosen_counts(len(subject.net), options["counts"])) * options["draws"]
+    return passes(1 + sets / 2, subject.count(options["images"]), subject.at_once) + Effort(seconds=1.0)
+
+
 STAGE = Stage(
     name="deletions",
     title="Deleting several blocks",
@@ -133,4 +140,6 @@ STAGE = Stage(
     quick={"images": 200, "counts": 9, "draws": 10},
     full={"images": 1000, "counts": 20, "draws": 50},
     weight=3,
+    least={"images": 16, "counts": 4, "draws": 3},
+    effort=effort,
 )

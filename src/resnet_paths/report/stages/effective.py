@@ -6,6 +6,8 @@ import numpy as np
 
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
+from ..effort import Effort, passes
+from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
@@ -19,7 +21,15 @@ def run(subject: Subject, options: Options) -> Section:
     if n < 2:
         raise NotApplicableError(f"a network of {counted(n, 'block')} has too few path lengths")
     x, labels = subject.batch(options["images"])
-    drawn = sample_path_gradients(subject.fast, x, labels, draws=options["draws"], seed=subject.seed)
+    at_once = subject.together(_bytes(subject, options))
+    parts = zip(x.split(at_once), labels.split(at_once), strict=True)
+    drawn = joined(
+        [
+            sample_path_gradients(subject.fast, *part, draws=options["draws"], seed=subject.seed + place)
+            for place, part in enumerate(parts)
+        ],
+        ("norms", "mean", "standard_error"),
+    )
     if not drawn.norms.any():
         raise NotApplicableError(NO_GRADIENT)
     record = effective_paths(drawn)
@@ -89,11 +99,23 @@ def _warnings(record: EffectivePaths, samples: int) -> tuple[str, ...]:
     if relative.max() > 0.2:
         found.append(
             f"Path sampling is noisy: with {samples} paths per length and image the standard error reaches "
-            f"{percent(float(relative.max()))} of the value within the effective range. --budget full draws more."
+            f"{percent(float(relative.max()))} of the value within the effective range. A longer --budget draws more."
         )
     if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:
         found.append(f"An exponential fits the decay poorly (R² {record.decay_fit:.2f}).")
     return tuple(found)
+
+
+def _bytes(subject: Subject, options: Options) -> float:
+    """Per image: the pass, and the rows of all draws at the entry and the sum of a block."""
+    return float(subject.footprint.backward) + 4 * int(options["draws"]) * subject.footprint.entry
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """A pass back, about as dear as one forward, for every length and draw."""
+    images, each = subject.count(options["images"]), _bytes(subject, options)
+    pulled = passes((len(subject.net) + 1) * options["draws"], images, subject.together(each) * options["draws"])
+    return pulled + Effort(gradients=images, seconds=1.5, bytes=each)
 
 
 STAGE = Stage(
@@ -104,4 +126,6 @@ STAGE = Stage(
     quick={"images": 24, "draws": 32},
     full={"images": 64, "draws": 64},
     weight=6,
+    least={"images": 3, "draws": 3},
+    effort=effort,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,15 @@ import pandas as pd
 
 from ...lesion import Exploration
 from ...lesion.game import MOST_EXHAUSTIVE
-from ...tradeoff import count_macs
+from ..effort import Effort, passes
 from ..explorer import explorer_data
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, number, percent, points
 
-_LEAST_IMAGES = 50
+_LEAST_IMAGES = 50  # on which all sets are measured rather than some sets on more images
+_FEW = 7  # of so few blocks random sets would be as many
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -25,8 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
     droppable = sum(block.droppable for block in subject.net)
     if not droppable:
         raise NotApplicableError("none of the blocks can be dropped")
-    x, _ = subject.batch(1)
-    plan = affordable(droppable, count_macs(subject.model, x), min(options["images"], len(subject.data)), options)
+    plan = affordable(droppable, min(options["images"], len(subject.data)), options)
     record = subject.exploration(**plan)
     data = explorer_data(
         subject.net,
@@ -41,41 +40,42 @@ def run(subject: Subject, options: Options) -> Section:
     return Section((part,), warnings=_warnings(record))
 
 
-def affordable(n: int, macs: int, images: int, options: Options) -> dict[str, Any]:
+def affordable(n: int, images: int, options: Options) -> dict[str, Any]:
     """Which sets to measure, and on how many images, within the allowed work.
 
     Args:
         n: number of blocks that can be dropped.
-        macs: multiply-adds of one image.
         images: maximum number of images.
-        options: of the stage; `work` is the allowed number of multiply-adds.
+        options: of the stage; `passes` is the allowed number of passes of single images.
 
     Returns:
         The options of :meth:`Subject.exploration`.
 
     Example:
-        >>> affordable(9, 10**6, 300, STAGE.quick)
+        >>> affordable(9, 300, STAGE.quick)
         {'images': 300, 'exhaustive': True}
-        >>> affordable(16, 4 * 10**9, 300, STAGE.quick)
-        {'images': 50, 'exhaustive': False, 'draws': 40, 'held_out': 20, 'max_searched': 39}
+        >>> affordable(16, 150, STAGE.quick)
+        {'images': 61, 'exhaustive': True}
+        >>> affordable(16, 150, STAGE.options(0.5))
+        {'images': 150, 'exhaustive': False, 'draws': 67, 'held_out': 28, 'max_searched': 126}
     """
     least = min(images, _LEAST_IMAGES)
     if n <= MOST_EXHAUSTIVE:
-        every = 2 ** (n + 1) / n * macs
-        possible = min(images, int(options["work"] / max(every, 1)), 2**22 // 2**n)
-        if possible >= least or n <= 8:  # of so few blocks random sets would be as many
+        possible = min(images, int(options["passes"] / _passes_of_all(n)), 2**22 // 2**n)
+        if possible >= least or n <= _FEW:
             return {"images": max(possible, least), "exhaustive": True}
-    sets = n + 2 * options["max_searched"] + options["draws"] + options["held_out"]
-    share = min(1.0, options["work"] / max(sets * images * macs / 2, 1))
-    chosen = max(least, int(images * math.sqrt(share)))
-    fewer = min(1.0, share * images / chosen)
     return {
-        "images": chosen,
+        "images": images,
         "exhaustive": False,
-        "draws": max(40, int(options["draws"] * fewer)),
-        "held_out": max(20, int(options["held_out"] * fewer)),
-        "max_searched": int(options["max_searched"] * fewer),
+        "draws": options["draws"],
+        "held_out": options["held_out"],
+        "max_searched": options["max_searched"],
     }
+
+
+def _passes_of_all(n: int) -> float:
+    """The passes that all sets take, since they share their first blocks."""
+    return 2.0 ** (n + 1) / n
 
 
 def best_sets(record: Exploration) -> pd.DataFrame:
@@ -112,6 +112,24 @@ def _warnings(record: Exploration) -> tuple[str, ...]:
     return (f"The explorer measured only {counted(images, 'image')}.",) if images < 100 else ()
 
 
+_CALLS = 25  # of a piece that is timed, however long it takes
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """Half a pass for every set, and the time of every piece of the network."""
+    n, images = sum(block.droppable for block in subject.net), min(options["images"], len(subject.data))
+    if not n:
+        return Effort()
+    plan = affordable(n, images, options)
+    pairs = n * (n - 1) / 2
+    sets = n + plan.get("draws", 0) + plan.get("held_out", 0) + plan.get("max_searched", 0)
+    sets += pairs if pairs <= plan.get("max_searched", 0) else 0
+    times = _passes_of_all(n) if plan["exhaustive"] else sets / 2
+    batch = min(options["batch"], images)
+    timed = passes(2 * _CALLS, batch, batch) + Effort(seconds=3 * len(subject.net) * options["seconds"])
+    return passes(times, plan["images"], subject.at_once) + timed + Effort(seconds=1.0)
+
+
 STAGE = Stage(
     name="explorer",
     title="Take the network apart",
@@ -124,10 +142,12 @@ STAGE = Stage(
         "draws": 150,
         "held_out": 40,
         "max_searched": 400,
-        "work": 1e13,
+        "passes": 5e5,
         "seconds": 0.01,
         "batch": 32,
     },
-    full={"images": 500, "draws": 800, "held_out": 200, "max_searched": 2000, "work": 1e15, "seconds": 0.05},
-    weight=8,
+    full={"images": 500, "draws": 800, "held_out": 200, "max_searched": 2000, "passes": 5e6, "seconds": 0.05},
+    weight=12,
+    least={"images": 16, "draws": 30, "held_out": 20, "max_searched": 40, "passes": 3e3, "batch": 1},
+    effort=effort,
 )

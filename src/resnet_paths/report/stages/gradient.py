@@ -7,6 +7,8 @@ import pandas as pd
 
 from ...paths import GradientByLength, gradient_by_length
 from ...plot import plot_gradient_by_length, plot_gradient_share
+from ..effort import Effort, passes
+from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
@@ -17,7 +19,12 @@ from ..words import counted, listed, number, percent
 def run(subject: Subject, options: Options) -> Section:
     """Which lengths carry the gradient of the loss at the input, including cancellation."""
     x, labels = subject.batch(options["images"])
-    record = gradient_by_length(subject.fast, x, labels)
+    at_once = subject.together(_bytes(subject))
+    record = joined(
+        [gradient_by_length(subject.fast, *part) for part in zip(x.split(at_once), labels.split(at_once), strict=True)],
+        ("norms", "total_norm", "share", "cosine", "entry_norms"),
+        worst=("residual",),
+    )
     if not record.total_norm.any() and not record.norms.any():
         raise NotApplicableError(NO_GRADIENT)
     norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
@@ -99,6 +106,18 @@ def _warnings(residual: float | None, looped: object) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _bytes(subject: Subject) -> float:
+    """Per image: the pass, and two copies of the parts of all lengths."""
+    return subject.footprint.backward + 2 * (len(subject.net) + 1) * max(subject.footprint.entry, 1)
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """A pass back for every length, on average over half of the blocks; branches are pulled back without autograd."""
+    n, images = len(subject.net), subject.count(options["images"])
+    pulled = passes((n + 1) / 2, images, subject.together(_bytes(subject)))
+    return pulled + Effort(gradients=images, seconds=1.0, bytes=_bytes(subject))
+
+
 STAGE = Stage(
     name="gradient",
     title="Gradient by path length",
@@ -107,4 +126,6 @@ STAGE = Stage(
     quick={"images": 16},
     full={"images": 128},
     weight=4,
+    least={"images": 3},
+    effort=effort,
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...paths import path_lengths
 from ...plot import plot_path_lengths
+from ..effort import Effort
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -48,6 +49,11 @@ def _tip(row: Mapping[str, Any]) -> str:
     return f"length {row['length']}: {percent(row['probability'])} of all paths ({paths})"
 
 
+def effort(subject: Subject, options: Options) -> Effort:
+    """One picture: the paths are counted, not run."""
+    return Effort(seconds=1.0)
+
+
 STAGE = Stage(
     name="lengths",
     title="How long the paths are",
@@ -56,4 +62,5 @@ STAGE = Stage(
     quick={},
     full={},
     weight=0.2,
+    effort=effort,
 )

@@ -8,6 +8,7 @@ import pandas as pd
 from ...imports import first_import
 from ...lesion import SingleDeletions, single_deletions
 from ...plot import plot_single_deletions
+from ..effort import Effort, passes
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
@@ -18,7 +19,7 @@ from ..words import counted, listed, percent, points
 def run(subject: Subject, options: Options) -> Section:
     """Error after each single deletion, with intervals and a paired test."""
     data = subject.images(options["images"])
-    record = single_deletions(subject.net, data, batch_size=subject.batch_size, progress=False)
+    record = single_deletions(subject.net, data, batch_size=subject.at_once, progress=False)
     frame = table_of(record)
     order = np.argsort(-record.damage, kind="stable")
     worst, least = int(order[0]), int(order[-1])
@@ -139,6 +140,11 @@ def _warnings(record: SingleDeletions) -> tuple[str, ...]:
     return (f"Deletions were measured on only {counted(images, 'image')}; most intervals overlap.",)
 
 
+def effort(subject: Subject, options: Options) -> Effort:
+    """Deletions share the network up to the deleted block: half a pass each."""
+    return passes(1 + len(subject.net) / 2, subject.count(options["images"]), subject.at_once) + Effort(seconds=1.5)
+
+
 STAGE = Stage(
     name="lesion",
     title="Deleting one block",
@@ -147,4 +153,6 @@ STAGE = Stage(
     quick={"images": 1000},
     full={"images": None},
     weight=2,
+    least={"images": 20},
+    effort=effort,
 )

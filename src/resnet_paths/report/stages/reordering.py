@@ -7,6 +7,7 @@ import numpy as np
 from ...lesion import Reorderings, reorderings
 from ...network import UnrollError
 from ...plot import plot_reorderings
+from ..effort import Effort, passes
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -24,7 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
             options["swaps"],
             draws=options["draws"],
             seed=subject.seed,
-            batch_size=subject.batch_size,
+            batch_size=subject.at_once,
             progress=False,
         )
     except UnrollError:
@@ -90,7 +91,13 @@ def _warnings(record: Reorderings) -> tuple[str, ...]:
     draws = len(record.values) // len(np.unique(record.swaps))
     if draws >= 10:
         return ()
-    return (f"Only {counted(draws, 'order')} per number of swaps: medians are rough. --budget full draws more.",)
+    return (f"Only {counted(draws, 'order')} per number of swaps: medians are rough. A longer --budget draws more.",)
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """Nearly one pass per order: only the blocks before the first swapped one are shared."""
+    orders = len(options["swaps"]) * options["draws"]
+    return passes(1 + 0.8 * orders, subject.count(options["images"]), subject.at_once) + Effort(seconds=1.0)
 
 
 STAGE = Stage(
@@ -101,4 +108,6 @@ STAGE = Stage(
     quick={"images": 200, "swaps": (1, 2, 4, 8, 16, 32), "draws": 6},
     full={"images": 1000, "swaps": (1, 2, 4, 8, 16, 32, 64), "draws": 20},
     weight=3,
+    least={"images": 16, "swaps": (1, 4, 16), "draws": 2},
+    effort=effort,
 )

@@ -10,8 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from torch import nn
 
-from ...landscape import Roughness, Surface, loss_surface, random_direction, roughness
+from ...landscape import CellSettings, Roughness, Surface, loss_surface, random_direction, roughness
 from ...plot import plot_surface_heat
+from ...tradeoff import count_parameters
+from ..effort import Effort, passes
 from ..pictures import Mark, marks, picture
 from ..relief import relief_data
 from ..section import Part, Section, Table
@@ -41,7 +43,13 @@ def _one(
     coordinates = np.linspace(-options["reach"], options["reach"], options["steps"])
     plane = [random_direction(model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
-        model, subject.images(options["images"]), directions=plane, x=coordinates, y=coordinates, progress=False
+        model,
+        subject.images(options["images"]),
+        directions=plane,
+        x=coordinates,
+        y=coordinates,
+        settings=CellSettings(batch_size=subject.at_once),
+        progress=False,
     )
     rough = roughness(record, scale="log")
     loss = record.values["loss"]
@@ -118,6 +126,18 @@ def _warnings(images: int, rough: Roughness) -> tuple[str, ...]:
     return tuple(found)
 
 
+_COPY = 2e-9  # seconds to move one weight along two directions
+_COPIES = 6  # of the weights: two directions, the moved ones, the folded ones, and what becomes of them
+
+
+def effort(subject: Subject, options: Options) -> Effort:
+    """A pass over the images per cell, and a new set of weights."""
+    models = 1 if subject.twin is None else 2
+    cells, weights = options["steps"] ** 2, count_parameters(subject.model)
+    once = passes(models * cells, subject.count(options["images"]), subject.at_once)
+    return once + Effort(seconds=models * (1.0 + cells * weights * _COPY), bytes=_COPIES * 4 * weights)
+
+
 STAGE = Stage(
     name="surface",
     title="Loss surface",
@@ -125,5 +145,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 100, "steps": 13, "reach": 1.0},
     full={"images": 500, "steps": 31, "reach": 1.0},
-    weight=10,
+    weight=8,
+    least={"images": 8, "steps": 5},
+    effort=effort,
 )

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...lesion import BlockValues, Exploration, block_values
+from ...lesion import BlockValues, block_values
+from ...lesion.game import MOST_EXHAUSTIVE
 from ...plot import plot_block_values, plot_interactions
 from ...statistics import spearman
-from ...tradeoff import count_macs
+from ..effort import Effort, passes
 from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, number, power
-from .explorer import STAGE as EXPLORER
-from .explorer import affordable
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -26,12 +25,13 @@ def run(subject: Subject, options: Options) -> Section:
     net = subject.net
     if len(net) < 2:
         raise NotApplicableError(f"a network of {counted(len(net), 'block')} is too small for the block game")
-    known = _known(subject, options)
+    known = subject.all_sets
     data = subject.images(options["images"] if known is None else len(known.labels))
     common: dict[str, Any] = {
-        "batch_size": subject.batch_size, "progress": False, "seed": subject.seed, "known": known
+        "batch_size": subject.at_once, "progress": False, "seed": subject.seed, "known": known
     }  # fmt: skip
-    record = block_values(net, data, max_permutations=options["permutations"], **common)
+    every = known is not None or _every(len(net), options)
+    record = block_values(net, data, max_permutations=options["permutations"], exhaustive=every, **common)
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
@@ -39,15 +39,9 @@ def run(subject: Subject, options: Options) -> Section:
     return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
 
 
-def _known(subject: Subject, options: Options) -> Exploration | None:
-    """All coalitions, if they are few: the explorer's stage measures the same, once for both."""
-    blocks = [block.index for block in subject.net if block.droppable]
-    if not blocks:
-        return None
-    x, _ = subject.batch(1)
-    images = min(options["images_of_all"], len(subject.data))
-    plan = affordable(len(blocks), count_macs(subject.model, x), images, {**EXPLORER.quick, "work": options["work"]})
-    return subject.exploration(**plan) if plan["exhaustive"] else None
+def _every(n: int, options: Options) -> bool:
+    """Whether all coalitions cost no more than the orders that would be sampled instead."""
+    return n <= MOST_EXHAUSTIVE and 2 ** (n + 1) / n <= options["permutations"] * n / 2
 
 
 def _against_single_deletions(rank: float) -> str:
@@ -142,17 +136,31 @@ def _warnings(record: BlockValues, permutations: int) -> tuple[str, ...]:
     return (
         f"Shapley values were estimated from {permutations} orders. The largest standard error is {number(worst)}, "
         f"the largest value {number(largest)}. The ranks of blocks with similar values are uncertain. "
-        "--budget full samples more.",
+        "A longer --budget samples more.",
     )
 
 
-_SHARED = (("images_of_all", "images"), ("work", "work"))  # with the explorer, so that both measure the same sets
+def effort(subject: Subject, options: Options) -> Effort:
+    """Half a pass for every block of every order, and the coalitions of those that interact.
+
+    Nothing is measured if the explorer has measured all sets already.
+    """
+    n = len(subject.net)
+    if subject.all_sets is not None or n < 2:
+        return Effort(seconds=3.0)
+    orders = 2 ** (n + 1) / n if _every(n, options) else options["permutations"] * n / 2
+    times = orders + n / 2 + 0.6 * 2 ** min(options["players"], n)
+    return passes(times, subject.count(options["images"]), subject.at_once) + Effort(seconds=3.0)
+
+
 STAGE = Stage(
     name="values",
     title="Value of each block, and interactions",
     question="What is a block worth if any of the others may be missing, and which blocks depend on each other?",
     run=run,
-    quick={"images": 100, "permutations": 16, "players": 7, **{name: EXPLORER.quick[old] for name, old in _SHARED}},
-    full={"images": 400, "permutations": 200, "players": 12, **{name: EXPLORER.full[old] for name, old in _SHARED}},
+    quick={"images": 100, "permutations": 16, "players": 7},
+    full={"images": 400, "permutations": 200, "players": 12},
     weight=6,
+    least={"images": 16, "permutations": 4, "players": 3},
+    effort=effort,
 )

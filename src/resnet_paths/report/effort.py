@@ -1,0 +1,185 @@
+"""What a stage costs before it runs: counted in passes of the network, and priced by passes timed on this machine.
+
+A stage knows how many passes its sizes need, whatever the model; a model and a machine have a price for a pass,
+whatever the stage. So no stage needs a table of times, and a budget holds for models that nobody has tried.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..graph.inputs import main_output
+from ..graph.preserve import preserved
+from ..graph.trees import leaves
+from ..network import UnrolledNetwork
+
+_REPEATS = 3
+_SLOW = 0.5  # seconds: a pass that takes longer is timed once
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The work of a stage.
+
+    Attributes:
+        images: forward passes of single images.
+        batches: forward passes of batches, each of which costs something whatever its images.
+        gradients: forward and backward passes of single images.
+        seconds: time that does not depend on the model, as for a clock that runs for a given time.
+        bytes: memory beside that of a batch.
+    """
+
+    images: float = 0.0
+    batches: float = 0.0
+    gradients: float = 0.0
+    seconds: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        """Both, one after the other."""
+        return Effort(
+            self.images + other.images,
+            self.batches + other.batches,
+            self.gradients + other.gradients,
+            self.seconds + other.seconds,
+            max(self.bytes, other.bytes),
+        )
+
+
+def passes(times: float, images: int, at_once: int) -> Effort:
+    """Forward passes over some images, in batches.
+
+    Example:
+        >>> passes(10, 250, at_once=100)
+        Effort(images=2500, batches=30, gradients=0.0, seconds=0.0, bytes=0.0)
+    """
+    return Effort(images=times * images, batches=times * math.ceil(images / at_once))
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the passes of one network cost on this machine, in seconds.
+
+    Attributes:
+        image: a forward pass of one image of a batch.
+        batch: what a forward pass takes besides, whatever its images.
+        gradient: a forward and backward pass of one image.
+    """
+
+    image: float
+    batch: float
+    gradient: float
+
+    def seconds(self, effort: Effort) -> float:
+        """The time that some work takes.
+
+        Example:
+            >>> Prices(image=0.25, batch=1.0, gradient=2.0).seconds(Effort(images=8, batches=1, gradients=2, seconds=3))
+            10.0
+        """
+        return (
+            effort.images * self.image + effort.batches * self.batch + effort.gradients * self.gradient + effort.seconds
+        )
+
+
+def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> Prices:
+    """Time a pass of one image and of several, and their gradients.
+
+    Args:
+        net: the network, for gradients.
+        fast: the network as forward passes use it.
+        x: images, as many as a batch should have at most.
+        labels: their classes.
+    """
+    with preserved(net.model), torch.inference_mode():
+        single = _seconds(lambda: fast(x[:1]))
+        count = len(x) if single < _SLOW else min(len(x), 2)
+        several = _seconds(lambda: fast(x[:count])) if count > 1 else single
+    image = max((several - single) / (count - 1), 0.2 * several / count) if count > 1 else single
+    with preserved(net.model), torch.inference_mode(False):
+        few = min(count, 8)
+        own, target = x[:few].clone(), labels[:few].clone()
+        gradient = _seconds(lambda: _gradient(net.model, own, target)) / few
+    return Prices(image, max(several - count * image, 0.0), gradient)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """The median time of a call, after one that warms up."""
+    times = []
+    for repeat in range(1 + _REPEATS):
+        start = time.perf_counter()
+        call()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        times.append(time.perf_counter() - start)
+        if repeat and times[0] > _SLOW:
+            break
+    return statistics.median(times[1:])
+
+
+def _gradient(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
+    with torch.enable_grad():
+        weights = [parameter.detach().requires_grad_() for parameter in model.parameters()]
+        named = dict(zip((name for name, _ in model.named_parameters()), weights, strict=True))
+        output = main_output(torch.func.functional_call(model, named, (x,)))
+        torch.autograd.grad(nn.functional.cross_entropy(output, labels), weights, allow_unused=True)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory of one image's pass, in bytes.
+
+    Attributes:
+        total: all values computed, as a backward pass needs them.
+        largest: the largest of them.
+        entries: the entries of all blocks together, as they are kept by passes that share their first blocks.
+        entry: the largest of these.
+    """
+
+    total: int
+    largest: int
+    entries: int
+    entry: int
+
+    @property
+    def forward(self) -> int:
+        """What an image adds to a batch of forward passes that share their first blocks."""
+        return self.entries + 4 * self.largest
+
+    @property
+    def backward(self) -> int:
+        """What an image adds to a forward and backward pass."""
+        return 2 * self.total
+
+    @classmethod
+    def of(cls, net: UnrolledNetwork, x: torch.Tensor) -> Footprint:
+        """Count what one image's pass computes. It follows from shapes alone, and is the same on each machine."""
+        with preserved(net.model), torch.inference_mode(), _Outputs() as seen:
+            net(x[:1])
+        entries = [math.prod(block.entry_shape or ()) * x.element_size() for block in net]
+        return cls(seen.total, seen.largest, sum(entries), max(entries, default=0))
+
+
+class _Outputs(TorchFunctionMode):
+    """Adds up the sizes of all tensors that functions return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.largest = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in leaves(result):
+            if isinstance(leaf, torch.Tensor) and not leaf.is_meta:
+                size = leaf.numel() * leaf.element_size()
+                self.total, self.largest = self.total + size, max(self.largest, size)
+        return result
