@@ -220,6 +220,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "export_model": lambda: {"onnx": False, "folder": folder / "export"},
         "write_report": lambda: {"out": folder / "report.html", "skip": _stages(), **QUIET},
         "sweep": lambda: {"function": lambda point, context, seed: point, **QUIET},
+        "unfinished": lambda: {"function": lambda point, context, seed: point, "journal": folder / "none"},
         "local_workers": lambda: {"workers": 1},
         "reorder_blocks": lambda: {"swaps": [(0, 1)], "example_input": data().x},
         "unroll": lambda: {"example_input": data().x},
