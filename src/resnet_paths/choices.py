@@ -30,6 +30,9 @@ NormStatistics = Literal["frozen", "recalibrated", "batch"]
 Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
 """Runtimes in which latency can be measured."""
 
+Budget = Literal["quick", "full"]
+"""How much a report measures."""
+
 MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
 """Metrics of the logits of each image (``resnet_paths.data.metrics.METRICS``)."""
 
