@@ -110,8 +110,18 @@ FUNCTIONS: dict[str, Function] = {
     "reorder_blocks": lambda net, data: surgery.reorder_blocks(net, swaps=[(0, 1)], example_input=data.x),
     "export_model": lambda net, data: None,  # writes files; tests/surgery
     "compare": lambda net, data: comparison.compare(
-        [net, net], data, draws=1, gradient_images=2, metric="loss", **QUIET
+        [net, net],
+        data,
+        draws=1,
+        gradient_images=2,
+        metric="loss",
+        parts=("contributions", "effective", "shapley", "surface", "latency"),
+        settings=comparison.PartSettings(
+            images=4, path_draws=2, surface_points=3, latency_batch=2, latency_seconds=0.0
+        ),
+        **QUIET,
     ),
+    "checkpoints_in": lambda net, data: None,  # reads names of files
     "match_blocks": lambda net, data: comparison.match_blocks([net, net], [data.x, data.x]),
     "single_deletions": lambda net, data: lesion.single_deletions(net, data, fast=False, **QUIET),
     "shortcut_deletions": lambda net, data: lesion.shortcut_deletions(net, data, fast=False, **QUIET),

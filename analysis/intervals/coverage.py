@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import binom
 
 from resnet_paths import __version__, unroll
+from resnet_paths.comparison.paired import statistics
 from resnet_paths.data import digits
 from resnet_paths.models import load_model
 from resnet_paths.paths import sample_path_gradients
@@ -178,6 +179,59 @@ def combined(tries: int) -> Iterator[Row]:
             held(combined_intervals(gains.mean(1), errors, shared, draws), 0.0),
             tries,
         )
+
+
+def compared(tries: int) -> Iterator[Row]:
+    """Differences of two models on 32 images (the default for gradients), through the statistics of `compare`."""
+    generator, images = np.random.default_rng(0), 32
+    image = generator.normal(size=(tries, 1, images))  # what makes an image hard is hard for both models
+    apart = generator.normal(size=(tries, 2, images)) * [[0.3], [0.3]] + [[0.0], [0.2]]
+    yield _compared("contribution", image + apart, 0.2, "contributions of a block; models apart by 0.3 per image")
+    weights = generator.gamma(2.0, size=(tries, 1, images, 8)) + generator.gamma(0.5, size=(tries, 2, images, 8))
+    weights[:, 1, :, 0] *= 1.5
+    shares = weights / weights.sum(-1, keepdims=True)
+    truth = float(np.diff(shares[..., 0].mean((0, 2)))[0])  # of many images; its own error is a hundredth of a width
+    yield _compared("share", shares[..., 0], truth, "share of one of 8 path lengths, skewed")
+
+
+def _compared(name: str, values: np.ndarray, truth: float, regime: str) -> Row:
+    """Coverage of a paired difference; each try is a row of matched blocks, or a path length."""
+    both = values.transpose(1, 0, 2)
+    rows = np.arange(len(values))[None].repeat(2, 0)
+    measured = {
+        "full": both[:, 0],
+        "deleted": both,
+        "deletion": both[:, :1],
+        "frontier": both[:, :1],
+        "share": both[:, :1],
+    }
+    made = statistics(measured | {name: both}, rows, "loss", 0.95)
+    named = {"share": "gradient"}.get(name, name)
+    ends = made[f"{named}_difference_low"][1], made[f"{named}_difference_high"][1]
+    return Row(f"{regime}, {values.shape[-1]} images", held(ends, truth), len(values))
+
+
+def compared_orders(tries: int) -> Iterator[Row]:
+    """Differences of Shapley values of two models that share their orders, to a greater or lesser extent."""
+    generator, draws, images = np.random.default_rng(0), 10, 60
+    for alike in (0.0, 0.5, 1.0):
+        common = [generator.normal(size=(1, tries, *shape)) for shape in ((1, images), (draws, 1), (draws, images))]
+        own = [generator.normal(size=(2, tries, *shape)) for shape in ((1, images), (draws, 1), (draws, images))]
+        gains = sum(np.sqrt(alike) * both + np.sqrt(1 - alike) * each for both, each in zip(common, own, strict=True))
+        gains = gains + 0.05 * generator.normal(size=(2, tries, 1, images))
+        rest = gains - gains.mean(2, keepdims=True) - gains.mean(3, keepdims=True) + gains.mean((2, 3), keepdims=True)
+        blank = np.zeros((2, 1, images))
+        measured = {"full": blank[:, 0], "deleted": np.zeros((2, tries, images))}
+        measured |= dict.fromkeys(("deletion", "frontier", "share"), blank)
+        measured |= {
+            "shapley": gains.mean(2),
+            "shapley_error": gains.mean(3).std(2, ddof=1) / np.sqrt(draws),
+            "shapley_shared": (rest**2).sum((2, 3)) / (draws - 1) / (images - 1) / draws / images,
+            "orders": np.full(2, 2 * draws),
+        }
+        made = statistics(measured, np.arange(tries)[None].repeat(2, 0), "loss", 0.95)
+        ends = made["shapley_difference_low"][1], made["shapley_difference_high"][1]
+        yield Row(f"{draws} pairs of orders, correlation {alike:g} between the models", held(ends, 0.0), tries)
 
 
 # Random paths, random vectors
@@ -368,6 +422,21 @@ KINDS = (
         "A valid interval for approximately normal values.",
     ),
     Kind(
+        "Differences between models, paired by image",
+        "`contribution_difference`, `gradient_difference`, `effective_share_difference` and `surface_difference` of `Comparison`, and "
+        "`shapley_difference` of up to 16 blocks",
+        "as for means of real values, of the differences of images",
+        compared,
+        "A valid interval, also with the 32 images of which gradients are taken by default.",
+    ),
+    Kind(
+        "Differences of Shapley values from sampled orders",
+        "`shapley_difference` of `Comparison`, with more than 16 blocks",
+        "as for Shapley values from sampled orders, with the variances over orders of both models added",
+        compared_orders,
+        "A valid interval if the models' orders have nothing in common. Models with as many blocks share their orders; the more alike the models, the more conservative it is.",
+    ),
+    Kind(
         "Norms of random paths",
         "`SampledPathGradients.interval`",
         "on each side, the wider of the bootstrap-t and the interval of a log-normal mean (Olsson 2005)",
@@ -424,9 +493,9 @@ REST = """## Other quantities with a range
 - `LengthDistribution.interval` (`path_lengths`), `EffectivePaths.low`, `high`: the central part of a distribution over lengths. It is exact; nothing is estimated.
 - `Timing.low`, `high` (`measure_latency`, `latencies_in_turn`): median and **quartiles** of the rounds. They contain
   half of the rounds and say nothing about the precision of the median. On a busy machine both move.
-- `Timing.share_of`, `PlanPoint.share_interval`: an interval for the median of the rounds' shares, between two order
-  statistics. It assumes that rounds are independent, and nothing about the distribution of times. With a Clock's 15
-  rounds the coverage is 96.5 %, with the 30 rounds of a repeated timing 95.7 % (`median_interval`; exact).
+- `Timing.share_of`, `PlanPoint.share_interval`, `latency_share` of `Comparison`: an interval for the median of the rounds' shares, between two order
+  statistics. It assumes that rounds are independent, and nothing about the distribution of times. With the 15
+  rounds of a Clock or a comparison the coverage is 96.5 %, with the 30 rounds of a repeated timing 95.7 % (`median_interval`; exact).
 - `fall_at_most` (Tango) and `share_at_most` (Clopper and Pearson, exact): one-sided bounds, `PlanPoint.fall_at_most` and `disagreement_at_most`.
 - `Surface.errors`, `TrajectoryLosses.errors`, `SampledPathGradients.standard_error`, `PathEnergy.standard_error`, `BlockValues.standard_errors`, the
   errors of a spectral density: standard errors.

@@ -94,7 +94,10 @@ def record(kind: str) -> Any:
         "plot_random_deletions": lambda: lesion.random_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_reorderings": lambda: lesion.reorderings(net(), data(), [1], draws=2, **QUIET),
         "plot_single_deletions": damage,
-        "plot_comparison": lambda: comparison.compare([net(), net()], data(), draws=1, gradient_images=2, **QUIET),
+        **dict.fromkeys(
+            ("plot_comparison", "plot_checkpoints", "plot_side_by_side"),
+            lambda: comparison.compare([net(), net()], data(), draws=1, gradient_images=2, **QUIET),
+        ),
         "plot_spectrum": lambda: landscape.spectral_density(operator(), steps=3, draws=2),
         "plot_stage_deletions": lambda: lesion.stage_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_trajectory": projected,
@@ -244,6 +247,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "block_parameters": lambda: {"model": net()},
         "grid": lambda: {"alpha": [1, 2]},
         "plain_layers": lambda: {"model": _plain()},
+        "checkpoints_in": lambda: {"folder": _run_folder(folder)},
         "read_trajectory": lambda: {"folder": _run_folder(folder)},
     }
     return made.get(function, dict)()

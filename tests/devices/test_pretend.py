@@ -119,6 +119,10 @@ def values(net: UnrolledNetwork, data: ImageData) -> lesion.BlockValues:
     return lesion.block_values(net, data, interactions=True, **QUIET)
 
 
+def compared(net: UnrolledNetwork, data: ImageData) -> comparison.Comparison:
+    return comparison.compare([net, net], data, draws=1, gradient_images=2, progress=False)
+
+
 def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
     return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, draws=2))
 
@@ -160,9 +164,9 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_path_norms": lambda net, data: plot.plot_path_norms(effective(net, data)),
     "plot_effective_lengths": lambda net, data: plot.plot_effective_lengths(effective(net, data)),
     "plot_effective_paths": lambda net, data: plot.plot_effective_paths(effective(net, data)),
-    "plot_comparison": lambda net, data: plot.plot_comparison(
-        comparison.compare([net, net], data, draws=1, gradient_images=2, progress=False)
-    ),
+    "plot_comparison": lambda net, data: plot.plot_comparison(compared(net, data)),
+    "plot_checkpoints": lambda net, data: plot.plot_checkpoints(compared(net, data)),
+    "plot_side_by_side": lambda net, data: plot.plot_side_by_side(compared(net, data), "contribution"),
     "plot_block_values": lambda net, data: plot.plot_block_values(values(net, data)),
     "plot_interactions": lambda net, data: plot.plot_interactions(values(net, data)),
     "plot_single_deletions": lambda net, data: plot.plot_single_deletions(lesion.single_deletions(net, data, **QUIET)),

@@ -77,12 +77,18 @@ def read_trajectory(folder: str | Path) -> Trajectory:
         ...     read_trajectory(folder)
         Trajectory(3 states, epochs 0 to 2)
     """
+    files = epoch_files(folder)
+    states, facts = zip(*(read_checkpoint(file) for file in files), strict=True)
+    epochs = tuple(int(file.stem.removeprefix("epoch-")) for file in files)
+    rows = tuple(facts_of_epoch.get("figures", {}) for facts_of_epoch in facts)
+    return Trajectory(epochs, states, {k: v for k, v in facts[-1].items() if k != "figures"}, rows)
+
+
+def epoch_files(folder: str | Path) -> list[Path]:
+    """The weights of each epoch in a run's folder, in order; see :func:`read_trajectory` for what it raises."""
     files = sorted(Path(folder).glob("epoch-*.safetensors"))
     if not files:
         raise FileNotFoundError(
             f"expected a folder with epoch-NNNN.safetensors, got {str(folder)!r} without any; train with keep='all'"
         )
-    states, facts = zip(*(read_checkpoint(file) for file in files), strict=True)
-    epochs = tuple(int(file.stem.removeprefix("epoch-")) for file in files)
-    rows = tuple(facts_of_epoch.get("figures", {}) for facts_of_epoch in facts)
-    return Trajectory(epochs, states, {k: v for k, v in facts[-1].items() if k != "figures"}, rows)
+    return files

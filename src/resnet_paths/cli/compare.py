@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.table import Table
 
 import resnet_paths as rp
 
-from ..choices import MetricName
+from ..choices import ComparedPart, MetricName
+from ..comparison.checkpoints import told_apart
 from ..files import write_table
+from ..models.load import written_file
+from ..report.side_by_side import latency_sentences, most_different
 from ..tables import json_rows
 from ..text_tables import show, table
 from ._app import command
@@ -27,21 +31,42 @@ class Measured:
 
     metric: Annotated[MetricName, typer.Option(help="What is measured for each image.")] = "error"
     draws: Annotated[int, typer.Option(help="Random sets for each number of deleted blocks.", min=1)] = 10
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            help="Measure this too; repeat for more. effective: effective paths; recommended: blocks dropped in a "
+            "greedy order; shapley: each block's value if others may be missing; surface: the loss around the weights; "
+            "curvature; latency.",
+        ),
+    ] = None
     gradient_images: Annotated[int, typer.Option(help="Number of images for gradients by path length.", min=2)] = 32
     confidence: Annotated[float, typer.Option(help="Coverage of each interval.")] = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not exist."""
+        known = get_args(ComparedPart)
+        for part in self.parts or []:
+            if part not in known:
+                raise ValueError(f"expected --part to be one of {', '.join(known)}, got {part!r}")
 
 
 @command(
     "resnet-paths compare --model embedded --other smaller/",
     "resnet-paths compare --model run/epoch-0010.safetensors --other run/epoch-0100.safetensors --data cifar10",
+    "resnet-paths compare --model run/ --part latency --part surface",
 )
 def compare(
     subject: Subject,
-    other: Annotated[
-        list[str],
-        typer.Option("--other", help="A model to compare with --model, in the same forms; repeat it for more."),
-    ],
     measured: Measured,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--other",
+            help="A model to compare with --model, in the same forms; repeat it for more. The folder of a training "
+            "with --keep all stands for its checkpoints, here and in --model.",
+        ),
+    ] = None,
     limit: Limit = None,
     seed: Seed = 0,
     journal: Annotated[
@@ -52,35 +77,52 @@ def compare(
     out: Out = Path("results/compare"),
     as_json: Json = False,
 ) -> None:
-    """Compare models on the same images: metric, blocks, deletions, and gradients by path length.
+    """Compare models on the same images: metric, blocks, deletions, paths, and contributions of blocks.
 
     Differences from --model are paired by image.
     """
     screen = console(quiet=as_json)
     networks: dict[str, rp.UnrolledNetwork] = {}
     images: dict[str, rp.ImageData] = {}
-    for spec in (subject.model, *other):
-        name = spec if spec not in networks else f"{spec} ({len(networks) + 1})"
+    for name, (spec, option) in _named(subject.model, other or []).items():
         model, images[name] = model_and_data(replace(subject, model=spec), limit)
-        networks[name] = unrolled(model, images[name], "--other" if networks else "--model")
+        networks[name] = unrolled(model, images[name], option)
+    if len(networks) < 2:
+        raise ValueError("expected --other with a second model, or the folder of a run as --model, got neither")
+    asked = asdict(measured) | {"parts": ["contributions", *(measured.parts or [])]}
     record = rp.compare(
         networks,
         images,
-        **asdict(measured),
+        **asked,
         seed=seed,
         journal=journal,
         progress=not as_json,
     )
     picture = rp.plot.save(rp.plot.plot_comparison(record)[0], out / "compare.png")
+    if record.surfaces:
+        rp.plot.save(rp.plot.plot_surface_twins(record.surfaces, log=True)[0], out / "surfaces.png")
     write_table(out / "compare.csv", record.to_pandas())
     write_table(out / "blocks.csv", record.by_block())
+    write_table(out / "lengths.csv", record.by_length())
     saved = record.save(out / "compare.npz")
     if as_json:
         typer.echo(json.dumps(_as_json(record, picture), indent=2))
         return
     show(screen, _table(record))
-    screen.print(_most_different(record))
+    for text in (most_different(record), *latency_sentences(record)):
+        screen.print(text, highlight=False, markup=False)
     screen.print(f"Written: {picture}, {out / 'compare.csv'}, {out / 'blocks.csv'} and {saved}")
+
+
+def _named(first: str, others: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Each model to load and the option that names it, by name; a run's folder is replaced by its checkpoints."""
+    specs: list[tuple[str, str, str]] = []
+    for option, given in (("--model", first), *(("--other", other) for other in others)):
+        folder = Path(given).is_dir() and written_file(given) is None
+        files = rp.comparison.checkpoints_in(given) if folder else {given: given}
+        specs += [(name, str(file), option) for name, file in files.items()]
+    names = told_apart([name for name, _, _ in specs])
+    return {name: (spec, option) for name, (_, spec, option) in zip(names, specs, strict=True)}
 
 
 def _as_json(record: rp.comparison.Comparison, picture: Path) -> dict[str, Any]:
@@ -113,20 +155,3 @@ def _table(record: rp.comparison.Comparison) -> Table:
             f"{record.parameters[index]:,}",
         )
     return rows
-
-
-def _most_different(record: rp.comparison.Comparison) -> str:
-    """The block whose damage differs most from the reference, if any differs by more than its interval."""
-    import numpy as np
-
-    low, high = record.damage_difference_low, record.damage_difference_high
-    told = (low > 0) | (high < 0)
-    if not told.any():
-        return "No block's damage differs by more than its interval."
-    model, row = np.unravel_index(np.argmax(np.where(told, abs(record.damage_difference), 0)), told.shape)
-    compared = int(np.isfinite(record.damage_difference[1:]).sum())
-    return (
-        f"For {int(told.sum())} of {compared} blocks, the interval of the difference in damage (each on its own) "
-        f"excludes zero. The largest difference: {record.blocks[row]} of {record.models[model]}, "
-        f"{record.damage_difference[model, row]:+.4g} ({low[model, row]:+.4g} to {high[model, row]:+.4g})."
-    )

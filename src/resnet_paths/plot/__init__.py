@@ -26,7 +26,7 @@ from ..paths import BlockContributions, EffectivePaths, GradientByLength, Length
 from ..records import Shown, show_with
 from ..tradeoff import DropPlan
 from ._style import save
-from .comparison import plot_comparison
+from .comparison import plot_checkpoints, plot_comparison, plot_side_by_side
 from .curvature import (
     plot_block_eigenvalues,
     plot_eigenvalue_ratio,
@@ -64,6 +64,7 @@ __all__ = [
     "plot_block_contributions",
     "plot_block_eigenvalues",
     "plot_block_values",
+    "plot_checkpoints",
     "plot_comparison",
     "plot_effective_lengths",
     "plot_effective_paths",
@@ -81,6 +82,7 @@ __all__ = [
     "plot_random_deletions",
     "plot_reorderings",
     "plot_search",
+    "plot_side_by_side",
     "plot_single_deletions",
     "plot_spectrum",
     "plot_stage_deletions",

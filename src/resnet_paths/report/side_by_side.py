@@ -1,0 +1,233 @@
+"""The sections of a page that compares models: figures, tables, and readings of them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+
+from ..comparison import Comparison
+from ..landscape import Surface
+from ..plot import plot_side_by_side, plot_surface_heat
+from .pictures import picture
+from .section import Headline, Part, Section, Table
+from .words import counted, listed, number, percent, points, seconds
+
+SHARES = ("error", "top5_error", "disagreement")
+"""Metrics that are shares of images, and so told in percent."""
+
+
+def told(metric: str, value: float) -> str:
+    """A value of a metric.
+
+    Example:
+        >>> told("error", 0.021), told("loss", 0.3456)
+        ('2.1 %', '0.346')
+    """
+    return percent(value) if metric in SHARES else number(value)
+
+
+def told_difference(metric: str, value: float) -> str:
+    """A difference of two values of a metric, with its sign.
+
+    Example:
+        >>> told_difference("error", 0.021), told_difference("loss", 0.3456)
+        ('+2.1 points', '+0.346')
+    """
+    return points(value) if metric in SHARES else f"{'+' if value > 0 else ''}{number(value)}"
+
+
+def finding(record: Comparison) -> str:
+    """What the comparison found, in one line: the model that differs most from the first by more than its interval.
+
+    The difference of means is told with its interval where there are two models, else for the largest.
+    """
+    first = record.models[0]
+    apart = (record.difference_low > 0) | (record.difference_high < 0)
+    if not apart.any():
+        return f"No model's {record.metric} differs from that of {first} by more than its interval"
+    model = int(np.argmax(np.where(apart, np.abs(record.difference), 0)))
+    return f"{record.models[model]} against {first}: {record.metric} {_with_interval(record, model)}"
+
+
+def _with_interval(record: Comparison, model: int) -> str:
+    ends = (record.difference[model], record.difference_low[model], record.difference_high[model])
+    difference, low, high = (told_difference(record.metric, float(end)) for end in ends)
+    return f"{difference} ({low.removesuffix(' points')} to {high.removesuffix(' points')})"
+
+
+def most_different(record: Comparison) -> str:
+    """The block whose damage differs most from the first model's, if any differs by more than its interval."""
+    low, high = record.damage_difference_low, record.damage_difference_high
+    apart = (low > 0) | (high < 0)
+    if not apart.any():
+        return "No block's damage differs by more than its interval."
+    model, row = np.unravel_index(np.argmax(np.where(apart, abs(record.damage_difference), 0)), apart.shape)
+    compared = int(np.isfinite(record.damage_difference[1:]).sum())
+    return (
+        f"For {int(apart.sum())} of {compared} blocks, the interval of the difference in damage (each on its own) "
+        f"excludes zero. The largest difference: {record.blocks[row]} of {record.models[model]}, "
+        f"{record.damage_difference[model, row]:+.4g} ({low[model, row]:+.4g} to {high[model, row]:+.4g})."
+    )
+
+
+def latency_sentences(record: Comparison) -> tuple[str, ...]:
+    """How long each model takes, as a share of the first one's time; none unless it was measured."""
+    if record.latency is None or record.latency_share is None:
+        return ()
+    low, high = record.latency_share_low, record.latency_share_high
+    if low is None or high is None:
+        return ()
+    return (
+        f"A forward pass of {record.models[0]} takes {seconds(float(record.latency[0]))}.",
+        *(
+            f"{name} takes {percent(float(record.latency_share[model]))} of that time "
+            f"({percent(float(low[model]))} to {percent(float(high[model]))}), measured in turn."
+            for model, name in enumerate(record.models)
+            if model
+        ),
+    )
+
+
+def headline(record: Comparison) -> Headline:
+    """The top of the page: the finding, and each model's metric."""
+    numbers = tuple(
+        (
+            name,
+            told(record.metric, float(record.values[model])),
+            f"{record.metric}; {percent(record.confidence)} interval "
+            f"{told(record.metric, float(record.low[model]))} to {told(record.metric, float(record.high[model]))}",
+        )
+        for model, name in enumerate(record.models[:4])
+    )
+    return Headline(finding(record), numbers)
+
+
+def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
+    """(name, title, question, section) of everything that was compared."""
+    yield "models", "The models", "By how much do the models differ on the same images?", _models(record)
+    yield "blocks", "Blocks", "Which blocks matter to one model and not to another?", _blocks(record)
+    yield (
+        "deletions",
+        "Deleting several blocks",
+        "How much does each model lose with fewer and fewer blocks?",
+        _curves(record, ("deletion", "frontier", "recommended"), ()),
+    )
+    yield (
+        "lengths",
+        "Path lengths",
+        "How long are the paths, and which carry the gradient?",
+        _curves(
+            record,
+            ("path_share", "gradient_share", "effective_share"),
+            (Table.of("lengths", "Shares of each path length", record.by_length()),),
+        ),
+    )
+    if record.surface is not None:
+        yield (
+            "surface",
+            "Loss surfaces",
+            "How does the loss change around the weights of each model?",
+            _surfaces(record),
+        )
+
+
+def _models(record: Comparison) -> Section:
+    rows = [f"{name}: {record.metric} {_with_interval(record, model)}" for model, name in enumerate(record.models)][1:]
+    reading = [
+        f"Differences from {record.models[0]}, image by image, with {percent(record.confidence)} intervals: "
+        f"{listed(rows, most=8)}.",
+        f"All models see the same {counted(record.images, 'image')}. Each interval covers its own difference.",
+        *latency_sentences(record),
+        *_eigenvalues(record),
+    ]
+    table = Table.of("models", "One row per model", record.to_pandas())
+    warnings = (f"Only {counted(record.images, 'image')}.",) if record.images < 200 else ()
+    return Section(
+        (Part("Metric and size", tuple(reading), None, (table,)),), (finding(record),), warnings, headline(record)
+    )
+
+
+def _eigenvalues(record: Comparison) -> Iterator[str]:
+    if record.largest_eigenvalue is None or record.smallest_eigenvalue is None:
+        return
+    for name, high, low in zip(record.models, record.largest_eigenvalue, record.smallest_eigenvalue, strict=True):
+        yield f"The Hessian of {name} has eigenvalues from {number(float(low))} to {number(float(high))}."
+
+
+def _blocks(record: Comparison) -> Section:
+    titles = {"damage": "Deleting one block", "contribution": "Direct contributions", "shapley": "Shapley values"}
+    table = Table.of("blocks", "Every block of every model", record.by_block())
+    found = most_different(record)
+    first, *others = [
+        _drawn(record, quantity, title, (), ())
+        for quantity, title in titles.items()
+        if getattr(record, quantity) is not None
+    ]
+    return Section((replace(first, reading=(found,), tables=(table,)), *others), (found,))
+
+
+def _curves(record: Comparison, quantities: tuple[str, ...], tables: tuple[Table, ...]) -> Section:
+    titles = {
+        "deletion": "Random blocks deleted",
+        "frontier": "The least damaging blocks deleted",
+        "recommended": "Blocks dropped in the recommended order",
+        "path_share": "All paths",
+        "gradient_share": "Share of the gradient",
+        "effective_share": "Effective paths",
+    }
+    measured = [name for name in quantities if getattr(record, name) is not None]
+    parts = [
+        _drawn(record, name, titles[name], _lengths(record, name), tables if place == 0 else ())
+        for place, name in enumerate(measured)
+    ]
+    return Section(tuple(parts))
+
+
+def _lengths(record: Comparison, quantity: str) -> tuple[str, ...]:
+    if quantity != "gradient_share":
+        return ()
+    means = [
+        f"{name} {mean:.2f}" for name, mean in zip(record.models, record.mean_length, strict=True) if np.isfinite(mean)
+    ]
+    return (f"Mean path length of the gradient: {listed(means, most=24)}.",)
+
+
+def _drawn(record: Comparison, quantity: Any, title: str, reading: tuple[str, ...], tables: tuple[Table, ...]) -> Part:
+    def draw(ax: Axes) -> None:
+        plot_side_by_side(record, quantity, ax)
+
+    alt = f"{title}, {counted(len(record.models), 'model')} side by side: {listed(record.models, most=6)}."
+    return Part(title, reading, picture(draw, alt), tables)
+
+
+def _surfaces(record: Comparison) -> Section:
+    surfaces = record.surfaces
+    low, high = (pick([pick(_finite(one)) for one in surfaces.values()]) for pick in (min, max))
+    parts = []
+    for model, (name, surface) in enumerate(surfaces.items()):
+        reading = [f"The loss lies between {number(float(low))} and {number(float(high))} over all models' planes."]
+        if record.convex is not None and np.isfinite(record.convex[model]):
+            reading.append(
+                f"The logarithm of the loss is convex at {percent(float(record.convex[model]))} of the inner points."
+            )
+        alt = f"Loss of {name} over a plane of two random filter-normalised directions."
+        parts.append(Part(name, tuple(reading), picture(_heat(surface, float(low), float(high)), alt, wide=(6.4, 4.8))))
+    warning = "A surface shows one random plane out of very many; another seed gives another surface."
+    return Section(tuple(parts), (), (warning,))
+
+
+def _finite(surface: Surface) -> np.ndarray:
+    loss = surface.values["loss"]
+    return loss[np.isfinite(loss) & (loss > 0)]
+
+
+def _heat(surface: Surface, low: float, high: float) -> Callable[[Axes], None]:
+    def draw(ax: Axes) -> None:
+        plot_surface_heat(surface, ax=ax, norm=LogNorm(low, high), log=True)
+
+    return draw
