@@ -115,13 +115,12 @@ FUNCTIONS: dict[str, Function] = {
         draws=1,
         gradient_images=2,
         metric="loss",
-        parts=("contributions", "effective", "shapley", "surface", "latency"),
+        parts=("contributions", "surface", "latency"),
         settings=comparison.PartSettings(
-            images=4, path_draws=2, surface_points=3, latency_batch=2, latency_seconds=0.0
+            images=2, surface_points=3, latency_batch=2, latency_seconds=0.0
         ),
         **QUIET,
     ),
-    "checkpoints_in": lambda net, data: None,  # reads names of files
     "match_blocks": lambda net, data: comparison.match_blocks([net, net], [data.x, data.x]),
     "single_deletions": lambda net, data: lesion.single_deletions(net, data, fast=False, **QUIET),
     "shortcut_deletions": lambda net, data: lesion.shortcut_deletions(net, data, fast=False, **QUIET),

@@ -250,7 +250,7 @@ def _curves(ax: Axes, record: Comparison, quantity: Quantity, colors: _Colors) -
         ax.plot(x, values[model], color=color, marker=".", label=literal(label))
         there = np.isfinite(low[model]) & np.isfinite(high[model])
         if colors.bar is None and there.any():
-            ax.fill_between(x, low[model], high[model], where=there, color=color, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+            ax.fill_between(x, low[model], high[model], where=there, color=color, alpha=0.15, linewidth=0)
     if quantity in ("deletion", "frontier", "recommended"):
         ax.set_ylim(bottom=0)
     else:

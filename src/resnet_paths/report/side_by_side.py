@@ -223,7 +223,8 @@ def _surfaces(record: Comparison) -> Section:
 
 def _finite(surface: Surface) -> np.ndarray:
     loss = surface.values["loss"]
-    return loss[np.isfinite(loss) & (loss > 0)]
+    finite: np.ndarray = loss[np.isfinite(loss) & (loss > 0)]
+    return finite
 
 
 def _heat(surface: Surface, low: float, high: float) -> Callable[[Axes], None]:
