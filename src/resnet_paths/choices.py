@@ -36,8 +36,5 @@ Budget = Literal["quick", "full"]
 MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
 """Metrics of the logits of each image (``resnet_paths.data.metrics.METRICS``)."""
 
-ComparedPart = Literal["contributions", "effective", "recommended", "shapley", "surface", "curvature", "latency"]
-"""What a comparison of models measures beyond its metric, blocks, deletions and gradients."""
-
 Attribution = Literal["integrated_gradients", "ablation", "shapley"]
 """Captum methods that attribute outputs to blocks."""

@@ -13,8 +13,9 @@ from rich.table import Table
 
 import resnet_paths as rp
 
-from ..choices import ComparedPart, MetricName
+from ..choices import MetricName
 from ..comparison.checkpoints import told_apart
+from ..comparison.settings import ComparedPart
 from ..files import write_table
 from ..models.load import written_file
 from ..report.side_by_side import latency_sentences, most_different

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..choices import ComparedPart
 from ..data import ImageData
 from ..data.metrics import METRICS, Metric
 from ..graph.wrappers import unwrap
@@ -36,7 +35,7 @@ from ..paths import block_contributions, gradient_by_length, path_lengths, sampl
 from ..sweep.fingerprints import deciding, fingerprint
 from ..tradeoff import Greedy, count_macs, count_parameters
 from ..tradeoff.search import Scores, Set
-from .settings import PartSettings
+from .settings import ComparedPart, PartSettings
 
 Values = dict[str, Any]
 

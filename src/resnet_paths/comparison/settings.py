@@ -1,11 +1,15 @@
-"""How much each part of a comparison measures."""
+"""The parts of a comparison, and how much each measures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..arguments import Range, checked
 from ..arguments.ranges import COUNT
+
+ComparedPart = Literal["contributions", "effective", "recommended", "shapley", "surface", "curvature", "latency"]
+"""What a comparison of models measures beyond its metric, blocks, deletions and gradients."""
 
 
 @checked(

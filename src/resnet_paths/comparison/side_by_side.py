@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..choices import ComparedPart, MetricName
+from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..data.metrics import Metric, metric_named
 from ..graph.errors import NoBlocksError
@@ -36,7 +36,7 @@ from .matching import match_blocks
 from .measuring import PARTS, Measuring, comparing, surface_steps
 from .paired import statistics
 from .record import Comparison
-from .settings import PartSettings
+from .settings import ComparedPart, PartSettings
 
 Compared = nn.Module | Network | str | Path
 """A model, a network, or a name of a model as :func:`~resnet_paths.load_model` reads it."""
