@@ -110,7 +110,7 @@ def test_the_estimate_travels_as_it_was_checked() -> None:
     net = unroll(randomise_norms(cifar_resnet(38, in_channels=1, widths=(2, 2, 2), seed=0)).eval())
     data = digits("test").subset(slice(0, 10))
     record = explore(net, data, draws=20, held_out=5, max_searched=30, progress=False)
-    content = json.loads(explorer_data(net, data, record, seconds=1e-4))
+    content = json.loads(explorer_data(net, data, record, seconds=1e-4, in_page=False))
     estimate = content["estimate"]
     kept = np.unpackbits(numbers(content["kept"], np.uint8).reshape(-1, 3), axis=1, bitorder="little")[:, :18]
     coefficients = numbers(estimate["coefficients"], "<f2").reshape(len(kept), 11).astype(float)

@@ -12,6 +12,8 @@ can be derived is stored: accuracies, intervals, classes and images follow from 
 - ``kept``: (sets, n) bits in the same form; null where all 2^n were measured, in the order of ``all_coalitions``;
 - ``estimate``: rates, centre and (sets, images + 1) float16 coefficients of :class:`~resnet_paths.lesion.SetEstimate`;
   of the held-out sets, how many blocks they delete and by how much their accuracies are off;
+- ``network``: where sets are estimated and the network is small, what computes them in the page
+  (:mod:`resnet_paths.report.in_page`); otherwise null, and ``not_computed`` says why;
 - ``pictures``: one picture of many small ones, and the place in it of each image that has one.
 """
 
@@ -20,7 +22,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..paths.block_graph import BRANCH, PathGraph, path_graph
 from ..tradeoff import count_macs, count_parameters, latency_by_block, macs_by_block
+from .deflated import deflated
+from .in_page import NotInPageError, network_in_page
 
 FORMAT = 1
 _MOST_PICTURES = 96
@@ -51,6 +54,7 @@ def explorer_data(
     model_code: str = "model",
     seconds: float = 0.01,
     batch: int = 32,
+    in_page: bool = True,
 ) -> str:
     """The text that the explorer reads; the module's docstring describes it.
 
@@ -61,11 +65,12 @@ def explorer_data(
         model_code: the expression for the model in the line of code.
         seconds: minimum time to measure each piece of the network.
         batch: batch size for timing.
+        in_page: whether the page is to compute sets that were not measured, if the network is small enough.
 
     Raises:
         ValueError: other images than those of the exploration.
 
-    Cost: about ``3 n seconds``, and two passes to count.
+    Cost: about ``3 n seconds``, two passes to count, and the cost of :func:`~.in_page.network_in_page`.
     """
     if not np.array_equal(data.labels.cpu().numpy(), exploration.labels):
         raise ValueError(f"expected the {len(exploration.labels)} images of the exploration, got {data.name}")
@@ -81,20 +86,10 @@ def explorer_data(
         "total": total,
         "graph": _graph(path_graph(net)),
         **_sets(exploration),
+        **_computed(net, data, exploration, total["macs"], in_page),
         "pictures": _pictures(data, exploration),
     }
     return json.dumps(content)
-
-
-def deflated(values: np.ndarray) -> str:
-    r"""Numbers as text: little-endian, deflated, base64.
-
-    Example:
-        >>> zlib.decompress(base64.b64decode(deflated(np.array([1, 2], np.uint8))))
-        b'\x01\x02'
-    """
-    plain = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return base64.b64encode(zlib.compress(plain.tobytes(), 9)).decode()
 
 
 def _sets(exploration: Exploration) -> dict[str, Any]:
@@ -105,6 +100,18 @@ def _sets(exploration: Exploration) -> dict[str, Any]:
         "losses": deflated(exploration.losses.mean(1, dtype=np.float64).astype(np.float32)),
         "estimate": None if exploration.estimate is None else _estimate(exploration.estimate),
     }
+
+
+def _computed(
+    net: UnrolledNetwork, data: ImageData, exploration: Exploration, macs: int, wanted: bool
+) -> dict[str, Any]:
+    """The network for the page's evaluator, or why there is none."""
+    if not wanted or exploration.exhaustive:
+        return {"network": None, "not_computed": None}
+    try:
+        return {"network": network_in_page(net, data, exploration, macs), "not_computed": None}
+    except NotInPageError as error:
+        return {"network": None, "not_computed": str(error)}
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:
@@ -121,7 +128,7 @@ def _estimate(estimate: SetEstimate) -> dict[str, Any]:
     }
 
 
-def _blocks(net: UnrolledNetwork, x: torch.Tensor, seconds: float) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def _blocks(net: UnrolledNetwork, x: torch.Tensor, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What is drawn and counted for each block, and the totals."""
     latency, macs = latency_by_block(net, x, seconds=seconds), macs_by_block(net, x)
     inside, parameters = enclosing(net), [block.branch_parameters for block in net]

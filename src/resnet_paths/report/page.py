@@ -48,7 +48,7 @@ def render(report: Report, subject: Subject) -> str:
     environment.filters["inline"] = inline
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
     template = environment.get_template("report.html")
-    script = own_file("explorer.js") + own_file("page.js")
+    script = explorer_module() + own_file("page.js")
     name = f"{type(subject.model).__name__} on {subject.data.name}"
     return template.render(
         style=_Plain(own_file("style.css") + own_file("explorer.css")),
@@ -78,6 +78,11 @@ def json_schema() -> dict[str, Any]:
 def own_file(name: str) -> str:
     """One of the files beside the template."""
     return (resources.files("resnet_paths.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def explorer_module() -> str:
+    """The explorer with its evaluator, as one module for the page and for notebooks; it imports nothing."""
+    return own_file("evaluator.js") + own_file("explorer.js")
 
 
 def script_hash(script: str) -> str:

@@ -17,7 +17,7 @@ from ..imports import first_import
 from ..lesion import Exploration, StudyOptions, explore, measure_sets
 from ..network import UnrolledNetwork
 from .explorer import explorer_data
-from .page import own_file
+from .page import explorer_module, own_file
 
 
 @checked
@@ -62,13 +62,13 @@ def explore_widget(
     record = explore(net, images, **options) if exploration is None else exploration
 
     class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]  # here: the base class is an extra
-        _esm = own_file("explorer.js")
+        _esm = explorer_module()
         _css = own_file("explorer.css")
         data = traitlets.Unicode().tag(sync=True)
         live = traitlets.Bool().tag(sync=True)
         dropped = traitlets.List(traitlets.Int()).tag(sync=True)
 
-    text = explorer_data(net, images, record, model_code=model_code)
+    text = explorer_data(net, images, record, model_code=model_code, in_page=False)
     widget = ExplorerWidget(data=text, live=not record.exhaustive, dropped=[])
     widget.on_msg(lambda _, asked, __: widget.send(measured(net, images, record, asked)))
     return widget

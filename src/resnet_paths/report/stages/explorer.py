@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ...lesion import Exploration
 from ...lesion.game import MOST_EXHAUSTIVE
 from ..effort import Effort, passes
 from ..explorer import explorer_data
+from ..in_page import MOST_TEXT, PASSES, letters_of_weights
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
@@ -36,7 +38,8 @@ def run(subject: Subject, options: Options) -> Section:
         batch=options["batch"],
     )
     table = Table.of("explorer", "Best measured set for each number of blocks", best_sets(record))
-    part = Part("Take the network apart", _reading(record), tables=(table,), explorer=data)
+    reading = _reading(record, json.loads(data)["network"])
+    part = Part("Take the network apart", reading, tables=(table,), explorer=data)
     return Section((part,), warnings=_warnings(record))
 
 
@@ -90,7 +93,7 @@ def best_sets(record: Exploration) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _reading(record: Exploration) -> tuple[str, ...]:
+def _reading(record: Exploration, network: dict[str, Any] | None) -> tuple[str, ...]:
     n, images, estimate = len(record.names), counted(len(record.labels), "image"), record.estimate
     if estimate is None:
         return (
@@ -98,11 +101,18 @@ def _reading(record: Exploration) -> tuple[str, ...]:
             "images is somewhat worse on others.",
         )
     mean, most = (points(error).lstrip("+") for error in (estimate.mean_error, estimate.error_of()))
+    measured = f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}."
+    checked = f"On {len(estimate.held_out)} held-out random sets, the estimated accuracy is off by {mean} on average"
+    if network is not None:
+        shared = network["agreement"]
+        return (
+            f"{measured} The page computes any other set when you select it, with weights rounded to float16: on "
+            f"{shared['sets']} measured sets, {shared['alike']:,} of {shared['answers']:,} answers are right or wrong "
+            f"as without rounding. Until the answer is there, the page shows an estimate. {checked}.",
+        )
     return (
-        f"{len(record.kept):,} of the {number(2**n)} sets of blocks were measured, on {images}. The others are "
-        f"estimated, and are marked as such. On {len(estimate.held_out)} held-out random sets, the estimated "
-        f"accuracy is off by {mean} on average and by at most {most} for 95 % of them; "
-        f"{percent(estimate.images_alike)} of the individual images are predicted correctly as right or wrong. "
+        f"{measured} The others are estimated, and are marked as such. {checked} and by at most {most} for 95 % of "
+        f"them; {percent(estimate.images_alike)} of the individual images are predicted correctly as right or wrong. "
         "Measure an estimated set before you rely on it.",
     )
 
@@ -124,7 +134,8 @@ def effort(subject: Subject, options: Options) -> Effort:
     pairs = n * (n - 1) / 2
     sets = n + plan.get("draws", 0) + plan.get("held_out", 0) + plan.get("max_searched", 0)
     sets += pairs if pairs <= plan.get("max_searched", 0) else 0
-    times = _passes_of_all(n) if plan["exhaustive"] else sets / 2
+    compared = PASSES if letters_of_weights(subject.net) <= MOST_TEXT else 0
+    times = _passes_of_all(n) if plan["exhaustive"] else sets / 2 + compared
     batch = min(options["batch"], images)
     timed = passes(2 * _CALLS, batch, batch) + Effort(seconds=3 * len(subject.net) * options["seconds"])
     return passes(times, plan["images"], subject.at_once) + timed + Effort(seconds=1.0)

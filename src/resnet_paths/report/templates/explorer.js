@@ -1,7 +1,7 @@
 /**
  * The explorer: a network drawn as unrolled blocks, each a switch, and what it answers with any of them off.
  *
- * One module for two places. In a page it finds every `<div data-explorer="ID">` and mounts the explorer there, with the
+ * One module (with evaluator.js before it) for two places. In a page it finds every `<div data-explorer="ID">` and mounts the explorer there, with the
  * data in `<script type="application/json" id="ID">`. In a notebook anywidget calls the default export's `render`.
  * Nothing is loaded from anywhere. The data are written by resnet_paths/report/explorer.py, which describes them.
  */
@@ -14,34 +14,19 @@ const MOST_THUMBNAILS = 24;
 const FLIPS = new Set([" ", "Enter"]);
 const NEAREST = 20; // checked estimates that tell the error of another
 const NORMAL_95 = 1.959963984540054;
+const HOW = { measured: "measured", computed: "computed in this page", estimated: "estimated" };
 
-// Bytes
-
-/** The bytes behind base64 of a deflated text. */
-export async function inflated(text) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
-/** Half-precision numbers; Float16Array is too young to count on. */
-export function halves(bytes) {
-  const words = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
-  return Float32Array.from(words, (word) => {
-    const sign = word & 0x8000 ? -1 : 1;
-    const exponent = (word >> 10) & 31;
-    const fraction = word & 1023;
-    if (exponent === 0) return sign * fraction * 2 ** -24;
-    return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-  });
-}
+// Bytes; those of evaluator.js, which stands before this file in the same module, and these
 
 const floats = (bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 const bitAt = (bytes, start, index) => (bytes[start + (index >> 3)] >> (index & 7)) & 1;
 
 // What the network answers
 
-/** Answers for sets of blocks kept, measured where they were, estimated elsewhere. A set is an array of n booleans. */
+/**
+ * Answers for sets of blocks kept: measured where they were, estimated elsewhere, until one comes that was measured or
+ * computed since. `how` says which. A set is an array of n booleans.
+ */
 export class Answers {
   static async from(data) {
     const one = new Answers();
@@ -53,7 +38,8 @@ export class Answers {
     one.losses = floats(await inflated(data.losses));
     one.wide = Math.ceil(one.images / 8);
     one.exhaustive = data.kept === null;
-    one.further = new Map(); // measured since the data were written
+    one.further = new Map(); // measured or computed since the data were written
+    one.guesses = new Map(); // each switch asks for those of all its neighbours
     if (!one.exhaustive) {
       one.kept = await inflated(data.kept);
       one.rows = new Map(Array.from({ length: one.sets }, (_, row) => [one.keyOf(one.keptOf(row)), row]));
@@ -80,19 +66,22 @@ export class Answers {
     return this.rows.get(this.keyOf(kept));
   }
 
-  /** What is known of a set: {measured, wrong: booleans, errors, loss}. */
+  /** What is known of a set: {how, wrong: booleans, errors, loss}; how is "measured", "computed" or "estimated". */
   at(kept) {
     const row = this.rowOf(kept);
     if (row !== undefined) {
       const wrong = Array.from({ length: this.images }, (_, image) => bitAt(this.bits, row * this.wide, image) === 1);
-      return { measured: true, wrong, errors: count(wrong), loss: this.losses[row] };
+      return { how: "measured", wrong, errors: count(wrong), loss: this.losses[row] };
     }
-    return this.further.get(this.keyOf(kept)) ?? this.estimated(kept);
+    const key = this.keyOf(kept);
+    if (this.further.has(key)) return this.further.get(key);
+    if (!this.guesses.has(key)) this.guesses.set(key, this.estimated(kept));
+    return this.guesses.get(key);
   }
 
-  /** Keep what was measured since. */
-  add(kept, wrong, loss) {
-    this.further.set(this.keyOf(kept), { measured: true, wrong, errors: count(wrong), loss });
+  /** Keep what was measured or computed since. */
+  add(kept, how, { wrong, loss }) {
+    this.further.set(this.keyOf(kept), { how, wrong, errors: count(wrong), loss });
   }
 
   /** Margins of all images from those of the measured sets: see resnet_paths/lesion/set_estimate.py. */
@@ -112,7 +101,7 @@ export class Answers {
       for (let column = 0; column < columns; column++) sums[column] += alike * coefficients[start + column];
     }
     const wrong = Array.from({ length: this.images }, (_, image) => sums[image] < 0);
-    return { measured: false, wrong, errors: count(wrong), loss: Math.exp(sums[this.images]) };
+    return { how: "estimated", wrong, errors: count(wrong), loss: Math.exp(sums[this.images]) };
   }
 
   /** For each number of blocks off, the measured row with the fewest errors (then the least loss), or undefined. */
@@ -232,11 +221,12 @@ export class Explorer {
    * @param place the element to fill
    * @param data as resnet_paths/report/explorer.py writes it
    * @param answers of this network
-   * @param measure from a set to a promise of {wrong, loss}, where the network can be run; or null
+   * @param source where the network can be run: {how, ahead, ask}, see `refine`; or null
    * @param switched is called with the indices of the blocks that are off
    */
-  constructor(place, data, answers, { measure = null, switched = () => {} } = {}) {
-    Object.assign(this, { place, data, answers, measure, switched });
+  constructor(place, data, answers, { source = null, switched = () => {} } = {}) {
+    Object.assign(this, { place, data, answers, source, switched });
+    this.asked = null; // the set that the source is working on
     this.kept = data.switches.map(() => true);
     this.switchOf = new Map(data.switches.map((index, at) => [index, at]));
     this.full = answers.at(this.kept);
@@ -257,6 +247,8 @@ export class Explorer {
     this.drawing = svg("svg", { role: "group", "aria-label": "Blocks of the network; arrow keys move, space switches" });
     this.drawing.addEventListener("keydown", (event) => this.onKey(event));
     this.next = html("p", { class: "explorer-next" });
+    this.howRead = html("span", {});
+    this.progress = html("progress", { max: 1, "aria-label": "Share of the images that are computed" });
     this.classes = html("table", {}, html("caption", {}, "Accuracy by class"));
     this.lengths = svg("svg", { role: "img" });
     this.lengthsRead = html("p", { class: "explorer-read" });
@@ -266,6 +258,7 @@ export class Explorer {
     const copy = html("button", { type: "button", click: () => this.copy() }, "Copy");
     this.place.replaceChildren(
       this.numbers,
+      html("p", { class: "explorer-how" }, this.howRead, " ", this.progress),
       part("net", this.drawing),
       this.next,
       this.tools(),
@@ -448,30 +441,65 @@ export class Explorer {
   update() {
     const answer = this.answers.at(this.kept);
     const off = this.data.switches.filter(this.isOff);
-    this.choice = this.cheapest();
     this.showNumbers(answer, off);
-    this.showBlocks(answer);
-    this.showNext(answer);
+    this.showFurther(answer);
     this.showClasses(answer);
     this.showLengths();
     this.showImages(answer);
     this.allOn.disabled = !off.length;
     this.code.textContent = `smaller = drop_blocks(${this.data.model_code}, [${off.join(", ")}])`;
     this.copied.textContent = "";
-    this.place.dataset.measured = String(answer.measured);
+    this.place.dataset.how = answer.how;
     this.switched(off);
-    if (!answer.measured && this.measure) this.measureNow(this.kept);
+    this.refine();
   }
 
-  /** Run the network for a set that was only estimated; shown if the switches still stand so. */
-  async measureNow(kept) {
-    if (this.running) return;
-    this.running = true;
-    const found = await this.measure(kept);
-    this.running = false;
-    if (!found) this.measure = null; // it cannot: estimates stay estimates
-    else this.answers.add(kept, found.wrong, found.loss);
-    this.update();
+  /** What switching off one block more would cost, which is known better while the source works. */
+  showFurther(answer) {
+    this.choice = this.cheapest();
+    this.showBlocks(answer);
+    this.showNext(answer);
+    this.showHow(answer);
+  }
+
+  /**
+   * Ask the source for what was only estimated: the set shown, and then, if it works `ahead`, what each block more would
+   * leave. One question at a time; one that no longer matters is stopped.
+   */
+  async refine() {
+    const kept = this.source && this.unanswered();
+    if (this.asked) {
+      if (!kept || this.answers.keyOf(kept) !== this.answers.keyOf(this.asked.kept)) this.asked.stop.abort();
+      return;
+    }
+    if (!kept) return;
+    const stop = new AbortController();
+    this.asked = { kept, stop, done: 0 };
+    const told = (done) => this.showProgress(done);
+    const found = await this.source.ask(kept, { signal: stop.signal, told, remember: kept === this.kept });
+    this.asked = null;
+    if (found) this.answers.add(kept, this.source.how, found);
+    else if (!stop.signal.aborted) this.source = null; // it cannot: estimates stay estimates
+    if (kept === this.kept) this.update();
+    else {
+      this.showFurther(this.answers.at(this.kept));
+      this.refine();
+    }
+  }
+
+  /** The set to ask for next, or null: the one shown, then those with one block less, the best by estimate first. */
+  unanswered() {
+    const isGuess = (kept) => this.answers.at(kept).how === "estimated";
+    if (isGuess(this.kept)) return this.kept;
+    if (!this.source.ahead) return null;
+    const further = this.kept.flatMap((on, at) => (on ? [this.without(at)] : [])).filter(isGuess);
+    const order = (one, other) => this.answers.at(one).errors - this.answers.at(other).errors;
+    return further.sort(order)[0] ?? null;
+  }
+
+  showProgress(done) {
+    if (this.asked) this.asked.done = done;
+    this.progress.value = done;
   }
 
   /** What each switch that is on would leave if it were off too. */
@@ -503,9 +531,40 @@ export class Explorer {
 
   interval(answer) {
     const share = 1 - answer.errors / this.answers.images;
-    if (answer.measured) return shareInterval(share, this.answers.images);
+    if (answer.how !== "estimated") return shareInterval(share, this.answers.images);
     const off = this.estimateError();
     return [Math.max(0, share - off), Math.min(1, share + off)];
+  }
+
+  /** How the answer came about, and what is still being computed. */
+  showHow(answer) {
+    const further = this.following.filter(Boolean);
+    const known = further.filter((next) => next.how !== "estimated").length;
+    const on = this.source?.ahead && known < further.length && answer.how !== "estimated";
+    const ahead = on ? ` Working out what each further block would cost: ${known} of ${further.length}.` : "";
+    this.howRead.textContent = this.howSaid(answer.how) + ahead;
+    this.progress.hidden = !(answer.how === "estimated" && this.willAnswer());
+  }
+
+  howSaid(how) {
+    if (how === "measured") return "Measured with PyTorch.";
+    if (how === "estimated" && this.willAnswer()) return "An estimate; the answer is on its way.";
+    if (how === "estimated") return `An estimate.${this.whyEstimated()}`;
+    const { sets, answers, alike } = this.data.network.agreement;
+    return (
+      `Computed in this page with weights rounded to float16: ${grouped(alike)} of ${grouped(answers)} answers of ` +
+      `${sets} measured sets are right or wrong as PyTorch has them.`
+    );
+  }
+
+  /** Whether there is a source, or will be as soon as the page has checked its arithmetic. */
+  willAnswer() {
+    return Boolean(this.source || (this.data.network && !this.failed));
+  }
+
+  whyEstimated() {
+    const why = this.data.not_computed ?? this.failed;
+    return why ? ` This page cannot compute the answer itself: ${why}.` : "";
   }
 
   showNumbers(answer, off) {
@@ -518,8 +577,9 @@ export class Explorer {
     const paths = counts.reduce((sum, number) => sum + number, 0n);
     const change = share - (1 - this.full.errors / images);
     const moved = html("span", { class: change < 0 ? "worse" : "better" }, `${points(change)}; `);
-    const kind = answer.measured ? `measured: ${images - answer.errors} of ${images} right` : "estimate";
-    const range = answer.measured ? "95\u00a0% interval" : "95\u00a0% of checked estimates of this size within";
+    const isGuess = answer.how === "estimated";
+    const kind = isGuess ? "estimate" : `${HOW[answer.how]}: ${images - answer.errors} of ${images} right`;
+    const range = isGuess ? "95\u00a0% of checked estimates of this size within" : "95\u00a0% interval";
     const time = total.seconds ? percent(left.seconds / total.seconds, 0) : "unknown";
     const of = (name) => `${percent(left[name] / (total[name] || 1), 0)} of ${short(total[name])}`;
     // title, what is read, what it is exactly, what stands below
@@ -535,7 +595,7 @@ export class Explorer {
     this.numbers.replaceChildren(
       ...Object.entries(facts).map(([name, [title, value, exact, small]]) =>
         html(
-          "div", { class: answer.measured ? null : "estimated" },
+          "div", { class: isGuess ? "estimated" : null },
           html("dt", {}, title),
           html("dd", { "data-number": name, "data-value": String(exact) }, value),
           html("dd", { class: "small" }, before[name] ?? "", small),
@@ -543,7 +603,7 @@ export class Explorer {
       ),
     );
     const first = off.length ? `${off.length} of ${this.kept.length} blocks off` : "All blocks on";
-    this.said.textContent = `${first}: accuracy ${percent(share)}, ${answer.measured ? "measured" : "estimated"}.`;
+    this.said.textContent = `${first}: accuracy ${percent(share)}, ${HOW[answer.how]}.`;
   }
 
   showBlocks(answer) {
@@ -560,10 +620,9 @@ export class Explorer {
       const tall = on ? Math.max(0, falls[at] * scale) : 0;
       bar.setAttribute("height", tall);
       bar.setAttribute("y", top - tall);
-      bar.classList.toggle("guess", Boolean(next && !next.measured));
-      const how = next?.measured ? "measured" : "estimated";
+      bar.classList.toggle("guess", next?.how === "estimated");
       words.textContent = on
-        ? `${block.name}: without it, accuracy ${percent(1 - next.errors / images)} (${points(-falls[at])}, ${how})`
+        ? `${block.name}: without it, accuracy ${percent(1 - next.errors / images)} (${points(-falls[at])}, ${HOW[next.how]})`
         : `${block.name}: off`;
     }
   }
@@ -577,7 +636,7 @@ export class Explorer {
     const { at, next } = this.choice;
     const name = this.data.blocks[this.data.switches[at]].name;
     const images = this.answers.images;
-    const how = next.measured ? "measured" : "estimated; measure it before you rely on it";
+    const how = next.how === "estimated" ? "estimated; measure it before you rely on it" : HOW[next.how];
     this.next.replaceChildren(
       "Next best to drop: ",
       html("strong", {}, name),
@@ -646,7 +705,7 @@ export class Explorer {
     const rest = worse.length > shown.length ? ` (${shown.length} shown)` : "";
     const told = `${worse.length} of ${this.answers.images} turn wrong${rest}, ${better} turn right.`;
     this.turned.replaceChildren(
-      html("p", {}, answer.measured ? told : `${told} An estimate.`),
+      html("p", {}, answer.how === "estimated" ? `${told} An estimate.` : told),
       html("ul", {}, ...shown.map((image) => this.thumbnail(image))),
     );
   }
@@ -675,7 +734,21 @@ function stagesOf(blocks) {
 /** Fill an element with the explorer of these data. */
 export async function mount(place, data, options = {}) {
   place.classList.add("explorer");
-  return new Explorer(place, data, await Answers.from(data), options);
+  const explorer = new Explorer(place, data, await Answers.from(data), options);
+  if (data.network && !explorer.source) await computeIn(explorer);
+  return explorer;
+}
+
+/** Give an explorer the network of its data as a source, after the page has checked its own arithmetic. */
+async function computeIn(explorer) {
+  try {
+    const evaluator = await Evaluator.from(explorer.data);
+    const ask = (kept, options) => evaluator.ask(kept, options);
+    explorer.source = { how: "computed", ahead: true, ask };
+  } catch (error) {
+    explorer.failed = error.message;
+  }
+  explorer.update();
 }
 
 /** The notebook's way in: the model's `data`, sets to be measured as messages, and the blocks that are off. */
@@ -687,7 +760,7 @@ export default {
       waiting.delete(found.id);
     });
     let asked = 0;
-    const measure = (kept) =>
+    const ask = (kept) =>
       new Promise((resolve) => {
         asked += 1;
         waiting.set(asked, resolve);
@@ -699,7 +772,8 @@ export default {
     };
     const place = document.createElement("div");
     el.append(place);
-    await mount(place, JSON.parse(model.get("data")), { measure: model.get("live") ? measure : null, switched });
+    const source = model.get("live") ? { how: "measured", ahead: false, ask } : null;
+    await mount(place, JSON.parse(model.get("data")), { source, switched });
   },
 };
 
