@@ -41,13 +41,14 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None) -> Axes:
 
 
 @checked
-def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None) -> Axes:
+def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None = None, *, bar: bool = True) -> Axes:
     """Pairwise interactions: above zero two blocks need each other, below zero they can replace each other.
 
     Args:
         record: see :func:`resnet_paths.lesion.block_values`, made with ``interactions=True``, or
             :func:`resnet_paths.lesion.higher_interactions`, of which the pairs are drawn.
         ax: draw here.
+        bar: draw a colour bar.
 
     Raises:
         ValueError: the record was made without interactions.
@@ -72,7 +73,7 @@ def plot_interactions(record: BlockValues | BlockInteractions, ax: Axes | None =
             ax.text(column, row, text, fontsize="x-small", ha="center", va="center", color="black")
     ax.set_title(f"{kind} interactions", fontsize="medium")
     figure = ax.get_figure()
-    if figure is not None:
+    if figure is not None and bar:
         figure.colorbar(image, ax=ax, label=f"interaction ({record.metric})", shrink=0.85)
     return ax
 

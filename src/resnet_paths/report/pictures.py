@@ -141,13 +141,13 @@ def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mar
     )  # fmt: skip
 
 
-def _thin(ax: Axes, size: tuple[float, float], line: float = 0.14, letter: float = 0.08) -> None:
+def _thin(ax: Axes, size: tuple[float, float], line: float = 0.14, letter: float = 0.07) -> None:
     """Leave out overlapping tick labels: each needs the inches of a `line`, or of its letters if it is not turned."""
     for axis, inches in ((ax.xaxis, size[0] - 1.0), (ax.yaxis, size[1] - 0.8)):
         labels = axis.get_ticklabels()
-        upright = axis is ax.xaxis and not any(label.get_rotation() for label in labels)
-        longest = max((len(label.get_text()) for label in labels), default=0)
-        space = 0.04 + letter * longest if upright else line
+        upright = [len(label.get_text()) for label in labels if not label.get_rotation()]
+        numbered = axis is ax.xaxis and 2 * len(upright) > len(labels)  # a few turned names among them fit anyway
+        space = 0.04 + letter * max(upright) if numbered else line
         step = -(-len(labels) // max(1, int(inches / space)))
         if step > 1 and any(label.get_text() for label in labels):
             texts, turned = [label.get_text() for label in labels], [label.get_rotation() for label in labels]

@@ -89,10 +89,11 @@ def _lens(record: LogitLens, target: torch.Tensor) -> Part:
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
     first = int(enough[0])
     reading = (
+        f"After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) the prediction first reaches "
+        f"{percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} on these "
+        f"{counted(len(target), 'image')}.",
         "What would the model predict without all later branches? The value after each block goes to the model's own "
-        f"head through the shortcuts alone. After {record.blocks[first]} ({first} of {len(record.blocks) - 1} blocks) "
-        f"this prediction first reaches {percent(0.9)} of the final accuracy, which is {percent(float(accuracy[-1]))} "
-        f"on these {counted(len(target), 'image')}. Each thin line is one image.",
+        "head through the shortcuts alone. Each thin line is one image.",
     )
     alt = (
         f"Probability of the true class and accuracy, read from the stream after each block: accuracy "

@@ -58,10 +58,11 @@ def _one(
     density = spectral_density(operator, steps=options["steps"], draws=options["draws"], seed=subject.seed)
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
+        f"The largest eigenvalue is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. "
+        f"{_convex(extremes)}",
         "The Hessian holds the second derivatives of the loss with respect to all weights. An eigenvalue is the "
-        f"curvature of the loss along one direction. Of its {counted(extremes.size, 'eigenvalue')} on "
-        f"{counted(extremes.samples, 'image')} "
-        f"the largest is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. {_convex(extremes)}",
+        f"curvature of the loss along one direction. It has {counted(extremes.size, 'eigenvalue')}, here on "
+        f"{counted(extremes.samples, 'image')}.",
         f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth "
         "of the largest. In the plot, each eigenvalue is smoothed into a Gaussian.",
     )

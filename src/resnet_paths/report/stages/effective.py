@@ -42,7 +42,7 @@ def run(subject: Subject, options: Options) -> Section:
     values = marks(table, lambda row: f"length {row['length']}: norm {number(row['norm'])}", y="norm", x="length")
     norms = Part(
         "Gradient of single paths",
-        (_decay(record),),
+        _decay(record),
         picture(
             lambda ax: plot_path_norms(record, ax), _alt_norms(record), [mark for mark in values if mark.value > 0]
         ),
@@ -74,14 +74,14 @@ def run(subject: Subject, options: Options) -> Section:
     return Section((norms, shares), (found,), _warnings(record, options["draws"]))
 
 
-def _decay(record: EffectivePaths) -> str:
+def _decay(record: EffectivePaths) -> tuple[str, ...]:
     if not np.isfinite(record.decay):
-        return "Too few lengths carry any gradient to measure the decay."
+        return ("Too few lengths carry any gradient to measure the decay.",)
     trend = "falls" if record.decay < 1 else "does not fall"
     return (
-        f"Each point is the mean gradient norm of paths drawn at random. It {trend} with length: each further branch "
-        f"multiplies it by {number(record.decay)} (dashed line; R² of the fit {record.decay_fit:.3f}). Veit et al. "
-        "(2016, figure 6 b) found an exponential decay too."
+        f"The gradient of one path {trend} with length: each further branch multiplies it by {number(record.decay)}.",
+        "Each point is the mean gradient norm of paths drawn at random, the dashed line an exponential (R² of the fit "
+        f"{record.decay_fit:.3f}). Veit et al. (2016, figure 6 b) found an exponential decay too.",
     )
 
 

@@ -55,10 +55,11 @@ def _one(
     loss = record.values["loss"]
     middle = float(loss[options["steps"] // 2, options["steps"] // 2])
     lost = int((~np.isfinite(loss)).sum())
-    coarse = f" It has only {counted(loss.size, 'cell')}: details between them are unknown." if loss.size < 900 else ""
+    coarse = f" With only {counted(loss.size, 'cell')}, finer details are unknown." if loss.size < 900 else ""
     reading = (
+        f"The cross marks the trained weights, the lines have equal loss.{coarse}",
         "Both axes move all weights along a random direction; a step of 1 moves each filter by its own norm (Li et al. "
-        f"2018, section 4). The cross marks the trained weights, the lines have equal loss.{coarse}",
+        "2018, section 4).",
         f"The loss there is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
         f"{number(float(np.nanmax(loss)))}{_lowest(record)}. {_usable(record)}",
         f"On its logarithmic scale the surface is convex (bends upwards in both directions of the plane) at "
@@ -81,9 +82,9 @@ def _one(
         f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
     drawn = picture(draw, alt, _tips(cells), size=(4.4, 3.4))
-    flat = Part(title, reading[:1], drawn, (cells,))
+    flat = Part(title, reading[:2], drawn, (cells,))
     relief = Part(
-        f"{title} in three dimensions", reading[1:], tables=(roughness_table,),
+        f"{title} in three dimensions", reading[2:], tables=(roughness_table,),
         surface=relief_data(cells, _tip, x="x", y="y", value="loss"),
     )  # fmt: skip
     return (flat, relief), rough

@@ -64,9 +64,10 @@ def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
     harmful = [name for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
+        found,
         f"Without any block the loss is {number(record.empty)}, with all blocks {number(record.full)}. Add the "
         "blocks one by one, in random order: the Shapley value of a block is the average decrease in loss when it "
-        f"is added. The values of all blocks sum to the total decrease. {found}",
+        f"is added. The values of all blocks sum to the total decrease.",
         _against_single_deletions(rank),
         f"Blocks that raise the loss on average (95 % interval entirely on that side): {listed(harmful)}."
         + (" They do so when others are missing; with all others present they may still help." if harmful else ""),
@@ -100,21 +101,31 @@ def _interactions(record: BlockValues) -> Part:
     frame = pd.DataFrame(rows)
     low, high = (frame.iloc[int(place)] for place in (frame["interaction"].argmin(), frame["interaction"].argmax()))
     reading = [
+        *_extremes(low, high),
         f"Measured on the {n} most valuable blocks, over all {power(2, n)} ways to keep or delete them, with the other "
-        "blocks kept. Below zero, deleting both blocks raises the loss more than the two single deletions together: "
-        "they can replace each other. Above zero they need each other: one is worth little without the other."
+        "blocks kept. Below zero, (purple), deleting both blocks raises the loss more than the two single deletions "
+        "together: they can replace each other. Above zero (orange) they need each other: one is worth little without "
+        "the other.",
     ]
-    if low["interaction"] < 0:
-        reading.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
-    if high["interaction"] > 0:
-        reading.append(f"Most dependent: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
     alt = (
         f"Pairwise interactions of {n} blocks: highest between {high['one']} and {high['other']}, lowest between "
         f"{low['one']} and {low['other']}."
     )
     table = Table.of("interactions", "Pairs", frame)
-    drawn = picture(lambda ax: plot_interactions(record, ax), alt, _pair_tips(record, table), size=(4.4, 3.5))
+    drawn = picture(
+        lambda ax: plot_interactions(record, ax, bar=False), alt, _pair_tips(record, table), size=(4.4, 3.6)
+    )
     return Part("Interactions", tuple(reading), drawn, (table,))
+
+
+def _extremes(low: pd.Series, high: pd.Series) -> list[str]:
+    """The pairs that stand out, in one paragraph (none, where no pair does)."""
+    text = []
+    if low["interaction"] < 0:
+        text.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
+    if high["interaction"] > 0:
+        text.append(f"Most dependent: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
+    return [" ".join(text)] if text else []
 
 
 def _pair_tips(record: BlockValues, table: Table) -> list[Mark]:

@@ -124,7 +124,7 @@ function startFigure(figure) {
 // A surface to turn.
 
 const SCALE = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
-const [WIDTH, HEIGHT, SIZE] = [420, 330, 140];
+const [WIDTH, HEIGHT, SIZE] = [420, 320, 140]; // its own units, which are scaled to the page
 
 /** The colour of a height between 0 and 1, as in the figure beside it. */
 function shade(height) {
@@ -135,7 +135,7 @@ function shade(height) {
 
 class Relief {
   constructor(figure, data) {
-    [this.figure, this.data, this.turn, this.tilt] = [figure, data, 0.6, 0.6];
+    [this.figure, this.data, this.turn, this.tilt] = [figure, data, 0.6, 0.95];
     const known = data.z.filter((z) => z !== null);
     [this.low, this.high] = [Math.min(...known), Math.max(...known)];
     figure.replaceChildren(svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": this.words() }));
@@ -155,7 +155,7 @@ class Relief {
   /** From the plane (each side from -1 to 1) and the height (from 0 to 1) to the drawing, and how far away it is. */
   project(x, y, height) {
     const [across, depth] = [x * Math.cos(this.turn) - y * Math.sin(this.turn), x * Math.sin(this.turn) + y * Math.cos(this.turn)];
-    const up = 1.3 * (height - 0.5) * Math.cos(this.tilt) + depth * Math.sin(this.tilt) * 0.9;
+    const up = 1.2 * (height - 0.5) * Math.cos(this.tilt) + depth * Math.sin(this.tilt) * 0.9;
     return [WIDTH / 2 + SIZE * across * 0.95, HEIGHT / 2 - SIZE * up * 0.8, depth];
   }
 
@@ -219,7 +219,7 @@ class Relief {
 function startPrinting() {
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("main details.more:not([open]), header details:not([open])")];
+    closed = [...document.querySelectorAll("main details.fold:not([open]), header details:not([open])")];
     for (const fold of closed) fold.open = true;
   });
   addEventListener("afterprint", () => {
