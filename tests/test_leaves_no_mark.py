@@ -131,6 +131,7 @@ FUNCTIONS: dict[str, Function] = {
     "explore": lambda net, data: lesion.explore(net, data, fast=False, **QUIET),
     "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, blocks=[2, 3, 4], **QUIET),
     "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),
+    "path_ensemble": lambda net, data: lesion.path_ensemble(net, data, 3, fast=False, **QUIET),
     "damage_predictors": lambda net, data: lesion.damage_predictors(net, data, fast=False, **QUIET),
     "evaluate_gates": lambda net, data: lesion.evaluate_gates(
         net, data, torch.ones(2, 6, device="cpu"), lesion.METRICS["loss"], fast=False, **QUIET

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from resnet_paths import __version__, unroll
 from resnet_paths.comparison.paired import statistics
@@ -33,8 +33,11 @@ from resnet_paths.statistics import (
     mean_intervals,
     norm_intervals,
     pooled_norm_intervals,
+    roc_area_difference_interval,
+    roc_area_interval,
     share_interval,
     spearman,
+    squared_calibration_interval,
     student_intervals,
 )
 from resnet_paths.tradeoff import cascade_threshold
@@ -137,6 +140,56 @@ def medians(tries: int) -> Iterator[Row]:
 
 def _spiked(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return np.where(generator.random(shape) < 0.05, generator.normal(2, 1, shape), generator.normal(0, 0.01, shape))
+
+
+# Calibration and detection
+
+
+def calibrations(tries: int) -> Iterator[Row]:
+    """The truth is the square of a gap that is the same at every certainty, so that it does not depend on the bins."""
+    generator, tries = np.random.default_rng(0), tries // 8
+    for n, shape, gap, other in (
+        (200, (6, 2), 0.0, None), (200, (6, 2), 0.1, None), (800, (6, 2), 0.0, None), (800, (6, 2), 0.05, None),
+        (500, (40, 1), 0.0, None), (800, (40, 1), 0.02, None), (500, (6, 2), 0.1, 0.05), (800, (40, 1), 0.04, 0.02),
+    ):  # fmt: skip
+        inside = 0
+        for _ in range(tries):
+            chance = generator.beta(*shape, n) * (1 - max(gap, other or 0))
+            labels = (generator.random(n) >= chance).astype(int)
+            first, second = (np.stack([chance + d, np.zeros(n)], 1) for d in (gap, other or 0.0))
+            reference = None if other is None else second
+            low, high = squared_calibration_interval(first, labels, reference=reference, draws=500)
+            inside += low <= gap**2 - (other or 0.0) ** 2 <= high
+        mean = shape[0] / sum(shape)
+        gaps = f"gap {gap:g}" if other is None else f"difference of gaps {gap:g} and {other:g}"
+        yield Row(f"{n} images, certainty {mean:.2f} in the mean, {gaps}", inside / tries, tries)
+
+
+def areas(tries: int) -> Iterator[Row]:
+    generator = np.random.default_rng(0)
+    for positive, negative, shift in ((20, 20, 1.0), (50, 50, 1.0), (50, 200, 0.0), (200, 200, 2.3), (200, 200, 4.0)):
+        truth, inside = float(norm.cdf(shift / np.sqrt(2))), 0
+        for _ in range(tries):
+            low, high = roc_area_interval(generator.normal(shift, 1, positive), generator.normal(size=negative))
+            inside += low <= truth <= high
+        yield Row(f"{positive} and {negative} images, area {truth:.3f}", inside / tries, tries)
+
+
+def area_differences(tries: int) -> Iterator[Row]:
+    generator = np.random.default_rng(0)
+    for count, shifts, correlation in ((50, (1.0, 1.0), 0.7), (200, (1.0, 1.5), 0.7), (200, (2.3, 2.5), 0.95)):
+        truth, inside = float(np.subtract(*norm.cdf(np.array(shifts) / np.sqrt(2)))), 0
+        covariance = [[1, correlation], [correlation, 1]]
+        for _ in range(tries):
+            positive, negative = (generator.multivariate_normal([0, 0], covariance, count).T for _ in range(2))
+            pairs = [(positive[row] + shifts[row], negative[row]) for row in range(2)]
+            low, high = roc_area_difference_interval(pairs[0], pairs[1])
+            inside += low <= truth <= high
+        yield Row(
+            f"{count} images of either kind, scores correlated {correlation:g}, difference {truth:+.3f}",
+            inside / tries,
+            tries,
+        )
 
 
 LAWS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], np.ndarray], float]] = {
@@ -406,6 +459,27 @@ KINDS = (
         "if a few images in a thousand dominate the mean: a log-normal of sigma 2, or changes of one image in "
         "twenty among 50. Use more images, or `soft_error`, which is bounded. Values without spread have an "
         "infinite interval (bounded metrics: a wide one), not a point.",
+    ),
+    Kind(
+        "Calibration errors",
+        "`statistics.squared_calibration_interval`",
+        "the basic bootstrap of the unbiased estimate of the mean squared gap, in 15 bins of equal mass",
+        calibrations,
+        "A valid interval. If the network is nearly calibrated it is conservative: the bootstrap adds noise a second time.",
+    ),
+    Kind(
+        "Areas under the ROC curve",
+        "`statistics.roc_area_interval`",
+        "Wilson's interval at the effective number of images by DeLong's variance",
+        areas,
+        "A valid interval, also for few images, up to an area of 0.95. **Not valid** above 0.99, where a few images decide: too short.",
+    ),
+    Kind(
+        "Differences of areas under the ROC curve",
+        "`statistics.roc_area_difference_interval`",
+        "Student's t with DeLong's variance of the difference on the same images",
+        area_differences,
+        "A valid interval.",
     ),
     Kind(
         "Bars of 1.96 standard errors",

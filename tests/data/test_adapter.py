@@ -18,6 +18,7 @@ from resnet_paths.landscape import curvature_operator, gate_path, loss_surface, 
 from resnet_paths.lesion import (
     block_values,
     damage_predictors,
+    path_ensemble,
     random_deletions,
     reorderings,
     shortcut_deletions,
@@ -195,6 +196,7 @@ TAKERS: dict[str, Any] = {
         ).values
     ),
     "block_values": lambda s: block_values(NET, s, **QUIET).values,
+    "path_ensemble": lambda s: path_ensemble(NET, s, 2, **QUIET).probabilities,
     "damage_predictors": lambda s: damage_predictors(NET, s, **QUIET).values["taylor"],
     "loss_surface": lambda s: loss_surface(MODEL, s, directions=DIRECTION, x=[0.0, 0.5], **QUIET).values["loss"],
     "gate_path": lambda s: gate_path(NET, s, torch.eye(3), t=[0.5], **QUIET).values["loss"],

@@ -4,6 +4,7 @@ from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
 from .by_stage import StageDeletions, stage_deletions, stages
 from .coalitions import all_coalitions, table_interactions, table_values
+from .ensembles import PathEnsemble, path_ensemble
 from .evaluate import evaluate_gates
 from .exploration import Exploration, SetAnswer, explore, measure_sets
 from .game import BlockValues, block_values
@@ -23,6 +24,7 @@ __all__ = [
     "DamagePredictors",
     "Exploration",
     "Metric",
+    "PathEnsemble",
     "PredictorRanking",
     "RandomDeletions",
     "Reorderings",
@@ -44,6 +46,7 @@ __all__ = [
     "measure_sets",
     "metric_named",
     "order_distance",
+    "path_ensemble",
     "random_deletions",
     "random_swaps",
     "rank_predictors",

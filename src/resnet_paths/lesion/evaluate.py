@@ -7,7 +7,7 @@ lesions share prefixes within a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeVar, Unpack
 
@@ -130,32 +130,51 @@ def per_image(
 ) -> np.ndarray:
     """The metric for each way of damage and image, (ways, images); batches of images are the points of a sweep."""
     check_eval(study.model)
-    slices = even_slices(
-        len(data), run.batch_size
-    )  # even sizes: a few images left over would make an inefficient batch
-    points = [{"start": part.start, "stop": part.stop} for part in slices]
     total = Evaluations() if count is None else count
-    context = (study, data, metric)
-    swept = run.journal is not None or run.executor is not None
-    parts = _swept(points, context, run) if swept else _here(points, context, run.progress)
     values = np.empty((len(study), len(data)))
-    for point, (batch_values, pieces) in zip(points, parts, strict=True):
-        values[:, point["start"] : point["stop"]] = batch_values
-        for name, number in zip(("stems", "shortcuts", "branches", "joins"), pieces, strict=True):
-            setattr(total, name, getattr(total, name) + int(number))
+    for part, found in over_batches(_batch, (study, data, metric), len(data), run):
+        values[:, part] = found["values"]
+        add_pieces(total, found["pieces"])
     return values
 
 
-def _here(points: list[dict[str, int]], context: Any, progress: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    with reporter(progress) as report:
+def add_pieces(total: Evaluations, pieces: np.ndarray) -> None:
+    """Add the numbers of pieces that a batch ran, in the order of the fields of `Evaluations`."""
+    for name, number in zip(("stems", "shortcuts", "branches", "joins"), pieces, strict=True):
+        setattr(total, name, getattr(total, name) + int(number))
+
+
+def over_batches(
+    function: Callable[..., dict[str, np.ndarray]], context: Any, images: int, run: Running
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Yield (slice of the images, arrays that the function returned for it), batch by batch; see `sweep` for the rest.
+
+    Args:
+        function: of a point with the batch's `start` and `stop`, the context and a seed; at the top of its module.
+        context: what all batches share.
+        images: their number.
+        run: batch size, executor, journal, progress.
+    """
+    slices = even_slices(images, run.batch_size)  # even sizes: a few images left over would make an inefficient batch
+    points = [{"start": part.start, "stop": part.stop} for part in slices]
+    swept = run.journal is not None or run.executor is not None
+    work = _swept if swept else _here
+    yield from zip(slices, work(function, points, context, run), strict=True)
+
+
+def _here(
+    function: Callable[..., dict[str, np.ndarray]], points: list[dict[str, int]], context: Any, run: Running
+) -> Iterator[dict[str, np.ndarray]]:
+    with reporter(run.progress) as report:
         for point in tracked(points, len(points), "evaluating", report):
-            values = _batch(point, context, 0)
-            yield values["values"], values["pieces"]
+            yield function(point, context, 0)
 
 
-def _swept(points: list[dict[str, int]], context: Any, run: Running) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _swept(
+    function: Callable[..., dict[str, np.ndarray]], points: list[dict[str, int]], context: Any, run: Running
+) -> Iterator[dict[str, np.ndarray]]:
     result = sweep(
-        _batch,
+        function,
         points,
         context=context,
         journal=run.journal,
@@ -170,7 +189,8 @@ def _swept(points: list[dict[str, int]], context: Any, run: Running) -> Iterator
             f"expected values for all batches of images, but {len(result.errors)} of {len(points)} failed; images "
             f"{points[failed]['start']} to {points[failed]['stop'] - 1}:\n{error}"
         )
-    yield from zip(result.values["values"], result.values["pieces"], strict=True)
+    for parts in zip(*result.values.values(), strict=True):
+        yield dict(zip(result.values, parts, strict=True))
 
 
 def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed: int) -> dict[str, np.ndarray]:

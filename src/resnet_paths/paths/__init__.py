@@ -2,6 +2,9 @@
 
 # exact gradient by path length
 from ._piecewise import curved_operations
+
+# alignment of the branches across depth
+from .alignment import ResidualAlignment, residual_alignment
 from .attribution import BlockAttribution, GateForward, attribute_blocks, block_conductance
 from .by_length import GradientByLength, gradient_by_length
 
@@ -36,6 +39,7 @@ __all__ = [
     "ParameterGradientByLength",
     "Path",
     "PathEnergy",
+    "ResidualAlignment",
     "SampledPathGradients",
     "attribute_blocks",
     "block_conductance",
@@ -49,6 +53,7 @@ __all__ = [
     "parameter_gradients_by_length",
     "path_energy",
     "path_lengths",
+    "residual_alignment",
     "sample_path_gradients",
     "surviving_path_lengths",
 ]
