@@ -131,6 +131,8 @@ FUNCTIONS: dict[str, Function] = {
     "explore": lambda net, data: lesion.explore(net, data, fast=False, **QUIET),
     "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, blocks=[2, 3, 4], **QUIET),
     "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),
+    "arrangements": lambda net, data: lesion.arrangements(net, data, {"swap": [1, 0, 2, 3, 4, 5]}, fast=False, **QUIET),
+    "residual_alignment": lambda net, data: paths.residual_alignment(net, data.x[:2], 2, blocks=[0, 1], steps=3),
     "path_ensemble": lambda net, data: lesion.path_ensemble(net, data, 3, fast=False, **QUIET),
     "damage_predictors": lambda net, data: lesion.damage_predictors(net, data, fast=False, **QUIET),
     "evaluate_gates": lambda net, data: lesion.evaluate_gates(

@@ -2,6 +2,7 @@
 
 from ..data.metrics import METRICS, Metric, metric_named
 from ..statistics import bootstrap_means, fall_at_most, interval
+from .arranged import Arrangements, arrangements, middle_arrangements
 from .by_stage import StageDeletions, stage_deletions, stages
 from .coalitions import all_coalitions, table_interactions, table_values
 from .ensembles import PathEnsemble, path_ensemble
@@ -19,6 +20,7 @@ from .single import SingleDeletions, shortcut_deletions, single_deletions
 
 __all__ = [
     "METRICS",
+    "Arrangements",
     "BlockInteractions",
     "BlockValues",
     "DamagePredictors",
@@ -34,6 +36,7 @@ __all__ = [
     "StageDeletions",
     "StudyOptions",
     "all_coalitions",
+    "arrangements",
     "block_values",
     "bootstrap_means",
     "damage_predictors",
@@ -45,6 +48,7 @@ __all__ = [
     "linear_cka",
     "measure_sets",
     "metric_named",
+    "middle_arrangements",
     "order_distance",
     "path_ensemble",
     "random_deletions",

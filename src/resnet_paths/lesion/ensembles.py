@@ -83,7 +83,7 @@ class PathEnsemble(Record):
 
         ``H(mean of p_S) - mean of H(p_S)``, the mean divergence of a member from the mean prediction.
         """
-        return np.maximum(self.entropy - self.member_entropy, 0.0)
+        return np.asarray(np.maximum(self.entropy - self.member_entropy, 0.0))
 
     def by_image(self, metric: MetricName | Metric = "loss") -> np.ndarray:
         """A metric of the network itself (row 0) and of the mean prediction (row 1) on each image, (2, images).
@@ -203,7 +203,8 @@ def entropies(probabilities: np.ndarray) -> np.ndarray:
 
 def entropy_of(probabilities: torch.Tensor) -> torch.Tensor:
     """Entropies in nats over the last dimension, where 0 log 0 is 0."""
-    return torch.special.entr(probabilities).sum(-1)
+    entropy: torch.Tensor = torch.special.entr(probabilities).sum(-1)
+    return entropy
 
 
 def _keep(keep: float | Sequence[float], last: int) -> np.ndarray:

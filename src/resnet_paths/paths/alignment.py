@@ -77,13 +77,13 @@ class ResidualAlignment(Record):
     @property
     def own(self) -> np.ndarray:
         """Overlap of a block's left with its own right vectors, mean over blocks, (examples,)."""
-        return np.einsum("bbe->be", self.left_right).mean(0)
+        return np.asarray(np.einsum("bbe->be", self.left_right).mean(0))
 
     @property
     def across(self) -> np.ndarray:
         """Overlap of a block's left with another block's right vectors, mean over pairs of blocks, (examples,)."""
         others = ~np.eye(len(self.names), dtype=bool)
-        return self.left_right[others].mean(0)
+        return np.asarray(self.left_right[others].mean(0))
 
     @property
     def unevenness(self) -> np.ndarray:
