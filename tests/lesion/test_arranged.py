@@ -29,11 +29,16 @@ def first_logit(logits, labels, full):
     return logits[:, 0]
 
 
-def run(layers: list[nn.Module], steps, value: torch.Tensor) -> torch.Tensor:
+def run(layers: list[Callable], steps, value: torch.Tensor, post: Callable = lambda x: x) -> torch.Tensor:
     for step in steps:
         parallel = (step,) if isinstance(step, int) else step
-        value = torch.stack([layers[layer](value) for layer in parallel]).mean(0)
+        value = post(torch.stack([layers[layer](value) for layer in parallel]).mean(0))
     return value
+
+
+def summed(block: nn.Module) -> Callable:
+    """A block without the activation at its end."""
+    return lambda x: block.shortcut(x) + block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
 
 
 def convolutional() -> tuple[nn.Module, Callable, int]:
@@ -42,7 +47,7 @@ def convolutional() -> tuple[nn.Module, Callable, int]:
     layers = [block for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
 
     def literal(x: torch.Tensor, steps) -> torch.Tensor:
-        out = run(layers, steps, F.relu(model.bn1(model.conv1(x))))
+        out = run([summed(layer) for layer in layers], steps, F.relu(model.bn1(model.conv1(x))), F.relu)
         return model.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
     return model, literal, 8

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Arrangement = Sequence[int | Sequence[int]]
-"""Layers in the order in which they run; those in an inner sequence run on the same input, and their outputs are
-averaged."""
+"""Layers in the order in which they run; those in an inner sequence run on the same input, and their sums are averaged.
+"""
 _Steps = tuple[tuple[int, ...], ...]
 
 
@@ -93,7 +93,8 @@ def arrangements(
 
     A layer is the module that makes one or more blocks (attention and MLP of a transformer), or a single block; layers
     count from 0. ``[0, 2, 1, 3]`` swaps two, ``[0, 3]`` skips two, ``[0, 1, 1, 3]`` repeats one, ``[0, (1, 2), 3]``
-    runs two on the same input and averages their outputs, ``[0, (1, 2), (1, 2), 3]`` does so twice. Only layers of
+    runs two on the same input and averages the sums of shortcut and branch with which they end (the outputs of
+    transformer layers; an activation comes after the mean), ``[0, (1, 2), (1, 2), 3]`` does so twice. Only layers of
     equal shape trade places: every other layer has to be in its place. See :func:`middle_arrangements`.
 
     Args:
@@ -150,8 +151,8 @@ def arrangements(
 def middle_arrangements(layers: int, first: int, last: int, *, loops: int = 3, seed: int = 0) -> dict[str, Arrangement]:
     """The ways of Sun et al. (2024) to run the layers from `first` to `last` of a network.
 
-    They are skipped, all replaced by the one in the middle, reversed, put in a random other order, run in parallel, and run in
-    parallel `loops` times in a row.
+    They are skipped, all replaced by the one in the middle, reversed, put in a random other order, run in parallel, and
+    run in parallel `loops` times in a row.
 
     Args:
         layers: number of layers of the network.
@@ -285,14 +286,15 @@ class _Arranged:
         if not layers:
             at_end = replace(state, index=end)
             return self.runner.join(at_end, self.runner.shortcut(at_end))
-        outputs = [self._layer(state, layer, end) for layer in layers]
-        mean = outputs[0].value if len(outputs) == 1 else torch.stack([each.value for each in outputs]).mean(0)
-        return replace(outputs[0], value=mean)
+        ends = [self._layer(state, layer) for layer in layers]
+        total = ends[0][1] if len(ends) == 1 else torch.stack([total for _, total in ends]).mean(0)
+        return self.runner.join(replace(ends[0][0], index=end), total)
 
-    def _layer(self, state: State, layer: int, end: int) -> State:
-        for block in self.modules.holders[layer]:
+    def _layer(self, state: State, layer: int) -> tuple[State, torch.Tensor]:
+        """The state before a layer's last sum, and that sum. Nothing is done in place: other layers read this state."""
+        *inner, last = self.modules.holders[layer]
+        for block in inner:
             here = replace(state, index=block)
-            total = self.runner.shortcut(here) + self.runner.branch(here)  # never in place: others read this state
-            leaving = block == self.modules.holders[layer][-1]
-            state = self.runner.join(replace(here, index=end) if leaving else here, total)
-        return state
+            state = self.runner.join(here, self.runner.shortcut(here) + self.runner.branch(here))
+        here = replace(state, index=last)
+        return here, self.runner.shortcut(here) + self.runner.branch(here)
