@@ -421,7 +421,7 @@ KINDS = (
     ),
     Kind(
         "Differences of shares on the same images",
-        "`SingleDeletions.damage_interval` and its columns, `difference` and `damage` of `Comparison`, of error, top-5 error and disagreement",
+        "`SingleDeletions.damage_interval` and its columns, `difference` and `damage` of `Comparison`, `Arrangements.damage_interval`, `PathEnsemble.difference`, of error, top-5 error and disagreement",
         "both ends of Tango's (1998) score test",
         differences,
         "A valid interval if about five images or more change. If fewer do, it is conservative, and it never has zero width.",
@@ -452,7 +452,7 @@ KINDS = (
     Kind(
         "Means of real values over images",
         "`lesion.interval`, `SingleDeletions.low`, `high` and `damage_interval` of losses and other metrics; `BlockValues.intervals` and "
-        "`interaction_intervals` of exhaustive games; `RoughnessStudy.interval`; the other intervals of `Comparison`",
+        "`interaction_intervals` of exhaustive games; `RoughnessStudy.interval`; `ResidualAlignment.intervals`; the other intervals of `Comparison`, `Arrangements` and `PathEnsemble`",
         "on each side, the wider of Student's t and the bootstrap-t",
         means,
         "A valid interval for values no more skewed than a log-normal of sigma 1, from 50 images on. **Not valid** "

@@ -176,7 +176,7 @@ def middle_arrangements(layers: int, first: int, last: int, *, loops: int = 3, s
     generator, shuffled = np.random.default_rng(seed), middle
     while shuffled == middle:
         shuffled = generator.permutation(middle).tolist()
-    ways: dict[str, list[int | Sequence[int]]] = {
+    ways: dict[str, Sequence[int | Sequence[int]]] = {
         "skipped": [],
         "middle repeated": [middle[len(middle) // 2]] * len(middle),
         "reversed": middle[::-1],
