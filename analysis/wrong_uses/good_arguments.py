@@ -95,7 +95,7 @@ def record(kind: str) -> Any:
         "plot_reorderings": lambda: lesion.reorderings(net(), data(), [1], draws=2, **QUIET),
         "plot_single_deletions": damage,
         **dict.fromkeys(
-            ("plot_comparison", "plot_checkpoints", "plot_side_by_side"),
+            ("plot_comparison", "plot_checkpoints", "plot_side_by_side", "write_comparison"),
             lambda: comparison.compare([net(), net()], data(), draws=1, gradient_images=2, **QUIET),
         ),
         "plot_spectrum": lambda: landscape.spectral_density(operator(), steps=3, draws=2),
@@ -231,6 +231,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "train": lambda: {"model": _student(), "recipe": training.Recipe(epochs=1), **QUIET},
         "recalibrate_batchnorm": lambda: {"model": _student()},
         "export_model": lambda: {"onnx": False, "folder": folder / "export"},
+        "write_comparison": lambda: {"out": folder / "comparison.html"},
         "write_report": lambda: {"out": folder / "report.html", "skip": _stages(), **QUIET},
         "sweep": lambda: {"function": lambda point, context, seed: point, **QUIET},
         "unfinished": lambda: {"function": lambda point, context, seed: point, "journal": folder / "none"},

@@ -1,8 +1,14 @@
 """The parts of a comparison: each against the function for one model, and exactly zero between a model and itself."""
 
+import base64
 import copy
+import html
+import io
+import re
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -21,6 +27,8 @@ from resnet_paths.landscape import (
 from resnet_paths.lesion import METRICS, block_values, evaluate_gates
 from resnet_paths.network import plain_layers
 from resnet_paths.paths import block_contributions, effective_paths, path_lengths, sample_path_gradients
+from resnet_paths.report import write_comparison
+from resnet_paths.report.side_by_side import finding, latency_sentences
 from resnet_paths.statistics import mean_intervals
 
 DATA = digits("test").subset(slice(0, 12))
@@ -197,6 +205,30 @@ def test_parts_are_declared_kept_and_tabled(record, tmp_path) -> None:
     lengths = record.by_length()
     assert len(lengths) == 3 * len(record.lengths)
     assert lengths.loc[lengths.model == "one", "effective_share"].sum() == pytest.approx(1)
+
+
+def test_the_page_says_what_was_found_and_holds_every_number(record, tmp_path) -> None:
+    page = write_comparison(record, tmp_path / "page.html").read_text()
+    assert f"<h1>{finding(record)}" in html.unescape(page)
+    assert "http:" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg ") == 3 + 3 + 3 + 4  # by block, by number of deleted blocks, by length, and surfaces
+    tables = re.findall(r'download="(\w+)\.csv" href="data:text/csv;charset=utf-8;base64,([^"]+)"', page)
+    frames = {name: pd.read_csv(io.BytesIO(base64.b64decode(text))) for name, text in tables}
+    assert set(frames) == {"models", "blocks", "deletions", "lengths", *(f"surface_{n}" for n in range(1, 5))}
+    np.testing.assert_allclose(frames["blocks"]["shapley"], record.by_block()["shapley"])
+    deleted = frames["deletions"].query("model == 'other'")
+    np.testing.assert_allclose(deleted["recommended"], record.recommended[2, :4])
+    np.testing.assert_allclose(deleted["deletion"][1:].dropna(), record.deletion[2])
+    assert latency_sentences(record)[1].startswith("same takes ")
+
+
+def test_the_finding_names_the_model_that_differs_most(record) -> None:
+    columns = {"difference": [0, 0.1, -0.3, 0.02], "difference_low": [0, 0.05, -0.4, -0.1]}
+    columns |= {"difference_high": [0, 0.2, -0.2, 0.1]}
+    apart = replace(record, metric="error", **{name: np.array(values) for name, values in columns.items()})
+    assert finding(apart) == "other against one: error -30.0 points (-40.0 to -20.0)"
+    alike = replace(apart, difference_low=np.full(4, -1.0), difference_high=np.full(4, 1.0))
+    assert finding(alike) == "No model's error differs from that of one by more than its interval"
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:

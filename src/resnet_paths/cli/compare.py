@@ -105,14 +105,15 @@ def compare(
     write_table(out / "compare.csv", record.to_pandas())
     write_table(out / "blocks.csv", record.by_block())
     write_table(out / "lengths.csv", record.by_length())
+    page = rp.report.write_comparison(record, out / "compare.html")
     saved = record.save(out / "compare.npz")
     if as_json:
-        typer.echo(json.dumps(_as_json(record, picture), indent=2))
+        typer.echo(json.dumps(_as_json(record, picture, page), indent=2))
         return
     show(screen, _table(record))
     for text in (most_different(record), *latency_sentences(record)):
         screen.print(text, highlight=False, markup=False)
-    screen.print(f"Written: {picture}, {out / 'compare.csv'}, {out / 'blocks.csv'} and {saved}")
+    screen.print(f"Written: {page}; beside it the plot, the tables and the record ({saved.name})", soft_wrap=True)
 
 
 def _named(first: str, others: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -126,12 +127,13 @@ def _named(first: str, others: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (spec, option) for name, (_, spec, option) in zip(names, specs, strict=True)}
 
 
-def _as_json(record: rp.comparison.Comparison, picture: Path) -> dict[str, Any]:
+def _as_json(record: rp.comparison.Comparison, picture: Path, page: Path) -> dict[str, Any]:
     return {
         "images": record.images,
         "metric": record.metric,
         "models": json_rows(record.to_pandas()),
         "blocks": json_rows(record.by_block()),
+        "page": str(page),
         "picture": str(picture),
         "model_fingerprints": [source.model for source in record.sources],
         "data_fingerprint": record.source.data,

@@ -46,9 +46,10 @@ def statistics(
             continue
         # metrics are not negative, so that neither they nor their differences exceed the bound
         made |= paired(name, measured[name], *[partial(of_mean, bound=bound)] * 2)
+    if "effective" in measured:  # of what is positive, unlike parts of a gradient, which may cancel
+        made |= paired("effective_share", measured["effective"], partial(_of_shares, confidence), of_mean)
     for name, values in (
         ("gradient_share", measured["share"]),
-        ("effective_share", measured.get("effective")),
         ("contribution", _maybe_in_rows(measured.get("contribution"), indices)),
         ("surface", measured.get("surface")),
     ):
@@ -58,6 +59,12 @@ def statistics(
         made |= _shapley(measured, indices, confidence, bound, twice)
     made["difference_low"][0] = made["difference_high"][0] = 0.0
     return made
+
+
+def _of_shares(confidence: float, values: np.ndarray) -> Ends:
+    """Intervals of means of numbers between 0 and 1, which do not leave that range."""
+    low, high = mean_intervals(values, confidence)
+    return np.maximum(low, 0), np.minimum(high, 1)
 
 
 def in_rows(values: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -302,6 +302,24 @@ class Comparison(Record):
         columns |= {name: values[models, rows] for name, values in measured.items()}
         return data_frame({**columns, "similarity": self.similarity[models, rows]})
 
+    def by_deleted(self) -> pd.DataFrame:
+        """One row per model and number of deleted blocks: the metric after random, least damaging, recommended ones.
+
+        Random deletions are NaN for numbers that are not among `counts`.
+        """
+        models, sizes = np.nonzero(np.isfinite(self.frontier))
+        measured = self._measured(("deletion", "frontier", "recommended"))
+        for name in (name for name in measured if name.startswith("deletion")):
+            every = np.full(self.frontier.shape, np.nan)
+            every[:, self.counts] = measured[name]
+            measured[name] = every
+        columns: dict[str, Any] = {
+            "model": [self.models[model] for model in models],
+            "deleted": sizes,
+            **{name: values[models, sizes] for name, values in measured.items()},
+        }
+        return data_frame(columns)
+
     def by_length(self) -> pd.DataFrame:
         """One row per model and path length: its share of all paths, of the gradient, and of effective paths."""
         models, rows = np.nonzero(np.isfinite(self.path_share))

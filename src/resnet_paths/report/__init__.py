@@ -1,6 +1,7 @@
 """One command, one report; and tests of the papers' claims."""
 
 from .budget import Spent
+from .comparison_page import write_comparison
 from .effort import Effort
 from .explorer import explorer_data
 from .page import json_schema
@@ -29,5 +30,6 @@ __all__ = [
     "explore_widget",
     "explorer_data",
     "json_schema",
+    "write_comparison",
     "write_report",
 ]

@@ -35,6 +35,26 @@ def render(report: Report, subject: Subject) -> str:
         report: the outcomes of the stages.
         subject: the model and the images.
     """
+    name = f"{type(subject.model).__name__} on {subject.data.name}"
+    return rendered(
+        "report.html",
+        name=name,
+        headline=next((s.headline for s in report.sections if s.headline is not None), Headline(name)),
+        report=report,
+        provenance=report.provenance,
+        stages=report.to_pandas(),
+        everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
+    )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page as text: our style, one script, and the values of its template.
+
+    Args:
+        template: its name.
+        **values: what the template names.
+    """
+    script = explorer_module() + own_file("page.js")
     environment = Environment(
         loader=PackageLoader("resnet_paths.report", "templates"),
         autoescape=True,
@@ -47,20 +67,12 @@ def render(report: Report, subject: Subject) -> str:
     environment.filters["data_text"] = data_text
     environment.filters["inline"] = inline
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
-    template = environment.get_template("report.html")
-    script = explorer_module() + own_file("page.js")
-    name = f"{type(subject.model).__name__} on {subject.data.name}"
-    return template.render(
+    return environment.get_template(template).render(
         style=_Plain(own_file("style.css") + own_file("explorer.css")),
         script=_Plain(script),
         script_hash=_Plain(script_hash(script)),
-        name=name,
-        headline=next((s.headline for s in report.sections if s.headline is not None), Headline(name)),
-        report=report,
         rows=_rows,
-        provenance=report.provenance,
-        stages=report.to_pandas(),
-        everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
+        **values,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.colors import LogNorm
 from ..comparison import Comparison
 from ..landscape import Surface
 from ..plot import plot_side_by_side, plot_surface_heat
-from .pictures import picture
+from .pictures import Mark, marks, picture
 from .section import Headline, Part, Section, Table
 from .words import counted, listed, number, percent, points, seconds
 
@@ -111,22 +112,24 @@ def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
     """(name, title, question, section) of everything that was compared."""
     yield "models", "The models", "By how much do the models differ on the same images?", _models(record)
     yield "blocks", "Blocks", "Which blocks matter to one model and not to another?", _blocks(record)
-    yield (
-        "deletions",
-        "Deleting several blocks",
-        "How much does each model lose with fewer and fewer blocks?",
-        _curves(record, ("deletion", "frontier", "recommended"), ()),
-    )
-    yield (
-        "lengths",
-        "Path lengths",
-        "How long are the paths, and which carry the gradient?",
-        _curves(
-            record,
-            ("path_share", "gradient_share", "effective_share"),
-            (Table.of("lengths", "Shares of each path length", record.by_length()),),
-        ),
-    )
+    deleted = {
+        "deletion": "Random blocks deleted",
+        "frontier": "The least damaging blocks deleted",
+        "recommended": "Blocks dropped in the recommended order",
+    }
+    table = Table.of("deletions", "By number of deleted blocks", record.by_deleted())
+    question = "How much does each model lose with fewer and fewer blocks?"
+    reading = ("Curves of the least damaging and of the recommended blocks are measured on one half of the images.",)
+    yield "deletions", "Deleting several blocks", question, _curves(record, deleted, table, "deleted", reading)
+    shares = {
+        "gradient_share": "Share of the gradient",
+        "effective_share": "Effective paths",
+        "path_share": "All paths",
+    }
+    table = Table.of("lengths", "Shares of each path length", record.by_length())
+    question = "How long are the paths, and which carry the gradient?"
+    if len(record.by_length()):  # plain networks alone have no paths
+        yield "lengths", "Path lengths", question, _curves(record, shares, table, "length", _mean_lengths(record))
     if record.surface is not None:
         yield (
             "surface",
@@ -164,71 +167,98 @@ def _blocks(record: Comparison) -> Section:
     table = Table.of("blocks", "Every block of every model", record.by_block())
     found = most_different(record)
     first, *others = [
-        _drawn(record, quantity, title, (), ())
+        _drawn(record, quantity, title, _block_marks(record, table, quantity))
         for quantity, title in titles.items()
         if getattr(record, quantity) is not None
     ]
     return Section((replace(first, reading=(found,), tables=(table,)), *others), (found,))
 
 
-def _curves(record: Comparison, quantities: tuple[str, ...], tables: tuple[Table, ...]) -> Section:
-    titles = {
-        "deletion": "Random blocks deleted",
-        "frontier": "The least damaging blocks deleted",
-        "recommended": "Blocks dropped in the recommended order",
-        "path_share": "All paths",
-        "gradient_share": "Share of the gradient",
-        "effective_share": "Effective paths",
-    }
-    measured = [name for name in quantities if getattr(record, name) is not None]
-    parts = [
-        _drawn(record, name, titles[name], _lengths(record, name), tables if place == 0 else ())
-        for place, name in enumerate(measured)
+def _block_marks(record: Comparison, table: Table, quantity: str) -> list[Mark]:
+    """The values of a figure by block, each at the place of its row of matched blocks."""
+    places = {name: place for place, name in enumerate(record.blocks)}
+    return [
+        replace(mark, x=float(places[row["block"]]))
+        for row, mark in _with_rows(table, quantity, lambda row: f"{row['model']}, {row['block']}")
     ]
-    return Section(tuple(parts))
 
 
-def _lengths(record: Comparison, quantity: str) -> tuple[str, ...]:
-    if quantity != "gradient_share":
-        return ()
+def _with_rows(
+    table: Table, quantity: str, name: Callable[[Mapping[str, Any]], str], x: str | None = None
+) -> list[tuple[Mapping[str, Any], Mark]]:
+    """The rows of a table that have a value, each with its mark."""
+
+    def text(row: Mapping[str, Any]) -> str:
+        ends = row.get(f"{quantity}_low", math.nan), row.get(f"{quantity}_high", math.nan)
+        interval = f" ({number(ends[0])} to {number(ends[1])})" if all(map(math.isfinite, ends)) else ""
+        return f"{name(row)}: {number(row[quantity])}{interval}"
+
+    rows = table.rows()
+    return [(rows[mark.cell[1]], mark) for mark in marks(table, text, y=quantity, x=x)]
+
+
+def _curves(
+    record: Comparison, titles: Mapping[str, str], table: Table, x: str, reading: tuple[str, ...] = ()
+) -> Section:
+    """Curves of all models over a column of a table."""
+    first, *others = [
+        _drawn(
+            record,
+            quantity,
+            title,
+            [mark for _, mark in _with_rows(table, quantity, lambda row: f"{row['model']}, {row[x]}", x)],
+        )
+        for quantity, title in titles.items()
+        if getattr(record, quantity) is not None
+    ]
+    return Section((replace(first, reading=reading, tables=(table,)), *others))
+
+
+def _mean_lengths(record: Comparison) -> tuple[str, ...]:
     means = [
         f"{name} {mean:.2f}" for name, mean in zip(record.models, record.mean_length, strict=True) if np.isfinite(mean)
     ]
     return (f"Mean path length of the gradient: {listed(means, most=24)}.",)
 
 
-def _drawn(record: Comparison, quantity: Any, title: str, reading: tuple[str, ...], tables: tuple[Table, ...]) -> Part:
+def _drawn(record: Comparison, quantity: Any, title: str, values: Sequence[Mark]) -> Part:
     def draw(ax: Axes) -> None:
         plot_side_by_side(record, quantity, ax)
 
     alt = f"{title}, {counted(len(record.models), 'model')} side by side: {listed(record.models, most=6)}."
-    return Part(title, reading, picture(draw, alt), tables)
+    return Part(title, (), picture(draw, alt, values))
 
 
 def _surfaces(record: Comparison) -> Section:
     surfaces = record.surfaces
-    low, high = (pick([pick(_finite(one)) for one in surfaces.values()]) for pick in (min, max))
-    parts = []
-    for model, (name, surface) in enumerate(surfaces.items()):
-        reading = [f"The loss lies between {number(float(low))} and {number(float(high))} over all models' planes."]
-        if record.convex is not None and np.isfinite(record.convex[model]):
-            reading.append(
-                f"The logarithm of the loss is convex at {percent(float(record.convex[model]))} of the inner points."
-            )
-        alt = f"Loss of {name} over a plane of two random filter-normalised directions."
-        parts.append(Part(name, tuple(reading), picture(_heat(surface, float(low), float(high)), alt, wide=(6.4, 4.8))))
+    ends = [pick(pick(_positive(surface)) for surface in surfaces.values()) for pick in (min, max)]
+    parts = [_surface(record, model, name, surface, ends) for model, (name, surface) in enumerate(surfaces.items())]
     warning = "A surface shows one random plane out of very many; another seed gives another surface."
     return Section(tuple(parts), (), (warning,))
 
 
-def _finite(surface: Surface) -> np.ndarray:
-    loss = surface.values["loss"]
-    finite: np.ndarray = loss[np.isfinite(loss) & (loss > 0)]
-    return finite
+def _surface(record: Comparison, model: int, name: str, surface: Surface, ends: Sequence[float]) -> Part:
+    low, high = ends
+    table = Table.of(f"surface_{model + 1}", f"Every cell of {name}", surface.to_pandas())
+    reading = [
+        f"Both axes and the colours are those of all models: losses from {number(ends[0])} to {number(ends[1])}."
+    ]
+    if record.convex is not None and np.isfinite(record.convex[model]):
+        convex = percent(float(record.convex[model]))
+        reading.append(f"The logarithm of the loss is convex at {convex} of the inner points.")
 
+    def text(row: Mapping[str, Any]) -> str:
+        return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
 
-def _heat(surface: Surface, low: float, high: float) -> Callable[[Axes], None]:
     def draw(ax: Axes) -> None:
         plot_surface_heat(surface, ax=ax, norm=LogNorm(low, high), log=True)
 
-    return draw
+    alt = f"Loss of {name} over a plane of two random filter-normalised directions."
+    drawn = picture(draw, alt, marks(table, text, y="y", x="x", value="loss"), size=(4.4, 3.4))
+    return Part(name, tuple(reading), drawn, (table,))
+
+
+def _positive(surface: Surface) -> list[float]:
+    loss = surface.values["loss"]
+    finite: list[float] = loss[np.isfinite(loss) & (loss > 0)].tolist()
+    return finite
