@@ -1,6 +1,7 @@
 import enum
 import functools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -298,3 +299,29 @@ def test_what_an_object_says_of_itself_counts_for_subclasses_of_plain_types_too(
     assert fingerprint(one) != fingerprint(other)
     own = type("Own", (base,), {"__sweep_fingerprint__": lambda self: 0})
     assert fingerprint(own(one)) == fingerprint(own(other)) != fingerprint(one)
+
+
+PATTERN = re.compile("a+")
+
+
+def test_a_function_may_read_a_compiled_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    def matches(text: str) -> bool:
+        return bool(PATTERN.match(text))
+
+    before = fingerprint(matches)
+    monkeypatch.setitem(matches.__globals__, "PATTERN", re.compile("a+"))
+    assert fingerprint(matches) == before
+    for other in (re.compile("a*"), re.compile("a+", re.IGNORECASE)):
+        monkeypatch.setitem(matches.__globals__, "PATTERN", other)
+        assert fingerprint(matches) != before
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages", "project"])
+def test_packages_of_an_environment_around_this_one_are_installed(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment with --system-site-packages: the packages are not in its own folder."""
+    module = ModuleType(f"borrowed_from_{folder.replace('-', '_')}")
+    module.__file__, module.__version__ = str(tmp_path / folder / "borrowed.py"), "1.5"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert code_identity.installed_version(module.__name__) == (None if folder == "project" else "1.5")

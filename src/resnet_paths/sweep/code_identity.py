@@ -61,9 +61,15 @@ def installed_version(module: str | None) -> str | None:
         return f"{_version(OWN_PACKAGE)} {text_of(Path(__file__).parents[1])}"
     loaded = sys.modules.get(module) or sys.modules.get(top)
     file = getattr(loaded, "__file__", None)
-    if loaded is None or (file is not None and not any(p in Path(file).resolve().parents for p in _LIBRARIES)):
+    if loaded is None or (file is not None and not _is_installed(Path(file).resolve())):
         return None
     return _version(top)
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether a file is in a folder of libraries, of this environment or of one whose packages this one sees too."""
+    beside = {"site-packages", "dist-packages"}.intersection(file.parts)
+    return bool(beside) or any(folder in file.parents for folder in _LIBRARIES)
 
 
 @functools.cache

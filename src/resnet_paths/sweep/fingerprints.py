@@ -9,6 +9,7 @@ code nor arbitrary objects, and files of earlier runs contain their results.
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import functools
@@ -200,7 +201,8 @@ class _Walk:
     def of_object(self, value: Any) -> bytes:
         """The fingerprint of any other object, from what pickle would store of it."""
         try:
-            reduced = value.__reduce_ex__(4)
+            reducer = copyreg.dispatch_table.get(type(value))  # of a compiled pattern, for one
+            reduced = value.__reduce_ex__(4) if reducer is None else reducer(value)
         except Exception as error:
             raise FingerprintError(
                 f"a {_name(type(value)).decode()} has no content to compare between runs ({error}): remove it from "
