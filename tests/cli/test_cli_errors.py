@@ -22,7 +22,7 @@ WRONG = [
     (["report", "--model", "resnet18"], "choose --data to fit --model"),
     (["report", "--batch-size", "0"], "batch-size"),
     (["report", "--limit", "4", "--out", "."], "a folder; give a name such as"),
-    (["report", "--twin", "resnet19", "--limit", "4"], "similar names: resnet18"),
+    (["compare", "--other", "resnet19", "--limit", "4"], "similar names: resnet18"),
     (["reproduce"], "Missing argument"),
     (["reproduce", "veit2015"], "did you mean veit2016?"),
     (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),

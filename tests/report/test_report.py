@@ -68,7 +68,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
         digits("test").subset(slice(0, 40)),
         folder / "report.html",
         training=digits("train").subset(slice(0, 60)),
-        twin=cifar_resnet(14, in_channels=1, widths=(4, 4, 8), residual=False, seed=0).eval(),
         options=TINY,
         progress=False,
     )
@@ -114,8 +113,8 @@ def test_every_stage_is_done_and_on_the_page(whole) -> None:
 def test_the_page_needs_nothing_else(whole) -> None:
     text = whole.path.read_text()
     page = Page(text)
-    kinds = [(a.get("type"), "src" in a) for a in page.all("script")]  # explorer, surface, the twin's surface; and code
-    assert kinds == [("application/json", False)] * 3 + [("module", False)]
+    kinds = [(a.get("type"), "src" in a) for a in page.all("script")]  # explorer and surface; and code
+    assert kinds == [("application/json", False)] * 2 + [("module", False)]
     (policy,) = [a["content"] or "" for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     script = text.rpartition('<script type="module">')[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -161,7 +160,7 @@ def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:
     """What one sees when one points at a figure is in report.json, in the cell that the mark names."""
     page = Page(whole.path.read_text())
     figures = [attributes for attributes in page.all("div") if "drawn" in (attributes.get("class") or "").split()]
-    assert len(figures) == len(page.all("svg")) + 2  # two surfaces to turn, drawn by the script
+    assert len(figures) == len(page.all("svg")) + 1  # the surface to turn, drawn by the script
     tables = json.loads(decoded(next(a["href"] for a in page.all("a") if a.get("download") == "report.json")))["tables"]
     shown = [attributes for attributes in page.all("circle") if attributes.get("class") == "mark"]
     cells = {}
@@ -170,7 +169,7 @@ def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:
         cells.setdefault(table, []).append(int(row))
         assert tables[table][int(row)][column] == float(mark["data-value"])
         assert mark["data-tip"]
-    assert {"lesion", "gradient_shares", "effective_paths", "interactions", "surface", "surface_twin"} <= set(cells)
+    assert {"lesion", "gradient_shares", "effective_paths", "interactions", "surface"} <= set(cells)
     assert cells["lesion"] == list(range(6))
     assert cells["surface"] == list(range(9))
 

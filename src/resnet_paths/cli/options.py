@@ -61,7 +61,6 @@ BatchSize = Annotated[int, typer.Option(help="Batch size.", min=1)]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Out = Annotated[Path, path_option("--out", "-o", help="Folder for plots and tables."), Place(folder=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print only the numbers, as JSON.")]
-Twin = Annotated[str | None, typer.Option(help="A second model to compare with; same forms as --model.")]
 Repair = Annotated[
     Literal["refit", "recalibrate", "none"],
     typer.Option(

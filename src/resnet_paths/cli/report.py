@@ -13,9 +13,9 @@ import resnet_paths as rp
 from ..durations import in_seconds
 from ..text_tables import show, table
 from ._app import command
-from ._inputs import console, model_and_source, named_model, unrolled
+from ._inputs import console, model_and_source, unrolled
 from .names import STAGES
-from .options import BatchSize, Json, Limit, Place, Seed, Subject, Twin, path_option
+from .options import BatchSize, Json, Limit, Place, Seed, Subject, path_option
 
 
 def _budget(text: str) -> str:
@@ -48,7 +48,6 @@ _BUDGETS = {"quick": "at most 3 minutes", "full": "at most 30 minutes"}
 )
 def report(
     subject: Subject,
-    twin: Twin = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -104,7 +103,6 @@ def report(
         images,
         out,
         training=source.training,
-        twin=None if twin is None else named_model(twin, "--twin").to(subject.device),
         budget=budget,
         skip=_skipped(skip or [], only or []),
         accuracy_drop=accuracy_drop,
@@ -115,7 +113,6 @@ def report(
             model=f"load_model({json.dumps(subject.model)})",
             data=source.code(images, limit),
             training=source.code(images, None, "train"),
-            twin=f"load_model({json.dumps(twin)})",
         ),
         journal=journal,
     )

@@ -37,13 +37,11 @@ class Expressions:
         model: makes the model.
         data: makes the images.
         training: makes the training images.
-        twin: makes the twin.
     """
 
     model: str = "model"
     data: str = "data"
     training: str = "training"
-    twin: str = "twin"
 
 
 @dataclass(eq=False)
@@ -54,7 +52,6 @@ class Subject:
         model: in eval mode; left as it is.
         data: the images on which numbers are reported.
         training: images to choose blocks and measure batch-norm statistics on, or None.
-        twin: a second model to compare surfaces with (such as the same layers without shortcuts), or None.
         expressions: Python expressions that make them, for the code shown in the report.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
@@ -65,7 +62,6 @@ class Subject:
     model: nn.Module
     data: ImageData
     training: ImageData | None = None
-    twin: nn.Module | None = None
     expressions: Expressions = field(default_factory=Expressions)
     accuracy_drop: float = 0.02
     seed: int = 0

@@ -133,7 +133,7 @@ class Report(Shown):
         )
 
 
-# Sixteen parameters: what the report is about (four), what is measured and how (eight), and what is written (four).
+# Fifteen parameters: what the report is about (three), what is measured and how (eight), and what is written (four).
 # Nearly all are options of the command line; a script that calls this sets two or three of them.
 @checked(accuracy_drop=Range(0, 1), memory=Range(0, above=True))
 def write_report(
@@ -142,7 +142,6 @@ def write_report(
     out: str | Path = "report.html",
     *,
     training: ImageSource | None = None,
-    twin: nn.Module | None = None,
     budget: str | float | timedelta = "quick",
     skip: Sequence[str] = (),
     accuracy_drop: float = 0.02,
@@ -172,7 +171,6 @@ def write_report(
         data: the images on which numbers are reported.
         out: the file to write.
         training: images for choosing blocks and estimating batch-norm statistics; None: one half of `data`.
-        twin: a second model for the same images, to compare with (such as the same layers without shortcuts).
         budget: ``quick`` (at most 3 minutes), ``full`` (30 minutes), or a duration: words such as ``"10min"``, seconds
             or a timedelta. A small model takes less: no stage uses more images or draws than those of its kind should.
         skip: names of stages to skip.
@@ -226,7 +224,7 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
     written = expressions or Expressions()
-    subject = Subject(model, data, training, twin, written, accuracy_drop, seed, batch_size, 1e9 * memory)
+    subject = Subject(model, data, training, written, accuracy_drop, seed, batch_size, 1e9 * memory)
     subject.check()
     wanted_stages = [stage for stage in stages if stage.name in wanted]
     points = [{"stage": stage.name, "seconds": seconds, "options": wanted[stage.name]} for stage in wanted_stages]

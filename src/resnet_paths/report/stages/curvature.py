@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-from torch import nn
 
 from ...landscape import (
     ExtremeEigenvalues,
@@ -23,27 +22,20 @@ from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """The largest and the smallest eigenvalue of the Hessian, and the spectral density; also for the twin."""
-    own, extremes = _one(subject, subject.model, "curvature", "The model", options)
-    parts = [own]
+    """The largest and the smallest eigenvalue of the Hessian, and the spectral density."""
+    part, extremes = _measured(subject, options)
     found = (
         f"The largest eigenvalue of the loss's Hessian is {number(extremes.largest)}, the smallest "
         f"{number(extremes.smallest)}; the ratio of their magnitudes is {number(extremes.ratio)} (a convex loss has "
         "no negative eigenvalue)."
     )
-    if subject.twin is not None:
-        other, twin = _one(subject, subject.twin, "curvature_twin", f"Its twin ({subject.expressions.twin})", options)
-        parts.append(other)
-        found += f" For its twin this ratio is {number(twin.ratio)}."
-    return Section(tuple(parts), (found,), _warnings(extremes, options))
+    return Section((part,), (found,), _warnings(extremes, options))
 
 
-def _one(
-    subject: Subject, model: nn.Module, name: str, title: str, options: Options
-) -> tuple[Part, ExtremeEigenvalues]:
+def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenvalues]:
     try:
         operator = curvature_operator(
-            model, subject.images(options["images"]), batch_size=subject.together(_bytes(subject))
+            subject.model, subject.images(options["images"]), batch_size=subject.together(_bytes(subject))
         )
     except ImportError as reason:
         raise NotApplicableError(str(reason).rstrip(".")) from None
@@ -70,10 +62,10 @@ def _one(
         f"Density of the Hessian's eigenvalues, log scale: nearly all close to 0, the largest at "
         f"{number(extremes.largest)}, the smallest at {number(extremes.smallest)}."
     )
-    tables = _tables(name, extremes, density)
+    tables = _tables(extremes, density)
     shown = "each eigenvalue smoothed; band: two standard errors"
     drawn = picture(lambda ax: plot_spectrum(density, ax, label=shown), alt, _tips(tables[1]))
-    return Part(title, reading, drawn, tables), extremes
+    return Part("The model", reading, drawn, tables), extremes
 
 
 def _tips(table: Table, most: int = 60) -> list[Mark]:
@@ -87,14 +79,14 @@ def _tips(table: Table, most: int = 60) -> list[Mark]:
     return tips[:: -(-len(tips) // most)]
 
 
-def _tables(name: str, extremes: ExtremeEigenvalues, density: SpectralDensity) -> tuple[Table, Table]:
+def _tables(extremes: ExtremeEigenvalues, density: SpectralDensity) -> tuple[Table, Table]:
     facts = pd.DataFrame(
         [{"smallest": extremes.smallest, "largest": extremes.largest, "ratio": extremes.ratio,
           "products": extremes.products, "samples": extremes.samples, "parameters": extremes.size}]
     )  # fmt: skip
     return (
-        Table.of(f"{name}_extremes", "Extreme eigenvalues", facts),
-        Table.of(f"{name}_density", "Density of the eigenvalues", density.to_pandas()),
+        Table.of("curvature_extremes", "Extreme eigenvalues", facts),
+        Table.of("curvature_density", "Density of the eigenvalues", density.to_pandas()),
     )
 
 
@@ -126,12 +118,11 @@ def _bytes(subject: Subject) -> float:
 
 def effort(subject: Subject, options: Options) -> Effort:
     """Products of the Hessian with vectors, and the vectors themselves, in float64."""
-    models = 1 if subject.twin is None else 2
     products = options["basis"] + _RESTARTS * (options["basis"] - 2) + options["steps"] * options["draws"]
     images, vectors = subject.count(options["images"]), max(options["basis"] + 4, options["steps"] + 2)
     return Effort(
-        gradients=models * _PRODUCT * products * images,
-        seconds=models * 1.0,
+        gradients=_PRODUCT * products * images,
+        seconds=1.0,
         bytes=_bytes(subject) + 8 * vectors * count_parameters(subject.model),
     )
 

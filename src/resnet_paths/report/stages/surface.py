@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from torch import nn
 
 from ...landscape import CellSettings, Roughness, Surface, loss_surface, random_direction, roughness
 from ...plot import plot_surface_heat
@@ -23,27 +22,20 @@ from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """A plane of filter-normalised random directions, for the model and its twin."""
-    own, rough = _one(subject, subject.model, "surface", "The model", options)
-    parts = [*own]
+    """A plane of filter-normalised random directions."""
+    parts, rough = _measured(subject, options)
     found = (
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
         f"{percent(rough.convex)} of the inner points."
     )
-    if subject.twin is not None:
-        other, twin = _one(subject, subject.twin, "surface_twin", f"Its twin ({subject.expressions.twin})", options)
-        parts += other
-        found += f" For its twin, it is convex at {percent(twin.convex)}."
-    return Section(tuple(parts), (found,), _warnings(len(subject.images(options["images"])), rough))
+    return Section(parts, (found,), _warnings(len(subject.images(options["images"])), rough))
 
 
-def _one(
-    subject: Subject, model: nn.Module, name: str, title: str, options: Options
-) -> tuple[tuple[Part, Part], Roughness]:
+def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Roughness]:
     coordinates = np.linspace(-options["reach"], options["reach"], options["steps"])
-    plane = [random_direction(model, seed=2 * subject.seed + place) for place in (1, 2)]
+    plane = [random_direction(subject.model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
-        model,
+        subject.model,
         subject.images(options["images"]),
         directions=plane,
         x=coordinates,
@@ -77,14 +69,14 @@ def _one(
         ax.set_xlabel("step along random direction 1 (filter norms)")
         ax.set_ylabel("step along random direction 2")
 
-    cells = Table.of(name, "Every cell, with standard errors over images", record.to_pandas())
+    cells = Table.of("surface", "Every cell, with standard errors over images", record.to_pandas())
     roughness_table = Table.of(
-        f"{name}_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
+        "surface_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
     drawn = picture(draw, alt, _tips(cells), size=(4.4, 3.4))
-    flat = Part(title, reading[:2], drawn, (cells,))
+    flat = Part("The model", reading[:2], drawn, (cells,))
     relief = Part(
-        f"{title} in three dimensions", reading[2:], tables=(roughness_table,),
+        "In three dimensions", reading[2:], tables=(roughness_table,),
         surface=relief_data(cells, _tip, x="x", y="y", value="loss"),
     )  # fmt: skip
     return (flat, relief), rough
@@ -133,10 +125,9 @@ _COPIES = 6  # of the weights: two directions, the moved ones, the folded ones, 
 
 def effort(subject: Subject, options: Options) -> Effort:
     """A pass over the images per cell, and a new set of weights."""
-    models = 1 if subject.twin is None else 2
     cells, weights = options["steps"] ** 2, count_parameters(subject.model)
-    once = passes(models * cells, subject.count(options["images"]), subject.at_once)
-    return once + Effort(seconds=models * (1.0 + cells * weights * _COPY), bytes=_COPIES * 4 * weights)
+    once = passes(cells, subject.count(options["images"]), subject.at_once)
+    return once + Effort(seconds=1.0 + cells * weights * _COPY, bytes=_COPIES * 4 * weights)
 
 
 STAGE = Stage(
