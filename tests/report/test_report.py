@@ -13,6 +13,7 @@ import sys
 import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,8 +35,13 @@ from resnet_paths.report import (
     Stage,
     Subject,
     Table,
+    json_schema,
     write_report,
 )
+from resnet_paths.report.page import everything
+from resnet_paths.report.section import Latency
+from resnet_paths.report.stages.frontier import found_of, headline_of
+from resnet_paths.report.words import percent
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +178,43 @@ def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:
     assert {"lesion", "gradient_shares", "effective_paths", "interactions", "surface"} <= set(cells)
     assert cells["lesion"] == list(range(6))
     assert cells["surface"] == list(range(9))
+
+
+def broken(content: dict, change: str) -> dict:
+    """The JSON of a report with one thing wrong."""
+    wrong = json.loads(json.dumps(content))
+    match change:
+        case "another version":
+            wrong["version"] = 2
+        case "no provenance of the data":
+            del wrong["provenance"]["data_fingerprint"]
+        case "an unknown status":
+            wrong["stages"][0]["status"] = "perhaps"
+        case "left out without a reason":
+            wrong["stages"][0] |= {"status": "left out", "reason": ""}
+        case "an error above one":
+            wrong["tables"]["lesion"][0]["error"] = 1.5
+        case "a column that is missing":
+            del wrong["tables"]["frontier"][0]["latency"]
+        case "rows that are lists":
+            wrong["tables"]["blocks"] = [[0, "layer1.0"]]
+        case "a new key":
+            wrong["more"] = 1
+    return wrong
+
+
+def test_the_json_follows_its_schema_and_what_is_broken_does_not(whole) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    content = json.loads(json.dumps(everything(whole), allow_nan=False))
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.check_schema(json_schema())
+    validator.validate(content)
+    validator.validate(content | {"report": "report.html", "journal": "report.html.journal"})
+    for change in (
+        "another version", "no provenance of the data", "an unknown status", "left out without a reason",
+        "an error above one", "a column that is missing", "rows that are lists", "a new key",
+    ):  # fmt: skip
+        assert not validator.is_valid(broken(content, change)), change
 
 
 def test_the_code_on_the_page_runs(whole) -> None:
@@ -512,6 +555,10 @@ def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_wa
     assert (frame["fall_at_most"][1 : chosen + 1] <= 0.1).all()
     assert chosen == len(frame) - 1 or frame["fall_at_most"][chosen + 1] > 0.1
     section = next(outcome.section for outcome in report.outcomes if outcome.stage.name == "frontier")
+    assert [latency.seconds for latency in section.latencies] == frame["latency"].tolist()  # one measurement
+    latency = section.latencies[chosen]
+    assert section.headline.numbers[0] == ("Latency", percent(latency.share), latency.below)
+    assert any(latency.below in text for text in section.parts[0].reading)
     code = section.parts[0].code
     made: dict = {}
     exec(code, made)
@@ -520,6 +567,28 @@ def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_wa
         right = (made["smaller"](data.x).argmax(1) == data.labels).float().mean()
     assert float(right) == pytest.approx(frame["accuracy"][chosen])
     assert "95\xa0% confidence the fall is at most 10.0 points" in report.path.read_text()
+
+
+@pytest.mark.parametrize(("high", "title", "finding"), [
+    (0.98, "2 of 9 blocks can be dropped: 10.0 % less time, accuracy -1.0 points", "Latency falls to 90 %"),
+    (1.05, "2 of 9 blocks can be dropped: 25 % fewer parameters, accuracy -1.0 points", "not shown here"),
+])  # fmt: skip
+def test_no_title_boasts_of_time_that_is_not_shown_to_be_saved(high: float, title: str, finding: str) -> None:
+    latency = Latency((1, 2), 32, 0.009, 0.010, 0.9, 0.85, high)
+    point = SimpleNamespace(dropped=(1, 2), accuracy=0.89, parameters=75)
+    plan = SimpleNamespace(point=point, points=[SimpleNamespace(accuracy=0.9, parameters=100), point], goal=None)
+    assert headline_of(plan, latency, 9, 100, "").title == title
+    assert finding in found_of(plan, latency)
+    assert latency.below.endswith("to 98 %") or latency.below.endswith(": not shown to be less")
+
+
+def test_the_explorer_shows_the_page_s_own_latencies(whole) -> None:
+    (shown,) = [a["data-latencies"] for a in Page(whole.path.read_text()).all("div") if "data-latencies" in a]
+    frame = whole.tables["frontier"]
+    latencies = json.loads(shown)
+    assert [share for _, share, _, _ in latencies] == frame["share"].tolist()
+    assert latencies[0] == [[], 1.0, "100 %", latencies[0][3]]
+    assert all(below.count("ms") + below.count(" s ") >= 1 for *_, below in latencies)
 
 
 def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(tmp_path) -> None:

@@ -310,4 +310,4 @@ def divided(
         middle = (low + high) / 2
         given = sum(min(max(middle * weights[name], least[name]), most[name]) for name in names)
         low, high = (middle, high) if given < total else (low, middle)
-    return {name: round(min(max(high * weights[name], least[name]), most[name]), 6) for name in names}
+    return {name: round(float(min(max(high * weights[name], least[name]), most[name])), 6) for name in names}

@@ -23,7 +23,7 @@ from ..graph.trees import leaves
 from ..network import UnrolledNetwork
 
 _REPEATS = 3
-_SLOW = 0.5  # seconds: a pass that takes longer is timed once
+_SLOW = 0.5  # seconds: no longer is timed at once, as far as possible, nor twice what takes longer
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor
     """
     with preserved(net.model), torch.inference_mode():
         single = _seconds(lambda: fast(x[:1]))
-        count = len(x) if single < _SLOW else min(len(x), 2)
+        count = min(len(x), max(2, int(_SLOW / max(single, 1e-9))))
         several = _seconds(lambda: fast(x[:count])) if count > 1 else single
     image = max((several - single) / (count - 1), 0.2 * several / count) if count > 1 else single
     with preserved(net.model), torch.inference_mode(False):
-        few = min(count, 8)
+        few = min(count, 8, max(1, int(_SLOW / (3 * image))))
         own, target = x[:few].clone(), labels[:few].clone()
         gradient = _seconds(lambda: _gradient(net.model, own, target)) / few
     return Prices(image, max(several - count * image, 0.0), gradient)
@@ -153,7 +153,7 @@ class Footprint:
     @property
     def forward(self) -> int:
         """What an image adds to a batch of forward passes that share their first blocks."""
-        return self.entries + 4 * self.largest
+        return self.entries + 6 * self.largest
 
     @property
     def backward(self) -> int:

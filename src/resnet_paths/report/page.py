@@ -18,7 +18,7 @@ from ..tables import json_rows
 from .pictures import distinct
 from .section import Headline, Picture, Table
 from .subject import Subject
-from .words import counted, number
+from .words import counted, number, percent
 
 if TYPE_CHECKING:
     from .write import Report
@@ -36,10 +36,12 @@ def render(report: Report, subject: Subject) -> str:
         subject: the model and the images.
     """
     name = f"{type(subject.model).__name__} on {subject.data.name}"
+    latencies = [latency for section in report.sections for latency in section.latencies]
     return rendered(
         "report.html",
         name=name,
         headline=next((s.headline for s in report.sections if s.headline is not None), Headline(name)),
+        latencies=json.dumps([[one.dropped, one.share, percent(one.share), one.below] for one in latencies]),
         report=report,
         provenance=report.provenance,
         stages=report.to_pandas(),

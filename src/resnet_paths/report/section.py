@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from .words import counted, percent, seconds
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -108,6 +110,57 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """The time of a forward pass without some blocks, measured in turn with the full network.
+
+    There is one measurement for the page: whatever names a time of these blocks shows this one, in these words.
+
+    Attributes:
+        dropped: the blocks.
+        batch: number of images of the pass.
+        seconds: its time.
+        full: the full network's.
+        share: the share of the full network's time.
+        low: lower end of the share's 95 % interval.
+        high: its upper end.
+    """
+
+    dropped: tuple[int, ...]
+    batch: int
+    seconds: float
+    full: float
+    share: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+
+    @property
+    def is_less(self) -> bool:
+        """Whether the interval shows that time is saved."""
+        return self.high < 1
+
+    @property
+    def below(self) -> str:
+        """What stands below the share.
+
+        Example:
+            >>> Latency((3,), 32, 0.009, 0.012, 0.75, 0.7, 0.8).below
+            '9 ms of 12 ms for 32 images; 95 % interval 70 % to 80 %'
+            >>> Latency((3,), 32, 0.012, 0.012, 1.0, 0.9, 1.1).below
+            '12 ms of 12 ms for 32 images; 95 % interval 90 % to 110 %: not shown to be less'
+            >>> Latency((), 1, 0.012, 0.012).below
+            '12 ms for 1 image'
+        """
+        images = counted(self.batch, "image")
+        if not self.dropped:
+            return f"{seconds(self.full)} for {images}"
+        shown = "" if self.is_less else ": not shown to be less"
+        return (
+            f"{seconds(self.seconds)} of {seconds(self.full)} for {images}; 95 % interval {percent(self.low)} to "
+            f"{percent(self.high)}{shown}"
+        )
+
+
+@dataclass(frozen=True)
 class Section:
     """The results of a stage.
 
@@ -116,12 +169,14 @@ class Section:
         findings: one or two sentences for the top of the page.
         warnings: reasons to doubt these numbers.
         headline: for the top of the page, if this stage has one.
+        latencies: the times of sets of blocks, if this stage measures them.
     """
 
     parts: tuple[Part, ...]
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     headline: Headline | None = None
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -155,6 +210,7 @@ class Section:
                 headline["code"],
                 tuple(headline["dropped"]),
             ),
+            tuple(Latency(**latency | {"dropped": tuple(latency["dropped"])}) for latency in content["latencies"]),
         )
 
 

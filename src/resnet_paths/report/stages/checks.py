@@ -171,7 +171,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 10_000, "repeat_images": 8},
     full={"images": None, "repeat_images": 32},
-    weight=1,
-    least={"images": 50, "repeat_images": 2},
+    weight=4,
+    least={"images": 20, "repeat_images": 2},
     effort=effort,
 )

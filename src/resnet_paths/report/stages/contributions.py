@@ -142,6 +142,6 @@ STAGE = Stage(
     quick={"images": 48},
     full={"images": 256},
     weight=2,
-    least={"images": 4},
+    least={"images": 3},
     effort=effort,
 )

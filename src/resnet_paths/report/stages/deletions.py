@@ -140,6 +140,6 @@ STAGE = Stage(
     quick={"images": 200, "counts": 9, "draws": 10},
     full={"images": 1000, "counts": 20, "draws": 50},
     weight=3,
-    least={"images": 16, "counts": 4, "draws": 3},
+    least={"images": 8, "counts": 4, "draws": 3},
     effort=effort,
 )

@@ -126,6 +126,6 @@ STAGE = Stage(
     quick={"images": 24, "draws": 32},
     full={"images": 64, "draws": 64},
     weight=6,
-    least={"images": 3, "draws": 3},
+    least={"images": 2, "draws": 2},
     effort=effort,
 )

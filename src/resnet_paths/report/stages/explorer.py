@@ -19,7 +19,7 @@ from ..subject import Subject
 from ..words import counted, number, percent, points
 
 _LEAST_IMAGES = 50  # on which all sets are measured rather than some sets on more images
-_FEW = 7  # of so few blocks random sets would be as many
+_FEW = 6  # of so few blocks random sets would be as many
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -60,7 +60,7 @@ def affordable(n: int, images: int, options: Options) -> dict[str, Any]:
         >>> affordable(16, 150, STAGE.quick)
         {'images': 61, 'exhaustive': True}
         >>> affordable(16, 150, STAGE.options(0.5))
-        {'images': 150, 'exhaustive': False, 'draws': 67, 'held_out': 28, 'max_searched': 126}
+        {'images': 150, 'exhaustive': False, 'draws': 49, 'held_out': 18, 'max_searched': 80}
     """
     least = min(images, _LEAST_IMAGES)
     if n <= MOST_EXHAUSTIVE:
@@ -159,6 +159,6 @@ STAGE = Stage(
     },
     full={"images": 500, "draws": 800, "held_out": 200, "max_searched": 2000, "passes": 5e6, "seconds": 0.05},
     weight=12,
-    least={"images": 16, "draws": 30, "held_out": 20, "max_searched": 40, "passes": 3e3, "batch": 1},
+    least={"images": 8, "draws": 16, "held_out": 8, "max_searched": 16, "passes": 1.5e3, "batch": 1},
     effort=effort,
 )

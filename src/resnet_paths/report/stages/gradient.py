@@ -126,6 +126,6 @@ STAGE = Stage(
     quick={"images": 16},
     full={"images": 128},
     weight=4,
-    least={"images": 3},
+    least={"images": 2},
     effort=effort,
 )

@@ -152,7 +152,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 1000},
     full={"images": None},
-    weight=2,
-    least={"images": 20},
+    weight=6,
+    least={"images": 10},
     effort=effort,
 )

@@ -108,6 +108,6 @@ STAGE = Stage(
     quick={"images": 200, "swaps": (1, 2, 4, 8, 16, 32), "draws": 6},
     full={"images": 1000, "swaps": (1, 2, 4, 8, 16, 32, 64), "draws": 20},
     weight=3,
-    least={"images": 16, "swaps": (1, 4, 16), "draws": 2},
+    least={"images": 8, "swaps": (1, 4, 16), "draws": 2},
     effort=effort,
 )

@@ -137,7 +137,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 100, "steps": 13, "reach": 1.0},
     full={"images": 500, "steps": 31, "reach": 1.0},
-    weight=8,
-    least={"images": 8, "steps": 5},
+    weight=6,
+    least={"images": 4, "steps": 5},
     effort=effort,
 )

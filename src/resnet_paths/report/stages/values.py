@@ -171,7 +171,7 @@ STAGE = Stage(
     run=run,
     quick={"images": 100, "permutations": 16, "players": 7},
     full={"images": 400, "permutations": 200, "players": 12},
-    weight=6,
-    least={"images": 16, "permutations": 4, "players": 3},
+    weight=5,
+    least={"images": 4, "permutations": 4, "players": 3},
     effort=effort,
 )

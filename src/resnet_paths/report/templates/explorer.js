@@ -529,6 +529,13 @@ export class Explorer {
     return sorted[Math.ceil(0.95 * (sorted.length - 1))];
   }
 
+  /** What the page has measured of the network without exactly these blocks, as its other parts show it. */
+  timed() {
+    const off = this.data.switches.filter((_, at) => !this.kept[at]).sort((a, b) => a - b).join(" ");
+    const found = JSON.parse(this.place.dataset.latencies ?? "[]").find(([dropped]) => [...dropped].sort((a, b) => a - b).join(" ") === off);
+    return found && ["Latency", found[2], found[1], found[3].replaceAll(" %", "\u00a0%")];
+  }
+
   interval(answer) {
     const share = 1 - answer.errors / this.answers.images;
     if (answer.how !== "estimated") return shareInterval(share, this.answers.images);
@@ -581,12 +588,13 @@ export class Explorer {
     const kind = isGuess ? "estimate" : `${HOW[answer.how]}: ${images - answer.errors} of ${images} right`;
     const range = isGuess ? "95\u00a0% of checked estimates of this size within" : "95\u00a0% interval";
     const time = total.seconds ? percent(left.seconds / total.seconds, 0) : "unknown";
+    const alone = ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each measured alone"];
     const of = (name) => `${percent(left[name] / (total[name] || 1), 0)} of ${short(total[name])}`;
     // title, what is read, what it is exactly, what stands below
     const facts = {
       accuracy: ["Accuracy", percent(share), share, `${range} ${percent(low)} to ${percent(high)}; ${kind}`],
       loss: ["Loss", answer.loss.toPrecision(3), answer.loss, `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
-      seconds: ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each measured alone"],
+      seconds: this.timed() ?? alone,
       parameters: ["Parameters", short(left.parameters), left.parameters, of("parameters")],
       macs: ["Multiply-adds", short(left.macs), left.macs, `${of("macs")} an image`],
       paths: ["Paths", large(paths), paths, `${off.length} of ${this.kept.length} blocks off`],
