@@ -68,6 +68,6 @@ STAGE = Stage(
     run=run,
     quick={},
     full={},
-    weight=0.2,
+    weight=1,
     effort=effort,
 )

@@ -131,7 +131,7 @@ def _bytes(subject: Subject) -> float:
 def effort(subject: Subject, options: Options) -> Effort:
     """Two passes, and products of shortcuts and joins, which are cheap but n²/2 in number."""
     n, images = len(subject.net), subject.count(options["images"])
-    return passes(2 + n / 8, images, subject.together(_bytes(subject))) + Effort(seconds=1.5, bytes=_bytes(subject))
+    return passes(2 + n / 4, images, subject.together(_bytes(subject))) + Effort(seconds=1.5, bytes=_bytes(subject))
 
 
 STAGE = Stage(
