@@ -145,9 +145,9 @@ def node() -> str:
     return found
 
 
-def ask(node: str, cases: list[dict[str, Any]], tmp_path: Path) -> Any:
+def ask(node: str, cases: list[dict[str, Any]], tmp_path: Path, script: str = NODE) -> Any:
     module = tmp_path / "evaluator.mjs"
-    module.write_text(explorer_module() + NODE, encoding="utf-8")
+    module.write_text(explorer_module() + script, encoding="utf-8")
     done = subprocess.run([node, str(module)], input=json.dumps(cases), capture_output=True, text=True, timeout=60)
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
@@ -167,6 +167,39 @@ def test_the_evaluator_has_the_numbers_of_pytorch(node: str, tmp_path: Path) -> 
     for (losses, wrong), answers in zip(expected, ask(node, cases, tmp_path), strict=True):
         np.testing.assert_array_equal([answer["wrong"] for answer in answers], wrong)
         np.testing.assert_allclose([answer["loss"] for answer in answers], losses.mean(1), rtol=1e-9)
+
+
+COUNTED = """
+const [{ data, sets }] = JSON.parse(await new Response(process.stdin).text());
+const evaluator = await Evaluator.from(data);
+const counts = [];
+const compute = evaluator.compute;
+evaluator.compute = function (...given) { counts[counts.length - 1] += 1; return compute.apply(this, given); };
+for (const kept of sets) { counts.push(0); await evaluator.ask(kept); }
+const stop = new AbortController();
+stop.abort();
+evaluator.compute = function (...given) {
+  for (const end = performance.now() + 2; performance.now() < end; );
+  return compute.apply(this, given);
+};
+const stopped = await evaluator.ask(sets[1], { signal: stop.signal });
+console.log(JSON.stringify({ counts, stopped }));
+"""
+
+
+def test_what_lies_before_the_first_change_is_not_computed_again_and_a_stopped_question_has_no_answer(
+    node: str, small: dict[str, Any], tmp_path: Path
+) -> None:
+    every, last, first = np.ones(18, bool), np.ones(18, bool), np.ones(18, bool)
+    last[17], first[0] = False, False
+    sets = [kept.tolist() for kept in (every, every, last, every, first)]
+    content = {name: small["content"][name] for name in ("network", "switches", "labels")}
+    told = ask(node, [{"data": content, "sets": sets}], tmp_path, COUNTED)
+    _, same, shorter, longer, rest = (count / 12 for count in told["counts"])  # of each image
+    steps = len(content["network"]["operations"])
+    assert same < shorter < longer < 0.25 * steps
+    assert rest > 0.8 * steps
+    assert told["stopped"] is None
 
 
 def test_an_evaluator_that_disagrees_with_pytorch_does_not_start(node: str, tmp_path: Path) -> None:

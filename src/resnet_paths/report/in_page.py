@@ -58,6 +58,8 @@ def network_in_page(net: UnrolledNetwork, data: ImageData, exploration: Explorat
     Cost: a copy of the model in float64, and about ten forward passes over the images.
     """
     check_size(net, data, macs)
+    if any(parameter.device.type == "mps" for parameter in net.model.parameters()):
+        raise NotInPageError("its device has no double precision to hold it against; move the model to the CPU")
     images = half_precision_images(data)
     try:
         half = half_precision_copy(net)
