@@ -32,6 +32,15 @@ def test_a_stage_is_named_once_below_the_numbers_of_its_blocks() -> None:
     assert [float(place) for place in ax.xaxis.get_ticklocs(minor=True)] == [1, 4]  # also where a block is
 
 
+def test_what_all_stages_begin_with_is_left_out() -> None:
+    ax = drawn([f"model.net.layer{1 + k // 3}.{k % 3}" for k in range(6)])
+    assert texts(ax) == ["0", "1", "2"] * 2
+    assert texts(ax, minor=True) == ["layer1", "layer2"]
+    ax = drawn([f"encoder.layers.encoder_layer_{k}" for k in range(6)], width=6)
+    assert texts(ax) == list("012345")
+    assert texts(ax, minor=True) == ["encoder.layers.encoder_layer"]
+
+
 @pytest.mark.parametrize(
     "names",
     [

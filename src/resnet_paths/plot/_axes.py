@@ -55,19 +55,21 @@ def percent_axis(ax: Axes) -> None:
 def block_axis(ax: Axes, names: Sequence[str]) -> None:
     """The blocks along the horizontal axis: each with its number, and each stage with a band and its name once.
 
-    Where names are not a stage and a number (``layer1.0``), or the name of a stage is wider than its blocks, every
-    block has its whole name.
+    Stages are named without what all of them begin with (``backbone.``). Where names are not a stage and a number
+    (``layer1.0``, ``encoder_layer_0``), or the name of a stage is wider than its blocks, each block has its whole name.
 
     Args:
         ax: the blocks lie at 0, 1, ...
         names: of the blocks; among them may be others, such as the stem.
     """
-    parts = [re.fullmatch(r"(.+)\.(\d+)", name) for name in names]
+    parts = [re.fullmatch(r"(.+)[._](\d+)", name) for name in names]
     runs = [
         (stage, [place for place, _ in run])
         for stage, run in itertools.groupby(enumerate(part and part[1] for part in parts), key=lambda pair: pair[1])
     ]
-    stages = [(stage, places) for stage, places in runs if stage is not None]
+    named = [(stage, places) for stage, places in runs if stage is not None]
+    begin = shared_beginning([stage for stage, _ in named])
+    stages = [(stage[len(begin) :], places) for stage, places in named]
     ax.set_xlim(-0.7, len(names) - 0.3)
     if not stages or not all(_fits(ax, stage, len(places) / len(names)) for stage, places in stages):
         ax.set_xticks(range(len(names)), literals(names), rotation=90, fontsize="small")
@@ -85,6 +87,22 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     ax.tick_params(axis="x", which="minor", length=0, pad=5 + 1.3 * height)
     for _, places in stages[::2]:
         ax.axvspan(places[0] - 0.5, places[-1] + 0.5, color=GREY, alpha=0.08, linewidth=0, zorder=0)
+
+
+def shared_beginning(names: Sequence[str]) -> str:
+    """What several names begin with, up to a dot.
+
+    Example:
+        >>> shared_beginning(["net.layer1", "net.layer2"]), shared_beginning(["net.layer1"])
+        ('net.', '')
+        >>> shared_beginning(["a1", "a2"])
+        ''
+    """
+    if len(set(names)) < 2:
+        return ""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)  # as deep as the shallowest
+    shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    return "".join(f"{level[0]}." for level in shared)
 
 
 def _fits(ax: Axes, name: str, share: float) -> bool:

@@ -64,7 +64,7 @@ def run(subject: Subject, options: Options) -> Section:
         dropped=[" ".join(map(str, point.dropped)) for point in plan.points],
         names=[" ".join(point.names) for point in plan.points],
     )
-    table = Table.of("frontier", f"Greedy search, latency in seconds for {plan.clock.batch} images", frame)
+    table = Table.of("frontier", f"Greedy search, latency in seconds for {counted(plan.clock.batch, 'image')}", frame)
     drawn = picture(lambda ax: plot_plan(plan, ax), alt, _tips(table))
     code = _code(subject, plan, options)
     part = Part("Accuracy against latency", reading, drawn, (table,), code)

@@ -262,7 +262,7 @@ export class Explorer {
       part("net", this.drawing),
       this.next,
       this.tools(),
-      part("code", html("pre", { tabindex: 0, "aria-label": "Code that drops these blocks" }, this.code), copy, this.copied),
+      part("code", html("pre", { tabindex: 0, role: "region", "aria-label": "Code that drops these blocks" }, this.code), copy, this.copied),
       part(
         "panels",
         part("panel", html("h3", {}, "Images that turn wrong"), this.turned),

@@ -103,10 +103,9 @@ function nearest(marks, x, y, across) {
 function startFigure(figure) {
   const marks = () => [...figure.querySelectorAll(".mark")];
   const relief = figure.classList.contains("relief");
-  figure.addEventListener("pointermove", (event) => {
-    if (event.buttons && relief) return; // it is being turned
-    show(nearest(marks(), event.clientX, event.clientY, relief ? 1 : ACROSS));
-  });
+  const point = (event) => show(nearest(marks(), event.clientX, event.clientY, relief ? 1 : ACROSS));
+  figure.addEventListener("pointerdown", point); // a finger does not hover
+  figure.addEventListener("pointermove", (event) => event.buttons && relief ? null : point(event)); // else it is turned
   figure.addEventListener("pointerleave", () => show(null));
   figure.addEventListener("blur", () => show(null));
   figure.addEventListener("keydown", (event) => {
