@@ -128,6 +128,7 @@ FUNCTIONS: dict[str, Function] = {
     "stage_deletions": lambda net, data: lesion.stage_deletions(net, data, [1], draws=2, fast=False, **QUIET),
     "block_values": lambda net, data: lesion.block_values(net, data, fast=False, **QUIET),
     "measure_sets": lambda net, data: lesion.measure_sets(net, data, np.ones((1, 6)), fast=False, **QUIET),
+    "turned_images": lambda net, data: lesion.turned_images(net, data, [1, 4], fast=False, **QUIET),
     "explore": lambda net, data: lesion.explore(net, data, fast=False, **QUIET),
     "higher_interactions": lambda net, data: lesion.higher_interactions(net, data, blocks=[2, 3, 4], **QUIET),
     "reorderings": lambda net, data: lesion.reorderings(net, data, [1, 2], draws=2, fast=False, **QUIET),

@@ -81,8 +81,8 @@ def record(kind: str) -> Any:
         "plot_block_contributions": lambda: paths.block_contributions(net(), x, labels),
         "plot_mean_contributions": lambda: paths.block_contributions(net(), x, labels),
         "plot_block_eigenvalues": lambda: landscape.block_eigenvalues(model(), data(), blocks={"a": ["linear.bias"]}),
-        "plot_block_values": lambda: lesion.block_values(net(), data(), interactions=True, **QUIET),
-        "plot_interactions": lambda: lesion.block_values(net(), data(), interactions=True, **QUIET),
+        "plot_block_values": game,
+        **dict.fromkeys(("plot_interactions", "plot_interaction_network", "plot_value_waterfall"), game),
         "plot_effective_lengths": lambda: paths.effective_paths(norms()),
         "plot_effective_paths": lambda: paths.effective_paths(norms()),
         "plot_path_norms": lambda: paths.effective_paths(norms()),
@@ -101,6 +101,7 @@ def record(kind: str) -> Any:
         "plot_spectrum": lambda: landscape.spectral_density(operator(), steps=3, draws=2),
         "plot_stage_deletions": lambda: lesion.stage_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_trajectory": projected,
+        **dict.fromkeys(("plot_turned_images", "turned_pages"), turned),
         "plot_trajectory_losses": lambda: landscape.trajectory_losses(model(), data(), states(), projected()),
     }
     return makers[kind]()
@@ -114,6 +115,16 @@ def norms() -> Any:
 @cache
 def damage() -> Any:
     return lesion.single_deletions(net(), data(), **QUIET)
+
+
+@cache
+def game() -> Any:
+    return lesion.block_values(net(), data(), interactions=True, **QUIET)
+
+
+@cache
+def turned() -> Any:
+    return lesion.turned_images(net(), data(), [1], **QUIET)
 
 
 @cache

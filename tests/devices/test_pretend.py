@@ -1,12 +1,16 @@
 """The pretend device refuses what a GPU does; pictures, files and commands do not mind where the numbers are.
 
+Every picture is drawn for the column of a paper, where nothing in it may be cut or lie over anything else.
+
 What the pretend device is put to, a real one is put to as well where there is one.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from devices import available, pretend
+from plot_checks import COLUMN, check_readable, figures_of
 from resnet_paths import comparison, landscape, lesion, models, paths, plot, surgery, tradeoff, training
 from resnet_paths.cli import app
 from resnet_paths.data import ImageData, digits
@@ -123,6 +128,10 @@ def compared(net: UnrolledNetwork, data: ImageData) -> comparison.Comparison:
     return comparison.compare([net, net], data, draws=1, gradient_images=2, progress=False)
 
 
+def turned(net: UnrolledNetwork, data: ImageData) -> lesion.TurnedImages:
+    return lesion.turned_images(net, replace(data, labels=net(data.x).argmax(-1)), range(len(net)), **QUIET)
+
+
 def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
     return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, draws=2))
 
@@ -169,6 +178,11 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_side_by_side": lambda net, data: plot.plot_side_by_side(compared(net, data), "contribution"),
     "plot_block_values": lambda net, data: plot.plot_block_values(values(net, data)),
     "plot_interactions": lambda net, data: plot.plot_interactions(values(net, data)),
+    "plot_interaction_network": lambda net, data: plot.plot_interaction_network(values(net, data)),
+    "plot_value_waterfall": lambda net, data: plot.plot_value_waterfall(values(net, data)),
+    "plot_unrolled": lambda net, data: plot.plot_unrolled(net, lesioned=[1], most_paths=64),
+    "plot_turned_images": lambda net, data: plot.plot_turned_images(turned(net, data)),
+    "turned_pages": lambda net, data: plot.turned_pages(turned(net, data)),
     "plot_single_deletions": lambda net, data: plot.plot_single_deletions(lesion.single_deletions(net, data, **QUIET)),
     "plot_random_deletions": lambda net, data: plot.plot_random_deletions(
         lesion.random_deletions(net, data, [1], draws=2, **QUIET)
@@ -212,19 +226,27 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
 }  # fmt: skip
 
 
+PANELS = {"plot_effective_paths", "plot_surface_twins"}
+"""Drawn across both columns."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.filterwarnings("ignore")
 def test_pictures_of_records_of_a_device(name: str, there, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)
-    PICTURES[name](*there)
-    if plt.get_fignums():
-        plt.gcf().canvas.draw()
-    plt.close("all")
+    size = {"figure.figsize": (6.75, 2.6)} if name in PANELS else {}
+    with matplotlib.rc_context({**COLUMN, **size}):
+        drawn = PICTURES[name](*there)
+        for figure in (
+            figures_of(drawn) if name not in ("plot_comparison", "plot_checkpoints", "plot_side_by_side") else ()
+        ):
+            check_readable(figure)
+    assert not plt.get_fignums()
 
 
 def test_every_picture_is_listed() -> None:
-    assert set(PICTURES) == {name for name in plot.__all__ if name != "save"}
+    assert set(PICTURES) == {name for name in plot.__all__ if name not in ("save", "Look")}
 
 
 # files and tables

@@ -50,7 +50,7 @@ def test_blocks_draw_sizes_of_both_ends() -> None:
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in ax.lines}
     assert (record.largest > 0).tolist() == [False, True, True]  # the first block's ReLUs are dead on this batch
     np.testing.assert_allclose(lines["largest"], record.largest[1:])
-    assert "1 without a positive eigenvalue" in ax.get_title()
+    assert "1 without a positive eigenvalue" in ax.get_title().replace("\n", " ")
     np.testing.assert_allclose(lines["smallest, negative (magnitude)"], -record.smallest[record.smallest < 0])
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(record.names)
     assert _named(ax)
@@ -78,9 +78,9 @@ def test_trajectory_says_what_its_axes_explain() -> None:
     assert ax.get_title() == "a surface"
     path = ax.lines[0]
     np.testing.assert_allclose(np.stack([path.get_xdata(), path.get_ydata()], 1), record.coordinates)
-    assert f"{record.explained[0]:.1%}" in ax.get_xlabel()
-    assert "random walk 61%" in ax.get_xlabel()
-    assert f"{record.explained[1]:.1%}" in ax.get_ylabel()
+    assert f"{100 * record.explained[0]:.1f} %" in ax.get_xlabel()
+    assert "random walk 61 %" in ax.get_xlabel()
+    assert f"{100 * record.explained[1]:.1f} %" in ax.get_ylabel()
     assert _named(plot_trajectory(record))
     with pytest.raises(ValueError, match="two directions"):
         plot_trajectory(project_trajectory(line, states, count=1))

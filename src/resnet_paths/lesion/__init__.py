@@ -17,6 +17,7 @@ from .ranking import PredictorRanking, rank_predictors
 from .reordering import Reorderings, order_distance, random_swaps, reorderings
 from .set_estimate import SetEstimate
 from .single import SingleDeletions, shortcut_deletions, single_deletions
+from .turned import TurnedImages, turned_images
 
 __all__ = [
     "METRICS",
@@ -35,6 +36,7 @@ __all__ = [
     "SingleDeletions",
     "StageDeletions",
     "StudyOptions",
+    "TurnedImages",
     "all_coalitions",
     "arrangements",
     "block_values",
@@ -61,4 +63,5 @@ __all__ = [
     "stages",
     "table_interactions",
     "table_values",
+    "turned_images",
 ]

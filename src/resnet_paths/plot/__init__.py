@@ -1,7 +1,4 @@
-"""Plots of records; every function takes ``ax=`` and returns the axes.
-
-Once this is imported, notebooks show records with their plots.
-"""
+"""Plots of records: every function takes ``ax=`` and the arguments of :class:`Look`, and returns the axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +12,20 @@ from ..landscape import (
     TrajectoryLosses,
 )
 from ..lesion import (
+    BlockInteractions,
     BlockValues,
     PredictorRanking,
     RandomDeletions,
     Reorderings,
     SingleDeletions,
     StageDeletions,
+    TurnedImages,
 )
-from ..paths import BlockContributions, EffectivePaths, GradientByLength, LengthDistribution
+from ..paths import BlockContributions, EffectivePaths, GradientByLength, LengthDistribution, LogitLens
 from ..records import Shown, show_with
 from ..tradeoff import DropPlan
-from ._style import save
+from ._frame import Look
+from ._saving import save
 from .comparison import plot_checkpoints, plot_comparison, plot_side_by_side
 from .curvature import (
     plot_block_eigenvalues,
@@ -34,6 +34,7 @@ from .curvature import (
     plot_trajectory,
     plot_trajectory_losses,
 )
+from .game import plot_interaction_network, plot_value_waterfall
 from .landscape import (
     interactive_surface,
     plot_surface_3d,
@@ -57,9 +58,12 @@ from .predictors import plot_predictor, plot_predictor_ranking
 from .studies import plot_reorderings, plot_stage_deletions
 from .tradeoff import plot_plan, plot_search
 from .training import plot_training
+from .turned import plot_turned_images, turned_pages
+from .unrolled import plot_unrolled
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
 
 __all__ = [
+    "Look",
     "interactive_surface",
     "plot_block_contributions",
     "plot_block_eigenvalues",
@@ -71,6 +75,7 @@ __all__ = [
     "plot_eigenvalue_ratio",
     "plot_gradient_by_length",
     "plot_gradient_share",
+    "plot_interaction_network",
     "plot_interactions",
     "plot_logit_lens",
     "plot_mean_contributions",
@@ -94,7 +99,11 @@ __all__ = [
     "plot_training",
     "plot_trajectory",
     "plot_trajectory_losses",
+    "plot_turned_images",
+    "plot_unrolled",
+    "plot_value_waterfall",
     "save",
+    "turned_pages",
 ]
 
 
@@ -110,12 +119,14 @@ def _first_of_four(record: Comparison) -> Any:
 _DRAWN: dict[type[Shown], Callable[..., Any]] = {
     BlockContributions: plot_block_contributions,
     BlockEigenvalues: plot_block_eigenvalues,
+    BlockInteractions: plot_interactions,
     BlockValues: plot_block_values,
     Comparison: _first_of_four,
     DropPlan: plot_plan,
     EffectivePaths: plot_path_norms,
     GradientByLength: plot_gradient_by_length,
     LengthDistribution: plot_path_lengths,
+    LogitLens: plot_logit_lens,
     PredictorRanking: plot_predictor_ranking,
     ProjectedTrajectory: plot_trajectory,
     RandomDeletions: plot_random_deletions,
@@ -125,6 +136,7 @@ _DRAWN: dict[type[Shown], Callable[..., Any]] = {
     StageDeletions: plot_stage_deletions,
     Surface: _surface,
     TrajectoryLosses: plot_trajectory_losses,
+    TurnedImages: plot_turned_images,
 }
 for _kind, _draw in _DRAWN.items():
     show_with(_kind, _draw)

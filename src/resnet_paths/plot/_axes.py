@@ -6,11 +6,15 @@ import itertools
 import re
 from collections.abc import Sequence
 
+import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import PercentFormatter
 
-from ._style import GREY, literal, literals
+from ._fitting import room_of, text_width
+from ._style import ink, literal, literals
 
 _LABELS = {
     "error": "error",
@@ -22,7 +26,6 @@ _LABELS = {
     "soft_disagreement": "total variation from the full network's prediction",
 }
 _OF_IMAGES = ("error", "top5_error", "disagreement")
-_LETTER = 0.6  # width of a letter, of its height
 
 
 def metric_label(metric: str) -> str:
@@ -30,10 +33,15 @@ def metric_label(metric: str) -> str:
     return _LABELS.get(metric, metric)
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of the images, which is written in percent."""
+    return metric in _OF_IMAGES
+
+
 def metric_axis(ax: Axes, metric: str, label: str = "{}") -> None:
     """Name the vertical axis after a metric, in percent if it is a share of the images."""
     ax.set_ylabel(label.format(metric_label(metric)))
-    if metric in _OF_IMAGES:
+    if is_share(metric):
         percent_axis(ax)
 
 
@@ -44,12 +52,13 @@ def metric_text(metric: str, value: float) -> str:
         >>> metric_text("error", 0.0112), metric_text("loss", 0.0112)
         ('1.12 %', '0.0112')
     """
-    return f"{100 * value:.3g} %" if metric in _OF_IMAGES else f"{value:.3g}"
+    return f"{100 * value:.3g} %" if is_share(metric) else f"{value:.3g}"
 
 
-def percent_axis(ax: Axes) -> None:
-    """Write the shares of the vertical axis as percentages."""
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+def percent_axis(axis: Axis | Axes) -> None:
+    """Write the shares of an axis (of axes: the vertical one) as percentages."""
+    axis = axis.yaxis if isinstance(axis, Axes) else axis
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 def block_axis(ax: Axes, names: Sequence[str]) -> None:
@@ -57,6 +66,7 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
 
     Stages are named without what all of them begin with (``backbone.``). Where names are not a stage and a number
     (``layer1.0``, ``encoder_layer_0``), or the name of a stage is wider than its blocks, each block has its whole name.
+    Where not all have room, every second, third, ... is written.
 
     Args:
         ax: the blocks lie at 0, 1, ...
@@ -70,23 +80,28 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     named = [(stage, places) for stage, places in runs if stage is not None]
     begin = shared_beginning([stage for stage, _ in named])
     stages = [(stage[len(begin) :], places) for stage, places in named]
+    font = FontProperties(size=rcParams["xtick.labelsize"])
+    width = room_of(ax).width
     ax.set_xlim(-0.7, len(names) - 0.3)
-    if not stages or not all(_fits(ax, stage, len(places) / len(names)) for stage, places in stages):
-        ax.set_xticks(range(len(names)), literals(names), rotation=90, fontsize="small")
+    if not stages or any(text_width(stage, font) * len(names) > width * len(places) for stage, places in stages):
+        ax.set_xticks([], minor=True)
+        _name_all(ax, names, width, font)
         return
     numbers = [part[2] if part else literal(name) for part, name in zip(parts, names, strict=True)]
-    ax.set_xticks(range(len(names)), numbers, fontsize="small")
-    for label, part in zip(ax.get_xticklabels(), parts, strict=True):
-        label.set_rotation(0 if part else 90)
+    digits = [text_width(f"{part[2]}0", font) for part in parts if part]
+    step = max(1, -int(-len(names) * max(digits) // width))
+    kept = [place for place, part in enumerate(parts) if part is None or int(part[2]) % step == 0]
+    ax.set_xticks(kept, [numbers[place] for place in kept])
+    for label, place in zip(ax.get_xticklabels(), kept, strict=True):
+        label.set_rotation(0 if parts[place] else 90)
     ax.xaxis.remove_overlapping_locs = False  # the name of a stage stands below the number of its middle block
     ax.set_xticks(
-        [(places[0] + places[-1]) / 2 for _, places in stages], [literal(stage) for stage, _ in stages],
-        minor=True, fontsize="small",
-    )  # fmt: skip
-    height = FontProperties(size="small").get_size_in_points()
-    ax.tick_params(axis="x", which="minor", length=0, pad=5 + 1.3 * height)
+        [(places[0] + places[-1]) / 2 for _, places in stages], [literal(stage) for stage, _ in stages], minor=True
+    )
+    below = rcParams["xtick.major.size"] + rcParams["xtick.major.pad"] + 1.3 * font.get_size_in_points()
+    ax.tick_params(axis="x", which="minor", length=0, pad=below)
     for _, places in stages[::2]:
-        ax.axvspan(places[0] - 0.5, places[-1] + 0.5, color=GREY, alpha=0.08, linewidth=0, zorder=0)
+        ax.axvspan(places[0] - 0.5, places[-1] + 0.5, color=ink(0.06), linewidth=0, zorder=0)
 
 
 def shared_beginning(names: Sequence[str]) -> str:
@@ -105,9 +120,18 @@ def shared_beginning(names: Sequence[str]) -> str:
     return "".join(f"{level[0]}." for level in shared)
 
 
-def _fits(ax: Axes, name: str, share: float) -> bool:
-    """Whether a stage's name is about as short as the stage's share of the axis."""
-    figure = ax.get_figure(root=True)
-    inches = (figure.get_figwidth() if figure is not None else 6.0) * ax.get_position().width
-    letters = len(name) * _LETTER * FontProperties(size="small").get_size_in_points() / 72
-    return letters <= share * inches
+def _name_all(ax: Axes, names: Sequence[str], width: float, font: FontProperties) -> None:
+    """Whole names, flat where they fit, else upright."""
+    flat = sum(text_width(f"{name}  ", font) for name in names) < width
+    step = 1 if flat else max(1, -int(-len(names) * 1.1 * font.get_size_in_points() // width))
+    places = np.arange(len(names))
+    ax.set_xticks(places[::step], literals(names)[::step], rotation=0 if flat else 90)
+
+
+def names_down(ax: Axes, names: Sequence[str]) -> None:
+    """Names along the vertical axis, the first on top, as many as have room."""
+    letter = FontProperties(size=rcParams["ytick.labelsize"]).get_size_in_points()
+    step = max(1, -int(-len(names) * 1.1 * letter // room_of(ax).height))
+    places = np.arange(len(names))
+    ax.set_yticks(places[::step], literals(names)[::step])
+    ax.yaxis.set_inverted(True)

@@ -1,32 +1,52 @@
-"""Shared by all plots: colours that are safe for colour-blind readers (Okabe and Ito), and files."""
+"""Shared by all plots: colours, escaped names, and lengths of error bars."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
-from matplotlib.colors import is_color_like
+from matplotlib.colors import Colormap, LinearSegmentedColormap, is_color_like, to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
-from ..arguments import checked
 from ..arguments.shown import shown
-from ..files import whole_file
 
-BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
-
-
-def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
-    """The given axes, or those of a new figure without a window."""
-    if ax is not None:
-        return ax
-    axes: Axes = Figure(figsize=size, layout="constrained").subplots()
-    return axes
+_SAFE = dict(
+    zip(
+        ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#17becf"),
+        ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"),
+        strict=True,
+    )
+)
+"""For colours of matplotlib's own default cycle, those of Okabe and Ito, which colour-blind readers tell apart."""
 
 
-def known_color(color: str) -> str:
+def next_color(ax: Axes) -> str:
+    """The next colour of the axes' cycle, which is the user's ``axes.prop_cycle``."""
+    (line,) = ax.plot([], [])
+    color = to_hex(line.get_color())
+    line.remove()
+    return _SAFE.get(color, color)
+
+
+def cycle(count: int) -> list[ColorType]:
+    """As many colours as there are records: those of the user's cycle, or of their colour scale if there are more."""
+    colors = [_SAFE.get(to_hex(color), to_hex(color)) for color in rcParams["axes.prop_cycle"].by_key()["color"]]
+    safe = [color for color in colors if color in _SAFE.values()] or colors
+    if count <= len(safe):
+        return list(safe[:count])
+    scale = colormaps[rcParams["image.cmap"]]
+    return [scale(position) for position in np.linspace(0, 0.9, count)]
+
+
+def ink(strength: float = 1.0) -> ColorType:
+    """The user's colour of text, for lines that belong to no record; paler with less strength."""
+    return to_rgba(rcParams["text.color"], strength)
+
+
+def known_color(color: ColorType) -> ColorType:
     """The color, if matplotlib knows it.
 
     Raises:
@@ -35,6 +55,25 @@ def known_color(color: str) -> str:
     if not is_color_like(color):
         raise ValueError(f"expected a color as matplotlib names one, such as 'red' or '#0072B2', got {shown(color)}")
     return color
+
+
+def is_scale(color: object) -> bool:
+    """Whether a color is the name of a colour scale."""
+    return isinstance(color, str) and color in colormaps
+
+
+def shades(color: ColorType | None) -> Colormap:
+    """A scale from paper to a color; without one, the user's ``image.cmap``. The name of a scale gives that scale."""
+    if color is None or is_scale(color):
+        return colormaps[str(color or rcParams["image.cmap"])]
+    return LinearSegmentedColormap.from_list("shades", [rcParams["axes.facecolor"], known_color(color)])
+
+
+def signed_shades(color: ColorType | None, default: str = "PuOr_r") -> Colormap:
+    """A scale for both signs, white at zero; a color is that of the positive side, the negative one is grey."""
+    if color is None or is_scale(color):
+        return colormaps[str(color or default)]
+    return LinearSegmentedColormap.from_list("signed", [ink(0.7), rcParams["axes.facecolor"], known_color(color)])
 
 
 def literal(text: str) -> str:
@@ -58,17 +97,12 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(lengths), lengths, np.nan)
 
 
-@checked
-def save(ax: Axes, path: str | Path) -> Path:
-    """Write the figure that contains these axes.
+BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
 
-    Raises:
-        ValueError: the suffix is not a format that matplotlib writes.
-    """
-    figure = ax.get_figure()
-    formats = figure.canvas.get_supported_filetypes()  # type: ignore[union-attr]
-    if Path(path).suffix.removeprefix(".").lower() not in formats:
-        raise ValueError(f"expected a name that ends in {', '.join(f'.{ending}' for ending in formats)}, got {path!s}")
-    with whole_file(path) as partial, matplotlib.rc_context({"svg.hashsalt": "resnet_paths"}):
-        figure.savefig(partial, dpi=150)  # type: ignore[union-attr]
-    return Path(path)
+
+def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
+    """The given axes, or those of a new figure without a window."""
+    if ax is not None:
+        return ax
+    axes: Axes = Figure(figsize=size, layout="constrained").subplots()
+    return axes

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from ..arguments import checked
 from ..imports import first_import
 from ..landscape import Surface
-from ._style import BLUE, GREY, RED, axes, known_color, literal
+from ._fitting import letter_size
+from ._frame import Frame, Look, PlotAxes, given_axes, marker, new_axes, thin
+from ._style import ink, is_scale, literal, shades
 
 Kind = Literal["contour", "heat", "3d"]
 _LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
-_COLOURS = "viridis"
 _HATCHES = (("NaN", "////"), ("infinite", "xxxx"), ("not computed", "...."))
-
-
 _MOST_LEVELS = 1000
 
 
@@ -37,29 +35,35 @@ def plot_surface_contours(
     norm: Normalize | None = None,
     log: bool = False,
     path: np.ndarray | None = None,
+    **look: Unpack[Look],
 ) -> Axes:
     """Contour lines with inline labels; cells without a finite value are hatched.
 
     Args:
         surface: over a plane; see :func:`resnet_paths.landscape.loss_surface`.
         metric: one of its metrics.
-        ax: draw here.
+        ax: draw here, perhaps over another surface.
         levels: their number, or their values.
         norm: colour scale; by default, the range of the finite values.
         log: levels and colours on a logarithmic scale.
         path: (steps, 2) coordinates of a path to draw on top, such as a projected trajectory.
+        **look: label, color, title and legend; see :class:`Look`. With a label or a color all lines have one color.
     """
-    ax = axes(ax, (6, 5))
+    frame = Frame(ax, (6, 5), **look)
     values, norm = _prepared(surface, metric, norm, log)
     chosen = _levels(norm, levels) if isinstance(levels, int) else np.asarray(levels, dtype=float)
     if np.isfinite(values).any() and min(values.shape) > 1:
         finite = np.ma.masked_invalid(values)
-        lines = ax.contour(surface.x, surface.y, finite, levels=chosen, cmap=_COLOURS, norm=norm)
-        ax.clabel(lines, fontsize="x-small", fmt=_short)
-    _hatch(ax, surface, values)
-    _dress(ax, surface, path)
-    ax.set_title(_title(surface, metric), fontsize="medium")
-    return ax
+        one: dict[str, Any] = (
+            {"colors": [frame.color]} if frame.is_one_of_several and not is_scale(look.get("color")) else {}
+        )
+        scale: dict[str, Any] = one or {"cmap": shades(look.get("color")), "norm": norm}
+        lines = frame.ax.contour(surface.x, surface.y, finite, levels=chosen, **scale)
+        frame.ax.clabel(lines, fontsize="x-small", fmt=_short)
+        if one:
+            frame.ax.plot([], [], color=frame.color, label=frame.label())
+    _hatch(frame, surface, values)
+    return _dressed(frame, surface, metric, path)
 
 
 @checked
@@ -71,8 +75,8 @@ def plot_surface_heat(
     norm: Normalize | None = None,
     log: bool = False,
     path: np.ndarray | None = None,
-    bar: bool = True,
     levels: int = 0,
+    **look: Unpack[Look],
 ) -> Axes:
     """Each cell in its color, nothing between them; cells without a finite value are hatched.
 
@@ -83,22 +87,18 @@ def plot_surface_heat(
         norm: colour scale; by default, the range of the finite values.
         log: colours on a logarithmic scale.
         path: as in :func:`plot_surface_contours`.
-        bar: draw a colour bar.
         levels: number of contour lines over the cells.
+        **look: label, color, title and legend; see :class:`Look`.
     """
-    ax = axes(ax, (6, 5))
+    frame = Frame(ax, (6, 5), **look)
     values, norm = _prepared(surface, metric, norm, log)
-    mesh = ax.pcolormesh(
-        _edges(surface.x), _edges(_rows(surface)), np.ma.masked_invalid(values), cmap=_COLOURS, norm=norm
-    )
-    if bar:
-        ax.figure.colorbar(mesh, ax=ax, label=_LABELS.get(metric, metric))
+    across, down = _edges(surface.x), _edges(_rows(surface))
+    cells = frame.ax.pcolormesh(across, down, np.ma.masked_invalid(values), cmap=shades(look.get("color")), norm=norm)
+    frame.bar(cells, _LABELS.get(metric, metric))
     if levels:
-        _contours(ax, surface, values, norm, levels)
-    _hatch(ax, surface, values)
-    _dress(ax, surface, path)
-    ax.set_title(_title(surface, metric), fontsize="medium")
-    return ax
+        _contours(frame.ax, surface, values, norm, levels)
+    _hatch(frame, surface, values)
+    return _dressed(frame, surface, metric, path)
 
 
 @checked
@@ -109,6 +109,7 @@ def plot_surface_3d(
     *,
     norm: Normalize | None = None,
     log: bool = False,
+    **look: Unpack[Look],
 ) -> Axes:
     """The surface in three dimensions, with holes where values are not finite.
 
@@ -118,47 +119,52 @@ def plot_surface_3d(
         ax: draw here; its projection must be ``3d``.
         norm: scale of colours and height; by default, the range of the finite values.
         log: height and colours on a logarithmic scale.
+        **look: label (of the height), color and title; see :class:`Look`.
 
     Raises:
         ValueError: two-dimensional axes.
     """
-    if ax is None:
-        ax = Figure(figsize=(6, 5), layout="constrained").add_subplot(projection="3d")
-    if getattr(ax, "name", "") != "3d":
+    if ax is not None and getattr(ax, "name", "") != "3d":
         raise ValueError(
             "expected axes with projection='3d', got two-dimensional ones; make them with add_subplot(projection='3d')"
         )
+    frame = Frame(ax, (6, 5), **look, kind=_solid())
     values, norm = _prepared(surface, metric, norm, log)
     across, down = np.meshgrid(surface.x, _rows(surface))
     finite = np.where(np.isfinite(values), values, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         height = np.log10(finite) if log else finite
-    colours = ScalarMappable(norm, _COLOURS).to_rgba(np.ma.masked_invalid(finite))
-    ax.plot_surface(across, down, height, facecolors=colours, rstride=1, cstride=1, shade=False, linewidth=0)
+    colors = ScalarMappable(norm, shades(look.get("color"))).to_rgba(np.ma.masked_invalid(finite))
+    solid: Any = frame.ax
+    solid.plot_surface(across, down, height, facecolors=colors, rstride=1, cstride=1, shade=False, linewidth=0)
     low, high = _limits(norm, log)
     if low < high:
-        ax.set_zlim(low, high)
-    label = _LABELS.get(metric, metric)
-    ax.set_zlabel(f"log10 of {label}" if log else label, fontsize="small")
-    ax.locator_params(nbins=5)
-    ax.set_xlabel(literal(surface.x_name), fontsize="small")
-    ax.set_ylabel(literal(str(surface.y_name)), fontsize="small")
-    ax.set_title(_title(surface, metric), fontsize="medium")
-    return ax  # type: ignore[no-any-return]
+        solid.set_zlim(low, high)
+    label = look.get("label") or _LABELS.get(metric, metric)
+    solid.set_zlabel(f"log10 of {label}" if log else label)
+    solid.locator_params(nbins=5)
+    side = min(frame.room.width, frame.room.height) + 4 * letter_size()
+    solid.set_box_aspect(None, zoom=max(0.4, 1 - 7 * letter_size() / side))  # leaves room for the names of the axes
+    return frame.done(_title(surface, metric), x=literal(surface.x_name), y=literal(str(surface.y_name)))
+
+
+def _solid() -> Any:
+    """The class of new axes in three dimensions."""
+    with first_import("mpl_toolkits.mplot3d"):
+        from mpl_toolkits.mplot3d import Axes3D
+
+    return type("PlotAxes3D", (PlotAxes, Axes3D), {})
 
 
 @checked
-def plot_surface_line(
-    surface: Surface, metric: str = "loss", ax: Axes | None = None, *, label: str | None = None, color: str = BLUE
-) -> Axes:
+def plot_surface_line(surface: Surface, metric: str = "loss", ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """A metric along a line, with bars of 1.96 standard errors over images, and gaps where it is not finite.
 
     Args:
         surface: over a line.
         metric: one of its metrics.
         ax: draw here, for instance over other lines.
-        label: legend label.
-        color: of the line.
+        **look: label, color, title and legend; see :class:`Look`.
 
     Raises:
         ValueError: a surface over a plane, or a metric that it does not have.
@@ -168,36 +174,35 @@ def plot_surface_line(
     if metric not in surface.values:
         raise ValueError(f"expected a metric among {sorted(surface.values)}, got {metric!r}")
     found = surface.values[metric]
-    ax = axes(ax, (6, 4))
+    frame = Frame(ax, (6, 4), **look)
     values = np.where(np.isfinite(found), found, np.nan)
     half = 1.96 * surface.errors[metric]
-    ax.plot(surface.x, values, color=known_color(color), marker=".", label=label)
-    ax.fill_between(surface.x, values - half, values + half, color=color, alpha=0.2)
-    ax.set_xlabel(literal(surface.x_name))
-    ax.set_ylabel(_LABELS.get(metric, metric))
-    ax.set_title(_title(surface, metric), fontsize="medium")
-    if label is not None:
-        ax.legend(fontsize="small")
-    return ax
+    frame.ax.plot(surface.x, values, color=frame.color, marker=".", label=frame.label())
+    frame.ax.fill_between(surface.x, values - half, values + half, color=frame.color, alpha=0.2, linewidth=0)
+    return frame.done(_title(surface, metric), x=literal(surface.x_name), y=_LABELS.get(metric, metric))
 
 
 @checked
 def plot_surface_twins(
     surfaces: Mapping[str, Surface],
     metric: str = "loss",
+    ax: Sequence[Axes] | None = None,
     *,
     kind: Kind = "contour",
     log: bool = False,
     levels: int = 12,
+    **look: Unpack[Look],
 ) -> list[Axes]:
     """Several surfaces side by side, with the same colours, levels and heights.
 
     Args:
         surfaces: by name, such as with and without skip connections.
         metric: a metric of all of them.
+        ax: as many axes to draw on.
         kind: contour, heat or 3d.
         log: on a logarithmic scale.
         levels: number of contours.
+        **look: label (of the colour bar), color, title (of the figure) and legend (the colour bar).
 
     Returns:
         The axes, one per surface, in one figure (``axes[0].figure``).
@@ -208,19 +213,26 @@ def plot_surface_twins(
     if kind not in ("contour", "heat", "3d") or not surfaces:
         raise ValueError(f"expected surfaces and kind 'contour', 'heat' or '3d', got {len(surfaces)} and {kind!r}")
     norm = _norm(np.concatenate([_of(surface, metric).ravel() for surface in surfaces.values()]), log)
-    figure = Figure(figsize=(5.2 * len(surfaces), 4.6), layout="constrained")
-    projection = {"projection": "3d"} if kind == "3d" else {}
-    row: Any = figure.subplots(1, len(surfaces), squeeze=False, subplot_kw=projection)[0]
-    for ax, (name, surface) in zip(row, surfaces.items(), strict=True):
+    size = (5.2 * len(surfaces), 4.6)
+    if ax is None:
+        ax = new_axes(size, 1, len(surfaces), _solid() if kind == "3d" else PlotAxes)
+    row = given_axes(ax, len(surfaces), size)
+    color = look.get("color")
+    for place, (name, surface) in zip(row, surfaces.items(), strict=True):
+        each = Look(title=literal(name), legend=False, color=color)
         if kind == "contour":
-            plot_surface_contours(surface, metric, ax, levels=levels, norm=norm, log=log)
+            plot_surface_contours(surface, metric, place, levels=levels, norm=norm, log=log, **each)
         elif kind == "heat":
-            plot_surface_heat(surface, metric, ax, norm=norm, log=log, bar=False)
+            plot_surface_heat(surface, metric, place, norm=norm, log=log, **each)
         else:
-            plot_surface_3d(surface, metric, ax, norm=norm, log=log).set_zlabel("log10" if log else "")  # type: ignore
-        ax.set_title(literal(name), fontsize="medium")
-    figure.colorbar(ScalarMappable(norm, _COLOURS), ax=list(row), label=_LABELS.get(metric, metric), shrink=0.8)
-    return list(row)
+            plot_surface_3d(surface, metric, place, norm=norm, log=log, **each).set_zlabel("log10" if log else "")  # type: ignore
+    figure = row[0].figure
+    if look.get("title"):
+        figure.suptitle(str(look["title"]))
+    if look.get("legend") is not False:
+        text = look.get("label") or _LABELS.get(metric, metric)
+        figure.colorbar(ScalarMappable(norm, shades(color)), ax=row, label=text, shrink=0.8)
+    return row
 
 
 @checked
@@ -325,7 +337,7 @@ def _contours(ax: Axes, surface: Surface, values: np.ndarray, norm: Normalize, c
     levels = _levels(norm, count)
     colors = ["white" if norm(level) < 0.55 else "#111111" for level in levels]
     finite = np.ma.masked_invalid(values)
-    lines = ax.contour(surface.x, surface.y, finite, levels=levels, colors=colors, linewidths=0.7)
+    lines = ax.contour(surface.x, surface.y, finite, levels=levels, colors=colors, linewidths=thin(0.5))
     ax.clabel(lines, fontsize="x-small", fmt=_short)
 
 
@@ -341,37 +353,33 @@ def _edges(centres: np.ndarray) -> np.ndarray:
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
-def _hatch(ax: Axes, surface: Surface, values: np.ndarray) -> None:
-    """Hatch NaN, infinite and missing cells, each kind differently, with a legend."""
+def _hatch(frame: Frame, surface: Surface, values: np.ndarray) -> None:
+    """Hatch NaN, infinite and missing cells, each kind differently, with an entry in the legend."""
     across, down = _edges(surface.x), _edges(_rows(surface))
     kinds = (
         np.isnan(values) & surface.finished,
         np.isinf(values),
         ~surface.finished,
     )
-    shown = []
+    style: Any = {"facecolor": "none", "edgecolor": ink(0.7), "linewidth": 0.0}
     for (name, hatch), where in zip(_HATCHES, kinds, strict=True):
         cells = [
             Rectangle((across[c], down[r]), across[c + 1] - across[c], down[r + 1] - down[r])
             for r, c in zip(*np.nonzero(where), strict=True)
         ]
         if cells:
-            style = {"facecolor": "none", "edgecolor": GREY, "hatch": hatch, "linewidth": 0.0}
-            ax.add_collection(PatchCollection(cells, label=name, **style))  # type: ignore[arg-type]
-            shown.append(Patch(label=name, **style))  # type: ignore[arg-type]
-    ax.set_xlim(across[0], across[-1])
-    ax.set_ylim(down[0], down[-1])
-    if shown:
-        ax.legend(handles=shown, fontsize="x-small", loc="upper right")
+            frame.ax.add_collection(PatchCollection(cells, label=name, hatch=hatch, **style))
+    frame.ax.set_xlim(across[0], across[-1])
+    frame.ax.set_ylim(down[0], down[-1])
 
 
-def _dress(ax: Axes, surface: Surface, path: np.ndarray | None) -> None:
+def _dressed(frame: Frame, surface: Surface, metric: str, path: np.ndarray | None) -> Axes:
+    """The axes with the trained weights marked, a path if there is one, and all texts."""
     if surface.norms and surface.x[0] <= 0 <= surface.x[-1] and _rows(surface)[0] <= 0 <= _rows(surface)[-1]:
-        ax.plot(0, 0, marker="+", color=RED, markersize=9)
+        frame.ax.plot(0, 0, marker="+", color=ink(), markersize=marker(1.5))
     if path is not None:
-        ax.plot(path[:, 0], path[:, 1], color=RED, marker=".", linewidth=1)
-    ax.set_xlabel(literal(surface.x_name))
-    ax.set_ylabel(literal(str(surface.y_name)))
+        frame.ax.plot(path[:, 0], path[:, 1], color=ink(), marker=".", linewidth=thin())
+    return frame.done(_title(surface, metric), x=literal(surface.x_name), y=literal(str(surface.y_name)))
 
 
 def _title(surface: Surface, metric: str) -> str:

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..lesion import DamagePredictors, PredictorRanking, SingleDeletions
-from ._style import BLUE, GREEN, GREY, ORANGE, axes, literal
+from ._frame import Frame, Look, marker
+from ._style import ink, literal
 
 
 @checked
-def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None) -> Axes:
+def plot_predictor_ranking(record: PredictorRanking, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Each predictor's rank correlations with the true damage, with their ranges of uncertainty; best on top.
 
     Args:
         record: see :func:`resnet_paths.lesion.rank_predictors`.
         ax: draw here.
+        **look: label, color, title and legend; see :class:`Look`.
     """
-    ax = axes(ax, (6.5, 0.45 * len(record.predictors) + 1.2))
-    places = np.arange(len(record.predictors))[::-1].astype(float)
-    for values, ends, shift, color, marker, label in (
-        (record.spearman, record.spearman_range, 0.12, BLUE, "o", "Spearman"),
-        (record.kendall, record.kendall_range, -0.12, GREEN, "s", "Kendall tau-b"),
+    frame = Frame(ax, (6.5, 0.45 * len(record.predictors) + 1.2), **look)
+    places = frame.places(record.predictors, down=True)
+    for values, ends, shift, color, shape, name in (
+        (record.spearman, record.spearman_range, -0.12, frame.color, "o", "Spearman"),
+        (record.kendall, record.kendall_range, 0.12, frame.second, "s", "Kendall tau-b"),
     ):
         errors = np.abs(ends.T - values).clip(0)
-        ax.errorbar(values, places + shift, xerr=errors, fmt=marker, color=color, capsize=2, markersize=4, label=label)
-    ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set_yticks(places, record.predictors, fontsize="medium")
-    ax.set_xlim(-1.02, 1.02)
-    ax.set_xlabel(f"rank correlation with the damage ({record.metric}), with its range of uncertainty")
-    ax.set_title("Predictors of damage", fontsize="medium")
-    ax.legend(fontsize="small", loc="lower left")
-    return ax
+        frame.ax.errorbar(
+            values, places + shift, xerr=errors, fmt=shape, color=color, markersize=marker(), label=frame.series(name)
+        )
+    frame.ax.axvline(0, color=ink(0.6), linewidth=rcParams["axes.linewidth"])
+    frame.ax.set_xlim(-1.02, 1.02)
+    text = f"rank correlation with the damage ({record.metric}), with its range of uncertainty"
+    return frame.done("Predictors of damage", x=text)
 
 
 @checked
-def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None) -> Axes:
+def plot_predictor(
+    predictors: DamagePredictors, name: str, damage: SingleDeletions, ax: Axes | None = None, **look: Unpack[Look]
+) -> Axes:
     """One predictor against the true damage, one point per block; blocks that change the shape are highlighted.
 
     Args:
@@ -44,22 +50,20 @@ def plot_predictor(predictors: DamagePredictors, name: str, damage: SingleDeleti
         name: which.
         damage: of deleting each block.
         ax: draw here.
+        **look: label, color, title and legend; see :class:`Look`.
 
     Raises:
         ValueError: there is no such predictor.
     """
     if name not in predictors.values:
         raise ValueError(f"expected a predictor of {', '.join(predictors.values)}, got {name!r}")
-    ax = axes(ax, (5, 4))
+    frame = Frame(ax, (5, 4), **look)
     changes = np.array([kind != "identity" for kind in damage.shortcuts])
-    groups = ((~changes, BLUE, "o", "identity shortcut"), (changes, ORANGE, "D", "shortcut that changes the shape"))
-    for chosen, color, marker, label in groups:
-        if chosen.any():
-            x, y = predictors.values[name][chosen], damage.damage[chosen]
-            ax.plot(x, y, marker, color=color, markersize=4, label=label)
-    ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xlabel(name)
-    ax.set_ylabel(f"damage ({damage.metric})")
-    ax.set_title(f"{literal(damage.source.name)}, {len(damage.names)} blocks", fontsize="medium")
-    ax.legend(fontsize="small")
-    return ax
+    groups = [(~changes, "o", "identity shortcut"), (changes, "D", "shortcut that changes the shape")]
+    for number, (which, shape, text) in enumerate(group for group in groups if group[0].any()):
+        label, color = (frame.label(text), frame.color) if number == 0 else (frame.detail(text), frame.second)
+        x, y = predictors.values[name][which], damage.damage[which]
+        frame.ax.plot(x, y, shape, color=color, markersize=marker(), label=label)
+    frame.zero()
+    title = f"{literal(damage.source.name)}, {len(damage.names)} blocks"
+    return frame.done(title, x=name, y=f"damage ({damage.metric})")

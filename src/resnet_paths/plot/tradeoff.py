@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..tradeoff import DropPlan
-from ._axes import metric_axis, percent_axis
-from ._style import BLUE, GREY, ORANGE, RED, axes
+from ._axes import is_share, metric_label
+from ._fitting import letter_size
+from ._frame import Frame, Look, marker, thin
+from ._style import ink
 
 
 @checked
-def plot_plan(plan: DropPlan, ax: Axes | None = None) -> Axes:
+def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
 
     Without labels: the share of images with the same answer as from the full network.
+
+    Args:
+        plan: see :func:`resnet_paths.tradeoff.plan_drop`.
+        ax: draw here.
+        **look: label, color, title and legend; see :class:`Look`.
     """
-    ax = axes(ax, (7, 4))
+    frame = Frame(ax, (7, 4), **look)
     latency = 1e3 * np.array([point.latency for point in plan.points])
     labelled = not np.isnan(plan.points[0].accuracy)
     accuracy = np.array([point.plain if labelled else 1 - point.disagreement for point in plan.points])
     what = "as dropped" if labelled else "as repaired"
-    ax.plot(latency, accuracy, "o", color=BLUE, markersize=4, label=f"{what} (number: blocks dropped)")
-    ax.plot(latency, accuracy, color=BLUE, alpha=0.4, linewidth=1)
+    name = frame.label(f"{what} (number: blocks dropped)")
+    frame.ax.plot(latency, accuracy, "o", color=frame.color, markersize=marker(), label=name)
+    frame.ax.plot(latency, accuracy, color=frame.color, alpha=0.4, linewidth=thin())
     point = plan.points[plan.chosen]
     if labelled and any(other.repair != "none" for other in plan.points):
         repaired = np.array([other.accuracy for other in plan.points])
         ends = np.array([other.accuracy_interval for other in plan.points])
         errors = np.abs(ends.T - repaired)
-        ax.errorbar(latency, repaired, errors, fmt="s", color=ORANGE, markersize=4, capsize=2, label="repaired")
-        ax.plot(latency, repaired, color=ORANGE, alpha=0.4, linewidth=1)
-    label = f"chosen: {len(point.dropped)} dropped"
+        frame.ax.errorbar(
+            latency, repaired, errors, fmt="s", color=frame.second, markersize=marker(), label=frame.detail("repaired")
+        )
+        frame.ax.plot(latency, repaired, color=frame.second, alpha=0.4, linewidth=thin())
+    label = frame.detail(f"chosen: {len(point.dropped)} dropped")
     height = point.accuracy if labelled else 1 - point.disagreement
-    ax.plot(1e3 * point.latency, height, "*", color=RED, markersize=14, label=label)
+    frame.ax.plot(1e3 * point.latency, height, "*", color=frame.third, markersize=marker(2), label=label)
     if plan.finetuned is not None:
         tuned = plan.finetuned
         height = tuned.accuracy if labelled else 1 - tuned.disagreement
-        ax.plot(1e3 * tuned.latency, height, "^", color=RED, markersize=8, label="fine-tuned")
-    ax.axhline(
-        plan.points[0].accuracy if labelled else 1.0, color=GREY, linewidth=0.8, linestyle=":", label="full model"
-    )
+        label = frame.detail("fine-tuned")
+        frame.ax.plot(1e3 * tuned.latency, height, "^", color=frame.third, markersize=marker(1.3), label=label)
+    full = plan.points[0].accuracy if labelled else 1.0
+    frame.ax.axhline(full, color=ink(0.7), linewidth=thin(), linestyle=":", label=frame.detail("full model"))
     for place in _apart(latency, accuracy):
-        ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]), (0, -12),
-                    textcoords="offset points", fontsize="x-small", color=GREY, ha="center")  # fmt: skip
-    ax.set_xlabel(f"latency (ms, batch {plan.clock.batch})")
-    ax.set_ylabel("accuracy" if labelled else "same answer as the full network")
-    percent_axis(ax)
-    ax.set_title(f"Blocks dropped by {_search(plan)} search", fontsize="medium")
-    ax.legend(fontsize="small")
-    return ax
+        frame.ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]),
+                          (0, -1.2 * letter_size()), textcoords="offset points", fontsize="x-small", color=ink(0.7),
+                          ha="center")  # fmt: skip
+    return frame.done(
+        f"Blocks dropped by {_search(plan)} search",
+        x=f"latency (ms, batch {plan.clock.batch})",
+        y="accuracy" if labelled else "same answer as the full network",
+        percent=True,
+    )
 
 
 def _search(plan: DropPlan) -> str:
@@ -68,25 +81,33 @@ def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
 
 
 @checked
-def plot_search(plan: DropPlan, ax: Axes | None = None) -> Axes:
+def plot_search(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """The search's objective against the number of dropped blocks, with greedy and random sets of the same size.
+
+    Args:
+        plan: see :func:`resnet_paths.tradeoff.plan_drop`, of a search with random sets.
+        ax: draw here.
+        **look: label, color, title and legend; see :class:`Look`.
 
     Raises:
         ValueError: the plan drew no random sets; search with random_sets.
     """
     if not plan.random_losses:
         raise ValueError("expected a plan with random sets, got one without; search with Greedy(random_sets=20)")
-    ax = axes(ax, (6, 4))
+    frame = Frame(ax, (6, 4), **look)
     counts = [len(point.dropped) for point in plan.points]
     drawn = np.array(plan.random_losses)
     low, middle, high = np.quantile(drawn, (0.0, 0.5, 1.0), axis=1)
-    ax.fill_between(counts, low, high, color=GREY, alpha=0.3, label=f"{drawn.shape[1]} random sets, all of them")
-    ax.plot(counts, middle, color=GREY, label="random sets, median")
+    random = frame.color if frame.is_one_of_several else ink(0.7)
+    frame.ax.fill_between(
+        counts, low, high, color=random, alpha=0.2, linewidth=0,
+        label=frame.detail(f"{drawn.shape[1]} random sets, all of them"),
+    )  # fmt: skip
+    frame.ax.plot(counts, middle, ":", color=random, label=frame.detail("random sets, median"))
     if plan.greedy_losses:
-        ax.plot(counts, plan.greedy_losses, "--", color=ORANGE, label="greedy search")
-    ax.plot(counts, plan.search_losses, "o-", color=BLUE, markersize=4, label=f"{_search(plan)} search")
-    ax.set_xlabel("blocks dropped")
-    ax.set_yscale("log")
-    metric_axis(ax, plan.metric, "{}, search images")
-    ax.legend(fontsize="small")
-    return ax
+        frame.ax.plot(counts, plan.greedy_losses, "--", color=frame.second, label=frame.detail("greedy search"))
+    name = frame.label(f"{_search(plan)} search")
+    frame.ax.plot(counts, plan.search_losses, "o-", color=frame.color, markersize=marker(), label=name)
+    frame.ax.set_yscale("log")
+    metric = f"{metric_label(plan.metric)}, search images"
+    return frame.done(x="blocks dropped", y=metric, percent=is_share(plan.metric))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from matplotlib.axes import Axes
 
 from ..arguments import checked
-from ._style import BLUE, GREY, ORANGE, axes
+from ._frame import Frame, Look
+from ._style import ink
+
+_LOSS = "the axis of the loss"
 
 
 @checked
-def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> Axes:
+def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Errors (left axis) and loss (right axis) after each epoch.
 
     Args:
         rows: as returned by :func:`resnet_paths.training.train`.
-        ax: draw here.
+        ax: draw here, perhaps over another run.
+        **look: label, color, title and legend; see :class:`Look`.
 
     Raises:
         ValueError: no epochs.
@@ -24,23 +29,24 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None) -> A
     Example:
         >>> rows = [{"epoch": 0, "loss": 2.0, "train_error": 0.8}, {"epoch": 1, "loss": 1.0, "train_error": 0.3}]
         >>> plot_training(rows).get_ylabel()
-        'error (share of images)'
+        'error'
     """
     if not rows:
         raise ValueError("expected the numbers of at least one epoch, got none")
-    ax = axes(ax, (7, 4))
+    frame = Frame(ax, (7, 4), **look)
     trained = [row["epoch"] + 1 for row in rows]
-    for name, color, label in (("train_error", BLUE, "training error"), ("test_error", ORANGE, "test error")):
+    for name, style, label in (("train_error", "-", "training error"), ("test_error", "--", "test error")):
         if all(name in row for row in rows):
-            ax.plot(trained, [row[name] for row in rows], color=color, label=label)
-    ax.set_xlabel("epochs")
-    ax.set_ylabel("error (share of images)")
-    ax.set_ylim(0, 1)
+            color = frame.color if name == "train_error" else frame.second
+            frame.ax.plot(trained, [row[name] for row in rows], style, color=color, label=frame.series(label))
+    frame.ax.set_ylim(0, 1)
 
-    beside = ax.twinx()
-    beside.plot(trained, [row["loss"] for row in rows], color=GREY, linestyle=":", label="training loss")
+    beside = next((other for other in frame.ax.figure.axes if other.get_label() == _LOSS), None)
+    if beside is None or not beside.get_shared_x_axes().joined(beside, frame.ax):
+        beside = frame.ax.twinx()
+        beside.set_label(_LOSS)
+    color = frame.color if frame.is_one_of_several else ink(0.7)
+    beside.plot(trained, [row["loss"] for row in rows], ":", color=color, label=frame.series("training loss"))
     beside.set_ylabel("loss (nats)")
-    beside.set_ylim(bottom=0)
-    lines = [*ax.get_lines(), *beside.get_lines()]
-    ax.legend(lines, [str(line.get_label()) for line in lines], fontsize="small")
-    return ax
+    beside.set_ylim(bottom=0, auto=None)
+    return frame.done(x="epochs", y="error", percent=True, beside=[beside])

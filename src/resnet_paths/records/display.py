@@ -1,12 +1,13 @@
 """How a record shows itself: as one line in `repr`, and as a table with a picture in a notebook.
 
 Beside `record.py`, because plans and other results without arrays show themselves the same way. A dataclass's own
-`repr` prints every array element, which fills the screen. Pictures are registered by `resnet_paths.plot`, so that
-records import no plotting library.
+`repr` prints every array element, which fills the screen. Pictures are registered by `resnet_paths.plot`, which is
+imported when the first one is shown, so that records import no plotting library.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ _LONG = 60  # characters of a value: two or three values still fit on a line
 class Shown:
     """Frozen dataclasses with ``to_pandas``: a short ``repr``, a table in terminals (rich) and in notebooks.
 
-    In a notebook, a record's picture is shown above its table once :mod:`resnet_paths.plot` has been imported.
+    In a notebook, a record's picture is shown above its table.
 
     Example:
         >>> from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Shown:
         return made
 
 
+_PLOTS = f"{__name__.partition('.')[0]}.plot"
 _PICTURES: dict[type, Callable[[Any], Any]] = {}
 
 
@@ -126,22 +128,15 @@ def _table(record: Shown) -> str:
 
 def _picture(record: Shown) -> str:
     """The picture as an HTML element; empty if this kind of record has none."""
+    with first_import(_PLOTS):
+        importlib.import_module(_PLOTS)
     draw = _PICTURES.get(type(record))
     if draw is None:
         return ""
-    with first_import("matplotlib"):
-        from matplotlib import pyplot
-
-    figure = None
+    buffer = io.BytesIO()
     try:
-        axes = draw(record)
-        figure = axes.figure
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight")
+        draw(record).figure.savefig(buffer, format="png")
     except ValueError:  # a record without what the picture shows, such as contributions without targets
         return ""
-    finally:
-        if figure is not None:
-            pyplot.close(figure)
     source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
     return f'<img alt="{escape(type(record).__name__)}" src="{source}">'

@@ -30,6 +30,7 @@ import torch
 
 from ..arguments import checked
 from ..data import ImageData
+from ..data.thumbnails import thumbnails
 from ..imports import first_import
 from ..lesion import Exploration, SetEstimate, stages
 from ..network import UnrolledNetwork
@@ -203,7 +204,8 @@ def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
     whole = len(exploration.kept) - 1 if exploration.exhaustive else 0
     often = exploration.wrong.mean(0) - exploration.wrong[whole]
     chosen = np.argsort(-often, kind="stable")[: min(_MOST_PICTURES, len(often))]
-    pixels = _pixels(data.images[torch.as_tensor(chosen.copy(), device=data.images.device)].cpu())
+    images = data.images[torch.as_tensor(chosen.copy(), device=data.images.device)]
+    pixels = thumbnails(images, _MOST_PIXELS)
     height, width = pixels.shape[1:3]
     rows = -(-len(pixels) // _COLUMNS)
     sheet = np.zeros((rows * height, _COLUMNS * width, 3), np.uint8)
@@ -217,22 +219,6 @@ def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
         "columns": _COLUMNS,
         "places": {str(image): place for place, image in enumerate(chosen.tolist())},
     }
-
-
-def _pixels(images: torch.Tensor) -> np.ndarray:
-    """(count, height, width, 3) bytes, with a maximum number of pixels per side."""
-    values = images.float()
-    if images.dtype != torch.uint8:
-        low, high = values.amin(), values.amax()
-        values = (values - low) / (high - low).clamp(min=1e-9) * 255
-    if values.shape[1] != 3:
-        values = values[:, :1].expand(-1, 3, -1, -1)
-    factor = _MOST_PIXELS / max(values.shape[2:])
-    if factor < 1:
-        size = [max(1, round(side * factor)) for side in values.shape[2:]]
-        values = torch.nn.functional.interpolate(values, size, mode="bilinear", antialias=True)
-    pixels: np.ndarray = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return pixels
 
 
 def _picture(sheet: np.ndarray) -> str:

@@ -113,7 +113,7 @@ def _interactions(record: BlockValues) -> Part:
     )
     table = Table.of("interactions", "Pairs", frame)
     drawn = picture(
-        lambda ax: plot_interactions(record, ax, bar=False), alt, _pair_tips(record, table), size=(4.4, 3.6)
+        lambda ax: plot_interactions(record, ax, legend=False), alt, _pair_tips(record, table), size=(4.4, 3.6)
     )
     return Part("Interactions", tuple(reading), drawn, (table,))
 
