@@ -36,5 +36,8 @@ Budget = Literal["quick", "full"]
 MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
 """Metrics of the logits of each image (``resnet_paths.data.metrics.METRICS``)."""
 
+Linearisation = Literal["frozen", "tangent"]
+"""Linear maps in place of curved operations: the map that reproduces the value, or the derivative."""
+
 Attribution = Literal["integrated_gradients", "ablation", "shapley"]
 """Captum methods that attribute outputs to blocks."""

@@ -271,7 +271,7 @@ def test_lengths_of_a_graph() -> None:
 @every_case
 def test_logits_by_length_are_those_of_the_linearised_network(name: str) -> None:
     net, (x, _) = CASES[name].network(), CASES[name].batch()
-    split = logits_by_length(net, x)
+    split = logits_by_length(net, x, linearise="tangent")
     close(split.logits, logits_at_points(net, x))
     assert split.residual < 1e-12
     torch.testing.assert_close(split.output, net(x))
@@ -282,7 +282,7 @@ def test_logits_by_length_are_those_of_the_linearised_network(name: str) -> None
 @every_case
 def test_contributions_are_those_of_the_network_with_branches_kept_as_they_are(name: str) -> None:
     net, (x, target) = CASES[name].network(), CASES[name].batch()
-    found = block_contributions(net, x, target)
+    found = block_contributions(net, x, target, linearise="tangent")
     assert found.residual < 1e-12
     none = linearised(net, x, [0.0] * len(net), constant=True)
     for index, block in enumerate(net):
@@ -324,7 +324,7 @@ def test_predictors_of_damage_by_their_definitions(name: str) -> None:
     gates = torch.ones(len(net), dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(loss_of(target)(net(x, gates)), gates)
     torch.testing.assert_close(torch.from_numpy(found["taylor"]).sum(1), -expected, rtol=1e-10, atol=1e-12)
-    contributions = block_contributions(net, x, target)
+    contributions = block_contributions(net, x, target, linearise="tangent")
     margin = contributions.contributions.gather(2, target.expand(len(net) + 3, 3)[..., None])[..., 0]
     margin = (margin - contributions.contributions.mean(2))[3:]
     by_predictor = torch.from_numpy(predictors._contributions(net, x, target)["logit_contribution"])

@@ -35,7 +35,7 @@ def _unrolled(name: str) -> tuple[UnrolledNetwork, torch.Tensor]:
 def test_equals_the_enumeration_of_frozen_paths(options: dict[str, bool]) -> None:
     net = tiny_network(5, **options)
     x, _ = tiny_batch()
-    split = logits_by_length(net, x)
+    split = logits_by_length(net, x, linearise="tangent")
     for example in range(len(x)):
         expected = frozen_logits_by_length(net, x[example : example + 1])
         torch.testing.assert_close(split.logits[:, example], expected, rtol=1e-9, atol=1e-12)
@@ -71,12 +71,16 @@ CURVED = {
 def test_curved_branches_leave_a_named_remainder(name: str) -> None:
     net, x = _unrolled(name)
     expected = net.model(x).detach()
-    split = logits_by_length(net, x)
+    split = logits_by_length(net, x, linearise="tangent")
     assert split.residual < 1e-10
     assert float((split.logits.sum(0) - expected).abs().max() / expected.abs().max()) < 1e-10
     assert sum(piece.endswith(": branch") for piece in split.curved) == len(net)
     assert CURVED[name] in split.curved
     assert float(split.parts["remainder"].abs().max()) > 1e-3 * float(expected.abs().max())
+    frozen = logits_by_length(net, x)
+    assert frozen.residual < 1e-10
+    assert not frozen.curved
+    assert not frozen.parts["remainder"].any()
     assert block_contributions(net, x).residual < 1e-10
 
 

@@ -27,14 +27,16 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..choices import Linearisation
 from ..graph.compile_node import Step, Values, step_of
 from ..graph.pieces import Segments
 from ..graph.preserve import preserved
 from ..network import BlockRef, UnrolledNetwork
 from ._objective import Loss, check_eval, scalar_loss
-from ._piecewise import is_piecewise_linear
+from ._piecewise import is_linear
 from .block_graph import BRANCH, JOIN, Contraction, PathGraph, Term, contract, run_nodes, start_node
 from .chain import HooksNoted, share_memory
+from .frozen import Frozen, by_ratio, is_activation
 from .pulling import Puller, gradients, reduced, row_zeros
 from .pushing import push
 
@@ -48,6 +50,7 @@ class ForwardPass:
         contraction: the contracted graph and the nodes of its vertices.
         loss: a scalar function of the output; None: rows can only be pushed, and autograd records nothing.
         max_bytes: memory for the values of one batched pull; None chooses it automatically.
+        linearise: the linear map of a curved operation in pushes (`frozen.py`); pulls take derivatives.
 
     Attributes:
         graph: the contracted graph.
@@ -62,8 +65,10 @@ class ForwardPass:
         contraction: Contraction,
         loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
         max_bytes: int | None = None,
+        linearise: Linearisation = "tangent",
     ) -> None:
         check_eval(net)
+        self._linearise = linearise
         self.net, self.graph = net, contraction.graph
         self._plan, self._input = net.segments, x
         self._nodes, self._live = contraction.nodes, contraction.live
@@ -168,7 +173,7 @@ class ForwardPass:
     def is_curved(self, position: int, term: Term) -> bool:
         """Whether a term contains an operation that is not piecewise linear."""
         inside = self._inside(position, term)
-        return not all(is_piecewise_linear(node, self.net, self._live) for node in inside)
+        return not all(is_linear(node, self.net, self._live, self._linearise) for node in inside)
 
     def _name(self, position: int) -> str:
         """The name of a vertex for messages."""
@@ -276,13 +281,17 @@ class ForwardPass:
             return rows[0]
         if not len(rows[0]):
             return row_zeros(rows[0], self.term(position, term))
+        activations = {node for node in inside if self._linearise == "frozen" and is_activation(node, self.net.model)}
 
         def function(*given: torch.Tensor) -> torch.Tensor:
             values: Values = dict(zip(sources, given, strict=True))
-            for node in inside:
-                for read in node.all_input_nodes:
-                    values.setdefault(read, self._values.get(read))
-                values[node] = self._steps[node](values)  # type: ignore[operator]
+            with Frozen() if self._linearise == "frozen" else nullcontext():
+                for node in inside:
+                    for read in node.all_input_nodes:
+                        values.setdefault(read, self._values.get(read))
+                    values[node] = self._steps[node](values)  # type: ignore[operator]
+                    if node in activations:
+                        values[node] = by_ratio(values[node.all_input_nodes[0]], values[node])
             for end in ends:
                 values.setdefault(end, self._values.get(end))
             return _summed(values, ends)
@@ -377,14 +386,15 @@ def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
         )
 
 
-def pass_of_values(net: UnrolledNetwork, x: Any) -> ForwardPass:
+def pass_of_values(net: UnrolledNetwork, x: Any, linearise: Linearisation) -> ForwardPass:
     """A record for pushing: paths start at all values from the stem, and the blocks' entries are vertices too."""
     plan = net.segments
     with preserved(net.model), torch.no_grad():
         state = net.stem(x)
     stem_values = {plan.cuts[0].entry: state.value, **state.side}
     starts = [node for node, value in stem_values.items() if node in plan.flow.carries and _floats(value)]
-    return ForwardPass(net, x, contract(plan, starts, through=[cut.entry for cut in plan.cuts]))
+    contraction = contract(plan, starts, through=[cut.entry for cut in plan.cuts])
+    return ForwardPass(net, x, contraction, linearise=linearise)
 
 
 def _floats(value: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from ..arguments import checked
+from ..choices import Linearisation
 from ..graph.preserve import preserved
 from ..network import UnrolledNetwork
 from ..provenance import Provenance, provenance
@@ -40,8 +41,8 @@ class LogitsByLength(Record):
             biases).
         output: the network's output, (batch, classes).
         residual: ``max |sum - output| / max |output|``.
-        curved: pieces that are not piecewise linear, with their operations. If empty, the split is exact for the frozen
-            pattern; otherwise it relies on linearisation.
+        curved: pieces whose linear map leaves a remainder, with their operations. If empty, the split is exact for the
+            frozen pattern.
         source: model, data and versions.
     """
 
@@ -72,7 +73,7 @@ class BlockContributions(Record):
         of_target: contributions to the target's logit, (n + 3, batch); None without targets.
         output: the network's output, (batch, classes).
         residual: ``max |sum - output| / max |output|``.
-        curved: shortcuts and joins that are not piecewise linear, with their operations.
+        curved: shortcuts and joins whose linear map leaves a remainder, with their operations.
         source: model, data and versions.
     """
 
@@ -125,7 +126,7 @@ class LogitLens(Record):
 
 @checked
 @torch.inference_mode(False)
-def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
+def logits_by_length(net: UnrolledNetwork, x: Any, *, linearise: Linearisation = "frozen") -> LogitsByLength:
     """The logits split by the number of branches that their paths pass through, biases included.
 
     With the activation pattern of one forward pass frozen (ReLU masks, arg max of pooling, batch norm in eval mode),
@@ -135,15 +136,24 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
         V_k = S Y_k + J Y_{k-1} + [k=0] c_shortcut + [k=1] c_branch,    Y'_k = D V_k + [k=0] c_join.
 
     Paths start at the stem's output, or where a constant enters; a path that starts in a branch has taken that branch.
-    The coefficients sum to the logits. A piece that is not piecewise linear (GELU, attention, squeeze and excite, layer
-    norm) is linearised at its input. The remainder, ``f(y) - J y``, is carried as ``"remainder"``, and the piece is
-    listed in `curved`. If the blocks are not a chain, the same recursion runs over all sums (see
+    The coefficients sum to the logits. A curved operation f (GELU, attention, squeeze and excite, layer norm) becomes a
+    linear map in one of two ways:
+
+    - ``"frozen"``: the map that reproduces the value, f(y) = A y. What the operation decides with is constant: standard
+      deviations of norms, attention weights, gates, the ratio f(y)/y of an activation. Only biases are left over. An
+      operation without such a map keeps its derivative; its remainder, ``f(y) - J y``, is carried as ``"remainder"``,
+      and its piece is listed in `curved`.
+    - ``"tangent"``: the derivative for all, with its remainder. Since layer norm does not change when its input is
+      scaled, the derivative maps its input to zero: in a transformer, nearly everything is remainder.
+
+    If the blocks are not a chain, the same recursion runs over all sums (see
     :func:`path_lengths`), starting at all values from the stem; a constant between sums then counts as part of the
     shortcut or branch that reads it.
 
     Args:
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
+        linearise: the linear map in place of a curved operation.
 
     Returns:
         The split, its parts by where paths start, and the difference between their sum and the output.
@@ -164,10 +174,10 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
         >>> split.logits.shape, split.residual < 1e-4, len(split.curved)
         (torch.Size([9, 2, 5]), True, 0)
     """
-    curved = curved_operations(net)
+    curved = curved_operations(net, linearise=linearise)
     parts = PARTS if curved else PARTS[:2]
     with preserved(net.model):  # a reparametrised layer stores the weight of each run
-        record = pass_of_values(net, x)
+        record = pass_of_values(net, x, linearise)
         rows = _push_polynomial(record, parts)
     output = record.output
     by_part = {part: rows[position] for position, part in enumerate(parts)}
@@ -185,7 +195,9 @@ def logits_by_length(net: UnrolledNetwork, x: Any) -> LogitsByLength:
 
 @checked
 @torch.inference_mode(False)
-def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> BlockContributions:
+def block_contributions(
+    net: UnrolledNetwork, x: Any, target: Any = None, *, linearise: Linearisation = "frozen"
+) -> BlockContributions:
     """What each block adds directly to each logit: its output carried to the head by shortcuts alone.
 
     With the pattern frozen as in :func:`logits_by_length`, the output b_i of block i's branch reaches the logits
@@ -200,6 +212,7 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         net: the unrolled network, its model in eval mode.
         x: the model's input, batch first.
         target: class indices (batch,), to also select the target's logit.
+        linearise: as in :func:`logits_by_length`.
 
     Returns:
         Contributions of stem, biases, remainder and each block to each logit.
@@ -219,9 +232,13 @@ def block_contributions(net: UnrolledNetwork, x: Any, target: Any = None) -> Blo
         >>> split.contributions.shape, split.sources[-1], split.residual < 1e-4
         (torch.Size([11, 2, 5]), 'layer4.1', True)
     """
-    curved = {piece: names for piece, names in curved_operations(net).items() if not piece.endswith(": branch")}
+    curved = {
+        piece: names
+        for piece, names in curved_operations(net, linearise=linearise).items()
+        if not piece.endswith(": branch")
+    }
     with preserved(net.model):
-        record = pass_of_values(net, x)
+        record = pass_of_values(net, x, linearise)
         rows = _push_contributions(record, len(net))
     output = record.output
     of_target = None
