@@ -130,9 +130,7 @@ def test_without_biases_all_paths_start_at_the_stem(tokens: torch.Tensor) -> Non
     torch.testing.assert_close(contributions.contributions[[0, 3, 4, 5, 6]].sum(0), expected, rtol=1e-10, atol=1e-11)
 
 
-def test_tangents_of_a_transformer_leave_much_in_the_remainder(
-    transformer: Transformer, tokens: torch.Tensor
-) -> None:
+def test_tangents_of_a_transformer_leave_much_in_the_remainder(transformer: Transformer, tokens: torch.Tensor) -> None:
     """The reason for the frozen maps: layer norm does not change when its input is scaled."""
     net = unroll(transformer, tokens)
     split = logits_by_length(net, tokens, linearise="tangent")
