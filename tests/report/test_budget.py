@@ -97,6 +97,18 @@ def test_a_stage_that_no_share_allows_is_left_out_and_says_why(subject) -> None:
     assert clock.now < 30
 
 
+def test_time_that_others_leave_goes_to_those_left_out(tmp_path, subject) -> None:
+    """Both say that they take the whole budget; the first is left out, and the second takes no time at all."""
+    (tmp_path / "a").write_text("35")
+    (tmp_path / "b").write_text("40")
+    stages = [counting(name, tmp_path) for name in "ab"]
+    stages[1] = replace(stages[1], weight=2.0)
+    report = write_report(subject.model, subject.data, tmp_path / "r.html", stages=stages, progress=False)
+    assert [line.split()[0] for line in (tmp_path / "ran").read_text().splitlines()] == ["b", "a"]
+    assert report.left_out == []
+    assert report.to_pandas()["status"].tolist() == ["done", "done"]
+
+
 def test_the_stages_before_do_not_starve_those_after(subject) -> None:
     """The first says that it takes a fifth of what it does; each later one still gets its least sizes."""
     clock = FakeClock()

@@ -175,6 +175,19 @@ class TimePlan:
             section = replace(section, warnings=(*section.warnings, spent.warning))
         return section, spent
 
+    def another_round(self, failed: int) -> bool:
+        """Whether others have left enough time for a stage that was left out; then those are the stages to run.
+
+        Args:
+            failed: number of stages without a result. If others than those left out failed, they would fail again.
+        """
+        again = [stage for stage in self.stages if stage.name in self.left_out]
+        if len(again) < failed or not any(stage.name in self.shares(again[0], again) for stage in again):
+            return False
+        self.stages = again
+        self.left_out = {}
+        return True
+
     def elapsed(self) -> float:
         """The seconds since the budget began to run."""
         return self.clock() - (self.began or 0.0)
@@ -188,10 +201,16 @@ class TimePlan:
                 expected += wanted if wanted <= shares[one.name] else _FILLED * shares[one.name]
         return expected
 
-    def shares(self, stage: Stage) -> dict[str, float]:
-        """The time of a stage and of those after it, by name; without those for which there is none."""
+    def shares(self, stage: Stage, stages: Sequence[Stage] = ()) -> dict[str, float]:
+        """The time of a stage and of those after it, by name; without those for which there is none.
+
+        Args:
+            stage: the next one.
+            stages: all that are still to run; none: it and those after it.
+        """
         left = max(self.seconds * (1 - _KEPT_BACK) - self.elapsed(), 0.0)
-        open_stages = [one for one in self._from(stage) if self._fits(one, LEAST) or self._is_given(one)]
+        stages = stages or self._from(stage)
+        open_stages = [one for one in stages if self._fits(one, LEAST) or self._is_given(one)]
         least = {one.name: self._expected(one, LEAST) for one in open_stages}
         most = {one.name: max(self._expected(one, self._highest(one)), least[one.name]) for one in open_stages}
         doubt = _DOUBT if len(open_stages) > 1 else 1.0  # what others turn out to take less may be enough

@@ -232,9 +232,10 @@ def write_report(
     still = unfinished(runner, points, context=subject, journal=place, seed=seed)
     plan = TimePlan(subject, [wanted_stages[index] for index in still], seconds, wanted, began=began)
     runner = replace(runner, plan=plan, started=_told(progress, wanted_stages, plan))
-    result = sweep(
-        runner, points, context=subject, journal=place, seed=seed, retry_failed=True, progress=lambda state: None
-    )
+    options_of_sweep: Any = {"context": subject, "journal": place, "seed": seed, "progress": lambda state: None}
+    result = sweep(runner, points, retry_failed=True, **options_of_sweep)
+    if plan.another_round(len(result.errors)):
+        result = sweep(runner, points, retry_failed=True, **options_of_sweep)
     outcomes = _outcomes(stages, list(wanted), result, plan)
     report = Report(target, place, outcomes, _provenance(subject, seconds, result))
     write_text(target, render(report, subject))

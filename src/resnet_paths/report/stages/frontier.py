@@ -271,9 +271,9 @@ def effort(subject: Subject, options: Options) -> Effort:
     at_once, batch = subject.at_once, min(options["batch"], held_out)
     return (
         passes(sets / 2 + 1, search, at_once)
-        + passes(2 * (most + 1), certify, at_once)
+        + passes(3 * (most + 1), certify, at_once)
         + passes(3 * (most + 1), repair, at_once)
-        + passes(2 * _CALLS * most, batch, batch)
+        + passes(3 * _CALLS * most, batch, batch)  # the model itself, which is not prepared for speed
         + Effort(seconds=1.0 + 2 * most * options["seconds"])
     )
 
