@@ -124,6 +124,28 @@ def test_a_network_with_other_operations_is_not_in_the_page_and_the_page_says_wh
     assert reason(small, net=unroll(model.eval())) == "GroupNorm in layer2.1.bn2"
 
 
+def test_only_finite_losses_are_compared_since_json_has_no_others(small: dict[str, Any], monkeypatch) -> None:
+    measure, broken = in_page.measure_sets, 1
+
+    def overflowing(*args: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        losses, wrong = measure(*args, **options)
+        losses[:broken, 0] = np.inf
+        return losses, wrong
+
+    monkeypatch.setattr(in_page, "measure_sets", overflowing)
+    page = network_in_page(small["net"], small["data"], small["record"], 1000)
+    json.dumps(page, allow_nan=False)
+    assert page["checks"][:2] == small["content"]["network"]["checks"][1:]
+    broken = 20
+    assert reason(small) == "with weights rounded to float16, its loss is not finite"
+
+
+def test_an_infinite_bound_is_not_written_down(small: dict[str, Any]) -> None:
+    model = cifar_resnet(38, in_channels=1, widths=(2, 2, 2), seed=0).eval()
+    model.layer2[1].bn2 = torch.nn.Hardtanh(-1.0, float("inf"))
+    assert reason(small, net=unroll(model.eval())) == "its clip has an infinite bound"
+
+
 NODE = """
 const cases = JSON.parse(await new Response(process.stdin).text());
 const answers = [];

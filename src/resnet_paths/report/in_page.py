@@ -71,10 +71,7 @@ def network_in_page(net: UnrolledNetwork, data: ImageData, exploration: Explorat
     except (NoArithmeticError, UnrollError) as error:
         raise NotInPageError(str(error)) from error
     content = _network(steps) | _images(images) | {
-        "checks": [
-            {"kept": kept[row].tolist(), "loss": float(losses[row].mean()), "errors": int(wrong[row].sum())}
-            for row in range(min(_CHECKS, len(rows)))
-        ],
+        "checks": _checks(kept, losses.mean(1), wrong.sum(1)),
         "agreement": {
             "sets": len(rows),
             "answers": wrong.size,
@@ -85,6 +82,16 @@ def network_in_page(net: UnrolledNetwork, data: ImageData, exploration: Explorat
     if letters > MOST_TEXT:
         raise NotInPageError(_too_large(letters))
     return content
+
+
+def _checks(kept: np.ndarray, losses: np.ndarray, errors: np.ndarray) -> list[dict[str, Any]]:
+    """The first sets whose loss is finite: JSON has no other numbers."""
+    rows = np.flatnonzero(np.isfinite(losses))[:_CHECKS]
+    if not len(rows):
+        raise NotInPageError("with weights rounded to float16, its loss is not finite")
+    return [
+        {"kept": kept[row].tolist(), "loss": float(losses[row]), "errors": int(errors[row])} for row in rows.tolist()
+    ]
 
 
 def check_size(net: UnrolledNetwork, data: ImageData, macs: int) -> None:
@@ -132,6 +139,8 @@ def _network(steps: tuple[Operation, ...]) -> dict[str, Any]:
     listed = []
     for step in steps:
         shapes = {}
+        if not all(np.isfinite(value) for value in step.settings.values() if isinstance(value, float)):
+            raise NotInPageError(f"its {step.does} has an infinite bound")
         for name, values in step.tensors.items():
             half = values.astype(np.float16)
             if not np.allclose(half, values, rtol=1e-12, atol=0):
