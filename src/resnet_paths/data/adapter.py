@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..arguments import ELSEWHERE, checked
 from .arrays import image_tensor, label_tensor, tensor_of
 from .batches import even_slices
+from .examples import Examples
 from .images import ImageData
+from .in_memory import InMemory
 
-ImageSource = Annotated[ImageData | Dataset[Any] | Mapping[str, Any] | Iterable[Any], ELSEWHERE]
+ImageSource = Annotated[InMemory | Dataset[Any] | Mapping[str, Any] | Iterable[Any], ELSEWHERE]
 """Any container of labelled images: see :func:`as_data`."""
 
 IMAGE_KEYS = ("pixel_values", "image", "images", "img", "imgs", "x", "input", "inputs", "data", "pixels")
@@ -129,9 +131,9 @@ def as_batches(
         >>> [(tuple(x.shape), y.tolist()) for x, y in as_batches((torch.zeros(3, 2), torch.arange(3)), batch_size=2)]
         [((2, 2), [0, 1]), ((1, 2), [2])]
     """
-    if isinstance(source, ImageData):
-        slices = even_slices(len(source), batch_size)
-        return ((source.normalised(source.images[part]), source.labels[part]) for part in slices)
+    if isinstance(source, InMemory):
+        parts = (source.subset(part) for part in even_slices(len(source), batch_size))
+        return ((part.x, part.targets) for part in parts)
     _check(source)
     pair = _is_pair(source)
     if pair and not (inputs and _are_inputs(source)):
@@ -173,7 +175,7 @@ def model_input(x: Any, model: nn.Module | None) -> Any:
 
 def _collected(
     source: Any, mean: Any, std: Any, classes: Any, name: str | None, image: str | None, label: str | None,
-    limit: int | None, labelled: bool,
+    limit: int | None, labelled: bool, items: Iterator[Any] | None = None,
 ) -> ImageData:  # fmt: skip
     if _is_array(source) and not labelled:
         source = [source]
@@ -182,7 +184,7 @@ def _collected(
     images: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     are_samples, count = _holds_samples(source), 0
-    for item in _items(source, labelled):
+    for item in _items(source, labelled) if items is None else items:
         x, y = _images_and_labels(item, image, label, data_name, labelled)
         if are_samples or (y is not None and _is_scalar(y)):
             x, y = tensor_of(x, "pixels")[None], None if y is None else tensor_of(y, "labels")[None]
@@ -216,6 +218,8 @@ def _collected(
 
 def _check(source: Any) -> None:
     """Refuse objects that cannot contain images, even if they are iterable (strings, modules)."""
+    if isinstance(source, Examples):
+        raise TypeError(f"expected images with a class each, got {source!r}; this analysis reads images only")
     if isinstance(source, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {str(source)!r}; pass load_data({str(source)!r})")
     holds = isinstance(source, (Iterable, Dataset)) or hasattr(source, "__getitem__")

@@ -15,11 +15,12 @@ import torch
 from ..arguments import checked, few
 from ..draws import permutation, seeded
 from ..graph.model_fingerprint import tensor_bytes
+from .in_memory import InMemory
 
 
 @checked
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(InMemory):
     """Images, normalised on access, and their labels if there are any.
 
     Attributes:
@@ -88,6 +89,21 @@ class ImageData:
         """
         return not bool((self.labels == -1).all())
 
+    @property
+    def stored(self) -> torch.Tensor:
+        """The pixels."""
+        return self.images
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The labels: class indices, (count,)."""
+        return self.labels
+
+    @property
+    def noun(self) -> str:
+        """What one example is called."""
+        return "image"
+
     def __repr__(self) -> str:
         return (
             f"ImageData({self.name!r}, {len(self)} images {tuple(self.images.shape[1:])}, "
@@ -136,32 +152,6 @@ class ImageData:
         selection = torch.as_tensor(indices, device="cpu") if isinstance(indices, list) else indices
         return replace(self, images=self.images[selection], labels=self.labels[selection])
 
-    def sample(self, count: int, seed: int = 0) -> ImageData:
-        """This many images, drawn at random without replacement; all of them in order if there are no more.
-
-        Example:
-            >>> from resnet_paths.data import digits
-            >>> len(digits("train").sample(100))
-            100
-        """
-        if count >= len(self):
-            return self
-        return self.subset(self.random_order(seed)[:count])
-
-    def shuffled(self, seed: int = 0) -> ImageData:
-        """All images in random order, for batch statistics: files are usually sorted by class.
-
-        Example:
-            >>> from resnet_paths.data import digits
-            >>> digits("test").shuffled().labels.bincount().equal(digits("test").labels.bincount())
-            True
-        """
-        return self.subset(self.random_order(seed))
-
-    def random_order(self, seed: int = 0) -> torch.Tensor:
-        """The indices of all images, in the order of :meth:`shuffled`."""
-        return permutation(len(self), seeded(seed)).to(self.labels.device)
-
     def numbered(self, classes: tuple[str, ...]) -> ImageData:
         """The same images, with their classes numbered as in another list of names.
 
@@ -189,18 +179,6 @@ class ImageData:
             )
         numbers = torch.tensor([number_of.get(name, 0) for name in self.classes], device=self.labels.device)
         return replace(self, labels=numbers[self.labels], classes=classes)
-
-    def halves(self, seed: int = 0) -> tuple[ImageData, ImageData]:
-        """Two random halves: one for selection, one for reporting.
-
-        Raises:
-            ValueError: there are fewer than two images.
-        """
-        if len(self) < 2:
-            raise ValueError(f"expected at least two images to halve, got {len(self)}; pass more images")
-        order = self.random_order(seed)
-        middle = len(self) // 2
-        return self.subset(order[:middle]), self.subset(order[middle:])
 
     def split(self, share: float = 0.5, seed: int = 0) -> tuple[ImageData, ImageData]:
         """Two parts drawn per class: this share of each class, rounded, and the rest, both in the original order.

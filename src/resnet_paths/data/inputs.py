@@ -18,6 +18,7 @@ from ..draws import permutation, seeded
 from ..graph.trees import leaves, map_leaves
 from .adapter import ImageSource, as_batches
 from .batches import even_slices
+from .examples import Examples
 from .images import ImageData
 
 
@@ -96,6 +97,8 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
         >>> as_inputs([torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8)]).count
         3
     """
+    if isinstance(source, Examples):
+        return Inputs(source.inputs, len(source))
     if isinstance(source, ImageData | torch.Tensor):
         return Inputs(source, len(source))
     collected = [x for x, _ in as_batches(source, model, inputs=True)]

@@ -1,19 +1,23 @@
-"""Metrics of the logits of a damaged network, one value per image."""
+"""Metrics of the outputs of a damaged network: those of classes here, all by name, one value per example."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
+from .metric import ExampleMetric, TargetKind, ratio
+from .number_metrics import NUMBER_METRICS
+from .position_metrics import POSITION_METRICS, scores_by_position
 from .predictions import check_labels, divergence_of, right
 
-Metric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Maps logits (images, classes), labels (images,) and the full network's logits to one value per image."""
+Metric = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
+"""Maps outputs (examples, ...), targets (examples, ...) and the full network's outputs to one value per example."""
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -34,86 +38,128 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _error(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    return (~right(logits, labels)).float()
+def _error(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return (~right(outputs, targets)).float()
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(logits, labels)
+def _loss(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return cross_entropy(outputs, targets)
 
 
-def _top5(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    return (~right(logits, labels, 5)).float()
+def _top5(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return (~right(outputs, targets, 5)).float()
 
 
-def _disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+def _soft_error(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """1 - p(label): the expected error of a prediction sampled from the predicted distribution."""
+    check_labels(outputs, targets)
+    return 1 - _wide(outputs).softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+def _disagreement(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return _compared(_changed, outputs, targets, full, mask)
+
+
+def _divergence(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """KL(full || damaged) of the predicted distributions in nats; needs no labels."""
+    return _compared(divergence_of, outputs, targets, full, mask)
+
+
+def _soft_disagreement(
+    outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Total variation distance between the predicted distributions: the minimal disagreement of samples from them."""
+    return _compared(_variation, outputs, targets, full, mask)
+
+
+def _changed(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     nothing = logits.isnan().any(-1) | full.isnan().any(-1)
     return (nothing | (logits.argmax(-1) != full.argmax(-1))).float()
 
 
-def _divergence(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """KL(full || damaged) of the predicted distributions in nats; needs no labels."""
-    return divergence_of(_wide(logits), _wide(full))
+def _variation(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    return (logits.softmax(-1) - full.softmax(-1)).abs().sum(-1) / 2
 
 
-def _soft_error(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """1 - p(label): the expected error of a prediction sampled from the predicted distribution."""
-    check_labels(logits, labels)
-    return 1 - _wide(logits).softmax(-1).gather(-1, labels[:, None])[:, 0]
+def _compared(
+    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    outputs: torch.Tensor,
+    targets: Any,
+    full: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """A distance between two predictions, per example; for a prediction per position, its sum and their number."""
+    if outputs.ndim == 2:
+        return distance(_wide(outputs), _wide(full))
+    shape = mask if mask is not None and mask.shape == outputs.shape[:2] else targets
+    if not isinstance(shape, torch.Tensor) or shape.ndim < 2 or shape.is_floating_point():
+        raise ValueError(
+            "expected logits (examples, classes), or for each position of targets or of an attention mask, got outputs "
+            f"{tuple(outputs.shape)} without these; pass targets or attention_mask, or use embedding_distance"
+        )
+    if shape is mask:
+        shape = torch.zeros_like(mask, dtype=torch.int64)
+    (one, _, counts), (other, _, _) = (scores_by_position(scores, shape, mask) for scores in (outputs, full))
+    distances = distance(_wide(one), _wide(other))
+    return torch.stack([distances.where(counts, distances.new_zeros(())).double().sum(1), counts.double().sum(1)], 1)
 
 
-def _soft_disagreement(logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """Total variation distance between the predicted distributions: the minimal disagreement of samples from them."""
-    return (_wide(logits).softmax(-1) - _wide(full).softmax(-1)).abs().sum(-1) / 2
+_CLASS: frozenset[TargetKind] = frozenset({"class"})
+_CLASSES: frozenset[TargetKind] = frozenset({"class", "positions"})
+_CLASS_METRICS = (
+    ExampleMetric("error", _error, _CLASS, bound=1.0),
+    ExampleMetric("loss", _loss, _CLASS),
+    ExampleMetric("top5_error", _top5, _CLASS, bound=1.0),
+    ExampleMetric("disagreement", _disagreement, _CLASSES, False, ratio, 1.0),
+    ExampleMetric("divergence", _divergence, _CLASSES, False, ratio),
+    ExampleMetric("soft_error", _soft_error, _CLASS, bound=1.0),
+    ExampleMetric("soft_disagreement", _soft_disagreement, _CLASSES, False, ratio, 1.0),
+)
 
-
-METRICS: dict[str, Metric] = {
-    "error": _error,
-    "loss": _loss,
-    "top5_error": _top5,
-    "disagreement": _disagreement,
-    "divergence": _divergence,
-    "soft_error": _soft_error,
-    "soft_disagreement": _soft_disagreement,
+METRICS: dict[str, ExampleMetric] = {
+    metric.name: metric for metric in (*_CLASS_METRICS, *POSITION_METRICS, *NUMBER_METRICS)
 }
-
-_UNLABELLED = frozenset({"disagreement", "divergence", "soft_disagreement"})
-"""Metrics that only compare with the full network."""
 
 
 def needs_labels(metric: str | Metric) -> bool:
-    """Whether a metric needs labelled images; False for a user's function, for which this is unknown before a call.
+    """Whether a metric needs targets; False for a user's function, for which this is unknown before a call.
 
     Example:
         >>> needs_labels("error"), needs_labels("divergence")
         (True, False)
     """
-    names = [name for name, function in METRICS.items() if metric in (name, function)]
-    return bool(names) and names[0] not in _UNLABELLED
-
-
-BOUNDED = frozenset({"error", "top5_error", "disagreement", "soft_error", "soft_disagreement"})
-"""Metrics between 0 and 1 on each image, so that the effect of a block on them is at most 1 too."""
+    known = METRICS.get(metric) if isinstance(metric, str) else metric
+    return isinstance(known, ExampleMetric) and known.needs_targets
 
 
 def bound_of(metric: str) -> float | None:
-    """The maximum of a metric, and of the absolute difference of two values, on an image; None if unknown.
+    """The maximum of a metric, and of the absolute difference of two values, on an example; None if unknown.
 
     Example:
         >>> bound_of("error"), bound_of("loss")
         (1.0, None)
     """
-    return 1.0 if metric in BOUNDED else None
+    return METRICS[metric].bound if metric in METRICS else None
 
 
 @checked
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
-    """A metric by name (a key of METRICS), or your own function.
+    """A metric by name (a key of METRICS), or your own function; of all of them, less is better.
 
-    ``error``, ``loss`` and ``top5_error`` need labels; ``disagreement`` and ``divergence`` compare with the full
-    network. ``soft_error`` is 1 - p(label) and ``soft_disagreement`` the total variation distance from the full
-    network's prediction. Both are smooth where few images change class, and at most 1, so that no single image
-    dominates.
+    - A class for each example: ``error``, ``loss``, ``top5_error``, ``soft_error`` (1 - p(label)).
+    - Compared with the full network's classes, without labels: ``disagreement``, ``divergence`` (Kullback-Leibler),
+      ``soft_disagreement`` (total variation distance). The soft ones are smooth where few examples change class, and at
+      most 1, so that no single example dominates.
+    - Language models: ``next_token_loss``, ``perplexity`` (its exponential), ``next_token_error``. The scores at a
+      token are compared with the label of the next one, so labels are those of the tokens themselves, as for Hugging
+      Face models.
+    - A class for each position of the outputs, such as pixels: ``pixel_loss``, ``pixel_error``, ``iou_error`` (1 - mean
+      intersection over union).
+    - Numbers: ``squared_error``, ``absolute_error``. Flags of several labels: ``multilabel_error``.
+    - Outputs as embeddings, compared with the full network's: ``cosine_distance``, and ``embedding_distance``, relative
+      to the length of the full network's.
+
+    Positions labelled -100 or hidden by an attention mask do not count, and means are over all that do.
 
     Raises:
         ValueError: the name is unknown.
@@ -124,6 +170,8 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
         >>> metric_named("error")[1](logits, torch.tensor([0, 0]), logits)
         tensor([0., 1.])
     """
+    if isinstance(metric, ExampleMetric):
+        return metric.name, metric
     if callable(metric):
         name = getattr(metric, "__name__", type(metric).__name__)
         _check_arguments(metric, name)

@@ -43,10 +43,10 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
     Raises:
         ValueError: a label is outside 0 to classes - 1, or the logits are not (images, classes).
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    if labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
+        got = "no labels" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(
-            f"expected logits (images, classes) and a label for each image, got {tuple(logits.shape)} and "
-            f"{tuple(labels.shape)}"
+            f"expected logits (images, classes) and a class index for each image, got {tuple(logits.shape)} and {got}"
         )
     if len(labels) and bool((labels == -1).all()):
         raise ValueError(

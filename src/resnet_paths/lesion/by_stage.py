@@ -10,7 +10,8 @@ import numpy as np
 
 from ..arguments import checked
 from ..choices import MetricName
-from ..data import ImageSource, as_data
+from ..data import ImageSource
+from ..data.fitting import data_for
 from ..data.metrics import Metric
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
@@ -111,7 +112,7 @@ def stage_deletions(
         >>> [len(stage) for stage in result.stages], result.full_stage.shape
         ([9, 9, 9], (3,))
     """
-    data = as_data(data)
+    data = data_for(metric, data, net.model)
     quick(net, False)
     stage_blocks = stages(net, placed(data.subset(slice(0, 1)).x, net.model))
     sizes = list(range(1, max(map(len, stage_blocks)) + 1)) if counts is None else [int(count) for count in counts]

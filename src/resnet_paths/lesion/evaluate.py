@@ -1,8 +1,8 @@
-"""Run a damaged network over a data set: one value per kind of damage and image.
+"""Run a damaged network over a data set: one value per kind of damage and example.
 
-All lesion studies are a `Study` here: a list of ways to damage a network. Values are kept per image, since every
-interval and every comparison of two lesions needs them. A batch of images is the unit of work, not a lesion, because
-lesions share prefixes within a batch.
+All lesion studies are a `Study` here: a list of ways to damage a network. Values are kept per example, since every
+interval and every comparison of two lesions needs them. A batch of examples is the unit of work, not a lesion, because
+lesions share prefixes within a batch. What records call images are examples of any kind.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageSource, InMemory
 from ..data.batches import even_slices
-from ..data.metrics import Metric, needs_labels
+from ..data.fitting import data_for
+from ..data.metric import ExampleMetric
+from ..data.metrics import Metric
 from ..graph.eval_mode import check_eval
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
 from ..network.unrolled import placed
@@ -41,11 +43,11 @@ class Study(Protocol):
     def __len__(self) -> int:
         """The number of ways to damage it."""
 
-    def full(self, x: torch.Tensor) -> torch.Tensor:
-        """The undamaged network's logits."""
+    def full(self, x: Any) -> torch.Tensor:
+        """The undamaged network's outputs."""
 
-    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (way, logits) for each way, in any order."""
+    def outputs(self, x: Any, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (way, outputs) for each way, in any order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,12 @@ class GateRows:
     def __len__(self) -> int:
         return len(self.gates)
 
-    def full(self, x: torch.Tensor) -> torch.Tensor:
-        """The undamaged network's logits."""
+    def full(self, x: Any) -> torch.Tensor:
+        """The undamaged network's outputs."""
         return self.runner(x)
 
-    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (row, logits) for each gate vector."""
+    def outputs(self, x: Any, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (row, outputs) for each gate vector."""
         return self.runner.iterate(x, self.gates, count=count)
 
 
@@ -101,18 +103,20 @@ def evaluate_gates(
     count: Evaluations | None = None,
     **options: Unpack[StudyOptions],
 ) -> np.ndarray:
-    """Evaluate a metric for each gate vector and image.
+    """Evaluate a metric for each gate vector and example.
 
     Args:
         net: the network, in eval mode.
-        data: images, with labels if the metric needs them; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples, with targets if the metric needs them; anything that :func:`~resnet_paths.data.as_examples`
+            reads.
         gates: (m, n).
         metric: see :mod:`resnet_paths.data.metrics`; its third argument is the network at gates of one.
         count: accumulator; the numbers of evaluated pieces are added (the full network separately, once per batch).
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
-        The values in float64, (m, images).
+        The values in float64, (m, examples); their mean over examples is the metric (see
+        :mod:`resnet_paths.data.metric` for perplexity and other metrics that are no means).
 
     Raises:
         UnrollError: the model is in training mode, where its output depends on the batch.
@@ -120,22 +124,22 @@ def evaluate_gates(
 
     Cost: rows share common prefixes; the single deletions of n blocks cost about n/2 forward passes.
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     run = Running(**options)
     return per_image(GateRows(quick(net, run.fast), gates), data, metric, run, count)
 
 
 def per_image(
-    study: Study, data: ImageData, metric: Metric, run: Running, count: Evaluations | None = None
+    study: Study, data: InMemory, metric: Metric, run: Running, count: Evaluations | None = None
 ) -> np.ndarray:
-    """The metric for each way of damage and image, (ways, images); batches of images are the points of a sweep."""
+    """The metric for each way of damage and example, (ways, examples); batches are the points of a sweep."""
     check_eval(study.model)
-    total = Evaluations() if count is None else count
-    values = np.empty((len(study), len(data)))
-    for part, found in over_batches(_batch, (study, data, metric), len(data), run):
-        values[:, part] = found["values"]
+    total, parts = Evaluations() if count is None else count, []
+    for _, found in over_batches(_batch, (study, data, metric), len(data), run):
+        parts.append(found["values"])
         add_pieces(total, found["pieces"])
-    return values
+    values = np.concatenate(parts, 1)
+    return metric.values(values) if isinstance(metric, ExampleMetric) and values.ndim == 3 else values
 
 
 def add_pieces(total: Evaluations, pieces: np.ndarray) -> None:
@@ -186,27 +190,47 @@ def _swept(
     if result.errors:
         failed, error = next(iter(result.errors.items()))
         raise SweepError(
-            f"expected values for all batches of images, but {len(result.errors)} of {len(points)} failed; images "
+            f"expected values for all batches, but {len(result.errors)} of {len(points)} failed; examples "
             f"{points[failed]['start']} to {points[failed]['stop'] - 1}:\n{error}"
         )
     for parts in zip(*result.values.values(), strict=True):
         yield dict(zip(result.values, parts, strict=True))
 
 
-def _batch(point: dict[str, int], context: tuple[Study, ImageData, Metric], seed: int) -> dict[str, np.ndarray]:
-    """Evaluate all ways of damage on one batch of images."""
+def _batch(point: dict[str, int], context: tuple[Study, InMemory, Metric], seed: int) -> dict[str, np.ndarray]:
+    """The metric's parts for all ways of damage on one batch of examples."""
     study, data, metric = context
     part = data.subset(slice(point["start"], point["stop"]))
-    x, labels, count = placed(part.x, study.model), part.labels.cpu(), Evaluations()
-    values = np.empty((len(study), len(part)))
+    x, count, parts = placed(part.x, study.model), Evaluations(), [np.empty(0)] * len(study)
+    targets, mask = (None if tensor is None else tensor.cpu() for tensor in (part.targets, part.mask))
     with torch.inference_mode():
         full = study.full(x).cpu()
-        for way, logits in study.outputs(x, count):
-            by_image = metric(logits.cpu(), labels, full)
-            if by_image.shape != labels.shape:
-                raise ValueError(
-                    f"expected a metric with one value per image, ({len(labels)},), got {tuple(by_image.shape)}; do "
-                    "not average over the images"
-                )
-            values[way] = by_image.numpy()
-    return {"values": values, "pieces": np.array(astuple(count))}
+        for way, outputs in study.outputs(x, count):
+            parts[way] = example_parts(metric, outputs.cpu(), targets, full, mask, len(part))
+    return {"values": np.stack(parts), "pieces": np.array(astuple(count))}
+
+
+def example_parts(
+    metric: Metric,
+    outputs: torch.Tensor,
+    targets: torch.Tensor | None,
+    full: torch.Tensor,
+    mask: torch.Tensor | None,
+    count: int,
+) -> np.ndarray:
+    """The value of each example, (count,), or its parts, (count, parts).
+
+    Raises:
+        ValueError: the metric does not return one value per example.
+    """
+    if isinstance(metric, ExampleMetric):
+        parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
+        return parts
+    values = metric(outputs, targets, full)
+    if values.shape != (count,):
+        raise ValueError(
+            f"expected a metric with one value per example, ({count},), got {tuple(values.shape)}; do not average over "
+            "the examples"
+        )
+    array: np.ndarray = values.double().numpy()
+    return array

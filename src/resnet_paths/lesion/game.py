@@ -16,8 +16,9 @@ import torch
 
 from ..arguments import checked
 from ..choices import MetricName
-from ..data import ImageData, ImageSource, as_data
-from ..data.metrics import Metric, bound_of, metric_named, needs_labels
+from ..data import ImageSource, InMemory
+from ..data.fitting import data_for
+from ..data.metrics import Metric, bound_of, metric_named
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
 from ..records import Record
@@ -197,7 +198,7 @@ def block_values(
         >>> bool(abs(game.values.sum() - (game.empty - game.full)) < 1e-9)
         True
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     if method not in ("shapley", "banzhaf", "leave-one-out"):
         raise ValueError(f"expected method 'shapley', 'banzhaf' or 'leave-one-out', got {method!r}")
     if tolerance is not None and not tolerance > 0:
@@ -264,7 +265,7 @@ class Game:
         asked: number of coalitions evaluated so far.
     """
 
-    def __init__(self, net: Network, data: ImageData, players: list[int], metric: Metric, run: Running) -> None:
+    def __init__(self, net: Network, data: InMemory, players: list[int], metric: Metric, run: Running) -> None:
         self.players, self.count, self.asked = players, Evaluations(), 0
         self._runner, self._data, self._metric, self._run = quick(net, run.fast), data, metric, run
         self._known: Callable[[np.ndarray], np.ndarray | None] = lambda kept: None

@@ -15,8 +15,9 @@ import numpy as np
 
 from ..arguments import Range, checked
 from ..choices import MetricName
-from ..data import ImageSource, as_data
-from ..data.metrics import Metric, metric_named, needs_labels
+from ..data import ImageSource
+from ..data.fitting import data_for
+from ..data.metrics import Metric, metric_named
 from ..imports import first_import
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
@@ -143,7 +144,7 @@ def higher_interactions(
         >>> len(result.values), result.exact
         (14, True)
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     n = len(players)
     if not 1 <= order <= n:

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..arguments import checked
 from ..choices import MetricName
-from ..data import ImageSource, as_data
-from ..data.metrics import Metric, metric_named, needs_labels
+from ..data import ImageSource
+from ..data.fitting import data_for
+from ..data.metrics import Metric, metric_named
 from ..network import BlockRef
 from ..provenance import Provenance, provenance
 from ..records import Record
@@ -122,7 +123,7 @@ def random_deletions(
         >>> result.values.shape
         (2, 2)
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     players = list(range(len(net))) if blocks is None else net.indices(list(blocks))
     sizes = list(range(1, len(players) + 1)) if counts is None else [int(count) for count in counts]
     if not sizes or min(sizes) < 1 or max(sizes) > len(players) or draws < 1:

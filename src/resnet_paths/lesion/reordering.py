@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch import nn
 
 from ..arguments import Range, checked
 from ..choices import MetricName
-from ..data import ImageSource, as_data
-from ..data.metrics import Metric, bound_of, metric_named, needs_labels
+from ..data import ImageSource
+from ..data.fitting import data_for
+from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
@@ -184,7 +185,7 @@ def reorderings(
         >>> bool(result.tau[:2].min() > result.tau[2:].max())
         True
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     swap_counts = [int(count) for count in swaps]
     if not swap_counts or min(swap_counts) < 1 or draws < 1:
         raise ValueError(f"expected at least 1 swap and at least one draw, got {swap_counts} and {draws}")
@@ -233,15 +234,16 @@ class Orders:
     def __len__(self) -> int:
         return len(self.orders)
 
-    def full(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits in the original order."""
+    def full(self, x: Any) -> torch.Tensor:
+        """The outputs in the original order."""
         return self.runner(x)
 
-    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (order, logits) for each order."""
+    def outputs(self, x: Any, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (order, outputs) for each order."""
         if not self.modules.direct:
+            first = x[:1] if isinstance(x, torch.Tensor) else x
             for row, order in enumerate(self.orders):
-                yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=x[:1])(x))
+                yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=first)(x))
             return
         inner = {block for holder in self.modules.holders for block in holder[:-1]}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import MetricName
-from ..data import ImageData, ImageSource, as_data
-from ..data.metrics import Metric, bound_of, metric_named, needs_labels
+from ..data import ImageSource, InMemory
+from ..data.fitting import data_for
+from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
 from ..provenance import Provenance, provenance
@@ -140,7 +141,7 @@ def single_deletions(
         >>> result.values.shape
         (27,)
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     name, function = metric_named(metric)
     gates = torch.cat([torch.ones(1, len(net), device="cpu"), 1 - torch.eye(len(net), device="cpu")])
     values = evaluate_gates(net, data, gates, function, **options)
@@ -180,7 +181,7 @@ def shortcut_deletions(
         >>> result.deleted, result.values.shape
         ('shortcut', (27,))
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     name, function = metric_named(metric)
     run = Running(**options)
     values = per_image(_WithoutShortcut(quick(net, run.fast)), data, function, run)
@@ -200,10 +201,10 @@ class _WithoutShortcut:
     def __len__(self) -> int:
         return len(self.runner) + 1
 
-    def full(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: Any) -> torch.Tensor:
         return self.runner(x)
 
-    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+    def outputs(self, x: Any, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
         def step(state: State, position: int, cut: bool) -> State:
             count.shortcuts += 1
             count.branches += 1
@@ -220,7 +221,7 @@ class _WithoutShortcut:
             yield row, state.value
 
 
-def _record(net: Network, data: ImageData, metric: str, values: np.ndarray, deleted: str) -> SingleDeletions:
+def _record(net: Network, data: InMemory, metric: str, values: np.ndarray, deleted: str) -> SingleDeletions:
     low, high = intervals(values, bound=bound_of(metric))
     means = values.mean(1)
     return SingleDeletions(

@@ -27,6 +27,7 @@ from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
 from ..graph.program import Program, first_node
 from ..graph.sums import put_back, unify_sums
+from ..graph.trees import map_leaves
 from ..graph.tuples import read_items_directly
 from .block import Block, BlockRef, resolve, resolve_all
 from .gate_rows import Evaluations, evaluate_rows
@@ -447,10 +448,16 @@ def _shapes(values: Values) -> Shapes:
     return tuple(tuple(tensor.shape[1:]) for tensor in _tensors(values))
 
 
-def placed(x: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Images on the device and in the dtype of a model's first floating parameter; unchanged if it has none."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
-    return x.to(parameter.device, parameter.dtype)
+def placed(x: Any, model: nn.Module) -> Any:
+    """An input on the device of a model's first floating parameter, floating-point tensors in its dtype."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or parameter is None:
+            return leaf
+        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else None)
+
+    return map_leaves(x, moved)
 
 
 def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:

@@ -1,0 +1,131 @@
+"""Which metrics fit which data: refused before any work, in a line that says which do.
+
+A metric that does not fit often gives plausible numbers: the cross-entropy of tokens that are scored against
+themselves, or the divergence of outputs that are no logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .adapter import ImageSource, as_data
+from .any_data import as_examples
+from .examples import Examples
+from .images import ImageData
+from .in_memory import InMemory
+from .metric import ExampleMetric, TargetKind
+from .metrics import METRICS, Metric, metric_named, needs_labels
+from .position_metrics import IGNORED
+
+
+def data_for(metric: str | Metric, source: ImageSource, model: nn.Module | None) -> InMemory:
+    """Data in memory for a metric.
+
+    Args:
+        metric: a name or a function.
+        source: see :func:`as_examples`.
+        model: the model that reads the data.
+
+    Raises:
+        ValueError: the metric is unknown or does not fit the targets, or there are none.
+    """
+    _, function = metric_named(metric)
+    if isinstance(source, Examples):
+        data: InMemory = source
+    elif isinstance(source, ImageData):
+        data = as_data(source, labelled=needs_labels(function))
+    else:
+        data = as_examples(source, model, labelled=needs_labels(function))
+    if isinstance(function, ExampleMetric):
+        check_fits(function, data)
+    return data
+
+
+def check_fits(metric: ExampleMetric, data: InMemory) -> None:
+    """Refuse a metric that makes no sense for some data.
+
+    Raises:
+        ValueError: it needs targets of another kind, or labels that are moved otherwise.
+    """
+    kinds, targets = target_kinds(data), data.targets if data.labelled else None
+    if targets is None and metric.needs_targets:
+        raise ValueError(
+            f"expected targets for the metric {metric.name!r}, got {data.nouns} without in {data.name}; metrics that "
+            f"need none: {', '.join(fitting(data))}"
+        )
+    if targets is not None and not kinds & metric.fits:
+        raise ValueError(
+            f"expected a metric for targets {tuple(targets.shape)} of {str(targets.dtype).removeprefix('torch.')} (one "
+            f"of {', '.join(fitting(data))}, or a function), got {metric.name!r}"
+        )
+    if targets is not None and isinstance(data, Examples) and "positions" in kinds:
+        _check_shift(metric.name, data, targets)
+
+
+def fitting(data: InMemory) -> list[str]:
+    """The names of the metrics that fit some data.
+
+    Example:
+        >>> fitting(Examples(torch.zeros(3, 2), torch.zeros(3)))
+        ['squared_error', 'absolute_error', 'cosine_distance', 'embedding_distance']
+    """
+    kinds = target_kinds(data)
+    return [
+        name
+        for name, metric in METRICS.items()
+        if (not metric.needs_targets if data.targets is None or not data.labelled else bool(kinds & metric.fits))
+    ]
+
+
+def target_kinds(data: InMemory) -> frozenset[TargetKind]:
+    """What the targets can be, by their dtype, shape and values."""
+    if isinstance(data, ImageData):
+        return frozenset({"class"}) if data.labelled else frozenset()
+    return frozenset() if data.targets is None else frozenset(_kinds(data.targets))
+
+
+def _kinds(targets: torch.Tensor) -> Iterator[TargetKind]:
+    flags = targets.ndim > 1 and bool(((targets == 0) | (targets == 1) | (targets == IGNORED)).all())
+    if flags:
+        yield "flags"
+    if targets.dtype == torch.bool or targets.is_floating_point():
+        if targets.is_floating_point():
+            yield "numbers"
+        return
+    if targets.ndim == 1:
+        yield from ("class", "numbers")
+    else:
+        yield "positions"
+
+
+def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
+    """Refuse labels of tokens that are already moved by one, and tokens that would be compared with themselves."""
+    ids = _token_ids(data.inputs)
+    if ids is None or ids.shape != targets.shape:
+        return
+    counts = targets != IGNORED if data.mask is None else (targets != IGNORED) & data.mask
+    if not bool(counts.any()):
+        return
+    same = bool((targets == ids)[counts].all())
+    if metric.startswith("pixel") and same:
+        raise ValueError(
+            f"expected labels other than the inputs for {metric!r}, got labels equal to them, so that each token would "
+            "be compared with itself; use next_token_loss, perplexity or next_token_error"
+        )
+    moved = bool((targets[:, :-1] == ids[:, 1:])[counts[:, :-1]].all())
+    if metric in ("next_token_loss", "next_token_error", "perplexity") and moved and not same and targets.shape[1] > 1:
+        raise ValueError(
+            f"expected the labels of the tokens themselves for {metric!r}, which compares scores with the next label, "
+            "got labels already moved by one; pass the inputs as labels, or use pixel_loss or pixel_error"
+        )
+
+
+def _token_ids(inputs: Any) -> torch.Tensor | None:
+    ids = inputs.get("decoder_input_ids", inputs.get("input_ids")) if isinstance(inputs, dict) else inputs
+    if isinstance(ids, tuple) and ids:
+        ids = ids[0]
+    return ids if isinstance(ids, torch.Tensor) and not ids.is_floating_point() and ids.ndim == 2 else None

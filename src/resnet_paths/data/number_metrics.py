@@ -1,0 +1,101 @@
+"""Metrics of outputs that are numbers, flags or embeddings."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+
+from .metric import ExampleMetric, TargetKind, ratio
+
+_NUMBERS: frozenset[TargetKind] = frozenset({"numbers"})
+_ANY = frozenset(get_args(TargetKind))
+_UNKNOWN = -100
+"""Flag of a label that does not count."""
+
+
+def _differences(outputs: torch.Tensor, targets: Any, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output minus target, and which of them count, (examples, numbers) each; trailing dimensions of 1 are dropped."""
+    if not isinstance(targets, torch.Tensor) or _trimmed(outputs) != _trimmed(targets):
+        got = None if targets is None else tuple(targets.shape)
+        raise ValueError(f"expected targets of the shape of the outputs, {tuple(outputs.shape)}, got {got}")
+    one, other = _wide(outputs), _wide(targets).reshape(outputs.shape)
+    counts = torch.ones_like(one, dtype=torch.bool)
+    if mask is not None and outputs.shape[:2] == mask.shape:
+        counts = counts & mask.reshape(*mask.shape, *[1] * (outputs.ndim - 2))
+    return (one - other).reshape(len(one), -1), counts.reshape(len(one), -1)
+
+
+def _trimmed(values: torch.Tensor) -> tuple[int, ...]:
+    shape = tuple(values.shape)
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _squared(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    differences, counts = _differences(outputs, targets, mask)
+    return _summed(differences.square(), counts)
+
+
+def _absolute(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    differences, counts = _differences(outputs, targets, mask)
+    return _summed(differences.abs(), counts)
+
+
+def _summed(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The sum of the values that count, and their number, (examples, 2)."""
+    total = values.where(counts, values.new_zeros(())).double().sum(1)
+    return torch.stack([total, counts.double().sum(1)], 1)
+
+
+def _flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The number of labels that the sign of the logit gets wrong, and the number of known ones, (examples, 2)."""
+    if not isinstance(targets, torch.Tensor) or targets.shape != outputs.shape:
+        got = None if targets is None else tuple(targets.shape)
+        raise ValueError(f"expected a flag for each logit {tuple(outputs.shape)}, got targets {got}")
+    known = targets != _UNKNOWN
+    if not bool(((targets == 0) | (targets == 1) | ~known).all()):
+        raise ValueError(f"expected flags of 0 and 1, or {_UNKNOWN} where unknown, got other numbers")
+    wrong = ((outputs > 0) != (targets == 1)) | outputs.isnan()
+    return _summed(wrong.flatten(1).double(), known.flatten(1))
+
+
+def _embeddings(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Each example's output as one vector, zero at masked positions."""
+    values = _wide(values)
+    if mask is not None and values.ndim > 2 and values.shape[:2] == mask.shape:
+        values = values.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values.new_zeros(()))
+    return values.reshape(len(values), -1)
+
+
+def _cosine(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """``1 - y·f / (|y| |f|)``, computed as half the squared distance of unit vectors, so that equal ones give 0."""
+    one, other = (_embeddings(values, mask) for values in (outputs, full))
+    units = [vector / vector.norm(dim=1, keepdim=True) for vector in (one, other)]
+    distance = (units[0] - units[1]).square().sum(1) / 2
+    return _zero_if_equal(distance, one, other)
+
+
+def _distance(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """``|y - f| / |f|``."""
+    one, other = (_embeddings(values, mask) for values in (outputs, full))
+    return _zero_if_equal((one - other).norm(dim=1) / other.norm(dim=1), one, other)
+
+
+def _zero_if_equal(distance: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Zero for equal vectors also where their length is zero."""
+    return torch.where((one == other).all(1), torch.zeros_like(distance), distance)
+
+
+NUMBER_METRICS = (
+    ExampleMetric("squared_error", _squared, _NUMBERS, estimate=ratio),
+    ExampleMetric("absolute_error", _absolute, _NUMBERS, estimate=ratio),
+    ExampleMetric("multilabel_error", _flags, frozenset({"flags"}), estimate=ratio, bound=1.0),
+    ExampleMetric("cosine_distance", _cosine, _ANY, needs_targets=False, bound=2.0),
+    ExampleMetric("embedding_distance", _distance, _ANY, needs_targets=False),
+)
