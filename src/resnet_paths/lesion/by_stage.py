@@ -91,7 +91,7 @@ def stage_deletions(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         counts: numbers of blocks (default: 1 to the stage's size); a stage skips counts beyond its size.
         draws: number of random sets per count; a full stage is deleted once and repeated in the record.
         seed: seed of the draws.

@@ -168,7 +168,7 @@ def block_values(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         method: which value to compute.
         metric: see :func:`single_deletions`.
         blocks: the blocks that play (default: all); the others are kept.

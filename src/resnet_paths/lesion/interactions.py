@@ -117,7 +117,7 @@ def higher_interactions(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         order: maximum number of blocks in a set.
         index: shapiq's name: ``k-SII``, ``SII`` (Grabisch and Roubens 1999), ``STII``, ``FSII``, ``BII``, ``FBII``,
             ``Moebius``.

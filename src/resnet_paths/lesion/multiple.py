@@ -101,7 +101,7 @@ def random_deletions(
 
     Args:
         net: the network, in eval mode; for a plain network, layers are deleted.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         counts: the numbers of blocks to delete (default: 1 to all of `blocks`).
         blocks: the blocks to draw from (default: all).
         draws: number of random sets per count.

@@ -163,7 +163,7 @@ def reorderings(
 
     Args:
         net: the network, in eval mode; its model is not changed.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         swaps: the numbers of swaps to try.
         draws: number of random orders per number of swaps.
         seed: seed of the orders.

@@ -122,9 +122,9 @@ def single_deletions(
     Args:
         net: the network, in eval mode; its model is not changed. For a plain network
             (:func:`resnet_paths.network.plain_layers`), layers are deleted.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
-        metric: ``error``, ``loss``, ``top5_error``, ``disagreement``, ``divergence`` or another of METRICS, or a
-            function of logits, labels and the full network's logits that returns one value per image.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
+        metric: ``error``, ``loss``, ``perplexity`` or another of :func:`metric_named`; or a function of outputs, targets
+            and the full network's outputs that returns one value per example.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
@@ -163,7 +163,7 @@ def shortcut_deletions(
 
     Args:
         net: the network, in eval mode; its model is not changed.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_batches
+from ..data import ImageSource, InMemory, as_batches
 from ..data.inputs import placed_input
 from ..graph.inputs import call_model
 from ..graph.locking import MODEL_LOCK
@@ -98,7 +98,7 @@ def recalibrate_batchnorm(
     norms = [norm for name, norm in named.items() if name not in kept]
     if not norms:
         return 0
-    if isinstance(batches, ImageData):
+    if isinstance(batches, InMemory):
         batches = batches.shuffled(seed)
     read = (x for x, _ in islice(as_batches(batches, model, batch_size=batch_size, inputs=True), max_batches))
     inputs = _without_singles(placed_input(x, model) for x in read)
