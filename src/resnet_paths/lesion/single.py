@@ -123,8 +123,8 @@ def single_deletions(
         net: the network, in eval mode; its model is not changed. For a plain network
             (:func:`resnet_paths.network.plain_layers`), layers are deleted.
         data: images or any other examples with targets; what :func:`~resnet_paths.data.as_examples` reads.
-        metric: ``error``, ``loss``, ``perplexity`` or another of :func:`metric_named`; or a function of outputs, targets
-            and the full network's outputs that returns one value per example.
+        metric: ``error``, ``loss``, ``perplexity`` or another of :func:`metric_named`; or a function of outputs,
+            targets and the full network's outputs that returns one value per example.
         **options: how to run, see :class:`StudyOptions`.
 
     Returns:
