@@ -22,7 +22,7 @@ from ._smaller import check_as_planned, write_smaller
 from .options import Json, Out, Planning, Subject
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @command(
@@ -50,7 +50,7 @@ def shrink(
     smaller = plan.apply(net, images.used, split=made.split)
     files |= write_smaller(smaller, subject.model, plan.point.names, images.test, out, onnx=onnx)
     check_as_planned(plan, files["pt2"], images.test, net)
-    stages = _stages(net, plan, images.test.x, files.get("onnx") if subject.device == "cpu" else None)
+    stages = _stages(net, plan, images.test, files.get("onnx") if subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
         facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
@@ -86,19 +86,19 @@ _OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "Ope
 """Runtimes that get their own column if the goal is stated in them."""
 
 
-def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, x: torch.Tensor, onnx: Path | None) -> list[Stage]:
+def _stages(net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, data: rp.ImageData, onnx: Path | None) -> list[Stage]:
     """The full network, and the dropped, repaired and fine-tuned ones; the latter three are equally fast."""
     full, point = plan.points[0], plan.points[plan.chosen]
     before: dict[str, float] = {}
     after: dict[str, float] = {}
-    before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, x)
+    before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, data)
     if onnx is not None:
         from ..tradeoff.runtimes import onnx_session
 
         clock, written = replace(plan.clock, runtime="onnx"), onnx_session(onnx, plan.clock.threads)
-        before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, x, written)
+        before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, data, written)
     if (name := _OTHER_RUNTIMES.get(plan.clock.runtime)) is not None:
-        before[name], after[name] = _milliseconds(net, plan.clock, point, x)
+        before[name], after[name] = _milliseconds(net, plan.clock, point, data)
     rows = [Stage("full", full.accuracy, full.accuracy_interval, before, full.macs, full.parameters)]
     size = (after, point.macs, point.parameters)
     if point.repair != "none":
@@ -120,13 +120,13 @@ def _milliseconds(
     net: rp.UnrolledNetwork,
     clock: rp.tradeoff.Clock,
     point: rp.tradeoff.PlanPoint,
-    x: torch.Tensor,
+    data: rp.ImageData,
     call: Callable[..., object] | None = None,
 ) -> tuple[float, float]:
     from ..network.unrolled import placed
     from ..tradeoff.stopwatch import Stopwatch
 
-    watch = Stopwatch(net, clock, placed(clock.input(x[: clock.batch]), net.model))
+    watch = Stopwatch(net, clock, placed(clock.input(data), net.model))
     seconds = watch.first().median
     return 1e3 * seconds, 1e3 * watch.time(point, call=call).latency
 

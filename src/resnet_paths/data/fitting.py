@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..choices import MetricName
 from .adapter import ImageSource, as_data
 from .any_data import as_examples
 from .examples import Examples
@@ -79,6 +80,41 @@ def fitting(data: InMemory) -> list[str]:
         for name, metric in METRICS.items()
         if (not metric.needs_targets if data.targets is None or not data.labelled else bool(kinds & metric.fits))
     ]
+
+
+def usual_metric(data: InMemory) -> MetricName:
+    """A smooth metric that fits some data, by which sets of blocks are compared unless another is asked for.
+
+    Example:
+        >>> usual_metric(Examples(torch.zeros(3, 2), torch.zeros(3)))
+        'squared_error'
+    """
+    kinds = target_kinds(data)
+    if isinstance(data, ImageData):
+        return "soft_error" if data.labelled else "soft_disagreement"
+    if "class" in kinds:
+        return "soft_error"
+    if "numbers" in kinds and "flags" not in kinds:
+        return "squared_error"
+    if "positions" in kinds and (_token_ids(data.x) is not None or "flags" not in kinds):
+        return "pixel_loss" if _token_ids(data.x) is None else "next_token_loss"
+    return "multilabel_error" if "flags" in kinds else "embedding_distance"
+
+
+def smooth(metric: str | Metric) -> str | Metric:
+    """The smooth metric to search by for a metric that cannot tell sets apart that change few answers."""
+    name, _ = metric_named(metric)
+    return _SMOOTH.get(name, metric)
+
+
+_SMOOTH = {
+    "error": "soft_error",
+    "disagreement": "soft_disagreement",
+    "next_token_error": "next_token_loss",
+    "perplexity": "next_token_loss",
+    "pixel_error": "pixel_loss",
+    "iou_error": "pixel_loss",
+}
 
 
 def target_kinds(data: InMemory) -> frozenset[TargetKind]:

@@ -210,6 +210,13 @@ def _batch(point: dict[str, int], context: tuple[Study, InMemory, Metric], seed:
     return {"values": np.stack(parts), "pieces": np.array(astuple(count))}
 
 
+def example_values(metric: Metric, outputs: torch.Tensor, data: InMemory, full: torch.Tensor) -> np.ndarray:
+    """The value of each example, (examples,), from a network's outputs and the full network's, on the CPU."""
+    targets, mask = (None if tensor is None else tensor.cpu() for tensor in (data.targets, data.mask))
+    parts = example_parts(metric, outputs, targets, full, mask, len(data))
+    return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts
+
+
 def example_parts(
     metric: Metric,
     outputs: torch.Tensor,

@@ -1,7 +1,15 @@
 """Intervals for shares, means, medians, path norms, calibration and ROC areas; ranges for rank correlations."""
 
 from .calibration import expected_calibration_error, squared_calibration_error, squared_calibration_interval
-from .means import combined_intervals, design_interval, interval, intervals, mean_intervals, student_intervals
+from .means import (
+    combined_intervals,
+    design_interval,
+    interval,
+    intervals,
+    mean_intervals,
+    rise_at_most,
+    student_intervals,
+)
 from .medians import median_interval
 from .norms import log_student_interval, norm_intervals, pooled_norm_intervals
 from .proportions import difference_interval, fall_at_most, share_at_most, share_interval
@@ -28,6 +36,7 @@ __all__ = [
     "normal_quantile",
     "pooled_norm_intervals",
     "resamples",
+    "rise_at_most",
     "roc_area",
     "roc_area_difference_interval",
     "roc_area_interval",

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from ..arguments import checked
-from .proportions import difference_interval, is_share, share_interval
+from .proportions import difference_interval, fall_at_most, is_share, share_interval
 from .quantiles import student_quantile
 from .resampling import weights_in_parts
 
@@ -152,6 +152,65 @@ def _bootstrap_t(centred: np.ndarray, draws: int, seed: int) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             parts.append(np.nan_to_num(means / spread, nan=0.0, posinf=np.inf, neginf=-np.inf))
     return np.concatenate(parts, -1)
+
+
+@checked
+def rise_at_most(
+    before: np.ndarray,
+    after: np.ndarray,
+    confidence: float = 0.95,
+    *,
+    bound: float | None = None,
+    distribution_free: bool = False,
+) -> float:
+    """An upper confidence bound for the rise of a mean from one model to another, on the same examples.
+
+    Zeros and ones get the score test of :func:`fall_at_most`, other values the upper end of :func:`mean_intervals` of
+    the differences d, which is approximate. The distribution-free bound is that of Maurer and Pontil (2009, theorem 4),
+    ``mean d + s sqrt(2 l / n) + 14 b l / (3 (n - 1))``, with ``l = log(2 / (1 - confidence))``, s the standard
+    deviation of d and b its bound.
+
+    Args:
+        before: the first model's value on each example.
+        after: the second model's.
+        confidence: probability that the bound holds.
+        bound: largest possible absolute difference on an example, if known.
+        distribution_free: whether the bound must hold for any distribution of bounded differences.
+
+    Returns:
+        The bound; infinite if a value is not finite, or if no bound can be stated.
+
+    Raises:
+        ValueError: `distribution_free` without a `bound`, or differences beyond it.
+
+    Example:
+        >>> values = np.linspace(0, 1, 50)
+        >>> round(rise_at_most(values, values + np.sin(99 * values) / 10), 3)
+        0.022
+    """
+    if distribution_free and bound is None:
+        raise ValueError("expected a metric with a maximum for a distribution-free bound, got one without")
+    differences = np.asarray(after, float) - np.asarray(before, float)
+    if not np.isfinite(differences).all():
+        return math.inf
+    if distribution_free and bound is not None:
+        return _empirical_bernstein(differences, confidence, bound)
+    if is_share(before) and is_share(after):
+        return fall_at_most(1 - before, 1 - after, confidence)
+    return float(mean_intervals(differences[None], 2 * confidence - 1, bound=bound)[1][0])
+
+
+def _empirical_bernstein(differences: np.ndarray, confidence: float, bound: float) -> float:
+    count, log = len(differences), math.log(2 / (1 - confidence))
+    if np.abs(differences).max() > bound * (1 + 1e-12):
+        raise ValueError(
+            f"expected differences of at most {bound:g} for a distribution-free bound, got "
+            f"{np.abs(differences).max():.3g}; a metric that weighs long examples more has none"
+        )
+    if count < 2:
+        return math.inf
+    spread = float(differences.std(ddof=1)) * math.sqrt(2 * log / count)
+    return min(bound, float(differences.mean()) + spread + 14 * bound * log / (3 * (count - 1)))
 
 
 @checked

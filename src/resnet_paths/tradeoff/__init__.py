@@ -6,7 +6,7 @@ from .cascading import Cascade, Threshold, cascade, cascade_threshold
 from .counting import count_flops, count_macs, count_parameters, macs_by_block
 from .distillation import BestState, Distillation, distil, distil_best
 from .gap import StatisticsGap, as_in_training, statistics_gap
-from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency, Rise
 from .plan import DropPlan, load_plan
 from .planner import plan_drop
 from .points import PlanPoint
@@ -41,6 +41,7 @@ __all__ = [
     "Recalibrate",
     "Refit",
     "Repair",
+    "Rise",
     "Runtime",
     "Search",
     "StatisticsGap",

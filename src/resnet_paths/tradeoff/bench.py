@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import ImageData
+from ..data import ExampleMetric, InMemory
 from ..graph.model_fingerprint import fingerprint
-from ..lesion import METRICS, Metric, evaluate_gates
+from ..lesion import Metric, evaluate_gates
 from ..lesion.evaluate import deletion_gates
 from ..network import UnrolledNetwork, for_inference
 from ..network.unrolled import placed
@@ -48,7 +48,7 @@ class Workshop:
 
     net: UnrolledNetwork
     repair: Closed
-    images: ImageData | None
+    images: InMemory | None
 
     def __sweep_fingerprint__(self) -> dict[str, Any]:
         """Everything that determines the repaired networks, apart from this package's code."""
@@ -75,12 +75,12 @@ class Bench:
     Attributes:
         workshop: builds the repaired networks.
         data: images on which they are compared or measured.
-        metric: the metric to compare by; None if answers are measured.
+        metric: the metric to compare by, or to measure beside the answers; None if only answers are measured.
         batch_size: images per batch.
     """
 
     workshop: Workshop
-    data: ImageData
+    data: InMemory
     metric: Metric | None = None
     batch_size: int = 100
 
@@ -96,8 +96,9 @@ class Bench:
 
     def __sweep_fingerprint__(self) -> dict[str, Any]:
         """Everything that determines the values, apart from this package's code."""
-        metric = getattr(self.metric, "__name__", "") if self.metric in METRICS.values() else self.metric
-        return deciding(self, data=(self.data.fingerprint, str(self.data.dtype)), metric=metric)
+        metric = self.metric.name if isinstance(self.metric, ExampleMetric) else self.metric
+        dtype = str(getattr(self.data, "dtype", ""))
+        return deciding(self, data=(self.data.fingerprint, dtype), metric=metric)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
         logits = repairer.logits(dropped, bench.data)
     else:
         logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
-    full = bench.full
-    return {"loss": float(bench.metric(logits, full.labels, full.logits).double().mean())}
+    return {"loss": float(Answers(logits, bench.data).values(bench.metric, bench.full).mean())}
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
@@ -185,6 +185,7 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
         "right": after_repair.right,
         "plain_right": plain.right,
         "agrees": after_repair.agree(bench.full),
+        "values": after_repair.right if bench.metric is None else after_repair.values(bench.metric, bench.full),
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
         "repair": repaired.repair,

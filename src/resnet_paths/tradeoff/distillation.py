@@ -182,7 +182,7 @@ def distil_best(
         student_answers = answers(student.eval(), held_out_images, followed, settings.batch_size)
         student.train(training)
         losses.append(
-            float(distillation_loss(student_answers.logits, teacher_logits, student_answers.labels, settings))
+            float(distillation_loss(student_answers.logits, teacher_logits, held_out_images.labels.cpu(), settings))
         )
         errors.append(
             float(
@@ -190,7 +190,7 @@ def distil_best(
                 - (
                     student_answers.right
                     if data.labelled
-                    else student_answers.agree(Answers(teacher_logits, student_answers.labels))
+                    else student_answers.agree(Answers(teacher_logits, held_out_images))
                 ).mean()
             )
         )

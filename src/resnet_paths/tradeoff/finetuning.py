@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import nn
 
-from ..data import ImageData
+from ..data import InMemory
 from ..statistics import share_at_most
 from .bench import Workshop
 from .distillation import distil_best
@@ -53,7 +53,7 @@ class Tuner:
 
     workshop: Workshop
     repair: Distil
-    roles: Mapping[str, ImageData]
+    roles: Mapping[str, InMemory]
     right: np.ndarray
     confidence: float
     say: Callable[[str], None]

@@ -1,4 +1,4 @@
-"""The goal of a plan: a latency, a fall in accuracy, a disagreement, or a number of blocks."""
+"""The goal of a plan: a latency, a fall in accuracy, a rise of any metric, a disagreement, or a number of blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from ..arguments import checked
 from ..arguments.ranges import INSIDE, NONE_OR_MORE, SHARE, Range
+from ..choices import MetricName
+from ..data.metrics import Metric, bound_of, metric_named
 from ..statistics import share_at_most
 from ..statistics.proportions import least_images
 
 _CONFIDENCE = Range(0.5, 1, above=True, below=True)
+_ANY_RISE = Range(0, math.inf)
 
 
 @checked(share=INSIDE, confidence=_CONFIDENCE)
@@ -94,6 +97,47 @@ class Disagreement:
         return f"at most {self.share:.2%} of answers change, with {self.confidence:.0%} confidence"
 
 
+@checked(by=_ANY_RISE, confidence=_CONFIDENCE)
+@dataclass(frozen=True)
+class Rise:
+    """The last set before the first one whose rise of a metric is not shown to be within this.
+
+    It is shown on held-out examples by :func:`~resnet_paths.statistics.rise_at_most`: where the metric is 0 or 1 on
+    each example, by a score test; otherwise by Student's interval and the bootstrap-t, the wider of the two. These are
+    approximate: if a few examples in a thousand determine the mean, they promise too much. With `distribution_free`,
+    the bound holds for any distribution (Maurer and Pontil 2009), but needs thousands of examples; it exists only for
+    metrics that have a maximum and are means over examples.
+
+    Attributes:
+        metric: a name, see :func:`~resnet_paths.lesion.metric_named`, or a function.
+        by: rise of the metric from the full network, which gets the same repair.
+        confidence: confidence with which it is shown.
+        distribution_free: whether the bound must hold for any distribution.
+    """
+
+    metric: MetricName | Metric
+    by: float
+    confidence: float = 0.95
+    distribution_free: bool = False
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return metric_named(self.metric)[0]
+
+    @property
+    def least_images(self) -> int:
+        """The minimum number of examples for a certificate, if it is known; otherwise 0."""
+        if not self.distribution_free or self.by <= 0:
+            return 0
+        bound = bound_of(self.name) or math.inf
+        return math.ceil(14 * bound * math.log(2 / (1 - self.confidence)) / (3 * self.by)) + 1
+
+    def __str__(self) -> str:
+        how = "" if self.distribution_free else " (approximate)"
+        return f"{self.name} rises by at most {self.by:g}, with {self.confidence:.0%} confidence{how}"
+
+
 @checked(count=NONE_OR_MORE)
 @dataclass(frozen=True)
 class Count:
@@ -109,4 +153,4 @@ class Count:
         return f"{self.count} block{'s' * (self.count != 1)} dropped"
 
 
-Goal = Latency | AccuracyDrop | Disagreement | Count
+Goal = Latency | AccuracyDrop | Disagreement | Rise | Count

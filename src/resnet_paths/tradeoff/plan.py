@@ -7,7 +7,7 @@ from the same model and images without searching again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageData, ImageSource, InMemory, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
 from ..records import Record
 from ..tables import data_frame
 from .distillation import distil_best
-from .goals import AccuracyDrop, Disagreement, Goal, Latency
+from .goals import AccuracyDrop, Disagreement, Goal, Latency, Rise
 from .plan_files import read_plan, write_plan
 from .points import PlanPoint
 from .repairs import Distil, Repair, adapted, closed
@@ -126,7 +126,7 @@ class DropPlan(Record):
                 f"Chosen: {gone} dropped, {point.share:.2f} of the full network's time ({low:.2f} "
                 f"to {high:.2f}, in a separate timing); {_lost(point)} ({count} held-out images)"
             )
-        if not isinstance(goal, AccuracyDrop | Disagreement):
+        if not isinstance(goal, AccuracyDrop | Disagreement | Rise):
             return f"Chosen: {goal}, as requested"
         if point.dropped:
             sentence = f"Chosen: {gone} dropped; shown on {count} held-out images: {goal}"
@@ -134,22 +134,28 @@ class DropPlan(Record):
             sentence = f"No blocks dropped: for no set do {count} held-out images show that {goal}"
         return sentence + self._why_no_more(goal)
 
-    def _why_no_more(self, goal: AccuracyDrop | Disagreement) -> str:
+    def _why_no_more(self, goal: AccuracyDrop | Disagreement | Rise) -> str:
         """Why the first set that failed did so: it loses too much, or too few images show that it does not."""
         first = self.next_finetuned or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
         if first is None:
             return ""
         count = self.images["certify"].count
-        if isinstance(goal, AccuracyDrop):
+        shown: Callable[[float], str] = lambda value: f"{value:.2%}"  # noqa: E731
+        if isinstance(goal, Rise):
+            shown = lambda value: f"{value:.4g}"  # noqa: E731
+            seen, bound, allowed = first.rise, math.inf if first.rise_at_most is None else first.rise_at_most, goal.by
+            subject = f"{goal.name} rises by"
+        elif isinstance(goal, AccuracyDrop):
             seen, bound, allowed, subject = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
         else:
             seen, bound, allowed = first.disagreement, first.disagreement_at_most or 1.0, goal.share
             subject = "answers change:"
         suffix = ", fine-tuned" if first.repair == "fine-tuned" else ""
         sentence = (
-            f". With {len(first.dropped)} dropped{suffix}, {subject} {seen:.2%}, at this confidence at most {bound:.2%}"
+            f". With {len(first.dropped)} dropped{suffix}, {subject} {shown(seen)}, at this confidence at most "
+            f"{shown(bound)}"
         )
-        if seen >= allowed:
+        if seen >= allowed or not math.isfinite(bound):
             return sentence
         needed = math.ceil(count * ((bound - seen) / (allowed - seen)) ** 2)
         return f"{sentence}: too few images to be conclusive; about {needed:,} would suffice at the same rate"
@@ -182,9 +188,9 @@ class DropPlan(Record):
             )
         if self.finetuned_model is not None and self.keeps_finetuned:
             return private_copy(self.finetuned_model)
-        roles: dict[str, ImageData] = {}
+        roles: dict[str, InMemory] = {}
         if "repair" in self.images:
-            roles = (split or self.split).roles(images, needed=())
+            roles = (split or self.split).roles(images, needed=(), model=net.model)
             self._check_images(roles, ("repair", "search") if self._learns_from_search else ("repair",))
         if self.adapted:
             net = adapted(net, roles["repair"], roles["search"]) or net
@@ -199,7 +205,7 @@ class DropPlan(Record):
     def _learns_from_search(self) -> bool:
         return self.adapted or (isinstance(self.repair, Distil) and self.repair.images is None)
 
-    def _check_images(self, roles: Mapping[str, ImageData], needed: tuple[str, ...]) -> None:
+    def _check_images(self, roles: Mapping[str, InMemory], needed: tuple[str, ...]) -> None:
         for role in needed:
             planned = self.images[role]
             if role not in roles or roles[role].fingerprint != planned.fingerprint:
@@ -242,6 +248,8 @@ def load_plan(path: str | Path) -> DropPlan:
 
 def _lost(point: PlanPoint) -> str:
     """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
+    if math.isnan(point.disagreement):
+        return f"{point.metric} rises by {point.rise:.4g}, with 95% confidence by at most {point.rise_at_most or 0:.4g}"
     if math.isnan(point.accuracy):
         return (
             f"{point.disagreement:.2%} of answers change, with 95% confidence at most "
@@ -250,11 +258,16 @@ def _lost(point: PlanPoint) -> str:
     return f"accuracy falls by {point.fall:.2%}, with 95% confidence by at most {point.fall_at_most or 0:.2%}"
 
 
-def training_images(repair: Distil, roles: Mapping[str, ImageData]) -> ImageData:
+def training_images(repair: Distil, roles: Mapping[str, InMemory]) -> ImageData:
     """The images that a plan fine-tunes on."""
     if repair.images is not None:
         return as_data(repair.images, labelled=False)
     search, other = roles["search"], roles.get("repair")
+    if not isinstance(search, ImageData):
+        raise ValueError(
+            f"expected images for fine-tuning, got {search.nouns}; leave Distil out, or fine-tune the smaller network "
+            "yourself"
+        )
     if other is None:
         return search
     images, labels = (torch.cat([getattr(part, name) for part in (search, other)]) for name in ("images", "labels"))

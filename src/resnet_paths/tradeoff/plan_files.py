@@ -15,7 +15,7 @@ from typing import Any
 from ..files import existing_file, write_text
 from ..surgery import RefitSettings
 from .distillation import Distillation
-from .goals import AccuracyDrop, Count, Disagreement, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Latency, Rise
 from .points import PlanPoint
 from .repairs import Distil, NoRepair, Recalibrate, Refit
 from .runtimes import Clock
@@ -28,7 +28,7 @@ _KINDS = {
     kind.__name__: kind
     for kind in (
         AccuracyDrop, Beam, Clock, Count, Disagreement, Distil, Distillation, Exact, Greedy, ImageSplit, Latency,
-        NoRepair, PlanPoint, Recalibrate, Refit, RefitSettings,
+        NoRepair, PlanPoint, Recalibrate, Refit, RefitSettings, Rise,
     )
 }  # fmt: skip
 Kinds = tuple[type, ...]

@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource
+from ..data import ExampleMetric, ImageData, ImageSource, InMemory
+from ..data.fitting import check_fits, smooth, target_kinds, usual_metric
 from ..data.metrics import needs_labels
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, metric_named
@@ -25,7 +26,7 @@ from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distillation import check_labels_of_loss
 from .finetuning import TunedInTurn, Tuner
-from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency
+from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency, Rise
 from .plan import DropPlan, ImagesUsed, training_images
 from .points import Measured, PlanPoint, measured_point, together
 from .repairs import Distil, Recalibrate, Repair, adapted, closed
@@ -63,7 +64,8 @@ def plan_drop(
     Args:
         net: the network, in eval mode.
         images: the images that `split` divides.
-        goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Disagreement` or :class:`Count`.
+        goal: :class:`Latency`, :class:`AccuracyDrop`, :class:`Rise` (of any metric), :class:`Disagreement` or
+            :class:`Count`.
         search: :class:`Greedy` (default), :class:`Beam` or :class:`Exact`.
         repair: :class:`NoRepair`, :class:`Recalibrate` (default), :class:`Refit` or :class:`Distil`.
         split: which images search, repair, judge and certify.
@@ -99,11 +101,13 @@ def plan_drop(
         raise ValueError(f"expected a clock with at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
     if isinstance(search, Exact):
         check_few(len(net))
-    roles = split.roles(images, repair.needs_images)
+    roles = split.roles(images, repair.needs_images, model=net.model)
     check_apart(roles, "certify", ("search", "repair", "judge"))
     if repair.learns:
         check_apart(roles, "repair", ("search",))
     _check_labels(goal, search, roles)
+    if isinstance(repair, Distil) and isinstance(goal, Rise):
+        raise ValueError("expected a repair without fine-tuning for a Rise, got Distil; pass its repair alone")
     if isinstance(repair, Distil):
         check_labels_of_loss(training_images(repair, roles), repair.settings)
     given = fingerprint(net.model)
@@ -111,15 +115,23 @@ def plan_drop(
     with reporter(progress) as report:
         running = Running(None if journal is None else Path(journal), report)
         other = None
-        if repair.needs_images and not isinstance(goal, Disagreement) and roles["search"].labelled:
+        if (
+            repair.needs_images
+            and not isinstance(goal, Disagreement | Rise)
+            and "class" in target_kinds(roles["search"])
+        ):
             other = adapted(net, roles["repair"], roles["search"])
         planner = _Planner(other or net, goal, search, repair, split, clock, roles, running, bool(progress), most)
         plan = planner.run(full_frontier)
     return replace(plan, model_fingerprint=given, adapted=other is not None)
 
 
-def _check_labels(goal: Goal, search: Search, roles: dict[str, ImageData]) -> None:
+def _check_labels(goal: Goal, search: Search, roles: dict[str, InMemory]) -> None:
     """Check, before any work, that images have labels if the goal or the metric needs them."""
+    certify = roles["certify"]
+    if not isinstance(certify, ImageData):
+        _check_examples(goal, search, certify)
+        return
     if isinstance(goal, AccuracyDrop) and not roles["certify"].labelled:
         raise ValueError(
             "expected labelled images to certify a fall in accuracy, got images without labels; use a "
@@ -131,6 +143,20 @@ def _check_labels(goal: Goal, search: Search, roles: dict[str, ImageData]) -> No
                 f"expected labelled images to {role} by {search.metric}, got images without labels; omit metric, "
                 "or use soft_disagreement"
             )
+
+
+def _check_examples(goal: Goal, search: Search, data: InMemory) -> None:
+    """The same for examples that are no images."""
+    kinds = target_kinds(data)
+    wrong = data.labelled and "class" not in kinds if isinstance(goal, Disagreement) else "class" not in kinds
+    if isinstance(goal, AccuracyDrop | Disagreement) and wrong:
+        raise ValueError(
+            f"expected {data.nouns} of one class each for the goal {type(goal).__name__}, got {data!r}; use "
+            f"Rise({usual_metric(data)!r}, by=...)"
+        )
+    for metric in (goal.metric if isinstance(goal, Rise) else None, search.metric):
+        if metric is not None and isinstance(function := metric_named(metric)[1], ExampleMetric):
+            check_fits(function, data)
 
 
 def _most(goal: Goal, search: Search, blocks: int) -> int:
@@ -152,7 +178,7 @@ class _Planner:
     repair: Repair
     split: ImageSplit
     clock: Clock
-    roles: dict[str, ImageData]
+    roles: dict[str, InMemory]
     running: Running
     says: bool
     max_blocks: int
@@ -165,7 +191,7 @@ class _Planner:
     def run(self, full_frontier: bool) -> DropPlan:
         name, _ = self._metric
         notes = [*self._too_few()]
-        watch = Stopwatch(self.net, self.clock, placed(self.clock.input(self.roles["certify"].x), self.net.model))
+        watch = Stopwatch(self.net, self.clock, placed(self.clock.input(self.roles["certify"]), self.net.model))
         if isinstance(self.goal, Latency):
             self._say("timing each block")
             watch.costs = block_costs(self.net, watch.x, _COST_SECONDS, self.running)
@@ -206,23 +232,35 @@ class _Planner:
 
     @property
     def _tests(self) -> bool:
-        return isinstance(self.goal, AccuracyDrop | Disagreement)
+        return isinstance(self.goal, AccuracyDrop | Disagreement | Rise)
 
     @property
     def _metric(self) -> tuple[str, Metric]:
         """The metric that the search minimises: the goal's own if the images have labels for it."""
+        data = self.roles["certify"]
+        if self.search.metric is None and (isinstance(self.goal, Rise) or not isinstance(data, ImageData)):
+            return metric_named(usual_metric(data) if not isinstance(self.goal, Rise) else smooth(self.goal.metric))
         labelled = all(self.roles[role].labelled for role in ("search", "judge") if role in self.roles)
         usual = "soft_error" if labelled and not isinstance(self.goal, Disagreement) else "soft_disagreement"
         return metric_named(self.search.metric or usual)
 
     @property
+    def _measures(self) -> tuple[str, Metric | None]:
+        """The metric measured on the examples that certify: that of the goal, or of the search without classes."""
+        if isinstance(self.goal, Rise):
+            return metric_named(self.goal.metric)
+        if self.roles["certify"].labelled and "class" not in target_kinds(self.roles["certify"]):
+            return self._metric
+        return "", None
+
+    @property
     def _level(self) -> float:
         """The confidence of the bounds."""
-        return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement) else _LEVEL
+        return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement | Rise) else _LEVEL
 
     def _too_few(self) -> Iterator[str]:
         count = len(self.roles["certify"])
-        if isinstance(self.goal, AccuracyDrop | Disagreement):
+        if isinstance(self.goal, AccuracyDrop | Disagreement | Rise):
             needed = self.goal.least_images
             if count < needed:
                 yield (
@@ -252,11 +290,11 @@ class _Planner:
         self, scores: Scores, judge: Scores | None, watch: Stopwatch, full_frontier: bool, notes: list[str]
     ) -> tuple[list[Measured], int, TunedInTurn | None]:
         """The points measured until the goal is decided, the index of the chosen one, and what was fine-tuned."""
-        bench = self._bench("certify")
+        bench = self._bench("certify", self._measures[1])
         scores.score([()])
         measured = [self._measure(bench, (), None, scores)]
         seconds = watch.first().median
-        measured[0] = Measured(replace(measured[0].point, latency=seconds), measured[0].right)
+        measured[0] = replace(measured[0], point=replace(measured[0].point, latency=seconds))
         if judge is not None:
             judge.score([()])
         passes: list[bool] = []
@@ -271,7 +309,7 @@ class _Planner:
                 point, passed = self._timed_again(point, watch, notes)
             else:
                 passed = self._passes(point) if tuning is None else tuning(point)
-            measured.append(Measured(point, one.right))
+            measured.append(replace(one, point=point))
             passes.append(passed)
             if self._decided(passes) and not full_frontier:
                 break
@@ -291,7 +329,10 @@ class _Planner:
     def _measure(self, bench: Bench, dropped: Set, full: Measured | None, scores: Scores) -> Measured:
         state = SweepProgress(f"plan, measuring {len(dropped)} dropped", 1)
         values = measure_set(bench, dropped, self.running, state)
-        return measured_point(self.net, dropped, values, full, self._level, scores.known[dropped])
+        free = isinstance(self.goal, Rise) and self.goal.distribution_free
+        return measured_point(
+            self.net, dropped, values, full, self._level, scores.known[dropped], self._measures[0], free
+        )
 
     def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
         """The best set of this size according to the judge, among the best of the search."""
@@ -322,6 +363,8 @@ class _Planner:
         goal = self.goal
         if isinstance(goal, AccuracyDrop):
             return point.fall_at_most is not None and point.fall_at_most <= goal.drop
+        if isinstance(goal, Rise):
+            return point.rise_at_most is not None and point.rise_at_most <= goal.by
         if isinstance(goal, Disagreement):
             return point.disagreement_at_most is not None and point.disagreement_at_most <= goal.share
         return isinstance(goal, Count) and len(point.dropped) == goal.count

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..data.metrics import bound_of
 from ..network import UnrolledNetwork
-from ..statistics import fall_at_most, interval, share_at_most, share_interval
+from ..statistics import fall_at_most, interval, rise_at_most, share_at_most, share_interval
 from .search import Set
 
 
@@ -41,6 +42,11 @@ class PlanPoint:
         estimated: the share estimated from the times of the remaining blocks; None if they were not timed.
         macs: multiply-adds per image.
         parameters: number of remaining parameters.
+        metric: name of the metric of the goal, or of the search for examples that are not classified; empty otherwise.
+        value: that metric, with the repair.
+        rise: its rise from the full network.
+        rise_at_most: upper bound of the rise, see :func:`~resnet_paths.statistics.rise_at_most`; None for the full
+            network.
     """
 
     dropped: tuple[int, ...]
@@ -61,23 +67,36 @@ class PlanPoint:
     estimated: float | None
     macs: int
     parameters: int
+    metric: str = ""
+    value: float = math.nan
+    rise: float = math.nan
+    rise_at_most: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A point, and which images it answers correctly.
+    """A point, and its answers.
 
     Attributes:
         point: the point.
         right: whether each image is answered correctly, as 0.0 or 1.0.
+        values: the metric on each example; empty if none was measured.
     """
 
     point: PlanPoint
     right: np.ndarray
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def measured_point(
-    net: UnrolledNetwork, dropped: Set, values: dict[str, Any], full: Measured | None, confidence: float, loss: float
+    net: UnrolledNetwork,
+    dropped: Set,
+    values: dict[str, Any],
+    full: Measured | None,
+    confidence: float,
+    loss: float,
+    metric: str = "",
+    distribution_free: bool = False,
 ) -> Measured:
     """A point from the measurements of a bench, not yet timed.
 
@@ -88,20 +107,23 @@ def measured_point(
         full: the full network's measurements; None for the full network itself.
         confidence: confidence of the bounds.
         loss: the search's loss.
+        metric: name of the metric measured beside the answers, if there is one.
+        distribution_free: see :func:`~resnet_paths.statistics.rise_at_most`.
     """
-    right, agrees = np.asarray(values["right"], dtype=float), np.asarray(values["agrees"], dtype=float)
-    changed = int(len(agrees) - agrees.sum())
+    right, agrees, each = (np.asarray(values[name], dtype=float) for name in ("right", "agrees", "values"))
+    classes = not np.isnan(agrees).any()
+    changed = int(len(agrees) - agrees.sum()) if classes else 0
     point = PlanPoint(
         dropped=tuple(dropped),
         names=tuple(net[index].name for index in dropped),
         loss=loss,
         plain=float(np.mean(values["plain_right"])),
         accuracy=float(right.mean()),
-        accuracy_interval=interval(right),
+        accuracy_interval=(math.nan, math.nan) if np.isnan(right).any() else interval(right),
         fall=0.0 if full is None else float(full.right.mean() - right.mean()),
         fall_at_most=None if full is None else bound_of_fall(full.right, right, confidence),
-        disagreement=changed / len(agrees),
-        disagreement_at_most=None if full is None else share_at_most(changed, len(agrees), confidence),
+        disagreement=changed / len(agrees) if classes else math.nan,
+        disagreement_at_most=share_at_most(changed, len(agrees), confidence) if classes and full is not None else None,
         repair=str(values["repair"]),
         reason=str(values["reason"]),
         latency=float("nan"),
@@ -111,7 +133,14 @@ def measured_point(
         macs=int(values["macs"]),
         parameters=int(values["parameters"]),
     )
-    return Measured(point, right)
+    if not metric:
+        return Measured(point, right)
+    rise, most = 0.0, None
+    if full is not None:
+        rise = float((each - full.values).mean())
+        most = rise_at_most(full.values, each, confidence, bound=bound_of(metric), distribution_free=distribution_free)
+    point = replace(point, metric=metric, value=float(each.mean()), rise=rise, rise_at_most=most)
+    return Measured(point, right, each)
 
 
 def bound_of_fall(before: np.ndarray, after: np.ndarray, confidence: float) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..arguments import ELSEWHERE, checked
-from ..data import ImageData, ImageSource
+from ..data import ImageSource, InMemory
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
 from ..network.norms import tracking_norms
@@ -55,7 +55,7 @@ class NoRepair:
         """The network whose gates give the losses of repaired sets; None if each set has to be repaired."""
         return net
 
-    def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
+    def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """The function that builds the smaller network of a set."""
         return lambda dropped: Repaired(dropped_copy(net, dropped), "none")
 
@@ -75,7 +75,7 @@ class Recalibrate:
         """See :class:`NoRepair`."""
         return batch_statistics(net) if tracking_norms(net.model) else net
 
-    def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
+    def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """See :class:`NoRepair`."""
 
         def repaired(dropped: Set) -> Repaired:
@@ -109,7 +109,7 @@ class Refit:
         """See :class:`NoRepair`."""
         return None
 
-    def repairer(self, net: UnrolledNetwork, images: ImageData | None) -> Repairer:
+    def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """See :class:`NoRepair`."""
         if images is None:
             raise ValueError("expected images to refit on, got none; pass some as ImageSplit(repair=...)")
@@ -134,7 +134,7 @@ class Refits:
         result = self._refitter(dropped)
         return Repaired(result.model, result.repair, result.reason)
 
-    def logits(self, dropped: Set, data: ImageData) -> torch.Tensor:
+    def logits(self, dropped: Set, data: InMemory) -> torch.Tensor:
         """The refitted network's logits for images, on the CPU."""
         if data.fingerprint not in self._on:
             self._on[data.fingerprint] = self._refitter.on(data)
@@ -183,7 +183,7 @@ def dropped_copy(net: UnrolledNetwork, dropped: Set) -> nn.Module:
     return drop_blocks(net, list(dropped)) if dropped else private_copy(net.model)
 
 
-def adapted(net: UnrolledNetwork, repair: ImageData, search: ImageData) -> UnrolledNetwork | None:
+def adapted(net: UnrolledNetwork, repair: InMemory, search: InMemory) -> UnrolledNetwork | None:
     """The full network with its batch-norm statistics measured again, if that alone makes it significantly better.
 
     Otherwise the benefit of a new domain's statistics would be credited to dropping. Significantly means that the

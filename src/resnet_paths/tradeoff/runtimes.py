@@ -18,6 +18,7 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..choices import Runtime
+from ..data import InMemory
 from ..graph.private_copy import private_copy
 from ..imports import first_import, load_compiler
 from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, exported_program, onnx_program
@@ -43,14 +44,15 @@ class Clock:
     seconds: float = 0.5
     rounds: int = 15
 
-    def input(self, x: torch.Tensor) -> torch.Tensor:
-        """The first `batch` images, repeated if there are fewer."""
-        return x.repeat(-(-self.batch // len(x)), *(1,) * (x.ndim - 1))[: self.batch]
+    def input(self, data: InMemory) -> Any:
+        """The first `batch` examples, repeated if there are fewer, as the model reads them."""
+        order = torch.arange(self.batch, device="cpu") % len(data)
+        return data.subset(order).x
 
 
 @checked
 def in_runtime(
-    model: nn.Module, x: torch.Tensor, runtime: Runtime, threads: int | None = None
+    model: nn.Module, x: Any, runtime: Runtime, threads: int | None = None
 ) -> nn.Module | Callable[[Any], Any]:
     """The model as a function of an input, run by the given runtime.
 
@@ -72,6 +74,8 @@ def in_runtime(
     check_runtime(runtime)
     if runtime == "eager":
         return model
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"expected an input of one tensor for runtime={runtime!r}, got {type(x).__name__}; use eager")
     model = private_copy(model)  # exporting writes to the modules that it traces
     if runtime == "compile":
         return _compiled(model, x)

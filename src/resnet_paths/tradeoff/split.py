@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import COUNT
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageData, ImageSource, InMemory, as_examples
 from ..data.classes import numbered_alike
 
 ROLES = ("search", "repair", "judge", "certify")
@@ -54,27 +55,34 @@ class ImageSplit:
                 raise ValueError(f"expected {role} to be images or a weight of at least 0, got {weight}")
 
     def roles(
-        self, images: ImageSource, repairs: bool = True, needed: tuple[str, ...] = ("search", "certify")
-    ) -> dict[str, ImageData]:
+        self,
+        images: ImageSource,
+        repairs: bool = True,
+        needed: tuple[str, ...] = ("search", "certify"),
+        model: nn.Module | None = None,
+    ) -> dict[str, InMemory]:
         """The images of each role that has any.
 
         Args:
             images: the images to divide.
             repairs: whether the repair needs images.
             needed: roles that must have images.
+            model: the model that reads them, see :func:`~resnet_paths.data.as_examples`.
 
         Raises:
             ValueError: there are too few images, or none for a role that needs them.
         """
         given = {role: getattr(self, role) for role in ROLES}
         separate = {
-            role: as_data(value, labelled=False) for role, value in given.items() if not isinstance(value, int | float)
+            role: as_examples(value, model, labelled=False)
+            for role, value in given.items()
+            if not isinstance(value, int | float)
         }
         weights = {role: float(value) for role, value in given.items() if role not in separate and value}
         if not repairs:
             separate.pop("repair", None)
             weights.pop("repair", None)
-        parts = {**separate, **_divided(as_data(images, labelled=False).shuffled(self.seed), weights)}
+        parts = {**separate, **_divided(as_examples(images, model, labelled=False).shuffled(self.seed), weights)}
         missing = set(needed) - set(parts)
         if missing:
             raise ValueError(
@@ -83,7 +91,14 @@ class ImageSplit:
         if not parts:
             return {}
         kept = [role for role in ROLES if role in parts]
-        renumbered = numbered_alike(*(parts[role] for role in kept))
+        images_by_role = [part for part in parts.values() if isinstance(part, ImageData)]
+        if not images_by_role:
+            return {role: parts[role] for role in kept}
+        if len(images_by_role) < len(parts):
+            raise ValueError(
+                "expected data of one kind for all roles, got images for some and other examples for others"
+            )
+        renumbered = numbered_alike(*(part for role in kept if isinstance(part := parts[role], ImageData)))
         return dict(zip(kept, renumbered, strict=True))
 
     @property
@@ -93,8 +108,9 @@ class ImageSplit:
         return replace(self, **dict.fromkeys(separate, 0.0))  # type: ignore[arg-type]
 
 
-def _divided(images: ImageData, weights: dict[str, float]) -> dict[str, ImageData]:
-    total, parts, start = sum(weights.values()), {}, 0
+def _divided(images: InMemory, weights: dict[str, float]) -> dict[str, InMemory]:
+    parts: dict[str, InMemory] = {}
+    total, start = sum(weights.values()), 0
     if weights and len(images) < 2 * len(weights):
         raise ValueError(
             f"expected at least {2 * len(weights)} images to divide into {', '.join(weights)}, got {len(images)}; pass "
@@ -108,7 +124,7 @@ def _divided(images: ImageData, weights: dict[str, float]) -> dict[str, ImageDat
     return parts
 
 
-def check_apart(roles: dict[str, ImageData], one: str, others: tuple[str, ...]) -> None:
+def check_apart(roles: Mapping[str, InMemory], one: str, others: tuple[str, ...]) -> None:
     """Refuse roles that share images: a choice looks better on the images that it was made on than it is.
 
     Raises:
@@ -116,18 +132,12 @@ def check_apart(roles: dict[str, ImageData], one: str, others: tuple[str, ...]) 
     """
     if one not in roles:
         return
-    seen = set(_digests(roles[one]))
+    seen = set(roles[one].digests())
     for other in others:
         if other in roles:
-            common = sum(digest in seen for digest in _digests(roles[other]))
+            common = sum(digest in seen for digest in roles[other].digests())
             if common > len(roles[one]) // 100:
                 raise ValueError(
                     f"expected images to {one} to differ from those to {other}, got {common} in common; pass other "
                     f"images as ImageSplit({one}=...)"
                 )
-
-
-def _digests(data: ImageData) -> Iterator[bytes]:
-    """A 16-byte hash of each image."""
-    for image in data.images.cpu():
-        yield hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from ..network import UnrolledNetwork
 from .points import PlanPoint
 from .repairs import dropped_copy
@@ -31,7 +29,7 @@ class Stopwatch:
 
     net: UnrolledNetwork
     clock: Clock
-    x: torch.Tensor
+    x: Any
     costs: tuple[float, ...] | None = None
     _full: Any = field(default=None, init=False)
     seconds: float = field(default=float("nan"), init=False)
