@@ -58,13 +58,28 @@ class Source:
 
     def images(self, split: Split | None = None, limit: int | None = None) -> rp.ImageData:
         """The images of a split; print one line on how they are read (not for the digits, where nothing is decided)."""
+        return only_images(self.examples(None, split, limit))
+
+    def examples(
+        self, model: nn.Module | None, split: Split | None = None, limit: int | None = None
+    ) -> rp.data.InMemory:
+        """The same for data of any form."""
         with reading("--data", self.data):
-            images = rp.data.load_data(
-                self.data, split, limit=limit, size=self.size, mean=self.mean, std=self.std, default=self.reading
+            data = rp.data.load_examples(
+                self.data,
+                split,
+                model=model,
+                limit=limit,
+                size=self.size,
+                mean=self.mean,
+                std=self.std,
+                default=self.reading,
             )
-        if self.data != "digits" or self.mean:
-            say(self._told(images))
-        return images
+        if not isinstance(data, rp.ImageData):
+            say(f"Data: {len(data)} {data.nouns} of {data.name}")
+        elif self.data != "digits" or self.mean:
+            say(self._told(data))
+        return data
 
     @property
     def training(self) -> rp.ImageData | None:
@@ -98,6 +113,21 @@ def model_and_source(subject: Subject) -> tuple[nn.Module, Source]:
     where = place(subject.device)
     network = named_model(subject.model).to(where)
     return network, Source.of(network, subject)
+
+
+def only_images(data: rp.data.InMemory) -> rp.ImageData:
+    """The data, if they are images; other data are refused by the commands that need pixels or classes."""
+    if not isinstance(data, rp.ImageData):
+        raise ValueError(
+            f"expected --data with images of one class each, got {data!r}; the commands lesion and plan read other data"
+        )
+    return data
+
+
+def model_and_examples(subject: Subject, limit: int | None) -> tuple[nn.Module, rp.data.InMemory]:
+    """Load both, the model on the device; the data may be of any form."""
+    network, source = model_and_source(subject)
+    return network, source.examples(network, limit=limit)
 
 
 def model_and_data(subject: Subject, limit: int | None) -> tuple[nn.Module, rp.ImageData]:
@@ -153,7 +183,7 @@ def place(device: str) -> torch.device:
     return named
 
 
-def fitting(model: nn.Module, data: rp.ImageData, option: str = "--model") -> tuple[torch.Tensor, Any]:
+def fitting(model: nn.Module, data: rp.data.InMemory, option: str = "--model") -> tuple[Any, Any]:
     """Two images and the model's output for them; a one-line error if it does not take them."""
     from ..graph.inputs import main_output
     from ..network.fitting import output_on
@@ -161,7 +191,8 @@ def fitting(model: nn.Module, data: rp.ImageData, option: str = "--model") -> tu
 
     example = placed(data.subset(slice(0, 2)).x, model)
     output = output_on(model, example, data.name, f"choose --data to fit {option}")
-    _check_classes(main_output(output), data, option)
+    if isinstance(data, rp.ImageData):
+        _check_classes(main_output(output), data, option)
     return example, output
 
 
@@ -174,9 +205,10 @@ def _check_classes(logits: torch.Tensor, data: rp.ImageData, option: str = "--mo
         )
 
 
-def unrolled(model: nn.Module, data: rp.ImageData, option: str = "--model") -> rp.UnrolledNetwork:
+def unrolled(model: nn.Module, data: rp.data.InMemory, option: str = "--model") -> rp.UnrolledNetwork:
     """The network, with shapes from the first image; a one-line error if the images do not fit the model."""
     example, output = fitting(model, data, option)
     net = rp.unroll(model, example)
-    _check_classes(net.followed(output), data, option)
+    if isinstance(data, rp.ImageData):
+        _check_classes(net.followed(output), data, option)
     return net

@@ -12,20 +12,22 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..text_tables import show, table
-from ._inputs import Source, model_and_source, unrolled
+from ._inputs import Source, model_and_source, only_images, unrolled
 from .options import Planning, Repair, Subject
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def goal_of(options: Planning) -> rp.tradeoff.Goal:
-    """The one goal that was given; by default, a fall in accuracy of at most 1 %.
+def goal_of(options: Planning, data: rp.data.InMemory) -> rp.tradeoff.Goal:
+    """The one goal that was given; by default, for images, a fall in accuracy of at most 1 %.
 
     Raises:
-        ValueError: more than one goal.
+        ValueError: more than one goal, or none for data that are no images.
     """
-    names = ("latency", "accuracy_drop", "disagreement", "count")
+    from ..data.fitting import usual_metric
+
+    names = ("latency", "accuracy_drop", "disagreement", "rise", "count")
     flags = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
     given = [flag for flag, value in flags.items() if value is not None]
     if len(given) > 1:
@@ -36,6 +38,10 @@ def goal_of(options: Planning) -> rp.tradeoff.Goal:
         return rp.tradeoff.Disagreement(options.disagreement, options.confidence)
     if options.count is not None:
         return rp.tradeoff.Count(options.count)
+    if options.rise is not None:
+        return rp.tradeoff.Rise(options.metric or usual_metric(data), options.rise, options.confidence)
+    if not given and not isinstance(data, rp.ImageData):
+        raise ValueError(f"expected one of {', '.join(flags)} for {data.nouns}, got none; such as --rise 0.1")
     return rp.tradeoff.AccuracyDrop(
         0.01 if options.accuracy_drop is None else options.accuracy_drop, options.confidence
     )
@@ -44,7 +50,8 @@ def goal_of(options: Planning) -> rp.tradeoff.Goal:
 def search_of(options: Planning) -> rp.tradeoff.Search:
     """The search, by name."""
     searches = {"greedy": rp.tradeoff.Greedy, "beam": rp.tradeoff.Beam, "exact": rp.tradeoff.Exact}
-    search: rp.tradeoff.Search = searches[options.search](metric=options.metric, max_blocks=options.max_blocks)
+    metric = options.metric if options.rise is None else None  # then a smooth one of the same kind
+    search: rp.tradeoff.Search = searches[options.search](metric=metric, max_blocks=options.max_blocks)
     return search
 
 
@@ -65,9 +72,9 @@ class PlanImages:
         test: the images that certify.
     """
 
-    training: rp.ImageData
-    used: rp.ImageData
-    test: rp.ImageData
+    training: rp.data.InMemory
+    used: rp.data.InMemory
+    test: rp.data.InMemory
 
     @classmethod
     def of(cls, network: nn.Module, source: Source, limit: int | None, repair: rp.tradeoff.Repair) -> PlanImages:
@@ -75,7 +82,7 @@ class PlanImages:
         from ..network.norms import tracking_norms
         from ..tradeoff.split import check_apart
 
-        test, training = source.images("test"), source.images("train", limit)
+        test, training = source.examples(network, "test"), source.examples(network, "train", limit)
         try:
             check_apart({"certify": test, "search": training}, "certify", ("search",))
         except ValueError as error:
@@ -83,7 +90,7 @@ class PlanImages:
                 f"expected --data whose training and test images differ: {error}".partition(";")[0]
                 + "; give a folder with train and test (or val) in it"
             ) from None
-        fitted = repair.needs_images and bool(tracking_norms(network))
+        fitted = repair.needs_images and bool(tracking_norms(network)) and isinstance(training, rp.ImageData)
         return cls(training, rp.tradeoff.as_in_training(network, training) if fitted else training, test)
 
     def split(self, repair: rp.tradeoff.Repair, seed: int = 0) -> rp.tradeoff.ImageSplit:
@@ -100,7 +107,7 @@ def distilled(repair: rp.tradeoff.Closed, images: rp.ImageData, epochs: int, rat
     return rp.tradeoff.Distil(settings, repair, images)
 
 
-def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.ImageData) -> str:
+def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.data.InMemory) -> str:
     """One line on which images the repair used."""
     from ..network.norms import tracking_norms
 
@@ -110,16 +117,18 @@ def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.Image
     return f"{done.get(type(repair).__name__, 'Searched')} on {images.name}"
 
 
-def check_enough(goal: rp.tradeoff.Goal, images: rp.ImageData) -> None:
+def check_enough(goal: rp.tradeoff.Goal, images: rp.data.InMemory) -> None:
     """Refuse, before a long search, a goal that cannot be certified.
 
     Raises:
         ValueError: fewer images than a certificate needs.
     """
-    if isinstance(goal, rp.tradeoff.AccuracyDrop | rp.tradeoff.Disagreement) and len(images) < goal.least_images:
+    if isinstance(goal, rp.tradeoff.Latency | rp.tradeoff.Count):
+        return
+    if len(images) < goal.least_images:
         raise ValueError(
-            f"expected at least {goal.least_images} test images to show that {goal}, got {len(images)}; pass more "
-            "images, allow a larger fall, or ask for less confidence"
+            f"expected at least {goal.least_images} test {images.nouns} to show that {goal}, got {len(images)}; pass "
+            f"more {images.nouns}, allow a larger fall, or ask for less confidence"
         )
 
 
@@ -140,6 +149,36 @@ def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
 
 
 def plan_table(plan: rp.tradeoff.DropPlan) -> Table:
+    """One row per point."""
+    return _metric_table(plan) if plan.points[0].metric else _accuracy_table(plan)
+
+
+def _metric_table(plan: rp.tradeoff.DropPlan) -> Table:
+    """The metric of a goal instead of accuracies."""
+    full, clock = plan.points[0], plan.clock
+    rows = table(f"Time for {clock.batch}, {clock.runtime}; {full.metric} on {plan.images['certify'].count} examples")
+    rows.add_column("", no_wrap=True)
+    rows.add_column("gone", justify="right", no_wrap=True)
+    rows.add_column("latest block", no_wrap=True)
+    for name in (full.metric, "rise", "at most", "time", "param."):
+        rows.add_column(name, justify="right", no_wrap=True)
+    before = set[str]()
+    for index, point in enumerate(plan.points):
+        new, before = [name for name in point.names if name not in before], set(point.names)
+        rows.add_row(
+            "*" if index == plan.chosen else "",
+            str(len(point.dropped)),
+            "\n".join(new),
+            f"{point.value:.4g}",
+            f"{point.rise:+.4g}",
+            "" if point.rise_at_most is None else f"{point.rise_at_most:+.4g}",
+            f"{point.share:.2f}",
+            f"{point.parameters / max(1, full.parameters):.2f}",
+        )
+    return rows
+
+
+def _accuracy_table(plan: rp.tradeoff.DropPlan) -> Table:
     """One row per point; at most 80 columns wide with names of up to 25 letters, which are never cut."""
     clock = plan.clock
     rows = table(f"Time for {clock.batch} images, {clock.runtime}; accuracy on {plan.images['certify'].count} images")
@@ -188,14 +227,17 @@ class Planned:
         screen.print(repair_said(self.repair, self.net.model, self.images.used))
 
 
-def planned(subject: Subject, options: Planning, out: Path) -> Planned:
+def planned(subject: Subject, options: Planning, out: Path, *, images_only: bool = False) -> Planned:
     """Make a plan, and write it with its plot and its journal to a folder."""
-    goal, search, repair = goal_of(options), search_of(options), repair_of(options.repair)
+    search, repair = search_of(options), repair_of(options.repair)
     clock = rp.tradeoff.Clock(
         batch=options.latency_batch, threads=options.threads, runtime=options.runtime, seconds=options.latency_seconds
     )
     network, source = model_and_source(subject)
     images = PlanImages.of(network, source, options.limit, repair)
+    if images_only:
+        only_images(images.test)
+    goal = goal_of(options, images.test)
     check_enough(goal, images.test)
     net = unrolled(network, images.test)
     used: rp.tradeoff.Repair = repair

@@ -38,8 +38,8 @@ class Studied:
     metric: Annotated[
         str | None,
         typer.Option(
-            help="error, loss, soft_error, top5_error, disagreement, soft_disagreement, divergence (default: "
-            "depends on the study; not for single)."
+            help="error, loss, soft_error, disagreement, divergence, next_token_loss, perplexity, pixel_error, "
+            "iou_error, squared_error, ... (default: depends on study and data; not for single deletions of images)."
         ),
     ] = None
     draws: Annotated[
@@ -64,7 +64,6 @@ class Studied:
     def __post_init__(self) -> None:
         """Refuse an option that the study would ignore."""
         unused = {
-            "--metric": self.metric is not None and self.study == "single",
             "--tolerance": self.tolerance is not None and self.study != "game",
             "--journal": self.journal is not None and self.study == "predictors",
         }
@@ -72,13 +71,16 @@ class Studied:
             if wrong:
                 raise ValueError(f"expected --study {self.study} without {option}, which it does not use; leave it out")
 
-    def common(self, metric: str, quiet: bool) -> dict[str, Any]:
-        """The arguments of all studies, with the default metric if none was given."""
-        return {"metric": self.metric or metric, "batch_size": self.batch_size, "progress": not quiet}
+    def common(self, metric: str, quiet: bool, data: rp.data.InMemory) -> dict[str, Any]:
+        """The arguments of all studies; the default metric is for images."""
+        from ..data.fitting import usual_metric
 
-    def drawn(self, metric: str, quiet: bool) -> dict[str, Any]:
+        usual = metric if isinstance(data, rp.ImageData) else usual_metric(data)
+        return {"metric": self.metric or usual, "batch_size": self.batch_size, "progress": not quiet}
+
+    def drawn(self, metric: str, quiet: bool, data: rp.data.InMemory) -> dict[str, Any]:
         """The arguments of studies that draw at random."""
-        return {**self.common(metric, quiet), "draws": self.draws, "seed": self.seed, "journal": self.journal}
+        return {**self.common(metric, quiet, data), "draws": self.draws, "seed": self.seed, "journal": self.journal}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,29 +93,35 @@ class Finding:
     words: str
 
 
-def run(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    """Run one study (all but ``single``, which the command runs itself)."""
+def run(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    """Run one study (but for ``single`` on images, which the command runs itself)."""
     return _STUDIES[options.study](net, data, options, quiet)
 
 
-def _chance(data: rp.ImageData, metric: str | None) -> float | None:
-    return 1 - 1 / len(data.classes) if metric in (None, "error") else None
+def _chance(data: rp.data.InMemory, metric: str | None) -> float | None:
+    return 1 - 1 / len(data.classes) if isinstance(data, rp.ImageData) and metric in (None, "error") else None
 
 
-def _random(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    record = rp.random_deletions(net, data, **options.drawn("error", quiet))
+def _single(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    record = rp.single_deletions(net, data, journal=options.journal, **options.common("error", quiet, data))
+    words = f"Each block deleted in turn; intervals are over {data.nouns}."
+    return Finding(record.to_pandas(), lambda: rp.plot.plot_single_deletions(record), _facts(record), words)
+
+
+def _random(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    record = rp.random_deletions(net, data, **options.drawn("error", quiet, data))
     low, middle, high = record.quantiles()
     ends = record.median_interval()
     table = data_frame(
         {"deleted": record.counts, "median": middle, "low": ends[0], "high": ends[1], "tenth": low, "ninetieth": high}
     )
-    words = f"Median over {options.draws} draws with its 95 % interval over images; 10th and 90th percentiles."
+    words = f"Median over {options.draws} draws with its 95 % interval over {data.nouns}; 10th and 90th percentiles."
     chance = _chance(data, options.metric)
     return Finding(table, lambda: rp.plot.plot_random_deletions(record, chance=chance), _facts(record), words)
 
 
-def _reorder(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    record = rp.lesion.reorderings(net, data, **options.drawn("error", quiet))
+def _reorder(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.reorderings(net, data, **options.drawn("error", quiet, data))
     found, low, high = record.rank_correlation()
     words = (
         f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
@@ -125,8 +133,8 @@ def _reorder(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quie
     return Finding(record.by_swaps(), lambda: rp.plot.plot_reorderings(record, chance=chance), facts, words)
 
 
-def _stage(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    record = rp.lesion.stage_deletions(net, data, **options.drawn("error", quiet))
+def _stage(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.stage_deletions(net, data, **options.drawn("error", quiet, data))
     rows = [
         {"stage": stage + 1, "blocks": len(blocks), "full_stage": value}
         for stage, (blocks, value) in enumerate(zip(record.stages, record.full_stage.tolist(), strict=True))
@@ -135,14 +143,14 @@ def _stage(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet:
     return Finding(data_frame(rows), lambda: rp.plot.plot_stage_deletions(record), _facts(record.results[0]), words)
 
 
-def _shortcut(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    record = rp.lesion.shortcut_deletions(net, data, journal=options.journal, **options.common("error", quiet))
+def _shortcut(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    record = rp.lesion.shortcut_deletions(net, data, journal=options.journal, **options.common("error", quiet, data))
     words = "Only the shortcut of one block is deleted; its branch is kept."
     chance, rows = _chance(data, options.metric), record.to_pandas()
     return Finding(rows, lambda: rp.plot.plot_single_deletions(record, chance=chance), _facts(record), words)
 
 
-def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
+def _game(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
     record = rp.block_values(
         net,
         data,
@@ -150,7 +158,7 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
         max_permutations=max(4, 2 * options.draws) if options.tolerance is None else 2000,
         seed=options.seed,
         journal=options.journal,
-        **options.common("loss", quiet),
+        **options.common("loss", quiet, data),
     )
     how = f"all 2^{len(record.blocks)} coalitions" if record.exhaustive else f"{record.orders} orders"
     words = (
@@ -162,8 +170,8 @@ def _game(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: 
     return Finding(record.to_pandas(), lambda: rp.plot.plot_block_values(record), facts, words)
 
 
-def _predictors(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, quiet: bool) -> Finding:
-    damage = rp.single_deletions(net, data, **options.common("loss", quiet))
+def _predictors(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
+    damage = rp.single_deletions(net, data, **options.common("loss", quiet, data))
     predictors = rp.lesion.damage_predictors(net, data, batch_size=options.batch_size, progress=not quiet)
     ranking = rp.lesion.rank_predictors(predictors, damage, seed=options.seed)
     trusted = ", ".join(ranking.trusted()) or "none"
@@ -175,7 +183,8 @@ def _predictors(net: rp.UnrolledNetwork, data: rp.ImageData, options: Studied, q
     return Finding(ranking.to_pandas(), lambda: rp.plot.plot_predictor_ranking(ranking), facts, words)
 
 
-_STUDIES: dict[str, Callable[[rp.UnrolledNetwork, rp.ImageData, Studied, bool], Finding]] = {
+_STUDIES: dict[str, Callable[[rp.UnrolledNetwork, rp.data.InMemory, Studied, bool], Finding]] = {
+    "single": _single,
     "random": _random,
     "reorder": _reorder,
     "stage": _stage,

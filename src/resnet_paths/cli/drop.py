@@ -13,7 +13,7 @@ import typer
 import resnet_paths as rp
 
 from ._app import command
-from ._inputs import block_names, console, model_and_source, unrolled
+from ._inputs import block_names, console, model_and_source, only_images, unrolled
 from ._planning import PlanImages, repair_of, repair_said, source_of
 from ._smaller import check_as_planned, write_smaller
 from .options import Json, Limit, Out, Repair, Subject
@@ -89,8 +89,8 @@ def _as_planned(
     if isinstance(used, rp.tradeoff.Distil) and plan.keeps_finetuned:
         plan = replace(plan, repair=replace(used, images=source.images("train", noted.get("finetune_limit"))))
     smaller = plan.apply(net, images.used, split=split)
-    files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
-    accuracy = check_as_planned(plan, files["pt2"], images.test, net)
+    files = write_smaller(smaller, noted["model"], plan.point.names, only_images(images.test), out, onnx=onnx)
+    accuracy = check_as_planned(plan, files["pt2"], only_images(images.test), net)
     return {**_facts(net, plan.point.dropped, smaller, files), "accuracy": accuracy}
 
 
@@ -105,7 +105,7 @@ def _by_blocks(
         smaller = rp.drop_blocks(net, blocks)
     else:
         parts = PlanImages.of(network, source, limit, used)
-        images, net = parts.training, unrolled(network, parts.training)
+        images, net = only_images(parts.training), unrolled(network, parts.training)
         said = repair_said(used, network, parts.used)
         smaller = used.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
     dropped = net.indices(blocks)

@@ -17,7 +17,7 @@ from ..tables import json_rows
 from ..text_tables import show, table
 from . import _studies
 from ._app import command
-from ._inputs import console, model_and_data, unrolled
+from ._inputs import console, model_and_examples, unrolled
 from .options import Json, Limit, Out, Subject
 
 if TYPE_CHECKING:
@@ -53,10 +53,12 @@ def lesion(
     With no options it runs on the embedded ResNet-56 (27 blocks, trained on UCI digits), offline.
     """
     screen = console(quiet=as_json)
-    network, images = model_and_data(subject, limit)
+    network, images = model_and_examples(subject, limit)
     net = unrolled(network, images)
-    screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} images of {images.name}")
-    if studied.study != "single":
+    screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} {images.nouns} of {images.name}")
+    if studied.study == "single" and isinstance(images, rp.ImageData) and studied.metric is not None:
+        raise ValueError("expected --study single without --metric for images, which it does not use; leave it out")
+    if studied.study != "single" or not isinstance(images, rp.ImageData):
         _study(net, images, studied, out, screen, as_json)
         return
     running: rp.lesion.StudyOptions = {"batch_size": studied.batch_size, "journal": studied.journal}
@@ -81,7 +83,7 @@ def lesion(
 
 def _study(
     net: rp.UnrolledNetwork,
-    images: rp.ImageData,
+    images: rp.data.InMemory,
     studied: _studies.Studied,
     out: Path,
     screen: Console,

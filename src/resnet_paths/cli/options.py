@@ -14,7 +14,6 @@ import typer
 
 from ..choices import (
     BlockKind,
-    MetricName,
     Normalise,
     NormStatistics,
     Precision,
@@ -23,6 +22,7 @@ from ..choices import (
     Shortcut,
     Stem,
 )
+from ..metric_names import MetricName
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,10 @@ class Planning:
     disagreement: Annotated[float | None, typer.Option(help="Allowed share of changed answers; needs no labels.")] = (
         None
     )
+    rise: Annotated[
+        float | None,
+        typer.Option(help="Allowed rise of --metric, for data of any form, such as 0.5 of perplexity."),
+    ] = None
     count: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None
     confidence: Annotated[float, typer.Option(help="Confidence with which the goal must be shown.")] = 0.95
     search: Annotated[
@@ -228,7 +232,10 @@ class Planning:
     ] = "greedy"
     metric: Annotated[
         MetricName | None,
-        typer.Option(help="What the search minimises (default: soft_error; without labels soft_disagreement)."),
+        typer.Option(
+            help="What the search minimises (default: soft_error; without labels soft_disagreement; for other data, "
+            "what fits the targets); with --rise, what may rise."
+        ),
     ] = None
     max_blocks: Annotated[int | None, typer.Option(help="Maximum number of blocks to drop.")] = None
     repair: Repair = "refit"

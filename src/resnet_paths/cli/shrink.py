@@ -16,7 +16,7 @@ import resnet_paths as rp
 from ..files import write_text
 from ..text_tables import show, table
 from ._app import command
-from ._inputs import console
+from ._inputs import console, only_images
 from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
 from .options import Json, Out, Planning, Subject
@@ -39,7 +39,7 @@ def shrink(
     """Drop blocks for a budget, repair, optionally fine-tune, and write the smaller network with a summary."""
     if onnx:
         rp.surgery.export.check_onnx([*rp.surgery.export.ONNX, *rp.surgery.export.ONNX_RUNTIME])
-    made = planned(subject, planning, out)
+    made = planned(subject, planning, out, images_only=True)
     plan, net, images, files = made.plan, made.net, made.images, made.files
     screen = console(quiet=as_json)
     made.show(screen)
@@ -48,9 +48,9 @@ def shrink(
             f"no blocks were dropped: for no set could it be shown that {plan.goal}; allow more, or pass more images"
         )
     smaller = plan.apply(net, images.used, split=made.split)
-    files |= write_smaller(smaller, subject.model, plan.point.names, images.test, out, onnx=onnx)
-    check_as_planned(plan, files["pt2"], images.test, net)
-    stages = _stages(net, plan, images.test, files.get("onnx") if subject.device == "cpu" else None)
+    files |= write_smaller(smaller, subject.model, plan.point.names, only_images(images.test), out, onnx=onnx)
+    check_as_planned(plan, files["pt2"], only_images(images.test), net)
+    stages = _stages(net, plan, only_images(images.test), files.get("onnx") if subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
         facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}

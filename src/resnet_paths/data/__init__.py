@@ -12,7 +12,7 @@ from .in_memory import InMemory
 from .metric import ExampleMetric
 from .predictions import right
 from .reading import Reading
-from .sources import cifar10, digits, has_parts, load_data
+from .sources import cifar10, digits, has_parts, load_data, load_examples
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -31,6 +31,7 @@ __all__ = [
     "folder",
     "has_parts",
     "load_data",
+    "load_examples",
     "npz",
     "right",
     "zipped",

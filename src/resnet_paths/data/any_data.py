@@ -40,7 +40,13 @@ from .position_metrics import IGNORED
 
 @checked
 def as_examples(
-    source: ImageSource, model: nn.Module | None = None, *, labelled: bool = True, name: str | None = None
+    source: ImageSource,
+    model: nn.Module | None = None,
+    *,
+    labelled: bool = True,
+    name: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> InMemory:
     """Data of any form in memory; every function that takes data of any form reads it by this.
 
@@ -54,6 +60,8 @@ def as_examples(
         labelled: refuse data without targets. If False, `source` may also be inputs alone, and two arrays that differ
             only in length are two batches of them.
         name: name of the data, for records and figures.
+        mean: mean of each channel of images, see :func:`as_data`.
+        std: standard deviation of each channel of images.
 
     Returns:
         :class:`ImageData` for images with one class each or none, otherwise :class:`Examples`, all in memory.
@@ -72,7 +80,7 @@ def as_examples(
     if isinstance(source, Examples):
         return _labelled(source, labelled)
     if isinstance(source, ImageData):
-        return as_data(source, labelled=labelled, name=name)
+        return as_data(source, labelled=labelled, name=name, mean=mean, std=std)
     if _is_array(source):
         source = [source]
     _check(source)
@@ -82,7 +90,7 @@ def as_examples(
         items = iter(()) if first is None else itertools.chain([first], items)
         samples = _holds_samples(source)
         if first is None or _holds_images(first, samples, model):
-            return _collected(source, None, None, None, name, None, None, None, labelled, items)
+            return _collected(source, mean, std, None, name, None, None, None, labelled, items)
         data = _joined([_read(item, samples, model) for item in items], name or _named(source))
     return _labelled(data, labelled)
 

@@ -17,17 +17,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..arguments import ELSEWHERE, checked
 from ..choices import Split
 from ..imports import first_import
 from ..user_code import is_user_code, user_object
+from ..warned import warn
 from ._files import SeveralSizes, folder, folder_layout, zip_file, zip_layout, zipped
 from ._normalisation import CIFAR10_CLASSES, IMAGENET_MEAN, IMAGENET_STD
 from ._npz import drawn, limited, npz, npz_parts
-from .adapter import UnknownNormalisation, as_data
+from .adapter import UnknownNormalisation
+from .any_data import as_examples
 from .classes import renamed
+from .examples import Examples
 from .images import ImageData
+from .in_memory import InMemory
 from .reading import Reading
 
 _FORMS = "'digits', 'cifar10[:FOLDER]', a folder of class folders, a .zip, an .npz, module:function or file.py:function"
@@ -148,6 +153,57 @@ def load_data(
         >>> load_data("digits", limit=100).x.shape
         torch.Size([100, 1, 8, 8])
     """
+    data = _loaded(
+        spec, split, None, limit=limit, size=size, download=download, mean=mean, std=std, classes=classes, white=white,
+        seed=seed, default=default,
+    )  # fmt: skip
+    if not isinstance(data, ImageData):
+        raise TypeError(f"expected images with one class each from {spec!r}, got {data!r}; this reads images only")
+    return data
+
+
+@checked
+def load_examples(
+    spec: Annotated[str | Path, ELSEWHERE],
+    split: Split | None = None,
+    *,
+    model: nn.Module | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> InMemory:
+    """Data of any form by name or path: images as :func:`load_data` reads them, or whatever your function returns.
+
+    Args:
+        spec: see :func:`load_data`; a function may return anything that :func:`as_examples` reads.
+        split: see :func:`load_data`.
+        model: the model that reads the data, see :func:`as_examples`.
+        limit: maximum number of examples.
+        seed: seed of a split drawn at random.
+        **options: those of :func:`load_data` for images.
+
+    Example:
+        >>> load_examples("digits", limit=3).noun
+        'image'
+    """
+    return _loaded(spec, split, model, limit=limit, seed=seed, **options)
+
+
+def _loaded(
+    spec: Any,
+    split: Split | None,
+    model: nn.Module | None,
+    *,
+    limit: int | None = None,
+    size: int | None = None,
+    download: bool = False,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    classes: Sequence[str] | None = None,
+    white: float | None = None,
+    seed: int = 0,
+    default: Reading | None = None,
+) -> InMemory:
     if not isinstance(spec, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {type(spec).__name__}; as_data takes loaders, data sets and arrays")
     for name, value in {"limit": limit, "size": size}.items():
@@ -157,7 +213,9 @@ def load_data(
     classes = tuple(classes) if classes is not None else default.classes or None
     options = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
     spec = str(spec)
-    data = _read(spec, options)
+    data = _read(spec, options, model)
+    if not isinstance(data, ImageData):
+        return data if limit is None else data.subset(slice(0, limit))
     if default.fits(data.images.shape[1]) and _kind(spec) != "function":
         mean, std = mean or default.mean, std or default.std
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
@@ -220,7 +278,7 @@ def _kind(spec: str) -> str:
     )
 
 
-def _read(spec: str, asked: _Options) -> ImageData:
+def _read(spec: str, asked: _Options, model: nn.Module | None) -> InMemory:
     kind = _kind(spec)
     if asked.size is not None and kind not in ("folder", "zip"):
         raise ValueError(
@@ -244,7 +302,10 @@ def _read(spec: str, asked: _Options) -> ImageData:
     if kind == "npz":
         return npz(spec, asked.split, limit=asked.limit, classes=asked.classes, seed=asked.seed)
     if kind == "function":
-        data = _of_function(spec, asked)
+        of_any_form = _of_function(spec, asked, model)
+        if not isinstance(of_any_form, ImageData):
+            return of_any_form
+        data = of_any_form
     elif kind == "digits":
         data = digits(asked.split)
     else:
@@ -266,21 +327,40 @@ def _takes_split(function: Any) -> bool:
     return "split" in inspect.signature(function).parameters
 
 
-def _of_function(spec: str, asked: _Options) -> ImageData:
-    """The images that the user's function returns."""
+def _of_function(spec: str, asked: _Options, model: nn.Module | None) -> InMemory:
+    """The data that the user's function returns."""
     function, name = _function(spec), spec.rpartition(":")[2]
     takes_split = _takes_split(function)
     arguments = {"split": asked.split or "test"} if takes_split else {}
     value = function(**arguments)
+    labelled = not isinstance(value, Examples)
     try:
-        data = as_data(value, mean=asked.mean, std=asked.std)
+        data = as_examples(value, model, labelled=labelled, mean=asked.mean, std=asked.std)
     except UnknownNormalisation:
         if asked.mean or asked.std or not asked.default.mean:
             raise
-        data = as_data(value, mean=asked.default.mean, std=asked.default.std)
+        data = as_examples(value, model, mean=asked.default.mean, std=asked.default.std)
     if takes_split:
-        return replace(data, name=f"{name} ({arguments['split']})")
-    return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)
+        return replace(data, name=f"{name} ({arguments['split']})")  # type: ignore[type-var]
+    if isinstance(data, ImageData):
+        return replace(data, name=name) if asked.split is None else drawn(data, asked.split, name, asked.seed)
+    return _part(data, name, asked)
+
+
+def _part(data: InMemory, name: str, asked: _Options) -> InMemory:
+    """All examples, or a part drawn at random, a fifth of them for tests; a warning says so."""
+    if asked.split is None:
+        return replace(data, name=name)  # type: ignore[type-var]
+    order, test = data.random_order(asked.seed), max(1, len(data) // 5)
+    if len(data) < 2:
+        raise ValueError(f"expected at least two {data.nouns} in {name} to split, got {len(data)}")
+    part = "training" if asked.split == "train" else "test"
+    warn(
+        f"{name} takes no split: {test} of its {len(data)} {data.nouns}, drawn with seed {asked.seed}, are the test "
+        f"part and {len(data) - test} the training part; these are the {part} part"
+    )
+    indices = (order[test:] if asked.split == "train" else order[:test]).sort().values
+    return replace(data.subset(indices), name=f"{name} ({part} part, seed {asked.seed})")  # type: ignore[type-var]
 
 
 def _check_split(split: str | None) -> None:

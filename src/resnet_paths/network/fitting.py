@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..graph.inputs import call_model
+from ..graph.trees import leaves
 
-def output_on(model: nn.Module, images: torch.Tensor, name: str, advice: str) -> Any:
+
+def output_on(model: nn.Module, images: Any, name: str, advice: str) -> Any:
     """A model's output for a few images, or an error that says what to do.
 
     Args:
         model: in eval mode.
-        images: preprocessed, on the device of its parameters.
+        images: its input, on the device of its parameters.
         name: what to call the images in the message.
         advice: what to do, for the message.
 
@@ -26,8 +29,9 @@ def output_on(model: nn.Module, images: torch.Tensor, name: str, advice: str) ->
     """
     try:
         with torch.no_grad():
-            return model(images)
+            return call_model(model, images)
     except RuntimeError as error:
-        shape = "x".join(map(str, images.shape[1:]))
+        tensors = [leaf for leaf in leaves(images) if isinstance(leaf, torch.Tensor)]
+        shape = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors)
         reason = " ".join(str(error).split())
         raise ValueError(f"expected images that the model accepts, got {name} of {shape}: {reason}; {advice}") from None

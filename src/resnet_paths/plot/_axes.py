@@ -24,8 +24,18 @@ _LABELS = {
     "divergence": "divergence from the full network (nats)",
     "soft_error": "1 - p(label)",
     "soft_disagreement": "total variation from the full network's prediction",
+    "next_token_loss": "loss per token (nats)",
+    "next_token_error": "share of tokens not predicted",
+    "pixel_loss": "cross-entropy per pixel (nats)",
+    "pixel_error": "share of wrong pixels",
+    "iou_error": "1 - mean intersection over union",
+    "squared_error": "mean squared error",
+    "absolute_error": "mean absolute error",
+    "multilabel_error": "share of wrong labels",
+    "cosine_distance": "cosine distance from the full network",
+    "embedding_distance": "relative distance from the full network",
 }
-_OF_IMAGES = ("error", "top5_error", "disagreement")
+_OF_IMAGES = ("error", "top5_error", "disagreement", "next_token_error", "pixel_error", "multilabel_error")
 
 
 def metric_label(metric: str) -> str:

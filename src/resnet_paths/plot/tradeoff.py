@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..arguments import checked
-from ..tradeoff import DropPlan
+from ..tradeoff import DropPlan, PlanPoint
 from ._axes import is_share, metric_label
 from ._fitting import letter_size
 from ._frame import Frame, Look, marker, thin
@@ -19,7 +19,8 @@ from ._style import ink
 def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
 
-    Without labels: the share of images with the same answer as from the full network.
+    Without labels: the share of images with the same answer as from the full network. For a plan by another metric:
+    that metric.
 
     Args:
         plan: see :func:`resnet_paths.tradeoff.plan_drop`.
@@ -28,8 +29,13 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
     """
     frame = Frame(ax, (7, 4), **look)
     latency = 1e3 * np.array([point.latency for point in plan.points])
-    labelled = not np.isnan(plan.points[0].accuracy)
-    accuracy = np.array([point.plain if labelled else 1 - point.disagreement for point in plan.points])
+    metric = plan.points[0].metric
+    labelled = not metric and not np.isnan(plan.points[0].accuracy)
+
+    def reached(point: PlanPoint) -> float:
+        return point.value if metric else point.accuracy if labelled else 1 - point.disagreement
+
+    accuracy = np.array([point.plain if labelled else reached(point) for point in plan.points])
     what = "as dropped" if labelled else "as repaired"
     name = frame.label(f"{what} (number: blocks dropped)")
     frame.ax.plot(latency, accuracy, "o", color=frame.color, markersize=marker(), label=name)
@@ -44,14 +50,12 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
         )
         frame.ax.plot(latency, repaired, color=frame.second, alpha=0.4, linewidth=thin())
     label = frame.detail(f"chosen: {len(point.dropped)} dropped")
-    height = point.accuracy if labelled else 1 - point.disagreement
-    frame.ax.plot(1e3 * point.latency, height, "*", color=frame.third, markersize=marker(2), label=label)
+    frame.ax.plot(1e3 * point.latency, reached(point), "*", color=frame.third, markersize=marker(2), label=label)
     if plan.finetuned is not None:
         tuned = plan.finetuned
-        height = tuned.accuracy if labelled else 1 - tuned.disagreement
         label = frame.detail("fine-tuned")
-        frame.ax.plot(1e3 * tuned.latency, height, "^", color=frame.third, markersize=marker(1.3), label=label)
-    full = plan.points[0].accuracy if labelled else 1.0
+        frame.ax.plot(1e3 * tuned.latency, reached(tuned), "^", color=frame.third, markersize=marker(1.3), label=label)
+    full = reached(plan.points[0]) if metric or labelled else 1.0
     frame.ax.axhline(full, color=ink(0.7), linewidth=thin(), linestyle=":", label=frame.detail("full model"))
     for place in _apart(latency, accuracy):
         frame.ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]),
@@ -60,8 +64,8 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
     return frame.done(
         f"Blocks dropped by {_search(plan)} search",
         x=f"latency (ms, batch {plan.clock.batch})",
-        y="accuracy" if labelled else "same answer as the full network",
-        percent=True,
+        y=metric_label(metric) if metric else "accuracy" if labelled else "same answer as the full network",
+        percent=not metric or is_share(metric),
     )
 
 
