@@ -33,8 +33,12 @@ Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
 Budget = Literal["quick", "full"]
 """How much a report measures."""
 
-MetricName = Literal["error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement"]
-"""Metrics of the logits of each image (``resnet_paths.data.metrics.METRICS``)."""
+MetricName = Literal[
+    "error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement",
+    "next_token_loss", "perplexity", "next_token_error", "pixel_loss", "pixel_error", "iou_error",
+    "squared_error", "absolute_error", "multilabel_error", "cosine_distance", "embedding_distance",
+]  # fmt: skip
+"""Metrics of the outputs for each example (``resnet_paths.data.metrics.METRICS``)."""
 
 Linearisation = Literal["frozen", "tangent"]
 """Linear maps in place of curved operations: the map that reproduces the value, or the derivative."""

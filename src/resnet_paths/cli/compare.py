@@ -13,10 +13,10 @@ from rich.table import Table
 
 import resnet_paths as rp
 
+from ..choices import MetricName
 from ..comparison.checkpoints import told_apart
 from ..comparison.settings import ComparedPart
 from ..files import write_table
-from ..metric_names import MetricName
 from ..models.load import written_file
 from ..report.side_by_side import latency_sentences, most_different
 from ..tables import json_rows

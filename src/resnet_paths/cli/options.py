@@ -14,6 +14,7 @@ import typer
 
 from ..choices import (
     BlockKind,
+    MetricName,
     Normalise,
     NormStatistics,
     Precision,
@@ -22,7 +23,6 @@ from ..choices import (
     Shortcut,
     Stem,
 )
-from ..metric_names import MetricName
 
 
 @dataclass(frozen=True)

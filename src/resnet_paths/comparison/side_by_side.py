@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..data.metrics import Metric, metric_named
 from ..graph.errors import NoBlocksError
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model
 from ..lesion.evaluate import Network
-from ..metric_names import MetricName
 from ..models.load import load_model
 from ..network import unroll
 from ..network.unrolled import placed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..metric_names import MetricName
+from ..choices import MetricName
 from .adapter import ImageSource, as_data
 from .any_data import as_examples
 from .examples import Examples

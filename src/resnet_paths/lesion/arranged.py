@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import COUNT, NONE_OR_MORE
 from ..choices import MetricName
-from ..data import ImageSource, as_data
-from ..data.metrics import Metric, bound_of, metric_named, needs_labels
+from ..data import ImageSource
+from ..data.fitting import data_for
+from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
@@ -122,7 +123,7 @@ def arrangements(
         >>> found.names, found.values.shape
         (('parallel',), (1,))
     """
-    data = as_data(data, labelled=needs_labels(metric))
+    data = data_for(metric, data, net.model)
     name, function = metric_named(metric)
     run = Running(**options)
     runner = quick(net, run.fast)
@@ -252,11 +253,11 @@ class _Arranged:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def full(self, x: torch.Tensor) -> torch.Tensor:
+    def full(self, x: Any) -> torch.Tensor:
         """The logits of the network itself."""
         return self.runner(x)
 
-    def outputs(self, x: torch.Tensor, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
+    def outputs(self, x: Any, count: Evaluations) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (arrangement, logits) for each arrangement."""
         moves = [self._moves(row) for row in self.rows]
         longest = max(map(len, moves))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric
-from ..metric_names import MetricName
 from ..network import UnrolledNetwork
 from ..network.unrolled import placed
 from ..records import Record

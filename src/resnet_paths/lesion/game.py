@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource, InMemory
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
-from ..metric_names import MetricName
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
 from ..records import Record

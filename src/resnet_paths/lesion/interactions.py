@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 
 from ..arguments import Range, checked
+from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
 from ..imports import first_import
-from ..metric_names import MetricName
 from ..network import BlockRef, Evaluations
 from ..provenance import Provenance, provenance
 from ..records import Record

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Unpack
 import numpy as np
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
-from ..metric_names import MetricName
 from ..network import BlockRef
 from ..provenance import Provenance, provenance
 from ..records import Record

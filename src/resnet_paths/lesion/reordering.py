@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from ..arguments import Range, checked
+from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
-from ..metric_names import MetricName
 from ..network import Evaluations, State, UnrolledNetwork
 from ..network.unrolled import placed
 from ..provenance import Provenance, provenance

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..choices import MetricName
 from ..data import ImageSource, InMemory
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.prefix_tree import shared_walk
-from ..metric_names import MetricName
 from ..network import Evaluations, State, UnrolledNetwork
 from ..provenance import Provenance, provenance
 from ..records import Record

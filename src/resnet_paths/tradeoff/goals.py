@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..arguments import checked
 from ..arguments.ranges import INSIDE, NONE_OR_MORE, SHARE, Range
+from ..choices import MetricName
 from ..data.metrics import Metric, bound_of, metric_named
-from ..metric_names import MetricName
 from ..statistics import share_at_most
 from ..statistics.proportions import least_images
 

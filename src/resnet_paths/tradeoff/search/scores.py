@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...choices import MetricName
 from ...lesion import Metric
-from ...metric_names import MetricName
 
 Set = tuple[int, ...]
 """Indices of dropped blocks, in ascending order."""
