@@ -327,5 +327,7 @@ def test_nothing_is_torn_in_print(browser: Any, whole_file: Path) -> None:
     assert page.eval_on_selector_all("main figure", style, "breakInside") == ["avoid"]
     assert page.eval_on_selector_all("main h2, main h3, main .question", style, "breakAfter") == ["avoid"]
     assert page.eval_on_selector_all("main, section.full > .parts", style, "display") == ["block"]
+    page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718  # nothing is cut at the edge of the sheet
     assert page.pdf(format="A4").startswith(b"%PDF")
     context.close()

@@ -190,7 +190,7 @@ class Relief {
   axes() {
     const end = (values) => `${values[0]} to ${values.at(-1)}`;
     const [first, second] = [this.project(0, -1.25, 0), this.project(-1.25, 0, 0)];
-    const name = (point, text) => svg("text", { x: point[0].toFixed(1), y: point[1].toFixed(1), "text-anchor": "middle" }, text);
+    const name = (point, text) => svg("text", { x: Math.min(Math.max(point[0], 65), WIDTH - 65).toFixed(1), y: point[1].toFixed(1), "text-anchor": "middle" }, text);
     return [name(first, `direction 1: ${end(this.data.x)}`), name(second, `direction 2: ${end(this.data.y)}`)];
   }
 
