@@ -217,6 +217,24 @@ def test_the_json_follows_its_schema_and_what_is_broken_does_not(whole) -> None:
         assert not validator.is_valid(broken(content, change)), change
 
 
+def test_the_trained_weights_are_a_cell_of_the_surface_whatever_the_steps(tmp_path) -> None:
+    report = write_report(
+        small_model(),
+        digits("test").subset(slice(0, 8)),
+        tmp_path / "r.html",
+        stages=[stage for stage in STAGES if stage.name == "surface"],
+        options={"surface": {"images": 8, "steps": 4}},
+        progress=False,
+    )
+    cells = report.tables["surface"]
+    middle = cells[(cells["x"] == 0) & (cells["y"] == 0)]
+    assert len(cells) == 9
+    with torch.no_grad():
+        data = digits("test").subset(slice(0, 8))
+        loss = nn.functional.cross_entropy(small_model()(data.x), data.labels)
+    assert middle["loss"].item() == pytest.approx(float(loss), rel=1e-4)
+
+
 def test_the_code_on_the_page_runs(whole) -> None:
     parts = [part for o in whole.outcomes if o.section for part in o.section.parts if part.code]
     assert len(parts) >= 3

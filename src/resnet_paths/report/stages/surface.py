@@ -32,7 +32,8 @@ def run(subject: Subject, options: Options) -> Section:
 
 
 def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Roughness]:
-    coordinates = np.linspace(-options["reach"], options["reach"], options["steps"])
+    steps = options["steps"] - (options["steps"] + 1) % 2  # an even number would pass by the trained weights
+    coordinates = np.linspace(-options["reach"], options["reach"], steps)
     plane = [random_direction(subject.model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
         subject.model,
@@ -45,7 +46,7 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
     )
     rough = roughness(record, scale="log")
     loss = record.values["loss"]
-    middle = float(loss[options["steps"] // 2, options["steps"] // 2])
+    middle = float(loss[steps // 2, steps // 2])
     lost = int((~np.isfinite(loss)).sum())
     coarse = f" With only {counted(loss.size, 'cell')}, finer details are unknown." if loss.size < 900 else ""
     reading = (
