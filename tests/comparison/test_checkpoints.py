@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 from pathlib import Path
 
 import matplotlib
@@ -60,6 +61,8 @@ def test_names_that_are_no_series_count_from_zero(film) -> None:
     from dataclasses import replace
 
     assert replace(film, models=("a-1", "b-2", "c-3")).positions.tolist() == [0, 1, 2]
+    assert film.is_film
+    assert not replace(film, models=("resnet18", "resnet34")).is_film
     others = replace(film, models=("embedded", "a1", "a2"))
     assert (others.positions.tolist(), others.series) == ([0, 1, 2], "model")
     assert replace(film, models=("run/step_10.pt", "run/step_20.pt", "run/step_30.pt")).series == "step"
@@ -73,6 +76,8 @@ def test_the_film_has_the_users_colours_in_order(film, name) -> None:
     scale = matplotlib.colormaps[name]
     for line, place in zip(deletion.lines, (0, 0.45, 0.9), strict=True):
         assert line.get_color() == pytest.approx(scale(place), abs=0.01)
+    np.testing.assert_array_equal(deletion.lines[1].get_ydata(), [film.values[1], *film.deletion[1]])
+    np.testing.assert_array_equal(deletion.lines[1].get_xdata(), [0, 1, 2, 3])
     np.testing.assert_array_equal(gradient.lines[2].get_ydata(), film.gradient_share[2])
     assert deletion.get_figure().axes[-1].get_ylabel() == "epoch"
     with pytest.raises(ValueError, match="as many axes as quantities"):
@@ -88,6 +93,7 @@ def test_any_quantity_on_one_axis(film) -> None:
         plot_side_by_side(film, "shapley")
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
     settings = ["--limit", "8", "--draws", "1", "--gradient-images", "2", "--json", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["compare", "--model", str(run), *settings])
@@ -95,30 +101,35 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
     told = json.loads(result.stdout)
     assert [row["model"] for row in told["models"]] == list(film.models)
     assert [row["error"] for row in told["models"]] == pytest.approx(film.values)
-    assert (tmp_path / "lengths.csv").exists()
+    assert {"compare.html", "film.png", "lengths.csv"} <= {file.name for file in tmp_path.iterdir()}
+    assert 'aria-label="Random blocks deleted, 3 models' in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.slow
-def test_the_tasks_of_an_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path) -> None:
-    """As docs/how-to/compare.md has it: the same command in two processes, then once more."""
-    command = ["compare", "--model", str(run), "--limit", "8", "--draws", "1", "--gradient-images", "2"]
-    command += ["--journal", str(tmp_path / "models.sqlite"), "--out"]
-    tasks = [FORK.Process(target=_invoke, args=([*command, str(tmp_path / "tasks" / str(n))],)) for n in range(2)]
+def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path, monkeypatch) -> None:
+    """The commands of docs/how-to/compare.md, here in two processes, then in a third; on few images."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "compare.md").read_text()
+    every, last = re.findall(r"--wrap \\\n    'resnet-paths (compare [^']+)'", page)
+    monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(run)
+    commands = [every.replace("$SLURM_ARRAY_TASK_ID", task) for task in ("0", "1")]
+    tasks = [FORK.Process(target=_invoke, args=(command,)) for command in commands]
     for task in tasks:
         task.start()
     for task in tasks:
         task.join()
     assert [task.exitcode for task in tasks] == [0, 0]
-    assert "0 computed now" in _invoke([*command, str(tmp_path / "compared")]).stderr
-    merged = Comparison.load(tmp_path / "compared" / "compare.npz")
+    assert "0 computed now" in _invoke(last).stderr
+    merged = Comparison.load("compared/compare.npz")
     for name in ("values", "damage", "gradient_difference"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(film, name))
+    assert merged.latency is not None
     for task in ("0", "1"):
-        assert Comparison.load(tmp_path / "tasks" / task / "compare.npz").models == film.models
+        assert Comparison.load(f"tasks/{task}/compare.npz").models == film.models
 
 
-def _invoke(arguments: list[str]) -> Result:
-    result = CliRunner().invoke(app, arguments)
+def _invoke(command: str) -> Result:
+    result = CliRunner().invoke(app, [*command.split(), "--limit", "8", "--draws", "1", "--gradient-images", "2"])
     if result.exit_code:
         raise SystemExit(result.output)
     return result

@@ -207,6 +207,7 @@ def test_parts_are_declared_kept_and_tabled(record, tmp_path) -> None:
     assert lengths.loc[lengths.model == "one", "effective_share"].sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_found_and_holds_every_number(record, tmp_path) -> None:
     page = write_comparison(record, tmp_path / "page.html").read_text()
     assert f"<h1>{finding(record)}" in html.unescape(page)
@@ -218,7 +219,8 @@ def test_the_page_says_what_was_found_and_holds_every_number(record, tmp_path) -
     np.testing.assert_allclose(frames["blocks"]["shapley"], record.by_block()["shapley"])
     deleted = frames["deletions"].query("model == 'other'")
     np.testing.assert_allclose(deleted["recommended"], record.recommended[2, :4])
-    np.testing.assert_allclose(deleted["deletion"][1:].dropna(), record.deletion[2])
+    np.testing.assert_allclose(deleted["deletion"].dropna(), [record.values[2], *record.deletion[2]])
+    np.testing.assert_allclose(deleted["deletion_high"].iloc[0], record.high[2])
     assert latency_sentences(record)[1].startswith("same takes ")
 
 

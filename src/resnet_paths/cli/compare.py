@@ -100,6 +100,8 @@ def compare(
         progress=not as_json,
     )
     picture = rp.plot.save(rp.plot.plot_comparison(record)[0], out / "compare.png")
+    if record.is_film:
+        rp.plot.save(rp.plot.plot_checkpoints(record)[0], out / "film.png")
     if record.surfaces:
         rp.plot.save(rp.plot.plot_surface_twins(record.surfaces, log=True)[0], out / "surfaces.png")
     write_table(out / "compare.csv", record.to_pandas())

@@ -246,6 +246,11 @@ class Comparison(Record):
         text = "" if series is None else series[0][0].rpartition("/")[2]
         return text.strip(" -_.") or "model"
 
+    @property
+    def is_film(self) -> bool:
+        """Whether the models are a series of three or more, such as the checkpoints of a run."""
+        return len(self.models) > 2 and self.series != "model"
+
     def _series(self) -> list[tuple[str, int, str]] | None:
         """The name of each model around its last number, if the names differ in nothing else."""
         parts = [_around_number(name) for name in self.models]
@@ -305,13 +310,14 @@ class Comparison(Record):
     def by_deleted(self) -> pd.DataFrame:
         """One row per model and number of deleted blocks: the metric after random, least damaging, recommended ones.
 
-        Random deletions are NaN for numbers that are not among `counts`.
+        Random deletions are NaN for numbers that are not among `counts`; with none, they are the metric of the model.
         """
         models, sizes = np.nonzero(np.isfinite(self.frontier))
         measured = self._measured(("deletion", "frontier", "recommended"))
         for name in (name for name in measured if name.startswith("deletion")):
             every = np.full(self.frontier.shape, np.nan)
             every[:, self.counts] = measured[name]
+            every[:, 0] = getattr(self, name.removeprefix("deletion").removeprefix("_") or "values")
             measured[name] = every
         columns: dict[str, Any] = {
             "model": [self.models[model] for model in models],

@@ -244,8 +244,11 @@ def _curves(ax: Axes, record: Comparison, quantity: Quantity, colors: _Colors) -
     """A curve for each model, with bands where there are few models."""
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     values, (low, high) = getattr(record, quantity), _ends(record, quantity)
-    deleted = np.arange(len(record.lengths))
-    x = {"deletion": record.counts, "frontier": deleted, "recommended": deleted}.get(quantity, record.lengths)
+    x = record.lengths  # as many as numbers of deleted blocks
+    if quantity == "deletion":  # from the whole model on
+        x = np.array([0, *record.counts])
+        whole = zip((record.values, record.low, record.high), (values, low, high), strict=True)
+        values, low, high = (np.column_stack(ends) for ends in whole)
     for model, (label, color) in enumerate(zip(record.models, colors.of_models, strict=True)):
         ax.plot(x, values[model], color=color, marker=".", label=literal(label))
         there = np.isfinite(low[model]) & np.isfinite(high[model])

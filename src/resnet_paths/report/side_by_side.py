@@ -223,7 +223,7 @@ def _mean_lengths(record: Comparison) -> tuple[str, ...]:
 
 def _drawn(record: Comparison, quantity: Any, title: str, values: Sequence[Mark]) -> Part:
     def draw(ax: Axes) -> None:
-        plot_side_by_side(record, quantity, ax)
+        plot_side_by_side(record, quantity, ax, film=record.is_film)
 
     alt = f"{title}, {counted(len(record.models), 'model')} side by side: {listed(record.models, most=6)}."
     return Part(title, (), picture(draw, alt, values))
