@@ -106,7 +106,7 @@ def test_figures_fit_a_column_and_no_text_leaves_them(notebook: Any) -> None:
     assert told["sizes"] == [[3.25, 2.4]] * 2
     assert told["points"] <= 1.2 * 7
     for code in (
-        "plot_path_lengths(path_lengths(net), ax=axes)",
-        "single_deletions(net, data, progress=False), ax=axes",
+        "plot_path_lengths(path_lengths(net), ax=axes, title=None)",
+        "plot_single_deletions(single, ax=axes",
     ):
         assert picture(outputs(notebook, code)).std() > 5
