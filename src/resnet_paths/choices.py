@@ -30,9 +30,6 @@ NormStatistics = Literal["frozen", "recalibrated", "batch"]
 Runtime = Literal["eager", "compile", "export", "onnx", "openvino"]
 """Runtimes in which latency can be measured."""
 
-Budget = Literal["quick", "full"]
-"""How much a report measures."""
-
 MetricName = Literal[
     "error", "loss", "top5_error", "disagreement", "divergence", "soft_error", "soft_disagreement",
     "next_token_loss", "perplexity", "next_token_error", "pixel_loss", "pixel_error", "iou_error",
