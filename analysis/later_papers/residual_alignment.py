@@ -1,6 +1,6 @@
 """Li and Papyan (2023), Residual Alignment: RA1 to RA4, on networks trained here and on the embedded ResNet-56.
 
-    python analysis/later_papers/residual_alignment.py [--steps 600] [--runs FOLDER]
+    python analysis/later_papers/residual_alignment.py [--steps 400] [--runs FOLDER]
 
 Fully connected residual networks of several depths and their plain twins are trained on the digits (a minute or two in
 all on one thread). Their weights are kept under --runs. Writes residual_alignment.md beside this file.
@@ -24,7 +24,7 @@ from resnet_paths.statistics import mean_intervals, student_intervals
 
 HERE = Path(__file__).resolve().parent
 PAPER = "Li and Papyan (2023), Residual Alignment: Uncovering the Mechanisms of Residual Networks, abstract"
-WIDTH, CLASSES, DEPTHS, SEEDS, IMAGES = 64, 10, (4, 8, 16), (0, 1, 2), 30
+WIDTH, CLASSES, DEPTHS, SEEDS, IMAGES = 64, 10, (3, 6, 12), (0, 1, 2), 20
 STRAIGHT, EVEN, ALIGNED, LOW_RANK = 0.9, 0.25, 0.5, 0.95
 
 
@@ -68,14 +68,14 @@ def trained(depth: int, residual: bool, seed: int, steps: int, folder: Path) -> 
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        rows = torch.randint(len(labels), (256,), generator=generator)
+        rows = torch.randint(len(labels), (128,), generator=generator)
         loss = F.cross_entropy(model(x[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), path)
-    print(f"{path.stem}: training loss {float(loss):.4f}", flush=True)
+    print(f"{path.stem}: training loss {float(loss.detach()):.4f}", flush=True)
     return model.eval()
 
 
@@ -95,8 +95,9 @@ def measured(model: FullyConnected) -> ResidualAlignment:
 
 def pooled(records: list[ResidualAlignment], quantity: str) -> tuple[float, float, float]:
     """The mean over images and seeds, with an interval over seeds: images of one network are not independent of it."""
-    each = np.array([getattr(record, quantity).mean() for record in records])
-    low, high = student_intervals(each[None]) if len(each) > 1 else mean_intervals(getattr(records[0], quantity)[None])
+    by_image = [np.atleast_2d(getattr(record, quantity)).mean(0) for record in records]
+    each = np.array([values.mean() for values in by_image])
+    low, high = student_intervals(each[None]) if len(each) > 1 else mean_intervals(by_image[0][None])
     return float(each.mean()), float(low[0]), float(high[0])
 
 
@@ -196,7 +197,7 @@ def table(record: ResidualAlignment) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--runs", type=Path, default=Path("results/residual_alignment"))
     options = parser.parse_args()
     torch.set_num_threads(1)

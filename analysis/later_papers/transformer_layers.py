@@ -1,6 +1,6 @@
 """What later papers say of deleted, swapped and parallel layers of transformers, on small ones trained here.
 
-    python analysis/later_papers/transformer_layers.py [--steps 600] [--language-steps 800] [--runs FOLDER]
+    python analysis/later_papers/transformer_layers.py [--steps 400] [--language-steps 500] [--runs FOLDER]
 
 A vision transformer is trained on the digits, beside the embedded ResNet-56, and a language model on the help texts
 that come with Python, byte by byte (a few minutes in all on one thread; weights are kept under --runs). Writes
@@ -36,7 +36,7 @@ from resnet_paths.statistics import interval, intervals, mean_intervals
 from resnet_paths.surgery import reorder_blocks
 
 HERE = Path(__file__).resolve().parent
-LAYERS, CONTEXT, LANGUAGE_WIDTH = 8, 64, 64
+LAYERS, CONTEXT, LANGUAGE_WIDTH = 6, 64, 64
 QUIET = {"progress": False}
 BHOJANAPALLI = "Bhojanapalli et al. (2021), Understanding Robustness of Transformers for Image Classification, abstract"
 LAD = "Lad et al. (2024), The Remarkable Robustness of LLMs: Stages of Inference?, abstract"
@@ -253,7 +253,7 @@ def next_byte(forward: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tenso
         return (forward(rows[:, :-1]).argmax(-1) == rows[:, 1:]).double().mean(1).numpy()
 
 
-def language_rows(count: int = 60) -> torch.Tensor:
+def language_rows(count: int = 40) -> torch.Tensor:
     _, codes = text()
     return torch.stack([codes[start : start + CONTEXT + 1] for start in range(0, count * CONTEXT, CONTEXT)])
 
@@ -306,8 +306,8 @@ def ends_claim(full: np.ndarray, deleted: np.ndarray) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--language-steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--language-steps", type=int, default=500)
     parser.add_argument("--runs", type=Path, default=Path("results/transformer_layers"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -317,7 +317,7 @@ def main() -> None:
     accuracies = [1 - single_damage(each, data)[3] for each in (net, resnet)]
     few = data.subset(slice(0, 200))
     records = {
-        "vision transformer": ways(net, few, LAYERS, 2, LAYERS - 3),
+        "vision transformer": ways(net, few, LAYERS, 1, LAYERS - 2),
         "ResNet-56, last stage": ways(resnet, few, len(resnet), 20, 25),
     }
     writer = language(options.language_steps, options.runs)
@@ -345,7 +345,7 @@ def main() -> None:
         "",
         f"- Images: {len(data)} test digits; a vision transformer of {LAYERS} layers and width 32 (accuracy "
         f"{accuracies[0]:.1%}, {options.steps} steps) and the embedded ResNet-56 ({accuracies[1]:.1%}). Arrangements "
-        f"on {len(few)} of them: layers 2 to {LAYERS - 3} of the transformer, blocks 20 to 25 of the ResNet.",
+        f"on {len(few)} of them: layers 1 to {LAYERS - 2} of the transformer, blocks 20 to 25 of the ResNet.",
         f"- Text: the help texts of Python by byte, {LAYERS} layers of width {LANGUAGE_WIDTH}, "
         f"{options.language_steps} steps; {full.mean():.1%} of {len(full) * CONTEXT:,} held-out bytes are "
         "predicted right.",
