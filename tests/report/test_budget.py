@@ -204,7 +204,7 @@ def test_budgets_in_words_seconds_and_timedeltas() -> None:
 @pytest.mark.parametrize("stage", STAGES, ids=[stage.name for stage in STAGES])
 def test_larger_sizes_never_cost_less(stage: Stage, subject) -> None:
     """The plan looks for the largest sizes that fit: that is only right if costs grow with them."""
-    prices = Prices(image=0.1, batch=0.01, gradient=0.3)
+    prices = Prices(image=0.1, batch=0.01, gradient=3.0)
     of_all = replace(subject, data=digits("test"))
     costs = [prices.seconds(stage.effort(of_all, stage.options(step / 12))) for step in range(25)]
     assert all(later >= 0.999 * earlier for earlier, later in itertools.pairwise(costs))
@@ -227,7 +227,7 @@ def test_prices_and_footprints_are_of_the_model(subject) -> None:
     prices = measured_prices(subject.net, subject.fast, x, labels)
     assert prices.image > 0
     assert prices.batch >= 0
-    assert prices.gradient > prices.image
+    assert 1 < prices.gradient < 20
     assert all(parameter.grad is None for parameter in subject.model.parameters())
     print_of = Footprint.of(subject.net, x)
     convolutions = 4 * (4 * 64 * 5 + 8 * 16 * 2)  # bytes of the values of all convolutions: stem, and two per block

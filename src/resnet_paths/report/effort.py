@@ -34,6 +34,7 @@ class Effort:
         images: forward passes of single images.
         batches: forward passes of batches, each of which costs something whatever its images.
         gradients: forward and backward passes of single images.
+        gradient_batches: and of batches.
         seconds: time that does not depend on the model, as for a clock that runs for a given time.
         bytes: memory beside that of a batch.
     """
@@ -41,6 +42,7 @@ class Effort:
     images: float = 0.0
     batches: float = 0.0
     gradients: float = 0.0
+    gradient_batches: float = 0.0
     seconds: float = 0.0
     bytes: float = 0.0
 
@@ -50,6 +52,7 @@ class Effort:
             self.images + other.images,
             self.batches + other.batches,
             self.gradients + other.gradients,
+            self.gradient_batches + other.gradient_batches,
             self.seconds + other.seconds,
             max(self.bytes, other.bytes),
         )
@@ -60,9 +63,14 @@ def passes(times: float, images: int, at_once: int) -> Effort:
 
     Example:
         >>> passes(10, 250, at_once=100)
-        Effort(images=2500, batches=30, gradients=0.0, seconds=0.0, bytes=0.0)
+        Effort(images=2500, batches=30, gradients=0.0, gradient_batches=0.0, seconds=0.0, bytes=0.0)
     """
     return Effort(images=times * images, batches=times * math.ceil(images / at_once))
+
+
+def gradients(times: float, images: int, at_once: int) -> Effort:
+    """Forward and backward passes over some images, in batches."""
+    return Effort(gradients=times * images, gradient_batches=times * math.ceil(images / at_once))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Prices:
     Attributes:
         image: a forward pass of one image of a batch.
         batch: what a forward pass takes besides, whatever its images.
-        gradient: a forward and backward pass of one image.
+        gradient: how many forward passes a forward and backward pass costs.
     """
 
     image: float
@@ -84,11 +92,11 @@ class Prices:
 
         Example:
             >>> Prices(image=0.25, batch=1.0, gradient=2.0).seconds(Effort(images=8, batches=1, gradients=2, seconds=3))
-            10.0
+            7.0
         """
-        return (
-            effort.images * self.image + effort.batches * self.batch + effort.gradients * self.gradient + effort.seconds
-        )
+        images = effort.images + self.gradient * effort.gradients
+        batches = effort.batches + self.gradient * effort.gradient_batches
+        return images * self.image + batches * self.batch + effort.seconds
 
 
 def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> Prices:
@@ -108,8 +116,9 @@ def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor
     with preserved(net.model), torch.inference_mode(False):
         few = min(count, 8, max(1, int(_SLOW / (3 * image))))
         own, target = x[:few].clone(), labels[:few].clone()
-        gradient = _seconds(lambda: _gradient(net.model, own, target)) / few
-    return Prices(image, max(several - count * image, 0.0), gradient)
+        gradient = _seconds(lambda: _gradient(net.model, own, target))
+    batch = max(several - count * image, 0.0)
+    return Prices(image, batch, gradient / (few * image + batch))
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -13,7 +13,7 @@ from ...landscape import (
 )
 from ...plot.curvature import plot_spectrum
 from ...tradeoff import count_parameters
-from ..effort import Effort
+from ..effort import Effort, gradients
 from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
@@ -120,8 +120,7 @@ def effort(subject: Subject, options: Options) -> Effort:
     """Products of the Hessian with vectors, and the vectors themselves, in float64."""
     products = options["basis"] + _RESTARTS * (options["basis"] - 2) + options["steps"] * options["draws"]
     images, vectors = subject.count(options["images"]), max(options["basis"] + 4, options["steps"] + 2)
-    return Effort(
-        gradients=_PRODUCT * products * images,
+    return gradients(_PRODUCT * products, images, subject.together(_bytes(subject))) + Effort(
         seconds=1.0,
         bytes=_bytes(subject) + 8 * vectors * count_parameters(subject.model),
     )

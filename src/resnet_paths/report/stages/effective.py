@@ -6,7 +6,7 @@ import numpy as np
 
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
-from ..effort import Effort, passes
+from ..effort import Effort, gradients, passes
 from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
@@ -115,7 +115,7 @@ def effort(subject: Subject, options: Options) -> Effort:
     """A pass back, about as dear as one forward, for every length and draw."""
     images, each = subject.count(options["images"]), _bytes(subject, options)
     pulled = passes((len(subject.net) + 1) * options["draws"], images, subject.together(each) * options["draws"])
-    return pulled + Effort(gradients=images, seconds=1.5, bytes=each)
+    return pulled + gradients(1, images, images) + Effort(seconds=1.5, bytes=each)
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ...paths import GradientByLength, gradient_by_length
 from ...plot import plot_gradient_by_length, plot_gradient_share
-from ..effort import Effort, passes
+from ..effort import Effort, gradients, passes
 from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
@@ -115,7 +115,7 @@ def effort(subject: Subject, options: Options) -> Effort:
     """A pass back for every length, on average over half of the blocks; branches are pulled back without autograd."""
     n, images = len(subject.net), subject.count(options["images"])
     pulled = passes((n + 1) / 2, images, subject.together(_bytes(subject)))
-    return pulled + Effort(gradients=images, seconds=1.0, bytes=_bytes(subject))
+    return pulled + gradients(1, images, images) + Effort(seconds=1.0, bytes=_bytes(subject))
 
 
 STAGE = Stage(
