@@ -243,8 +243,8 @@ def main() -> None:
         "|---|---|---|---|",
         *[f"| {' | '.join(row)} |" for row in rows],
         "",
-        "The paper sees alignment together with neural collapse, which comes late in training; these were trained until "
-        "the training loss was about 0.001, so a claim that does not hold here may hold later.",
+        "The paper sees alignment together with neural collapse, which comes late in training; these were trained "
+        "until the training loss was about 0.001, so a claim that does not hold here may hold later.",
         "",
         f"Means over images, {middle} blocks, first seed, residual and plain:",
         "",
