@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -68,3 +70,12 @@ def test_shares_are_percentages_on_the_axis_and_in_the_legend() -> None:
     assert all(label.get_text().endswith(" %") for label in ax.get_yticklabels())
     (whole,) = [text for text in ax.get_legend_handles_labels()[1] if text.startswith("no deletion")]
     assert whole.endswith(" %)")
+
+
+def test_numbers_of_neighbouring_stages_do_not_touch() -> None:
+    ax = drawn([f"layer{1 + k // 9}.{k % 9}" for k in range(27)], width=3.4)
+    places = [float(place) for place in ax.get_xticks()]
+    step = min(b - a for a, b in itertools.pairwise(places[:3]))
+    assert step > 1
+    assert all(b - a >= step for a, b in itertools.pairwise(places))
+    assert texts(ax)[0] == "0"

@@ -101,6 +101,11 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     digits = [text_width(f"{part[2]}0", font) for part in parts if part]
     step = max(1, -int(-len(names) * max(digits) // width))
     kept = [place for place, part in enumerate(parts) if part is None or int(part[2]) % step == 0]
+    kept = [  # without the last of a stage where the first of the next stands too near
+        place
+        for place, after in zip(kept, [*kept[1:], len(names) + step], strict=True)
+        if after - place >= step or not (parts[place] and parts[after])
+    ]
     ax.set_xticks(kept, [numbers[place] for place in kept])
     for label, place in zip(ax.get_xticklabels(), kept, strict=True):
         label.set_rotation(0 if parts[place] else 90)

@@ -63,8 +63,7 @@ def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenval
         f"{number(extremes.largest)}, the smallest at {number(extremes.smallest)}."
     )
     tables = _tables(extremes, density)
-    shown = "each eigenvalue smoothed; band: two standard errors"
-    drawn = picture(lambda ax: plot_spectrum(density, ax, label=shown), alt, _tips(tables[1]))
+    drawn = picture(lambda ax: plot_spectrum(density, ax), alt, _tips(tables[1]))
     return Part("The model", reading, drawn, tables), extremes
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from ...lesion import BlockValues, block_values
 from ...lesion.game import MOST_EXHAUSTIVE
@@ -112,9 +113,13 @@ def _interactions(record: BlockValues) -> Part:
         f"{low['one']} and {low['other']}."
     )
     table = Table.of("interactions", "Pairs", frame)
-    drawn = picture(
-        lambda ax: plot_interactions(record, ax, legend=False), alt, _pair_tips(record, table), size=(4.4, 3.6)
-    )
+
+    def draw(ax: Axes) -> None:
+        plot_interactions(record, ax, legend=False)
+        for text in ax.texts:
+            text.set_color("black")  # the ink, which the page's colours of cells suit in light and in dark
+
+    drawn = picture(draw, alt, _pair_tips(record, table), size=(4.4, 3.6))
     return Part("Interactions", tuple(reading), drawn, (table,))
 
 
