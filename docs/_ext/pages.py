@@ -10,13 +10,15 @@ from mkdocs.structure.pages import Page
 CITATION = Path(__file__).resolve().parents[2] / "CITATION.cff"
 WEIGHTS = {
     "how-to/": 3.0,
+    "how-to/own-model": 6.0,
+    "how-to/data-and-checkpoints": 6.0,
     "tutorial": 3.0,
     "faq": 2.0,
     "api/": 0.3,
     "public-cases": 0.3,
     "coverage": 0.3,
 }
-"""Of pages whose path begins so. A question is answered by a guide rather than by the longest page with its words."""
+"""Of pages whose path begins so, the later line before the earlier. A question is answered by a guide rather than by the longest page with its words."""
 
 
 WIDE = ("coverage", "cheat-sheet")
