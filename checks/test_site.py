@@ -117,6 +117,14 @@ def test_a_question_finds_its_page_among_the_first_three(browser: Any, address: 
     assert any(answer in place for place in found[:3]), found[:3]
 
 
+def test_the_cheat_sheet_prints_on_one_page(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}cheat-sheet/")
+    pages = re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom"), "1cm")))
+    page.close()
+    assert len(pages) == 1
+
+
 def test_figures_follow_the_theme_that_the_reader_chooses(browser: Any, address: str) -> None:
     """The same figure is dark ink on a light page and light ink on a dark one, whatever the system prefers."""
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")

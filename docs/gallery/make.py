@@ -1,27 +1,65 @@
-"""Makes the gallery's pictures by running the code that its page shows: ``python docs/gallery/make.py``."""
+"""Makes the gallery's pictures by running the code that its page shows: ``python docs/gallery/make.py``.
+
+They are SVG, and small enough to be read on a phone. Black and the colours of the plots become CSS variables, which
+follow the light or dark theme of the page that shows them. With names, such as ``surface``, only these are changed.
+"""
 
 import os
 import re
+import sys
 from pathlib import Path
 
+import matplotlib
 import torch
-from PIL import Image
+from matplotlib.colors import LinearSegmentedColormap
+
+from resnet_paths.report.pictures import themed
 
 HERE = Path(__file__).resolve().parent
+INK = "#010203"  # not black, which matplotlib leaves out of an SVG because it is the default there
+LOOK = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "svg.fonttype": "none",  # text stays text, in the font of the reader
+    "svg.hashsalt": "gallery",  # the same numbers make the same file
+    "figure.figsize": (5.6, 4.0),
+    "savefig.transparent": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "image.cmap": "gallery",
+}
+SCALE = LinearSegmentedColormap.from_list("gallery", ["#3b82c4", "#009e73", "#c2a008", "#d55e00"])
+"""Legible on white and on black, which no scale of matplotlib's own is from end to end."""
+
+LIGHT = "--ink:#1f2328;--grey:#666;--blue:#0072b2;--green:#009e73;--red:#d55e00;--orange:#e69f00"
+DARK = "--ink:#e6edf3;--grey:#9da7b3;--blue:#58b4ee;--green:#2fcb9b;--red:#ff7f3f;--orange:#f0b429"
+SIGNS = "--above:#b35806;--below:#542788;--zero:#f7f7f7", "--above:#f0a35e;--below:#a58fd0;--zero:#23272e"
 
 
-def main() -> None:
-    """Run the blocks of the page in order, in this folder."""
+def standalone(svg: str) -> str:
+    """A figure as a file of its own, which brings its colours: pages cannot hand theirs to an image."""
+    made = themed(svg)
+    light, dark = (f":root{{{colours};{signs}}}" for colours, signs in zip((LIGHT, DARK), SIGNS, strict=True))
+    style = f"<style>{light}text{{fill:var(--ink)}}@media(prefers-color-scheme:dark){{{dark}}}</style>"
+    head = made.index(">") + 1
+    return made[:head] + style + made[head:]
+
+
+def main(only: set[str]) -> None:
+    """Run the blocks of the page in order, in this folder; keep the pictures named, or all."""
     os.chdir(HERE)
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
-    for block in re.findall(
-        r"^```python\n(.*?)^```$", (HERE / "index.md").read_text(), re.DOTALL | re.MULTILINE
-    ):
-        exec(compile(block, "index.md", "exec"), names)
-    for picture in HERE.glob("*.png"):
-        Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
+    before = {picture: picture.read_text() for picture in HERE.glob("*.svg")}
+    page = (HERE / "index.md").read_text()
+    matplotlib.colormaps.register(SCALE, force=True)
+    with matplotlib.rc_context(LOOK):
+        for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+            exec(compile(block, "index.md", "exec"), names)
+    for picture in HERE.glob("*.svg"):
+        kept = bool(only) and picture.stem not in only and picture in before
+        picture.write_text(before[picture] if kept else standalone(picture.read_text()))
 
 
 if __name__ == "__main__":
-    main()
+    main(set(sys.argv[1:]))
