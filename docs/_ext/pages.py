@@ -18,7 +18,8 @@ WEIGHTS = {
     "public-cases": 0.3,
     "coverage": 0.3,
 }
-"""Of pages whose path begins so, the later line before the earlier. A question is answered by a guide rather than by the longest page with its words."""
+"""Of pages whose path begins so, the later line before the earlier. A guide answers a question better than the longest
+page with its words."""
 
 
 WIDE = ("coverage", "cheat-sheet")

@@ -16,9 +16,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from resnet_paths.report.pictures import themed
 
 HERE = Path(__file__).resolve().parent
-INK = "#010203"  # not black, which matplotlib leaves out of an SVG because it is the default there
+INK = "#010203"  # not black: matplotlib leaves it out of an SVG, as the default there
 LOOK = {
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
     "svg.fonttype": "none",  # text stays text, in the font of the reader
     "svg.hashsalt": "gallery",  # the same numbers make the same file
     "figure.figsize": (5.6, 4.0),
@@ -32,14 +34,21 @@ SCALE = LinearSegmentedColormap.from_list("gallery", ["#3b82c4", "#009e73", "#c2
 """Legible on white and on black, which no scale of matplotlib's own is from end to end."""
 
 LIGHT = "--ink:#1f2328;--grey:#666;--blue:#0072b2;--green:#009e73;--red:#d55e00;--orange:#e69f00"
-DARK = "--ink:#e6edf3;--grey:#9da7b3;--blue:#58b4ee;--green:#2fcb9b;--red:#ff7f3f;--orange:#f0b429"
-SIGNS = "--above:#b35806;--below:#542788;--zero:#f7f7f7", "--above:#f0a35e;--below:#a58fd0;--zero:#23272e"
+DARK = (
+    "--ink:#e6edf3;--grey:#9da7b3;--blue:#58b4ee;--green:#2fcb9b;--red:#ff7f3f;--orange:#f0b429"
+)
+SIGNS = (
+    "--above:#b35806;--below:#542788;--zero:#f7f7f7",
+    "--above:#f0a35e;--below:#a58fd0;--zero:#23272e",
+)
 
 
 def standalone(svg: str) -> str:
     """A figure as a file of its own, which brings its colours: pages cannot hand theirs to an image."""
     made = themed(svg)
-    light, dark = (f":root{{{colours};{signs}}}" for colours, signs in zip((LIGHT, DARK), SIGNS, strict=True))
+    light, dark = (
+        f":root{{{colours};{signs}}}" for colours, signs in zip((LIGHT, DARK), SIGNS, strict=True)
+    )
     style = f"<style>{light}text{{fill:var(--ink)}}@media(prefers-color-scheme:dark){{{dark}}}</style>"
     head = made.index(">") + 1
     return made[:head] + style + made[head:]
