@@ -143,7 +143,7 @@ def residual_alignment(
         x: inputs, (examples, ...).
         rank: number of singular vectors; the number of classes in the paper.
         blocks: blocks whose representations have one shape (default: the longest run of them with identity shortcuts).
-        steps: of the bidiagonalisation, see :func:`resnet_paths.paths.jacobians.leading_singular`.
+        steps: of the bidiagonalisation, see ``resnet_paths.paths.jacobians.leading_singular``.
         seed: of its first vector.
 
     Raises:

@@ -71,7 +71,7 @@ def explorer_data(
     Raises:
         ValueError: other images than those of the exploration.
 
-    Cost: about ``3 n seconds``, two passes to count, and the cost of :func:`~.in_page.network_in_page`.
+    Cost: about ``3 n seconds``, two passes to count, and the cost of computing the network in the page.
     """
     if not np.array_equal(data.labels.cpu().numpy(), exploration.labels):
         raise ValueError(f"expected the {len(exploration.labels)} images of the exploration, got {data.name}")

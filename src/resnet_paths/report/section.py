@@ -80,7 +80,7 @@ class Part:
         tables: the numbers.
         code: Python lines that carry out the recommendation, or "".
         explorer: what :func:`resnet_paths.report.explorer_data` gives, shown as the explorer, or "".
-        surface: what :func:`resnet_paths.report.relief.relief_data` gives, shown as a surface to turn, or "".
+        surface: what ``resnet_paths.report.relief.relief_data`` gives, shown as a surface to turn, or "".
     """
 
     title: str
