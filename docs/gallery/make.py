@@ -4,10 +4,11 @@ They are SVG, and small enough to be read on a phone. Black and the colours of t
 follow the light or dark theme of the page that shows them. With names, such as ``surface``, only these are changed.
 """
 
-import os
+import contextlib
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import torch
@@ -55,19 +56,17 @@ def standalone(svg: str) -> str:
 
 
 def main(only: set[str]) -> None:
-    """Run the blocks of the page in order, in this folder; keep the pictures named, or all."""
-    os.chdir(HERE)
+    """Run the blocks of the page in order, in a folder of their own; keep the pictures named, or all."""
+    page = (HERE / "index.md").read_text()
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
-    before = {picture: picture.read_text() for picture in HERE.glob("*.svg")}
-    page = (HERE / "index.md").read_text()
     matplotlib.colormaps.register(SCALE, force=True)
-    with matplotlib.rc_context(LOOK):
+    with TemporaryDirectory() as folder, contextlib.chdir(folder), matplotlib.rc_context(LOOK):
         for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
             exec(compile(block, "index.md", "exec"), names)
-    for picture in HERE.glob("*.svg"):
-        kept = bool(only) and picture.stem not in only and picture in before
-        picture.write_text(before[picture] if kept else standalone(picture.read_text()))
+        for picture in Path(folder).glob("*.svg"):
+            if not only or picture.stem in only:
+                (HERE / picture.name).write_text(standalone(picture.read_text()))
 
 
 if __name__ == "__main__":
