@@ -90,6 +90,7 @@ def record(kind: str) -> Any:
         "plot_gradient_share": lambda: paths.gradient_by_length(net(), x, labels),
         "plot_logit_lens": lambda: paths.logit_lens(net(), x),
         "plot_path_lengths": lambda: paths.path_lengths(3),
+        "plot_path_statistics": lambda: callbacks.path_statistics(net(), x, labels, draws=0),
         "plot_predictor_ranking": lambda: lesion.rank_predictors(predictors(), damage(), count=1, draws=5),
         "plot_random_deletions": lambda: lesion.random_deletions(net(), data(), [1], draws=2, **QUIET),
         "plot_reorderings": lambda: lesion.reorderings(net(), data(), [1], draws=2, **QUIET),
@@ -250,6 +251,7 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "reorder_blocks": lambda: {"swaps": [(0, 1)], "example_input": data().x},
         "unroll": lambda: {"example_input": data().x},
         "load_data": lambda: {"limit": 4},
+        "log_result": lambda: {"to": _Writer(), "result": paths.path_lengths(3)},
         "save": lambda: {"path": folder / "picture.png"},
         "save_vtk": lambda: {"path": folder / "surface.vtk"},
         "save_direction": lambda: {"path": folder / "direction.safetensors"},
@@ -337,7 +339,11 @@ def _run_folder(folder: Path) -> Path:
 
 
 class _Writer:
-    def add_scalar(self, *_: Any) -> None: ...
+    def add_scalar(self, *_: Any, **__: Any) -> None: ...
+
+    def add_text(self, *_: Any, **__: Any) -> None: ...
+
+    def add_figure(self, *_: Any, **__: Any) -> None: ...
 
 
 class _Run:

@@ -56,7 +56,7 @@ def fitted(folder: Path, callbacks: list, **options) -> tuple[nn.Module, Any]:
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        logger=pl.loggers.CSVLogger(folder),
+        logger=options.pop("logger", None) or pl.loggers.CSVLogger(folder),
         callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -93,3 +93,17 @@ def test_a_wrong_name_is_answered_by_the_right_ones(tmp_path: Path) -> None:
     callback = recorder(DATA.x[:2], DATA.labels[:2], network="backbone")
     with pytest.raises(ValueError, match=r"\(model, drop\), got 'backbone'"):
         fitted(tmp_path, [callback])
+
+
+def test_figures_go_to_tensorboard_and_change_no_bit(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain, _ = fitted(tmp_path / "plain", [])
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="board", version="")
+    callback = recorder(DATA.x[:4], DATA.labels[:4], network="model", every=2, draws=0, figures=True)
+    watched, _ = fitted(tmp_path / "watched", [callback], logger=logger)
+    assert all(torch.equal(one, two) for one, two in zip(plain.parameters(), watched.parameters(), strict=True))
+    found = EventAccumulator(str(tmp_path / "board"), size_guidance={"images": 0}).Reload()
+    assert [image.step for image in found.Images("paths/gradient_by_length/figure")] == [2, 4]
+    assert [event.step for event in found.Scalars("paths/mean_length")] == [2, 4]

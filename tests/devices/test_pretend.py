@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from devices import available, pretend
 from plot_checks import COLUMN, check_readable, figures_of
-from resnet_paths import comparison, landscape, lesion, models, paths, plot, surgery, tradeoff, training
+from resnet_paths import callbacks, comparison, landscape, lesion, models, paths, plot, surgery, tradeoff, training
 from resnet_paths.cli import app
 from resnet_paths.data import ImageData, digits
 from resnet_paths.models import cifar_resnet
@@ -168,6 +168,9 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     ),
     "plot_gradient_share": lambda net, data: plot.plot_gradient_share(
         paths.gradient_by_length(net, data.x, data.labels)
+    ),
+    "plot_path_statistics": lambda net, data: plot.plot_path_statistics(
+        callbacks.path_statistics(net, data.x, data.labels, draws=0)
     ),
     "plot_path_lengths": lambda net, data: plot.plot_path_lengths(paths.path_lengths(net)),
     "plot_path_norms": lambda net, data: plot.plot_path_norms(effective(net, data)),

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .loggers import Logger, to_tensorboard, to_wandb
 from .recorder import PathRecorder
+from .results import log_result
 from .statistics import PathStatistics, path_statistics
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ __all__ = [
     "Logger",
     "PathRecorder",
     "PathStatistics",
+    "log_result",
     "path_statistics",
     "to_tensorboard",
     "to_wandb",

@@ -13,6 +13,7 @@ from typing import Any
 from ..arguments import Range, checked
 from ..imports import first_import
 from .recorder import PathRecorder
+from .results import log_figure
 from .statistics import Loss, PathStatistics
 
 try:
@@ -49,6 +50,7 @@ class LightningPathRecorder(pl.Callback):
         loss: Loss = "cross_entropy",
         draws: int = 2,
         seed: int = 0,
+        figures: bool = False,
     ) -> None:
         """See the class.
 
@@ -61,12 +63,14 @@ class LightningPathRecorder(pl.Callback):
             loss: see :func:`resnet_paths.paths.gradient_by_length`.
             draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
             seed: seed of the random signs.
+            figures: whether to log a figure of each recording too (to TensorBoard and W&B).
 
         Cost: that of :func:`path_statistics` per recording, on the process of rank 0 only.
         """
         super().__init__()
         self._batch = (x, target)
         self._network = network
+        self._figures = figures
         self._options: dict[str, Any] = {"every": every, "loss": loss, "draws": draws, "seed": seed}
         self._recorder: PathRecorder | None = None
 
@@ -103,4 +107,6 @@ class LightningPathRecorder(pl.Callback):
         step = trainer.global_step
         last = self.history[-1].step if self.history else 0
         if step % self._recorder.every == 0 and step > last:
-            self._recorder.record(step)
+            statistics = self._recorder.record(step)
+            for logger in trainer.loggers if self._figures else ():
+                log_figure(logger, statistics, step=step, name="paths/gradient_by_length")

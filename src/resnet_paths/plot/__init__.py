@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..callbacks import PathStatistics
 from ..comparison import Comparison
 from ..landscape import (
     BlockEigenvalues,
@@ -57,7 +58,7 @@ from .paths import (
 from .predictors import plot_predictor, plot_predictor_ranking
 from .studies import plot_reorderings, plot_stage_deletions
 from .tradeoff import plot_plan, plot_search
-from .training import plot_training
+from .training import plot_path_statistics, plot_training
 from .turned import plot_turned_images, turned_pages
 from .unrolled import plot_unrolled
 from .values import plot_block_values, plot_interactions, plot_mean_contributions
@@ -81,6 +82,7 @@ __all__ = [
     "plot_mean_contributions",
     "plot_path_lengths",
     "plot_path_norms",
+    "plot_path_statistics",
     "plot_plan",
     "plot_predictor",
     "plot_predictor_ranking",
@@ -127,6 +129,7 @@ _DRAWN: dict[type[Shown], Callable[..., Any]] = {
     GradientByLength: plot_gradient_by_length,
     LengthDistribution: plot_path_lengths,
     LogitLens: plot_logit_lens,
+    PathStatistics: plot_path_statistics,
     PredictorRanking: plot_predictor_ranking,
     ProjectedTrajectory: plot_trajectory,
     RandomDeletions: plot_random_deletions,

@@ -1,14 +1,16 @@
-"""Plots of training runs."""
+"""Plots of training runs, and of the paths at one moment of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Unpack
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from ..arguments import checked
-from ._frame import Frame, Look
+from ..callbacks import PathStatistics
+from ._frame import Frame, Look, marker
 from ._style import ink
 
 _LOSS = "the axis of the loss"
@@ -50,3 +52,23 @@ def plot_training(rows: Sequence[dict[str, float]], ax: Axes | None = None, **lo
     beside.set_ylabel("loss (nats)")
     beside.set_ylim(bottom=0, auto=None)
     return frame.done(x="epochs", y="error", percent=True, beside=[beside])
+
+
+@checked
+def plot_path_statistics(record: PathStatistics, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
+    """The share of each path length in the gradient at one step, and the mean length: steps side by side with labels.
+
+    Args:
+        record: see :func:`resnet_paths.callbacks.path_statistics`.
+        ax: draw here, perhaps over another step.
+        **look: label, color, title and legend; see :class:`Look`.
+    """
+    frame = Frame(ax, (5, 4), **look)
+    lengths = np.arange(len(record.share))
+    name = frame.label("share of the gradient")
+    frame.ax.plot(lengths, record.share, "o-", color=frame.color, markersize=marker(), label=name)
+    name = frame.detail(f"mean length ({record.mean_length:.1f})")
+    frame.ax.axvline(record.mean_length, color=frame.color, linestyle=":", label=name)
+    frame.zero()
+    title = f"Gradient by path length at step {record.step:,}"
+    return frame.done(title, x="path length (branches passed)", y="share of the gradient", percent=True)

@@ -126,17 +126,23 @@ def _table(record: Shown) -> str:
     return rows + more
 
 
-def _picture(record: Shown) -> str:
-    """The picture as an HTML element; empty if this kind of record has none."""
+def drawn(record: Shown) -> Any:
+    """The axes of a record's figure; None if this kind of record has none, or this record lacks what it shows."""
     with first_import(_PLOTS):
         importlib.import_module(_PLOTS)
     draw = _PICTURES.get(type(record))
-    if draw is None:
+    try:
+        return None if draw is None else draw(record)
+    except ValueError:  # such as contributions without targets
+        return None
+
+
+def _picture(record: Shown) -> str:
+    """The picture as an HTML element; empty if there is none."""
+    axes = drawn(record)
+    if axes is None:
         return ""
     buffer = io.BytesIO()
-    try:
-        draw(record).figure.savefig(buffer, format="png")
-    except ValueError:  # a record without what the picture shows, such as contributions without targets
-        return ""
+    axes.figure.savefig(buffer, format="png")
     source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
     return f'<img alt="{escape(type(record).__name__)}" src="{source}">'
