@@ -20,6 +20,7 @@ from scipy.stats import binom, norm
 from resnet_paths import __version__, unroll
 from resnet_paths.comparison.paired import statistics
 from resnet_paths.data import digits
+from resnet_paths.lesion import METRICS
 from resnet_paths.models import load_model
 from resnet_paths.paths import sample_path_gradients
 from resnet_paths.statistics import (
@@ -206,6 +207,19 @@ def means(tries: int) -> Iterator[Row]:
         for n in (50, 200, 1000):
             values = draw(np.random.default_rng(0), (tries // 2, n))
             yield Row(f"{law}, {n} images", held(mean_intervals(values), truth), tries // 2)
+
+
+def ratios(tries: int) -> Iterator[Row]:
+    """Texts of log-normal length (sigma 0.8), whose mean loss varies by text (3 nats on average) and by token."""
+    generator, metric, truth = np.random.default_rng(0), METRICS["perplexity"], np.exp(3.0)
+    for n in (30, 100, 300):
+        size = tries // 4, n
+        tokens = np.maximum(2, np.round(generator.lognormal(3, 0.8, size)))
+        losses = generator.gamma(4, 0.75, size) + 1.5 * generator.normal(size=size) / np.sqrt(tokens)
+        parts = np.stack([losses * tokens, tokens], -1)
+        yield Row(f"perplexity of {n} texts", held(mean_intervals(metric.values(parts)), truth), tries // 4)
+        apart = mean_intervals(np.exp(losses))
+        yield Row(f"{n} texts, for comparison: mean of each text's own perplexity", held(apart, truth), tries // 4)
 
 
 def students(tries: int) -> Iterator[Row]:
@@ -459,6 +473,14 @@ KINDS = (
         "if a few images in a thousand dominate the mean: a log-normal of sigma 2, or changes of one image in "
         "twenty among 50. Use more images, or `soft_error`, which is bounded. Values without spread have an "
         "infinite interval (bounded metrics: a wide one), not a point.",
+    ),
+    Kind(
+        "Ratios of sums over examples",
+        "The same intervals, and `PlanPoint.rise_at_most`, of perplexity, losses and errors of tokens and pixels, and mean IoU",
+        "the same interval of the values `f(m) + f'(m) · (p_i - m)` of the examples, with m the means of the parts p_i of which the metric is a function f (the delta method)",
+        ratios,
+        "A valid interval from about 100 examples on; with 30 texts of such different lengths it is too short. Tokens "
+        "of one text are never counted as independent.",
     ),
     Kind(
         "Calibration errors",
