@@ -56,7 +56,9 @@ def test_the_page_is_what_the_script_writes() -> None:
     assert module.REST.strip() in PAGE
 
 
-@pytest.mark.parametrize("rows", ["shares", "combined", "energies", "traces", "rough_differences"])
+@pytest.mark.parametrize(
+    "rows", ["shares", "combined", "compared_orders", "compared", "energies", "traces", "rough_differences"]
+)
 def test_cells_of_the_page_again(rows: str) -> None:
     """With fewer tries: each within four standard deviations of what the page says."""
     for row in getattr(_coverage(), rows)(400):
