@@ -42,7 +42,7 @@ _X_LABELS = {
     "recommended": "number of blocks dropped in the recommended order",
 }
 _Y_LABELS = {
-    "contribution": "direct contribution to the true logit",
+    "contribution": "contribution to the true logit",
     "gradient_share": "share of the gradient",
     "effective_share": "share of the effective paths",
     "path_share": "share of all paths",

@@ -118,7 +118,7 @@ def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
         "recommended": "Blocks dropped in the recommended order",
     }
     table = Table.of("deletions", "By number of deleted blocks", record.by_deleted())
-    question = "How much does each model lose with fewer and fewer blocks?"
+    question = "How much does each model lose as blocks go?"
     reading = ("Curves of the least damaging and of the recommended blocks are measured on one half of the images.",)
     yield "deletions", "Deleting several blocks", question, _curves(record, deleted, table, "deleted", reading)
     shares = {
