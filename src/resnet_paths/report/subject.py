@@ -108,6 +108,11 @@ class Subject:
         return Footprint.of(self.net, self.batch(1)[0])
 
     @property
+    def study(self) -> dict[str, Any]:
+        """How studies run on `fast`, which is prepared once for all of them."""
+        return {"batch_size": self.at_once, "progress": False, "fast": False}
+
+    @property
     def at_once(self) -> int:
         """The images of one batch of forward passes: as many as the memory holds, at most `batch_size`."""
         return self.together(self.footprint.forward)
@@ -140,9 +145,7 @@ class Subject:
         key = tuple(sorted(options.items()))
         if key not in self._explorations:
             images = self.images(options.pop("images"))
-            self._explorations[key] = explore(
-                self.net, images, seed=self.seed, batch_size=self.at_once, progress=False, **options
-            )
+            self._explorations[key] = explore(self.fast, images, seed=self.seed, **self.study, **options)
         return self._explorations[key]
 
     @property

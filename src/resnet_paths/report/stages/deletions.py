@@ -24,13 +24,12 @@ def run(subject: Subject, options: Options) -> Section:
     data = subject.images(options["images"])
     counts = chosen_counts(n, options["counts"])
     record = random_deletions(
-        subject.net,
+        subject.fast,
         data,
         counts,
         draws=options["draws"],
         seed=subject.seed,
-        batch_size=subject.at_once,
-        progress=False,
+        **subject.study,
     )
     middle = record.quantiles((0.5,))[0]
     half = (record.full + subject.chance) / 2

@@ -285,11 +285,11 @@ STAGE = Stage(
     run=run,
     quick={
         "images": 1000,
-        "search_images": 250,
+        "search_images": 200,
         "recalibrate_images": 300,
         "max_blocks": 16,
         "batch": 32,
-        "seconds": 0.15,
+        "seconds": 0.1,
     },
     full={"images": None, "search_images": 1000, "recalibrate_images": 2000, "max_blocks": None, "seconds": 1.0},
     weight=30,

@@ -19,7 +19,7 @@ from ..words import counted, listed, percent, points
 def run(subject: Subject, options: Options) -> Section:
     """Error after each single deletion, with intervals and a paired test."""
     data = subject.images(options["images"])
-    record = single_deletions(subject.net, data, batch_size=subject.at_once, progress=False)
+    record = single_deletions(subject.fast, data, **subject.study)
     frame = table_of(record)
     order = np.argsort(-record.damage, kind="stable")
     worst, least = int(order[0]), int(order[-1])

@@ -20,13 +20,12 @@ def run(subject: Subject, options: Options) -> Section:
     data = subject.images(options["images"])
     try:
         record = reorderings(
-            subject.net,
+            subject.fast,
             data,
             options["swaps"],
             draws=options["draws"],
             seed=subject.seed,
-            batch_size=subject.at_once,
-            progress=False,
+            **subject.study,
         )
     except UnrollError:
         raise

@@ -23,14 +23,12 @@ from ..words import counted, listed, number, power
 
 def run(subject: Subject, options: Options) -> Section:
     """Shapley values of all blocks, and exact interactions of the most valuable ones."""
-    net = subject.net
+    net = subject.fast
     if len(net) < 2:
         raise NotApplicableError(f"a network of {counted(len(net), 'block')} is too small for the block game")
     known = subject.all_sets
     data = subject.images(options["images"] if known is None else len(known.labels))
-    common: dict[str, Any] = {
-        "batch_size": subject.at_once, "progress": False, "seed": subject.seed, "known": known
-    }  # fmt: skip
+    common: dict[str, Any] = {**subject.study, "seed": subject.seed, "known": known}
     every = known is not None or _every(len(net), options)
     record = block_values(net, data, max_permutations=options["permutations"], exhaustive=every, **common)
     alone = block_values(net, data, method="leave-one-out", **common)
