@@ -229,7 +229,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
 }  # fmt: skip
 
 
-PANELS = {"plot_effective_paths", "plot_surface_twins"}
+PANELS = {"plot_effective_paths", "plot_surface_twins", "plot_comparison", "plot_checkpoints"}
 """Drawn across both columns."""
 
 
@@ -238,12 +238,10 @@ PANELS = {"plot_effective_paths", "plot_surface_twins"}
 @pytest.mark.filterwarnings("ignore")
 def test_pictures_of_records_of_a_device(name: str, there, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)
-    size = {"figure.figsize": (6.75, 2.6)} if name in PANELS else {}
+    size = {"figure.figsize": (6.75, 4.5 if name == "plot_comparison" else 2.6)} if name in PANELS else {}
     with matplotlib.rc_context({**COLUMN, **size}):
         drawn = PICTURES[name](*there)
-        for figure in (
-            figures_of(drawn) if name not in ("plot_comparison", "plot_checkpoints", "plot_side_by_side") else ()
-        ):
+        for figure in figures_of(drawn):
             check_readable(figure)
     assert not plt.get_fignums()
 

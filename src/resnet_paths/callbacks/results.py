@@ -127,7 +127,7 @@ class _WeightsAndBiases:
         with first_import("wandb"):
             import wandb
 
-        kinds = {
+        kinds: dict[str, Any] = {
             "table": lambda frame: wandb.Table(dataframe=frame.map(_plain)),
             "figure": lambda figure: wandb.Image(_picture(figure)),
             "page": lambda path: wandb.Html(str(path), inject=False),

@@ -48,13 +48,6 @@ def is_share(metric: str) -> bool:
     return metric in _OF_IMAGES
 
 
-def metric_axis(ax: Axes, metric: str, label: str = "{}") -> None:
-    """Name the vertical axis after a metric, in percent if it is a share of the images."""
-    ax.set_ylabel(label.format(metric_label(metric)))
-    if is_share(metric):
-        percent_axis(ax)
-
-
 def metric_text(metric: str, value: float) -> str:
     """A metric's value for a legend: in percent where its axis is.
 
@@ -65,9 +58,8 @@ def metric_text(metric: str, value: float) -> str:
     return f"{100 * value:.3g} %" if is_share(metric) else f"{value:.3g}"
 
 
-def percent_axis(axis: Axis | Axes) -> None:
-    """Write the shares of an axis (of axes: the vertical one) as percentages."""
-    axis = axis.yaxis if isinstance(axis, Axes) else axis
+def percent_axis(axis: Axis) -> None:
+    """Write the shares of an axis as percentages."""
     axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 

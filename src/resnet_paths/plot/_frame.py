@@ -96,6 +96,13 @@ def given_axes(ax: Sequence[Axes] | None, count: int, size: tuple[float, float],
     return axes
 
 
+def figure_title(ax: Axes, text: str) -> None:
+    """A title above all axes of a figure, in lines that fit its width."""
+    figure = ax.figure
+    font = FontProperties(size=rcParams["figure.titlesize"], weight=rcParams["figure.titleweight"])
+    figure.suptitle(wrapped(text, 0.95 * figure.bbox.width / figure.dpi * 72, font))
+
+
 def marker(share: float = 0.7) -> float:
     """A share of the size of the user's markers, in points."""
     return float(rcParams["lines.markersize"]) * share

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, is_color_like, to_hex, to_rgba
-from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
 from ..arguments.shown import shown
@@ -95,14 +94,3 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(2, n) lengths of error bars down to `low` and up to `high`; zero towards an infinite end."""
     lengths = np.stack([values - low, high - values]).astype(float).clip(0)
     return np.where(np.isfinite(lengths), lengths, np.nan)
-
-
-BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#666666", "#D55E00"
-
-
-def axes(ax: Axes | None, size: tuple[float, float] = (8, 4)) -> Axes:
-    """The given axes, or those of a new figure without a window."""
-    if ax is not None:
-        return ax
-    axes: Axes = Figure(figsize=size, layout="constrained").subplots()
-    return axes

@@ -16,7 +16,7 @@ from ..arguments import checked
 from ..imports import first_import
 from ..landscape import Surface
 from ._fitting import letter_size
-from ._frame import Frame, Look, PlotAxes, given_axes, marker, new_axes, thin
+from ._frame import Frame, Look, PlotAxes, figure_title, given_axes, marker, new_axes, thin
 from ._style import ink, is_scale, literal, shades
 
 Kind = Literal["contour", "heat", "3d"]
@@ -228,7 +228,7 @@ def plot_surface_twins(
             plot_surface_3d(surface, metric, place, norm=norm, log=log, **each).set_zlabel("log10" if log else "")  # type: ignore
     figure = row[0].figure
     if look.get("title"):
-        figure.suptitle(str(look["title"]))
+        figure_title(row[0], str(look["title"]))
     if look.get("legend") is not False:
         text = look.get("label") or _LABELS.get(metric, metric)
         figure.colorbar(ScalarMappable(norm, shades(color)), ax=row, label=text, shrink=0.8)

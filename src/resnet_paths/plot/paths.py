@@ -18,7 +18,7 @@ from ..paths import (
     LogitLens,
 )
 from ..paths.lengths import distribution_of
-from ._frame import Frame, Look, given_axes, marker, thin
+from ._frame import Frame, Look, figure_title, given_axes, marker, thin
 from ._style import ink, signed_shades
 
 _LENGTH = "path length (branches passed)"
@@ -187,7 +187,7 @@ def panels(
     """Several axes, and the look of each; a title is then that of the figure."""
     axes = given_axes(ax, count, size, rows)
     if look.get("title"):
-        axes[0].figure.suptitle(str(look["title"]))
+        figure_title(axes[0], str(look["title"]))
         look = {**look}
         del look["title"]
     return axes, look
