@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers import randomise_norms
+from references.other_data import case
 from resnet_paths import cifar_resnet, compare, drop_blocks, gradient_by_length, single_deletions, unroll
 from resnet_paths.comparison import Comparison, match_blocks
 from resnet_paths.data import digits
@@ -216,3 +217,19 @@ def test_one_model_is_not_compared() -> None:
 def test_images_of_another_kind_are_read() -> None:
     pixels = [(DATA.x[k], int(DATA.labels[k])) for k in range(8)]
     assert compared([small(8), small(8, seed=1)], pixels).images == 8
+
+
+def test_other_data_than_images_are_compared_by_a_metric_that_fits() -> None:
+    one = case("tokens")
+    net = unroll(one.model, one.data.subset([0, 1]).x)
+    models = {"full": net, "smaller": drop_blocks(net, [1])}
+    models["smaller"] = unroll(models["smaller"], one.data.subset([0, 1]).x)
+    record = compare(models, one.data, metric="perplexity", draws=1, progress=False)
+    single = single_deletions(net, one.data, metric="perplexity", progress=False)
+    assert record.values == pytest.approx([single.full, single.values[1]], rel=1e-10)
+    assert record.damage[0] == pytest.approx(single.damage, rel=1e-8, abs=1e-12)
+    assert np.isnan(record.gradient_share).all(), "tokens have no gradient"
+    with pytest.raises(ValueError, match="a metric for targets"):
+        compare(models, one.data, progress=False)
+    with pytest.raises(ValueError, match="leave parts out"):
+        compare(models, one.data, metric="perplexity", parts=["contributions"], progress=False)

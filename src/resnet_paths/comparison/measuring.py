@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data import ImageData
+from ..data import InMemory, as_data
+from ..data.fitting import target_kinds, usual_metric
 from ..data.metrics import METRICS, Metric
 from ..graph.wrappers import unwrap
 from ..landscape import Surface, curvature_operator, extreme_eigenvalues, random_direction, roughness
@@ -61,7 +62,7 @@ class Measuring:
     """
 
     networks: tuple[Network, ...]
-    images: tuple[ImageData, ...]
+    images: tuple[InMemory, ...]
     metric: Metric
     counts: tuple[int, ...]
     most: int
@@ -83,7 +84,7 @@ class Measuring:
         how = deciding(self.settings, aside={"latency_batch", "latency_seconds", "threads"})
         return deciding(self, aside={"networks", "images"}, settings=how)
 
-    def images_of(self, model: int, count: int) -> ImageData:
+    def images_of(self, model: int, count: int) -> InMemory:
         """The first images of a model."""
         return self.images[model].subset(slice(0, count))
 
@@ -117,20 +118,20 @@ def _padded(rows: np.ndarray, count: int, value: float = np.nan) -> np.ndarray:
     return np.pad(rows, ((0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)), constant_values=value)
 
 
-def _halves(images: ImageData, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _halves(images: InMemory, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The images by which blocks are chosen, and those on which the choice is measured."""
     order = images.random_order(seed).cpu().numpy()
     return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
 
 
-def _frontier(net: Network, images: ImageData, single: np.ndarray, plan: Measuring) -> np.ndarray:
+def _frontier(net: Network, images: InMemory, single: np.ndarray, plan: Measuring) -> np.ndarray:
     """The metric of the second half of the images, (n + 1, half), blocks deleted in the order of the first half."""
     choosing, _ = _halves(images, plan.seed)
     damage = single[1:, choosing].mean(1) - single[0, choosing].mean() if len(choosing) else np.zeros(len(net))
     return _in_order(net, images, np.argsort(damage, kind="stable").tolist(), plan)
 
 
-def _in_order(net: Network, images: ImageData, order: list[int], plan: Measuring) -> np.ndarray:
+def _in_order(net: Network, images: InMemory, order: list[int], plan: Measuring) -> np.ndarray:
     """The metric of each image of the second half with the first 0, 1, 2, ... of the blocks deleted."""
     _, reporting = _halves(images, plan.seed)
     gates = deletion_gates([order[:size] for size in range(len(order) + 1)], len(net))
@@ -146,7 +147,7 @@ def _recommended(net: Network, model: int, plan: Measuring) -> Values:
 
     def evaluate(sets: Sequence[Set]) -> list[float]:
         gates = deletion_gates([[blocks[place] for place in dropped] for dropped in sets], len(net))
-        found = evaluate_gates(net, searched, gates, METRICS["soft_error"], progress=False, fast=False)
+        found = evaluate_gates(net, searched, gates, METRICS[usual_metric(images)], progress=False, fast=False)
         return found.mean(1).tolist()  # type: ignore[no-any-return]
 
     sets: list[Set] = [(), *Greedy().path(Scores(len(blocks), evaluate), len(blocks))]
@@ -160,19 +161,23 @@ def _recommended(net: Network, model: int, plan: Measuring) -> Values:
 def _batch(net: Network, model: int, plan: Measuring) -> tuple[torch.Tensor, torch.Tensor]:
     """The images of which gradients are taken, and their labels, beside the model."""
     images = plan.images_of(model, plan.gradient_images)
-    return placed(images.x, net.model), images.labels.to(next(net.model.parameters()).device)
+    if images.targets is None:
+        raise ValueError(f"expected targets for gradients of a loss, got {images.nouns} without")
+    return placed(images.x, net.model), images.targets.to(next(net.model.parameters()).device)
 
 
 def _lengths(net: Network, model: int, plan: Measuring) -> Values:
     """The share of each path length among all paths, (n + 1,), and in the gradient of each image, (n + 1, images).
 
-    A plain network has no paths: NaN for all of them.
+    A plain network has no paths: NaN for all of them. Gradients are those of the cross-entropy; examples without one
+    class each, and inputs without gradients such as tokens, have NaN instead.
     """
+    rows, share = plan.most + 1, np.full((plan.most + 1, plan.gradient_images), np.nan)
     if not isinstance(net, UnrolledNetwork):
-        rows = plan.most + 1
-        return {"paths": np.full(rows, np.nan), "share": np.full((rows, plan.gradient_images), np.nan)}
-    x, labels = _batch(net, model, plan)
-    share = gradient_by_length(net, x, labels).share.double().cpu().numpy()
+        return {"paths": np.full(rows, np.nan), "share": share}
+    x = plan.images_of(model, 1).x
+    if "class" in target_kinds(plan.images[model]) and isinstance(x, torch.Tensor) and x.is_floating_point():
+        share = gradient_by_length(net, *_batch(net, model, plan)).share.double().cpu().numpy()
     return {
         "paths": _padded(path_lengths(net).probability, plan.most + 1, 0.0),
         "share": _padded(share, plan.most + 1, 0.0),
@@ -232,7 +237,7 @@ def _surface(net: Network, model: int, plan: Measuring) -> Values:
     network = unwrap(net.model)
     plane = [random_direction(network, seed=2 * plan.seed + axis) for axis in (1, 2)]
     evaluate = CellEvaluator(
-        WeightSpace(network, plane), plan.images_of(model, plan.settings.images), named_metrics(["loss"])
+        WeightSpace(network, plane), as_data(plan.images_of(model, plan.settings.images)), named_metrics(["loss"])
     )
     steps = surface_steps(plan.settings)
     loss = np.array([[evaluate([x, y])["loss"] for x in steps] for y in steps])

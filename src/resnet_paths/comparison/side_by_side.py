@@ -18,7 +18,8 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import MetricName
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageData, ImageSource, InMemory
+from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
 from ..graph.errors import NoBlocksError
 from ..graph.eval_mode import check_eval
@@ -85,8 +86,9 @@ def compare(
             (:func:`~resnet_paths.network.plain_layers`), or names and files as for :func:`~resnet_paths.load_model`;
             by name, or in order. Without names, files are called what they are called and others 1, 2, 3, ... Or the
             folder of a training with ``keep="all"``, which stands for its checkpoints.
-        data: labelled images; or, where models need different normalisation or sizes, a mapping from each model's name
-            to the same images in the same order.
+        data: labelled images, or any other examples with targets (:func:`~resnet_paths.data.as_examples`); or, where
+            models need different normalisation or sizes, a mapping from each model's name to the same images in the
+            same order.
         metric: see :func:`~resnet_paths.lesion.single_deletions`.
         parts: what to measure beyond metric, blocks, deletions and gradients.
         gradient_images: number of images (the first) of which gradients and contributions are taken.
@@ -125,7 +127,11 @@ def compare(
     named = named_models(models)
     if len(named) < 2:
         raise ValueError(f"expected at least two models, got {len(named)}")
-    images = _images(data, tuple(named))
+    images = _images(data, named, metric)
+    if parts and not all(isinstance(part, ImageData) for part in images.values()):
+        raise ValueError(
+            f"expected images with one class each for the parts {list(parts)}, got other data; leave parts out"
+        )
     networks = [_network(name, model, images[name]) for name, model in named.items()]
     matches = match_blocks(networks, [part.subset(slice(0, _ALIGNED_IMAGES)).x for part in images.values()])
     name, function = metric_named(metric)
@@ -177,15 +183,19 @@ def named_models(models: Any) -> dict[str, nn.Module | Network]:
     return {name: load_model(str(model)) if isinstance(model, str | Path) else model for name, model in models.items()}
 
 
-def _images(data: Any, names: tuple[str, ...]) -> dict[str, ImageData]:
-    """Each model's images; the same labels in the same order."""
+def _images(data: Any, models: Mapping[str, nn.Module | Network], metric: MetricName | Metric) -> dict[str, InMemory]:
+    """Each model's images, or other examples; the same targets in the same order."""
+    modules = {name: model if isinstance(model, nn.Module) else model.model for name, model in models.items()}
+    names = tuple(modules)
     if not (isinstance(data, Mapping) and set(data) == set(names)):
-        one = as_data(data)
+        one = data_for(metric, data, modules[names[0]])
         return dict.fromkeys(names, one)
-    images = {name: as_data(data[name]) for name in names}
+    images = {name: data_for(metric, data[name], modules[name]) for name in names}
     first = images[names[0]]
     for name, other in images.items():
-        if not torch.equal(first.labels, other.labels):
+        targets, expected = other.targets, first.targets
+        same = targets is expected if targets is None or expected is None else torch.equal(targets, expected)
+        if not same or len(first) != len(other):
             raise ValueError(
                 f"expected the same labels for all models, got others for {name!r} ({len(other)} images) than for "
                 f"{names[0]!r} ({len(first)}); pass the same images in the same order"
@@ -193,7 +203,7 @@ def _images(data: Any, names: tuple[str, ...]) -> dict[str, ImageData]:
     return images
 
 
-def _network(name: str, model: nn.Module | Network, images: ImageData) -> Network:
+def _network(name: str, model: nn.Module | Network, images: InMemory) -> Network:
     """The network of a model, refused now rather than after hours on those before it."""
     if isinstance(model, nn.Module):
         try:
