@@ -224,12 +224,12 @@ def test_other_data_than_images_are_compared_by_a_metric_that_fits() -> None:
     net = unroll(one.model, one.data.subset([0, 1]).x)
     models = {"full": net, "smaller": drop_blocks(net, [1])}
     models["smaller"] = unroll(models["smaller"], one.data.subset([0, 1]).x)
-    record = compare(models, one.data, metric="perplexity", draws=1, progress=False)
+    record = compare(models, one.data, metric="perplexity", parts=(), draws=1, progress=False)
     single = single_deletions(net, one.data, metric="perplexity", progress=False)
     assert record.values == pytest.approx([single.full, single.values[1]], rel=1e-10)
     assert record.damage[0] == pytest.approx(single.damage, rel=1e-8, abs=1e-12)
     assert np.isnan(record.gradient_share).all(), "tokens have no gradient"
     with pytest.raises(ValueError, match="a metric for targets"):
-        compare(models, one.data, progress=False)
-    with pytest.raises(ValueError, match="leave parts out"):
-        compare(models, one.data, metric="perplexity", parts=["contributions"], progress=False)
+        compare(models, one.data, parts=(), progress=False)
+    with pytest.raises(ValueError, match=r"pass parts=\(\)"):
+        compare(models, one.data, metric="perplexity", progress=False)

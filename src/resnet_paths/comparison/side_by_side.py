@@ -130,7 +130,7 @@ def compare(
     images = _images(data, named, metric)
     if parts and not all(isinstance(part, ImageData) for part in images.values()):
         raise ValueError(
-            f"expected images with one class each for the parts {list(parts)}, got other data; leave parts out"
+            f"expected images with one class each for the parts {list(parts)}, got other data; pass parts=()"
         )
     networks = [_network(name, model, images[name]) for name, model in named.items()]
     matches = match_blocks(networks, [part.subset(slice(0, _ALIGNED_IMAGES)).x for part in images.values()])
