@@ -204,12 +204,6 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "gate_surface": lambda: {"x": [0.0], **QUIET},
         "gate_path": lambda: {"t": [0.0], **QUIET},
         "roughness_study": lambda: {"seeds": [0], "x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 2.0], **QUIET},
-        "roc_area": lambda: _scores(),
-        "roc_area_interval": lambda: _scores(),
-        "roc_area_difference_interval": lambda: {name: tuple(_scores().values()) for name in ("first", "second")},
-        "expected_calibration_error": lambda: _certain(),
-        "squared_calibration_error": lambda: _certain(),
-        "squared_calibration_interval": lambda: {**_certain(), "draws": 2},
         "rank_predictors": lambda: {"count": 1, "draws": 5},
         "explore": lambda: {**QUIET},
         "explorer_data": lambda: {"exploration": lesion.explore(net(), data(), **QUIET)},
@@ -275,14 +269,6 @@ def special(function: str, folder: Path) -> dict[str, Any]:
         "read_trajectory": lambda: {"folder": _run_folder(folder)},
     }
     return made.get(function, dict)()
-
-
-def _scores() -> dict[str, np.ndarray]:
-    return {"positive": np.arange(4.0), "negative": np.arange(3.0)}
-
-
-def _certain() -> dict[str, np.ndarray]:
-    return {"probabilities": np.full((4, 2), 0.5), "labels": np.array([0, 1, 1, 0])}
 
 
 @cache

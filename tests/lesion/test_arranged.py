@@ -116,6 +116,8 @@ def test_layers_stay_where_their_shape_puts_them() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             arrangements(net, data, {"a": steps}, **QUIET)
+    with pytest.raises(ValueError, match="at least one arrangement"):
+        arrangements(net, data, {}, **QUIET)
     with pytest.raises(ValueError, match="two or more layers among the 5"):
         middle_arrangements(5, 3, 5)
 

@@ -124,6 +124,8 @@ def arrangements(
         (('parallel',), (1,))
     """
     data = data_for(metric, data, net.model)
+    if not arranged:
+        raise ValueError("expected at least one arrangement, got none; middle_arrangements() makes the usual ones")
     name, function = metric_named(metric)
     run = Running(**options)
     runner = quick(net, run.fast)

@@ -27,8 +27,8 @@ def roc_area(positive: np.ndarray, negative: np.ndarray) -> float:
     Source: Hanley and McNeil (1982).
 
     Example:
-        >>> roc_area(np.array([0.9, 0.4]), np.array([0.1, 0.4, 0.2]))
-        0.9166666666666666
+        >>> round(roc_area(np.array([0.9, 0.4]), np.array([0.1, 0.4, 0.2])), 4)
+        0.9167
     """
     return float(_placements(positive, negative)[0].mean())
 
