@@ -15,18 +15,23 @@ function startMenu(menu) {
   markCurrent(menu);
 }
 
-/** The link of the section that is being read. */
+/** The link of the section that is being read: of two beside each other, the one that was asked for. */
 function markCurrent(menu) {
   const links = new Map([...menu.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
   const inView = new Set();
+  const mark = () => {
+    const asked = location.hash.slice(1);
+    const current = inView.has(asked) ? asked : [...links.keys()].find((id) => inView.has(id));
+    for (const [id, link] of links) {
+      if (id === current) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  };
+  addEventListener("hashchange", mark);
   const watch = new IntersectionObserver(
     (entries) => {
       for (const { target, isIntersecting } of entries) isIntersecting ? inView.add(target.id) : inView.delete(target.id);
-      const current = [...links.keys()].find((id) => inView.has(id));
-      for (const [id, link] of links) {
-        if (id === current) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
-      }
+      mark();
     },
     { rootMargin: "-15% 0px -70% 0px" },
   );
