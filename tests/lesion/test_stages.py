@@ -183,7 +183,7 @@ def test_a_failing_metric_is_named() -> None:
         return logits.mean()
 
     net, data = unroll(tiny()), images()
-    with pytest.raises(ValueError, match="one value per image"):
+    with pytest.raises(ValueError, match="one value per example"):
         single_deletions(net, data, metric=average)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(SweepError, match="one value per image"):
+    with ThreadPoolExecutor(1) as executor, pytest.raises(SweepError, match="one value per example"):
         random_deletions(net, data, [1], draws=1, metric=average, progress=False, executor=executor)
