@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread a worker and in what it starts, quick latencies, the reference data where present."""
+"""Shared fixtures: one thread per worker and in what it starts, quick latencies, the reference data where present."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # about a worker per core: more threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
@@ -24,6 +24,11 @@ settings.register_profile("suite", deadline=None)  # a busy machine is no failur
 settings.load_profile("suite")
 
 REFERENCE = Path(os.environ.get("RESNET_PATHS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: tests that wait for processes, sockets or the disk leave a core idle."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
