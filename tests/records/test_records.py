@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 
-import resnet_paths.plot  # noqa: F401  (registers the pictures)
 from record_checks import check_record, same
 from resnet_paths import gradient_by_length, load_data, load_model, path_lengths, unroll
 from resnet_paths.paths import LengthDistribution
