@@ -75,7 +75,9 @@ def numbers(value: Any) -> list[np.ndarray]:
         return [np.asarray(float(value))]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [
-            field.name for field in dataclasses.fields(value) if field.name not in ("seconds", "latency", "source")
+            field.name
+            for field in dataclasses.fields(value)
+            if field.name not in ("seconds", "source") and not field.name.startswith("latency")
         ]
         return [number for name in names for number in numbers(getattr(value, name))]
     if isinstance(value, dict):

@@ -42,3 +42,6 @@ Linearisation = Literal["frozen", "tangent"]
 
 Attribution = Literal["integrated_gradients", "ablation", "shapley"]
 """Captum methods that attribute outputs to blocks."""
+
+ComparedPart = Literal["contributions", "effective", "recommended", "shapley", "surface", "curvature", "latency"]
+"""What a comparison of models measures beyond its metric, blocks, deletions and gradients."""

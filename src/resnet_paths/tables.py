@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .imports import first_import
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """A cell without NumPy's types, which JSON does not know."""
-    if isinstance(value, (np.generic, np.ndarray)):
+    if type(value).__module__ == "numpy":  # a command's help reads this file before NumPy is needed
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _GAP = 1  # letters between columns
+_USUAL = 80  # letters of a line where nobody says
 _WIDE = 10_000  # letters: no limit
 
 
@@ -48,6 +49,12 @@ class FittingTable(Table):
             yield from Table.__rich_console__(self._of_widths(widths), console, options)
         if self.caption:
             yield _text(console, self.caption)
+
+    def fits(self, console: Console, width: int) -> bool:
+        """Whether the rows stay rows at a width."""
+        texts = [[_text(console, cell) for cell in (column.header, *column.cells)] for column in self.columns]
+        least = [_longest(column, cells) for column, cells in zip(self.columns, texts, strict=True)]
+        return sum(least) <= width - self._of_widths(least)._between(console)
 
     def _of_widths(self, widths: list[int]) -> FittingTable:
         made = copy.copy(self)
@@ -104,10 +111,11 @@ def table(title: str, left: Iterable[str] = (), right: Iterable[str] = ()) -> Fi
 
 
 def show(screen: Console, shown: Table) -> None:
-    """Print a table; outside a terminal (a log, a pipe) at the width that it needs."""
+    """Print a table; outside a terminal (a log, a pipe) in 80 columns, or where rows need more at their width."""
     width = screen.width
     if not screen.is_terminal:
-        screen.width = _WIDE  # the argument of print cannot exceed it
+        fits = not isinstance(shown, FittingTable) or shown.fits(screen, _USUAL)
+        screen.width = _USUAL if fits else _WIDE  # the argument of print cannot exceed it
     try:
         screen.print(shown, soft_wrap=False, crop=False)
     finally:

@@ -115,7 +115,7 @@ def test_how_to_fine_tune_is_refused_without_epochs(command, given, tmp_path) ->
 def test_training_images_that_are_also_the_test_images_are_refused(small_checkpoint, tmp_path, monkeypatch) -> None:
     """As of a folder without train and test in it: the accuracy would be of images that chose."""
     same = load_data("digits", limit=100)
-    monkeypatch.setattr("resnet_paths.data.load_data", lambda *arguments, **options: same)
+    monkeypatch.setattr("resnet_paths.data.load_examples", lambda *arguments, **options: same)
     result = run("plan", "--model", small_checkpoint, "--count", "1", *QUICK, "--out", tmp_path)
     assert result.exit_code == 2
     assert "training and test images differ" in " ".join(result.stderr.split())

@@ -1,8 +1,9 @@
 """A run's checkpoints as a film of curves, and models named by files."""
 
 import json
-import multiprocessing
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +20,6 @@ from resnet_paths.plot import plot_checkpoints, plot_side_by_side
 from resnet_paths.training import Recipe, train
 
 DATA = digits("test").subset(slice(0, 8))
-FORK = multiprocessing.get_context("fork")
 CHEAP = {"draws": 1, "gradient_images": 2, "parts": (), "progress": False}
 
 
@@ -113,12 +113,8 @@ def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run,
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(run)
     commands = [every.replace("$SLURM_ARRAY_TASK_ID", task) for task in ("0", "1")]
-    tasks = [FORK.Process(target=_invoke, args=(command,)) for command in commands]
-    for task in tasks:
-        task.start()
-    for task in tasks:
-        task.join()
-    assert [task.exitcode for task in tasks] == [0, 0]
+    tasks = [subprocess.Popen([sys.executable, "-m", "resnet_paths", *_words(command)]) for command in commands]
+    assert [task.wait() for task in tasks] == [0, 0]
     assert "0 computed now" in _invoke(last).stderr
     merged = Comparison.load("compared/compare.npz")
     for name in ("values", "damage", "gradient_difference"):
@@ -128,8 +124,12 @@ def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run,
         assert Comparison.load(f"tasks/{task}/compare.npz").models == film.models
 
 
+def _words(command: str) -> list[str]:
+    return [*command.split(), "--limit", "8", "--draws", "1", "--gradient-images", "2"]
+
+
 def _invoke(command: str) -> Result:
-    result = CliRunner().invoke(app, [*command.split(), "--limit", "8", "--draws", "1", "--gradient-images", "2"])
+    result = CliRunner().invoke(app, _words(command))
     if result.exit_code:
         raise SystemExit(result.output)
     return result

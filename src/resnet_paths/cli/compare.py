@@ -13,12 +13,8 @@ from rich.table import Table
 
 import resnet_paths as rp
 
-from ..choices import MetricName
-from ..comparison.checkpoints import told_apart
-from ..comparison.settings import ComparedPart
+from ..choices import ComparedPart, MetricName
 from ..files import write_table
-from ..models.load import written_file
-from ..report.side_by_side import latency_sentences, most_different
 from ..tables import json_rows
 from ..text_tables import show, table
 from ._app import command
@@ -112,6 +108,8 @@ def compare(
     if as_json:
         typer.echo(json.dumps(_as_json(record, picture, page), indent=2))
         return
+    from ..report.side_by_side import latency_sentences, most_different
+
     show(screen, _table(record))
     for text in (most_different(record), *latency_sentences(record)):
         screen.print(text, highlight=False, markup=False)
@@ -120,11 +118,15 @@ def compare(
 
 def _named(first: str, others: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Each model to load and the option that names it, by name; a run's folder is replaced by its checkpoints."""
+    from ..models.load import written_file
+
     specs: list[tuple[str, str, str]] = []
     for option, given in (("--model", first), *(("--other", other) for other in others)):
         folder = Path(given).is_dir() and written_file(given) is None
         files = rp.comparison.checkpoints_in(given) if folder else {given: given}
         specs += [(name, str(file), option) for name, file in files.items()]
+    from ..comparison.checkpoints import told_apart
+
     names = told_apart([name for name, _, _ in specs])
     return {name: (spec, option) for name, (_, spec, option) in zip(names, specs, strict=True)}
 

@@ -3,7 +3,7 @@
 from .checkpoints import checkpoints_in
 from .matching import BlockMatches, match_blocks
 from .record import Comparison
-from .settings import ComparedPart, PartSettings
+from .settings import PartSettings
 from .side_by_side import compare
 
-__all__ = ["BlockMatches", "ComparedPart", "Comparison", "PartSettings", "checkpoints_in", "compare", "match_blocks"]
+__all__ = ["BlockMatches", "Comparison", "PartSettings", "checkpoints_in", "compare", "match_blocks"]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..choices import ComparedPart
 from ..data import InMemory, as_data
 from ..data.fitting import target_kinds, usual_metric
 from ..data.metrics import METRICS, Metric
@@ -36,7 +37,7 @@ from ..paths import block_contributions, gradient_by_length, path_lengths, sampl
 from ..sweep.fingerprints import deciding, fingerprint
 from ..tradeoff import Greedy, count_macs, count_parameters
 from ..tradeoff.search import Scores, Set
-from .settings import ComparedPart, PartSettings
+from .settings import PartSettings
 
 Values = dict[str, Any]
 

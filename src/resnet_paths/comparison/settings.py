@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..arguments import Range, checked
 from ..arguments.ranges import COUNT
-
-ComparedPart = Literal["contributions", "effective", "recommended", "shapley", "surface", "curvature", "latency"]
-"""What a comparison of models measures beyond its metric, blocks, deletions and gradients."""
 
 
 @checked(
@@ -32,7 +28,7 @@ class PartSettings:
     Example:
         >>> PartSettings(surface_points=2)
         Traceback (most recent call last):
-        ValueError: expected surface_points to be an integer of at least 3 and at most 1000, got 2
+        ValueError: expected surface_points to be an integer from 3 to 1,000, got 2
     """
 
     images: int = 100

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..choices import MetricName
+from ..choices import ComparedPart, MetricName
 from ..data import ImageData, ImageSource, InMemory
 from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
@@ -37,7 +37,7 @@ from .matching import match_blocks
 from .measuring import PARTS, Measuring, comparing, surface_steps
 from .paired import statistics
 from .record import Comparison
-from .settings import ComparedPart, PartSettings
+from .settings import PartSettings
 
 Compared = nn.Module | Network | str | Path
 """A model, a network, or a name of a model as :func:`~resnet_paths.load_model` reads it."""

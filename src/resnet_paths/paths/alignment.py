@@ -120,6 +120,7 @@ class ResidualAlignment(Record):
 
 
 @checked(rank=Range(1, 10**6))
+@torch.inference_mode(False)
 def residual_alignment(
     net: UnrolledNetwork | Sequence[nn.Module],
     x: torch.Tensor,

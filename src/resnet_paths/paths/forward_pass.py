@@ -386,7 +386,7 @@ def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:
         )
 
 
-def pass_of_values(net: UnrolledNetwork, x: Any, linearise: Linearisation) -> ForwardPass:
+def pass_of_values(net: UnrolledNetwork, x: Any, linearise: Linearisation = "tangent") -> ForwardPass:
     """A record for pushing: paths start at all values from the stem, and the blocks' entries are vertices too."""
     plan = net.segments
     with preserved(net.model), torch.no_grad():

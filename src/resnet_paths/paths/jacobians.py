@@ -37,6 +37,7 @@ class LeadingSingular:
     remainder: torch.Tensor
 
 
+@torch.inference_mode(False)
 def leading_singular(
     function: Function, x: torch.Tensor, rank: int, *, steps: int | None = None, probes: int = 8, seed: int = 0
 ) -> LeadingSingular:

@@ -78,8 +78,8 @@ def wrapped(text: str, width: float, font: FontProperties) -> str:
 
     Example:
         >>> font = FontProperties(size=10)
-        >>> wrapped("one two three", 1000, font), wrapped("one two three", 40, font)
-        ('one two three', 'one two\nthree')
+        >>> wrapped("one two three", 1000, font), wrapped("one two three", 5, font)
+        ('one two three', 'one\ntwo\nthree')
     """
     measured = text_width(text, font) if text and "\n" not in text else 0
     if measured <= width or "$" in text.replace(r"\$", ""):

@@ -33,7 +33,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
     labelled = not metric and not np.isnan(plan.points[0].accuracy)
 
     def reached(point: PlanPoint) -> float:
-        return point.value if metric else point.accuracy if labelled else 1 - point.disagreement
+        return (point.value or 0.0) if metric else point.accuracy if labelled else 1 - point.disagreement
 
     accuracy = np.array([point.plain if labelled else reached(point) for point in plan.points])
     what = "as dropped" if labelled else "as repaired"

@@ -186,7 +186,7 @@ def rise_at_most(
     Example:
         >>> values = np.linspace(0, 1, 50)
         >>> round(rise_at_most(values, values + np.sin(99 * values) / 10), 3)
-        0.022
+        0.018
     """
     if distribution_free and bound is None:
         raise ValueError("expected a metric with a maximum for a distribution-free bound, got one without")

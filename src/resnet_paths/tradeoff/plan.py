@@ -143,7 +143,11 @@ class DropPlan(Record):
         shown: Callable[[float], str] = lambda value: f"{value:.2%}"  # noqa: E731
         if isinstance(goal, Rise):
             shown = lambda value: f"{value:.4g}"  # noqa: E731
-            seen, bound, allowed = first.rise, math.inf if first.rise_at_most is None else first.rise_at_most, goal.by
+            seen, bound, allowed = (
+                first.rise or 0.0,
+                math.inf if first.rise_at_most is None else first.rise_at_most,
+                goal.by,
+            )
             subject = f"{goal.name} rises by"
         elif isinstance(goal, AccuracyDrop):
             seen, bound, allowed, subject = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
@@ -249,7 +253,8 @@ def load_plan(path: str | Path) -> DropPlan:
 def _lost(point: PlanPoint) -> str:
     """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
     if math.isnan(point.disagreement):
-        return f"{point.metric} rises by {point.rise:.4g}, with 95% confidence by at most {point.rise_at_most or 0:.4g}"
+        rise, most = point.rise or 0, point.rise_at_most or 0
+        return f"{point.metric} rises by {rise:.4g}, with 95% confidence by at most {most:.4g}"
     if math.isnan(point.accuracy):
         return (
             f"{point.disagreement:.2%} of answers change, with 95% confidence at most "

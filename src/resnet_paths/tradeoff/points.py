@@ -68,8 +68,8 @@ class PlanPoint:
     macs: int
     parameters: int
     metric: str = ""
-    value: float = math.nan
-    rise: float = math.nan
+    value: float | None = None
+    rise: float | None = None
     rise_at_most: float | None = None
 
 
