@@ -107,7 +107,7 @@ def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]
 
 
 _PRODUCT = 3.5  # gradients of the data for one product
-_RESTARTS = 3  # of Lanczos, to the usual tolerances
+_RESTARTS = 1  # of Lanczos, to the loose tolerances of a quick report
 
 
 def _bytes(subject: Subject) -> float:
