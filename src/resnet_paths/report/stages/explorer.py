@@ -149,7 +149,7 @@ STAGE = Stage(
     "off next would cost.",
     run=run,
     quick={
-        "images": 150,
+        "images": 120,
         "draws": 150,
         "held_out": 40,
         "max_searched": 400,

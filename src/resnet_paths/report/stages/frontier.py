@@ -289,7 +289,7 @@ STAGE = Stage(
         "recalibrate_images": 300,
         "max_blocks": 16,
         "batch": 32,
-        "seconds": 0.1,
+        "seconds": 0.05,
     },
     full={"images": None, "search_images": 1000, "recalibrate_images": 2000, "max_blocks": None, "seconds": 1.0},
     weight=30,
