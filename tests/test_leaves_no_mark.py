@@ -201,7 +201,7 @@ FUNCTIONS: dict[str, Function] = {
         net, [1, 4], data, data, disagreement=0.9, settings=surgery.RefitSettings(held_out=0.5)
     )(data.x),
     "measure_latency": lambda net, data: tradeoff.measure_latency(net.model, data.x, seconds=0.0, threads=1),
-    "latency_by_block": lambda net, data: tradeoff.latency_by_block(net, data.x, seconds=0.0001),
+    "latency_by_block": lambda net, data: tradeoff.latency_by_block(net, data.x, seconds=0.0),
     "count_flops": lambda net, data: tradeoff.count_flops(net.model, data.x),
     "count_macs": lambda net, data: tradeoff.count_macs(net.model, data.x),
     "macs_by_block": lambda net, data: tradeoff.macs_by_block(net, data.x),
