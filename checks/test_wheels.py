@@ -47,7 +47,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions: tuple
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert names == {f"resnet_paths/{path.relative_to(package).as_posix()}" for path in files}
     assert {"resnet_paths/py.typed", "resnet_paths/models/embedded/digits_resnet56.safetensors"} <= names
-    assert sum(map(len, contents(wheel).values())) < 3_000_000
+    assert sum(map(len, contents(wheel).values())) < 4_000_000  # 2 MB of code and 0.9 of weights
 
 
 def test_the_wheel_says_what_it_needs(distributions: tuple[Path, Path]) -> None:

@@ -58,6 +58,7 @@ class _Drawn:
     entries: list[str] = field(default_factory=list)  # of the legend, in order
 
 
+_NARROW = 2.0  # inches of a panel, in which axis labels and a legend of 7 points no longer fit
 _DRAWN: WeakKeyDictionary[Axes, _Drawn] = WeakKeyDictionary()
 
 
@@ -71,9 +72,15 @@ class PlotAxes(Axes):
 
 
 def new_axes(size: tuple[float, float], rows: int = 1, columns: int = 1, kind: type[Axes] = PlotAxes) -> list[Axes]:
-    """Axes of a new figure without a window, of the user's ``figure.figsize`` if they set one."""
+    """Axes of a new figure without a window, of the user's ``figure.figsize`` if they set one.
+
+    Where several panels would be too narrow in it, they stand one below the other, each as high as the user's figure.
+    """
     users = list(rcParams["figure.figsize"])
     if users != list(rcParamsDefault["figure.figsize"]):
+        if columns > 1 and users[0] / columns < _NARROW:
+            rows, columns = rows * columns, 1
+            users[1] *= rows
         size = (users[0], users[1])
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, subplot_kw={"axes_class": kind})
