@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +42,33 @@ def browser() -> Iterator[Any]:
         opened = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a file; the page's `said` holds its messages, its errors, and what it asks of others."""
+    contexts = []
+
+    def opened(
+        path: Path,
+        width: int = 1280,
+        scheme: str = "light",
+        *,
+        own: tuple[str, ...] = ("data:", "file:"),
+        **options: Any,
+    ) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, **options))
+        page = contexts[-1].new_page()
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(own) or page.said.append(asked.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,9 @@ from resnet_paths.data import digits
 from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.report import STAGES, Stage, write_report
 from resnet_paths.report.words import number, percent
+from tiny_report import TINY
 
 SHOWN = ("checks", "blocks", "lesion", "lengths", "surface")
-SMALL = {  # every stage, as fast as it goes
-    "explorer": {"images": 20, "seconds": 0.001},
-    "deletions": {"images": 20, "counts": 3, "draws": 2},
-    "reordering": {"images": 20, "swaps": (1, 2), "draws": 2},
-    "gradient": {"images": 2},
-    "effective": {"images": 2, "draws": 2},
-    "contributions": {"images": 4},
-    "values": {"images": 10, "permutations": 4, "players": 3},
-    "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "max_blocks": 2, "seconds": 0.01},
-    "surface": {"images": 10, "steps": 3},
-    "curvature": {"images": 8, "steps": 4},
-}
 VIEWS = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
 MARKS = "#lesion .mark"
 
@@ -62,7 +50,7 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         digits("test").subset(slice(0, 40)),
         tmp_path_factory.mktemp("whole") / "report.html",
         training=digits("train").subset(slice(0, 60)),
-        options=SMALL,
+        options=TINY,
         progress=False,
     )
     assert report.failed == []
@@ -70,20 +58,13 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=VIEWS, ids=lambda p: f"{p[0]}-{p[1]}")
-def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Any]:
+def opened(request: pytest.FixtureRequest, watched: Any, page_file: Path) -> Any:
     width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
-    page.said = []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith(("data:", "file:")) or page.said.append(asked.url))
-    page.goto(page_file.as_uri())
+    page = watched(page_file, width, scheme)
     for summary in page.query_selector_all("main details > summary"):
         summary.click()
     page.scheme, page.width = scheme, width
-    yield page
-    context.close()
+    return page
 
 
 def test_nothing_is_said_and_nothing_is_asked_of_others(opened: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,11 @@ def page_file(record: Comparison, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(params=[(390, "dark"), (1280, "light")], ids=lambda p: f"{p[0]}-{p[1]}")
-def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Any]:
+def opened(request: pytest.FixtureRequest, watched: Any, page_file: Path) -> Any:
     width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
-    page.said = []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith(("data:", "file:")) or page.said.append(asked.url))
-    page.goto(page_file.as_uri())
+    page = watched(page_file, width, scheme)
     page.width = width
-    yield page
-    context.close()
+    return page
 
 
 def test_the_page_is_quiet_and_as_wide_as_the_screen(opened: Any) -> None:

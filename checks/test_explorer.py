@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,23 +72,15 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return Shown(load_model("embedded"), tmp_path_factory.mktemp("many"))
 
 
-def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
-    page = context.new_page()
-    page.said = []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith(("data:", "file:", "blob:")) or page.said.append(asked.url))
-    page.goto(path.as_uri())
+def opened(watched: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
+    page = watched(path, width, scheme, own=("data:", "file:", "blob:"), offline=True)
     page.wait_for_selector(SWITCH)
     return page
 
 
 @pytest.fixture(params=[(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")], ids=lambda p: f"{p[0]}-{p[1]}")
-def page(request: pytest.FixtureRequest, browser: Any, every: Shown) -> Iterator[Any]:
-    shown = opened(browser, every.path, *request.param)
-    yield shown
-    shown.context.close()
+def page(request: pytest.FixtureRequest, watched: Any, every: Shown) -> Any:
+    return opened(watched, every.path, *request.param)
 
 
 def switch_to(page: Any, dropped: list[int]) -> None:
@@ -140,10 +131,10 @@ class Rounded:
 
 @pytest.mark.parametrize("which", ["every", "many"])
 def test_twenty_random_sets_have_the_numbers_of_python(
-    browser: Any, which: str, request: pytest.FixtureRequest
+    watched: Any, which: str, request: pytest.FixtureRequest
 ) -> None:
     shown: Shown = request.getfixturevalue(which)
-    page, n, generator = opened(browser, shown.path), len(shown.net), np.random.default_rng(1)
+    page, n, generator = opened(watched, shown.path), len(shown.net), np.random.default_rng(1)
     rounded, hows = Rounded(shown), []
     for turn in range(20):
         dropped = sorted(generator.choice(n, generator.integers(0, n + 1), replace=False).tolist())
@@ -166,11 +157,10 @@ def test_twenty_random_sets_have_the_numbers_of_python(
         assert answer.unsure or rights(page) == by_class(shown.data, answer.wrong)
     assert set(hows) == {"measured"} if which == "every" else hows.count("computed") > 10
     assert page.said == []
-    page.context.close()
 
 
-def test_an_answer_is_first_estimated_and_then_computed_and_so_is_what_follows(browser: Any, many: Shown) -> None:
-    page, rounded = opened(browser, many.path), Rounded(many)
+def test_an_answer_is_first_estimated_and_then_computed_and_so_is_what_follows(watched: Any, many: Shown) -> None:
+    page, rounded = opened(watched, many.path), Rounded(many)
     page.wait_for_selector(".explorer-how:has-text('Measured with PyTorch')")
     dropped = [0, 5, 11, 20]
     switch_to(page, dropped)
@@ -187,12 +177,11 @@ def test_an_answer_is_first_estimated_and_then_computed_and_so_is_what_follows(b
     assert "estimate" not in text
     assert page.query_selector_all(".cost.guess") == []
     assert page.said == []
-    page.context.close()
 
 
-def test_another_switch_stops_what_is_being_computed(browser: Any, many: Shown) -> None:
+def test_another_switch_stops_what_is_being_computed(watched: Any, many: Shown) -> None:
     """Of many sets that are passed through quickly, the last alone is answered, and soon."""
-    page, rounded = opened(browser, many.path), Rounded(many)
+    page, rounded = opened(watched, many.path), Rounded(many)
     sets = [[block, block + 2, block + 5] for block in range(20)]
     for dropped in sets:
         switch_to(page, dropped)
@@ -200,11 +189,10 @@ def test_another_switch_stops_what_is_being_computed(browser: Any, many: Shown) 
     page.wait_for_selector(f".explorer[data-how={answer.how}]", timeout=5_000)
     assert float(numbers(page)["loss"]) == pytest.approx(answer.loss, rel=LOSS)
     assert page.said == []
-    page.context.close()
 
 
 def test_an_evaluator_that_disagrees_is_not_believed_and_the_page_says_so(
-    browser: Any, many: Shown, tmp_path: Path
+    watched: Any, many: Shown, tmp_path: Path
 ) -> None:
     changed = re.sub(
         r'"checks": \[\{"kept": (\[[^]]*\]), "loss": ([0-9.]+)',
@@ -214,7 +202,7 @@ def test_an_evaluator_that_disagrees_is_not_believed_and_the_page_says_so(
     wrong = tmp_path / "wrong.html"
     wrong.write_text(changed)
     assert changed != many.path.read_text()
-    page = opened(browser, wrong)
+    page = opened(watched, wrong)
     switch_to(page, [0, 5, 11, 20])
     page.wait_for_selector(".explorer-how:has-text('cannot compute')")
     text = page.inner_text(".explorer-how")
@@ -225,7 +213,6 @@ def test_an_evaluator_that_disagrees_is_not_believed_and_the_page_says_so(
     assert float(numbers(page)["accuracy"]) == pytest.approx(answer.accuracy)
     low, high = (f"{100 * end:.1f}\xa0%" for end in answer.interval)
     assert f"{low} to {high}" in page.inner_text(".explorer-numbers")
-    page.context.close()
 
 
 def rights(page: Any) -> list[str]:
@@ -237,17 +224,16 @@ def by_class(data: ImageData, wrong: np.ndarray) -> list[str]:
     return [f"{(~wrong[labels == k]).sum()} of {(labels == k).sum()}" for k in range(10) if (labels == k).any()]
 
 
-def test_a_click_switches(browser: Any, every: Shown) -> None:
-    page = opened(browser, every.path)
+def test_a_click_switches(watched: Any, every: Shown) -> None:
+    page = opened(watched, every.path)
     page.click(f"{SWITCH} >> nth=3")
     assert page.get_attribute(f"{SWITCH} >> nth=3", "aria-checked") == "false"
     page.click(f"{SWITCH} >> nth=3")
     assert page.get_attribute(f"{SWITCH} >> nth=3", "aria-checked") == "true"
-    page.context.close()
 
 
-def test_the_images_that_turn_wrong_are_shown(browser: Any, every: Shown) -> None:
-    page = opened(browser, every.path)
+def test_the_images_that_turn_wrong_are_shown(watched: Any, every: Shown) -> None:
+    page = opened(watched, every.path)
     switch_to(page, [2])
     wrong, before = every.record.answer([2]).wrong, every.record.answer([]).wrong
     turned = np.flatnonzero(wrong & ~before)
@@ -257,11 +243,10 @@ def test_the_images_that_turn_wrong_are_shown(browser: Any, every: Shown) -> Non
     labels = page.eval_on_selector_all(".explorer-images svg", "all => all.map(e => e.getAttribute('aria-label'))")
     assert labels == [f"image {image}, class {int(every.data.labels[image])}" for image in turned][: len(labels)]
     assert len(labels) == min(len(turned), 24)
-    page.context.close()
 
 
-def test_the_buttons_go_to_the_best_sets(browser: Any, every: Shown) -> None:
-    page = opened(browser, every.path)
+def test_the_buttons_go_to_the_best_sets(watched: Any, every: Shown) -> None:
+    page = opened(watched, every.path)
     for count in range(7):
         page.fill("input[type=range]", str(count))
         assert page.inner_text(".explorer-code code").endswith(f"{list(every.record.best(count))})")
@@ -272,7 +257,6 @@ def test_the_buttons_go_to_the_best_sets(browser: Any, every: Shown) -> None:
     (off,) = page.query_selector_all(f"{SWITCH}[aria-checked=false]")
     name = off.get_attribute("aria-label")
     assert errors[every.record.names.index(name)] == min(errors)
-    page.context.close()
 
 
 def test_the_keyboard_alone_reaches_and_switches_every_block(page: Any) -> None:
@@ -326,7 +310,7 @@ def test_it_fits_reads_and_stands_out(page: Any, contrast: str) -> None:
     assert max(right) <= page.viewport_size["width"]
 
 
-def test_names_are_texts_and_not_code(browser: Any, tmp_path: Path) -> None:
+def test_names_are_texts_and_not_code(watched: Any, tmp_path: Path) -> None:
     """What a model's modules are called cannot run, or end the element that holds it."""
     inner = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0)
 
@@ -343,10 +327,9 @@ def test_names_are_texts_and_not_code(browser: Any, tmp_path: Path) -> None:
     report = write_report(
         Named().eval(), digits("test"), tmp_path / "r.html", stages=stages, options=options, progress=False
     )
-    page = opened(browser, report.path)
+    page = opened(watched, report.path)
     assert json.dumps(page.get_attribute(f"{SWITCH} >> nth=0", "aria-label")).startswith('"</script><img')
     assert page.said == []
-    page.context.close()
 
 
 NOTEBOOK = """async ({ module, data }) => {

@@ -42,21 +42,10 @@ from resnet_paths.report.page import everything
 from resnet_paths.report.section import Latency
 from resnet_paths.report.stages.frontier import found_of, headline_of
 from resnet_paths.report.words import percent
+from tiny_report import TINY
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    "explorer": {"images": 20, "seconds": 0.001},
-    "deletions": {"images": 20, "counts": 3, "draws": 2},
-    "reordering": {"images": 20, "swaps": (1, 2), "draws": 2},
-    "gradient": {"images": 2},
-    "effective": {"images": 2, "draws": 2},
-    "contributions": {"images": 4},
-    "values": {"images": 10, "permutations": 4, "players": 3},
-    "frontier": {"images": 20, "search_images": 20, "recalibrate_images": 20, "max_blocks": 2, "seconds": 0.01},
-    "surface": {"images": 10, "steps": 3},
-    "curvature": {"images": 8, "steps": 4},
-}
 NAMES = [stage.name for stage in STAGES]
 VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
 

@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,10 +153,8 @@ def load_data(
         >>> load_data("digits", limit=100).x.shape
         torch.Size([100, 1, 8, 8])
     """
-    data = _loaded(
-        spec, split, None, limit=limit, size=size, download=download, mean=mean, std=std, classes=classes, white=white,
-        seed=seed, default=default,
-    )  # fmt: skip
+    options = _Options(split, limit, size, download, mean, std, classes, white, seed, default or Reading())
+    data = _loaded(spec, options, None)
     if not isinstance(data, ImageData):
         raise TypeError(f"expected images with one class each from {spec!r}, got {data!r}; this reads images only")
     return data
@@ -186,36 +184,22 @@ def load_examples(
         >>> load_examples("digits", limit=3).noun
         'image'
     """
-    return _loaded(spec, split, model, limit=limit, seed=seed, **options)
+    options["default"] = options.get("default") or Reading()
+    return _loaded(spec, _Options(split, limit, seed=seed, **options), model)
 
 
-def _loaded(
-    spec: Any,
-    split: Split | None,
-    model: nn.Module | None,
-    *,
-    limit: int | None = None,
-    size: int | None = None,
-    download: bool = False,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    classes: Sequence[str] | None = None,
-    white: float | None = None,
-    seed: int = 0,
-    default: Reading | None = None,
-) -> InMemory:
+def _loaded(spec: Any, options: _Options, model: nn.Module | None) -> InMemory:
     if not isinstance(spec, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {type(spec).__name__}; as_data takes loaders, data sets and arrays")
-    for name, value in {"limit": limit, "size": size}.items():
+    for name, value in {"limit": options.limit, "size": options.size}.items():
         if value is not None and value < 1:
             raise ValueError(f"expected a {name} of at least 1, got {value}")
-    default = default or Reading()
-    classes = tuple(classes) if classes is not None else default.classes or None
-    options = _Options(split, limit, size, download, mean, std, classes, white, seed, default)
+    default, mean, std = options.default, options.mean, options.std
+    classes = tuple(options.classes) if options.classes is not None else default.classes or None
     spec = str(spec)
-    data = _read(spec, options, model)
+    data = _read(spec, replace(options, classes=classes), model)
     if not isinstance(data, ImageData):
-        return data if limit is None else data.subset(slice(0, limit))
+        return data if options.limit is None else data.subset(slice(0, options.limit))
     if default.fits(data.images.shape[1]) and _kind(spec) != "function":
         mean, std = mean or default.mean, std or default.std
     return replace(data, mean=tuple(mean or data.mean), std=tuple(std or data.std))
@@ -244,16 +228,16 @@ def has_parts(spec: str) -> bool:
 class _Options:
     """The options of :func:`load_data`."""
 
-    split: Split | None
-    limit: int | None
-    size: int | None
-    download: bool
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    classes: Sequence[str] | None
-    white: float | None
-    seed: int
-    default: Reading
+    split: Split | None = None
+    limit: int | None = None
+    size: int | None = None
+    download: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: Sequence[str] | None = None
+    white: float | None = None
+    seed: int = 0
+    default: Reading = field(default_factory=Reading)
 
 
 def _kind(spec: str) -> str:
