@@ -1,6 +1,7 @@
 """What pages get from the site: their weight in its search, and links to the repository once that has an address."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ WIDE = ("coverage", "cheat-sheet")
 """Pages whose tables need the room of the table of contents."""
 
 
+@cache
 def repository() -> str:
     """The address in CITATION.cff, which a release fills in; empty until then."""
     line = re.search(

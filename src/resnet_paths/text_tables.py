@@ -34,10 +34,9 @@ class FittingTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The columns, or the rows one below the other."""
-        texts = [[_text(console, cell) for cell in (column.header, *column.cells)] for column in self.columns]
-        least = [_longest(column, cells) for column, cells in zip(self.columns, texts, strict=True)]
+        texts, least, between = self._least(console)
         widths = [max((line.cell_len for cell in cells for line in cell.split()), default=0) for cells in texts]
-        room = options.max_width - self._of_widths(least)._between(console)
+        room = options.max_width - between
         if self.title:  # over the whole terminal, not only the columns
             yield Text.assemble((_text(console, self.title).plain, "bold"))
         if sum(least) > room:
@@ -52,9 +51,14 @@ class FittingTable(Table):
 
     def fits(self, console: Console, width: int) -> bool:
         """Whether the rows stay rows at a width."""
+        _, least, between = self._least(console)
+        return sum(least) <= width - between
+
+    def _least(self, console: Console) -> tuple[list[list[Text]], list[int], int]:
+        """The texts of each column, the least width of each, and the letters of a line that belong to none."""
         texts = [[_text(console, cell) for cell in (column.header, *column.cells)] for column in self.columns]
         least = [_longest(column, cells) for column, cells in zip(self.columns, texts, strict=True)]
-        return sum(least) <= width - self._of_widths(least)._between(console)
+        return texts, least, self._of_widths(least)._between(console)
 
     def _of_widths(self, widths: list[int]) -> FittingTable:
         made = copy.copy(self)

@@ -1,7 +1,7 @@
 """Records and reports in TensorBoard, Weights & Biases and Lightning's loggers: numbers, table, figure, page.
 
-Beside the loggers of single numbers, which a recorder calls hundreds of times: a record is logged once, whole. Where it
-goes is told by what the object can do, so neither package is imported before one of its objects comes.
+Beside the loggers of single numbers, which a recorder calls hundreds of times: a record is logged once, whole. The
+target is recognised by its methods, so neither package is imported before one of its objects comes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def log_result(to: Any, result: Shown | str | Path, *, step: int = 0, name: str 
     Raises:
         TypeError: `to` is none of these.
         FileNotFoundError: the report does not exist.
-        ValueError: the file is no ``.html``.
+        ValueError: the file is not an HTML file.
 
     Example:
         >>> import tempfile

@@ -185,9 +185,8 @@ def place(device: str) -> torch.device:
 
 def fitting(model: nn.Module, data: rp.data.InMemory, option: str = "--model") -> tuple[Any, Any]:
     """Two images and the model's output for them; a one-line error if it does not take them."""
-    from ..graph.inputs import main_output
+    from ..graph.inputs import main_output, placed
     from ..network.fitting import output_on
-    from ..network.unrolled import placed
 
     example = placed(data.subset(slice(0, 2)).x, model)
     output = output_on(model, example, data.name, f"choose --data to fit {option}")

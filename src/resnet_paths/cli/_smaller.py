@@ -76,8 +76,8 @@ def write_smaller(
         out: the folder.
         onnx: write the ONNX file too.
     """
+    from ..graph.inputs import placed
     from ..models.reading import facts_of
-    from ..network.unrolled import placed
 
     example = placed(images.subset([0, min(1, len(images) - 1)]).x, smaller)
     files = rp.surgery.export_model(smaller, example, out, onnx=onnx)

@@ -112,7 +112,6 @@ def _choose(
 ) -> list[int]:
     """The blocks to drop, judged on the first half of the images, in the order of their single damage."""
     import numpy as np
-    import torch
 
     from ..lesion.evaluate import deletion_gates
 
@@ -120,7 +119,8 @@ def _choose(
         raise ValueError(f"expected --count from 0 to {len(net)}, the number of blocks, got {count}")
     half, _ = images.halves(seed)
     _, loss = rp.lesion.metric_named("loss")
-    alone = rp.lesion.evaluate_gates(net, half, 1 - torch.eye(len(net), device="cpu"), loss, **running).mean(1)
+    singles = deletion_gates([[block] for block in range(len(net))], len(net))
+    alone = rp.lesion.evaluate_gates(net, half, singles, loss, **running).mean(1)
     order = [int(index) for index in np.argsort(alone, kind="stable")]
     if count is not None:
         return sorted(order[:count])
@@ -135,8 +135,8 @@ def _dropped(
     net: rp.UnrolledNetwork, images: rp.ImageData, chosen: list[int], seed: int, running: rp.lesion.StudyOptions
 ) -> dict[str, Any]:
     """Accuracy on the other half, parameters and latency, before and after."""
+    from ..graph.inputs import placed
     from ..lesion.evaluate import deletion_gates
-    from ..network.unrolled import placed
 
     _, other = images.halves(seed)
     smaller = rp.drop_blocks(net, chosen)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,9 +20,6 @@ from ._inputs import console, only_images
 from ._planning import planned
 from ._smaller import check_as_planned, write_smaller
 from .options import Json, Out, Planning, Subject
-
-if TYPE_CHECKING:
-    pass
 
 
 @command(
@@ -48,9 +45,10 @@ def shrink(
             f"no blocks were dropped: for no set could it be shown that {plan.goal}; allow more, or pass more images"
         )
     smaller = plan.apply(net, images.used, split=made.split)
-    files |= write_smaller(smaller, subject.model, plan.point.names, only_images(images.test), out, onnx=onnx)
-    check_as_planned(plan, files["pt2"], only_images(images.test), net)
-    stages = _stages(net, plan, only_images(images.test), files.get("onnx") if subject.device == "cpu" else None)
+    test = only_images(images.test)
+    files |= write_smaller(smaller, subject.model, plan.point.names, test, out, onnx=onnx)
+    check_as_planned(plan, files["pt2"], test, net)
+    stages = _stages(net, plan, test, files.get("onnx") if subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
         facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
@@ -123,7 +121,7 @@ def _milliseconds(
     data: rp.ImageData,
     call: Callable[..., object] | None = None,
 ) -> tuple[float, float]:
-    from ..network.unrolled import placed
+    from ..graph.inputs import placed
     from ..tradeoff.stopwatch import Stopwatch
 
     watch = Stopwatch(net, clock, placed(clock.input(data), net.model))

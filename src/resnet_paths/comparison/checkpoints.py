@@ -31,7 +31,7 @@ def checkpoints_in(folder: str | Path) -> dict[str, Path]:
 
 
 def told_apart(names: Iterable[str]) -> list[str]:
-    """Names, each of which occurs once: what came before gets its place in brackets.
+    """Unique names: one that was used before gets its position in brackets.
 
     Example:
         >>> told_apart(["a", "b", "a"])

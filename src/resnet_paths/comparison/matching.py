@@ -18,11 +18,11 @@ import torch
 
 from ..arguments import checked
 from ..graph.eval_mode import check_eval
+from ..graph.inputs import placed
 from ..graph.trees import leaves
 from ..lesion.evaluate import Network
 from ..lesion.predictors import centred_products, cka_of_products
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 
 MatchedBy = Literal["first", "name", "similarity", "nothing"]
 

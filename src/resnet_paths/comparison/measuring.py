@@ -21,6 +21,7 @@ from ..choices import ComparedPart
 from ..data import InMemory, as_data
 from ..data.fitting import target_kinds, usual_metric
 from ..data.metrics import METRICS, Metric
+from ..graph.inputs import placed
 from ..graph.wrappers import unwrap
 from ..landscape import Surface, curvature_operator, extreme_eigenvalues, random_direction, roughness
 from ..landscape.cell_metrics import named_metrics
@@ -32,7 +33,6 @@ from ..lesion import block_values, evaluate_gates
 from ..lesion.evaluate import Network, deletion_gates, quick
 from ..lesion.multiple import random_sets
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 from ..paths import block_contributions, gradient_by_length, path_lengths, sample_path_gradients
 from ..sweep.fingerprints import deciding, fingerprint
 from ..tradeoff import Greedy, count_macs, count_parameters

@@ -23,11 +23,10 @@ from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
 from ..graph.errors import NoBlocksError
 from ..graph.eval_mode import check_eval
-from ..graph.inputs import call_model
+from ..graph.inputs import call_model, placed
 from ..lesion.evaluate import Network
 from ..models.load import load_model
 from ..network import unroll
-from ..network.unrolled import placed
 from ..provenance import provenance
 from ..sweep import RunOptions, SweepError, sweep
 from ..sweep.result import last_line
@@ -70,8 +69,8 @@ def compare(
     """Compare models on the same images: metric, blocks, deletions, paths, and whatever else is asked for.
 
     For each model: the metric; the rise when each block is deleted; the metric after random deletions, and after
-    deleting the least damaging blocks; the share of each path length among all paths and in the gradient. The parts
-    are, the cheap one first: "contributions", what each block adds directly to the true class's logit; "effective",
+    deleting the least damaging blocks; the share of each path length among all paths and in the gradient. The parts,
+    cheapest first, are: "contributions", what each block adds directly to the true class's logit; "effective",
     the share of each length if cancellation between paths is ignored; "recommended", the metric after dropping blocks
     in the order that a greedy search recommends; "shapley", what each block is worth if any of
     the others may be missing; "surface", the loss over a plane of random directions with common seeds, each scaled to
@@ -84,7 +83,7 @@ def compare(
     Args:
         models: at least two, in eval mode: modules, unrolled networks, plain networks
             (:func:`~resnet_paths.network.plain_layers`), or names and files as for :func:`~resnet_paths.load_model`;
-            by name, or in order. Without names, files are called what they are called and others 1, 2, 3, ... Or the
+            by name, or in order. Without names, files keep theirs and other models are numbered 1, 2, 3, ... Or the
             folder of a training with ``keep="all"``, which stands for its checkpoints.
         data: labelled images, or any other examples with targets (:func:`~resnet_paths.data.as_examples`); or, where
             models need different normalisation or sizes, a mapping from each model's name to the same images in the

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..graph.inputs import call_model, main_output
+from ..graph.inputs import call_model, main_output, placed
 from ..graph.preserve import preserved
 from ..graph.trees import leaves, map_leaves
 from .adapter import (
@@ -158,11 +158,10 @@ def _takes(model: nn.Module | None, x: torch.Tensor) -> bool:
     """Whether a model takes an array of three dimensions as it is, rather than as grey images."""
     if model is None:
         return False
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
-    few = x[:2].to(parameter.device, parameter.dtype)
+    few = placed(x[:2], model)
     try:
         with preserved(model), torch.no_grad():
-            return main_output(call_model(model, few)).shape[:1] == few.shape[:1]
+            return bool(main_output(call_model(model, few)).shape[:1] == few.shape[:1])
     except Exception:  # whatever a model raises for inputs that it does not take
         return False
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..draws import permutation, seeded
+from ..graph.inputs import placed
 from ..graph.trees import leaves, map_leaves
 from .adapter import ImageSource, as_batches
 from .batches import even_slices
@@ -118,16 +119,11 @@ def placed_input(x: Any, model: nn.Module) -> Any:
     Raises:
         TypeError: the input is uint8 pixels, whose normalisation is unknown.
     """
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-
-    def move(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or parameter is None:
-            return leaf
-        if leaf.dtype == torch.uint8 and leaf.ndim == 4:
-            raise TypeError(
-                "expected images as the model reads them, got uint8, whose normalisation is not known; pass "
-                "images from load_data or as_data(..., mean=, std=)"
-            )
-        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else leaf.dtype)
-
-    return map_leaves(x, move)
+    has_dtype = any(parameter.is_floating_point() for parameter in model.parameters())
+    tensors = (leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor))
+    if has_dtype and any(tensor.dtype == torch.uint8 and tensor.ndim == 4 for tensor in tensors):
+        raise TypeError(
+            "expected images as the model reads them, got uint8, whose normalisation is not known; pass "
+            "images from load_data or as_data(..., mean=, std=)"
+        )
+    return placed(x, model)

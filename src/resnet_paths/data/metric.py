@@ -41,6 +41,7 @@ class ExampleMetric:
         needs_targets: False if it only compares with the full network.
         estimate: the metric as a function of the means of the parts; None: there are none.
         bound: largest value, and largest difference of two values, if there is one.
+        share: whether it is the share of some answers (wrong, changed), which is written in percent.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ExampleMetric:
     needs_targets: bool = True
     estimate: Estimate | None = None
     bound: float | None = None
+    share: bool = False
 
     def __call__(
         self, outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None = None
@@ -71,6 +73,22 @@ class ExampleMetric:
         metric, slopes = estimate(means)
         values: np.ndarray = metric[..., None] + ((parts - means[..., None, :]) * slopes[..., None, :]).sum(-1)
         return values
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """Values in float32 at least: half precision would round losses away."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def summed(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The sum of each example's values that count, and their number, (examples, 2).
+
+    Example:
+        >>> summed(torch.tensor([[1.0, torch.nan, 3.0]]), torch.tensor([[True, False, True]]))
+        tensor([[4., 2.]], dtype=torch.float64)
+    """
+    total = values.where(counts, values.new_zeros(())).double().sum(1)
+    return torch.stack([total, counts.double().sum(1)], 1)
 
 
 def ratio(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

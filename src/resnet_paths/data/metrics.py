@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
-from .metric import ExampleMetric, TargetKind, ratio
+from .metric import ExampleMetric, TargetKind, ratio, summed, wide
 from .number_metrics import NUMBER_METRICS
 from .position_metrics import POSITION_METRICS, scores_by_position
 from .predictions import check_labels, divergence_of, right
@@ -31,11 +31,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         tensor([1.3863, 1.3863])
     """
     check_labels(logits, labels)
-    return F.cross_entropy(_wide(logits), labels, reduction="none")
-
-
-def _wide(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide(logits), labels, reduction="none")
 
 
 def _error(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -53,7 +49,7 @@ def _top5(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.T
 def _soft_error(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """1 - p(label): the expected error of a prediction sampled from the predicted distribution."""
     check_labels(outputs, targets)
-    return 1 - _wide(outputs).softmax(-1).gather(-1, targets[:, None])[:, 0]
+    return 1 - wide(outputs).softmax(-1).gather(-1, targets[:, None])[:, 0]
 
 
 def _disagreement(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -90,7 +86,7 @@ def _compared(
 ) -> torch.Tensor:
     """A distance between two predictions, per example; for a prediction per position, its sum and their number."""
     if outputs.ndim == 2:
-        return distance(_wide(outputs), _wide(full))
+        return distance(wide(outputs), wide(full))
     shape = mask if mask is not None and mask.shape == outputs.shape[:2] else targets
     if not isinstance(shape, torch.Tensor) or shape.ndim < 2 or shape.is_floating_point():
         raise ValueError(
@@ -100,17 +96,17 @@ def _compared(
     if shape is mask:
         shape = torch.zeros_like(mask, dtype=torch.int64)
     (one, _, counts), (other, _, _) = (scores_by_position(scores, shape, mask) for scores in (outputs, full))
-    distances = distance(_wide(one), _wide(other))
-    return torch.stack([distances.where(counts, distances.new_zeros(())).double().sum(1), counts.double().sum(1)], 1)
+    distances = distance(wide(one), wide(other))
+    return summed(distances, counts)
 
 
 _CLASS: frozenset[TargetKind] = frozenset({"class"})
 _CLASSES: frozenset[TargetKind] = frozenset({"class", "positions"})
 _CLASS_METRICS = (
-    ExampleMetric("error", _error, _CLASS, bound=1.0),
+    ExampleMetric("error", _error, _CLASS, bound=1.0, share=True),
     ExampleMetric("loss", _loss, _CLASS),
-    ExampleMetric("top5_error", _top5, _CLASS, bound=1.0),
-    ExampleMetric("disagreement", _disagreement, _CLASSES, False, ratio, 1.0),
+    ExampleMetric("top5_error", _top5, _CLASS, bound=1.0, share=True),
+    ExampleMetric("disagreement", _disagreement, _CLASSES, False, ratio, 1.0, share=True),
     ExampleMetric("divergence", _divergence, _CLASSES, False, ratio),
     ExampleMetric("soft_error", _soft_error, _CLASS, bound=1.0),
     ExampleMetric("soft_disagreement", _soft_disagreement, _CLASSES, False, ratio, 1.0),
@@ -119,6 +115,16 @@ _CLASS_METRICS = (
 METRICS: dict[str, ExampleMetric] = {
     metric.name: metric for metric in (*_CLASS_METRICS, *POSITION_METRICS, *NUMBER_METRICS)
 }
+
+
+def is_share(metric: str) -> bool:
+    """Whether the metric of a name is the share of some answers, which is written in percent.
+
+    Example:
+        >>> is_share("error"), is_share("loss"), is_share("my own")
+        (True, False, False)
+    """
+    return metric in METRICS and METRICS[metric].share
 
 
 def needs_labels(metric: str | Metric) -> bool:

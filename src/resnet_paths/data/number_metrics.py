@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import torch
 
-from .metric import ExampleMetric, TargetKind, ratio
+from .metric import ExampleMetric, TargetKind, ratio, summed, wide
 
 _NUMBERS: frozenset[TargetKind] = frozenset({"numbers"})
 _ANY = frozenset(get_args(TargetKind))
@@ -19,7 +19,7 @@ def _differences(outputs: torch.Tensor, targets: Any, mask: torch.Tensor | None)
     if not isinstance(targets, torch.Tensor) or _trimmed(outputs) != _trimmed(targets):
         got = None if targets is None else tuple(targets.shape)
         raise ValueError(f"expected targets of the shape of the outputs, {tuple(outputs.shape)}, got {got}")
-    one, other = _wide(outputs), _wide(targets).reshape(outputs.shape)
+    one, other = wide(outputs), wide(targets).reshape(outputs.shape)
     counts = torch.ones_like(one, dtype=torch.bool)
     if mask is not None and outputs.shape[:2] == mask.shape:
         counts = counts & mask.reshape(*mask.shape, *[1] * (outputs.ndim - 2))
@@ -33,24 +33,14 @@ def _trimmed(values: torch.Tensor) -> tuple[int, ...]:
     return shape
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values if values.dtype == torch.float64 else values.float()
-
-
 def _squared(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     differences, counts = _differences(outputs, targets, mask)
-    return _summed(differences.square(), counts)
+    return summed(differences.square(), counts)
 
 
 def _absolute(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     differences, counts = _differences(outputs, targets, mask)
-    return _summed(differences.abs(), counts)
-
-
-def _summed(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The sum of the values that count, and their number, (examples, 2)."""
-    total = values.where(counts, values.new_zeros(())).double().sum(1)
-    return torch.stack([total, counts.double().sum(1)], 1)
+    return summed(differences.abs(), counts)
 
 
 def _flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -62,12 +52,12 @@ def _flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.
     if not bool(((targets == 0) | (targets == 1) | ~known).all()):
         raise ValueError(f"expected flags of 0 and 1, or {_UNKNOWN} where unknown, got other numbers")
     wrong = ((outputs > 0) != (targets == 1)) | outputs.isnan()
-    return _summed(wrong.flatten(1).double(), known.flatten(1))
+    return summed(wrong.flatten(1).double(), known.flatten(1))
 
 
 def _embeddings(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Each example's output as one vector, zero at masked positions."""
-    values = _wide(values)
+    values = wide(values)
     if mask is not None and values.ndim > 2 and values.shape[:2] == mask.shape:
         values = values.where(mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), values.new_zeros(()))
     return values.reshape(len(values), -1)
@@ -95,7 +85,7 @@ def _zero_if_equal(distance: torch.Tensor, one: torch.Tensor, other: torch.Tenso
 NUMBER_METRICS = (
     ExampleMetric("squared_error", _squared, _NUMBERS, estimate=ratio),
     ExampleMetric("absolute_error", _absolute, _NUMBERS, estimate=ratio),
-    ExampleMetric("multilabel_error", _flags, frozenset({"flags"}), estimate=ratio, bound=1.0),
+    ExampleMetric("multilabel_error", _flags, frozenset({"flags"}), estimate=ratio, bound=1.0, share=True),
     ExampleMetric("cosine_distance", _cosine, _ANY, needs_targets=False, bound=2.0),
     ExampleMetric("embedding_distance", _distance, _ANY, needs_targets=False),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .metric import ExampleMetric, TargetKind, exponential_ratio, one_minus_mean_ratio, ratio
+from .metric import ExampleMetric, TargetKind, exponential_ratio, one_minus_mean_ratio, ratio, summed, wide
 
 IGNORED = -100
 """Label of positions that do not count."""
@@ -86,23 +86,18 @@ def _next_tokens(
     return outputs[:, :-1], labels.where(counts, labels.new_zeros(())), counts
 
 
-def _wide(scores: torch.Tensor) -> torch.Tensor:
-    return scores if scores.dtype == torch.float64 else scores.float()
-
-
 def _loss(found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """The summed cross-entropy of each example, and the number of its positions that count, (examples, 2)."""
     scores, labels, counts = found
-    losses = F.cross_entropy(_wide(scores).movedim(-1, 1), labels, reduction="none")
-    losses = losses.where(counts, losses.new_zeros(()))
-    return torch.stack([losses.double().sum(1), counts.double().sum(1)], 1)
+    losses = F.cross_entropy(wide(scores).movedim(-1, 1), labels, reduction="none")
+    return summed(losses, counts)
 
 
 def _wrong(found: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """The number of wrong positions of each example, and the number that count; NaN scores are wrong."""
     scores, labels, counts = found
     wrong = (scores.argmax(-1) != labels) | scores.isnan().any(-1)
-    return torch.stack([(wrong & counts).double().sum(1), counts.double().sum(1)], 1)
+    return summed(wrong.double(), counts)
 
 
 def _token_losses(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -133,8 +128,8 @@ def _overlaps(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: tor
 POSITION_METRICS = (
     ExampleMetric("next_token_loss", _token_losses, _POSITIONS, estimate=ratio),
     ExampleMetric("perplexity", _token_losses, _POSITIONS, estimate=exponential_ratio),
-    ExampleMetric("next_token_error", _token_errors, _POSITIONS, estimate=ratio, bound=1.0),
+    ExampleMetric("next_token_error", _token_errors, _POSITIONS, estimate=ratio, bound=1.0, share=True),
     ExampleMetric("pixel_loss", _pixel_losses, _POSITIONS, estimate=ratio),
-    ExampleMetric("pixel_error", _pixel_errors, _POSITIONS, estimate=ratio, bound=1.0),
+    ExampleMetric("pixel_error", _pixel_errors, _POSITIONS, estimate=ratio, bound=1.0, share=True),
     ExampleMetric("iou_error", _overlaps, _POSITIONS, estimate=one_minus_mean_ratio, bound=1.0),
 )

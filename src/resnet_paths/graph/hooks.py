@@ -10,6 +10,11 @@ from typing import Any
 from torch import nn
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has forward hooks, so that its class does not say all that its call does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 class PreHooks:
     """Runs the forward pre-hooks that a module has at the time of the call; returns its positional arguments."""
 

@@ -15,7 +15,19 @@ from torch import fx, nn
 
 from .compile_node import Values
 from .errors import UnrollError
-from .trees import items
+from .trees import items, map_leaves
+
+
+def placed(x: Any, model: nn.Module) -> Any:
+    """An input on the device of a model's first floating parameter, floating-point tensors in its dtype."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or parameter is None:
+            return leaf
+        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else None)
+
+    return map_leaves(x, moved)
 
 
 def call_model(model: Callable[..., Any], x: Any) -> Any:

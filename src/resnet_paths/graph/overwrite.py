@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn.modules import module as _module
 
 from . import operations
+from .hooks import is_hooked
 from .program import Program
 
 Watchers = tuple[nn.Module, ...]
@@ -58,7 +59,7 @@ def unwatched(modules: Watchers | None) -> bool:
     """
     if modules is None or _module._global_forward_hooks or _module._global_forward_pre_hooks:
         return False
-    return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return not any(map(is_hooked, modules))
 
 
 def is_plain_relu(node: fx.Node, program: Program) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import fx
 
 from ..graph.drop_sites import site_finder
+from ..graph.hooks import is_hooked
 from ..graph.pieces import Piece
 from ..graph.program import ModuleCall, Program, call_of
 from ..network import UnrolledNetwork
@@ -108,7 +109,7 @@ def _has_state(node: fx.Node, program: Program) -> bool:
     if node.op != "call_module":
         return False
     module = program.model.get_submodule(str(node.target))
-    hooks = module._forward_hooks or module._forward_pre_hooks
+    hooks = is_hooked(module)
     return bool(hooks) or any(True for _ in (*module.parameters(), *module.buffers()))
 
 

@@ -21,9 +21,9 @@ from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
+from ..graph.inputs import placed
 from ..graph.prefix_tree import shared_walk
 from ..network import Evaluations, State, UnrolledNetwork
-from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import intervals
@@ -100,7 +100,7 @@ def arrangements(
 
     Args:
         net: the network, in eval mode.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: images or any other examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         arranged: arrangements by name.
         metric: see :func:`single_deletions`.
         **options: how to run, see :class:`StudyOptions`.
@@ -264,7 +264,6 @@ class _Arranged:
         moves = [self._moves(row) for row in self.rows]
         longest = max(map(len, moves))
         padded = [[*row, *[((), -1)] * (longest - len(row))] for row in moves]
-        count.stems += 1
         for row, state in shared_walk(self.runner.stem(x), padded, self._step):
             yield row, state.value
 

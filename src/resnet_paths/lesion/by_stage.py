@@ -13,8 +13,8 @@ from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric
+from ..graph.inputs import placed
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 from ..records import Record
 from ..surgery.reorder import block_shapes
 from ..tables import stacked

@@ -20,8 +20,8 @@ from ..choices import MetricName
 from ..data import ImageData, ImageSource, as_data
 from ..data.metrics import Metric, bound_of, metric_named
 from ..graph.eval_mode import check_eval
+from ..graph.inputs import placed
 from ..network import Evaluations, UnrolledNetwork
-from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import intervals
@@ -169,7 +169,7 @@ def path_ensemble(
     run = Running(**options)
     runner, count = quick(net, run.fast), Evaluations()
     parts = []
-    for _, found in over_batches(_batch, (runner, data, gates, weights), len(data), run):
+    for found in over_batches(_batch, (runner, data, gates, weights), len(data), run):
         add_pieces(count, found.pop("pieces"))
         parts.append(found)
     single, mean, member_entropy = (

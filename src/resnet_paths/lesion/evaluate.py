@@ -8,7 +8,7 @@ lesions share prefixes within a batch. What records call images are examples of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Protocol, TypeVar, Unpack
 
 import numpy as np
@@ -22,8 +22,8 @@ from ..data.fitting import data_for
 from ..data.metric import ExampleMetric
 from ..data.metrics import Metric
 from ..graph.eval_mode import check_eval
+from ..graph.inputs import placed
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
-from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
 from ..sweep.progress import reporter, tracked
 from .options import Running, StudyOptions
@@ -135,7 +135,7 @@ def per_image(
     """The metric for each way of damage and example, (ways, examples); batches are the points of a sweep."""
     check_eval(study.model)
     total, parts = Evaluations() if count is None else count, []
-    for _, found in over_batches(_batch, (study, data, metric), len(data), run):
+    for found in over_batches(_batch, (study, data, metric), len(data), run):
         parts.append(found["values"])
         add_pieces(total, found["pieces"])
     values = np.concatenate(parts, 1)
@@ -144,14 +144,14 @@ def per_image(
 
 def add_pieces(total: Evaluations, pieces: np.ndarray) -> None:
     """Add the numbers of pieces that a batch ran, in the order of the fields of `Evaluations`."""
-    for name, number in zip(("stems", "shortcuts", "branches", "joins"), pieces, strict=True):
-        setattr(total, name, getattr(total, name) + int(number))
+    for field, number in zip(fields(total), pieces, strict=True):
+        setattr(total, field.name, getattr(total, field.name) + int(number))
 
 
 def over_batches(
     function: Callable[..., dict[str, np.ndarray]], context: Any, images: int, run: Running
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Yield (slice of the images, arrays that the function returned for it), batch by batch; see `sweep` for the rest.
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the arrays that the function returned, batch by batch; see `sweep` for the rest.
 
     Args:
         function: of a point with the batch's `start` and `stop`, the context and a seed; at the top of its module.
@@ -159,11 +159,11 @@ def over_batches(
         images: their number.
         run: batch size, executor, journal, progress.
     """
-    slices = even_slices(images, run.batch_size)  # even sizes: a few images left over would make an inefficient batch
-    points = [{"start": part.start, "stop": part.stop} for part in slices]
+    # even sizes: a few images left over would make an inefficient batch
+    points = [{"start": part.start, "stop": part.stop} for part in even_slices(images, run.batch_size)]
     swept = run.journal is not None or run.executor is not None
     work = _swept if swept else _here
-    yield from zip(slices, work(function, points, context, run), strict=True)
+    return work(function, points, context, run)
 
 
 def _here(

@@ -18,8 +18,8 @@ from torch import nn
 
 from ..arguments import checked
 from ..data import ImageSource, as_data
+from ..graph.inputs import placed
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..sweep.progress import reporter, tracked

@@ -20,10 +20,10 @@ from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
+from ..graph.inputs import placed
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
-from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import correlation_ranges, intervals, spearman

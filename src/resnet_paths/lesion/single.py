@@ -25,7 +25,7 @@ from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import intervals
 from ..tables import data_frame
-from .evaluate import Network, evaluate_gates, per_image, quick
+from .evaluate import Network, deletion_gates, evaluate_gates, per_image, quick
 from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def single_deletions(
     """
     data = data_for(metric, data, net.model)
     name, function = metric_named(metric)
-    gates = torch.cat([torch.ones(1, len(net), device="cpu"), 1 - torch.eye(len(net), device="cpu")])
+    gates = deletion_gates([[], *([block] for block in range(len(net)))], len(net))
     values = evaluate_gates(net, data, gates, function, **options)
     return _record(net, data, name, values, "branch")
 

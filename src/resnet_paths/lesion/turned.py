@@ -17,7 +17,7 @@ from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
 from .evaluate import Network, deletion_gates, evaluate_gates, quick
-from .options import StudyOptions
+from .options import Running, StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,15 +103,16 @@ def turned_images(
     """
     data = as_data(data, labelled=True)
     blocks = net.indices(list(dropped))
-    runner = quick(net, options.get("fast", True))
+    run = Running(**options)
+    runner = quick(net, run.fast)
     gates = deletion_gates([[], blocks], len(net))
-    options["fast"] = False  # prepared once above
-    full, changed = evaluate_gates(runner, data, gates, _prediction, **options)
+    once: StudyOptions = {**options, "fast": False}  # prepared above
+    full, changed = evaluate_gates(runner, data, gates, _prediction, **once)
     labels = data.labels.cpu().numpy()
     turned = np.flatnonzero((full == labels) & (changed != labels))
     certain = np.zeros((2, 0))
     if len(turned):
-        quiet = StudyOptions(batch_size=options.get("batch_size", 100), fast=False, progress=False)
+        quiet = StudyOptions(batch_size=run.batch_size, fast=False, progress=False)
         certain = evaluate_gates(runner, data.subset(turned.tolist()), gates, _confidence, **quiet)
         order = np.argsort(-certain[0], kind="stable")
         turned, certain = turned[order], certain[:, order]

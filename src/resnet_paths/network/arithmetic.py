@@ -45,9 +45,11 @@ from ..graph.compile_node import step_of
 from ..graph.dataflow import ancestors, data_nodes
 from ..graph.errors import UnrollError
 from ..graph.eval_mode import check_eval
+from ..graph.hooks import is_hooked
 from ..graph.leaves import is_leaf
 from ..graph.program import Program, call_of, map_nodes
 from ..graph.tracing import trace
+from .norms import scale_and_shift
 from .unrolled import UnrolledNetwork
 
 
@@ -180,7 +182,7 @@ class _Writer:
         return kind, given
 
     def _read_module(self, node: fx.Node, module: nn.Module, args: Any, kwargs: Any) -> tuple[str, dict[str, Any]]:
-        if module._forward_hooks or module._forward_pre_hooks:
+        if is_hooked(module):
             raise NoArithmeticError(_refusal(node, f"a hook of {type(module).__name__}"))
         kind, names = _LAYERS.get(type(module), ("inside", ()))
         if len(args) != 1 or kwargs or (kind == "inside" and is_leaf(module)):
@@ -267,12 +269,9 @@ class _Writer:
         mean, variance = given["running_mean"], given["running_var"]
         if mean is None or variance is None or given.get("training"):
             raise NoArithmeticError(_refusal(node, "a norm over the images of a batch"))
-        scale = (variance.double() + given.get("eps", 1e-5)).rsqrt()
-        if given.get("weight") is not None:
-            scale = scale * given["weight"]
-        shift = -mean * scale
-        if given.get("bias") is not None:
-            shift = shift + given["bias"]
+        scale, shift = scale_and_shift(
+            mean, variance.double(), given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
+        )
         self._emit(node, "affine", given["x"], tensors={"scale": scale, "shift": shift})
 
     def activation(self, node: fx.Node, given: dict[str, Any], does: str, **settings: Any) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from ..arguments import checked
 from ..graph.errors import UnrollError
 from .inference import for_inference
-from .norms import BatchNorm, batch_norms
+from .norms import BatchNorm, batch_norms, scale_and_shift
 from .unrolled import UnrolledNetwork
 
 
@@ -58,12 +58,7 @@ def _as_affine(norm: BatchNorm) -> None:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale *= norm.weight
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift += norm.bias
+    scale, shift = scale_and_shift(mean, variance, norm.weight, norm.bias, norm.eps)
     norm.weight = nn.Parameter(scale, requires_grad=False)
     norm.bias = nn.Parameter(shift, requires_grad=False)
     mean.zero_()

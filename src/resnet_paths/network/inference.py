@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ..arguments import checked
 from ..graph.errors import UnrollError
 from ..graph.eval_mode import check_eval
+from ..graph.hooks import is_hooked
 from ..graph.private_copy import private_copy
 from ..graph.program import Program
 from .discover import network_of
@@ -163,7 +164,7 @@ def _pair(node: fx.Node, program: Program) -> tuple[str, str] | None:
         return None
     convolution = program.model.get_submodule(str(source.target))
     norm = program.model.get_submodule(str(node.target))
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in (convolution, norm))
+    hooked = any(map(is_hooked, (convolution, norm)))
     has_statistics = getattr(norm, "running_mean", None) is not None
     if type(convolution) not in _CONVOLUTIONS or hooked or not has_statistics:
         return None

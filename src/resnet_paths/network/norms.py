@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -25,3 +26,18 @@ def tracking_norms(model: nn.Module) -> dict[str, BatchNorm]:
         ['0']
     """
     return {name: norm for name, norm in batch_norms(model).items() if norm.track_running_stats}
+
+
+def scale_and_shift(
+    mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a norm with running statistics does to each channel: ``scale * x + shift``.
+
+    Example:
+        >>> scale_and_shift(torch.ones(1), torch.ones(1), None, torch.ones(1), 3.0)
+        (tensor([0.5000]), tensor([0.5000]))
+    """
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale
+    return scale, shift if bias is None else shift + bias

@@ -27,7 +27,6 @@ from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
 from ..graph.program import Program, first_node
 from ..graph.sums import put_back, unify_sums
-from ..graph.trees import map_leaves
 from ..graph.tuples import read_items_directly
 from .block import Block, BlockRef, resolve, resolve_all
 from .gate_rows import Evaluations, evaluate_rows
@@ -446,18 +445,6 @@ def _tensors(values: Values) -> list[torch.Tensor]:
 def _shapes(values: Values) -> Shapes:
     """The shapes of an input's tensors, without the batch."""
     return tuple(tuple(tensor.shape[1:]) for tensor in _tensors(values))
-
-
-def placed(x: Any, model: nn.Module) -> Any:
-    """An input on the device of a model's first floating parameter, floating-point tensors in its dtype."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or parameter is None:
-            return leaf
-        return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else None)
-
-    return map_leaves(x, moved)
 
 
 def _gate_list(gates: Sequence[Any] | torch.Tensor | None, n: int) -> list[Any]:

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from ..arguments import checked
 from ..choices import Linearisation
+from ..graph.hooks import is_hooked
 from ..models import ZeroPadShortcut
 from ..network import UnrolledNetwork
 from .frozen import has_frozen_map
@@ -122,7 +123,7 @@ def _is_piecewise_linear(node: fx.Node, net: UnrolledNetwork, carries: Collectio
     if node.op == "call_module":
         module = net.model.get_submodule(str(node.target))
         is_known = isinstance(module, _MODULES) or type(module).__name__ in _BY_NAME
-        return is_known and not module._forward_hooks and not module._forward_pre_hooks
+        return is_known and not is_hooked(module)
     if node.target in _PRODUCTS or _method(node) in _PRODUCT_METHODS:
         sources = [value for value in node.args if isinstance(value, fx.Node) and value in carries]
         divided = node.target in (operator.truediv, torch.div) or _method(node) == "div"

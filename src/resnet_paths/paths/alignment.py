@@ -16,9 +16,9 @@ from torch import nn
 
 from ..arguments import Range, checked
 from ..graph.eval_mode import check_eval
+from ..graph.inputs import placed
 from ..graph.preserve import preserved
 from ..network import BlockRef, State, UnrolledNetwork
-from ..network.unrolled import placed
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..statistics import mean_intervals
@@ -184,10 +184,13 @@ def _branches(
     net: UnrolledNetwork, x: torch.Tensor, blocks: Sequence[BlockRef] | None
 ) -> tuple[tuple[str, ...], Parts]:
     with torch.no_grad():
-        states = [net.stem(x)]
-        while states[-1].index < len(net) - 1:
-            states.append(net.step(states[-1]))
-        sizes = [tuple(net.branch(state).shape) for state in states]
+        states: list[State] = [net.stem(x)]
+        sizes: list[tuple[int, ...]] = []
+        while len(sizes) < len(net):
+            branch = net.branch(states[-1])
+            sizes.append(tuple(branch.shape))
+            if len(sizes) < len(net):
+                states.append(net.join(states[-1], net.shortcut(states[-1]) + branch))
     chosen = _longest(net, states, sizes) if blocks is None else net.indices(list(blocks))
     if len(chosen) < 2:
         raise ValueError(f"expected at least two blocks of one shape to compare, got {[net[i].name for i in chosen]}")

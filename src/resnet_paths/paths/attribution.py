@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,9 +23,6 @@ from ..network import UnrolledNetwork
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ._objective import check_eval, check_target
-
-if TYPE_CHECKING:
-    pass
 
 
 @checked

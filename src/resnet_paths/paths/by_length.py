@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,9 +22,6 @@ from ._norms import example_norms, relative_gap
 from ._objective import Loss, loss_name
 from .forward_pass import ForwardPass, pass_to_start
 from .polynomial import kept_lengths, pull_polynomial
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)

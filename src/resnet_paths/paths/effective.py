@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from .energy import PathEnergy
 from .enumeration import EnumeratedPathGradients
 from .lengths import central_interval, distribution_of
 from .sampling import SampledPathGradients
-
-if TYPE_CHECKING:
-    pass
 
 PathNorms = SampledPathGradients | EnumeratedPathGradients | PathEnergy
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -26,9 +26,6 @@ from ._objective import Loss, loss_name
 from .forward_pass import ForwardPass, pass_to_start
 from .merged_columns import pull_columns, seed_norms
 from .sampling import pooled
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)

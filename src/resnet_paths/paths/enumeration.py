@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -19,9 +19,6 @@ from ._norms import example_norms
 from ._objective import Loss, loss_name
 from .block_graph import BRANCH, PathGraph, path_graph
 from .forward_pass import ForwardPass, pass_to_start
-
-if TYPE_CHECKING:
-    pass
 
 MOST_BLOCKS = 16
 """A chain of this many blocks has 65,536 paths; each further block doubles time and memory."""

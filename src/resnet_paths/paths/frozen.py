@@ -30,6 +30,8 @@ from torch import fx, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import TorchFunctionMode
 
+from ..graph.hooks import is_hooked
+
 _T = torch.Tensor
 _Function = Callable[..., Any]
 _ACTIVATIONS: set[_Function] = {
@@ -205,14 +207,13 @@ def has_frozen_map(node: fx.Node, model: nn.Module) -> bool:
     """Whether a curved operation has one of the maps above, so that it leaves no remainder."""
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        is_hooked = module._forward_hooks or module._forward_pre_hooks
         is_known = (
             isinstance(module, _MODULES)
             or is_activation(node, model)
             or type(module).__name__ in _GATE_NAMES
             or type(module).__name__.endswith("RMSNorm")
         )
-        return is_known and not is_hooked
+        return is_known and not is_hooked(module)
     target = getattr(_T, str(node.target), None) if node.op == "call_method" else node.target
     return target in _KNOWN
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,9 +22,6 @@ from ._objective import check_eval, check_target
 from ._piecewise import curved_operations
 from .block_graph import BRANCH, PathGraph
 from .forward_pass import ForwardPass, pass_of_values
-
-if TYPE_CHECKING:
-    pass
 
 PARTS = ("stem", "bias", "remainder")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -21,9 +21,6 @@ from ._norms import relative_gap
 from ._objective import Loss, loss_name
 from .forward_pass import pass_of_parameters
 from .polynomial import LeafSums, kept_lengths, pull_polynomial
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from ._objective import Loss, loss_name
 from .block_graph import PathGraph
 from .forward_pass import ForwardPass, pass_to_start
 from .pulling import zeros_for
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)

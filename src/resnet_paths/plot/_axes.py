@@ -13,6 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import PercentFormatter
 
+from ..data.metrics import is_share
 from ._fitting import room_of, text_width
 from ._style import ink, literal, literals
 
@@ -35,17 +36,11 @@ _LABELS = {
     "cosine_distance": "cosine distance from the full network",
     "embedding_distance": "relative distance from the full network",
 }
-_OF_IMAGES = ("error", "top5_error", "disagreement", "next_token_error", "pixel_error", "multilabel_error")
 
 
 def metric_label(metric: str) -> str:
     """The axis label of a metric."""
     return _LABELS.get(metric, metric)
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of the images, which is written in percent."""
-    return metric in _OF_IMAGES
 
 
 def metric_text(metric: str, value: float) -> str:

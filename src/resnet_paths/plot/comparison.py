@@ -15,7 +15,8 @@ from matplotlib.typing import ColorType
 
 from ..arguments import checked
 from ..comparison import Comparison
-from ._axes import is_share, metric_label
+from ..data.metrics import is_share
+from ._axes import metric_label
 from ._frame import Frame, Look, figure_title, given_axes, marker
 from ._style import bars, cycle, literal, shades
 

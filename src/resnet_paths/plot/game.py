@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..arguments import Range, checked
+from ..data.metrics import is_share
 from ..lesion import BlockInteractions, BlockValues
-from ._axes import is_share, metric_label
+from ._axes import metric_label
 from ._fitting import letter_size, text_width
 from ._frame import Frame, Look, marker, thin
 from ._style import ink, literal, next_color

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..arguments import checked
+from ..data.metrics import is_share
 from ..lesion import RandomDeletions, SingleDeletions
-from ._axes import is_share, metric_label, metric_text
+from ._axes import metric_label, metric_text
 from ._frame import Frame, Look, marker
 from ._style import bars, ink, literal
 

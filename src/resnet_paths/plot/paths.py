@@ -174,18 +174,16 @@ def plot_effective_paths(record: EffectivePaths, ax: Sequence[Axes] | None = Non
     Raises:
         ValueError: not three axes.
     """
-    axes, look = panels(ax, 3, (14, 4), look)
+    axes, look = _panels(ax, 3, (14, 4), look)
     plot_path_lengths(distribution_of(record.n, record.counts), axes[0], record.mass, **look)
     plot_path_norms(record, axes[1], **look)
     plot_effective_lengths(record, axes[2], **look)
     return axes
 
 
-def panels(
-    ax: Sequence[Axes] | None, count: int, size: tuple[float, float], look: Look, rows: int = 1
-) -> tuple[list[Axes], Look]:
+def _panels(ax: Sequence[Axes] | None, count: int, size: tuple[float, float], look: Look) -> tuple[list[Axes], Look]:
     """Several axes, and the look of each; a title is then that of the figure."""
-    axes = given_axes(ax, count, size, rows)
+    axes = given_axes(ax, count, size)
     if look.get("title"):
         figure_title(axes[0], str(look["title"]))
         look = {**look}

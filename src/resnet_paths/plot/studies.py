@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.markers import MarkerStyle
 
 from ..arguments import checked
+from ..data.metrics import is_share
 from ..lesion import Reorderings, StageDeletions
-from ._axes import is_share, metric_label, metric_text
+from ._axes import metric_label, metric_text
 from ._frame import Frame, Look, marker
 from ._style import bars, ink, literal, next_color
 

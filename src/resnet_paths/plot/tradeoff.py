@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..arguments import checked
+from ..data.metrics import is_share
 from ..tradeoff import DropPlan, PlanPoint
-from ._axes import is_share, metric_label
+from ._axes import metric_label
 from ._fitting import letter_size
 from ._frame import Frame, Look, marker, thin
 from ._style import ink

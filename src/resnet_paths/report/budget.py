@@ -120,7 +120,7 @@ class Spent:
         """One sentence if sizes had to shrink a lot; otherwise nothing."""
         if all(used > _MUCH * wanted for _, used, wanted in self.shrunk):
             return ""
-        return f"Shrunk to keep the budget: {self.precision}. A longer --budget gives more precise numbers."
+        return f"Reduced to stay within the budget: {self.precision}. A longer --budget gives more precise numbers."
 
 
 @dataclass(eq=False)

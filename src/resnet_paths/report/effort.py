@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from ..graph.inputs import main_output
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..network import UnrolledNetwork
+from ..tradeoff.timing import device_clock
 
 _REPEATS = 3
 _SLOW = 0.5  # seconds: no longer is timed at once, as far as possible, nor twice what takes longer
@@ -125,11 +125,9 @@ def _seconds(call: Callable[[], Any]) -> float:
     """The median time of a call, after one that warms up."""
     times = []
     for repeat in range(1 + _REPEATS):
-        start = time.perf_counter()
+        start = device_clock()
         call()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(device_clock() - start)
         if repeat and times[0] > _SLOW:
             break
     return statistics.median(times[1:])

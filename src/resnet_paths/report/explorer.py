@@ -31,10 +31,10 @@ import torch
 from ..arguments import checked
 from ..data import ImageData
 from ..data.thumbnails import thumbnails
+from ..graph.inputs import placed
 from ..imports import first_import
 from ..lesion import Exploration, SetEstimate, stages
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 from ..paths.block_graph import BRANCH, PathGraph, path_graph
 from ..tradeoff import count_macs, count_parameters, latency_by_block, macs_by_block
 from .deflated import deflated

@@ -16,7 +16,7 @@ R = TypeVar("R", bound=Record)
 def joined(records: Sequence[R], fields: Sequence[str], worst: Sequence[str] = ()) -> R:
     """The record of all images, from those of parts of them.
 
-    Memory grows with the images of one part only. What is not listed is that of the first part.
+    Memory grows with the images of one part only. Fields that are not listed are taken from the first part.
 
     Args:
         records: of the parts, in order.

@@ -8,7 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from .pictures import Mark, marks
 from .section import Table
+from .words import number
+
+ONE_PLANE = "A surface shows one random plane out of very many; another seed gives another surface."
+
+
+def cell_text(row: Mapping[str, Any]) -> str:
+    """The value of a cell of a loss surface, for who points at it."""
+    return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
+
+
+def surface_marks(cells: Table) -> list[Mark]:
+    """A mark for each cell of a loss surface, in the order of rows and columns, in which arrow keys go."""
+    return sorted(marks(cells, cell_text, y="y", x="x", value="loss"), key=lambda mark: (mark.y, mark.x))
 
 
 def relief_data(table: Table, text: Callable[[Mapping[str, Any]], str], x: str, y: str, value: str) -> str:

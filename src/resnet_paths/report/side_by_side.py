@@ -12,14 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from ..comparison import Comparison
+from ..data.metrics import is_share
 from ..landscape import Surface
 from ..plot import plot_side_by_side, plot_surface_heat
 from .pictures import Mark, marks, picture
+from .relief import ONE_PLANE, surface_marks
 from .section import Headline, Part, Section, Table
 from .words import counted, listed, number, percent, points, seconds
-
-SHARES = ("error", "top5_error", "disagreement")
-"""Metrics that are shares of images, and so told in percent."""
 
 
 def told(metric: str, value: float) -> str:
@@ -29,7 +28,7 @@ def told(metric: str, value: float) -> str:
         >>> told("error", 0.021), told("loss", 0.3456)
         ('2.1 %', '0.346')
     """
-    return percent(value) if metric in SHARES else number(value)
+    return percent(value) if is_share(metric) else number(value)
 
 
 def told_difference(metric: str, value: float) -> str:
@@ -39,7 +38,7 @@ def told_difference(metric: str, value: float) -> str:
         >>> told_difference("error", 0.021), told_difference("loss", 0.3456)
         ('+2.1 points', '+0.346')
     """
-    return points(value) if metric in SHARES else f"{'+' if value > 0 else ''}{number(value)}"
+    return points(value) if is_share(metric) else f"{'+' if value > 0 else ''}{number(value)}"
 
 
 def finding(record: Comparison) -> str:
@@ -118,7 +117,7 @@ def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
         "recommended": "Blocks dropped in the recommended order",
     }
     table = Table.of("deletions", "By number of deleted blocks", record.by_deleted())
-    question = "How much does each model lose as blocks go?"
+    question = "How much does each model lose as blocks are deleted?"
     reading = ("Curves of the least damaging and of the recommended blocks are measured on one half of the images.",)
     yield "deletions", "Deleting several blocks", question, _curves(record, deleted, table, "deleted", reading)
     shares = {
@@ -233,8 +232,7 @@ def _surfaces(record: Comparison) -> Section:
     surfaces = record.surfaces
     ends = [pick(pick(_positive(surface)) for surface in surfaces.values()) for pick in (min, max)]
     parts = [_surface(record, model, name, surface, ends) for model, (name, surface) in enumerate(surfaces.items())]
-    warning = "A surface shows one random plane out of very many; another seed gives another surface."
-    return Section(tuple(parts), (), (warning,))
+    return Section(tuple(parts), (), (ONE_PLANE,))
 
 
 def _surface(record: Comparison, model: int, name: str, surface: Surface, ends: Sequence[float]) -> Part:
@@ -247,14 +245,11 @@ def _surface(record: Comparison, model: int, name: str, surface: Surface, ends: 
         convex = percent(float(record.convex[model]))
         reading.append(f"The logarithm of the loss is convex at {convex} of the inner points.")
 
-    def text(row: Mapping[str, Any]) -> str:
-        return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
-
     def draw(ax: Axes) -> None:
         plot_surface_heat(surface, ax=ax, norm=LogNorm(low, high), log=True)
 
     alt = f"Loss of {name} over a plane of two random filter-normalised directions."
-    drawn = picture(draw, alt, marks(table, text, y="y", x="x", value="loss"), size=(4.4, 3.4))
+    drawn = picture(draw, alt, surface_marks(table), size=(4.4, 3.4))
     return Part(name, tuple(reading), drawn, (table,))
 
 

@@ -18,11 +18,10 @@ from torch import nn
 import resnet_paths
 
 from ..data import ImageData
-from ..graph.inputs import main_output
+from ..graph.inputs import main_output, placed
 from ..lesion import Exploration, explore
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
-from ..network.unrolled import placed
 from ..sweep.fingerprints import deciding
 from .effort import Footprint, Prices, measured_prices
 

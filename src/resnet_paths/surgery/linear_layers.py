@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..graph.hooks import is_hooked
+
 Layer = nn.Linear | _ConvNd
 _PLAIN = {nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward}
 
@@ -29,7 +31,7 @@ def is_linear_layer(module: nn.Module | None) -> TypeGuard[Layer]:
     """
     if not isinstance(module, (nn.Linear, _ConvNd)) or type(module).forward not in _PLAIN:
         return False
-    return not (hasattr(module, "parametrizations") or module._forward_pre_hooks or module._forward_hooks)
+    return not (hasattr(module, "parametrizations") or is_hooked(module))
 
 
 def groups_of(layer: Layer) -> int:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from ..data import ExampleMetric, InMemory
+from ..graph.inputs import placed
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, evaluate_gates
 from ..lesion.evaluate import deletion_gates
 from ..network import UnrolledNetwork, for_inference
-from ..network.unrolled import placed
 from ..sweep import SweepError, sweep
 from ..sweep.fingerprints import deciding
 from ..sweep.progress import Report, SweepProgress, tracked

@@ -21,9 +21,9 @@ from ..arguments.ranges import INSIDE
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import training_slices
 from ..draws import permutation, seeded
-from ..graph.inputs import main_output
+from ..graph.inputs import main_output, placed
 from ..graph.private_copy import private_use
-from ..network.unrolled import UnrolledNetwork, placed
+from ..network.unrolled import UnrolledNetwork
 from ..training.augmentation import augment
 from .measures import Answers, answers
 

@@ -14,9 +14,8 @@ from ..data import InMemory, right
 from ..data.batches import even_slices
 from ..data.fitting import target_kinds
 from ..data.metrics import Metric
-from ..graph.inputs import call_model
+from ..graph.inputs import call_model, placed
 from ..lesion.evaluate import example_values
-from ..network.unrolled import placed
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ from ..arguments import checked
 from ..data import ExampleMetric, ImageData, ImageSource, InMemory
 from ..data.fitting import check_fits, smooth, target_kinds, usual_metric
 from ..data.metrics import needs_labels
+from ..graph.inputs import placed
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, metric_named
 from ..network import UnrolledNetwork
-from ..network.unrolled import placed
 from ..sweep.progress import SweepProgress, reporter
 from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distillation import check_labels_of_loss

@@ -179,10 +179,10 @@ def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
     """The mean time of `number` calls, after a warm-up."""
     for _ in range(max(number // 100, 2)):
         call()
-    return timeit.Timer(call, timer=_device_clock).timeit(number) / number
+    return timeit.Timer(call, timer=device_clock).timeit(number) / number
 
 
-def _device_clock() -> float:
+def device_clock() -> float:
     """The time, once an accelerator has finished its queued work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

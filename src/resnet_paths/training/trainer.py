@@ -19,9 +19,8 @@ from ..choices import Keep
 from ..data import ImageData, ImageSource, as_data, right
 from ..data.batches import training_slices
 from ..data.classes import numbered_alike
-from ..graph.inputs import call_model, main_output
+from ..graph.inputs import call_model, main_output, placed
 from ..graph.private_copy import private_use
-from ..network.unrolled import placed
 from ._epoch import Trainer
 from ._tensorboard import TensorBoardLog
 from .progress import TrainingProgress

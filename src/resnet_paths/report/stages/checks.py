@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import numpy as np
@@ -10,8 +9,8 @@ import pandas as pd
 import torch
 
 from ...data import ImageData, right
+from ...graph.inputs import placed
 from ...graph.preserve import preserved
-from ...network.unrolled import placed
 from ...statistics import interval, share_interval
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
@@ -111,7 +110,8 @@ def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
 def _overlap(subject: Subject) -> list[str]:
     """Images that were used for training or for choosing blocks are not test images."""
     found = []
-    inside = len(subject.data) - len(set(_digests(subject.data)))
+    own = list(subject.data.digests())
+    inside = len(own) - len(set(own))
     if inside:
         found.append(f"{counted(inside, 'image')} of {subject.data.name} occur more than once.")
     if subject.training is None:
@@ -120,19 +120,14 @@ def _overlap(subject: Subject) -> list[str]:
             "other. Whether the model was trained on these images cannot be checked."
         )
         return found
-    known = set(_digests(subject.training))
-    shared = sum(digest in known for digest in _digests(subject.data))
+    known = set(subject.training.digests())
+    shared = sum(digest in known for digest in own)
     if shared:
         found.append(
             f"{counted(shared, 'test image')} of {len(subject.data)} ({percent(shared / len(subject.data))}) are "
             "also among the training images: accuracies are too high, damages too low."
         )
     return found
-
-
-def _digests(data: ImageData) -> list[bytes]:
-    images = data.images.detach().cpu().contiguous()
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in images]
 
 
 def _repeats(subject: Subject, count: int) -> list[str]:

@@ -66,7 +66,7 @@ def run(subject: Subject, options: Options) -> Section:
     return Section(
         (Part("Norm by length", reading[1:], drawn, (table,)), _shares(record, by_length, (reading[0], reading[-1]))),
         (found,),
-        _warnings(record.residual, record.looped),
+        _warnings(record.residual),
     )
 
 
@@ -96,7 +96,7 @@ def _signs(share: np.ndarray) -> str:
     return f"Lengths {listed(against)} oppose the full gradient, by at most {percent(-share.min())} of it."
 
 
-def _warnings(residual: float | None, looped: object) -> tuple[str, ...]:
+def _warnings(residual: float | None) -> tuple[str, ...]:
     found = []
     if residual is not None and not residual < 1e-3:
         found.append(

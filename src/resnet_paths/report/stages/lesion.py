@@ -114,7 +114,7 @@ def _against_chance(record: SingleDeletions, chance: float) -> str:
             f"No single deletion takes the error half of the way to chance ({percent(chance)}): no block is a "
             "bottleneck for all of the information."
         )
-    verb = "is" if len(lost) == 1 else "are"
+    verb = "it is" if len(lost) == 1 else "they are"
     return (
         f"Without {listed(lost)} the error rises at least half of the way to chance ({percent(chance)}): {verb} vital."
     )

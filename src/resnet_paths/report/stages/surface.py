@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,8 +10,8 @@ from ...landscape import CellSettings, Roughness, Surface, loss_surface, random_
 from ...plot import plot_surface_heat
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
-from ..pictures import Mark, marks, picture
-from ..relief import relief_data
+from ..pictures import picture
+from ..relief import ONE_PLANE, cell_text, relief_data, surface_marks
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
@@ -28,7 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
         f"{percent(rough.convex)} of the inner points."
     )
-    return Section(parts, (found,), _warnings(len(subject.images(options["images"])), rough))
+    return Section(parts, (found,), _warnings(subject.count(options["images"]), rough))
 
 
 def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Roughness]:
@@ -74,21 +71,13 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
     roughness_table = Table.of(
         "surface_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
-    drawn = picture(draw, alt, _tips(cells), size=(4.4, 3.4))
+    drawn = picture(draw, alt, surface_marks(cells), size=(4.4, 3.4))
     flat = Part("The model", reading[:2], drawn, (cells,))
     relief = Part(
         "In three dimensions", reading[2:], tables=(roughness_table,),
-        surface=relief_data(cells, _tip, x="x", y="y", value="loss"),
+        surface=relief_data(cells, cell_text, x="x", y="y", value="loss"),
     )  # fmt: skip
     return (flat, relief), rough
-
-
-def _tip(row: Mapping[str, Any]) -> str:
-    return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
-
-
-def _tips(cells: Table) -> list[Mark]:
-    return sorted(marks(cells, _tip, y="y", x="x", value="loss"), key=lambda mark: (mark.y, mark.x))
 
 
 def _lowest(record: Surface) -> str:
@@ -107,10 +96,7 @@ def _usable(record: Surface) -> str:
 
 
 def _warnings(images: int, rough: Roughness) -> tuple[str, ...]:
-    found = [
-        "A surface shows one random plane out of very many; another seed gives another surface. To compare models, "
-        "use several planes (roughness_study)."
-    ]
+    found = [f"{ONE_PLANE} To compare models, use several planes (roughness_study)."]
     if rough.left_out:
         found.append(
             f"{counted(rough.left_out, 'inner point')} without finite neighbours are excluded from the roughness."

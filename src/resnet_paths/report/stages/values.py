@@ -102,7 +102,7 @@ def _interactions(record: BlockValues) -> Part:
     reading = [
         *_extremes(low, high),
         f"Measured on the {n} most valuable blocks, over all {power(2, n)} ways to keep or delete them, with the other "
-        "blocks kept. Below zero, (purple), deleting both blocks raises the loss more than the two single deletions "
+        "blocks kept. Below zero (purple), deleting both blocks raises the loss more than the two single deletions "
         "together: they can replace each other. Above zero (orange) they need each other: one is worth little without "
         "the other.",
     ]

@@ -474,7 +474,7 @@ export class Explorer {
     }
     if (!kept) return;
     const stop = new AbortController();
-    this.asked = { kept, stop, done: 0 };
+    this.asked = { kept, stop };
     const told = (done) => this.showProgress(done);
     const found = await this.source.ask(kept, { signal: stop.signal, told, remember: kept === this.kept });
     this.asked = null;
@@ -498,7 +498,6 @@ export class Explorer {
   }
 
   showProgress(done) {
-    if (this.asked) this.asked.done = done;
     this.progress.value = done;
   }
 
