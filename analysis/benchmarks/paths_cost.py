@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from resnet_paths import UnrolledNetwork, gradient_by_length, unroll
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import for_inference
-from resnet_paths.paths.forward_pass import Record, pass_to_start
+from resnet_paths.paths.forward_pass import ForwardPass, pass_to_start
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,7 +50,7 @@ def decomposition(depth: int, batch: int, limit: int, repeats: int) -> list[str]
 
     def parts(of: UnrolledNetwork) -> dict[str, float]:
         """The forward pass, the recursion, and the ordinary gradient that it is checked against."""
-        records: list[Record] = []
+        records: list[ForwardPass] = []
         record = partial(pass_to_start, of, x, target, "cross_entropy", "input", None)
         forward = processor_seconds(lambda: records.append(record()))
         check = processor_seconds(records[0].ordinary_gradient)

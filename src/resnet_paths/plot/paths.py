@@ -111,7 +111,7 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None, **
     name, median = frame.label("median"), np.median(norms[some], 1)
     frame.ax.plot(lengths[some], median, color=frame.color, marker="o", markersize=marker(), label=name)
     total = float(np.median(record.total_norm.double().cpu().numpy()))
-    whole = frame.detail("whole gradient, lengths summed (median)")
+    whole = frame.detail("full gradient, lengths summed (median)")
     ordinary = frame.color if frame.is_one_of_several else ink(0.7)
     frame.ax.axhline(total, color=ordinary, linestyle="--", label=whole)
     frame.ax.set_yscale("log")
@@ -123,7 +123,7 @@ def plot_gradient_share(record: GradientByLength, ax: Axes | None = None, **look
     """The share of each length in the gradient, and the running sum from the shortest; means over the examples.
 
     The shares sum to one; examples whose gradient is zero have none and are left out. A negative share is a length
-    whose part opposes the whole gradient.
+    whose part opposes the full gradient.
 
     Args:
         record: see :func:`resnet_paths.paths.gradient_by_length`.

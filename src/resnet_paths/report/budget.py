@@ -29,6 +29,11 @@ from .words import listed, number
 
 QUICK_SECONDS, FULL_SECONDS = 180.0, 1800.0
 _NAMED = {"quick": QUICK_SECONDS, "full": FULL_SECONDS}
+_IN_WORDS = {
+    "held_out": "held-out sets", "max_searched": "searched sets", "passes": "passes of single images",
+    "batch": "images per timed batch", "seconds": "seconds per timing",
+}  # fmt: skip
+"""Names of options for readers of the page, where the name alone does not say it."""
 _STEPS = 24  # levels between two of the named ones: neighbours differ by less than the error of an estimate
 _KEPT_BACK = 0.04  # of the budget, for the page itself
 _CORRECTION = (0.5, 4.0)  # what finished stages may say about the others
@@ -112,7 +117,7 @@ class Spent:
             >>> Spent(shrunk=(("draws", 4, 16),)).precision
             '4 draws instead of 16'
         """
-        return listed([f"{number(used)} {name.replace('_', ' ')} instead of {number(wanted)}"
+        return listed([f"{number(used)} {_IN_WORDS.get(name, name.replace('_', ' '))} instead of {number(wanted)}"
                        for name, used, wanted in self.shrunk]) if self.shrunk else ""  # fmt: skip
 
     @property
