@@ -124,6 +124,27 @@ def target_kinds(data: InMemory) -> frozenset[TargetKind]:
     return frozenset() if data.targets is None else frozenset(_kinds(data.targets))
 
 
+def counted_positions(data: Examples) -> torch.Tensor | None:
+    """Which positions count, for a model with a prediction at each: labels are not -100, and no mask hides them.
+
+    Args:
+        data: examples with a label for each position, an attention mask, or token numbers as inputs.
+
+    Returns:
+        (examples, positions, ...), bool; None if nothing shows that there are predictions at positions.
+
+    Example:
+        >>> tokens = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+        >>> counted_positions(Examples(tokens)).tolist()
+        [[True, True, False]]
+    """
+    mask, ids = data.mask, _token_ids(data.inputs)
+    if "positions" not in target_kinds(data) or data.targets is None:
+        return torch.ones_like(ids, dtype=torch.bool) if mask is None and ids is not None else mask
+    counts = data.targets != IGNORED
+    return counts & mask if mask is not None and mask.shape == counts.shape else counts
+
+
 def _kinds(targets: torch.Tensor) -> Iterator[TargetKind]:
     flags = targets.ndim > 1 and bool(((targets == 0) | (targets == 1) | (targets == IGNORED)).all())
     if flags:
@@ -143,8 +164,8 @@ def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
     ids = _token_ids(data.inputs)
     if ids is None or ids.shape != targets.shape:
         return
-    counts = targets != IGNORED if data.mask is None else (targets != IGNORED) & data.mask
-    if not bool(counts.any()):
+    counts = counted_positions(data)
+    if counts is None or not bool(counts.any()):
         return
     same = bool((targets == ids)[counts].all())
     if metric.startswith("pixel") and same:

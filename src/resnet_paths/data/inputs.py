@@ -1,7 +1,7 @@
 """A model's inputs in memory, without labels, for refitting a network.
 
 Beside ``ImageData``, because refits need neither labels nor images: a text model's dictionary of tensors is refitted by
-the same equations.
+the same equations. Of labels, only this is kept: which positions they leave out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..graph.trees import leaves, map_leaves
 from .adapter import ImageSource, as_batches
 from .batches import even_slices
 from .examples import Examples
+from .fitting import counted_positions
 from .images import ImageData
 
 
@@ -30,10 +31,13 @@ class Inputs:
     Attributes:
         held: an :class:`ImageData`, a tensor, or a tuple or dict of tensors.
         count: number of inputs.
+        counted: for inputs with a prediction for each position, such as tokens, which positions count, (inputs,
+            positions, ...); see :func:`~resnet_paths.data.fitting.counted_positions`. None: inputs count as wholes.
     """
 
     held: Any
     count: int
+    counted: torch.Tensor | None = None
 
     def take(self, indices: torch.Tensor | slice) -> Any:
         """The selected inputs, in the form that the model reads."""
@@ -45,11 +49,15 @@ class Inputs:
         """The selected inputs, as another :class:`Inputs`."""
         if isinstance(self.held, ImageData):
             return Inputs(self.held.subset(indices), len(indices))
-        return Inputs(self.take(indices), len(indices))
+        return Inputs(self.take(indices), len(indices), None if self.counted is None else self.counted[indices])
 
     def batches(self, batch_size: int) -> Iterator[Any]:
         """All inputs in order, in batches of nearly equal size."""
         return (self.take(part) for part in even_slices(self.count, batch_size))
+
+    def counted_in(self, number: int, batch_size: int) -> torch.Tensor | None:
+        """Which positions of a batch count, by its number."""
+        return None if self.counted is None else self.counted[even_slices(self.count, batch_size)[number]]
 
     def apart(self, share: float, groups: torch.Tensor | None = None, seed: int = 0) -> tuple[Inputs, Inputs]:
         """Hold out a random share: returns the rest and the share; groups stay together.
@@ -99,10 +107,13 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
         3
     """
     if isinstance(source, Examples):
-        return Inputs(source.inputs, len(source))
-    if isinstance(source, ImageData | torch.Tensor):
+        return Inputs(source.inputs, len(source), counted_positions(source))
+    if isinstance(source, ImageData):
         return Inputs(source, len(source))
-    collected = [x for x, _ in as_batches(source, model, inputs=True)]
+    if isinstance(source, torch.Tensor):
+        return Inputs(source, len(source), counted_positions(Examples(source)))
+    batches = list(as_batches(source, model, inputs=True))
+    collected = [x for x, _ in batches]
     if not collected:
         raise ValueError("expected at least one batch of inputs, got none; is the iterator exhausted? pass a list")
     counts = [next(len(leaf) for leaf in leaves(x) if isinstance(leaf, torch.Tensor)) for x in collected]
@@ -110,7 +121,10 @@ def as_inputs(source: ImageSource | torch.Tensor, model: nn.Module | None = None
     joined = iter(
         [torch.cat(parts) if isinstance(parts[0], torch.Tensor) else parts[0] for parts in zip(*flat, strict=True)]
     )
-    return Inputs(map_leaves(collected[0], lambda leaf: next(joined)), sum(counts))
+    held, count = map_leaves(collected[0], lambda leaf: next(joined)), sum(counts)
+    targets = [y for _, y in batches if isinstance(y, torch.Tensor) and y.ndim]
+    alike = len({y.shape[1:] for y in targets}) == 1 and sum(map(len, targets)) == count
+    return Inputs(held, count, counted_positions(Examples(held, torch.cat(targets) if alike else None)))
 
 
 def placed_input(x: Any, model: nn.Module) -> Any:
@@ -127,3 +141,26 @@ def placed_input(x: Any, model: nn.Module) -> Any:
             "images from load_data or as_data(..., mean=, std=)"
         )
     return placed(x, model)
+
+
+def channels_beside(values: torch.Tensor, counted: torch.Tensor, likely: int | None = None) -> int | None:
+    """The dimension of the channels in values at the positions of a mask: the second or the last.
+
+    Args:
+        values: (inputs, channels, positions, ...) or (inputs, positions, ..., channels).
+        counted: (inputs, positions, ...).
+        likely: the dimension if both fit; by default the last for one dimension of positions (tokens), else the second.
+
+    Returns:
+        The dimension; None if the values are at other positions.
+
+    Example:
+        >>> counted = torch.ones(2, 7)
+        >>> channels_beside(torch.zeros(2, 7, 3), counted), channels_beside(torch.zeros(2, 3), counted)
+        (2, None)
+    """
+    last = values.ndim - 1
+    fits = {axis for axis in (1, last) if 1 <= axis <= last and values.select(axis, 0).shape == counted.shape}
+    if likely is None:
+        likely = last if counted.ndim == 2 else 1
+    return likely if likely in fits else min(fits, default=None)

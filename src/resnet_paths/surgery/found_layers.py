@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from ..graph import operations
 from ..graph.blocks import module_of
 from ..graph.compile_node import Values
 from ..graph.program import Program, map_nodes
-from .linear_layers import Layer, is_linear_layer
+from .linear_layers import Layer, Transposed, is_linear_layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ def found_layer(node: fx.Node, program: Program) -> FoundLayer | None:
         (source,) = node.all_input_nodes
         bias = None if module.bias is None else f"{node.target}.bias"
         return FoundLayer(module, f"{node.target}.weight", bias, operator.itemgetter(source))
-    return _function(node, program) or _attention(node, program)
+    return _function(node, program) or _transposed(node, program) or _attention(node, program)
 
 
 def _function(node: fx.Node, program: Program) -> FoundLayer | None:
@@ -56,6 +57,48 @@ def _function(node: fx.Node, program: Program) -> FoundLayer | None:
     if not isinstance(source, fx.Node) or weight_name is None or (bias is not None and bias_name is None):
         return None
     return _over(program, weight_name, bias_name, operator.itemgetter(source))
+
+
+def _transposed(node: fx.Node, program: Program) -> FoundLayer | None:
+    """``x @ W + b`` with parameters of the model, in any spelling, such as the layers of Hugging Face's GPT-2."""
+    source, weight, bias = _added_product(node) or _product_plus_bias(node, program)
+    weight_name, bias_name = _parameter_name(weight, program), _parameter_name(bias, program)
+    if not isinstance(source, fx.Node) or weight_name is None or (bias is not None and bias_name is None):
+        return None
+    names = (weight_name, bias_name)
+    matrix, vector = (None if name is None else program.attribute(name) for name in names)
+    if matrix.ndim != 2 or (vector is not None and vector.shape != matrix.shape[1:]):
+        return None
+    return FoundLayer(Transposed(matrix, vector).eval(), weight_name, bias_name, operator.itemgetter(source))
+
+
+def _added_product(node: fx.Node) -> tuple[object, object, object] | None:
+    """Source, weight and bias of ``addmm`` without factors."""
+    if node.op != "call_function" or operations.target_of(node) not in _ADDED_PRODUCTS:
+        return None
+    given = dict(zip(("input", "mat1", "mat2"), node.args, strict=False)) | dict(node.kwargs)
+    bias, source, weight = (given.pop(name, None) for name in ("input", "mat1", "mat2"))
+    return (source, weight, bias) if all(factor == 1 for factor in given.values()) else None
+
+
+def _product_plus_bias(node: fx.Node, program: Program) -> tuple[object, object, object]:
+    """Source, weight and bias of a product, or of a product plus a parameter; None where there is none."""
+    terms = list(node.args) if operations.is_add(node) and len(node.args) == 2 else [node]
+    terms.sort(key=lambda term: _parameter_name(term, program) is not None)
+    product, bias = terms[0], terms[1] if len(terms) > 1 else None
+    is_product = isinstance(product, fx.Node) and product.op in ("call_function", "call_method")
+    if not is_product or operations.target_of(product) not in _PRODUCTS or len(product.args) != 2:
+        return None, None, None
+    if product is not node and len(product.users) > 1:
+        return None, None, None
+    return *product.args, bias
+
+
+_ADDED_PRODUCTS: set[Any] = {torch.addmm, torch.ops.aten.addmm}
+_PRODUCTS: set[Any] = {
+    operator.matmul, torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm, torch.ops.aten.matmul,
+    torch.ops.aten.mm, "matmul", "mm", "__matmul__",
+}  # fmt: skip
 
 
 def _parameter_name(node: object, program: Program) -> str | None:

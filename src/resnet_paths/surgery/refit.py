@@ -25,7 +25,7 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import SOME_SHARE
 from ..data import ImageSource
-from ..data.inputs import Inputs, as_inputs, placed_input
+from ..data.inputs import Inputs, as_inputs, channels_beside, placed_input
 from ..data.predictions import divergence_of
 from ..draws import seeded
 from ..graph.eval_mode import check_eval
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Repair = Literal["plain", "recalibrated", "refitted"]
+_ROWS = 4096
+"""Rows of scores that are compared at a time: in float64, those of a vocabulary are large."""
 _REMEMBERED = 512
 """Number of single-block fits to remember: a search extends one set at a time, and all extensions share its fits."""
 
@@ -177,7 +179,7 @@ class Refitter:
 
     Raises:
         UnrollError: the model is in training mode.
-        ValueError: there are too few images to hold some out.
+        ValueError: there are too few images to hold some out, or no position counts.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
@@ -202,6 +204,13 @@ class Refitter:
         inputs = as_inputs(images, net.model)
         numbers = None if groups is None else torch.as_tensor(groups, device="cpu")
         self.fitted_images, self.held_out_images = inputs.apart(self.settings.held_out, numbers, self.settings.seed)
+        counted = [part.counted for part in (self.fitted_images, self.held_out_images)]
+        if not all(part is None or part.any() for part in counted):
+            raise ValueError(
+                "expected positions that count among the inputs to fit on and among those held out, got none; all are "
+                "labelled -100 or hidden by the attention mask"
+            )
+        self._scores = net.output_path[-1:] != ("last_hidden_state",)
         self._arguments = net.segments.inputs
         self._norms = dict(foldable(net.segments.program))
         dtype = _exact_type(net.model)
@@ -316,7 +325,7 @@ class Refitter:
                 for step in (0.0, *self.settings.steps) if steps is None else steps:
                     put_folded(self._work.model, fits, step)
                     outputs = self._outputs(self._full_held_out, indices, start)
-                    divergences[step] = divergence(outputs, self._full_held_out.outputs)
+                    divergences[step] = self._divergence(outputs)
                     if not fits:
                         break
             finally:
@@ -346,7 +355,7 @@ class Refitter:
         reason = site.reason
         for number, x in self._full.batches() if not reason else ():
             values = self._work.inside(run.state(number, x, site.block), branch=not site.dropped)
-            if not problem.add(values, self._full.sum_at(number, x, site.target)):
+            if not problem.add(values, self._full.sum_at(number, x, site.target), self._full.counted(number)):
                 reason = problem.reason
                 break
         if reason:
@@ -371,8 +380,12 @@ class Refitter:
 
     def _of_model(self, model: nn.Module) -> float:
         outputs = [self.net.followed(call_model(model, x)) for x in self._batches(self.held_out_images)]
+        return self._divergence(torch.cat(outputs))
+
+    def _divergence(self, outputs: torch.Tensor) -> float:
+        """The divergence of outputs on the held-out images from the full network's."""
         goal = self._full_held_out.outputs
-        return divergence(torch.cat(outputs).to(goal), goal)
+        return divergence(outputs.to(goal), goal, self.held_out_images.counted, scores=self._scores)
 
 
 @checked
@@ -398,7 +411,9 @@ def refit_blocks(
     square of a feature. Norms with fixed statistics and learned scales after the layer are part of W. The weights then
     move a step between 0 and 1 from the old to the fitted ones. The step, and whether the plain or the recalibrated
     drop is better still, is chosen on held-out images by the divergence from the full network's outputs
-    (Kullback-Leibler for logits, otherwise the squared error relative to the mean square).
+    (Kullback-Leibler for logits, otherwise the squared error relative to the mean square). For tokens, and wherever
+    labels are given for positions, it is the mean over positions; those that an attention mask hides or that are
+    labelled -100 are neither fitted nor counted.
 
     Args:
         model: any residual model in eval mode, or its network.
@@ -415,7 +430,7 @@ def refit_blocks(
     Raises:
         BlockIndexError: there is no such block.
         NotDroppableError: a block cannot be dropped.
-        ValueError: there are fewer than two groups of images.
+        ValueError: there are fewer than two groups of images, or no position counts.
 
     Cost: about four forward passes over the images, and for each fitted layer with F features the solution of F
     equations. Memory: the images, and up to ``settings.memory`` bytes.
@@ -432,18 +447,34 @@ def refit_blocks(
     return Refitter(net, images, groups=groups, settings=settings)(blocks, inplace=inplace)
 
 
-def divergence(outputs: torch.Tensor, goal: torch.Tensor) -> float:
-    """The divergence of outputs from the full network's: mean KL(goal || outputs) per image for logits.
+def divergence(
+    outputs: torch.Tensor, goal: torch.Tensor, counted: torch.Tensor | None = None, *, scores: bool = True
+) -> float:
+    """The divergence of outputs from the full network's, in nats: the mean of KL(goal || outputs) for scores.
 
-    For other outputs it is the mean squared error, relative to the goal's mean square.
+    Scores are (images, classes), or one row of them for each position of `counted`; the mean is then over all positions
+    that count. For other outputs it is the mean squared error, relative to the goal's mean square.
+
+    Args:
+        outputs: (images, ...).
+        goal: the full network's outputs.
+        counted: which positions count, (images, positions, ...); their scores are in the dimension after the images, or
+            in the last one.
+        scores: whether positions have scores, not features.
 
     Example:
-        >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+        >>> logits = torch.tensor([[[0.0, 0.0], [5.0, 0.0]]])
+        >>> divergence(logits, torch.zeros(1, 2, 2), torch.tensor([[True, False]]))
         0.0
     """
+    axis = None if counted is None or goal.ndim == 2 else channels_beside(goal, counted)
+    if axis is not None and counted is not None:
+        outputs, goal = (values.movedim(axis, -1)[counted.to(values.device)] for values in (outputs, goal))
+    if goal.ndim == 2 and goal.shape[1] > 1 and (scores or axis is None):
+        rows = zip(outputs.split(_ROWS), goal.split(_ROWS), strict=True)
+        parts = [divergence_of(*(part.cpu().double() for part in pair)) for pair in rows]
+        return float(torch.cat(parts).mean())
     outputs, goal = outputs.cpu().double(), goal.cpu().double()
-    if goal.ndim == 2 and goal.shape[1] > 1:
-        return float(divergence_of(outputs, goal).mean())
     return float((outputs - goal).square().mean() / goal.square().mean().clamp_min(1e-300))
 
 

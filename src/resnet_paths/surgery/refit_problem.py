@@ -8,33 +8,17 @@ fitting one after the other would leave each to explain what the next can do bet
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from ..data.inputs import channels_beside
 from ..draws import permutation
 from ..graph.compile_node import Values
 from ..graph.pieces import Segments
 from .least_squares import LeastSquares
-from .linear_layers import features_of, matrix_of, positions_of, rows_of
+from .linear_layers import Layer, channel_axis, features_of, is_convolution, matrix_of, positions_of, rows_of, weight_of
 from .refit_layers import LayerFit
 from .refit_sites import Readout, Site, Tail
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """One batch at one block.
-
-    Attributes:
-        values: all values of the block, by node.
-        readouts: how each fitted layer enters the sum.
-        residual: what the fitted layers have to add up to: the target minus the other terms and all offsets.
-    """
-
-    values: Values
-    readouts: list[Readout]
-    residual: torch.Tensor
 
 
 class BlockProblem:
@@ -66,15 +50,29 @@ class BlockProblem:
         self._scales: list[torch.Tensor] = []
         self.reason = ""
 
-    def add(self, values: Values, target: torch.Tensor) -> bool:
-        """Add a batch: all values of the block, and its target sum; False if nothing can be fitted."""
+    def add(self, values: Values, target: torch.Tensor, counted: torch.Tensor | None = None) -> bool:
+        """Add a batch; False if nothing can be fitted.
+
+        Args:
+            values: all values of the block.
+            target: what its sum is fitted to.
+            counted: which positions of the inputs count, (inputs, positions, ...); None: all. Where the sum has other
+                positions, all of its positions count.
+        """
         if self._equations is None and not self._choose_layers(values):
             return False
         readouts = [tail.readout(values) for tail in self._tails]
         if broken := [readout for readout in readouts if isinstance(readout, str)]:
             self.reason = str(broken[0])
             return False
-        self._add(_Batch(values, readouts, self._residual(values, readouts, target)))  # type: ignore[arg-type]
+        output: torch.Tensor = values[self._tails[0].term.node]
+        residual = self._residual(values, readouts, target)  # type: ignore[arg-type]
+        elements = _elements(counted, residual, self._tails[0].term.layer)
+        source = readouts[0].source  # type: ignore[union-attr]
+        if source is not None:
+            elements = torch.ones_like(residual, dtype=torch.bool) if elements is None else elements
+            residual, elements = _rearranged(source, residual, output), _rearranged(source, elements, output)
+        self._add(values, residual, elements, min(1.0, len(target) / self._inputs))
         return True
 
     def _choose_layers(self, values: Values) -> bool:
@@ -107,51 +105,38 @@ class BlockProblem:
             residual = residual - readout.offset
         return residual
 
-    def _add(self, batch: _Batch) -> None:
-        first = self._tails[0].term
-        output: torch.Tensor = batch.values[first.node]
-        positions = self._positions(output, min(1.0, len(batch.residual) / self._inputs))
-        residual, readout = batch.residual, batch.readouts[0]
-        used = None
-        if readout.source is not None:
-            residual, used = self._rearranged(readout.source, residual, output)
-        targets = rows_of(first.layer, residual, positions)
-        features = [
-            features_of(tail.term.layer, tail.term.found_layer.read(batch.values), positions) for tail in self._tails
-        ]
+    def _add(self, values: Values, residual: torch.Tensor, counted: torch.Tensor | None, share: float) -> None:
+        """Add the rows of a batch: a share of all inputs, of which only some elements of the output may count."""
+        layer = self._tails[0].term.layer
+        positions = self._positions(values[self._tails[0].term.node], counted, share)
+        targets = rows_of(layer, residual, positions)
+        features = [features_of(tail.term.layer, tail.term.found_layer.read(values), positions) for tail in self._tails]
         groups = max(len(part) for part in features)
         parts = [part.expand(groups, -1, -1) for part in features]
         if self._constant() is not None:
             parts.append(torch.ones_like(parts[0][..., :1]))
         rows = torch.cat(parts, 2)
         grouped_targets = targets.view(len(targets), groups, -1).permute(1, 0, 2)
-        if used is not None:
-            complete = rows_of(first.layer, used, positions).all(1)
+        if counted is not None:
+            complete = rows_of(layer, counted, positions).all(1)
             rows, grouped_targets = rows[:, complete], grouped_targets[:, complete]
         if self._equations is None:
             self._equations = LeastSquares(groups, rows.shape[2], grouped_targets.shape[2])
         self._equations.add(rows, grouped_targets)
 
-    def _positions(self, output: torch.Tensor, share: float) -> torch.Tensor:
-        """Random positions of this batch, as many as its share of the rows."""
+    def _positions(self, output: torch.Tensor, counted: torch.Tensor | None, share: float) -> torch.Tensor:
+        """Random positions of this batch among those that count, as many as its share of the rows."""
         layer = self._tails[0].term.layer
         features = 1 + sum(matrix_of(tail.term.layer).shape[1] for tail in self._tails)
-        available = positions_of(layer, output)
-        rows_per_position = (
-            1 if isinstance(layer, nn.Linear) else len(output)
-        )  # a convolution's position gives one row per image
+        available = torch.arange(positions_of(layer, output), device=output.device)
+        rows_per_position = 1
+        if is_convolution(layer):
+            rows_per_position = len(output)  # a position gives one row per image
+        elif counted is not None:
+            available = available[rows_of(layer, counted, available).all(1)]
         count = math.ceil(self._rows_per_feature * features * share / rows_per_position)
-        return permutation(available, self._generator)[: max(1, count)].to(output.device)
-
-    @staticmethod
-    def _rearranged(
-        source: torch.Tensor, residual: torch.Tensor, output: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The residual rearranged to the layer's output, and which elements of that output are used."""
-        rearranged = torch.zeros(output.numel(), dtype=residual.dtype, device=residual.device)
-        used = torch.zeros(output.numel(), dtype=torch.bool, device=residual.device)
-        rearranged[source], used[source] = residual.flatten(), True
-        return rearranged.view(output.shape), used.view(output.shape)
+        drawn = permutation(len(available), self._generator)[: max(1, count)]
+        return available[drawn.to(output.device)]
 
     def _constant(self) -> int | None:
         """The index of the layer that holds the constant: the first with a bias."""
@@ -203,5 +188,20 @@ class BlockProblem:
                 fitted = ((new[:, -1].flatten() - others) / divisor).to(bias)
             weight = layer.weight.detach().clone()
             names = tail.term.found_layer.weight_name, tail.term.found_layer.bias_name
-            fits.append(LayerFit(*names, weight, bias, flat.view(weight.shape).to(weight), fitted))
+            fits.append(LayerFit(*names, weight, bias, weight_of(layer, flat), fitted))
         return fits
+
+
+def _elements(counted: torch.Tensor | None, total: torch.Tensor, layer: Layer) -> torch.Tensor | None:
+    """Which elements of a sum count, from the positions that do; None: all, or the sum has other positions."""
+    axis = None if counted is None else channels_beside(total, counted, channel_axis(layer, total))
+    if counted is None or axis is None:
+        return None
+    return counted.to(total.device).unsqueeze(axis).expand(total.shape)
+
+
+def _rearranged(source: torch.Tensor, values: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Values of a sum, moved to the elements of a layer's output that they come from; zero (or False) elsewhere."""
+    rearranged = values.new_zeros(output.numel())
+    rearranged[source] = values.flatten()
+    return rearranged.view(output.shape)

@@ -26,7 +26,7 @@ from ..graph.dataflow import ancestors, descendants
 from ..graph.pieces import Piece, Segments
 from ..graph.program import Program
 from .found_layers import FoundLayer, found_layer
-from .linear_layers import Layer
+from .linear_layers import Layer, channel_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +245,7 @@ class Tail:
         return end
 
     def _determine(self, values: Values, u: torch.Tensor) -> Readout | str:
-        axis = 1 if not isinstance(self.term.layer, nn.Linear) else u.ndim - 1
+        axis = channel_axis(self.term.layer, u)
         channels = u.shape[axis]
         if not self._steps:
             return Readout(None, torch.ones(channels, dtype=u.dtype, device=u.device), torch.zeros_like(u))

@@ -53,6 +53,10 @@ class FullRun:
             (number, placed_input(x, self.net.model)) for number, x in enumerate(self._inputs.batches(self._batch_size))
         )
 
+    def counted(self, number: int) -> torch.Tensor | None:
+        """Which positions of a batch count, by its number; None: all, or inputs count as wholes."""
+        return self._inputs.counted_in(number, self._batch_size)
+
     def state(self, number: int, x: torch.Tensor, index: int) -> State:
         """The state of a batch at a block's entry."""
         return self._states[number][index] if self.kept else self.net.prefix(x, index)
