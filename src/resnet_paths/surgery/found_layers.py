@@ -65,8 +65,7 @@ def _transposed(node: fx.Node, program: Program) -> FoundLayer | None:
     weight_name, bias_name = _parameter_name(weight, program), _parameter_name(bias, program)
     if not isinstance(source, fx.Node) or weight_name is None or (bias is not None and bias_name is None):
         return None
-    names = (weight_name, bias_name)
-    matrix, vector = (None if name is None else program.attribute(name) for name in names)
+    matrix, vector = program.attribute(weight_name), None if bias_name is None else program.attribute(bias_name)
     if matrix.ndim != 2 or (vector is not None and vector.shape != matrix.shape[1:]):
         return None
     return FoundLayer(Transposed(matrix, vector).eval(), weight_name, bias_name, operator.itemgetter(source))
@@ -86,8 +85,9 @@ def _product_plus_bias(node: fx.Node, program: Program) -> tuple[object, object,
     terms = list(node.args) if operations.is_add(node) and len(node.args) == 2 else [node]
     terms.sort(key=lambda term: _parameter_name(term, program) is not None)
     product, bias = terms[0], terms[1] if len(terms) > 1 else None
-    is_product = isinstance(product, fx.Node) and product.op in ("call_function", "call_method")
-    if not is_product or operations.target_of(product) not in _PRODUCTS or len(product.args) != 2:
+    if not isinstance(product, fx.Node) or product.op not in ("call_function", "call_method"):
+        return None, None, None
+    if operations.target_of(product) not in _PRODUCTS or len(product.args) != 2:
         return None, None, None
     if product is not node and len(product.users) > 1:
         return None, None, None
