@@ -1,6 +1,6 @@
 """A refit after a run of layers is dropped, against one linear map in place of the run.
 
-    python analysis/transformers/replace_layers.py --model FILE [--calibration 512] [--sequences 512]
+    python analysis/transformers/replace_layers.py --model FILE [--calibration 256] [--sequences 256]
 
 FILE comes from language_model.py. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every place after the
 first layer; all methods see the same calibration sequences, and the perplexity is that of text that neither they nor
@@ -71,18 +71,8 @@ class Streams:
         return float(1 - F.cosine_similarity(self.after[first], self.after[first + layers], dim=-1).mean())
 
 
-def dropped(model: Logits, first: int, layers: int) -> Logits:
-    """The model without a run of layers."""
-    smaller: Logits = drop_blocks(unroll(model, sample()), blocks(first, layers))
-    return smaller
-
-
 def blocks(first: int, layers: int) -> list[int]:
     return list(range(2 * first, 2 * (first + layers)))
-
-
-def sample() -> torch.Tensor:
-    return sequences(parts()[0], 2, 0)[:, :-1]
 
 
 def solved(rows: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
@@ -92,9 +82,9 @@ def solved(rows: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def replace_me(model: Logits, streams: Streams, first: int, layers: int) -> Logits:
-    """The run dropped, and a linear map merged into the MLP before it."""
-    smaller = copy.deepcopy(dropped(model, first, layers))
+def replace_me(dropped: nn.Module, streams: Streams, first: int, layers: int) -> nn.Module:
+    """The model without the run, and with a linear map merged into the MLP before it."""
+    smaller = copy.deepcopy(dropped)
     added = streams.added[first - 1]
     transform = solved(added, streams.after[first + layers] - (streams.after[first] - added))
     last = smaller.model.transformer.h[first - 1].mlp.c_proj
@@ -137,15 +127,16 @@ def held_out(count: int) -> torch.Tensor:
 
 def measured(model: Logits, calibration: torch.Tensor, pieces: torch.Tensor) -> dict[str, np.ndarray]:
     """The losses by method, layers and first layer, of each sequence; "whole" is the full model."""
-    streams = Streams.of(model, calibration)
-    refitter = Refitter(unroll(model, sample()), calibration)
+    streams, net = Streams.of(model, calibration), unroll(model, calibration[:2])
+    refitter = Refitter(net, calibration)
     results = {"whole": losses(model, pieces)}
     for layers in RUNS:
         for first in range(1, LAYERS - layers + 1):
             began = time.perf_counter()
+            dropped = drop_blocks(net, blocks(first, layers))
             models = {
-                "dropped": dropped(model, first, layers),
-                "ReplaceMe": replace_me(model, streams, first, layers),
+                "dropped": dropped,
+                "ReplaceMe": replace_me(dropped, streams, first, layers),
                 "TOAST": toast(model, streams, first, layers),
                 "refit": refitter(blocks(first, layers)).model,
             }
@@ -215,8 +206,8 @@ def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=int, default=512)
-    parser.add_argument("--sequences", type=int, default=512)
+    parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--sequences", type=int, default=256)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = language_model(options.model)
