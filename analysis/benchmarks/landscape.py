@@ -1,7 +1,7 @@
 """A line through the loss surface of ResNet-56: this library against loss-landscapes, and landscaper if given.
 
     python analysis/benchmarks/landscape.py --reference FOLDER [--images 512] [--cells 4] [--repeats 5]
-        [--landscaper PYTHON] [--device cuda] [--surface 51] [--minutes 10]
+        [--landscaper PYTHON] [--device cuda] [--surface 51] [--minutes 10] [--out FILE]
 
 There are two clocks: wall seconds, which other programs on the machine increase, and processor seconds of this
 process, which they increase only slightly. Ratios are of processor seconds, except for work in other processes or on
@@ -13,7 +13,8 @@ parameters move. landscaper needs its own environment: --landscaper names its Py
 installed too. It evaluates the same number of cells on its own line around theta, over the same images, in turn with
 the others (see landscaper_line.py). The table gives medians over the rounds, and of the ratios within each. Our time
 includes set-up (copy, graph, fingerprints), as the peers' includes theirs; processes are started before the clock.
-Writes landscape.md beside this file after each round (landscape_cuda.md for --device cuda).
+Writes landscape.md beside this file after each round (landscape_cuda.md for --device cuda). landscape_avx2.md was made
+with --out on a processor that does not compute in bfloat16.
 
 On a GPU, besides: the share of the card's bfloat16 rate (that of a product of two matrices of 8192 x 8192 in the same
 run) that a cell over all images of FOLDER/cifar10_jpeg.zip reaches, for several batch sizes; and with --surface N, the
@@ -186,7 +187,8 @@ def page(options: argparse.Namespace, turns: int, body: list[str], landscaper: L
     given = ["", " --landscaper PYTHON"][landscaper is not None] + ["", " --device cuda"][options.device != "cpu"]
     given += f" --surface {options.surface} --minutes {options.minutes:g}" if options.surface else ""
     beside = f", {landscaper.versions}" if landscaper is not None else ""
-    card = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else ""
+    capability = torch.backends.cpu.get_cpu_capability()  # whether the processor computes in bfloat16 matters most
+    card = f", {torch.cuda.get_device_name()}" if options.device != "cpu" else f" with {capability}"
     lines = [
         "# Loss surface of ResNet-56: seconds per cell",
         "",
@@ -281,6 +283,7 @@ def main() -> None:
         "--landscaper", metavar="PYTHON", help="Python of an environment with landscaper and this project"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", help="another file to write")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
     if options.surface and not on_gpu:
@@ -292,7 +295,7 @@ def main() -> None:
     runs = ways(model, data, options.cells, workers, landscaper)
     clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     results: dict[str, np.ndarray] = {}
-    target = HERE / ("landscape_cuda.md" if on_gpu else "landscape.md")
+    target = HERE / (options.out or ("landscape_cuda.md" if on_gpu else "landscape.md"))
     body: list[str] = []
     for turn in range(options.repeats + 1):
         for name, way in runs.items():

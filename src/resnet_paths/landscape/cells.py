@@ -46,7 +46,8 @@ class CellSettings:
         batchnorm: statistics of batch norms at a cell: frozen, recalibrated or batch; see :func:`loss_surface`.
         recalibrate: images that statistics are measured on; the surface's own by default.
         batch_size: images per batch; None: as many as suit the cache, 128 with ``batch``, where it decides the values.
-        dtype: compute in this type; bfloat16 is quicker where the processor has it, and changes the numbers.
+        dtype: compute in this type; bfloat16 changes the numbers, and is faster only where the processor computes in it
+            (otherwise ten times slower).
         fast: fold norms and store channels last (the same numbers within 1e-10 in float64, 1e-4 in float32).
 
     Example:
