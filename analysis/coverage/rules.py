@@ -61,13 +61,13 @@ BLOCKS: dict[str, str] = {
         *BloomAttention *BloomMLP *MptMLP *InvertedResidual *T5Layer* *OutputBottleneck *ConvDropoutLayerNorm
         *PositionwiseFFN *FunnelDecoder *PoolingHead *Swin2SRModel *Swin2SRStage *LocalRepresentation *ConvEncoder
         *.Wav2Vec2Encoder *.HubertEncoder *.WavLMEncoder *.UniSpeechEncoder *.Data2VecAudioEncoder""",
-    "pytorchcv": """*Block *Body *Stage *.Hourglass erfnet.FCU esnet.PFCU dabnet.DABBlock cgnet.CGBlock
+    "pytorchcv": """*Unit *Body *Stage *.Hourglass erfnet.FCU esnet.PFCU dabnet.DABBlock cgnet.CGBlock
         *.LinearBottleneck dla.DLAResBlock revnet.ReversibleBlock resattnet.ResBlock resattnet.DoubleSkipBlock
         espnetv2.ESPBlock fishnet.FishBlock""",
     "segmentation_models_pytorch": """mix_transformer.Block _efficientnet.MBConvBlock _senet.SEResNetBottleneck
         _dpn.DualPathBlock decoder.DecoderBlock""",
     "monai": """resnet.ResNetBlock resnet.ResNetBottleneck squeeze_and_excitation.SEResNetBottleneck
-        segresnet.SegResNet segresnet_block.ResBlock segresnet_ds.* convolutions.ResidualBlock
+        segresnet.SegResNet segresnet_block.ResBlock segresnet_ds.* convolutions.ResidualUnit
         dynunet_block.UnetResBlock vnet.* transformerblock.TransformerBlock swin_unetr.SwinTransformerBlock
         highresnet.HighResBlock efficientnet.MBConvBlock mednext.MedNeXt mednext_block.*
         diffusion_model_unet.DiffusionUNetResnetBlock spatialattention.SpatialAttentionBlock
@@ -117,7 +117,7 @@ SUMS: dict[str, dict[str, PerCall]] = {
         "*FalconDecoderLayer": 1, "*GPTNeoXLayer": 1, "*XLNetRelativeAttention": 1, "*XLMModel": _two_a_feed_forward,
         "*FunnelRelMultiheadAttention": 1, "*DetrDecoderLayer": None,
     },
-    "pytorchcv": {"shakeshakeresnet_cifar.ShakeShakeResBlock": 1},
+    "pytorchcv": {"shakeshakeresnet_cifar.ShakeShakeResUnit": 1},
     "segmentation_models_pytorch": {"mobileone.MobileOneBlock": _with_identity},
     "vit_pytorch": {"cait.Transformer": None, "xcit.Transformer": None},
     "torchaudio": {
