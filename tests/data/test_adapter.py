@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import UserDict, deque
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from resnet_paths import unroll
-from resnet_paths.data import ImageData, as_batches, as_data
+from resnet_paths.data import ImageData, as_batches, as_data, as_examples
 from resnet_paths.landscape import curvature_operator, gate_path, loss_surface, random_direction
 from resnet_paths.lesion import (
     block_values,
@@ -81,6 +83,7 @@ SOURCES: dict[str, Any] = {
     "small integers": lambda: (X, Y.to(torch.uint8)),
     "unsigned numpy": lambda: (X.numpy(), Y.numpy().astype(np.uint16)),
     "reversed array": lambda: (X.flip(0).numpy()[::-1], Y.numpy()),
+    "other byte order": lambda: (X.numpy().astype(">f8"), Y.numpy().astype(">i8")),
     "data set": lambda: TensorDataset(X, Y),
     "subset": lambda: Subset(TensorDataset(X, Y), range(7)),
     "data set of dicts": lambda: Items(lambda i: {"image": X[i], "label": int(Y[i])}),
@@ -136,6 +139,14 @@ def test_names_of_classes_and_a_loaders_order() -> None:
     data = as_data(DataLoader(Subset(source, [2, 0, 1]), 2, shuffle=True))
     assert data.classes == ("ant", "bee", "cow")
     assert torch.equal(torch.get_rng_state(), state)  # an order was drawn, and left no mark
+
+    def drawn(index: int) -> Any:
+        return X[index] + random.random() + float(np.random.rand()) + torch.rand(1), Y[index]
+
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    as_data(Items(drawn))
+    as_examples(Items(lambda index: (*drawn(index)[:1], torch.ones(2))))
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
     assert as_data(source, classes=("x", "y", "z")).classes == ("x", "y", "z")
 
 
@@ -160,6 +171,11 @@ def test_names_of_classes_and_a_loaders_order() -> None:
         ([{"scan": X, "other": X, "labels": Y}], "image= and label="),
         ([(X,)], "got tuple of 1; labels are required"),
         ([X, X], "expected"),
+        ((X, list("abcabca")), "for classes their indices"),
+        ((X.to_sparse(), Y), "a dense tensor"),
+        ((X.to("meta"), Y), "that holds all values"),
+        ((np.ma.masked_less(X.numpy(), 0), Y), "masked entries"),
+        (pd.DataFrame({"pixel": [1, 2], "label": [0, 1]}), "got DataFrame; pass arrays"),
     ],
 )
 def test_what_is_no_labelled_image_is_refused_in_one_line(source: Any, message: str) -> None:

@@ -163,3 +163,41 @@ def test_examples_are_refused_where_they_do_not_fit_together() -> None:
     part = data.subset([0, 2])
     assert (len(part), part.x["scale"].shape, part.x["flag"]) == (2, (1,), True)
     assert data.fingerprint != part.fingerprint
+
+
+def test_samples_in_a_list_are_told_from_batches(cases: dict) -> None:
+    one, _ = cases["numbers"]
+    x, y = one.data.x, one.data.targets
+    pairs = [(x[index], y[index]) for index in range(len(x))]
+    plain = [(row.numpy(), float(value)) for row, value in pairs]
+    named = [{"x": row, "y": value} for row, value in pairs]
+    for source in (pairs, iter(plain), named, [(x[:3], y[:3]), (x[3:], y[3:])]):
+        read = as_examples(source, one.model)
+        torch.testing.assert_close(read.x, x)
+        torch.testing.assert_close(read.targets, y, check_dtype=False)
+    masks = torch.randint(0, 3, (4, 8, 8))
+    images = as_examples([(torch.zeros(1, 8, 8), mask) for mask in masks])
+    assert isinstance(images, Examples)
+    assert torch.equal(images.targets, masks)
+    ids = torch.randint(0, 9, (4, 5))
+    texts = as_examples([{"input_ids": row.tolist(), "labels": row.tolist()} for row in ids])
+    assert torch.equal(texts.x["input_ids"], ids)
+    assert torch.equal(texts.targets, ids)
+    users = as_examples([((torch.arange(5), torch.arange(5)), torch.randn(5))] * 2)
+    assert len(users) == 10, "a batch of single numbers is no sample"
+
+
+def test_inputs_and_targets_of_one_shape_are_a_pair() -> None:
+    noisy, clean = torch.randn(6, 1, 8, 8), torch.randn(6, 1, 8, 8)
+    for labelled in (True, False):
+        read = as_examples((noisy, clean), labelled=labelled)
+        assert isinstance(read, Examples)
+        assert torch.equal(read.targets, clean)
+    assert len(as_examples([noisy, clean], labelled=False)) == 12
+
+
+def test_a_metric_returns_a_tensor(cases: dict) -> None:
+    one, net = cases["numbers"]
+    for returned in (0.5, None, [0.5] * 7):
+        with pytest.raises(TypeError, match=r"one value per example, \(7,\), got"):
+            evaluate_gates(net, one.data, torch.ones(1, len(net)), lambda y, t, full, r=returned: r, **QUIET)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..arguments import ELSEWHERE, checked
+from ..graph.preserve import generators_kept
 from .arrays import image_tensor, label_tensor, tensor_of
 from .batches import even_slices
 from .examples import Examples
@@ -95,7 +96,7 @@ def as_data(
         if limit is not None and limit < len(source):
             source = source.subset(slice(0, limit))
     else:
-        with torch.random.fork_rng(devices=[]):  # a loader's order and augmentation leave no mark
+        with generators_kept([]):  # a loader's order and augmentation leave no mark
             source = _collected(source, mean, std, classes, name, image, label, limit, labelled)
     if all(value is None for value in (mean, std, classes, name)):
         return source
@@ -222,6 +223,11 @@ def _check(source: Any) -> None:
         raise TypeError(f"expected images with a class each, got {source!r}; this analysis reads images only")
     if isinstance(source, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {str(source)!r}; pass load_data({str(source)!r})")
+    if hasattr(source, "iloc"):  # a table of pandas, which iterates over the names of its columns
+        raise TypeError(
+            f"expected {_FORMS}; got {type(source).__name__}; pass arrays, such as (table[inputs].to_numpy(), "
+            "table[target].to_numpy())"
+        )
     holds = isinstance(source, (Iterable, Dataset)) or hasattr(source, "__getitem__")
     if isinstance(source, (nn.Module, torch.Tensor, np.ndarray, bytes, type)) or not holds:
         raise TypeError(f"expected {_FORMS}; got {type(source).__name__}")
@@ -276,7 +282,7 @@ def _images_and_labels(
         if any(key not in item for key in keys):
             raise ValueError(
                 f"expected images and labels in the batches of {name}, got the keys {sorted(map(str, item))}; select "
-                "them with image= and label= of as_data"
+                "them with image= and label= of as_data, or pass pairs (inputs, targets)"
             )
         return item[keys[0]], item[keys[1]]
     if isinstance(item, (tuple, list)) and len(item) >= 2:

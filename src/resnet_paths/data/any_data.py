@@ -9,12 +9,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..arguments import checked
 from ..graph.inputs import call_model, main_output, placed
-from ..graph.preserve import preserved
+from ..graph.preserve import generators_kept, preserved
 from ..graph.trees import leaves, map_leaves
 from .adapter import (
     IMAGE_KEYS,
@@ -26,6 +27,7 @@ from .adapter import (
     _holds_samples,
     _input_and_target,
     _is_array,
+    _is_pair,
     _items,
     _key_of,
     _name_of,
@@ -53,12 +55,13 @@ def as_examples(
     Args:
         source: an :class:`Examples` or an :class:`ImageData`, which are returned unchanged; a pair of arrays ``(inputs,
             targets)``; a ``Dataset``; a ``DataLoader``; a dict of arrays; or an iterable of batches or samples, each a
-            tuple ``(inputs, targets)`` or a mapping, such as those of Hugging Face. Batches of different lengths are
-            padded to the longest if they have an attention mask.
+            tuple ``(inputs, targets)`` or a mapping, such as those of Hugging Face. Items of an iterable are samples if
+            the target is one number, inputs and target differ in length, or they are plain lists. Batches of different
+            lengths are padded to the longest if they have an attention mask.
         model: its signature decides which items of a mapping are inputs; and whether arrays of three dimensions are
             series or grey images, by trying.
         labelled: refuse data without targets. If False, `source` may also be inputs alone, and two arrays that differ
-            only in length are two batches of them.
+            only in length are two batches of them (those of one length in a tuple are a pair).
         name: name of the data, for records and figures.
         mean: mean of each channel of images, see :func:`as_data`.
         std: standard deviation of each channel of images.
@@ -84,11 +87,11 @@ def as_examples(
     if _is_array(source):
         source = [source]
     _check(source)
-    with torch.random.fork_rng(devices=[]):  # a loader's order and augmentation leave no mark
-        items = _items(source, labelled)
+    with generators_kept([]):  # a loader's order and augmentation leave no mark
+        items = _items(source, labelled or _is_pair_of_one_length(source))
         first = next(items, None)
         items = iter(()) if first is None else itertools.chain([first], items)
-        samples = _holds_samples(source)
+        samples = _holds_samples(source) or (first is not source and _is_sample(first, model))
         if first is None or _holds_images(first, samples, model):
             return _collected(source, mean, std, None, name, None, None, None, labelled, items)
         data = _joined([_read(item, samples, model) for item in items], name or _named(source))
@@ -105,12 +108,34 @@ def _named(source: Any) -> str:
     return _name_of(source).replace("images in memory", "examples in memory")
 
 
+def _is_pair_of_one_length(source: Any) -> bool:
+    """Whether these are inputs and targets of the same shape, as of a denoiser, rather than two batches of inputs."""
+    return isinstance(source, tuple) and _is_pair(source) and _is_array(source[1]) and len(source[0]) == len(source[1])
+
+
+def _is_sample(item: Any, model: nn.Module | None) -> bool:
+    """Whether an item of an iterable is one sample: as a batch, its inputs and targets do not fit together."""
+    if not isinstance(item, Mapping) and not (isinstance(item, (tuple, list)) and len(item) > 1):
+        return False
+    x, y = _input_and_target(item, model)
+    if isinstance(item, Mapping):
+        inputs = [value for value in (x.values() if isinstance(x, Mapping) else [x]) if value is not None]
+        if inputs and not any(map(_is_array, inputs)):
+            return any(isinstance(value, list) and _is_array(_number(value)) for value in inputs)
+    if y is None:
+        return False
+    target, lengths = _number(y), {len(leaf) if leaf.ndim else 0 for leaf in leaves(x) if _is_array(leaf)}
+    if not _is_array(target) or not target.ndim:
+        return not isinstance(target, (list, tuple)) and np.ndim(target) == 0
+    return len(lengths) == 1 and len(target) not in lengths
+
+
 def _holds_images(item: Any, sample: bool, model: nn.Module | None) -> bool:
     """Whether a batch (or a sample) is of images with one class each or none; unknown forms are left to `as_data`."""
     if isinstance(item, Mapping):
         key = _key_of(item, IMAGE_KEYS, lambda value: value.ndim >= 3 - sample)
         if key is None or (model is not None and _n_inputs(item, model) > 1):
-            return not any(isinstance(value, torch.Tensor) or _is_array(value) for value in item.values())
+            return not any(_is_array(_number(value)) for value in item.values())
         label = _key_of(item, LABEL_KEYS, lambda value: False)
         x, y = item[key], None if label is None else item[label]
     elif isinstance(item, (tuple, list)) and len(item) == 2:

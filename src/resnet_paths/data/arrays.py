@@ -108,15 +108,24 @@ def tensor_of(value: Any, what: str) -> torch.Tensor:
     """A plain tensor from an array, a list of numbers, or a Pillow picture.
 
     Raises:
-        TypeError: the value is none of these.
+        TypeError: the value is none of these, or has no number for some entries.
     """
     if isinstance(value, torch.Tensor):
+        if value.is_meta or value.is_nested or value.layout is not torch.strided:
+            kind = "a nested tensor" if value.is_nested else "shapes" if value.is_meta else str(value.layout)
+            raise TypeError(f"expected a dense tensor of {what}, got {kind}; pass one that holds all values")
         return value.detach().as_subclass(torch.Tensor)
     if hasattr(value, "getbands"):  # a Pillow image
         value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
         value = value[None] if value.ndim == 2 else value.transpose(2, 0, 1)
+    if np.ma.is_masked(value):
+        raise TypeError(f"expected an array of {what} without gaps, got one with masked entries; fill or remove them")
     try:
         array = np.asarray(value)
+        if array.dtype.kind in "US":
+            raise TypeError(f"texts such as {str(array.flat[0])!r}; pass numbers, for classes their indices")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         if array.dtype.kind == "u" and array.dtype != np.uint8:
             array = array.astype(np.int64)  # torch barely supports larger unsigned integers
         return torch.from_numpy(np.array(array))  # a copy, because the array may be read-only or have negative strides

@@ -229,11 +229,16 @@ def example_parts(
 
     Raises:
         ValueError: the metric does not return one value per example.
+        TypeError: it returns no tensor.
     """
     if isinstance(metric, ExampleMetric):
         parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
         return parts
-    values = metric(outputs, targets, full)
+    values: Any = metric(outputs, targets, full)
+    if not isinstance(values, torch.Tensor):
+        raise TypeError(
+            f"expected a metric that returns a tensor of one value per example, ({count},), got {type(values).__name__}"
+        )
     if values.shape != (count,):
         raise ValueError(
             f"expected a metric with one value per example, ({count},), got {tuple(values.shape)}; do not average over "
