@@ -14,6 +14,7 @@ from resnet_paths.data import ImageData
 from resnet_paths.lesion import arrangements, middle_arrangements
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
+from resnet_paths.statistics import intervals
 
 QUIET = {"progress": False}
 
@@ -30,7 +31,7 @@ def first_logit(logits, labels, full):
 
 
 def run(layers: list[Callable], steps, value: torch.Tensor, post: Callable = lambda x: x) -> torch.Tensor:
-    for step in steps:
+    for step in steps.tolist() if isinstance(steps, torch.Tensor) else steps:
         parallel = (step,) if isinstance(step, int) else step
         value = post(torch.stack([layers[layer](value) for layer in parallel]).mean(0))
     return value
@@ -77,6 +78,7 @@ CONVOLUTIONAL = {
     "parallel": [(0, 1, 2), 3, (4, 5), 6, (7, 8)],
     "looped": [0, (1, 2), (1, 2), (1, 2), 3, 4, 5, 6, 7, 8],
     "longer": [0, 1, 1, 2, 3, 4, 5, 5, 5, 6, 7, 7, 8],
+    "in a tensor": torch.tensor([0, 2, 1, *range(3, 9)]),
 }
 TRANSFORMER = {
     "itself": [0, 1, 2, 3],
@@ -96,11 +98,18 @@ def test_modules_called_one_by_one(build: Callable, arranged: dict) -> None:
         for row, steps in enumerate(arranged.values()):
             expected = literal(data.x, steps)[:, 0].numpy()
             assert np.allclose(record.per_image[1 + row], expected, rtol=0, atol=1e-10), record.names[row]
-            assert np.ptp(expected) > 1e-3 or not steps  # without layers, the class token sees no image
+            assert np.ptp(expected) > 1e-3 or not len(steps)  # without layers, the class token sees no image
             if record.names[row] != "itself":
                 assert not np.allclose(expected, full, atol=1e-3)
     assert np.allclose(record.per_image[0], full, rtol=0, atol=1e-10)
     assert list(record.to_pandas().arrangement) == list(arranged)
+    assert np.allclose(record.values, record.per_image[1:].mean(1))
+    low, high = record.damage_interval()
+    kept = list(arranged).index("itself")
+    assert list(record.values - record.full)[kept] == pytest.approx(0, abs=1e-9)
+    expected = intervals(record.per_image[1:] - record.per_image[0])
+    for ends, others in zip((low, high), expected, strict=True):
+        assert np.allclose(np.delete(ends, kept), np.delete(others, kept)), "differences are paired by image"
 
 
 def test_layers_stay_where_their_shape_puts_them() -> None:
@@ -112,6 +121,7 @@ def test_layers_stay_where_their_shape_puts_them() -> None:
         ([*range(3), *range(4, 9)], "trade places"),
         ([0, 1, (2, 3), *range(4, 9)], "trade places"),
         ([*range(10)], "layers from 0 to 8 in arrangement 'a'"),
+        ([*range(8), -1], "layers from 0 to 8 in arrangement 'a'"),
         ([0, (), *range(1, 9)], "layers from 0 to 8"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -126,3 +136,13 @@ def test_what_is_not_the_same_everywhere_is_refused() -> None:
     model = randomise_norms(cifar_resnet(20, widths=(4, 6, 8), preactivation=True, seed=0)).eval().double()
     with pytest.raises(ValueError, match="the same operations between all layers"):
         arrangements(unroll(model), images(2, 8), {"swap": [0, 2, 1, *range(3, 9)]}, **QUIET)
+
+
+def test_the_usual_arrangements_are_those_of_the_paper() -> None:
+    ways = middle_arrangements(7, 1, 5, loops=2)
+    assert ways["skipped"] == [0, 6]
+    assert ways["middle repeated"] == [0, 3, 3, 3, 3, 3, 6]
+    assert ways["reversed"] == [0, 5, 4, 3, 2, 1, 6]
+    assert ways["looped parallel"] == [0, (1, 2, 3, 4, 5), (1, 2, 3, 4, 5), 6]
+    assert sorted(ways["random order"]) == list(range(7))
+    assert ways["random order"] != list(range(7))

@@ -11,6 +11,7 @@ from resnet_paths.data import ImageData
 from resnet_paths.lesion import path_ensemble
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork, unroll
+from resnet_paths.statistics import intervals
 
 QUIET = {"progress": False}
 
@@ -93,7 +94,14 @@ def test_differences_are_those_of_the_metrics(net: UnrolledNetwork, data: ImageD
     assert mean == pytest.approx(losses[1].mean() - losses[0].mean())
     errors = found.by_image("error")
     assert (errors[1] == (found.probabilities.argmax(1) != data.labels.numpy())).all()
-    assert list(found.to_pandas().prediction) == list(found.probabilities.argmax(1))
+    table = found.to_pandas()
+    assert list(table.prediction) == list(found.probabilities.argmax(1))
+    assert list(table.probability) == list(found.probabilities.max(1))
+    assert list(table.single_prediction) == list(found.single.argmax(1))
+    assert list(table.single_probability) == list(found.single.max(1))
+    assert found.difference("loss") == pytest.approx(
+        (mean, *map(float, np.ravel(intervals(np.array([losses[1]]), 0.95, reference=losses[0]))))
+    )
 
 
 def test_journal_and_unlabelled_images(net: UnrolledNetwork, data: ImageData, tmp_path) -> None:

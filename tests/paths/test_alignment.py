@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import randomise_norms
+from references.other_data import case
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork, unroll
 from resnet_paths.paths import residual_alignment
@@ -174,3 +175,23 @@ def test_blocks_of_other_shapes_are_refused(net: UnrolledNetwork) -> None:
         residual_alignment(net, x, 2, blocks=[1])
     with pytest.raises(ValueError, match="layers that keep the shape"):
         residual_alignment([nn.Linear(3, 4).double().eval()], drawn(2, 3), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_is_near(dtype: torch.dtype) -> None:
+    matrices = [drawn(12, 12, seed=index) / 12 for index in range(3)]
+    model, x = Linear(matrices).eval(), drawn(2, 12)
+    expected = residual_alignment(unroll(model), x, 2)
+    found = residual_alignment(unroll(model.to(dtype)), x.to(dtype), 2)
+    assert np.allclose(found.values, expected.values, rtol=0.05)
+    assert np.allclose(found.left_right, expected.left_right, atol=0.1)
+
+
+def test_several_inputs_and_what_is_not_finite() -> None:
+    one = case("tokens")
+    net = unroll(one.model, one.data.x)
+    assert residual_alignment(net, one.data.x, 1, steps=3).names == tuple(block.name for block in net)
+    x = drawn(2, 12)
+    x[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="finite products with the Jacobians"):
+        residual_alignment(unroll(Linear([torch.eye(12).double()] * 2).eval()), x, 1)

@@ -100,6 +100,32 @@ def test_the_mean_of_a_norm_and_the_values_of_an_attention_are_not_constant() ->
     torch.testing.assert_close(found, (row - row.mean(-1, keepdim=True)) / deviation, rtol=1e-12, atol=1e-12)
 
 
+def test_half_of_a_product_is_counted_with_each_factor_constant() -> None:
+    x, row = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unbind()
+
+    def frozen(value: torch.Tensor) -> torch.Tensor:
+        with Frozen():
+            return (2 * value) * value.flip(1)
+
+    found = torch.func.jvp(frozen, (x,), (row,))[1]
+    torch.testing.assert_close(found, row * x.flip(1) + x * row.flip(1), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_done_in_place_is_done_in_place() -> None:
+    """Whoever holds the tensor reads the new value: what a function returns is often not used."""
+
+    def act(x: torch.Tensor) -> torch.Tensor:
+        y = x + 0
+        F.silu(y, inplace=True)
+        y.mul_(x.mean(1, keepdim=True).sigmoid())
+        return y
+
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    value, product = value_and_product(act, x.clone())
+    torch.testing.assert_close(value, act(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(product, act(x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def transformer() -> Transformer:
     torch.manual_seed(0)
@@ -162,3 +188,13 @@ def test_an_operation_without_a_frozen_map_is_named(tokens: torch.Tensor) -> Non
     assert [name for names in split.curved.values() for name in names if name == "logsumexp"]
     assert split.residual < 1e-12
     assert split.parts["remainder"].any()
+
+
+def test_a_hooked_norm_has_no_frozen_map(tokens: torch.Tensor) -> None:
+    """A hook may do anything to the value."""
+    torch.manual_seed(0)
+    model = randomise_norms(Transformer().double().eval())
+    norm = next(name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
+    assert not logits_by_length(unroll(model, tokens), tokens).curved
+    model.get_submodule(norm).register_forward_hook(lambda module, args, output: output.sigmoid())
+    assert logits_by_length(unroll(model, tokens), tokens).curved

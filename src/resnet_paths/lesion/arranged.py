@@ -192,6 +192,7 @@ def middle_arrangements(layers: int, first: int, last: int, *, loops: int = 3, s
 
 def _checked(name: str, steps: Arrangement, modules: Exchange) -> _Steps:
     """The layers as tuples, where layers of a group may take each other's places and all others stay in theirs."""
+    steps = steps.tolist() if isinstance(steps, np.ndarray | torch.Tensor) else steps
     row = tuple((int(step),) if isinstance(step, int | np.integer) else tuple(map(int, step)) for step in steps)
     given = [layer for step in row for layer in step]
     count = len(modules.holders)

@@ -91,7 +91,7 @@ class PathEnsemble(Record):
         Args:
             metric: see :func:`single_deletions`; its third argument is the network itself.
         """
-        single, mean = (torch.from_numpy(np.log(values)) for values in (self.single, self.probabilities))
+        single, mean = (torch.from_numpy(values).log() for values in (self.single, self.probabilities))
         labels, function = torch.from_numpy(self.labels), metric_named(metric)[1]
         return np.stack([function(logits, labels, single).numpy() for logits in (single, mean)]).astype(float)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class ResidualAlignment(Record):
 @torch.inference_mode(False)
 def residual_alignment(
     net: UnrolledNetwork | Sequence[nn.Module],
-    x: torch.Tensor,
+    x: Any,
     rank: int,
     *,
     blocks: Sequence[BlockRef] | None = None,
@@ -141,14 +141,14 @@ def residual_alignment(
     Args:
         net: the network, in eval mode; or, as a null without shortcuts, the layers of a plain network one after the
             other, whose input is then `x` and whose Jacobians are those of the whole layers.
-        x: inputs, (examples, ...).
+        x: inputs, (examples, ...); a tuple or a dict of tensors if the model takes several.
         rank: number of singular vectors; the number of classes in the paper.
         blocks: blocks whose representations have one shape (default: the longest run of them with identity shortcuts).
         steps: of the bidiagonalisation, see ``resnet_paths.paths.jacobians.leading_singular``.
         seed: of its first vector.
 
     Raises:
-        ValueError: there are not two such blocks, or they differ in shape.
+        ValueError: there are not two such blocks, they differ in shape, or a product with a Jacobian is not finite.
 
     Cost: about ``4 rank + 20`` products with the Jacobian of each branch and as many with its transpose.
 
@@ -180,9 +180,7 @@ Parts = list[tuple[Function, torch.Tensor]]
 """Functions, and the representations at which each is linearised."""
 
 
-def _branches(
-    net: UnrolledNetwork, x: torch.Tensor, blocks: Sequence[BlockRef] | None
-) -> tuple[tuple[str, ...], Parts]:
+def _branches(net: UnrolledNetwork, x: Any, blocks: Sequence[BlockRef] | None) -> tuple[tuple[str, ...], Parts]:
     with torch.no_grad():
         states: list[State] = [net.stem(x)]
         sizes: list[tuple[int, ...]] = []

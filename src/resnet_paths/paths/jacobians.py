@@ -49,11 +49,14 @@ def leading_singular(
 
     Args:
         function: treats the examples of a batch independently.
-        x: (examples, ...).
+        x: (examples, ...); in half precision, only the products are computed in it.
         rank: number of singular values; fewer if the Jacobian has a smaller dimension.
         steps: of the bidiagonalisation (default: 4 rank + 20, at most the smaller dimension, then exact).
         probes: number of Gaussian vectors for the rest.
         seed: of the first vector and of the probes.
+
+    Raises:
+        ValueError: a product with a Jacobian is not finite.
 
     Cost: ``steps + probes`` Jacobian-vector and `steps` vector-Jacobian products. Memory: 2 `steps` vectors an example.
 
@@ -68,11 +71,13 @@ def leading_singular(
     steps = min(smaller, 4 * rank + 20 if steps is None else steps)
     generator = seeded(seed)
 
-    def drawn(size: int) -> torch.Tensor:
-        return normal((len(x), size), generator).to(x)
+    wide = x.new_zeros(0, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
-    lefts, rights = x.new_zeros(len(x), steps, outputs), x.new_zeros(len(x), steps, inputs)
-    diagonal, above = x.new_zeros(len(x), steps), x.new_zeros(len(x), steps)
+    def drawn(size: int) -> torch.Tensor:
+        return normal((len(x), size), generator).to(wide)
+
+    lefts, rights = wide.new_zeros(len(x), steps, outputs), wide.new_zeros(len(x), steps, inputs)
+    diagonal, above = wide.new_zeros(len(x), steps), wide.new_zeros(len(x), steps)
     right, _ = _unit(drawn(inputs), rights[:, :0], drawn)
     for step in range(steps):
         rights[:, step] = right
@@ -80,10 +85,15 @@ def leading_singular(
         lefts[:, step] = left
         right, above[:, step] = _unit(product.transposed(left), rights[:, : step + 1], drawn)
     small = torch.diag_embed(diagonal) + torch.diag_embed(above[:, :-1], 1)
+    if not bool(small.isfinite().all()):
+        raise ValueError(
+            "expected finite products with the Jacobians, got NaN or infinity; look for them in the input and in the "
+            "model's weights"
+        )
     p, values, q = torch.linalg.svd(small)
     kept = min(rank, steps)
     left, right = (p.mT @ lefts)[:, :kept], (q @ rights)[:, :kept]
-    remainder = x.new_zeros(len(x))
+    remainder = wide.new_zeros(len(x))
     for _ in range(probes if kept < smaller else 0):
         probe = drawn(inputs)
         probe = probe - (right.mT @ (right @ probe[..., None]))[..., 0]
@@ -103,12 +113,13 @@ class _Products:
 
     def by(self, rows: torch.Tensor) -> torch.Tensor:
         """J v for each example."""
-        return push(self._function, (self.x.detach(),), (rows.view(1, *self.x.shape),))[0].flatten(1)
+        tangents = rows.view(1, *self.x.shape).to(self.x.dtype)
+        return push(self._function, (self.x.detach(),), (tangents,))[0].flatten(1).to(rows.dtype)
 
     def transposed(self, rows: torch.Tensor) -> torch.Tensor:
         """J^T u for each example."""
-        (pulled,) = gradients(self.output, [self.x], rows.view(self.output.shape))
-        return torch.zeros_like(rows) if pulled is None else pulled.flatten(1)
+        (pulled,) = gradients(self.output, [self.x], rows.view(self.output.shape).to(self.output.dtype))
+        return torch.zeros_like(rows) if pulled is None else pulled.flatten(1).to(rows.dtype)
 
 
 def _unit(
