@@ -92,13 +92,15 @@ def quick_latencies() -> Iterator[None]:
     hold the median with the confidence asked for. A timing is one run, without others to warm up. Fixtures of a module
     are made under it too. Tests of the measuring itself take a fixture of this name that does nothing.
     """
+    from resnet_paths.graph.trees import map_leaves
     from resnet_paths.tradeoff import Clock, stopwatch
 
     in_turn, own = stopwatch.latencies_in_turn, Clock().rounds
 
     def in_fewer_rounds(models: Any, x: Any, *, rounds: int, **options: Any) -> Any:
         few = rounds < own
-        return in_turn(models, x if few else x[:4], rounds=rounds if few else rounds // 3 + 1, **options)
+        x = x if few else map_leaves(x, lambda leaf: leaf[:4])
+        return in_turn(models, x, rounds=rounds if few else rounds // 3 + 1, **options)
 
     def of_one_call(call: Any, number: int) -> float:
         return timeit.timeit(call, number=1)

@@ -1,6 +1,8 @@
 """The planner: its parts put together, the goals, and what the plan does to a model."""
 
+import copy
 import itertools
+import json
 from dataclasses import fields, replace
 
 import numpy as np
@@ -10,8 +12,10 @@ from scipy.stats import binomtest
 
 from resnet_paths import unroll
 from resnet_paths.data import ImageData, digits
+from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import evaluate_gates, fall_at_most, metric_named
 from resnet_paths.models import cifar_resnet, load_model
+from resnet_paths.network import UnrollError
 from resnet_paths.statistics import share_at_most
 from resnet_paths.surgery import Refitter, drop_blocks, norms_before, recalibrate_batchnorm
 from resnet_paths.tradeoff import (
@@ -384,6 +388,28 @@ def test_plans_are_saved_and_read(plans, small, tmp_path) -> None:
         load_plan(tmp_path / "other.json")
     tuned = replace(plans["greedy"], repair=Distil(Distillation(epochs=3), Refit()), goal=Latency(0.5))
     assert load_plan(tuned.save(tmp_path / "tuned.json")) == tuned
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chosen", 99), ("chosen", -1), ("points", []), ("points", [1]), ("goal", None), ("repair", "refit"),
+        ("split", None), ("clock", "fast"), ("images", {}), ("images", 3), ("notes", 3), ("model_fingerprint", 1),
+    ],
+)  # fmt: skip
+def test_an_edited_plan_is_refused(name: str, value: object, plans, tmp_path) -> None:
+    file = plans["greedy"].save(tmp_path / "plan.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with pytest.raises(ValueError, match=r"^expected a plan written by DropPlan\.save"):
+        load_plan(file)
+
+
+def test_a_model_in_training_mode_is_refused_before_it_runs(small) -> None:
+    model = copy.deepcopy(small.model).train()
+    before = fingerprint(model)
+    with pytest.raises(UnrollError, match="a model in eval mode"):
+        planned(unroll(model), Count(1))
+    assert fingerprint(model) == before
 
 
 def test_a_plan_refuses_another_model_and_other_images(small) -> None:

@@ -39,6 +39,27 @@ def cases() -> dict[str, tuple[Case, UnrolledNetwork]]:
     return {kind: (one, unroll(one.model, one.data.subset([0, 1]).x)) for kind, one in made.items()}
 
 
+def test_inputs_and_targets_of_one_shape_are_divided_together(cases: dict) -> None:
+    one, net = cases["tokens"]
+    ids = one.data.x["input_ids"]
+    source = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    plain = plan_drop(net, Examples(source, ids), goal=Rise("perplexity", 1e9), repair=NoRepair(), **QUICK)
+
+    class Ids(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = one.model
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.inner(ids, torch.ones_like(ids))
+
+    paired = plan_drop(
+        unroll(Ids().eval(), ids[:2]), (ids, ids), goal=Rise("perplexity", 1e9), repair=NoRepair(), **QUICK
+    )
+    assert paired.images["certify"].count == plain.images["certify"].count
+    assert [point.value for point in paired.points] == pytest.approx([point.value for point in plain.points])
+
+
 def metric_of(one: Case, net: UnrolledNetwork, dropped: tuple[int, ...], data: Examples) -> np.ndarray:
     gates = deletion_gates([(), dropped], len(net))
     return evaluate_gates(net, data, gates, METRICS[one.metric], progress=False)

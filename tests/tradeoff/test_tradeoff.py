@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from helpers import randomise_norms
+from references.other_data import case
 from resnet_paths.data import digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
@@ -102,6 +103,15 @@ def test_latency_by_block_times_every_piece() -> None:
     assert [value > 0 for value in found.shortcut] == [block.shortcut != "identity" for block in net]
     pieces = sum(map(sum, (found.branch, found.shortcut, found.join))) + found.stem
     assert found.share == pytest.approx([time / pieces for time in found.branch])
+
+
+@pytest.mark.slow
+def test_latency_by_block_takes_several_inputs() -> None:
+    one = case("tokens")
+    net = unroll(one.model, one.data.x)
+    found = latency_by_block(net, one.data.x, seconds=0.0)
+    assert len(found.branch) == len(net)
+    assert all(value > 0 for value in (*found.branch, found.stem))
 
 
 def interrupted(x: torch.Tensor):

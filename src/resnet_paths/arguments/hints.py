@@ -122,7 +122,8 @@ def _is_sequence(value: Any, kind: Any, inner: tuple[Any, ...], within: Range) -
     if kind in (tuple, list) and not isinstance(value, tuple | list):  # JSON has no tuples, so a list is accepted
         return False
     if kind is tuple and inner and Ellipsis not in inner:
-        return len(list(value)) == len(inner) and all(map(fits, value, inner))
+        held = within if within.nan else FINITE  # ranges are of counts and shares, not of the members of pairs
+        return len(list(value)) == len(inner) and all(fits(*pair, held) for pair in zip(value, inner, strict=True))
     if kind is not abc.Iterable and not hasattr(value, "__len__"):
         return False
     if not inner or not isinstance(value, list | tuple):

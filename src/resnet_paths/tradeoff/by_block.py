@@ -82,7 +82,7 @@ def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> 
     """
     branch, shortcut, join = [], [], []
     with preserved(net.model), torch.inference_mode():
-        stem = measure_latency(net.stem, x, seconds=seconds).median if net.segments.stem.steps else 0.0
+        stem = _time(lambda: net.stem(x), x, seconds) if net.segments.stem.steps else 0.0
         state = net.stem(x)
         for index in range(len(net)):
             total = net.shortcut(state) + net.branch(state)
@@ -97,4 +97,4 @@ def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> 
 
 def _time(piece: Any, x: Any, seconds: float) -> float:
     """The median of a few rounds: no interval is wanted of a piece."""
-    return latencies_in_turn([lambda _: piece()], x, seconds=seconds, rounds=_ROUNDS)[0].median
+    return latencies_in_turn([lambda *_args, **_named: piece()], x, seconds=seconds, rounds=_ROUNDS)[0].median

@@ -79,6 +79,9 @@ class DropPlan(Record):
         source: the caller's notes on the origin of model and images.
         finetuned_model: the fine-tuned network, only in the process that planned, so that it need not be trained
             again there.
+
+    Raises:
+        ValueError: there is no such point, or no images that certify.
     """
 
     DIMENSIONS: ClassVar = {
@@ -109,6 +112,13 @@ class DropPlan(Record):
     notes: tuple[str, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
     finetuned_model: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that the chosen point and the images that certify are there."""
+        if not 0 <= self.chosen < len(self.points):
+            raise ValueError(f"expected chosen to be one of {len(self.points)} points, got {self.chosen}")
+        if "certify" not in self.images:
+            raise ValueError(f"expected the images that certify, got only {', '.join(self.images) or 'none'}")
 
     @property
     def point(self) -> PlanPoint:

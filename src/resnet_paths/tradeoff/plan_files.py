@@ -12,6 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..arguments import check_arguments
+from ..arguments.ranges import ANY
 from ..files import existing_file, write_text
 from ..surgery import RefitSettings
 from .distillation import Distillation
@@ -83,4 +85,10 @@ def _rebuilt(value: Any, kinds: Mapping[str, type]) -> Any:
     if not isinstance(value, dict):
         return value
     parts = {name: _rebuilt(item, kinds) for name, item in value.items()}
-    return kinds[parts.pop("kind")](**parts) if "kind" in parts else parts
+    return _made(kinds[parts.pop("kind")], parts) if "kind" in parts else parts
+
+
+def _made(kind: type, parts: dict[str, Any]) -> Any:
+    """An object of its fields, whose types are compared with the hints: files are edited, and cut short."""
+    check_arguments(kind.__init__, parts, dict.fromkeys(parts, ANY))  # type: ignore[misc]
+    return kind(**parts)

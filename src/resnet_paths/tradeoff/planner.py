@@ -18,6 +18,7 @@ from ..arguments import checked
 from ..data import ExampleMetric, ImageData, ImageSource, InMemory
 from ..data.fitting import check_fits, smooth, target_kinds, usual_metric
 from ..data.metrics import needs_labels
+from ..graph.eval_mode import check_eval
 from ..graph.inputs import placed
 from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, metric_named
@@ -77,12 +78,12 @@ def plan_drop(
     Raises:
         ValueError: no set reaches the goal, there are too few images, roles share images, or the search has too many
             sets.
+        UnrollError: the model is in training mode.
 
     Cost: the sets of the search, which share prefixes if compared at gates (without repair, or recalibrated), and take
-        one
-    repair each with a refit; then per point two forward passes over the images that certify, one repair, and twice the
-    clock's seconds. Fine-tuning trains once; for a goal with a confidence, once per size from the first size on that
-    the search images do not already show to reach the goal.
+        one repair each with a refit; then per point two forward passes over the images that certify, one repair, and
+        twice the clock's seconds. Fine-tuning trains once; for a goal with a confidence, once per size from the first
+        size on that the search images do not already show to reach the goal.
 
     Example:
         >>> from resnet_paths import unroll
@@ -95,6 +96,7 @@ def plan_drop(
         1
     """
     search, repair, split, clock = search or Greedy(), repair or Recalibrate(), split or ImageSplit(), clock or Clock()
+    check_eval(net.model)
     most = _most(goal, search, len(net))
     check_runtime(clock.runtime)
     if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
