@@ -5,8 +5,9 @@ Their import takes longer than many analyses, and most processes (workers of a s
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .imports import first_import
@@ -50,12 +51,30 @@ def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+def json_text(content: Any) -> str:
+    """What a command prints as JSON: null for NaN and infinity, which JSON does not know.
+
+    Example:
+        >>> print(json_text({"fall": float("nan"), "count": (1, 2)}))
+        {
+          "fall": null,
+          "count": [
+            1,
+            2
+          ]
+        }
+    """
+    return json.dumps(_plain(content), indent=2)
+
+
 def _plain(value: Any) -> Any:
-    """A cell without NumPy's types, which JSON does not know."""
+    """A value without NumPy's types, NaN and infinity, which JSON does not know."""
     if type(value).__module__ == "numpy":  # a command's help reads this file before NumPy is needed
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if isinstance(value, (bool, int, float)) else str(value)

@@ -1,12 +1,18 @@
 """Commands on data that are no images, returned by the user's own function."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from references.other_data import case
+from resnet_paths import single_deletions, unroll
 from resnet_paths.cli import app
+from resnet_paths.lesion import METRICS
+from resnet_paths.tradeoff import load_plan
+from resnet_paths.tradeoff.measures import answers
 
 CODE = """
 from references.other_data import case
@@ -65,14 +71,22 @@ def test_a_plan_states_a_rise(mine: Path, tmp_path: Path) -> None:
     result = run("plan", *given, *quick, "--rise", 1000, "--json")
     assert result.exit_code == 0, result.output
     assert "prices takes no split: 8 of its 40 examples" in told(result)
-    plan = json.loads(result.stdout)
+    plan = json.loads(result.stdout, parse_constant=pytest.fail)  # JSON has no NaN
+    assert plan["points"][0]["accuracy"] is None
     assert plan["goal"] == {
         "kind": "Rise", "metric": "squared_error", "by": 1000.0, "confidence": 0.95, "distribution_free": False,
     }  # fmt: skip
     assert (tmp_path / "plan.png").exists()
     result = run("plan", *given, *quick, "--rise", 1000)
     assert result.exit_code == 0, result.output
-    assert "squared_error on 8 examples" in " ".join(result.stdout.split())
+    words = " ".join(result.stdout.split())
+    assert "squared_error on 8 examples" in words
+    file = json.dumps(str(tmp_path / "plan.json"))
+    assert f"Next, in Python: plan = load_plan({file}); smaller = plan.apply(net, train)" in words
+    result = run("drop", "--plan", tmp_path / "plan.json", "--no-onnx", "--out", tmp_path / "smaller")
+    assert result.exit_code == 2, result.output
+    assert f"in Python: plan = load_plan({file})" in told(result)
+    assert not (tmp_path / "smaller").exists()
 
 
 @pytest.mark.filterwarnings("default:prices takes no split")
@@ -85,3 +99,54 @@ def test_what_needs_images_says_so(mine: Path, tmp_path: Path) -> None:
             "expected one of --latency" if command == ("plan",) else "expected --data with images of one class each"
         )
         assert reason in told(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repair", ["none", "refit"])
+def test_the_line_of_a_plan_makes_the_planned_network(repair: str, mine: Path, tmp_path: Path) -> None:
+    given = ("--model", f"{mine}:tokens", "--data", f"{mine}:texts", "--out", tmp_path, "--repair", repair)
+    result = run("plan", *given, "--latency-seconds", 0.001, "--latency-batch", 2, "--rise", 1000)
+    assert result.exit_code == 0, result.output
+    data = case("tokens", 40).data
+    train, test = data.subset(slice(0, 20)), data.subset(slice(20, 40))
+    net, line = unroll(case("tokens").model, train.x), " ".join(result.stdout.split()).partition("in Python: ")[2]
+    space = {"load_plan": load_plan, "replace": replace, "net": net, "train": train}
+    exec(line, space)
+    value = single_deletions(net, test, metric="next_token_loss", progress=False).full
+    plan, smaller = space["plan"], space["smaller"]
+    assert plan.points[0].value == pytest.approx(value)
+    after = answers(smaller, test, net.followed).values(
+        METRICS["next_token_loss"], answers(net.model, test, net.followed)
+    )
+    assert plan.point.value == pytest.approx(after.mean())
+
+
+CLASSES = """
+import torch
+from resnet_paths.models import cifar_resnet
+
+def model():
+    return cifar_resnet(14, in_channels=1, widths=(2, 2, 4), num_classes=4, seed=0).eval()
+
+def images(split="test"):
+    x, y = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    chosen = torch.arange(60) < 30 if split == "train" else (torch.arange(60) >= 30) & (y < 3)
+    return x[chosen], y[chosen]
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_is_dropped_though_the_test_images_lack_a_class(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(CLASSES)
+    given = ("--model", f"{file}:model", "--data", f"{file}:images", "--out", tmp_path / "plan", "--count", 1)
+    result = run("plan", *given, "--latency-seconds", 0.001, "--latency-batch", 2)
+    assert result.exit_code == 0, result.output
+    result = run("drop", "--plan", tmp_path / "plan" / "plan.json", "--no-onnx", "--out", tmp_path / "smaller")
+    assert result.exit_code == 0, result.output
+    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    del plan["source"]["limit"]
+    (tmp_path / "cut.json").write_text(json.dumps(plan))
+    result = run("drop", "--plan", tmp_path / "cut.json", "--no-onnx", "--out", tmp_path / "other")
+    assert result.exit_code == 2, result.output
+    assert "expected a plan written by resnet-paths plan" in told(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,13 @@ class PlanImages:
     @classmethod
     def of(cls, network: nn.Module, source: Source, limit: int | None, repair: rp.tradeoff.Repair) -> PlanImages:
         """Read the images."""
+        from ..data.classes import numbered_alike
         from ..network.norms import tracking_norms
         from ..tradeoff.split import check_apart
 
         test, training = source.examples(network, "test"), source.examples(network, "train", limit)
+        if isinstance(test, rp.ImageData) and isinstance(training, rp.ImageData):
+            training, test = numbered_alike(training, test)  # one of them may lack a class
         try:
             check_apart({"certify": test, "search": training}, "certify", ("search",))
         except ValueError as error:
@@ -115,6 +119,13 @@ def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.data.
         return "The model has no batch norms that keep statistics: nothing was recalibrated"
     done = {"Recalibrate": "Searched and recalibrated", "Refit": "Searched and refitted"}
     return f"{done.get(type(repair).__name__, 'Searched')} on {images.name}"
+
+
+def in_python(plan: rp.tradeoff.DropPlan, file: Path) -> str:
+    """The line that applies a plan for data that are no images, of which ``drop`` writes no files."""
+    divided = plan.repair.learns or not plan.repair.needs_images  # as the plan's own split says
+    split = "" if divided else ", split=replace(plan.split, search=train, repair=train)"
+    return f"plan = load_plan({json.dumps(str(file))}); smaller = plan.apply(net, train{split})"
 
 
 def check_enough(goal: rp.tradeoff.Goal, images: rp.data.InMemory) -> None:

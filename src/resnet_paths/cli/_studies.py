@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
@@ -14,7 +13,7 @@ from rich.table import Table
 
 import resnet_paths as rp
 
-from ..tables import data_frame, json_rows
+from ..tables import data_frame, json_rows, json_text
 from ..text_tables import table
 from .options import BatchSize, Place, path_option
 
@@ -207,7 +206,7 @@ def _facts(record: Any) -> dict[str, Any]:
 def as_json(name: str, finding: Finding, picture: Path) -> str:
     """The facts and the table."""
     rows = json_rows(finding.table)
-    return json.dumps({"study": name, **finding.facts, "rows": rows, "picture": str(picture)}, indent=2)
+    return json_text({"study": name, **finding.facts, "rows": rows, "picture": str(picture)})
 
 
 def shown(finding: Finding, title: str) -> Table:

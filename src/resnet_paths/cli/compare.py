@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import resnet_paths as rp
 
 from ..choices import ComparedPart, MetricName
 from ..files import write_table
-from ..tables import json_rows
+from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
@@ -106,7 +105,7 @@ def compare(
     page = rp.report.write_comparison(record, out / "compare.html")
     saved = record.save(out / "compare.npz")
     if as_json:
-        typer.echo(json.dumps(_as_json(record, picture, page), indent=2))
+        typer.echo(json_text(_as_json(record, picture, page)))
         return
     from ..report.side_by_side import latency_sentences, most_different
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,9 +11,10 @@ import typer
 
 import resnet_paths as rp
 
+from ..tables import json_text
 from ._app import command
 from ._inputs import block_names, console, model_and_source, only_images, unrolled
-from ._planning import PlanImages, repair_of, repair_said, source_of
+from ._planning import PlanImages, in_python, repair_of, repair_said, source_of
 from ._smaller import check_as_planned, write_smaller
 from .options import Json, Limit, Out, Repair, Subject
 
@@ -47,11 +47,11 @@ def drop(
     if (blocks is None) == (plan is None):
         raise ValueError("expected either --blocks or --plan, got " + ("neither" if blocks is None else "both"))
     if plan is not None:
-        facts = _as_planned(rp.tradeoff.load_plan(plan), subject, limit, repair, onnx, out)
+        facts = _as_planned(plan, subject, limit, repair, onnx, out)
     else:
         facts = _by_blocks(block_names(blocks or ""), subject, limit, repair, onnx, out)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json_text(facts))
         return
     screen = console()
     before, after = (f"{facts[f'parameters_{when}']:,}" for when in ("before", "after"))
@@ -64,16 +64,16 @@ def drop(
 
 
 def _as_planned(
-    plan: rp.tradeoff.DropPlan, subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
+    file: Path, subject: Subject, limit: int | None, repair: Repair, onnx: bool, out: Path
 ) -> dict[str, Any]:
     """Make the planned network from the plan's images, write it, and measure what was written."""
-    noted = dict(plan.source)
-    if not noted:
+    plan = rp.tradeoff.load_plan(file)
+    noted, usual = dict(plan.source), source_of(Subject(), LIMIT)
+    if not usual.keys() <= noted.keys():
         raise ValueError(
             "expected a plan written by resnet-paths plan, which names its model and images, got one that does not; "
             "use its apply() in Python"
         )
-    usual = source_of(Subject(), LIMIT)
     given = source_of(subject, limit).items()
     other = [f"--{name}" for name, value in given if value not in (usual[name], noted.get(name))]
     other += ["--repair"] * (repair != "none")
@@ -84,13 +84,18 @@ def _as_planned(
     network, source = model_and_source(Subject(**{field.name: noted[field.name] for field in fields(Subject)}))
     used = plan.repair
     images = PlanImages.of(network, source, noted["limit"], used)
+    if not isinstance(images.test, rp.ImageData):
+        raise ValueError(
+            f"expected a plan for images with one class each, got one for {images.test!r}; in Python: "
+            + in_python(plan, file)
+        )
     split = replace(images.split(used, plan.split.seed), batch_size=plan.split.batch_size)
     net = unrolled(network, images.test)
     if isinstance(used, rp.tradeoff.Distil) and plan.keeps_finetuned:
         plan = replace(plan, repair=replace(used, images=source.images("train", noted.get("finetune_limit"))))
     smaller = plan.apply(net, images.used, split=split)
-    files = write_smaller(smaller, noted["model"], plan.point.names, only_images(images.test), out, onnx=onnx)
-    accuracy = check_as_planned(plan, files["pt2"], only_images(images.test), net)
+    files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
+    accuracy = check_as_planned(plan, files["pt2"], images.test, net)
     return {**_facts(net, plan.point.dropped, smaller, files), "accuracy": accuracy}
 
 

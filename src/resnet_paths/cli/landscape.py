@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table, write_text
+from ..tables import json_text
 from ..text_tables import show, table
 from ._app import command
 from ._inputs import block_names, console, fitting, model_and_data, named_model, unrolled
@@ -97,7 +97,7 @@ def landscape(
     written = _write(surfaces, log, html, out)
     rows = {name: _numbers(surface) for name, surface in surfaces.items()}
     if as_json:
-        typer.echo(json.dumps({"surfaces": rows, "files": [str(path) for path in written]}, indent=2))
+        typer.echo(json_text({"surfaces": rows, "files": [str(path) for path in written]}))
         return
     show(screen, _table(rows))
     screen.print(f"Written: {', '.join(str(path) for path in written)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
-from ..tables import json_rows
+from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from . import _studies
 from ._app import command
@@ -70,7 +69,7 @@ def lesion(
     )
     write_table(out / "lesion.csv", record.to_pandas())
     if as_json:
-        typer.echo(json.dumps(_as_json(record, report, picture), indent=2))
+        typer.echo(json_text(_as_json(record, report, picture)))
         return
     show(screen, _table(record))
     if chosen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
-from ..tables import json_rows
+from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_data, unrolled
@@ -49,7 +48,7 @@ def paths(
     effective = rp.effective_paths(rp.sample_path_gradients(fast, x, target, draws=draws, seed=seed))
     pictures = _pictures(fast, x, target, split, effective, out)
     if as_json:
-        typer.echo(json.dumps(_as_json(split, effective, pictures), indent=2))
+        typer.echo(json_text(_as_json(split, effective, pictures)))
         return
     show(screen, _table(split, effective))
     screen.print(

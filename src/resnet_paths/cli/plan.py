@@ -11,9 +11,10 @@ from rich.markup import escape
 
 import resnet_paths as rp
 
+from ..tables import json_text
 from ._app import command
 from ._inputs import console
-from ._planning import planned
+from ._planning import Planned, in_python, planned
 from .options import Json, Out, Planning, Subject
 
 
@@ -23,12 +24,18 @@ def plan(subject: Subject, planning: Planning, out: Out = Path("results/plan"), 
     made = planned(subject, planning, out)
     file, picture = made.files["plan"], made.files["picture"]
     if as_json:
-        typer.echo(json.dumps({**json.loads(file.read_text()), "file": str(file), "picture": str(picture)}, indent=2))
+        typer.echo(json_text({**json.loads(file.read_text()), "file": str(file), "picture": str(picture)}))
         return
     screen = console()
     made.show(screen)
     screen.print(f"Written: {file} and {picture}")
     if made.plan.point.dropped:
-        no_onnx = rp.surgery.export.missing(rp.surgery.export.ONNX)
-        again = ["resnet-paths", "drop", "--plan", str(file), *(["--no-onnx"] if no_onnx else [])]
-        screen.print(f"[dim]Next: {escape(shlex.join(again))}[/dim]", soft_wrap=True)
+        screen.print(f"[dim]Next{escape(_next(made, file))}[/dim]", soft_wrap=True)
+
+
+def _next(made: Planned, file: Path) -> str:
+    """What makes the smaller network: the command that writes it, or for data that are no images, Python."""
+    if not isinstance(made.images.test, rp.ImageData):
+        return f", in Python: {in_python(made.plan, file)}"
+    no_onnx = rp.surgery.export.missing(rp.surgery.export.ONNX)
+    return ": " + shlex.join(["resnet-paths", "drop", "--plan", str(file), *(["--no-onnx"] if no_onnx else [])])

@@ -11,6 +11,7 @@ import typer
 import resnet_paths as rp
 
 from ..durations import in_seconds
+from ..tables import json_text
 from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, model_and_source, unrolled
@@ -117,7 +118,7 @@ def report(
         journal=journal,
     )
     if as_json:
-        typer.echo(json.dumps(_as_json(result), indent=2))
+        typer.echo(json_text(_as_json(result)))
     else:
         _show(result)
     if result.failed:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from ..tables import json_text
 from ..text_tables import FittingTable, show, table
 from ._app import command
 from ._inputs import console, model_and_source, unrolled
@@ -81,7 +81,7 @@ def reproduce(
         progress=started,
     )
     if as_json:
-        typer.echo(json.dumps(_as_json(result), indent=2))
+        typer.echo(json_text(_as_json(result)))
     else:
         show(screen, _table(result))
     if result.failed:

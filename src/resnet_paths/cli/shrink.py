@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 import resnet_paths as rp
 
 from ..files import write_text
+from ..tables import json_text
 from ..text_tables import show, table
 from ._app import command
 from ._inputs import console, only_images
@@ -52,7 +52,7 @@ def shrink(
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
         facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
-        typer.echo(json.dumps({**facts, "files": {kind: str(path) for kind, path in files.items()}}, indent=2))
+        typer.echo(json_text({**facts, "files": {kind: str(path) for kind, path in files.items()}}))
         return
     _show(stages, plan, screen)
     screen.print(f"Dropped: {', '.join(plan.point.names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 import resnet_paths as rp
 
 from ..choices import Keep
+from ..tables import json_text
 from ._app import command
 from ._inputs import Source, console, fitting, named_model, place
 from .options import Family, Json, Limit, Out, Trained, Training
@@ -64,7 +64,7 @@ def train(
         _remove_run(out)
     report = _run(network, images, recipe, out, held_out, keep, tensorboard)
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(json_text(report))
         return
     last = report["epochs"][-1]
     screen.print(", ".join(f"{name} {value:.4g}" for name, value in last.items() if name != "epoch"))

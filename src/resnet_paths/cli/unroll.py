@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import resnet_paths as rp
 
+from ..tables import json_text
 from ._app import command
 from ._inputs import console, named_model
 from .options import Json, Model
@@ -35,7 +35,7 @@ def unroll(
     """Print the residual blocks of a model: names, shortcuts, parameters, shapes."""
     net = _network(named_model(model), shape)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(block) for block in net], indent=2))
+        typer.echo(json_text([dataclasses.asdict(block) for block in net]))
     else:
         screen, text = console(), repr(net)
         if screen.is_terminal and max(map(len, text.splitlines())) > screen.width:
