@@ -487,6 +487,15 @@ def test_names_are_no_formulas(tmp_path) -> None:
     assert ax.get_title().startswith(r"One at a time: \$\frac{\$")
 
 
+@pytest.mark.parametrize("name", [r"a$\frac{", r"$\frac{$", "$", r"\$x$"])
+def test_names_without_stages_are_no_formulas_either(name: str) -> None:
+    record = single_deletions(unroll(Named().eval()), digits("test").subset(slice(0, 2)), progress=False)
+    record = dataclasses.replace(record, names=tuple(f"{name}{index}" for index in range(len(record.names))))
+    ax = plot_single_deletions(record)
+    ax.get_figure().canvas.draw()  # type: ignore[union-attr]
+    assert ax.get_xticklabels()[0].get_text() == f"{name}0".replace("$", r"\$")
+
+
 # warnings
 
 
@@ -633,3 +642,16 @@ def test_stages_that_cannot_say_anything_say_why(tmp_path) -> None:
     assert frame["status"].tolist() == ["not applicable"] * len(wanted)
     assert "1 block" in frame.loc["deletions", "reason"]
     assert "second derivative" in frame.loc["curvature", "reason"]
+
+
+def test_a_single_image_leaves_stages_out_and_prints_no_nan(tmp_path) -> None:
+    skip = [name for name in NAMES if name not in ("contributions", "frontier")]
+    model = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()
+    one = digits("test").subset(slice(0, 1))
+    report = write_report(model, one, tmp_path / "r.html", skip=skip, options=TINY, progress=False)
+    status = report.to_pandas().set_index("stage")["status"]
+    assert status["frontier"] == "not applicable"
+    assert status["contributions"] == "done"
+    assert "error nan" not in report.path.read_text()
+    with pytest.raises(ValueError, match="all of them skipped"):
+        write_report(model, one, tmp_path / "r.html", skip=NAMES, progress=False)

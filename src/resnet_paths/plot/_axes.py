@@ -80,7 +80,9 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     font = FontProperties(size=rcParams["xtick.labelsize"])
     width = room_of(ax).width
     ax.set_xlim(-0.7, len(names) - 0.3)
-    if not stages or any(text_width(stage, font) * len(names) > width * len(places) for stage, places in stages):
+    if not stages or any(
+        text_width(literal(stage), font) * len(names) > width * len(places) for stage, places in stages
+    ):
         ax.set_xticks([], minor=True)
         _name_all(ax, names, width, font)
         return
@@ -124,10 +126,11 @@ def shared_beginning(names: Sequence[str]) -> str:
 
 def _name_all(ax: Axes, names: Sequence[str], width: float, font: FontProperties) -> None:
     """Whole names, flat where they fit, else upright."""
-    flat = sum(text_width(f"{name}  ", font) for name in names) < width
+    shown = literals(names)
+    flat = sum(text_width(f"{name}  ", font) for name in shown) < width
     step = 1 if flat else max(1, -int(-len(names) * 1.1 * font.get_size_in_points() // width))
     places = np.arange(len(names))
-    ax.set_xticks(places[::step], literals(names)[::step], rotation=0 if flat else 90)
+    ax.set_xticks(places[::step], shown[::step], rotation=0 if flat else 90)
 
 
 def names_down(ax: Axes, names: Sequence[str]) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import rcParams
+from matplotlib import cbook, rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
+
+from ._style import literals
 
 _POINTS = 72
 _BESIDE = 3.5  # letters beside the axes: the label, the spaces around it and the marks of the ticks
@@ -57,7 +59,7 @@ def room_of(ax: Axes, bar: bool = False, names: Sequence[str] = ()) -> Room:
 def _tick_width(names: Sequence[str]) -> float:
     """The width of the names along the vertical axis, or of numbers."""
     font = FontProperties(size=rcParams["ytick.labelsize"])
-    return max([text_width(name, font) for name in names], default=_NUMBERS * letter_size())
+    return max([text_width(name, font) for name in literals(names)], default=_NUMBERS * letter_size())
 
 
 def letter_size() -> float:
@@ -67,7 +69,7 @@ def letter_size() -> float:
 
 def text_width(text: str, font: FontProperties) -> float:
     """The width of a text in points, as wide as it gets: letters are fitted to pixels, so it depends on these."""
-    math = "$" in text.replace(r"\$", "")
+    math = cbook.is_math_text(text)
     dpi = rcParams["figure.dpi"]
     width = _renderer(dpi).get_text_width_height_descent(text, font, math)[0]  # type: ignore[no-untyped-call]
     return float(1.02 * width / dpi * _POINTS)
@@ -82,7 +84,7 @@ def wrapped(text: str, width: float, font: FontProperties) -> str:
         ('one two three', 'one\ntwo\nthree')
     """
     measured = text_width(text, font) if text and "\n" not in text else 0
-    if measured <= width or "$" in text.replace(r"\$", ""):
+    if measured <= width or cbook.is_math_text(text):
         return text
     for letters in range(max(int(1.2 * len(text) * width / measured), 1), 0, -1):
         lines = textwrap.wrap(text, letters, break_long_words=False, break_on_hyphens=False)

@@ -143,7 +143,7 @@ def plot_interaction_network(
         )  # fmt: skip
     frame.ax.plot(x, y, "o", color=ink(), markersize=marker())
     half = (frame.room.height + 4 * letter_size()) / 2
-    longest = max(text_width(name, frame.ax.xaxis.label.get_fontproperties()) for name in record.names)
+    longest = max(text_width(literal(name), frame.ax.xaxis.label.get_fontproperties()) for name in record.names)
     edge = 1.1 * half / max(half - longest, 0.2 * half)  # where the names end, in radii
     frame.ax.set(xlim=(-edge, edge), ylim=(-edge, edge))
     for name, turn, across, up in zip(record.names, angle, x, y, strict=True):

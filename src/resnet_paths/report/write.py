@@ -283,6 +283,8 @@ def _wanted(stages: Sequence[Stage], skip: Sequence[str], options: Mapping[str, 
             raise ValueError(f"expected stages among {', '.join(names)}, got {name!r}")
     for stage in stages:
         stage.options(changed=options.get(stage.name))  # refuses those that it does not have
+    if set(names) <= set(skip):
+        raise ValueError("expected a stage to run, got all of them skipped; skip fewer")
     return {stage.name: dict(options.get(stage.name, {})) for stage in stages if stage.name not in skip}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -68,13 +69,18 @@ def run(subject: Subject, options: Options) -> Section:
     table = Table.of("contributions", f"Logits of the true class, {counted(len(x), 'image')}", frame)
     tips = marks(
         table,
-        lambda row: f"{row['source']}: {number(row['mean'])} (standard error {number(row['standard_error'])})",
+        lambda row: f"{row['source']}: {number(row['mean'])}{_error(row['standard_error'])}",
         y="mean",
     )
     drawn = picture(lambda ax: plot_mean_contributions(record, ax), alt, tips)
     part = Part("Direct contributions", reading, drawn, (table,))
     lens = _lens(_logit_lens(subject, x.split(at_once)), labels.cpu())
     return Section((part, lens), (found,), _warnings(record.residual, record.curved))
+
+
+def _error(value: float) -> str:
+    """The standard error in brackets; a single image has none."""
+    return f" (standard error {number(value)})" if math.isfinite(value) else ""
 
 
 def _logit_lens(subject: Subject, parts: Sequence[torch.Tensor]) -> LogitLens:

@@ -23,13 +23,14 @@ from ...tradeoff import (
 from ..effort import Effort, passes
 from ..pictures import Mark, marks, picture
 from ..section import Headline, Latency, Part, Section, Table
-from ..stage import Options, Stage
+from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
 _ROUNDS = 6  # the fewest that hold a median
 _CALLS = 4 + 3 * _ROUNDS  # of a network that is timed, however long it takes
+_FEWEST = 4  # images: two for each role
 _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
@@ -38,6 +39,8 @@ def run(subject: Subject, options: Options) -> Section:
     training = _as_in_training(subject, options["search_images"])
     data = subject.images(options["images"])
     most = min(options["max_blocks"] or len(subject.net), len(subject.net))
+    if training is None and len(data) < _FEWEST:
+        raise NotApplicableError(f"{counted(len(data), 'image')} cannot be divided into images to search and to report")
     plan = plan_drop(
         subject.net,
         data if training is None else training,
