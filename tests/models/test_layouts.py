@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -49,6 +52,7 @@ LAYOUTS: dict[str, Any] = {
     "lightning_net.ckpt": {"state_dict": under("net."), "hyper_parameters": argparse.Namespace(lr=0.1)},
     "lightning_own_name.ckpt": {"state_dict": under("classifier.resnet.")},
     "fabric.ckpt": {"model": STATE},
+    "numpy.pt": {"state_dict": STATE, "best": np.float64(91.7), "epoch": np.int64(3), "done": np.bool_(True)},
     "swa.pt": {"n_averaged": torch.tensor(5), **under("module.")},
     "average_alone.pth": {"epoch": 3, "ema": under("module.")},
     "nested.pth": {"model": {"state_dict": STATE, "epoch": 1}},
@@ -260,3 +264,13 @@ def test_timm_models_say_how_their_images_are_read() -> None:
     reading = reading_of(nn.DataParallel(load_model("timm:vit_tiny_patch16_224")), "mine:build")
     assert (reading.mean, reading.std, reading.size) == ((0.5,) * 3, (0.5,) * 3, 224)
     assert reading.source == "timm's configuration of it"
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_advice_to_run_the_code_of_a_file_is_not_handed_on(tmp_path: Path) -> None:
+    file = tmp_path / "pickled.pt"
+    file.write_bytes(pickle.dumps({"weight": 1}))
+    with pytest.raises(ValueError, match=r"expected a state dict of tensors in pickled\.pt") as error:
+        read_checkpoint(file)
+    assert "set to `False`" not in str(error.value)
+    assert "Unsupported operand" in str(error.value)

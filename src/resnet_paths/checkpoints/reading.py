@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -23,7 +24,15 @@ from .states import fit, say_foreign, state_in
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".tar", ".bin", ".t7", ".pt2")
 """Of files that hold weights."""
-_HARMLESS: list[Any] = [argparse.Namespace]  # classes found in checkpoints that only store values
+_NUMBERS = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)
+_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in _NUMBERS},
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # under any release of NumPy
+]
+"""What checkpoints contain beside tensors that only stores values: arguments, and scalars such as the best accuracy."""
 
 
 @checked
@@ -112,7 +121,8 @@ def _loaded(source: Path) -> Any:
             return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of errors for damaged or unsafe files
         unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"an object of {unsafe[1]}, which would run code" if unsafe else f"{type(error).__name__}: {error}"
+        own = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or str(error)  # no advice
+        reason = f"an object of {unsafe[1]}, which would run code" if unsafe else f"{type(error).__name__}: {own}"
         raise ValueError(
             f"expected a state dict of tensors in {source.name} (loaded with weights_only=True), got "
             f"{' '.join(reason.split())[:300]}; save model.state_dict(), not the model"
