@@ -1,6 +1,6 @@
 """A refit after a run of layers is dropped, against one linear map in place of the run.
 
-    python analysis/transformers/replace_layers.py --model FILE [--calibration 256] [--sequences 256]
+    python analysis/transformers/replace_layers.py --model FILE [--calibration 128] [--sequences 128]
 
 FILE comes from language_model.py. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every place after the
 first layer; all methods see the same calibration sequences, and the perplexity is that of text that neither they nor
@@ -206,8 +206,8 @@ def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=int, default=256)
-    parser.add_argument("--sequences", type=int, default=256)
+    parser.add_argument("--calibration", type=int, default=128)
+    parser.add_argument("--sequences", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = language_model(options.model)
