@@ -2,7 +2,7 @@
 
     python analysis/transformers/replace_layers.py --model FILE [--calibration 128] [--sequences 128]
 
-FILE comes from language_model.py. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every place after the
+FILE comes from `language_model.py --steps 500`. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every place after the
 first layer; all methods see the same calibration sequences, and the perplexity is that of text that neither they nor
 the training saw. With X the stream before the run, Y the same without what the MLP before it added, M what that MLP
 added, and L the stream after the run:
@@ -221,10 +221,11 @@ def main() -> None:
         "# A refit, and linear maps in place of layers",
         "",
         f"Made by `python analysis/transformers/replace_layers.py` with resnet_paths {__version__}, torch "
-        f"{torch.__version__}: GPT-2 of {LAYERS} layers on characters, {options.calibration} calibration sequences of "
-        f"{LENGTH} from the training text, perplexity per character on {len(pieces)} sequences of held-out text that "
-        f"do not overlap; 95 % intervals over sequences, differences paired. The whole model has {whole}. A character "
-        "model this small says how the methods compare on it, not on large models.",
+        f"{torch.__version__}: GPT-2 of {LAYERS} layers on characters (`language_model.py --steps 500`), "
+        f"{options.calibration} calibration sequences of {LENGTH} from the training text, perplexity per character on "
+        f"{len(pieces)} sequences of held-out text that do not overlap; 95 % intervals over sequences, differences "
+        f"paired. The whole model has {whole}. A character model this small says how the methods compare on it, not on "
+        "large models.",
         "",
         "`ReplaceMe` and `refit` add no weights, `TOAST` adds a matrix of width x width. ReplaceMe and TOAST are "
         "written in the script from the formulas of the papers (least squares, no regularisation); ReplaceMe's other "
