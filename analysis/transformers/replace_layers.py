@@ -2,10 +2,10 @@
 
     python analysis/transformers/replace_layers.py --model FILE [--calibration 128] [--sequences 128]
 
-FILE comes from `language_model.py --steps 500`. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every place after the
-first layer; all methods see the same calibration sequences, and the perplexity is that of text that neither they nor
-the training saw. With X the stream before the run, Y the same without what the MLP before it added, M what that MLP
-added, and L the stream after the run:
+FILE comes from `language_model.py --steps 500`. Runs of 1, 2 and 3 layers (attention and MLP) are dropped at every
+place after the first layer; all methods see the same calibration sequences, and the perplexity is that of text that
+neither they nor the training saw. With X the stream before the run, Y the same without what the MLP before it added, M
+what that MLP added, and L the stream after the run:
 
 - ReplaceMe (Shopkhoev et al. 2025, arXiv:2505.02819), least squares: T = (M'M)^-1 M'(L - Y), merged into the last layer
   of that MLP. Nothing is added to the model.
