@@ -28,8 +28,8 @@ REASONS = {
     "pytorchcv/diaresnet20_cifar10": _CELL,
     "pytorchcv/diapreresnet20_cifar10": _CELL,
     "pytorchcv/octresnet10_ad2": (
-        "the stream is a pair of values, of high and of low frequency. Where the shape changes, a block's shortcut mixes "
-        "the two, so no single value is its entry"
+        "the stream is a pair of values, of high and of low frequency. Where the shape changes, a block's shortcut "
+        "mixes the two, so no single value is its entry"
     ),
     "pytorchcv/revnet38": (
         "the reversible blocks are computed within an `autograd.Function` of the model's own, which is run as it is"
