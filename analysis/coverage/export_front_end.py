@@ -1,6 +1,6 @@
 """Follow every model of the catalogue with torch.export, to see what it would do as a front end.
 
-    python analysis/coverage/export_front_end.py [--only PREFIX ...] [--limit 60]
+    python analysis/coverage/export_front_end.py [--only PREFIX ...] [--limit 60] [--sample 100]
 
 Each model runs in its own process, as in `make_table.py`: exported from a batch of two with the batch dimension dynamic
 (torch decides which dimensions it has to fix), then compared with the model on a batch of three. Recording is tried
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import random
 import statistics
 import time
 import warnings
@@ -135,10 +136,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds for one model")
+    parser.add_argument("--sample", type=int, help="that many models, drawn at random (seed 0); all if not given")
     given = parser.parse_args()
     given.journal.parent.mkdir(parents=True, exist_ok=True)
     of, done = code(), read(given.journal, None)
-    wanted = [entry for entry in ALL if entry.key.startswith(tuple(given.only)) and entry.key not in done]
+    matching = [entry for entry in ALL if entry.key.startswith(tuple(given.only))]
+    if given.sample is not None:
+        matching = random.Random(0).sample(matching, given.sample)
+    wanted = [entry for entry in matching if entry.key not in done]
     run(wanted, given.journal, of, given.processes, given.limit, try_export)
     records = read(given.journal, None)
     (HERE / "export_front_end.md").write_text(page([records[e.key] for e in ALL if e.key in records], of))
