@@ -101,11 +101,14 @@ def page(records: list[Record], of: str) -> str:
         way: statistics.median(record[f"{way}_seconds"] for record in both) if both else float("nan")
         for way in ("export", "record")
     }
+    is_sample = len(records) < len(ALL)
+    sampled = f" --sample {len(records)}" if is_sample else ""
+    which = f"among {len(records)} drawn at random of the {len(ALL)} " if is_sample else ""
     lines = [
         "# torch.export as a front end",
         "",
-        f"Made by `python analysis/coverage/export_front_end.py` with torch {torch.__version__} "
-        f"and the code `{of}`. Each model of "
+        f"Made by `python analysis/coverage/export_front_end.py{sampled}` with torch {torch.__version__} "
+        f"and the code `{of}`. Each model {which}of "
         "[the coverage page](../../docs/coverage.md) that runs alone is exported from a batch of two, with a dynamic "
         "batch, and compared with the model on a batch of three (float64).",
         "",
