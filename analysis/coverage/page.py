@@ -31,6 +31,12 @@ REASONS = {
         "the stream is a pair of values, of high and of low frequency. Where the shape changes, a block's shortcut "
         "mixes the two, so no single value is its entry"
     ),
+    "pytorchcv/enet_cityscapes": (
+        "these shortcuts upsample with the indices of an earlier pooling, a second value beside the block's entry"
+    ),
+    "pytorchcv/resattnet56": (
+        "within the attention branches, a skip of the hourglass is as deep as the way that it passes, or deeper"
+    ),
     "pytorchcv/revnet38": (
         "the reversible blocks are computed within an `autograd.Function` of the model's own, which is run as it is"
     ),
@@ -138,13 +144,15 @@ def _summary(tried: Sequence[Record]) -> list[str]:
     unrolled = [record for record in tried if record["status"] == "unrolled"]
     residual = [record for record in tried if record["expected"] or record["status"] == "unrolled"]
     right = sum(map(all_blocks, tried))
+    refused = sum("difference" not in record for record in unrolled)
     raw = sum(record["status"] == "raw error" or any(key.startswith("raw error") for key in record) for record in tried)
     return [
         f"**{len(tried)} models**, {len(residual)} of them with residual blocks: in {right} models exactly the "
         f"expected blocks are found ({right / max(len(tried), 1):.1%}; models without any are refused, with the "
-        f"reason). Of the {len(unrolled)} that unroll, {sum(r.get('difference', 1.0) > EXACT for r in unrolled)} "
+        f"reason). Of the {len(unrolled)} that unroll, {sum(r.get('difference', 0.0) > EXACT for r in unrolled)} "
         f"differ from the model and {sum(r.get('gradient', 0.0) > EXACT for r in unrolled)} from its gradient (by more "
-        f"than {EXACT:g}). {raw} raise an error other than the library's own."
+        f"than {EXACT:g}); {refused} {'is' if refused == 1 else 'are'} refused "
+        f"on another batch, with the reason. {raw} raise an error other than the library's own."
     ]
 
 

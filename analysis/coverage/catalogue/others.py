@@ -91,7 +91,7 @@ MEDICAL = [
     _monai("SEResNet50", images(64), "SEResNet50", spatial_dims=2, in_channels=3, num_classes=2),
     _monai("SegResNet", _volume(32), init_filters=8, **_IN_OUT),
     _monai("SegResNetDS", _volume(32), init_filters=8, **_IN_OUT),
-    _monai("UNet", _volume(32), "UNet, residual blocks", channels=(4, 8, 16), strides=(2, 2), num_res_blocks=2,
+    _monai("UNet", _volume(32), "UNet, residual blocks", channels=(4, 8, 16), strides=(2, 2), num_res_units=2,
         **_IN_OUT),
     _monai("DynUNet", _volume(32), "DynUNet, residual", kernel_size=[3, 3, 3], strides=[1, 2, 2],
         upsample_kernel_size=[2, 2], filters=[4, 8, 16], res_block=True, **_IN_OUT),

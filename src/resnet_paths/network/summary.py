@@ -134,7 +134,7 @@ def rich_table(net: UnrolledNetwork) -> Any:
 def _not_traced(net: UnrolledNetwork) -> list[str]:
     """One line on closed modules, whose blocks are not in the table."""
     closed = opaque_modules(net.model, net.opaque)
-    advice = "" if net.front_end == "record" else "; pass example_input to trace inside them"
+    advice = "; pass example_input to trace inside them" if net._example is None else ""
     return [f"not traced: {', '.join(closed)}{advice}"] if closed else []
 
 

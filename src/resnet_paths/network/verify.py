@@ -17,6 +17,10 @@ from ..graph.preserve import preserved
 from ..graph.trees import map_leaves
 from .unrolled import TOLERANCE, UnrolledNetwork
 
+_GRADIENT_TOLERANCE = 1e-6
+"""A gradient that was stopped or changed differs by far more. Rounding can be above the tolerance of outputs: deep
+networks of random weights amplify it, and sums over large inputs cancel (in float64, 2e-10 in one model of 480)."""
+
 
 def verify(net: UnrolledNetwork, example: Any) -> None:
     """Compare a network with its model on an example, and record the blocks' shapes.
@@ -35,7 +39,7 @@ def verify(net: UnrolledNetwork, example: Any) -> None:
             f"{difference:.3g}; is the model's output random, or does it depend on the values of its input?"
         )
     worst = gradient_difference(net, example)
-    if worst is not None and not worst[1] <= tolerance:
+    if worst is not None and not worst[1] <= max(tolerance, _GRADIENT_TOLERANCE):
         what, gradient_gap = worst
         raise TraceError(
             f"expected the unrolled network to have the model's gradient on the example, got a relative difference of "
