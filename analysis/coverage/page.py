@@ -34,9 +34,6 @@ REASONS = {
     "pytorchcv/enet_cityscapes": (
         "these shortcuts upsample with the indices of an earlier pooling, a second value beside the block's entry"
     ),
-    "pytorchcv/resattnet56": (
-        "within the attention branches, a skip of the hourglass is as deep as the way that it passes, or deeper"
-    ),
     "pytorchcv/revnet38": (
         "the reversible blocks are computed within an `autograd.Function` of the model's own, which is run as it is"
     ),
