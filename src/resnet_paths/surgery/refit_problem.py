@@ -128,15 +128,15 @@ class BlockProblem:
         """Random positions of this batch among those that count, as many as its share of the rows."""
         layer = self._tails[0].term.layer
         features = 1 + sum(matrix_of(tail.term.layer).shape[1] for tail in self._tails)
-        available = torch.arange(positions_of(layer, output), device=output.device)
+        available = torch.arange(positions_of(layer, output), device="cpu")
         rows_per_position = 1
         if is_convolution(layer):
             rows_per_position = len(output)  # a position gives one row per image
         elif counted is not None:
-            available = available[rows_of(layer, counted, available).all(1)]
+            available = available[rows_of(layer, counted, available.to(counted.device)).all(1).cpu()]
         count = math.ceil(self._rows_per_feature * features * share / rows_per_position)
         drawn = permutation(len(available), self._generator)[: max(1, count)]
-        return available[drawn.to(output.device)]
+        return available[drawn].to(output.device)
 
     def _constant(self) -> int | None:
         """The index of the layer that holds the constant: the first with a bias."""
