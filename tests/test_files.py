@@ -6,6 +6,7 @@ import signal
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from resnet_paths import files, landscape, partials, path_lengths, plot
 from resnet_paths.landscape import Direction, Surface
 from resnet_paths.sweep import SweepResult, sweep
-from resnet_paths.tradeoff import Clock, Count, DropPlan, Greedy, ImageSplit, NoRepair, load_plan
+from resnet_paths.tradeoff import Clock, Count, DropPlan, Greedy, ImageSplit, NoRepair, PlanPoint, load_plan
+from resnet_paths.tradeoff.plan import ImagesUsed
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def writers():
     drawn = plot.plot_path_lengths(path_lengths(3))
     line = surface()
     swept = sweep(lambda point, context, seed: point, [1.0, 2.0], progress=False, version="1")
-    plan = DropPlan((), 0, Count(1), Greedy(), NoRepair(), ImageSplit(), Clock(), {}, False, "", "")
+    point = PlanPoint(**{field.name: None for field in fields(PlanPoint)})
+    images = {"certify": ImagesUsed("images", 4, "")}
+    plan = DropPlan((point,), 0, Count(1), Greedy(), NoRepair(), ImageSplit(), Clock(), images, False, "", "")
     return {
         "plan.json": plan.save,
         "surface.npz": lambda path: line.save(path),

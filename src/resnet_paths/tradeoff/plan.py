@@ -115,9 +115,9 @@ class DropPlan(Record):
 
     def __post_init__(self) -> None:
         """Check that the chosen point and the images that certify are there."""
-        if self.points and not 0 <= self.chosen < len(self.points):
+        if not 0 <= self.chosen < len(self.points):
             raise ValueError(f"expected chosen to be one of {len(self.points)} points, got {self.chosen}")
-        if self.points and "certify" not in self.images:
+        if "certify" not in self.images:
             raise ValueError(f"expected the images that certify, got only {', '.join(self.images) or 'none'}")
 
     @property
