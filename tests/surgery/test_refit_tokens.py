@@ -16,7 +16,8 @@ from torch import nn
 
 from references.refit_tokens import drop, refit
 from resnet_paths import unroll
-from resnet_paths.data.inputs import as_inputs, channels_beside
+from resnet_paths.data.inputs import as_inputs
+from resnet_paths.data.position_metrics import channels_beside
 from resnet_paths.surgery import RefitSettings, Refitter, export_model, refit_blocks
 from resnet_paths.surgery.refit import divergence
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -127,7 +126,7 @@ def _reorder(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, 
         f"(on more images it may lie between {low:.2f} and {high:.2f}). The closer it is to -1, the more "
         f"consistently the {record.metric} rises as the order changes."
     )
-    facts = {**_facts(record), "rank_correlation": [value if isfinite(value) else None for value in (found, low, high)]}
+    facts = {**_facts(record), "rank_correlation": [found, low, high]}
     chance = _chance(data, options.metric)
     return Finding(record.by_swaps(), lambda: rp.plot.plot_reorderings(record, chance=chance), facts, words)
 

@@ -141,26 +141,3 @@ def placed_input(x: Any, model: nn.Module) -> Any:
             "images from load_data or as_data(..., mean=, std=)"
         )
     return placed(x, model)
-
-
-def channels_beside(values: torch.Tensor, counted: torch.Tensor, likely: int | None = None) -> int | None:
-    """The dimension of the channels in values at the positions of a mask: the second or the last.
-
-    Args:
-        values: (inputs, channels, positions, ...) or (inputs, positions, ..., channels).
-        counted: (inputs, positions, ...).
-        likely: the dimension if both fit; by default the last for one dimension of positions (tokens), else the second.
-
-    Returns:
-        The dimension; None if the values are at other positions.
-
-    Example:
-        >>> counted = torch.ones(2, 7)
-        >>> channels_beside(torch.zeros(2, 7, 3), counted), channels_beside(torch.zeros(2, 3), counted)
-        (2, None)
-    """
-    last = values.ndim - 1
-    fits = {axis for axis in (1, last) if 1 <= axis <= last and values.select(axis, 0).shape == counted.shape}
-    if likely is None:
-        likely = last if counted.ndim == 2 else 1
-    return likely if likely in fits else min(fits, default=None)

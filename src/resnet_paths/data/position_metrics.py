@@ -37,9 +37,8 @@ def scores_by_position(
         (torch.Size([2, 16, 5]), torch.Size([2, 16]), False)
     """
     labels = _labels(targets)
-    if outputs.ndim == labels.ndim + 1 and outputs[:, 0].shape == labels.shape:
-        outputs = outputs.movedim(1, -1)
-    elif outputs.shape[:-1] != labels.shape:
+    classes = channels_beside(outputs, labels, likely=1)
+    if classes is None:
         raise ValueError(
             "expected outputs (examples, classes, ...) or (examples, ..., classes) for targets "
             f"{tuple(labels.shape)}, got {tuple(outputs.shape)}; pass targets for each position of the outputs"
@@ -48,9 +47,33 @@ def scores_by_position(
     if mask is not None and mask.shape == labels.shape:
         counts = counts & mask
     labels, counts = labels.flatten(1), counts.flatten(1)
-    scores = outputs.flatten(1, -2)
+    scores = outputs.movedim(classes, -1).flatten(1, -2)
     _check_labels(labels[counts], scores.shape[-1])
     return scores, labels.where(counts, labels.new_zeros(())), counts
+
+
+def channels_beside(values: torch.Tensor, counted: torch.Tensor, likely: int | None = None) -> int | None:
+    """The dimension of the channels in values at the positions of a mask: the second or the last.
+
+    Args:
+        values: (inputs, channels, positions, ...) or (inputs, positions, ..., channels).
+        counted: (inputs, positions, ...).
+        likely: the dimension if both fit; by default the last for one dimension of positions (tokens), else the second.
+
+    Returns:
+        The dimension; None if the values are at other positions.
+
+    Example:
+        >>> counted = torch.ones(2, 7)
+        >>> channels_beside(torch.zeros(2, 7, 3), counted), channels_beside(torch.zeros(2, 3), counted)
+        (2, None)
+    """
+    last = values.ndim - 1
+    shape = values.shape
+    fits = {axis for axis in (1, last) if 1 <= axis <= last and shape[:axis] + shape[axis + 1 :] == counted.shape}
+    if likely is None:
+        likely = last if counted.ndim == 2 else 1
+    return likely if likely in fits else min(fits, default=None)
 
 
 def _labels(targets: Any) -> torch.Tensor:

@@ -25,7 +25,8 @@ from torch import nn
 from ..arguments import checked
 from ..arguments.ranges import SOME_SHARE
 from ..data import ImageSource
-from ..data.inputs import Inputs, as_inputs, channels_beside, placed_input
+from ..data.inputs import Inputs, as_inputs, placed_input
+from ..data.position_metrics import channels_beside
 from ..data.predictions import divergence_of
 from ..draws import seeded
 from ..graph.eval_mode import check_eval

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from ..data.inputs import channels_beside
+from ..data.position_metrics import channels_beside
 from ..draws import permutation
 from ..graph.compile_node import Values
 from ..graph.pieces import Segments
