@@ -16,6 +16,7 @@ from torch import nn
 
 from references.refit_tokens import drop, refit
 from resnet_paths import unroll
+from resnet_paths.data import Examples
 from resnet_paths.data.inputs import as_inputs
 from resnet_paths.data.position_metrics import channels_beside
 from resnet_paths.surgery import RefitSettings, Refitter, export_model, refit_blocks
@@ -311,3 +312,12 @@ def test_a_convolution_over_steps_leaves_out_those_without_labels(change: Callab
     assert result.steps[1.0] < 1e-12 < result.steps[0.0]
     everywhere = Refitter(unroll(model, x[:2]), x, settings=settings)([1])
     assert everywhere.steps[1.0] > 1e-3
+
+
+def test_positions_count_where_neither_label_nor_mask_leaves_them_out() -> None:
+    ids = torch.arange(1, 9).view(2, 4)
+    labels = torch.tensor([[-100, 2, 3, 4], [5, 6, -100, 8]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1]])
+    counted = as_inputs(Examples({"input_ids": ids, "attention_mask": mask}, labels)).counted
+    assert counted is not None
+    assert counted.tolist() == [[False, True, True, False], [True, False, False, True]]
