@@ -306,17 +306,20 @@ class _Planner:
                 continue
             dropped = path_set if judge is None else self._judged(path_set, scores, judge)
             one = self._measure(bench, dropped, measured[0], scores)
-            point = watch.time(one.point)
             if isinstance(self.goal, Latency):
-                point, passed = self._timed_again(point, watch, notes)
+                point, passed = self._timed_again(watch.time(one.point), watch, notes)
+                one = replace(one, point=point)
             else:
-                passed = self._passes(point) if tuning is None else tuning(point)
-            measured.append(replace(one, point=point))
+                passed = self._passes(one.point) if tuning is None else tuning(one.point)
+            measured.append(one)
             passes.append(passed)
             if self._decided(passes) and not full_frontier:
                 break
         if tuning is not None:
             tuning.last()
+        if not isinstance(self.goal, Latency):  # no decision waits for the times
+            timed = watch.time_all([one.point for one in measured[1:]])
+            measured[1:] = [replace(one, point=point) for one, point in zip(measured[1:], timed, strict=True)]
         return measured, self._chosen(passes, measured), tuning
 
     def _far(self, dropped: Set, scores: Scores) -> bool:
@@ -408,13 +411,14 @@ class _Planner:
                 plan, finetuned=finetuned, keeps_finetuned=keeps, finetuned_model=tuned.model if keeps else None
             )
         best, failed, tests = tuning.tuned, tuning.failed, len(plan.points) + tuning.tests
+        failed = None if failed is None else _as_timed(failed, plan)
         if failed is not None and failed.dropped != point.dropped:
             plan = replace(plan, next_finetuned=failed)
         elif failed is not None:
             plan = replace(plan, finetuned=together(failed, len(self.roles["certify"]), tests))
         if best is None or best.point.dropped != point.dropped:
             return plan
-        finetuned = together(best.point, len(self.roles["certify"]), tests)
+        finetuned = together(_as_timed(best.point, plan), len(self.roles["certify"]), tests)
         return replace(plan, finetuned=finetuned, keeps_finetuned=True, finetuned_model=best.model)
 
     def _tuner(self, repair: Distil, full: Measured) -> Tuner:
@@ -442,3 +446,10 @@ class _Planner:
         """Print a line when something long starts, if no bar is shown."""
         if self.says and not sys.stderr.isatty():
             print(f"plan: {words}", file=sys.stderr, flush=True)
+
+
+def _as_timed(point: PlanPoint, plan: DropPlan) -> PlanPoint:
+    """A fine-tuned network's point with the times of its set: it was tested before the sets were timed."""
+    of_set = next(one for one in plan.points if one.dropped == point.dropped)
+    times = ("latency", "share", "share_interval", "estimated")
+    return replace(point, **{name: getattr(of_set, name) for name in times})

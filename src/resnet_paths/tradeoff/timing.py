@@ -152,6 +152,8 @@ def latencies_in_turn(
         for model in models:
             restoring.enter_context(_restored_afterwards(model))
         calls: list[Callable[[], Any]] = [partial(call_model, model, x) for model in models]
+        for call in calls:
+            _warm_up(call, 200)  # twice: compilers and allocators settle in the first passes
         seconds_once = [_seconds_a_call(call, 2) for call in calls]
         numbers = [max(1, math.ceil(_SHORTEST / max(time, 1e-9))) for time in seconds_once]
         each = list(zip(calls, numbers, strict=True))
@@ -168,17 +170,25 @@ def latencies_in_turn(
 
 
 def _round(call: Callable[[], Any], number: int, seconds: float) -> list[float]:
-    """Timings of a call for the given number of seconds, at least one."""
+    """Timings of a call for the given number of seconds, at least one.
+
+    One warm-up suffices, and only here: the model has run in every round before, and what another model has displaced
+    from the caches in between is back after one pass.
+    """
+    _warm_up(call, number)
     times, began = [_seconds_a_call(call, number)], monotonic()
     while monotonic() - began < seconds:
         times.append(_seconds_a_call(call, number))
     return times
 
 
-def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
-    """The mean time of `number` calls, after a warm-up."""
-    for _ in range(max(number // 100, 2)):
+def _warm_up(call: Callable[[], Any], number: int) -> None:
+    for _ in range(max(number // 100, 1)):
         call()
+
+
+def _seconds_a_call(call: Callable[[], Any], number: int) -> float:
+    """The mean time of `number` calls."""
     return timeit.Timer(call, timer=device_clock).timeit(number) / number
 
 
