@@ -128,6 +128,9 @@ def test_folders_that_hold_no_network_are_no_models(tmp_path) -> None:
     assert load_model(str(tmp_path)).depth == load_model(str(plain)).depth == 8
 
 
+_SMALL = ("--limit", "12", "--repair", "none")
+
+
 @pytest.fixture
 def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after the README's first command, which installs nothing for ONNX."""
@@ -139,7 +142,7 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
-        (["shrink", "--count", "1"], "onnxscript and onnxruntime"),
+        (["shrink", *_SMALL, "--count", "1"], "onnxscript and onnxruntime"),
         (["drop", "--blocks", "1"], "onnxscript"),
         (
             ["plan", "--count", "1", "--runtime", "onnx", "--limit", "40", "--out", "plan"],
@@ -155,6 +158,28 @@ def test_packages_that_are_not_there_are_told_before_the_work(words: list[str], 
     assert result.exit_code == 2
     assert f"expected {packages} to be installed" in result.stderr
     assert not list(tmp_path.glob("**/*.pt2"))
+
+
+@pytest.mark.usefixtures("no_onnx")
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["drop"], "either --blocks or --plan, got neither"),
+        (["drop", "--blocks", "99"], "got 99"),
+        (["drop", "--blocks", "1", "--plan", "plan.json"], "got both"),
+        (["drop", "--plan", "none.json"], "none.json"),
+        (["shrink", *_SMALL, "--count", "99"], "blocks to drop, got 99"),
+        (["shrink", *_SMALL, "--count", "1", "--latency", "0.8"], "got --latency and --count"),
+        (["plan", *_SMALL, "--count", "1", "--runtime", "onnx", "--search", "exact"], "at most 16 blocks"),
+    ],
+)
+def test_wrong_arguments_are_told_before_missing_packages(words: list[str], fault: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert fault in told
+    assert "to be installed" not in told
 
 
 @pytest.mark.usefixtures("no_onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,8 +239,20 @@ class Planned:
         screen.print(repair_said(self.repair, self.net.model, self.images.used))
 
 
-def planned(subject: Subject, options: Planning, out: Path, *, images_only: bool = False) -> Planned:
-    """Make a plan, and write it with its plot and its journal to a folder."""
+def planned(
+    subject: Subject, options: Planning, out: Path, *, images_only: bool = False, packages: Sequence[str] = ()
+) -> Planned:
+    """Make a plan, and write it with its plot and its journal to a folder.
+
+    Args:
+        subject: the model and the images.
+        options: how to plan.
+        out: the folder.
+        images_only: refuse data that are no images.
+        packages: what the command needs of ONNX, checked before any long work and after all arguments.
+    """
+    from ..tradeoff.planner import most_blocks
+
     search, repair = search_of(options), repair_of(options.repair)
     clock = rp.tradeoff.Clock(
         batch=options.latency_batch, threads=options.threads, runtime=options.runtime, seconds=options.latency_seconds
@@ -256,6 +269,8 @@ def planned(subject: Subject, options: Planning, out: Path, *, images_only: bool
         lessons = source.images("train", options.finetune_limit)
         used = distilled(repair, lessons, options.finetune_epochs, options.finetune_rate or 0.01)
     split = replace(images.split(used, options.seed), batch_size=options.batch_size)
+    most_blocks(goal, search, len(net))
+    rp.surgery.export.check_onnx(packages)
     out.mkdir(parents=True, exist_ok=True)
     plan = rp.plan_drop(
         net,

@@ -42,8 +42,6 @@ def drop(
     as_json: Json = False,
 ) -> None:
     """Drop blocks and write the smaller model: model.pt2, model.safetensors and model.onnx."""
-    if onnx:
-        rp.surgery.export.check_onnx()
     if (blocks is None) == (plan is None):
         raise ValueError("expected either --blocks or --plan, got " + ("neither" if blocks is None else "both"))
     if plan is not None:
@@ -91,6 +89,7 @@ def _as_planned(
         )
     split = replace(images.split(used, plan.split.seed), batch_size=plan.split.batch_size)
     net = unrolled(network, images.test)
+    _check_onnx(onnx)
     if isinstance(used, rp.tradeoff.Distil) and plan.keeps_finetuned:
         plan = replace(plan, repair=replace(used, images=source.images("train", noted.get("finetune_limit"))))
     smaller = plan.apply(net, images.used, split=split)
@@ -104,19 +103,26 @@ def _by_blocks(
 ) -> dict[str, Any]:
     used, said = repair_of(repair), None
     network, source = model_and_source(subject)
-    if not used.needs_images:
-        images = source.images(limit=2)  # an example of the model's input
-        net = unrolled(network, images)
+    parts = PlanImages.of(network, source, limit, used) if used.needs_images else None
+    # without a repair, two images are enough: an example of the model's input
+    images = source.images(limit=2) if parts is None else only_images(parts.training)
+    net = unrolled(network, images)
+    dropped = net.indices(blocks)
+    _check_onnx(onnx)
+    if parts is None:
         smaller = rp.drop_blocks(net, blocks)
     else:
-        parts = PlanImages.of(network, source, limit, used)
-        images, net = only_images(parts.training), unrolled(network, parts.training)
         said = repair_said(used, network, parts.used)
-        smaller = used.repairer(net, parts.used)(tuple(sorted(net.indices(blocks)))).model
-    dropped = net.indices(blocks)
+        smaller = used.repairer(net, parts.used)(tuple(sorted(dropped))).model
     names = tuple(net[index].name for index in dropped)
     files = write_smaller(smaller, subject.model, names, images, out, onnx=onnx)
     return {**_facts(net, dropped, smaller, files), "repair": said}
+
+
+def _check_onnx(onnx: bool) -> None:
+    """Check what an ONNX file needs: before any long work, and after all arguments."""
+    if onnx:
+        rp.surgery.export.check_onnx()
 
 
 def _facts(

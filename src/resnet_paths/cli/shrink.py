@@ -34,9 +34,8 @@ def shrink(
     as_json: Json = False,
 ) -> None:
     """Drop blocks for a budget, repair, optionally fine-tune, and write the smaller network with a summary."""
-    if onnx:
-        rp.surgery.export.check_onnx([*rp.surgery.export.ONNX, *rp.surgery.export.ONNX_RUNTIME])
-    made = planned(subject, planning, out, images_only=True)
+    packages = (*rp.surgery.export.ONNX, *rp.surgery.export.ONNX_RUNTIME) if onnx else ()
+    made = planned(subject, planning, out, images_only=True, packages=packages)
     plan, net, images, files = made.plan, made.net, made.images, made.files
     screen = console(quiet=as_json)
     made.show(screen)

@@ -52,13 +52,13 @@ def explore_widget(
         >>> net = unroll(cifar_resnet(8, in_channels=1, seed=0).eval())
         >>> widget = explore_widget(net, digits("test").subset(slice(0, 20)))  # doctest: +SKIP
     """
+    images = as_data(data, labelled=True)
     try:
         with first_import("anywidget"):
             import anywidget
             import traitlets
     except ImportError as error:
         raise ImportError("expected anywidget to be installed; run: pip install 'resnet-paths[notebook]'") from error
-    images = as_data(data, labelled=True)
     record = explore(net, images, **options) if exploration is None else exploration
 
     class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]  # here: the base class is an extra

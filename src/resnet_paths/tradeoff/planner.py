@@ -97,12 +97,9 @@ def plan_drop(
     """
     search, repair, split, clock = search or Greedy(), repair or Recalibrate(), split or ImageSplit(), clock or Clock()
     check_eval(net.model)
-    most = _most(goal, search, len(net))
-    check_runtime(clock.runtime)
+    most = most_blocks(goal, search, len(net))
     if isinstance(goal, Latency) and clock.rounds < _LEAST_ROUNDS:
         raise ValueError(f"expected a clock with at least {_LEAST_ROUNDS} rounds for a latency, got {clock.rounds}")
-    if isinstance(search, Exact):
-        check_few(len(net))
     roles = split.roles(images, repair.needs_images, model=net.model)
     check_apart(roles, "certify", ("search", "repair", "judge"))
     if repair.learns:
@@ -112,6 +109,7 @@ def plan_drop(
         raise ValueError("expected a repair without fine-tuning for a Rise, got Distil; pass its repair alone")
     if isinstance(repair, Distil):
         check_labels_of_loss(training_images(repair, roles), repair.settings)
+    check_runtime(clock.runtime)
     given = fingerprint(net.model)
 
     with reporter(progress) as report:
@@ -161,7 +159,14 @@ def _check_examples(goal: Goal, search: Search, data: InMemory) -> None:
             check_fits(function, data)
 
 
-def _most(goal: Goal, search: Search, blocks: int) -> int:
+def most_blocks(goal: Goal, search: Search, blocks: int) -> int:
+    """The largest number of blocks that a plan may drop.
+
+    Raises:
+        ValueError: the goal asks for more, or the search would not end.
+    """
+    if isinstance(search, Exact):
+        check_few(blocks)
     most = blocks if search.max_blocks is None else min(search.max_blocks, blocks)
     if isinstance(goal, Count):
         if not 0 <= goal.count <= most:
