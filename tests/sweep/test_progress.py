@@ -17,7 +17,7 @@ def test_the_eta_counts_measured_points_alone() -> None:
     assert state(25).eta == 150
     resumed = SweepProgress("loss", total=100, finished=60, failed=10, computed=20, elapsed=40.0)
     assert resumed.eta == 60
-    assert str(resumed) == "loss: 70 of 100 points, 10 failed, 40.0 s, 1 min 0 s to go"
+    assert str(resumed) == "loss: 70 of 100 points, 10 failed, 40.0 s, 1 min to go"
     assert str(state(100)) == "loss: 100 of 100 points, 3 min 20 s"
     assert "5 elsewhere" in str(state(10, taken=5))
 

@@ -94,17 +94,20 @@ def tracked(items: Iterable[T], total: int, name: str, report: Report) -> Iterat
 
 
 def duration(seconds: float) -> str:
-    """A duration in words.
+    """A duration in words: the two largest units, without one that is zero.
 
     Example:
         >>> duration(0.25), duration(75), duration(7320)
         ('0.2 s', '1 min 15 s', '2 h 2 min')
+        >>> duration(59.97), duration(180), duration(7210)
+        ('1 min', '3 min', '2 h')
     """
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def reporter(progress: bool | Report) -> AbstractContextManager[Report]:
