@@ -19,6 +19,7 @@ import resnet_paths
 
 from .graph.model_fingerprint import fingerprint as model_fingerprint
 from .graph.model_fingerprint import tensor_bytes
+from .nouns import plural
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Provenance:
         torch: PyTorch version.
         version: version of this package.
         name: name of the data; empty if it has none.
+        noun: what one example of the data is called.
     """
 
     model: str
@@ -42,6 +44,12 @@ class Provenance:
     torch: str
     version: str
     name: str = ""
+    noun: str = "example"
+
+    @property
+    def nouns(self) -> str:
+        """The plural of :attr:`noun`."""
+        return plural(self.noun)
 
 
 def provenance(model: nn.Module, data: Any, dtype: torch.dtype | None = None, seed: int | None = None) -> Provenance:
@@ -64,6 +72,7 @@ def provenance(model: nn.Module, data: Any, dtype: torch.dtype | None = None, se
         torch=str(torch.__version__),
         version=version,
         name=getattr(data, "name", ""),
+        noun=getattr(data, "noun", "example"),
     )
 
 

@@ -114,6 +114,9 @@ def test_the_line_of_a_plan_makes_the_planned_network(repair: str, mine: Path, t
     exec(line, space)
     value = single_deletions(net, test, metric="next_token_loss", progress=False).full
     plan, smaller = space["plan"], space["smaller"]
+    assert "images" not in result.stdout
+    assert "next_token_loss on 20 sequences" in result.stdout
+    assert "20 held-out sequences" in plan.summary
     assert plan.points[0].value == pytest.approx(value)
     after = answers(smaller, test, net.followed).values(
         METRICS["next_token_loss"], answers(net.model, test, net.followed)

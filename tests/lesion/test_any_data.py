@@ -8,11 +8,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from references import literal_metrics
 from references.other_data import KINDS, Case, case
 from resnet_paths import block_values, drop_blocks, random_deletions, single_deletions, unroll
+from resnet_paths.comparison import compare
 from resnet_paths.data import Examples, ImageData, as_examples
+from resnet_paths.data.fitting import usual_metric
 from resnet_paths.data.metrics import METRICS
 from resnet_paths.graph.inputs import call_model
 from resnet_paths.lesion import evaluate_gates, reorderings, stage_deletions
 from resnet_paths.network import UnrolledNetwork
+from resnet_paths.plot import plot_side_by_side, plot_single_deletions
 
 QUIET = {"progress": False}
 
@@ -140,6 +143,16 @@ def test_three_dimensions_are_series_for_a_model_that_takes_them_and_else_grey_i
     images = as_examples((torch.randn(4, 8, 8), torch.tensor([0, 1, 0, 1])), grey)
     assert isinstance(images, ImageData)
     assert images.images.shape == (4, 1, 8, 8)
+
+
+def test_records_and_plots_call_examples_by_their_noun(cases: dict) -> None:
+    for name, nouns in (("tokens", "sequences"), ("series", "series"), ("numbers", "examples")):
+        one, net = cases[name]
+        record = single_deletions(net, one.data, metric=usual_metric(one.data), **QUIET)
+        assert record.source.nouns == nouns
+        assert f"{len(one.data)} {nouns}" in plot_single_deletions(record).get_title()
+        compared = compare({"one": net, "other": net}, one.data, parts=(), metric=record.metric, progress=False)
+        assert f"{len(one.data)} {nouns}" in plot_side_by_side(compared).get_title()
 
 
 def test_images_with_other_targets_than_a_class_are_examples() -> None:

@@ -222,7 +222,7 @@ def test_the_interval_of_a_mean_by_its_formula(values: list[float], level: float
 
 @pytest.mark.parametrize(("values", "level"), [([], 0.95), ([0.5], 95), ([0.5], 0)])
 def test_no_interval_of_no_images_or_of_no_level(values: list[float], level: float) -> None:
-    with pytest.raises(ValueError, match=r"at least one image|confidence to be a number between 0 and 1"):
+    with pytest.raises(ValueError, match=r"at least one example|confidence to be a number between 0 and 1"):
         interval(np.array(values), level)
 
 

@@ -73,7 +73,7 @@ def test_interval_of_a_difference_is_paired() -> None:
 
 
 def test_what_cannot_be_binned_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least two images"):
+    with pytest.raises(ValueError, match="at least two examples"):
         expected_calibration_error(np.ones((1, 2)) / 2, np.array([0]))
-    with pytest.raises(ValueError, match="leave out those images"):
+    with pytest.raises(ValueError, match="leave out those examples"):
         squared_calibration_error(np.array([[np.nan, 0.5], [0.5, 0.5]]), np.array([0, 1]))

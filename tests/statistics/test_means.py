@@ -84,7 +84,7 @@ def test_path_norms_that_are_all_alike() -> None:
 
 def test_wrong_use() -> None:
     for values, level in ((np.zeros((2, 0)), 0.95), (np.zeros((2, 5)), 1.0)):
-        with pytest.raises(ValueError, match=r"at least one image|between 0 and 1"):
+        with pytest.raises(ValueError, match=r"at least one example|between 0 and 1"):
             mean_intervals(values, level)
 
 

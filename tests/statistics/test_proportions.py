@@ -54,7 +54,7 @@ def test_bounds_of_a_fall_hold_as_often_as_they_say(n: int, loses: float, wins: 
 
 
 def test_bounds_of_a_fall_refuse_what_is_not_paired() -> None:
-    with pytest.raises(ValueError, match="same images"):
+    with pytest.raises(ValueError, match="same examples"):
         fall_at_most(np.ones(3), np.ones(4))
     assert fall_at_most(*pairs(10, 10, 0)) == pytest.approx(1)
 
@@ -101,7 +101,7 @@ def test_rows_of_zeros_and_ones_take_score_intervals() -> None:
 
 @pytest.mark.parametrize("values", [np.zeros((2, 0)), np.ones((2, 0))])
 def test_no_images_are_refused(values: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="at least one example"):
         intervals(values)
 
 

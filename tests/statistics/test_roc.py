@@ -48,7 +48,7 @@ def test_what_has_no_area_is_refused() -> None:
         roc_area(some[:0], some)
     with pytest.raises(ValueError, match="NaN for some"):
         roc_area(some, some * np.nan)
-    with pytest.raises(ValueError, match="at least two images of either kind, got 1 and 3"):
+    with pytest.raises(ValueError, match="at least two examples of either kind, got 1 and 3"):
         roc_area_interval(some[:1], some)
-    with pytest.raises(ValueError, match="two scores of the same images"):
+    with pytest.raises(ValueError, match="two scores of the same examples"):
         roc_area_difference_interval((some, some), (some[:2], some))

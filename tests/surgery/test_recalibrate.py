@@ -76,7 +76,7 @@ def test_an_image_alone_joins_its_neighbour() -> None:
         recalibrate_batchnorm(model, list(batches))
         assert torch.allclose(model[1].running_var, model[0](x).flatten(1).var(0), rtol=1e-10)
     before = norms_of(model)
-    with pytest.raises(ValueError, match="at least two images per batch"):
+    with pytest.raises(ValueError, match="at least two examples per batch"):
         recalibrate_batchnorm(model, [x[:1]])
     assert torch.equal(norms_of(model), before)
 

@@ -146,7 +146,7 @@ def test_too_few_images_show_nothing() -> None:
     found = cascade_threshold(np.ones(50), np.ones(50, bool), disagreement=0.01)
     assert found.margin == float("inf")
     assert found.answered == 0.0
-    with pytest.raises(ValueError, match="expected one margin and one answer per image"):
+    with pytest.raises(ValueError, match="expected one margin and one answer per example"):
         cascade_threshold(np.ones(5), np.ones(4, bool))
 
 
@@ -168,12 +168,12 @@ def test_the_promise_is_kept_as_often_as_said() -> None:
 @pytest.mark.slow
 def test_that_nothing_is_shown_is_said(model: nn.Module, images: torch.Tensor) -> None:
     net = unroll(model)
-    with pytest.warns(UserWarning, match=r"20 images do not show that at most 1.00% .*; give at least 299$"):
+    with pytest.warns(UserWarning, match=r"20 of them do not show that at most 1.00% .*; give at least 299$"):
         few = cascade(net, [4], images, images[:20])
     assert torch.allclose(few(images), model(images), atol=1e-9)
     assert bool(few.deferred.all())
     few.small_model.linear.weight = nn.Parameter(-1000 * few.small_model.linear.weight)
-    with pytest.warns(UserWarning, match="60 images do not show .*; drop fewer blocks, or allow more"):
+    with pytest.warns(UserWarning, match="60 of them do not show .*; drop fewer blocks, or allow more"):
         few.calibrate(images, disagreement=0.06)
 
 

@@ -329,7 +329,7 @@ def test_roles_have_images_of_their_own(small) -> None:
     assert sum(len(one) for one in seen) == len(SOME.images.numpy().tobytes())
     with pytest.raises(ValueError, match="at least 6 images to divide"):
         ImageSplit().roles(SOME.subset(slice(0, 5)))
-    with pytest.raises(ValueError, match="images to certify"):
+    with pytest.raises(ValueError, match="data to certify"):
         ImageSplit(certify=0).roles(SOME)
 
 

@@ -150,8 +150,8 @@ def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
     screen.print(plan.summary)
     if plan.adapted:
         screen.print(
-            "The full network was recalibrated first: this alone improves it on these images, so the smaller "
-            "networks are compared with the recalibrated network"
+            "The full network was recalibrated first: this alone improves it on these "
+            f"{plan.images['search'].nouns}, so the smaller networks are compared with the recalibrated network"
         )
     for note in plan.notes:
         screen.print(f"Note: {note}")
@@ -165,10 +165,15 @@ def plan_table(plan: rp.tradeoff.DropPlan) -> Table:
     return _metric_table(plan) if plan.points[0].metric else _accuracy_table(plan)
 
 
+def _certified(plan: rp.tradeoff.DropPlan) -> str:
+    certify = plan.images["certify"]
+    return f"{certify.count} {certify.nouns}"
+
+
 def _metric_table(plan: rp.tradeoff.DropPlan) -> Table:
     """The metric of a goal instead of accuracies."""
     full, clock = plan.points[0], plan.clock
-    rows = table(f"Time for {clock.batch}, {clock.runtime}; {full.metric} on {plan.images['certify'].count} examples")
+    rows = table(f"Time for {clock.batch}, {clock.runtime}; {full.metric} on {_certified(plan)}")
     rows.add_column("", no_wrap=True)
     rows.add_column("gone", justify="right", no_wrap=True)
     rows.add_column("latest block", no_wrap=True)
@@ -193,7 +198,8 @@ def _metric_table(plan: rp.tradeoff.DropPlan) -> Table:
 def _accuracy_table(plan: rp.tradeoff.DropPlan) -> Table:
     """One row per point; at most 80 columns wide with names of up to 25 letters, which are never cut."""
     clock = plan.clock
-    rows = table(f"Time for {clock.batch} images, {clock.runtime}; accuracy on {plan.images['certify'].count} images")
+    nouns = plan.images["certify"].nouns
+    rows = table(f"Time for {clock.batch} {nouns}, {clock.runtime}; accuracy on {_certified(plan)}")
     rows.add_column("", no_wrap=True)
     rows.add_column("gone", justify="right", no_wrap=True)
     rows.add_column("latest block", no_wrap=True)

@@ -123,7 +123,7 @@ def _reorder(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, 
     found, low, high = record.rank_correlation()
     words = (
         f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
-        f"(on more images it may lie between {low:.2f} and {high:.2f}). The closer it is to -1, the more "
+        f"(on more {data.nouns} it may lie between {low:.2f} and {high:.2f}). The closer it is to -1, the more "
         f"consistently the {record.metric} rises as the order changes."
     )
     facts = {**_facts(record), "rank_correlation": [found, low, high]}

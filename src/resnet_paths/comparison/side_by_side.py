@@ -196,8 +196,8 @@ def _images(data: Any, models: Mapping[str, nn.Module | Network], metric: Metric
         same = targets is expected if targets is None or expected is None else torch.equal(targets, expected)
         if not same or len(first) != len(other):
             raise ValueError(
-                f"expected the same labels for all models, got others for {name!r} ({len(other)} images) than for "
-                f"{names[0]!r} ({len(first)}); pass the same images in the same order"
+                f"expected the same labels for all models, got others for {name!r} ({len(other)} {other.nouns}) "
+                f"than for {names[0]!r} ({len(first)}); pass the same {first.nouns} in the same order"
             )
     return images
 

@@ -16,6 +16,7 @@ import torch
 from ..draws import permutation, seeded
 from ..graph.model_fingerprint import tensor_bytes
 from ..graph.trees import leaves
+from ..nouns import plural
 
 
 class InMemory(ABC):
@@ -73,7 +74,7 @@ class InMemory(ABC):
     @property
     def nouns(self) -> str:
         """The plural of :attr:`noun`."""
-        return self.noun if self.noun.endswith("s") else f"{self.noun}s"
+        return plural(self.noun)
 
     def sample(self, count: int, seed: int = 0) -> Self:
         """This many examples, drawn at random without replacement; all of them in order if there are no more.

@@ -274,9 +274,9 @@ class Game:
         """Take the losses of sets that were measured already instead of measuring them again."""
         if metric != "loss" or (known.source.model, known.source.data) != (source.model, source.data):
             raise ValueError(
-                f"expected known losses of this model and these images, got those of model {known.source.model[:8]} "
-                f"and images {known.source.data[:8]} for the {metric} of model {source.model[:8]} and images "
-                f"{source.data[:8]}; leave known out"
+                f"expected known losses of this model and these {source.nouns}, got those of model "
+                f"{known.source.model[:8]} and data {known.source.data[:8]} for the {metric} of model "
+                f"{source.model[:8]} and data {source.data[:8]}; leave known out"
             )
         self._known = known.losses_of
 

@@ -169,7 +169,7 @@ def _panels(
                 f"expected a comparison with {quantity}, got one without it; see the argument parts of compare"
             )
     axes, colors = given_axes(ax, len(quantities), size, rows), _Colors.of(record, film, look.get("color"))
-    images = f"{record.images} images ({literal(record.source.name)})"
+    images = f"{record.images} {record.source.nouns} ({literal(record.source.name)})"
     title = f"{len(record.models)} models, {images}, {100 * record.confidence:g} % intervals"
     for panel, (place, quantity) in enumerate(zip(axes, quantities, strict=True)):
         own = Look(label=look.get("label"), legend=look.get("legend") if panel == 0 and colors.bar is None else False)

@@ -60,8 +60,9 @@ def plot_single_deletions(
         frame.level(chance, f"chance ({metric_text(record.metric, chance)})")
     frame.from_zero()
     what = {"shortcut": "block without its shortcut"}.get(record.deleted, "deleted block")
+    count = f"{record.per_image.shape[1]} {record.source.nouns}"
     return frame.done(
-        f"One at a time: {literal(record.source.name)}, {record.per_image.shape[1]} images, 95 % intervals",
+        f"One at a time: {literal(record.source.name)}, {count}, 95 % intervals",
         x="deleted layer" if set(record.shortcuts) == {"none"} else what,
         y=metric_label(record.metric),
         percent=is_share(record.metric),

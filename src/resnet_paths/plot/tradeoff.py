@@ -114,5 +114,5 @@ def plot_search(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) ->
     name = frame.label(f"{_search(plan)} search")
     frame.ax.plot(counts, plan.search_losses, "o-", color=frame.color, markersize=marker(), label=name)
     frame.ax.set_yscale("log")
-    metric = f"{metric_label(plan.metric)}, search images"
+    metric = f"{metric_label(plan.metric)}, search {plan.images['search'].nouns}"
     return frame.done(x="blocks dropped", y=metric, percent=is_share(plan.metric))

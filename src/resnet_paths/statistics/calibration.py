@@ -122,11 +122,11 @@ def _gaps(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np.
     """Each image's right (0 or 1) minus its certainty, (images,), and which bin it is in, (bins, images) of 0 and 1."""
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) < 2:
         raise ValueError(
-            "expected probabilities (images, classes) of at least two images and a label for each, got "
+            "expected probabilities (examples, classes) of at least two examples and a label for each, got "
             f"{probabilities.shape} and {labels.shape}"
         )
     if not np.isfinite(probabilities).all():
-        raise ValueError("expected finite probabilities, got NaN or infinities; leave out those images")
+        raise ValueError("expected finite probabilities, got NaN or infinities; leave out those examples")
     certainty = probabilities.max(1)
     positions = np.searchsorted(np.sort(certainty), certainty)  # equal certainties have equal positions
     of = _without_singles(positions * bins // len(labels))

@@ -63,7 +63,7 @@ def intervals(
     """
     if not values.shape[-1] or not 0 < confidence < 1:
         raise ValueError(
-            f"expected at least one image and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
+            f"expected at least one example and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
         )
     if not is_share(values) or not (reference is None or is_share(reference)):
         return mean_intervals(values if reference is None else values - reference, confidence, bound=bound)
@@ -112,7 +112,7 @@ def mean_intervals(
     """
     if not values.shape[-1] or not 0 < confidence < 1:
         raise ValueError(
-            f"expected at least one image and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
+            f"expected at least one example and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
         )
     as_float = np.asarray(values, float)
     with np.errstate(invalid="ignore", over="ignore"):  # a mean that is not finite has NaN ends

@@ -67,7 +67,7 @@ def share_at_most(count: int, among: int, confidence: float = 0.95) -> float:
         (0.0295, 1.0)
     """
     if count > among:
-        raise ValueError(f"expected at most all of {among} images, got {count}")
+        raise ValueError(f"expected at most all of {among} examples, got {count}")
     with first_import("scipy.special"):
         from scipy.special import betaincinv
 
@@ -125,7 +125,7 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95
     """
     if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < confidence < 1:
         raise ValueError(
-            "expected two vectors of the same images and a confidence between 0.5 and 1, got "
+            "expected two vectors of the same examples and a confidence between 0.5 and 1, got "
             f"{before.shape}, {after.shape} and {confidence}"
         )
     with first_import("scipy.optimize"):

@@ -89,7 +89,7 @@ def roc_area_difference_interval(
     """
     if any(one.shape != other.shape for one, other in zip(first, second, strict=True)):
         raise ValueError(
-            f"expected two scores of the same images, got {[len(one) for one in first]} and "
+            f"expected two scores of the same examples, got {[len(one) for one in first]} and "
             f"{[len(one) for one in second]} positive and negative ones"
         )
     one, other = _placements(*first), _placements(*second)
@@ -105,9 +105,9 @@ def roc_area_difference_interval(
 def _placements(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each positive image the share of negative ones below it, and for each negative of positive ones above it."""
     if not len(positive) or not len(negative):
-        raise ValueError(f"expected images of both kinds, got {len(positive)} positive and {len(negative)} negative")
+        raise ValueError(f"expected examples of both kinds, got {len(positive)} positive and {len(negative)} negative")
     if np.isnan(positive).any() or np.isnan(negative).any():
-        raise ValueError("expected scores of all images, got NaN for some; leave out those images")
+        raise ValueError("expected scores of all examples, got NaN for some; leave out those examples")
     return _below(positive, negative), 1 - _below(negative, positive)
 
 
@@ -121,7 +121,9 @@ def _below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _variance(by_positive: np.ndarray, by_negative: np.ndarray) -> tuple[float, float]:
     """The variance of a mean over images of two kinds, and its degrees of freedom (Welch and Satterthwaite)."""
     if min(len(by_positive), len(by_negative)) < 2:
-        raise ValueError(f"expected at least two images of either kind, got {len(by_positive)} and {len(by_negative)}")
+        raise ValueError(
+            f"expected at least two examples of either kind, got {len(by_positive)} and {len(by_negative)}"
+        )
     parts = [float(values.var(ddof=1)) / len(values) for values in (by_positive, by_negative)]
     total = sum(parts)
     below = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (by_positive, by_negative), strict=True))

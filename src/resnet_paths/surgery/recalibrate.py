@@ -154,8 +154,8 @@ def _pass(model: nn.Module, norms: list[BatchNorm], inputs: Iterable[Any]) -> tu
             except ValueError as error:
                 if _ONE_VALUE in str(error):
                     raise ValueError(
-                        "expected at least two images per batch to measure the statistics on, got a norm with a single "
-                        "value per channel; pass more images, or batches of at least two"
+                        "expected at least two examples per batch to measure the statistics on, got a norm with a "
+                        "single value per channel; pass more examples, or batches of at least two"
                     ) from None
                 raise
             seen += 1

@@ -500,5 +500,5 @@ def _reason(divergences: dict[Repair, float], best: Repair, solution: _Solution,
     choice = words.get(best, best)
     if not solution.fits:
         why = "no block could be refitted" if solution.blocks else "nothing changes"
-        return f"{choice}: {why}; divergence from the full network on {images} held-out images: {listed}"
-    return f"{choice}: smallest divergence from the full network on {images} held-out images ({listed})"
+        return f"{choice}: {why}; divergence from the full network on {images} held-out inputs: {listed}"
+    return f"{choice}: smallest divergence from the full network on {images} held-out inputs ({listed})"

@@ -88,7 +88,7 @@ def cascade_threshold(
     """
     margins, same = np.asarray(margins, float), np.asarray(same, bool)
     if margins.ndim != 1 or margins.shape != same.shape or not len(margins):
-        raise ValueError(f"expected one margin and one answer per image, got {margins.shape} and {same.shape}")
+        raise ValueError(f"expected one margin and one answer per example, got {margins.shape} and {same.shape}")
     count = len(margins)
     accepted = Threshold(float("inf"), 0.0, 0.0, 0.0, count, confidence)
     for level in LEVELS:
@@ -181,7 +181,7 @@ class Cascade(nn.Module):
             goal = Disagreement(disagreement, confidence)
             needed = goal.least_images
             warn(
-                f"all images are passed to the full network: {inputs.count} images do not show that {goal}; "
+                f"all inputs are passed to the full network: {inputs.count} of them do not show that {goal}; "
                 + (f"give at least {needed}" if inputs.count < needed else "drop fewer blocks, or allow more")
             )
         return self.threshold

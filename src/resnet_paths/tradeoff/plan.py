@@ -20,6 +20,7 @@ from ..data import ImageData, ImageSource, InMemory, as_data
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
+from ..nouns import plural
 from ..records import Record
 from ..tables import data_frame
 from .distillation import distil_best
@@ -42,12 +43,19 @@ class ImagesUsed:
     Attributes:
         name: their origin.
         count: number of images.
-        fingerprint: fingerprint of pixels and labels.
+        fingerprint: fingerprint of inputs and targets.
+        noun: what one of them is called, if they are no images.
     """
 
     name: str
     count: int
     fingerprint: str
+    noun: str = "image"
+
+    @property
+    def nouns(self) -> str:
+        """The plural of :attr:`noun`."""
+        return plural(self.noun)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class DropPlan(Record):
         if not 0 <= self.chosen < len(self.points):
             raise ValueError(f"expected chosen to be one of {len(self.points)} points, got {self.chosen}")
         if "certify" not in self.images:
-            raise ValueError(f"expected the images that certify, got only {', '.join(self.images) or 'none'}")
+            raise ValueError(f"expected the data that certify, got only {', '.join(self.images) or 'none'}")
 
     @property
     def point(self) -> PlanPoint:
@@ -128,28 +136,29 @@ class DropPlan(Record):
     @property
     def summary(self) -> str:
         """What is known about the choice, in a sentence."""
-        count, point, goal = self.images["certify"].count, self.point, self.goal
+        certify, point, goal = self.images["certify"], self.point, self.goal
+        held_out = f"{certify.count} held-out {certify.nouns}"
         gone = f"{len(point.dropped)} block{'s' * (len(point.dropped) != 1)}"
         if isinstance(goal, Latency):
             low, high = self.points[self.chosen].share_interval
             return (
                 f"Chosen: {gone} dropped, {point.share:.2f} of the full network's time ({low:.2f} "
-                f"to {high:.2f}, in a separate timing); {_lost(point)} ({count} held-out images)"
+                f"to {high:.2f}, in a separate timing); {_lost(point)} ({held_out})"
             )
         if not isinstance(goal, AccuracyDrop | Disagreement | Rise):
             return f"Chosen: {goal}, as requested"
         if point.dropped:
-            sentence = f"Chosen: {gone} dropped; shown on {count} held-out images: {goal}"
+            sentence = f"Chosen: {gone} dropped; shown on {held_out}: {goal}"
         else:
-            sentence = f"No blocks dropped: for no set do {count} held-out images show that {goal}"
+            sentence = f"No blocks dropped: for no set do {held_out} show that {goal}"
         return sentence + self._why_no_more(goal)
 
     def _why_no_more(self, goal: AccuracyDrop | Disagreement | Rise) -> str:
-        """Why the first set that failed did so: it loses too much, or too few images show that it does not."""
+        """Why the first set that failed did so: it loses too much, or too few examples show that it does not."""
         first = self.next_finetuned or (self.points[self.chosen + 1] if self.chosen + 1 < len(self.points) else None)
         if first is None:
             return ""
-        count = self.images["certify"].count
+        certify = self.images["certify"]
         shown: Callable[[float], str] = lambda value: f"{value:.2%}"  # noqa: E731
         if isinstance(goal, Rise):
             shown = lambda value: f"{value:.4g}"  # noqa: E731
@@ -171,8 +180,8 @@ class DropPlan(Record):
         )
         if seen >= allowed or not math.isfinite(bound):
             return sentence
-        needed = math.ceil(count * ((bound - seen) / (allowed - seen)) ** 2)
-        return f"{sentence}: too few images to be conclusive; about {needed:,} would suffice at the same rate"
+        needed = math.ceil(certify.count * ((bound - seen) / (allowed - seen)) ** 2)
+        return f"{sentence}: too few {certify.nouns} to be conclusive; about {needed:,} would suffice at the same rate"
 
     def apply(
         self,
@@ -225,8 +234,8 @@ class DropPlan(Record):
             if role not in roles or roles[role].fingerprint != planned.fingerprint:
                 got = f"{len(roles[role])} of {roles[role].name}" if role in roles else "none"
                 raise ValueError(
-                    f"expected the images to {role} that the plan used, {planned.count} of {planned.name}, got {got}; "
-                    "pass the same images (and split=, if it had images of its own)"
+                    f"expected the {planned.nouns} to {role} that the plan used, {planned.count} of {planned.name}, "
+                    f"got {got}; pass the same {planned.nouns} (and split=, if it had {planned.nouns} of its own)"
                 )
 
     def to_pandas(self) -> pd.DataFrame:

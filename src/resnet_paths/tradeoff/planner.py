@@ -225,7 +225,7 @@ class _Planner:
             repair=self.repair,
             split=self.split.weights,
             clock=self.clock,
-            images={role: ImagesUsed(d.name, len(d), d.fingerprint) for role, d in self.roles.items()},
+            images={role: ImagesUsed(d.name, len(d), d.fingerprint, d.noun) for role, d in self.roles.items()},
             adapted=False,
             model_fingerprint="",
             metric=name,
@@ -266,13 +266,13 @@ class _Planner:
         return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement | Rise) else _LEVEL
 
     def _too_few(self) -> Iterator[str]:
-        count = len(self.roles["certify"])
+        data = self.roles["certify"]
         if isinstance(self.goal, AccuracyDrop | Disagreement | Rise):
             needed = self.goal.least_images
-            if count < needed:
+            if len(data) < needed:
                 yield (
-                    f"Too few images to certify: even if not one answer changes, at least {needed} are needed to show "
-                    f"that {self.goal}; there are {count}"
+                    f"Too few {data.nouns} to certify: even if not one answer changes, at least {needed} are needed to "
+                    f"show that {self.goal}; there are {len(data)}"
                 )
 
     def _scores(self, role: str, costs: tuple[float, ...] | None) -> Scores:
@@ -281,7 +281,7 @@ class _Planner:
         most = self._expected(costs)
         total = self.search.sets(len(self.net), most) if role == "search" else most * self.split.finalists
         if role == "search":
-            self._say(f"comparing about {total} sets of blocks on {len(self.roles[role])} images")
+            self._say(f"comparing about {total} sets of blocks on {len(self.roles[role])} {self.roles[role].nouns}")
         return Scores(len(self.net), Evaluator(bench, self.running, f"plan, {role}", total), costs)
 
     def _expected(self, costs: tuple[float, ...] | None) -> int:
@@ -436,7 +436,7 @@ class _Planner:
         bench = self._bench("search")
 
         def measured(dropped: Set, reference: Measured | None) -> Measured:
-            state = SweepProgress(f"plan, {len(dropped)} dropped on the search images", 1)
+            state = SweepProgress(f"plan, {len(dropped)} dropped on the search {self.roles['search'].nouns}", 1)
             values = measure_set(bench, dropped, self.running, state)
             return measured_point(self.net, dropped, values, reference, self._level, 0.0)
 

@@ -112,7 +112,7 @@ class Refit:
     def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """See :class:`NoRepair`."""
         if images is None:
-            raise ValueError("expected images to refit on, got none; pass some as ImageSplit(repair=...)")
+            raise ValueError("expected data to refit on, got none; pass some as ImageSplit(repair=...)")
         return Refits(Refitter(net, images, settings=self.settings))
 
 

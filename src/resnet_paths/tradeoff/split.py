@@ -52,7 +52,7 @@ class ImageSplit:
         for role in ROLES:
             weight = getattr(self, role)
             if isinstance(weight, int | float) and not 0 <= weight < math.inf:
-                raise ValueError(f"expected {role} to be images or a weight of at least 0, got {weight}")
+                raise ValueError(f"expected {role} to be data or a weight of at least 0, got {weight}")
 
     def roles(
         self,
@@ -85,9 +85,7 @@ class ImageSplit:
         parts = {**separate, **_divided(as_examples(images, model, labelled=False).shuffled(self.seed), weights)}
         missing = set(needed) - set(parts)
         if missing:
-            raise ValueError(
-                f"expected images to {' and to '.join(sorted(missing))}, got a weight of 0; pass some images"
-            )
+            raise ValueError(f"expected data to {' and to '.join(sorted(missing))}, got a weight of 0; pass some")
         if not parts:
             return {}
         kept = [role for role in ROLES if role in parts]
@@ -113,8 +111,8 @@ def _divided(images: InMemory, weights: dict[str, float]) -> dict[str, InMemory]
     total, start = sum(weights.values()), 0
     if weights and len(images) < 2 * len(weights):
         raise ValueError(
-            f"expected at least {2 * len(weights)} images to divide into {', '.join(weights)}, got {len(images)}; pass "
-            "more, or separate images for each role as ImageSplit(...)"
+            f"expected at least {2 * len(weights)} {images.nouns} to divide into {', '.join(weights)}, got "
+            f"{len(images)}; pass more, or separate {images.nouns} for each role as ImageSplit(...)"
         )
     cumulative = 0.0
     for remaining, (role, weight) in zip(range(len(weights), 0, -1), weights.items(), strict=True):
@@ -132,12 +130,12 @@ def check_apart(roles: Mapping[str, InMemory], one: str, others: tuple[str, ...]
     """
     if one not in roles:
         return
-    seen = set(roles[one].digests())
+    seen, nouns = set(roles[one].digests()), roles[one].nouns
     for other in others:
         if other in roles:
             common = sum(digest in seen for digest in roles[other].digests())
             if common > len(roles[one]) // 100:
                 raise ValueError(
-                    f"expected images to {one} to differ from those to {other}, got {common} in common; pass other "
-                    f"images as ImageSplit({one}=...)"
+                    f"expected {nouns} to {one} to differ from those to {other}, got {common} in common; pass other "
+                    f"{nouns} as ImageSplit({one}=...)"
                 )
