@@ -10,7 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..arguments import checked
+from .real import real
 from .resampling import weights_in_parts
+
+_ROUNDING = 1e-2  # of a sum of half-precision probabilities
 
 
 @checked
@@ -27,7 +30,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
         bins: number of bins.
 
     Raises:
-        ValueError: there are fewer than two images, or a probability is not finite.
+        ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
+            no class.
 
     Source: Naeini, Cooper and Hauskrecht (2015); with bins of equal mass, Nguyen and O'Connor (2015).
 
@@ -54,7 +58,8 @@ def squared_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bin
         bins: number of bins.
 
     Raises:
-        ValueError: there are fewer than two images, or a probability is not finite.
+        ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
+            no class.
 
     Source: Kumar, Liang and Ma (2019), Verified Uncertainty Calibration, section 4, who subtract an estimate of the
         same bias; here it also counts the spread of the certainties within a bin.
@@ -94,7 +99,8 @@ def squared_calibration_interval(
         seed: seed of the draws.
 
     Raises:
-        ValueError: there are fewer than two images, or a probability is not finite.
+        ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
+            no class.
 
     Cost: ``draws * images * bins`` multiplications.
 
@@ -120,13 +126,26 @@ def squared_calibration_interval(
 
 def _gaps(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Each image's right (0 or 1) minus its certainty, (images,), and which bin it is in, (bins, images) of 0 and 1."""
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) < 2:
+    probabilities = real(probabilities, "examples, classes", name="probabilities")
+    if labels.shape != probabilities.shape[:1] or len(labels) < 2:
         raise ValueError(
             "expected probabilities (examples, classes) of at least two examples and a label for each, got "
             f"{probabilities.shape} and {labels.shape}"
         )
     if not np.isfinite(probabilities).all():
         raise ValueError("expected finite probabilities, got NaN or infinities; leave out those examples")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"expected class indices as labels, got an array of {labels.dtype}; convert them first")
+    if not 0 <= labels.min() <= labels.max() < probabilities.shape[1]:
+        raise ValueError(
+            f"expected class indices from 0 to {probabilities.shape[1] - 1} as labels, got {labels.min()} to "
+            f"{labels.max()}"
+        )
+    if probabilities.min() < 0 or probabilities.max() > 1 + _ROUNDING:
+        raise ValueError(
+            f"expected probabilities from 0 to 1, got {probabilities.min():.3g} to {probabilities.max():.3g}; pass the "
+            "softmax of logits"
+        )
     certainty = probabilities.max(1)
     positions = np.searchsorted(np.sort(certainty), certainty)  # equal certainties have equal positions
     of = _without_singles(positions * bins // len(labels))

@@ -15,6 +15,7 @@ import numpy as np
 from ..arguments import checked
 from .proportions import difference_interval, fall_at_most, is_share, share_interval
 from .quantiles import student_quantile
+from .real import real
 from .resampling import weights_in_parts
 
 
@@ -29,14 +30,14 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
         confidence: coverage of the interval.
 
     Raises:
-        ValueError: there are no images, or `confidence` is not between 0 and 1.
+        ValueError: there are no images, or not one value for each.
 
     Example:
         >>> low, high = interval(np.array([0, 0, 0, 1.0]))
         >>> round(low, 3), round(high, 3)
         (0.046, 0.699)
     """
-    low, high = intervals(np.asarray(values)[None], confidence)
+    low, high = intervals(real(values, "examples")[None], confidence)
     return float(low[0]), float(high[0])
 
 
@@ -59,11 +60,12 @@ def intervals(
         The lower and upper ends, (rows,) each.
 
     Raises:
-        ValueError: there are no images, or `confidence` is not between 0 and 1.
+        ValueError: there are no images, or the arrays have other shapes.
     """
-    if not values.shape[-1] or not 0 < confidence < 1:
+    values = real(values, "rows, examples")
+    if reference is not None and (reference := real(reference, "examples", name="reference")).shape != values.shape[1:]:
         raise ValueError(
-            f"expected at least one example and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
+            f"expected a reference on the same {values.shape[1]} examples as the values, got one on {len(reference)}"
         )
     if not is_share(values) or not (reference is None or is_share(reference)):
         return mean_intervals(values if reference is None else values - reference, confidence, bound=bound)
@@ -101,7 +103,7 @@ def mean_intervals(
         The lower and upper ends, (...) each.
 
     Raises:
-        ValueError: there are no images, or `confidence` is not between 0 and 1.
+        ValueError: there are no images.
 
     Cost: ``2 * draws * values.size`` multiplications.
 
@@ -110,11 +112,7 @@ def mean_intervals(
         >>> bool(low[0] < 0.25 < high[0]), float(low[1]), float(high[1])
         (True, -inf, inf)
     """
-    if not values.shape[-1] or not 0 < confidence < 1:
-        raise ValueError(
-            f"expected at least one example and a confidence between 0 and 1, got {values.shape[-1]} and {confidence}"
-        )
-    as_float = np.asarray(values, float)
+    as_float = real(values, "..., examples")
     with np.errstate(invalid="ignore", over="ignore"):  # a mean that is not finite has NaN ends
         low, high = student_intervals(as_float, confidence)
         if as_float.shape[-1] >= 3:
@@ -181,7 +179,8 @@ def rise_at_most(
         The bound; infinite if a value is not finite, or if no bound can be stated.
 
     Raises:
-        ValueError: `distribution_free` without a `bound`, or differences beyond it.
+        ValueError: the values are not of the same examples, at least one; or `distribution_free` without a `bound`, or
+            differences beyond it.
 
     Example:
         >>> values = np.linspace(0, 1, 50)
@@ -190,7 +189,11 @@ def rise_at_most(
     """
     if distribution_free and bound is None:
         raise ValueError("expected a metric with a maximum for a distribution-free bound, got one without")
-    differences = np.asarray(after, float) - np.asarray(before, float)
+    before, after = real(before, "examples", name="before"), real(after, "examples", name="after")
+    if before.shape != after.shape:
+        raise ValueError(f"expected two vectors of the same examples, got {before.shape} and {after.shape}")
+    with np.errstate(invalid="ignore"):  # infinity minus itself
+        differences = after - before
     if not np.isfinite(differences).all():
         return math.inf
     if distribution_free and bound is not None:
@@ -217,18 +220,22 @@ def _empirical_bernstein(differences: np.ndarray, confidence: float, bound: floa
 def student_intervals(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Student's intervals for means over the last dimension; infinite for a single value or values without spread.
 
+    Raises:
+        ValueError: there are no values.
+
     Example:
         >>> low, high = student_intervals(np.array([1.0, 2.0, 3.0]))
         >>> round(float(low), 3), round(float(high), 3)
         (-0.484, 4.484)
     """
+    values = real(values, "..., n")
     count, mean = values.shape[-1], values.mean(-1)
     if count < 2:
         return np.full_like(mean, -math.inf, dtype=float), np.full_like(mean, math.inf, dtype=float)
-    no_spread = np.ptp(values, axis=-1) == 0
-    half = float(student_quantile((1 + confidence) / 2, count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
-    half = np.where(no_spread, math.inf, half)
-    return mean - half, mean + half
+    quantile = float(student_quantile((1 + confidence) / 2, count - 1))
+    with np.errstate(invalid="ignore"):  # a mean that is not finite has NaN ends
+        half = np.where(np.ptp(values, axis=-1) == 0, math.inf, quantile * values.std(-1, ddof=1) / math.sqrt(count))
+        return mean - half, mean + half
 
 
 @checked
@@ -255,18 +262,23 @@ def combined_intervals(
         bound: see :func:`mean_intervals`.
 
     Returns:
-        The lower and upper ends; infinite for a single image, or if neither images nor draws vary.
+        The lower and upper ends; infinite for a single image or draw, or if neither images nor draws vary.
+
+    Raises:
+        ValueError: there are no images.
 
     Example:
         >>> low, high = combined_intervals(np.array([[1.0, 2.0, 3.0]]), np.array([0.5]), np.array([0.0]), 8)
         >>> bool(high[0] - low[0] > np.subtract(*student_intervals(np.array([3.0, 2.0, 1.0]))[::-1]) / 2)
         True
     """
+    values = real(values, "..., examples")
     images = values.shape[-1]
     mean = values.mean(-1)
-    if images < 2:
+    if images < 2 or draws < 2:
         return np.full_like(mean, -math.inf), np.full_like(mean, math.inf)
-    over_images = values.var(-1, ddof=1) / images
+    with np.errstate(invalid="ignore"):  # a mean that is not finite has NaN ends
+        over_images = values.var(-1, ddof=1) / images
     if bound is not None:  # with fewer than four changed images, add one at either bound, so that there is a spread
         with_bounds = np.concatenate([values, np.broadcast_to([-bound, bound], (*values.shape[:-1], 2))], -1)
         over_images = np.where((values != 0).sum(-1) < 4, with_bounds.var(-1, ddof=1) / (images + 2), over_images)
@@ -278,7 +290,8 @@ def combined_intervals(
     )
     half = student_quantile((1 + confidence) / 2, np.maximum(freedom, 1.0)) * np.sqrt(total)
     half = np.where(total > 0, half, math.inf)
-    return mean - half, mean + half
+    with np.errstate(invalid="ignore"):
+        return mean - half, mean + half
 
 
 @checked
@@ -298,11 +311,20 @@ def design_interval(
         share: whether the means are of zeros and ones.
         confidence: coverage of the interval.
 
+    Returns:
+        The ends; NaN if a resampled statistic is not finite.
+
+    Raises:
+        ValueError: there is no resampled statistic.
+
     Example:
         >>> low, high = design_interval(0.0, np.zeros(1000), 200, share=True)
         >>> low, round(high, 3)
         (0.0, 0.019)
     """
+    drawn = real(drawn, "draws", name="drawn")
+    if not np.isfinite(drawn).all():
+        return math.nan, math.nan
     error = float(drawn.std(ddof=1)) if np.ptp(drawn) else 0.0
     if share:
         spread = value * (1 - value)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..imports import first_import
+from .real import real
 
 
 @checked
@@ -21,7 +22,10 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.
 
     The median lies between the k-th smallest and the k-th largest of n values with probability ``1 - 2 P(B < k)``,
     where B is binomial (n, 1/2); k is the largest for which that is at least the confidence. With too few values for
-    any k the interval is infinite.
+    any k the interval is infinite; with NaN among them, both ends are.
+
+    Raises:
+        ValueError: the values are not in one dimension.
 
     Example:
         >>> median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -29,7 +33,9 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.
         >>> median_interval([1.0, 2.0])
         (-inf, inf)
     """
-    ordered = np.sort(np.asarray(values, dtype=float))
+    ordered = np.sort(real(values, "n", least=0))
+    if np.isnan(ordered).any():
+        return math.nan, math.nan
     with first_import("scipy.special"):
         from scipy.special import bdtr
 

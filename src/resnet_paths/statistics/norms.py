@@ -13,6 +13,7 @@ import numpy as np
 from ..arguments import checked
 from .means import mean_intervals
 from .quantiles import student_quantile
+from .real import real
 from .resampling import weights_in_parts
 
 
@@ -32,16 +33,21 @@ def norm_intervals(values: np.ndarray, confidence: float = 0.95, *, seed: int = 
     Returns:
         The lower and upper ends; the upper one is infinite for a single value or values that are all equal.
 
+    Raises:
+        ValueError: there are no values, or negative ones.
+
     Example:
         >>> low, high = norm_intervals(np.array([1.0, 2.0, 4.0, 8.0]))
         >>> bool(0 < low < 3.75 < high)
         True
     """
+    values = _norms(values, "..., draws")
     low, high = mean_intervals(values, confidence, seed=seed)
     count, positive = values.shape[-1], np.asarray((values > 0).all(-1))
     if count > 1 and positive.any():
         logs = np.log(np.where(positive[..., None], values, 1.0))
-        spread = logs.var(-1, ddof=1)
+        with np.errstate(invalid="ignore"):  # a norm that is not finite
+            spread = logs.var(-1, ddof=1)
         centre = logs.mean(-1) + spread / 2
         half = float(student_quantile((1 + confidence) / 2, count - 1)) * np.sqrt(
             spread / count + spread**2 / (2 * (count - 1))
@@ -63,14 +69,23 @@ def pooled_norm_intervals(
     :func:`log_student_interval`, with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
-        values: (..., draws, examples), not negative; draws of different examples are independent.
+        values: (..., draws, examples), not negative; draws of different examples are independent, at least two each.
         confidence: coverage of the intervals.
         draws: number of bootstrap draws.
         seed: seed of the bootstrap.
 
     Returns:
-        The lower and upper ends, (...) each; the upper one is infinite if the draws of each example are all equal.
+        The lower and upper ends, (...) each; the upper one is infinite if the draws of each example are all equal;
+        both are NaN if a norm is not finite.
+
+    Raises:
+        ValueError: there are no examples, fewer than two draws of each, or negative values.
     """
+    values = _norms(values, "..., draws, examples")
+    if values.shape[-2] < 2:
+        raise ValueError(f"expected at least two draws of each example, got {values.shape[-2]}; draw more paths")
+    finite = np.isfinite(values).all((-2, -1))
+    values = np.where(finite[..., None, None], values, 1.0)
     sampled, examples = values.shape[-2:]
     errors = values.var(-2, ddof=1) / sampled
     total = errors.sum(-1)
@@ -90,26 +105,33 @@ def pooled_norm_intervals(
         t = np.nan_to_num(drawn / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
         ends = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2], axis=-1, method="closest_observation")
         outer = np.fmin(low, mean - ends[1] * error), np.fmax(high, mean - ends[0] * error)
-    return np.maximum(np.where(error > 0, outer[0], 0.0), 0.0), np.where(error > 0, outer[1], np.inf)
+    least, most = np.maximum(np.where(error > 0, outer[0], 0.0), 0.0), np.where(error > 0, outer[1], np.inf)
+    return np.where(finite, least, np.nan), np.where(finite, most, np.nan)
+
+
+def _norms(values: np.ndarray, form: str) -> np.ndarray:
+    norms = real(values, form)
+    if (norms < 0).any():
+        raise ValueError(f"expected norms, of at least 0, got {np.nanmin(norms):g}; use mean_intervals")
+    return norms
 
 
 @checked
 def log_student_interval(
-    mean: np.ndarray, error: np.ndarray, freedom: np.ndarray | float, confidence: float = 0.95
+    mean: np.ndarray | float, error: np.ndarray | float, freedom: np.ndarray | float, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """``mean * exp(±t error / mean)``: Student's interval of the logarithm, which stays positive.
 
     Raises:
-        ValueError: `confidence` is not between 0 and 1.
+        TypeError: the arrays are no real numbers.
 
     Example:
         >>> low, high = log_student_interval(np.array(2.0), np.array(0.1), 10)
         >>> round(float(low * high), 6)
         4.0
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+    mean, error = real(mean, "...", name="mean"), real(error, "...", name="error")
     quantile = student_quantile((1 + confidence) / 2, freedom)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         factor = np.exp(quantile * error / np.maximum(mean, np.finfo(float).tiny))
         return mean / factor, mean * factor

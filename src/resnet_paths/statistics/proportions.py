@@ -13,9 +13,10 @@ import math
 import numpy as np
 
 from ..arguments import checked
-from ..arguments.ranges import COUNT, NONE_OR_MORE
+from ..arguments.ranges import COUNT, NONE_OR_MORE, POSITIVE, SHARE
 from ..imports import first_import
 from .quantiles import normal_quantile
+from .real import real
 
 
 def is_share(values: np.ndarray) -> bool:
@@ -23,7 +24,7 @@ def is_share(values: np.ndarray) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
-@checked
+@checked(share=SHARE, count=POSITIVE)
 def share_interval(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share observed on `count` images.
 
@@ -87,15 +88,14 @@ def difference_interval(first: np.ndarray, second: np.ndarray, confidence: float
         confidence: coverage of the interval; it is higher if few images change, because counts are discrete.
 
     Raises:
-        ValueError: see :func:`fall_at_most`; or values other than zeros and ones.
+        ValueError: see :func:`fall_at_most`.
 
     Example:
         >>> low, high = difference_interval(np.zeros(200), np.zeros(200))
         >>> round(low, 4), round(high, 4)
         (-0.0188, 0.0188)
     """
-    if not (is_share(first) and is_share(second)):
-        raise ValueError("expected zeros and ones, got other values; use mean_intervals of the differences")
+    first, second = _rights(first, second)
     side = (1 + confidence) / 2
     return -fall_at_most(first, second, side), fall_at_most(1 - first, 1 - second, side)
 
@@ -116,18 +116,17 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95
         confidence: probability that the bound holds.
 
     Raises:
-        ValueError: there are no images, the lengths differ, or `confidence` is not between 0.5 and 1.
+        ValueError: there are no images, the lengths differ, a value is neither zero nor one, or `confidence` is not
+            between 0.5 and 1.
 
     Example:
         >>> right = np.ones(100)
         >>> round(fall_at_most(right, right), 3)
         0.026
     """
-    if before.shape != after.shape or before.ndim != 1 or not len(before) or not 0.5 < confidence < 1:
-        raise ValueError(
-            "expected two vectors of the same examples and a confidence between 0.5 and 1, got "
-            f"{before.shape}, {after.shape} and {confidence}"
-        )
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0.5 and 1, got {confidence}")
+    before, after = _rights(before, after)
     with first_import("scipy.optimize"):
         from scipy.optimize import brentq  # as in quantiles.py: a slow import
 
@@ -141,6 +140,15 @@ def fall_at_most(before: np.ndarray, after: np.ndarray, confidence: float = 0.95
 
     top = 1 - 1e-12
     return 1.0 if above(top) > 0 else float(brentq(above, min(fall + 1e-12, top), top))
+
+
+def _rights(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    before, after = real(before, "examples"), real(after, "examples")
+    if before.shape != after.shape:
+        raise ValueError(f"expected two vectors of the same examples, got {before.shape} and {after.shape}")
+    if not (is_share(before) and is_share(after)):
+        raise ValueError("expected zeros and ones, got other values; use mean_intervals of the differences")
+    return before, after
 
 
 def least_images(fall: float, confidence: float = 0.95) -> int:

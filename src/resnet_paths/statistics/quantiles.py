@@ -17,6 +17,9 @@ from ..imports import first_import
 def normal_quantile(probability: float) -> float:
     """The quantile of the standard normal distribution at this probability.
 
+    Raises:
+        ValueError: the probability is not from 0 to 1.
+
     Example:
         >>> round(normal_quantile(0.975), 2)
         1.96
@@ -24,11 +27,14 @@ def normal_quantile(probability: float) -> float:
     with first_import("scipy.special"):
         from scipy.special import ndtri
 
-    return float(ndtri(probability))
+    return float(ndtri(_between(probability)))
 
 
 def student_quantile(probability: float, freedom: Any) -> np.ndarray:
     """The quantile of Student's t with these degrees of freedom (a number or an array).
+
+    Raises:
+        ValueError: the probability is not from 0 to 1.
 
     Example:
         >>> float(student_quantile(0.975, 9).round(2))
@@ -37,7 +43,7 @@ def student_quantile(probability: float, freedom: Any) -> np.ndarray:
     with first_import("scipy.special"):
         from scipy.special import stdtrit
 
-    quantiles: np.ndarray = stdtrit(freedom, probability)
+    quantiles: np.ndarray = stdtrit(freedom, _between(probability))
     return quantiles
 
 
@@ -52,3 +58,9 @@ def student_tail(value: float, freedom: float) -> float:
         from scipy.special import stdtr
 
     return float(stdtr(freedom, -value))
+
+
+def _between(probability: float) -> float:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a probability from 0 to 1, got {probability}")
+    return probability

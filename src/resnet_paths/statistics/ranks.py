@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..imports import first_import
+from .real import real
 from .resampling import bootstrap_means
 
 Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -22,7 +23,10 @@ _BURN, _KEPT = 100, 400  # the sampler forgets its start in about ten steps; 400
 
 @checked
 def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of each row of two (rows, n) arrays; NaN for a constant row.
+    """Spearman's rank correlation of each row of two (rows, n) arrays; NaN for a constant row or one with NaN.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are not (rows, n).
 
     Example:
         >>> spearman(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
@@ -31,7 +35,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     with first_import("scipy.stats"):
         from scipy.stats import rankdata  # here: its import takes a second
 
-    ranks = [rankdata(values, axis=1) for values in (one, other)]
+    ranks = [rankdata(values, axis=1) for values in _alike(one, other)]
     centred = [values - values.mean(1, keepdims=True) for values in ranks]
     lengths = [np.sqrt((values**2).sum(1)) for values in centred]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -41,17 +45,28 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @checked
 def kendall(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of each row of two (rows, n) arrays; NaN for a constant row.
+    """Kendall's tau-b of each row of two (rows, n) arrays; NaN for a constant row or one that is not finite.
+
+    Raises:
+        ValueError: the arrays differ in shape, or are not (rows, n).
 
     Example:
         >>> kendall(np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 9.0, 7.0]])).round(3)
         array([0.333])
     """
-    signs = [np.sign(values[:, :, None] - values[:, None, :]) for values in (one, other)]
+    with np.errstate(invalid="ignore"):  # infinity minus itself
+        signs = [np.sign(values[:, :, None] - values[:, None, :]) for values in _alike(one, other)]
     with np.errstate(invalid="ignore", divide="ignore"):
         untied = np.sqrt((signs[0] ** 2).sum((1, 2)) * (signs[1] ** 2).sum((1, 2)))
         correlation: np.ndarray = (signs[0] * signs[1]).sum((1, 2)) / untied
     return correlation
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    one, other = real(one, "rows, n", name="one"), real(other, "rows, n", name="other")
+    if one.shape != other.shape:
+        raise ValueError(f"expected two arrays of one shape (rows, n), got {one.shape} and {other.shape}")
+    return one, other
 
 
 @checked
@@ -88,11 +103,21 @@ def correlation_ranges(
         (correlations, 2): the lower and upper ends; NaN if a correlation is undefined, a value is not finite, or there
         is a single image.
 
+    Raises:
+        ValueError: the arrays have other shapes, other numbers of items, or if `paired` of images.
+
     Example:
         >>> values = np.random.default_rng(0).normal(size=(5, 200)) + np.arange(5)[:, None]
         >>> correlation_ranges(values, np.arange(5.0))
         array([[1., 1.]])
     """
+    first, second = (real(values, "n, images" if values.ndim == 2 else "n", least=0) for values in (first, second))
+    both = paired and first.ndim == second.ndim == 2
+    if len(first) != len(second) or not len(first) or (both and first.shape != second.shape):
+        raise ValueError(
+            f"expected values of the same items{' and images' if both else ''}, at least one, got {first.shape} and "
+            f"{second.shape}"
+        )
     if any(values.ndim == 2 and values.shape[1] < 2 for values in (first, second)):
         return np.full((len(correlations), 2), np.nan)
     observed = [values.mean(1) if values.ndim == 2 else values for values in (first, second)]

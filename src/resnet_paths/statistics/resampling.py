@@ -13,12 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..arguments import checked
+from ..arguments.ranges import COUNT
+from .real import real
 
 _NUMBERS_AT_ONCE = 8_000_000
 """Weights in memory at once: 64 MB, whatever the number of images."""
 
 
-@checked
+@checked(images=COUNT)
 def resamples(images: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
     """How often each image occurs in a bootstrap sample, (draws, images).
 
@@ -49,8 +51,12 @@ def bootstrap_means(values: np.ndarray, draws: int = 1000, seed: int = 0) -> np.
     Returns:
         (draws, ...).
 
+    Raises:
+        ValueError: there are no images.
+
     Cost: ``draws * values.size`` multiplications.
     """
-    as_float = np.asarray(values, float)
-    means = [as_float @ weights for weights in weights_in_parts(values.shape[-1], draws, seed)]
+    as_float = real(values, "..., examples")
+    with np.errstate(invalid="ignore"):  # infinity times a weight of zero
+        means = [as_float @ weights for weights in weights_in_parts(as_float.shape[-1], draws, seed)]
     return np.moveaxis(np.concatenate(means, -1), -1, 0)

@@ -11,6 +11,7 @@ import numpy as np
 from ..arguments import checked
 from .proportions import share_interval
 from .quantiles import student_quantile
+from .real import real
 
 
 @checked
@@ -87,7 +88,7 @@ def roc_area_difference_interval(
         >>> bool(0 < low < high)
         True
     """
-    if any(one.shape != other.shape for one, other in zip(first, second, strict=True)):
+    if any(np.shape(one) != np.shape(other) for one, other in zip(first, second, strict=True)):
         raise ValueError(
             f"expected two scores of the same examples, got {[len(one) for one in first]} and "
             f"{[len(one) for one in second]} positive and negative ones"
@@ -104,6 +105,8 @@ def roc_area_difference_interval(
 
 def _placements(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each positive image the share of negative ones below it, and for each negative of positive ones above it."""
+    positive = real(positive, "examples", least=0, name="positive")
+    negative = real(negative, "examples", least=0, name="negative")
     if not len(positive) or not len(negative):
         raise ValueError(f"expected examples of both kinds, got {len(positive)} positive and {len(negative)} negative")
     if np.isnan(positive).any() or np.isnan(negative).any():
