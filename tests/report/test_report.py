@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,10 +39,12 @@ from resnet_paths.report import (
     json_schema,
     write_report,
 )
+from resnet_paths.report.effort import quickest_threads
 from resnet_paths.report.page import everything
 from resnet_paths.report.section import Latency
 from resnet_paths.report.stages.frontier import found_of, headline_of
 from resnet_paths.report.words import percent
+from resnet_paths.sweep import operation_threads
 from tiny_report import TINY
 
 pytestmark = pytest.mark.slow
@@ -320,6 +323,47 @@ def test_finished_stages_are_not_computed_again(tmp_path) -> None:
     write_report(small_model(), digits("test").subset(slice(1, 11)), **options, skip=["b"])
     write_report(small_model(), data, **options, skip=["b"], seed=1)
     assert ran(tmp_path)[4:] == ["a", "a", "a"]
+
+
+def test_the_number_of_threads_is_measured_once_and_the_process_keeps_its_own(tmp_path, monkeypatch) -> None:
+    """Another measurement in a later call might give the other number, with which every stage would run again."""
+
+    def threads(subject: Subject, options) -> Section:
+        with (tmp_path / "ran").open("a") as file:
+            file.write(f"{torch.get_num_threads()}/{subject.threads}\n")
+        return Section((Part("a", ()),))
+
+    options = {"out": tmp_path / "r.html", "stages": [stage("a", threads), stage("b", failing)], "progress": False}
+    data = digits("test").subset(slice(0, 10))
+    with operation_threads(3):
+        monkeypatch.setattr(Subject, "quickest_threads", lambda subject: 1)
+        report = write_report(small_model(), data, **options)
+        monkeypatch.setattr(Subject, "quickest_threads", lambda subject: 3)
+        again = write_report(small_model(), data, **options)
+        assert torch.get_num_threads() == 3
+    assert ran(tmp_path) == ["1/3"]
+    assert report.failed == again.failed == ["b"]
+    assert [again.provenance[name] for name in ("threads", "threads_timed")] == ["1", "3"]
+    assert "latencies were measured with 3" in again.path.read_text()
+
+
+def test_the_quicker_number_of_threads() -> None:
+    """A network that waits longer with more threads, and one that waits less."""
+
+    class Waits(nn.Module):
+        def __init__(self, more: bool) -> None:
+            super().__init__()
+            self.more = more
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.02 * (torch.get_num_threads() if self.more else 3 - torch.get_num_threads()))
+            return x
+
+    for more, quickest in ((True, 1), (False, 2)):
+        network = Waits(more).eval()
+        network.model = nn.Identity()
+        assert quickest_threads(network, torch.zeros(1), 2) == quickest
+        assert quickest_threads(network, torch.zeros(1), 1) == 1
 
 
 def test_a_failed_stage_is_shown_and_computed_again(tmp_path) -> None:

@@ -20,6 +20,7 @@ from ..graph.inputs import main_output
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..network import UnrolledNetwork
+from ..sweep import operation_threads
 from ..tradeoff.timing import device_clock
 
 _REPEATS = 3
@@ -119,6 +120,27 @@ def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor
         gradient = _seconds(lambda: _gradient(net.model, own, target))
     batch = max(several - count * image, 0.0)
     return Prices(image, batch, gradient / (few * image + batch))
+
+
+def quickest_threads(fast: UnrolledNetwork, x: torch.Tensor, threads: int) -> int:
+    """One or `threads`: with which number of threads per operation forward passes take less time, measured in turn.
+
+    Dividing the operations of a small network costs more than it saves, above all beside other work on the machine,
+    since every operation waits for its slowest thread. On an accelerator nothing is measured, nor if a pass takes long:
+    then its operations are large enough.
+    """
+    if threads == 1 or x.device.type != "cpu":
+        return threads
+    times: dict[int, list[float]] = {1: [], threads: []}
+    for repeat in range(1 + _REPEATS):
+        for count, of_count in times.items():
+            with operation_threads(count), preserved(fast.model), torch.inference_mode():
+                start = device_clock()
+                fast(x)
+                of_count.append(device_clock() - start)
+        if not repeat and times[threads][0] > _SLOW:
+            return threads
+    return min(times, key=lambda count: statistics.median(times[count][1:]))
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -1,7 +1,7 @@
 """What a report is about: a model and images, with what stages share.
 
 It is the context of the sweep whose points are the stages. What several stages need is made once, when the first asks
-for it; what decides their numbers or what they write takes part in the fingerprint, and so does the number of threads,
+for it; what decides their numbers or what they write takes part in the fingerprint, and so do the numbers of threads,
 on which the last bits of sums and every time measured depend.
 """
 
@@ -23,7 +23,7 @@ from ..lesion import Exploration, explore
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..sweep.fingerprints import deciding
-from .effort import Footprint, Prices, measured_prices
+from .effort import Footprint, Prices, measured_prices, quickest_threads
 
 _TIMED_TOGETHER = 32  # images of a pass that is timed; more cost time and hardly change the price of one
 
@@ -56,6 +56,7 @@ class Subject:
         seed: of all random draws.
         batch_size: images per batch at most; fewer where they would need more memory.
         memory: bytes that computations may hold beside the model and the images.
+        threads: CPU threads per operation wherever a latency is measured: those of the process at the start.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Subject:
     seed: int = 0
     batch_size: int = 100
     memory: float = 2e9
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""
@@ -124,6 +126,11 @@ class Subject:
         """What passes cost on this machine, measured now."""
         x, labels = self.batch(min(self.at_once, _TIMED_TOGETHER, len(self.data)))
         return measured_prices(self.net, self.fast, x, labels)
+
+    def quickest_threads(self) -> int:
+        """The CPU threads per operation with which stages take less time: one or `threads`, measured now."""
+        x, _ = self.batch(min(self.at_once, _TIMED_TOGETHER, len(self.data)))
+        return quickest_threads(self.fast, x, self.threads)
 
     def count(self, images: int | None) -> int:
         """How many images `images(count)` gives."""

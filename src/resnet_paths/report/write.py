@@ -25,7 +25,7 @@ from ..files import write_text
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
 from ..records import Shown
-from ..sweep import SweepResult, sweep, unfinished
+from ..sweep import SweepResult, operation_threads, sweep, unfinished
 from ..sweep.fingerprints import deciding
 from ..sweep.progress import duration
 from ..sweep.result import last_line
@@ -229,17 +229,24 @@ def write_report(
     wanted_stages = [stage for stage in stages if stage.name in wanted]
     points = [{"stage": stage.name, "seconds": seconds, "options": wanted[stage.name]} for stage in wanted_stages]
     runner = _Runner({stage.name: stage for stage in stages})
-    still = unfinished(runner, points, context=subject, journal=place, seed=seed)
-    plan = TimePlan(subject, [wanted_stages[index] for index in still], seconds, wanted, began=began)
-    runner = replace(runner, plan=plan, started=_told(progress, wanted_stages, plan))
     options_of_sweep: Any = {"context": subject, "journal": place, "seed": seed, "progress": lambda state: None}
-    result = sweep(runner, points, retry_failed=True, **options_of_sweep)
-    if plan.another_round(len(result.errors)):
+    threads = sweep(_quickest_threads, [{"what": "threads"}], **options_of_sweep).values["threads"][0]
+    with operation_threads(int(threads)):
+        still = unfinished(runner, points, context=subject, journal=place, seed=seed)
+        plan = TimePlan(subject, [wanted_stages[index] for index in still], seconds, wanted, began=began)
+        runner = replace(runner, plan=plan, started=_told(progress, wanted_stages, plan))
         result = sweep(runner, points, retry_failed=True, **options_of_sweep)
+        if plan.another_round(len(result.errors)):
+            result = sweep(runner, points, retry_failed=True, **options_of_sweep)
     outcomes = _outcomes(stages, list(wanted), result, plan)
-    report = Report(target, place, outcomes, _provenance(subject, seconds, result))
+    report = Report(target, place, outcomes, _provenance(subject, seconds, int(threads), result))
     write_text(target, render(report, subject))
     return report
+
+
+def _quickest_threads(point: Any, subject: Subject, seed: int) -> dict[str, int]:
+    """The CPU threads per operation: measured once and journalled, since the last bits of all numbers depend on it."""
+    return {"threads": subject.quickest_threads()}
 
 
 def _told(
@@ -319,7 +326,7 @@ def _value(result: SweepResult, name: str, row: int) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _provenance(subject: Subject, budget: float, result: SweepResult) -> dict[str, str]:
+def _provenance(subject: Subject, budget: float, threads: int, result: SweepResult) -> dict[str, str]:
     facts = {key: str(value) for key, value in asdict(result.provenance).items() if key not in ("function", "context")}
     parameter = next(subject.model.parameters())
     return {
@@ -334,6 +341,8 @@ def _provenance(subject: Subject, budget: float, result: SweepResult) -> dict[st
         "training": "none" if subject.training is None else subject.training.name,
         "training_fingerprint": "" if subject.training is None else subject.training.fingerprint,
         "budget": duration(budget),
+        "threads": str(threads),
+        "threads_timed": str(subject.threads),
         "memory_bound_gb": f"{subject.memory / 1e9:g}",
         "accuracy_drop": str(subject.accuracy_drop),
         **facts,

@@ -9,7 +9,7 @@ from .options import RunOptions
 from .progress import SweepProgress
 from .result import SweepResult
 from .run import sweep, unfinished
-from .threads import on_each_core
+from .threads import on_each_core, operation_threads
 
 __all__ = [
     "BatchHalvedWarning",
@@ -28,6 +28,7 @@ __all__ = [
     "is_out_of_memory",
     "local_workers",
     "on_each_core",
+    "operation_threads",
     "sweep",
     "unfinished",
     "worker_device",

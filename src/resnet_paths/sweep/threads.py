@@ -45,7 +45,7 @@ def on_each_core(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     if threads < 2 or not threads_see_the_same():
         return [_without_autograd(function, item) for item in items]
     with (
-        _one_core_per_operation(),
+        operation_threads(1),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         futures = [pool.submit(_without_autograd, function, item) for item in items]
@@ -75,9 +75,16 @@ def _without_autograd(function: Callable[[A], T], item: A) -> T:
 
 
 @contextmanager
-def _one_core_per_operation() -> Iterator[None]:
+def operation_threads(count: int) -> Iterator[None]:
+    """Within the block, each operation of PyTorch on the CPU uses this number of threads.
+
+    Example:
+        >>> with operation_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import timeit
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, perf_counter
@@ -25,6 +25,7 @@ from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..statistics import median_interval
+from ..sweep import operation_threads
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def latencies_in_turn(
     if first is None:
         raise TypeError(f"expected an input that contains a tensor, got {type(x).__name__}; convert arrays first")
     batch = len(x) if isinstance(x, list) else len(first) if first.ndim else 1
-    with ExitStack() as restoring, torch.inference_mode(), _threads(count):
+    with ExitStack() as restoring, torch.inference_mode(), operation_threads(count):
         for model in models:
             restoring.enter_context(_restored_afterwards(model))
         calls: list[Callable[[], Any]] = [partial(call_model, model, x) for model in models]
@@ -197,16 +198,6 @@ def device_clock() -> float:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return perf_counter()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _restored_afterwards(model: object) -> AbstractContextManager[None]:

@@ -29,7 +29,7 @@ from ..words import counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
 _ROUNDS = 6  # the fewest that hold a median
-_CALLS = 4 + 3 * _ROUNDS  # of a network that is timed, however long it takes
+_CALLS = 4 + 2 * _ROUNDS  # of a network that is timed, however long it takes
 _FEWEST = 4  # images: two for each role
 _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
@@ -48,7 +48,7 @@ def run(subject: Subject, options: Options) -> Section:
         search=Greedy(max_blocks=most),
         repair=NoRepair() if training is None else Recalibrate(),
         split=_split(subject, data, training, options),
-        clock=Clock(batch=options["batch"], seconds=options["seconds"], rounds=_ROUNDS),
+        clock=Clock(batch=options["batch"], threads=subject.threads, seconds=options["seconds"], rounds=_ROUNDS),
         full_frontier=True,
         progress=False,
     )
@@ -276,7 +276,7 @@ def effort(subject: Subject, options: Options) -> Effort:
         passes(sets / 2 + 1, search, at_once)
         + passes(3 * (most + 1), certify, at_once)
         + passes(3 * (most + 1), repair, at_once)
-        + passes(3 * _CALLS * most, batch, batch)  # the model itself, which is not prepared for speed
+        + passes(2 * _CALLS * most, batch, batch)  # the model itself, which is not prepared for speed
         + Effort(seconds=1.0 + 2 * most * options["seconds"])
     )
 
