@@ -23,9 +23,7 @@ import pytest
 
 from resnet_paths.sweep import JournalError, SweepInterrupted, SweepProgress, SweepResult, devices, run, sweep
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 FORK = multiprocessing.get_context("fork")
 
 
