@@ -42,7 +42,7 @@ from resnet_paths.report import (
 from resnet_paths.report.effort import quickest_threads
 from resnet_paths.report.page import everything
 from resnet_paths.report.section import Latency
-from resnet_paths.report.stages.frontier import found_of, headline_of
+from resnet_paths.report.stages.frontier import Terms, found_of, headline_of
 from resnet_paths.report.words import percent
 from resnet_paths.sweep import operation_threads
 from tiny_report import TINY
@@ -636,9 +636,10 @@ def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_wa
 def test_no_title_boasts_of_time_that_is_not_shown_to_be_saved(high: float, title: str, finding: str) -> None:
     latency = Latency((1, 2), 32, 0.009, 0.010, 0.9, 0.85, high)
     point = SimpleNamespace(dropped=(1, 2), accuracy=0.89, parameters=75)
-    plan = SimpleNamespace(point=point, points=[SimpleNamespace(accuracy=0.9, parameters=100), point], goal=None)
-    assert headline_of(plan, latency, 9, 100, "").title == title
-    assert finding in found_of(plan, latency)
+    points, images = [SimpleNamespace(accuracy=0.9, parameters=100), point], {"certify": SimpleNamespace(count=100)}
+    plan = SimpleNamespace(point=point, points=points, images=images)
+    assert headline_of(plan, latency, 9, "", Terms()).title == title
+    assert finding in found_of(plan, latency, Terms())
     assert latency.below.endswith("to 98 %") or latency.below.endswith(": not shown to be less")
 
 

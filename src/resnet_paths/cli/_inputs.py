@@ -81,14 +81,15 @@ class Source:
             say(self._told(data))
         return data
 
-    @property
-    def training(self) -> rp.ImageData | None:
-        """Training images of the same source; None if it has none."""
-        return self.images("train") if rp.data.has_parts(self.data) else None
+    def training(self, model: nn.Module) -> rp.data.InMemory | None:
+        """Training images, or other examples that a model reads, of the same source; None if it has none."""
+        return self.examples(model, "train") if rp.data.has_parts(self.data) else None
 
-    def code(self, images: rp.ImageData, limit: int | None, split: str = "test") -> str:
-        """The call of load_data that returns these images."""
+    def code(self, images: rp.data.InMemory, limit: int | None, split: str = "test") -> str:
+        """The call of load_data that returns these images, or of load_examples for other data."""
         parts = [json.dumps(self.data)] + [json.dumps(split)] * (split != "test")
+        if not isinstance(images, rp.ImageData):
+            return f"load_examples({', '.join([*parts, 'model=model', *([f'limit={limit}'] if limit else [])])})"
         parts += [f"{name}={value}" for name, value in (("limit", limit), ("size", self.size)) if value is not None]
         if self.mean or self.reading.fits(images.images.shape[1]):
             parts += [f"mean={images.mean}", f"std={images.std}"]

@@ -10,6 +10,7 @@ import typer
 
 import resnet_paths as rp
 
+from ..choices import MetricName
 from ..durations import in_seconds
 from ..tables import json_text
 from ..text_tables import show, table
@@ -44,6 +45,7 @@ _BUDGETS = {"quick": "at most 3 minutes", "full": "at most 30 minutes"}
 @command(
     "resnet-paths report",
     "resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget 30min",
+    "resnet-paths report --model mine.py:model --data mine.py:texts --metric perplexity --rise 0.5",
     "resnet-paths report --only explorer --only frontier --json",
     note="Exit codes: 0 all stages done, 1 a stage failed (the page shows its error), 2 wrong use.",
 )
@@ -67,14 +69,30 @@ def report(
         list[str] | None,
         typer.Option(help="Run this stage and no other; repeat for more.", autocompletion=_stages),
     ] = None,
+    metric: Annotated[
+        MetricName | None,
+        typer.Option(
+            help="What is measured (default: error for one class each, otherwise what fits the targets, such as "
+            "next_token_loss, pixel_loss or squared_error)."
+        ),
+    ] = None,
     accuracy_drop: Annotated[
         float,
         typer.Option(
-            help="Recommend blocks to drop only if, with 95 % confidence, accuracy falls by at most this much.",
+            help="Recommend blocks to drop only if, with 95 % confidence, accuracy falls by at most this much (or "
+            "another share of wrong answers rises).",
             min=0,
             max=1,
         ),
     ] = 0.02,
+    rise: Annotated[
+        float | None,
+        typer.Option(
+            help="The same for any --metric: its allowed rise, such as 0.5 of perplexity (default: 5 % of the full "
+            "network's value).",
+            min=0,
+        ),
+    ] = None,
     limit: Limit = None,
     batch_size: BatchSize = 100,
     memory: Annotated[
@@ -97,23 +115,25 @@ def report(
     ResNet-56 (27 blocks, trained on UCI digits), offline.
     """
     network, source = model_and_source(subject)
-    images = source.images(limit=limit)
-    unrolled(network, images)
+    data = source.examples(network, limit=limit)
+    unrolled(network, data)
     result = rp.report.write_report(
         network,
-        images,
+        data,
         out,
-        training=source.training,
+        metric=metric,
+        training=source.training(network),
         budget=budget,
         skip=_skipped(skip or [], only or []),
         accuracy_drop=accuracy_drop,
+        rise=rise,
         seed=seed,
         batch_size=batch_size,
         memory=memory,
         expressions=rp.report.Expressions(
             model=f"load_model({json.dumps(subject.model)})",
-            data=source.code(images, limit),
-            training=source.code(images, None, "train"),
+            data=source.code(data, limit),
+            training=source.code(data, None, "train"),
         ),
         journal=journal,
     )

@@ -75,7 +75,7 @@ def reproduce(
         claim or None,
         model=network,
         data=images,
-        training=source.training or images,
+        training=source.training(network) or images,
         seed=seed,
         seeds=seeds,
         progress=started,

@@ -11,7 +11,7 @@ from ..graph.inputs import call_model
 from ..graph.trees import leaves
 
 
-def output_on(model: nn.Module, images: Any, name: str, advice: str) -> Any:
+def output_on(model: nn.Module, images: Any, name: str, advice: str, nouns: str = "images") -> Any:
     """A model's output for a few images, or an error that says what to do.
 
     Args:
@@ -19,6 +19,7 @@ def output_on(model: nn.Module, images: Any, name: str, advice: str) -> Any:
         images: its input, on the device of its parameters.
         name: what to call the images in the message.
         advice: what to do, for the message.
+        nouns: what the examples are called.
 
     Raises:
         ValueError: the model fails on them.
@@ -30,8 +31,10 @@ def output_on(model: nn.Module, images: Any, name: str, advice: str) -> Any:
     try:
         with torch.no_grad():
             return call_model(model, images)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         tensors = [leaf for leaf in leaves(images) if isinstance(leaf, torch.Tensor)]
         shape = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors)
         reason = " ".join(str(error).split())
-        raise ValueError(f"expected images that the model accepts, got {name} of {shape}: {reason}; {advice}") from None
+        raise ValueError(
+            f"expected {nouns} that the model accepts, got {name} of {shape}: {reason}; {advice}"
+        ) from None

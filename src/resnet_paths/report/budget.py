@@ -86,12 +86,14 @@ class Spent:
         given: the share of the budget that the stage was given, in seconds.
         used: the time that it took, with its trial.
         shrunk: the sizes that are below those of a quick report, as (name, used, wanted).
+        nouns: what the examples are called, of which the options count images.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     given: float = 0.0
     used: float = 0.0
     shrunk: tuple[tuple[str, float, float], ...] = ()
+    nouns: str = "images"
 
     def to_json(self) -> str:
         """Serialise it, for the journal."""
@@ -116,9 +118,14 @@ class Spent:
         Example:
             >>> Spent(shrunk=(("draws", 4, 16),)).precision
             '4 draws instead of 16'
+            >>> Spent(shrunk=(("images", 4, 16),), nouns="sequences").precision
+            '4 sequences instead of 16'
         """
-        return listed([f"{number(used)} {_IN_WORDS.get(name, name.replace('_', ' '))} instead of {number(wanted)}"
+        return listed([f"{number(used)} {self._words(name)} instead of {number(wanted)}"
                        for name, used, wanted in self.shrunk]) if self.shrunk else ""  # fmt: skip
+
+    def _words(self, name: str) -> str:
+        return _IN_WORDS.get(name, name.replace("_", " ")).replace("images", self.nouns)
 
     @property
     def warning(self) -> str:
@@ -175,7 +182,7 @@ class TimePlan:
             section = stage.run(self.subject, options)
         used = self.clock() - began
         self._used, self._estimated = self._used + used, self._estimated + self._estimate(stage, level)
-        spent = Spent(options, share, used, self._shrunk(stage, options))
+        spent = Spent(options, share, used, self._shrunk(stage, options), self.subject.data.nouns)
         if spent.warning:
             section = replace(section, warnings=(*section.warnings, spent.warning))
         return section, spent
@@ -298,7 +305,10 @@ class TimePlan:
     def _why_not(self, stage: Stage) -> str:
         sizes = self._options(stage, LEAST)
         effort = stage.effort(self.subject, sizes)
-        named = listed([f"{name} {value}" for name, value in sizes.items() if name in stage.least])
+        nouns = self.subject.data.nouns
+        named = listed(
+            [f"{name.replace('images', nouns)} {value}" for name, value in sizes.items() if name in stage.least]
+        )
         if effort.bytes > self.subject.memory:
             return (
                 f"even its least sizes ({named}) need about {effort.bytes / 1e9:.1f} GB beside the model, above the "

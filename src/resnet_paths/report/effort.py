@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..graph.inputs import main_output
 from ..graph.preserve import preserved
-from ..graph.trees import leaves
+from ..graph.trees import leaves, map_leaves
 from ..network import UnrolledNetwork
 from ..sweep import operation_threads
 from ..tradeoff.timing import device_clock
@@ -100,36 +100,38 @@ class Prices:
         return images * self.image + batches * self.batch + effort.seconds
 
 
-def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: torch.Tensor, labels: torch.Tensor) -> Prices:
+def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: Any, length: int | None = None) -> Prices:
     """Time a pass of one image and of several, and their gradients.
 
     Args:
         net: the network, for gradients.
         fast: the network as forward passes use it.
-        x: images, as many as a batch should have at most.
-        labels: their classes.
+        x: images or other inputs, as many as a batch should have at most.
+        length: how many they are; None: as many as the first tensor has.
     """
+    length = batch_length(x) if length is None else length
     with preserved(net.model), torch.inference_mode():
-        single = _seconds(lambda: fast(x[:1]))
-        count = min(len(x), max(2, int(_SLOW / max(single, 1e-9))))
-        several = _seconds(lambda: fast(x[:count])) if count > 1 else single
+        single = _seconds(lambda: fast(first(x, 1, length)))
+        count = min(length, max(2, int(_SLOW / max(single, 1e-9))))
+        several = _seconds(lambda: fast(first(x, count, length))) if count > 1 else single
     image = max((several - single) / (count - 1), 0.2 * several / count) if count > 1 else single
     with preserved(net.model), torch.inference_mode(False):
         few = min(count, 8, max(1, int(_SLOW / (3 * image))))
-        own, target = x[:few].clone(), labels[:few].clone()
-        gradient = _seconds(lambda: _gradient(net.model, own, target))
+        own = map_leaves(first(x, few, length), lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+        gradient = _seconds(lambda: _gradient(net.model, own))
     batch = max(several - count * image, 0.0)
     return Prices(image, batch, gradient / (few * image + batch))
 
 
-def quickest_threads(fast: UnrolledNetwork, x: torch.Tensor, threads: int) -> int:
+def quickest_threads(fast: UnrolledNetwork, x: Any, threads: int) -> int:
     """One or `threads`: with which number of threads per operation forward passes take less time, measured in turn.
 
     Dividing the operations of a small network costs more than it saves, above all beside other work on the machine,
     since every operation waits for its slowest thread. On an accelerator nothing is measured, nor if a pass takes long:
     then its operations are large enough.
     """
-    if threads == 1 or x.device.type != "cpu":
+    devices = {leaf.device.type for leaf in leaves(x) if isinstance(leaf, torch.Tensor)}
+    if threads == 1 or devices != {"cpu"}:
         return threads
     times: dict[int, list[float]] = {1: [], threads: []}
     for repeat in range(1 + _REPEATS):
@@ -155,12 +157,37 @@ def _seconds(call: Callable[[], Any]) -> float:
     return statistics.median(times[1:])
 
 
-def _gradient(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> None:
+def _gradient(model: nn.Module, x: Any) -> None:
+    """The gradient of a loss that any output has; which one it is hardly changes the time."""
+    args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
     with torch.enable_grad():
-        weights = [parameter.detach().requires_grad_() for parameter in model.parameters()]
-        named = dict(zip((name for name, _ in model.named_parameters()), weights, strict=True))
-        output = main_output(torch.func.functional_call(model, named, (x,)))
-        torch.autograd.grad(nn.functional.cross_entropy(output, labels), weights, allow_unused=True)
+        named = {
+            name: parameter.detach().requires_grad_(parameter.is_floating_point())
+            for name, parameter in model.named_parameters()
+        }
+        output = main_output(torch.func.functional_call(model, named, args, kwargs))
+        weights = [weight for weight in named.values() if weight.requires_grad]
+        torch.autograd.grad(output.float().square().sum(), weights, allow_unused=True)
+
+
+def batch_length(x: Any) -> int:
+    """The number of examples of a batch: the length of its first tensor."""
+    return next(len(leaf) for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim)
+
+
+def first(x: Any, count: int, length: int) -> Any:
+    """The first examples of a batch of this length; tensors of another length are the same for all examples.
+
+    Example:
+        >>> {name: len(part) for name, part in first({"x": torch.zeros(4, 2), "table": torch.zeros(9)}, 3, 4).items()}
+        {'x': 3, 'table': 9}
+    """
+
+    def cut(leaf: Any) -> Any:
+        of_examples = isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == length
+        return leaf[:count] if of_examples else leaf
+
+    return map_leaves(x, cut)
 
 
 @dataclass(frozen=True)
@@ -172,12 +199,14 @@ class Footprint:
         largest: the largest of them.
         entries: the entries of all blocks together, as they are kept by passes that share their first blocks.
         entry: the largest of these.
+        output: the network's output.
     """
 
     total: int
     largest: int
     entries: int
     entry: int
+    output: int = 0
 
     @property
     def forward(self) -> int:
@@ -190,12 +219,15 @@ class Footprint:
         return 2 * self.total
 
     @classmethod
-    def of(cls, net: UnrolledNetwork, x: torch.Tensor) -> Footprint:
+    def of(cls, net: UnrolledNetwork, x: Any, length: int | None = None) -> Footprint:
         """Count what one image's pass computes. It follows from shapes alone, and is the same on each machine."""
+        one = first(x, 1, batch_length(x) if length is None else length)
         with preserved(net.model), torch.inference_mode(), _Outputs() as seen:
-            net(x[:1])
-        entries = [math.prod(block.entry_shape or ()) * x.element_size() for block in net]
-        return cls(seen.total, seen.largest, sum(entries), max(entries, default=0))
+            output = net(one)
+        entries = [math.prod(block.entry_shape or ()) * output.element_size() for block in net]
+        return cls(
+            seen.total, seen.largest, sum(entries), max(entries, default=0), output.numel() * output.element_size()
+        )
 
 
 class _Outputs(TorchFunctionMode):

@@ -14,7 +14,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..data.metrics import METRICS
 from ..tables import json_rows
+from .measure import Measure
 from .pictures import distinct
 from .section import Headline, Picture, Table
 from .subject import Subject
@@ -44,9 +46,39 @@ def render(report: Report, subject: Subject) -> str:
         latencies=json.dumps([[one.dropped, one.share, percent(one.share), one.below] for one in latencies]),
         report=report,
         provenance=report.provenance,
+        nouns=subject.data.nouns,
+        glossary=_glossary(subject),
         stages=report.to_pandas(),
         everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
     )
+
+
+def _glossary(subject: Subject) -> list[tuple[str, str]]:
+    """The words of a page about a metric, with their meanings."""
+    measure, nouns = subject.measure, subject.data.nouns
+    logits = "Logits are the model's outputs for the classes."
+    loss = f"{logits} The loss is the cross-entropy of their softmax with the true class, in nats."
+    interval = (
+        f"How much the number would vary with other {nouns} of the same kind: in 95 of 100 such samples, the interval "
+        "contains the true value."
+    )
+    point = "A difference of 1 % is one (percentage) point."
+    if subject.has_classes:
+        shares = f"Share of {nouns} that are classified wrongly, or correctly. {point}"
+        words = [("error, accuracy, point", shares), ("loss, logit", loss)]
+    else:
+        words = [] if subject.loss is None else [("loss", f"What gradients and curvature are of. {_meaning(subject)}")]
+    if measure.name not in ("error", "loss") or not subject.has_classes:
+        words.insert(0, (measure.words, f"{measure.meaning}{f' {point}' if measure.share else ''}"))
+    return [*words, ("95 % interval", interval)]
+
+
+def _meaning(subject: Subject) -> str:
+    """What the loss is of which gradients are taken."""
+    name = "" if subject.loss is None else subject.loss.name
+    if name in METRICS:
+        return Measure.of(METRICS[name], subject.noun).meaning
+    return "The metric itself." if subject.measure.is_own else "The binary cross-entropy of the labels, in nats."
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -117,12 +117,13 @@ class Latency:
 
     Attributes:
         dropped: the blocks.
-        batch: number of images of the pass.
+        batch: number of examples of the pass.
         seconds: its time.
         full: the full network's.
         share: the share of the full network's time.
         low: lower end of the share's 95 % interval.
         high: its upper end.
+        noun: what one example of the batch is called.
     """
 
     dropped: tuple[int, ...]
@@ -132,6 +133,12 @@ class Latency:
     share: float = 1.0
     low: float = 1.0
     high: float = 1.0
+    noun: str = "image"
+
+    @property
+    def noun_plural(self) -> str:
+        """What the examples are called."""
+        return self.noun if self.noun.endswith("s") else f"{self.noun}s"
 
     @property
     def is_less(self) -> bool:
@@ -150,12 +157,12 @@ class Latency:
             >>> Latency((), 1, 0.012, 0.012).below
             '12 ms for 1 image'
         """
-        images = counted(self.batch, "image")
+        examples = counted(self.batch, self.noun)
         if not self.dropped:
-            return f"{seconds(self.full)} for {images}"
+            return f"{seconds(self.full)} for {examples}"
         shown = "" if self.is_less else ": not shown to be less"
         return (
-            f"{seconds(self.seconds)} of {seconds(self.full)} for {images}; 95 % interval {percent(self.low)} to "
+            f"{seconds(self.seconds)} of {seconds(self.full)} for {examples}; 95 % interval {percent(self.low)} to "
             f"{percent(self.high)}{shown}"
         )
 

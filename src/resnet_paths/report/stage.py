@@ -9,7 +9,7 @@ to those of a full one; the plan of a report chooses the place on the scale from
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .effort import Effort
@@ -20,11 +20,11 @@ Options = Mapping[str, Any]
 LEAST, QUICK, FULL = 0.0, 1.0, 2.0
 
 
-NO_GRADIENT = "the gradient of the loss at the input is zero for all images: there is nothing to split"
+Words = Callable[[Subject], tuple[str, str]]
 
 
 class NotApplicableError(Exception):
-    """A stage does not apply to this model or these images; the message says why."""
+    """A stage does not apply to this model or these examples; the message says why."""
 
 
 def no_effort(subject: Subject, options: Options) -> Effort:
@@ -46,6 +46,7 @@ class Stage:
         weight: its share of a budget that is too short for all stages, relative to the others.
         least: what changes in the quick options where time is short; with less it would not say anything.
         effort: what it costs with given options.
+        worded: title and question for a subject, where they depend on its metric.
     """
 
     name: str
@@ -57,6 +58,14 @@ class Stage:
     weight: float = 1.0
     least: Options = field(default_factory=dict)
     effort: Callable[[Subject, Options], Effort] = no_effort
+    worded: Words | None = None
+
+    def about(self, subject: Subject) -> Stage:
+        """The stage with the title and the question for a subject."""
+        if self.worded is None:
+            return self
+        title, question = self.worded(subject)
+        return replace(self, title=title, question=question)
 
     def options(self, level: float = QUICK, changed: Options | None = None) -> dict[str, Any]:
         """The options at a level, some of them given.

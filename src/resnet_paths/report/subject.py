@@ -1,4 +1,4 @@
-"""What a report is about: a model and images, with what stages share.
+"""What a report is about: a model, images or other examples, and a metric, with what stages share.
 
 It is the context of the sweep whose points are the stages. What several stages need is made once, when the first asks
 for it; what decides their numbers or what they write takes part in the fingerprint, and so do the numbers of threads,
@@ -8,23 +8,33 @@ on which the last bits of sums and every time measured depend.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 import resnet_paths
 
-from ..data import ImageData
+from ..choices import MetricName
+from ..data import ExampleMetric, ImageData, InMemory
+from ..data.constant_answers import constant_answer
+from ..data.fitting import target_kinds
+from ..data.metrics import METRICS, Metric, metric_named
 from ..graph.inputs import main_output, placed
 from ..lesion import Exploration, explore
+from ..lesion.evaluate import example_parts
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..sweep.fingerprints import deciding
 from .effort import Footprint, Prices, measured_prices, quickest_threads
+from .losses import ExampleLoss, loss_for
+from .measure import Measure
+from .words import counted
 
+_OF_DATA = ("as_examples", "load_examples")  # that lines of code call
 _TIMED_TOGETHER = 32  # images of a pass that is timed; more cost time and hardly change the price of one
 
 
@@ -34,22 +44,24 @@ class Expressions:
 
     Attributes:
         model: makes the model.
-        data: makes the images.
+        data: makes the images, or the other examples.
         training: makes the training images.
+        metric: makes a metric of your own; one of the library's is written as its name.
     """
 
     model: str = "model"
     data: str = "data"
     training: str = "training"
+    metric: str = "metric"
 
 
 @dataclass(eq=False)
 class Subject:
-    """The model and the images of a report.
+    """The model and the images, or other examples, of a report.
 
     Attributes:
         model: in eval mode; left as it is.
-        data: the images on which numbers are reported.
+        data: the images or other examples on which numbers are reported.
         training: images to choose blocks and measure batch-norm statistics on, or None.
         expressions: Python expressions that make them, for the code shown in the report.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
@@ -57,22 +69,27 @@ class Subject:
         batch_size: images per batch at most; fewer where they would need more memory.
         memory: bytes that computations may hold beside the model and the images.
         threads: CPU threads per operation wherever a latency is measured: those of the process at the start.
+        metric: what is measured on each example: a name or a function, see :func:`resnet_paths.lesion.metric_named`.
+        rise: rise of the metric allowed when blocks are recommended for dropping; None: `accuracy_drop` for shares of
+            answers, otherwise a twentieth of the full network's value.
     """
 
     model: nn.Module
-    data: ImageData
-    training: ImageData | None = None
+    data: InMemory
+    training: InMemory | None = None
     expressions: Expressions = field(default_factory=Expressions)
     accuracy_drop: float = 0.02
     seed: int = 0
     batch_size: int = 100
     memory: float = 2e9
     threads: int = field(default_factory=torch.get_num_threads)
+    metric: MetricName | Metric = "error"
+    rise: float | None = None
 
     def __sweep_fingerprint__(self) -> Any:
         """Everything that determines the numbers."""
         data, training = (
-            None if data is None else (data.fingerprint, str(data.dtype), data.name)
+            None if data is None else (data.fingerprint, str(getattr(data, "dtype", "")), data.name, data.noun)
             for data in (self.data, self.training)
         )
         return deciding(self, data=data, training=training), torch.get_num_threads()
@@ -81,16 +98,21 @@ class Subject:
         """Refuse a model that no stage could report on.
 
         Raises:
-            ValueError: the model does not take the images, gives NaN or infinity for them, or has no blocks.
+            ValueError: the model does not take the examples, gives NaN or infinity for them, or has no blocks; or the
+                metric does not take its outputs.
         """
-        x, _ = self.batch(2)
-        output = main_output(output_on(self.model, x, self.data.name, "pass images that fit it"))
-        if not bool(output.isfinite().all()):
+        few, nouns = self.images(2), self.data.nouns
+        output = output_on(self.model, placed(few.x, self.model), self.data.name, f"pass {nouns} that fit it", nouns)
+        values = main_output(output)
+        if not bool(values.isfinite().all()):
             raise ValueError(
-                f"expected a model with finite outputs, got NaN or infinity for images of {self.data.name}; check "
-                "its weights and the normalisation of the images"
+                f"expected a model with finite outputs, got NaN or infinity for {nouns} of {self.data.name}; check "
+                f"its weights and the normalisation of the {nouns}"
             )
-        len(self.net)  # without blocks it is refused here, with the reasons
+        values = self.net.followed(output).detach().cpu()  # without blocks it is refused here, with the reasons
+        targets, mask = (None if tensor is None else tensor.cpu() for tensor in (few.targets, few.mask))
+        if len(values) == len(few):
+            example_parts(metric_named(self.metric)[1], values, targets, values, mask, len(few))
 
     @cached_property
     def net(self) -> UnrolledNetwork:
@@ -106,7 +128,7 @@ class Subject:
     @cached_property
     def footprint(self) -> Footprint:
         """The memory of one image's pass."""
-        return Footprint.of(self.net, self.batch(1)[0])
+        return Footprint.of(self.net, self.batch(1)[0], 1)
 
     @property
     def study(self) -> dict[str, Any]:
@@ -124,8 +146,8 @@ class Subject:
 
     def prices(self) -> Prices:
         """What passes cost on this machine, measured now."""
-        x, labels = self.batch(min(self.at_once, _TIMED_TOGETHER, len(self.data)))
-        return measured_prices(self.net, self.fast, x, labels)
+        count = min(self.at_once, _TIMED_TOGETHER, len(self.data))
+        return measured_prices(self.net, self.fast, self.batch(count)[0], count)
 
     def quickest_threads(self) -> int:
         """The CPU threads per operation with which stages take less time: one or `threads`, measured now."""
@@ -137,10 +159,96 @@ class Subject:
         return len(self.data) if images is None else min(images, len(self.data))
 
     @property
+    def noun(self) -> str:
+        """What one example is called."""
+        return self.data.noun
+
+    def counted(self, examples: int) -> str:
+        """A number of examples, in words."""
+        return counted(examples, self.data.noun)
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The metric in words."""
+        return Measure.of(self.metric, self.noun)
+
+    @property
+    def game(self) -> MetricName | Metric:
+        """The metric of the block game: the loss in place of the error, which is flat where few answers change."""
+        return "loss" if self.metric == "error" else self.metric
+
+    @property
+    def metric_code(self) -> str:
+        """The argument of calls in the code shown; nothing for the default."""
+        if self.metric == "error":
+            return ""
+        return f", metric={self.expressions.metric if self.measure.is_own else repr(self.measure.name)}"
+
+    @cached_property
+    def has_classes(self) -> bool:
+        """Whether each example has one class, of which the metric speaks."""
+        known = metric_named(self.metric)[1]
+        return (
+            self.data.labelled
+            and "class" in target_kinds(self.data)
+            and (not isinstance(known, ExampleMetric) or "class" in known.fits)
+            and self._scores_classes
+        )
+
+    @cached_property
+    def _scores_classes(self) -> bool:
+        """Whether the outputs are a score for each class."""
+        with torch.inference_mode():
+            output = self.net(self.batch(1)[0])
+        return output.ndim == 2 and self.data.targets is not None and output.shape[1] > int(self.data.targets.max())
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the examples are images with one class each, which analyses of pixels and of losses by name read."""
+        return isinstance(self.data, ImageData) and self.data.labelled
+
+    @property
     def chance(self) -> float:
-        """The error of always guessing the most frequent class of the images."""
-        counts = torch.bincount(self.data.labels.cpu())
+        """The error of always guessing the most frequent class of the examples."""
+        if self.data.targets is None:
+            raise ValueError(f"expected {self.data.nouns} of one class each, got some without")
+        counts = torch.bincount(self.data.targets.cpu())
         return 1 - float(counts.max()) / len(self.data)
+
+    @cached_property
+    def constant(self) -> float | None:
+        """The metric of the best answer that is the same for all examples, None where that is unknown."""
+        return constant_answer(self.metric, self.data)
+
+    @cached_property
+    def loss(self) -> ExampleLoss | None:
+        """The loss of which gradients are taken; None where there is none, see :attr:`why_no_loss`."""
+        found = ExampleLoss("loss", METRICS["loss"]) if self.has_classes else loss_for(self.metric, self.data)
+        return None if found is None or not self._is_differentiable(found) else found
+
+    @property
+    def why_no_loss(self) -> str:
+        """Why there are no gradients of a loss."""
+        if self.measure.is_own:
+            return f"the metric {self.measure.name} has no gradient"
+        return f"the {self.measure.words} is zero for the network itself, and without targets there is no other loss"
+
+    def _is_differentiable(self, loss: ExampleLoss) -> bool:
+        x, targets, mask = next(self.batches(1, 1))
+        with torch.inference_mode(False), torch.enable_grad():
+            values = loss(self.net(x).detach().clone().requires_grad_(), targets, mask)
+        return values.requires_grad
+
+    @cached_property
+    def start(self) -> Literal["input"] | int:
+        """Where gradients are taken: at the input, or at the first block's entry where inputs have no gradient."""
+        x, _ = self.batch(1)
+        return "input" if isinstance(x, torch.Tensor) and x.is_floating_point() else 0
+
+    @property
+    def start_words(self) -> str:
+        """The same in words."""
+        return "at the input" if self.start == "input" else "at the entry of the first block"
 
     def exploration(self, **options: Any) -> Exploration:
         """The network without many sets of blocks, see :func:`resnet_paths.lesion.explore`; measured once.
@@ -174,15 +282,28 @@ class Subject:
             <BLANKLINE>
             unroll(load_model())
         """
-        names = [name for name in resnet_paths.__all__ if re.search(rf"\b{name}\(", text)]
-        imports = f"from resnet_paths import {', '.join(sorted(names, key=str.lower))}\n"
-        return (imports if text.startswith("from ") else f"{imports}\n") + text if names else text
+        imports = ""
+        for module, names in (("resnet_paths", resnet_paths.__all__), ("resnet_paths.data", _OF_DATA)):
+            called = sorted((name for name in names if re.search(rf"\b{name}\(", text)), key=str.lower)
+            imports += f"from {module} import {', '.join(called)}\n" if called else ""
+        return (imports if text.startswith("from ") or not imports else f"{imports}\n") + text
 
-    def images(self, count: int | None) -> ImageData:
+    def images(self, count: int | None) -> InMemory:
         """`count` images, drawn at random with the seed (all, if there are no more)."""
         return self.data if count is None else self.data.sample(count, self.seed)
 
-    def training_images(self, count: int | None) -> ImageData | None:
+    def pictures(self, count: int | None) -> ImageData:
+        """The same, of data that are images.
+
+        Raises:
+            TypeError: they are not.
+        """
+        images = self.images(count)
+        if not isinstance(images, ImageData):
+            raise TypeError(f"expected images with a class each, got {images!r}; check has_pictures first")
+        return images
+
+    def training_images(self, count: int | None) -> InMemory | None:
         """`count` training images, or None if there are none."""
         return self.training if self.training is None or count is None else self.training.sample(count, self.seed)
 
@@ -190,10 +311,42 @@ class Subject:
         """The expression that makes the same images."""
         every = self.training is None or count is None or count >= len(self.training)
         code = self.expressions.training
+        code = code if isinstance(self.training, ImageData) else f"as_examples({code}, net.model)"
         return code if every else f"{code}.sample({count}, seed={self.seed})"
 
-    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` images with their labels, on the model's device."""
+    def batch(self, count: int) -> tuple[Any, Any]:
+        """`count` images with their labels, or other inputs with their targets, on the model's device."""
         some = self.images(count)
-        x = placed(some.x, self.model)
-        return x, some.labels.to(x.device)
+        return placed(some.x, self.model), self._placed(some.targets)
+
+    def batches(self, count: int, at_once: int) -> Iterator[tuple[Any, Any, torch.Tensor | None]]:
+        """The same in parts: inputs, targets and the mask of positions that count.
+
+        Args:
+            count: number of examples.
+            at_once: of one part, at most.
+
+        Yields:
+            The three of one part, on the model's device.
+        """
+        some = self.images(count)
+        for start in range(0, len(some), at_once):
+            part = some.subset(slice(start, min(start + at_once, len(some))))
+            yield placed(part.x, self.model), self._placed(part.targets), self._placed(part.mask)
+
+    def _placed(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(next(self.model.parameters()).device)
+
+    @property
+    def setup(self) -> str:
+        """The lines of code that make ``net``, and ``data`` where it takes some to unroll the model."""
+        made = self.expressions
+        if isinstance(self.data, ImageData):
+            return f"net = unroll({made.model})\n"
+        model = "" if made.model == "model" else f"model = {made.model}\n"
+        return f"{model}data = as_examples({made.data}, model)\nnet = unroll(model, data.subset([0, 1]).x)\n"
+
+    @property
+    def data_code(self) -> str:
+        """The expression for the data after :attr:`setup`."""
+        return self.expressions.data if isinstance(self.data, ImageData) else "data"

@@ -63,14 +63,24 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def signed(difference: float, digits: int = 3) -> str:
+    """A difference of two numbers, with its sign.
+
+    Example:
+        >>> signed(0.151234), signed(-12345.6), signed(0.0), signed(float("nan"))
+        ('+0.151', '-12,346', '0', 'nan')
+    """
+    return f"+{number(difference, digits)}" if difference > 0 else number(difference, digits)
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """A count and its noun.
 
     Example:
-        >>> counted(1, "block"), counted(0, "block"), counted(3, "class", "classes")
-        ('1 block', 'no blocks', '3 classes')
+        >>> counted(1, "block"), counted(0, "block"), counted(3, "class", "classes"), counted(3, "series")
+        ('1 block', 'no blocks', '3 classes', '3 series')
     """
-    noun = one if count == 1 else many or f"{one}s"
+    noun = one if count == 1 else many or (one if one.endswith("s") else f"{one}s")
     return f"{count or 'no'} {noun}" if count < 1000 else f"{count:,} {noun}"
 
 
@@ -82,6 +92,16 @@ def power(base: int, exponent: int) -> str:
         '2²⁷'
     """
     return f"{base}" + str(exponent).translate(_RAISED)
+
+
+def block_name(name: object) -> str:
+    """What prose calls a block: in a plain sequence of modules, names are numbers.
+
+    Example:
+        >>> block_name("layer1.0"), block_name("3")
+        ('layer1.0', 'block 3')
+    """
+    return f"block {name}" if str(name).isdecimal() else str(name)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

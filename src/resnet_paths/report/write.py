@@ -8,6 +8,7 @@ part of its value, so that a later call keeps them, whatever the machine does th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,8 +20,11 @@ import pandas as pd
 from torch import nn
 
 from ..arguments import Range, checked
-from ..data import ImageSource, as_data
+from ..choices import MetricName
+from ..data import ImageData, ImageSource, InMemory, as_examples
 from ..data.classes import numbered_alike
+from ..data.fitting import data_for, target_kinds, usual_metric
+from ..data.metrics import Metric
 from ..files import write_text
 from ..graph.eval_mode import check_eval
 from ..graph.model_fingerprint import fingerprint
@@ -133,18 +137,20 @@ class Report(Shown):
         )
 
 
-# Fifteen parameters: what the report is about (three), what is measured and how (eight), and what is written (four).
+# Seventeen parameters: what the report is about (four), what is measured and how (nine), and what is written (four).
 # Nearly all are options of the command line; a script that calls this sets two or three of them.
-@checked(accuracy_drop=Range(0, 1), memory=Range(0, above=True))
+@checked(accuracy_drop=Range(0, 1), rise=Range(0, math.inf), memory=Range(0, above=True))
 def write_report(
     model: nn.Module,
     data: ImageSource,
     out: str | Path = "report.html",
     *,
+    metric: MetricName | Metric | None = None,
     training: ImageSource | None = None,
     budget: str | float | timedelta = "quick",
     skip: Sequence[str] = (),
     accuracy_drop: float = 0.02,
+    rise: float | None = None,
     seed: int = 0,
     batch_size: int = 100,
     memory: float = 2.0,
@@ -156,10 +162,14 @@ def write_report(
 ) -> Report:
     """Run every analysis on a model and write one self-contained HTML file.
 
+    The data may be of any form: images, token batches, series, tables. The metric names what is measured on each
+    example; the page speaks of it, and of sequences or series instead of images. A stage that needs what the data do
+    not have, such as pictures, says so.
+
     Each finished stage is stored in a journal under a fingerprint of everything that determines it: the model, the
-    images, the options, the seed and the code. A second call computes only what is missing or has failed. A kill
-    loses at most the running stage and what finished less than a fifth of a second before it. A failed stage does not
-    stop the others: the page shows its error.
+    data, the metric, the options, the seed and the code. A second call computes only what is missing or has failed. A
+    kill loses at most the running stage and what finished less than a fifth of a second before it. A failed stage does
+    not stop the others: the page shows its error.
 
     The budget is kept whatever the model and the machine. A pass of the network is timed first. Each stage is then
     given a share of the time that is left, and its numbers of images, draws, orders and grid points follow from that;
@@ -168,14 +178,19 @@ def write_report(
 
     Args:
         model: a residual model in eval mode; it is not changed.
-        data: the images on which numbers are reported.
+        data: the images or other examples on which numbers are reported; what :func:`~resnet_paths.data.as_examples`
+            reads.
         out: the file to write.
+        metric: see :func:`~resnet_paths.lesion.metric_named`; None: ``error`` for examples with one class each,
+            otherwise one that fits the targets (``next_token_loss``, ``pixel_loss``, ``squared_error``, ...).
         training: images for choosing blocks and estimating batch-norm statistics; None: one half of `data`.
         budget: ``quick`` (at most 3 minutes), ``full`` (30 minutes), or a duration: words such as ``"10min"``, seconds
             or a timedelta. A small model takes less: no stage uses more images or draws than those of its kind should.
         skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
-            confidence on held-out images.
+            confidence on held-out images; or the rise of another share of wrong answers.
+        rise: rise of the metric that is allowed instead; None: for a metric that is no share of answers, a twentieth of
+            the full network's value.
         seed: of all random draws.
         batch_size: images per batch at most.
         memory: what computations may hold beside the model and the images, in GB; batches and sizes are chosen to stay
@@ -190,8 +205,8 @@ def write_report(
         The outcome of each stage, with all tables.
 
     Raises:
-        ValueError: an unknown budget, stage or option; a model in training mode, without blocks, that does not take
-            the images or gives NaN for them.
+        ValueError: an unknown budget, stage or option; a metric that is unknown or does not fit the targets; a model in
+            training mode, without blocks, that does not take the data or gives NaN for them.
 
     Cost: at most the budget, as far as stages can be estimated (within a fifth); less for the embedded network.
 
@@ -210,12 +225,9 @@ def write_report(
     """
     began = time.monotonic()
     seconds = budget_seconds(budget)
-    data = as_data(data)
-    training = None if training is None else as_data(training)
-    if training is not None:
-        training, data = numbered_alike(training, data)
     wanted = _wanted(stages, skip, options or {})
     check_eval(model)
+    data, training, metric = _read(model, data, training, metric)
     target = Path(out)
     if target.is_dir():
         raise ValueError(
@@ -224,8 +236,10 @@ def write_report(
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
     written = expressions or Expressions()
-    subject = Subject(model, data, training, written, accuracy_drop, seed, batch_size, 1e9 * memory)
+    measured: dict[str, Any] = {"memory": 1e9 * memory, "metric": metric, "rise": rise}
+    subject = Subject(model, data, training, written, accuracy_drop, seed, batch_size, **measured)
     subject.check()
+    stages = [stage.about(subject) for stage in stages]
     wanted_stages = [stage for stage in stages if stage.name in wanted]
     points = [{"stage": stage.name, "seconds": seconds, "options": wanted[stage.name]} for stage in wanted_stages]
     runner = _Runner({stage.name: stage for stage in stages})
@@ -247,6 +261,24 @@ def write_report(
 def _quickest_threads(point: Any, subject: Subject, seed: int) -> dict[str, int]:
     """The CPU threads per operation: measured once and journalled, since the last bits of all numbers depend on it."""
     return {"threads": subject.quickest_threads()}
+
+
+def _read(
+    model: nn.Module, data: ImageSource, training: ImageSource | None, metric: MetricName | Metric | None
+) -> tuple[InMemory, InMemory | None, MetricName | Metric]:
+    """Data and training data in memory, and the metric; by default, the usual one of the data."""
+    if metric is None:
+        data = as_examples(data, model)
+        metric = "error" if "class" in target_kinds(data) else usual_metric(data)
+    read = data_for(metric, data, model)
+    if training is None:
+        return read, None, metric
+    other = data_for(metric, training, model)
+    if isinstance(read, ImageData) and isinstance(other, ImageData):
+        other, read = numbered_alike(other, read)
+    elif isinstance(read, ImageData) or isinstance(other, ImageData):
+        raise ValueError(f"expected training data of the same kind as {read!r}, got {other!r}")
+    return read, other, metric
 
 
 def _told(
@@ -326,6 +358,15 @@ def _value(result: SweepResult, name: str, row: int) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _allowed(subject: Subject) -> dict[str, str]:
+    """The change for the worse that was allowed, as far as it was asked for."""
+    if subject.rise is not None:
+        return {"rise": str(subject.rise)}
+    if subject.metric == "error":
+        return {"accuracy_drop": str(subject.accuracy_drop)}
+    return {"rise": str(subject.accuracy_drop)} if subject.measure.share else {}
+
+
 def _provenance(subject: Subject, budget: float, threads: int, result: SweepResult) -> dict[str, str]:
     facts = {key: str(value) for key, value in asdict(result.provenance).items() if key not in ("function", "context")}
     parameter = next(subject.model.parameters())
@@ -344,6 +385,7 @@ def _provenance(subject: Subject, budget: float, threads: int, result: SweepResu
         "threads": str(threads),
         "threads_timed": str(subject.threads),
         "memory_bound_gb": f"{subject.memory / 1e9:g}",
-        "accuracy_drop": str(subject.accuracy_drop),
+        "metric": subject.measure.name,
+        **_allowed(subject),
         **facts,
     }

@@ -52,7 +52,7 @@ def run(subject: Subject, options: Options) -> Section:
     if fixed:
         reading.append(f"{counted(len(fixed), 'block')} cannot be dropped: {listed(fixed)} ({net[fixed[0]].reason}).")
     table = Table.of("blocks", "Blocks, from the input to the output", pd.DataFrame(rows))
-    code = subject.code(f"net = unroll({subject.expressions.model})\nprint(net)")
+    code = subject.code(f"{subject.setup}print(net)")
     return Section((Part("Residual blocks", tuple(reading), tables=(table,), code=code),), (found,))
 
 

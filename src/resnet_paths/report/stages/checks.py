@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...data import ImageData, right
+from ...data import ImageData, InMemory, right
+from ...data.metrics import metric_named
 from ...graph.inputs import placed
 from ...graph.preserve import preserved
+from ...lesion.evaluate import deletion_gates, evaluate_gates
 from ...statistics import interval, share_interval
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
@@ -21,79 +23,126 @@ from ..words import counted, listed, percent, points
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Accuracy, classes and their counts; overlap of the images, repeatability of the model."""
+    """How good the model is on what; overlap of the examples, repeatability of the model."""
     data = subject.images(options["images"])
+    part, warnings = _of_classes(subject, data) if subject.has_classes else _of_metric(subject, data)
+    warnings += [*_overlap(subject), *_repeats(subject, options["repeat_images"])]
+    return Section((part,), (part.reading[0],), tuple(warnings))
+
+
+def _of_classes(subject: Subject, data: InMemory) -> tuple[Part, list[str]]:
+    """Accuracy, classes and their counts."""
     right = _right(subject, data)
     low, high = interval(right)
     classes = _by_class(data, right)
-    warnings = [
-        *_sample(right),
-        *_classes(classes),
-        *_accuracy(subject, right),
-        *_overlap(subject),
-        *_repeats(subject, options["repeat_images"]),
-    ]
+    warnings = [*_sample(right, subject), *_classes(classes, subject.data.nouns), *_accuracy(subject, right)]
     accuracy = float(right.mean())
-    parameters = count_parameters(subject.model)
     found = (
-        f"{type(subject.model).__name__} with {counted(parameters, 'parameter')} classifies {percent(accuracy)} of "
-        f"{counted(len(data), 'image')} of {data.name} correctly (95 % interval {percent(low)} to {percent(high)})."
+        f"{_model(subject)} classifies {percent(accuracy)} of {subject.counted(len(data))} of {data.name} correctly "
+        f"(95 % interval {percent(low)} to {percent(high)})."
     )
     worst = classes.sort_values("accuracy", kind="stable").iloc[0]
     reading = (
         found,
         f"Guessing the most frequent class would reach {percent(1 - subject.chance)}. The class with the lowest "
         f"accuracy is {worst['class']}: {percent(float(worst['accuracy']))} of its "
-        f"{counted(int(worst['images']), 'image')}.",
-        _what_can_be_told(accuracy, len(data)),
+        f"{subject.counted(int(worst.iloc[1]))}.",
+        _what_can_be_told(accuracy, len(data), subject),
     )
     table = Table.of("classes", "Accuracy by class", classes)
-    return Section((Part("What was examined", reading, tables=(table,)),), (found,), tuple(warnings))
+    return Part("What was examined", reading, tables=(table,)), warnings
 
 
-def _right(subject: Subject, data: ImageData) -> np.ndarray:
+def _of_metric(subject: Subject, data: InMemory) -> tuple[Part, list[str]]:
+    """The metric, with that of the best answer that does not look at the inputs."""
+    measure, constant, value = subject.measure, subject.constant, subject.measure.value
+    gates = deletion_gates([[]], len(subject.net))
+    values = evaluate_gates(subject.net, data, gates, metric_named(subject.metric)[1], **subject.study)[0]
+    mean, (low, high) = float(values.mean()), interval(values) if len(values) > 1 else (math.nan, math.nan)
+    examples = subject.counted(len(data))
+    found = (
+        f"The {measure.words} of {_model(subject)} is {value(mean)} on {examples} of {data.name} (95 % interval "
+        f"{value(low)} to {value(high)})."
+    )
+    reading = [found, f"{measure.meaning} Less is better."]
+    if constant is not None:
+        reading.append(f"The best answer that is the same for all {data.nouns} would reach {value(constant)}.")
+    reading.append(
+        f"Intervals are over {data.nouns}. Small effects only show in paired comparisons on the same {data.nouns}, as "
+        f"in the sections below, or with more {data.nouns}."
+    )
+    warnings = []
+    if len(values) < 200:
+        warnings.append(
+            f"Small sample: {examples}. The 95 % interval of the {measure.words} is {measure.amount(high - low)} wide."
+        )
+    if constant is not None and not high < constant:
+        warnings.append(
+            f"The model is not reliably better than a constant answer ({measure.words} {value(mean)}; "
+            f"{value(constant)} for the best answer that is the same for all {data.nouns}). Is it trained, and do "
+            "--model and --data belong together? Deletions cannot be interpreted for such a model."
+        )
+    facts = {measure.name: mean, "low": low, "high": high, "examples": len(values), "constant_answer": constant}
+    table = Table.of("whole", f"{measure.title} of the full network", pd.DataFrame([facts]))
+    return Part("What was examined", tuple(reading), tables=(table,)), warnings
+
+
+def _model(subject: Subject) -> str:
+    return f"{type(subject.model).__name__} with {counted(count_parameters(subject.model), 'parameter')}"
+
+
+def _right(subject: Subject, data: InMemory) -> np.ndarray:
     found = []
     with torch.inference_mode():
-        for x, labels in data.batches(subject.at_once):
-            logits = subject.net(placed(x, subject.model)).cpu()
-            found.append(right(logits, labels.cpu()).double())
+        for start in range(0, len(data), subject.at_once):
+            part = data.subset(slice(start, min(start + subject.at_once, len(data))))
+            logits = subject.net(placed(part.x, subject.model)).cpu()
+            found.append(right(logits, _labels(part)).double())
     return torch.cat(found).numpy()
 
 
-def _by_class(data: ImageData, right: np.ndarray) -> pd.DataFrame:
-    labels = data.labels.cpu().numpy()
+def _labels(data: InMemory) -> torch.Tensor:
+    if data.targets is None:
+        raise ValueError(f"expected {data.nouns} of one class each, got some without")
+    return data.targets.cpu()
+
+
+def _by_class(data: InMemory, right: np.ndarray) -> pd.DataFrame:
+    labels = _labels(data).numpy()
+    classes = data.classes if isinstance(data, ImageData) else tuple(map(str, range(int(labels.max()) + 1)))
+    count = "images" if isinstance(data, ImageData) else "examples"
     rows = []
-    for index, name in enumerate(data.classes):
+    for index, name in enumerate(classes):
         own = right[labels == index]
         low, high = interval(own) if len(own) else (math.nan, math.nan)
         accuracy = float(own.mean()) if len(own) else math.nan
-        rows.append({"class": name, "images": len(own), "accuracy": accuracy, "low": low, "high": high})
+        rows.append({"class": name, count: len(own), "accuracy": accuracy, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def _what_can_be_told(accuracy: float, count: int) -> str:
+def _what_can_be_told(accuracy: float, count: int, subject: Subject) -> str:
     low, high = share_interval(accuracy, count)
-    spread = (high - low) / 2
+    spread, nouns = (high - low) / 2, subject.data.nouns
     return (
-        f"With {counted(count, 'image')} the accuracy is known to about {points(spread).lstrip('+')} either way. "
-        "Smaller effects only show in paired comparisons on the same images, as in the sections below, or with more "
-        "images."
+        f"With {subject.counted(count)} the accuracy is known to about {points(spread).lstrip('+')} either way. "
+        f"Smaller effects only show in paired comparisons on the same {nouns}, as in the sections below, or with more "
+        f"{nouns}."
     )
 
 
-def _sample(right: np.ndarray) -> list[str]:
+def _sample(right: np.ndarray, subject: Subject) -> list[str]:
     low, high = interval(right)
     if len(right) >= 1000 and high - low <= 0.03:
         return []
     return [
-        f"Small sample: {counted(len(right), 'image')}. The 95 % interval of the accuracy is "
+        f"Small sample: {subject.counted(len(right))}. The 95 % interval of the accuracy is "
         f"{points(high - low).lstrip('+')} wide."
     ]
 
 
-def _classes(classes: pd.DataFrame) -> list[str]:
-    missing = classes.loc[classes["images"] == 0, "class"].astype(str).tolist()
-    return [f"No images of {counted(len(missing), 'class', 'classes')}: {listed(missing)}."] if missing else []
+def _classes(classes: pd.DataFrame, nouns: str) -> list[str]:
+    missing = classes.loc[classes.iloc[:, 1] == 0, "class"].astype(str).tolist()
+    return [f"No {nouns} of {counted(len(missing), 'class', 'classes')}: {listed(missing)}."] if missing else []
 
 
 def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
@@ -108,54 +157,60 @@ def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
 
 
 def _overlap(subject: Subject) -> list[str]:
-    """Images that were used for training or for choosing blocks are not test images."""
-    found = []
+    """Examples that were used for training or for choosing blocks are not test examples."""
+    found, nouns = [], subject.data.nouns
     own = list(subject.data.digests())
     inside = len(own) - len(set(own))
     if inside:
-        found.append(f"{counted(inside, 'image')} of {subject.data.name} occur more than once.")
+        found.append(f"{subject.counted(inside)} of {subject.data.name} occur more than once.")
     if subject.training is None:
         found.append(
-            "No training images were given. Blocks to drop are chosen on one half of the images and reported on the "
-            "other. Whether the model was trained on these images cannot be checked."
+            f"No training {nouns} were given. Blocks to drop are chosen on one half of the {nouns} and reported on the "
+            f"other. Whether the model was trained on these {nouns} cannot be checked."
         )
         return found
     known = set(subject.training.digests())
     shared = sum(digest in known for digest in own)
     if shared:
+        effect = "accuracies are too high, damages too low" if subject.has_classes else "damages may be too low"
         found.append(
-            f"{counted(shared, 'test image')} of {len(subject.data)} ({percent(shared / len(subject.data))}) are "
-            "also among the training images: accuracies are too high, damages too low."
+            f"{counted(shared, f'test {subject.noun}')} of {len(subject.data)} ({percent(shared / len(subject.data))}) "
+            f"are also among the training {nouns}: {effect}."
         )
     return found
 
 
 def _repeats(subject: Subject, count: int) -> list[str]:
-    """Compare two runs on the same images, and runs one image at a time."""
-    x, _ = subject.batch(count)
+    """Compare two runs on the same examples, and runs one example at a time."""
+    some, noun, nouns = subject.images(count), subject.noun, subject.data.nouns
+    x = placed(some.x, subject.model)
+    output = "logits" if subject.has_classes else "outputs"
     with preserved(subject.model), torch.no_grad():
         first, again = subject.net(x), subject.net(x)
-        alone = torch.cat([subject.net(x[place : place + 1]) for place in range(len(x))])
+        each = [some.subset(slice(place, place + 1)).x for place in range(len(some))]
+        alone = torch.cat([subject.net(placed(one, subject.model)) for one in each])
     scale = float(first.abs().max()) or 1.0
     found = []
     if float((first - again).abs().max()) > 1e-6 * scale:
         found.append(
-            "Non-deterministic: the same images give different logits when run twice (by up to "
+            f"Non-deterministic: the same {nouns} give different {output} when run twice (by up to "
             f"{float((first - again).abs().max()):.2g}). Differences between deletions include this noise."
         )
     gap = float((first - alone).abs().max()) / scale
     if not gap <= 1e-3:
+        article = "An" if noun[0] in "aeiou" else "A"
         found.append(
-            f"An image's logits depend on the other images in its batch (by up to {percent(gap)} of the largest "
-            "logit). Results therefore depend on the batch size and the order of the images."
+            f"{article} {noun}'s {output} depend on the other {nouns} in its batch (by up to {percent(gap)} of the "
+            f"largest {output.removesuffix('s')}). Results therefore depend on the batch size and the order of the "
+            f"{nouns}."
         )
     return found
 
 
 def effort(subject: Subject, options: Options) -> Effort:
-    """One pass over the images, and a few of them twice and one by one."""
+    """One pass over the images (two for a metric that may compare with it), and a few of them twice and one by one."""
     few = subject.count(options["repeat_images"])
-    once = passes(1, subject.count(options["images"]), subject.at_once)
+    once = passes(1 if subject.has_classes else 2, subject.count(options["images"]), subject.at_once)
     return once + passes(2, few, few) + passes(few, 1, 1) + Effort(seconds=0.2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ...landscape import (
+    CurvatureOperator,
     ExtremeEigenvalues,
     SpectralDensity,
     curvature_operator,
@@ -29,14 +30,14 @@ def run(subject: Subject, options: Options) -> Section:
         f"{number(extremes.smallest)}; the ratio of their magnitudes is {number(extremes.ratio)} (a convex loss has "
         "no negative eigenvalue)."
     )
-    return Section((part,), (found,), _warnings(extremes, options))
+    return Section((part,), (found,), _warnings(extremes, options, subject.noun))
 
 
 def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenvalues]:
+    if subject.loss is None:
+        raise NotApplicableError(subject.why_no_loss)
     try:
-        operator = curvature_operator(
-            subject.model, subject.images(options["images"]), batch_size=subject.together(_bytes(subject))
-        )
+        operator = _operator(subject, subject.count(options["images"]), subject.together(_bytes(subject)))
     except ImportError as reason:
         raise NotApplicableError(str(reason).rstrip(".")) from None
     try:
@@ -51,10 +52,10 @@ def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenval
     below, error = density.share_below(-1e-2 * extremes.largest)
     reading = (
         f"The largest eigenvalue is {number(extremes.largest)}, the smallest {number(extremes.smallest)}. "
-        f"{_convex(extremes)}",
+        f"{_convex(extremes, subject.data.nouns)}",
         "The Hessian holds the second derivatives of the loss with respect to all weights. An eigenvalue is the "
         f"curvature of the loss along one direction. It has {counted(extremes.size, 'eigenvalue')}, here on "
-        f"{counted(extremes.samples, 'image')}.",
+        f"{subject.counted(extremes.samples)}.",
         f"About {percent(below)} of the eigenvalues (standard error {percent(error)}) are below minus one hundredth "
         "of the largest. In the plot, each eigenvalue is smoothed into a Gaussian.",
     )
@@ -65,6 +66,16 @@ def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenval
     tables = _tables(extremes, density)
     drawn = picture(lambda ax: plot_spectrum(density, ax), alt, _tips(tables[1]))
     return Part("The model", reading, drawn, tables), extremes
+
+
+def _operator(subject: Subject, count: int, at_once: int) -> CurvatureOperator:
+    """The Hessian of the mean loss over the examples."""
+    if subject.has_pictures:
+        return curvature_operator(subject.model, subject.images(count), batch_size=at_once)
+    loss = subject.loss
+    assert loss is not None
+    parts = [(x, (targets, mask)) for x, targets, mask in subject.batches(count, at_once)]
+    return curvature_operator(subject.model, parts, loss=lambda outputs, target: loss(outputs, *target))
 
 
 def _tips(table: Table, most: int = 60) -> list[Mark]:
@@ -89,19 +100,19 @@ def _tables(extremes: ExtremeEigenvalues, density: SpectralDensity) -> tuple[Tab
     )
 
 
-def _convex(extremes: ExtremeEigenvalues) -> str:
+def _convex(extremes: ExtremeEigenvalues, nouns: str) -> str:
     if extremes.smallest >= -1e-3 * extremes.largest:
         return "None is negative beyond a thousandth of the largest: the loss is locally convex."
-    return "Along some directions the curvature is negative: for these images the weights are not at a minimum."
+    return f"Along some directions the curvature is negative: for these {nouns} the weights are not at a minimum."
 
 
-def _warnings(extremes: ExtremeEigenvalues, options: Options) -> tuple[str, ...]:
+def _warnings(extremes: ExtremeEigenvalues, options: Options, noun: str) -> tuple[str, ...]:
     found = []
     if float(extremes.residuals.max()) > options["tolerance"]:
         found.append(f"The extreme eigenvalues have errors of up to {percent(float(extremes.residuals.max()))}.")
     if extremes.samples < 200:
         found.append(
-            f"The Hessian is computed on only {counted(extremes.samples, 'image')}; its eigenvalues vary with them."
+            f"The Hessian is computed on only {counted(extremes.samples, noun)}; its eigenvalues vary with them."
         )
     return tuple(found)
 
@@ -117,6 +128,8 @@ def _bytes(subject: Subject) -> float:
 
 def effort(subject: Subject, options: Options) -> Effort:
     """Products of the Hessian with vectors, and the vectors themselves, in float64."""
+    if subject.loss is None:
+        return Effort()
     products = options["basis"] + _RESTARTS * (options["basis"] - 2) + options["steps"] * options["draws"]
     images, vectors = subject.count(options["images"]), max(options["basis"] + 4, options["steps"] + 2)
     return gradients(_PRODUCT * products, images, subject.together(_bytes(subject))) + Effort(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
@@ -10,9 +12,10 @@ from ..effort import Effort, gradients, passes
 from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
-from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
+from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, number, percent
+from .gradient import no_gradient
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -20,25 +23,27 @@ def run(subject: Subject, options: Options) -> Section:
     n = len(subject.net)
     if n < 2:
         raise NotApplicableError(f"a network of {counted(n, 'block')} has too few path lengths")
-    x, labels = subject.batch(options["images"])
-    at_once = subject.together(_bytes(subject, options))
-    parts = zip(x.split(at_once), labels.split(at_once), strict=True)
+    loss, count = subject.loss, subject.count(options["images"])
+    if loss is None:
+        raise NotApplicableError(subject.why_no_loss)
+    parts = subject.batches(count, subject.together(_bytes(subject, options)))
+    common: dict[str, Any] = {"draws": options["draws"], "at": subject.start}
     drawn = joined(
         [
-            sample_path_gradients(subject.fast, *part, draws=options["draws"], seed=subject.seed + place)
-            for place, part in enumerate(parts)
+            sample_path_gradients(subject.fast, x, targets, loss=loss.total(mask), seed=subject.seed + place, **common)
+            for place, (x, targets, mask) in enumerate(parts)
         ],
         ("norms", "mean", "standard_error"),
     )
     if not drawn.norms.any():
-        raise NotApplicableError(NO_GRADIENT)
+        raise NotApplicableError(no_gradient(subject))
     record = effective_paths(drawn)
     found = (
         f"Paths of {record.low} to {record.high} branches, {percent(record.path_share)} of all paths, carry "
         f"{percent(record.mass)} of the gradient. Weighted by gradient, the mean length is "
         f"{number(record.mean_length)}; over all paths it is {number(n / 2)}."
     )
-    table = Table.of("effective_paths", f"By length, {counted(len(x), 'image')}", record.to_pandas())
+    table = Table.of("effective_paths", f"By length, {subject.counted(count)}", record.to_pandas())
     values = marks(table, lambda row: f"length {row['length']}: norm {number(row['norm'])}", y="norm", x="length")
     norms = Part(
         "Gradient of single paths",
@@ -71,7 +76,7 @@ def run(subject: Subject, options: Options) -> Section:
         ),
         (table,),
     )
-    return Section((norms, shares), (found,), _warnings(record, options["draws"]))
+    return Section((norms, shares), (found,), _warnings(record, options["draws"], subject.noun))
 
 
 def _decay(record: EffectivePaths) -> tuple[str, ...]:
@@ -92,13 +97,13 @@ def _alt_norms(record: EffectivePaths) -> str:
     )
 
 
-def _warnings(record: EffectivePaths, samples: int) -> tuple[str, ...]:
+def _warnings(record: EffectivePaths, samples: int, noun: str) -> tuple[str, ...]:
     found = []
     inside = slice(record.low, record.high + 1)
     relative = record.standard_error[inside] / np.maximum(record.norm[inside], np.finfo(float).tiny)
     if relative.max() > 0.2:
         found.append(
-            f"Path sampling is noisy: with {samples} paths per length and image the standard error reaches "
+            f"Path sampling is noisy: with {samples} paths per length and {noun} the standard error reaches "
             f"{percent(float(relative.max()))} of the value within the effective range. A longer --budget draws more."
         )
     if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:
@@ -113,6 +118,8 @@ def _bytes(subject: Subject, options: Options) -> float:
 
 def effort(subject: Subject, options: Options) -> Effort:
     """A pass back, about as dear as one forward, for every length and draw."""
+    if subject.loss is None:
+        return Effort()
     images, each = subject.count(options["images"]), _bytes(subject, options)
     pulled = passes((len(subject.net) + 1) * options["draws"], images, subject.together(each) * options["draws"])
     return pulled + gradients(1, images, images) + Effort(seconds=1.5, bytes=each)

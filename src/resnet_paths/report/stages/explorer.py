@@ -25,6 +25,8 @@ _FEW = 6  # of so few blocks random sets would be as many
 
 def run(subject: Subject, options: Options) -> Section:
     """Measure all sets of blocks, or many of them and estimate the others."""
+    if not subject.has_pictures:
+        raise NotApplicableError("the explorer shows right and wrong answers to images with one class each")
     droppable = sum(block.droppable for block in subject.net)
     if not droppable:
         raise NotApplicableError("none of the blocks can be dropped")
@@ -33,7 +35,7 @@ def run(subject: Subject, options: Options) -> Section:
     with operation_threads(subject.threads):  # it times the pieces of the network
         data = explorer_data(
             subject.net,
-            subject.images(plan["images"]),
+            subject.pictures(plan["images"]),
             record,
             model_code=subject.expressions.model,
             seconds=options["seconds"],
@@ -130,7 +132,7 @@ _CALLS = 25  # of a piece that is timed, however long it takes
 def effort(subject: Subject, options: Options) -> Effort:
     """Half a pass for every set, and the time of every piece of the network."""
     n, images = sum(block.droppable for block in subject.net), min(options["images"], len(subject.data))
-    if not n:
+    if not n or not subject.has_pictures:
         return Effort()
     plan = affordable(n, images, options)
     pairs = n * (n - 1) / 2

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ...data import ImageData
+from ...data import ImageData, InMemory
+from ...data.metrics import metric_named
+from ...lesion.evaluate import deletion_gates, evaluate_gates
 from ...plot import plot_plan
 from ...tradeoff import (
     AccuracyDrop,
@@ -16,35 +18,40 @@ from ...tradeoff import (
     Greedy,
     ImageSplit,
     NoRepair,
+    PlanPoint,
     Recalibrate,
+    Rise,
     as_in_training,
     plan_drop,
 )
 from ..effort import Effort, passes
+from ..measure import Measure
 from ..pictures import Mark, marks, picture
 from ..section import Headline, Latency, Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, percent, points, seconds
+from ..words import block_name, counted, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
 _ROUNDS = 6  # the fewest that hold a median
 _CALLS = 4 + 2 * _ROUNDS  # of a network that is timed, however long it takes
 _FEWEST = 4  # images: two for each role
+_SHARE_OF_FULL = 0.05  # that a metric may rise by, if it is no share of answers and nothing else is asked for
 _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Greedy search for blocks to drop; accuracy and latency of the smaller models."""
+    """Greedy search for blocks to drop; accuracy, or another metric, and latency of the smaller models."""
     training = _as_in_training(subject, options["search_images"])
     data = subject.images(options["images"])
     most = min(options["max_blocks"] or len(subject.net), len(subject.net))
     if training is None and len(data) < _FEWEST:
-        raise NotApplicableError(f"{counted(len(data), 'image')} cannot be divided into images to search and to report")
+        nouns = subject.data.nouns
+        raise NotApplicableError(f"{subject.counted(len(data))} cannot be divided into {nouns} to search and to report")
     plan = plan_drop(
         subject.net,
         data if training is None else training,
-        goal=AccuracyDrop(subject.accuracy_drop, CONFIDENCE),
+        goal=goal_of(subject, data),
         search=Greedy(max_blocks=most),
         repair=NoRepair() if training is None else Recalibrate(),
         split=_split(subject, data, training, options),
@@ -52,49 +59,150 @@ def run(subject: Subject, options: Options) -> Section:
         full_frontier=True,
         progress=False,
     )
-    apart = plan.images["certify"].count
-    latencies = _latencies(plan)
+    apart, terms = plan.images["certify"].count, Terms.of(plan, subject.measure)
+    latencies = _latencies(plan, subject.noun)
     latency = latencies[plan.chosen]
-    found = found_of(plan, latency)
-    reading = (found, *_details(plan, latency, training is not None, apart))
+    found = found_of(plan, latency, terms)
+    reading = (found, *_details(plan, latency, subject, terms))
     chosen = plan.point
     alt = (
-        f"Accuracy against latency as 0 to {len(plan.points) - 1} blocks are dropped: "
-        f"{percent(plan.points[0].accuracy)} with all, {percent(plan.point.accuracy)} at the chosen point "
-        f"with {len(chosen.dropped)} dropped, {percent(plan.points[-1].accuracy)} at the last."
+        f"{terms.title} against latency as 0 to {len(plan.points) - 1} blocks are dropped: "
+        f"{terms.level(plan.points[0])} with all, {terms.level(plan.point)} at the chosen point "
+        f"with {len(chosen.dropped)} dropped, {terms.level(plan.points[-1])} at the last."
     )
     frame = plan.to_pandas().assign(
         dropped=[" ".join(map(str, point.dropped)) for point in plan.points],
         names=[" ".join(point.names) for point in plan.points],
     )
-    table = Table.of("frontier", f"Greedy search, latency in seconds for {counted(plan.clock.batch, 'image')}", frame)
-    drawn = picture(lambda ax: plot_plan(plan, ax), alt, _tips(table))
+    frame = frame.drop(columns=_unknown(plan))
+    table = Table.of(
+        "frontier", f"Greedy search, latency in seconds for {counted(plan.clock.batch, subject.noun)}", frame
+    )
+    drawn = picture(lambda ax: plot_plan(plan, ax), alt, _tips(table, terms))
     code = _code(subject, plan, options)
-    part = Part("Accuracy against latency", reading, drawn, (table,), code)
-    headline = headline_of(plan, latency, len(subject.net), apart, code)
+    part = Part(f"{terms.title} against latency", reading, drawn, (table,), code)
+    headline = headline_of(plan, latency, len(subject.net), code, terms)
     return Section((part,), (found,), _warnings(subject, plan, apart, most), headline, latencies)
 
 
-def _tips(table: Table) -> list[Mark]:
+def goal_of(subject: Subject, data: InMemory) -> AccuracyDrop | Rise:
+    """A fall in accuracy, or a rise of another metric: the one asked for, or one that follows from the metric."""
+    if subject.metric == "error" and subject.rise is None:
+        return AccuracyDrop(subject.accuracy_drop, CONFIDENCE)
+    if subject.rise is not None or subject.measure.share:
+        rise = subject.accuracy_drop if subject.rise is None else subject.rise
+        return Rise(subject.metric, rise, CONFIDENCE)
+    gates = deletion_gates([[]], len(subject.fast))
+    full = evaluate_gates(subject.fast, data, gates, metric_named(subject.metric)[1], **subject.study).mean()
+    if not full > 0:
+        value = subject.measure.value(float(full))
+        raise NotApplicableError(
+            f"the full network's {subject.measure.words} is {value}, so no allowed rise follows from it; give one "
+            "(rise=, --rise)"
+        )
+    return Rise(subject.metric, float(f"{_SHARE_OF_FULL * full:.2g}"), CONFIDENCE)
+
+
+def _unknown(plan: DropPlan) -> list[str]:
+    """Columns of a plan that say nothing about examples without one class each."""
+    full, found = plan.points[0], []
+    if math.isnan(full.accuracy):
+        found += ["plain", "accuracy", "accuracy_interval", "fall", "fall_at_most"]
+    if math.isnan(full.disagreement):
+        found += ["disagreement", "disagreement_at_most"]
+    return found
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a plan keeps, in words: accuracy, which falls, or another metric, which rises.
+
+    Attributes:
+        measure: the metric; None: accuracy.
+        allowed: the change that is allowed.
+    """
+
+    measure: Measure | None = None
+    allowed: float = 0.0
+
+    @classmethod
+    def of(cls, plan: DropPlan, measure: Measure) -> Terms:
+        """The terms of a plan."""
+        if isinstance(plan.goal, Rise):
+            return cls(measure, plan.goal.by)
+        return cls(None, plan.goal.drop if isinstance(plan.goal, AccuracyDrop) else 0.0)
+
+    @property
+    def words(self) -> str:
+        """What is kept."""
+        return "accuracy" if self.measure is None else self.measure.words
+
+    @property
+    def title(self) -> str:
+        """The same at the beginning of a sentence."""
+        return self.words[:1].upper() + self.words[1:]
+
+    @property
+    def subject(self) -> str:
+        """The same with its article, which accuracy has none of."""
+        return "accuracy" if self.measure is None else f"the {self.measure.words}"
+
+    @property
+    def change(self) -> str:
+        """The change for the worse."""
+        return "fall" if self.measure is None else "rise"
+
+    def level(self, point: PlanPoint) -> str:
+        """The value of a point."""
+        return percent(point.accuracy) if self.measure is None else self.measure.value(point.value or 0.0)
+
+    def amount(self, change: float) -> str:
+        """A change for the worse."""
+        return points(change).removeprefix("+") if self.measure is None else self.measure.amount(change)
+
+    def moved(self, point: PlanPoint, full: PlanPoint) -> str:
+        """The change from the full network, with its sign; empty if there is none."""
+        if self.measure is None:
+            difference = point.accuracy - full.accuracy
+            return points(difference) if difference else ""
+        return self.measure.change(point.rise) if point.rise else ""
+
+    def seen(self, point: PlanPoint) -> float:
+        """The measured change for the worse."""
+        return point.fall if self.measure is None else point.rise or 0.0
+
+    def bound(self, point: PlanPoint) -> float:
+        """Its upper bound."""
+        bound = point.fall_at_most if self.measure is None else point.rise_at_most
+        return math.inf if bound is None else bound
+
+
+def _tips(table: Table, terms: Terms) -> list[Mark]:
     """As dropped, at the heights that are drawn; the latency in the table is in seconds."""
+    measure = terms.measure
 
     def text(row: Mapping[str, Any]) -> str:
-        repaired = f", {percent(row['accuracy'])} {row['repair']}" if row["repair"] != "none" else ""
-        return (
-            f"{counted(row['count'], 'block')} dropped: {percent(row['plain'])} right{repaired}, "
-            f"{seconds(row['latency'])}"
-        )
+        if measure is not None:
+            level = f"{measure.words} {measure.value(row['value'])}"
+        else:
+            repaired = f", {percent(row['accuracy'])} {row['repair']}" if row["repair"] != "none" else ""
+            level = f"{percent(row['plain'])} right{repaired}"
+        return f"{counted(row['count'], 'block')} dropped: {level}, {seconds(row['latency'])}"
 
-    return [replace(mark, x=1e3 * mark.x) for mark in marks(table, text, y="plain", x="latency")]
-
-
-def _as_in_training(subject: Subject, count: int | None) -> ImageData | None:
-    images = subject.training_images(count)
-    return None if images is None else as_in_training(subject.model, images, seed=subject.seed)
+    drawn = marks(table, text, y="plain" if measure is None else "value", x="latency")
+    return [replace(mark, x=1e3 * mark.x) for mark in drawn]
 
 
-def _split(subject: Subject, data: ImageData, training: ImageData | None, options: Options) -> ImageSplit:
-    """Training images, if there are any, choose and repair; the others certify."""
+def _as_in_training(subject: Subject, count: int | None) -> InMemory | None:
+    """Training examples; images augmented as in training."""
+    examples = subject.training_images(count)
+    if not isinstance(examples, ImageData):
+        return examples
+    return as_in_training(subject.model, examples, seed=subject.seed)
+
+
+def _split(subject: Subject, data: InMemory, training: InMemory | None, options: Options) -> ImageSplit:
+    """Training examples, if there are any, choose and repair; the others certify."""
     if training is None:
         return ImageSplit(search=1.0, certify=1.0, batch_size=subject.at_once, seed=subject.seed)
     return ImageSplit(
@@ -106,25 +214,25 @@ def _split(subject: Subject, data: ImageData, training: ImageData | None, option
     )
 
 
-def _latencies(plan: DropPlan) -> tuple[Latency, ...]:
+def _latencies(plan: DropPlan, noun: str) -> tuple[Latency, ...]:
     """The times of all sets on the frontier, by which the whole page names them."""
     return tuple(
         Latency(
             tuple(point.dropped), plan.clock.batch, point.latency, plan.points[0].latency, point.share,
-            *point.share_interval,
+            *point.share_interval, noun,
         )
         for point in plan.points
     )  # fmt: skip
 
 
-def found_of(plan: DropPlan, latency: Latency) -> str:
+def found_of(plan: DropPlan, latency: Latency, terms: Terms) -> str:
     """The recommendation in a sentence or two."""
     point, whole = plan.point, plan.points[0]
-    allowed = points(_allowed(plan)).lstrip("+")
+    allowed = terms.amount(terms.allowed)
     if not point.dropped:
         return (
-            f"No drop is recommended: for none of the sets found do the held-out images show, with "
-            f"{percent(CONFIDENCE)} confidence, that accuracy falls by at most {allowed}."
+            f"No drop is recommended: for none of the sets found do the held-out {latency.noun_plural} show, with "
+            f"{percent(CONFIDENCE)} confidence, that {terms.subject} {terms.change}s by at most {allowed}."
         )
     return (
         f"Recommended: drop {counted(len(point.dropped), 'block')}. "
@@ -133,28 +241,30 @@ def found_of(plan: DropPlan, latency: Latency) -> str:
             if latency.is_less
             else "That it saves time is not shown here; parameters fall to "
         )
-        + f"{percent(point.parameters / whole.parameters)}, "
-        f"accuracy from {percent(whole.accuracy)} to {percent(point.accuracy)} on held-out images. With "
-        f"{percent(CONFIDENCE)} confidence the fall is at most {allowed}."
+        + f"{percent(point.parameters / whole.parameters)}, {terms.subject} "
+        + ("" if terms.measure is None else "goes ")
+        + f"from {terms.level(whole)} to {terms.level(point)} on held-out {latency.noun_plural}. With "
+        f"{percent(CONFIDENCE)} confidence the {terms.change} is at most {allowed}."
     )
 
 
-def headline_of(plan: DropPlan, latency: Latency, blocks: int, held_out: int, code: str) -> Headline:
+def headline_of(plan: DropPlan, latency: Latency, blocks: int, code: str, terms: Terms) -> Headline:
     """The top of the page. It speaks of time only if the interval shows that time is saved."""
     point, full = plan.point, plan.points[0]
     if not point.dropped:
-        allowed = points(_allowed(plan)).lstrip("+")
-        return Headline(f"No drop is certified to keep accuracy within {allowed}")
-    fall = point.accuracy - full.accuracy
-    moved = "same accuracy" if fall == 0 else f"accuracy {points(fall)}"
+        kept = "keep accuracy" if terms.measure is None else f"keep the rise of the {terms.words}"
+        return Headline(f"No drop is certified to {kept} within {terms.amount(terms.allowed)}")
+    change = terms.moved(point, full)
+    moved = f"{terms.words} {change}" if change else f"same {terms.words}"
     parameters = point.parameters / full.parameters
     fewer = f"{percent(1 - parameters)} fewer parameters"
     saved = f"{percent(1 - latency.share)} less time" if latency.is_less else fewer
+    held_out = f"{plan.images['certify'].count} held-out {latency.noun_plural}"
     return Headline(
         f"{len(point.dropped)} of {blocks} blocks can be dropped: {saved}, {moved}",
         (
             ("Latency", percent(latency.share), latency.below),
-            ("Accuracy", percent(point.accuracy), f"{percent(full.accuracy)} before; {held_out} held-out images"),
+            (terms.title, terms.level(point), f"{terms.level(full)} before; {held_out}"),
             ("Parameters", percent(parameters), f"{point.parameters:,} of {full.parameters:,}"),
             ("Blocks dropped", str(len(point.dropped)), listed(list(map(str, point.dropped)), most=16)),
         ),
@@ -163,86 +273,106 @@ def headline_of(plan: DropPlan, latency: Latency, blocks: int, held_out: int, co
     )
 
 
-def _details(plan: DropPlan, latency: Latency, trained: bool, apart: int) -> list[str]:
-    point = plan.point
-    low, high = point.accuracy_interval
-    where = "training images" if trained else "half of the images"
+def _details(plan: DropPlan, latency: Latency, subject: Subject, terms: Terms) -> list[str]:
+    point, nouns = plan.point, subject.data.nouns
+    apart = plan.images["certify"].count
+    where = f"half of the {nouns}" if subject.training is None else f"training {nouns}"
+    measured = "accuracies are" if terms.measure is None else f"{terms.words} is"
     details = [
-        f"The sets of blocks were chosen on {where}. The accuracies are measured on {counted(apart, 'other image')}. "
+        f"The sets of blocks were chosen on {where}. The {measured} measured on "
+        f"{counted(apart, f'other {subject.noun}')}. "
         "On these, the sets are tested, smallest first, until one fails; the set before it is recommended. A set "
-        f"passes if its fall is at most the allowed accuracy drop with {percent(CONFIDENCE)} confidence (paired score "
-        "test, Tango 1998)."
-    ]
-    if point.dropped:
-        details.append(
-            f"Dropped: {listed(point.names, most=12)}. The 95 % interval of the smaller model's accuracy is "
-            f"{percent(low)} to {percent(high)}. Its forward pass, measured in turn with the full network's, takes "
-            f"{latency.below}."
+        + (
+            f"passes if its fall is at most the allowed accuracy drop with {percent(CONFIDENCE)} confidence (paired "
+            "score test, Tango 1998)."
+            if terms.measure is None
+            else f"passes if its rise is at most {terms.amount(terms.allowed)} with {percent(CONFIDENCE)} confidence "
+            f"(paired by {subject.noun}: a score test for zeros and ones, otherwise the wider of Student's interval "
+            "and the bootstrap-t, which is approximate)."
         )
-    details += _why_no_more(plan, apart)
-    if point.repair == "recalibrated":
+    ]
+    if terms.measure is not None and subject.rise is None and not terms.measure.share:
+        details.append(
+            f"The allowed rise is {percent(_SHARE_OF_FULL)} of the full network's {terms.words}, since none was given "
+            "(--rise)."
+        )
+    if point.dropped:
+        low, high = point.accuracy_interval
+        interval = (
+            f" The 95 % interval of the smaller model's accuracy is {percent(low)} to {percent(high)}."
+            if terms.measure is None
+            else ""
+        )
+        details.append(
+            f"Dropped: {_blocks(point, 12)}.{interval} Its forward pass, measured in turn with the full network's, "
+            f"takes {latency.below}."
+        )
+    details += _why_no_more(plan, apart, subject.data.nouns, terms)
+    if point.repair == "recalibrated" and terms.measure is None:
         details.append(
             "Recalibrating the batch norms after dropping changes the accuracy by "
             f"{points(point.accuracy - point.plain)}."
         )
     if plan.adapted:
         details.append(
-            "The full network was recalibrated first, because this alone improves it on these images. The smaller "
+            f"The full network was recalibrated first, because this alone improves it on these {nouns}. The smaller "
             "networks are compared with the recalibrated network."
         )
     return details
 
 
-def _why_no_more(plan: DropPlan, apart: int) -> list[str]:
+def _blocks(point: PlanPoint, most: int) -> str:
+    return listed([block_name(name) for name in point.names], most=most)
+
+
+def _why_no_more(plan: DropPlan, apart: int, nouns: str, terms: Terms) -> list[str]:
     """Why the first set beyond the recommended one failed."""
     if plan.chosen + 1 >= len(plan.points):
         return []
     first = plan.points[plan.chosen + 1]
-    bound, allowed = first.fall_at_most or 0.0, _allowed(plan)
+    seen, bound, allowed = terms.seen(first), terms.bound(first), terms.allowed
     said = (
         f"With the {'next' if plan.chosen else 'first'} set "
-        f"({counted(len(first.dropped), 'block')}: {listed(first.names, most=6)}) accuracy falls by "
-        f"{_share(first.fall)}, and with {percent(CONFIDENCE)} confidence by at most {_share(bound)}"
+        f"({counted(len(first.dropped), 'block')}: {_blocks(first, 6)}) {terms.subject} {terms.change}s by "
+        f"{terms.amount(seen)}, and with {percent(CONFIDENCE)} confidence by at most {terms.amount(bound)}"
     )
-    if first.fall >= allowed:
-        return [f"{said}: more than the allowed accuracy drop of {_share(allowed)}."]
-    needed = math.ceil(apart * ((bound - first.fall) / (allowed - first.fall)) ** 2)
+    most = "the allowed accuracy drop of " if terms.measure is None else "the allowed "
+    if seen >= allowed:
+        return [f"{said}: more than {most}{terms.amount(allowed)}."]
+    if not math.isfinite(bound):
+        return [f"{said}: too few {nouns} to tell whether it is within {terms.amount(allowed)}."]
+    needed = math.ceil(apart * ((bound - seen) / (allowed - seen)) ** 2)
     return [
-        f"{said}: too few images to tell whether it is within {_share(allowed)}. About {needed:,} held-out images "
-        "would suffice if the fall stayed the same."
+        f"{said}: too few {nouns} to tell whether it is within {terms.amount(allowed)}. About {needed:,} held-out "
+        f"{nouns} would suffice if the {terms.change} stayed the same."
     ]
-
-
-def _allowed(plan: DropPlan) -> float:
-    return plan.goal.drop if isinstance(plan.goal, AccuracyDrop) else 0.0
-
-
-def _share(fall: float) -> str:
-    return points(fall).removeprefix("+")
 
 
 def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
     if not plan.point.dropped:
         return ""
-    dropped = list(plan.point.dropped)
+    dropped, images = list(plan.point.dropped), isinstance(subject.data, ImageData)
     if plan.point.repair == "none":
-        return subject.code(f"smaller = drop_blocks({subject.expressions.model}, {dropped})")
+        model = subject.expressions.model
+        short = f"smaller = drop_blocks({model}, {dropped})"
+        return subject.code(short if images else f"{subject.setup}smaller = drop_blocks(net, {dropped})")
+    of_training = f"images = as_in_training(net.model, images, seed={subject.seed})"
     lines = [
         "from resnet_paths.surgery import norms_before",
-        "from resnet_paths.tradeoff import as_in_training",
+        *(["from resnet_paths.tradeoff import as_in_training"] if images else []),
         "",
-        f"net = unroll({subject.expressions.model})",
+        *subject.setup.splitlines(),
         f"smaller = drop_blocks(net, {dropped})",
-        f"images = {subject.training_images_code(options['recalibrate_images'])}",
-        f"images = as_in_training(net.model, images, seed={subject.seed})",
+        f"{'images' if images else 'examples'} = {subject.training_images_code(options['recalibrate_images'])}",
+        *([of_training] if images else []),
         f"keep = norms_before(net, {dropped})",
-        "recalibrate_batchnorm(smaller, images, keep=keep)",
+        f"recalibrate_batchnorm(smaller, {'images' if images else 'examples'}, keep=keep)",
     ]
     return subject.code("\n".join(lines))
 
 
 def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[str, ...]:
-    found = list(plan.notes)
+    found, nouns = list(plan.notes), subject.data.nouns
     low, high = plan.point.share_interval
     if high - low > _UNSTEADY:
         found.append(
@@ -250,11 +380,11 @@ def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[
             "network's. Other load on this machine, or too short a run."
         )
     if subject.training is None:
-        found.append(f"Blocks were chosen on one half of the images and judged on the other ({apart} images).")
+        found.append(f"Blocks were chosen on one half of the {nouns} and judged on the other ({apart} {nouns}).")
     if plan.chosen == most < len(subject.net):
+        allowed = "accuracy drop" if isinstance(plan.goal, AccuracyDrop) else "rise"
         found.append(
-            f"The search stopped at {most} dropped blocks, still within the allowed accuracy drop: more may be "
-            "droppable."
+            f"The search stopped at {most} dropped blocks, still within the allowed {allowed}: more may be droppable."
         )
     return tuple(found)
 
@@ -273,12 +403,18 @@ def effort(subject: Subject, options: Options) -> Effort:
     sets = sum(n - dropped for dropped in range(most))
     at_once, batch = subject.at_once, min(options["batch"], held_out)
     return (
-        passes(sets / 2 + 1, search, at_once)
+        passes(0 if subject.metric == "error" else 2, held_out, at_once)
+        + passes(sets / 2 + 1, search, at_once)
         + passes(3 * (most + 1), certify, at_once)
         + passes(3 * (most + 1), repair, at_once)
         + passes(2 * _CALLS * most, batch, batch)  # the model itself, which is not prepared for speed
         + Effort(seconds=1.0 + 2 * most * options["seconds"])
     )
+
+
+def _worded(subject: Subject) -> tuple[str, str]:
+    accuracy = subject.metric == "error" and subject.rise is None
+    return STAGE.title if accuracy else f"{subject.measure.title} against latency", STAGE.question
 
 
 STAGE = Stage(
@@ -298,4 +434,5 @@ STAGE = Stage(
     weight=30,
     least={"images": 30, "search_images": 15, "recalibrate_images": 30, "max_blocks": 2, "batch": 1},
     effort=effort,
+    worded=_worded,
 )

@@ -11,25 +11,30 @@ from ..effort import Effort, gradients, passes
 from ..joining import joined
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
-from ..stage import NO_GRADIENT, NotApplicableError, Options, Stage
+from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
     """Which lengths carry the gradient of the loss at the input, including cancellation."""
-    x, labels = subject.batch(options["images"])
-    at_once = subject.together(_bytes(subject))
+    loss, count = subject.loss, subject.count(options["images"])
+    if loss is None:
+        raise NotApplicableError(subject.why_no_loss)
     record = joined(
-        [gradient_by_length(subject.fast, *part) for part in zip(x.split(at_once), labels.split(at_once), strict=True)],
+        [
+            gradient_by_length(subject.fast, x, targets, at=subject.start, loss=loss.total(mask))
+            for x, targets, mask in subject.batches(count, subject.together(_bytes(subject)))
+        ],
         ("norms", "total_norm", "share", "cosine", "entry_norms"),
         worst=("residual",),
     )
     if not record.total_norm.any() and not record.norms.any():
-        raise NotApplicableError(NO_GRADIENT)
+        raise NotApplicableError(no_gradient(subject))
+    examples = subject.counted(count)
     norms = np.median(record.norms.double().cpu().numpy(), 1)  # as drawn; a few images have much larger gradients
     share = record.share.double().cpu().numpy()
-    share = share[:, np.isfinite(share).all(0)].mean(1)  # an image without a gradient has no shares
+    share = share[:, np.isfinite(share).all(0)].mean(1)  # an example without a gradient has no shares
     top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))
     n = int(record.lengths[-1])
     short = float(share[: n // 2].sum())
@@ -39,7 +44,7 @@ def run(subject: Subject, options: Options) -> Section:
     )
     reading = (
         found,
-        f"The median norm over {counted(len(x), 'image')} is {number(norms[top])} at length {top} and "
+        f"The median norm over {examples} is {number(norms[top])} at length {top} and "
         f"{number(total)} for the full gradient"
         + (
             ". The full gradient is smaller than this part because parts of different lengths cancel."
@@ -48,21 +53,21 @@ def run(subject: Subject, options: Options) -> Section:
         ),
         "This is an exact split of the gradient, not an estimate: the parts of all lengths sum to the ordinary "
         f"gradient (relative difference {record.residual:.1e}).",
-        _signs(share),
+        _signs(share, subject.data.nouns),
     )
     alt = (
-        f"Norm of the gradient at the input by path length, log scale: largest ({number(norms[top])}) at length {top}, "
-        f"{number(norms[0])} at length 0, {number(norms[-1])} at length {n}."
+        f"Norm of the gradient {subject.start_words} by path length, log scale: largest ({number(norms[top])}) at "
+        f"length {top}, {number(norms[0])} at length 0, {number(norms[-1])} at length {n}."
     )
     frame = pd.DataFrame(
         {"length": record.lengths.numpy(), "median_norm": norms, "share": share, "share_up_to": share.cumsum()}
     )
-    by_length = Table.of("gradient_shares", f"By length: median and means over {counted(len(x), 'image')}", frame)
+    by_length = Table.of("gradient_shares", f"By length: median and means over {examples}", frame)
     tips = marks(
         by_length, lambda row: f"length {row['length']}: norm {number(row['median_norm'])}", y="median_norm", x="length"
     )
     drawn = picture(lambda ax: plot_gradient_by_length(record, ax), alt, tips)
-    table = Table.of("gradient_by_length", f"Norm, share and cosine, {counted(len(x), 'image')}", record.to_pandas())
+    table = Table.of("gradient_by_length", f"Norm, share and cosine, {examples}", record.to_pandas())
     return Section(
         (Part("Norm by length", reading[1:], drawn, (table,)), _shares(record, by_length, (reading[0], reading[-1]))),
         (found,),
@@ -89,10 +94,10 @@ def _shares(record: GradientByLength, table: Table, reading: tuple[str, ...]) ->
     return Part("Share by length", reading, drawn, (table,))
 
 
-def _signs(share: np.ndarray) -> str:
+def _signs(share: np.ndarray, nouns: str) -> str:
     against = [str(length) for length in np.flatnonzero(share < -0.01)]
     if not against:
-        return "On average over the images, no length opposes the full gradient by more than 1 %."
+        return f"On average over the {nouns}, no length opposes the full gradient by more than 1 %."
     return f"Lengths {listed(against)} oppose the full gradient, by at most {percent(-share.min())} of it."
 
 
@@ -106,6 +111,12 @@ def _warnings(residual: float | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def no_gradient(subject: Subject) -> str:
+    """Why a split says nothing where all gradients are zero."""
+    zero = f"the gradient of the loss {subject.start_words} is zero for all {subject.data.nouns}"
+    return f"{zero}: there is nothing to split"
+
+
 def _bytes(subject: Subject) -> float:
     """Per image: the pass, and two copies of the parts of all lengths."""
     return subject.footprint.backward + 2 * (len(subject.net) + 1) * max(subject.footprint.entry, 1)
@@ -113,6 +124,8 @@ def _bytes(subject: Subject) -> float:
 
 def effort(subject: Subject, options: Options) -> Effort:
     """A pass back for every length, on average over half of the blocks; branches are pulled back without autograd."""
+    if subject.loss is None:
+        return Effort()
     n, images = len(subject.net), subject.count(options["images"])
     pulled = passes((n + 1) / 2, images, subject.together(_bytes(subject)))
     return pulled + gradients(1, images, images) + Effort(seconds=1.0, bytes=_bytes(subject))

@@ -39,8 +39,8 @@ def run(subject: Subject, options: Options) -> Section:
     table = Table.of("lengths", "Paths of each length", record.to_pandas())
     values = marks(table, _tip, y="probability", x="length")
     drawn = picture(lambda ax: plot_path_lengths(record, ax), alt, values)
-    network = n if record.counts is None else f"unroll({subject.expressions.model})"
-    code = subject.code(f"print(path_lengths({network}).to_pandas())")
+    setup, network = ("", str(n)) if record.counts is None else (subject.setup, "net")
+    code = subject.code(f"{setup}print(path_lengths({network}).to_pandas())")
     return Section((Part("Path lengths", reading, drawn, (table,), code),))
 
 

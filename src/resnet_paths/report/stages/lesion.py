@@ -2,65 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from ...imports import first_import
 from ...lesion import SingleDeletions, single_deletions
 from ...plot import plot_single_deletions
+from ...statistics.proportions import is_share
 from ..effort import Effort, passes
+from ..measure import Measure
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, percent, points
+from ..words import block_name, counted, listed
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Error after each single deletion, with intervals and a paired test."""
-    data = subject.images(options["images"])
-    record = single_deletions(subject.fast, data, **subject.study)
+    """The metric after each single deletion, with intervals and a paired test."""
+    data, measure = subject.images(options["images"]), subject.measure
+    record = single_deletions(subject.fast, data, metric=subject.metric, **subject.study)
     frame = table_of(record)
     order = np.argsort(-record.damage, kind="stable")
     worst, least = int(order[0]), int(order[-1])
-    certain = frame.loc[frame["significant"], "name"].tolist()
-    names = record.names
+    names, value, change = [block_name(name) for name in record.names], measure.value, measure.change
     found = (
-        f"Deleting one block changes the error from {percent(record.full)} to between {percent(record.values.min())} "
-        f"and {percent(record.values.max())}; {names[worst]} matters most ({points(record.damage[worst])})."
+        f"Deleting one block changes the {measure.words} from {value(record.full)} to between "
+        f"{value(record.values.min())} and {value(record.values.max())}; {names[worst]} matters most "
+        f"({change(record.damage[worst])})."
     )
+    constant = subject.constant
     reading = (
-        f"{found} {names[least]} matters least ({points(record.damage[least])}"
-        + (": the error falls" if record.damage[least] < 0 else "")
-        + f"); the median over the blocks is {points(float(np.median(record.damage)))}.",
-        _told_apart(certain, record),
-        _against_chance(record, subject.chance),
+        f"{found} {names[least]} matters least ({change(record.damage[least])}"
+        + (f": the {measure.words} falls" if record.damage[least] < 0 else "")
+        + f"); the median over the blocks is {change(float(np.median(record.damage)))}.",
+        _told_apart(frame, record, subject.noun),
+        *([] if constant is None else _against_chance(record, measure, constant)),
         *_shape_changes(record, order),
     )
     alt = (
-        f"Error after deleting each of {len(names)} blocks, with 95 % intervals: highest "
-        f"{percent(record.values.max())} without {names[worst]}, "
-        f"lowest {percent(record.values.min())} without {names[least]}; {percent(record.full)} without deletion."
+        f"{measure.title} after deleting each of {len(names)} blocks, with 95 % intervals: highest "
+        f"{value(record.values.max())} without {names[worst]}, "
+        f"lowest {value(record.values.min())} without {names[least]}; {value(record.full)} without deletion."
     )
-    chance = subject.chance if record.high.max() > subject.chance / 3 else None  # else it would press the rest flat
-    table = Table.of("lesion", "Error after deleting one block", frame)
-    values = marks(table, lambda row: f"{row['name']}: {_interval(row['error'], row['low'], row['high'])}", y="error")
+    chance = constant if measure.name == "error" else None
+    chance = chance if chance is not None and record.high.max() > chance / 3 else None  # else it presses the rest flat
+    table = Table.of("lesion", f"{measure.title} after deleting one block", frame)
+    values = marks(table, lambda row: f"{block_name(row['name'])}: {_interval(row, measure)}", y=measure.name)
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt, values)
-    made = subject.expressions
-    code = subject.code(f"net = unroll({made.model})\nprint(single_deletions(net, {made.data}).to_pandas())")
-    return Section((Part("One block deleted", reading, drawn, (table,), code),), (found,), _warnings(record))
+    code = subject.code(
+        f"{subject.setup}print(single_deletions(net, {subject.data_code}{subject.metric_code}).to_pandas())"
+    )
+    part = Part("One block deleted", reading, drawn, (table,), code)
+    return Section((part,), (found,), _warnings(record, subject.noun))
 
 
 def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
-    """The record's table with McNemar's exact test of each deletion, Holm's correction over the blocks.
+    """The record's table with a paired test of each deletion, corrected for the number of blocks.
 
-    Only images that are right with the block and wrong without it, or vice versa, are informative. Without an effect,
-    both are equally likely (McNemar 1947; Holm 1979).
+    Answers that are right or wrong get McNemar's exact test with Holm's correction. Only those that are right with the
+    block and wrong without it, or vice versa, are informative; without an effect, both are equally likely (McNemar
+    1947; Holm 1979). For other metrics, a deletion is significant if the interval of its damage does not contain zero
+    at a confidence of one minus the level divided by the number of blocks (Bonferroni).
     """
+    frame = record.to_pandas()
+    if not is_share(record.per_image):
+        return frame.assign(significant=_excludes_zero(record, level / len(record.names)))
     with first_import("scipy.stats"):
         from scipy.stats import binomtest  # here: its import takes a second
 
-    frame = record.to_pandas()
     whole, without = record.per_image[0], record.per_image[1:]
     frame["newly_wrong"] = ((without > whole).sum(1)).astype(int)
     frame["newly_right"] = ((without < whole).sum(1)).astype(int)
@@ -70,8 +83,16 @@ def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
     return frame
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{percent(value)} ({percent(low)} to {percent(high)})"
+def _excludes_zero(record: SingleDeletions, level: float) -> np.ndarray:
+    """Which intervals of the damage do not contain zero; a single example tells nothing."""
+    if record.per_image.shape[1] < 2:
+        return np.zeros(len(record.names), bool)
+    low, high = record.damage_interval(1 - level)
+    return (low > 0) | (high < 0)
+
+
+def _interval(row: Mapping[str, Any], measure: Measure) -> str:
+    return f"{measure.value(row[measure.name])} ({measure.value(row['low'])} to {measure.value(row['high'])})"
 
 
 def holm(p_values: np.ndarray, level: float = 0.05) -> np.ndarray:
@@ -91,33 +112,43 @@ def holm(p_values: np.ndarray, level: float = 0.05) -> np.ndarray:
     return result
 
 
-def _told_apart(certain: list[str], record: SingleDeletions) -> str:
-    count, images = len(record.names), record.per_image.shape[1]
-    if not certain:
-        return (
-            f"With these {images} images, no deletion has an effect beyond chance (McNemar's exact test on pairs, 5 % "
-            "level over all blocks)."
-        )
-    rest = count - len(certain)
-    text = (
-        f"With these {images} images {counted(len(certain), 'deletion')} {'has' if len(certain) == 1 else 'have'} an "
+def _told_apart(frame: pd.DataFrame, record: SingleDeletions, noun: str) -> str:
+    certain = [block_name(name) for name in frame.loc[frame["significant"], "name"]]
+    examples = counted(record.per_image.shape[1], noun)
+    test = (
+        "McNemar's exact test on pairs, 5 % level over all blocks"
+        if is_share(record.per_image)
+        else "95 % intervals of the differences, corrected for the number of blocks"
     )
-    text += f"effect beyond chance: {listed(certain)} (McNemar's exact test on pairs, 5 % level over all blocks)."
+    if not certain:
+        return f"With these {examples}, no deletion has an effect beyond chance ({test})."
+    rest = len(record.names) - len(certain)
+    text = (
+        f"With these {examples}, {counted(len(certain), 'deletion')} {'has' if len(certain) == 1 else 'have'} an "
+        f"effect beyond chance: {listed(certain)} ({test})."
+    )
     return text + (f" For the other {rest} the difference may be chance." if rest else "")
 
 
-def _against_chance(record: SingleDeletions, chance: float) -> str:
-    half = (record.full + chance) / 2
-    lost = [name for name, value in zip(record.names, record.values, strict=True) if value >= half]
+def _against_chance(record: SingleDeletions, measure: Measure, chance: float) -> list[str]:
+    """Which deletions lose half of what the network has learnt; nothing for a network that has learnt nothing."""
+    if measure.name != "error" and record.full >= chance:
+        return []
+    half, level = (record.full + chance) / 2, level_of(measure, chance)
+    lost = [block_name(name) for name, value in zip(record.names, record.values, strict=True) if value >= half]
     if not lost:
-        return (
-            f"No single deletion takes the error half of the way to chance ({percent(chance)}): no block is a "
-            "bottleneck for all of the information."
-        )
+        return [
+            f"No single deletion takes the {measure.words} half of the way to {level}: no block is a bottleneck for "
+            "all of the information."
+        ]
     verb = "it is" if len(lost) == 1 else "they are"
-    return (
-        f"Without {listed(lost)} the error rises at least half of the way to chance ({percent(chance)}): {verb} vital."
-    )
+    return [f"Without {listed(lost)} the {measure.words} rises at least half of the way to {level}: {verb} vital."]
+
+
+def level_of(measure: Measure, chance: float) -> str:
+    """What is reached without looking at the inputs, in words."""
+    named = "chance" if measure.name == "error" else "that of the best constant answer"
+    return f"{named} ({measure.value(chance)})"
 
 
 def _shape_changes(record: SingleDeletions, order: np.ndarray) -> tuple[str, ...]:
@@ -133,11 +164,11 @@ def _shape_changes(record: SingleDeletions, order: np.ndarray) -> tuple[str, ...
     )
 
 
-def _warnings(record: SingleDeletions) -> tuple[str, ...]:
-    images = record.per_image.shape[1]
-    if images >= 200:
+def _warnings(record: SingleDeletions, noun: str) -> tuple[str, ...]:
+    examples = record.per_image.shape[1]
+    if examples >= 200:
         return ()
-    return (f"Deletions were measured on only {counted(images, 'image')}; most intervals overlap.",)
+    return (f"Deletions were measured on only {counted(examples, noun)}; most intervals overlap.",)
 
 
 def effort(subject: Subject, options: Options) -> Effort:

@@ -8,16 +8,17 @@ from ...lesion import Reorderings, reorderings
 from ...network import UnrollError
 from ...plot import plot_reorderings
 from ..effort import Effort, passes
+from ..measure import Measure
 from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent, points
+from ..words import counted, number
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Error after random swaps of blocks of equal shape."""
-    data = subject.images(options["images"])
+    """The metric after random swaps of blocks of equal shape."""
+    data, measure = subject.images(options["images"]), subject.measure
     try:
         record = reorderings(
             subject.fast,
@@ -25,6 +26,7 @@ def run(subject: Subject, options: Options) -> Section:
             options["swaps"],
             draws=options["draws"],
             seed=subject.seed,
+            metric=subject.metric,
             **subject.study,
         )
     except UnrollError:
@@ -32,17 +34,18 @@ def run(subject: Subject, options: Options) -> Section:
     except ValueError as reason:
         raise NotApplicableError(str(reason)) from None
     frame = record.by_swaps()
-    found = _found(record)
-    reading = (found, *_correlation(record, len(data)))
-    rows = [f"{percent(float(row['median']))} after {row['swaps']:.0f} swaps" for row in frame.to_dict("records")]
+    value = measure.value
+    found = _found(record, measure)
+    reading = (found, *_correlation(record, subject.counted(len(data)), subject.data.nouns, measure.words))
+    rows = [f"{value(float(row['median']))} after {row['swaps']:.0f} swaps" for row in frame.to_dict("records")]
     alt = (
-        f"Error of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
-        f"{', '.join(rows)}; {percent(record.full)} in the original order."
+        f"{measure.title} of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
+        f"{', '.join(rows)}; {value(record.full)} in the original order."
     )
     by_swaps = Table.of("reordering_by_swaps", "By number of swaps", frame)
     values = marks(
         by_swaps,
-        lambda row: f"{counted(row['swaps'], 'swap')} (tau {number(row['tau'])}): median {percent(row['median'])}",
+        lambda row: f"{counted(row['swaps'], 'swap')} (tau {number(row['tau'])}): median {value(row['median'])}",
         y="median",
         x="tau",
     )
@@ -50,24 +53,24 @@ def run(subject: Subject, options: Options) -> Section:
     tables = (by_swaps, Table.of("reordering", "All orders", record.to_pandas()))
     code = subject.code(
         "from resnet_paths.lesion import reorderings\n\n"
-        f"print(reorderings(unroll({subject.expressions.model}), {subject.expressions.data}).by_swaps())"
+        f"{subject.setup}print(reorderings(net, {subject.data_code}{subject.metric_code}).by_swaps())"
     )
     return Section((Part("Reordered blocks", reading, drawn, tables, code),), (found,), _warnings(record))
 
 
-def _found(record: Reorderings) -> str:
+def _found(record: Reorderings, measure: Measure) -> str:
     least, most = int(record.swaps.min()), int(record.swaps.max())
     first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
-    text = f"After {counted(least, 'random swap')} of blocks the median error is {percent(first)} "
-    text += f"({points(first - record.full)})" if first != record.full else "(as in the original order)"
-    return text + (f", after {most} swaps it is {percent(last)}." if most > least else ".")
+    text = f"After {counted(least, 'random swap')} of blocks the median {measure.words} is {measure.value(first)} "
+    text += f"({measure.change(first - record.full)})" if first != record.full else "(as in the original order)"
+    return text + (f", after {most} swaps it is {measure.value(last)}." if most > least else ".")
 
 
-def _correlation(record: Reorderings, images: int) -> list[str]:
+def _correlation(record: Reorderings, examples: str, nouns: str, words: str) -> list[str]:
     movable = sum(len(group) for group in record.groups)
     about = (
         f"{counted(movable, 'block')} in {counted(len(record.groups), 'group')} of equal shape can be permuted. "
-        f"Each order was run on {counted(images, 'image')}."
+        f"Each order was run on {examples}."
     )
     if len(record.values) < 3 or np.ptp(record.values) == 0:
         return [about]
@@ -81,7 +84,7 @@ def _correlation(record: Reorderings, images: int) -> list[str]:
     return [
         about,
         "Kendall's tau measures how much of the original order is left (1: all of it). Its rank correlation with the "
-        f"error is {number(rank)} (on more images it may lie between {number(low)} and {number(high)}): {verdict}. "
+        f"{words} is {number(rank)} (on more {nouns} it may lie between {number(low)} and {number(high)}): {verdict}. "
         "Veit et al. (2016, section 4.3) found that the error rises smoothly.",
     ]
 

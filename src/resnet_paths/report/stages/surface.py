@@ -13,13 +13,15 @@ from ..effort import Effort, passes
 from ..pictures import picture
 from ..relief import ONE_PLANE, cell_text, relief_data, surface_marks
 from ..section import Part, Section, Table
-from ..stage import Options, Stage
+from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
 from ..words import counted, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
     """A plane of filter-normalised random directions."""
+    if not subject.has_pictures:
+        raise NotApplicableError("loss surfaces are those of images with one class each")
     parts, rough = _measured(subject, options)
     found = (
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
@@ -34,7 +36,7 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
     plane = [random_direction(subject.model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
         subject.model,
-        subject.images(options["images"]),
+        subject.pictures(options["images"]),
         directions=plane,
         x=coordinates,
         y=coordinates,
@@ -112,6 +114,8 @@ _COPIES = 6  # of the weights: two directions, the moved ones, the folded ones, 
 
 def effort(subject: Subject, options: Options) -> Effort:
     """A pass over the images per cell, and a new set of weights."""
+    if not subject.has_pictures:
+        return Effort()
     cells, weights = options["steps"] ** 2, count_parameters(subject.model)
     once = passes(cells, subject.count(options["images"]), subject.at_once)
     return once + Effort(seconds=1.0 + cells * weights * _COPY, bytes=_COPIES * 4 * weights)

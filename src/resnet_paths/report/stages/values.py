@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...lesion import BlockValues, block_values
+from ...lesion import BlockValues, Exploration, block_values
 from ...lesion.game import MOST_EXHAUSTIVE
 from ...plot import plot_block_values, plot_interactions
 from ...statistics import spearman
 from ..effort import Effort, passes
+from ..measure import Measure
 from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, number, power
+from ..words import block_name, counted, listed, number, power
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -26,16 +27,21 @@ def run(subject: Subject, options: Options) -> Section:
     net = subject.fast
     if len(net) < 2:
         raise NotApplicableError(f"a network of {counted(len(net), 'block')} is too small for the block game")
-    known = subject.all_sets
+    known, measure = _known(subject), Measure.of(subject.game, subject.noun)
     data = subject.images(options["images"] if known is None else len(known.labels))
-    common: dict[str, Any] = {**subject.study, "seed": subject.seed, "known": known}
+    common: dict[str, Any] = {**subject.study, "metric": subject.game, "seed": subject.seed, "known": known}
     every = known is not None or _every(len(net), options)
     record = block_values(net, data, max_permutations=options["permutations"], exhaustive=every, **common)
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
-    values, found = _values(record, alone)
-    return Section((values, _interactions(pairs)), (found,), _warnings(record, options["permutations"]))
+    values, found = _values(record, alone, measure)
+    return Section((values, _interactions(pairs, measure.words)), (found,), _warnings(record, options["permutations"]))
+
+
+def _known(subject: Subject) -> Exploration | None:
+    """What the explorer has measured of all sets; it measures the loss."""
+    return subject.all_sets if subject.game == "loss" else None
 
 
 def _every(n: int, options: Options) -> bool:
@@ -51,44 +57,46 @@ def _against_single_deletions(rank: float) -> str:
     )
 
 
-def _values(record: BlockValues, alone: BlockValues) -> tuple[Part, str]:
+def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[Part, str]:
+    words, value = measure.words, measure.amount
     order = np.argsort(-record.values, kind="stable")
-    best = [record.names[index] for index in order[:3]]
+    best = [block_name(record.names[index]) for index in order[:3]]
     found = (
-        f"On average over all orders of adding the blocks, {best[0]} lowers the loss most, by "
-        f"{number(record.values[order[0]])} (its Shapley value)"
+        f"On average over all orders of adding the blocks, {best[0]} lowers the {words} most, by "
+        f"{value(record.values[order[0]])} (its Shapley value)"
         + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
     )
     _, high = record.intervals()
-    harmful = [name for name, end in zip(record.names, high, strict=True) if end < 0]
+    harmful = [block_name(name) for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
         found,
-        f"Without any block the loss is {number(record.empty)}, with all blocks {number(record.full)}. Add the "
-        "blocks one by one, in random order: the Shapley value of a block is the average decrease in loss when it "
-        f"is added. The values of all blocks sum to the total decrease.",
+        f"Without any block the {words} is {measure.value(record.empty)}, with all blocks "
+        f"{measure.value(record.full)}. Add the blocks one by one, in random order: the Shapley value of a block is "
+        f"the average decrease in {words} when it is added. The values of all blocks sum to the total decrease.",
         _against_single_deletions(rank),
-        f"Blocks that raise the loss on average (95 % interval entirely on that side): {listed(harmful)}."
+        f"Blocks that raise the {words} on average (95 % interval entirely on that side): {listed(harmful)}."
         + (" They do so when others are missing; with all others present they may still help." if harmful else ""),
     )
     alt = (
-        f"Shapley values of {len(record.names)} blocks with standard errors: {best[0]} lowers the loss most, "
-        f"{record.names[order[-1]]} least."
+        f"Shapley values of {len(record.names)} blocks with standard errors: {best[0]} lowers the {words} most, "
+        f"{block_name(record.names[order[-1]])} least."
     )
     frame = record.to_pandas().assign(leave_one_out=alone.values)
     how = "all coalitions" if record.exhaustive else f"{counted(record.coalitions, 'coalition')} sampled"
-    table = Table.of("block_values", f"Cross-entropy (nats), {how}", frame)
-    tips = marks(table, _tip, y="value")
+    title = "Cross-entropy (nats)" if measure.name == "loss" else measure.title
+    table = Table.of("block_values", f"{title}, {how}", frame)
+    tips = marks(table, lambda row: _tip(row, measure), y="value")
     drawn = picture(lambda ax: plot_block_values(record, ax), alt, tips)
     return Part("Values", reading, drawn, (table,)), found
 
 
-def _tip(row: Mapping[str, Any]) -> str:
+def _tip(row: Mapping[str, Any], measure: Measure) -> str:
     moves = "lowers" if row["value"] >= 0 else "raises"
-    return f"{row['name']} {moves} the loss by {number(abs(row['value']))}"
+    return f"{block_name(row['name'])} {moves} the {measure.words} by {measure.amount(abs(row['value']))}"
 
 
-def _interactions(record: BlockValues) -> Part:
+def _interactions(record: BlockValues, words: str) -> Part:
     if record.interactions is None:
         raise RuntimeError("expected interactions")
     n = len(record.names)
@@ -102,14 +110,11 @@ def _interactions(record: BlockValues) -> Part:
     reading = [
         *_extremes(low, high),
         f"Measured on the {n} most valuable blocks, over all {power(2, n)} ways to keep or delete them, with the other "
-        "blocks kept. Below zero (purple), deleting both blocks raises the loss more than the two single deletions "
+        f"blocks kept. Below zero (purple), deleting both blocks raises the {words} more than the two single deletions "
         "together: they can replace each other. Above zero (orange) they need each other: one is worth little without "
         "the other.",
     ]
-    alt = (
-        f"Pairwise interactions of {n} blocks: highest between {high['one']} and {high['other']}, lowest between "
-        f"{low['one']} and {low['other']}."
-    )
+    alt = f"Pairwise interactions of {n} blocks: highest between {_pair(high)}, lowest between {_pair(low)}."
     table = Table.of("interactions", "Pairs", frame)
 
     def draw(ax: Axes) -> None:
@@ -121,13 +126,17 @@ def _interactions(record: BlockValues) -> Part:
     return Part("Interactions", tuple(reading), drawn, (table,))
 
 
+def _pair(row: Mapping[str, Any] | pd.Series) -> str:
+    return f"{block_name(row['one'])} and {block_name(row['other'])}"
+
+
 def _extremes(low: pd.Series, high: pd.Series) -> list[str]:
     """The pairs that stand out, in one paragraph (none, where no pair does)."""
     text = []
     if low["interaction"] < 0:
-        text.append(f"Best substitutes: {low['one']} and {low['other']} ({number(float(low['interaction']))}).")
+        text.append(f"Best substitutes: {_pair(low)} ({number(float(low['interaction']))}).")
     if high["interaction"] > 0:
-        text.append(f"Most dependent: {high['one']} and {high['other']} ({number(float(high['interaction']))}).")
+        text.append(f"Most dependent: {_pair(high)} ({number(float(high['interaction']))}).")
     return [" ".join(text)] if text else []
 
 
@@ -136,8 +145,11 @@ def _pair_tips(record: BlockValues, table: Table) -> list[Mark]:
     place = {name: index for index, name in enumerate(record.names)}
     tips = []
     for index, row in enumerate(table.rows()):
-        one, other, value = place[row["one"]], place[row["other"]], float(row["interaction"])
-        text, cell = f"{row['one']} and {row['other']}: {number(value)}", (table.name, index, "interaction")
+        one, other, value = place[str(row["one"])], place[str(row["other"])], float(row["interaction"])
+        text, cell = (
+            f"{_pair(row)}: {number(value)}",
+            (table.name, index, "interaction"),
+        )
         tips += [Mark(one, other, text, cell, value), Mark(other, one, text, cell, value)]
     return sorted(tips, key=lambda mark: (mark.y, mark.x))
 
@@ -160,7 +172,7 @@ def effort(subject: Subject, options: Options) -> Effort:
     Nothing is measured if the explorer has measured all sets already.
     """
     n = len(subject.net)
-    if subject.all_sets is not None or n < 2:
+    if _known(subject) is not None or n < 2:
         return Effort(seconds=3.0)
     orders = 2 ** (n + 1) / n if _every(n, options) else options["permutations"] * n / 2
     times = orders + n / 2 + 0.6 * 2 ** min(options["players"], n)
