@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..data import ExampleMetric
 from ..data.metrics import METRICS, Metric, metric_named
+from ..nouns import plural
 from .words import number, percent, points, signed
 
 _WORDS = {
@@ -86,10 +87,8 @@ class Measure:
         share = isinstance(function, ExampleMetric) and function.share
         if METRICS.get(name) is not function:
             return cls(name, name.replace("_", " "), "A metric of your own; less is better.", share, True)
-        nouns = noun if noun.endswith("s") else f"{noun}s"
-        words, meaning = (
-            text[name].format(position=_POSITIONS.get(noun, "position"), nouns=nouns) for text in (_WORDS, _MEANING)
-        )
+        spoken = {"position": _POSITIONS.get(noun, "position"), "nouns": plural(noun)}
+        words, meaning = (text[name].format(**spoken) for text in (_WORDS, _MEANING))
         return cls(name, words, meaning, share)
 
     @property

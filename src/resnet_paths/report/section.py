@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..nouns import plural
 from .words import counted, percent, seconds
 
 
@@ -136,9 +137,9 @@ class Latency:
     noun: str = "image"
 
     @property
-    def noun_plural(self) -> str:
+    def nouns(self) -> str:
         """What the examples are called."""
-        return self.noun if self.noun.endswith("s") else f"{self.noun}s"
+        return plural(self.noun)
 
     @property
     def is_less(self) -> bool:

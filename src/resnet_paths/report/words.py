@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..nouns import plural
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -80,7 +82,7 @@ def counted(count: int, one: str, many: str = "") -> str:
         >>> counted(1, "block"), counted(0, "block"), counted(3, "class", "classes"), counted(3, "series")
         ('1 block', 'no blocks', '3 classes', '3 series')
     """
-    noun = one if count == 1 else many or (one if one.endswith("s") else f"{one}s")
+    noun = one if count == 1 else many or plural(one)
     return f"{count or 'no'} {noun}" if count < 1000 else f"{count:,} {noun}"
 
 

@@ -231,7 +231,7 @@ def found_of(plan: DropPlan, latency: Latency, terms: Terms) -> str:
     allowed = terms.amount(terms.allowed)
     if not point.dropped:
         return (
-            f"No drop is recommended: for none of the sets found do the held-out {latency.noun_plural} show, with "
+            f"No drop is recommended: for none of the sets found do the held-out {latency.nouns} show, with "
             f"{percent(CONFIDENCE)} confidence, that {terms.subject} {terms.change}s by at most {allowed}."
         )
     return (
@@ -243,7 +243,7 @@ def found_of(plan: DropPlan, latency: Latency, terms: Terms) -> str:
         )
         + f"{percent(point.parameters / whole.parameters)}, {terms.subject} "
         + ("" if terms.measure is None else "goes ")
-        + f"from {terms.level(whole)} to {terms.level(point)} on held-out {latency.noun_plural}. With "
+        + f"from {terms.level(whole)} to {terms.level(point)} on held-out {latency.nouns}. With "
         f"{percent(CONFIDENCE)} confidence the {terms.change} is at most {allowed}."
     )
 
@@ -259,7 +259,7 @@ def headline_of(plan: DropPlan, latency: Latency, blocks: int, code: str, terms:
     parameters = point.parameters / full.parameters
     fewer = f"{percent(1 - parameters)} fewer parameters"
     saved = f"{percent(1 - latency.share)} less time" if latency.is_less else fewer
-    held_out = f"{plan.images['certify'].count} held-out {latency.noun_plural}"
+    held_out = f"{plan.images['certify'].count} held-out {latency.nouns}"
     return Headline(
         f"{len(point.dropped)} of {blocks} blocks can be dropped: {saved}, {moved}",
         (
