@@ -23,6 +23,8 @@ from .shown import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+EXPLAIN: list[Callable[[Exception, Mapping[str, Any]], None]] = []
+"""Called with what a checked function raises and its arguments, to raise instead what a user can act on."""
 _INPUTS = {"x", "example_input"}
 """Arguments that are a model's input: a nest of tensors, unless their hint says more."""
 _INPUT_WORDS = "an input that contains a tensor, of at least one example"
@@ -74,8 +76,13 @@ def checked(function: Any = None, /, **ranges: Range) -> Any:
         except TypeError:
             return function(*args, **kwargs)  # Python's own message names the function and the argument
         check_arguments(function, given, ranges)
-        with no_autocast():
-            return function(*args, **kwargs)
+        try:
+            with no_autocast():
+                return function(*args, **kwargs)
+        except Exception as error:
+            for explain in EXPLAIN:
+                explain(error, given)
+            raise
 
     with_checks.__checks__ = True  # type: ignore[attr-defined]
     return with_checks

@@ -1,6 +1,7 @@
 """Images and data of any form in memory, from every source that analyses run on."""
 
 from ..choices import Split
+from . import explained  # noqa: F401  # explains what models raise about data
 from ._files import folder, zipped
 from ._normalisation import CIFAR10_CLASSES
 from ._npz import npz

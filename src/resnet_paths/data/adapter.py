@@ -8,6 +8,7 @@ were. With the conversion in one place, no two analyses interpret the same batch
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..arguments import ELSEWHERE, checked
 from ..graph.preserve import generators_kept
@@ -32,6 +33,7 @@ ImageSource = Annotated[InMemory | Dataset[Any] | Mapping[str, Any] | Iterable[A
 IMAGE_KEYS = ("pixel_values", "image", "images", "img", "imgs", "x", "input", "inputs", "data", "pixels")
 LABEL_KEYS = ("labels", "label", "target", "targets", "y", "class", "classes", "fine_label")
 
+_COLOURS = 3
 _FORMS = (
     "an ImageData, a pair (images, labels), a Dataset, a DataLoader or an iterable of batches (pairs or dicts); "
     "load_data reads files"
@@ -117,7 +119,7 @@ def as_batches(
 
     For functions that do not require images: inputs may have any shape, or be tuples or dicts, and targets may be
     anything. Batches of a loader or another iterable are used unchanged; containers without batches (images, arrays,
-    data sets) are cut into batches of nearly equal size.
+    data sets) are cut into batches of nearly equal size, and so are samples with one class each.
 
     Args:
         source: see :func:`as_data`; batches may also be inputs alone.
@@ -144,7 +146,7 @@ def as_batches(
         loader = DataLoader(source, batch_size)  # type: ignore[arg-type]
         return (_input_and_target(batch, model) for batch in loader)
     items = iter(source) if pair else _items(source)
-    return (_input_and_target(batch, model) for batch in items)
+    return (_input_and_target(batch, model) for batch in _in_batches(items, batch_size))
 
 
 def model_input(x: Any, model: nn.Module | None) -> Any:
@@ -187,7 +189,7 @@ def _collected(
     are_samples, count = _holds_samples(source), 0
     for item in _items(source, labelled) if items is None else items:
         x, y = _images_and_labels(item, image, label, data_name, labelled)
-        if are_samples or (y is not None and _is_scalar(y)):
+        if are_samples or _is_sample(x, y):
             x, y = tensor_of(x, "pixels")[None], None if y is None else tensor_of(y, "labels")[None]
         images.append(image_tensor(x, data_name))
         labels.append(_labels_of(y, images[-1], data_name))
@@ -327,8 +329,45 @@ def _n_required(model: nn.Module) -> int:
     )
 
 
-def _is_scalar(y: Any) -> bool:
-    return not isinstance(y, (list, tuple)) and np.ndim(y) == 0
+def _in_batches(items: Iterator[Any], size: int) -> Iterator[Any]:
+    """The batches of an iterable; its samples, if their targets show that these are samples, joined to batches."""
+    first = next(items, None)
+    if first is None:
+        return
+    items = itertools.chain([first], items)
+    x, y = None, None
+    if isinstance(first, Mapping):
+        x, label = next(filter(_is_array, first.values()), None), _key_of(first, LABEL_KEYS, lambda value: False)
+        y = None if label is None else first[label]
+    elif isinstance(first, (tuple, list)) and len(first) == 2:
+        x, y = first
+    if _is_array(x) and _is_sample(x, y):
+        while group := list(itertools.islice(items, size)):
+            yield default_collate(group)
+    yield from items
+
+
+def _is_sample(x: Any, y: Any) -> bool:
+    """Whether this is one image or input rather than a batch: its target is one number, or one row of a one-hot matrix.
+
+    Raises:
+        ValueError: it could be either, a picture of three colours or three grey ones.
+    """
+    if y is None or isinstance(y, (list, tuple)) or np.ndim(y) == 0:
+        return y is not None and not isinstance(y, (list, tuple))
+    if not (_is_array(x) and _is_array(y)) or y.ndim != 1 or not _is_one_hot(y):
+        return False
+    if len(y) == len(x) == _COLOURS and x.ndim == 3:
+        raise ValueError(
+            f"expected labels that tell samples from batches, got one image {tuple(x.shape)} with a one-hot label of "
+            f"three classes, or three grey images with the labels {y.tolist()}; pass class numbers, or images with a "
+            "dimension for the channel"
+        )
+    return len(y) != len(x) and x.ndim > 1
+
+
+def _is_one_hot(y: torch.Tensor | np.ndarray) -> bool:
+    return bool(((y == 0) | (y == 1)).all()) and int(y.sum()) == 1 < len(y)
 
 
 def _labels_of(y: Any | None, images: torch.Tensor, name: str) -> torch.Tensor:
