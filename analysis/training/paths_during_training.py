@@ -149,6 +149,17 @@ FOLLOWED: dict[str, Callable[[Comparison], np.ndarray]] = {
 }
 
 
+DRAWN = {
+    "error": "share of test images",
+    "mean effective path length": "branches passed",
+    "mean length in the gradient": "branches passed",
+    "rise of the error per deleted block": "share of test images",
+    "blocks that share the value": "effective number",
+    "share of the plane within 1 nat": "share of the cells",
+}
+"""What the picture shows, with units."""
+
+
 # Claims
 
 
@@ -231,16 +242,14 @@ def by_block(shapley: Series) -> list[str]:
     return lines
 
 
-def picture(series: dict[str, Series], epochs: Sequence[int], path: Path) -> None:
+def picture(followed: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], epochs: Sequence[int], path: Path) -> None:
+    """The mean over seeds of each quantity, with a band of one standard deviation, as in the table."""
     axes = Figure(figsize=(11, 6.5), layout="constrained").subplots(2, 3).flatten()
-    shown = [name for name in FOLLOWED if not name.startswith(("95 %", "rank", "largest"))]
-    for ax, name in zip(axes, shown, strict=True):
-        for kind, values in series[name].items():
-            for row in values:
-                ax.plot(epochs, row, color=COLOURS[kind], alpha=0.35, lw=0.8)
-            ax.plot(epochs, values.mean(0), "o-", color=COLOURS[kind], ms=3, label=kind)
-        ax.set_title(name, fontsize=10)
-        ax.set_xlabel("epochs trained")
+    for ax, (name, unit) in zip(axes, DRAWN.items(), strict=True):
+        for kind, (mean, spread) in followed[name].items():
+            ax.fill_between(epochs, mean - spread, mean + spread, color=COLOURS[kind], alpha=0.2, lw=0)
+            ax.plot(epochs, mean, "o-", color=COLOURS[kind], ms=3, label=kind)
+        ax.set(xlabel="epochs trained", ylabel=f"{name}\n({unit})")
     axes[0].legend(fontsize=8)
     save(axes[0], path)
 
@@ -252,7 +261,8 @@ def page(study: Study) -> list[str]:
         for name, follow in FOLLOWED.items()
     }
     third = int(np.argmin(np.abs(np.array(study.epochs) - study.recipe.epochs / 3)))
-    picture(series, study.epochs, HERE / "paths_during_training.png")
+    followed = {name: {kind: moments(values) for kind, values in kinds.items()} for name, kinds in series.items()}
+    picture(followed, study.epochs, HERE / "paths_during_training.png")
     steps = math.ceil(len(study.data) / study.recipe.batch_size) * study.recipe.epochs
     lines = [
         "# Paths, values of blocks and surfaces during training",
@@ -279,6 +289,8 @@ def page(study: Study) -> list[str]:
         *[f"| {' | '.join(row)} |" for row in claims(series, third)],
         "",
         "![what is followed, by epoch](paths_during_training.png)",
+        "",
+        "Bands: one standard deviation over seeds.",
         "",
         "Mean and standard deviation over seeds:",
         "",
