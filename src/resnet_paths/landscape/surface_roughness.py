@@ -80,7 +80,7 @@ def roughness(
     """Convexity, negative curvature and deviation from a quadratic of a surface over a line or plane.
 
     The second derivatives at each inner cell are divided differences, exact for quadratics also where coordinates
-    are not evenly spaced; λ are the eigenvalues of the 2 x 2 matrix of them. Li et al. (2018), section 6.2, look at
+    are not evenly spaced; λ are the eigenvalues of the 2 x 2 matrix of them. Li et al. (2018), section 6, look at
     ``|λ_min / λ_max|`` of the full Hessian, whose λ_min is never far above 0; on a plane that would be 1 for a round
     bowl, so only negative curvature counts here.
 

@@ -89,7 +89,7 @@ def damage_predictors(
       ``‖Jᵀ G‖ / (‖Jᵀ G‖ + ‖Sᵀ G‖)``.
     - ``logit_contribution``: what b adds, through shortcuts alone, to the label's logit minus the mean logit
       (see :func:`resnet_paths.paths.block_contributions`).
-    - ``cka``: one minus linear CKA between s and s + b (Kornblith et al. 2019, equation 3), on `cka_images` random
+    - ``cka``: one minus linear CKA between s and s + b (Kornblith et al. 2019, equation 4), on `cka_images` random
       images.
 
     Args:
@@ -210,7 +210,7 @@ def _cka(net: UnrolledNetwork, x: torch.Tensor) -> np.ndarray:
 
 @checked
 def linear_cka(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Linear centred kernel alignment of two representations of the same images (Kornblith et al. 2019, eq. 3).
+    """Linear centred kernel alignment of two representations of the same images (Kornblith et al. 2019, equation 4).
 
     ``‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)`` of centred features, computed from the matrices ``XXᵀ`` and ``YYᵀ``.
 

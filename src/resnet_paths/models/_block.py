@@ -148,7 +148,7 @@ class Block(nn.Module):
 def _shortcut(in_channels: int, out_channels: int, stride: int, option: Shortcut, preactivation: bool) -> nn.Module:
     if option == "A":
         return ZeroPadShortcut(in_channels, out_channels, stride)
-    # in pre-activation, the input is already normalised, and the sum gets no norm (He et al. 2016, section 3.1)
+    # in pre-activation, the input is already normalised, and the sum gets no norm (He et al. 2016, section 4.1)
     norms = [] if preactivation else [nn.BatchNorm2d(out_channels)]
     if option == "D":
         pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)

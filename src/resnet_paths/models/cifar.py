@@ -89,7 +89,7 @@ class CifarResNet(nn.Module):
 
 
 def _stem(kind: Stem, in_channels: int, channels: int) -> nn.Module:
-    """The layers before the first norm; the three 3x3 convolutions are those of He et al. (2019), section 4.1."""
+    """The layers before the first norm; the three 3x3 convolutions are those of He et al. (2019), section 4.2."""
     if kind != "deep":
         kernel, stride = (3, 1) if kind == "3x3" else (7, 2)
         return nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
@@ -154,7 +154,7 @@ def cifar_resnet(
 
     These are the CIFAR networks of He et al. (2015), section 4.2; with pre-activation as in He et al. (2016), section
     4, where the first block and those that change the shape or project pass the activation to their shortcut; ResNeXt
-    (Xie et al. 2017) through ``groups``; and the shortcut and stem of ResNet-D (He et al. 2019, section 4.1). With
+    (Xie et al. 2017) through ``groups``; and the shortcut and stem of ResNet-D (He et al. 2019, section 4.2). With
     ``residual=False`` the network has the same layers without shortcuts (the plain twin): the same parameter names in
     the branches and, for the same seed, the same initial values.
 

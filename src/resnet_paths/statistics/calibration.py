@@ -61,7 +61,7 @@ def squared_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bin
         ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
             no class.
 
-    Source: Kumar, Liang and Ma (2019), Verified Uncertainty Calibration, section 4, who subtract an estimate of the
+    Source: Kumar, Liang and Ma (2019), Verified Uncertainty Calibration, section 5, who subtract an estimate of the
         same bias; here it also counts the spread of the certainties within a bin.
 
     Example:

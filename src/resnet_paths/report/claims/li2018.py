@@ -122,7 +122,7 @@ PAPER = Paper(
         ),
         Claim(
             "smoother",
-            "section 5.2, figures 1 and 5",
+            "section 6, figures 1 and 5",
             "Shortcuts make the surface of a deep network smoother",
             "less negative curvature than the plain twin, significant over training runs, once both have learnt",
             _smoother,
