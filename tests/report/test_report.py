@@ -39,7 +39,9 @@ from resnet_paths.report import (
     json_schema,
     write_report,
 )
+from resnet_paths.report.columns import meaning
 from resnet_paths.report.effort import quickest_threads
+from resnet_paths.report.measure import Measure
 from resnet_paths.report.page import everything
 from resnet_paths.report.section import Latency
 from resnet_paths.report.stages.frontier import Terms, found_of, headline_of
@@ -152,6 +154,14 @@ def test_the_files_on_the_page_hold_the_numbers_in_full(whole) -> None:
     assert everything["provenance"]["model_fingerprint"] == direct.source.model
     lines = files["lesion.csv"].splitlines()
     assert len(lines) == 1 + 6
+
+
+def test_every_column_says_what_it_holds(whole) -> None:
+    error = Measure.of("error")
+    columns = [(name, column) for name, frame in whole.tables.items() for column in frame]
+    assert not [column for column in columns if not meaning(*column, error)]
+    heads = Page(whole.path.read_text()).all("th")
+    assert {"title": meaning("frontier", "share", error), "scope": "col", "class": "right"} in heads
 
 
 def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from markupsafe import Markup, escape
 
 from ..data.metrics import METRICS
 from ..tables import json_rows
+from .columns import meaning
 from .measure import Measure
 from .pictures import distinct
 from .section import Headline, Picture, Table
@@ -48,6 +50,7 @@ def render(report: Report, subject: Subject) -> str:
         provenance=report.provenance,
         nouns=subject.data.nouns,
         glossary=_glossary(subject),
+        meaning=partial(meaning, measure=subject.measure, noun=subject.data.noun),
         stages=report.to_pandas(),
         everything=data_uri("application/json", json.dumps(everything(report), indent=1)),
     )
@@ -106,7 +109,7 @@ def rendered(template: str, **values: Any) -> str:
         script=_Plain(script),
         script_hash=_Plain(script_hash(script)),
         rows=_rows,
-        **values,
+        **{"meaning": None} | values,  # a comparison has tables of its own, whose names say what they hold
     )
 
 
@@ -225,7 +228,7 @@ def _rows(table: Table) -> dict[str, Any]:
     frame = table.frame()
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool for name in frame]
     body = [[_cell(value) for value in row] for row in frame.head(_SHOWN).itertuples(index=False)]
-    heads = [str(name).replace("_", " ") for name in frame]
+    heads = [(str(name).replace("_", " "), str(name)) for name in frame]
     return {"heads": list(zip(heads, numeric, strict=True)), "body": body, "total": len(frame), "numeric": numeric}
 
 
