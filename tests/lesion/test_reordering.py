@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from helpers import randomise_norms, source
-from resnet_paths.data import ImageData
+from resnet_paths.data import Examples, ImageData
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.lesion import Reorderings, order_distance, random_swaps, reorderings
 from resnet_paths.models import cifar_resnet
@@ -75,6 +75,33 @@ def test_where_blocks_cannot_be_run_apart_copies_of_the_model_are_made() -> None
     for order, values in zip(record.orders, record.per_image[1:], strict=True):
         expected = in_order(model, order.tolist(), data.x.double())[:, 0].detach().numpy()
         assert np.abs(values - expected).max() < 1e-10
+
+
+class Named(nn.Module):
+    """A model whose inputs have names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.model(values * mask)
+
+
+def test_copies_of_a_model_take_inputs_by_name() -> None:
+    """As those of language models do."""
+    torch.manual_seed(0)
+    model = randomise_norms(Named(nn.Sequential(*[PostNorm() for _ in range(3)]))).double().eval()
+    mask = (torch.arange(6) < 4).double().expand(5, 6)
+    x = {"values": torch.randn(5, 6, dtype=torch.float64), "mask": mask}
+    data = Examples(x, torch.randn(5, 6, dtype=torch.float64))
+    record = reorderings(unroll(model, x), data, [1], draws=3, metric="squared_error", progress=False)
+    assert not record.direct
+    for order, value in zip(record.orders, record.values, strict=True):
+        values = x["values"] * mask
+        for block in order:
+            values = model.model[block](values)
+        assert value == pytest.approx(float((values - data.targets).square().mean()))
 
 
 class PostNorm(nn.Module):

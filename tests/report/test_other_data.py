@@ -30,7 +30,11 @@ from resnet_paths.tradeoff import AccuracyDrop, Rise
 from tiny_report import TINY
 
 KINDS = ("tokens", "numbers", "masks", "flags", "series")
-SMALL = {**TINY, "frontier": {**TINY["frontier"], "max_blocks": 1, "seconds": 0.001, "batch": 2}}
+SMALL = {
+    **TINY,
+    "frontier": {**TINY["frontier"], "max_blocks": 1, "seconds": 0.001, "batch": 2},
+    "curvature": {"images": 4, "steps": 3, "basis": 6, "tolerance": 0.1},
+}
 NOT_THERE = {"explorer", "surface"}
 
 

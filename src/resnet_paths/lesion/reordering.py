@@ -20,7 +20,7 @@ from ..choices import MetricName
 from ..data import ImageSource
 from ..data.fitting import data_for
 from ..data.metrics import Metric, bound_of, metric_named
-from ..graph.inputs import placed
+from ..graph.inputs import call_model, placed
 from ..graph.prefix_tree import shared_walk
 from ..imports import first_import
 from ..network import Evaluations, State, UnrolledNetwork
@@ -243,7 +243,8 @@ class Orders:
         if not self.modules.direct:
             first = x[:1] if isinstance(x, torch.Tensor) else x
             for row, order in enumerate(self.orders):
-                yield row, self.runner.followed(reorder_blocks(self.runner, order, example_input=first)(x))
+                reordered = reorder_blocks(self.runner, order, example_input=first)
+                yield row, self.runner.followed(call_model(reordered, x))
             return
         inner = {block for holder in self.modules.holders for block in holder[:-1]}
 

@@ -96,14 +96,18 @@ def power(base: int, exponent: int) -> str:
     return f"{base}" + str(exponent).translate(_RAISED)
 
 
-def block_name(name: object) -> str:
+def block_name(name: object, *, begins: bool = False) -> str:
     """What prose calls a block: in a plain sequence of modules, names are numbers.
 
+    Args:
+        name: the block's name.
+        begins: whether it begins a sentence.
+
     Example:
-        >>> block_name("layer1.0"), block_name("3")
-        ('layer1.0', 'block 3')
+        >>> block_name("layer1.0", begins=True), block_name("3"), block_name("3", begins=True)
+        ('layer1.0', 'block 3', 'Block 3')
     """
-    return f"block {name}" if str(name).isdecimal() else str(name)
+    return f"{'Block' if begins else 'block'} {name}" if str(name).isdecimal() else str(name)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -51,8 +51,8 @@ def run(subject: Subject, options: Options) -> Section:
     order = blocks.sort_values("mean", ascending=False, kind="stable")
     top, against = [block_name(name) for name in order["source"]], blocks[blocks["mean"] < 0]
     found = (
-        f"{goal.title} is {number(total)} on average. {top[0]} adds most to it directly "
-        f"({number(float(order['mean'].iloc[0]))})."
+        f"{goal.title} is {number(total)} on average. {block_name(order['source'].iloc[0], begins=True)} adds most to "
+        f"it directly ({number(float(order['mean'].iloc[0]))})."
     )
     reading = (
         found,

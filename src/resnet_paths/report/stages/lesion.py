@@ -36,7 +36,7 @@ def run(subject: Subject, options: Options) -> Section:
     )
     constant = subject.constant
     reading = (
-        f"{found} {names[least]} matters least ({change(record.damage[least])}"
+        f"{found} {block_name(record.names[least], begins=True)} matters least ({change(record.damage[least])}"
         + (f": the {measure.words} falls" if record.damage[least] < 0 else "")
         + f"); the median over the blocks is {change(float(np.median(record.damage)))}.",
         _told_apart(frame, record, subject.noun),
