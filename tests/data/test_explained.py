@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,8 +13,9 @@ from resnet_paths.data import Examples, ImageData, as_data, as_examples, digits
 from resnet_paths.data.adapter import as_batches
 from resnet_paths.landscape import loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
-from resnet_paths.paths import logit_lens
+from resnet_paths.paths import gradient_by_length, logit_lens
 from resnet_paths.surgery import refit_blocks
+from resnet_paths.tables import data_frame
 from resnet_paths.training import error_rate
 
 QUIET = {"progress": False}
@@ -57,6 +59,31 @@ def test_a_model_without_values(name: str, model: nn.Module, few: ImageData) -> 
         ValueError, match=r"got one on the meta device, which holds only shapes; load its weights first"
     ):
         CALLS[name](model.to("meta"), few)
+
+
+def test_an_input_of_another_dtype_than_the_model(model: nn.Module, few: ImageData) -> None:
+    net = unroll(model.bfloat16())
+    words = r"^expected an input of bfloat16 on cpu, .* got float32 on cpu; pass x.to\('cpu', torch.bfloat16\)$"
+    with pytest.raises(ValueError, match=words):
+        gradient_by_length(net, few.x, few.labels)
+    assert gradient_by_length(net, few.x.bfloat16(), few.labels).share.shape == (4, 6)
+
+
+def test_a_model_made_in_inference_mode(few: ImageData) -> None:
+    with torch.inference_mode():
+        made = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()
+    with pytest.raises(ValueError, match=r"made within torch.inference_mode\(\); make or load it outside"):
+        gradient_by_length(unroll(made), few.x, few.labels)
+
+
+def test_tables_and_lists_as_pairs() -> None:
+    rows = np.arange(12.0).reshape(4, 3)
+    data = as_examples((rows.tolist(), [0.5, 1.0, 1.5, 2.0]))
+    assert data.inputs.tolist() == rows.tolist()
+    assert data.targets.tolist() == [0.5, 1.0, 1.5, 2.0]
+    table = data_frame({"a": rows[:, 0], "b": rows[:, 1]})
+    with pytest.raises(TypeError, match=r"got DataFrame; pass arrays"):
+        as_examples((table[["a"]], table["b"]))
 
 
 def test_other_errors_stay_what_they_are(model: nn.Module, few: ImageData) -> None:

@@ -225,9 +225,10 @@ def _check(source: Any) -> None:
         raise TypeError(f"expected images with a class each, got {source!r}; this analysis reads images only")
     if isinstance(source, (str, Path)):
         raise TypeError(f"expected {_FORMS}, got {str(source)!r}; pass load_data({str(source)!r})")
-    if hasattr(source, "iloc"):  # a table of pandas, which iterates over the names of its columns
+    parts = source[:2] if isinstance(source, (tuple, list)) else (source,)
+    if any(hasattr(part, "iloc") for part in parts):  # a table of pandas, which iterates over the names of its columns
         raise TypeError(
-            f"expected {_FORMS}; got {type(source).__name__}; pass arrays, such as (table[inputs].to_numpy(), "
+            f"expected {_FORMS}; got {type(parts[0]).__name__}; pass arrays, such as (table[inputs].to_numpy(), "
             "table[target].to_numpy())"
         )
     holds = isinstance(source, (Iterable, Dataset)) or hasattr(source, "__getitem__")

@@ -53,8 +53,9 @@ def as_examples(
     """Data of any form in memory; every function that takes data of any form reads it by this.
 
     Args:
-        source: an :class:`Examples` or an :class:`ImageData`, which are returned unchanged; a pair of arrays ``(inputs,
-            targets)``; a ``Dataset``; a ``DataLoader``; a dict of arrays; or an iterable of batches or samples, each a
+        source: an :class:`Examples` or an :class:`ImageData`, which are returned unchanged; a pair of arrays, or of
+            nested lists of numbers, ``(inputs, targets)``; a ``Dataset``; a ``DataLoader``; a dict of arrays; or an
+            iterable of batches or samples, each a
             tuple ``(inputs, targets)`` or a mapping, such as those of Hugging Face. Items of an iterable are samples if
             the target is one number, inputs and target differ in length, or they are plain lists. Batches of different
             lengths are padded to the longest if they have an attention mask.
@@ -86,6 +87,8 @@ def as_examples(
         return as_data(source, labelled=labelled, name=name, mean=mean, std=std)
     if _is_array(source):
         source = [source]
+    if isinstance(source, tuple) and len(source) == 2 and all(map(_is_matrix, source)):
+        source = tuple(np.asarray(part) for part in source)
     _check(source)
     with generators_kept([]):  # a loader's order and augmentation leave no mark
         items = _items(source, labelled or _is_pair_of_one_length(source))
@@ -96,6 +99,13 @@ def as_examples(
             return _collected(source, mean, std, None, name, None, None, None, labelled, items)
         data = _joined([_read(item, samples, model) for item in items], name or _named(source))
     return _labelled(data, labelled)
+
+
+def _is_matrix(value: Any) -> bool:
+    """Whether this is a list of numbers, or of rows of them."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float)
 
 
 def _labelled(data: Examples, labelled: bool) -> Examples:

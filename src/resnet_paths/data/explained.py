@@ -45,6 +45,11 @@ def explain(error: Exception, given: Mapping[str, Any]) -> None:
                 f"expected a {type(model).__name__} with values, got one on the meta device, which holds only shapes; "
                 "load its weights first: model.to_empty(device='cpu'), then model.load_state_dict(...)"
             ) from error
+        if isinstance(error, RuntimeError) and any(value.is_inference() for value in model.parameters()):
+            raise ValueError(
+                f"expected a {type(model).__name__} that gradients can pass through, got one made within "
+                "torch.inference_mode(); make or load it outside"
+            ) from error
         of_model = source.get(name) if isinstance(source, Mapping) and name in source else source
         _try(model, of_model, error)
 
@@ -78,19 +83,39 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
         else:  # of a container, only the first batch is read
             first = source if _is_input(source) else next(iter(as_batches(source, model, inputs=True)))[0]
             few = map_leaves(first, lambda leaf: leaf[:2] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf)
-        few = placed(few, model)
+        moved = placed(few, model)
     except Exception:  # nothing to run the model on
         return
     nouns, name = (source.nouns, source.name) if isinstance(source, InMemory) else ("an input", "one")
     shapes = ", ".join("x".join(map(str, leaf.shape[1:])) for leaf in leaves(few) if isinstance(leaf, torch.Tensor))
     try:
         with preserved(model), torch.no_grad():
-            call_model(model, few)
+            call_model(model, moved)
     except Exception as fault:  # whatever a model raises for inputs that it does not take
         raise _kind(error)(
             f"expected {nouns} that {type(model).__name__} accepts, got {name} of {shapes}: "
             f"{' '.join(str(fault).split())}; pass {nouns} that fit the model"
         ) from error
+
+    if _is_input(source):
+        _check_place(model, few, moved, error)
+
+
+def _check_place(model: nn.Module, given: Any, moved: Any, error: Exception) -> None:
+    """Refuse an input of another dtype or on another device than the model's parameters, if it fails on that."""
+    for one, other in zip(leaves(given), leaves(moved), strict=True):
+        if (one.dtype, one.device) == (other.dtype, other.device):
+            continue
+        try:
+            with preserved(model), torch.no_grad():
+                call_model(model, given)
+        except Exception:  # whatever a model raises for an input that it does not take
+            kind, wanted = (str(tensor.dtype).removeprefix("torch.") for tensor in (one, other))
+            raise ValueError(
+                f"expected an input of {wanted} on {other.device}, as the parameters of {type(model).__name__}, got "
+                f"{kind} on {one.device}; pass x.to({str(other.device)!r}, torch.{wanted})"
+            ) from error
+        return
 
 
 def _kind(error: Exception) -> type[Exception]:
