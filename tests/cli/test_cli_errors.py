@@ -191,3 +191,25 @@ def test_nothing_to_drop_is_said(tmp_path, monkeypatch) -> None:
     assert result.exit_code == 0, result.output
     assert "No block was dropped" in result.output
     assert "drop_blocks(model, [])" not in result.output
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "own_home.py").write_text(OWN)
+    result = CliRunner().invoke(
+        app, ["lesion", "--model=~/own_home.py:ten", "--limit", "4", "--count", "0", "--out=~/less"]
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "less" / "lesion.csv").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("option", ["--model", "--data"])
+def test_a_python_file_without_a_function_says_how_to_name_one(option: str, tmp_path) -> None:
+    file = tmp_path / "own_functions.py"
+    file.write_text(OWN)
+    told = line_of(CliRunner().invoke(app, ["lesion", option, str(file)]))
+    assert f"{file}:FUNCTION" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -92,6 +93,13 @@ def command(*examples: str, note: str = "") -> Callable[[F], F]:
     return register
 
 
+def _with_home(value: Any) -> Any:
+    """A text that begins with ~ as a path from the home folder, which a shell leaves alone in --model=~/net.pt."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def ungrouped(function: Callable[..., None]) -> Callable[..., None]:
     """The same function, with each field of its dataclass arguments as a separate keyword argument."""
     hints = typing.get_type_hints(function, include_extras=True)
@@ -110,6 +118,7 @@ def ungrouped(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def run(**given: Any) -> None:
+        given = {name: _with_home(value) for name, value in given.items()}
         made = {
             name: kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
             for name, kind in groups.items()

@@ -6,6 +6,7 @@ Nothing here imports PyTorch, so that help and completion are immediate.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +45,7 @@ def path_option(*names: str, help: str) -> Any:
 def _path(text: str | Path) -> Path:
     if not str(text).strip():
         raise typer.BadParameter(f"expected a name, got {str(text)!r}; leave the option out for the default")
-    return Path(text)
+    return Path(os.path.expanduser(text))  # a shell leaves the ~ of --out=~/results as it is
 
 
 Model = Annotated[

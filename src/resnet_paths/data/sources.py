@@ -253,7 +253,8 @@ def _kind(spec: str) -> str:
         kinds = {".zip": "zip", ".npz": "npz"}
         if path.suffix.lower() in kinds:
             return kinds[path.suffix.lower()]
-        raise ValueError(f"expected {_FORMS}, got the file {spec}; pack its images into one of these")
+        advice = f"name a function: {spec}:FUNCTION" if path.suffix == ".py" else "pack its images into one of these"
+        raise ValueError(f"expected {_FORMS}, got the file {spec}; {advice}")
     if is_user_code(spec) and name not in ("digits",):
         return "function"
     similar = difflib.get_close_matches(name, ["digits", "cifar10"], 1) or ["no name like it"]

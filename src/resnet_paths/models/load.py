@@ -130,6 +130,8 @@ def base_of(spec: str) -> str | None:
 
 
 def _by_name(spec: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if spec.endswith(".py"):
+        raise ValueError(f"expected a function of {spec} that returns the model, got none; name it: {spec}:FUNCTION")
     if spec == "embedded" or is_checkpoint(spec):
         _refuse(spec, "its checkpoint decides", pretrained, num_classes=num_classes, **options)
         return load_checkpoint(EMBEDDED if spec == "embedded" else spec)
