@@ -76,6 +76,11 @@ def test_a_model_made_in_inference_mode(few: ImageData) -> None:
         gradient_by_length(unroll(made), few.x, few.labels)
 
 
+def test_a_model_of_lazy_layers() -> None:
+    with pytest.raises(ValueError, match=r"got lazy ones; run the model once on an example first"):
+        unroll(nn.Sequential(nn.LazyLinear(3)).eval())
+
+
 def test_tables_and_lists_as_pairs() -> None:
     rows = np.arange(12.0).reshape(4, 3)
     data = as_examples((rows.tolist(), [0.5, 1.0, 1.5, 2.0]))

@@ -51,6 +51,11 @@ def test_the_values_add_up_from_no_block_to_all(game) -> None:
     assert ax.yaxis_inverted()
 
 
+def test_values_that_are_no_numbers_are_told_before_matplotlib_meets_them(game) -> None:
+    with pytest.raises(ValueError, match=r"^expected finite values to add up, got NaN or infinities of the loss$"):
+        plot_value_waterfall(dataclasses.replace(game, full=float("nan")))
+
+
 def test_an_error_becomes_an_accuracy_that_rises() -> None:
     values = np.array([0.1, 0.6, -0.1, 0.2])
     made = _game(values, "error", full=0.1, empty=0.9)

@@ -87,6 +87,17 @@ def test_shares_of_the_gradient_add_up_to_all_of_it() -> None:
     assert _named(ax)
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_no_gradient_at_all_is_told_before_matplotlib_meets_it(value: float) -> None:
+    split = gradient_by_length(tiny_network(5), *tiny_batch())
+    nothing = {name: torch.full_like(getattr(split, name), value) for name in ("norms", "total_norm")}
+    gone = dataclasses.replace(split, **nothing, share=torch.full_like(split.share, float("nan")))
+    with pytest.raises(ValueError, match=r"^expected norms above zero for a logarithmic scale, got none"):
+        plot_gradient_by_length(gone)
+    with pytest.raises(ValueError, match=r"^expected an example with a gradient, got none"):
+        plot_gradient_share(gone)
+
+
 def test_contributions_are_a_picture_of_blocks_by_examples() -> None:
     net, (x, target) = tiny_network(4), tiny_batch()
     record = block_contributions(net, x, target)

@@ -102,6 +102,7 @@ def test_coverage_of_a_median_of_shares() -> None:
 
 
 def test_a_median_without_spread() -> None:
+    assert np.isnan(design_interval(np.nan, np.full(10, np.nan), 100, share=False)).all()
     assert design_interval(0.0, np.zeros(10), 100, share=True) == pytest.approx((0, 0.037), abs=1e-3)
     assert design_interval(0.3, np.full(10, 0.3), 100, share=False) == (-np.inf, np.inf)
 

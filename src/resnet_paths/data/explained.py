@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ..arguments.checking import EXPLAIN
 from ..graph.errors import NoBlocksError
@@ -44,6 +45,11 @@ def explain(error: Exception, given: Mapping[str, Any]) -> None:
             raise _kind(error)(
                 f"expected a {type(model).__name__} with values, got one on the meta device, which holds only shapes; "
                 "load its weights first: model.to_empty(device='cpu'), then model.load_state_dict(...)"
+            ) from error
+        if any(isinstance(value, UninitializedParameter) for value in model.parameters()):
+            raise ValueError(
+                f"expected a {type(model).__name__} whose parameters have their shapes, got lazy ones; run the model "
+                "once on an example first"
             ) from error
         if isinstance(error, RuntimeError) and any(value.is_inference() for value in model.parameters()):
             raise ValueError(
@@ -86,7 +92,9 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
         moved = placed(few, model)
     except Exception:  # nothing to run the model on
         return
-    nouns, name = (source.nouns, source.name) if isinstance(source, InMemory) else ("an input", "one")
+    nouns, name, advice = "an input", "one", "one that fits"
+    if isinstance(source, InMemory):
+        nouns, name, advice = source.nouns, source.name, f"{source.nouns} that fit"
     shapes = ", ".join("x".join(map(str, leaf.shape[1:])) for leaf in leaves(few) if isinstance(leaf, torch.Tensor))
     try:
         with preserved(model), torch.no_grad():
@@ -94,7 +102,7 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
     except Exception as fault:  # whatever a model raises for inputs that it does not take
         raise _kind(error)(
             f"expected {nouns} that {type(model).__name__} accepts, got {name} of {shapes}: "
-            f"{' '.join(str(fault).split())}; pass {nouns} that fit the model"
+            f"{' '.join(str(fault).split())}; pass {advice} the model"
         ) from error
 
     if _is_input(source):

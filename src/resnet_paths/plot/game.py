@@ -34,6 +34,9 @@ def plot_value_waterfall(
         most: draw as many blocks, and the others as one bar; by default, as many as have room.
         **look: label, color, title and legend; see :class:`Look`.
 
+    Raises:
+        ValueError: a value is not finite.
+
     Example:
         >>> from resnet_paths import block_values, load_data, load_model, unroll
         >>> net, data = unroll(load_model("embedded")), load_data("digits", limit=4)
@@ -41,6 +44,8 @@ def plot_value_waterfall(
         >>> plot_value_waterfall(values).get_xlabel()
         'accuracy'
     """
+    if not np.isfinite([*record.values, record.full, record.empty]).all():
+        raise ValueError(f"expected finite values to add up, got NaN or infinities of the {record.metric}")
     frame = Frame(ax, (7, max(3.0, 0.3 * min(len(record.names), 20) + 1.6)), **look)
     rising = record.metric == "error"
     begin, end = (1 - record.empty, 1 - record.full) if rising else (record.empty, record.full)

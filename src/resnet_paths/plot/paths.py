@@ -101,10 +101,15 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None, **
         record: see :func:`resnet_paths.paths.gradient_by_length`.
         ax: draw here.
         **look: label, color, title and legend; see :class:`Look`.
+
+    Raises:
+        ValueError: no norm is above zero.
     """
-    frame = Frame(ax, (5, 4), **look)
     lengths, norms = record.lengths.numpy(), record.norms.double().cpu().numpy()
     some = (norms > 0).any(1)
+    if not some.any():
+        raise ValueError("expected norms above zero for a logarithmic scale, got none; the gradient is zero or NaN")
+    frame = Frame(ax, (5, 4), **look)
     low = np.where(norms[some] > 0, norms[some], np.inf).min(1)  # a norm of 0 has no place on this scale
     name = frame.detail("range of the examples")
     frame.ax.fill_between(lengths[some], low, norms[some].max(1), color=frame.color, alpha=0.2, linewidth=0, label=name)
@@ -129,10 +134,16 @@ def plot_gradient_share(record: GradientByLength, ax: Axes | None = None, **look
         record: see :func:`resnet_paths.paths.gradient_by_length`.
         ax: draw here.
         **look: label, color, title and legend; see :class:`Look`.
+
+    Raises:
+        ValueError: no example has a gradient.
     """
-    frame = Frame(ax, (5, 4), **look)
     share = record.share.double().cpu().numpy()
-    share = share[:, np.isfinite(share).all(0)].mean(1)  # an example without a gradient has no shares
+    share = share[:, np.isfinite(share).all(0)]  # an example without a gradient has no shares
+    if not share.shape[1]:
+        raise ValueError("expected an example with a gradient, got none; each gradient is zero or NaN")
+    share = share.mean(1)
+    frame = Frame(ax, (5, 4), **look)
     lengths = record.lengths.numpy()
     alpha = 0.5 if frame.is_one_of_several else None
     name = frame.label("paths of this length")

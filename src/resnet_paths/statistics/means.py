@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ..arguments import checked
+from ..arguments.ranges import ANY
 from .proportions import difference_interval, fall_at_most, is_share, share_interval
 from .quantiles import student_quantile
 from .real import real
@@ -294,7 +295,7 @@ def combined_intervals(
         return mean - half, mean + half
 
 
-@checked
+@checked(value=ANY)
 def design_interval(
     value: float, drawn: np.ndarray, images: int, *, share: bool, confidence: float = 0.95
 ) -> tuple[float, float]:
@@ -312,7 +313,7 @@ def design_interval(
         confidence: coverage of the interval.
 
     Returns:
-        The ends; NaN if a resampled statistic is not finite.
+        The ends; NaN if the statistic is not finite, here or on resampled images.
 
     Raises:
         ValueError: there is no resampled statistic.
@@ -323,7 +324,7 @@ def design_interval(
         (0.0, 0.019)
     """
     drawn = real(drawn, "draws", name="drawn")
-    if not np.isfinite(drawn).all():
+    if not (math.isfinite(value) and np.isfinite(drawn).all()):
         return math.nan, math.nan
     error = float(drawn.std(ddof=1)) if np.ptp(drawn) else 0.0
     if share:
