@@ -23,6 +23,7 @@ from resnet_paths.data.metrics import METRICS
 from resnet_paths.lesion import random_deletions, reorderings
 from resnet_paths.paths import block_contributions
 from resnet_paths.report import STAGES, Report, Subject, write_report
+from resnet_paths.report.columns import meaning
 from resnet_paths.report.explained import Explained
 from resnet_paths.report.losses import loss_for
 from resnet_paths.report.measure import Measure
@@ -70,7 +71,7 @@ def words_on(report: Report) -> str:
     """What one reads on a page, but for the names of options and the files."""
     text = report.path.read_text().partition('<script type="module">')[0]
     text = re.sub(r"<style>.*?</style>|<table class=\"stages\".*?</table>", "", text, flags=re.S)
-    tips = " ".join(re.findall(r'(?:data-tip|aria-label)="([^"]*)"', text))
+    tips = " ".join(re.findall(r'(?:data-tip|aria-label|title)="([^"]*)"', text))
     return unescape(re.sub(r"<[^>]*>", " ", text)) + tips
 
 
@@ -99,6 +100,11 @@ def test_the_page_speaks_of_its_own_data_and_metric(kind: str, folder: Path) -> 
         assert not re.search(r"(?i)\baccurac", text)
     assert not re.search(r"\b(nan|inf|None)\b", text)
     assert report.provenance["metric"] == found.metric
+    measure, columns = (
+        Measure.of(found.metric, noun),
+        [(name, column) for name, t in report.tables.items() for column in t],
+    )
+    assert not [column for column in columns if not meaning(*column, measure, noun)]
 
 
 @pytest.mark.slow

@@ -30,12 +30,15 @@ _MEANINGS = {
     "parameters": "number of parameters",
     "shortcut": "kind of the shortcut",
     "standard_error": "standard error over {nouns}",
-    "swaps": "number of swaps of neighbouring blocks",
+    "swaps": "number of random swaps of two blocks of equal shape",
     "tau": "Kendall's rank correlation of the order with the original one",
     "tenth": "tenth percentile over the draws",
     # tables in the order of the page, where a name means something else, or occurs there alone
     "classes.class": "number of the class",
+    "classes.examples": "number of {nouns} of the class",
     "classes.images": "number of {nouns} of the class",
+    "whole.constant_answer": "the same for the best answer that does not look at the {nouns}; empty if it is not known",
+    "whole.examples": "number of {nouns}",
     "blocks.droppable": "whether the block can be dropped without reshaping anything",
     "blocks.input_shape": "shape of the block's input, for one {noun}",
     "blocks.post": "what follows the sum of shortcut and branch",
@@ -46,7 +49,7 @@ _MEANINGS = {
     "lesion.newly_right": "{nouns} that are right only with the block deleted",
     "lesion.newly_wrong": "{nouns} that are wrong only with the block deleted",
     "lesion.p_value": "of the test that the damage is zero",
-    "lesion.significant": "whether the damage differs from zero, corrected for the number of blocks (Holm)",
+    "lesion.significant": "whether the damage differs from zero, corrected for the number of blocks",
     "lengths.count": "number of paths of this length",
     "lengths.log_probability": "natural logarithm of the share of all paths that have this length",
     "lengths.probability": "share of all paths that have this length",
@@ -63,13 +66,14 @@ _MEANINGS = {
     "effective_paths.standard_error": "standard error of the norm",
     "reordering_by_swaps.high": "upper end of the 95 % interval of the median",
     "reordering_by_swaps.low": "lower end of the 95 % interval of the median",
-    "contributions.mean": "what the source adds to the logit of the true class, averaged over {nouns}",
-    "contributions.source": "what adds to the logits: stem, bias, a block, or a remainder",
+    "contributions.mean": "what the source adds directly, averaged over {nouns}",
+    "contributions.source": "what adds to the outputs: stem, bias, a block, or a remainder",
+    "lens.after": "the last block that is run before the head",
     "logit_lens.accuracy": "accuracy of the head at the stream after this block",
     "logit_lens.after": "the last block that is run before the head",
     "logit_lens.probability": "probability of the true class, averaged over {nouns}",
-    "block_values.leave_one_out": "rise of the loss when this block alone is deleted",
-    "block_values.value": "Shapley value: how much the block lowers the loss, averaged over all orders",
+    "block_values.leave_one_out": "rise of the {game} when this block alone is deleted",
+    "block_values.value": "Shapley value: how much the block lowers the {game}, averaged over all orders",
     "interactions.interaction": "how much more the two help together than each by itself; negative: they overlap",
     "interactions.one": "a block",
     "interactions.other": "another block",
@@ -84,7 +88,7 @@ _MEANINGS = {
     "frontier.fall_at_most": "upper bound of the fall, with 95 % confidence",
     "frontier.latency": "seconds of a forward pass",
     "frontier.loss": "what the search minimised, on its own {nouns}",
-    "frontier.metric": "name of the metric, if it is not the accuracy",
+    "frontier.metric": "name of the metric whose rise is bounded, if there is one",
     "frontier.names": "names of the dropped blocks",
     "frontier.plain": "accuracy without the repair",
     "frontier.reason": "why this repair was used",
@@ -134,4 +138,5 @@ def meaning(table: str, column: str, measure: Measure, noun: str = "image") -> s
     text = _MEANINGS.get(f"{table}.{column}", _MEANINGS.get(column, ""))
     if not text and column == measure.name:
         return measure.meaning
-    return text.format(noun=noun, nouns=plural(noun), metric=measure.words)
+    game = "loss" if measure.name == "error" else measure.words  # the block game's metric
+    return text.format(noun=noun, nouns=plural(noun), metric=measure.words, game=game)
