@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from devices import available
 from helpers import randomise_norms
 from references.other_data import Case, Residual, case
 from resnet_paths import block_values, gradient_by_length, single_deletions, unroll
@@ -251,6 +252,8 @@ def test_the_goal_follows_from_the_metric() -> None:
     assert goal_of(replace(subject, rise=3.0), tokens.data) == Rise("perplexity", 3.0)
     share = goal_of(replace(subject, metric="next_token_error", accuracy_drop=0.1), tokens.data)
     assert share == Rise("next_token_error", 0.1)
+    masks = case("masks", 12)
+    assert goal_of(Subject(masks.model, masks.data, metric="iou_error"), masks.data) == Rise("iou_error", 0.02)
     assert goal_of(Subject(series.model, series.data), series.data) == AccuracyDrop(0.02)
 
 
@@ -385,6 +388,17 @@ def test_contributions_add_up_to_a_number_of_each_example(kind: str) -> None:
     torch.testing.assert_close(record.of_target.sum(0).detach(), expected)
 
 
+@pytest.mark.skipif(not available.IS_PRETENDED, reason="this PyTorch has no back ends written in Python, or a real one")
+def test_a_report_of_tokens_on_a_device(tmp_path: Path) -> None:
+    found, wanted = case("tokens", 12), ("checks", "gradient", "contributions")
+    report = write_report(
+        found.model.to(available.NAME), found.data, tmp_path / "r.html", options=SMALL, progress=False,
+        skip=[stage.name for stage in STAGES if stage.name not in wanted],
+    )  # fmt: skip
+    assert report.to_pandas().set_index("stage")["status"][list(wanted)].tolist() == ["done"] * 3
+    assert report.provenance["device"] == f"{available.NAME}:0"
+
+
 def test_blocks_that_are_numbers_are_called_blocks(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 6), *(Residual(nn.Linear(6, 6)) for _ in range(3)), nn.Linear(6, 1)).eval()
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -410,6 +424,7 @@ def test_every_metric_has_words() -> None:
 
 
 CODE = """
+from devices import available
 from helpers import randomise_norms
 from references.other_data import case
 

@@ -80,7 +80,7 @@ def report(
         float,
         typer.Option(
             help="Recommend blocks to drop only if, with 95 % confidence, accuracy falls by at most this much (or "
-            "another share of wrong answers rises).",
+            "another metric of at most 1 rises).",
             min=0,
             max=1,
         ),
@@ -88,8 +88,8 @@ def report(
     rise: Annotated[
         float | None,
         typer.Option(
-            help="The same for any --metric: its allowed rise, such as 0.5 of perplexity (default: 5 % of the full "
-            "network's value).",
+            help="The same for any --metric: its allowed rise, such as 0.5 of perplexity (default: --accuracy-drop for "
+            "metrics of at most 1, otherwise 5 % of the full network's value).",
             min=0,
         ),
     ] = None,

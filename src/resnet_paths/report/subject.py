@@ -70,8 +70,8 @@ class Subject:
         memory: bytes that computations may hold beside the model and the images.
         threads: CPU threads per operation wherever a latency is measured: those of the process at the start.
         metric: what is measured on each example: a name or a function, see :func:`resnet_paths.lesion.metric_named`.
-        rise: rise of the metric allowed when blocks are recommended for dropping; None: `accuracy_drop` for shares of
-            answers, otherwise a twentieth of the full network's value.
+        rise: rise of the metric allowed when blocks are recommended for dropping; None: `accuracy_drop` for metrics
+            of at most 1, otherwise a twentieth of the full network's value.
     """
 
     model: nn.Module
@@ -171,6 +171,13 @@ class Subject:
     def measure(self) -> Measure:
         """The metric in words."""
         return Measure.of(self.metric, self.noun)
+
+    @property
+    def allowed(self) -> float | None:
+        """The rise of the metric that is allowed; None: it follows from the full network's value."""
+        known = metric_named(self.metric)[1]
+        is_share = isinstance(known, ExampleMetric) and known.bound == 1
+        return self.accuracy_drop if self.rise is None and is_share else self.rise
 
     @property
     def game(self) -> MetricName | Metric:

@@ -188,9 +188,9 @@ def write_report(
             or a timedelta. A small model takes less: no stage uses more images or draws than those of its kind should.
         skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
-            confidence on held-out images; or the rise of another share of wrong answers.
-        rise: rise of the metric that is allowed instead; None: for a metric that is no share of answers, a twentieth of
-            the full network's value.
+            confidence on held-out images; or the rise of another metric of at most 1, such as a share of wrong answers.
+        rise: rise of the metric that is allowed instead; None: for a metric that may exceed 1, a twentieth of the full
+            network's value.
         seed: of all random draws.
         batch_size: images per batch at most.
         memory: what computations may hold beside the model and the images, in GB; batches and sizes are chosen to stay
@@ -360,11 +360,9 @@ def _value(result: SweepResult, name: str, row: int) -> str | None:
 
 def _allowed(subject: Subject) -> dict[str, str]:
     """The change for the worse that was allowed, as far as it was asked for."""
-    if subject.rise is not None:
-        return {"rise": str(subject.rise)}
-    if subject.metric == "error":
+    if subject.metric == "error" and subject.rise is None:
         return {"accuracy_drop": str(subject.accuracy_drop)}
-    return {"rise": str(subject.accuracy_drop)} if subject.measure.share else {}
+    return {} if subject.allowed is None else {"rise": str(subject.allowed)}
 
 
 def _provenance(subject: Subject, budget: float, threads: int, result: SweepResult) -> dict[str, str]:

@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 _ROUNDS = 6  # the fewest that hold a median
 _CALLS = 4 + 2 * _ROUNDS  # of a network that is timed, however long it takes
 _FEWEST = 4  # images: two for each role
-_SHARE_OF_FULL = 0.05  # that a metric may rise by, if it is no share of answers and nothing else is asked for
+_SHARE_OF_FULL = 0.05  # that a metric may rise by, if it may exceed 1 and nothing else is asked for
 _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
@@ -89,9 +89,8 @@ def goal_of(subject: Subject, data: InMemory) -> AccuracyDrop | Rise:
     """A fall in accuracy, or a rise of another metric: the one asked for, or one that follows from the metric."""
     if subject.metric == "error" and subject.rise is None:
         return AccuracyDrop(subject.accuracy_drop, CONFIDENCE)
-    if subject.rise is not None or subject.measure.share:
-        rise = subject.accuracy_drop if subject.rise is None else subject.rise
-        return Rise(subject.metric, rise, CONFIDENCE)
+    if subject.allowed is not None:
+        return Rise(subject.metric, subject.allowed, CONFIDENCE)
     gates = deletion_gates([[]], len(subject.fast))
     full = evaluate_gates(subject.fast, data, gates, metric_named(subject.metric)[1], **subject.study).mean()
     if not full > 0:
@@ -291,7 +290,7 @@ def _details(plan: DropPlan, latency: Latency, subject: Subject, terms: Terms) -
             "and the bootstrap-t, which is approximate)."
         )
     ]
-    if terms.measure is not None and subject.rise is None and not terms.measure.share:
+    if terms.measure is not None and subject.allowed is None:
         details.append(
             f"The allowed rise is {percent(_SHARE_OF_FULL)} of the full network's {terms.words}, since none was given "
             "(--rise)."
