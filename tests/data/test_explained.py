@@ -13,7 +13,7 @@ from resnet_paths.data import Examples, ImageData, as_data, as_examples, digits
 from resnet_paths.data.adapter import as_batches
 from resnet_paths.landscape import loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
-from resnet_paths.paths import gradient_by_length, logit_lens
+from resnet_paths.paths import gradient_by_length, logit_lens, path_energy
 from resnet_paths.surgery import refit_blocks
 from resnet_paths.tables import data_frame
 from resnet_paths.training import error_rate
@@ -74,6 +74,13 @@ def test_a_model_made_in_inference_mode(few: ImageData) -> None:
         made = cifar_resnet(8, in_channels=1, widths=(2, 2, 2), seed=0).eval()
     with pytest.raises(ValueError, match=r"made within torch.inference_mode\(\); make or load it outside"):
         gradient_by_length(unroll(made), few.x, few.labels)
+
+
+def test_gradients_that_are_no_numbers(model: nn.Module, few: ImageData) -> None:
+    with torch.no_grad():
+        model.linear.bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"^expected finite gradients, got NaN or infinity; check the model's outputs"):
+        path_energy(unroll(model), few.x, few.labels, draws=2, columns=2)
 
 
 def test_a_model_of_lazy_layers() -> None:

@@ -216,6 +216,12 @@ def test_on_the_embedded_network() -> None:
     assert max(ranking.spearman) > 0.5
 
 
+def test_by_default_fewer_blocks_are_to_be_found_in_a_small_network() -> None:
+    damage = np.random.default_rng(0).normal(size=(3, 4))
+    predictors, record = made({"one": damage}, damage)
+    assert rank_predictors(predictors, record).count == 2
+
+
 def test_wrong_use() -> None:
     predictors, record = made({"one": np.ones((3, 4))}, np.ones((3, 4)))
     with pytest.raises(ValueError, match="from 1 to 3"):

@@ -87,7 +87,7 @@ def rank_predictors(
     predictors: DamagePredictors,
     damage: SingleDeletions,
     *,
-    count: int = 5,
+    count: int | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> PredictorRanking:
@@ -101,7 +101,8 @@ def rank_predictors(
         predictors: the predictors of a network.
         damage: the damage from deleting each of its blocks; measured by the loss, it also ranks blocks that cause no
             additional errors.
-        count: number of least damaging blocks that a predictor should identify.
+        count: number of least damaging blocks that a predictor should identify (default: five, or all but one of fewer
+            than six).
         draws: number of bootstrap draws.
         seed: seed of the bootstrap.
 
@@ -127,6 +128,7 @@ def rank_predictors(
             "expected predictors and damage of one model, got two models; measure both on the same network"
         )
     n = len(damage.names)
+    count = min(5, max(1, n - 1)) if count is None else count
     if not 1 <= count <= n:
         raise ValueError(f"expected a count from 1 to {n}, the number of blocks, got {count}")
     same = predictors.source.data == damage.source.data

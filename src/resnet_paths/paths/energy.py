@@ -132,8 +132,8 @@ def path_energy(
         is ``energy * exp(+-q se / energy)``.
 
     Raises:
-        ValueError: there are too few draws or columns, the confidence is outside (0, 1), or as
-            :func:`gradient_by_length`.
+        ValueError: there are too few draws or columns, the confidence is outside (0, 1), a gradient is not finite, or
+            as :func:`gradient_by_length`.
 
     Cost: one forward pass, and per draw at most ``columns n(n+1)/2`` branch products for all lengths together; by
         default

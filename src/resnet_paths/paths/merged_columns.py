@@ -179,6 +179,8 @@ def _flat(columns: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _weights(grams: torch.Tensor, count: int, most: int, generator: torch.Generator) -> torch.Tensor:
     """The weights of the given columns in the merged ones, (..., most, count) in float64, from their Gram matrices."""
+    if not bool(grams.isfinite().all()):
+        raise ValueError("expected finite gradients, got NaN or infinity; check the model's outputs for these inputs")
     axes = torch.linalg.eigh(grams.cpu().double()).eigenvectors.flip(-1)
     coins = integers(0, 2, (*axes.shape[:-2], 1, count), generator)
     columns: torch.Tensor = ((axes * (2 * coins - 1)) @ _grouping(count, most)).mT
