@@ -165,7 +165,7 @@ def plot_effective_lengths(record: EffectivePaths, ax: Axes | None = None, **loo
     """
     frame = Frame(ax, (5, 4), **look)
     inside = (record.lengths >= record.low) & (record.lengths <= record.high)
-    carried = f"{100 * record.mass:.0f} % of the gradient, {100 * record.path_share:.2g} % of the paths"
+    carried = f"{100 * record.mass:.0f} % of the gradient, {100 * record.path_share:.3g} % of the paths"
     name = frame.label(f"length {record.low} to {record.high}: {carried}")
     _length_bars(frame, record.lengths, record.share, inside, name, "other lengths, of the gradient")
     paths = frame.detail("number of paths")

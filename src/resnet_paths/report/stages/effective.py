@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
@@ -45,12 +46,15 @@ def run(subject: Subject, options: Options) -> Section:
     )
     table = Table.of("effective_paths", f"By length, {subject.counted(count)}", record.to_pandas())
     values = marks(table, lambda row: f"length {row['length']}: norm {number(row['norm'])}", y="norm", x="length")
+
+    def draw_norms(ax: Axes) -> None:
+        plot_path_norms(record, ax)
+        ax.set_ylabel(f"gradient norm {subject.start_words}")
+
     norms = Part(
         "Gradient of single paths",
         _decay(record),
-        picture(
-            lambda ax: plot_path_norms(record, ax), _alt_norms(record), [mark for mark in values if mark.value > 0]
-        ),
+        picture(draw_norms, _alt_norms(record), [mark for mark in values if mark.value > 0]),
     )
     shares = Part(
         "Effective paths",
