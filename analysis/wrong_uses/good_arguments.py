@@ -179,7 +179,7 @@ def common(name: str, folder: Path) -> Any:
         "shift": lambda: 1, "certify": data, "sets": lambda: [[1]], "margins": lambda: np.ones(5),
         "same": lambda: np.ones(5, bool),
         "flip": lambda: False, "alpha": lambda: 1.0, "shares": lambda: np.random.default_rng(0),
-        "partners": lambda: torch.Generator("cpu"), "n": lambda: 3,
+        "partners": lambda: torch.Generator("cpu"), "n": lambda: 3, "count": lambda: 3,
         "ax": lambda: plot.plot_path_lengths(paths.path_lengths(3)),
     }  # fmt: skip
     return makers[name]()
