@@ -82,7 +82,7 @@ def test_recalibration_gives_the_statistics_of_the_data() -> None:
 
 def test_recalibration_keeps_flags_after_an_exception_and_says_what_is_wrong() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="one of 5"):
         recalibrate_batchnorm(model, [torch.randn(2, 5)])
     assert not any(module.training for module in model.modules())
     assert model[1].momentum == 0.1

@@ -24,6 +24,7 @@ from .adapter import as_batches
 from .in_memory import InMemory
 
 _DATA = ("data", "images", "x", "example_input", "batches", "inputs")
+_NO_MODELS = ("loss", "metric")  # they may be modules, but take outputs and targets
 _LIBRARY = __name__.partition(".")[0]
 
 
@@ -40,7 +41,7 @@ def explain(error: Exception, given: Mapping[str, Any]) -> None:
     if _says_enough(error):
         return
     source = next((given[name] for name in _DATA if given.get(name) is not None), None)
-    for name, model in _models(list(given.values())):
+    for name, model in _models([value for name, value in given.items() if name not in _NO_MODELS]):
         if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
             raise _kind(error)(
                 f"expected a {type(model).__name__} with values, got one on the meta device, which holds only shapes; "
@@ -74,6 +75,8 @@ def _says_enough(error: Exception) -> bool:
 def _models(values: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The models among the arguments, those in lists and dicts by their name."""
     for key, value in values.items() if isinstance(values, Mapping) else ((name, value) for value in values):
+        if key in _NO_MODELS:
+            continue
         model = value if isinstance(value, nn.Module) else getattr(value, "model", None)
         if isinstance(model, nn.Module):
             yield str(key), model
