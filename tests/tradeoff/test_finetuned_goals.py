@@ -127,6 +127,7 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
     assert plan.keeps_finetuned
     assert plan.point.repair == "fine-tuned"
     assert plan.point.dropped == plan.points[plan.chosen].dropped
+    assert plan.point.latency == plan.points[plan.chosen].latency  # it was tested before the sets were timed
     bound = plan.point.fall_at_most if isinstance(goal, AccuracyDrop) else plan.point.disagreement_at_most
     assert bound <= (goal.drop if isinstance(goal, AccuracyDrop) else goal.share)
     assert len(trained) == len(set(trained)) <= most  # each size once

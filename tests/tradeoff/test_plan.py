@@ -38,9 +38,11 @@ from resnet_paths.tradeoff import (
 )
 from resnet_paths.tradeoff import bench as bench_module
 from resnet_paths.tradeoff import planner as planner_module
+from resnet_paths.tradeoff import stopwatch as stopwatch_module
 from resnet_paths.tradeoff.points import together
 from resnet_paths.tradeoff.repairs import adapted
 from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt, doubts
+from resnet_paths.tradeoff.timing import Timing
 from resnet_paths.training import Recipe, train
 
 pytestmark = pytest.mark.slow
@@ -287,6 +289,28 @@ def test_a_stopwatch_runs_models_in_turn_in_each_runtime(small) -> None:
         assert timed.share_interval[0] <= timed.share <= timed.share_interval[1]
         assert timed.latency == pytest.approx(timed.share * watch.seconds)
         assert timed.estimated == pytest.approx(0.7)
+
+
+def test_points_timed_together_keep_their_own_times(small, monkeypatch) -> None:
+    """More points than have their turn in the same rounds; a network takes as long as it has parameters."""
+    turns = []
+
+    def in_turn(calls, x, **options):
+        turns.append([sum(map(torch.numel, call.parameters())) for call in calls])
+        seconds = [count / turns[0][0] for count in turns[-1]]
+        return [Timing(one, one, one, 1, 2, "cpu", 1, (one,)) for one in seconds]
+
+    monkeypatch.setattr(stopwatch_module, "latencies_in_turn", in_turn)
+    watch = Stopwatch(small, QUICK, TEST.x[:2])
+    blank = {field.name: None for field in fields(PlanPoint)}
+    points = [PlanPoint(**blank | {"dropped": tuple(range(count))}) for count in (1, 2, 3, 4, 5, 6)]
+    watch.first()
+    timed = watch.time_all(points)
+    assert [len(turn) for turn in turns] == [1, 5, 3]
+    assert [one.dropped for one in timed] == [one.dropped for one in points]
+    for one in timed:
+        left = sum(map(torch.numel, drop_blocks(small, list(one.dropped)).parameters()))
+        assert one.share == pytest.approx(left / turns[0][0])
 
 
 def test_intervals_of_the_chosen_point_hold_although_it_was_chosen(small) -> None:

@@ -51,13 +51,13 @@ class Stopwatch:
             longer: whether to measure four times as long, in twice as many rounds.
             call: the smaller network in this runtime, if it exists already.
         """
-        full, other = self._turn([self._full, call or self._call(point)], _LONGER if longer else 1)
+        full, other = self._turn([self._full, self._call(point) if call is None else call], _LONGER if longer else 1)
         return self._timed(point, full, other, confidence)
 
     def time_all(self, points: Sequence[PlanPoint]) -> list[PlanPoint]:
         """The points with their shares of the time, several timed in the same rounds as the full network.
 
-        This takes half the time of :meth:`time` for each, since the full network has its turn once for several.
+        The full network has its turn once for four of them: five turns per round, where :meth:`time` takes eight.
         """
         timed = []
         for start in range(0, len(points), _IN_TURN):
