@@ -2,6 +2,7 @@
 
     python analysis/refit/frontier.py SUBJECT --journal FILE [--reference FOLDER] [--weights FILE] [--images 800]
         [--build-images 800] [--most 12] [--draws 3] [--finetune 20] [--device cpu] [--out FOLDER]
+    python analysis/refit/frontier.py SUBJECT --journal FILE --add [--beam 4] [--copies 20] ... as above
 
 SUBJECT is resnet56 or resnet20 (FOLDER holds cifar10_sample.npz and resnet56_cifar10_option_a.safetensors), embedded
 (needs neither), or vit (FOLDER holds cifar10_jpeg.zip, FILE is written by vit.py). Sets are
@@ -12,6 +13,13 @@ end every set is built and refitted on --build-images training images, and evalu
 of the sample), for two epochs from the recalibrated and from the refitted network, and for EPOCHS from the refitted
 one. Finished sets are stored in --journal, so that an interrupted run resumes. Writes frontier_SUBJECT.md, .json and
 .png to --out (default: beside this file).
+
+A few hundred test images leave an interval of several points. With --add, the sets of an earlier run are built again
+and also evaluated on --copies copies of each test image, shifted and mirrored as in training. Few images change their
+answer in every copy, so the mean over copies varies less between images than a single answer does. The interval is
+over images. The same command distils the sizes that have no row yet and compares numbers of rows per feature. With
+--beam WIDTH it searches again instead, keeping WIDTH sets of each size. --exchange SIZE ... then tries to improve the
+beam's sets of these sizes by exchanging one block at a time.
 """
 
 import argparse
@@ -19,6 +27,7 @@ import copy
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +35,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from reference import load_images, load_network, right
+from torch import nn
 
 from resnet_paths import UnrolledNetwork, __version__, drop_blocks, unroll
 from resnet_paths.data import ImageData, load_data
+from resnet_paths.data.predictions import divergence_of
 from resnet_paths.models import load_model
 from resnet_paths.plot import save
-from resnet_paths.statistics import difference_interval
+from resnet_paths.statistics import difference_interval, mean_intervals
 from resnet_paths.surgery import RefitSettings, Refitter, norms_before, recalibrate_batchnorm
-from resnet_paths.tradeoff import Distillation, distil
+from resnet_paths.tradeoff import Beam, Distillation, Greedy, distil
+from resnet_paths.tradeoff.search import Scores
 from resnet_paths.training import augmented, error_rate
 
 HERE = Path(__file__).resolve().parent
@@ -72,27 +84,37 @@ def subject(options: argparse.Namespace) -> Subject:
 
 def greedy(refitter: Refitter, most: int, journal: Path) -> tuple[list[tuple[int, ...]], float]:
     """The sets of each size, and the seconds that the search took (those of earlier runs too)."""
-    known: dict[tuple[int, ...], tuple[float, float]] = {}
-    if journal.exists():
-        for line in journal.read_text().splitlines():
-            entry = json.loads(line)
-            known[tuple(entry["set"])] = entry["divergence"], entry["seconds"]
+    judged = Judged(refitter, journal)
     path: list[tuple[int, ...]] = [()]
     spent = 0.0
     for _ in range(most):
         grown = [tuple(sorted((*path[-1], block))) for block in range(len(refitter.net)) if block not in path[-1]]
-        for dropped in grown:
-            if dropped not in known:
-                start = time.process_time()
-                divergence = refitter.divergence(list(dropped), steps=(1.0,))
-                known[dropped] = divergence, time.process_time() - start
-                with journal.open("a") as file:
-                    entry = {"set": dropped, "divergence": divergence, "seconds": known[dropped][1]}
-                    file.write(json.dumps(entry) + "\n")
-        spent += sum(known[dropped][1] for dropped in grown)
-        path.append(min(grown, key=lambda dropped: known[dropped][0]))
-        print(len(path[-1]), path[-1], f"{known[path[-1]][0]:.4f}", f"{spent:.0f} s", flush=True)
+        judged(grown)
+        spent += sum(judged.known[dropped][1] for dropped in grown)
+        path.append(min(grown, key=lambda dropped: judged.known[dropped][0]))
+        print(len(path[-1]), path[-1], f"{judged.known[path[-1]][0]:.4f}", f"{spent:.0f} s", flush=True)
     return path, spent
+
+
+class Judged:
+    """Divergences of sets after a full refit, and the seconds that each took, stored in a file."""
+
+    def __init__(self, refitter: Refitter, journal: Path) -> None:
+        self._refitter, self._journal = refitter, journal
+        entries = map(json.loads, journal.read_text().splitlines()) if journal.exists() else ()
+        self.known = {tuple(entry["set"]): (entry["divergence"], entry["seconds"]) for entry in entries}
+
+    def __call__(self, sets: Sequence[tuple[int, ...]]) -> list[float]:
+        """The divergences of the sets, in order."""
+        for dropped in sets:
+            if dropped not in self.known:
+                start = time.process_time()
+                divergence = self._refitter.divergence(list(dropped), steps=(1.0,)) if dropped else 0.0
+                self.known[dropped] = divergence, time.process_time() - start
+                with self._journal.open("a") as file:
+                    entry = {"set": dropped, "divergence": divergence, "seconds": self.known[dropped][1]}
+                    file.write(json.dumps(entry) + "\n")
+        return [self.known[dropped][0] for dropped in sets]
 
 
 def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: ImageData, dropped: tuple[int, ...]) -> dict:
@@ -117,6 +139,18 @@ def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: Image
     }
 
 
+def fall_over_copies(full: nn.Module, smaller: nn.Module, test: ImageData, copies: ImageData) -> dict:
+    """The fall in accuracy, the mean over copies of each test image; its interval is over the images."""
+    before, after = (right(model, copies).reshape(-1, len(test)).mean(0) for model in (full, smaller))
+    low, high = mean_intervals((before - after)[None], bound=1.0)
+    return {
+        "copies": len(copies) // len(test),
+        "copies_full": float(before.mean()),
+        "copies_fall": float((before - after).mean()),
+        "copies_interval": [float(low[0]), float(high[0])],
+    }
+
+
 def sensitivity(here: Subject, dropped: tuple[int, ...], draws: int) -> list[dict]:
     """The same set with other calibration images, fewer and more of them."""
     found = []
@@ -127,6 +161,28 @@ def sensitivity(here: Subject, dropped: tuple[int, ...], draws: int) -> list[dic
             accuracy = float(right(result.model, here.test).mean())
             found.append({"images": count, "seed": seed, "accuracy": accuracy, "step": result.step})
             print(count, seed, f"{accuracy:.3f}", flush=True)
+    return found
+
+
+def by_row_counts(here: Subject, dropped: list[int], draws: int) -> list[dict]:
+    """One set refitted with fewer and more rows per feature, judged on other training images."""
+    shuffled = here.train.sample(len(here.train))
+    judged = min(1000, len(shuffled) // 4)
+    judge, rest = shuffled.subset(slice(0, judged)), shuffled.subset(slice(judged, None))
+    judge = augmented(judge, here.shift, here.flip)
+    found = []
+    for count in dict.fromkeys(min(size, len(rest)) for size in (640, len(rest))):
+        for rows in (12, 60, 200, 800):
+            for seed in range(draws):
+                images = augmented(rest.sample(count, seed=seed), here.shift, here.flip, seed=seed)
+                settings = RefitSettings(seed=seed, memory=8e9, rows_per_feature=rows)
+                start = time.process_time()
+                refitter = Refitter(here.net, images, settings=settings)
+                outputs, full = (refitter.on(judge)(sets) for sets in (dropped, []))
+                apart = float(divergence_of(outputs.cpu().double(), full.cpu().double()).mean())
+                seconds = time.process_time() - start
+                found.append({"images": count, "rows": rows, "seed": seed, "divergence": apart, "seconds": seconds})
+                print(found[-1], flush=True)
     return found
 
 
@@ -204,6 +260,7 @@ def page(options: argparse.Namespace, facts: dict) -> str:
             f"{'(none)' if least is None else f'at least {least}'} of {facts['blocks']} "
             f"| {count} by the measured value; {sure} by the upper end of its interval | {verdict} |"
         )
+        lines += _over_copies(rows, points, least)
     if options.device == "cpu" and name == "resnet56":
         under = "holds" if facts["seconds_to_9"] < 1800 else "does not hold"
         lines.append(
@@ -220,6 +277,8 @@ def page(options: argparse.Namespace, facts: dict) -> str:
     ]
     heading = lines[-2:]
     lines += [_line(entry) for entry in rows]
+    if _all_over_copies(rows):
+        lines += _copies_table({**facts, "name": name})
     if facts["random"]:
         lines += ["", "Random sets:", "", *heading]
         lines += [_line(entry) for entry in facts["random"]]
@@ -236,6 +295,20 @@ def page(options: argparse.Namespace, facts: dict) -> str:
         for entry in facts["finetuned"]:
             numbers = " | ".join(f"{100 * entry[column]:.1f}" for column in columns)
             lines.append(f"| {len(entry['dropped'])} | {numbers} |")
+    if facts.get("row_counts"):
+        lines += [
+            "",
+            f"The set of {facts['sensitivity_set']} blocks, other numbers of rows per feature (divergence on 1,000 "
+            "other training images, refitted with the best step):",
+            "",
+            "| images | rows per feature | each seed | mean | seconds |",
+            "|---:|---:|---|---:|---:|",
+        ]
+        for count, rows in dict.fromkeys((entry["images"], entry["rows"]) for entry in facts["row_counts"]):
+            some = [entry for entry in facts["row_counts"] if (entry["images"], entry["rows"]) == (count, rows)]
+            each = ", ".join(f"{entry['divergence']:.4f}" for entry in some)
+            mean, seconds = (np.mean([entry[name] for entry in some]) for name in ("divergence", "seconds"))
+            lines.append(f"| {count:,} | {rows} | {each} | {mean:.4f} | {seconds:.1f} |")
     if facts["sensitivity"]:
         lines += [
             "",
@@ -250,14 +323,105 @@ def page(options: argparse.Namespace, facts: dict) -> str:
     return "\n".join([*lines, "", f"![frontier](frontier_{name}.png)", ""])
 
 
+def _all_over_copies(rows: list[dict]) -> bool:
+    return all("copies" in entry for entry in rows)  # an interrupted run has some
+
+
+def _over_copies(rows: list[dict], points: int, least: int | None) -> list[str]:
+    """The claim again, by the fall over copies of the test images, if it was measured."""
+    if not _all_over_copies(rows):
+        return []
+    count, sure = _most_within(rows, points, "copies_fall", "copies_interval")
+    verdict = "" if least is None else _verdict(count, sure, least)
+    expected = "(none)" if least is None else f"at least {least}"
+    return [
+        f"| the same, on {rows[0]['copies']} shifted and mirrored copies of each test image | {expected} | {count} by "
+        f"the measured value; {sure} by the upper end of its interval | {verdict} |"
+    ]
+
+
+def _copies_table(facts: dict) -> list[str]:
+    """Falls over copies of the test images, of the greedy sets and of those of a second search."""
+    rows, again = facts["rows"], facts.get("again")
+    lines = [
+        "",
+        f"Fall in points on {rows[0]['copies']} copies of each test image, shifted and mirrored as in training (full "
+        f"network {100 * rows[0]['copies_full']:.1f} %). The interval is over the test images, 95 %.",
+        "",
+        "| blocks dropped | fall |",
+        "|---:|---:|",
+        *(f"| {len(entry['dropped'])} | {_fall(entry)} |" for entry in rows),
+    ]
+    if not again:
+        return lines
+    lines += [
+        "",
+        f"A second search ({again['machine']}), with {again['images']:,} training images and "
+        f"{again['rows_per_feature']} rows per feature: greedy, and a beam that keeps {again['width']} sets of each "
+        f"size ({again['sets']} sets evaluated together). The divergence is the one that the search minimises, on its "
+        "held-out training images. Accuracy on the test images, and the fall on their copies.",
+        "",
+        "| claim | expected | greedy | beam |",
+        "|---|---|---|---|",
+    ]
+    paths = [again["greedy"], again["beam"]]
+    for points in (1, 2):
+        least = EXPECTED.get(facts["name"], {}).get(points)
+        for words, keys in (("", ()), (", on the copies", ("copies_fall", "copies_interval"))):
+            told = []
+            for path in paths:
+                count, sure = _most_within(path, points, *keys)
+                verdict = "" if least is None else f": {_verdict(count, sure, least)}"
+                told.append(f"{count} by the measured value, {sure} by the interval's upper end{verdict}")
+            lines.append(
+                f"| blocks dropped with accuracy falling by at most {points} point{'s' * (points > 1)}{words} | "
+                f"{'(none)' if least is None else f'at least {least}'} | {' | '.join(told)} |"
+            )
+    lines += [
+        "",
+        "| blocks dropped | greedy | divergence | accuracy (%) | fall | fall, copies "
+        "| beam | divergence | accuracy (%) | fall | fall, copies |",
+        "|---:|---|---:|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for pair in zip(*paths, strict=True):
+        cells = []
+        for entry in pair:
+            low, high = (100 * end for end in entry["fall_interval"])
+            cells += [
+                " ".join(map(str, entry["dropped"])),
+                f"{entry['searched']:.4f}",
+                f"{100 * entry['refitted']:.1f}",
+                f"{100 * entry['fall']:.1f} ({low:.1f} to {high:.1f})",
+                _fall(entry),
+            ]
+        lines.append(f"| {len(pair[0]['dropped'])} | {' | '.join(cells)} |")
+    if exchanges := again.get("exchange"):
+        lines += ["", "Exchanging one block at a time, from the beam's sets:", ""]
+        lines += [
+            "| blocks dropped | exchanges tried | divergence before | after | ended |",
+            "|---:|---:|---:|---:|---|",
+        ]
+    for entry in exchanges or ():
+        before = next(one for one in again["beam"] if len(one["dropped"]) == len(entry["dropped"]))
+        ended = "no exchange improves it" if entry["ended"] else "out of time"
+        searched = f"{before['searched']:.4f} | {entry['searched']:.4f}"
+        lines.append(f"| {len(entry['dropped'])} | {entry['tried']} | {searched} | {ended} |")
+    return lines
+
+
+def _fall(entry: dict) -> str:
+    low, high = (100 * end for end in entry["copies_interval"])
+    return f"{100 * entry['copies_fall']:.1f} ({low:.1f} to {high:.1f})"
+
+
 def _verdict(measured: int, surely: int, least: int) -> str:
     return "holds" if surely >= least else "does not hold" if measured < least else "inconclusive"
 
 
-def _most_within(rows: list[dict], points: int) -> tuple[int, int]:
+def _most_within(rows: list[dict], points: int, fall: str = "fall", interval: str = "fall_interval") -> tuple[int, int]:
     """Largest number of blocks whose drop costs at most this many points: measured, and by the interval's upper end."""
-    measured = [len(entry["dropped"]) for entry in rows if entry["fall"] <= points / 100 + 1e-9]
-    surely = [len(entry["dropped"]) for entry in rows if entry["fall_interval"][1] <= points / 100 + 1e-9]
+    measured = [len(entry["dropped"]) for entry in rows if entry[fall] <= points / 100 + 1e-9]
+    surely = [len(entry["dropped"]) for entry in rows if entry[interval][1] <= points / 100 + 1e-9]
     return max(measured, default=0), max(surely, default=0)
 
 
@@ -285,11 +449,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--build-images", type=int, default=800)
+    parser.add_argument("--rows", type=int, default=12, help="rows per feature of a refit in the search")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--most", type=int, default=12)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--add", action="store_true", help="add to frontier_SUBJECT.json what it lacks")
+    parser.add_argument("--beam", type=int, default=0, metavar="WIDTH")
+    parser.add_argument("--exchange", type=int, nargs="+", metavar="SIZE", help="improve these sets of the beam")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for the exchanges of one set")
+    parser.add_argument("--copies", type=int, default=20, help="copies of each test image")
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     return parser.parse_args()
@@ -304,7 +474,13 @@ def main() -> None:
         augmented(here.train.sample(min(count, len(here.train))), here.shift, here.flip)
         for count in (options.images, options.build_images)
     )
-    settings = RefitSettings(held_out=0.5, rows_per_feature=12, batch_size=options.batch_size)
+    settings = RefitSettings(held_out=0.5, rows_per_feature=options.rows, batch_size=options.batch_size, memory=8e9)
+    if options.exchange:
+        exchange(options, here, search_images, images)
+        return
+    if options.add:  # what an earlier run lacks
+        add(options, here, search_images, images, settings)
+        return
     path, _ = greedy(Refitter(net, search_images, settings=settings), options.most, options.journal)
     known = [json.loads(line) for line in options.journal.read_text().splitlines()]
 
@@ -323,10 +499,9 @@ def main() -> None:
     refit = time.process_time() - start
     start = time.process_time()
     error_rate(net.model, images)
-    card = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
     facts = {
         "title": here.title,
-        "machine": f"{platform.machine()}, {card}",
+        "machine": _machine(options),
         "shift": here.shift,
         "flip": here.flip,
         "built": len(images),
@@ -348,6 +523,84 @@ def main() -> None:
         tuned = [entry for entry in rows if entry["dropped"] and len(entry["dropped"]) % 3 == 0]
         facts["finetuned"] = [finetuned(here, images, refitter, entry, options.finetune) for entry in tuned]
         written(options, facts)
+
+
+def add(
+    options: argparse.Namespace, here: Subject, search_images: ImageData, images: ImageData, settings: RefitSettings
+) -> None:
+    """Add to an earlier run what it lacks: fine-tuned sizes, falls over copies of the test images, a beam search."""
+    facts = json.loads((options.out / f"frontier_{options.subject}.json").read_text())
+    refitter = Refitter(here.net, images, settings=RefitSettings(batch_size=options.batch_size, memory=8e9))
+    tuned = {len(entry["dropped"]) for entry in facts["finetuned"]}
+    for entry in facts["rows"] if options.finetune else ():
+        size = len(entry["dropped"])
+        if size and size % 3 == 0 and size not in tuned:
+            facts["finetuned"].append(finetuned(here, images, refitter, entry, options.finetune))
+            written(options, facts)
+    copies = augmented(here.test, here.shift, here.flip, copies=options.copies)
+    for entry in facts["rows"] if not options.beam else ():
+        if "copies" not in entry:
+            smaller = refitter(entry["dropped"]).model
+            entry |= fall_over_copies(here.net.model, smaller, here.test, copies)
+            print(len(entry["dropped"]), entry["copies_fall"], entry["copies_interval"], flush=True)
+    if not options.beam and "row_counts" not in facts:
+        facts["row_counts"] = by_row_counts(here, facts["rows"][facts["sensitivity_set"]]["dropped"], 3)
+    if options.beam:
+        judged = Judged(Refitter(here.net, search_images, settings=settings), options.journal)
+        scores = Scores(len(here.net), judged)
+        searches = {"beam": Beam(width=options.beam), "greedy": Greedy()}
+        paths = {name: list(search.path(scores, options.most)) for name, search in searches.items()}
+        facts["again"] = {"width": options.beam, "images": len(search_images), "rows_per_feature": options.rows}
+        facts["again"] |= {"sets": len(scores.known), "machine": _machine(options), **{name: [] for name in paths}}
+        for name, path in paths.items():
+            for dropped in path:
+                entry = row(here.net, refitter, images, here.test, dropped)
+                entry |= fall_over_copies(here.net.model, refitter(list(dropped)).model, here.test, copies)
+                facts["again"][name].append({**_told(entry), "searched": scores.known[dropped]})
+    written(options, facts)
+
+
+def exchange(options: argparse.Namespace, here: Subject, search_images: ImageData, images: ImageData) -> None:
+    """Improve the beam's sets of the given sizes by exchanging one block at a time, as long as time remains."""
+    file = options.out / f"frontier_{options.subject}.json"
+    facts = json.loads(file.read_text())
+    settings = RefitSettings(held_out=0.5, rows_per_feature=options.rows, batch_size=options.batch_size, memory=8e9)
+    judged = Judged(Refitter(here.net, search_images, settings=settings), options.journal)
+    refitter = Refitter(here.net, images, settings=RefitSettings(batch_size=options.batch_size, memory=8e9))
+    copies = augmented(here.test, here.shift, here.flip, copies=options.copies)
+    for size in options.exchange:
+        best = next(tuple(entry["dropped"]) for entry in facts["again"]["beam"] if len(entry["dropped"]) == size)
+        best, tried, ended = exchanged(judged, best, len(here.net), options.seconds)
+        entry = row(here.net, refitter, images, here.test, best)
+        entry |= fall_over_copies(here.net.model, refitter(list(best)).model, here.test, copies)
+        entry |= {"searched": judged.known[best][0], "tried": tried, "ended": ended}
+        facts["again"].setdefault("exchange", []).append(_told(entry))
+        file.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def exchanged(judged: Judged, best: tuple[int, ...], blocks: int, seconds: float) -> tuple[tuple[int, ...], int, bool]:
+    """A set after exchanges, the number of sets tried, and whether no exchange improves it any more."""
+    generator, start, tried = np.random.default_rng(0), time.monotonic(), 0
+    judged([best])
+    while True:
+        outside = [block for block in range(blocks) if block not in best]
+        pairs = [(old, new) for old in best for new in outside]
+        for old, new in (pairs[k] for k in generator.permutation(len(pairs))):
+            other = tuple(sorted({*best, new} - {old}))
+            tried += 1
+            if judged([other])[0] < judged.known[best][0]:
+                best = other
+                print(len(best), best, f"{judged.known[best][0]:.4f}", tried, flush=True)
+                break
+            if time.monotonic() - start > seconds:
+                return best, tried, False
+        else:
+            return best, tried, True
+
+
+def _machine(options: argparse.Namespace) -> str:
+    card = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {card}"
 
 
 def written(options: argparse.Namespace, facts: dict) -> None:
