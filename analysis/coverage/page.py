@@ -34,6 +34,12 @@ REASONS = {
     "pytorchcv/enet_cityscapes": (
         "these shortcuts upsample with the indices of an earlier pooling, a second value beside the block's entry"
     ),
+    "pytorchcv/resattnet56": (
+        "the hourglasses add two long routes from the same value, each a sequence of residual blocks, so neither is a "
+        "shortcut. Further in, x + f(x) + g(x) is found as one block with two routes in its branch, where the code "
+        "nests two. The gradient is that badly conditioned: rounding the input changes it by 2.5e-10 in the model "
+        "itself"
+    ),
     "pytorchcv/revnet38": (
         "the reversible blocks are computed within an `autograd.Function` of the model's own, which is run as it is"
     ),
