@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from helpers import randomise_norms
 from references.tiny import tiny_batch, tiny_network
@@ -86,6 +87,24 @@ def test_conductance_of_each_block_is_the_whole_change() -> None:
     change = (net(x) - net(torch.zeros_like(x))).detach()[torch.arange(len(x)), target]
     torch.testing.assert_close(found.values, change.expand(4, -1), rtol=0.05, atol=1e-3)
     assert len(found.to_pandas()) == 4 * len(x)
+
+
+class InDict(nn.Module):
+    """Returns the logits of another model under a name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.model(x)}
+
+
+def test_conductance_of_a_model_that_returns_a_dict() -> None:
+    net = tiny_network(2)
+    x, target = tiny_batch()
+    named = block_conductance(unroll(InDict(net.model).eval(), x), x, target, steps=3)
+    assert torch.equal(named.values, block_conductance(net, x, target, steps=3).values)
 
 
 @pytest.mark.slow

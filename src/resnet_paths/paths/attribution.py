@@ -234,7 +234,7 @@ def block_conductance(
     values = []
     with private_use(net.model) as model:  # on the model itself, captum's hooks would see runs of other threads
         for block in net:
-            method = LayerConductance(model, model.get_submodule(block.name))
+            method = LayerConductance(lambda x: net.followed(model(x)), model.get_submodule(block.name))
             neurons = method.attribute(x, baseline, target=classes, n_steps=steps, internal_batch_size=2 * len(x))
             values.append(neurons.detach().flatten(1).sum(1))
     stacked = torch.stack(values)
