@@ -88,8 +88,9 @@ def reason(text: str) -> str:
     return text[:70].replace("|", "/")
 
 
-def page(records: list[Record], of: str) -> str:
+def page(records: list[Record]) -> str:
     """The finding, as Markdown."""
+    versions = Counter(record["code"] for record in records).most_common()
     tried = [record for record in records if record["status"] == "tried"]
     by_export = [record for record in tried if "export_seconds" in record]
     right = [record for record in by_export if record.get("export_difference", 1.0) <= EXACT]
@@ -107,8 +108,8 @@ def page(records: list[Record], of: str) -> str:
     lines = [
         "# torch.export as a front end",
         "",
-        f"Made by `python analysis/coverage/export_front_end.py{sampled}` with torch {torch.__version__} "
-        f"and the code `{of}`. Each model {which}of "
+        f"Made by `python analysis/coverage/export_front_end.py{sampled}` with torch {torch.__version__} and the code "
+        f"{' and '.join(f'`{name}` ({count} models)' for name, count in versions)}. Each model {which}of "
         "[the coverage page](../../docs/coverage.md) that runs alone is exported from a batch of two, with a dynamic "
         "batch, and compared with the model on a batch of three (float64).",
         "",
@@ -149,7 +150,7 @@ def main() -> None:
     wanted = [entry for entry in matching if entry.key not in done]
     run(wanted, given.journal, of, given.processes, given.limit, try_export)
     records = read(given.journal, None)
-    (HERE / "export_front_end.md").write_text(page([records[e.key] for e in ALL if e.key in records], of))
+    (HERE / "export_front_end.md").write_text(page([records[e.key] for e in ALL if e.key in records]))
 
 
 if __name__ == "__main__":
