@@ -1,7 +1,8 @@
 """Every public function that is given a model leaves it, its data and all global state as found, also when stopped.
 
-Each function runs three times on a network with a module that can be told to raise ``KeyboardInterrupt`` (which no
-function may swallow): undisturbed, stopped in the middle and stopped at the last call of that module.
+Each function runs on a network with a module that can be told to raise ``KeyboardInterrupt`` (which no function may
+swallow): undisturbed, stopped in the middle and stopped at the last call of that module. It also gives the numbers of
+the undisturbed run whatever torch's defaults and modes are, and on every device.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+from mode_checks import check_modes
 from record_checks import check_record, records_in
 from resnet_paths import callbacks, comparison, landscape, lesion, paths, surgery, tradeoff, training
 from resnet_paths import network as unrolling
@@ -238,6 +240,10 @@ STOPPABLE = [
     )
 ]  # fmt: skip
 """Functions that run the model."""
+WITHOUT_VALUE = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
+CALLED_HERE = {"drop_blocks", "batch_statistics", "elastic", "cascade"}
+"""What is listed above calls the model itself in the end."""
+TIMED = {"latencies_in_turn", "measure_latency", "latency_by_block", "plan_drop"}
 
 
 def settings() -> dict[str, Any]:
@@ -307,7 +313,7 @@ def trap_rearmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_is_left_changed(name: str, tmp_path: Path) -> None:
+def test_nothing_is_left_changed_and_modes_and_devices_change_no_number(name: str, tmp_path: Path) -> None:
     """Nor by a function that is stopped in its middle or at its end. What it returns is a record that can be kept."""
     net, data = subject()
     Trap.calls, Trap.stop_at = 0, None
@@ -318,6 +324,8 @@ def test_nothing_is_left_changed(name: str, tmp_path: Path) -> None:
     for record in records_in(returned):
         check_record(record, tmp_path)
     assert (calls > 0) == (name in STOPPABLE)
+    if name not in WITHOUT_VALUE:
+        check_modes(FUNCTIONS[name], subject, returned, calls_model=name in CALLED_HERE, timed=name in TIMED)
 
     for stop_at in sorted({(calls + 1) // 2, calls} - {0}) if name in STOPPABLE else ():
         Trap.calls, Trap.stop_at = 0, stop_at

@@ -107,15 +107,18 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path, monkeypatch) -> None:
-    """The commands of docs/how-to/compare.md, here in two processes, then in a third; on few images."""
+    """The commands of docs/how-to/compare.md, here in a new process and in this one at a time; on few images."""
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "compare.md").read_text()
     every, last = re.findall(r"--wrap \\\n    'resnet-paths (compare [^']+)'", page)
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(run)
-    commands = [every.replace("$SLURM_ARRAY_TASK_ID", task) for task in ("0", "1")]
-    tasks = [subprocess.Popen([sys.executable, "-m", "resnet_paths", *_words(command)]) for command in commands]
-    assert [task.wait() for task in tasks] == [0, 0]
-    assert "0 computed now" in _invoke(last).stderr
+    first, second = (_words(every.replace("$SLURM_ARRAY_TASK_ID", task)) for task in ("0", "1"))
+    task = subprocess.Popen([sys.executable, "-m", "resnet_paths", *first])
+    try:
+        _invoke(second)
+    finally:
+        assert task.wait() == 0
+    assert "0 computed now" in _invoke(_words(last)).stderr
     merged = Comparison.load("compared/compare.npz")
     for name in ("values", "damage", "gradient_difference"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(film, name))
@@ -128,8 +131,8 @@ def _words(command: str) -> list[str]:
     return [*command.split(), "--limit", "8", "--draws", "1", "--gradient-images", "2"]
 
 
-def _invoke(command: str) -> Result:
-    result = CliRunner().invoke(app, _words(command))
+def _invoke(words: list[str]) -> Result:
+    result = CliRunner().invoke(app, words)
     if result.exit_code:
         raise SystemExit(result.output)
     return result
