@@ -86,15 +86,20 @@ def reference_dir() -> Path:
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a network of six blocks that knows four digits of five, trained as the embedded one is, in two seconds.
 
-    For what does not depend on the network: the embedded one has 27 blocks, and takes ten times as long.
+    For what does not depend on the network: the embedded one has 27 blocks, and takes ten times as long. The worker
+    that is the first to need it trains it for all.
     """
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "small.safetensors"
+    if file.exists():
+        return file
     from resnet_paths.data import digits
     from resnet_paths.models import cifar_resnet, save_checkpoint
     from resnet_paths.training import Recipe, train
 
     model = cifar_resnet(14, in_channels=1, widths=(8, 16, 16), seed=0)
     train(model, digits("train"), Recipe(epochs=3, shift=1, flip=False, batch_size=32), progress=False)
-    return save_checkpoint(model, tmp_path_factory.mktemp("small") / "small.safetensors")
+    return save_checkpoint(model, file)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -105,12 +105,32 @@ def _convnext() -> nn.Module:
     return ConvNeXt([CNBlockConfig(*config) for config in zip(widths, after, depths, strict=True)])
 
 
+def _resnet(*depths: int, groups: int = 1, width: int = 8) -> Callable[..., nn.Module]:
+    """Bottlenecks that are narrow between their outer layers."""
+
+    def build(**more: Any) -> nn.Module:
+        from torchvision.models.resnet import Bottleneck, ResNet
+
+        return ResNet(Bottleneck, [*depths], groups=groups, width_per_group=width, **more)
+
+    return build
+
+
+def _efficientnet_v2() -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
+
+    fused = [(1, 3, 1, 8, 8, 2), (4, 3, 2, 8, 16, 4), (4, 3, 2, 16, 24, 4)]
+    others = [(4, 3, 2, 24, 32, 6), (6, 3, 1, 32, 40, 9), (6, 3, 2, 40, 64, 15)]
+    settings = [*(FusedMBConvConfig(*layers) for layers in fused), *(MBConvConfig(*layers) for layers in others)]
+    return EfficientNet(settings, 0.2, last_channel=64)
+
+
 TORCHVISION = [
     Family("torchvision", "resnet18", 8),
     Family("torchvision", "resnet34", 16),
-    Family("torchvision", "resnet50", 16),
-    Family("torchvision", "resnet101", 33),
-    Family("torchvision", "resnext50_32x4d", 16),
+    Family("torchvision", "resnet50", 16, build=_resnet(3, 4, 6, 3)),
+    Family("torchvision", "resnet101", 33, build=_resnet(3, 4, 23, 3)),
+    Family("torchvision", "resnext50_32x4d", 16, build=_resnet(3, 4, 6, 3, groups=32, width=1)),
     Family("torchvision", "regnet_x_400mf", 22),
     Family("torchvision", "regnet_y_400mf", 16),
     Family("torchvision", "convnext_tiny", 18, build=_convnext),
@@ -118,7 +138,7 @@ TORCHVISION = [
     Family("torchvision", "mobilenet_v3_small", 6),
     Family("torchvision", "mobilenet_v3_large", 10),
     Family("torchvision", "efficientnet_b0", 9),
-    Family("torchvision", "efficientnet_v2_s", 35),
+    Family("torchvision", "efficientnet_v2_s", 35, build=_efficientnet_v2),
     Family("torchvision", "mnasnet1_0", 10),
     Family("torchvision", "vit_b_16", 24, 32, build=_narrow(
         "vision_transformer", "VisionTransformer", 32, 16, 12, 4, 32, 64)),
@@ -129,18 +149,23 @@ TORCHVISION = [
 ]  # fmt: skip
 
 TIMM = [
-    Family("timm", "resnet26d", 8),
+    Family("timm", "resnet26d", 8, options=_options(channels=(16, 32, 64, 96), stem_width=8)),
     Family("timm", "resnet50", 16, options=_options(channels=(8, 16, 24, 32), stem_width=8)),
-    Family("timm", "resnetv2_50", 16),
+    Family("timm", "resnetv2_50", 16, options=_options(channels=(32, 64, 96, 128), stem_chs=8)),
     Family("timm", "resnetv2_50d", 16, options=_options(channels=(32, 64, 96, 128), stem_chs=8)),
-    Family("timm", "seresnet18", 8),
+    Family("timm", "seresnet18", 8, options=_options(channels=(16, 32, 64, 96))),
     Family("timm", "resnest14d", 4),
     Family("timm", "res2net50_26w_4s", 16, options=_options(channels=(16, 32, 48, 64))),
-    Family("timm", "skresnet18", 8),
-    Family("timm", "ecaresnet26t", 8),
+    Family("timm", "skresnet18", 8, options=_options(channels=(16, 32, 64, 96))),
+    Family("timm", "ecaresnet26t", 8, options=_options(channels=(16, 32, 64, 96), stem_width=8)),
     Family("timm", "resnetaa34d", 16, options=_options(channels=(8, 16, 24, 32))),
-    Family("timm", "nf_resnet26", 8),
-    Family("timm", "dm_nfnet_f0", 12),
+    Family("timm", "nf_resnet26", 8, options=_options(channels=(32, 64, 128, 192), stem_chs=16)),
+    Family(
+        "timm",
+        "dm_nfnet_f0",
+        12,
+        options=_options(channels=(32, 64, 128, 128), stem_chs=32, group_size=16, num_features=256),
+    ),
     Family("timm", "convnextv2_atto", 12),
     Family("timm", "deit_tiny_patch16_224", 24, 32, _options(img_size=32)),
     Family("timm", "vit_tiny_patch16_224", 24, 32, _options(img_size=32)),

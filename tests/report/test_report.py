@@ -602,14 +602,14 @@ def test_tables_keep_every_bit() -> None:
     assert Table.of("t", "T", pd.DataFrame({"x": values})).frame()["x"].tolist() == values.tolist()
 
 
-def frontier(tmp_path, accuracy_drop: float, **options):
+def frontier(tmp_path, small_checkpoint, accuracy_drop: float, **options):
     chosen = {"images": 200, "search_images": 60, "recalibrate_images": 150, "max_blocks": 3, "seconds": 0.01}
     return write_report(
-        load_model("embedded"),
+        load_model(str(small_checkpoint)),
         digits("test"),
         tmp_path / "r.html",
         training=digits("train"),
-        expressions=Expressions(model='load_model("embedded")', training='load_data("digits", split="train")'),
+        expressions=Expressions(model=f'load_model("{small_checkpoint}")', training='load_data("digits", split="train")'),
         skip=[name for name in NAMES if name != "frontier"],
         options={"frontier": chosen | options},
         accuracy_drop=accuracy_drop,
@@ -617,8 +617,10 @@ def frontier(tmp_path, accuracy_drop: float, **options):
     )
 
 
-def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_was_measured(tmp_path) -> None:
-    report = frontier(tmp_path, accuracy_drop=0.1)
+def test_the_recommended_drop_is_within_the_tolerance_and_its_code_makes_what_was_measured(
+    tmp_path, small_checkpoint
+) -> None:
+    report = frontier(tmp_path, small_checkpoint, accuracy_drop=0.1)
     frame = report.tables["frontier"]
     (chosen,) = frame["chosen"].to_numpy().nonzero()[0]
     assert chosen > 0
@@ -662,9 +664,9 @@ def test_the_explorer_shows_the_page_s_own_latencies(whole) -> None:
     assert all(below.count("ms") + below.count(" s ") >= 1 for *_, below in latencies)
 
 
-def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(tmp_path) -> None:
+def test_where_no_drop_is_shown_to_be_within_the_tolerance_none_is_recommended(tmp_path, small_checkpoint) -> None:
     """Sixty images cannot show a fall of at most one point, whatever the blocks."""
-    report = frontier(tmp_path, accuracy_drop=0.01, images=60, max_blocks=2)
+    report = frontier(tmp_path, small_checkpoint, accuracy_drop=0.01, images=60, max_blocks=2)
     frame = report.tables["frontier"]
     assert frame["chosen"][0]
     page = report.path.read_text()

@@ -127,6 +127,10 @@ def picture(draw: Draw, alt: str, values: Sequence[Mark] = (), *, size: tuple[fl
         ax.set_title("")  # the page has its own
         _thin(ax, size)
         legend_above(ax, size)
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # with one, savefig draws the whole figure once more, and throws it away
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Picture(themed(file.getvalue()).replace("</svg>", f"{_written(ax, values)}</svg>"), alt)
