@@ -55,9 +55,9 @@ def test_every_public_record_is_shown(package: str) -> None:
 
 
 @pytest.mark.slow
-def test_real_records_are_short_in_a_line_and_whole_in_a_table() -> None:
+def test_real_records_are_short_in_a_line_and_whole_in_a_table(small_checkpoint) -> None:
     data = load_data("digits", limit=8)
-    net = unroll(load_model("embedded"))
+    net = unroll(load_model(str(small_checkpoint)))
     records = [
         single_deletions(net, data, progress=False),
         gradient_by_length(net, data.x, data.labels),
@@ -68,7 +68,7 @@ def test_real_records_are_short_in_a_line_and_whole_in_a_table() -> None:
         assert "\n" not in line
         assert len(line) < 1000, line
         assert "table" in tags(record._repr_html_())
-    assert "layer3.8" in records[0]._repr_html_()
+    assert "layer3.1" in records[0]._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def test_terminals_draw_a_table() -> None:
 
 
 @pytest.mark.slow
-def test_records_of_different_packages_name_a_model_alike() -> None:
+def test_records_of_different_packages_name_a_model_alike(small_checkpoint) -> None:
     data = load_data("digits", limit=4)
-    net = unroll(load_model("embedded"))
+    net = unroll(load_model(str(small_checkpoint)))
     deleted, split = single_deletions(net, data, progress=False), gradient_by_length(net, data.x, data.labels)
     assert deleted.source.model == split.source.model

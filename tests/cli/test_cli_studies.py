@@ -43,9 +43,11 @@ def test_each_study(tmp_path, small_checkpoint, study: str, rows: int, columns: 
     assert len(pd.read_csv(tmp_path / f"{study}.csv")) == rows
 
 
-def test_the_same_numbers_as_in_python(tmp_path) -> None:
-    report = json.loads(run(tmp_path, "--study", "reorder", "--draws", "2", "--metric", "loss", "--json").stdout)
-    record = reorderings(unroll(load_model("embedded")), digits("test").subset(slice(0, 20)), draws=2, metric="loss")
+def test_the_same_numbers_as_in_python(tmp_path, small_checkpoint) -> None:
+    model = str(small_checkpoint)
+    arguments = ["--model", model, "--study", "reorder", "--draws", "2", "--metric", "loss", "--json"]
+    report = json.loads(run(tmp_path, *arguments).stdout)
+    record = reorderings(unroll(load_model(model)), digits("test").subset(slice(0, 20)), draws=2, metric="loss")
     assert [row["median"] for row in report["rows"]] == pytest.approx(record.by_swaps()["median"].tolist())
     assert report["full"] == pytest.approx(record.full)
 

@@ -7,6 +7,7 @@ What the pretend device is put to, a real one is put to as well where there is o
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,47 +106,64 @@ def test_an_example_of_the_cpu_follows_the_model(device: str) -> None:
         assert next(model.parameters()).device.type == device
 
 
-# pictures
+# pictures; of a record that several show, one is made
 
 
+@cache
 def trajectory(net: UnrolledNetwork) -> tuple[list[dict[str, torch.Tensor]], landscape.ProjectedTrajectory]:
     place = next(net.model.parameters()).device
     states = [small(seed).to(place).state_dict() for seed in range(4)]
     return states, landscape.project_trajectory(net, states)
 
 
+@cache
 def line(net: UnrolledNetwork, data: ImageData, **kwargs: Any) -> landscape.Surface:
     axes = {"x": [0.0, 0.5], **({"y": [0.0, 0.5]} if kwargs.pop("plane", False) else {})}
     directions = [landscape.random_direction(net.model, seed=seed) for seed in range(len(axes))]
     return landscape.loss_surface(net, data, directions=directions, **axes, **QUIET, **kwargs)
 
 
+@cache
 def values(net: UnrolledNetwork, data: ImageData) -> lesion.BlockValues:
     return lesion.block_values(net, data, interactions=True, **QUIET)
 
 
+@cache
 def compared(net: UnrolledNetwork, data: ImageData) -> comparison.Comparison:
     return comparison.compare([net, net], data, draws=1, gradient_images=2, progress=False)
 
 
+@cache
 def turned(net: UnrolledNetwork, data: ImageData) -> lesion.TurnedImages:
     return lesion.turned_images(net, replace(data, labels=net(data.x).argmax(-1)), range(len(net)), **QUIET)
 
 
+@cache
 def effective(net: UnrolledNetwork, data: ImageData) -> paths.EffectivePaths:
     return paths.effective_paths(paths.sample_path_gradients(net, data.x, data.labels, draws=2))
 
 
+@cache
+def split(net: UnrolledNetwork, data: ImageData) -> paths.GradientByLength:
+    return paths.gradient_by_length(net, data.x, data.labels)
+
+
+@cache
+def contributed(net: UnrolledNetwork, data: ImageData) -> paths.BlockContributions:
+    return paths.block_contributions(net, data.x, data.labels)
+
+
+@cache
+def damaged(net: UnrolledNetwork, data: ImageData) -> tuple[lesion.DamagePredictors, lesion.SingleDeletions]:
+    return lesion.damage_predictors(net, data, **QUIET), lesion.single_deletions(net, data, **QUIET)
+
+
+@cache
 def plan(net: UnrolledNetwork, data: ImageData) -> tradeoff.DropPlan:
     clock = tradeoff.Clock(batch=2, seconds=0.0, rounds=1)
     return tradeoff.plan_drop(
         net, data, goal=tradeoff.Count(1), search=tradeoff.Greedy(random_sets=2), clock=clock, **QUIET
     )
-
-
-def predictor(net: UnrolledNetwork, data: ImageData) -> Any:
-    predictors = lesion.damage_predictors(net, data, **QUIET)
-    return plot.plot_predictor(predictors, "branch_ratio", lesion.single_deletions(net, data, **QUIET))
 
 
 def eigenvalues(net: UnrolledNetwork, data: ImageData) -> Any:
@@ -156,19 +174,11 @@ def eigenvalues(net: UnrolledNetwork, data: ImageData) -> Any:
 
 
 PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
-    "plot_block_contributions": lambda net, data: plot.plot_block_contributions(
-        paths.block_contributions(net, data.x, data.labels)
-    ),
-    "plot_mean_contributions": lambda net, data: plot.plot_mean_contributions(
-        paths.block_contributions(net, data.x, data.labels)
-    ),
+    "plot_block_contributions": lambda net, data: plot.plot_block_contributions(contributed(net, data)),
+    "plot_mean_contributions": lambda net, data: plot.plot_mean_contributions(contributed(net, data)),
     "plot_logit_lens": lambda net, data: plot.plot_logit_lens(paths.logit_lens(net, data.x), data.labels),
-    "plot_gradient_by_length": lambda net, data: plot.plot_gradient_by_length(
-        paths.gradient_by_length(net, data.x, data.labels)
-    ),
-    "plot_gradient_share": lambda net, data: plot.plot_gradient_share(
-        paths.gradient_by_length(net, data.x, data.labels)
-    ),
+    "plot_gradient_by_length": lambda net, data: plot.plot_gradient_by_length(split(net, data)),
+    "plot_gradient_share": lambda net, data: plot.plot_gradient_share(split(net, data)),
     "plot_path_statistics": lambda net, data: plot.plot_path_statistics(
         callbacks.path_statistics(net, data.x, data.labels, draws=0)
     ),
@@ -186,7 +196,7 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_unrolled": lambda net, data: plot.plot_unrolled(net, lesioned=[1], most_paths=64),
     "plot_turned_images": lambda net, data: plot.plot_turned_images(turned(net, data)),
     "turned_pages": lambda net, data: plot.turned_pages(turned(net, data)),
-    "plot_single_deletions": lambda net, data: plot.plot_single_deletions(lesion.single_deletions(net, data, **QUIET)),
+    "plot_single_deletions": lambda net, data: plot.plot_single_deletions(damaged(net, data)[1]),
     "plot_random_deletions": lambda net, data: plot.plot_random_deletions(
         lesion.random_deletions(net, data, [1], draws=2, **QUIET)
     ),
@@ -196,11 +206,11 @@ PICTURES: dict[str, Callable[[UnrolledNetwork, ImageData], Any]] = {
     "plot_reorderings": lambda net, data: plot.plot_reorderings(
         lesion.reorderings(net, data, [1], draws=2, **QUIET)
     ),
-    "plot_predictor": predictor,
+    "plot_predictor": lambda net, data: plot.plot_predictor(
+        damaged(net, data)[0], "branch_ratio", damaged(net, data)[1]
+    ),
     "plot_predictor_ranking": lambda net, data: plot.plot_predictor_ranking(
-        lesion.rank_predictors(
-            lesion.damage_predictors(net, data, **QUIET), lesion.single_deletions(net, data, **QUIET), draws=10
-        )
+        lesion.rank_predictors(*damaged(net, data), draws=10)
     ),
     "plot_surface_line": lambda net, data: plot.plot_surface_line(line(net, data)),
     "plot_surface_contours": lambda net, data: plot.plot_surface_contours(line(net, data, plane=True)),

@@ -12,8 +12,8 @@ from resnet_paths.tradeoff import Beam, Clock, Count, Greedy, ImageSplit, plan_d
 
 
 @pytest.mark.slow
-def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
-    net, data = unroll(load_model("embedded")), digits("test").subset(slice(0, 30))
+def test_pictures_name_their_axes_and_show_the_numbers(tmp_path, small_checkpoint) -> None:
+    net, data = unroll(load_model(str(small_checkpoint))), digits("test").subset(slice(0, 30))
     record = single_deletions(net, data)
     ax = plot_single_deletions(record, chance=0.9)
     assert ax.get_xlabel() == "deleted block"
@@ -34,8 +34,8 @@ def test_pictures_name_their_axes_and_show_the_numbers(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_frontier(tmp_path) -> None:
-    net = unroll(load_model("embedded"))
+def test_the_frontier(small_checkpoint) -> None:
+    net = unroll(load_model(str(small_checkpoint)))
     data = digits("test").subset(slice(0, 30))
     others = digits("train").subset(slice(0, 40))
     plan = plan_drop(

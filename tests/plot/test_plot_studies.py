@@ -29,8 +29,8 @@ from resnet_paths.plot import (
 
 
 @pytest.fixture(scope="module")
-def setting():
-    return unroll(load_model("embedded")), digits("test").subset(slice(0, 20))
+def setting(small_checkpoint):
+    return unroll(load_model(str(small_checkpoint))), digits("test").subset(slice(0, 20))
 
 
 def test_error_against_tau(setting) -> None:
@@ -55,10 +55,10 @@ def test_error_against_count_with_its_interval(setting) -> None:
 
 @pytest.mark.slow
 def test_stages(setting) -> None:
-    record = stage_deletions(*setting, [2], draws=2)
+    record = stage_deletions(*setting, [1], draws=2)
     ax = plot_stage_deletions(record)
     assert [line.get_ydata()[-1] for line in ax.lines] == record.full_stage.tolist()
-    assert "blocks 9 to 17" in ax.lines[1].get_label()
+    assert "blocks 2 to 3" in ax.lines[1].get_label()
 
 
 def test_what_is_deleted_is_named(setting) -> None:
@@ -82,8 +82,8 @@ def test_predictors(setting) -> None:
 @pytest.mark.slow
 def test_interactions_of_both_kinds(setting) -> None:
     pytest.importorskip("shapiq")
-    ours = plot_interactions(block_values(*setting, blocks=[0, 3, 9], interactions=True))
-    theirs = plot_interactions(higher_interactions(*setting, blocks=[0, 3, 9], order=2, index="SII"))
+    ours = plot_interactions(block_values(*setting, blocks=[0, 2, 5], interactions=True))
+    theirs = plot_interactions(higher_interactions(*setting, blocks=[0, 2, 5], order=2, index="SII"))
     one, other = (ax.collections[0].get_array().filled(0) for ax in (ours, theirs))
     assert one == pytest.approx(other)
     assert {text.get_text().lstrip("+-.0") for text in ours.texts} <= {

@@ -155,11 +155,11 @@ def test_what_no_file_can_hold_is_refused_and_leaves_the_old_file(tmp_path, ever
 
 
 @pytest.mark.slow
-def test_notebooks_show_pictures_and_leave_no_figure_open() -> None:
+def test_notebooks_show_pictures_and_leave_no_figure_open(small_checkpoint) -> None:
     from matplotlib import pyplot
 
     data = load_data("digits", limit=4)
-    net = unroll(load_model("embedded"))
+    net = unroll(load_model(str(small_checkpoint)))
     for record in (path_lengths(5), gradient_by_length(net, data.x, data.labels)):
         assert '<img alt="' in record._repr_html_()
     assert not pyplot.get_fignums()

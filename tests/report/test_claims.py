@@ -132,8 +132,8 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     assert "[bold]" in shown.stdout
 
 
-def test_the_model_is_left_as_it_was() -> None:
-    model = load_model("embedded")
+def test_the_model_is_left_as_it_was(small_checkpoint) -> None:
+    model = load_model(str(small_checkpoint))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reproduce("li2018", ["filter-normalisation"], model=model, data=digits("test").subset(slice(0, 20)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -559,17 +559,18 @@ def warnings_of(model: nn.Module, data: ImageData, tmp_path: Path, training: Ima
     return "\n".join(report.warnings)
 
 
-def test_overlap_of_training_and_test_images_is_counted(tmp_path) -> None:
+def test_overlap_of_training_and_test_images_is_counted(tmp_path, small_checkpoint) -> None:
     train, test = digits("train"), digits("test")
     mixed = dataclasses.replace(
         test,
         images=torch.cat([test.images[:30], train.images[:10]]),
         labels=torch.cat([test.labels[:30], train.labels[:10]]),
     )
-    clean = warnings_of(load_model("embedded"), test.subset(slice(0, 30)), tmp_path, train)
+    model = load_model(str(small_checkpoint))
+    clean = warnings_of(model, test.subset(slice(0, 30)), tmp_path, train)
     assert "also among the training images" not in clean
-    assert "10 test images of 40 (25 %)" in warnings_of(load_model("embedded"), mixed, tmp_path, train)
-    assert "No training images were given" in warnings_of(load_model("embedded"), mixed, tmp_path)
+    assert "10 test images of 40 (25 %)" in warnings_of(model, mixed, tmp_path, train)
+    assert "No training images were given" in warnings_of(model, mixed, tmp_path)
 
 
 class Noisy(nn.Module):
@@ -583,13 +584,13 @@ class Noisy(nn.Module):
         return self.model(x - x.mean((0,)) if self.batch else x + 0.1 * torch.randn_like(x))
 
 
-def test_models_that_do_not_repeat_are_told(tmp_path) -> None:
+def test_models_that_do_not_repeat_are_told(tmp_path, small_checkpoint) -> None:
     data = digits("test").subset(slice(0, 20))
     assert "Non-deterministic" in warnings_of(Noisy(small_model()).eval(), data, tmp_path)
     batch = warnings_of(Noisy(small_model(), batch=True).eval(), data, tmp_path)
     assert "depend on the other images in its batch" in batch
     assert "Non-deterministic" not in batch
-    quiet = warnings_of(load_model("embedded"), data, tmp_path)
+    quiet = warnings_of(load_model(str(small_checkpoint)), data, tmp_path)
     assert "Non-deterministic" not in quiet
     assert "in its batch" not in quiet
     assert "Small sample: 20 images" in quiet
@@ -609,7 +610,9 @@ def frontier(tmp_path, small_checkpoint, accuracy_drop: float, **options):
         digits("test"),
         tmp_path / "r.html",
         training=digits("train"),
-        expressions=Expressions(model=f'load_model("{small_checkpoint}")', training='load_data("digits", split="train")'),
+        expressions=Expressions(
+            model=f'load_model("{small_checkpoint}")', training='load_data("digits", split="train")'
+        ),
         skip=[name for name in NAMES if name != "frontier"],
         options={"frontier": chosen | options},
         accuracy_drop=accuracy_drop,
