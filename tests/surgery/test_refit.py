@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -334,6 +335,25 @@ def test_a_set_is_fitted_alike_after_others() -> None:
         assert refitter.divergence(dropped) == pytest.approx(
             Refitter(net, x, settings=EVERY_ROW).divergence(dropped), rel=1e-9
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [1e9, 0.0])
+def test_threads_refit_sets_alike(memory: float) -> None:
+    """Bit for bit: threads share the full network's states and the fits of single blocks."""
+    net, x, other = unroll(small()), images(24, 1, 8, 8), images(5, 1, 8, 8, seed=4)
+    sets = [[1], [1, 3], [3], [1, 5], [0, 1, 3], [1, 3, 4], [2], [0, 5]]
+    settings = RefitSettings(batch_size=5, memory=memory)
+
+    def scores(threads: int) -> list[tuple[float, torch.Tensor]]:
+        refitter = Refitter(net, x, settings=settings)
+        on_others = refitter.on(other)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda dropped: (refitter.divergence(dropped), on_others(dropped)), sets))
+
+    for (one, outputs), (other_one, other_outputs) in zip(scores(1), scores(3), strict=True):
+        assert one == other_one
+        assert torch.equal(outputs, other_outputs)
 
 
 def test_outputs_of_a_set_on_other_images_are_those_of_its_finished_model() -> None:

@@ -18,6 +18,7 @@ from resnet_paths.models import cifar_resnet, load_model
 from resnet_paths.network import UnrollError
 from resnet_paths.statistics import share_at_most
 from resnet_paths.surgery import Refitter, drop_blocks, norms_before, recalibrate_batchnorm
+from resnet_paths.sweep import operation_threads
 from resnet_paths.tradeoff import (
     AccuracyDrop,
     Beam,
@@ -160,6 +161,19 @@ def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) 
     assert right(plan.apply(small, SOME, split=split), TEST).mean() == pytest.approx(plan.point.accuracy)
     with pytest.raises(ValueError, match="images to repair to differ from those to search"):
         planned(small, Count(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
+
+
+def test_cores_refit_sets_alike(small) -> None:
+    split = ImageSplit(search=SOME, repair=digits("train").subset(slice(200, 300)), certify=TEST)
+
+    def losses(threads: int) -> list[tuple[tuple[int, ...], float]]:
+        with operation_threads(threads):
+            plan = planned(small, Count(2), repair=Refit(), split=split)
+        return [(point.dropped, point.loss) for point in plan.points]
+
+    for (one, loss), (other, other_loss) in zip(losses(1), losses(3), strict=True):
+        assert one == other
+        assert loss == pytest.approx(other_loss, rel=1e-4)  # float32, whose sums have another order
 
 
 def test_gains_of_recalibration_are_the_full_networks_too(small) -> None:

@@ -6,6 +6,9 @@ equations: no labels, no gradient, no learning rate, and the shapes, keys and la
 are fitted in order, each on the output of the network repaired so far, so that later blocks also correct what earlier
 ones left over.
 
+Sets are independent of each other, so a search refits several at once, in threads. Each thread works on a copy of the
+network; the full network's states, and the fits of single blocks that sets have in common, are shared.
+
 A fit to few images overfits. A stronger ridge is no cure: on the way between old and fitted weights it passes through
 weights worse than either. What helps is a *step* from the old weights towards the fitted ones. Its length, and so
 whether to repair at all, is chosen on held-out images by the divergence of the outputs from the full network's.
@@ -16,7 +19,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -161,10 +166,19 @@ class _Solution:
         return _least(self.steps)
 
 
+@dataclass(frozen=True, eq=False)
+class _Workplace:
+    """A copy of the network in which one set at a time is refitted."""
+
+    net: UnrolledNetwork
+    twins: Twins
+    sites: Sites
+
+
 class Refitter:
     """Repairs one network for many sets of dropped blocks, on the same images.
 
-    The full network's states, sums and outputs are computed once.
+    The full network's states, sums and outputs are computed once. Several threads may use one refitter.
 
     Args:
         net: the network, in eval mode; neither it nor its model is changed.
@@ -214,12 +228,10 @@ class Refitter:
         self._scores = net.output_path[-1:] != ("last_hidden_state",)
         self._arguments = net.segments.inputs
         self._norms = dict(foldable(net.segments.program))
-        dtype = _exact_type(net.model)
         self._fits: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
-        full = for_inference(net, dtype=dtype)
-        self._work = for_inference(net, dtype=dtype)
-        self._twins = Twins(full, self._work)
-        self._sites = Sites(self._work.segments)
+        self._idle: list[_Workplace] = []
+        self._lock = Lock()  # of the two above
+        full = for_inference(net, dtype=_exact_type(net.model))
         with torch.inference_mode():
             size, share = self.settings.batch_size, self.settings.held_out
             self._full = FullRun(full, self.fitted_images, size, self.settings.memory * (1 - share))
@@ -259,12 +271,12 @@ class Refitter:
         def outputs(dropped: Sequence[BlockRef] | BlockRef) -> torch.Tensor:
             indices = self.net.indices(dropped)
             solution = self._solved(indices)
-            with torch.inference_mode():
+            with self._workplace() as place, torch.inference_mode():
                 try:
-                    put_folded(self._work.model, solution.fits, solution.step)
-                    return self._outputs(full, indices, solution.start)
+                    put_folded(place.net.model, solution.fits, solution.step)
+                    return self._outputs(place, full, indices, solution.start)
                 finally:
-                    put_folded(self._work.model, solution.fits, 0.0)
+                    put_folded(place.net.model, solution.fits, 0.0)
 
         return outputs
 
@@ -316,46 +328,65 @@ class Refitter:
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
         """Fit all blocks that a set affects, and evaluate each step."""
         fits: list[LayerFit] = []
-        with torch.inference_mode():
-            sites = self._sites.of(indices)
+        with self._workplace() as place, torch.inference_mode():
+            sites = place.sites.of(indices)
             start = min((site.block for site in sites), default=0)
-            run = DroppedRun(self._full, self._twins, self._gates(indices), start)
+            run = DroppedRun(self._full, place.twins, self._gates(indices), start)
             try:
-                blocks = tuple(self._fit_once(site, run, indices, fits) for site in sites)
+                blocks = tuple(self._fit_once(place, site, run, indices, fits) for site in sites)
                 divergences = {}
                 for step in (0.0, *self.settings.steps) if steps is None else steps:
-                    put_folded(self._work.model, fits, step)
-                    outputs = self._outputs(self._full_held_out, indices, start)
+                    put_folded(place.net.model, fits, step)
+                    outputs = self._outputs(place, self._full_held_out, indices, start)
                     divergences[step] = self._divergence(outputs)
                     if not fits:
                         break
             finally:
-                put_folded(self._work.model, fits, 0.0)
+                put_folded(place.net.model, fits, 0.0)
         return _Solution(tuple(fits), divergences, blocks, start)
 
-    def _fit_once(self, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]) -> BlockFit:
+    @contextmanager
+    def _workplace(self) -> Iterator[_Workplace]:
+        """A workplace that no other thread uses; made when there is none."""
+        with self._lock:
+            place = self._idle.pop() if self._idle else None
+        if place is None:
+            with torch.inference_mode(False):
+                work = for_inference(self.net, dtype=_exact_type(self.net.model))
+            place = _Workplace(work, Twins(self._full.net, work), Sites(work.segments))
+        try:
+            yield place
+        finally:
+            with self._lock:
+                self._idle.append(place)
+
+    def _fit_once(
+        self, place: _Workplace, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]
+    ) -> BlockFit:
         """Fit one block, or reuse the fit of an earlier set that agrees up to here; add its layers to `fits`."""
         key = site.block, tuple(sorted(index for index in indices if index <= site.target))
-        if key not in self._fits:
-            self._fits[key] = self._fit(site, run)
+        with self._lock:
+            known = self._fits.get(key)
+        new, block = known or self._fit(place, site, run)
+        with self._lock:
+            self._fits[key] = new, block
+            self._fits.move_to_end(key)
             while len(self._fits) > _REMEMBERED:
                 self._fits.popitem(last=False)
-        self._fits.move_to_end(key)
-        new, block = self._fits[key]
         fits += new
-        put_folded(self._work.model, new, 1.0)
+        put_folded(place.net.model, new, 1.0)
         return block
 
-    def _fit(self, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
+    def _fit(self, place: _Workplace, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
         """Fit one block in the working network, whose earlier blocks are already fitted."""
         name, target = self.net[site.block].name, self.net[site.target].name
         generator = seeded(self.settings.seed + site.block)
         problem = BlockProblem(
-            self._work.segments, site, self.settings.rows_per_feature, self.fitted_images.count, generator
+            place.net.segments, site, self.settings.rows_per_feature, self.fitted_images.count, generator
         )
         reason = site.reason
         for number, x in self._full.batches() if not reason else ():
-            values = self._work.inside(run.state(number, x, site.block), branch=not site.dropped)
+            values = place.net.inside(run.state(number, x, site.block), branch=not site.dropped)
             if not problem.add(values, self._full.sum_at(number, x, site.target), self._full.counted(number)):
                 reason = problem.reason
                 break
@@ -374,9 +405,9 @@ class Refitter:
     def _gates(self, indices: Sequence[int]) -> list[float]:
         return [0.0 if index in set(indices) else 1.0 for index in range(len(self.net))]
 
-    def _outputs(self, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
+    def _outputs(self, place: _Workplace, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
         """The current working network's outputs on the images of a run of the full network."""
-        run = DroppedRun(full, self._twins, self._gates(indices), start)
+        run = DroppedRun(full, place.twins, self._gates(indices), start)
         return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
     def _of_model(self, model: nn.Module) -> float:

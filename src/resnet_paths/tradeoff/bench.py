@@ -23,7 +23,7 @@ from ..graph.model_fingerprint import fingerprint
 from ..lesion import Metric, evaluate_gates
 from ..lesion.evaluate import deletion_gates
 from ..network import UnrolledNetwork, for_inference
-from ..sweep import SweepError, sweep
+from ..sweep import SweepError, on_each_core, sweep
 from ..sweep.fingerprints import deciding
 from ..sweep.progress import Report, SweepProgress, tracked
 from ..sweep.result import last_line
@@ -34,6 +34,8 @@ from .repairs import Closed, Refits, Repairer, dropped_copy
 from .search import Set
 
 _TOGETHER = 512  # sets per point of a sweep: enough to share prefixes, few enough to lose little when it is stopped
+_REPAIRED_TOGETHER = 8
+"""Sets per point where each is repaired: enough for the cores, and a set takes seconds, so a stop loses a minute."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +115,24 @@ class Running:
     journal: Path | str | None
     report: Report
 
-    def values(self, function: Callable[..., Any], points: Sequence[Any], context: Any, state: SweepProgress) -> Any:
+    def values(
+        self, function: Callable[..., Any], points: Sequence[Any], context: Any, state: SweepProgress, size: int = 1
+    ) -> Any:
         """Run a sweep and return its values by name; its progress is shown as part of a longer one.
+
+        Args:
+            function: evaluates one point.
+            points: the points.
+            context: what all points share.
+            state: the progress of the longer sweep so far.
+            size: how much of that sweep a point is.
 
         Raises:
             SweepError: a point failed.
         """
 
         def tell(now: SweepProgress) -> None:
-            done, computed = state.finished + now.finished, state.computed + now.computed
+            done, computed = state.finished + size * now.finished, state.computed + size * now.computed
             total, elapsed = max(state.total, done), state.elapsed + now.elapsed
             self.report(SweepProgress(state.name, total, done, 0, computed, now.taken, elapsed))
 
@@ -149,16 +160,22 @@ def _here(function: Callable[..., Any], points: Sequence[Any], context: Any, tel
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-def _loss(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, float]:
-    """The mean metric of one repaired set."""
-    if bench.metric is None:
+def _repaired_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
+    """The mean metric of some sets, each repaired; refits run on all cores, one set per core."""
+    repairer, metric, full = bench.workshop.repairer, bench.metric, bench.full
+    if metric is None:
         raise RuntimeError("expected a metric")
-    repairer, dropped = bench.workshop.repairer, tuple(point["dropped"])
-    if isinstance(repairer, Refits):
-        logits = repairer.logits(dropped, bench.data)
-    else:
-        logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
-    return {"loss": float(Answers(logits, bench.data).values(bench.metric, bench.full).mean())}
+
+    def loss(dropped: Set) -> float:
+        if isinstance(repairer, Refits):
+            logits = repairer.logits(dropped, bench.data)
+        else:
+            logits = answers(repairer(dropped).model, bench.data, bench.net.followed, bench.batch_size).logits
+        return float(Answers(logits, bench.data).values(metric, full).mean())
+
+    sets = [tuple(dropped) for dropped in point["sets"]]
+    together = isinstance(repairer, Refits) and repairer.on_cpu
+    return {"losses": np.array(on_each_core(loss, sets) if together else [loss(dropped) for dropped in sets])}
 
 
 def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
@@ -223,14 +240,15 @@ class Evaluator:
         return losses
 
     def _by_gates(self, sets: Sequence[Set]) -> list[float]:
-        points = [{"sets": sets[start : start + _TOGETHER]} for start in range(0, len(sets), _TOGETHER)]
-        values = self.running.values(_gate_losses, points, self.bench, self.state)
-        return [float(value) for chunk in values["losses"] for value in np.ravel(chunk)]
+        return self._chunks(_gate_losses, sets, _TOGETHER)
 
     def _repaired(self, sets: Sequence[Set]) -> list[float]:
-        points = [{"dropped": dropped} for dropped in sets]
-        values = self.running.values(_loss, points, self.bench, self.state)
-        return [float(value) for value in values["loss"]]
+        return self._chunks(_repaired_losses, sets, _REPAIRED_TOGETHER)
+
+    def _chunks(self, function: Callable[..., Any], sets: Sequence[Set], size: int) -> list[float]:
+        points = [{"sets": sets[start : start + size]} for start in range(0, len(sets), size)]
+        values = self.running.values(function, points, self.bench, self.state, size)
+        return [float(value) for chunk in values["losses"] for value in np.ravel(chunk)]
 
 
 def measure_set(bench: Bench, dropped: Set, running: Running, state: SweepProgress) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -126,6 +127,12 @@ class Refits:
     def __init__(self, refitter: Refitter) -> None:
         self._refitter = refitter
         self._on: dict[str, Callable[[Set], torch.Tensor]] = {}
+        self._lock = Lock()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the network is on the CPU, where sets divide better among cores than operations do."""
+        return all(parameter.device.type == "cpu" for parameter in self._refitter.net.model.parameters())
 
     def __call__(self, dropped: Set) -> Repaired:
         """The smaller network of a set."""
@@ -136,8 +143,9 @@ class Refits:
 
     def logits(self, dropped: Set, data: InMemory) -> torch.Tensor:
         """The refitted network's logits for images, on the CPU."""
-        if data.fingerprint not in self._on:
-            self._on[data.fingerprint] = self._refitter.on(data)
+        with self._lock:
+            if data.fingerprint not in self._on:
+                self._on[data.fingerprint] = self._refitter.on(data)
         return self._on[data.fingerprint](dropped).cpu()
 
 
