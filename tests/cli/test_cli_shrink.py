@@ -36,7 +36,7 @@ def shrunk(small_checkpoint, tmp_path_factory):
     (folder / "mine.py").write_text(OWN.format(weights=str(weights)))
     model = f"{folder / 'mine.py'}:build"
     result = run(
-        "shrink", "--model", model, "--count", "2", "--limit", "200", "--finetune-epochs", "1", *QUICK,
+        "shrink", "--model", model, "--count", "2", "--limit", "200", "--finetune-epochs", "4", *QUICK,
         "--out", folder / "out",
     )  # fmt: skip
     return folder / "out", result
