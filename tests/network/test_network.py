@@ -291,6 +291,13 @@ def test_wrong_gates(shape: tuple[int, ...]) -> None:
         unroll(small(Basic))(images(), torch.ones(shape))
 
 
+@pytest.mark.parametrize("gates", [{"layer1.0": 0.0}, "all", [1.0, None], torch.ones(3, dtype=torch.complex64)])
+def test_gates_that_are_no_real_numbers(gates: object) -> None:
+    net = unroll(cifar_resnet(20, in_channels=1).eval())
+    with pytest.raises(TypeError, match="expected gates to be"):
+        net(torch.zeros(1, 1, 8, 8), gates)  # type: ignore[arg-type]
+
+
 def test_prints_as_a_table() -> None:
     net = unroll(small(Basic), images())
     assert "blocks.1  projection" in repr(net)

@@ -467,6 +467,7 @@ def test_what_cannot_be_fitted_is_left_and_says_why(model: nn.Module, dropped: l
         (lambda: refit_blocks(small().train(), [1], images(8, 1, 8, 8)), "eval"),
         (lambda: refit_blocks(small(), [1], images(1, 1, 8, 8)), "2 groups"),
         (lambda: refit_blocks(small(), [1], images(4, 1, 8, 8), groups=[0, 1]), "group for each"),
+        (lambda: refit_blocks(small(), [1], images(8, 1, 8, 8) * torch.nan), "NaN for 8 of 8"),
         (lambda: RefitSettings(held_out=0.0), "held_out"),
         (lambda: RefitSettings(steps=(0.5, 2.0)), "steps"),
     ],

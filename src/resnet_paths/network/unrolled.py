@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments.shown import shown
 from ..graph.blocks import Cut, Refusal, find_blocks, follow_output, learned_starts
 from ..graph.compile_node import Values
 from ..graph.dataflow import DataFlow, data_nodes
@@ -317,6 +318,7 @@ class UnrolledNetwork:
 
         Raises:
             ValueError: the gates have the wrong shape.
+            TypeError: they are not real numbers.
 
         Cost: without gates, one forward pass. For all 2^n vectors of zeros and ones, at most 2^(n+1) block
         evaluations instead of n 2^n.
@@ -324,7 +326,10 @@ class UnrolledNetwork:
         if gates is None:
             return self.run(self.stem(x)).value
         if not isinstance(gates, torch.Tensor):
-            gates = torch.as_tensor(gates, dtype=torch.float64, device="cpu")
+            try:
+                gates = torch.as_tensor(gates, dtype=torch.float64, device="cpu")
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"expected gates to be numbers, one per block, got {shown(gates)}") from error
         self._check_gates(gates)
         rows = gates if gates.ndim == 2 else gates[None]
         outputs: list[torch.Tensor | None] = [None] * len(rows)
@@ -341,6 +346,8 @@ class UnrolledNetwork:
         return evaluate_rows(self, x, gates if gates.ndim == 2 else gates[None], count)
 
     def _check_gates(self, gates: torch.Tensor) -> None:
+        if gates.is_complex():
+            raise TypeError(f"expected gates to be real numbers, got {shown(gates)}")
         if gates.ndim not in (1, 2) or gates.shape[-1] != len(self) or not len(gates):
             raise ValueError(
                 f"expected gates of shape ({len(self)},) or (m, {len(self)}), one per block, got {tuple(gates.shape)}"

@@ -194,7 +194,8 @@ class Refitter:
 
     Raises:
         UnrollError: the model is in training mode.
-        ValueError: there are too few images to hold some out, or no position counts.
+        ValueError: there are too few images to hold some out, no position counts, or the network's output for some is
+            not a number.
 
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
@@ -236,6 +237,7 @@ class Refitter:
             size, share = self.settings.batch_size, self.settings.held_out
             self._full = FullRun(full, self.fitted_images, size, self.settings.memory * (1 - share))
             self._full_held_out = FullRun(full, self.held_out_images, size, self.settings.memory * share, sums=False)
+            _check_numbers(self._full.outputs, self._full_held_out.outputs)
 
     def divergence(self, dropped: Sequence[BlockRef] | BlockRef, *, steps: Sequence[float] | None = None) -> float:
         """The divergence on the held-out images after refitting with the best step.
@@ -508,6 +510,16 @@ def divergence(
         return float(torch.cat(parts).mean())
     outputs, goal = outputs.cpu().double(), goal.cpu().double()
     return float((outputs - goal).square().mean() / goal.square().mean().clamp_min(1e-300))
+
+
+def _check_numbers(*outputs: torch.Tensor) -> None:
+    """Refuse NaN: no weights fit it, and no repair is closer to it than another."""
+    broken = sum(int(part.isnan().flatten(1).any(1).sum()) for part in outputs)
+    if broken:
+        raise ValueError(
+            f"expected the network's outputs for the calibration inputs to be numbers, got NaN for {broken} of "
+            f"{sum(map(len, outputs))}; leave these inputs out"
+        )
 
 
 def _exact_type(model: nn.Module) -> torch.dtype | None:
