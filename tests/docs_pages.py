@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-_SCRIPT = re.compile(r"<!-- a script( for mpi4py\.futures)? -->\s*\Z")
+_MPI = re.compile(r"<!-- a script for mpi4py\.futures -->\s*\Z")
 _SMALLER = re.compile(r"<!-- in the tests `(.+?)` is `(.+?)` -->\s*\Z")
 
 
@@ -21,15 +21,15 @@ class Block:
         code: the text, without indentation.
         line: where its code begins on the page.
         output: what it is to print: the text block that follows at once; None without one.
-        launcher: "" for code that runs in order with the rest of the page; ``"python"`` or ``"mpi4py.futures"`` for
-            a script of its own, which a comment before it says.
+        is_mpi: a script of its own for MPI, which a comment before it says; other code runs in order with the rest of
+            the page.
     """
 
     language: str
     code: str
     line: int
     output: str | None = None
-    launcher: str = ""
+    is_mpi: bool = False
 
 
 def pages() -> list[Path]:
@@ -51,7 +51,7 @@ def blocks(page: Path) -> list[Block]:
         else:
             line = text.count("\n", 0, fence.start(3)) + 1
             before = text[end : fence.start()]
-            found.append(Block(language, _smaller(code, before, page), line, launcher=_launcher(before)))
+            found.append(Block(language, _smaller(code, before, page), line, is_mpi=bool(_MPI.search(before))))
         end = fence.end()
     return found
 
@@ -64,13 +64,6 @@ def _smaller(code: str, before: str, page: Path) -> str:
     written, instead = comment.groups()
     assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
     return code.replace(written, instead)
-
-
-def _launcher(before: str) -> str:
-    comment = _SCRIPT.search(before)
-    if comment is None:
-        return ""
-    return "mpi4py.futures" if comment[1] else "python"
 
 
 def placed(block: Block) -> str:

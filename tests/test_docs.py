@@ -1,22 +1,19 @@
 """Every block of code in the documentation runs, and what its pages name exists.
 
 Python: the blocks of a page run in order in one namespace; a text block right after one is what it prints (``...``
-stands for anything). A block after ``<!-- a script -->`` runs in a process of its own. Commands
-(``resnet-paths ...``) run in the same folder as the page's Python, through the command line's own parser. What a
-comment such as ``<!-- in the tests `draws=6` is `draws=2` -->`` before a block says is less in the tests.
+stands for anything). A script for MPI runs in tests/sweep/test_executors.py. Commands (``resnet-paths ...``) run in the
+same folder as the page's Python, through the command line's own parser. What a comment such as
+``<!-- in the tests `draws=6` is `draws=2` -->`` before a block says is less in the tests.
 """
 
 import contextlib
 import doctest
 import importlib
 import io
-import os
 import random
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +29,6 @@ SHELL = {"bash", "sh", "console"}
 OTHERS = re.compile(r"(python -m venv|(\S*/)?pip install|mpiexec|srun|sbatch|git|cd|export|uv) ")
 """Commands that a page may show and that are not run: they install, or need a cluster."""
 
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
 ELLIPSIS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -72,9 +68,7 @@ def _in_order(page: Path, found: list[Block]) -> None:
         torch.manual_seed(0)
         try:
             for block in found:
-                if block.launcher:
-                    _script(block)
-                elif block.language == "python":
+                if block.language == "python" and not block.is_mpi:
                     _python(page, block, names)
                 elif block.language in SHELL:
                     _shell(page, block)
@@ -93,26 +87,6 @@ def _python(page: Path, block: Block, names: dict[str, object]) -> None:
 def _compare(page: Path, block: Block, printed: str) -> None:
     same = doctest.OutputChecker().check_output(block.output or "", printed, ELLIPSIS)
     assert same, f"{page.name}, line {block.line}: expected to print\n{block.output}\ngot\n{printed}"
-
-
-def _script(block: Block) -> None:
-    script = Path("script.py")
-    script.write_text(block.code)
-    environment = {**os.environ, **AS_ROOT, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*_launched_by(block), str(script)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def _launched_by(block: Block) -> list[str]:
-    """What starts a script: Python, or MPI's launcher."""
-    if block.launcher == "python":
-        return [sys.executable]
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if launcher is None:
-        pytest.skip("no mpiexec: install an MPI, such as `pip install mpich`")
-    return [launcher, "-n", "2", sys.executable, "-m", block.launcher]
 
 
 def _shell(page: Path, block: Block) -> None:
