@@ -11,6 +11,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
+from ..nouns import counted
 from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from ._app import command
@@ -40,7 +41,8 @@ def paths(
     screen = console(quiet=as_json)
     network, data = model_and_data(subject, limit)
     net = unrolled(network, data)
-    screen.print(f"{type(network).__name__}: {len(net)} blocks, 2^{len(net)} paths, {len(data)} images")
+    blocks, images = counted(len(net), "block"), counted(len(data), "image")
+    screen.print(f"{type(network).__name__}: {blocks}, 2^{len(net)} paths, {images}")
     parameter = next(network.parameters())
     x, target = data.x.to(subject.device, parameter.dtype), data.labels.to(subject.device)
     fast = rp.for_inference(net)

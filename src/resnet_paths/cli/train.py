@@ -12,6 +12,7 @@ import typer
 import resnet_paths as rp
 
 from ..choices import Keep
+from ..nouns import counted
 from ..tables import json_text
 from ._app import command
 from ._inputs import Source, console, fitting, named_model, place
@@ -57,7 +58,8 @@ def train(
     network = made(subject.model, images, family, training.seed).to(place(subject.device))
     fitting(network, images)
     screen = console(quiet=as_json)
-    screen.print(f"{_name(network)}, {len(images)} images of {images.name}, {training.epochs} epochs, into {out}")
+    examples, epochs = counted(len(images), "image"), counted(training.epochs, "epoch")
+    screen.print(f"{_name(network)}, {examples} of {images.name}, {epochs}, into {out}")
     if held_out is not None and held_out.fingerprint == images.fingerprint:
         screen.print("[yellow]The test images are the training images: the test error says nothing new.[/yellow]")
     if fresh:

@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..durations import in_seconds
+from ..nouns import plural
 from ..sweep.progress import duration
 from .effort import Prices
 from .section import Section
@@ -30,10 +31,19 @@ from .words import listed, number
 QUICK_SECONDS, FULL_SECONDS = 180.0, 1800.0
 _NAMED = {"quick": QUICK_SECONDS, "full": FULL_SECONDS}
 _IN_WORDS = {
-    "held_out": "held-out sets", "max_searched": "searched sets", "passes": "passes of single images",
-    "batch": "images per timed batch", "seconds": "seconds per timing",
-}  # fmt: skip
-"""Names of options for readers of the page, where the name alone does not say it."""
+    "images": ("{one}", "{many}"),
+    "repeat_images": ("repeated {one}", "repeated {many}"),
+    "search_images": ("{one} to search on", "{many} to search on"),
+    "recalibrate_images": ("{one} to recalibrate on", "{many} to recalibrate on"),
+    "batch": ("{one} per timed batch", "{many} per timed batch"),
+    "max_blocks": ("dropped block at most", "dropped blocks at most"),
+    "held_out": ("held-out set", "held-out sets"),
+    "max_searched": ("searched set", "searched sets"),
+    "passes": ("pass of a single {one}", "passes of single {many}"),
+    "seconds": ("second per timing", "seconds per timing"),
+    "basis": ("basis vector", "basis vectors"),
+}
+"""Names of options for readers of the page, for one and for many, where the name alone does not say it."""
 _STEPS = 24  # levels between two of the named ones: neighbours differ by less than the error of an estimate
 _KEPT_BACK = 0.04  # of the budget, for the page itself
 _CORRECTION = (0.5, 4.0)  # what finished stages may say about the others
@@ -86,14 +96,14 @@ class Spent:
         given: the share of the budget that the stage was given, in seconds.
         used: the time that it took, with its trial.
         shrunk: the sizes that are below those of a quick report, as (name, used, wanted).
-        nouns: what the examples are called, of which the options count images.
+        noun: what an example is called, of which the options count images.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     given: float = 0.0
     used: float = 0.0
     shrunk: tuple[tuple[str, float, float], ...] = ()
-    nouns: str = "images"
+    noun: str = "image"
 
     def to_json(self) -> str:
         """Serialise it, for the journal."""
@@ -118,14 +128,16 @@ class Spent:
         Example:
             >>> Spent(shrunk=(("draws", 4, 16),)).precision
             '4 draws instead of 16'
-            >>> Spent(shrunk=(("images", 4, 16),), nouns="sequences").precision
-            '4 sequences instead of 16'
+            >>> Spent(shrunk=(("images", 4, 16), ("batch", 1, 32)), noun="sequence").precision
+            '4 sequences instead of 16 and 1 sequence per timed batch instead of 32'
         """
-        return listed([f"{number(used)} {self._words(name)} instead of {number(wanted)}"
+        return listed([f"{number(used)} {self._words(name, used)} instead of {number(wanted)}"
                        for name, used, wanted in self.shrunk]) if self.shrunk else ""  # fmt: skip
 
-    def _words(self, name: str) -> str:
-        return _IN_WORDS.get(name, name.replace("_", " ")).replace("images", self.nouns)
+    def _words(self, name: str, count: float) -> str:
+        spaced = name.replace("_", " ")
+        one, many = _IN_WORDS.get(name, (spaced.removesuffix("s"), spaced))
+        return (one if count == 1 else many).format(one=self.noun, many=plural(self.noun))
 
     @property
     def warning(self) -> str:
@@ -182,7 +194,7 @@ class TimePlan:
             section = stage.run(self.subject, options)
         used = self.clock() - began
         self._used, self._estimated = self._used + used, self._estimated + self._estimate(stage, level)
-        spent = Spent(options, share, used, self._shrunk(stage, options), self.subject.data.nouns)
+        spent = Spent(options, share, used, self._shrunk(stage, options), self.subject.data.noun)
         if spent.warning:
             section = replace(section, warnings=(*section.warnings, spent.warning))
         return section, spent

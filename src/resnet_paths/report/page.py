@@ -16,13 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..data.metrics import METRICS
+from ..nouns import counted
 from ..tables import json_rows
 from .columns import meaning
 from .measure import Measure
 from .pictures import distinct
 from .section import Headline, Picture, Table
 from .subject import Subject
-from .words import counted, number, percent
+from .words import number, percent
 
 if TYPE_CHECKING:
     from .write import Report

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..nouns import plural
-from .words import counted, percent, seconds
+from ..nouns import counted, plural
+from .words import percent, seconds
 
 
 @dataclass(frozen=True)

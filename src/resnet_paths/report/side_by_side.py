@@ -14,11 +14,12 @@ from matplotlib.colors import LogNorm
 from ..comparison import Comparison
 from ..data.metrics import is_share
 from ..landscape import Surface
+from ..nouns import counted
 from ..plot import plot_side_by_side, plot_surface_heat
 from .pictures import Mark, marks, picture
 from .relief import ONE_PLANE, surface_marks
 from .section import Headline, Part, Section, Table
-from .words import counted, listed, number, percent, points, seconds
+from .words import listed, number, percent, points, seconds
 
 
 def told(metric: str, value: float) -> str:

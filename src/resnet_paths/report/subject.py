@@ -28,11 +28,11 @@ from ..lesion import Exploration, explore
 from ..lesion.evaluate import example_parts
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
+from ..nouns import counted
 from ..sweep.fingerprints import deciding
 from .effort import Footprint, Prices, measured_prices, quickest_threads
 from .losses import ExampleLoss, loss_for
 from .measure import Measure
-from .words import counted
 
 _OF_DATA = ("as_examples", "load_examples")  # that lines of code call
 _TIMED_TOGETHER = 32  # images of a pass that is timed; more cost time and hardly change the price of one

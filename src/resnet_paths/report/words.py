@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..nouns import plural
-
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -73,17 +71,6 @@ def signed(difference: float, digits: int = 3) -> str:
         ('+0.151', '-12,346', '0', 'nan')
     """
     return f"+{number(difference, digits)}" if difference > 0 else number(difference, digits)
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count and its noun.
-
-    Example:
-        >>> counted(1, "block"), counted(0, "block"), counted(3, "class", "classes"), counted(3, "series")
-        ('1 block', 'no blocks', '3 classes', '3 series')
-    """
-    noun = one if count == 1 else many or plural(one)
-    return f"{count or 'no'} {noun}" if count < 1000 else f"{count:,} {noun}"
 
 
 def power(base: int, exponent: int) -> str:

@@ -192,11 +192,11 @@ def _gate_losses(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, An
 def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     """The answers of one set, plain and repaired, and its size."""
     dropped = tuple(point["dropped"])
-    repaired = bench.workshop.repairer(dropped)
-    after_repair = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
-    plain = after_repair
+    smaller = dropped_copy(bench.net, dropped)
+    plain = answers(smaller, bench.data, bench.net.followed, bench.batch_size)
+    repaired, after_repair = bench.workshop.repairer.after(smaller, dropped), plain  # from here on, not the plain copy
     if repaired.repair != "none":
-        plain = answers(dropped_copy(bench.net, dropped), bench.data, bench.net.followed, bench.batch_size)
+        after_repair = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
     return {
         "right": after_repair.right,

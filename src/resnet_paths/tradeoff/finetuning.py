@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from ..data import InMemory
+from ..nouns import counted
 from ..statistics import share_at_most
 from .bench import Workshop
 from .distillation import distil_best
@@ -61,7 +62,8 @@ class Tuner:
     def __call__(self, point: PlanPoint) -> Tuned:
         """The fine-tuned network of a point's set."""
         net, certify, settings = self.workshop.net, self.roles["certify"], self.repair.settings
-        self.say(f"fine-tuning with {len(point.dropped)} blocks dropped, for {settings.epochs} epochs")
+        gone, epochs = counted(len(point.dropped), "block"), counted(settings.epochs, "epoch")
+        self.say(f"fine-tuning with {gone} dropped, for {epochs}")
         model = self.workshop.repairer(point.dropped).model
         best = distil_best(model, net, training_images(self.repair, self.roles), settings=settings)
         now, full = (answers(one, certify, net.followed) for one in (model, net.model))

@@ -42,7 +42,23 @@ class Repaired:
     reason: str = ""
 
 
-Repairer = Callable[[Set], Repaired]
+class Repairer:
+    """Drops sets of blocks from one network and repairs the rest; by itself, it repairs nothing.
+
+    Args:
+        net: the full network.
+    """
+
+    def __init__(self, net: UnrolledNetwork) -> None:
+        self.net = net
+
+    def __call__(self, dropped: Set) -> Repaired:
+        """The smaller network of a set."""
+        return self.after(dropped_copy(self.net, dropped), dropped)
+
+    def after(self, smaller: nn.Module, dropped: Set) -> Repaired:
+        """The same from a copy without the set's blocks, which may be changed: it need not be made twice."""
+        return Repaired(smaller, "none")
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class NoRepair:
 
     def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """The function that builds the smaller network of a set."""
-        return lambda dropped: Repaired(dropped_copy(net, dropped), "none")
+        return Repairer(net)
 
 
 @dataclass(frozen=True)
@@ -78,15 +94,27 @@ class Recalibrate:
 
     def repairer(self, net: UnrolledNetwork, images: InMemory | None) -> Repairer:
         """See :class:`NoRepair`."""
+        return Recalibrates(net, images)
 
-        def repaired(dropped: Set) -> Repaired:
-            smaller = dropped_copy(net, dropped)
-            if not dropped or images is None or not tracking_norms(smaller):
-                return Repaired(smaller, "none", "no batch norm keeps statistics" if dropped else "")
-            recalibrate_batchnorm(smaller, images, keep=norms_before(net, dropped))
-            return Repaired(smaller, "recalibrated")
 
-        return repaired
+class Recalibrates(Repairer):
+    """Recalibrations of one network.
+
+    Args:
+        net: the full network.
+        images: those on which statistics are measured.
+    """
+
+    def __init__(self, net: UnrolledNetwork, images: InMemory | None) -> None:
+        super().__init__(net)
+        self._images = images
+
+    def after(self, smaller: nn.Module, dropped: Set) -> Repaired:
+        """See :class:`Repairer`."""
+        if not dropped or self._images is None or not tracking_norms(smaller):
+            return Repaired(smaller, "none", "no batch norm keeps statistics" if dropped else "")
+        recalibrate_batchnorm(smaller, self._images, keep=norms_before(self.net, dropped))
+        return Repaired(smaller, "recalibrated")
 
 
 @checked
@@ -117,7 +145,7 @@ class Refit:
         return Refits(Refitter(net, images, settings=self.settings))
 
 
-class Refits:
+class Refits(Repairer):
     """Refits of one network, and their outputs on other images without building any model.
 
     Args:
@@ -125,6 +153,7 @@ class Refits:
     """
 
     def __init__(self, refitter: Refitter) -> None:
+        super().__init__(refitter.net)
         self._refitter = refitter
         self._on: dict[str, Callable[[Set], torch.Tensor]] = {}
         self._lock = Lock()
@@ -136,8 +165,13 @@ class Refits:
 
     def __call__(self, dropped: Set) -> Repaired:
         """The smaller network of a set."""
-        if not dropped:
-            return Repaired(dropped_copy(self._refitter.net, dropped), "none")
+        return self._refitted(dropped) if dropped else super().__call__(dropped)
+
+    def after(self, smaller: nn.Module, dropped: Set) -> Repaired:
+        """See :class:`Repairer`; a refit makes its own copy."""
+        return self._refitted(dropped) if dropped else Repaired(smaller, "none")
+
+    def _refitted(self, dropped: Set) -> Repaired:
         result = self._refitter(dropped)
         return Repaired(result.model, result.repair, result.reason)
 

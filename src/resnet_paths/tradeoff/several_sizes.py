@@ -19,6 +19,7 @@ from ..data import ImageSource
 from ..data.inputs import as_inputs, placed_input
 from ..graph.private_copy import private_copy
 from ..network import BlockRef, UnrolledNetwork
+from ..nouns import counted
 from ..surgery import RefitSettings, Refitter
 from ..surgery.shared_weights import share_weights
 from .runtimes import Clock
@@ -88,7 +89,7 @@ class Elastic(nn.Module):
     def extra_repr(self) -> str:
         """One line per size."""
         lines = zip(self.costs, self.dropped, strict=True)
-        return "\n".join(f"{cost:.2f} of the time: {len(names)} blocks dropped" for cost, names in lines)
+        return "\n".join(f"{cost:.2f} of the time: {counted(len(names), 'block')} dropped" for cost, names in lines)
 
 
 @checked

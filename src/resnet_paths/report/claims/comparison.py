@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..words import counted, listed, percent
+from ...nouns import counted
+from ..words import listed, percent
 from .claim import Measured
 from .evidence import Evidence
 from .rules import LEAST_SEEDS, above

@@ -11,8 +11,9 @@ from torch import nn
 from ...graph.preserve import preserved
 from ...graph.private_copy import private_use
 from ...models import cifar_resnet
+from ...nouns import counted
 from ...tradeoff import count_parameters
-from ..words import counted, listed, number
+from ..words import listed, number
 from .claim import Claim, Measured, Paper
 from .comparison import compared_errors, not_learnt
 from .evidence import Evidence

@@ -9,7 +9,8 @@ from torch import nn
 from ...graph.private_copy import private_copy
 from ...landscape import loss_surface, random_direction, roughness
 from ...network.inference import foldable
-from ..words import counted, listed, number, percent
+from ...nouns import counted
+from ..words import listed, number, percent
 from .claim import Claim, Measured, Paper
 from .comparison import not_learnt
 from .evidence import Evidence

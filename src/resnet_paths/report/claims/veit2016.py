@@ -6,9 +6,10 @@ import numpy as np
 
 from ...lesion import RandomDeletions, Reorderings, SingleDeletions, single_deletions
 from ...network import plain_layers, unroll
+from ...nouns import counted
 from ...paths import EffectivePaths, path_lengths
 from ...surgery import drop_blocks
-from ..words import counted, listed, number, percent, points
+from ..words import listed, number, percent, points
 from .claim import Claim, Measured, Paper
 from .comparison import not_learnt
 from .evidence import Evidence

@@ -6,12 +6,13 @@ from collections import Counter
 
 import pandas as pd
 
+from ...nouns import counted
 from ...tradeoff import count_parameters
 from ..effort import Effort
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, percent, power
+from ..words import listed, percent, power
 
 _KINDS = {
     "identity": "the input unchanged",

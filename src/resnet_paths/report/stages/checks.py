@@ -13,13 +13,14 @@ from ...data.metrics import metric_named
 from ...graph.inputs import placed
 from ...graph.preserve import preserved
 from ...lesion.evaluate import deletion_gates, evaluate_gates
+from ...nouns import counted
 from ...statistics import interval, share_interval
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, percent, points
+from ..words import listed, percent, points
 
 
 def run(subject: Subject, options: Options) -> Section:

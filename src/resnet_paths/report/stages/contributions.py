@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from ...data.metrics import metric_named
 from ...lesion.evaluate import evaluate_gates
+from ...nouns import counted
 from ...paths import LogitLens, block_contributions, logit_lens
 from ...plot import plot_logit_lens, plot_mean_contributions
 from ..effort import Effort, passes
@@ -22,7 +23,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import block_name, counted, listed, number, percent
+from ..words import block_name, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -70,7 +71,7 @@ def run(subject: Subject, options: Options) -> Section:
         f"parts sum to the {goal.outputs} (relative difference {record.residual:.1e}).",
     )
     alt = (
-        f"Mean direct contribution of stem, constants and {len(blocks)} blocks to {goal.words}: largest "
+        f"Mean direct contribution of stem, constants and {counted(len(blocks), 'block')} to {goal.words}: largest "
         f"{top[0]} ({number(float(order['mean'].iloc[0]))}), smallest {top[-1]} "
         f"({number(float(order['mean'].iloc[-1]))})."
     )
@@ -116,7 +117,7 @@ def _metric_lens(subject: Subject, count: int) -> Part:
     span = values[0] - values[-1]
     close = np.flatnonzero(values <= values[-1] + 0.1 * max(span, 0.0))
     reached = (
-        f"After {names[close[0]]} ({close[0]} of {len(net)} blocks) the {measure.words} has first come nine tenths of "
+        f"After {names[close[0]]} ({close[0]} of {counted(len(net), 'block')}) the {measure.words} has first come nine tenths of "
         f"the way from {measure.value(values[0])} after the stem to {measure.value(values[-1])} at the end."
         if span > 0
         else f"The {measure.words} is {measure.value(values[0])} after the stem already, and "

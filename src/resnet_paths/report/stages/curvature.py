@@ -12,6 +12,7 @@ from ...landscape import (
     extreme_eigenvalues,
     spectral_density,
 )
+from ...nouns import counted
 from ...plot.curvature import plot_spectrum
 from ...tradeoff import count_parameters
 from ..effort import Effort, gradients
@@ -19,7 +20,7 @@ from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent
+from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:

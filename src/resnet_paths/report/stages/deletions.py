@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ...lesion import RandomDeletions, random_deletions
+from ...nouns import counted
 from ...plot import plot_random_deletions
 from ...statistics import spearman
 from ..effort import Effort, passes
@@ -14,7 +15,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent
+from ..words import number, percent
 from .lesion import level_of
 
 

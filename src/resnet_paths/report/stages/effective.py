@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ...nouns import counted
 from ...paths import EffectivePaths, effective_paths, sample_path_gradients
 from ...plot import plot_effective_lengths, plot_path_norms
 from ..effort import Effort, gradients, passes
@@ -15,7 +16,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent
+from ..words import number, percent
 from .gradient import no_gradient
 
 

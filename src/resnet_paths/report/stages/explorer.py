@@ -10,6 +10,7 @@ import pandas as pd
 
 from ...lesion import Exploration
 from ...lesion.game import MOST_EXHAUSTIVE
+from ...nouns import counted
 from ...sweep import operation_threads
 from ..effort import Effort, passes
 from ..explorer import explorer_data
@@ -17,7 +18,7 @@ from ..in_page import MOST_TEXT, PASSES, letters_of_weights
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent, points
+from ..words import number, percent, points
 
 _LEAST_IMAGES = 50  # on which all sets are measured rather than some sets on more images
 _FEW = 6  # of so few blocks random sets would be as many

@@ -10,6 +10,7 @@ from typing import Any
 from ...data import ImageData, InMemory
 from ...data.metrics import metric_named
 from ...lesion.evaluate import deletion_gates, evaluate_gates
+from ...nouns import counted
 from ...plot import plot_plan
 from ...tradeoff import (
     AccuracyDrop,
@@ -30,7 +31,7 @@ from ..pictures import Mark, marks, picture
 from ..section import Headline, Latency, Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import block_name, counted, listed, percent, points, seconds
+from ..words import block_name, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
 _ROUNDS = 6  # the fewest that hold a median

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ...nouns import counted
 from ...paths import GradientByLength, gradient_by_length
 from ...plot import plot_gradient_by_length, plot_gradient_share
 from ..effort import Effort, gradients, passes
@@ -13,7 +14,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, listed, number, percent
+from ..words import listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...nouns import counted
 from ...paths import path_lengths
 from ...plot import plot_path_lengths
 from ..effort import Effort
@@ -12,7 +13,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent
+from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -24,7 +25,7 @@ def run(subject: Subject, options: Options) -> Section:
     if record.counts is None:
         without = path_lengths(n, dropped=1)
         reading: tuple[str, ...] = (
-            f"A path takes either the branch or the shortcut at each of {n} blocks: {record.paths:,} paths with "
+            f"A path takes either the branch or the shortcut at each of {counted(n, 'block')}: {record.paths:,} paths with "
             f"mean length {number(record.mean)}. {spread}",
             f"Deleting any one block leaves half of them, {without.paths:,} paths. A network without shortcuts has "
             f"one path, of length {n}, which every deletion cuts.",

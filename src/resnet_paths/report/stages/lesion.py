@@ -10,6 +10,7 @@ import pandas as pd
 
 from ...imports import first_import
 from ...lesion import SingleDeletions, single_deletions
+from ...nouns import counted
 from ...plot import plot_single_deletions
 from ...statistics.proportions import is_share
 from ..effort import Effort, passes
@@ -18,7 +19,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import Options, Stage
 from ..subject import Subject
-from ..words import block_name, counted, listed
+from ..words import block_name, listed
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -44,7 +45,7 @@ def run(subject: Subject, options: Options) -> Section:
         *_shape_changes(record, order),
     )
     alt = (
-        f"{measure.title} after deleting each of {len(names)} blocks, with 95 % intervals: highest "
+        f"{measure.title} after deleting each of {counted(len(names), 'block')}, with 95 % intervals: highest "
         f"{value(record.values.max())} without {names[worst]}, "
         f"lowest {value(record.values.min())} without {names[least]}; {value(record.full)} without deletion."
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...lesion import Reorderings, reorderings
 from ...network import UnrollError
+from ...nouns import counted
 from ...plot import plot_reorderings
 from ..effort import Effort, passes
 from ..measure import Measure
@@ -13,7 +14,7 @@ from ..pictures import marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number
+from ..words import number
 
 
 def run(subject: Subject, options: Options) -> Section:

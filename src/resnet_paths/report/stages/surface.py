@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ...landscape import CellSettings, Roughness, Surface, loss_surface, random_direction, roughness
+from ...nouns import counted
 from ...plot import plot_surface_heat
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
@@ -15,7 +16,7 @@ from ..relief import ONE_PLANE, cell_text, relief_data, surface_marks
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import counted, number, percent
+from ..words import number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:

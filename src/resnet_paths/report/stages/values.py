@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from ...lesion import BlockValues, Exploration, block_values
 from ...lesion.game import MOST_EXHAUSTIVE
+from ...nouns import counted
 from ...plot import plot_block_values, plot_interactions
 from ...statistics import spearman
 from ..effort import Effort, passes
@@ -19,7 +20,7 @@ from ..pictures import Mark, marks, picture
 from ..section import Part, Section, Table
 from ..stage import NotApplicableError, Options, Stage
 from ..subject import Subject
-from ..words import block_name, counted, listed, number, power
+from ..words import block_name, listed, number, power
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -79,7 +80,7 @@ def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[
         + (" They do so when others are missing; with all others present they may still help." if harmful else ""),
     )
     alt = (
-        f"Shapley values of {len(record.names)} blocks with standard errors: {best[0]} lowers the {words} most, "
+        f"Shapley values of {counted(len(record.names), 'block')} with standard errors: {best[0]} lowers the {words} most, "
         f"{block_name(record.names[order[-1]])} least."
     )
     frame = record.to_pandas().assign(leave_one_out=alone.values)
