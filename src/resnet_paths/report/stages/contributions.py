@@ -117,8 +117,9 @@ def _metric_lens(subject: Subject, count: int) -> Part:
     span = values[0] - values[-1]
     close = np.flatnonzero(values <= values[-1] + 0.1 * max(span, 0.0))
     reached = (
-        f"After {names[close[0]]} ({close[0]} of {counted(len(net), 'block')}) the {measure.words} has first come nine tenths of "
-        f"the way from {measure.value(values[0])} after the stem to {measure.value(values[-1])} at the end."
+        f"After {names[close[0]]} ({close[0]} of {counted(len(net), 'block')}) the {measure.words} has first come "
+        f"nine tenths of the way from {measure.value(values[0])} after the stem to {measure.value(values[-1])} at the "
+        "end."
         if span > 0
         else f"The {measure.words} is {measure.value(values[0])} after the stem already, and "
         f"{measure.value(values[-1])} at the end."

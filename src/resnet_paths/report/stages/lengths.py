@@ -25,8 +25,8 @@ def run(subject: Subject, options: Options) -> Section:
     if record.counts is None:
         without = path_lengths(n, dropped=1)
         reading: tuple[str, ...] = (
-            f"A path takes either the branch or the shortcut at each of {counted(n, 'block')}: {record.paths:,} paths with "
-            f"mean length {number(record.mean)}. {spread}",
+            f"A path takes either the branch or the shortcut at each of {counted(n, 'block')}: {record.paths:,} paths "
+            f"with mean length {number(record.mean)}. {spread}",
             f"Deleting any one block leaves half of them, {without.paths:,} paths. A network without shortcuts has "
             f"one path, of length {n}, which every deletion cuts.",
         )

@@ -80,8 +80,8 @@ def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[
         + (" They do so when others are missing; with all others present they may still help." if harmful else ""),
     )
     alt = (
-        f"Shapley values of {counted(len(record.names), 'block')} with standard errors: {best[0]} lowers the {words} most, "
-        f"{block_name(record.names[order[-1]])} least."
+        f"Shapley values of {counted(len(record.names), 'block')} with standard errors: {best[0]} lowers "
+        f"the {words} most, {block_name(record.names[order[-1]])} least."
     )
     frame = record.to_pandas().assign(leave_one_out=alone.values)
     how = "all coalitions" if record.exhaustive else f"{counted(record.coalitions, 'coalition')} sampled"
