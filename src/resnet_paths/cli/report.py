@@ -94,7 +94,7 @@ def report(
         ),
     ] = None,
     limit: Limit = None,
-    batch_size: BatchSize = 100,
+    batch_size: BatchSize = 500,
     memory: Annotated[
         float, typer.Option(help="Bound, in GB, of what computations hold beside the model and the images.", min=0.01)
     ] = 2.0,

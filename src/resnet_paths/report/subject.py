@@ -35,7 +35,8 @@ from .losses import ExampleLoss, loss_for
 from .measure import Measure
 
 _OF_DATA = ("as_examples", "load_examples")  # that lines of code call
-_TIMED_TOGETHER = 32  # images of a pass that is timed; more cost time and hardly change the price of one
+_USUAL, _CACHED = 100, 2e6  # images of a batch; bytes of its largest activation, if it has more
+_TIMED_TOGETHER = 100  # images of a pass that is timed; fewer would overrate what an image of a small network costs
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Subject:
         expressions: Python expressions that make them, for the code shown in the report.
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
-        batch_size: images per batch at most; fewer where they would need more memory.
+        batch_size: images per batch at most; fewer where they would need more memory, or fall out of the cache.
         memory: bytes that computations may hold beside the model and the images.
         threads: CPU threads per operation wherever a latency is measured: those of the process at the start.
         metric: what is measured on each example: a name or a function, see :func:`resnet_paths.lesion.metric_named`.
@@ -80,7 +81,7 @@ class Subject:
     expressions: Expressions = field(default_factory=Expressions)
     accuracy_drop: float = 0.02
     seed: int = 0
-    batch_size: int = 100
+    batch_size: int = 500
     memory: float = 2e9
     threads: int = field(default_factory=torch.get_num_threads)
     metric: MetricName | Metric = "error"
@@ -137,12 +138,18 @@ class Subject:
 
     @property
     def at_once(self) -> int:
-        """The images of one batch of forward passes: as many as the memory holds, at most `batch_size`."""
+        """The images of one batch of forward passes, see :meth:`together`."""
         return self.together(self.footprint.forward)
 
     def together(self, each: float) -> int:
-        """How many images the memory holds, at most `batch_size`, if each needs this many bytes."""
-        return max(1, min(self.batch_size, int(self.memory / max(each, 1))))
+        """How many images one batch has if each needs this many bytes: as the memory holds, at most `batch_size`.
+
+        More than a hundred only if an activation of them all stays in the cache: where images are small, a pass costs
+        something whatever their number, and where they are large, fewer are faster. It follows from shapes alone,
+        since the last bits of all numbers depend on it.
+        """
+        cached = max(_USUAL, int(_CACHED / max(self.footprint.largest, 1)))
+        return max(1, min(self.batch_size, cached, int(self.memory / max(each, 1))))
 
     def prices(self) -> Prices:
         """What passes cost on this machine, measured now."""

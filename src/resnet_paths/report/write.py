@@ -152,7 +152,7 @@ def write_report(
     accuracy_drop: float = 0.02,
     rise: float | None = None,
     seed: int = 0,
-    batch_size: int = 100,
+    batch_size: int = 500,
     memory: float = 2.0,
     expressions: Expressions | None = None,
     options: Mapping[str, Options] | None = None,
@@ -192,7 +192,7 @@ def write_report(
         rise: rise of the metric that is allowed instead; None: for a metric that may exceed 1, a twentieth of the full
             network's value.
         seed: of all random draws.
-        batch_size: images per batch at most.
+        batch_size: images per batch at most; above 100 only if their activations stay in the cache.
         memory: what computations may hold beside the model and the images, in GB; batches and sizes are chosen to stay
             below it.
         expressions: Python expressions that make the model and the images, for the code shown on the page.

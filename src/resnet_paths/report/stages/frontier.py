@@ -38,6 +38,7 @@ _ROUNDS = 6  # the fewest that hold a median
 _CALLS = 4 + 2 * _ROUNDS  # of a network that is timed, however long it takes
 _FEWEST = 4  # images: two for each role
 _SHARE_OF_FULL = 0.05  # that a metric may rise by, if it may exceed 1 and nothing else is asked for
+_NORMED_TOGETHER = 100  # images of a batch by whose statistics the search judges a set, whatever else fits the memory
 _UNSTEADY = 0.1  # of the time: an interval so wide is said
 
 
@@ -209,7 +210,7 @@ def _split(subject: Subject, data: InMemory, training: InMemory | None, options:
         search=training,
         repair=_as_in_training(subject, options["recalibrate_images"]) or training,
         certify=data,
-        batch_size=subject.at_once,
+        batch_size=min(subject.at_once, _NORMED_TOGETHER),
         seed=subject.seed,
     )
 
