@@ -131,6 +131,52 @@ def test_what_shrank_a_lot_is_warned_of_and_what_did_not_is_not(subject) -> None
     assert not Spent(shrunk=(("draws", 60, 100),)).warning
 
 
+@pytest.mark.parametrize("busy", [0, 1, 2])
+def test_no_stage_shrinks_because_one_of_its_prices_was_measured_on_a_busy_machine(subject, monkeypatch, busy) -> None:
+    """A hundred passes of a hundredth of a second fit; at the price of a busy moment they would not."""
+    clock, measured = FakeClock(), []
+
+    def prices(self: Subject) -> Prices:
+        measured.append(1.0 if len(measured) == busy else 0.01)
+        return Prices(image=measured[-1], batch=0.0, gradient=3.0)
+
+    def run(subject: Subject, options) -> Section:
+        clock.now += 0.01 * options["draws"]
+        return Section((Part("a", (f"{options['draws']} draws",)),))
+
+    monkeypatch.setattr(Subject, "prices", prices)
+    effort = lambda subject, options: Effort(images=options["draws"])  # noqa: E731
+    stages = [replace(timed(name, clock, 0.01), run=run, effort=effort) for name in "abc"]
+    results = made(TimePlan(subject, stages, 20, clock=clock))
+    assert [spent.options["draws"] for spent in results.values()] == [QUICK_DRAWS] * 3
+    assert len(measured) == (3 if busy == 0 else 1)  # nothing is measured again where there is time for all
+
+
+def test_a_stage_after_a_busy_time_has_the_prices_of_now(subject, monkeypatch) -> None:
+    clock = FakeClock()
+
+    def prices(self: Subject) -> Prices:
+        return Prices(image=1.0 if clock.now < 30 else 0.01, batch=0.0, gradient=3.0)
+
+    monkeypatch.setattr(Subject, "prices", prices)
+    effort = lambda subject, options: Effort(images=options["draws"])  # noqa: E731
+    stages = [replace(timed(name, clock, 0.3 if name == "a" else 0.01), effort=effort) for name in "abc"]
+    results = made(TimePlan(subject, stages, 60, clock=clock))
+    assert results["a"].options["draws"] < QUICK_DRAWS
+    assert results["c"].options["draws"] == QUICK_DRAWS
+
+
+def test_one_of_what_the_budget_left_is_in_the_singular() -> None:
+    spent = Spent(shrunk=(("batch", 1, 32), ("draws", 1, 16), ("passes", 1, 9), ("max_blocks", 1, 16)))
+    assert spent.precision == (
+        "1 image per timed batch instead of 32, 1 draw instead of 16, 1 pass of a single image instead of 9 and 1 "
+        "dropped block at most instead of 16"
+    )
+    assert (
+        Spent(shrunk=(("search_images", 15, 200),), noun="series").precision == "15 series to search on instead of 200"
+    )
+
+
 def test_options_that_are_given_do_not_follow_the_budget(subject) -> None:
     clock = FakeClock()
     stages = [timed("a", clock, 5.0)]
@@ -242,7 +288,12 @@ def test_prices_and_footprints_are_of_the_model(subject) -> None:
 def test_batches_stay_below_the_memory(subject) -> None:
     small = Subject(subject.model, subject.data, memory=5 * subject.footprint.forward)
     assert small.at_once == 5
-    assert subject.at_once == 100
+    assert subject.at_once == 500
+    assert Subject(subject.model, subject.data, batch_size=9999).at_once == 2e6 // subject.footprint.largest
+    images = digits("test").subset(slice(0, 3))
+    large = Subject(subject.model, replace(images, images=images.images.repeat(1, 1, 8, 8)))
+    assert large.at_once == 100
+    assert Subject(subject.model, subject.data, batch_size=7).at_once == 7
 
 
 def test_a_gradient_in_parts_is_that_of_the_whole() -> None:

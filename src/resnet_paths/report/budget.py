@@ -5,8 +5,9 @@ stages can have the sizes that they would like, they do. Otherwise each gets at 
 divided by weight; and if not even that fits, those that take the most for their weight are left out first.
 
 What a stage costs is known beforehand only roughly: from the passes that it makes and the time of a pass. So what the
-finished stages took corrects the others; and where time is short, a stage runs with its least sizes first, which tells
-its real cost, and then once more with those that fill its share.
+finished stages took corrects the others. A pass that was timed while the machine was busy seems too dear, or too cheap
+once it is; so wherever a stage would have to shrink, passes are timed again first. And where time is short, a stage
+runs with its least sizes first, which tells its real cost, and then once more with those that fill its share.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _TRIAL = 0.2  # of a stage's share: what its least sizes may take as a trial
 _SURE = 0.9  # of a stage's share: an estimate below it is not tried, since those after it can make up for an error
 _FILLED = 0.85  # of a stage's share: what an estimate may fill
 _DOUBT = 1.25  # times the time left: what the least sizes of all must be expected to take before one is left out
+_FRESH = 0.05  # of the budget: how long prices hold where time is short
+_PRICED = 3  # times that prices are measured before a stage shrinks, of which the median counts
 _MUCH = 0.5  # a size that shrank below this part of what a quick report uses is warned of
 
 
@@ -157,7 +160,7 @@ class TimePlan:
         seconds: the budget.
         fixed: options that were given, by stage: they do not follow the budget.
         clock: tells the time.
-        prices: of passes; None: measured when they are first needed.
+        prices: of passes; None: measured when they are first needed, and again where time is short.
         began: when the budget began to run; None: now.
         left_out: why stages were left out.
     """
@@ -176,6 +179,8 @@ class TimePlan:
         self.began = self.clock() if self.began is None else self.began
         self.most = most_level(self.seconds)
         self._used = self._estimated = 0.0
+        self._measured: list[Prices] = []
+        self._priced_at = -math.inf
 
     def run(self, stage: Stage) -> tuple[Section, Spent]:
         """Run a stage with the sizes that its share of the time allows.
@@ -184,7 +189,7 @@ class TimePlan:
             LeftOutError: even its least sizes need more time or memory than there is.
         """
         began = self.clock()
-        share = self.shares(stage).get(stage.name)
+        share = self._share(stage)
         if share is None:
             self.left_out[stage.name] = reason = self._why_not(stage)
             raise LeftOutError(reason)
@@ -198,6 +203,18 @@ class TimePlan:
         if spent.warning:
             section = replace(section, warnings=(*section.warnings, spent.warning))
         return section, spent
+
+    def _share(self, stage: Stage) -> float | None:
+        """The time of the next stage, None if there is none for it; no stage shrinks for an old or a lone price."""
+        share = self.shares(stage).get(stage.name)
+        short = share is None or self._expected(stage, self._highest(stage)) > share
+        if not short or self.prices is None or self._priced_at == -math.inf:
+            return share
+        if self.clock() - self._priced_at > _FRESH * self.seconds:
+            self._measured.clear()
+        while len(self._measured) < _PRICED:
+            self._price()
+        return self.shares(stage).get(stage.name)
 
     def another_round(self, failed: int) -> bool:
         """Whether others have left enough time for a stage that was left out; then those are the stages to run.
@@ -259,8 +276,15 @@ class TimePlan:
     def _estimate(self, stage: Stage, level: float) -> float:
         effort = stage.effort(self.subject, self._options(stage, level))
         if self.prices is None and (effort.images or effort.gradients):
-            self.prices = self.subject.prices()
+            self._price()
         return effort.seconds if self.prices is None else self.prices.seconds(effort)
+
+    def _price(self) -> None:
+        """Measure what passes cost now; of several measurements the median counts, since one may be far off."""
+        self._measured.append(self.subject.prices())
+        self._priced_at = self.clock()
+        ordered = sorted(self._measured, key=lambda prices: prices.image + prices.batch)
+        self.prices = ordered[len(ordered) // 2]
 
     def _expected(self, stage: Stage, level: float) -> float:
         """The estimate, corrected by what finished stages took."""
