@@ -136,7 +136,7 @@ def test_no_stage_shrinks_because_one_of_its_prices_was_measured_on_a_busy_machi
     """A hundred passes of a hundredth of a second fit; at the price of a busy moment they would not."""
     clock, measured = FakeClock(), []
 
-    def prices(self: Subject) -> Prices:
+    def prices(self: Subject, longest: float) -> Prices:
         measured.append(1.0 if len(measured) == busy else 0.01)
         return Prices(image=measured[-1], batch=0.0, gradient=3.0)
 
@@ -152,10 +152,25 @@ def test_no_stage_shrinks_because_one_of_its_prices_was_measured_on_a_busy_machi
     assert len(measured) == (3 if busy == 0 else 1)  # nothing is measured again where there is time for all
 
 
+def test_prices_that_take_long_to_measure_are_measured_once(subject, monkeypatch) -> None:
+    """A stage that is too large for the budget, of a network whose price alone takes a twentieth of it."""
+    clock, longest = FakeClock(), []
+
+    def prices(self: Subject, most: float) -> Prices:
+        longest.append(most)
+        clock.now += 3
+        return Prices(image=1.0, batch=0.0, gradient=3.0)
+
+    monkeypatch.setattr(Subject, "prices", prices)
+    effort = lambda subject, options: Effort(images=options["draws"])  # noqa: E731
+    made(TimePlan(subject, [replace(timed(name, clock, 1.0), effort=effort) for name in "abc"], 60, clock=clock))
+    assert longest == [0.15]
+
+
 def test_a_stage_after_a_busy_time_has_the_prices_of_now(subject, monkeypatch) -> None:
     clock = FakeClock()
 
-    def prices(self: Subject) -> Prices:
+    def prices(self: Subject, longest: float) -> Prices:
         return Prices(image=1.0 if clock.now < 30 else 0.01, batch=0.0, gradient=3.0)
 
     monkeypatch.setattr(Subject, "prices", prices)

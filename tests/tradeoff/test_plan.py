@@ -19,6 +19,7 @@ from resnet_paths.network import UnrollError
 from resnet_paths.statistics import share_at_most
 from resnet_paths.surgery import Refitter, drop_blocks, norms_before, recalibrate_batchnorm
 from resnet_paths.sweep import operation_threads
+from resnet_paths.sweep.progress import SweepProgress
 from resnet_paths.tradeoff import (
     AccuracyDrop,
     Beam,
@@ -33,13 +34,16 @@ from resnet_paths.tradeoff import (
     Latency,
     NoRepair,
     PlanPoint,
+    Recalibrate,
     Refit,
     load_plan,
     plan_drop,
 )
 from resnet_paths.tradeoff import bench as bench_module
 from resnet_paths.tradeoff import planner as planner_module
+from resnet_paths.tradeoff import repairs as repairs_module
 from resnet_paths.tradeoff import stopwatch as stopwatch_module
+from resnet_paths.tradeoff.bench import Bench, Running, Workshop, measure_set
 from resnet_paths.tradeoff.points import together
 from resnet_paths.tradeoff.repairs import adapted
 from resnet_paths.tradeoff.stopwatch import Stopwatch, doubt, doubts
@@ -369,6 +373,28 @@ def test_roles_have_images_of_their_own(small) -> None:
         ImageSplit().roles(SOME.subset(slice(0, 5)))
     with pytest.raises(ValueError, match="data to certify"):
         ImageSplit(certify=0).roles(SOME)
+
+
+@pytest.mark.parametrize("repair", [NoRepair(), Recalibrate()], ids=["none", "recalibrated"])
+def test_a_set_is_dropped_once_and_its_plain_answers_are_those_before_the_repair(small, monkeypatch, repair) -> None:
+    copies = []
+
+    def copied(net, dropped):
+        copies.append(dropped)
+        return drop_blocks(net, list(dropped)) if dropped else copy.deepcopy(net.model)
+
+    for module in (bench_module, repairs_module):
+        monkeypatch.setattr(module, "dropped_copy", copied)
+    bench = Bench(Workshop(small, repair, SOME), TEST)
+    running = Running(None, lambda state: None)
+    found = measure_set(bench, (1, 2), running, SweepProgress("a set", 1))
+    assert copies == [(1, 2)]
+    smaller = drop_blocks(small, [1, 2])
+    assert np.array_equal(found["plain_right"], (smaller(TEST.x).argmax(1) == TEST.labels).double().numpy())
+    if isinstance(repair, Recalibrate):
+        recalibrate_batchnorm(smaller, SOME, keep=norms_before(small, [1, 2]))
+    assert np.array_equal(found["right"], (smaller(TEST.x).argmax(1) == TEST.labels).double().numpy())
+    assert found["repair"] == ("recalibrated" if isinstance(repair, Recalibrate) else "none")
 
 
 def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:

@@ -54,6 +54,8 @@ _SURE = 0.9  # of a stage's share: an estimate below it is not tried, since thos
 _FILLED = 0.85  # of a stage's share: what an estimate may fill
 _DOUBT = 1.25  # times the time left: what the least sizes of all must be expected to take before one is left out
 _FRESH = 0.05  # of the budget: how long prices hold where time is short
+_TIMED = 0.0025  # of the budget: what is timed at once for a price, as far as possible
+_DEAR = 0.01  # of the budget: prices that took longer to measure are not measured again
 _PRICED = 3  # times that prices are measured before a stage shrinks, of which the median counts
 _MUCH = 0.5  # a size that shrank below this part of what a quick report uses is warned of
 
@@ -180,7 +182,7 @@ class TimePlan:
         self.most = most_level(self.seconds)
         self._used = self._estimated = 0.0
         self._measured: list[Prices] = []
-        self._priced_at = -math.inf
+        self._priced_at = self._pricing = 0.0
 
     def run(self, stage: Stage) -> tuple[Section, Spent]:
         """Run a stage with the sizes that its share of the time allows.
@@ -208,7 +210,7 @@ class TimePlan:
         """The time of the next stage, None if there is none for it; no stage shrinks for an old or a lone price."""
         share = self.shares(stage).get(stage.name)
         short = share is None or self._expected(stage, self._highest(stage)) > share
-        if not short or self.prices is None or self._priced_at == -math.inf:
+        if not short or not self._measured or self._pricing > _DEAR * self.seconds:
             return share
         if self.clock() - self._priced_at > _FRESH * self.seconds:
             self._measured.clear()
@@ -281,8 +283,10 @@ class TimePlan:
 
     def _price(self) -> None:
         """Measure what passes cost now; of several measurements the median counts, since one may be far off."""
-        self._measured.append(self.subject.prices())
+        began = self.clock()
+        self._measured.append(self.subject.prices(min(0.5, _TIMED * self.seconds)))
         self._priced_at = self.clock()
+        self._pricing = self._priced_at - began
         ordered = sorted(self._measured, key=lambda prices: prices.image + prices.batch)
         self.prices = ordered[len(ordered) // 2]
 

@@ -24,7 +24,7 @@ from ..sweep import operation_threads
 from ..tradeoff.timing import device_clock
 
 _REPEATS = 3
-_SLOW = 0.5  # seconds: no longer is timed at once, as far as possible, nor twice what takes longer
+_SLOW = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Prices:
         return images * self.image + batches * self.batch + effort.seconds
 
 
-def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: Any, length: int | None = None) -> Prices:
+def measured_prices(
+    net: UnrolledNetwork, fast: UnrolledNetwork, x: Any, length: int | None = None, longest: float = _SLOW
+) -> Prices:
     """Time a pass of one image and of several, and their gradients.
 
     Args:
@@ -108,17 +110,18 @@ def measured_prices(net: UnrolledNetwork, fast: UnrolledNetwork, x: Any, length:
         fast: the network as forward passes use it.
         x: images or other inputs, as many as a batch should have at most.
         length: how many they are; None: as many as the first tensor has.
+        longest: seconds; no longer is timed at once, as far as possible, nor twice what takes longer.
     """
     length = batch_length(x) if length is None else length
     with preserved(net.model), torch.inference_mode():
-        single = _seconds(lambda: fast(first(x, 1, length)))
-        count = min(length, max(2, int(_SLOW / max(single, 1e-9))))
-        several = _seconds(lambda: fast(first(x, count, length))) if count > 1 else single
+        single = _seconds(lambda: fast(first(x, 1, length)), longest)
+        count = min(length, max(2, int(longest / max(single, 1e-9))))
+        several = _seconds(lambda: fast(first(x, count, length)), longest) if count > 1 else single
     image = max((several - single) / (count - 1), 0.2 * several / count) if count > 1 else single
     with preserved(net.model), torch.inference_mode(False):
-        few = min(count, 8, max(1, int(_SLOW / (3 * image))))
+        few = min(count, 8, max(1, int(longest / (3 * image))))
         own = map_leaves(first(x, few, length), lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
-        gradient = _seconds(lambda: _gradient(net.model, own))
+        gradient = _seconds(lambda: _gradient(net.model, own), longest)
     batch = max(several - count * image, 0.0)
     return Prices(image, batch, gradient / (few * image + batch))
 
@@ -145,14 +148,14 @@ def quickest_threads(fast: UnrolledNetwork, x: Any, threads: int) -> int:
     return min(times, key=lambda count: statistics.median(times[count][1:]))
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any], longest: float) -> float:
     """The median time of a call, after one that warms up."""
     times = []
     for repeat in range(1 + _REPEATS):
         start = device_clock()
         call()
         times.append(device_clock() - start)
-        if repeat and times[0] > _SLOW:
+        if repeat and times[0] > longest:
             break
     return statistics.median(times[1:])
 

@@ -36,7 +36,8 @@ from .measure import Measure
 
 _OF_DATA = ("as_examples", "load_examples")  # that lines of code call
 _USUAL, _CACHED = 100, 2e6  # images of a batch; bytes of its largest activation, if it has more
-_TIMED_TOGETHER = 100  # images of a pass that is timed; fewer would overrate what an image of a small network costs
+_TIMED_TOGETHER = 100  # images of a pass that is priced; fewer would overrate what an image of a small network costs
+_COMPARED_TOGETHER = 32  # images of a pass that is timed with one thread and with several
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,14 @@ class Subject:
         cached = max(_USUAL, int(_CACHED / max(self.footprint.largest, 1)))
         return max(1, min(self.batch_size, cached, int(self.memory / max(each, 1))))
 
-    def prices(self) -> Prices:
-        """What passes cost on this machine, measured now."""
+    def prices(self, longest: float = 0.5) -> Prices:
+        """What passes cost on this machine, measured now; `longest`: seconds of what is timed at once, if possible."""
         count = min(self.at_once, _TIMED_TOGETHER, len(self.data))
-        return measured_prices(self.net, self.fast, self.batch(count)[0], count)
+        return measured_prices(self.net, self.fast, self.batch(count)[0], count, longest)
 
     def quickest_threads(self) -> int:
         """The CPU threads per operation with which stages take less time: one or `threads`, measured now."""
-        x, _ = self.batch(min(self.at_once, _TIMED_TOGETHER, len(self.data)))
+        x, _ = self.batch(min(self.at_once, _COMPARED_TOGETHER, len(self.data)))
         return quickest_threads(self.fast, x, self.threads)
 
     def count(self, images: int | None) -> int:
