@@ -181,6 +181,23 @@ def test_a_stage_after_a_busy_time_has_the_prices_of_now(subject, monkeypatch) -
     assert results["c"].options["draws"] == QUICK_DRAWS
 
 
+def test_what_shrank_is_compared_with_the_images_that_there_are(subject) -> None:
+    clock = FakeClock()
+    with_training = Subject(subject.model, subject.data, digits("train").subset(slice(0, 200)))
+
+    def run(subject: Subject, options) -> Section:
+        clock.now += options["images"]
+        return Section((Part("a", ("text",)),))
+
+    sizes = {"images": 1000, "search_images": 1000}
+    stage = Stage(
+        "a", "A", "?", run, sizes, sizes, least={"images": 5, "search_images": 5},
+        effort=lambda subject, options: Effort(seconds=options["images"]),
+    )  # fmt: skip
+    spent = made(TimePlan(with_training, [stage], 10, clock=clock))["a"]
+    assert [(name, wanted) for name, _, wanted in spent.shrunk] == [("images", 30), ("search_images", 200)]
+
+
 def test_one_of_what_the_budget_left_is_in_the_singular() -> None:
     spent = Spent(shrunk=(("batch", 1, 32), ("draws", 1, 16), ("passes", 1, 9), ("max_blocks", 1, 16)))
     assert spent.precision == (

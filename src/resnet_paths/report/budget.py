@@ -331,12 +331,13 @@ class TimePlan:
     # what is said of it
 
     def _shrunk(self, stage: Stage, options: Options) -> tuple[tuple[str, float, float], ...]:
-        most = max(len(self.subject.data), len(self.subject.training or ()))
         found = []
         for name, wanted in self._options(stage, QUICK).items():
             used = options[name]
             if isinstance(used, int | float) and isinstance(wanted, int | float) and used < wanted:
                 if name.endswith("images"):
+                    of_training = name in ("search_images", "recalibrate_images")
+                    most = len((self.subject.training or ()) if of_training else self.subject.data)
                     used, wanted = min(used, most), min(wanted, most)
                 if used < wanted:
                     found.append((name, used, wanted))
