@@ -353,8 +353,8 @@ def test_the_number_of_threads_is_measured_once_and_the_process_keeps_its_own(tm
         assert torch.get_num_threads() == 3
     assert ran(tmp_path) == ["1/3"]
     assert report.failed == again.failed == ["b"]
-    assert [again.provenance[name] for name in ("threads", "threads_timed")] == ["1", "3"]
-    assert "latencies were measured with 3" in again.path.read_text()
+    assert [again.provenance[name] for name in ("threads", "threads_of_process")] == ["1", "3"]
+    assert "was timed, with 1 CPU thread: with 3" in again.path.read_text()
 
 
 def test_the_quicker_number_of_threads() -> None:

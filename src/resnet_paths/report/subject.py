@@ -70,7 +70,8 @@ class Subject:
         seed: of all random draws.
         batch_size: images per batch at most; fewer where they would need more memory, or fall out of the cache.
         memory: bytes that computations may hold beside the model and the images.
-        threads: CPU threads per operation wherever a latency is measured: those of the process at the start.
+        threads: CPU threads per operation of the process at the start; a report uses one if that is quicker, also for
+            what it times, so that what a stage costs is known from passes timed before.
         metric: what is measured on each example: a name or a function, see :func:`resnet_paths.lesion.metric_named`.
         rise: rise of the metric allowed when blocks are recommended for dropping; None: `accuracy_drop` for metrics
             of at most 1, otherwise a twentieth of the full network's value.

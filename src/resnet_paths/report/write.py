@@ -381,7 +381,7 @@ def _provenance(subject: Subject, budget: float, threads: int, result: SweepResu
         "training_fingerprint": "" if subject.training is None else subject.training.fingerprint,
         "budget": duration(budget),
         "threads": str(threads),
-        "threads_timed": str(subject.threads),
+        "threads_of_process": str(subject.threads),
         "memory_bound_gb": f"{subject.memory / 1e9:g}",
         "metric": subject.measure.name,
         **_allowed(subject),

@@ -11,7 +11,6 @@ import pandas as pd
 from ...lesion import Exploration
 from ...lesion.game import MOST_EXHAUSTIVE
 from ...nouns import counted
-from ...sweep import operation_threads
 from ..effort import Effort, passes
 from ..explorer import explorer_data
 from ..in_page import MOST_TEXT, PASSES, letters_of_weights
@@ -33,15 +32,14 @@ def run(subject: Subject, options: Options) -> Section:
         raise NotApplicableError("none of the blocks can be dropped")
     plan = affordable(droppable, min(options["images"], len(subject.data)), options)
     record = subject.exploration(**plan)
-    with operation_threads(subject.threads):  # it times the pieces of the network
-        data = explorer_data(
-            subject.net,
-            subject.pictures(plan["images"]),
-            record,
-            model_code=subject.expressions.model,
-            seconds=options["seconds"],
-            batch=options["batch"],
-        )
+    data = explorer_data(
+        subject.net,
+        subject.pictures(plan["images"]),
+        record,
+        model_code=subject.expressions.model,
+        seconds=options["seconds"],
+        batch=options["batch"],
+    )
     table = Table.of("explorer", "Best measured set for each number of blocks", best_sets(record))
     reading = _reading(record, json.loads(data)["network"])
     part = Part("Take the network apart", reading, tables=(table,), explorer=data)

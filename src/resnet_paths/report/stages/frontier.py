@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ...data import ImageData, InMemory
 from ...data.metrics import metric_named
 from ...lesion.evaluate import deletion_gates, evaluate_gates
@@ -57,7 +59,7 @@ def run(subject: Subject, options: Options) -> Section:
         search=Greedy(max_blocks=most),
         repair=NoRepair() if training is None else Recalibrate(),
         split=_split(subject, data, training, options),
-        clock=Clock(batch=options["batch"], threads=subject.threads, seconds=options["seconds"], rounds=_ROUNDS),
+        clock=Clock(options["batch"], torch.get_num_threads(), seconds=options["seconds"], rounds=_ROUNDS),
         full_frontier=True,
         progress=False,
     )
