@@ -117,6 +117,26 @@ class Examples(InMemory):
         inputs = map_leaves(self.inputs, lambda leaf: leaf[selection] if self._is_batched(leaf) else leaf)
         return replace(self, inputs=inputs, targets=None if self.targets is None else self.targets[selection])
 
+    def joined(self, other: Examples, name: str) -> Examples:
+        """These examples and then those of other data of the same form, with targets if both have some.
+
+        Example:
+            >>> data = Examples((torch.zeros(2, 3), torch.ones(5)), torch.zeros(2))
+            >>> both = data.joined(data, "twice")
+            >>> [tuple(part.shape) for part in both.x], len(both)
+            ([(4, 3), (5,)], 4)
+        """
+        others = iter(list(leaves(other.inputs)))
+
+        def with_other(leaf: Any) -> Any:
+            more = next(others)
+            return torch.cat([leaf, more]) if self._is_batched(leaf) else leaf
+
+        inputs = map_leaves(self.inputs, with_other)
+        without = self.targets is None or other.targets is None
+        targets = None if without else torch.cat([self.targets, other.targets])  # type: ignore[list-item]
+        return replace(self, inputs=inputs, targets=targets, name=name)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of inputs and targets; independent of the device."""

@@ -152,6 +152,11 @@ class ImageData(InMemory):
         selection = torch.as_tensor(indices, device="cpu") if isinstance(indices, list) else indices
         return replace(self, images=self.images[selection], labels=self.labels[selection])
 
+    def joined(self, other: ImageData, name: str) -> ImageData:
+        """These images and then those of other data of the same size, classes and normalisation."""
+        images, labels = (torch.cat([getattr(part, kind) for part in (self, other)]) for kind in ("images", "labels"))
+        return replace(self, images=images, labels=labels, name=name)
+
     def numbered(self, classes: tuple[str, ...]) -> ImageData:
         """The same images, with their classes numbered as in another list of names.
 

@@ -61,6 +61,15 @@ class InMemory(ABC):
     def subset(self, indices: torch.Tensor | slice | list[int]) -> Self:
         """The examples at these indices, or where a mask is true."""
 
+    @abstractmethod
+    def joined(self, other: Self, name: str) -> Self:
+        """These examples and then those of other data of the same form.
+
+        Args:
+            other: the other examples.
+            name: the source of both.
+        """
+
     @property
     def labelled(self) -> bool:
         """Whether the examples have targets."""

@@ -1,9 +1,15 @@
-"""Write a smaller model to files that other programs can run."""
+"""Write a smaller model to files that other programs can run.
+
+An exported program stores the structure of its inputs and outputs, and loads only where every class in it is known. So
+outputs in classes of a library, as those of Hugging Face, become plain dicts, and what is no tensor is left out.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +19,36 @@ from torch import nn
 
 from ..arguments import checked
 from ..files import made_folder, whole_file
+from ..graph.inputs import arguments_by_name, call_model, main_output
+from ..graph.preserve import preserved
+from ..graph.trees import leaves
 from ..imports import environment_kept, load_compiler
 
 
 @checked
 def export_model(
-    model: nn.Module, example_input: torch.Tensor, folder: str | Path, *, onnx: bool = True
+    model: nn.Module, example_input: Any, folder: str | Path, *, onnx: bool = True, batch: int | None = None
 ) -> dict[str, Path]:
     """Write a model as ``model.pt2`` (torch.export), ``model.safetensors`` (weights) and ``model.onnx``.
 
-    The program in ``model.pt2`` loads with ``torch.export.load`` without any of the model's code. Programs take any
-    batch size up to 65,535.
+    The program in ``model.pt2`` loads with ``torch.export.load`` without any of the model's code, and is called like
+    the model. Programs take any batch size up to 65,535.
 
     Args:
-        model: a model in eval mode that takes one tensor.
-        example_input: an input with at least two examples.
+        model: a model in eval mode.
+        example_input: an input with at least two examples: a tensor, a tuple of positional or a dict of keyword
+            arguments.
         folder: where to write.
         onnx: whether to write the ONNX file too.
+        batch: number of examples in the input (default: the length of its first tensor); tensors of another length are
+            the same for all examples.
 
     Returns:
         The files, by kind.
 
     Raises:
-        ValueError: there is only one example, whose batch size looks like a constant; or onnxscript is not installed.
+        ValueError: there is only one example, whose batch size looks like a constant; onnxscript is not installed; or
+            the model cannot be exported.
 
     Example:
         >>> import tempfile
@@ -46,62 +59,202 @@ def export_model(
         >>> program.module()(torch.randn(5, 2)).shape
         torch.Size([5, 3])
     """
-    if len(example_input) < 2:
-        raise ValueError(f"expected an input with at least 2 examples, got {len(example_input)}")
     if onnx:
         check_onnx()
+    program = exported_program(model, example_input, batch=batch)
     target = made_folder(folder)
-    files = {"safetensors": target / "model.safetensors", "pt2": target / "model.pt2"}
+    files = {"safetensors": target / "model.safetensors"}
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     with whole_file(files["safetensors"]) as partial:
         save_file(state, partial)
-    with whole_file(files["pt2"]) as partial:
-        torch.export.save(exported_program(model, example_input), partial)
+    files["pt2"] = write_program(program, target / "model.pt2")
     if onnx:
-        files["onnx"] = target / "model.onnx"
-        with whole_file(files["onnx"]) as partial:
-            onnx_program(model, example_input).save(str(partial), external_data=False)
+        files["onnx"] = write_onnx(program, target / "model.onnx")
     return files
 
 
+def write_program(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """Write a program completely or not at all."""
+    with whole_file(path) as partial:
+        torch.export.save(program, partial)
+    return path
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """Write a program as ONNX, completely or not at all.
+
+    Raises:
+        ValueError: see :func:`onnx_program`.
+    """
+    converted = onnx_program(program)
+    with whole_file(path) as partial:
+        converted.save(str(partial), external_data=False)
+    return path
+
+
 @checked
-def exported_program(model: nn.Module, example_input: torch.Tensor) -> torch.export.ExportedProgram:
+def exported_program(model: nn.Module, example_input: Any, *, batch: int | None = None) -> torch.export.ExportedProgram:
     """The model as a program of torch.export, for batches of up to 65,535 examples.
+
+    Args:
+        model: a model in eval mode.
+        example_input: see :func:`export_model`.
+        batch: see :func:`export_model`.
+
+    Raises:
+        ValueError: there is only one example, or torch.export cannot follow the model.
 
     Example:
         >>> program = exported_program(nn.Linear(2, 3).eval(), torch.randn(2, 2))
         >>> program.module()(torch.randn(4, 2)).shape
         torch.Size([4, 3])
     """
+    count = examples_in(example_input) if batch is None else batch
+    if count < 2:
+        raise ValueError(f"expected an input with at least 2 examples, got {count}")
     load_compiler()
+    named = dict(example_input) if isinstance(example_input, Mapping) else {}
+    args = () if named else example_input if isinstance(example_input, tuple) else (example_input,)
+    shapes = torch.export.ShapesCollection()
+    any_batch = torch.export.Dim("batch", max=MOST_IN_BATCH)
+    for leaf in leaves([list(args), named]):
+        if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == count:
+            shapes[leaf] = {0: any_batch}
     with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
-        return torch.export.export(model, (example_input,), dynamic_shapes=_any_batch(), strict=False)
+        plain = _with_plain_outputs(model, example_input)
+        try:
+            return torch.export.export(plain, args, named, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # whatever the model's code raises when it is followed
+            raise ValueError(f"expected a model that torch.export can follow, got: {_why(error)}") from error
+
+
+def examples_in(x: Any) -> int:
+    """The number of examples in an input: the length of its first tensor.
+
+    Raises:
+        TypeError: it contains no tensor.
+
+    Example:
+        >>> examples_in({"scale": 2.0, "ids": torch.zeros(3, 5)})
+        3
+    """
+    first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim), None)
+    if first is None:
+        raise TypeError(f"expected an input that contains a tensor, examples first, got {type(x).__name__}")
+    return len(first)
+
+
+def _why(error: Exception) -> str:
+    """The first line of what torch says, which may be pages."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said[:200]}"
 
 
 @checked
-def onnx_program(model: nn.Module, example_input: torch.Tensor) -> Any:
+def onnx_program(
+    model: nn.Module | torch.export.ExportedProgram, example_input: Any = None, *, batch: int | None = None
+) -> Any:
     """The model as an ``ONNXProgram``, for batches of up to 65,535 examples.
 
+    Args:
+        model: a model in eval mode, or its program.
+        example_input: see :func:`export_model`; not needed for a program.
+        batch: see :func:`export_model`.
+
     Raises:
-        ValueError: onnxscript is not installed.
-        RuntimeError: PyTorch returned no program.
+        ValueError: onnxscript is not installed, or an operation has no counterpart in ONNX.
     """
     check_onnx()
+    program = exported_program(model, example_input, batch=batch) if isinstance(model, nn.Module) else model
     load_compiler()
-    shapes = _any_batch()
-    with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
-        program = torch.onnx.export(model, (example_input,), dynamo=True, dynamic_shapes=shapes, verbose=False)
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    return program
+    try:
+        with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
+            converted = torch.onnx.export(program, dynamo=True, verbose=False)
+    except Exception as error:
+        first = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise ValueError(f"expected a model that can be written as ONNX, got: {_why(first)}") from error
+    if converted is None:
+        raise ValueError("expected a model that can be written as ONNX, got no program from torch.onnx.export")
+    return converted
 
 
 MOST_IN_BATCH = 65535
 """The largest batch of an exported program: CUDA kernels allow no more, and torch.export on CUDA fails beyond it."""
 
 
-def _any_batch() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch", max=MOST_IN_BATCH)},)
+def left_out_of_outputs(output: Any) -> list[str]:
+    """What a program leaves out of a model's output, because it is neither a tensor nor a container of them.
+
+    Example:
+        >>> left_out_of_outputs({"logits": torch.zeros(2), "cache": object()})
+        ['cache (object)']
+    """
+    return [f"{name} ({kind})" for name, kind in _foreign(output, "")]
+
+
+def _foreign(output: Any, name: str) -> Iterator[tuple[str, str]]:
+    parts = _parts(output)
+    if parts is None:
+        if not isinstance(output, _PLAIN):
+            yield name or "the output", type(output).__name__
+        return
+    for key, value in parts:
+        yield from _foreign(value, f"{name}.{key}" if name else str(key))
+
+
+_PLAIN = (torch.Tensor, int, float, bool, str, type(None))
+
+
+def _parts(output: Any) -> list[tuple[Any, Any]] | None:
+    """The parts of a container of outputs by key; None if it is none."""
+    if isinstance(output, Mapping):
+        return list(output.items())
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
+    return list(enumerate(output)) if isinstance(output, tuple | list) else None
+
+
+def _plainly(output: Any) -> Any:
+    """An output in dicts, lists and tuples; of anything else there is None, and in dicts nothing."""
+    parts = _parts(output)
+    if parts is None:
+        return output if isinstance(output, _PLAIN) else None
+    if isinstance(output, tuple | list):
+        values = [_plainly(value) for _, value in parts]
+        return tuple(values) if isinstance(output, tuple) else values
+    plain = {key: _plainly(value) for key, value in parts}
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def _is_plain(output: Any) -> bool:
+    if type(output) not in (dict, list, tuple):
+        return isinstance(output, _PLAIN)
+    return all(map(_is_plain, output.values() if isinstance(output, dict) else output))
+
+
+class _PlainOutputs(nn.Module):
+    """A model whose outputs are plain containers of tensors, with a signature of only the arguments that are given."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.model = model
+
+        def forward(*args: Any, **named: Any) -> Any:
+            output = model(*args, **named)
+            plain = _plainly(output)
+            return main_output(output) if plain is None else plain
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+        forward.__signature__ = signature  # type: ignore[attr-defined]
+        self.__dict__["forward"] = forward
+
+
+def _with_plain_outputs(model: nn.Module, x: Any) -> nn.Module:
+    """The model itself, if its outputs are plain; otherwise, one that returns plain ones."""
+    with preserved(model):
+        output = call_model(model, x)
+    return model if _is_plain(output) else _PlainOutputs(model, arguments_by_name(model, x)[2])
 
 
 ONNX = ("onnxscript",)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data import ExampleMetric, InMemory
 from ..graph.inputs import placed
@@ -198,11 +197,16 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     if repaired.repair != "none":
         after_repair = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
+    metric = bench.metric
+    values, plain_values = (
+        one.right if metric is None else one.values(metric, bench.full) for one in (after_repair, plain)
+    )
     return {
         "right": after_repair.right,
         "plain_right": plain.right,
         "agrees": after_repair.agree(bench.full),
-        "values": after_repair.right if bench.metric is None else after_repair.values(bench.metric, bench.full),
+        "values": values,
+        "plain_values": plain_values,
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
         "repair": repaired.repair,
@@ -210,13 +214,13 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     }
 
 
-def _costs(point: dict[str, Any], context: tuple[UnrolledNetwork, torch.Tensor, float], seed: int) -> dict[str, Any]:
+def _costs(point: dict[str, Any], context: tuple[UnrolledNetwork, Any, float], seed: int) -> dict[str, Any]:
     """Each block's share of the time of all pieces."""
     net, x, seconds = context
     return {"share": np.array(latency_by_block(net, x, seconds=seconds).share)}
 
 
-def block_costs(net: UnrolledNetwork, x: torch.Tensor, seconds: float, running: Running) -> tuple[float, ...]:
+def block_costs(net: UnrolledNetwork, x: Any, seconds: float, running: Running) -> tuple[float, ...]:
     """Each block's share of the time, stored in the journal so that a resumed plan searches with the same costs."""
     values = running.values(_costs, [{"what": "costs"}], (net, x, seconds), SweepProgress("timing blocks", 1))
     return tuple(np.asarray(values["share"][0], dtype=float).tolist())

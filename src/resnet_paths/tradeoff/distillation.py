@@ -12,16 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
 from ..arguments.ranges import INSIDE
-from ..data import ImageData, ImageSource, as_data
+from ..data import Examples, ImageData, ImageSource, InMemory, as_examples
 from ..data.batches import training_slices
+from ..data.fitting import counted_positions, target_kinds
+from ..data.metric import wide
+from ..data.position_metrics import channels_beside
 from ..draws import permutation, seeded
-from ..graph.inputs import main_output, placed
+from ..graph.inputs import call_model, main_output, placed
 from ..graph.private_copy import private_use
 from ..network.unrolled import UnrolledNetwork
 from ..training.augmentation import augment
@@ -34,15 +38,15 @@ class Distillation:
     """How to fine-tune.
 
     Attributes:
-        epochs: passes over the images.
+        epochs: passes over the data.
         lr: learning rate of SGD, annealed to zero by a cosine.
         momentum: momentum of SGD.
         weight_decay: weight decay on all parameters.
-        batch_size: images per step.
+        batch_size: examples per step.
         temperature: divisor of the logits in the comparison with the teacher.
         weight: weight of the comparison with the teacher in the loss; the rest goes to the labels (1: no labels
-            needed).
-        shift: maximum random shift, in pixels.
+            needed, and targets may be of any kind).
+        shift: maximum random shift of images, in pixels; other data are not augmented.
         flip: whether to mirror images at random.
         seed: seed of the order and the augmentation.
     """
@@ -76,20 +80,21 @@ def distil(
     """Fine-tune a model in place towards the outputs of another.
 
     The loss is ``w T^2 KL(softmax(t/T) || softmax(s/T)) + (1 - w) CE(s, label)`` of the teacher's and the student's
-    logits t and s. The student's batch norms are in training mode; the teacher is in eval mode and does not change.
+    logits t and s. With a class for each position, such as a token or a pixel, the divergence is the mean over those
+    that count. For other outputs (numbers, flags, embeddings) it is ``|s - t|^2 / |t|^2``. The student's batch norms are in training mode; the teacher is in eval mode and does not change.
 
     Args:
         student: the smaller model; left in eval mode.
         teacher: the full model, or its network, whose chosen output is then compared (otherwise the models' main
             outputs).
-        data: training images, other than those to report on.
+        data: training data of any form, other than those to report on.
         settings: default :class:`Distillation`.
 
     Returns:
         The mean loss of each epoch.
 
     Raises:
-        ValueError: the images have no labels, but the loss uses labels.
+        ValueError: the loss uses labels, but there is no class for each example.
         FloatingPointError: the loss is no longer finite.
 
     Cost: two forward passes and one backward pass per image and epoch. Torch's own random state is not used.
@@ -104,18 +109,19 @@ def distil(
         >>> len(losses), student.training
         (1, False)
     """
-    settings, data = settings or Distillation(), as_data(data, labelled=False)
+    settings, data = settings or Distillation(), as_examples(data, student, labelled=False)
     check_labels_of_loss(data, settings)
     return _distilled(student, teacher, data, settings, None)
 
 
 @dataclass(frozen=True)
 class BestState:
-    """The course of fine-tuning on held-out images, and the state kept.
+    """The course of fine-tuning on held-out data, and the state kept.
 
     Attributes:
         losses: held-out loss before the first step and after each epoch.
-        errors: held-out error at the same times; without labels, the disagreement with the teacher.
+        errors: held-out error at the same times; for images without labels, the disagreement with the teacher; the
+            losses, if there are no classes to be right about.
         kept: index of the state that the model has now: the one with the smallest loss among those with no more errors
             than the first; 0 is the original model.
     """
@@ -140,16 +146,15 @@ def distil_best(
     Args:
         student: the smaller model; left in eval mode.
         teacher: the full model, or its network.
-        data: training images, other than those to report on.
+        data: training data of any form, other than those to report on.
         settings: default :class:`Distillation`.
-        held_out: share of the images that is not trained on, but decides which state is kept.
+        held_out: share of the data that is not trained on, but decides which state is kept.
 
     Raises:
-        ValueError: there are too few images to hold any out.
+        ValueError: there are too few examples to hold any out.
 
     Cost: that of :func:`distil`, plus one forward pass of the student per epoch and one of the teacher over the
-        held-out
-    images.
+        held-out examples.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -159,12 +164,12 @@ def distil_best(
         >>> len(best.losses), best.errors[best.kept] <= best.errors[0]
         (2, True)
     """
-    settings, data = settings or Distillation(), as_data(data, labelled=False).shuffled(0)
+    settings, data = settings or Distillation(), as_examples(data, student, labelled=False).shuffled(0)
     check_labels_of_loss(data, settings)
     count = max(1, round(held_out * len(data)))
     if len(data) - count < 2:
-        raise ValueError(f"expected at least 3 images, to fine-tune with some held out, got {len(data)}")
-    held_out_images, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
+        raise ValueError(f"expected at least 3 {data.nouns}, to fine-tune with some held out, got {len(data)}")
+    held_out_part, trained = data.subset(slice(0, count)), data.subset(slice(count, None))
     full, followed = _model_and_output(teacher)
     losses: list[float] = []
     errors: list[float] = []
@@ -174,26 +179,15 @@ def distil_best(
         return losses[index] != losses[index], losses[index]
 
     with private_use(full) as goal:
-        teacher_logits = answers(goal.eval(), held_out_images, followed, settings.batch_size).logits
+        taught = answers(goal.eval(), held_out_part, followed, settings.batch_size)
 
     def measure() -> None:
         nonlocal best
         training = student.training
-        student_answers = answers(student.eval(), held_out_images, followed, settings.batch_size)
+        now = answers(student.eval(), held_out_part, followed, settings.batch_size)
         student.train(training)
-        losses.append(
-            float(distillation_loss(student_answers.logits, teacher_logits, held_out_images.labels.cpu(), settings))
-        )
-        errors.append(
-            float(
-                1
-                - (
-                    student_answers.right
-                    if data.labelled
-                    else student_answers.agree(Answers(teacher_logits, held_out_images))
-                ).mean()
-            )
-        )
+        losses.append(float(distillation_loss(now.logits, taught.logits, held_out_part, settings)))
+        errors.append(_error(now, taught, losses[-1]))
         epoch = len(losses) - 1
         if epoch == 0 or (errors[epoch] <= errors[0] and rank(epoch) < rank(best[0])):
             best = epoch, {name: value.detach().clone() for name, value in student.state_dict().items()}
@@ -205,17 +199,25 @@ def distil_best(
     return BestState(tuple(losses), tuple(errors), kept_epoch)
 
 
-def check_labels_of_loss(data: ImageData, settings: Distillation) -> None:
-    """Check that images have labels if the loss uses them.
+def _error(now: Answers, taught: Answers, loss: float) -> float:
+    """The share of wrong answers, or for images without labels of those other than the teacher's; else the loss."""
+    right = now.agree(taught) if isinstance(now.data, ImageData) and not now.data.labelled else now.right
+    return loss if np.isnan(right).any() else float(1 - right.mean())
+
+
+def check_labels_of_loss(data: InMemory, settings: Distillation) -> None:
+    """Check that there is a class for each example if the loss uses labels.
 
     Raises:
-        ValueError: they have none.
+        ValueError: there is none.
     """
-    if not data.labelled and settings.weight < 1:
-        raise ValueError(
-            f"expected labelled images, since labels make up {1 - settings.weight:.0%} of the loss, got images "
-            "without labels; pass Distillation(weight=1)"
-        )
+    if settings.weight == 1 or "class" in target_kinds(data):
+        return
+    got = f"{data.nouns} without labels" if not data.labelled else repr(data)
+    raise ValueError(
+        f"expected labelled {data.nouns}, of one class each, since labels make up {1 - settings.weight:.0%} of the "
+        f"loss, got {got}; pass Distillation(weight=1)"
+    )
 
 
 def _model_and_output(teacher: nn.Module | UnrolledNetwork) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
@@ -229,7 +231,7 @@ def _model_and_output(teacher: nn.Module | UnrolledNetwork) -> tuple[nn.Module, 
 def _distilled(
     student: nn.Module,
     teacher: nn.Module | UnrolledNetwork,
-    data: ImageData,
+    data: InMemory,
     settings: Distillation,
     after_epoch: Callable[[], None] | None,
 ) -> tuple[float, ...]:
@@ -254,7 +256,7 @@ def _distilled(
 def _run(
     student: nn.Module,
     teacher: nn.Module,
-    data: ImageData,
+    data: InMemory,
     settings: Distillation,
     followed: Callable[[Any], torch.Tensor],
     after_epoch: Callable[[], None] | None = None,
@@ -266,17 +268,17 @@ def _run(
     steps = settings.epochs * len(parts)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = seeded(settings.seed)
-    background = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
+    augmented = _augmented(data, settings, generator)
     losses = []
     for _ in range(settings.epochs):
         total = 0.0
         order = permutation(len(data), generator)
         for selected in (order[part] for part in parts):
             batch = data.subset(selected)
-            x = placed(augment(batch.x, settings.shift, settings.flip, generator, background), student)
+            x = placed(augmented(batch.x), student)
             with torch.no_grad():
-                goal = followed(teacher(x))
-            loss = distillation_loss(followed(student(x)), goal, batch.labels.to(x.device), settings)
+                goal = followed(call_model(teacher, x))
+            loss = distillation_loss(followed(call_model(student, x)), goal, batch, settings)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss became {float(loss.detach())}; use a smaller lr than {settings.lr}")
             optimiser.zero_grad()
@@ -290,22 +292,43 @@ def _run(
     return tuple(losses)
 
 
+def _augmented(data: InMemory, settings: Distillation, generator: torch.Generator) -> Callable[[Any], Any]:
+    """Images shifted and mirrored at random; other data as they are."""
+    if not isinstance(data, ImageData):
+        return lambda x: x
+    background = data.normalised(torch.zeros_like(data.images[:1, :, :1, :1]))
+    return lambda x: augment(x, settings.shift, settings.flip, generator, background)
+
+
 def distillation_loss(
-    logits: torch.Tensor, goal: torch.Tensor, labels: torch.Tensor, settings: Distillation
+    outputs: torch.Tensor, goal: torch.Tensor, data: InMemory, settings: Distillation
 ) -> torch.Tensor:
-    """The loss: the divergence from the teacher, mixed with the cross-entropy by the weight.
+    """The loss: the distance from the teacher, mixed with the cross-entropy by the weight.
 
     Args:
-        logits: the student's logits, (images, classes).
-        goal: the teacher's logits.
-        labels: class indices; not used if the weight is 1.
+        outputs: the student's outputs, (examples, ...).
+        goal: the teacher's.
+        data: the examples; their targets say whether outputs are scores of classes. Not used otherwise if the weight
+            is 1.
         settings: temperature and weight.
     """
-    goal = F.log_softmax(goal / settings.temperature, 1)
-    divergence = F.kl_div(F.log_softmax(logits / settings.temperature, 1), goal, reduction="batchmean", log_target=True)
-    teacher_term = settings.temperature**2 * divergence
-    return (
-        teacher_term
-        if settings.weight == 1
-        else settings.weight * teacher_term + (1 - settings.weight) * F.cross_entropy(logits, labels)
-    )
+    term = _distance(wide(outputs), wide(goal), data, settings.temperature)
+    if settings.weight == 1 or data.targets is None:
+        return term
+    return settings.weight * term + (1 - settings.weight) * F.cross_entropy(outputs, data.targets.to(outputs.device))
+
+
+def _distance(outputs: torch.Tensor, goal: torch.Tensor, data: InMemory, temperature: float) -> torch.Tensor:
+    """The divergence of scores of classes, of examples or of positions that count; the relative error of others."""
+    kinds = target_kinds(data)
+    classes = outputs.ndim == 2 and outputs.shape[1] > 1 and (isinstance(data, ImageData) or "class" in kinds)
+    counted = counted_positions(data) if isinstance(data, Examples) and outputs.ndim > 2 else None
+    axis = None if counted is None else channels_beside(goal, counted)
+    if axis is not None and counted is not None:
+        counted = counted.to(goal.device)
+        outputs, goal = (values.movedim(axis, -1)[counted] for values in (outputs, goal))
+        classes = "positions" in kinds
+    if not classes:
+        return (outputs - goal).square().mean() / goal.square().mean().clamp_min(torch.finfo(goal.dtype).tiny)
+    scores, target = ((values / temperature).log_softmax(1) for values in (outputs, goal))
+    return temperature**2 * F.kl_div(scores, target, reduction="batchmean", log_target=True)

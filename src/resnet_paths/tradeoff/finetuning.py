@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from torch import nn
 
 from ..data import InMemory
 from ..nouns import counted
-from ..statistics import share_at_most
-from .bench import Workshop
+from .bench import Bench
 from .distillation import distil_best
 from .measures import answers
-from .plan import training_images
-from .points import PlanPoint, bound_of_fall
+from .plan import training_data
+from .points import Measured, PlanPoint, with_answers
 from .repairs import Distil
 from .search import Set
 
@@ -44,40 +42,42 @@ class Tuner:
     """Fine-tunes the network of a set, and measures it.
 
     Attributes:
-        workshop: repairs the network first.
+        bench: repairs the network first, and holds the data that certify and the metric measured on them.
         repair: how to fine-tune.
-        roles: the images by role.
-        right: whether the full network is right on each image that certifies.
+        roles: the data by role.
+        full: the full network's measurements.
         confidence: confidence of the bounds.
         say: called with progress messages.
+        distribution_free: see :func:`~resnet_paths.statistics.rise_at_most`.
     """
 
-    workshop: Workshop
+    bench: Bench
     repair: Distil
     roles: Mapping[str, InMemory]
-    right: np.ndarray
+    full: Measured
     confidence: float
     say: Callable[[str], None]
+    distribution_free: bool = False
 
     def __call__(self, point: PlanPoint) -> Tuned:
         """The fine-tuned network of a point's set."""
-        net, certify, settings = self.workshop.net, self.roles["certify"], self.repair.settings
+        bench, settings = self.bench, self.repair.settings
+        net = bench.net
         gone, epochs = counted(len(point.dropped), "block"), counted(settings.epochs, "epoch")
         self.say(f"fine-tuning with {gone} dropped, for {epochs}")
-        model = self.workshop.repairer(point.dropped).model
-        best = distil_best(model, net, training_images(self.repair, self.roles), settings=settings)
-        now, full = (answers(one, certify, net.followed) for one in (model, net.model))
-        after, changed = now.right, int(len(certify) - now.agree(full).sum())
-        measured = replace(
+        model = bench.workshop.repairer(point.dropped).model
+        best = distil_best(model, net, training_data(self.repair, self.roles, net.model), settings=settings)
+        now = answers(model, bench.data, net.followed, bench.batch_size)
+        each = now.right if bench.metric is None else now.values(bench.metric, bench.full)
+        of_set = replace(
             point,
-            accuracy=float(after.mean()),
-            fall=float(self.right.mean() - after.mean()),
-            fall_at_most=bound_of_fall(self.right, after, self.confidence),
-            disagreement=changed / len(after),
-            disagreement_at_most=share_at_most(changed, len(after), self.confidence),
             repair="fine-tuned" if best.kept else point.repair,  # the state before the first step may be the best
-            reason=f"best on held-out images: the state after {best.kept} of {settings.epochs} epochs",
+            reason=f"best on held-out {bench.data.nouns}: the state after {best.kept} of {settings.epochs} epochs",
         )
+        agrees = now.agree(bench.full)
+        measured = with_answers(
+            of_set, now.right, agrees, each, self.full, self.confidence, self.distribution_free
+        ).point
         return Tuned(measured, model, best.kept)
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, InMemory, as_data
+from ..data import ImageSource, InMemory, as_examples
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
@@ -70,7 +69,7 @@ class DropPlan(Record):
         repair: how dropped networks are repaired.
         split: how the images were divided (with weight 0 for roles that had images of their own).
         clock: how latency was measured.
-        images: the images of each role.
+        images: the data of each role.
         adapted: whether the full network's batch-norm statistics were measured again first, because that alone made it
             significantly better; the first point is then that network.
         model_fingerprint: fingerprint of the full model as passed in.
@@ -221,7 +220,7 @@ class DropPlan(Record):
             closed(self.repair).repairer(net, roles.get("repair"))(tuple(net.indices(list(self.point.names)))).model
         )
         if isinstance(self.repair, Distil) and self.keeps_finetuned:
-            distil_best(smaller, net, training_images(self.repair, roles), settings=self.repair.settings)
+            distil_best(smaller, net, training_data(self.repair, roles, net.model), settings=self.repair.settings)
         return smaller
 
     @property
@@ -271,7 +270,7 @@ def load_plan(path: str | Path) -> DropPlan:
 
 def _lost(point: PlanPoint) -> str:
     """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
-    if math.isnan(point.disagreement):
+    if point.metric:
         rise, most = point.rise or 0, point.rise_at_most or 0
         return f"{point.metric} rises by {rise:.4g}, with 95% confidence by at most {most:.4g}"
     if math.isnan(point.accuracy):
@@ -282,17 +281,9 @@ def _lost(point: PlanPoint) -> str:
     return f"accuracy falls by {point.fall:.2%}, with 95% confidence by at most {point.fall_at_most or 0:.2%}"
 
 
-def training_images(repair: Distil, roles: Mapping[str, InMemory]) -> ImageData:
-    """The images that a plan fine-tunes on."""
+def training_data(repair: Distil, roles: Mapping[str, InMemory], model: nn.Module) -> InMemory:
+    """The data that a plan fine-tunes on."""
     if repair.images is not None:
-        return as_data(repair.images, labelled=False)
+        return as_examples(repair.images, model, labelled=False)
     search, other = roles["search"], roles.get("repair")
-    if not isinstance(search, ImageData):
-        raise ValueError(
-            f"expected images for fine-tuning, got {search.nouns}; leave Distil out, or fine-tune the smaller network "
-            "yourself"
-        )
-    if other is None:
-        return search
-    images, labels = (torch.cat([getattr(part, name) for part in (search, other)]) for name in ("images", "labels"))
-    return replace(search, images=images, labels=labels, name=f"{search.name}, all but those that certify")
+    return search if other is None else search.joined(other, f"{search.name}, all but those that certify")

@@ -28,7 +28,7 @@ from .bench import Bench, Evaluator, Running, Workshop, block_costs, measure_set
 from .distillation import check_labels_of_loss
 from .finetuning import TunedInTurn, Tuner
 from .goals import AccuracyDrop, Count, Disagreement, Goal, Latency, Rise
-from .plan import DropPlan, ImagesUsed, training_images
+from .plan import DropPlan, ImagesUsed, training_data
 from .points import Measured, PlanPoint, measured_point, together
 from .repairs import Distil, Recalibrate, Repair, adapted, closed
 from .runtimes import Clock, check_runtime
@@ -105,10 +105,8 @@ def plan_drop(
     if repair.learns:
         check_apart(roles, "repair", ("search",))
     _check_labels(goal, search, roles)
-    if isinstance(repair, Distil) and isinstance(goal, Rise):
-        raise ValueError("expected a repair without fine-tuning for a Rise, got Distil; pass its repair alone")
     if isinstance(repair, Distil):
-        check_labels_of_loss(training_images(repair, roles), repair.settings)
+        check_labels_of_loss(training_data(repair, roles, net.model), repair.settings)
     check_runtime(clock.runtime)
     given = fingerprint(net.model)
 
@@ -256,7 +254,8 @@ class _Planner:
         """The metric measured on the examples that certify: that of the goal, or of the search without classes."""
         if isinstance(self.goal, Rise):
             return metric_named(self.goal.metric)
-        if self.roles["certify"].labelled and "class" not in target_kinds(self.roles["certify"]):
+        data = self.roles["certify"]
+        if not isinstance(data, ImageData) and "class" not in target_kinds(data):
             return self._metric
         return "", None
 
@@ -264,6 +263,11 @@ class _Planner:
     def _level(self) -> float:
         """The confidence of the bounds."""
         return self.goal.confidence if isinstance(self.goal, AccuracyDrop | Disagreement | Rise) else _LEVEL
+
+    @property
+    def _free(self) -> bool:
+        """Whether a bound must hold for any distribution."""
+        return isinstance(self.goal, Rise) and self.goal.distribution_free
 
     def _too_few(self) -> Iterator[str]:
         data = self.roles["certify"]
@@ -339,10 +343,8 @@ class _Planner:
     def _measure(self, bench: Bench, dropped: Set, full: Measured | None, scores: Scores) -> Measured:
         state = SweepProgress(f"plan, measuring {len(dropped)} dropped", 1)
         values = measure_set(bench, dropped, self.running, state)
-        free = isinstance(self.goal, Rise) and self.goal.distribution_free
-        return measured_point(
-            self.net, dropped, values, full, self._level, scores.known[dropped], self._measures[0], free
-        )
+        loss, metric = scores.known[dropped], self._measures[0]
+        return measured_point(self.net, dropped, values, full, self._level, loss, metric, self._free)
 
     def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
         """The best set of this size according to the judge, among the best of the search."""
@@ -427,18 +429,20 @@ class _Planner:
         return replace(plan, finetuned=finetuned, keeps_finetuned=True, finetuned_model=best.model)
 
     def _tuner(self, repair: Distil, full: Measured) -> Tuner:
-        return Tuner(self._workshop, repair, self.roles, full.right, self._level, self._say)
+        bench = self._bench("certify", self._measures[1])
+        return Tuner(bench, repair, self.roles, full, self._level, self._say, self._free)
 
     def _in_turn(self, full: Measured) -> TunedInTurn | None:
         """The sequence of fine-tuned tests; None if the goal involves no test, or nothing is fine-tuned."""
         if not self._tests or not isinstance(self.repair, Distil):
             return None
-        bench = self._bench("search")
+        name, metric = self._measures
+        bench = self._bench("search", metric)
 
         def measured(dropped: Set, reference: Measured | None) -> Measured:
             state = SweepProgress(f"plan, {len(dropped)} dropped on the search {self.roles['search'].nouns}", 1)
             values = measure_set(bench, dropped, self.running, state)
-            return measured_point(self.net, dropped, values, reference, self._level, 0.0)
+            return measured_point(self.net, dropped, values, reference, self._level, 0.0, name, self._free)
 
         searched = measured((), None)  # the full network, on the search images
         return TunedInTurn(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.metrics import bound_of
 from ..network import UnrolledNetwork
-from ..statistics import fall_at_most, interval, rise_at_most, share_at_most, share_interval
+from ..statistics import fall_at_most, interval, intervals, rise_at_most, share_at_most, share_interval
 from .search import Set
 
 
@@ -44,6 +44,9 @@ class PlanPoint:
         parameters: number of remaining parameters.
         metric: name of the metric of the goal, or of the search for examples that are not classified; empty otherwise.
         value: that metric, with the repair.
+        value_interval: its 95 % interval, of this point alone.
+        plain_value: that metric without any repair.
+        plain_interval: its 95 % interval.
         rise: its rise from the full network.
         rise_at_most: upper bound of the rise, see :func:`~resnet_paths.statistics.rise_at_most`; None for the full
             network.
@@ -69,6 +72,9 @@ class PlanPoint:
     parameters: int
     metric: str = ""
     value: float | None = None
+    value_interval: tuple[float, float] | None = None
+    plain_value: float | None = None
+    plain_interval: tuple[float, float] | None = None
     rise: float | None = None
     rise_at_most: float | None = None
 
@@ -110,20 +116,17 @@ def measured_point(
         metric: name of the metric measured beside the answers, if there is one.
         distribution_free: see :func:`~resnet_paths.statistics.rise_at_most`.
     """
-    right, agrees, each = (np.asarray(values[name], dtype=float) for name in ("right", "agrees", "values"))
-    classes = not np.isnan(agrees).any()
-    changed = int(len(agrees) - agrees.sum()) if classes else 0
     point = PlanPoint(
         dropped=tuple(dropped),
         names=tuple(net[index].name for index in dropped),
         loss=loss,
         plain=float(np.mean(values["plain_right"])),
-        accuracy=float(right.mean()),
-        accuracy_interval=(math.nan, math.nan) if np.isnan(right).any() else interval(right),
-        fall=0.0 if full is None else float(full.right.mean() - right.mean()),
-        fall_at_most=None if full is None else bound_of_fall(full.right, right, confidence),
-        disagreement=changed / len(agrees) if classes else math.nan,
-        disagreement_at_most=share_at_most(changed, len(agrees), confidence) if classes and full is not None else None,
+        accuracy=math.nan,
+        accuracy_interval=(math.nan, math.nan),
+        fall=0.0,
+        fall_at_most=None,
+        disagreement=math.nan,
+        disagreement_at_most=None,
         repair=str(values["repair"]),
         reason=str(values["reason"]),
         latency=float("nan"),
@@ -133,14 +136,60 @@ def measured_point(
         macs=int(values["macs"]),
         parameters=int(values["parameters"]),
     )
-    if not metric:
+    if metric:
+        plain = np.asarray(values["plain_values"], dtype=float)
+        point = replace(point, metric=metric, plain_value=float(plain.mean()), plain_interval=_ends(plain, metric))
+    right, agrees, each = (np.asarray(values[name], dtype=float) for name in ("right", "agrees", "values"))
+    return with_answers(point, right, agrees, each, full, confidence, distribution_free)
+
+
+def with_answers(
+    point: PlanPoint,
+    right: np.ndarray,
+    agrees: np.ndarray,
+    each: np.ndarray,
+    full: Measured | None,
+    confidence: float,
+    distribution_free: bool = False,
+) -> Measured:
+    """A point with the accuracy, the disagreement and the metric of some network's answers.
+
+    Args:
+        point: the point; its `metric` says what `each` is, if it is not empty.
+        right: whether each answer is right; NaN without labels of classes.
+        agrees: whether each answer is the full network's; NaN without classes.
+        each: the metric on each example.
+        full: the full network's measurements; None for the full network itself.
+        confidence: confidence of the bounds.
+        distribution_free: see :func:`~resnet_paths.statistics.rise_at_most`.
+    """
+    classes = not np.isnan(agrees).any()
+    changed = int(len(agrees) - agrees.sum()) if classes else 0
+    point = replace(
+        point,
+        accuracy=float(right.mean()),
+        accuracy_interval=(math.nan, math.nan) if np.isnan(right).any() else interval(right),
+        fall=0.0 if full is None else float(full.right.mean() - right.mean()),
+        fall_at_most=None if full is None else bound_of_fall(full.right, right, confidence),
+        disagreement=changed / len(agrees) if classes else math.nan,
+        disagreement_at_most=share_at_most(changed, len(agrees), confidence) if classes and full is not None else None,
+    )
+    if not point.metric:
         return Measured(point, right)
     rise, most = 0.0, None
     if full is not None:
+        bound = bound_of(point.metric)
         rise = float((each - full.values).mean())
-        most = rise_at_most(full.values, each, confidence, bound=bound_of(metric), distribution_free=distribution_free)
-    point = replace(point, metric=metric, value=float(each.mean()), rise=rise, rise_at_most=most)
+        most = rise_at_most(full.values, each, confidence, bound=bound, distribution_free=distribution_free)
+    ends = _ends(each, point.metric)
+    point = replace(point, value=float(each.mean()), value_interval=ends, rise=rise, rise_at_most=most)
     return Measured(point, right, each)
+
+
+def _ends(each: np.ndarray, metric: str) -> tuple[float, float]:
+    """The 95 % interval of a metric."""
+    low, high = (float(end[0]) for end in intervals(each[None], bound=bound_of(metric)))
+    return low, high
 
 
 def bound_of_fall(before: np.ndarray, after: np.ndarray, confidence: float) -> float:

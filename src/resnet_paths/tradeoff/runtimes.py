@@ -7,7 +7,8 @@ block costs. A plan for a deployment therefore measures in the runtime of that d
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..choices import Runtime
 from ..data import InMemory
+from ..graph.inputs import call_model
 from ..graph.private_copy import private_copy
+from ..graph.trees import leaves, map_leaves
 from ..imports import first_import, load_compiler
-from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, exported_program, onnx_program
+from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, examples_in, exported_program, onnx_program
 
 
 @checked(batch=COUNT, rounds=COUNT)
@@ -30,7 +33,7 @@ class Clock:
     """How latency is measured: on which input and in which runtime, always on the model's device.
 
     Attributes:
-        batch: number of images in the input.
+        batch: number of examples in the input.
         threads: number of CPU threads (None: torch's setting).
         runtime: ``eager``; ``compile``, by torch.compile; ``export``, the program that export_model writes;
             ``onnx``, the ONNX file that it writes, in ONNX Runtime on the CPU; ``openvino``, the same in OpenVINO.
@@ -52,15 +55,16 @@ class Clock:
 
 @checked
 def in_runtime(
-    model: nn.Module, x: Any, runtime: Runtime, threads: int | None = None
-) -> nn.Module | Callable[[Any], Any]:
-    """The model as a function of an input, run by the given runtime.
+    model: nn.Module, x: Any, runtime: Runtime, threads: int | None = None, *, batch: int | None = None
+) -> nn.Module | Callable[..., Any]:
+    """The model as a function of an input, run by the given runtime and called like the model.
 
     Args:
         model: in eval mode; left unchanged.
-        x: an input.
+        x: an input: a tensor, a tuple of positional or a dict of keyword arguments.
         runtime: see :class:`Clock`.
         threads: number of threads for ONNX Runtime and OpenVINO, which fix it when they load a model.
+        batch: number of examples in the input, see :func:`~resnet_paths.surgery.export_model`.
 
     Raises:
         ValueError: the runtime is not installed, does not support the model's device, or cannot compile the model.
@@ -74,31 +78,40 @@ def in_runtime(
     check_runtime(runtime)
     if runtime == "eager":
         return model
-    if not isinstance(x, torch.Tensor):
-        raise ValueError(f"expected an input of one tensor for runtime={runtime!r}, got {type(x).__name__}; use eager")
+    count = examples_in(x) if batch is None else batch
     model = private_copy(model)  # exporting writes to the modules that it traces
     if runtime == "compile":
         return _compiled(model, x)
-    example = x if len(x) > 1 else torch.cat([x, x])  # a batch size of one would look like a constant
+    example, count = (x, count) if count > 1 else (_twice(x), 2)  # a batch size of one would look like a constant
     if runtime == "export":
-        return exported_program(model, example).module()
-    if example.device.type != "cpu":
+        return exported_program(model, example, batch=count).module()
+    device = next(leaf.device for leaf in leaves(x) if isinstance(leaf, torch.Tensor))
+    if device.type != "cpu":
         raise ValueError(
-            f"expected a model on the CPU for runtime={runtime!r}, got one on {example.device}; move it to the CPU"
+            f"expected a model on the CPU for runtime={runtime!r}, got one on {device}; move it to the CPU"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        content = onnx_program(model, example).model_proto.SerializeToString()
+        content = onnx_program(model, example, batch=count).model_proto.SerializeToString()
     return openvino_session(content, threads) if runtime == "openvino" else onnx_session(content, threads)
 
 
-def _compiled(model: nn.Module, x: torch.Tensor) -> Callable[[Any], Any]:
+def _twice(x: Any) -> Any:
+    """A batch of one, repeated."""
+
+    def repeated(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == 1 else leaf
+
+    return map_leaves(x, repeated)
+
+
+def _compiled(model: nn.Module, x: Any) -> Callable[..., Any]:
     """The compiled model. Torch compiles at the first call, which is made here so that errors become one line."""
     load_compiler()
-    compiled: Callable[[Any], Any] = torch.compile(model)
+    compiled: Callable[..., Any] = torch.compile(model)
     try:
         with torch.inference_mode():
-            compiled(x)
+            call_model(compiled, x)
     except RuntimeError as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
@@ -120,15 +133,15 @@ def check_runtime(runtime: Runtime) -> None:
         check_onnx([*ONNX, "openvino"], "openvino")
 
 
-def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[[Any], Any]:
-    """ONNX Runtime on the CPU, as a function of a batch of images.
+def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[..., Any]:
+    """ONNX Runtime on the CPU, as a function that is called like the model.
 
     Args:
         content: the content of a file, or its path.
         threads: number of CPU threads (None: torch's setting).
 
     Raises:
-        ValueError: onnxruntime is not installed.
+        ValueError: onnxruntime is not installed, or has no implementation of an operation.
     """
     check_onnx(ONNX_RUNTIME)
     with first_import("onnxruntime"):
@@ -137,15 +150,16 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Callable[
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        content if isinstance(content, bytes) else str(content), options, providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x.numpy()})
+    with _refusals("ONNX Runtime"):
+        session = onnxruntime.InferenceSession(
+            content if isinstance(content, bytes) else str(content), options, providers=["CPUExecutionProvider"]
+        )
+    names = [one.name for one in session.get_inputs()]
+    return lambda *args, **named: session.run(None, _fed(names, args, named))
 
 
-def openvino_session(content: bytes | Path, threads: int | None = None) -> Callable[[Any], Any]:
-    """OpenVINO on the CPU, in single precision, as a function of a batch of images.
+def openvino_session(content: bytes | Path, threads: int | None = None) -> Callable[..., Any]:
+    """OpenVINO on the CPU, in single precision, as a function that is called like the model.
 
     By default OpenVINO uses half precision on processors that support it, and its answers would differ from those
     measured.
@@ -155,7 +169,7 @@ def openvino_session(content: bytes | Path, threads: int | None = None) -> Calla
         threads: number of CPU threads (None: torch's setting).
 
     Raises:
-        ValueError: openvino is not installed.
+        ValueError: openvino is not installed, or has no implementation of an operation.
     """
     check_onnx(["openvino"], "openvino")
     with first_import("openvino"):
@@ -167,5 +181,31 @@ def openvino_session(content: bytes | Path, threads: int | None = None) -> Calla
         "PERFORMANCE_HINT": "LATENCY",
     }
     core = openvino.Core()
-    network = core.compile_model(core.read_model(content), "CPU", settings)
-    return lambda x: list(network(x.numpy()).to_tuple())
+    with _refusals("OpenVINO"):
+        network = core.compile_model(core.read_model(content), "CPU", settings)
+    names = [one.any_name for one in network.inputs]
+    return lambda *args, **named: list(network(_fed(names, args, named)).to_tuple())
+
+
+@contextmanager
+def _refusals(runtime: str) -> Iterator[None]:
+    """Whatever a runtime raises for a program that it cannot load, in one line."""
+    try:
+        yield
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"expected a program that {runtime} can load, got: {said}; choose another runtime") from error
+
+
+def _fed(names: Sequence[str], args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a call by the names of a program's inputs, in order unless the call itself names them.
+
+    Raises:
+        ValueError: there are more or fewer tensors than inputs.
+    """
+    if not args and set(named) == set(names):
+        return {name: named[name].numpy() for name in names}
+    tensors = [leaf for leaf in leaves([args, dict(named)]) if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(names):
+        raise ValueError(f"expected {len(names)} tensors ({', '.join(names)}), got {len(tensors)}")
+    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}

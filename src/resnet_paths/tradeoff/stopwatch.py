@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from ..network import UnrolledNetwork
 from .points import PlanPoint
 from .repairs import dropped_copy
@@ -37,7 +39,7 @@ class Stopwatch:
 
     def first(self) -> Timing:
         """Time the full network alone; later shares refer to it."""
-        self._full = in_runtime(self.net.model, self.x, self.clock.runtime, self.clock.threads)
+        self._full = self._run_by_clock(self.net.model)
         measured = self._turn([self._full], 1)[0]
         self.seconds = measured.median
         return measured
@@ -67,7 +69,10 @@ class Stopwatch:
         return timed
 
     def _call(self, point: PlanPoint) -> Any:
-        return in_runtime(dropped_copy(self.net, point.dropped), self.x, self.clock.runtime, self.clock.threads)
+        return self._run_by_clock(dropped_copy(self.net, point.dropped))
+
+    def _run_by_clock(self, model: nn.Module) -> Any:
+        return in_runtime(model, self.x, self.clock.runtime, self.clock.threads, batch=self.clock.batch)
 
     def _timed(self, point: PlanPoint, full: Timing, other: Timing, confidence: float = 0.95) -> PlanPoint:
         share, interval = other.share_of(full, confidence)
