@@ -157,7 +157,30 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
     apart = (p * (p / q).log()).sum(1)
     right = torch.softmax(student(x), 1)[torch.arange(5), labels]
     expected = (0.7 * 9 * apart - 0.3 * right.log()).mean()
-    torch.testing.assert_close(distillation_loss(student(x), teacher(x), labels, settings), expected)
+    data = Examples(x, labels)
+    torch.testing.assert_close(distillation_loss(student(x), teacher(x), data, settings), expected)
+
+
+def test_the_loss_of_distillation_of_other_outputs_by_its_formula() -> None:
+    """The mean divergence of positions that count; ``|s - t|^2 / |t|^2`` where outputs are no scores."""
+    student, teacher = torch.randn(2, 2, 3, 4, dtype=torch.float64)  # two sequences of three tokens, four scores
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    ids = torch.arange(6).view(2, 3)
+    texts = Examples({"input_ids": ids, "attention_mask": mask}, ids)
+    settings = Distillation(temperature=3.0, weight=1.0)
+    p, q = (torch.softmax(outputs / 3.0, -1) for outputs in (teacher, student))
+    expected = 9 * (p * (p / q).log()).sum(-1)[mask.bool()].mean()
+    torch.testing.assert_close(distillation_loss(student, teacher, texts, settings), expected)
+    pixels = Examples(torch.zeros(2, 1, 4), torch.tensor([[0, 1, 2, -100], [0, 0, -100, 0]]))
+    p, q = (torch.softmax(outputs / 3.0, 1) for outputs in (teacher, student))
+    expected = 9 * (p * (p / q).log()).sum(1)[pixels.targets >= 0].mean()
+    torch.testing.assert_close(distillation_loss(student, teacher, pixels, settings), expected)
+    relative = (student - teacher).square().sum() / teacher.square().sum()
+    for targets in (torch.randn(2), torch.ones(2, 3), None):
+        data = Examples(torch.zeros(2, 5), targets)
+        torch.testing.assert_close(distillation_loss(student, teacher, data, settings), relative)
+        with pytest.raises(ValueError, match=r"since labels make up 10% of the loss"):
+            distil(nn.Linear(5, 2), nn.Linear(5, 2), data)
 
 
 @pytest.mark.parametrize(("epochs", "lr"), [(4, 0.05), (3, 1e-7), (2, 0.5)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..text_tables import show, table
-from ._inputs import Source, model_and_source, only_images, unrolled
+from ._inputs import Source, model_and_source, unrolled
+from ._smaller import form_for
 from .options import Planning, Repair, Subject
 
 if TYPE_CHECKING:
@@ -105,11 +105,17 @@ class PlanImages:
         return rp.tradeoff.ImageSplit(search=self.used, repair=self.used, certify=self.test, seed=seed)
 
 
-def distilled(repair: rp.tradeoff.Closed, images: rp.ImageData, epochs: int, rate: float) -> rp.tradeoff.Repair:
-    """The repair, followed by fine-tuning with the augmentation of `images`."""
-    channels, side = images.images.shape[1], images.images.shape[-1]
-    settings = rp.tradeoff.Distillation(epochs=epochs, lr=rate, shift=side // 8, flip=channels > 1)
-    return rp.tradeoff.Distil(settings, repair, images)
+def distilled(repair: rp.tradeoff.Closed, data: rp.data.InMemory, epochs: int, rate: float) -> rp.tradeoff.Repair:
+    """The repair, followed by fine-tuning, with the augmentation of images; other targets than classes are not used."""
+    from ..data.fitting import target_kinds
+
+    options: dict[str, Any] = {"shift": 0, "flip": False}
+    if isinstance(data, rp.ImageData):
+        channels, side = data.images.shape[1], data.images.shape[-1]
+        options = {"shift": side // 8, "flip": channels > 1}
+    if "class" not in target_kinds(data):
+        options["weight"] = 1.0
+    return rp.tradeoff.Distil(rp.tradeoff.Distillation(epochs=epochs, lr=rate, **options), repair, data)
 
 
 def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.data.InMemory) -> str:
@@ -120,13 +126,6 @@ def repair_said(repair: rp.tradeoff.Closed, network: nn.Module, images: rp.data.
         return "The model has no batch norms that keep statistics: nothing was recalibrated"
     done = {"Recalibrate": "Searched and recalibrated", "Refit": "Searched and refitted"}
     return f"{done.get(type(repair).__name__, 'Searched')} on {images.name}"
-
-
-def in_python(plan: rp.tradeoff.DropPlan, file: Path) -> str:
-    """The line that applies a plan for data that are no images, of which ``drop`` writes no files."""
-    divided = plan.repair.learns or not plan.repair.needs_images  # as the plan's own split says
-    split = "" if divided else ", split=replace(plan.split, search=train, repair=train)"
-    return f"plan = load_plan({json.dumps(str(file))}); smaller = plan.apply(net, train{split})"
 
 
 def check_enough(goal: rp.tradeoff.Goal, images: rp.data.InMemory) -> None:
@@ -156,8 +155,9 @@ def show_plan(plan: rp.tradeoff.DropPlan, screen: Console) -> None:
     for note in plan.notes:
         screen.print(f"Note: {note}")
     if plan.finetuned is not None:
-        kept = "" if plan.keeps_finetuned else "; it is not used"
-        screen.print(f"Fine-tuned: {plan.finetuned.accuracy:.2%} ({plan.finetuned.reason}){kept}")
+        kept, tuned = "" if plan.keeps_finetuned else "; it is not used", plan.finetuned
+        reached = f"{tuned.accuracy:.2%}" if tuned.value is None else f"{tuned.metric} {tuned.value:.4g}"
+        screen.print(f"Fine-tuned: {reached} ({tuned.reason}){kept}")
 
 
 def plan_table(plan: rp.tradeoff.DropPlan) -> Table:
@@ -245,16 +245,13 @@ class Planned:
         screen.print(repair_said(self.repair, self.net.model, self.images.used))
 
 
-def planned(
-    subject: Subject, options: Planning, out: Path, *, images_only: bool = False, packages: Sequence[str] = ()
-) -> Planned:
+def planned(subject: Subject, options: Planning, out: Path, *, packages: Sequence[str] = ()) -> Planned:
     """Make a plan, and write it with its plot and its journal to a folder.
 
     Args:
         subject: the model and the images.
         options: how to plan.
         out: the folder.
-        images_only: refuse data that are no images.
         packages: what the command needs of ONNX, checked before any long work and after all arguments.
     """
     from ..tradeoff.planner import most_blocks
@@ -265,14 +262,13 @@ def planned(
     )
     network, source = model_and_source(subject)
     images = PlanImages.of(network, source, options.limit, repair)
-    if images_only:
-        only_images(images.test)
+    form_for(images.test, network)
     goal = goal_of(options, images.test)
     check_enough(goal, images.test)
     net = unrolled(network, images.test)
     used: rp.tradeoff.Repair = repair
     if options.finetune_epochs:
-        lessons = source.images("train", options.finetune_limit)
+        lessons = source.examples(network, "train", options.finetune_limit)
         used = distilled(repair, lessons, options.finetune_epochs, options.finetune_rate or 0.01)
     split = replace(images.split(used, options.seed), batch_size=options.batch_size)
     most_blocks(goal, search, len(net))

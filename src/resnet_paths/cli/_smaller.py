@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import resnet_paths as rp
 
@@ -12,28 +15,29 @@ from ..files import write_text
 if TYPE_CHECKING:
     from torch import nn
 
-_NEAR = 0.001  # share of answers by which an exported program may differ from the model, by rounding
+    from ..data.form import Form
+
+_NEAR = 0.001  # share by which an exported program may differ from the model, by rounding
 
 _README = """\
 # A smaller network
 
 `{model}` without {names}.
 
-The exported program, without resnet_paths (any batch size, inference only):
+{about}
 
 ```python
 import torch
 
-program = torch.export.load("model.pt2").module()
-logits = program(images)  # {shape}, normalised by mean {mean} and std {std}
+inputs = {inputs}  # in place of your own
 ```
 
-{onnx}The module, for training or analysis:
+{program}{onnx}The module, for training or analysis:
 
 ```python
 from resnet_paths import load_model
 
-model = load_model("{folder}")
+model = load_model({folder!r})
 ```
 
 The same with your own class and the weights in `model.safetensors`:
@@ -42,7 +46,7 @@ The same with your own class and the weights in `model.safetensors`:
 from resnet_paths import drop_blocks
 from safetensors.torch import load_file
 
-model = drop_blocks(your_model, {listed})
+model = drop_blocks(your_model, {listed}, example_input=inputs)
 model.load_state_dict(load_file("model.safetensors"))
 ```
 
@@ -50,89 +54,323 @@ model.load_state_dict(load_file("model.safetensors"))
 that loads wherever your class can be imported.
 """
 
+_PROGRAM = """\
+The exported program, without resnet_paths (any batch size, inference only). It returns {returned}:
+
+```python
+program = torch.export.load("model.pt2").module()
+outputs = program({call})
+```
+
+"""
+
 _ONNX = """\
-In ONNX Runtime:
+In ONNX Runtime, which returns a list of all tensors of the outputs:
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-logits = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+outputs = session.run(None, {feeds})
 ```
 
 """
 
 
+@dataclass
+class Folder:
+    """What was written of a smaller network.
+
+    Attributes:
+        files: by kind.
+        left_out: why a file, a part of the outputs or a check is not there, by its name.
+        runs_onnx: whether ONNX Runtime runs the ONNX file, and returns what the program does.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    runs_onnx: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each thing that was left out."""
+        return [f"{name} was left out: {why}" for name, why in self.left_out.items()]
+
+
+def example_for(data: rp.data.InMemory, model: nn.Module) -> tuple[Any, int]:
+    """A few examples as a model reads them, and their number: other than the length of what all examples share."""
+    import torch
+
+    from ..graph.inputs import placed
+    from ..graph.trees import leaves
+
+    shared = {
+        len(leaf) for leaf in leaves(data.x) if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) != len(data)
+    }
+    count = next(number for number in range(2, 3 + len(shared)) if number not in shared)
+    return placed(data.subset([index % len(data) for index in range(count)]).x, model), count
+
+
+def form_for(data: rp.data.InMemory, model: nn.Module) -> Form:
+    """The form of the model's input; refuse, before any work, what no file can hold."""
+    from ..data.form import form_of
+
+    return form_of(*example_for(data, model))
+
+
 def write_smaller(
-    smaller: nn.Module, spec: str, names: tuple[str, ...], images: rp.ImageData, out: Path, *, onnx: bool = True
-) -> dict[str, Path]:
+    smaller: nn.Module, spec: str, names: tuple[str, ...], data: rp.data.InMemory, out: Path, *, onnx: bool = True
+) -> Folder:
     """Write a smaller network as a folder that ``load_model`` and ``--model`` read.
 
     Args:
         smaller: the network.
         spec: the name by which the full network was loaded.
         names: the blocks dropped from it.
-        images: example images.
+        data: examples of what it reads.
         out: the folder.
         onnx: write the ONNX file too.
     """
-    from ..graph.inputs import placed
+    from ..files import made_folder
     from ..models.reading import facts_of
 
-    example = placed(images.subset([0, min(1, len(images) - 1)]).x, smaller)
-    files = rp.surgery.export_model(smaller, example, out, onnx=onnx)
+    example, count = example_for(data, smaller)
+    form = form_for(data, smaller)
     gone = [*facts_of(spec).get("dropped", ()), *names]
     base = rp.models.base_of(spec)
-    rp.models.save_checkpoint(
-        smaller,
-        files["safetensors"],
-        dropped=gone,
-        mean=list(images.mean),
-        std=list(images.std),
-        classes=list(images.classes),
-        input_shape=list(example.shape[1:]),
-        **({} if base is None else {"base": base}),
+    facts: dict[str, Any] = {"dropped": gone, "input": form, **_preprocessing(data)}
+    written = Folder()
+    files = written.files
+    files["safetensors"] = rp.models.save_checkpoint(
+        smaller, made_folder(out) / "model.safetensors", **facts, **({} if base is None else {"base": base})
     )
     text = _README.format(
         model=base or spec,
         names=", ".join(gone),
-        shape=f"(images, {', '.join(map(str, example.shape[1:]))})",
-        mean=list(images.mean),
-        std=list(images.std),
-        onnx=_ONNX if onnx else "",
-        folder=out,
+        about=_about(data, form),
+        inputs=_input_code(form),
+        program=_written_program(smaller, example, count, out, written, form),
+        onnx=_written_onnx(example, out, written) if onnx else "",
+        folder=str(out),
         listed=gone,
     )
-    files["readme"] = write_text(out / "README.md", text)
-    return files
+    notes = "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in written.notes)
+    files["readme"] = write_text(out / "README.md", text + notes)
+    return written
 
 
-def accuracy_of_program(program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
-    """The accuracy of a written program."""
+def _preprocessing(data: rp.data.InMemory) -> dict[str, Any]:
+    """What is known of how pixels become inputs; nothing, for data that come as the model reads them."""
+    if not isinstance(data, rp.ImageData):
+        return {}
+    return {"mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
+
+
+def _about(data: rp.data.InMemory, form: Form) -> str:
+    if isinstance(data, rp.ImageData):
+        shape = ", ".join(map(str, form["shape"]))
+        return f"It reads images, ({shape}) each, normalised by mean {list(data.mean)} and std {list(data.std)}."
+    return f"It reads {data.nouns} in the form in which they were given; no preprocessing is known. Such as these two:"
+
+
+def _input_code(form: Form) -> str:
+    """The expression for an input, each item of a dict on its own line."""
+    from ..data.form import code_of
+
+    if form["kind"] != "dict":
+        return code_of(form)
+    lines = "".join(f"    {name!r}: {code_of(item)},\n" for name, item in form["items"].items())
+    return "{\n" + lines + "}"
+
+
+def _written_program(smaller: nn.Module, example: Any, count: int, out: Path, written: Folder, form: Form) -> str:
+    """Write the exported program; the text about it, which is empty if it was left out."""
+    import torch
+
+    from ..graph.inputs import call_model
+    from ..surgery.export import exported_program, left_out_of_outputs, write_program
+
+    try:
+        program = exported_program(smaller, example, batch=count)
+    except ValueError as error:
+        written.left_out["model.pt2"] = str(error)
+        return ""
+    written.files["pt2"] = write_program(program, out / "model.pt2")
+    with torch.inference_mode():
+        outputs = call_model(program.module(), example)
+        gone = left_out_of_outputs(call_model(smaller, example))
+    for part in gone:
+        written.left_out[f"{part} of the outputs of the program"] = "it is no tensor"
+    calls = {"dict": "**inputs", "tuple": "*inputs"}
+    return _PROGRAM.format(returned=_returned(outputs, count), call=calls.get(form["kind"], "inputs"))
+
+
+def _returned(outputs: Any, count: int) -> str:
+    """The form of outputs, in words."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        batch = ("batch", *outputs.shape[1:]) if outputs.ndim and len(outputs) == count else tuple(outputs.shape)
+        return f"a tensor ({', '.join(map(str, batch))})"
+    if isinstance(outputs, dict):
+        parts = (f"`{name}`, {_returned(part, count)}" for name, part in outputs.items())
+        return f"a dict with {'; '.join(parts)}"
+    if isinstance(outputs, tuple | list):
+        return f"a {type(outputs).__name__} of {'; '.join(_returned(part, count) for part in outputs)}"
+    return repr(outputs)
+
+
+def _written_onnx(example: Any, out: Path, written: Folder) -> str:
+    """Write the program as ONNX, and compare where ONNX Runtime is installed; the text about it."""
+    import torch
+
+    from ..surgery.export import onnx_program, write_onnx
+
+    if "pt2" not in written.files:
+        written.left_out["model.onnx"] = "it is made from the exported program"
+        return ""
+    program = torch.export.load(written.files["pt2"])
+    try:
+        converted = onnx_program(program)
+        feeds = _feeds([one.name for one in converted.model_proto.graph.input], example)
+    except ValueError as error:
+        written.left_out["model.onnx"] = str(error)
+        return ""
+    file = write_onnx(converted, out / "model.onnx")
+    try:
+        written.runs_onnx = _same_in_onnx_runtime(file, program.module(), example)
+    except ValueError as error:
+        written.left_out["the check of model.onnx in ONNX Runtime"] = str(error)
+    written.files["onnx"] = file
+    return _ONNX.format(feeds=feeds)
+
+
+def _same_in_onnx_runtime(file: Path, program: nn.Module, example: Any) -> bool:
+    """Whether ONNX Runtime runs the file, which must then return what the program does.
+
+    Raises:
+        ValueError: it cannot run it, or returns something else.
+    """
+    import torch
+
+    from ..graph.inputs import call_model, relative_difference
+    from ..graph.trees import leaves, map_leaves
+    from ..surgery.export import ONNX_RUNTIME, missing
+    from ..tradeoff.runtimes import onnx_session
+
+    if missing(ONNX_RUNTIME):
+        return False
+    with torch.inference_mode():
+        tensors = [leaf.cpu() for leaf in leaves(call_model(program, example)) if isinstance(leaf, torch.Tensor)]
+    on_cpu = map_leaves(example, lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf)
+    ran = [torch.as_tensor(array) for array in call_model(onnx_session(file), on_cpu)]
+    pairs = list(zip(ran, tensors, strict=False))
+    apart = [relative_difference(one.double(), other.double()) for one, other in pairs if one.shape == other.shape]
+    if not len(apart) == len(ran) == len(tensors) or max(apart, default=0.0) > _NEAR:
+        raise ValueError(
+            f"expected the {len(tensors)} outputs of the program, got {len(ran)}, relative differences {apart}; do not "
+            "use model.onnx"
+        )
+    return True
+
+
+def _feeds(names: list[str], example: Any) -> str:
+    """The code of the arrays by name that an ONNX session takes.
+
+    Raises:
+        ValueError: the program has other inputs than tensors of the example.
+    """
+    paths = list(_tensors(example, "inputs"))
+    if isinstance(example, dict) and set(example) == set(names):
+        paths = [f"inputs[{name!r}]" for name in names]
+    if len(paths) != len(names):
+        raise ValueError(f"expected an ONNX program with an input for each of {len(paths)} tensors, got {names}")
+    return f"{{{', '.join(f'{name!r}: {path}.numpy()' for name, path in zip(names, paths, strict=True))}}}"
+
+
+def _tensors(nest: Any, path: str) -> list[str]:
+    """The expressions of all tensors in a nest."""
+    import torch
+
+    from ..graph.trees import items
+
+    if isinstance(nest, torch.Tensor):
+        return [path]
+    return [found for key, item in items(nest) for found in _tensors(item, f"{path}[{key!r}]")]
+
+
+def check_as_planned(
+    plan: rp.tradeoff.DropPlan, files: Mapping[str, Path], data: rp.data.InMemory, net: rp.UnrolledNetwork
+) -> dict[str, float]:
+    """Measure what was written on the data that certified the plan: the program, or the weights if there is none.
+
+    Returns:
+        The accuracy, or without labels of classes the disagreement; and the plan's metric, if it has one.
+
+    Raises:
+        ValueError: other data, or other values than the plan's.
+    """
+    planned = plan.images["certify"]
+    if data.fingerprint != planned.fingerprint:
+        raise ValueError(
+            f"expected the {planned.count} {planned.nouns} that certified the plan, {planned.name}, got {len(data)} "
+            f"others from {data.name}; plan again, or restore the {planned.nouns}"
+        )
+    expected, found = _planned_values(plan.point), _measured_values(plan, files, data, net)
+    for name, value in expected.items():
+        sized = max(abs(value), abs(plan.points[0].value or 0.0))
+        allowed = _NEAR + 1e-9 if _is_share(name) else _NEAR * sized
+        if not abs(found[name] - value) <= allowed:
+            shown = value_shown(name)
+            raise ValueError(
+                f"expected the written network to have the planned {name} of {shown(value)} on the test "
+                f"{data.nouns}, got {shown(found[name])}; do not use it, and plan again: versions or the machine may "
+                "have changed"
+            )
+    return found
+
+
+def value_shown(metric: str) -> Callable[[float], str]:
+    """How values of a metric, or of the accuracy, are written: shares of answers in percent."""
+    return lambda value: f"{value:.2%}" if _is_share(metric) else f"{value:.4g}"
+
+
+def _is_share(metric: str) -> bool:
+    from ..data.metrics import is_share
+
+    return metric == "accuracy" or is_share(metric)
+
+
+def _planned_values(point: rp.tradeoff.PlanPoint) -> dict[str, float]:
+    values = {} if math.isnan(point.accuracy) else {"accuracy": point.accuracy}
+    if not values and not math.isnan(point.disagreement):
+        values["disagreement"] = point.disagreement
+    return values if point.value is None else {**values, point.metric: point.value}
+
+
+def _measured_values(
+    plan: rp.tradeoff.DropPlan, files: Mapping[str, Path], data: rp.data.InMemory, net: rp.UnrolledNetwork
+) -> dict[str, float]:
+    """The same of what was written."""
     import torch
 
     from ..tradeoff.measures import answers
 
-    loaded = torch.export.load(program).module()
-    return float(answers(loaded, images, net.followed, like=net.model).right.mean())
-
-
-def check_as_planned(plan: rp.tradeoff.DropPlan, program: Path, images: rp.ImageData, net: rp.UnrolledNetwork) -> float:
-    """The accuracy of a written program on the images that certified the plan.
-
-    Raises:
-        ValueError: other images, or another accuracy than the plan's.
-    """
-    planned = plan.images["certify"]
-    if images.fingerprint != planned.fingerprint:
-        raise ValueError(
-            f"expected the {planned.count} images that certified the plan, {planned.name}, got {len(images)} others "
-            f"from {images.name}; plan again, or restore the images"
-        )
-    accuracy = accuracy_of_program(program, images, net)
-    if abs(accuracy - plan.point.accuracy) > _NEAR + 1e-9:
-        raise ValueError(
-            f"expected the written network to have the planned accuracy of {plan.point.accuracy:.2%} on the test "
-            f"images, got {accuracy:.2%}; do not use it, and plan again: versions or the machine may have changed"
-        )
-    return accuracy
+    if "pt2" in files:
+        written = torch.export.load(files["pt2"]).module()
+    else:
+        written = rp.models.load_model(str(files["safetensors"].parent))
+        device = next((one.device for one in net.model.parameters()), None)
+        written = written.to(device)
+    size, planned = plan.split.batch_size, _planned_values(plan.point)
+    found, values = answers(written, data, net.followed, size, like=net.model), {}
+    if "accuracy" in planned:
+        values["accuracy"] = float(found.right.mean())
+    if set(planned) - {"accuracy"}:
+        full = answers(net.model, data, net.followed, size)
+        if "disagreement" in planned:
+            values["disagreement"] = float(1 - found.agree(full).mean())
+        if plan.point.metric:
+            metric = rp.lesion.metric_named(plan.point.metric)[1]
+            values[plan.point.metric] = float(found.values(metric, full).mean())
+    return values

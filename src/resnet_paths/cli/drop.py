@@ -13,9 +13,9 @@ import resnet_paths as rp
 
 from ..tables import json_text
 from ._app import command
-from ._inputs import block_names, console, model_and_source, only_images, unrolled
-from ._planning import PlanImages, in_python, repair_of, repair_said, source_of
-from ._smaller import check_as_planned, write_smaller
+from ._inputs import block_names, console, model_and_source, unrolled
+from ._planning import PlanImages, repair_of, repair_said, source_of
+from ._smaller import Folder, check_as_planned, form_for, value_shown, write_smaller
 from .options import Json, Limit, Out, Repair, Subject
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def drop(
     screen.print(f"Dropped {', '.join(facts['names'])}: {before} to {after} parameters")
     if facts["repair"] is not None:
         screen.print(facts["repair"])
-    if "accuracy" in facts:
-        screen.print(f"The written network has an accuracy of {facts['accuracy']:.2%} on the test images, as planned")
+    for name, value in facts.get("measured", {}).items():
+        screen.print(f"{name} of the written network on the {facts['test']}: {value_shown(name)(value)}, as planned")
+    for name, why in facts["left_out"].items():
+        screen.print(f"Note: {name} was left out: {why}", markup=False)
     screen.print("Written: " + ", ".join(facts["files"].values()))
 
 
@@ -82,20 +84,18 @@ def _as_planned(
     network, source = model_and_source(Subject(**{field.name: noted[field.name] for field in fields(Subject)}))
     used = plan.repair
     images = PlanImages.of(network, source, noted["limit"], used)
-    if not isinstance(images.test, rp.ImageData):
-        raise ValueError(
-            f"expected a plan for images with one class each, got one for {images.test!r}; in Python: "
-            + in_python(plan, file)
-        )
     split = replace(images.split(used, plan.split.seed), batch_size=plan.split.batch_size)
     net = unrolled(network, images.test)
     _check_onnx(onnx)
     if isinstance(used, rp.tradeoff.Distil) and plan.keeps_finetuned:
-        plan = replace(plan, repair=replace(used, images=source.images("train", noted.get("finetune_limit"))))
+        plan = replace(
+            plan, repair=replace(used, images=source.examples(network, "train", noted.get("finetune_limit")))
+        )
     smaller = plan.apply(net, images.used, split=split)
-    files = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
-    accuracy = check_as_planned(plan, files["pt2"], images.test, net)
-    return {**_facts(net, plan.point.dropped, smaller, files), "accuracy": accuracy}
+    written = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
+    measured = check_as_planned(plan, written.files, images.test, net)
+    facts = _facts(net, plan.point.dropped, smaller, written)
+    return {**facts, "measured": measured, "test": f"{len(images.test)} test {images.test.nouns}"}
 
 
 def _by_blocks(
@@ -104,8 +104,9 @@ def _by_blocks(
     used, said = repair_of(repair), None
     network, source = model_and_source(subject)
     parts = PlanImages.of(network, source, limit, used) if used.needs_images else None
-    # without a repair, two images are enough: an example of the model's input
-    images = source.images(limit=2) if parts is None else only_images(parts.training)
+    # without a repair, a few examples of the model's input are enough
+    images = source.examples(network, limit=4) if parts is None else parts.training
+    form_for(images, network)
     net = unrolled(network, images)
     dropped = net.indices(blocks)
     _check_onnx(onnx)
@@ -115,8 +116,8 @@ def _by_blocks(
         said = repair_said(used, network, parts.used)
         smaller = used.repairer(net, parts.used)(tuple(sorted(dropped))).model
     names = tuple(net[index].name for index in dropped)
-    files = write_smaller(smaller, subject.model, names, images, out, onnx=onnx)
-    return {**_facts(net, dropped, smaller, files), "repair": said}
+    written = write_smaller(smaller, subject.model, names, images, out, onnx=onnx)
+    return {**_facts(net, dropped, smaller, written), "repair": said}
 
 
 def _check_onnx(onnx: bool) -> None:
@@ -125,14 +126,13 @@ def _check_onnx(onnx: bool) -> None:
         rp.surgery.export.check_onnx()
 
 
-def _facts(
-    net: rp.UnrolledNetwork, dropped: Sequence[int], smaller: nn.Module, files: dict[str, Path]
-) -> dict[str, Any]:
+def _facts(net: rp.UnrolledNetwork, dropped: Sequence[int], smaller: nn.Module, written: Folder) -> dict[str, Any]:
     return {
         "dropped": list(dropped),
         "names": [net[index].name for index in dropped],
         "repair": None,
         "parameters_before": rp.tradeoff.count_parameters(net.model),
         "parameters_after": rp.tradeoff.count_parameters(smaller),
-        "files": {kind: str(path) for kind, path in files.items()},
+        "files": {kind: str(path) for kind, path in written.files.items()},
+        "left_out": written.left_out,
     }

@@ -14,7 +14,7 @@ import resnet_paths as rp
 from ..tables import json_text
 from ._app import command
 from ._inputs import console
-from ._planning import Planned, in_python, planned
+from ._planning import planned
 from .options import Json, Out, Planning, Subject
 
 
@@ -30,12 +30,10 @@ def plan(subject: Subject, planning: Planning, out: Out = Path("results/plan"), 
     made.show(screen)
     screen.print(f"Written: {file} and {picture}")
     if made.plan.point.dropped:
-        screen.print(f"[dim]Next{escape(_next(made, file))}[/dim]", soft_wrap=True)
+        screen.print(f"[dim]Next: {escape(_next(file))}[/dim]", soft_wrap=True)
 
 
-def _next(made: Planned, file: Path) -> str:
-    """What makes the smaller network: the command that writes it, or for data that are no images, Python."""
-    if not isinstance(made.images.test, rp.ImageData):
-        return f", in Python: {in_python(made.plan, file)}"
+def _next(file: Path) -> str:
+    """The command that writes the smaller network."""
     no_onnx = rp.surgery.export.missing(rp.surgery.export.ONNX)
-    return ": " + shlex.join(["resnet-paths", "drop", "--plan", str(file), *(["--no-onnx"] if no_onnx else [])])
+    return shlex.join(["resnet-paths", "drop", "--plan", str(file), *(["--no-onnx"] if no_onnx else [])])

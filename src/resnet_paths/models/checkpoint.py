@@ -20,7 +20,9 @@ from torch import nn
 from ..arguments import checked
 from ..checkpoints.reading import load_state, read_checkpoint
 from ..checkpoints.states import fit, plain_name, prefixes_of
+from ..data.form import example_of
 from ..files import whole_file
+from ..graph.inputs import placed
 from ..graph.wrappers import inner_model
 from ..surgery import drop_blocks, dropped_in
 from ._infer import inferred_network
@@ -40,8 +42,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
         **facts: JSON values. By convention ``mean`` and ``std`` (the normalisation of its input, one number per
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
             names of dropped blocks: on reading, the full model is built and these are dropped again; a model from
-            :func:`drop_blocks` provides them itself), with the ``input_shape`` of one image and ``base``, the name of
-            the full model.
+            :func:`drop_blocks` provides them itself), with ``input``, the form of the model's input
+            (:func:`~resnet_paths.data.form.form_of`), and ``base``, the name of the full model.
 
     Raises:
         TypeError: a fact is not a JSON value.
@@ -112,16 +114,13 @@ def as_dropped(model: nn.Module, state: Mapping[str, torch.Tensor], facts: Mappi
 
     Raises:
         UnrollError: the model has no such blocks.
+        ValueError: the form of its input cannot be read.
     """
     names = facts.get("dropped")
     if not isinstance(names, list) or not names or not fit(state, model.state_dict(), "the checkpoint").missing:
         return model
-    shape = facts.get("input_shape")
-    example = (
-        torch.zeros(2, *shape, device="cpu")
-        if isinstance(shape, list) and all(isinstance(n, int) for n in shape)
-        else None
-    )
+    form = facts.get("input")
+    example = placed(example_of(form), model) if isinstance(form, dict) else None
     return drop_blocks(model, [str(name) for name in names], example_input=example)
 
 

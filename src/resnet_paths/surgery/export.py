@@ -69,7 +69,7 @@ def export_model(
         save_file(state, partial)
     files["pt2"] = write_program(program, target / "model.pt2")
     if onnx:
-        files["onnx"] = write_onnx(program, target / "model.onnx")
+        files["onnx"] = write_onnx(onnx_program(program), target / "model.onnx")
     return files
 
 
@@ -80,15 +80,10 @@ def write_program(program: torch.export.ExportedProgram, path: Path) -> Path:
     return path
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
-    """Write a program as ONNX, completely or not at all.
-
-    Raises:
-        ValueError: see :func:`onnx_program`.
-    """
-    converted = onnx_program(program)
+def write_onnx(program: Any, path: Path) -> Path:
+    """Write an ``ONNXProgram`` completely or not at all."""
     with whole_file(path) as partial:
-        converted.save(str(partial), external_data=False)
+        program.save(str(partial), external_data=False)
     return path
 
 

@@ -81,7 +81,9 @@ def distil(
 
     The loss is ``w T^2 KL(softmax(t/T) || softmax(s/T)) + (1 - w) CE(s, label)`` of the teacher's and the student's
     logits t and s. With a class for each position, such as a token or a pixel, the divergence is the mean over those
-    that count. For other outputs (numbers, flags, embeddings) it is ``|s - t|^2 / |t|^2``. The student's batch norms are in training mode; the teacher is in eval mode and does not change.
+    that count. For other outputs (numbers, flags, embeddings) it is ``|s - t|^2 / |t|^2``.
+
+    The student's batch norms are in training mode; the teacher is in eval mode and does not change.
 
     Args:
         student: the smaller model; left in eval mode.

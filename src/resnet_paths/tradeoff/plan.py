@@ -270,7 +270,7 @@ def load_plan(path: str | Path) -> DropPlan:
 
 def _lost(point: PlanPoint) -> str:
     """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
-    if point.metric:
+    if point.metric and point.metric != "disagreement":
         rise, most = point.rise or 0, point.rise_at_most or 0
         return f"{point.metric} rises by {rise:.4g}, with 95% confidence by at most {most:.4g}"
     if math.isnan(point.accuracy):

@@ -255,8 +255,8 @@ class _Planner:
         if isinstance(self.goal, Rise):
             return metric_named(self.goal.metric)
         data = self.roles["certify"]
-        if not isinstance(data, ImageData) and "class" not in target_kinds(data):
-            return self._metric
+        if "class" not in target_kinds(data):
+            return metric_named("disagreement") if isinstance(data, ImageData) else self._metric
         return "", None
 
     @property
