@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 CODE = """
 import torch
+from references.other_data import case
 
 from resnet_paths.models import cifar_resnet
 
@@ -59,7 +60,7 @@ def photos():
     return cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=0).eval()
 
 def photos_data(split="test"):
-    return torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(split == "train"))
+    return torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(int(split == "train")))
 
 class Nodes(torch.nn.Module):
     def __init__(self):
@@ -75,7 +76,7 @@ def graphs():
 
 def graphs_data(split="test"):
     from resnet_paths.data import Examples
-    generator = torch.Generator().manual_seed(split == "train")
+    generator = torch.Generator().manual_seed(int(split == "train"))
     features = torch.randn(20, 5, 6, generator=generator)
     return Examples((torch.eye(5), features), features.mean((1, 2)), kind="graph")
 
@@ -86,7 +87,7 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(**sizes)).eval()
 
 def gpt2_data(split="test"):
-    ids = torch.randint(0, 11, (16, 8), generator=torch.Generator().manual_seed(split == "train"))
+    ids = torch.randint(0, 11, (16, 8), generator=torch.Generator().manual_seed(int(split == "train")))
     mask = (torch.arange(8) < 4 + torch.arange(16)[:, None] % 5).long()
     return [{"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask > 0, -100)}]
 """

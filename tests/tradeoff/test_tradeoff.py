@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers import randomise_norms
 from references.other_data import case
-from resnet_paths.data import digits
+from resnet_paths.data import Examples, digits
 from resnet_paths.graph.model_fingerprint import fingerprint
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import unroll
@@ -15,6 +15,7 @@ from resnet_paths.tradeoff import (
     Distillation,
     count_flops,
     count_parameters,
+    distil,
     distil_best,
     latencies_in_turn,
     latency_by_block,

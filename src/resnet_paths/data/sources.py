@@ -173,7 +173,8 @@ def load_examples(
     """Data of any form by name or path: images as :func:`load_data` reads them, or whatever your function returns.
 
     Args:
-        spec: see :func:`load_data`; a function may return anything that :func:`as_examples` reads.
+        spec: see :func:`load_data`; a function may return anything that :func:`as_examples` reads, with or without
+            targets.
         split: see :func:`load_data`.
         model: the model that reads the data, see :func:`as_examples`.
         limit: maximum number of examples.
@@ -185,7 +186,7 @@ def load_examples(
         'image'
     """
     options["default"] = options.get("default") or Reading()
-    return _loaded(spec, _Options(split, limit, seed=seed, **options), model)
+    return _loaded(spec, _Options(split, limit, seed=seed, labelled=False, **options), model)
 
 
 def _loaded(spec: Any, options: _Options, model: nn.Module | None) -> InMemory:
@@ -238,6 +239,7 @@ class _Options:
     white: float | None = None
     seed: int = 0
     default: Reading = field(default_factory=Reading)
+    labelled: bool = True
 
 
 def _kind(spec: str) -> str:
@@ -318,13 +320,13 @@ def _of_function(spec: str, asked: _Options, model: nn.Module | None) -> InMemor
     takes_split = _takes_split(function)
     arguments = {"split": asked.split or "test"} if takes_split else {}
     value = function(**arguments)
-    labelled = not isinstance(value, Examples)
+    labelled = asked.labelled and not isinstance(value, Examples)
     try:
         data = as_examples(value, model, labelled=labelled, mean=asked.mean, std=asked.std)
     except UnknownNormalisation:
         if asked.mean or asked.std or not asked.default.mean:
             raise
-        data = as_examples(value, model, mean=asked.default.mean, std=asked.default.std)
+        data = as_examples(value, model, labelled=labelled, mean=asked.default.mean, std=asked.default.std)
     if takes_split:
         return replace(data, name=f"{name} ({arguments['split']})")  # type: ignore[type-var]
     if isinstance(data, ImageData):
