@@ -254,7 +254,7 @@ def planned(subject: Subject, options: Planning, out: Path, *, packages: Sequenc
         out: the folder.
         packages: what the command needs of ONNX, checked before any long work and after all arguments.
     """
-    from ..tradeoff.planner import most_blocks
+    from ..tradeoff.planner import check_goal, most_blocks
 
     search, repair = search_of(options), repair_of(options.repair)
     clock = rp.tradeoff.Clock(
@@ -264,6 +264,7 @@ def planned(subject: Subject, options: Planning, out: Path, *, packages: Sequenc
     images = PlanImages.of(network, source, options.limit, repair)
     form_for(images.test, network)
     goal = goal_of(options, images.test)
+    check_goal(goal, search, {"search": images.used, "certify": images.test})
     check_enough(goal, images.test)
     net = unrolled(network, images.test)
     used: rp.tradeoff.Repair = repair

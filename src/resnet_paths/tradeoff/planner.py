@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,7 +104,7 @@ def plan_drop(
     check_apart(roles, "certify", ("search", "repair", "judge"))
     if repair.learns:
         check_apart(roles, "repair", ("search",))
-    _check_labels(goal, search, roles)
+    check_goal(goal, search, roles)
     if isinstance(repair, Distil):
         check_labels_of_loss(training_data(repair, roles, net.model), repair.settings)
     check_runtime(clock.runtime)
@@ -124,12 +124,18 @@ def plan_drop(
     return replace(plan, model_fingerprint=given, adapted=other is not None)
 
 
-def _check_labels(goal: Goal, search: Search, roles: dict[str, InMemory]) -> None:
-    """Check, before any work, that images have labels if the goal or the metric needs them."""
+def check_goal(goal: Goal, search: Search, roles: Mapping[str, InMemory]) -> None:
+    """Check, before any work, that the data have the targets that the goal and the metrics need.
+
+    Raises:
+        ValueError: they have not.
+    """
     certify = roles["certify"]
     if not isinstance(certify, ImageData):
         _check_examples(goal, search, certify)
         return
+    if isinstance(goal, Rise) and isinstance(function := metric_named(goal.metric)[1], ExampleMetric):
+        check_fits(function, certify)
     if isinstance(goal, AccuracyDrop) and not roles["certify"].labelled:
         raise ValueError(
             "expected labelled images to certify a fall in accuracy, got images without labels; use a "
