@@ -100,7 +100,7 @@ FORMS: dict[str, tuple[Any, ...]] = {
     "photos": ("--disagreement", 0.999, "--max-blocks", 1, "--repair", "recalibrate"),
     "flags": ("--rise", 1000, "--repair", "none"),
     "series": ("--accuracy-drop", 0.9, "--max-blocks", 1),
-    "graphs": ("--count", 2, "--repair", "none", "--runtime", "export"),
+    "graphs": ("--count", 1, "--repair", "none", "--runtime", "export"),
     "embeddings": ("--metric", "cosine_distance", "--rise", 1, "--max-blocks", 1),
 }
 REACHED = {
