@@ -191,7 +191,7 @@ def fitting(model: nn.Module, data: rp.data.InMemory, option: str = "--model") -
     from ..network.fitting import output_on
 
     example = placed(data.subset(slice(0, 2)).x, model)
-    output = output_on(model, example, data.name, f"choose --data to fit {option}")
+    output = output_on(model, example, data.name, f"choose --data to fit {option}", data.nouns)
     if isinstance(data, rp.ImageData):
         _check_classes(main_output(output), data, option)
     return example, output

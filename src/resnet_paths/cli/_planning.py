@@ -43,7 +43,10 @@ def goal_of(options: Planning, data: rp.data.InMemory) -> rp.tradeoff.Goal:
     if options.rise is not None:
         return rp.tradeoff.Rise(options.metric or usual_metric(data), options.rise, options.confidence)
     if not given and not isinstance(data, rp.ImageData):
-        raise ValueError(f"expected one of {', '.join(flags)} for {data.nouns}, got none; such as --rise 0.1")
+        raise ValueError(
+            f"expected one of {', '.join(flags)} for {data.nouns}, got none; such as --metric "
+            f"{usual_metric(data)} --rise 0.1"
+        )
     return rp.tradeoff.AccuracyDrop(
         0.01 if options.accuracy_drop is None else options.accuracy_drop, options.confidence
     )

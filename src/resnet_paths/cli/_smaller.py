@@ -356,6 +356,7 @@ def _measured_values(
 
     from ..tradeoff.measures import answers
 
+    written: nn.Module
     if "pt2" in files:
         written = torch.export.load(files["pt2"]).module()
     else:

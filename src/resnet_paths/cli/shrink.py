@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -52,7 +52,11 @@ def shrink(
     stages = _stages(net, plan, images.test, files["onnx"] if written.runs_onnx and subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
-        facts = {"summary": plan.summary, "dropped": list(plan.point.names), "stages": [asdict(one) for one in stages]}
+        facts: dict[str, Any] = {
+            "summary": plan.summary,
+            "dropped": list(plan.point.names),
+            "stages": [asdict(one) for one in stages],
+        }
         facts["left_out"] = written.left_out
         typer.echo(json_text({**facts, "files": {kind: str(path) for kind, path in files.items()}}))
         return

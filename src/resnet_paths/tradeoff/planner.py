@@ -156,7 +156,7 @@ def _check_examples(goal: Goal, search: Search, data: InMemory) -> None:
     if isinstance(goal, AccuracyDrop | Disagreement) and wrong:
         raise ValueError(
             f"expected {data.nouns} of one class each for the goal {type(goal).__name__}, got {data!r}; use "
-            f"Rise({usual_metric(data)!r}, by=...)"
+            f"Rise({usual_metric(data)!r}, by=...), in a terminal --metric {usual_metric(data)} --rise"
         )
     for metric in (goal.metric if isinstance(goal, Rise) else None, search.metric):
         if metric is not None and isinstance(function := metric_named(metric)[1], ExampleMetric):
