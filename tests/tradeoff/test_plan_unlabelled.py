@@ -56,7 +56,7 @@ def test_a_bound_of_disagreement_needs_no_labels(repair, net, tmp_path) -> None:
     smaller = plan.apply(net, TRAIN.x)
     assert sum(p.numel() for p in smaller.parameters()) == plan.point.parameters
     picture = plot_plan(plan)
-    assert picture.get_ylabel().startswith("same answer")
+    assert picture.get_ylabel().startswith("disagreement with the full network")
     assert all(torch.tensor(line.get_ydata()).isfinite().all() for line in picture.lines)
 
 

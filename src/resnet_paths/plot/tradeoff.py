@@ -20,8 +20,7 @@ from ._style import ink
 def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
 
-    Without labels: the share of images with the same answer as from the full network. For a plan by another metric:
-    that metric.
+    For a plan by another metric: that metric, which for images without labels is the disagreement with the full network.
 
     Args:
         plan: see :func:`resnet_paths.tradeoff.plan_drop`.
@@ -31,18 +30,17 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
     frame = Frame(ax, (7, 4), **look)
     latency = 1e3 * np.array([point.latency for point in plan.points])
     metric = plan.points[0].metric
-    labelled = not metric and not np.isnan(plan.points[0].accuracy)
 
     def reached(point: PlanPoint) -> float:
-        return (point.value or 0.0) if metric else point.accuracy if labelled else 1 - point.disagreement
+        return (point.value or 0.0) if metric else point.accuracy
 
-    accuracy = np.array([point.plain if labelled else reached(point) for point in plan.points])
-    what = "as dropped" if labelled else "as repaired"
+    accuracy = np.array([reached(point) if metric else point.plain for point in plan.points])
+    what = "as repaired" if metric else "as dropped"
     name = frame.label(f"{what} (number: blocks dropped)")
     frame.ax.plot(latency, accuracy, "o", color=frame.color, markersize=marker(), label=name)
     frame.ax.plot(latency, accuracy, color=frame.color, alpha=0.4, linewidth=thin())
     point = plan.points[plan.chosen]
-    if labelled and any(other.repair != "none" for other in plan.points):
+    if not metric and any(other.repair != "none" for other in plan.points):
         repaired = np.array([other.accuracy for other in plan.points])
         ends = np.array([other.accuracy_interval for other in plan.points])
         errors = np.abs(ends.T - repaired)
@@ -56,7 +54,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
         tuned = plan.finetuned
         label = frame.detail("fine-tuned")
         frame.ax.plot(1e3 * tuned.latency, reached(tuned), "^", color=frame.third, markersize=marker(1.3), label=label)
-    full = reached(plan.points[0]) if metric or labelled else 1.0
+    full = reached(plan.points[0])
     frame.ax.axhline(full, color=ink(0.7), linewidth=thin(), linestyle=":", label=frame.detail("full model"))
     for place in _apart(latency, accuracy):
         frame.ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]),
@@ -65,7 +63,7 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
     return frame.done(
         f"Blocks dropped by {_search(plan)} search",
         x=f"latency (ms, batch {plan.clock.batch})",
-        y=metric_label(metric) if metric else "accuracy" if labelled else "same answer as the full network",
+        y=metric_label(metric) if metric else "accuracy",
         percent=not metric or is_share(metric),
     )
 
