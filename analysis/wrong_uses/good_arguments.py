@@ -174,7 +174,7 @@ def common(name: str, folder: Path) -> Any:
         "rows": lambda: [{"epoch": 0, "loss": 1.0, "train_error": 0.5, "rate": 0.1}], "writer": lambda: _Writer(),
         "run": lambda: _Run(), "folder": lambda: folder, "path": lambda: folder, "function": lambda: len,
         "items": lambda: [[1]], "runtime": lambda: "eager",
-        "length": lambda: 2, "batch_size": lambda: 2, "value": lambda: 1, "error": lambda: ValueError("a"),
+        "length": lambda: 2, "batch_size": lambda: 2, "batch": lambda: 2, "value": lambda: 1, "error": lambda: ValueError("a"),
         "points": lambda: [1, 2], "student": _student, "teacher": model, "batches": lambda: [data().x],
         "shift": lambda: 1, "certify": data, "sets": lambda: [[1]], "margins": lambda: np.ones(5),
         "same": lambda: np.ones(5, bool),

@@ -20,7 +20,7 @@ from ._style import ink
 def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
     """Accuracy against latency as blocks are dropped, with and without repair, and the chosen point.
 
-    For a plan by another metric: that metric, which for images without labels is the disagreement with the full network.
+    For a plan by another metric: that metric. For images without labels it is the disagreement with the full network.
 
     Args:
         plan: see :func:`resnet_paths.tradeoff.plan_drop`.

@@ -112,9 +112,15 @@ def exported_program(model: nn.Module, example_input: Any, *, batch: int | None 
     args = () if named else example_input if isinstance(example_input, tuple) else (example_input,)
     shapes = torch.export.ShapesCollection()
     any_batch = torch.export.Dim("batch", max=MOST_IN_BATCH)
-    for leaf in leaves([list(args), named]):
-        if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == count:
-            shapes[leaf] = {0: any_batch}
+    batched = [
+        leaf
+        for leaf in leaves([list(args), named])
+        if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == count
+    ]
+    if not batched:
+        raise ValueError(f"expected a tensor of {count} examples in the input, got none of this length; pass batch=")
+    for leaf in batched:
+        shapes[leaf] = {0: any_batch}
     with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
         plain = _with_plain_outputs(model, example_input)
         try:
