@@ -263,7 +263,7 @@ def _same_in_onnx_runtime(file: Path, program: nn.Module, example: Any) -> bool:
     with torch.inference_mode():
         tensors = [leaf.cpu() for leaf in leaves(call_model(program, example)) if isinstance(leaf, torch.Tensor)]
     on_cpu = map_leaves(example, lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf)
-    ran = [torch.as_tensor(array) for array in call_model(onnx_session(file), on_cpu)]
+    ran = [torch.as_tensor(array, device="cpu") for array in call_model(onnx_session(file), on_cpu)]
     pairs = list(zip(ran, tensors, strict=False))
     apart = [relative_difference(one.double(), other.double()) for one, other in pairs if one.shape == other.shape]
     if not len(apart) == len(ran) == len(tensors) or max(apart, default=0.0) > _NEAR:
