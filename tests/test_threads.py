@@ -16,6 +16,7 @@ from torch import nn
 
 from helpers import randomise_norms
 from resnet_paths import landscape, paths, tradeoff
+from resnet_paths.choices import Runtime
 from resnet_paths.data import ImageData, digits
 from resnet_paths.graph.locking import MODEL_LOCK
 from resnet_paths.graph.preserve import generators_kept, preserved
@@ -129,6 +130,30 @@ def settings() -> list[object]:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_threads_on_one_model_get_the_numbers_of_one_thread(name: str) -> None:
     assert not [fault for threads in (2, 3) for fault in wrong(FUNCTIONS[name], threads, trials=2)]
+
+
+@pytest.mark.parametrize("runtime", ["export", "compile", "onnx"])
+def test_no_other_thread_follows_a_model_while_one_is_exported(runtime: Runtime, monkeypatch) -> None:
+    """All use torch.fx, which follows one model at a time for all threads."""
+    taken = []
+
+    def noting(function: Callable[..., object]) -> Callable[..., object]:
+        def noted(*args: object, **named: object) -> object:
+            [free] = together(lambda: MODEL_LOCK.acquire(blocking=False))
+            taken.append(not free)
+            return function(*args, **named)
+
+        return noted
+
+    class Noting(nn.Linear):
+        forward = noting(nn.Linear.forward)  # type: ignore[assignment]
+
+    monkeypatch.setattr(torch.export, "export", noting(torch.export.export))
+    monkeypatch.setattr(torch.onnx, "export", noting(torch.onnx.export))
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # its first call runs the model
+    tradeoff.in_runtime(Noting(2, 3).eval(), torch.zeros(2, 2), runtime)
+    assert taken
+    assert all(taken)
 
 
 def test_threads_share_one_operator() -> None:

@@ -1,9 +1,10 @@
 """The process-wide lock around what PyTorch has only once per process, and around changes to a shared model.
 
-It is held while a model is traced (``torch.fx`` replaces methods of ``nn.Module`` for all threads), while forward-mode
-derivatives are taken (their level is shared by all threads), while global switches of PyTorch or the global random
-generators are set temporarily, and while a model is being restored (see `preserve.py`). Plain evaluation never takes
-it. A thread that holds it must not wait for another thread that may want it.
+It is held while a model is traced, exported or compiled (all three use ``torch.fx``, which replaces methods of
+``nn.Module`` for all threads and follows one model at a time), while forward-mode derivatives are taken (their level is
+shared by all threads), while global switches of PyTorch or the global random generators are set temporarily, and while
+a model is being restored (see `preserve.py`). Plain evaluation never takes it. A thread that holds it must not wait for
+another thread that may want it.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch import nn
 from ..arguments import checked
 from ..files import made_folder, whole_file
 from ..graph.inputs import arguments_by_name, call_model, main_output
+from ..graph.locking import MODEL_LOCK
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
 from ..imports import environment_kept, load_compiler
@@ -121,7 +122,7 @@ def exported_program(model: nn.Module, example_input: Any, *, batch: int | None 
         raise ValueError(f"expected a tensor of {count} examples in the input, got none of this length; pass batch=")
     for leaf in batched:
         shapes[leaf] = {0: any_batch}
-    with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
+    with MODEL_LOCK, torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
         plain = _with_plain_outputs(model, example_input)
         try:
             return torch.export.export(plain, args, named, dynamic_shapes=shapes, strict=False)
@@ -169,7 +170,7 @@ def onnx_program(
     program = exported_program(model, example_input, batch=batch) if isinstance(model, nn.Module) else model
     load_compiler()
     try:
-        with torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
+        with MODEL_LOCK, torch.no_grad(), environment_kept():  # torch sets TORCHINDUCTOR_CACHE_DIR
             converted = torch.onnx.export(program, dynamo=True, verbose=False)
     except Exception as error:
         first = error.__cause__ if isinstance(error.__cause__, Exception) else error

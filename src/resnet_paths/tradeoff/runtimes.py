@@ -21,6 +21,7 @@ from ..arguments.ranges import COUNT
 from ..choices import Runtime
 from ..data import InMemory
 from ..graph.inputs import call_model
+from ..graph.locking import MODEL_LOCK
 from ..graph.private_copy import private_copy
 from ..graph.trees import leaves, map_leaves
 from ..imports import first_import, load_compiler
@@ -110,7 +111,7 @@ def _compiled(model: nn.Module, x: Any) -> Callable[..., Any]:
     load_compiler()
     compiled: Callable[..., Any] = torch.compile(model)
     try:
-        with torch.inference_mode():
+        with MODEL_LOCK, torch.inference_mode():
             call_model(compiled, x)
     except RuntimeError as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
