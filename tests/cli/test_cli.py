@@ -108,7 +108,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     dropped = run(*shlex.split(printed)[1:], "--no-onnx", "--out", str(tmp_path / "small"), "--json")
     assert dropped.exit_code == 0, dropped.output
     facts = json.loads(dropped.stdout)
-    assert facts["accuracy"] == pytest.approx(point["accuracy"], abs=0.001)
+    assert facts["measured"]["accuracy"] == pytest.approx(point["accuracy"], abs=0.001)
     assert facts["dropped"] == point["dropped"]
     assert facts["parameters_after"] == point["parameters"]
     smaller, data = load_model(str(tmp_path / "small")), load_data("digits")

@@ -12,6 +12,7 @@ from rich.table import Table
 import resnet_paths as rp
 
 from ..files import write_table
+from ..nouns import counted
 from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from . import _studies
@@ -54,7 +55,8 @@ def lesion(
     screen = console(quiet=as_json)
     network, images = model_and_examples(subject, limit)
     net = unrolled(network, images)
-    screen.print(f"{type(network).__name__}: {len(net)} residual blocks, {len(images)} {images.nouns} of {images.name}")
+    blocks, some = counted(len(net), "residual block"), counted(len(images), images.noun)
+    screen.print(f"{type(network).__name__}: {blocks}, {some} of {images.name}")
     if studied.study == "single" and isinstance(images, rp.ImageData) and studied.metric is not None:
         raise ValueError("expected --study single without --metric for images, which it does not use; leave it out")
     if studied.study != "single" or not isinstance(images, rp.ImageData):

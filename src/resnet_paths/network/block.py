@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..graph.errors import BlockIndexError
+from ..nouns import counted
 
 BlockRef = int | str
 
@@ -61,7 +62,7 @@ def resolve(blocks: Sequence[Block], reference: BlockRef) -> int:
     if isinstance(reference, bool) or not -len(blocks) <= index < len(blocks):
         raise BlockIndexError(
             f"expected a block index from {-len(blocks)} to {len(blocks) - 1}, got {reference}; "
-            f"the network has {len(blocks)} blocks"
+            f"the network has {counted(len(blocks), 'block')}"
         )
     return index % len(blocks)
 

@@ -13,6 +13,7 @@ from ..graph.opaque_modules import opaque_modules
 from ..graph.program import Program
 from ..graph.removed_parts import Holdings
 from ..imports import first_import
+from ..nouns import counted
 from .block import Block
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _title(net: UnrolledNetwork) -> str:
     plan = net.segments
     along = f" along {plan.main.target} (other inputs fixed)" if len(plan.inputs) > 1 and plan.main else ""
     paths = f", 2^{len(net)} paths" if plan.is_chain else ", not a single chain"
-    return f"{type(net.model).__name__}: {len(net)} residual blocks{paths}{along}"
+    return f"{type(net.model).__name__}: {counted(len(net), 'residual block')}{paths}{along}"
 
 
 def text_table(net: UnrolledNetwork) -> str:

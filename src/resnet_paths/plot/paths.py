@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 
 from ..arguments import checked
+from ..nouns import counted
 from ..paths import (
     BlockContributions,
     EffectivePaths,
@@ -46,7 +47,7 @@ def plot_path_lengths(
     inside = (record.lengths >= low) & (record.lengths <= high)
     name = frame.label(f"length {low} to {high}: {100 * record.share(low, high):.1f} % of the paths")
     _length_bars(frame, record.lengths, record.probability, inside, name)
-    return frame.done(f"Path lengths of {record.n} blocks", x=_LENGTH, y="share of all paths", percent=True)
+    return frame.done(f"Path lengths of {counted(record.n, 'block')}", x=_LENGTH, y="share of all paths", percent=True)
 
 
 def _length_bars(

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from ..arguments import checked
 from ..lesion import DamagePredictors, PredictorRanking, SingleDeletions
+from ..nouns import counted
 from ._frame import Frame, Look, marker
 from ._style import ink, literal
 
@@ -65,5 +66,5 @@ def plot_predictor(
         x, y = predictors.values[name][which], damage.damage[which]
         frame.ax.plot(x, y, shape, color=color, markersize=marker(), label=label)
     frame.zero()
-    title = f"{literal(damage.source.name)}, {len(damage.names)} blocks"
+    title = f"{literal(damage.source.name)}, {counted(len(damage.names), 'block')}"
     return frame.done(title, x=name, y=f"damage ({damage.metric})")

@@ -13,6 +13,7 @@ from matplotlib.typing import ColorType
 
 from ..arguments import checked
 from ..network import BlockRef, UnrolledNetwork
+from ..nouns import counted
 from ..paths.block_graph import BRANCH, SHORTCUT, PathGraph, path_graph
 from ._fitting import text_width
 from ._frame import Frame, Look, thin
@@ -79,7 +80,7 @@ def _taken(graph: PathGraph) -> list[frozenset[int]]:
 
 def _title(graph: PathGraph, gone: frozenset[int], n: int) -> str:
     left = sum(graph.weighted_counts([int(block not in gone) for block in range(n)]))
-    blocks = f"{graph.n} block{'s' if graph.n != 1 else ''}"
+    blocks = counted(graph.n, "block")
     if gone:
         return f"{blocks}, {_number(int(left))} of {_number(graph.paths)} paths remain"
     return f"{blocks}, {_number(graph.paths)} path{'s' if graph.paths != 1 else ''}"

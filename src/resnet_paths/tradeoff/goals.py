@@ -9,6 +9,7 @@ from ..arguments import checked
 from ..arguments.ranges import INSIDE, NONE_OR_MORE, SHARE, Range
 from ..choices import MetricName
 from ..data.metrics import Metric, bound_of, metric_named
+from ..nouns import counted
 from ..statistics import share_at_most
 from ..statistics.proportions import least_images
 
@@ -150,7 +151,7 @@ class Count:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count} block{'s' * (self.count != 1)} dropped"
+        return f"{counted(self.count, 'block')} dropped"
 
 
 Goal = Latency | AccuracyDrop | Disagreement | Rise | Count

@@ -19,7 +19,7 @@ from ..data import ImageSource, InMemory, as_examples
 from ..graph.model_fingerprint import fingerprint
 from ..graph.private_copy import private_copy
 from ..network import UnrolledNetwork, unroll
-from ..nouns import plural
+from ..nouns import counted, plural
 from ..records import Record
 from ..tables import data_frame
 from .distillation import distil_best
@@ -137,7 +137,7 @@ class DropPlan(Record):
         """What is known about the choice, in a sentence."""
         certify, point, goal = self.images["certify"], self.point, self.goal
         held_out = f"{certify.count} held-out {certify.nouns}"
-        gone = f"{len(point.dropped)} block{'s' * (len(point.dropped) != 1)}"
+        gone = counted(len(point.dropped), "block")
         if isinstance(goal, Latency):
             low, high = self.points[self.chosen].share_interval
             return (
