@@ -108,6 +108,23 @@ def test_other_errors_stay_what_they_are(model: nn.Module, few: ImageData) -> No
         single_deletions(unroll(model), few, metric="squared_error", **QUIET)
 
 
+class OnGraph(nn.Module):
+    """A layer on the vertices of a graph that all examples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
+        return self.layer(graph @ x)
+
+
+def test_what_all_examples_share_is_not_cut() -> None:
+    graph = torch.eye(5)
+    with pytest.raises(ValueError, match="10x4 and 3x2"):  # two examples of five vertices
+        measure_latency(OnGraph().eval(), (torch.zeros(6, 5, 4), graph), seconds=0.0)
+
+
 def test_examples_are_called_by_their_noun() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2)).eval()
     data = Examples(torch.zeros(4, 7, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
