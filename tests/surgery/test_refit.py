@@ -337,6 +337,12 @@ def test_a_set_is_fitted_alike_after_others() -> None:
         )
 
 
+def test_a_model_of_one_number_per_example() -> None:
+    model = nn.Sequential(randomise_norms(cifar_resnet(8, in_channels=1, num_classes=1)), nn.Flatten(0)).double().eval()
+    result = refit_blocks(model, [1], images(20, 1, 8, 8))
+    assert result.divergences[result.repair] <= result.divergences["plain"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [1e9, 0.0])
 def test_threads_refit_sets_alike(memory: float) -> None:

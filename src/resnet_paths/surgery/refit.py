@@ -514,7 +514,7 @@ def divergence(
 
 def _check_numbers(*outputs: torch.Tensor) -> None:
     """Refuse NaN: no weights fit it, and no repair is closer to it than another."""
-    broken = sum(int(part.isnan().flatten(1).any(1).sum()) for part in outputs)
+    broken = sum(int(part.isnan().reshape(len(part), -1).any(1).sum()) for part in outputs)
     if broken:
         raise ValueError(
             f"expected the network's outputs for the calibration inputs to be numbers, got NaN for {broken} of "
