@@ -476,7 +476,8 @@ KINDS = (
     ),
     Kind(
         "Ratios of sums over examples",
-        "The same intervals, and `PlanPoint.rise_at_most`, of perplexity, losses and errors of tokens and pixels, and mean IoU",
+        "The same intervals, and `value_interval`, `plain_interval` and `rise_at_most` of `PlanPoint`, of perplexity, "
+        "losses and errors of tokens and pixels, and mean IoU",
         "the same interval of the values `f(m) + f'(m) · (p_i - m)` of the examples, with m the means of the parts p_i of which the metric is a function f (the delta method)",
         ratios,
         "A valid interval from about 100 examples on; with 30 texts of such different lengths it is too short. Tokens "

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -40,20 +41,25 @@ def test_one_worker_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_every_worker_has_its_device_and_its_threads() -> None:
-    def where(point: int, context: None, seed: int) -> dict[str, object]:
+def test_every_worker_has_its_device_and_its_threads(tmp_path: Path) -> None:
+    def where(point: int, here: str, seed: int) -> dict[str, object]:
         import os
+        import pathlib
         import time
 
         import torch
 
         from resnet_paths.sweep import worker_device
 
-        time.sleep(0.02)
+        pathlib.Path(here, str(os.getpid())).touch()
+        for _ in range(1200):  # until both workers have come, of which one may start late
+            if len(os.listdir(here)) == 2:
+                break
+            time.sleep(0.05)
         return {"device": str(worker_device()), "threads": torch.get_num_threads(), "worker": os.getpid()}
 
     with local_workers(2, devices=["cpu", "meta"], threads=1) as executor:
-        result = sweep(where, range(60), executor=executor, progress=False, chunk=1)
+        result = sweep(where, range(20), context=str(tmp_path), executor=executor, progress=False, chunk=1)
     pairs = set(zip(result.values["worker"].tolist(), result.values["device"].tolist(), strict=True))
     assert sorted(device for _, device in pairs) == ["cpu", "meta"]
     assert set(result.values["threads"].tolist()) == {1}
