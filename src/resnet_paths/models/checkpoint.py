@@ -43,7 +43,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, **facts: Any) -> Path:
             channel), ``classes`` (their names, in the order of the logits), ``data``, ``recipe``, and ``dropped`` (the
             names of dropped blocks: on reading, the full model is built and these are dropped again; a model from
             :func:`drop_blocks` provides them itself), with ``input``, the form of the model's input
-            (:func:`~resnet_paths.data.form.form_of`), and ``base``, the name of the full model.
+            (``form_of`` in ``resnet_paths.data.form``), and ``base``, the name of the full model.
 
     Raises:
         TypeError: a fact is not a JSON value.
