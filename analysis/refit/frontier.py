@@ -117,7 +117,14 @@ class Judged:
         return [self.known[dropped][0] for dropped in sets]
 
 
-def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: ImageData, dropped: tuple[int, ...]) -> dict:
+def row(
+    net: UnrolledNetwork,
+    refitter: Refitter,
+    images: ImageData,
+    test: ImageData,
+    dropped: tuple[int, ...],
+    copies: ImageData | None = None,
+) -> dict:
     """One set: the accuracy of the plain, the recalibrated and the refitted network on the test images."""
     plain = drop_blocks(net, list(dropped))
     recalibrated = drop_blocks(net, list(dropped))
@@ -136,6 +143,7 @@ def row(net: UnrolledNetwork, refitter: Refitter, images: ImageData, test: Image
         "fall": float((whole - now).mean()),
         "fall_interval": [-high, -low],
         "divergences": result.divergences,
+        **({} if copies is None else fall_over_copies(net.model, result.model, test, copies)),
     }
 
 
@@ -554,8 +562,7 @@ def add(
         facts["again"] |= {"sets": len(scores.known), "machine": _machine(options), **{name: [] for name in paths}}
         for name, path in paths.items():
             for dropped in path:
-                entry = row(here.net, refitter, images, here.test, dropped)
-                entry |= fall_over_copies(here.net.model, refitter(list(dropped)).model, here.test, copies)
+                entry = row(here.net, refitter, images, here.test, dropped, copies)
                 facts["again"][name].append({**_told(entry), "searched": scores.known[dropped]})
     written(options, facts)
 
@@ -571,8 +578,7 @@ def exchange(options: argparse.Namespace, here: Subject, search_images: ImageDat
     for size in options.exchange:
         best = next(tuple(entry["dropped"]) for entry in facts["again"]["beam"] if len(entry["dropped"]) == size)
         best, tried, ended = exchanged(judged, best, len(here.net), options.seconds)
-        entry = row(here.net, refitter, images, here.test, best)
-        entry |= fall_over_copies(here.net.model, refitter(list(best)).model, here.test, copies)
+        entry = row(here.net, refitter, images, here.test, best, copies)
         entry |= {"searched": judged.known[best][0], "tried": tried, "ended": ended}
         facts["again"].setdefault("exchange", []).append(_told(entry))
         file.write_text(json.dumps(facts, indent=1) + "\n")

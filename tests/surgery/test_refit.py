@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -343,17 +344,28 @@ def test_a_model_of_one_number_per_example() -> None:
     assert result.divergences[result.repair] <= result.divergences["plain"]
 
 
+class Yielding(nn.Module):
+    """The identity, in which other threads get a turn."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.002)
+        return x * 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [1e9, 0.0])
 def test_threads_refit_sets_alike(memory: float) -> None:
     """Bit for bit: threads share the full network's states and the fits of single blocks."""
-    net, x, other = unroll(small()), images(24, 1, 8, 8), images(5, 1, 8, 8, seed=4)
+    model = small()
+    model.layer3[1].conv1 = nn.Sequential(model.layer3[1].conv1, Yielding()).eval()
+    net, x, other = unroll(model), images(24, 1, 8, 8), images(5, 1, 8, 8, seed=4)
     sets = [[1], [1, 3], [3], [1, 5], [0, 1, 3], [1, 3, 4], [2], [0, 5]]
     settings = RefitSettings(batch_size=5, memory=memory)
 
     def scores(threads: int) -> list[tuple[float, torch.Tensor]]:
         refitter = Refitter(net, x, settings=settings)
         on_others = refitter.on(other)
+        on_others([2])  # so that threads find a copy of the network to take
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda dropped: (refitter.divergence(dropped), on_others(dropped)), sets))
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..arguments import ELSEWHERE, checked
+from ..graph.inputs import is_batched
 from ..graph.model_fingerprint import tensor_bytes
 from ..graph.trees import leaves, map_leaves
 from .in_memory import InMemory
@@ -162,7 +163,7 @@ class Examples(InMemory):
         return replace(self, inputs=map_leaves(self.inputs, moved), targets=targets)
 
     def _is_batched(self, leaf: Any) -> bool:
-        return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == len(self)
+        return is_batched(leaf, len(self))
 
 
 def _as_tensor(value: Any) -> Any:

@@ -16,9 +16,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..arguments.checking import EXPLAIN
 from ..graph.errors import NoBlocksError
-from ..graph.inputs import call_model, placed
+from ..graph.inputs import call_model, examples_in, first, placed
 from ..graph.preserve import preserved
-from ..graph.trees import leaves, map_leaves
+from ..graph.trees import leaves
 from ..sweep import SweepError
 from .adapter import as_batches
 from .in_memory import InMemory
@@ -90,7 +90,8 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
         if isinstance(source, InMemory):
             few = source.subset(slice(0, 2)).x
         else:  # of a container, only the first batch is read
-            few = _first_two(source if _is_input(source) else next(iter(as_batches(source, model, inputs=True)))[0])
+            batch = source if _is_input(source) else next(iter(as_batches(source, model, inputs=True)))[0]
+            few = first(batch, 2, examples_in(batch))
         moved = placed(few, model)
     except Exception:  # nothing to run the model on
         return
@@ -109,16 +110,6 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
 
     if _is_input(source):
         _check_place(model, few, moved, error)
-
-
-def _first_two(x: Any) -> Any:
-    """The first two examples of an input; tensors of another length, such as a graph, are shared by all of them."""
-    counts = [len(leaf) for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim]
-
-    def cut(leaf: Any) -> Any:
-        return leaf[:2] if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == counts[0] else leaf
-
-    return map_leaves(x, cut)
 
 
 def _check_place(model: nn.Module, given: Any, moved: Any, error: Exception) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..graph.inputs import is_batched
+
 Form = dict[str, Any]
 
 
@@ -29,7 +31,7 @@ def form_of(x: Any, batch: int) -> Form:
         {'kind': 'tensor', 'shape': [3], 'dtype': 'float32', 'fill': 0, 'batched': True}
     """
     if isinstance(x, torch.Tensor):
-        batched = x.ndim > 0 and len(x) == batch
+        batched = is_batched(x, batch)
         fill = 0 if x.is_floating_point() or x.is_complex() or not x.numel() else int(x.max())  # an index that exists
         dtype = str(x.dtype).removeprefix("torch.")
         return {"kind": "tensor", "shape": list(x.shape[batched:]), "dtype": dtype, "fill": fill, "batched": batched}

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..draws import permutation, seeded
-from ..graph.inputs import placed
+from ..graph.inputs import is_batched, placed
 from ..graph.trees import leaves, map_leaves
 from .adapter import ImageSource, as_batches
 from .batches import even_slices
@@ -87,7 +87,7 @@ class Inputs:
         return self.part((~is_held_out).nonzero().flatten()), self.part(is_held_out.nonzero().flatten())
 
     def _is_batched(self, leaf: Any) -> bool:
-        return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == self.count
+        return is_batched(leaf, self.count)
 
 
 @checked

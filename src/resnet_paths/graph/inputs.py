@@ -8,14 +8,50 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 
 from .compile_node import Values
 from .errors import UnrollError
-from .trees import items, map_leaves
+from .trees import items, leaves, map_leaves
+
+
+def is_batched(leaf: Any, count: int) -> TypeGuard[torch.Tensor]:
+    """Whether a leaf of an input of this many examples holds one row for each; others are the same for all of them.
+
+    Example:
+        >>> is_batched(torch.zeros(4, 2), 4), is_batched(torch.zeros(9), 4), is_batched(4, 4)
+        (True, False, False)
+    """
+    return isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == count
+
+
+def examples_in(x: Any) -> int:
+    """The number of examples in an input: the length of its first tensor.
+
+    Raises:
+        TypeError: it contains no tensor.
+
+    Example:
+        >>> examples_in({"scale": 2.0, "ids": torch.zeros(3, 5)})
+        3
+    """
+    tensor = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim), None)
+    if tensor is None:
+        raise TypeError(f"expected an input that contains a tensor, examples first, got {type(x).__name__}")
+    return len(tensor)
+
+
+def first(x: Any, count: int, length: int) -> Any:
+    """The first examples of an input of this length; tensors of another length are the same for all examples.
+
+    Example:
+        >>> {name: len(part) for name, part in first({"x": torch.zeros(4, 2), "table": torch.zeros(9)}, 3, 4).items()}
+        {'x': 3, 'table': 9}
+    """
+    return map_leaves(x, lambda leaf: leaf[:count] if is_batched(leaf, length) else leaf)
 
 
 def placed(x: Any, model: nn.Module) -> Any:

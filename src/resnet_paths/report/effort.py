@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..graph.inputs import main_output
+from ..graph.inputs import examples_in, first, main_output
 from ..graph.preserve import preserved
 from ..graph.trees import leaves, map_leaves
 from ..network import UnrolledNetwork
@@ -112,7 +112,7 @@ def measured_prices(
         length: how many they are; None: as many as the first tensor has.
         longest: seconds; no longer is timed at once, as far as possible, nor twice what takes longer.
     """
-    length = batch_length(x) if length is None else length
+    length = examples_in(x) if length is None else length
     with preserved(net.model), torch.inference_mode():
         single = _seconds(lambda: fast(first(x, 1, length)), longest)
         count = min(length, max(2, int(longest / max(single, 1e-9))))
@@ -173,26 +173,6 @@ def _gradient(model: nn.Module, x: Any) -> None:
         torch.autograd.grad(output.float().square().sum(), weights, allow_unused=True)
 
 
-def batch_length(x: Any) -> int:
-    """The number of examples of a batch: the length of its first tensor."""
-    return next(len(leaf) for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim)
-
-
-def first(x: Any, count: int, length: int) -> Any:
-    """The first examples of a batch of this length; tensors of another length are the same for all examples.
-
-    Example:
-        >>> {name: len(part) for name, part in first({"x": torch.zeros(4, 2), "table": torch.zeros(9)}, 3, 4).items()}
-        {'x': 3, 'table': 9}
-    """
-
-    def cut(leaf: Any) -> Any:
-        of_examples = isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and len(leaf) == length
-        return leaf[:count] if of_examples else leaf
-
-    return map_leaves(x, cut)
-
-
 @dataclass(frozen=True)
 class Footprint:
     """The memory of one image's pass, in bytes.
@@ -224,7 +204,7 @@ class Footprint:
     @classmethod
     def of(cls, net: UnrolledNetwork, x: Any, length: int | None = None) -> Footprint:
         """Count what one image's pass computes. It follows from shapes alone, and is the same on each machine."""
-        one = first(x, 1, batch_length(x) if length is None else length)
+        one = first(x, 1, examples_in(x) if length is None else length)
         with preserved(net.model), torch.inference_mode(), _Outputs() as seen:
             output = net(one)
         entries = [math.prod(block.entry_shape or ()) * output.element_size() for block in net]

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..arguments import checked
 from ..files import made_folder, whole_file
-from ..graph.inputs import arguments_by_name, call_model, main_output
+from ..graph.inputs import arguments_by_name, call_model, examples_in, is_batched, main_output
 from ..graph.locking import MODEL_LOCK
 from ..graph.preserve import preserved
 from ..graph.trees import leaves
@@ -113,11 +113,7 @@ def exported_program(model: nn.Module, example_input: Any, *, batch: int | None 
     args = () if named else example_input if isinstance(example_input, tuple) else (example_input,)
     shapes = torch.export.ShapesCollection()
     any_batch = torch.export.Dim("batch", max=MOST_IN_BATCH)
-    batched = [
-        leaf
-        for leaf in leaves([list(args), named])
-        if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == count
-    ]
+    batched = [leaf for leaf in leaves([list(args), named]) if is_batched(leaf, count)]
     if not batched:
         raise ValueError(f"expected a tensor of {count} examples in the input, got none of this length; pass batch=")
     for leaf in batched:
@@ -128,22 +124,6 @@ def exported_program(model: nn.Module, example_input: Any, *, batch: int | None 
             return torch.export.export(plain, args, named, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever the model's code raises when it is followed
             raise ValueError(f"expected a model that torch.export can follow, got: {_why(error)}") from error
-
-
-def examples_in(x: Any) -> int:
-    """The number of examples in an input: the length of its first tensor.
-
-    Raises:
-        TypeError: it contains no tensor.
-
-    Example:
-        >>> examples_in({"scale": 2.0, "ids": torch.zeros(3, 5)})
-        3
-    """
-    first = next((leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor) and leaf.ndim), None)
-    if first is None:
-        raise TypeError(f"expected an input that contains a tensor, examples first, got {type(x).__name__}")
-    return len(first)
 
 
 def _why(error: Exception) -> str:

@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -237,7 +238,7 @@ class Refitter:
             size, share = self.settings.batch_size, self.settings.held_out
             self._full = FullRun(full, self.fitted_images, size, self.settings.memory * (1 - share))
             self._full_held_out = FullRun(full, self.held_out_images, size, self.settings.memory * share, sums=False)
-            _check_numbers(self._full.outputs, self._full_held_out.outputs)
+            self._check_numbers()
 
     def divergence(self, dropped: Sequence[BlockRef] | BlockRef, *, steps: Sequence[float] | None = None) -> float:
         """The divergence on the held-out images after refitting with the best step.
@@ -326,6 +327,16 @@ class Refitter:
             held_out_images=self.held_out_images.count,
             reason=_reason(divergences, best, solution, self.held_out_images.count),
         )
+
+    def _check_numbers(self) -> None:
+        """Refuse NaN: no weights fit it, and no repair is closer to it than another."""
+        outputs = chain(self._full.each_output(), [self._full_held_out.outputs])
+        if broken := sum(int(part.isnan().reshape(len(part), -1).any(1).sum()) for part in outputs):
+            count = self.fitted_images.count + self.held_out_images.count
+            raise ValueError(
+                f"expected the network's outputs for the calibration inputs to be numbers, got NaN for {broken} of "
+                f"{count}; leave these inputs out"
+            )
 
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
         """Fit all blocks that a set affects, and evaluate each step."""
@@ -510,16 +521,6 @@ def divergence(
         return float(torch.cat(parts).mean())
     outputs, goal = outputs.cpu().double(), goal.cpu().double()
     return float((outputs - goal).square().mean() / goal.square().mean().clamp_min(1e-300))
-
-
-def _check_numbers(*outputs: torch.Tensor) -> None:
-    """Refuse NaN: no weights fit it, and no repair is closer to it than another."""
-    broken = sum(int(part.isnan().reshape(len(part), -1).any(1).sum()) for part in outputs)
-    if broken:
-        raise ValueError(
-            f"expected the network's outputs for the calibration inputs to be numbers, got NaN for {broken} of "
-            f"{sum(map(len, outputs))}; leave these inputs out"
-        )
 
 
 def _exact_type(model: nn.Module) -> torch.dtype | None:

@@ -44,8 +44,12 @@ class FullRun:
     @cached_property
     def outputs(self) -> torch.Tensor:
         """The network's outputs on all inputs."""
+        return torch.cat(list(self.each_output()))
+
+    def each_output(self) -> Iterator[torch.Tensor]:
+        """The outputs batch by batch, none of which is kept: those of tokens may be larger than the states."""
         last = len(self.net) - 1
-        return torch.cat([self.net.run(self.state(number, x, last)).value for number, x in self.batches()])
+        return (self.net.run(self.state(number, x, last)).value for number, x in self.batches())
 
     def batches(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The batches with their numbers, on the network's device and in its dtype."""

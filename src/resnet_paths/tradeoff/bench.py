@@ -197,16 +197,17 @@ def _measured(point: dict[str, Any], bench: Bench, seed: int) -> dict[str, Any]:
     if repaired.repair != "none":
         after_repair = answers(repaired.model, bench.data, bench.net.followed, bench.batch_size)
     x = placed(bench.data.subset(slice(0, 1)).x, repaired.model)
-    metric = bench.metric
-    values, plain_values = (
-        one.right if metric is None else one.values(metric, bench.full) for one in (after_repair, plain)
-    )
+
+    def values_of(one: Answers) -> np.ndarray:
+        return one.right if bench.metric is None else one.values(bench.metric, bench.full)
+
+    values = values_of(after_repair)
     return {
         "right": after_repair.right,
         "plain_right": plain.right,
         "agrees": after_repair.agree(bench.full),
         "values": values,
-        "plain_values": plain_values,
+        "plain_values": values if plain is after_repair else values_of(plain),
         "parameters": count_parameters(repaired.model),
         "macs": count_macs(repaired.model, x),
         "repair": repaired.repair,

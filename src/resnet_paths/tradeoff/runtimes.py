@@ -20,12 +20,12 @@ from ..arguments import checked
 from ..arguments.ranges import COUNT
 from ..choices import Runtime
 from ..data import InMemory
-from ..graph.inputs import call_model
+from ..graph.inputs import call_model, examples_in, is_batched
 from ..graph.locking import MODEL_LOCK
 from ..graph.private_copy import private_copy
 from ..graph.trees import leaves, map_leaves
 from ..imports import first_import, load_compiler
-from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, examples_in, exported_program, onnx_program
+from ..surgery.export import ONNX, ONNX_RUNTIME, check_onnx, exported_program, onnx_program
 
 
 @checked(batch=COUNT, rounds=COUNT)
@@ -99,11 +99,7 @@ def in_runtime(
 
 def _twice(x: Any) -> Any:
     """A batch of one, repeated."""
-
-    def repeated(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.ndim and len(leaf) == 1 else leaf
-
-    return map_leaves(x, repeated)
+    return map_leaves(x, lambda leaf: torch.cat([leaf, leaf]) if is_batched(leaf, 1) else leaf)
 
 
 def _compiled(model: nn.Module, x: Any) -> Callable[..., Any]:
