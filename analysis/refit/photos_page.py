@@ -1,6 +1,7 @@
 """The page that photos.py writes."""
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import binomtest
 
 from resnet_paths import __version__
@@ -330,7 +331,11 @@ def picture(facts: dict) -> Figure:
             for axes, value, scale in zip(column, ("crops_agree", "crops_divergence"), (100, 1), strict=True):
                 axes.axhline(scale * part["other"][value], color="grey", linestyle="--", label="Lite0")
         column[0].set(title=f"EfficientNet-{kind.capitalize()}", ylabel="same answer (% of crops)")
-        column[1].set(xlabel="blocks dropped", ylabel="divergence (nats)", yscale="symlog")
+        column[1].set(ylabel="divergence (nats)")
         column[1].set_yscale("symlog", linthresh=0.01)
+        column[1].set_ylim(0, 2 * column[1].dataLim.y1)
         column[0].legend()
+        for axes in column:
+            axes.set_xlabel("blocks dropped")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

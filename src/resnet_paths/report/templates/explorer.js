@@ -595,7 +595,7 @@ export class Explorer {
       loss: ["Loss", answer.loss.toPrecision(3), answer.loss, `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
       seconds: this.timed() ?? alone,
       parameters: ["Parameters", short(left.parameters), left.parameters, of("parameters")],
-      macs: ["Multiply-adds", short(left.macs), left.macs, `${of("macs")} an image`],
+      macs: ["Multiply-adds", short(left.macs), left.macs, `${of("macs")} per image`],
       paths: ["Paths", large(paths), paths, `${off.length} of ${this.kept.length} blocks off`],
     };
     const before = { accuracy: off.length && change ? moved : "" };
