@@ -1,8 +1,12 @@
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import randomise_norms
 from references.other_data import case
@@ -32,6 +36,56 @@ def test_flops_and_parameters_by_hand() -> None:
     smaller = drop_blocks(model, [0])
     assert count_flops(model, x) - count_flops(smaller, x) == 2 * 2 * block64
     assert count_parameters(model) - count_parameters(smaller) == 2 * (4 * 4 * 9 + 8)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("bij,bj->bi", x, nn.functional.scaled_dot_product_attention(x, x, x)[:, 0]) + self.layer(
+            x
+        ).mean(2)
+
+
+class Branching(nn.Module):
+    """One of two functions, chosen by a value: an operation of a higher order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda y: self.layer(y), lambda y: self.layer(self.layer(y)), (x,))
+
+
+COUNTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "attention": (Attending, (2, 5, 8)),
+    "recurrent": (lambda: nn.LSTMCell(4, 6), (3, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3, groups=1), (2, 3, 5, 5)),
+    "grouped": (lambda: nn.Conv1d(4, 4, 3, groups=2), (2, 4, 9)),
+    "branching": (Branching, (2, 8)),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("kind", COUNTED)
+def test_operations_are_those_that_torch_counts(kind: str, inference: bool) -> None:
+    make, shape = COUNTED[kind]
+    model, x = make().eval(), torch.randn(shape)
+    with torch.inference_mode(inference), torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        assert count_flops(model, x) == counter.get_total_flops() > 0
+
+
+def test_counting_does_not_wait_for_the_compiler() -> None:
+    code = (
+        "import sys, torch\nfrom resnet_paths.tradeoff import count_flops\n"
+        "assert count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4)) == 128\nassert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture

@@ -1,17 +1,70 @@
-"""Count a model's parameters and operations."""
+"""Count a model's parameters and operations.
+
+The formulas are those of torch's own counter, but not its dispatch mode: torch wraps every mode so that compilers skip
+it, and the wrapper imports the compiler at the first operation. That takes two to three seconds, for which every plan
+and every report would wait.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..arguments import checked
 from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..imports import first_import
 from ..network import UnrolledNetwork
+
+T = TypeVar("T")
+
+
+class _Counting:
+    """The dispatch of a mode. A class of its own, since torch wraps only what a mode defines itself."""
+
+    formulas: Mapping[Any, Callable[..., int]]
+    flops: int
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = self.formulas.get(operation._overloadpacket)
+        if formula is None:
+            with self:  # type: ignore[attr-defined]  # in inference mode, operations arrive that are made of others
+                parts = operation.decompose(*args, **kwargs)
+            return operation(*args, **kwargs) if parts is NotImplemented else parts
+        result = operation(*args, **kwargs)
+        self.flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+
+class _Counter(_Counting, TorchDispatchMode):
+    """Counts the floating-point operations inside its context."""
+
+    def __init__(self, formulas: Mapping[Any, Callable[..., int]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.formulas, self.flops = formulas, 0
+
+
+def _counted(run: Callable[..., T], *args: Any) -> tuple[T, int]:
+    """What a function returns, and the floating-point operations that it ran."""
+    with first_import("torch.utils.flop_counter"):
+        from torch.utils.flop_counter import FlopCounterMode  # imported late: it imports triton
+
+    whole = FlopCounterMode(display=False)
+    try:
+        with _Counter(whole.flop_registry) as counter:
+            result = run(*args)
+        return result, counter.flops
+    except (
+        Exception
+    ):  # functions inside operations (torch.cond), which only torch's mode follows; or the model's own error
+        with whole:
+            result = run(*args)
+        return result, int(whole.get_total_flops())
 
 
 @checked
@@ -28,12 +81,8 @@ def count_flops(model: nn.Module, x: Any) -> int:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
-    with first_import("torch.utils.flop_counter"):
-        from torch.utils.flop_counter import FlopCounterMode  # imported late: it imports triton
-
-    with preserved(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call_model(model, x)
-    return int(counter.get_total_flops())
+    with preserved(model), torch.no_grad():
+        return _counted(call_model, model, x)[1]
 
 
 @checked
@@ -60,16 +109,12 @@ def macs_by_block(net: UnrolledNetwork, x: Any) -> tuple[int, ...]:
         >>> macs_by_block(net, torch.randn(1, 3, 8, 8))[0] == 2 * (2 * 2 * 3 * 3) * 8 * 8
         True
     """
-    with first_import("torch.utils.flop_counter"):
-        from torch.utils.flop_counter import FlopCounterMode
-
     counts = []
     with preserved(net.model), torch.no_grad():
         state = net.stem(x)
         for _ in range(len(net)):
             shortcut = net.shortcut(state)
-            with FlopCounterMode(display=False) as counter:
-                branch = net.branch(state)
-            counts.append(int(counter.get_total_flops()) // 2)
+            branch, flops = _counted(net.branch, state)
+            counts.append(flops // 2)
             state = net.join(state, shortcut + branch)
     return tuple(counts)
