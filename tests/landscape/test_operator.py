@@ -7,6 +7,8 @@ import gc
 import sys
 import tracemalloc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -239,7 +241,8 @@ class _Alive(TorchDispatchMode):
 
 
 @pytest.mark.slow
-def test_products_leave_no_graph_behind() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_products_leave_no_graph_behind(kept: bool) -> None:
     net, (x, target) = tiny_network(3), tiny_batch(4)
     operator = curvature_operator(net, [(x, target)])
     v = torch.ones(len(operator))
@@ -249,7 +252,7 @@ def test_products_leave_no_graph_behind() -> None:
         tracemalloc.start()
         counts = []
         for _ in range(3):
-            with _Alive() as watch:
+            with _Alive() as watch, operator.graph_kept() if kept else nullcontext():
                 product = operator @ v
             counts.append(watch.alive())
             assert not product.requires_grad
@@ -263,6 +266,50 @@ def test_products_leave_no_graph_behind() -> None:
         gc.enable()
     assert counts[0] == counts[1] == counts[2] <= 2
     assert grown < 20 * 2000
+
+
+class _Counted(nn.Sequential):
+    """Counts its passes, and so do its copies."""
+
+    passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _Counted.passes += 1
+        return super().forward(x)
+
+
+def test_products_of_one_graph_are_the_same_and_outside_the_block_parameters_may_change() -> None:
+    net, (x, target) = tiny_network(2), tiny_batch(5)
+    operator = curvature_operator(_Counted(net.model).eval(), [(x, target)])
+    vectors = torch.randn(len(operator), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = [operator @ vector for vector in vectors.T]
+    before = _Counted.passes
+    with operator.graph_kept():
+        for vector, product in zip(vectors.T, expected, strict=True):
+            assert torch.equal(operator @ vector, product)
+        assert _Counted.passes - before == 1
+        with ThreadPoolExecutor(1) as other:  # which keeps no graph, and holds none of this thread's
+            assert torch.equal(other.submit(lambda: operator @ vectors[:, 0]).result(), expected[0])
+        assert _Counted.passes - before == 2
+    with torch.no_grad():
+        for parameter in net.model.parameters():
+            parameter.mul_(1.1)
+    again = curvature_operator(net, [(x, target)]) @ vectors[:, 0]
+    assert not torch.allclose(again, expected[0])
+    with operator.graph_kept():
+        assert torch.equal(operator @ vectors[:, 0], again)
+
+
+def test_several_batches_keep_no_graph() -> None:
+    net, (x, target) = tiny_network(2), tiny_batch(4)
+    operator = curvature_operator(_Counted(net.model).eval(), [(x[:2], target[:2]), (x[2:], target[2:])])
+    vector = torch.ones(len(operator), dtype=torch.float64)
+    operator @ vector  # the probe of the symmetry
+    before = _Counted.passes
+    with operator.graph_kept():
+        for _ in range(2):
+            operator @ vector
+    assert _Counted.passes - before == 4
 
 
 def test_vectors_and_directions_are_inverse() -> None:

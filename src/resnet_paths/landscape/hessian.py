@@ -156,18 +156,17 @@ def extreme_eigenvalues(
             f"expected at least 1 eigenvalue from each end, at most half of {size}, and a basis above twice that, got "
             f"count={count} and basis={kept}"
         )
-    before = operator.products
-    if size <= 4 * kept:
-        matrix = operator.dense().cpu().double().numpy()
-        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-        ends = [*range(count), *range(size - count, size)]
-        values, vectors, method, restarts = values[ends], vectors[:, ends], "dense", 0
-    else:
-        values, vectors = _arpack(operator, 2 * count, kept, tolerance, max_restarts, seed)
-        method = "lanczos"
-        restarts = max(0, round((operator.products - before - kept) / (kept - 2 * count)))
-    vectors = _signed(vectors)
-    residuals = _residuals(operator, values, vectors)
+    before, restarts = operator.products, 0
+    with operator.graph_kept():
+        if size <= 4 * kept:
+            values, vectors = _decomposed(operator, count)
+            method = "dense"
+        else:
+            values, vectors = _arpack(operator, 2 * count, kept, tolerance, max_restarts, seed)
+            method = "lanczos"
+            restarts = max(0, round((operator.products - before - kept) / (kept - 2 * count)))
+        vectors = _signed(vectors)
+        residuals = _residuals(operator, values, vectors)
     return ExtremeEigenvalues(
         kind=operator.kind,
         values=values,
@@ -196,6 +195,13 @@ def eigenvalue_ratio(smallest: float, largest: float) -> float:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.abs(np.float64(smallest) / np.float64(largest)))
+
+
+def _decomposed(operator: CurvatureOperator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    matrix = operator.dense().cpu().double().numpy()
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    ends = [*range(count), *range(len(values) - count, len(values))]
+    return values[ends], vectors[:, ends]
 
 
 def _arpack(

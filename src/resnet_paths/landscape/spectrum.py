@@ -159,7 +159,8 @@ def spectral_density(
 
     nodes, weights = np.full((draws, taken), np.nan), np.zeros((draws, taken))
     for row, start in enumerate(random_vectors(operator, draws, "gaussian", seed, together=1)):
-        diagonal, beside, _ = lanczos(operator, start[:, 0], taken)
+        with operator.graph_kept():
+            diagonal, beside, _ = lanczos(operator, start[:, 0], taken)
         values, vectors = eigh_tridiagonal(diagonal, beside)
         nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
 

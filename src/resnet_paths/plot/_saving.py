@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from ..arguments import checked
@@ -53,6 +52,8 @@ def save(ax: Axes | Figure | Sequence[Axes | Figure], path: str | Path, **option
         if len(figures) == 1:
             figures[0].savefig(partial, **options)
         else:
+            from matplotlib.backends.backend_pdf import PdfPages  # imported late: it imports fontTools, 0.3 seconds
+
             with PdfPages(partial) as pages:
                 for figure in figures:
                     figure.savefig(pages, **options)

@@ -118,7 +118,8 @@ def _warnings(extremes: ExtremeEigenvalues, options: Options, noun: str) -> tupl
     return tuple(found)
 
 
-_PRODUCT = 3.5  # gradients of the data for one product
+_PRODUCT = 3.5  # gradients of the data for one product of several batches
+_OF_ONE_GRAPH = 2.5  # for one product of a single batch
 _RESTARTS = 1  # of Lanczos, to the loose tolerances of a quick report
 
 
@@ -133,7 +134,9 @@ def effort(subject: Subject, options: Options) -> Effort:
         return Effort()
     products = options["basis"] + _RESTARTS * (options["basis"] - 2) + options["steps"] * options["draws"]
     images, vectors = subject.count(options["images"]), max(options["basis"] + 4, options["steps"] + 2)
-    return gradients(_PRODUCT * products, images, subject.together(_bytes(subject))) + Effort(
+    at_once = subject.together(_bytes(subject))
+    product = _OF_ONE_GRAPH if images <= at_once else _PRODUCT
+    return gradients(product * products, images, at_once) + Effort(
         seconds=1.0,
         bytes=_bytes(subject) + 8 * vectors * count_parameters(subject.model),
     )
