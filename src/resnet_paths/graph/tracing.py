@@ -146,6 +146,7 @@ class _Tracer(fx.Tracer):
         self.root = model
         self.graph = fx.Graph()
         self.submodule_paths = {module: path for path, module in model.named_modules()}
+        self._modules = {path: module for module, path in self.submodule_paths.items()}
         self.constants: dict[str, torch.Tensor] = {}
         self.reads = Reads(model)
         self.top = self.current = ModuleCall("", model, None)
@@ -203,7 +204,7 @@ class _Tracer(fx.Tracer):
         return node
 
     def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self._modules[str(node.target)] if node.op == "call_module" else None
 
     def now(self, tree: Any, *, detached: bool = True) -> Any:
         """Replace each node by the one with its current value, detached if it comes from a region without gradients."""
@@ -226,7 +227,7 @@ class _Tracer(fx.Tracer):
         if isinstance(kwargs.get("out"), fx.Node):
             raise TraceError(f"{target} writes to out=, which cannot be followed")
         if kind == "call_module":
-            inplace = changes_its_input(self.model.get_submodule(target))
+            inplace = changes_its_input(self._modules[target])
             changed = changed if inplace else None
         elif (instead := without_change(target, kwargs)) is not None:
             target, kwargs = instead
