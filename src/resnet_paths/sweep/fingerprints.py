@@ -114,10 +114,7 @@ class _Walk:
         custom = getattr(type(value), "__sweep_fingerprint__", None)
         if custom is not None:
             return _hash("custom", _name(type(value)), self.digest(custom(value)))
-        for kinds, method in _METHODS:
-            if isinstance(value, kinds):
-                return method(self, value)
-        return self.of_object(value)
+        return _method(type(value))(self, value)  # type: ignore[arg-type]  # mypy takes no class for hashable
 
     def all(self, values: Iterable[Any]) -> bytes:
         return b"".join(map(self.digest, values))
@@ -254,16 +251,35 @@ _METHODS: tuple[tuple[Any, Callable[[_Walk, Any], bytes]], ...] = (
 )
 
 
+_REMEMBERED = 100
+"""The longest texts that are remembered: names are shorter, and a document is hashed once."""
+
+
+@functools.lru_cache(maxsize=1 << 12)  # the modules of a model are many, their classes few
+def _method(kind: type) -> Callable[[_Walk, Any], bytes]:
+    return next((method for kinds, method in _METHODS if issubclass(kind, kinds)), _Walk.of_object)
+
+
 def _of_plain(value: Any) -> bytes:
+    """The fingerprint of a plain value; names and flags recur in every module, so theirs are remembered."""
+    unequal = isinstance(value, float | complex)  # 0.0 and -0.0 are equal, and have different fingerprints
+    long = isinstance(value, str | bytes) and len(value) > _REMEMBERED
+    return _of_plain_now(value) if unequal or long else _of_plain_once(value)
+
+
+def _of_plain_now(value: Any) -> bytes:
     if isinstance(value, float):
         content = struct.pack(">d", value) if value == value else b"nan"
     elif isinstance(value, str):
         content = value.encode("utf-8", "surrogatepass")
     elif isinstance(value, complex):
-        content = _of_plain(value.real) + _of_plain(value.imag)
+        content = _of_plain_now(value.real) + _of_plain_now(value.imag)
     else:
         content = value if isinstance(value, bytes) else repr(value).encode()
     return _hash("plain", _name(type(value)), content)
+
+
+_of_plain_once = functools.lru_cache(maxsize=1 << 14, typed=True)(_of_plain_now)
 
 
 def _builtin(walk: _Walk, value: Any) -> bytes:
