@@ -122,9 +122,9 @@ class CurvatureOperator:
     def graph_kept(self) -> AbstractContextManager[None]:
         """Within the block, products with the Hessian of one batch share the graph of its gradient.
 
-        They then take about 0.7 of the time (0.61 to 0.78, embedded network, 64 images), and the parameters must not
-        change meanwhile. Nothing changes for several batches, whose graphs together may not fit the memory, nor for the
-        Gauss-Newton matrix.
+        They then cost about 2.5 gradients of the data instead of 3.5 (analysis/benchmarks/curvature.md), and the
+        parameters must not change meanwhile. Nothing changes for several batches, whose graphs together may not fit the
+        memory, nor for the Gauss-Newton matrix.
         """
         one = self.kind == "hessian" and len(self._batches) == 1
         return self._operator.graphs_kept() if one else nullcontext()
