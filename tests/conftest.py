@@ -14,6 +14,7 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # about a worker per core: more threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests of several threads: waiting ones burn no core meanwhile
 
 import torch
 
