@@ -5,6 +5,7 @@ import os
 import time
 import timeit
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,20 @@ def garbage_of_one_module() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operations_of_onnx_read_once() -> Iterator[None]:
+    """Torch reads the source of onnxscript's 500 functions anew for each ONNX program: a third of its time here."""
+    try:
+        from torch.onnx._internal._lazy_import import onnxscript_apis
+    except ImportError:  # another torch: then as it does
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        read = cache(lambda: onnxscript_apis.__getattr__("get_torchlib_ops")())
+        patch.setitem(vars(onnxscript_apis), "get_torchlib_ops", read)
+        yield
 
 
 @pytest.fixture(scope="session")

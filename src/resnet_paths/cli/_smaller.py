@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..files import write_text
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
     from ..data.form import Form
 
@@ -90,6 +92,13 @@ class Folder:
     files: dict[str, Path] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     runs_onnx: bool = False
+
+    @cached_property
+    def program(self) -> ExportedProgram | None:
+        """The exported program, read from its file once; None if it was left out."""
+        import torch
+
+        return torch.export.load(self.files["pt2"]) if "pt2" in self.files else None
 
     @property
     def notes(self) -> list[str]:
@@ -222,23 +231,20 @@ def _returned(outputs: Any, count: int) -> str:
 
 def _written_onnx(example: Any, out: Path, written: Folder) -> str:
     """Write the program as ONNX, and compare where ONNX Runtime is installed; the text about it."""
-    import torch
-
     from ..surgery.export import onnx_program, write_onnx
 
-    if "pt2" not in written.files:
+    if written.program is None:
         written.left_out["model.onnx"] = "it is made from the exported program"
         return ""
-    program = torch.export.load(written.files["pt2"])
     try:
-        converted = onnx_program(program)
+        converted = onnx_program(written.program)
         feeds = _feeds([one.name for one in converted.model_proto.graph.input], example)
     except ValueError as error:
         written.left_out["model.onnx"] = str(error)
         return ""
     file = write_onnx(converted, out / "model.onnx")
     try:
-        written.runs_onnx = _same_in_onnx_runtime(file, program.module(), example)
+        written.runs_onnx = _same_in_onnx_runtime(file, written.program.module(), example)
     except ValueError as error:
         written.left_out["the check of model.onnx in ONNX Runtime"] = str(error)
     written.files["onnx"] = file
@@ -300,7 +306,7 @@ def _tensors(nest: Any, path: str) -> list[str]:
 
 
 def check_as_planned(
-    plan: rp.tradeoff.DropPlan, files: Mapping[str, Path], data: rp.data.InMemory, net: rp.UnrolledNetwork
+    plan: rp.tradeoff.DropPlan, written: Folder, data: rp.data.InMemory, net: rp.UnrolledNetwork
 ) -> dict[str, float]:
     """Measure what was written on the data that certified the plan: the program, or the weights if there is none.
 
@@ -316,7 +322,7 @@ def check_as_planned(
             f"expected the {planned.count} {planned.nouns} that certified the plan, {planned.name}, got {len(data)} "
             f"others from {data.name}; plan again, or restore the {planned.nouns}"
         )
-    expected, found = _planned_values(plan.point), _measured_values(plan, files, data, net)
+    expected, found = _planned_values(plan.point), _measured_values(plan, written, data, net)
     for name, value in expected.items():
         sized = max(abs(value), abs(plan.points[0].value or 0.0))
         allowed = _NEAR + 1e-9 if _is_share(name) else _NEAR * sized
@@ -349,22 +355,19 @@ def _planned_values(point: rp.tradeoff.PlanPoint) -> dict[str, float]:
 
 
 def _measured_values(
-    plan: rp.tradeoff.DropPlan, files: Mapping[str, Path], data: rp.data.InMemory, net: rp.UnrolledNetwork
+    plan: rp.tradeoff.DropPlan, written: Folder, data: rp.data.InMemory, net: rp.UnrolledNetwork
 ) -> dict[str, float]:
     """The same of what was written."""
-    import torch
-
     from ..tradeoff.measures import answers
 
-    written: nn.Module
-    if "pt2" in files:
-        written = torch.export.load(files["pt2"]).module()
+    model: nn.Module
+    if written.program is not None:
+        model = written.program.module()
     else:
-        written = rp.models.load_model(str(files["safetensors"].parent))
-        device = next((one.device for one in net.model.parameters()), None)
-        written = written.to(device)
+        model = rp.models.load_model(str(written.files["safetensors"].parent))
+        model = model.to(next((one.device for one in net.model.parameters()), None))
     size, planned = plan.split.batch_size, _planned_values(plan.point)
-    found, values = answers(written, data, net.followed, size, like=net.model), {}
+    found, values = answers(model, data, net.followed, size, like=net.model), {}
     if "accuracy" in planned:
         values["accuracy"] = float(found.right.mean())
     if set(planned) - {"accuracy"}:

@@ -93,7 +93,7 @@ def _as_planned(
         )
     smaller = plan.apply(net, images.used, split=split)
     written = write_smaller(smaller, noted["model"], plan.point.names, images.test, out, onnx=onnx)
-    measured = check_as_planned(plan, written.files, images.test, net)
+    measured = check_as_planned(plan, written, images.test, net)
     facts = _facts(net, plan.point.dropped, smaller, written)
     return {**facts, "measured": measured, "test": f"{len(images.test)} test {images.test.nouns}"}
 

@@ -48,7 +48,7 @@ def shrink(
     smaller = plan.apply(net, images.used, split=made.split)
     written = write_smaller(smaller, subject.model, plan.point.names, images.test, out, onnx=onnx)
     files |= written.files
-    check_as_planned(plan, files, images.test, net)
+    check_as_planned(plan, written, images.test, net)
     stages = _stages(net, plan, images.test, files["onnx"] if written.runs_onnx and subject.device == "cpu" else None)
     _add_to_readme(files["readme"], stages, plan)
     if as_json:
