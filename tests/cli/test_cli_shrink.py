@@ -36,7 +36,7 @@ def shrunk(small_checkpoint, tmp_path_factory):
     (folder / "mine.py").write_text(OWN.format(weights=str(weights)))
     model = f"{folder / 'mine.py'}:build"
     result = run(
-        "shrink", "--model", model, "--count", "2", "--limit", "200", "--finetune-epochs", "4", *QUICK,
+        "shrink", "--model", model, "--count", "2", "--limit", "200", "--finetune-epochs", "1", *QUICK,
         "--out", folder / "out",
     )  # fmt: skip
     return folder / "out", result
@@ -88,7 +88,10 @@ def test_a_written_network_can_be_shrunk_again(shrunk, tmp_path) -> None:
     )  # fmt: skip
     assert again.exit_code == 0, again.output
     facts = json.loads(again.stdout)
-    assert set(facts["stages"][-1]["milliseconds"]) == {"PyTorch", "exported"}
+    points = json.loads((tmp_path / "plan.json").read_text())["points"]
+    for stage, point in zip((facts["stages"][0], facts["stages"][-1]), points, strict=True):
+        assert set(stage["milliseconds"]) == {"PyTorch", "exported"}
+        assert stage["milliseconds"]["exported"] == pytest.approx(1e3 * point["latency"])  # timed once, for the plan
     assert len(facts["dropped"]) == 1
     assert accuracy(load_model(str(tmp_path)), load_data("digits")) == pytest.approx(
         facts["stages"][-1]["value"], abs=1e-3

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import resnet_paths as rp
 
+from ..choices import Runtime
 from ..files import write_text
 from ..tables import json_text
 from ..text_tables import show, table
@@ -94,25 +95,30 @@ class Stage:
     parameters: int
 
 
-_OTHER_RUNTIMES = {"compile": "compiled", "export": "exported", "openvino": "OpenVINO"}
-"""Runtimes that get their own column if the goal is stated in them."""
+_RUNTIMES: dict[Runtime, str] = {
+    "eager": "PyTorch", "onnx": "ONNX Runtime", "compile": "compiled", "export": "exported", "openvino": "OpenVINO",
+}  # fmt: skip
+"""The heads of their columns."""
 
 
 def _stages(
     net: rp.UnrolledNetwork, plan: rp.tradeoff.DropPlan, data: rp.data.InMemory, onnx: Path | None
 ) -> list[Stage]:
-    """The full network, and the dropped, repaired and fine-tuned ones; the latter three are equally fast."""
+    """The full network, and the dropped, repaired and fine-tuned ones; the latter three are equally fast.
+
+    The times are the plan's in its runtime, and are measured here in the others: eager, and that of the ONNX file.
+    """
     full, point = plan.points[0], plan.points[plan.chosen]
-    before: dict[str, float] = {}
-    after: dict[str, float] = {}
-    before["PyTorch"], after["PyTorch"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, data)
-    if onnx is not None:
+    times = {plan.clock.runtime: (1e3 * full.latency, 1e3 * point.latency)}
+    if "eager" not in times:
+        times["eager"] = _milliseconds(net, replace(plan.clock, runtime="eager"), point, data)
+    if onnx is not None and "onnx" not in times:
         from ..tradeoff.runtimes import onnx_session
 
         clock, written = replace(plan.clock, runtime="onnx"), onnx_session(onnx, plan.clock.threads)
-        before["ONNX Runtime"], after["ONNX Runtime"] = _milliseconds(net, clock, point, data, written)
-    if (name := _OTHER_RUNTIMES.get(plan.clock.runtime)) is not None:
-        before[name], after[name] = _milliseconds(net, plan.clock, point, data)
+        times["onnx"] = _milliseconds(net, clock, point, data, written)
+    heads = {runtime: head for runtime, head in _RUNTIMES.items() if runtime in times}
+    before, after = ({head: times[runtime][when] for runtime, head in heads.items()} for when in (0, 1))
     rows = [Stage("full", *_reached(full), before, full.macs, full.parameters)]
     size = (after, point.macs, point.parameters)
     if point.repair != "none":
