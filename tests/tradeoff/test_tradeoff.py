@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import randomise_norms
@@ -39,14 +40,8 @@ def test_flops_and_parameters_by_hand() -> None:
 
 
 class Attending(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("bij,bj->bi", x, nn.functional.scaled_dot_product_attention(x, x, x)[:, 0]) + self.layer(
-            x
-        ).mean(2)
+        return torch.einsum("bij,bj->bi", x, nn.functional.scaled_dot_product_attention(x, x, x)[:, 0])
 
 
 class Branching(nn.Module):
@@ -75,9 +70,18 @@ def test_operations_are_those_that_torch_counts(kind: str, inference: bool) -> N
     make, shape = COUNTED[kind]
     model, x = make().eval(), torch.randn(shape)
     with torch.inference_mode(inference), torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(x)
         assert count_flops(model, x) == counter.get_total_flops() > 0
+
+
+def test_fused_transformer_layers_count_by_their_parts() -> None:
+    """Two layers: input and output projections, q k' and its product with v, and two linear maps."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, (batch, length, width, hidden) = nn.TransformerEncoder(layer, 2).eval(), (3, 5, 8, 16)
+    maps = length * (4 * width**2 + 2 * width * hidden)
+    assert count_flops(model, torch.randn(batch, length, width)) == 2 * 2 * batch * (maps + 2 * length**2 * width)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_counting_does_not_wait_for_the_compiler() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..imports import first_import
 
@@ -117,15 +116,3 @@ def make_operator(
         num_data=count,
         batch_size_fn=batch_length,
     )
-
-
-@contextmanager
-def differentiable_attention() -> Iterator[None]:
-    """Within the block attention runs by plain matrix products, which can be differentiated twice."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..arguments import checked, outside_autocast
 from ..data import ImageData, ImageSource, as_batches
+from ..graph.attention import unfused_attention
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
 from ..graph.preserve import preserved
@@ -75,7 +76,6 @@ class CurvatureOperator:
         self.samples = sum(batch_length(x) for x, _ in batches)
         self.products = 0
         self._batches, self._loss = batches, loss
-        self._backend = _operators
         self._own = own
         mean = MeanLoss(loss, [target for _, target in batches], self.samples)
         self._operator = _operators.make_operator(kind, _Logits(own), mean, chosen, batches, self.samples)
@@ -131,7 +131,7 @@ class CurvatureOperator:
 
     def _alone(self, compute: Callable[[], T]) -> T:
         """What needs the modules to itself, which are left as they were."""
-        with torch.inference_mode(False), preserved(self._own), self._backend.differentiable_attention():
+        with torch.inference_mode(False), preserved(self._own), unfused_attention():
             return compute()
 
     def _product(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ..arguments import checked
 from ..files import whole_file
+from ..imports import first_import
 
 
 @checked
@@ -52,7 +53,8 @@ def save(ax: Axes | Figure | Sequence[Axes | Figure], path: str | Path, **option
         if len(figures) == 1:
             figures[0].savefig(partial, **options)
         else:
-            from matplotlib.backends.backend_pdf import PdfPages  # imported late: it imports fontTools, 0.3 seconds
+            with first_import("matplotlib.backends.backend_pdf"):  # late: it imports fontTools, 0.3 seconds
+                from matplotlib.backends.backend_pdf import PdfPages
 
             with PdfPages(partial) as pages:
                 for figure in figures:

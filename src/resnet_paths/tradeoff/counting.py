@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..arguments import checked
+from ..graph.attention import unfused_attention
 from ..graph.inputs import call_model
 from ..graph.preserve import preserved
 from ..imports import first_import
@@ -75,13 +76,16 @@ def count_parameters(model: nn.Module) -> int:
 
 @checked
 def count_flops(model: nn.Module, x: Any) -> int:
-    """Floating-point operations of one forward pass on x, by torch's own counter (a multiply-add counts as two).
+    """Floating-point operations of one forward pass on x, by torch's own formulas (a multiply-add counts as two).
+
+    Counted are convolutions, matrix products and attention by its matrix products, fused kernels included.
+    Recurrent layers (``nn.LSTM``, ``nn.GRU``) and quantised ones, for which torch has no formula, count as none.
 
     Example:
         >>> count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4))
         128
     """
-    with preserved(model), torch.no_grad():
+    with preserved(model), unfused_attention(), torch.no_grad():
         return _counted(call_model, model, x)[1]
 
 
@@ -110,7 +114,7 @@ def macs_by_block(net: UnrolledNetwork, x: Any) -> tuple[int, ...]:
         True
     """
     counts = []
-    with preserved(net.model), torch.no_grad():
+    with preserved(net.model), unfused_attention(), torch.no_grad():
         state = net.stem(x)
         for _ in range(len(net)):
             shortcut = net.shortcut(state)
