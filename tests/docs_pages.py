@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _MPI = re.compile(r"<!-- a script for mpi4py\.futures -->\s*\Z")
-_SMALLER = re.compile(r"<!-- in the tests `(.+?)` is `(.+?)` -->\s*\Z")
+_SMALLER = re.compile(r"<!-- in the tests `(.+?)` is `(.+?)` -->\s*")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,11 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _smaller(code: str, before: str, page: Path) -> str:
-    """The code with what a comment before it says is less in the tests, where what is shown does not depend on it."""
-    comment = _SMALLER.search(before)
-    if comment is None:
-        return code
-    written, instead = comment.groups()
-    assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
-    return code.replace(written, instead)
+    """The code with what comments before it say is less in the tests, where what is shown does not depend on it."""
+    for written, instead in _SMALLER.findall(before):
+        assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
+        code = code.replace(written, instead)
+    return code
 
 
 def placed(block: Block) -> str:

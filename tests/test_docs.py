@@ -2,8 +2,8 @@
 
 Python: the blocks of a page run in order in one namespace; a text block right after one is what it prints (``...``
 stands for anything). A script for MPI runs in tests/sweep/test_executors.py. Commands (``resnet-paths ...``) run in the
-same folder as the page's Python, through the command line's own parser. What a comment such as
-``<!-- in the tests `draws=6` is `draws=2` -->`` before a block says is less in the tests.
+same folder as the page's Python, through the command line's own parser. What comments such as
+``<!-- in the tests `draws=6` is `draws=2` -->`` before a block say is less in the tests.
 """
 
 import contextlib
@@ -142,6 +142,9 @@ def test_the_mechanism_sees_wrong_output_and_broken_code(tmp_path: Path) -> None
     with pytest.raises(NameError, match="undefined"):
         _in_order(page, blocks(page))
     page.write_text("<!-- in the tests `1 + 1` is `1 + 2` -->\n```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n")
+    _in_order(page, blocks(page))
+    two = "<!-- in the tests `1 +` is `4 +` -->\n<!-- in the tests `+ 1` is `+ 5` -->\n"
+    page.write_text(f"{two}```python\nprint(1 + 1)\n```\n\n```text\n9\n```\n")
     _in_order(page, blocks(page))
     page.write_text("<!-- in the tests `2 + 1` is `1 + 2` -->\n```python\nprint(1 + 1)\n```\n")
     with pytest.raises(AssertionError, match="expected 2 \\+ 1 once"):
