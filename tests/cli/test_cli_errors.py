@@ -27,7 +27,7 @@ WRONG = [
     (["reproduce", "veit2015"], "did you mean veit2016?"),
     (["reproduce", "veit2016", "--claim", "dekay"], "did you mean decay?"),
     (["reproduce", "li2018", "--data", "nowhere"], "neither a known name nor a file"),
-    (["unroll", "--model", "vgg11"], "never adds two"),
+    (["unroll", "--model", "alexnet"], "never adds two"),
     (["unroll", "--input", "3by3"], "--input as numbers"),
     (["unroll", "--input", "3x32x32"], "--input as the shape of the model's input"),
     (["unroll", "--model", " "], "a value for --model"),
