@@ -49,6 +49,8 @@ def tags(html: str) -> list[str]:
 def test_every_public_record_is_shown(package: str) -> None:
     module = importlib.import_module(f"resnet_paths.{package}")
     for name in getattr(module, "__all__", ()):
+        if name.startswith("Lightning"):  # a callback, no record; to read it would import Lightning
+            continue
         value = getattr(module, name)
         if inspect.isclass(value) and dataclasses.is_dataclass(value) and hasattr(value, "to_pandas"):
             assert issubclass(value, Shown), f"{name} of {package} shows no table in a notebook: derive it from Record"

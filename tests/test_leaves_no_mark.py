@@ -65,9 +65,9 @@ def directions(net: UnrolledNetwork) -> list[landscape.Direction]:
 
 
 def states(net: UnrolledNetwork) -> list[dict[str, torch.Tensor]]:
-    """Four checkpoints."""
+    """Three checkpoints: as few as span a plane."""
     found = []
-    for seed in range(4):
+    for seed in range(3):
         generator = torch.Generator("cpu").manual_seed(seed)
         state = {name: value.clone() for name, value in net.model.state_dict().items()}
         step = torch.randn(state["linear.weight"].shape, generator=generator, device="cpu", dtype=torch.float32) / 10
@@ -321,7 +321,7 @@ def test_nothing_is_left_changed_and_modes_and_devices_change_no_number(name: st
     with unmarked(net, data), contextlib.suppress(unrolling.NoBlocksError):
         returned = FUNCTIONS[name](net, data)
     calls = Trap.calls
-    for record in records_in(returned):
+    for record in {type(record): record for record in records_in(returned)}.values():
         check_record(record, tmp_path)
     assert (calls > 0) == (name in STOPPABLE)
     if name not in WITHOUT_VALUE:
@@ -340,6 +340,8 @@ def test_every_public_function_of_a_model_is_listed() -> None:
     missing = []
     for package in (unrolling, surgery, lesion, paths, landscape, tradeoff, training, comparison, callbacks):
         for name in package.__all__:
+            if name[0].isupper():  # a class; to read that of Lightning would import it
+                continue
             function = getattr(package, name)
             if not inspect.isfunction(function):
                 continue

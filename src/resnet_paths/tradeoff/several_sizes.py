@@ -123,10 +123,10 @@ def elastic(
     Example:
         >>> from resnet_paths import load_data, load_model, unroll
         >>> data, clock = load_data("digits", "train").sample(80), Clock(batch=8, seconds=0.01, rounds=3)
-        >>> model = elastic(unroll(load_model("embedded")), [[3], [3, 7], [3, 7, 12]], data, clock=clock)
+        >>> model = elastic(unroll(load_model("embedded")), [[21], [21, 23], [21, 23, 25]], data, clock=clock)
         >>> model.budget = 1.0
         >>> model.level, model.dropped[2], model(data.x[:2]).shape
-        (0, ('layer1.3', 'layer1.7'), torch.Size([2, 10]))
+        (0, ('layer3.3', 'layer3.5'), torch.Size([2, 10]))
     """
     indices = [frozenset(net.indices(blocks)) for blocks in sets]
     for smaller, larger in itertools.pairwise([frozenset(), *indices]):
