@@ -142,6 +142,5 @@ def quick_latencies() -> Iterator[None]:
         patch.setattr("resnet_paths.tradeoff.timing._seconds_a_call", of_one_call)
         patch.setattr("resnet_paths.tradeoff.timing.monotonic", lambda: 20 * time.monotonic())
         patch.setattr("resnet_paths.tradeoff.timing._ROUNDS", 2)
-        patch.setattr("resnet_paths.comparison.side_by_side._ROUNDS", 6)  # the fewest that have an interval
         patch.setattr(stopwatch, "latencies_in_turn", in_fewer_rounds)
         yield

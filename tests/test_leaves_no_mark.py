@@ -305,8 +305,9 @@ def unmarked(net: UnrolledNetwork, data: ImageData) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def trap_rearmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One run of a model a timing, so that a function runs it as often each time."""
+    """One run of a model a timing, so that a function runs it as often each time, and few of them."""
     monkeypatch.setattr("resnet_paths.tradeoff.timing._SHORTEST", 0.0)
+    monkeypatch.setattr("resnet_paths.comparison.side_by_side._ROUNDS", 6)  # the fewest that have an interval
     yield
     Trap.stop_at = None
 
