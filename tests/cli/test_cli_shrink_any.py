@@ -151,8 +151,11 @@ def test_shrink_writes_what_it_measured_and_the_readme_runs(form: str, mine: Pat
     if form == "gpt2":
         pytest.importorskip("transformers")
     given = ("--model", f"{mine}:{form}", "--data", f"{mine}:{form}_data", *QUICK)
+    load, read = torch.export.load, list[Path]()
+    monkeypatch.setattr(torch.export, "load", lambda file: read.append(file) or load(file))
     result = run("shrink", *given, *FORMS[form], "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.output
+    assert read == [tmp_path / "model.pt2"]  # for its ONNX file and for its check, once
     facts = json.loads(result.stdout, parse_constant=pytest.fail)
     full, data = own(mine, form)
     metric = REACHED[form]
