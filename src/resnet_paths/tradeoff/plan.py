@@ -272,13 +272,32 @@ def _lost(point: PlanPoint) -> str:
     """The cost of dropping with its bound, in words: in accuracy, or without labels in changed answers."""
     if point.metric and point.metric != "disagreement":
         rise, most = point.rise or 0, point.rise_at_most or 0
-        return f"{point.metric} rises by {rise:.4g}, with 95% confidence by at most {most:.4g}"
+        return _change(point.metric, ("rises", "falls"), rise, most, ".4g")
     if math.isnan(point.accuracy):
         return (
             f"{point.disagreement:.2%} of answers change, with 95% confidence at most "
             f"{point.disagreement_at_most or 0:.2%}"
         )
-    return f"accuracy falls by {point.fall:.2%}, with 95% confidence by at most {point.fall_at_most or 0:.2%}"
+    return _change("accuracy", ("falls", "rises"), point.fall, point.fall_at_most or 0, ".2%")
+
+
+def _change(subject: str, verbs: tuple[str, str], change: float, most: float, form: str) -> str:
+    """A change for the worse and its upper bound; the second verb if the change is one for the better.
+
+    Example:
+        >>> _change("accuracy", ("falls", "rises"), 0.01, 0.02, ".0%")
+        'accuracy falls by 1%, with 95% confidence by at most 2%'
+        >>> _change("accuracy", ("falls", "rises"), -0.01, 0.02, ".0%")
+        'accuracy rises by 1%; with 95% confidence it falls by at most 2%'
+        >>> _change("loss", ("rises", "falls"), -0.5, -0.25, "g")
+        'loss falls by 0.5, with 95% confidence by at least 0.25'
+    """
+    worse, better = verbs
+    if change >= 0:
+        return f"{subject} {worse} by {change:{form}}, with 95% confidence by at most {most:{form}}"
+    if most < 0:
+        return f"{subject} {better} by {-change:{form}}, with 95% confidence by at least {-most:{form}}"
+    return f"{subject} {better} by {-change:{form}}; with 95% confidence it {worse} by at most {most:{form}}"
 
 
 def training_data(repair: Distil, roles: Mapping[str, InMemory], model: nn.Module) -> InMemory:
