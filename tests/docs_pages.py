@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _FENCE = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _MPI = re.compile(r"<!-- a script for mpi4py\.futures -->\s*\Z")
 _SMALLER = re.compile(r"<!-- in the tests `(.+?)` is `(.+?)` -->\s*")
+_ALL_SMALLER = re.compile(rf"(?:{_SMALLER.pattern})+\Z")  # right before a block
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def blocks(page: Path) -> list[Block]:
 
 def _smaller(code: str, before: str, page: Path) -> str:
     """The code with what comments before it say is less in the tests, where what is shown does not depend on it."""
-    for written, instead in _SMALLER.findall(before):
+    comments = _ALL_SMALLER.search(before)
+    for written, instead in _SMALLER.findall(comments[0]) if comments else ():
         assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
         code = code.replace(written, instead)
     return code

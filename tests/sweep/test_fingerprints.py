@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Self
 
 import numpy as np
 import pytest
@@ -325,3 +326,25 @@ def test_packages_of_an_environment_around_this_one_are_installed(
     module.__file__, module.__version__ = str(tmp_path / folder / "borrowed.py"), "1.5"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert code_identity.installed_version(module.__name__) == (None if folder == "project" else "1.5")
+
+
+class Metres(int):
+    """Equal to another of its length, whatever its unit."""
+
+    def __new__(cls, value: int, unit: str) -> Self:
+        made = super().__new__(cls, value)
+        made.unit = unit  # type: ignore[attr-defined]
+        return made
+
+    def __repr__(self) -> str:
+        return f"{int(self)} {self.unit}"  # type: ignore[attr-defined]
+
+
+class Unhashable(str):
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_equal_values_of_classes_of_their_own_may_differ() -> None:
+    assert Metres(1, "m") == Metres(1, "km")
+    assert fingerprint(Metres(1, "m")) != fingerprint(Metres(1, "km"))
+    assert fingerprint(Unhashable("a")) == fingerprint(Unhashable("a")) != fingerprint("a")

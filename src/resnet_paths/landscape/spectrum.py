@@ -158,11 +158,11 @@ def spectral_density(
         from scipy.linalg import eigh_tridiagonal
 
     nodes, weights = np.full((draws, taken), np.nan), np.zeros((draws, taken))
-    for row, start in enumerate(random_vectors(operator, draws, "gaussian", seed, together=1)):
-        with operator.graph_kept():
+    with operator.graph_kept():
+        for row, start in enumerate(random_vectors(operator, draws, "gaussian", seed, together=1)):
             diagonal, beside, _ = lanczos(operator, start[:, 0], taken)
-        values, vectors = eigh_tridiagonal(diagonal, beside)
-        nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
+            values, vectors = eigh_tridiagonal(diagonal, beside)
+            nodes[row, : len(values)], weights[row, : len(values)] = values, vectors[0] ** 2
 
     low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
     spread = float(width) if width is not None else max(0.01 * (high - low), 1e-12 * max(abs(low), abs(high), 1e-300))

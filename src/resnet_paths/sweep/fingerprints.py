@@ -261,10 +261,13 @@ def _method(kind: type) -> Callable[[_Walk, Any], bytes]:
 
 
 def _of_plain(value: Any) -> bytes:
-    """The fingerprint of a plain value; names and flags recur in every module, so theirs are remembered."""
-    unequal = isinstance(value, float | complex)  # 0.0 and -0.0 are equal, and have different fingerprints
-    long = isinstance(value, str | bytes) and len(value) > _REMEMBERED
-    return _of_plain_now(value) if unequal or long else _of_plain_once(value)
+    """The fingerprint of a plain value; names and flags recur in every module, so theirs are remembered.
+
+    Only of Python's own types, whose equal values are the same: 0.0 equals -0.0, and an integer or a text of a class of
+    its own may equal another that differs, or have no hash.
+    """
+    short = type(value) in (str, bytes) and len(value) <= _REMEMBERED
+    return _of_plain_once(value) if short or type(value) in (int, bool, type(None)) else _of_plain_now(value)
 
 
 def _of_plain_now(value: Any) -> bytes:
