@@ -257,6 +257,37 @@ def test_any_other_module_without_parameters_is_one_operation(follow: Callable[[
     assert [node.target for node in program.graph.nodes if node.op == "call_module"] == ["0.a", "1", "2.a"]
 
 
+# modules that are not the model's
+
+
+class Functions(nn.Module):
+    """Uses modules as functions, as many write them, of a class that the model has and of others."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.relu, self.f, self.hidden = nn.ReLU(), nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), [last]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.f:
+            x = x + nn.ReLU()(nn.Sequential(nn.Softplus(), nn.Flatten())(layer(x)))
+        return nn.Softmax(dim=1)(self.hidden[0](x))
+
+
+@pytest.mark.parametrize("follow", [trace, lambda model: record(model, X)])
+def test_modules_without_weights_may_be_functions(follow: Callable[[nn.Module], Program]) -> None:
+    model = Functions(nn.Sigmoid()).double().eval()
+    net = UnrolledNetwork(model, lambda: follow(model))
+    assert len(net) == 3
+    x = torch.randn(5, 4, dtype=torch.float64)
+    assert torch.equal(net(x), model(x))
+
+
+@pytest.mark.parametrize("hidden", [nn.Linear(4, 4), nn.LayerNorm(4), nn.BatchNorm1d(4, affine=False)])
+def test_modules_with_weights_have_to_be_the_models(hidden: nn.Module) -> None:
+    with pytest.raises(TraceError, match=f"{type(hidden).__name__} that is not one of its modules"):
+        trace(Functions(hidden).eval())
+
+
 # lists that functions change
 
 

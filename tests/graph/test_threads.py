@@ -10,7 +10,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from resnet_paths.graph.errors import TraceError
-from resnet_paths.graph.own_thread import replaced_here
+from resnet_paths.graph.own_thread import replaced_for, replaced_here
 from resnet_paths.graph.program import Program
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
@@ -71,12 +71,19 @@ def in_threads(*jobs: Callable[[], None]) -> None:
         raise errors[0]
 
 
+class Breaks(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            raise RuntimeError("boom")
+
+
 def patched() -> dict[str, object]:
     """What the front ends replace for a moment."""
     return {
-        "call": nn.Module.__call__,
-        "getattr": nn.Module.__getattr__,
-        "getattribute": nn.Module.__dict__.get("__getattribute__"),
+        "modules": [
+            {name: vars(kind).get(name) for name in ("__call__", "_call_impl", "__getattr__", "__getattribute__")}
+            for kind in (nn.Module, nn.Linear, nn.Sequential, Block, Breaks)
+        ],
         "autocast": torch.autocast.__enter__,
         "exit": torch.autocast.__exit__,
         "checkpoint": torch.utils.checkpoint.checkpoint,
@@ -150,11 +157,6 @@ def test_threads_that_follow_and_run_models_at_once(kind: str, trial: int) -> No
 
 @pytest.mark.parametrize("follow", [trace, lambda model: record(model, torch.randn(2, 4))])
 def test_nothing_stays_replaced_after_an_exception(follow: Callable[[nn.Module], Program]) -> None:
-    class Breaks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            with torch.autocast("cpu", enabled=False):
-                raise RuntimeError("boom")
-
     before = patched()
     with pytest.raises(TraceError, match="boom"):
         follow(Breaks())
@@ -187,3 +189,37 @@ def test_a_replacement_is_for_its_thread_alone() -> None:
     look()
     assert seen == ["ORIGINAL"] * 3 + ["original"] * 6
     assert "method" not in vars(Inherits)
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_method_is_replaced_for_the_classes_of_some_objects(has_own: bool) -> None:
+    class Base:
+        def __call__(self) -> str:
+            return "original"
+
+    class Left(Base):
+        pass
+
+    class Lowest(Left):
+        if has_own:
+
+            def __call__(self) -> str:
+                return f"{super().__call__()}, called from below"
+
+    class Right(Base):
+        pass
+
+    def seen() -> list[str]:
+        return [kind()() for kind in (Left, Lowest, Right)]
+
+    before = seen()
+    with replaced_for([Left(), Lowest()], Base, "__call__", lambda original: lambda self: original(self).upper()):
+        now = seen()
+        elsewhere: list[str] = []
+        in_threads(lambda: elsewhere.extend(seen()))
+    if has_own:
+        assert now == ["ORIGINAL", "ORIGINAL, called from below", "ORIGINAL"]
+    else:
+        assert now == ["ORIGINAL", "ORIGINAL", "original"]
+    assert elsewhere[:3] == before == seen()
+    assert all("__call__" not in vars(kind) for kind in (Left, Right))

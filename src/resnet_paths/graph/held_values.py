@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .errors import UnrollError
-from .own_thread import replaced_here
+from .own_thread import replaced_for
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _COLLECTIONS = (tuple, list, set, frozenset)
@@ -134,6 +134,7 @@ class Reads:
         watching: Callable[[], bool] = lambda: True,
         method: Callable[[str, Any], Any] | None = None,
     ) -> None:
+        self._modules = list(model.modules())
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._watching, self._method = watching, method
         self.seen: dict[tuple[int, str], HeldAttribute] = {}
@@ -155,7 +156,7 @@ class Reads:
 
             return read
 
-        with replaced_here(nn.Module, "__getattribute__", reading):
+        with replaced_for(self._modules, nn.Module, "__getattribute__", reading):
             yield
 
     def _note(self, module: nn.Module, name: str, value: Any) -> None:

@@ -39,7 +39,7 @@ from .inputs import arguments_by_name, named_tensors
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .opaque_modules import CannotFollow, follow_with_opaque_modules
-from .own_thread import replaced_here
+from .own_thread import replaced_for
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_difference, first_node, map_nodes
 from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
@@ -382,7 +382,7 @@ class _Recorder(Regions):
             return not self.quiet and _holds_tensor(args)
 
         with (
-            replaced_here(nn.Module, "__call__", calling),
+            replaced_for(self.model.modules(), nn.Module, "__call__", calling),
             kept_whole(wanted, self.custom),
             self.reads.noted(),
             self.followed(gradients=gradients),

@@ -19,6 +19,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from .in_place import changes_its_input, is_view, without_change
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .opaque_modules import CannotFollow, follow_with_opaque_modules
-from .own_thread import replaced_here
+from .own_thread import replaced_for, replaced_here
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_node, map_nodes
 from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
@@ -262,12 +263,23 @@ class _Tracer(fx.Tracer):
     @contextmanager
     def following(self) -> Iterator[None]:
         """Within the block, this thread's module calls and parameter reads go to this tracer."""
-        patcher = fx_tracing._Patcher()
+        patcher, known = fx_tracing._Patcher(), set(self._modules.values())
 
         def calling(original: Callable[..., Any]) -> Callable[..., Any]:
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 self._wrap_known_functions(patcher, module)
+                if getattr(module, "_orig_mod", module) not in known:
+                    return original(module, *args, **kwargs)
                 return self.call_module(module, functools.partial(original, module), args, kwargs)
+
+            return call
+
+        def calling_other(original: Callable[..., Any]) -> Callable[..., Any]:
+            """What is not the model's, of any class, is a function: ``nn.ReLU()(x)``."""
+
+            def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                _check_weightless(module)
+                return original(module, *args, **kwargs)
 
             return call
 
@@ -281,8 +293,9 @@ class _Tracer(fx.Tracer):
             self._wrap_known_functions(patcher, self.model)
             for module in self._autowrap_search:
                 fx_tracing._autowrap_check(patcher, vars(module), self._autowrap_function_ids)
-            stack.enter_context(replaced_here(nn.Module, "__call__", calling))
-            stack.enter_context(replaced_here(nn.Module, "__getattr__", getting))
+            stack.enter_context(replaced_for(self._modules.values(), nn.Module, "__call__", calling))
+            stack.enter_context(replaced_here(nn.Module, "_call_impl", calling_other))
+            stack.enter_context(replaced_for(self._modules.values(), nn.Module, "__getattr__", getting))
             stack.enter_context(kept_whole(self._has_proxies, self._custom))
             stack.enter_context(self.regions.followed())
             stack.enter_context(self.reads.noted())
@@ -421,6 +434,15 @@ class _Tracer(fx.Tracer):
             else:
                 args.append(stand_in)
         return placeholders, args, kwargs
+
+
+def _check_weightless(module: nn.Module) -> None:
+    """Check that a module that is not one of the model's has no tensors: the graph could not name them."""
+    if next(chain(module.parameters(), module.buffers()), None) is not None:
+        raise TraceError(
+            f"it calls a {type(module).__name__} that is not one of its modules (keep modules as attributes or in an "
+            "nn.ModuleList, not in a plain list)"
+        )
 
 
 def _tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
