@@ -2,6 +2,7 @@
 
 import threading
 import types
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -134,3 +135,14 @@ def test_what_cannot_be_copied_is_said_in_one_line() -> None:
         drop_blocks(model, [0])
     assert "\n" not in str(error.value)
     assert drop_blocks(model, [0], inplace=True) is model
+
+
+def test_empty_tables_are_the_copys_own_and_shared_where_the_models_are() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    model["a"].seen = model["b"].seen = OrderedDict()
+    copy = copied(model)
+    copy["a"].register_forward_hook(lambda *_: None)
+    copy["a"].seen["now"] = 1
+    assert not model["a"]._forward_hooks and not model["a"].seen
+    assert copy["b"].seen is copy["a"].seen
+    assert all(type(vars(copy["a"])[name]) is type(value) for name, value in vars(model["a"]).items())

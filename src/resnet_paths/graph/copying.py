@@ -15,6 +15,7 @@ Two kinds of ordinary models are too much for `copy.deepcopy`:
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -48,6 +49,7 @@ def copied(model: nn.Module, memo: Memo | None = None) -> nn.Module:
     memo = {} if memo is None else memo
     functions = _functions_of(model, memo)
     memo.update((id(function), _hollow(function)) for function in functions)
+    memo.update((id(table), OrderedDict()) for table in _empty_tables(model) if id(table) not in memo)
     try:
         with (
             MODEL_LOCK,
@@ -76,6 +78,14 @@ class _DetachedCopies(TorchFunctionMode):
                 memo[id(tensor)] = tensor.detach().clone()
             return memo[id(tensor)]
         return func(*args, **(kwargs or {}))
+
+
+def _empty_tables(model: nn.Module) -> Iterator[OrderedDict[Any, Any]]:
+    """The empty tables of hooks: each module has ten, and `copy.deepcopy` takes as long for them as for all else."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) is OrderedDict and not value:
+                yield value
 
 
 # functions that refer to a module of the model

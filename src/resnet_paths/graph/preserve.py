@@ -22,6 +22,7 @@ running statistics cannot be distinguished from the side effects of that run, an
 
 from __future__ import annotations
 
+import operator
 import os
 import random
 import sys
@@ -55,6 +56,9 @@ def _restore(module: nn.Module, attributes: dict[str, Any], tables: dict[str, di
 
 def _put_back(current: dict[Any, Any], before: dict[Any, Any]) -> None:
     """Restore a dictionary, by the identity and order of its values, writing only what differs."""
+    same = len(current) == len(before) and all(map(operator.is_, current.values(), before.values()))
+    if same and list(current) == list(before):
+        return  # nearly always, and a model of 50 modules has 350 such dictionaries
     for name in [name for name in current if name not in before]:
         del current[name]
     for name, value in before.items():
