@@ -59,7 +59,8 @@ def test_wrappers_of_any_arguments(wrapper: Callable[[nn.Module], nn.Module], ex
     model = wrapper(blocks()).eval()
     net = unroll(model, example)
     assert len(net) == 3
-    assert torch.equal(net(X), model(X))
+    x = X.to(next(model.parameters()).device)  # DataParallel moves the model to the GPU where there is one
+    assert torch.equal(net(x), model(X))
 
 
 def test_wrappers_by_keyword() -> None:

