@@ -658,6 +658,14 @@ def test_no_title_boasts_of_time_that_is_not_shown_to_be_saved(high: float, titl
     assert latency.below.endswith("to 98 %") or latency.below.endswith(": not shown to be less")
 
 
+def test_a_change_for_the_better_is_no_negative_fall() -> None:
+    assert (
+        Terms().sentence(0.002, 0.03) == "accuracy falls by 0.20 points, and with 95 % confidence by at most 3.0 points"
+    )
+    better = "accuracy rises by 0.20 points, and with 95 % confidence it falls by at most 3.0 points"
+    assert Terms().sentence(-0.002, 0.03) == better
+
+
 def test_the_explorer_shows_the_page_s_own_latencies(whole) -> None:
     (shown,) = [a["data-latencies"] for a in Page(whole.path.read_text()).all("div") if "data-latencies" in a]
     frame = whole.tables["frontier"]

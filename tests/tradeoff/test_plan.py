@@ -225,8 +225,10 @@ def test_a_certificate_that_no_set_can_have_is_said_with_the_number_of_images_ne
     assert "there are 60" in plan.notes[0]
     one = replace(plan.points[0], dropped=(1,), fall=0.002, fall_at_most=0.034)
     close = replace(plan, points=(plan.points[0], one), chosen=0)
-    assert "accuracy falls by 0.20%, at this confidence at most 3.40%: too few images" in close.summary
+    assert "accuracy falls by 0.20%, with 95% confidence by at most 3.40%: too few images" in close.summary
     assert "about 960 would suffice" in close.summary
+    better = replace(plan, points=(plan.points[0], replace(one, fall=-0.002)), chosen=0)
+    assert "accuracy rises by 0.20%; with 95% confidence it falls by at most 3.40%: too few" in better.summary
     lost = replace(plan, points=(plan.points[0], replace(one, fall=0.02)), chosen=0)
     assert "would suffice" not in lost.summary
     for goal in (AccuracyDrop(0.01), AccuracyDrop(0.05, 0.99)):

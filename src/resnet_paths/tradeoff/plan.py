@@ -7,7 +7,7 @@ from the same model and images without searching again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -158,25 +158,18 @@ class DropPlan(Record):
         if first is None:
             return ""
         certify = self.images["certify"]
-        shown: Callable[[float], str] = lambda value: f"{value:.2%}"  # noqa: E731
         if isinstance(goal, Rise):
-            shown = lambda value: f"{value:.4g}"  # noqa: E731
-            seen, bound, allowed = (
-                first.rise or 0.0,
-                math.inf if first.rise_at_most is None else first.rise_at_most,
-                goal.by,
-            )
-            subject = f"{goal.name} rises by"
+            seen, allowed = first.rise or 0.0, goal.by
+            bound = math.inf if first.rise_at_most is None else first.rise_at_most
+            change = _change(goal.name, ("rises", "falls"), seen, bound, ".4g", goal.confidence)
         elif isinstance(goal, AccuracyDrop):
-            seen, bound, allowed, subject = first.fall, first.fall_at_most or 1.0, goal.drop, "accuracy falls by"
+            seen, bound, allowed = first.fall, first.fall_at_most or 1.0, goal.drop
+            change = _change("accuracy", ("falls", "rises"), seen, bound, ".2%", goal.confidence)
         else:
             seen, bound, allowed = first.disagreement, first.disagreement_at_most or 1.0, goal.share
-            subject = "answers change:"
+            change = f"{seen:.2%} of answers change, with {goal.confidence:.0%} confidence at most {bound:.2%}"
         suffix = ", fine-tuned" if first.repair == "fine-tuned" else ""
-        sentence = (
-            f". With {len(first.dropped)} dropped{suffix}, {subject} {shown(seen)}, at this confidence at most "
-            f"{shown(bound)}"
-        )
+        sentence = f". With {len(first.dropped)} dropped{suffix}, {change}"
         if seen >= allowed or not math.isfinite(bound):
             return sentence
         needed = math.ceil(certify.count * ((bound - seen) / (allowed - seen)) ** 2)
@@ -281,7 +274,9 @@ def _lost(point: PlanPoint) -> str:
     return _change("accuracy", ("falls", "rises"), point.fall, point.fall_at_most or 0, ".2%")
 
 
-def _change(subject: str, verbs: tuple[str, str], change: float, most: float, form: str) -> str:
+def _change(
+    subject: str, verbs: tuple[str, str], change: float, most: float, form: str, confidence: float = 0.95
+) -> str:
     """A change for the worse and its upper bound; the second verb if the change is one for the better.
 
     Example:
@@ -293,11 +288,12 @@ def _change(subject: str, verbs: tuple[str, str], change: float, most: float, fo
         'loss falls by 0.5, with 95% confidence by at least 0.25'
     """
     worse, better = verbs
+    sure = f"with {confidence:.0%} confidence"
     if change >= 0:
-        return f"{subject} {worse} by {change:{form}}, with 95% confidence by at most {most:{form}}"
+        return f"{subject} {worse} by {change:{form}}, {sure} by at most {most:{form}}"
     if most < 0:
-        return f"{subject} {better} by {-change:{form}}, with 95% confidence by at least {-most:{form}}"
-    return f"{subject} {better} by {-change:{form}}; with 95% confidence it {worse} by at most {most:{form}}"
+        return f"{subject} {better} by {-change:{form}}, {sure} by at least {-most:{form}}"
+    return f"{subject} {better} by {-change:{form}}; {sure} it {worse} by at most {most:{form}}"
 
 
 def training_data(repair: Distil, roles: Mapping[str, InMemory], model: nn.Module) -> InMemory:

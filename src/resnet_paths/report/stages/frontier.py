@@ -155,6 +155,13 @@ class Terms:
         """The change for the worse."""
         return "fall" if self.measure is None else "rise"
 
+    def sentence(self, change: float, most: float) -> str:
+        """A change and its upper bound; below zero it is one for the better."""
+        worse, better = f"{self.change}s", "rises" if self.measure is None else "falls"
+        value = f"{self.subject} {better if change < 0 else worse} by {self.amount(abs(change))}"
+        bound = f"{f'it {worse} ' if change < 0 else ''}by at most {self.amount(most)}"
+        return f"{value}, and with {percent(CONFIDENCE)} confidence {bound}"
+
     def level(self, point: PlanPoint) -> str:
         """The value of a point."""
         return percent(point.accuracy) if self.measure is None else self.measure.value(point.value or 0.0)
@@ -336,8 +343,7 @@ def _why_no_more(plan: DropPlan, apart: int, nouns: str, terms: Terms) -> list[s
     seen, bound, allowed = terms.seen(first), terms.bound(first), terms.allowed
     said = (
         f"With the {'next' if plan.chosen else 'first'} set "
-        f"({counted(len(first.dropped), 'block')}: {_blocks(first, 6)}) {terms.subject} {terms.change}s by "
-        f"{terms.amount(seen)}, and with {percent(CONFIDENCE)} confidence by at most {terms.amount(bound)}"
+        f"({counted(len(first.dropped), 'block')}: {_blocks(first, 6)}) {terms.sentence(seen, bound)}"
     )
     most = "the allowed accuracy drop of " if terms.measure is None else "the allowed "
     if seen >= allowed:
