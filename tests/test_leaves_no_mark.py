@@ -164,7 +164,8 @@ FUNCTIONS: dict[str, Function] = {
         landscape.loss_surface(
             net, data, directions=directions(net), y=[0.0], settings=landscape.CellSettings(kind, fast=fast), **LINE
         )
-        for kind, fast in (("frozen", True), ("frozen", False), ("recalibrated", True), ("batch", False))
+        for kind in ("frozen", "recalibrated", "batch")
+        for fast in (True, False)
     ],
     "gate_surface": lambda net, data: [
         landscape.gate_surface(net, data, x_blocks=4, settings=landscape.CellSettings(kind, fast=fast), **LINE)

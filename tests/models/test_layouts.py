@@ -176,7 +176,9 @@ WRAPPERS = {
 
 
 def check_same(model: nn.Module) -> None:
-    """Wrappers may move a model to a GPU, and change which kernels run."""
+    """The same weights, bit by bit; wrappers may move a model to a GPU, and change which kernels run."""
+    for value, expected in zip(model.state_dict().values(), STATE.values(), strict=True):
+        assert torch.equal(value.cpu(), expected)
     torch.testing.assert_close(model(X.to(next(model.parameters()).device)).cpu(), WANT, rtol=1e-3, atol=1e-4)
 
 

@@ -659,9 +659,8 @@ def test_no_title_boasts_of_time_that_is_not_shown_to_be_saved(high: float, titl
 
 
 def test_a_change_for_the_better_is_no_negative_fall() -> None:
-    assert (
-        Terms().sentence(0.002, 0.03) == "accuracy falls by 0.20 points, and with 95 % confidence by at most 3.0 points"
-    )
+    worse = "accuracy falls by 0.20 points, and with 95 % confidence by at most 3.0 points"
+    assert Terms().sentence(0.002, 0.03) == worse
     better = "accuracy rises by 0.20 points, and with 95 % confidence it falls by at most 3.0 points"
     assert Terms().sentence(-0.002, 0.03) == better
 

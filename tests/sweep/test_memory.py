@@ -113,8 +113,7 @@ def with_room_for_less_than_sixteen(connection: Connection) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         parts = list(adaptive_batches(lambda rows: torch.empty(rows.stop - rows.start, ROW).shape[0], 16, 16))
-    # A GPU's driver may warn of the little room too.
-    connection.send((parts, sum(issubclass(warning.category, BatchHalvedWarning) for warning in said)))
+    connection.send((parts, [issubclass(warning.category, BatchHalvedWarning) for warning in said]))
 
 
 def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
@@ -129,7 +128,8 @@ def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
     parts, halved = receiver.recv()
     assert sum(parts) == 16
     assert max(parts) <= 8
-    assert halved
+    assert any(halved)
+    assert all(halved) or torch.cuda.is_available()  # whose driver may warn of the little room too
 
 
 def test_a_sweep_says_it_and_keeps_it_with_the_point(capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,8 +134,9 @@ class Reads:
         watching: Callable[[], bool] = lambda: True,
         method: Callable[[str, Any], Any] | None = None,
     ) -> None:
-        self._modules = list(model.modules())
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        modules = dict(model.named_modules())
+        self._modules = modules.values()
+        self._paths = {id(module): path for path, module in modules.items()}
         self._watching, self._method = watching, method
         self.seen: dict[tuple[int, str], HeldAttribute] = {}
 
