@@ -234,7 +234,7 @@ STOPPABLE = [
     name for name in FUNCTIONS
     if name not in (
         "export_model", "curved_operations", "path_lengths", "surviving_path_lengths", "random_direction",
-        "match_blocks",
+        "match_blocks", "for_inference",
         "direction_from", "deletion_path", "block_parameters", "project_trajectory", "count_parameters",
         "norms_before", "dropped_in", "recalibrate_batchnorm", "train",
     )

@@ -19,7 +19,7 @@ Source: Veit, Wilber and Belongie (2016), section 3, for blocks as shortcut plus
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,15 @@ class Cut:
     post: fx.Node
     shortcut_nodes: frozenset[fx.Node]
     branch_nodes: frozenset[fx.Node]
+
+    def on_copy(self, nodes: Mapping[fx.Node, fx.Node]) -> Cut:
+        """The same block in a copy of the graph, given the copy of each node."""
+        return Cut(
+            nodes[self.entry], nodes[self.shortcut], tuple(nodes[end] for end in self.branch),
+            nodes[self.add], nodes[self.post],
+            frozenset(nodes[node] for node in self.shortcut_nodes),
+            frozenset(nodes[node] for node in self.branch_nodes),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class DataFlow:
         starts: further values that count as inputs: learned tokens that become part of the stream.
 
     Attributes:
+        starts: the same.
         order: position of each node in the program.
         carries: the nodes that carry data.
         idom: the immediate dominator of each of them (None: no single node dominates it).
@@ -46,7 +47,8 @@ class DataFlow:
 
     def __init__(self, program: Program, starts: Iterable[fx.Node] = ()) -> None:
         self.program = program
-        inputs = {*program.placeholders.values(), *starts}
+        self.starts = frozenset(starts)
+        inputs = {*program.placeholders.values(), *self.starts}
         self.order = {node: position for position, node in enumerate(program.graph.nodes)}
         self.carries = data_nodes(program, inputs)
         self.idom: dict[fx.Node, fx.Node | None] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +24,22 @@ class CannotFollow(Exception):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
         self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True)
+class ClosedMethod:
+    """A method of a module, other than its forward, as the target of a graph node."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method's result."""
+        return getattr(self.module, self.name)(*args, **kwargs)
 
 
 def follow_with_opaque_modules(

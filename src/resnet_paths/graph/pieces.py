@@ -16,12 +16,12 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from . import operations
 from .blocks import Cut, main_input
@@ -30,6 +30,7 @@ from .dataflow import DataFlow, ancestors
 from .liveness import SHORTCUT, Liveness
 from .overwrite import Watchers, watchers
 from .program import Program
+from .program_of_copy import program_of_copy
 from .still_needed import Needs
 
 
@@ -152,6 +153,21 @@ class Segments:
         self._compile()
         self._reaches = _Reaches(live, cuts, program.output)
         self.skippable = not self._reaches.all_always()
+
+    def on_copy(self, model: nn.Module, exchanged: Collection[str] = (), *, overwrite: bool) -> Segments | None:
+        """The same pieces of a copy of the model; None where its graph may differ (`program_of_copy`).
+
+        Args:
+            model: the copy.
+            exchanged: names of modules that may have another class or other tensors.
+            overwrite: as above.
+        """
+        copied = program_of_copy(self.program, model, exchanged)
+        if copied is None:
+            return None
+        program, nodes = copied
+        flow = DataFlow(program, [nodes[start] for start in self.flow.starts])
+        return Segments(program, flow, [cut.on_copy(nodes) for cut in self.cuts], overwrite=overwrite)
 
     # assigning nodes to pieces
 

@@ -19,7 +19,6 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ from .in_place import AS_OPERATORS, without_change
 from .inputs import arguments_by_name, named_tensors
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
-from .opaque_modules import CannotFollow, follow_with_opaque_modules
+from .opaque_modules import CannotFollow, ClosedMethod, follow_with_opaque_modules
 from .own_thread import replaced_for
 from .preserve import checkpointing_bypassed, preserved
 from .program import ModuleCall, Program, first_difference, first_node, map_nodes
@@ -388,22 +387,6 @@ class _Recorder(Regions):
             self.followed(gradients=gradients),
         ):
             yield
-
-
-@dataclass(frozen=True)
-class ClosedMethod:
-    """A method of a module, other than its forward, as the target of a graph node."""
-
-    module: nn.Module
-    name: str
-
-    @property
-    def __name__(self) -> str:
-        return self.name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The method's result."""
-        return getattr(self.module, self.name)(*args, **kwargs)
 
 
 _OF_SEVERAL = {torch.Tensor.__contains__, torch.equal, torch.Tensor.equal, torch.allclose, torch.Tensor.allclose}

@@ -7,7 +7,9 @@ moves the model from cell to cell and folds the same pairs again at each, from o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -50,7 +52,7 @@ def for_inference(
     Raises:
         UnrollError: the model is in training mode, where norms are not affine.
 
-    Accuracy: 1e-10 relative in float64, 1e-4 in float32. Cost: a copy of the model, and unrolling it.
+    Accuracy: 1e-10 relative in float64, 1e-4 in float32. Cost: a copy of the model, and half of unrolling it.
 
     Example:
         >>> import torch, torchvision
@@ -75,11 +77,22 @@ def inference_copy(
     """
     check_eval(net.model)
     program = net.segments.program if fold else None
-    copy = FoldedCopy(net.model, lambda _: program, channels_last=channels_last, dtype=dtype)
+    copy = FoldedCopy(net.model, lambda _: program)
+    copy.store(channels_last=channels_last, dtype=dtype)
     copy.fold(dict(net.model.named_parameters()).__getitem__)
-    fast = network_of(copy.model, _cast(net._example, dtype), net.output, overwrite=True)
+    fast = net.on_copy(copy.model, copy.exchanged, overwrite=True)
+    if fast is None:
+        # A graph in another type has to be found again: in a copy that is not folded, since a forward may look at what
+        # folding exchanges (``if isinstance(self.norm, nn.BatchNorm2d)``).
+        plain = private_copy(net.model).eval().requires_grad_(False).to(dtype)
+        converted = network_of(plain, _cast(net._example, dtype), net.output, overwrite=True)
+        fast = converted.on_copy(copy.model, copy.exchanged, overwrite=True)
+        if fast is None and copy.exchanged:
+            return inference_copy(net, fold=False, channels_last=channels_last, dtype=dtype)
+        if fast is None:
+            fast = network_of(copy.model, _cast(net._example, dtype), net.output, overwrite=True)
     if len(fast) != len(net):
-        raise UnrollError(f"expected {len(net)} blocks after folding, got {len(fast)}; use fold=False")
+        raise UnrollError(f"expected a copy with the model's {len(net)} blocks, got {len(fast)}")
     fast._blocks = net.blocks
     return fast, copy
 
@@ -91,25 +104,17 @@ class FoldedCopy:
         model: the copy.
         program: the graph that told which norms can be folded; None where none was asked for or found.
         folded: the number of norms folded.
+        exchanged: the names of these norms and of the convolutions that took them up.
         names: of each parameter that was not replaced, by its path in the copy, its name in the model: two modules may
             share one, and only one of them be folded.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        find: Callable[[nn.Module], Program | None],
-        *,
-        channels_last: bool,
-        dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, model: nn.Module, find: Callable[[nn.Module], Program | None]) -> None:
         """The copy, not yet folded: its convolutions have no values before the first `fold`.
 
         Args:
             model: only read.
             find: the graph of the copy; None folds nothing.
-            channels_last: store weights of 4 and 5 dimensions channels last.
-            dtype: convert the copy.
         """
         self.model = private_copy(model).eval().requires_grad_(False)
         originals = dict(self.model.named_parameters())  # held, so that no other object takes an id
@@ -117,13 +122,16 @@ class FoldedCopy:
         self.program = find(self.model)
         pairs = [] if self.program is None else foldable(self.program)
         self._pairs = [_Pair(self.model, convolution, norm, names) for convolution, norm in pairs]
-        self.folded = len(self._pairs)
+        self.folded, self.exchanged = len(self._pairs), tuple(name for pair in pairs for name in pair)
         self.names = {path: names[id(p)] for path, p in self.model.named_parameters() if id(p) in names}
+        self._norms = {name: norm for name, norm in batch_norms(self.model).items() if norm.running_mean is not None}
+
+    def store(self, *, channels_last: bool, dtype: torch.dtype | None) -> None:
+        """Convert the copy to a type, if one is given, and store weights of 4 and 5 dimensions channels last."""
         if dtype is not None:
             self.model.to(dtype)
         if channels_last:
             _store_channels_last(self.model)
-        self._norms = {name: norm for name, norm in batch_norms(self.model).items() if norm.running_mean is not None}
 
     @torch.no_grad()
     def fold(self, value_of: Callable[[str], torch.Tensor], statistics: nn.Module | None = None) -> None:
@@ -143,17 +151,23 @@ def _copy_statistics(norm: BatchNorm, measured: BatchNorm) -> None:
 
 
 def foldable(program: Program) -> list[tuple[str, str]]:
-    """The (convolution, norm) pairs, by qualified name, in which only the norm reads the convolution's output."""
-    uses: dict[str, int] = {}
-    for node in program.graph.nodes:
-        if node.op == "call_module":
-            uses[str(node.target)] = uses.get(str(node.target), 0) + 1
-    pairs = []
-    for node in program.graph.nodes:
-        pair = _pair(node, program)
-        if pair is not None and all(uses[name] == 1 for name in pair):
-            pairs.append(pair)
-    return pairs
+    """The (convolution, norm) pairs, by qualified name, that can become one convolution.
+
+    Only the norm reads the convolution's output, both run once, and nothing else reads their tensors.
+    """
+    uses = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_module")
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    read = {id(program.attribute(name)) for name in targets.union(held.name for held in program.held_tensors)}
+    return [
+        pair
+        for node in program.graph.nodes
+        if (pair := _pair(node, program)) is not None
+        and all(uses[name] == 1 and not _owns(program.model.get_submodule(name), read) for name in pair)
+    ]
+
+
+def _owns(module: nn.Module, ids: Collection[int]) -> bool:
+    return any(id(tensor) in ids for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _pair(node: fx.Node, program: Program) -> tuple[str, str] | None:
@@ -194,12 +208,16 @@ class _Pair:
     def fold(self, value_of: Callable[[str], torch.Tensor], statistics: nn.Module | None) -> None:
         """Set the convolution's weight and bias from the parameters that `value_of` gives by name."""
         source = self._norm if statistics is None else statistics.get_submodule(self._norm_path)
-        values = {key: value_of(name) for key, name in self._named.items()}
+        values: dict[Any, Any] = {key: value_of(name) for key, name in self._named.items()}
+        values |= {"mean": source.running_mean, "variance": source.running_var}
+        # in the wider of the model's type and the copy's: a float64 copy of a float32 model is folded in float64
+        dtype = torch.promote_types(values["convolution", "weight"].dtype, self._module.weight.dtype)  # type: ignore[arg-type]
+        values = {key: value.to(dtype) for key, value in values.items()}
         weight, bias = fuse_conv_bn_weights(
             values["convolution", "weight"],
             values.get(("convolution", "bias")),
-            source.running_mean,  # type: ignore[arg-type]
-            source.running_var,  # type: ignore[arg-type]
+            values["mean"],
+            values["variance"],
             self._norm.eps,  # type: ignore[arg-type]
             values.get(("norm", "weight")),
             values.get(("norm", "bias")),

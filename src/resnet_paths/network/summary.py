@@ -24,7 +24,7 @@ _HEADER = ("index", "name", "shortcut", "post", "branch parameters", "input shap
 _NUMBERS = {0, 4}  # columns of them
 
 
-def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None) -> tuple[Block, ...]:
+def describe_blocks(plan: Segments) -> tuple[Block, ...]:
     """The public description of each block; its entries on dropping come from the plans that `drop_blocks` follows."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
@@ -43,7 +43,6 @@ def describe_blocks(plan: Segments, shapes: list[tuple[int, ...]] | None = None)
                 branch_parameters=_branch_parameters(plan, index, uses)
                 if isinstance(drop, str) or drop is None
                 else holdings.parameters(holdings.removed([drop])),
-                entry_shape=shapes[index] if shapes else None,
                 droppable=not reason,
                 reason=reason,
             )

@@ -7,8 +7,8 @@ one plan of pieces per combination of flags, made when first needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -138,6 +138,30 @@ class UnrolledNetwork:
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(UnrolledNetwork, output=self.output, overwrite=self.overwrites)
         return make, (self.model, self._front_end, self._example)  # it was compared with the model when it was made
+
+    def on_copy(
+        self, model: nn.Module, exchanged: Collection[str] = (), *, overwrite: bool = False
+    ) -> UnrolledNetwork | None:
+        """The network over a copy of its model, without unrolling that; None where its graph may be another.
+
+        Args:
+            model: the copy.
+            exchanged: names of modules that may have another class or other tensors than in the model.
+            overwrite: whether evaluations may overwrite values that nobody else reads.
+
+        Cost: a third of unrolling the copy without an example, a tenth of it with one.
+        """
+        if not isinstance(self._front_end, partial):  # it might not take another model
+            return None
+        plan = self.segments.on_copy(model, exchanged, overwrite=overwrite)
+        if plan is None:
+            return None
+        net = object.__new__(UnrolledNetwork)
+        net.__dict__.update(self.__dict__)
+        net.model, net.overwrites = model, overwrite
+        net._front_end = partial(self._front_end.func, model, *self._front_end.args[1:])
+        net._plans, net._held = {net._modes(): plan}, set(self._held)
+        return net
 
     # plans, one per combination of train flags
 
@@ -408,7 +432,8 @@ class UnrolledNetwork:
         """
         difference, entry_shapes = self._difference(example)
         self._held.add(_shapes(self._bind(example)[1]))
-        self._blocks = describe_blocks(self.segments, entry_shapes)
+        pairs = zip(self._blocks, entry_shapes[:-1], strict=True)
+        self._blocks = tuple(replace(block, entry_shape=shape) for block, shape in pairs)
         return difference
 
     def _difference(self, x: Any) -> tuple[float, list[tuple[int, ...]]]:

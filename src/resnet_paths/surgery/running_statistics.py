@@ -47,10 +47,11 @@ def batch_statistics(net: UnrolledNetwork) -> UnrolledNetwork:
         RuntimeError: the copy has different blocks.
     """
     model = private_copy(net.model)
-    for norm in tracking_norms(model).values():
+    norms = tracking_norms(model)
+    for norm in norms.values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-    result = unroll(model, net._example, output=net.output)
+    result = net.on_copy(model, tuple(norms)) or unroll(model, net._example, output=net.output)
     if len(result) != len(net):
         raise RuntimeError(f"expected {len(net)} blocks with batch statistics, got {len(result)}")
     return result

@@ -241,4 +241,4 @@ def adapted(net: UnrolledNetwork, repair: InMemory, search: InMemory) -> Unrolle
     before, after = (answers(one, search, net.followed).right for one in (net.model, model))
     if np.mean(after) <= np.mean(before) or fall_at_most(before, after) >= 0:
         return None
-    return unroll(model, net._example, output=net.output)
+    return net.on_copy(model) or unroll(model, net._example, output=net.output)
