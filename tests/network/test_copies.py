@@ -15,7 +15,7 @@ from helpers import randomise_norms
 from references.small_families import SMALL
 from resnet_paths.landscape import CellSettings, loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
-from resnet_paths.network import UnrolledNetwork, for_inference, unroll
+from resnet_paths.network import UnrolledNetwork, UnrollError, for_inference, unroll
 from resnet_paths.surgery import batch_statistics
 
 FAMILIES = [
@@ -197,6 +197,18 @@ def test_forwards_that_look_at_a_norm_or_its_convolution_give_the_same_numbers_w
     ):
         with torch.inference_mode():
             assert (fast(x) - expected).abs().max() <= 1e-10
+
+
+def test_a_pickle_of_a_fast_network_gives_the_same_numbers_or_is_refused() -> None:
+    for look in LOOKS:
+        model, x = reader(look)
+        fast = for_inference(unroll(model.double()))
+        with torch.inference_mode():
+            if look in ("class", "absent bias"):
+                with pytest.raises(UnrollError, match="pickle the network that it was made from"):
+                    copy.copy(fast)
+            else:
+                assert torch.equal(copy.copy(fast)(x.double()), fast(x.double()))
 
 
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated"])

@@ -26,7 +26,7 @@ from ..graph.outputs import output_at
 from ..graph.overwrite import unwatched
 from ..graph.pieces import Segments, gated_sum
 from ..graph.preserve import preserved
-from ..graph.program import Program, first_node
+from ..graph.program import Program, first_difference, first_node
 from ..graph.sums import put_back, unify_sums
 from ..graph.tuples import read_items_directly
 from .block import Block, BlockRef, resolve, resolve_all
@@ -92,6 +92,7 @@ class UnrolledNetwork:
         self.output = output
         self._front_end, self.overwrites = front_end, overwrite
         self._example = example_input
+        self._exchanged = False  # whether modules of the model are others than when its forward was followed
         self._plans: dict[tuple[bool, ...], Segments] = {}
         self._held: set[Shapes] = set()  # shapes for which a recording is known to be valid
         program = front_end()
@@ -137,7 +138,13 @@ class UnrolledNetwork:
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(UnrolledNetwork, output=self.output, overwrite=self.overwrites)
-        return make, (self.model, self._front_end, self._example)  # it was compared with the model when it was made
+        given = self.model, self._front_end, self._example  # it was compared with the model when it was made
+        if self._exchanged and first_difference(self.segments.program, make(*given).segments.program) is not None:
+            raise UnrollError(
+                "expected a network whose graph its copy of the model tells, got one whose forward looks at what the "
+                "copy exchanged; pickle the network that it was made from"
+            )
+        return make, given
 
     def on_copy(
         self, model: nn.Module, exchanged: Collection[str] = (), *, overwrite: bool = False
@@ -158,7 +165,7 @@ class UnrolledNetwork:
             return None
         net = object.__new__(UnrolledNetwork)
         net.__dict__.update(self.__dict__)
-        net.model, net.overwrites = model, overwrite
+        net.model, net.overwrites, net._exchanged = model, overwrite, bool(exchanged)
         net._front_end = partial(self._front_end.func, model, *self._front_end.args[1:])
         net._plans, net._held = {net._modes(): plan}, set(self._held)
         return net
