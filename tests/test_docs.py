@@ -4,6 +4,9 @@ Python: the blocks of a page run in order in one namespace; a text block right a
 stands for anything). A script for MPI runs in tests/sweep/test_executors.py. Commands (``resnet-paths ...``) run in the
 same folder as the page's Python, through the command line's own parser. What comments such as
 ``<!-- in the tests `draws=6` is `draws=2` -->`` before a block say is less in the tests.
+
+Running the pages takes a twelfth of the time of all tests and shows nothing of the package that other tests do not. So
+it belongs to the checks of what is published: ``python -m pytest -m pages tests/test_docs.py``, which ``.ci/run`` does.
 """
 
 import contextlib
@@ -49,6 +52,7 @@ def test_functions_and_tests_named_by_the_table_of_the_mathematics_exist() -> No
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", PAGES)
 def test_code_runs(page: Path, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(small_checkpoint, tmp_path)  # "small.safetensors", for commands that are dear on the embedded network
@@ -106,6 +110,7 @@ def _shell(page: Path, block: Block) -> None:
             assert OTHERS.match(line), f"{page.name}: {line} is neither run nor known"
 
 
+@pytest.mark.pages
 def test_the_cheat_sheet_is_right(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its calls in Python run, in order, except for the dear ones, whose arguments are checked; its commands parse."""
     from typer.main import get_command
