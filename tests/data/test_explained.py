@@ -150,3 +150,33 @@ def test_three_colours_or_three_grey_images() -> None:
     pairs = [(torch.zeros(3, 8, 8), torch.eye(3, dtype=torch.int64)[number]) for number in range(3)]
     with pytest.raises(ValueError, match=r"one image \(3, 8, 8\) with a one-hot label .*; pass class numbers"):
         as_data(pairs)
+
+
+class Series(nn.Module):
+    """A residual network of series (channels, length)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.head = nn.Conv1d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x + self.f(x).relu()).mean(2))
+
+
+@pytest.mark.parametrize("as_container", [lambda pair: pair, lambda pair: [pair]])
+def test_landscapes_of_a_model_of_series_say_that_they_take_images(as_container) -> None:
+    model = Series().eval()
+    data = as_container((torch.randn(6, 4, 9), torch.arange(6) % 3))
+    plane = [random_direction(model, seed=0)]
+    with pytest.raises(ValueError, match=r"^expected images that the model accepts, got .* of 1x4x9: ") as told:
+        loss_surface(model, data, directions=plane, x=[0, 1], progress=False)
+    assert "a landscape takes nothing else" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_pair_is_inputs_and_targets_of_the_wrong_length_too() -> None:
+    """Not two arguments of the model."""
+    model = Series().eval()
+    net = unroll(model)
+    with pytest.raises(ValueError, match=r"^expected .* of 1x3x9: (?!.*positional)"):
+        single_deletions(net, (torch.randn(6, 3, 9), torch.arange(6) % 3), progress=False)

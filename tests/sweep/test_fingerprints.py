@@ -109,6 +109,38 @@ def test_a_compiled_model_is_the_model_it_computes() -> None:
     assert fingerprint(noted) == fingerprint(model())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.LSTM(2, 3),
+        lambda: nn.GRU(2, 3),
+        lambda: nn.MultiheadAttention(4, 2),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+    ],
+)
+def test_modules_that_store_less_than_they_hold_or_refuse_to(make) -> None:
+    """Recurrent modules hold weak references to their weights; parametrized ones cannot be pickled."""
+    torch.manual_seed(0)
+    model = make()
+    torch.manual_seed(0)
+    assert fingerprint(make()) == fingerprint(model)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    torch.manual_seed(0)
+    assert fingerprint(make()) != fingerprint(model)
+
+
+def test_flags_and_empty_tables_of_a_module_count_with_their_types() -> None:
+    prints = []
+    for value in (True, 1, 1.0, None, 0, False, [], {}, set(), (), ""):
+        module = nn.ReLU()
+        module.own = value  # type: ignore[assignment]
+        prints.append(fingerprint(module))
+    module = nn.ReLU()
+    module.other = True  # type: ignore[assignment]
+    assert len({*prints, fingerprint(module)}) == 12
+
+
 def test_running_a_model_does_not_change_it() -> None:
     net = model()
     net(torch.randn(1, 3, 4, 4))

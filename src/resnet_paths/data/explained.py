@@ -24,6 +24,7 @@ from .adapter import as_batches
 from .in_memory import InMemory
 
 _DATA = ("data", "images", "x", "example_input", "batches", "inputs")
+_WITH_TARGETS = ("data", "images", "batches")  # of these, a pair holds inputs and targets
 _NO_MODELS = ("loss", "metric")  # they may be modules, but take outputs and targets
 _LIBRARY = __name__.partition(".")[0]
 
@@ -40,7 +41,8 @@ def explain(error: Exception, given: Mapping[str, Any]) -> None:
     """
     if _says_enough(error):
         return
-    source = next((given[name] for name in _DATA if given.get(name) is not None), None)
+    argument = next((name for name in _DATA if given.get(name) is not None), "")
+    source = given.get(argument)
     for name, model in _models([value for name, value in given.items() if name not in _NO_MODELS]):
         if any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
             raise _kind(error)(
@@ -58,7 +60,7 @@ def explain(error: Exception, given: Mapping[str, Any]) -> None:
                 "torch.inference_mode(); make or load it outside"
             ) from error
         of_model = source.get(name) if isinstance(source, Mapping) and name in source else source
-        _try(model, of_model, error)
+        _try(model, of_model, error, with_targets=argument in _WITH_TARGETS)
 
 
 def _says_enough(error: Exception) -> bool:
@@ -84,13 +86,14 @@ def _models(values: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
             yield from _models(value, str(key))
 
 
-def _try(model: nn.Module, source: Any, error: Exception) -> None:
+def _try(model: nn.Module, source: Any, error: Exception, *, with_targets: bool) -> None:
     """Run a model on two examples; whatever else is wrong with them is left to the original error."""
+    is_input = _is_input(source) and not (with_targets and isinstance(source, tuple) and len(source) == 2)
     try:
         if isinstance(source, InMemory):
             few = source.subset(slice(0, 2)).x
         else:  # of a container, only the first batch is read
-            batch = source if _is_input(source) else next(iter(as_batches(source, model, inputs=True)))[0]
+            batch = source if is_input else next(iter(as_batches(source, model, inputs=True)))[0]
             few = first(batch, 2, examples_in(batch))
         moved = placed(few, model)
     except Exception:  # nothing to run the model on
@@ -108,7 +111,7 @@ def _try(model: nn.Module, source: Any, error: Exception) -> None:
             f"{' '.join(str(fault).split())}; pass {advice} the model"
         ) from error
 
-    if _is_input(source):
+    if is_input:
         _check_place(model, few, moved, error)
 
 

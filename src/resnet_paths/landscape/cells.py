@@ -23,6 +23,9 @@ from ..choices import NormStatistics
 from ..data import ImageData, ImageSource, as_data
 from ..data.batches import even_slices
 from ..data.metrics import Metric
+from ..graph.inputs import placed
+from ..graph.preserve import preserved
+from ..network.fitting import output_on
 from ..network.norms import batch_norms
 from ..provenance import provenance
 from ..surgery import recalibrate_batchnorm
@@ -261,13 +264,15 @@ def evaluate_cells(
     """The surface of a space over a grid; `axes` says what it notes of them.
 
     Raises:
-        ValueError: metrics that are none, or batch norms that cannot follow the settings.
+        ValueError: metrics that are none, batch norms that cannot follow the settings, or images that the model does
+            not accept.
     """
     settings = options.get("settings", CellSettings())
     check_statistics(space.model, settings.batchnorm)
     if settings.recalibrate is not None:  # read once
         settings = replace(settings, recalibrate=as_data(settings.recalibrate, labelled=False))
     functions = named_metrics(metrics, options.get("loss"))
+    _check_images(space.model, data)
     cells = Cells(space, data, functions, settings, on_workers=options.get("executor") is not None)
     facts = {
         **axes,
@@ -281,6 +286,17 @@ def evaluate_cells(
 
 def _cell(point: dict[str, float], cells: Cells, seed: int) -> dict[str, float]:
     return mean_and_error(cells.evaluator(cells.space.at(point)))
+
+
+def _check_images(model: nn.Module, data: ImageData) -> None:
+    """Check that a model accepts the images, before a worker fails on them at every cell.
+
+    Raises:
+        ValueError: it does not.
+    """
+    few = placed(data.subset(slice(0, 2)).x, model)
+    with preserved(model):
+        output_on(model, few, data.name, "pass images that fit it, as a landscape takes nothing else")
 
 
 def check_statistics(model: nn.Module, batchnorm: NormStatistics) -> None:

@@ -31,7 +31,7 @@ def output_on(model: nn.Module, images: Any, name: str, advice: str, nouns: str 
     try:
         with torch.no_grad():
             return call_model(model, images)
-    except (RuntimeError, IndexError, TypeError) as error:
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
         tensors = [leaf for leaf in leaves(images) if isinstance(leaf, torch.Tensor)]
         shape = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors)
         reason = " ".join(str(error).split())

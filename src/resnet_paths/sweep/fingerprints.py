@@ -16,6 +16,7 @@ import functools
 import hashlib
 import os
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -152,11 +153,19 @@ class _Walk:
             excluded |= {
                 name for name in state if name.startswith("_code") or name in ("_tracer_cls", "meta", "shape_env")
             }
-        for name in sorted(set(state) - excluded):
-            # The keys of hooks are counters that differ between runs.
-            hooks = name.endswith("_hooks") and isinstance(state[name], dict)
-            parts.append((name, list(state[name].values()) if hooks else state[name]))
-        return _hash("module", self.all(parts))
+        stored = _stored(value)
+        attributes = [self._attribute(name, stored[name]) for name in sorted(set(stored) - excluded)]
+        return _hash("module", self.all(parts) + b"".join(attributes))
+
+    def _attribute(self, name: str, value: Any) -> bytes:
+        """The fingerprint of ``(name, value)``; flags and empty tables of hooks recur in every module."""
+        if name.endswith("_hooks") and isinstance(value, dict):
+            value = list(value.values())  # the keys are counters that differ between runs
+        if type(value) in (bool, int, type(None)):
+            return _of_flag(name, value)
+        if type(value) in (list, dict, OrderedDict, set) and not value:
+            return _of_empty(name, type(value))  # type: ignore[arg-type]  # mypy takes no class for hashable
+        return self.digest((name, value))
 
     def of_function(self, value: FunctionType) -> bytes:
         value = without_checks(value)
@@ -211,6 +220,28 @@ class _Walk:
         maker, arguments, state, items, pairs = (*reduced, None, None, None, None)[:5]
         parts = [type(value), maker, arguments, state, list(items or ()), list(pairs or ())]
         return _hash("object", self.all(parts))
+
+
+def _stored(module: nn.Module) -> dict[str, Any]:
+    """The attributes that a module stores: recurrent ones, for instance, leave out weak references to their weights."""
+    getstate = getattr(type(module), "__getstate__", None)
+    if getstate is None or getstate is getattr(object, "__getstate__", None):
+        return vars(module)
+    try:
+        state = getstate(module)
+    except Exception:  # a parametrized module refuses
+        return vars(module)
+    return state if isinstance(state, dict) else vars(module)
+
+
+@functools.lru_cache(maxsize=1 << 12, typed=True)  # True equals 1
+def _of_flag(name: str, value: bool | int | None) -> bytes:
+    return _Walk().digest((name, value))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _of_empty(name: str, kind: type) -> bytes:
+    return _Walk().digest((name, kind()))
 
 
 @functools.lru_cache(maxsize=1 << 14)  # code is immutable and contains only immutable objects
