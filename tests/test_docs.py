@@ -1,7 +1,7 @@
 """Every block of code in the documentation runs, and what its pages name exists.
 
 Python: the blocks of a page run in order in one namespace; a text block right after one is what it prints (``...``
-stands for anything). A script for MPI runs in tests/sweep/test_executors.py. Commands (``resnet-paths ...``) run in the
+stands for anything). A script for MPI runs by its launcher. Commands (``resnet-paths ...``) run in the
 same folder as the page's Python, through the command line's own parser. What comments such as
 ``<!-- in the tests `draws=6` is `draws=2` -->`` before a block say is less in the tests.
 
@@ -24,6 +24,7 @@ import torch
 from typer.testing import CliRunner
 
 from docs_pages import ROOT, Block, blocks, pages, placed
+from helpers import run_by_mpi
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,16 @@ def test_code_runs(page: Path, small_checkpoint: Path, tmp_path: Path, monkeypat
     assert not strange, f"blocks in languages that no test runs: {strange}"
     monkeypatch.chdir(tmp_path)
     _in_order(page, found)
+
+
+@pytest.mark.pages
+def test_scripts_for_mpi_run(tmp_path: Path) -> None:
+    scripts = [block for page in pages() for block in blocks(page) if block.is_mpi]
+    assert scripts
+    for block in scripts:
+        script = tmp_path / "script.py"
+        script.write_text(block.code)
+        run_by_mpi(script)
 
 
 def _in_order(page: Path, found: list[Block]) -> None:

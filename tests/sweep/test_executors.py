@@ -2,10 +2,7 @@
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from docs_pages import ROOT, blocks
+from helpers import run_by_mpi
 from resnet_paths.sweep import SweepError, SweepProgress, SweepResult, executors, grid, local_workers, sweep, worker
 
 pytestmark = pytest.mark.slow
@@ -236,7 +233,7 @@ def test_a_dask_worker_killed_in_mid_sweep(client: Any, expected: SweepResult, t
 # MPI
 
 SCRIPT = """
-import json, os, runpy, sys
+import json, os
 from mpi4py.futures import MPIPoolExecutor
 from resnet_paths.sweep import grid, sweep
 
@@ -251,25 +248,12 @@ if __name__ == "__main__":
     serial = sweep(function, points, context=3, progress=False)
     same = all((parallel.values[name] == serial.values[name]).all() for name in ("value", "noise"))
     workers = len(set(parallel.values["worker"].tolist()))
-    runpy.run_path("page.py", run_name="__main__")
     print(json.dumps({"same": bool(same), "workers": workers, "errors": len(parallel.errors)}))
 """
 
 
 def test_mpi(tmp_path: Path) -> None:
-    """A script of its own, and that of docs/how-to/cluster.md, in one run of the launcher."""
-    pytest.importorskip("mpi4py")
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if launcher is None:
-        pytest.skip("no mpiexec: install an MPI, such as `pip install mpich`")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    (page,) = [block for block in blocks(ROOT / "docs" / "how-to" / "cluster.md") if block.is_mpi]
-    (tmp_path / "page.py").write_text(page.code)
-    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
-    env = {**os.environ, **allowed, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [launcher, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"same": True, "workers": 2, "errors": 0}
+    printed = run_by_mpi(script)
+    assert json.loads(printed.splitlines()[-1]) == {"same": True, "workers": 2, "errors": 0}
