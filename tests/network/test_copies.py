@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -199,13 +200,45 @@ def test_forwards_that_look_at_a_norm_or_its_convolution_give_the_same_numbers_w
             assert (fast(x) - expected).abs().max() <= 1e-10
 
 
+@pytest.mark.parametrize("look", ["weight", "norm's weight", "statistics"])
+def test_only_what_the_forward_reads_is_left_unfolded(look: str) -> None:
+    model, _ = reader(look)
+    stem = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    fast = for_inference(unroll(nn.Sequential(stem, model).eval())).model
+    assert isinstance(fast[0][1], nn.Identity)  # type: ignore[index]
+    assert isinstance(fast[1].norm, nn.BatchNorm2d)  # type: ignore[index]
+
+
+class Indexed(nn.Module):
+    """A block with a constant of NumPy in its forward."""
+
+    def __init__(self, constant: Any) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.constant = constant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.last(self.norm(self.conv(x))[:, self.constant])
+
+
+@pytest.mark.parametrize(("constant", "folds"), [([*np.array([2, 0, 1, 3])], True), (np.array([2, 0, 1, 3]), False)])
+def test_nothing_is_folded_where_a_copy_may_hold_another_constant(constant: Any, folds: bool) -> None:
+    torch.manual_seed(0)
+    model = randomise_norms(Indexed(constant)).eval().double()
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    fast = for_inference(unroll(model, x))
+    assert isinstance(fast.model.norm, nn.Identity) == folds
+    with torch.inference_mode():
+        assert (fast(x) - model(x)).abs().max() <= 1e-10
+
+
 def test_a_pickle_of_a_fast_network_gives_the_same_numbers_or_is_refused() -> None:
     for look in LOOKS:
         model, x = reader(look)
         fast = for_inference(unroll(model.double()))
         with torch.inference_mode():
             if look in ("class", "absent bias"):
-                with pytest.raises(UnrollError, match="pickle the network that it was made from"):
+                with pytest.raises(UnrollError, match="pickle the original network instead"):
                     copy.copy(fast)
             else:
                 assert torch.equal(copy.copy(fast)(x.double()), fast(x.double()))

@@ -39,7 +39,7 @@ class DataFlow:
         starts: further values that count as inputs: learned tokens that become part of the stream.
 
     Attributes:
-        starts: the same.
+        starts: those further values.
         order: position of each node in the program.
         carries: the nodes that carry data.
         idom: the immediate dominator of each of them (None: no single node dominates it).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,12 @@ class Program:
 
     def attribute(self, target: str) -> Any:
         """The value of a ``get_attr`` node, read from the model now."""
-        if target in self.constants:
-            return self.constants[target]
-        value: Any = self.model
-        for atom in target.split("."):
-            value = getattr(value, atom)
-        return value
+        return self.constants[target] if target in self.constants else attrgetter(target)(self.model)
+
+    def tensors_read(self) -> set[int]:
+        """The identities of the model's tensors that the graph reads itself, not within a call of a module."""
+        names = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        return {id(self.attribute(name)) for name in names.union(held.name for held in self.held_tensors)}
 
 
 def same_operation(one: fx.Node, other: fx.Node) -> bool:

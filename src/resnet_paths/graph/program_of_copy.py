@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -31,7 +33,7 @@ from .trees import leaves
 Counterparts = dict[fx.Node, fx.Node]
 _CONSTANTS = (
     bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, type,
-    torch.dtype, torch.device, torch.layout, torch.memory_format,
+    torch.dtype, torch.device, torch.layout, torch.memory_format, np.generic,
 )  # fmt: skip
 _NEVER = -2  # no version of a tensor, nor what stands for none
 _STATELESS = (
@@ -109,9 +111,7 @@ def _hidden(program: Program, exchanged: set[int]) -> bool:
         if id(module) in exchanged
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
     }
-    read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    read |= {held.name for held in program.held_tensors}
-    return not any(id(program.attribute(name)) in tensors for name in read)
+    return tensors.isdisjoint(program.tensors_read())
 
 
 class _Copying:
@@ -160,9 +160,7 @@ class _Copying:
 
     def held(self, held: HeldTensor) -> HeldTensor:
         """The same for the copy's tensor, which must have the same values."""
-        value: Any = self.model
-        for atom in held.name.split("."):
-            value = getattr(value, atom)
+        value = attrgetter(held.name)(self.model)
         twin = replace(held, seen=(value, _NEVER), view=False)
         twin.check(value)
         return twin

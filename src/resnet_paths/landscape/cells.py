@@ -296,7 +296,9 @@ def _check_images(model: nn.Module, data: ImageData) -> None:
     """
     few = placed(data.subset(slice(0, 2)).x, model)
     with preserved(model):
-        output_on(model, few, data.name, "pass images that fit it, as a landscape takes nothing else")
+        output_on(
+            model, few, data.name, "pass images that fit it; landscapes take only images", taker=type(model).__name__
+        )
 
 
 def check_statistics(model: nn.Module, batchnorm: NormStatistics) -> None:

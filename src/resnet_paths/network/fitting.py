@@ -11,7 +11,9 @@ from ..graph.inputs import call_model
 from ..graph.trees import leaves
 
 
-def output_on(model: nn.Module, images: Any, name: str, advice: str, nouns: str = "images") -> Any:
+def output_on(
+    model: nn.Module, images: Any, name: str, advice: str, nouns: str = "images", *, taker: str = "the model"
+) -> Any:
     """A model's output for a few images, or an error that says what to do.
 
     Args:
@@ -20,6 +22,7 @@ def output_on(model: nn.Module, images: Any, name: str, advice: str, nouns: str 
         name: what to call the images in the message.
         advice: what to do, for the message.
         nouns: what the examples are called.
+        taker: what the model is called.
 
     Raises:
         ValueError: the model fails on them.
@@ -35,6 +38,4 @@ def output_on(model: nn.Module, images: Any, name: str, advice: str, nouns: str 
         tensors = [leaf for leaf in leaves(images) if isinstance(leaf, torch.Tensor)]
         shape = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor in tensors)
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"expected {nouns} that the model accepts, got {name} of {shape}: {reason}; {advice}"
-        ) from None
+        raise ValueError(f"expected {nouns} that {taker} accepts, got {name} of {shape}: {reason}; {advice}") from None

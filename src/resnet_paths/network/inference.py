@@ -156,8 +156,7 @@ def foldable(program: Program) -> list[tuple[str, str]]:
     Only the norm reads the convolution's output, both run once, and nothing else reads their tensors.
     """
     uses = Counter(str(node.target) for node in program.graph.nodes if node.op == "call_module")
-    targets = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    read = {id(program.attribute(name)) for name in targets.union(held.name for held in program.held_tensors)}
+    read = program.tensors_read()
     return [
         pair
         for node in program.graph.nodes

@@ -92,7 +92,7 @@ class UnrolledNetwork:
         self.output = output
         self._front_end, self.overwrites = front_end, overwrite
         self._example = example_input
-        self._exchanged = False  # whether modules of the model are others than when its forward was followed
+        self._exchanged = False  # whether modules were replaced after the forward was followed
         self._plans: dict[tuple[bool, ...], Segments] = {}
         self._held: set[Shapes] = set()  # shapes for which a recording is known to be valid
         program = front_end()
@@ -141,15 +141,15 @@ class UnrolledNetwork:
         given = self.model, self._front_end, self._example  # it was compared with the model when it was made
         if self._exchanged and first_difference(self.segments.program, make(*given).segments.program) is not None:
             raise UnrollError(
-                "expected a network whose graph its copy of the model tells, got one whose forward looks at what the "
-                "copy exchanged; pickle the network that it was made from"
+                "expected a network that unrolling its model gives again, got one whose forward depends on modules "
+                "that were replaced in its copy of the model; pickle the original network instead"
             )
         return make, given
 
     def on_copy(
         self, model: nn.Module, exchanged: Collection[str] = (), *, overwrite: bool = False
     ) -> UnrolledNetwork | None:
-        """The network over a copy of its model, without unrolling that; None where its graph may be another.
+        """The network over a copy of its model, without unrolling the copy; None if its graph may differ.
 
         Args:
             model: the copy.
