@@ -137,7 +137,7 @@ def main() -> None:
     ]
     for dtype, asked in ASKED.items():
         space = WeightSpace(model, [random_direction(model)])
-        cell = CellEvaluator(space, data, named_metrics(("loss",)), CellSettings(dtype=dtype))
+        cell = CellEvaluator(space, data, named_metrics(("loss",), data), CellSettings(dtype=dtype))
         seconds, rate = convolutions(dtype, cell.batch_size, options.repeats)
         bound, measured = seconds * options.images, median(lambda cell=cell: cell([0.1]), 3)
         kind = str(dtype).removeprefix("torch.")

@@ -164,13 +164,13 @@ class Series(nn.Module):
 
 
 @pytest.mark.parametrize("as_container", [lambda pair: pair, lambda pair: [pair]])
-def test_landscapes_of_a_model_of_series_say_that_they_take_images(as_container) -> None:
+def test_landscapes_name_the_model_that_does_not_accept_series(as_container) -> None:
     model = Series().eval()
-    data = as_container((torch.randn(6, 4, 9), torch.arange(6) % 3))
+    data = as_container((torch.randn(6, 3, 9), torch.arange(6) % 3))
     plane = [random_direction(model, seed=0)]
-    with pytest.raises(ValueError, match=r"^expected images that Series accepts, got .* of 1x4x9: ") as told:
+    with pytest.raises(ValueError, match=r"^expected series that Series accepts, got .* of 3x9: ") as told:
         loss_surface(model, data, directions=plane, x=[0, 1], progress=False)
-    assert "landscapes take only images" in str(told.value)
+    assert "pass series that fit it" in str(told.value)
     assert "\n" not in str(told.value)
 
 
@@ -178,5 +178,5 @@ def test_a_pair_is_inputs_and_targets_of_the_wrong_length_too() -> None:
     """Not two arguments of the model."""
     model = Series().eval()
     net = unroll(model)
-    with pytest.raises(ValueError, match=r"^expected .* of 1x3x9: (?!.*positional)"):
+    with pytest.raises(ValueError, match=r"^expected series .* of 3x9: (?!.*positional)"):
         single_deletions(net, (torch.randn(6, 3, 9), torch.arange(6) % 3), progress=False)

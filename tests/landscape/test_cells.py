@@ -26,8 +26,8 @@ DIRECTIONS = [random_direction(MODEL, seed=seed) for seed in (1, 2)]
 NET = unroll(MODEL)
 PLANE = GatePlane([1.0] * 9, [1.0] + [0.0] * 8, [0.0] * 9)
 CELLS = {
-    "weights": Cells(WeightSpace(MODEL, DIRECTIONS), DATA, named_metrics(("loss",)), CellSettings()),
-    "gates": Cells(GateSpace(NET, PLANE), DATA, named_metrics(("loss",)), CellSettings()),
+    "weights": Cells(WeightSpace(MODEL, DIRECTIONS), DATA, named_metrics(("loss",), DATA), CellSettings()),
+    "gates": Cells(GateSpace(NET, PLANE), DATA, named_metrics(("loss",), DATA), CellSettings()),
 }
 
 
@@ -38,7 +38,7 @@ def squared(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 # For each field another value: a field that is added later has none, and the first test below fails.
 OF_CELLS: dict[str, tuple[Any, bool]] = {
     "data": (OTHERS, True),
-    "metrics": (named_metrics(("loss",), squared), True),
+    "metrics": (named_metrics(("loss",), DATA, squared), True),
     "settings": (CellSettings(dtype=torch.bfloat16), True),
     "on_workers": (True, False),
 }
@@ -106,21 +106,25 @@ def test_names_that_are_no_fields_are_refused() -> None:
         deciding(CellSettings(), aside={"colour"})
 
 
+def _outputs(cell: CellEvaluator, point: list[float]) -> torch.Tensor:
+    return torch.cat([outputs for _, outputs in cell.outputs(point)])
+
+
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 @pytest.mark.parametrize("fast", [True, False])
 def test_weights_and_gates_meet_at_the_model_itself(batchnorm: str, fast: bool) -> None:
     settings = CellSettings(batchnorm, OTHERS, batch_size=2, fast=fast)
-    logits = [CellEvaluator(c.space, DATA, c.metrics, settings).logits(c.space.origin) for c in CELLS.values()]
+    logits = [_outputs(CellEvaluator(c.space, DATA, c.metrics, settings), c.space.origin) for c in CELLS.values()]
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-10, atol=1e-12)
 
 
 def test_states_held_are_not_those_of_other_gates_before_them() -> None:
     line = GatePlane([0.5] * 9, [0.0] * 4 + [1.0] + [0.0] * 4, [0.0] * 9)
-    cell = CellEvaluator(GateSpace(NET, line), DATA, named_metrics(("loss",)), CellSettings(batch_size=2))
+    cell = CellEvaluator(GateSpace(NET, line), DATA, named_metrics(("loss",), DATA), CellSettings(batch_size=2))
     for gates in (line.gates({"x": 0.3}), [1.0] * 9, line.gates({"x": 0.7})):
         with torch.no_grad():
             expected = NET(DATA.x, gates)
-        np.testing.assert_allclose(cell.logits(gates), expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(_outputs(cell, gates), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_direction_is_what_it_moves() -> None:
@@ -132,4 +136,4 @@ def test_norms_without_statistics_are_refused_before_any_cell() -> None:
     bare = tiny(in_channels=1)
     bare.bn1 = torch.nn.BatchNorm2d(4, track_running_stats=False).double().eval()
     with pytest.raises(ValueError, match="use batchnorm='batch'"):
-        CellEvaluator(WeightSpace(bare, []), DATA, named_metrics(("loss",)))
+        CellEvaluator(WeightSpace(bare, []), DATA, named_metrics(("loss",), DATA))

@@ -187,7 +187,7 @@ def test_batches_on_several_threads_give_the_same_cell(dtype: torch.dtype) -> No
     model, data = tiny(), images(20)
     before, state = torch.get_num_threads(), torch.get_rng_state()
     space, settings = WeightSpace(model, plane(model)), CellSettings(dtype=dtype, batch_size=5)
-    cell = CellEvaluator(space, data, named_metrics(("loss",)), settings)
+    cell = CellEvaluator(space, data, named_metrics(("loss",), data), settings)
     assert cell.network.divides
     found = {}
     try:
@@ -206,7 +206,7 @@ def test_hooks_see_what_the_model_computes() -> None:
     model, data = tiny(), images()
     seen = []
     model.layer1[0].conv1.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
-    cell = CellEvaluator(WeightSpace(model, plane(model)), data, named_metrics(("loss",)))
+    cell = CellEvaluator(WeightSpace(model, plane(model)), data, named_metrics(("loss",), data))
     assert not cell.network.divides
     seen.clear()
     found = cell([0.1, 0.2])["loss"].mean()
@@ -411,7 +411,7 @@ def test_wrong_directions_and_statistics() -> None:
         loss_surface(nn.Conv2d(3, 4, 3), data, directions=plane(model), **QUIET)
     with pytest.raises(ValueError, match="expected batchnorm"):
         CellSettings(batchnorm="moving")
-    with pytest.raises(ValueError, match="at least 2 images"):
+    with pytest.raises(ValueError, match="at least 2 examples"):
         CellSettings(batchnorm="batch", batch_size=1)
     bare = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10, track_running_stats=False), nn.Flatten()).double()
     with pytest.raises(ValueError, match="use batchnorm='batch'"):

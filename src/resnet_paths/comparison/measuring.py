@@ -237,9 +237,8 @@ def _surface(net: Network, model: int, plan: Measuring) -> Values:
     """
     network = unwrap(net.model)
     plane = [random_direction(network, seed=2 * plan.seed + axis) for axis in (1, 2)]
-    evaluate = CellEvaluator(
-        WeightSpace(network, plane), as_data(plan.images_of(model, plan.settings.images)), named_metrics(["loss"])
-    )
+    data = as_data(plan.images_of(model, plan.settings.images))
+    evaluate = CellEvaluator(WeightSpace(network, plane), data, named_metrics(["loss"], data))
     steps = surface_steps(plan.settings)
     loss = np.array([[evaluate([x, y])["loss"] for x in steps] for y in steps])
     return {"surface": loss, "convex": _convex(network, steps, loss.mean(-1))}

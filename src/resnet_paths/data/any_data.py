@@ -162,7 +162,7 @@ def _holds_images(item: Any, sample: bool, model: nn.Module | None) -> bool:
     pixels = pixels[None] if sample else pixels
     if pixels.dtype == torch.uint8:
         return pixels.ndim in (3, 4) and _are_classes(y, sample)
-    if pixels.ndim == 3 and (not pixels.is_floating_point() or _takes(model, pixels)):
+    if pixels.ndim == 3 and (not pixels.is_floating_point() or _reads_series(model, pixels)):
         return False
     return pixels.ndim in (3, 4) and _are_classes(y, sample)
 
@@ -189,10 +189,18 @@ def _are_classes(y: Any, sample: bool) -> bool:
     return targets.ndim == 2 and bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all())
 
 
-def _takes(model: nn.Module | None, x: torch.Tensor) -> bool:
-    """Whether a model takes an array of three dimensions as it is, rather than as grey images."""
-    if model is None:
-        return False
+def _reads_series(model: nn.Module | None, x: torch.Tensor) -> bool:
+    """Whether a model takes an array of three dimensions as it is, rather than as grey images.
+
+    Of a model that takes neither, its layers show what the refusal should speak of.
+    """
+    if model is None or _takes(model, x):
+        return model is not None
+    return not _takes(model, x[:, None]) and not any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _takes(model: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a model takes an array."""
     few = placed(x[:2], model)
     try:
         with preserved(model), torch.no_grad():

@@ -62,6 +62,10 @@ class InMemory(ABC):
         """The examples at these indices, or where a mask is true."""
 
     @abstractmethod
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same examples on another device, floating-point inputs in another dtype; None leaves either unchanged."""
+
+    @abstractmethod
     def joined(self, other: Self, name: str) -> Self:
         """These examples and then those of other data of the same form.
 

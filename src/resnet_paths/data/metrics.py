@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..arguments import checked
+from .in_memory import InMemory
 from .metric import ExampleMetric, TargetKind, ratio, summed, wide
 from .number_metrics import NUMBER_METRICS
 from .position_metrics import POSITION_METRICS, scores_by_position
@@ -201,3 +203,41 @@ def _check_arguments(metric: Metric, name: str) -> None:
             "expected a metric of three arguments (logits, labels, logits of the full network), got "
             f"{name}{signature}; wrap it in a function of these three"
         ) from None
+
+
+def example_values(metric: Metric, outputs: torch.Tensor, data: InMemory, full: torch.Tensor) -> np.ndarray:
+    """The value of each example, (examples,), from a network's outputs and the full network's, on the CPU."""
+    targets, mask = (None if tensor is None else tensor.cpu() for tensor in (data.targets, data.mask))
+    parts = example_parts(metric, outputs, targets, full, mask, len(data))
+    return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts
+
+
+def example_parts(
+    metric: Metric,
+    outputs: torch.Tensor,
+    targets: torch.Tensor | None,
+    full: torch.Tensor,
+    mask: torch.Tensor | None,
+    count: int,
+) -> np.ndarray:
+    """The value of each example, (count,), or its parts, (count, parts).
+
+    Raises:
+        ValueError: the metric does not return one value per example.
+        TypeError: it returns no tensor.
+    """
+    if isinstance(metric, ExampleMetric):
+        parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
+        return parts
+    values: Any = metric(outputs, targets, full)
+    if not isinstance(values, torch.Tensor):
+        raise TypeError(
+            f"expected a metric that returns a tensor of one value per example, ({count},), got {type(values).__name__}"
+        )
+    if values.shape != (count,):
+        raise ValueError(
+            f"expected a metric with one value per example, ({count},), got {tuple(values.shape)}; do not average over "
+            "the examples"
+        )
+    array: np.ndarray = values.double().numpy()
+    return array

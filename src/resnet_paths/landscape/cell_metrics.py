@@ -1,33 +1,81 @@
-"""What is measured at a cell: functions by name, each to one value per image."""
+"""What is measured at a cell: functions by name, each to one value per example."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from ..data.metrics import Metric, cross_entropy, metric_named
+from ..data import ExampleMetric, ImageSource, InMemory, as_examples
+from ..data.fitting import check_fits, target_kinds, usual_metric
+from ..data.metrics import METRICS, Metric, cross_entropy, metric_named, needs_labels
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits and labels to one value per image."""
+Loss = Callable[[torch.Tensor, Any], torch.Tensor]
+"""Outputs and targets to one value per example."""
 
 
-def named_metrics(metrics: Sequence[str | Metric], loss: Loss | None = None) -> dict[str, Metric]:
-    """Functions by name; ``loss`` stands for the loss that the caller chose.
+def cell_data(source: ImageSource, model: nn.Module, metrics: Sequence[str | Metric] | None = None) -> InMemory:
+    """Data of any form for the cells of a surface; without targets only if no metric needs any.
 
     Raises:
-        ValueError: an unknown name, none at all, or one twice.
+        ValueError: there are no targets, and some metric may need them.
     """
+    known = [metric_named(metric)[1] for metric in metrics or ("loss",)]
+    labelled = not all(isinstance(metric, ExampleMetric) and not needs_labels(metric) for metric in known)
+    return as_examples(source, model, labelled=labelled)
+
+
+def named_metrics(
+    metrics: Sequence[str | Metric] | None, data: InMemory, loss: Loss | None = None
+) -> dict[str, Metric]:
+    """Functions by name; ``loss`` stands for the loss that the caller chose, or else that which fits the targets.
+
+    Args:
+        metrics: names or functions; by default the loss, and for a class per example the error.
+        data: what they are to fit.
+        loss: a function of outputs and targets.
+
+    Raises:
+        ValueError: an unknown name, none at all, one twice, or one that does not fit the data.
+    """
+    if metrics is None:
+        metrics = ("loss", "error") if "class" in target_kinds(data) else ("loss",)
     functions: dict[str, Metric] = {}
     for metric in metrics:
         name, function = metric_named(metric)
         if name in functions:
             raise ValueError(f"expected each metric once, got {name!r} twice; give your functions names of their own")
-        functions[name] = _Loss(loss or cross_entropy) if metric == "loss" else function
+        if metric == "loss":
+            function = usual_loss(data) if loss is None else _Loss(loss)
+        elif isinstance(function, ExampleMetric):
+            check_fits(function, data)
+        functions[name] = function
     if not functions:
         raise ValueError("expected at least one metric, such as 'loss', got none")
     return functions
+
+
+def usual_loss(data: InMemory) -> Metric:
+    """The loss that fits some targets: cross-entropy of classes, of pixels or of next tokens, or the squared error.
+
+    Raises:
+        ValueError: there are no targets, or they are flags, for which there are several.
+    """
+    name = {"soft_error": "loss"}.get(usual := usual_metric(data), usual)
+    if not data.labelled or name == "multilabel_error":
+        got = "targets that are flags" if data.labelled else f"{data.nouns} without targets"
+        raise ValueError(
+            f"expected targets with one usual loss, got {got}; pass loss=, a function of outputs and targets that "
+            "returns one value per example"
+        )
+    if name == "loss":
+        return _Loss(cross_entropy)
+    metric = METRICS[name]
+    check_fits(metric, data)
+    return metric
 
 
 class _Loss:
@@ -36,27 +84,41 @@ class _Loss:
     def __init__(self, loss: Loss) -> None:
         self._loss = loss
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-        return self._loss(logits, labels)
+    def __call__(self, outputs: torch.Tensor, targets: Any, full: torch.Tensor) -> torch.Tensor:
+        return self._loss(outputs, targets)
 
 
 def needs_origin(metrics: Mapping[str, Metric]) -> bool:
-    """Whether a metric may read the logits at the origin: all but those that are known not to."""
+    """Whether a metric may read the outputs at the origin: all but those that are known not to."""
     return any(
-        not isinstance(metric, _Loss) and name not in ("error", "top5_error") for name, metric in metrics.items()
+        not isinstance(metric, _Loss) and not (isinstance(metric, ExampleMetric) and metric.needs_targets)
+        for metric in metrics.values()
     )
 
 
-def one_an_image(name: str, values: torch.Tensor) -> np.ndarray:
-    """(images,) float64: of several values an image their mean, so that errors are of means over images.
+def cell_parts(
+    name: str, metric: Metric, outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None
+) -> np.ndarray:
+    """Float64 values, (examples,), or what a metric that is no mean over examples needs of each, (examples, parts).
+
+    Of several values per example a function's are averaged, so that errors are of means over examples.
 
     Raises:
-        ValueError: one number for all images.
+        ValueError: one number for all examples.
     """
+    if isinstance(metric, ExampleMetric):
+        parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
+        return parts
+    values = metric(outputs, targets, full)
     if not values.ndim:
         raise ValueError(
-            f"expected a value for each image of {name}, got one number for all; leave out the mean or sum over the "
-            "images (reduction='none')"
+            f"expected a value for each example of {name}, got one number for all; leave out the mean or sum over the "
+            "examples (reduction='none')"
         )
     wide = values.double()
     return (wide.flatten(1).mean(1) if wide.ndim > 1 else wide).numpy()
+
+
+def values_of(metric: Metric, parts: np.ndarray) -> np.ndarray:
+    """The value of each example, (examples,), whose mean is the metric."""
+    return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts

@@ -1,7 +1,7 @@
-"""One cell of a surface: metrics of a network at a point, over all images.
+"""One cell of a surface: metrics of a network at a point, over all examples.
 
 A point is a set of weights (`loss_surface`) or of gates (`gate_surface`). All else is the same for both and stands here
-once: which statistics the batch norms use, in what order and in which batches images go, how many threads compute,
+once: which statistics the batch norms use, in what order and in which batches examples go, how many threads compute,
 what a metric is given, and what of all this decides a value, so that a journal may give it back. The two ways to bring
 a network to a point are a `Space` each: `WeightSpace` and `GateSpace`.
 """
@@ -9,7 +9,7 @@ a network to a point are a `Space` each: `WeightSpace` and `GateSpace`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,10 +20,11 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import NormStatistics
-from ..data import ImageData, ImageSource, as_data
+from ..data import ExampleMetric, ImageData, ImageSource, InMemory, as_examples
 from ..data.batches import even_slices
+from ..data.metric import wide
 from ..data.metrics import Metric
-from ..graph.inputs import placed
+from ..graph.inputs import main_output, placed
 from ..graph.preserve import preserved
 from ..network.fitting import output_on
 from ..network.norms import batch_norms
@@ -32,12 +33,12 @@ from ..surgery import recalibrate_batchnorm
 from ..sweep import adaptive_batches, fingerprint, is_out_of_memory, on_each_core, worker_device
 from ..sweep.fingerprints import deciding
 from ._grid import CellGrid, SurfaceOptions, evaluate_grid, mean_and_error
-from .cell_images import Images, micro_batch
-from .cell_metrics import Loss, named_metrics, needs_origin, one_an_image
+from .cell_inputs import HELD_BYTES, CellInputs, micro_batch
+from .cell_metrics import Loss, cell_parts, named_metrics, needs_origin, values_of
 from .surface_record import Surface
 
 STATISTICS_BATCH = 128
-"""Images a batch where a batch decides its norms' statistics: what CIFAR's residual networks are trained with."""
+"""Examples per batch where a batch decides its norms' statistics: what CIFAR's residual networks are trained with."""
 
 
 @checked
@@ -47,8 +48,8 @@ class CellSettings:
 
     Attributes:
         batchnorm: statistics of batch norms at a cell: frozen, recalibrated or batch; see :func:`loss_surface`.
-        recalibrate: images that statistics are measured on; the surface's own by default.
-        batch_size: images per batch; None: as many as suit the cache, 128 with ``batch``, where it decides the values.
+        recalibrate: examples that statistics are measured on; the surface's own by default.
+        batch_size: examples per batch; None: as many as suit the cache, 128 with ``batch``, where it decides values.
         dtype: compute in this type; bfloat16 changes the numbers, and is faster only where the processor computes in it
             (otherwise ten times slower).
         fast: fold norms and store channels last (the same numbers within 1e-10 in float64, 1e-4 in float32).
@@ -56,7 +57,7 @@ class CellSettings:
     Example:
         >>> CellSettings(batchnorm="batch", batch_size=1)
         Traceback (most recent call last):
-        ValueError: expected batches of at least 2 images with batchnorm='batch', got 1
+        ValueError: expected batches of at least 2 examples with batchnorm='batch', got 1
     """
 
     batchnorm: NormStatistics = "frozen"
@@ -68,20 +69,20 @@ class CellSettings:
     def __post_init__(self) -> None:
         """Refuse batches that have no statistics."""
         if self.batchnorm == "batch" and self.batch_size is not None and self.batch_size < 2:
-            raise ValueError(f"expected batches of at least 2 images with batchnorm='batch', got {self.batch_size}")
+            raise ValueError(f"expected batches of at least 2 examples with batchnorm='batch', got {self.batch_size}")
 
     def __sweep_fingerprint__(self) -> dict[str, Any]:
         """The batch size only determines a value with batch statistics."""
-        images = None if self.recalibrate is None else as_data(self.recalibrate, labelled=False)
-        others = {"recalibrate": None if images is None else (images.fingerprint, str(images.dtype))}
-        return deciding(self, aside=() if self.batchnorm == "batch" else {"batch_size"}, **others)
+        others = None if self.recalibrate is None else _facts_of(as_examples(self.recalibrate, labelled=False))
+        return deciding(self, aside=() if self.batchnorm == "batch" else {"batch_size"}, recalibrate=others)
 
 
 class CellOptions(SurfaceOptions, total=False):
     """Keywords that every surface of a loss takes beside its axes and metrics.
 
     Attributes:
-        loss: a function of logits and labels that returns one value per image; cross-entropy by default.
+        loss: a function of outputs and targets that returns one value per example; by default that which fits the
+            targets: cross-entropy of classes, of the classes of pixels or of the next tokens, or the squared error.
         settings: statistics of batch norms, batches and types; see :class:`CellSettings`.
     """
 
@@ -105,8 +106,8 @@ class Movable(Protocol):
     def move(self, point: Sequence[float], recalibrate: Callable[[nn.Module], object] | None) -> None:
         """Go to a point; `recalibrate` measures the statistics that a model's norms have there."""
 
-    def run(self, images: Images, chosen: slice) -> torch.Tensor:
-        """The logits of some of the images at the point."""
+    def run(self, inputs: CellInputs, chosen: slice) -> torch.Tensor:
+        """The main output for some of the examples at the point."""
 
 
 class Space(Protocol):
@@ -123,24 +124,25 @@ class Space(Protocol):
     def at(self, cell: Mapping[str, float]) -> list[float]:
         """The point of a cell at x, or x and y."""
 
-    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> Movable:
+    def movable(self, settings: CellSettings, device: torch.device, example: Any) -> Movable:
         """A copy to move."""
 
 
 class CellEvaluator:
-    """Metrics of a network at points of a space over all images, one value per image.
+    """Metrics of a network at points of a space over all examples, one value per example.
 
-    Only a private copy changes; the model is only read.
+    Only a private copy changes; the model is only read. Outputs are held for as many examples at a time as fit: all, if
+    there are a few classes; of a language model, whose output is a score for each word at each position, few.
 
     Attributes:
         network: the copy that moves.
-        batch_size: images per batch, unless several threads share them.
+        batch_size: examples per batch, unless several threads share them.
     """
 
     def __init__(
         self,
         space: Space,
-        data: ImageData,
+        data: InMemory,
         metrics: Mapping[str, Metric],
         settings: CellSettings | None = None,
         device: torch.device | None = None,
@@ -150,69 +152,87 @@ class CellEvaluator:
         parameter = next(space.model.parameters())
         place = device or parameter.device
         self._space, self._metrics, self._settings = space, dict(metrics), settings
-        self._labels = data.labels.cpu()
         # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
         order = data.random_order().cpu() if settings.batchnorm == "batch" else None
-        self._back = None if order is None else order.argsort()
-        self._images = Images(
-            data if order is None else data.subset(order), place, settings.dtype or parameter.dtype, settings.fast
-        )
+        self._back = None if order is None else order.argsort().numpy()
+        data = data if order is None else data.subset(order)
+        self._few_scores = isinstance(data, ImageData)  # one per class
+        self._targets, self._mask = (None if one is None else one.cpu() for one in (data.targets, data.mask))
+        self._inputs = CellInputs(data, place, settings.dtype or parameter.dtype, settings.fast)
         if settings.batchnorm == "recalibrated":
-            others = data if settings.recalibrate is None else as_data(settings.recalibrate, labelled=False)
-            self._calibration = Images(others.shuffled(), place, parameter.dtype, settings.fast)
-        self.network = space.movable(settings, place, self._images[slice(0, 2)].to(parameter.dtype))
+            source = data if settings.recalibrate is None else settings.recalibrate
+            others = as_examples(source, space.model, labelled=False)
+            self._calibration = CellInputs(others.shuffled(), place, parameter.dtype, settings.fast)
+        self.network = space.movable(settings, place, self._inputs[slice(0, 2)])
         self.batch_size = settings.batch_size or (
             STATISTICS_BATCH
             if settings.batchnorm == "batch"
-            else micro_batch(self.network.model, self._images[slice(0, 1)])
+            else micro_batch(self.network.model, self._inputs[slice(0, 1)])
         )
 
     def __call__(self, point: Sequence[float]) -> dict[str, np.ndarray]:
-        """For each metric (images,), float64."""
-        full = self._origin_logits if needs_origin(self._metrics) else None
-        logits = self.logits(point)
-        return {
-            name: one_an_image(name, metric(logits, self._labels, logits if full is None else full))
-            for name, metric in self._metrics.items()
-        }
+        """For each metric (examples,), float64."""
+        origin = self._origin if needs_origin(self._metrics) else None
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self._metrics}
+        for number, (chosen, outputs) in enumerate(self.outputs(point)):
+            targets, mask = (None if one is None else one[chosen] for one in (self._targets, self._mask))
+            full = outputs if origin is None else origin[number]
+            for name, metric in self._metrics.items():
+                parts[name].append(cell_parts(name, metric, outputs, targets, full, mask))
+        values = {name: values_of(self._metrics[name], np.concatenate(part)) for name, part in parts.items()}
+        return values if self._back is None else {name: array[self._back] for name, array in values.items()}
 
     @cached_property
-    def _origin_logits(self) -> torch.Tensor:
-        return self.logits(self._space.origin)
+    def _origin(self) -> list[torch.Tensor]:
+        return [outputs for _, outputs in self.outputs(self._space.origin)]
 
-    def logits(self, point: Sequence[float]) -> torch.Tensor:
-        """(images, classes) at a point, on the CPU."""
+    def outputs(self, point: Sequence[float]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The outputs at a point, on the CPU, of consecutive examples; with batch statistics in their random order."""
         self.network.move(point, self._measure if self._settings.batchnorm == "recalibrated" else None)
-        with torch.inference_mode():
-            parts = self._parts()
-        logits = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
-        logits = logits if self._back is None else logits[self._back]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        for batches in self._held_together:
+            chosen = slice(batches[0].start, batches[-1].stop)
+            with torch.inference_mode():
+                parts = self._parts(chosen, batches)
+            outputs = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
+            yield chosen, wide(outputs)
 
-    def _parts(self) -> list[torch.Tensor]:
-        """The logits of all images in order: whole batches on several cores, or smaller ones where memory ends."""
-        cores, images = torch.get_num_threads(), len(self._images)
-        count = math.ceil(images / self.batch_size)
-        divides = count >= cores > 1 and self.network.divides
+    @cached_property
+    def _held_together(self) -> list[list[slice]]:
+        """The batches, in groups whose outputs are held at a time; the first output shows how many these are."""
+        batches = even_slices(len(self._inputs), self.batch_size)
+        if self._few_scores or len(batches) == 1:
+            return [batches]
+        with torch.inference_mode():
+            size = self._run(batches[0]).nbytes
+        count = max(1, HELD_BYTES // size)
+        return [batches[first : first + count] for first in range(0, len(batches), count)]
+
+    def _parts(self, chosen: slice, batches: list[slice]) -> list[torch.Tensor]:
+        """The outputs for some examples in order: whole batches on several cores, or smaller ones where memory ends."""
+        cores, examples = torch.get_num_threads(), chosen.stop - chosen.start
+        divides = len(batches) >= cores > 1 and self.network.divides
         if self._settings.batchnorm == "batch":  # what fits together decides the values: no other batches
-            slices = even_slices(images, self.batch_size)
-            return on_each_core(self._run, slices) if divides else list(map(self._run, slices))
+            return on_each_core(self._run, batches) if divides else list(map(self._run, batches))
+
+        def run(part: slice) -> torch.Tensor:
+            return self._run(slice(chosen.start + part.start, chosen.start + part.stop))
+
         if divides:
-            size = math.ceil(images / (math.ceil(count / cores) * cores))  # as many batches on each core
+            size = math.ceil(examples / (math.ceil(len(batches) / cores) * cores))  # as many batches on each core
             try:
-                return on_each_core(self._run, even_slices(images, size))
+                return on_each_core(run, even_slices(examples, size))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-        return list(adaptive_batches(self._run, images, self.batch_size))
+        return list(adaptive_batches(run, examples, self.batch_size))
 
     def _run(self, chosen: slice) -> torch.Tensor:
-        return self.network.run(self._images, chosen)
+        return self.network.run(self._inputs, chosen)
 
     def _measure(self, model: nn.Module) -> None:
-        """Give a model's batch norms the statistics of the images that they are to be measured on."""
+        """Give a model's batch norms the statistics of the examples that they are to be measured on."""
         slices = even_slices(len(self._calibration), STATISTICS_BATCH)
-        recalibrate_batchnorm(model, (self._calibration[chosen] for chosen in slices))
+        recalibrate_batchnorm(model, ((self._calibration[chosen], None) for chosen in slices))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,14 +241,14 @@ class Cells:
 
     Attributes:
         space: where the cells are.
-        data: labelled images.
+        data: examples, with targets if the metrics need them.
         metrics: functions by name.
         settings: how each cell is computed.
         on_workers: whether an executor runs them, whose workers have devices of their own.
     """
 
     space: Space
-    data: ImageData
+    data: InMemory
     metrics: Mapping[str, Metric]
     settings: CellSettings
     on_workers: bool = False
@@ -249,30 +269,34 @@ class Cells:
 
     @cached_property
     def _fingerprint(self) -> str:
-        data = self.data.fingerprint, str(self.data.dtype)
-        return fingerprint(deciding(self, aside={"on_workers"}, data=data))
+        return fingerprint(deciding(self, aside={"on_workers"}, data=_facts_of(self.data)))
+
+
+def _facts_of(data: InMemory) -> tuple[str, ...]:
+    """What decides a value; images are normalised in a type of their own."""
+    return (data.fingerprint, str(data.dtype)) if isinstance(data, ImageData) else (data.fingerprint,)
 
 
 def evaluate_cells(
     space: Space,
-    data: ImageData,
+    data: InMemory,
     grid: CellGrid,
-    metrics: Sequence[str | Metric],
+    metrics: Sequence[str | Metric] | None,
     axes: Mapping[str, Any],
     options: CellOptions,
 ) -> Surface:
     """The surface of a space over a grid; `axes` says what it notes of them.
 
     Raises:
-        ValueError: metrics that are none, batch norms that cannot follow the settings, or images that the model does
+        ValueError: metrics that are none, batch norms that cannot follow the settings, or examples that the model does
             not accept.
     """
     settings = options.get("settings", CellSettings())
     check_statistics(space.model, settings.batchnorm)
     if settings.recalibrate is not None:  # read once
-        settings = replace(settings, recalibrate=as_data(settings.recalibrate, labelled=False))
-    functions = named_metrics(metrics, options.get("loss"))
-    _check_images(space.model, data)
+        settings = replace(settings, recalibrate=as_examples(settings.recalibrate, space.model, labelled=False))
+    functions = named_metrics(metrics, data, options.get("loss"))
+    _check_few(space.model, data, functions)
     cells = Cells(space, data, functions, settings, on_workers=options.get("executor") is not None)
     facts = {
         **axes,
@@ -288,17 +312,23 @@ def _cell(point: dict[str, float], cells: Cells, seed: int) -> dict[str, float]:
     return mean_and_error(cells.evaluator(cells.space.at(point)))
 
 
-def _check_images(model: nn.Module, data: ImageData) -> None:
-    """Check that a model accepts the images, before a worker fails on them at every cell.
+def _check_few(model: nn.Module, data: InMemory, metrics: Mapping[str, Metric]) -> None:
+    """Check that a model accepts the examples, and metrics by name its outputs, before a worker fails at every cell.
 
     Raises:
-        ValueError: it does not.
+        ValueError: they do not.
     """
-    few = placed(data.subset(slice(0, 2)).x, model)
+    few = data.subset(slice(0, 2))
     with preserved(model):
-        output_on(
-            model, few, data.name, "pass images that fit it; landscapes take only images", taker=type(model).__name__
-        )
+        output = output_on(
+            model, placed(few.x, model), data.name, f"pass {data.nouns} that fit it", data.nouns,
+            taker=type(model).__name__,
+        )  # fmt: skip
+    outputs = wide(main_output(output).cpu())
+    targets, mask = (None if one is None else one.cpu() for one in (few.targets, few.mask))
+    for name, metric in metrics.items():
+        if isinstance(metric, ExampleMetric):  # a function of the user's is called for cells alone
+            cell_parts(name, metric, outputs, targets, outputs, mask)
 
 
 def check_statistics(model: nn.Module, batchnorm: NormStatistics) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageSource, InMemory, as_examples
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import provenance
@@ -71,8 +71,8 @@ def eigenvalue_surface(
     plane. Batch norm's statistics are the model's own (frozen). The model is only read.
 
     Args:
-        model: any model of images; of an unrolled network, its model.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        model: any model; of an unrolled network, its model.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         directions: one or two, as for :func:`loss_surface`; or tensors by parameter name.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
         y: increasing coordinates along the second direction; same default.
@@ -106,8 +106,8 @@ def eigenvalue_surface(
         >>> line.values["ratio"].shape, bool(line.values["largest"][0] > 0)
         ((1,), True)
     """
-    data = as_data(data)
     network = model_of(model)
+    data = as_examples(data, network)
     chosen = _directions(network, directions)
     grid = grid_along(chosen, x, y)
     names = None if parameters is None else tuple(check_parameters(network, parameters))
@@ -128,7 +128,7 @@ class _Matrix:
 
     model: nn.Module
     directions: list[Direction]
-    data: ImageData
+    data: InMemory
     kind: Kind
     parameters: tuple[str, ...] | None
     loss: SampleLoss

@@ -1,7 +1,7 @@
 """A private copy of a network that is set to any gates, run from the first block whose gate moves.
 
 It stands beside `WorkingCopy` because gates leave the weights alone: what comes before the first block that moves is
-the same at every point, and is computed once for each batch of images. The copy of weights can reuse nothing, but runs
+the same at every point, and is computed once for each batch. The copy of weights can reuse nothing, but runs
 the whole graph at once, in place.
 """
 
@@ -19,7 +19,7 @@ from ..network import State, UnrolledNetwork, for_inference
 from ..network.inference import inference_copy
 from ..surgery import batch_statistics
 from ..sweep.fingerprints import deciding
-from .cell_images import HELD_BYTES, Images
+from .cell_inputs import HELD_BYTES, CellInputs
 from .cells import CellSettings
 
 
@@ -84,7 +84,7 @@ class GateSpace:
         """The gates of a cell."""
         return self.line.gates(cell)
 
-    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> GatedCopy:
+    def movable(self, settings: CellSettings, device: torch.device, example: Any) -> GatedCopy:
         """A copy of the network."""
         return GatedCopy(self.net, self.line, settings, device)
 
@@ -93,7 +93,7 @@ class GateSpace:
 
 
 class GatedCopy:
-    """A copy of a network for inference at gates, with the images' states at the first block that moves.
+    """A copy of a network for inference at gates, with the examples' states at the first block that moves.
 
     Attributes:
         model: the copy's.
@@ -131,18 +131,18 @@ class GatedCopy:
             model = self._measured.model
             self._copy.fold(dict(model.named_parameters()).__getitem__, model)
 
-    def run(self, images: Images, chosen: slice) -> torch.Tensor:
-        """The logits of some of the images."""
-        return self._net.run(self._state(images, chosen), self._gates).value
+    def run(self, inputs: CellInputs, chosen: slice) -> torch.Tensor:
+        """The main output for some of the examples."""
+        return self._net.run(self._state(inputs, chosen), self._gates).value
 
-    def _state(self, images: Images, chosen: slice) -> State:
+    def _state(self, inputs: CellInputs, chosen: slice) -> State:
         """Where to start: behind the blocks that stay as they are, where their statistics do too."""
         if self._measured is not None or self._gates[: self._first] != self._before:
-            return self._net.stem(images[chosen])
+            return self._net.stem(inputs[chosen])
         key = chosen.start, chosen.stop
         if key in self._states:
             return self._states[key]
-        state = self._net.prefix(images[chosen], self._first, self._gates)
+        state = self._net.prefix(inputs[chosen], self._first, self._gates)
         size = sum(value.nbytes for value in (state.value, *state.side.values()) if isinstance(value, torch.Tensor))
         if self._held + size <= HELD_BYTES:
             self._held += size
@@ -157,5 +157,6 @@ class _Gated(nn.Module):
         super().__init__()
         self.model, self._net, self._gates = net.model, net, gates
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, *args: Any, **named: Any) -> torch.Tensor:
+        x = named or (args if len(args) > 1 else args[0])
         return self._net.run(self._net.stem(x), self._gates).value

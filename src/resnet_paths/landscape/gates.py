@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from ..arguments import checked
-from ..data import ImageData, ImageSource, as_data
+from ..data import ImageSource, InMemory
 from ..data.metrics import Metric
 from ..graph.eval_mode import check_eval
 from ..network import BlockRef, UnrolledNetwork
 from ..surgery import drop_blocks
 from ._grid import CellGrid, Coordinates, axis
+from .cell_metrics import cell_data
 from .cells import CellOptions, evaluate_cells
 from .directions import Direction, shared_direction
 from .gate_copy import GatePath, GatePlane, GateSpace
@@ -42,7 +43,7 @@ def gate_surface(
     x: Coordinates | None = None,
     y: Coordinates | None = None,
     gates: Sequence[float] | torch.Tensor | None = None,
-    metrics: Sequence[str | Metric] = ("loss", "error"),
+    metrics: Sequence[str | Metric] | None = None,
     **options: Unpack[CellOptions],
 ) -> Surface:
     """Metrics over the gate of one block (or several at once), or over two.
@@ -54,7 +55,7 @@ def gate_surface(
 
     Args:
         net: the network, in eval mode; it is only read.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         x_blocks: a block by index or name, or several that share their gate.
         y_blocks: other blocks; None for a line.
         x: increasing gates; 11 from 0 to 1 by default.
@@ -67,7 +68,7 @@ def gate_surface(
         ValueError: a block on both axes, wrong coordinates, or norms without statistics.
         UnrollError: a model in training mode.
 
-    Cost: the blocks before the first moving one, once; from it on, one pass of all images per cell. With
+    Cost: the blocks before the first moving one, once; from it on, one pass of all examples per cell. With
     ``batchnorm="recalibrated"``, two full passes per cell.
 
     Example:
@@ -80,7 +81,7 @@ def gate_surface(
         >>> surface.values["error"].shape, surface.x_name
         ((3, 2), 'gate of layer3.2')
     """
-    data = as_data(data)
+    data = cell_data(data, net.model, metrics)
     first, second = net.indices(x_blocks), [] if y_blocks is None else net.indices(y_blocks)
     if not first or (y_blocks is not None and not second):
         raise ValueError("expected at least one block on each axis, got none; leave out y_blocks for a line")
@@ -106,7 +107,7 @@ def gate_path(
     waypoints: torch.Tensor | Sequence[Sequence[float]],
     *,
     t: Coordinates | None = None,
-    metrics: Sequence[str | Metric] = ("loss", "error"),
+    metrics: Sequence[str | Metric] | None = None,
     **options: Unpack[CellOptions],
 ) -> Surface:
     """Metrics along straight lines between gate vectors, such as from the full network to a lesioned one.
@@ -115,7 +116,7 @@ def gate_path(
 
     Args:
         net: the network, in eval mode; it is only read.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         waypoints: (m, n) gates; see :func:`deletion_path`.
         t: increasing, from 0 to m - 1; ten steps per line by default.
         metrics: as in :func:`loss_surface`.
@@ -138,7 +139,7 @@ def gate_path(
         >>> path.x[[0, -1]], path.values["loss"].shape
         (array([0., 2.]), (21,))
     """
-    data = as_data(data)
+    data = cell_data(data, net.model, metrics)
     points = torch.as_tensor(waypoints, dtype=torch.float64, device="cpu")
     if points.ndim != 2 or len(points) < 2 or points.shape[1] != len(net):
         raise ValueError(
@@ -178,14 +179,14 @@ def lesioned_surface(
     directions: Direction | Sequence[Direction],
     x: Coordinates | None = None,
     y: Coordinates | None = None,
-    metrics: Sequence[str | Metric] = ("loss", "error"),
+    metrics: Sequence[str | Metric] | None = None,
     **options: Unpack[CellOptions],
 ) -> Surface:
     """The loss surface of the network without some blocks, along the full network's directions.
 
     Args:
         net: the full network; it is only read.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         blocks: to drop (a copy without their branches is made).
         directions: of the full network; entries for dropped parameters are ignored.
         x: as in :func:`loss_surface`.
@@ -206,7 +207,7 @@ def lesioned_surface(
         >>> line.values["error"].shape
         (2,)
     """
-    data = as_data(data)
+    data = cell_data(data, net.model, metrics)
     smaller = drop_blocks(net, net.indices(blocks))
     given = [directions] if isinstance(directions, Direction) else directions
     shared = [shared_direction(one, smaller) for one in given]
@@ -224,11 +225,11 @@ def _base(gates: Sequence[float] | torch.Tensor | None, n: int) -> list[float]:
 
 def _surface(
     net: UnrolledNetwork,
-    data: ImageData,
+    data: InMemory,
     line: GatePlane | GatePath,
     grid: CellGrid,
     names: list[str],
-    metrics: Sequence[str | Metric],
+    metrics: Sequence[str | Metric] | None,
     options: CellOptions,
 ) -> Surface:
     check_eval(net.model)

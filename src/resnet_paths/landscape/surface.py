@@ -8,12 +8,13 @@ from typing import Unpack
 from torch import nn
 
 from ..arguments import checked
-from ..data import ImageSource, as_data
+from ..data import ImageSource
 from ..data.metrics import Metric
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ._grid import Coordinates, along, grid_along
+from .cell_metrics import cell_data
 from .cells import CellOptions, evaluate_cells
 from .directions import Direction
 from .surface_record import Surface
@@ -30,7 +31,7 @@ def loss_surface(
     directions: Directions,
     x: Coordinates | None = None,
     y: Coordinates | None = None,
-    metrics: Sequence[str | Metric] = ("loss", "error"),
+    metrics: Sequence[str | Metric] | None = None,
     **options: Unpack[CellOptions],
 ) -> Surface:
     """Metrics of a model at ``θ + x δ + y η``, over a line (one direction) or a plane (two).
@@ -43,30 +44,31 @@ def loss_surface(
     - ``frozen``: the model's running statistics, unchanged: the trained network's function at other weights. This is
       what Li et al. plot: weights move, statistics do not.
     - ``recalibrated``: estimated again at each cell over `recalibrate`, then used as constants: the network after its
-      statistics have settled there (over all images, in batches of about 128:
+      statistics have settled there (over all examples, in batches of about 128:
       :func:`~resnet_paths.recalibrate_batchnorm`).
-    - ``batch``: the statistics of each image's batch, as in training, in one random order of the images; depends on
+    - ``batch``: the statistics of each example's batch, as in training, in one random order of the examples; depends on
       `batch_size`.
 
     Args:
-        model: any image model (compiled and data-parallel models are unwrapped), or an unrolled network.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        model: any model (compiled and data-parallel models are unwrapped), or an unrolled network.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         directions: one or two; see :func:`random_direction`, :func:`direction_between`, :func:`direction_from`.
         x: increasing coordinates along the first direction; 25 from -1 to 1 by default.
         y: increasing coordinates along the second direction; same default. Number and range may
             differ from those of `x`.
-        metrics: names (``loss``, ``error``, ``top5_error``, ``disagreement`` with the model at the origin) or functions
-            of logits, labels and logits at the origin, all from one pass.
+        metrics: names or functions as in :func:`single_deletions`, compared with the model at the origin, all from one
+            pass; by default the loss, and for images or other examples of one class each the error too. The loss is
+            that of `options`, or else the one that fits the targets.
         **options: loss, settings, journal, executor, progress and preview; see :class:`CellOptions`.
 
     Returns:
-        The surface, with the standard error of each cell over images.
+        The surface, with the standard error of each cell over examples.
 
     Raises:
         ValueError: coordinates that do not increase, directions of another model, norms without statistics.
         RuntimeError: every cell failed (single failures are recorded, with a warning).
 
-    Cost: one forward pass of all images per cell (two with ``recalibrated``).
+    Cost: one forward pass of all examples per cell (two with ``recalibrated``).
 
     Example:
         >>> from resnet_paths.data import digits
@@ -79,8 +81,8 @@ def loss_surface(
         >>> surface.values["loss"].shape, list(surface.to_xarray().dims)
         ((2, 3), ['y', 'x'])
     """
-    data = as_data(data)
     network = unwrap(model_of(model))
+    data = cell_data(data, network, metrics)
     chosen = [directions] if isinstance(directions, Direction) else list(directions)
     grid = grid_along(chosen, x, y)
     _check(network, chosen)

@@ -20,11 +20,12 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import Normalise
-from ..data import ImageSource, as_data
+from ..data import ImageSource
 from ..records import Record
 from ..statistics import mean_intervals, student_intervals, student_tail
 from ..tables import data_frame
 from ._grid import Coordinates
+from .cell_metrics import cell_data
 from .cells import CellOptions
 from .directions import Include, random_direction
 from .surface import loss_surface
@@ -290,7 +291,7 @@ def roughness_study(
 
     Args:
         models: one, or the same kind of network trained from several seeds.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         seeds: of the planes.
         x: at least three coordinates; 11 from -1 to 1 by default.
         y: the same for the second axis.
@@ -306,7 +307,7 @@ def roughness_study(
     Raises:
         ValueError: no model, or no seed.
 
-    Cost: models x planes x cells forward passes of all images.
+    Cost: models x planes x cells forward passes of all examples.
 
     Example:
         >>> from resnet_paths.data import digits
@@ -317,11 +318,11 @@ def roughness_study(
         >>> study.values["convex"].shape
         (1, 2)
     """
-    data = as_data(data)
     several = [models] if isinstance(models, nn.Module) else list(models)
     chosen = tuple(seeds)
     if not several or not chosen:
         raise ValueError(f"expected at least one model and one seed, got {len(several)} and {len(chosen)}")
+    data = cell_data(data, several[0], (metric,))
     x, y = (np.linspace(-1, 1, 11) if axis is None else axis for axis in (x, y))
     surfaces = []
     for model in several:

@@ -27,7 +27,7 @@ from ..arguments import checked
 from ..checkpoints.reading import ENDINGS, load_state, read_checkpoint
 from ..checkpoints.states import fit
 from ..checkpoints.trajectory import Trajectory
-from ..data import ImageSource, as_data
+from ..data import ImageSource
 from ..graph.private_copy import private_copy
 from ..graph.wrappers import unwrap
 from ..network import UnrolledNetwork
@@ -35,7 +35,7 @@ from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
 from ..records import Record
 from ..tables import data_frame
-from .cell_metrics import Loss, named_metrics
+from .cell_metrics import Loss, cell_data, named_metrics
 from .cells import CellEvaluator, CellSettings
 from .directions import Direction
 from .working_copy import WeightSpace
@@ -222,11 +222,12 @@ def trajectory_losses(
 
     Args:
         model: of the same class; it is not changed.
-        data: labelled images; anything that :func:`~resnet_paths.data.as_data` reads.
+        data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         checkpoints: those that were projected.
         projected: see :func:`project_trajectory`.
-        loss: a function of logits and labels that returns one value per image; cross-entropy by default.
-        batch_size: images per batch.
+        loss: a function of outputs and targets that returns one value per example; by default the one that fits the
+            targets.
+        batch_size: examples per batch.
 
     Returns:
         Three losses per step. `true` and `own_weights` differ by the running statistics, `own_weights` and
@@ -238,8 +239,8 @@ def trajectory_losses(
 
     Cost: three forward passes of the data per checkpoint.
     """
-    data = as_data(data)
     network = unwrap(model_of(model))
+    data = cell_data(data, network)
     states = _states(checkpoints, network)
     if len(states) != len(projected):
         raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")
@@ -248,7 +249,7 @@ def trajectory_losses(
             f"expected orthogonal directions, got a cosine of {projected.cosine:.2g}: a point at these coordinates is "
             "not the projection; use the principal components"
         )
-    metrics = named_metrics(("loss",), loss)
+    metrics = named_metrics(("loss",), data, loss)
     last = _loaded(network, states[-1])
     settings = CellSettings(batch_size=batch_size)
     plane = CellEvaluator(WeightSpace(last, projected.directions), data, metrics, settings)

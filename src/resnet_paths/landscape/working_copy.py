@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..graph.errors import UnrollError
 from ..graph.executor import Whole
-from ..graph.inputs import call_model, main_output, relative_difference
+from ..graph.inputs import call_model, main_output, placed, relative_difference
 from ..graph.overwrite import unwatched
 from ..graph.preserve import preserved
 from ..graph.private_copy import private_copy, private_use
@@ -30,7 +31,7 @@ from ..network.norms import batch_norms
 from ..network.unrolled import TOLERANCE
 from ..sweep import fingerprint
 from ..sweep.fingerprints import deciding
-from .cell_images import Images
+from .cell_inputs import CellInputs
 from .cells import CellSettings
 from .directions import Direction
 
@@ -53,7 +54,7 @@ class WorkingCopy:
         self,
         model: nn.Module,
         directions: Sequence[Direction],
-        example: torch.Tensor,
+        example: Any,
         *,
         fold: bool = True,
         channels_last: bool = True,
@@ -74,8 +75,10 @@ class WorkingCopy:
         self._rest = [(name, parameters[path]) for path, name in self._copy.names.items() if name in moved]
         self.whole = None if self._copy.program is None else self._checked(self._copy.program, example)
 
-    def _checked(self, program: Program, example: torch.Tensor) -> Whole | None:
-        """The graph as one function, if at θ it gives what the model gives."""
+    def _checked(self, program: Program, example: Any) -> Whole | None:
+        """The graph as one function of one tensor, if at θ it gives what the model gives."""
+        if not isinstance(example, torch.Tensor):
+            return None
         try:
             whole = Whole(program)
         except ValueError:
@@ -84,7 +87,7 @@ class WorkingCopy:
         with torch.inference_mode():
             if not whole.runs():
                 return None
-            actual = whole(example.to(next(self.model.parameters()).dtype))
+            actual = whole(placed(example, self.model))
         return whole if _agree(actual, _output(self.model, example)) else None
 
     @property
@@ -93,7 +96,7 @@ class WorkingCopy:
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         return on_cpu and self.whole is not None and self.whole.known and unwatched(tuple(self.model.modules()))
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Any) -> torch.Tensor:
         """The model's main output at the last point, (batch, ...)."""
         if self.whole is not None and self.whole.runs():
             return self.whole(x)
@@ -115,7 +118,7 @@ class WorkingCopy:
         return value
 
 
-def _folded(model: nn.Module, example: torch.Tensor) -> FoldedCopy:
+def _folded(model: nn.Module, example: Any) -> FoldedCopy:
     """A copy with its norms folded, if that computes the same; else one that is not folded.
 
     It does not where a forward looks at what folding exchanges (``if isinstance(self.norm, nn.BatchNorm2d)``).
@@ -124,7 +127,7 @@ def _folded(model: nn.Module, example: torch.Tensor) -> FoldedCopy:
 
     def find(own: nn.Module) -> Program | None:
         expected.append(_output(own, example))
-        return _program(own, example)
+        return _program(own, placed(example, own))
 
     copy = FoldedCopy(model, find)
     copy.fold(dict(model.named_parameters()).__getitem__)
@@ -135,10 +138,10 @@ def _folded(model: nn.Module, example: torch.Tensor) -> FoldedCopy:
     return copy if same else FoldedCopy(model, lambda _: None)
 
 
-def _output(model: nn.Module, example: torch.Tensor) -> torch.Tensor:
+def _output(model: nn.Module, example: Any) -> torch.Tensor:
     """The main output of a model for an example, which is converted to the model's type."""
     with preserved(model), torch.inference_mode():
-        return main_output(call_model(model, example.to(next(model.parameters()).dtype)))
+        return main_output(call_model(model, placed(example, model)))
 
 
 def _agree(actual: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -148,7 +151,7 @@ def _agree(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     )
 
 
-def _program(model: nn.Module, example: torch.Tensor) -> Program | None:
+def _program(model: nn.Module, example: Any) -> Program | None:
     """The model's graph, if it can be found."""
     try:
         return trace(model)
@@ -176,7 +179,7 @@ class WeightSpace:
         """The coefficients of a cell."""
         return [cell[name] for name in ("x", "y") if name in cell]
 
-    def movable(self, settings: CellSettings, device: torch.device, example: torch.Tensor) -> MovedWeights:
+    def movable(self, settings: CellSettings, device: torch.device, example: Any) -> MovedWeights:
         """A copy of the model."""
         return MovedWeights(self, settings, device, example)
 
@@ -193,7 +196,7 @@ class MovedWeights:
         divides: whether several threads may run it at once.
     """
 
-    def __init__(self, space: WeightSpace, settings: CellSettings, device: torch.device, example: torch.Tensor) -> None:
+    def __init__(self, space: WeightSpace, settings: CellSettings, device: torch.device, example: Any) -> None:
         model, fast, of_batch = space.model, settings.fast, settings.batchnorm == "batch"
         if next(model.parameters()).device != device:
             model = private_copy(model).to(device)
@@ -221,6 +224,6 @@ class MovedWeights:
             recalibrate(statistics)
         self._copy.move(point, statistics)
 
-    def run(self, images: Images, chosen: slice) -> torch.Tensor:
-        """The logits of some of the images."""
-        return self._copy(images[chosen])
+    def run(self, inputs: CellInputs, chosen: slice) -> torch.Tensor:
+        """The main output for some of the examples."""
+        return self._copy(inputs[chosen])

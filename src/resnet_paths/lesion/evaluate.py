@@ -20,7 +20,7 @@ from ..data import ImageSource, InMemory
 from ..data.batches import even_slices
 from ..data.fitting import data_for
 from ..data.metric import ExampleMetric
-from ..data.metrics import Metric
+from ..data.metrics import Metric, example_parts
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import placed
 from ..network import Evaluations, PlainNetwork, UnrolledNetwork, for_inference
@@ -208,41 +208,3 @@ def _batch(point: dict[str, int], context: tuple[Study, InMemory, Metric], seed:
         for way, outputs in study.outputs(x, count):
             parts[way] = example_parts(metric, outputs.cpu(), targets, full, mask, len(part))
     return {"values": np.stack(parts), "pieces": np.array(astuple(count))}
-
-
-def example_values(metric: Metric, outputs: torch.Tensor, data: InMemory, full: torch.Tensor) -> np.ndarray:
-    """The value of each example, (examples,), from a network's outputs and the full network's, on the CPU."""
-    targets, mask = (None if tensor is None else tensor.cpu() for tensor in (data.targets, data.mask))
-    parts = example_parts(metric, outputs, targets, full, mask, len(data))
-    return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts
-
-
-def example_parts(
-    metric: Metric,
-    outputs: torch.Tensor,
-    targets: torch.Tensor | None,
-    full: torch.Tensor,
-    mask: torch.Tensor | None,
-    count: int,
-) -> np.ndarray:
-    """The value of each example, (count,), or its parts, (count, parts).
-
-    Raises:
-        ValueError: the metric does not return one value per example.
-        TypeError: it returns no tensor.
-    """
-    if isinstance(metric, ExampleMetric):
-        parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
-        return parts
-    values: Any = metric(outputs, targets, full)
-    if not isinstance(values, torch.Tensor):
-        raise TypeError(
-            f"expected a metric that returns a tensor of one value per example, ({count},), got {type(values).__name__}"
-        )
-    if values.shape != (count,):
-        raise ValueError(
-            f"expected a metric with one value per example, ({count},), got {tuple(values.shape)}; do not average over "
-            "the examples"
-        )
-    array: np.ndarray = values.double().numpy()
-    return array

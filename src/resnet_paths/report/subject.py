@@ -22,10 +22,9 @@ from ..choices import MetricName
 from ..data import ExampleMetric, ImageData, InMemory
 from ..data.constant_answers import constant_answer
 from ..data.fitting import target_kinds
-from ..data.metrics import METRICS, Metric, metric_named
+from ..data.metrics import METRICS, Metric, example_parts, metric_named
 from ..graph.inputs import main_output, placed
 from ..lesion import Exploration, explore
-from ..lesion.evaluate import example_parts
 from ..network import UnrolledNetwork, for_inference, unroll
 from ..network.fitting import output_on
 from ..nouns import counted

@@ -13,9 +13,8 @@ from torch import nn
 from ..data import InMemory, right
 from ..data.batches import even_slices
 from ..data.fitting import target_kinds
-from ..data.metrics import Metric
+from ..data.metrics import Metric, example_values
 from ..graph.inputs import call_model, placed
-from ..lesion.evaluate import example_values
 
 
 @dataclass(frozen=True, eq=False)
