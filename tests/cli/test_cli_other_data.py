@@ -5,11 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from references.other_data import case
 from resnet_paths import single_deletions, unroll
 from resnet_paths.cli import app
+from resnet_paths.landscape import Surface
 from resnet_paths.lesion import METRICS
 from resnet_paths.models import load_model
 from resnet_paths.tradeoff import load_plan
@@ -63,6 +65,25 @@ def test_studies_take_metrics_that_fit(mine: Path, tmp_path: Path) -> None:
     result = run("lesion", *given, "--metric", "error")
     assert result.exit_code == 2
     assert "expected a metric for targets (20, 5) of int64" in told(result)
+
+
+@pytest.mark.parametrize("ways", [("--line",), ("--gates", "blocks.0")])
+def test_a_landscape_of_texts(mine: Path, tmp_path: Path, ways: tuple[str, ...]) -> None:
+    given = ("--model", f"{mine}:tokens", "--data", f"{mine}:texts", "--out", tmp_path, "--points", 3)
+    result = run("landscape", *given, *ways, "--range=0:1", "--json")
+    assert result.exit_code == 0, result.output
+    model, data = case("tokens").model, case("tokens", 40).data.subset(slice(20, 40))
+    net, metric = unroll(model, data.subset(slice(0, 2)).x), METRICS["next_token_loss"]
+    surface = Surface.load(tmp_path / "landscape.npz")
+    assert surface.images == 20
+    with torch.no_grad():
+        outputs = net(data.x)
+        lesioned = net(data.x, [0.0] + [1.0] * (len(net) - 1))
+    at_origin, there = (float(metric(one, data.targets, one, data.mask).mean()) for one in (outputs, lesioned))
+    gated = "--gates" in ways
+    assert surface.values["loss"][-1 if gated else 0] == pytest.approx(at_origin, rel=1e-6)
+    if gated:
+        assert surface.values["loss"][0] == pytest.approx(there, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("default:prices takes no split")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from typer.testing import CliRunner
 
@@ -38,7 +39,14 @@ SMALL = {
     "frontier": {**TINY["frontier"], "max_blocks": 1, "seconds": 0.001, "batch": 2},
     "curvature": {"images": 4, "steps": 3, "basis": 6, "tolerance": 0.1},
 }
-NOT_THERE = {"explorer", "surface"}
+NOT_THERE = {"explorer"}
+LOSSES = {
+    "tokens": lambda scores, ids, mask: F.cross_entropy(scores[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]),
+    "numbers": lambda outputs, targets, mask: F.mse_loss(outputs[:, 0], targets),
+    "masks": lambda scores, targets, mask: F.cross_entropy(scores, targets),
+    "flags": lambda outputs, targets, mask: F.binary_cross_entropy_with_logits(outputs, targets.double()),
+    "series": lambda scores, targets, mask: F.cross_entropy(scores, targets),
+}
 
 
 def learnt(kind: str) -> Case:
@@ -129,6 +137,12 @@ def test_the_numbers_are_those_of_the_functions(kind: str, folder: Path) -> None
     close(tables["reordering"][found.metric], orders.values)
     game = block_values(net, found.data.sample(10, 0), exhaustive=True, **common)
     close(tables["block_values"]["value"], game.values)
+    cells, loss = tables["surface"], LOSSES[kind]
+    middle = cells.loc[(cells["x"] == 0) & (cells["y"] == 0), "loss"]
+    at_weights = found.data.sample(TINY["surface"]["images"], 0)
+    with torch.no_grad():
+        values = loss(net(at_weights.x), at_weights.targets, at_weights.mask)
+    close(middle, [float(values)])
     assert tables["frontier"]["metric"].tolist() == [found.metric] * 2
     if kind != "series":  # which has a table of classes
         close(tables["whole"][found.metric], alone.full)
@@ -233,7 +247,7 @@ def test_data_without_targets_are_compared_with_the_full_network(tmp_path: Path)
     )
     frame = report.to_pandas().set_index("stage")
     assert set(frame.index[frame["status"] == "not applicable"]) == {
-        *NOT_THERE, "gradient", "effective", "curvature", "frontier",
+        *NOT_THERE, "gradient", "effective", "curvature", "frontier", "surface",
     }  # fmt: skip
     assert report.failed == []
     assert "without targets there is no other loss" in frame.loc["gradient", "reason"]

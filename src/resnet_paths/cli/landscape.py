@@ -17,7 +17,7 @@ from ..files import write_table, write_text
 from ..tables import json_text
 from ..text_tables import show, table
 from ._app import command
-from ._inputs import block_names, console, fitting, model_and_data, named_model, unrolled
+from ._inputs import block_names, console, fitting, model_and_examples, named_model, unrolled
 from .options import Axes, Cells, Json, Limit, Out, Subject
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def landscape(
 
     _check_ways(twin, axes)
     screen = console(quiet=as_json)
-    network, images = model_and_data(subject, limit)
-    fitting(network, images)
+    network, data = model_and_examples(subject, limit)
+    fitting(network, data)
     low_high = axes.span or ("0:1" if axes.gates or axes.to else "-1:1")
     x = np.linspace(*_range(low_high), axes.points)
     y = None if axes.flat else np.linspace(*_range(axes.y_span or low_high), axes.points)
@@ -71,7 +71,7 @@ def landscape(
     networks = {subject.model: network}
     if twin is not None:
         networks[twin] = named_model(twin, "--twin").to(subject.device)
-        fitting(networks[twin], images, "--twin")
+        fitting(networks[twin], data, "--twin")
     surfaces: Surfaces = {}
     with rp.sweep.local_workers(cells.workers) if cells.workers else nullcontext() as executor:
         for name, one in networks.items():
@@ -87,13 +87,13 @@ def landscape(
                 "preview": preview if axes.points > 8 else None,
             }
             if axes.gates is not None:
-                net, (x_block, *y_block) = _gated(one, images, axes.gates)
+                net, (x_block, *y_block) = _gated(one, data, axes.gates)
                 surfaces[name] = rp.landscape.gate_surface(
-                    net, images, x_blocks=x_block, y_blocks=y_block or None, x=x, y=y, **options
+                    net, data, x_blocks=x_block, y_blocks=y_block or None, x=x, y=y, **options
                 )
             else:
                 directions = [_to(one, axes.to)] if axes.to else _random(one, axes)
-                surfaces[name] = rp.landscape.loss_surface(one, images, directions=directions, x=x, y=y, **options)
+                surfaces[name] = rp.landscape.loss_surface(one, data, directions=directions, x=x, y=y, **options)
     written = _write(surfaces, log, html, out)
     rows = {name: _numbers(surface) for name, surface in surfaces.items()}
     if as_json:
@@ -134,12 +134,12 @@ def _to(model: nn.Module, checkpoint: str) -> rp.landscape.Direction:
     return rp.landscape.direction_between(model, named_model(checkpoint, "--to"))
 
 
-def _gated(model: nn.Module, images: rp.ImageData, gates: str) -> tuple[rp.UnrolledNetwork, Sequence[str | int]]:
+def _gated(model: nn.Module, data: rp.data.InMemory, gates: str) -> tuple[rp.UnrolledNetwork, Sequence[str | int]]:
     """The network, and the blocks of its axes."""
     blocks = block_names(gates, "--gates")
     if len(blocks) > 2:
         raise ValueError(f"expected one or two blocks with --gates, got {len(blocks)}")
-    return unrolled(model.eval(), images), blocks
+    return unrolled(model.eval(), data), blocks
 
 
 def _spread(surfaces: Surfaces) -> bool:

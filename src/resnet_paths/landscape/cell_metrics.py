@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..choices import MetricName
 from ..data import ExampleMetric, ImageSource, InMemory, as_examples
 from ..data.fitting import check_fits, target_kinds, usual_metric
 from ..data.metrics import METRICS, Metric, cross_entropy, metric_named, needs_labels
 
-Loss = Callable[[torch.Tensor, Any], torch.Tensor]
-"""Outputs and targets to one value per example."""
+Loss = MetricName | ExampleMetric | Callable[[torch.Tensor, Any], torch.Tensor]
+"""A metric, or a function of outputs and targets that returns one value per example."""
 
 
 def cell_data(source: ImageSource, model: nn.Module, metrics: Sequence[str | Metric] | None = None) -> InMemory:
@@ -36,7 +37,7 @@ def named_metrics(
     Args:
         metrics: names or functions; by default the loss, and for a class per example the error.
         data: what they are to fit.
-        loss: a function of outputs and targets.
+        loss: a metric, or a function of outputs and targets.
 
     Raises:
         ValueError: an unknown name, none at all, one twice, or one that does not fit the data.
@@ -49,13 +50,21 @@ def named_metrics(
         if name in functions:
             raise ValueError(f"expected each metric once, got {name!r} twice; give your functions names of their own")
         if metric == "loss":
-            function = usual_loss(data) if loss is None else _Loss(loss)
-        elif isinstance(function, ExampleMetric):
+            function = usual_loss(data) if loss is None else _chosen(loss)
+        if isinstance(function, ExampleMetric):
             check_fits(function, data)
         functions[name] = function
     if not functions:
         raise ValueError("expected at least one metric, such as 'loss', got none")
     return functions
+
+
+def loss_name(functions: Mapping[str, Metric]) -> str:
+    """What ``loss`` is, if it is among them: a metric's name, or that of the caller's function."""
+    function = functions.get("loss")
+    if isinstance(function, ExampleMetric):
+        return function.name
+    return function.name if isinstance(function, _Loss) else "loss"
 
 
 def usual_loss(data: InMemory) -> Metric:
@@ -73,19 +82,26 @@ def usual_loss(data: InMemory) -> Metric:
         )
     if name == "loss":
         return _Loss(cross_entropy)
-    metric = METRICS[name]
-    check_fits(metric, data)
-    return metric
+    return METRICS[name]
+
+
+def _chosen(loss: Loss) -> Metric:
+    return metric_named(loss)[1] if isinstance(loss, str | ExampleMetric) else _Loss(loss)
 
 
 class _Loss:
     """A loss in the form of a metric."""
 
-    def __init__(self, loss: Loss) -> None:
+    def __init__(self, loss: Callable[[torch.Tensor, Any], torch.Tensor]) -> None:
         self._loss = loss
 
     def __call__(self, outputs: torch.Tensor, targets: Any, full: torch.Tensor) -> torch.Tensor:
         return self._loss(outputs, targets)
+
+    @property
+    def name(self) -> str:
+        """The function's; cross-entropy is simply ``loss``."""
+        return "loss" if self._loss is cross_entropy else getattr(self._loss, "__name__", type(self._loss).__name__)
 
 
 def needs_origin(metrics: Mapping[str, Metric]) -> bool:

@@ -34,7 +34,7 @@ from ..sweep import adaptive_batches, fingerprint, is_out_of_memory, on_each_cor
 from ..sweep.fingerprints import deciding
 from ._grid import CellGrid, SurfaceOptions, evaluate_grid, mean_and_error
 from .cell_inputs import HELD_BYTES, CellInputs, micro_batch
-from .cell_metrics import Loss, cell_parts, named_metrics, needs_origin, values_of
+from .cell_metrics import Loss, cell_parts, loss_name, named_metrics, needs_origin, values_of
 from .surface_record import Surface
 
 STATISTICS_BATCH = 128
@@ -81,8 +81,8 @@ class CellOptions(SurfaceOptions, total=False):
     """Keywords that every surface of a loss takes beside its axes and metrics.
 
     Attributes:
-        loss: a function of outputs and targets that returns one value per example; by default that which fits the
-            targets: cross-entropy of classes, of the classes of pixels or of the next tokens, or the squared error.
+        loss: a metric by name, or a function of outputs and targets that returns one value per example; by default that
+            which fits the targets: cross-entropy of classes, of pixels or of the next tokens, or the squared error.
         settings: statistics of batch norms, batches and types; see :class:`CellSettings`.
     """
 
@@ -304,6 +304,7 @@ def evaluate_cells(
         "batch_size": settings.batch_size,
         "images": len(data),
         "source": provenance(space.model, data, settings.dtype),
+        "loss": loss_name(functions),
     }
     return evaluate_grid(_cell, grid, cells, facts, options)
 

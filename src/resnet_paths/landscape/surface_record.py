@@ -26,10 +26,10 @@ class Surface(Record):
     Attributes:
         x: (columns,) coordinates.
         y: (rows,) coordinates; None on a line.
-        values: for each metric its means over images. NaN and infinities are what the model gave, unless the cell is
+        values: for each metric its mean over examples. NaN and infinities are what the model gave, unless the cell is
             not `finished`.
-        errors: for each metric the standard errors of these means over images (of ``batch`` statistics: as if the
-            images were independent).
+        errors: for each metric the standard errors of these means over examples (of ``batch`` statistics: as if the
+            examples were independent).
         finished: which cells have values.
         failures: the traceback of each cell that failed, by (row, column).
         seconds: the time that each cell took.
@@ -38,9 +38,11 @@ class Surface(Record):
         norms: Euclidean norm of each direction (none for gates).
         cosine: between the two directions; None otherwise.
         batchnorm: what batch norm's statistics were: frozen, recalibrated or batch.
-        batch_size: images per batch, where it was given.
-        images: number of images.
+        batch_size: examples per batch, where it was given.
+        images: number of images, or of other examples.
         source: model, data, type and versions.
+        loss: what the metric ``loss`` is: another metric's name (``loss`` itself is cross-entropy), or that of your
+            function.
     """
 
     x: np.ndarray
@@ -58,6 +60,7 @@ class Surface(Record):
     batch_size: int | None
     images: int
     source: Provenance = field(repr=False)
+    loss: str = "loss"
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray | None, **values: np.ndarray) -> Surface:

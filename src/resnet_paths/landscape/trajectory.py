@@ -225,8 +225,8 @@ def trajectory_losses(
         data: examples with targets; anything that :func:`~resnet_paths.data.as_examples` reads.
         checkpoints: those that were projected.
         projected: see :func:`project_trajectory`.
-        loss: a function of outputs and targets that returns one value per example; by default the one that fits the
-            targets.
+        loss: a metric by name, or a function of outputs and targets that returns one value per example; by default the
+            one that fits the targets.
         batch_size: examples per batch.
 
     Returns:

@@ -15,12 +15,13 @@ from matplotlib.patches import Rectangle
 from ..arguments import checked
 from ..imports import first_import
 from ..landscape import Surface
+from ..nouns import counted
+from ._axes import metric_label
 from ._fitting import letter_size
 from ._frame import Frame, Look, PlotAxes, figure_title, given_axes, marker, new_axes, thin
 from ._style import ink, is_scale, literal, shades
 
 Kind = Literal["contour", "heat", "3d"]
-_LABELS = {"loss": "cross-entropy (nats)", "error": "error (share of images)"}
 _HATCHES = (("NaN", "////"), ("infinite", "xxxx"), ("not computed", "...."))
 _MOST_LEVELS = 1000
 
@@ -94,7 +95,7 @@ def plot_surface_heat(
     values, norm = _prepared(surface, metric, norm, log)
     across, down = _edges(surface.x), _edges(_rows(surface))
     cells = frame.ax.pcolormesh(across, down, np.ma.masked_invalid(values), cmap=shades(look.get("color")), norm=norm)
-    frame.bar(cells, _LABELS.get(metric, metric))
+    frame.bar(cells, _label(surface, metric))
     if levels:
         _contours(frame.ax, surface, values, norm, levels)
     _hatch(frame, surface, values)
@@ -140,7 +141,7 @@ def plot_surface_3d(
     low, high = _limits(norm, log)
     if low < high:
         solid.set_zlim(low, high)
-    label = look.get("label") or _LABELS.get(metric, metric)
+    label = look.get("label") or _label(surface, metric)
     solid.set_zlabel(f"log10 of {label}" if log else label)
     solid.locator_params(nbins=5)
     side = min(frame.room.width, frame.room.height) + 4 * letter_size()
@@ -158,7 +159,7 @@ def _solid() -> Any:
 
 @checked
 def plot_surface_line(surface: Surface, metric: str = "loss", ax: Axes | None = None, **look: Unpack[Look]) -> Axes:
-    """A metric along a line, with bars of 1.96 standard errors over images, and gaps where it is not finite.
+    """A metric along a line, with bars of 1.96 standard errors over examples, and gaps where it is not finite.
 
     Args:
         surface: over a line.
@@ -179,7 +180,7 @@ def plot_surface_line(surface: Surface, metric: str = "loss", ax: Axes | None = 
     half = 1.96 * surface.errors[metric]
     frame.ax.plot(surface.x, values, color=frame.color, marker=".", label=frame.label())
     frame.ax.fill_between(surface.x, values - half, values + half, color=frame.color, alpha=0.2, linewidth=0)
-    return frame.done(_title(surface, metric), x=literal(surface.x_name), y=_LABELS.get(metric, metric))
+    return frame.done(_title(surface, metric), x=literal(surface.x_name), y=_label(surface, metric))
 
 
 @checked
@@ -230,7 +231,7 @@ def plot_surface_twins(
     if look.get("title"):
         figure_title(row[0], str(look["title"]))
     if look.get("legend") is not False:
-        text = look.get("label") or _LABELS.get(metric, metric)
+        text = look.get("label") or _label(surface, metric)
         figure.colorbar(ScalarMappable(norm, shades(color)), ax=row, label=text, shrink=0.8)
     return row
 
@@ -267,7 +268,7 @@ def interactive_surface(surfaces: Surface | Mapping[str, Surface], metric: str =
         subplot_titles=list(named) if len(named) > 1 else None,
     )
     limits = _limits(norm, log)
-    label = _LABELS.get(metric, metric)
+    label = _label(next(iter(named.values())), metric)
     for column, surface in enumerate(named.values()):
         values = np.where(np.isfinite(_of(surface, metric)), _of(surface, metric), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -382,10 +383,16 @@ def _dressed(frame: Frame, surface: Surface, metric: str, path: np.ndarray | Non
     return frame.done(_title(surface, metric), x=literal(surface.x_name), y=literal(str(surface.y_name)))
 
 
+def _label(surface: Surface, metric: str) -> str:
+    if metric == "error":
+        return f"error (share of {surface.source.nouns})"
+    return metric_label(surface.loss if metric == "loss" else metric)
+
+
 def _title(surface: Surface, metric: str) -> str:
     parts = [
-        _LABELS.get(metric, metric),
-        f"{literal(surface.source.name)}, {surface.images} images",
+        _label(surface, metric),
+        f"{literal(surface.source.name)}, {counted(surface.images, surface.source.noun)}",
         f"{surface.batchnorm} statistics",
     ]
     if surface.cosine is not None:

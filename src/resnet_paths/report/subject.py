@@ -219,7 +219,7 @@ class Subject:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether the examples are images with one class each, which analyses of pixels and of losses by name read."""
+        """Whether the examples are images with one class each, which the explorer needs."""
         return isinstance(self.data, ImageData) and self.data.labelled
 
     @property

@@ -6,11 +6,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ...data import ExampleMetric
 from ...landscape import CellSettings, Roughness, Surface, loss_surface, random_direction, roughness
+from ...landscape.cell_inputs import HELD_BYTES
+from ...landscape.cell_metrics import Loss
 from ...nouns import counted
 from ...plot import plot_surface_heat
 from ...tradeoff import count_parameters
 from ..effort import Effort, passes
+from ..losses import ExampleLoss
 from ..pictures import picture
 from ..relief import ONE_PLANE, cell_text, relief_data, surface_marks
 from ..section import Part, Section, Table
@@ -21,30 +25,34 @@ from ..words import number, percent
 
 def run(subject: Subject, options: Options) -> Section:
     """A plane of filter-normalised random directions."""
-    if not subject.has_pictures:
-        raise NotApplicableError("loss surfaces are those of images with one class each")
-    parts, rough = _measured(subject, options)
+    if subject.loss is None:
+        raise NotApplicableError(subject.why_no_loss)
+    parts, rough = _measured(subject, options, subject.loss)
     found = (
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
         f"{percent(rough.convex)} of the inner points."
     )
-    return Section(parts, (found,), _warnings(subject.count(options["images"]), rough))
+    return Section(parts, (found,), _warnings(subject, subject.count(options["images"]), rough))
 
 
-def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Roughness]:
+def _measured(subject: Subject, options: Options, loss_of: ExampleLoss) -> tuple[tuple[Part, Part], Roughness]:
     steps = options["steps"] - (options["steps"] + 1) % 2  # an even number would pass by the trained weights
     coordinates = np.linspace(-options["reach"], options["reach"], steps)
     plane = [random_direction(subject.model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
         subject.model,
-        subject.pictures(options["images"]),
+        subject.images(options["images"]),
         directions=plane,
         x=coordinates,
         y=coordinates,
+        loss=None if subject.has_pictures else _as_metric(loss_of),
         settings=CellSettings(batch_size=subject.at_once),
         progress=False,
     )
-    rough = roughness(record, scale="log")
+    try:
+        rough = roughness(record, scale="log")
+    except ValueError as reason:
+        raise NotApplicableError(f"the logarithm of the loss has no roughness on this plane ({reason})") from None
     loss = record.values["loss"]
     middle = float(loss[steps // 2, steps // 2])
     lost = int((~np.isfinite(loss)).sum())
@@ -54,7 +62,7 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
         "Both axes move all weights along a random direction; a step of 1 moves each filter by its own norm (Li et al. "
         "2018, section 4).",
         f"The loss there is {number(middle)}; on the plane it lies between {number(float(np.nanmin(loss)))} and "
-        f"{number(float(np.nanmax(loss)))}{_lowest(record)}. {_usable(record)}",
+        f"{number(float(np.nanmax(loss)))}{_lowest(record)}.{_usable(record)}",
         f"On its logarithmic scale the surface is convex (bends upwards in both directions of the plane) at "
         f"{percent(rough.convex)} of {counted(rough.cells, 'inner point')}; its deviation from the best quadratic "
         f"fit is {percent(rough.deviation)} of its spread.",
@@ -70,7 +78,7 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
         ax.set_xlabel("step along random direction 1 (filter norms)")
         ax.set_ylabel("step along random direction 2")
 
-    cells = Table.of("surface", "Every cell, with standard errors over images", record.to_pandas())
+    cells = Table.of("surface", f"Every cell, with standard errors over {subject.data.nouns}", record.to_pandas())
     roughness_table = Table.of(
         "surface_roughness", "Roughness of the logarithm of the loss", pd.DataFrame([vars(rough)])
     )
@@ -83,6 +91,11 @@ def _measured(subject: Subject, options: Options) -> tuple[tuple[Part, Part], Ro
     return (flat, relief), rough
 
 
+def _as_metric(loss: ExampleLoss) -> Loss:
+    """A metric of the library by itself: it knows which positions count."""
+    return loss.metric if isinstance(loss.metric, ExampleMetric) else loss
+
+
 def _lowest(record: Surface) -> str:
     loss = np.where(np.isfinite(record.values["loss"]), record.values["loss"], np.inf)
     row, column = np.unravel_index(int(loss.argmin()), loss.shape)
@@ -92,20 +105,22 @@ def _lowest(record: Surface) -> str:
 
 
 def _usable(record: Surface) -> str:
+    if "error" not in record.values:
+        return ""
     error = record.values["error"]
     row, column = (size // 2 for size in error.shape)
     good = float((error <= error[row, column] + 0.05).mean())
-    return f"At {percent(good)} of the points the error is within 5 percentage points of the model's own."
+    return f" At {percent(good)} of the points the error is within 5 percentage points of the model's own."
 
 
-def _warnings(images: int, rough: Roughness) -> tuple[str, ...]:
+def _warnings(subject: Subject, examples: int, rough: Roughness) -> tuple[str, ...]:
     found = [f"{ONE_PLANE} To compare models, use several planes (roughness_study)."]
     if rough.left_out:
         found.append(
             f"{counted(rough.left_out, 'inner point')} without finite neighbours are excluded from the roughness."
         )
-    if images < 200:
-        found.append(f"The loss is computed on only {counted(images, 'image')}.")
+    if examples < 200:
+        found.append(f"The loss is computed on only {subject.counted(examples)}.")
     return tuple(found)
 
 
@@ -114,12 +129,14 @@ _COPIES = 6  # of the weights: two directions, the moved ones, the folded ones, 
 
 
 def effort(subject: Subject, options: Options) -> Effort:
-    """A pass over the images per cell, and a new set of weights."""
-    if not subject.has_pictures:
+    """A pass over the examples per cell, and a new set of weights."""
+    if subject.loss is None:
         return Effort()
     cells, weights = options["steps"] ** 2, count_parameters(subject.model)
-    once = passes(cells, subject.count(options["images"]), subject.at_once)
-    return once + Effort(seconds=1.0 + cells * weights * _COPY, bytes=_COPIES * 4 * weights)
+    count = subject.count(options["images"])
+    held = 0.0 if subject.has_pictures else min(HELD_BYTES, count * subject.footprint.output)
+    once = passes(cells, count, subject.at_once)
+    return once + Effort(seconds=1.0 + cells * weights * _COPY, bytes=_COPIES * 4 * weights + held)
 
 
 STAGE = Stage(
