@@ -4,13 +4,14 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from references.other_data import Case, case
 from resnet_paths import recalibrate_batchnorm, unroll
@@ -21,6 +22,7 @@ from resnet_paths.landscape import (
     CellSettings,
     Direction,
     cells,
+    curvature_operator,
     eigenvalue_surface,
     gate_surface,
     loss_surface,
@@ -243,6 +245,48 @@ def test_what_stands_on_surfaces_takes_them_too() -> None:
         last = numbers.model[:3](numbers.data.x)
     largest = torch.linalg.eigvalsh(2 * last.T @ last / len(last)).max()  # of the mean of (w h + b - target)^2 in w
     assert line.values["largest"][0] == pytest.approx(float(largest), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.parametrize("batch_size", [2, 7])
+def test_curvature_of_a_loss_by_name(kind: Literal["hessian", "gauss_newton"], batch_size: int) -> None:
+    """That of the mean over all tokens that count, whatever the batches; both kinds are equal in the last layer."""
+    one = case("tokens")
+    operator = curvature_operator(
+        one.model, one.data, kind=kind, parameters=["head.bias"], loss="next_token_loss", batch_size=batch_size
+    )
+
+    def loss(bias: torch.Tensor) -> torch.Tensor:
+        output = functional_call(one.model, {"head.bias": bias}, (), one.data.x)
+        sums, counts = next_tokens(output, one.data)
+        return sums.sum() / counts.sum()
+
+    expected = torch.func.hessian(loss)(one.model.head.bias.detach()).detach()
+    np.testing.assert_allclose(operator.dense(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_curvature_of_a_metric_is_that_of_the_function() -> None:
+    one, options = case("numbers"), {"parameters": ["0.weight", "3.weight"]}
+    named = curvature_operator(one.model, one.data, loss="squared_error", **options)
+    np.testing.assert_allclose(named.dense(), curvature_operator(one.model, one.data, loss=squared, **options).dense())
+    series = case("series")
+    by_name, usual = (
+        curvature_operator(series.model, series.data, loss=loss, parameters=["5.weight"])
+        for loss in ("loss", "cross_entropy")
+    )
+    np.testing.assert_allclose(by_name.dense(), usual.dense(), rtol=1e-12, atol=1e-15)
+
+
+def test_losses_that_curvature_cannot_take_are_refused_in_a_line() -> None:
+    one = case("tokens")
+    with pytest.raises(ValueError, match="expected a loss that is a mean over samples or positions, got 'perplexity'"):
+        curvature_operator(one.model, one.data, loss="perplexity")
+    with pytest.raises(ValueError, match=r"at the positions of targets \(7, 5\).*give loss= a metric") as error:
+        curvature_operator(one.model, one.data, parameters=["head.bias"]) @ torch.ones(8).double()
+    assert "\n" not in str(error.value)
+    ignored = Examples(one.data.inputs, torch.full_like(one.data.targets, -100))
+    with pytest.raises(ValueError, match="at least one target that counts"):
+        curvature_operator(one.model, ignored, loss="next_token_loss")
 
 
 def test_cells_travel_to_workers() -> None:

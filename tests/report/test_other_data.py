@@ -23,6 +23,7 @@ from resnet_paths.cli import app
 from resnet_paths.data import Examples
 from resnet_paths.data.constant_answers import constant_answer
 from resnet_paths.data.metrics import METRICS
+from resnet_paths.landscape import curvature_operator
 from resnet_paths.lesion import random_deletions, reorderings
 from resnet_paths.paths import block_contributions
 from resnet_paths.report import STAGES, Report, Subject, write_report
@@ -137,6 +138,10 @@ def test_the_numbers_are_those_of_the_functions(kind: str, folder: Path) -> None
     close(tables["reordering"][found.metric], orders.values)
     game = block_values(net, found.data.sample(10, 0), exhaustive=True, **common)
     close(tables["block_values"]["value"], game.values)
+    if kind == "tokens":
+        hessian = curvature_operator(found.model, found.data.sample(4, 0), loss="next_token_loss")
+        largest = float(torch.linalg.eigvalsh(torch.as_tensor(hessian.dense()))[-1])
+        assert tables["curvature_extremes"]["largest"][0] == pytest.approx(largest, rel=0.1)  # the tolerance asked for
     cells, loss = tables["surface"], LOSSES[kind]
     middle = cells.loc[(cells["x"] == 0) & (cells["y"] == 0), "loss"]
     at_weights = found.data.sample(TINY["surface"]["images"], 0)

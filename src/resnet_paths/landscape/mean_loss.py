@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-SampleLoss = Literal["cross_entropy"] | Callable[[torch.Tensor, Any], torch.Tensor]
+from ..choices import MetricName
+from ..data import ExampleMetric
+from ..data.metric import ratio
+from ..data.metrics import metric_named
+
+LossFunction = Literal["cross_entropy"] | Callable[[torch.Tensor, Any], torch.Tensor]
+SampleLoss = MetricName | ExampleMetric | LossFunction
 _IGNORED = -100
 
 
@@ -22,7 +29,7 @@ class MeanLoss(nn.Module):
 
     reduction = "mean"
 
-    def __init__(self, loss: SampleLoss, targets: Sequence[Any] = (), samples: int = 0) -> None:
+    def __init__(self, loss: LossFunction, targets: Sequence[Any] = (), samples: int = 0) -> None:
         """What divides the parts is told from all `targets`, of `samples` samples.
 
         Raises:
@@ -60,7 +67,10 @@ class MeanLoss(nn.Module):
         Raises:
             ValueError: the function does not give one number for each sample.
         """
-        values: torch.Tensor = self.loss(output, getattr(target, "value", target))
+        target = getattr(target, "value", target)
+        if self._by_label:
+            _check_shapes(output, target)
+        values: torch.Tensor = self.loss(output, target)
         if self._by_label:
             return values.flatten(1).sum(1) if values.ndim > 1 else values
         if values.shape != output.shape[:1]:
@@ -73,6 +83,57 @@ class MeanLoss(nn.Module):
     def forward(self, output: torch.Tensor, target: Any) -> torch.Tensor:
         """The batch's mean over its samples, divided by the mean weight of a sample."""
         return self.per_sample(output, target).mean() / self._weight
+
+
+def _check_shapes(output: torch.Tensor, target: torch.Tensor) -> None:
+    """Refuse what torch refuses with a line that speaks of neither: targets of cross-entropy at other positions."""
+    if target.is_floating_point() or output.ndim < 2 or output.shape[:1] + output.shape[2:] == target.shape:
+        return
+    raise ValueError(
+        f"expected outputs (samples, classes, ...) at the positions of targets {tuple(target.shape)} for "
+        f"cross-entropy, got {tuple(output.shape)}; give loss= a metric by name, such as 'next_token_loss', or a "
+        "function"
+    )
+
+
+@dataclass(frozen=True)
+class MetricLoss:
+    """A metric as a loss of outputs and of targets with a mask of positions: one value per sample.
+
+    Attributes:
+        metric: a mean over samples, or over the positions of all of them.
+        positions: how many positions count in a sample, on average over all; each sample's sum is divided by it.
+    """
+
+    metric: ExampleMetric
+    positions: float = 1.0
+
+    def __call__(self, output: torch.Tensor, target: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
+        """The loss of each sample, (batch,)."""
+        parts = self.parts(output, target)
+        return parts if parts.ndim == 1 else parts[:, 0] / self.positions
+
+    def parts(self, output: torch.Tensor, target: tuple[Any, torch.Tensor | None]) -> torch.Tensor:
+        """The values (batch,), or the sums and the numbers of positions (batch, 2)."""
+        targets, mask = target
+        return self.metric.parts(output, targets, output.detach(), mask)
+
+
+def loss_function(loss: SampleLoss) -> LossFunction:
+    """A metric as a loss; cross-entropy and functions as they are.
+
+    Raises:
+        ValueError: no mean, such as perplexity.
+    """
+    if loss == "cross_entropy" or not isinstance(loss, str | ExampleMetric):
+        return loss
+    _, metric = metric_named(loss)
+    if not isinstance(metric, ExampleMetric) or metric.estimate not in (None, ratio):
+        raise ValueError(
+            f"expected a loss that is a mean over samples or positions, got {getattr(loss, 'name', loss)!r}; choose "
+            "such as 'next_token_loss' or 'pixel_loss'"
+        )
+    return MetricLoss(metric)
 
 
 def batch_length(x: Any) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked, outside_autocast
-from ..data import ImageData, ImageSource, as_batches
+from ..data import Examples, ImageData, ImageSource, as_batches
 from ..graph.attention import unfused_attention
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, main_output
@@ -30,7 +31,7 @@ from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
-from .mean_loss import MeanLoss, SampleLoss, batch_length
+from .mean_loss import LossFunction, MeanLoss, MetricLoss, SampleLoss, batch_length, loss_function
 from .symmetry import check_symmetry, reparametrised
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class CurvatureOperator:
         batches: list[tuple[Any, Any]],
         kind: Kind,
         names: Sequence[str],
-        loss: SampleLoss,
+        loss: LossFunction,
     ) -> None:
         from . import _operators
 
@@ -236,7 +237,8 @@ def curvature_operator(
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: names of the parameters; None takes all.
         loss: ``"cross_entropy"``; a ``CrossEntropyLoss`` or ``NLLLoss`` with ``reduction="none"``, whose weights and
-            ignored label count as in its mean; or a function of output and target that returns one loss for each
+            ignored label count as in its mean; a metric by name that is a mean over samples or over positions, such as
+            ``next_token_loss`` or ``squared_error``; or a function of output and target that returns one loss for each
             sample, (batch,). Targets may be tensors, or tuples and mappings of them.
         batch_size: samples at a time, of labelled images; the numbers do not depend on it.
 
@@ -249,8 +251,8 @@ def curvature_operator(
         TypeError: the parameters are of several types or on several devices.
         ImportError: without the extra ``curvature``.
 
-    Cost: none before the first product but a copy of the modules, not of their tensors; before that product three
-    products with the first batch, which probe the Hessian's symmetry.
+    Cost: none before the first product but a copy of the modules, not of their tensors (of a metric by name a forward
+    pass of the data); before that product three products with the first batch, which probe the Hessian's symmetry.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian; Schraudolph (2002) for Gauss-Newton.
 
@@ -269,7 +271,27 @@ def curvature_operator(
     check_eval(model)
     names = check_parameters(model, parameters)
     reference = dict(model.named_parameters())[names[0]]
-    return CurvatureOperator(model, read_batches(data, model, batch_size, reference), kind, names, loss)
+    function, batches = loss_function(loss), read_batches(data, model, batch_size, reference)
+    if isinstance(function, MetricLoss):
+        batches = [(x, Structured((target, Examples(x).mask), reference.device)) for x, target in batches]
+        function = replace(function, positions=_positions(function, model, batches))
+    return CurvatureOperator(model, batches, kind, names, function)
+
+
+def _positions(loss: MetricLoss, model: nn.Module, batches: list[tuple[Any, Any]]) -> float:
+    """How many positions count in a sample, on average over all of them.
+
+    Raises:
+        ValueError: none counts.
+    """
+    counts, samples = 0.0, 0
+    with preserved(model), torch.no_grad():
+        for x, target in batches:
+            parts = loss.parts(main_output(call_model(model, x)), target.value)
+            counts, samples = counts + float(parts[:, 1].sum() if parts.ndim > 1 else len(parts)), samples + len(parts)
+    if not counts:
+        raise ValueError("expected at least one target that counts, got none; all are -100 or hidden by the mask")
+    return counts / samples
 
 
 def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]:

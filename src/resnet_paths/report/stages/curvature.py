@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ...data import ExampleMetric
 from ...landscape import (
     CurvatureOperator,
     ExtremeEigenvalues,
@@ -70,11 +71,13 @@ def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenval
 
 
 def _operator(subject: Subject, count: int, at_once: int) -> CurvatureOperator:
-    """The Hessian of the mean loss over the examples."""
-    if subject.has_pictures:
-        return curvature_operator(subject.model, subject.images(count), batch_size=at_once)
+    """The Hessian of the mean loss, of tokens and pixels over all that count, as the loss surface has it."""
     loss = subject.loss
     assert loss is not None
+    if subject.has_pictures:
+        return curvature_operator(subject.model, subject.images(count), batch_size=at_once)
+    if isinstance(loss.metric, ExampleMetric):
+        return curvature_operator(subject.model, subject.images(count), loss=loss.metric, batch_size=at_once)
     parts = [(x, (targets, mask)) for x, targets, mask in subject.batches(count, at_once)]
     return curvature_operator(subject.model, parts, loss=lambda outputs, target: loss(outputs, *target))
 
