@@ -71,7 +71,11 @@ def _glossary(subject: Subject) -> list[tuple[str, str]]:
         shares = f"Share of {nouns} that are classified wrongly, or correctly. {point}"
         words = [("error, accuracy, point", shares), ("loss, logit", loss)]
     else:
-        words = [] if subject.loss is None else [("loss", f"What gradients and curvature are of. {_meaning(subject)}")]
+        words = (
+            []
+            if subject.loss is None
+            else [("loss", f"What gradients, the loss surface and curvature are of. {_meaning(subject)}")]
+        )
     if measure.name not in ("error", "loss") or not subject.has_classes:
         words.insert(0, (measure.words, f"{measure.meaning}{f' {point}' if measure.share else ''}"))
     return [*words, ("95 % interval", interval)]
