@@ -1,10 +1,9 @@
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from resnet_paths.sweep import available_devices, devices, local_workers, sweep, worker_device
+from resnet_paths.sweep import available_devices, devices, local_workers, worker_device
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -38,31 +37,6 @@ def test_one_worker_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     places = executor._initargs[0]  # type: ignore[attr-defined]
     assert [places.get() for _ in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
     executor.shutdown()
-
-
-@pytest.mark.slow
-def test_every_worker_has_its_device_and_its_threads(tmp_path: Path) -> None:
-    def where(point: int, here: str, seed: int) -> dict[str, object]:
-        import os
-        import pathlib
-        import time
-
-        import torch
-
-        from resnet_paths.sweep import worker_device
-
-        pathlib.Path(here, str(os.getpid())).touch()
-        for _ in range(1200):  # until both workers have come, of which one may start late
-            if len(os.listdir(here)) == 2:
-                break
-            time.sleep(0.05)
-        return {"device": str(worker_device()), "threads": torch.get_num_threads(), "worker": os.getpid()}
-
-    with local_workers(2, devices=["cpu", "meta"], threads=1) as executor:
-        result = sweep(where, range(20), context=str(tmp_path), executor=executor, progress=False, chunk=1)
-    pairs = set(zip(result.values["worker"].tolist(), result.values["device"].tolist(), strict=True))
-    assert sorted(device for _, device in pairs) == ["cpu", "meta"]
-    assert set(result.values["threads"].tolist()) == {1}
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "threads": 0}, {"devices": []}])

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def equal(got: SweepResult, expected: SweepResult) -> None:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Executor]:
-    with local_workers(2, devices=["cpu"], threads=1) as executor:
+    """Two new processes, in which texts have other hashes than in this one."""
+    other = "0" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    with pytest.MonkeyPatch.context() as patch, local_workers(2, devices=["cpu", "meta"], threads=1) as executor:
+        patch.setenv("PYTHONHASHSEED", other)
         yield executor
 
 
@@ -85,6 +89,49 @@ def test_the_default_type_travels(pool: Executor) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert result.values["value"].dtype == np.float64
+
+
+def test_every_worker_has_its_device_and_its_threads(pool: Executor, tmp_path: Path) -> None:
+    def where(point: int, here: str, seed: int) -> dict[str, object]:
+        import os
+        import pathlib
+        import time
+
+        import torch
+
+        from resnet_paths.sweep import worker_device
+
+        pathlib.Path(here, str(os.getpid())).touch()
+        for _ in range(1200):  # until both workers have come, of which one may start late
+            if len(os.listdir(here)) == 2:
+                break
+            time.sleep(0.05)
+        return {"device": str(worker_device()), "threads": torch.get_num_threads(), "worker": os.getpid()}
+
+    result = sweep(where, range(20), context=str(tmp_path), executor=pool, progress=False, chunk=1)
+    pairs = set(zip(result.values["worker"].tolist(), result.values["device"].tolist(), strict=True))
+    assert sorted(device for _, device in pairs) == ["cpu", "meta"]
+    assert set(result.values["threads"].tolist()) == {1}
+
+
+def test_another_process_finds_the_same_fingerprint(pool: Executor) -> None:
+    """Hash seeds, addresses and import order differ between processes."""
+
+    def found(point: int, script: str, seed: int) -> dict[str, Any]:
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(script, names)
+        return {"fingerprint": np.array(list(bytes.fromhex(names["found"]))), "hash": hash("a")}
+
+    script = (
+        "from torch import nn; import torch; torch.manual_seed(0)\n"
+        "from resnet_paths.sweep import fingerprint\n"
+        "def f(p, c, s): return {p in {'a', 'b', 'c'}, torch.relu(c), nn.functional.gelu(c)}\n"
+        "found = fingerprint([f, nn.Linear(2, 2), {'x', 'y', 'z'}, frozenset('abc')])"
+    )
+    here, there = (sweep(found, [0], context=script, executor=where, progress=False).values for where in (None, pool))
+    assert here["fingerprint"].shape == (1, 32)
+    assert there["fingerprint"].tolist() == here["fingerprint"].tolist()
+    assert there["hash"] != here["hash"]
 
 
 def test_the_context_travels_once_to_each_worker(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +175,31 @@ class Recording(Executor):
 
 def answered(job: worker.Job) -> worker.Reply:
     return worker.Reply("here", tuple(worker.evaluate(lambda p, c, s: p, None, task) for task in job.tasks))
+
+
+def test_a_worker_without_the_context_does_not_ask_all_the_time_that_another_computes() -> None:
+    """Another takes what was sent to the first, and computes until the first has computed too."""
+    taken: list[tuple[worker.Job, Future]] = []
+    has_context = False
+
+    class OfTwo(Recording):
+        def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future:  # type: ignore[override]
+            if arguments[0].payload is None or taken:
+                return super().submit(function, *arguments, **named)
+            taken.append((arguments[0], Future()))
+            return taken[0][1]
+
+    def first(job: worker.Job) -> worker.Reply:
+        nonlocal has_context
+        has_context |= job.payload is not None
+        if taken and not taken[0][1].done() and (has_context or len(executor.jobs) > 100):
+            taken[0][1].set_result(replace(answered(taken[0][0]), worker="another"))
+        return answered(job) if has_context else worker.Reply("here", None)
+
+    executor = OfTwo(first)
+    result = sweep(lambda p, c, s: p, range(20), executor=executor, chunk=1, progress=False)
+    assert result.values["value"].tolist() == list(range(20))
+    assert len(executor.jobs) < 40
 
 
 def test_quick_points_travel_together_and_few_jobs_are_on_their_way() -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import random
 import shutil
@@ -113,27 +114,30 @@ def test_a_deleted_lock_file_is_made_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_create_a_journal_at_once_have_one(tmp_path: Path) -> None:
-    for i in range(10):
-        path = tmp_path / f"j{i}"
+    paths = [tmp_path / f"j{i}" for i in range(10)]
+    together = multiprocessing.get_context("fork").Barrier(4)
 
-        def create(path: Path = path) -> None:
+    def create() -> None:
+        for path in paths:
+            together.wait(60)
             journal = opened(path)
             journal.claim([point_key(os.getpid())], 1)
             journal.finish([outcome(point_key(os.getpid()))])
             journal.close()
 
-        children = []
-        for _ in range(4):
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    create()
-                    status = 0
-                finally:
-                    os._exit(status)
-            children.append(pid)
-        assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                create()
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    for path in paths:
         journal = opened(path)
         assert all(journal.read(point_key(pid)) for pid in children)
         journal.close()
@@ -190,11 +194,16 @@ def square(point: int, context: object, seed: int) -> int:
     return point**2
 
 
+POINTS = range(175)  # as few as give every kind of page: tables and indexes, of one page and of several
+
+
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    """A journal of 300 finished points, all in its one file."""
+    """A journal of finished points, all in its one file."""
     path = tmp_path / "journal.db"
-    sweep(square, range(300), journal=path, progress=False)
+    sweep(square, POINTS, journal=path, progress=False)
+    content = path.read_bytes()
+    assert {content[start or 100] for start in range(0, len(content), 4096)} == {2, 5, 10, 13}  # SQLite's four kinds
     assert [f.name for f in tmp_path.iterdir() if f.name.endswith("-wal")] == []
     return path
 
@@ -202,7 +211,7 @@ def full(tmp_path: Path) -> Path:
 def refused(path: Path, match: str = "left unchanged|damaged") -> None:
     before = path.read_bytes()
     with pytest.raises(JournalError, match=match):
-        sweep(square, range(300), journal=path, progress=False)
+        sweep(square, POINTS, journal=path, progress=False)
     assert path.read_bytes() == before
 
 
@@ -247,12 +256,12 @@ def test_a_flipped_bit_is_noticed_or_harmless(full: Path, tmp_path: Path) -> Non
         path.write_bytes(damaged)
         states: list[SweepProgress] = []
         try:
-            result = sweep(square, range(300), journal=path, progress=states.append)
+            result = sweep(square, POINTS, journal=path, progress=states.append)
         except JournalError:
             noticed += 1
             assert path.read_bytes() == bytes(damaged)
         else:
-            assert result.values["value"].tolist() == [n**2 for n in range(300)]
+            assert result.values["value"].tolist() == [n**2 for n in POINTS]
             assert states[-1].computed == 0
     assert 50 < noticed < 200
 
@@ -303,8 +312,8 @@ def test_a_truncated_write_ahead_log_loses_no_more_than_its_end(tmp_path: Path) 
 def test_a_copied_journal_is_a_journal(full: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     shutil.copy(full, copy)
-    result = sweep(square, range(300), journal=copy, progress=False)
-    assert result.values["value"][-1] == 299**2
+    result = sweep(square, POINTS, journal=copy, progress=False)
+    assert result.values["value"][-1] == POINTS[-1] ** 2
     assert (tmp_path / "copy.db-owners").exists()
 
 

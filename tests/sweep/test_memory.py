@@ -1,9 +1,9 @@
-import multiprocessing
+import json
+import os
 import resource
 import warnings
 import weakref
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -102,7 +102,7 @@ def test_the_failed_attempt_is_freed_before_the_next() -> None:
 ROW = 1 << 26  # float32 values of one image: 256 MiB
 
 
-def with_room_for_less_than_sixteen(connection: Connection) -> None:
+def with_room_for_less_than_sixteen() -> tuple[list[int], list[bool]]:
     """In a process of its own: address space for 3 GiB more, and 16 images at once, which would take 4 GiB.
 
     A failed allocation, and whatever else the allocator does, may reserve some of the room itself: it is wide.
@@ -113,19 +113,24 @@ def with_room_for_less_than_sixteen(connection: Connection) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         parts = list(adaptive_batches(lambda rows: torch.empty(rows.stop - rows.start, ROW).shape[0], 16, 16))
-    connection.send((parts, [issubclass(warning.category, BatchHalvedWarning) for warning in said]))
+    return parts, [issubclass(warning.category, BatchHalvedWarning) for warning in said]
 
 
 def test_a_process_with_little_memory_finishes_with_smaller_batches() -> None:
     """A real limit of the operating system, not a raised exception."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=with_room_for_less_than_sixteen, args=(sender,))
-    child.start()
-    sender.close()
-    child.join()
-    assert child.exitcode == 0
-    parts, halved = receiver.recv()
+    reading, writing = os.pipe()
+    child = os.fork()  # a new one would spend seconds on imports
+    if child == 0:
+        status = 1
+        try:
+            os.write(writing, json.dumps(with_room_for_less_than_sixteen()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    assert os.waitpid(child, 0)[1] == 0
+    with open(reading) as pipe:
+        parts, halved = json.load(pipe)
     assert sum(parts) == 16
     assert max(parts) <= 8
     assert any(halved)

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from typing import Any
@@ -57,7 +58,7 @@ class Dispatcher:
         self._serial = itertools.count()
         self._in_flight: dict[Future[Reply], Job] = {}
         self._workers: set[str] = set()
-        self._waiting: set[str] = set()  # workers without the payload
+        self._waiting: dict[str, int] = {}  # workers without the payload, and the job with which each last asked for it
         self._seconds: float | None = None  # measured time per point
         self.payloads_sent = 0
 
@@ -98,14 +99,23 @@ class Dispatcher:
         return max(1, min(MOST_IN_CHUNK, int(CHUNK_SECONDS / max(self._seconds, 1e-9))))
 
     def _submit(self, tasks: tuple[Task, ...]) -> None:
-        sending = sum(job.payload is not None for job in self._in_flight.values())
-        payload = self._payload if sending < len(self._waiting) else None
+        payload = self._payload if self._has_too_few_payloads() else None
         self.payloads_sent += payload is not None
         job = Job(next(self._serial), self._name, tasks, payload)
         try:
             self._in_flight[self._executor.submit(worker.run_job, job)] = job
         except (BrokenExecutor, RuntimeError) as error:
             raise _broken(error) from error
+
+    def _has_too_few_payloads(self) -> bool:
+        """Whether the payloads on their way are too few for the workers that wait for one.
+
+        Jobs are taken in their order. A worker that asks again has found that another has taken every payload sent
+        before: that one may compute for hours, and this one should not ask all that time.
+        """
+        sent = [job.serial for job in self._in_flight.values() if job.payload is not None]
+        asked = sorted(self._waiting.values(), reverse=True)
+        return any(len(sent) - bisect_right(sent, last) <= index for index, last in enumerate(asked))
 
     def _collect(self) -> Iterator[list[Outcome]]:
         if not self._in_flight:
@@ -132,10 +142,10 @@ class Dispatcher:
             return self._retry_one_by_one(job, error)
         self._workers.add(reply.worker)
         if reply.outcomes is None:
-            self._waiting.add(reply.worker)
+            self._waiting[reply.worker] = max(job.serial, self._waiting.get(reply.worker, 0))
             self._submit(job.tasks)
             return []
-        self._waiting.discard(reply.worker)
+        self._waiting.pop(reply.worker, None)
         self._measure(reply.outcomes)
         return list(reply.outcomes)
 
