@@ -14,6 +14,7 @@ from resnet_paths.graph.inputs import bind
 from resnet_paths.graph.program import Program
 from resnet_paths.graph.recording import record
 from resnet_paths.graph.tracing import trace
+from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrolledNetwork, unroll
 
 
@@ -386,3 +387,13 @@ def test_parts_of_one_value_may_be_written_over_apart() -> None:
     assert not program.opaque
     net = UnrolledNetwork(model, lambda: program)
     assert (net(X) - model(X)).abs().max() <= 1e-12
+
+
+def test_modules_are_found_by_their_names_as_the_model_now_has_them() -> None:
+    model = cifar_resnet(8, seed=0).eval()
+    program = trace(model)
+    model.layer1[0].bn1 = nn.Identity()
+    for path, module in model.named_modules():
+        assert program.module(path) is module is model.get_submodule(path)
+    with pytest.raises(AttributeError, match="nothing"):
+        program.module("layer1.nothing")

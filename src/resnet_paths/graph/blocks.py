@@ -368,7 +368,7 @@ class _Finder:
         A product with a learned scale is not enough: hand-written norms end in one.
         """
         if node.op == "call_module":
-            return any(True for _ in self.program.model.get_submodule(str(node.target)).parameters())
+            return any(True for _ in self.program.module(str(node.target)).parameters())
         if not operations.is_layer_function(node):
             return False
         given = [source for source in node.all_input_nodes if source not in self.flow.carries]
@@ -388,13 +388,13 @@ def _why_level(measured: list[_Ways]) -> str:
 
 def module_of(node: fx.Node, program: Program) -> nn.Module | None:
     """The module that a node calls; None for other operations."""
-    return program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return program.module(str(node.target)) if node.op == "call_module" else None
 
 
 def parameters_of(node: fx.Node, program: Program) -> list[nn.Parameter]:
     """The parameters that a node itself reads."""
     if node.op == "call_module":
-        return list(program.model.get_submodule(str(node.target)).parameters())
+        return list(program.module(str(node.target)).parameters())
     value = program.attribute(str(node.target)) if node.op == "get_attr" else None
     return [value] if isinstance(value, nn.Parameter) else []
 
@@ -493,7 +493,7 @@ def _part_name(cut: Cut, owner: ModuleCall, program: Program) -> str:
     for node in sorted(cut.branch_nodes, key=lambda node: node.name):
         path = _child_path(node, owner)
         if path is not None:
-            module = program.model.get_submodule(path)
+            module = program.module(path)
             sizes[path] = sum(parameter.numel() for parameter in module.parameters())
     if not sizes:
         return f"{owner.path}.{cut.add.name}".lstrip(".")

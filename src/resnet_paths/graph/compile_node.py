@@ -45,7 +45,7 @@ def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
     if node.op == "call_method":
         return _method(node)
     if node.op == "call_module":
-        module = program.model.get_submodule(str(node.target))
+        module = program.module(str(node.target))
         if getattr(module, "inplace", False):
             return _in_place_module(node, module, watchers(node.args[0], program, pinned) if node.args else None)
         return _closed(node, module) if str(node.target) in program.opaque else _function(node, module)
@@ -54,7 +54,7 @@ def _step(node: fx.Node, program: Program, pinned: frozenset[fx.Node]) -> Step:
 
 def _relu(node: fx.Node, program: Program, seen_by: Watchers) -> Step:
     source: fx.Node = node.args[0]  # type: ignore[assignment]
-    module = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    module = program.module(str(node.target)) if node.op == "call_module" else None
     seen_by = seen_by if module is None else (*seen_by, module)
 
     def call(values: Values) -> torch.Tensor:

@@ -289,7 +289,7 @@ def local_name(plan: SitePlan, target: str) -> str | None:
         return target.removeprefix(prefix)
     if target.endswith(".training"):
         holder = target.removesuffix(".training")
-        if plan.program.model.get_submodule(holder) is plan.site.module:
+        if plan.program.module(holder) is plan.site.module:
             return "training"
         name = local_name(plan, holder)
         return None if name is None else f"{name}.training"

@@ -196,4 +196,4 @@ def _group_step(group: _Group, program: Program, free: bool) -> Step:
 
 
 def _module_of(node: fx.Node, program: Program) -> nn.Module | None:
-    return program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return program.module(str(node.target)) if node.op == "call_module" else None

@@ -38,7 +38,7 @@ def watchers(node: Any, program: Program, pinned: frozenset[fx.Node]) -> Watcher
     while isinstance(node, fx.Node) and node not in pinned and len(node.users) == 1:
         if operations.is_add(node):
             return tuple(passed)
-        maker = program.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        maker = program.module(str(node.target)) if node.op == "call_module" else None
         if isinstance(maker, NEW_OUTPUT):
             return (*passed, maker)
         if not isinstance(maker, nn.Identity):
@@ -67,7 +67,7 @@ def is_plain_relu(node: fx.Node, program: Program) -> bool:
     if len(node.args) != 1 or any(node.kwargs.values()):
         return False
     if node.op == "call_module":
-        module = program.model.get_submodule(str(node.target))
+        module = program.module(str(node.target))
         return type(module) is nn.ReLU and not module.inplace
     if node.op == "call_method":
         return node.target == "relu"

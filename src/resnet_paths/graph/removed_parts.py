@@ -96,7 +96,7 @@ class _Search:
         written = [node for plan in plans for node in plan.operations if node.op == "get_attr"]
         self.read = {id(program.attribute(str(node.target))) for node in written}
         flags = [str(node.target).removesuffix("training").rstrip(".") for node in written if _is_flag(node)]
-        self.asked = {id(program.model.get_submodule(path)) for path in flags}
+        self.asked = {id(program.module(path)) for path in flags}
 
     def removed(self) -> RemovedParts:
         removed = RemovedParts()

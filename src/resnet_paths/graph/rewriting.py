@@ -155,7 +155,7 @@ class _Writer:
         shortcut = self.plan.stand_ins[add]
         if shortcut.op != "call_module" or len(shortcut.users) > 1:
             return False
-        module = self.plan.program.model.get_submodule(str(shortcut.target))
+        module = self.plan.program.module(str(shortcut.target))
         return isinstance(module, NEW_OUTPUT) and not module._forward_hooks
 
     def _is_overwritten_outside(self, add: fx.Node) -> bool:
@@ -220,7 +220,7 @@ def _operations_of(call: ModuleCall) -> list[fx.Node]:
 def _past_identities(node: Any, program: Program) -> Any:
     """The value behind layers that may return their input itself."""
     while isinstance(node, fx.Node) and node.op == "call_module" and node.args:
-        module = program.model.get_submodule(str(node.target))
+        module = program.module(str(node.target))
         if not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
             break
         node = node.args[0]

@@ -78,9 +78,9 @@ class _Watched(Regions):
     from them alone is a constant of the graph.
     """
 
-    def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
+    def __init__(self, owned: list[tuple[str, torch.Tensor]], names: dict[int, str]) -> None:
         super().__init__()
-        tensors = {name: value for name, value in _tensors_of(model) if names[id(value)] == name}
+        tensors = {name: value for name, value in owned if names[id(value)] == name}
         self.held = HeldTensors(tensors)
         self._behind = {id(value): frozenset({name}) for name, value in tensors.items()}
         self._alive: list[Any] = []
@@ -151,8 +151,9 @@ class _Tracer(fx.Tracer):
         self.constants: dict[str, torch.Tensor] = {}
         self.reads = Reads(model)
         self.top = self.current = ModuleCall("", model, None)
-        self._names = {id(tensor): name for name, tensor in _tensors_of(model)}
-        self.regions = _Watched(model, self._names)
+        owned = _tensors_of(model)
+        self._names = {id(tensor): name for name, tensor in owned}
+        self.regions = _Watched(owned, self._names)
         self._parameters: dict[str, fx.Proxy] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
         self._views = _Views()

@@ -161,7 +161,7 @@ def foldable(program: Program) -> list[tuple[str, str]]:
         pair
         for node in program.graph.nodes
         if (pair := _pair(node, program)) is not None
-        and all(uses[name] == 1 and not _owns(program.model.get_submodule(name), read) for name in pair)
+        and all(uses[name] == 1 and not _owns(program.module(name), read) for name in pair)
     ]
 
 
@@ -170,13 +170,13 @@ def _owns(module: nn.Module, ids: Collection[int]) -> bool:
 
 
 def _pair(node: fx.Node, program: Program) -> tuple[str, str] | None:
-    if node.op != "call_module" or type(program.model.get_submodule(str(node.target))) not in _NORMS:
+    if node.op != "call_module" or type(program.module(str(node.target))) not in _NORMS:
         return None
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
         return None
-    convolution = program.model.get_submodule(str(source.target))
-    norm = program.model.get_submodule(str(node.target))
+    convolution = program.module(str(source.target))
+    norm = program.module(str(node.target))
     hooked = any(map(is_hooked, (convolution, norm)))
     has_statistics = getattr(norm, "running_mean", None) is not None
     if type(convolution) not in _CONVOLUTIONS or hooked or not has_statistics:

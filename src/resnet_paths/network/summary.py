@@ -28,7 +28,9 @@ def describe_blocks(plan: Segments) -> tuple[Block, ...]:
     """The public description of each block; its entries on dropping come from the plans that `drop_blocks` follows."""
     cuts, program = plan.cuts, plan.program
     names = block_names(cuts, program)
-    droppable, holdings, uses = Droppable(program, cuts, plan.needs), Holdings(program), _parameter_uses(plan)
+    droppable, holdings = Droppable(program, cuts, plan.needs), Holdings(program)
+    read = {node: parameters_of(node, program) for node in plan.needs.needed}
+    uses = _parameter_uses(read)
     blocks = []
     for index, (cut, name) in enumerate(zip(cuts, names, strict=True)):
         drop = droppable.plan(cut)
@@ -40,7 +42,7 @@ def describe_blocks(plan: Segments) -> tuple[Block, ...]:
                 owner=owner_of(cut).path,
                 shortcut=_shortcut_kind(cut, program),
                 post="" if cut.post is cut.add else _operation(cut.post, program),
-                branch_parameters=_branch_parameters(plan, index, uses)
+                branch_parameters=_branch_parameters(plan.needs.left_without(cut), read, uses)
                 if isinstance(drop, str) or drop is None
                 else holdings.parameters(holdings.removed([drop])),
                 droppable=not reason,
@@ -50,23 +52,21 @@ def describe_blocks(plan: Segments) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _parameter_uses(plan: Segments) -> dict[int, set[fx.Node]]:
+def _parameter_uses(read: dict[fx.Node, list[nn.Parameter]]) -> dict[int, set[fx.Node]]:
     """For each parameter, by identity, the nodes that read it."""
     uses: dict[int, set[fx.Node]] = {}
-    for node in plan.needs.needed:
-        for parameter in parameters_of(node, plan.program):
+    for node, parameters in read.items():
+        for parameter in parameters:
             uses.setdefault(id(parameter), set()).add(node)
     return uses
 
 
-def _branch_parameters(plan: Segments, index: int, uses: dict[int, set[fx.Node]]) -> int:
+def _branch_parameters(
+    inside: set[fx.Node], read: dict[fx.Node, list[nn.Parameter]], uses: dict[int, set[fx.Node]]
+) -> int:
     """The number of parameters that only a block's branch reads."""
-    inside = plan.needs.left_without(plan.cuts[index])
     sizes = {
-        id(parameter): parameter.numel()
-        for node in inside
-        for parameter in parameters_of(node, plan.program)
-        if uses[id(parameter)] <= inside
+        id(parameter): parameter.numel() for node in inside for parameter in read[node] if uses[id(parameter)] <= inside
     }
     return sum(sizes.values())
 
@@ -77,14 +77,14 @@ def _shortcut_kind(cut: Cut, program: Program) -> str:
     if any(parameter.ndim >= 2 for node in cut.shortcut_nodes for parameter in parameters_of(node, program)):
         return "projection"
     pools = (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd, nn.AdaptiveAvgPool2d)
-    modules = [program.model.get_submodule(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"]
+    modules = [program.module(str(node.target)) for node in cut.shortcut_nodes if node.op == "call_module"]
     only_pooling = modules and len(modules) == len(cut.shortcut_nodes)
     return "pooling" if only_pooling and all(isinstance(m, pools) for m in modules) else "parameter-free"
 
 
 def _operation(node: fx.Node, program: Program) -> str:
     if node.op == "call_module":
-        return type(program.model.get_submodule(str(node.target))).__name__.lower()
+        return type(program.module(str(node.target))).__name__.lower()
     return str(getattr(node.target, "__name__", node.target))
 
 
