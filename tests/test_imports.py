@@ -61,10 +61,11 @@ from typer.testing import CliRunner
 from resnet_paths.cli import app
 def answer(*words, **env):
     return CliRunner().invoke(app, words, env=env, prog_name="resnet-paths").stdout
+overview = answer("--help")
 for command in (
     "unroll", "lesion", "paths", "compare", "plan", "drop", "shrink", "landscape", "train", "report", "reproduce"
 ):
-    assert command in answer("--help")
+    assert command in overview
     assert f"resnet-paths {command}" in answer(command, "--help").partition("Examples")[2]
 for typed, place, expected in (
     ("rep", 1, "reproduce"), ("report --skip le", 3, "lengths"), ("reproduce he2015 --claim deg", 4, "degradation"),
