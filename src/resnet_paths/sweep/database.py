@@ -115,8 +115,21 @@ def connect(path: Path | None) -> sqlite3.Connection:
         connection = _open(path, "rw")
         # A commit returns only once the data are on disk, so that a power failure loses nothing reported as finished.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA journal_mode = {'DELETE' if _on_network(path) else 'WAL'}")
+        _set_mode(connection, "DELETE" if _on_network(path) else "WAL")
         return connection
+
+
+def _set_mode(connection: sqlite3.Connection, mode: str) -> None:
+    """Set the journal mode; SQLite does not wait for others that are just setting it too, so this waits for them."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _real(path: Path) -> Path:
