@@ -107,15 +107,21 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path, monkeypatch) -> None:
-    """The commands of docs/how-to/compare.md, here in a new process and in this one at a time; on few images."""
+    """The commands of docs/how-to/compare.md, here in a new process and in this one at a time; on few images.
+
+    The tasks of the array draw no pictures: nobody looks at them, and the last command draws the same.
+    """
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "compare.md").read_text()
     every, last = re.findall(r"--wrap \\\n    'resnet-paths (compare [^']+)'", page)
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(run)
     first, second = (_words(every.replace("$SLURM_ARRAY_TASK_ID", task)) for task in ("0", "1"))
-    task = subprocess.Popen([sys.executable, "-m", "resnet_paths", *first])
+    task = subprocess.Popen([sys.executable, "-c", UNDRAWN, *first])
     try:
-        _invoke(second)
+        with monkeypatch.context() as patch:
+            patch.setattr("resnet_paths.report.write_comparison", lambda record, page: page)
+            patch.setattr("resnet_paths.plot.save", lambda axes, path: path)
+            _invoke(second)
     finally:
         assert task.wait() == 0
     assert "0 computed now" in _invoke(_words(last)).stderr
@@ -125,6 +131,15 @@ def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run,
     assert merged.latency is not None
     for task in ("0", "1"):
         assert Comparison.load(f"tasks/{task}/compare.npz").models == film.models
+
+
+UNDRAWN = """
+import resnet_paths.plot, resnet_paths.report
+from resnet_paths.__main__ import main
+resnet_paths.report.write_comparison = lambda record, page: page
+resnet_paths.plot.save = lambda axes, path: path
+main()
+"""
 
 
 def _words(command: str) -> list[str]:

@@ -51,8 +51,8 @@ def test_papers_have_enough_claims_with_names_of_their_own() -> None:
         assert all(claim.expected and claim.statement and claim.where for claim in paper.claims)
 
 
-def test_what_follows_from_the_definitions_holds() -> None:
-    source = evidence(load_model("embedded"))
+def test_what_follows_from_the_definitions_holds(small_checkpoint) -> None:
+    source = evidence(load_model(str(small_checkpoint)))
     for paper, name in (
         ("veit2016", "path-count"),
         ("veit2016", "path-lengths"),
@@ -72,11 +72,12 @@ def test_exact_numbers_are_those_of_the_distribution() -> None:
 
 
 def test_decay_depends_on_the_network() -> None:
-    calm, wild = (measured("veit2016", "decay", evidence(small(gain), 8)) for gain in (0.05, 30.0))
+    sources = [evidence(small(gain), 8) for gain in (0.05, 30.0)]
+    calm, wild = (measured("veit2016", "decay", source) for source in sources)
     assert calm.holds is True
     assert wild.holds is False
     assert wild.numbers["decay"] > 1 > calm.numbers["decay"]
-    short, long = (measured("veit2016", "short-paths", evidence(small(gain), 8)) for gain in (0.05, 30.0))
+    short, long = (measured("veit2016", "short-paths", source) for source in sources)
     assert short.holds is True
     assert long.holds is False
     assert long.numbers["mean_length"] > short.numbers["mean_length"]

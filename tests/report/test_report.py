@@ -397,6 +397,7 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
         """
         import multiprocessing, os, signal, sys, time
         from pathlib import Path
+        import torch
         from resnet_paths import cifar_resnet, load_data
         from resnet_paths.report import Part, Section, Stage, write_report
 
@@ -413,10 +414,11 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
             return run
 
         stages = [Stage(name, name, "?", run_of(name), {}, {}) for name in ("one", "two", "three", "four")]
+        quiet = Stage("none", "none", "?", lambda subject, options: Section((Part("none", ("none",)),)), {}, {})
 
-        def report():
+        def report(name="r.html", stages=stages):
             model = cifar_resnet(8, in_channels=1, seed=0).eval()
-            write_report(model, load_data("digits", limit=4), folder / "r.html", stages=stages)
+            write_report(model, load_data("digits", limit=4), folder / name, stages=stages)
 
         def code():
             child = multiprocessing.get_context("fork").Process(target=report)
@@ -424,6 +426,8 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
             child.join()
             return child.exitcode
 
+        torch.set_num_threads(1)  # none that a fork would lack
+        report("imported.html", [quiet])  # what each child would import
         print(code(), (folder / "ran").read_text().split(), (folder / "r.html").exists())
         (folder / "go").touch()
         print(code())

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,19 @@ def rendered(template: str, **values: Any) -> str:
         **values: what the template names.
     """
     script = explorer_module() + own_file("page.js")
+    page = _templates().get_template(template)
+    return page.render(
+        style=_Plain(own_file("style.css") + own_file("explorer.css")),
+        script=_Plain(script),
+        script_hash=_Plain(script_hash(script)),
+        rows=_rows,
+        **{"meaning": None} | values,  # a comparison has tables of its own, whose names say what they hold
+    )
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, each compiled once: that takes longer than to fill one in."""
     environment = Environment(
         loader=PackageLoader("resnet_paths.report", "templates"),
         autoescape=True,
@@ -109,13 +122,7 @@ def rendered(template: str, **values: Any) -> str:
     environment.filters["data_text"] = data_text
     environment.filters["inline"] = inline
     environment.filters["csv"] = lambda text: data_uri("text/csv;charset=utf-8", text)
-    return environment.get_template(template).render(
-        style=_Plain(own_file("style.css") + own_file("explorer.css")),
-        script=_Plain(script),
-        script_hash=_Plain(script_hash(script)),
-        rows=_rows,
-        **{"meaning": None} | values,  # a comparison has tables of its own, whose names say what they hold
-    )
+    return environment
 
 
 def json_schema() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -210,6 +211,7 @@ def distinct(svg: str, prefix: str) -> str:
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
+@cache
 def _diverging() -> dict[str, str]:
     """The colours from below to above zero, mixed by the page from its own: zero is neutral in light and in dark."""
     scale = colormaps["PuOr_r"]
