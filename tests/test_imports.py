@@ -93,6 +93,7 @@ for model, example in ((Asks("drop_blocks", "training"), None), (Asks("landscape
     assert [block.name for block in resnet_paths.unroll(model, example)] == ["layer"]
 assert torch.nn.Module.__call__ is call
 resnet_paths.single_deletions, resnet_paths.gradient_by_length, resnet_paths.landscape.loss_surface, resnet_paths.sweep
+assert resnet_paths.tradeoff.count_flops(torch.nn.Linear(4, 8), torch.randn(2, 4)) == 128  # nor for the compiler
 heavy = {
     "pandas", "xarray", "scipy", "captum", "torchvision", "matplotlib", "sklearn", "curvlinops", "PIL", "torch._dynamo",
 }
