@@ -1,9 +1,9 @@
 """The commands as a user types them."""
 
+import importlib
 import json
 import runpy
 import shlex
-import subprocess
 import sys
 
 import pytest
@@ -126,16 +126,22 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     assert "expected the written network to have the planned accuracy" in " ".join(wrong.stderr.split())
 
 
-def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint) -> None:
+def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint, monkeypatch) -> None:
+    """As where the library is not installed: none of its modules can be imported, and torch knows no class of it."""
+    import torch
+    from torch.utils import _pytree
 
     model = ("--model", str(small_checkpoint))
     assert run("drop", *model, "--blocks", "3,-1", "--no-onnx", "--out", str(tmp_path / "small")).exit_code == 0
-    script = (
-        "import sys; sys.modules['resnet_paths'] = None\nimport torch\n"
-        f"print(torch.export.load({str(tmp_path / 'small' / 'model.pt2')!r}).module()(torch.zeros(5, 1, 8, 8)).shape)"
-    )
-    shape = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "[5, 10]" in shape
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "resnet_paths"]:
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError):
+            importlib.import_module("resnet_paths.models")
+        program = torch.export.load(tmp_path / "small" / "model.pt2").module()
+        assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+    assert not [kind for kind in _pytree.SUPPORTED_NODES if kind.__module__.startswith("resnet_paths")]
+    assert not [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("resnet_paths")]
     text = (tmp_path / "small" / "README.md").read_text()
     assert "['layer2.1', 'layer3.1']" in text
 

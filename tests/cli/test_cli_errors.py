@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from resnet_paths.cli import app
+from resnet_paths.cli import app, main
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 WRONG = [
@@ -127,16 +127,17 @@ def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, 
     assert "each of the 10 classes" in line_of(CliRunner().invoke(app, arguments))
 
 
-@pytest.mark.slow
-def test_functions_of_the_folder_in_which_a_command_runs(tmp_path) -> None:
+def test_functions_of_the_folder_in_which_a_command_runs(tmp_path, monkeypatch, capsys) -> None:
+    """As an installed script runs: the folder is not among those in which Python looks for modules."""
     (tmp_path / "own_ten.py").write_text(OWN)
-    script = "import sys; sys.path.remove('') if '' in sys.path else None; from resnet_paths.cli import main; main()"
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", script, "unroll", "--model", "own_ten:ten"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert "3 residual blocks" in found.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", ".", str(tmp_path))])
+    monkeypatch.setattr(sys, "argv", ["resnet-paths", "unroll", "--model", "own_ten:ten"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    sys.modules.pop("own_ten", None)
+    assert not ended.value.code
+    assert "3 residual blocks" in capsys.readouterr().out
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch) -> None:
