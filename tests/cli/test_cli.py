@@ -35,7 +35,8 @@ def test_the_main_job(tmp_path, monkeypatch, capsys) -> None:
     assert len((tmp_path / "lesion.csv").read_text().splitlines()) == 28
 
 
-def test_json_has_the_numbers(tmp_path, small_checkpoint) -> None:
+def test_json_has_the_numbers(tmp_path, small_checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr("resnet_paths.plot.save", lambda axes, file: file)  # test_the_main_job looks at the picture
     model = ["--model", str(small_checkpoint)]
     result = run("lesion", *model, "--limit", "40", "--count", "3", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
@@ -87,7 +88,7 @@ FAST = ("--latency-seconds", "0.001", "--latency-batch", "2")
 
 
 @pytest.mark.parametrize("more", [(), ("--finetune-epochs", "1", "--finetune-limit", "200")], ids=["", "finetuned"])
-def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint, more) -> None:
+def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint, more, monkeypatch) -> None:
     import torch
 
     model = ("--model", str(small_checkpoint))
@@ -114,6 +115,8 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
     assert float(right) == pytest.approx(point["accuracy"], abs=0.001)
     if more:
         return
+    assert (tmp_path / "plan.png").stat().st_size > 5000
+    monkeypatch.setattr("resnet_paths.plot.save", lambda axes, file: file)  # test_the_main_job looks at the picture
     again = run("lesion", "--model", str(tmp_path / "small"), "--limit", "10", "--out", str(tmp_path), "--json")
     assert len(json.loads(again.stdout)["blocks"]) == 4
     other = run("drop", "--plan", str(tmp_path / "plan.json"), "--limit", "50", "--out", str(tmp_path / "other"))

@@ -28,11 +28,14 @@ def test_the_same_numbers_as_in_python(small_checkpoint: Path, tmp_path: Path) -
     assert len(told["blocks"]) == 2 * len(record.blocks)
     assert Comparison.load(out / "compare.npz").models == (spec, f"{spec} (2)")
     assert (out / "compare.png").exists()
+    assert "<svg" in (out / "compare.html").read_text()
     assert (out / "blocks.csv").exists()
 
 
 @pytest.mark.slow
-def test_in_words(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_in_words(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_paths.plot.save", lambda axes, file: file)  # the same pictures, and the same page
+    monkeypatch.setattr("resnet_paths.report.write_comparison", lambda record, page: page)
     spec = str(small_checkpoint)
     settings = ["--limit", "6", "--draws", "1", "--gradient-images", "2", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["compare", "--model", spec, "--other", spec, *settings])

@@ -184,6 +184,7 @@ def test_shrink_writes_what_it_measured_and_the_readme_runs(form: str, mine: Pat
 
     model = load_model(str(tmp_path))
     assert reached(model, full, data, metric) == pytest.approx(last["value"], rel=1e-3, abs=1e-6)
+    assert (tmp_path / "plan.png").stat().st_size > 5000
     text = (tmp_path / "README.md").read_text()
     assert "| full | " in text
     assert metric in text
@@ -208,7 +209,8 @@ def test_shrink_writes_what_it_measured_and_the_readme_runs(form: str, mine: Pat
 
 
 @pytest.mark.parametrize("form", ["tokens", "graphs"])
-def test_a_folder_is_reported_on_and_shrunk_again(form: str, mine: Path, tmp_path: Path) -> None:
+def test_a_folder_is_reported_on_and_shrunk_again(form: str, mine: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("resnet_paths.plot.save", lambda axes, file: file)  # as of the forms above
     data = ("--data", f"{mine}:{form}_data", *QUICK, "--repair", "none", "--count", 1, "--no-onnx")
     result = run("shrink", "--model", f"{mine}:{form}", *data, "--out", tmp_path / "one")
     assert result.exit_code == 0, result.output
@@ -223,7 +225,8 @@ def test_a_folder_is_reported_on_and_shrunk_again(form: str, mine: Path, tmp_pat
 
 
 @pytest.mark.parametrize("form", ["tokens", "photos", "flags"])
-def test_drop_makes_what_was_planned_and_catches_what_differs(form: str, mine: Path, tmp_path: Path) -> None:
+def test_drop_makes_what_was_planned_and_catches_what_differs(form: str, mine: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("resnet_paths.plot.save", lambda axes, file: file)  # as of the forms above
     given = ("--model", f"{mine}:{form}", "--data", f"{mine}:{form}_data", *QUICK)
     result = run("plan", *given, "--count", 1, "--repair", "none", "--out", tmp_path)
     assert result.exit_code == 0, result.output
