@@ -78,15 +78,17 @@ def garbage_of_one_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def operations_of_onnx_read_once() -> Iterator[None]:
-    """Torch reads the source of onnxscript's 500 functions anew for each ONNX program: a third of its time here."""
+    """Torch reads the source of onnxscript's 500 functions anew for each ONNX program, and their signatures."""
     try:
         from torch.onnx._internal._lazy_import import onnxscript_apis
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:  # another torch: then as it does
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
         read = cache(lambda: onnxscript_apis.__getattr__("get_torchlib_ops")())
         patch.setitem(vars(onnxscript_apis), "get_torchlib_ops", read)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
 
 
