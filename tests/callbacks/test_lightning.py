@@ -11,7 +11,7 @@ from torch import nn
 
 from resnet_paths import cifar_resnet, load_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 DATA = load_data("digits", "train", limit=32)
 

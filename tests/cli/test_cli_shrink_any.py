@@ -21,7 +21,7 @@ from resnet_paths.models import load_model
 from resnet_paths.tradeoff import in_runtime
 from resnet_paths.tradeoff.measures import answers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 CODE = """
 import torch

@@ -105,6 +105,7 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
     assert 'aria-label="Random blocks deleted, 3 models' in (tmp_path / "compare.html").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path, monkeypatch) -> None:
     """The commands of docs/how-to/compare.md, here in a new process and in this one at a time; on few images.

@@ -32,6 +32,7 @@ def recorded(model: nn.Module, example: object) -> UnrolledNetwork:
     return UnrolledNetwork(model, lambda: record(model, example), example)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [f for f in ALL if f.name in _SAMPLE], ids=lambda f: f.name)
 def test_both_front_ends_agree_bit_for_bit(family: Family) -> None:

@@ -13,7 +13,7 @@ from page import all_blocks, problems
 from rules import judge
 from trial import batch_of, trial
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 SAMPLE = {
     "torchvision/resnet18 with a feature pyramid": 8,  # side taps, several outputs

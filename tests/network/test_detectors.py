@@ -9,7 +9,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from resnet_paths.network import unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 SMALL = {"num_classes": 5, "min_size": 64, "max_size": 64}
 RESNET18 = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]

@@ -13,7 +13,7 @@ from helpers import randomise_norms
 from resnet_paths.network import NoBlocksError, UnrolledNetwork, unroll
 from resnet_paths.surgery import drop_blocks, lesioned
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 _DROPPED = [
     "resnet18", "regnet_y_400mf", "convnext_tiny", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",

@@ -85,6 +85,7 @@ def test_compiles_and_exports(pair) -> None:
     assert torch.allclose(exported, expected, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_goes_to_onnx(pair) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

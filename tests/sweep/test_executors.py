@@ -273,11 +273,13 @@ def client() -> Iterator[Any]:
         yield client
 
 
+@pytest.mark.integration
 def test_dask(client: Any, expected: SweepResult) -> None:
     function, context = made()
     equal(sweep(function, POINTS, context=context, executor=client.get_executor(), progress=False), expected)
 
 
+@pytest.mark.integration
 def test_a_dask_worker_killed_in_mid_sweep(client: Any, expected: SweepResult, tmp_path: Path) -> None:
     plain, context = made()
 
@@ -324,6 +326,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.integration
 def test_mpi(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

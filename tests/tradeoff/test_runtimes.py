@@ -31,6 +31,7 @@ def output(made: object) -> torch.Tensor:
     return torch.as_tensor(made if isinstance(made, torch.Tensor) else made[0])
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_a_compiled_model_gives_its_outputs() -> None:
     skip_where_absent("compile")
@@ -41,6 +42,7 @@ def test_a_compiled_model_gives_its_outputs() -> None:
         torch.testing.assert_close(output(compiled(x)), layer(x))
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["eager", "export", "onnx", "openvino"])
 def test_a_runtime_gives_the_models_outputs_for_any_batch(runtime, layers) -> None:
