@@ -175,12 +175,24 @@ def test_batch_norms_of_series_are_frozen_recalibrated_or_of_the_batch() -> None
     assert len({round(value, 6) for value in values.values()}) == 3
 
 
+def test_values_of_batch_statistics_are_in_the_order_of_the_data() -> None:
+    one = normed()
+    cell = cells.CellEvaluator(
+        WeightSpace(one.model, []), one.data, named_metrics(["loss"], one.data), CellSettings("batch", batch_size=12)
+    )
+    model = copy.deepcopy(one.model)
+    model[1][0].train()
+    with torch.no_grad():
+        expected = classes(model(one.data.x), one.data.targets)
+    np.testing.assert_allclose(cell([])["loss"], expected, rtol=1e-10)
+
+
 class Pair(nn.Module):
     """A network of two inputs and a number that is the same for all examples."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Tanh())
         self.head = nn.Linear(3, 2)
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor, scale: float = 1.0) -> dict[str, torch.Tensor]:
@@ -200,6 +212,14 @@ def test_several_inputs_and_outputs(form: str) -> None:
         output = main_output(moved(model, [(0.4, direction)])(x, weight, 0.5))
     assert line.values["loss"][0] == pytest.approx(float(classes(output, targets).mean()), rel=1e-12)
     assert line.values["error"][0] == float((output.argmax(1) != targets).double().mean())
+
+    net, settings = unroll(model, inputs), CellSettings("recalibrated")
+    line = gate_surface(net, data, x_blocks=0, x=[0.0, 1.0], settings=settings, metrics=["loss"], progress=False)
+    recalibrate_batchnorm(model, data)
+    with torch.no_grad():
+        outputs = [net(inputs, [gate]) for gate in (0.0, 1.0)]
+    expected = [float(classes(output, targets).mean()) for output in outputs]
+    np.testing.assert_allclose(line.values["loss"], expected, rtol=1e-10)
 
 
 def test_a_language_model_has_its_own_loss_at_the_origin() -> None:
