@@ -194,8 +194,10 @@ def _reads_series(model: nn.Module | None, x: torch.Tensor) -> bool:
 
     Of a model that takes neither, its layers show what the refusal should speak of.
     """
-    if model is None or _takes(model, x):
-        return model is not None
+    if model is None:
+        return False
+    if _takes(model, x):
+        return True
     return not _takes(model, x[:, None]) and not any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 

@@ -208,7 +208,11 @@ def _check_arguments(metric: Metric, name: str) -> None:
 def example_values(metric: Metric, outputs: torch.Tensor, data: InMemory, full: torch.Tensor) -> np.ndarray:
     """The value of each example, (examples,), from a network's outputs and the full network's, on the CPU."""
     targets, mask = (None if tensor is None else tensor.cpu() for tensor in (data.targets, data.mask))
-    parts = example_parts(metric, outputs, targets, full, mask, len(data))
+    return values_of(metric, example_parts(metric, outputs, targets, full, mask, len(data)))
+
+
+def values_of(metric: Metric, parts: np.ndarray) -> np.ndarray:
+    """The value of each example, (examples,), whose mean is the metric, from the parts of all of them."""
     return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from ..choices import MetricName
 from ..data import ExampleMetric, ImageSource, InMemory, as_examples
 from ..data.fitting import check_fits, target_kinds, usual_metric
-from ..data.metrics import METRICS, Metric, cross_entropy, metric_named, needs_labels
+from ..data.metrics import METRICS, Metric, cross_entropy, example_parts, metric_named
 
 Loss = MetricName | ExampleMetric | Callable[[torch.Tensor, Any], torch.Tensor]
 """A metric, or a function of outputs and targets that returns one value per example."""
@@ -25,7 +25,7 @@ def cell_data(source: ImageSource, model: nn.Module, metrics: Sequence[str | Met
         ValueError: there are no targets, and some metric may need them.
     """
     known = [metric_named(metric)[1] for metric in metrics or ("loss",)]
-    labelled = not all(isinstance(metric, ExampleMetric) and not needs_labels(metric) for metric in known)
+    labelled = not all(isinstance(metric, ExampleMetric) and not metric.needs_targets for metric in known)
     return as_examples(source, model, labelled=labelled)
 
 
@@ -73,16 +73,14 @@ def usual_loss(data: InMemory) -> Metric:
     Raises:
         ValueError: there are no targets, or they are flags, for which there are several.
     """
-    name = {"soft_error": "loss"}.get(usual := usual_metric(data), usual)
-    if not data.labelled or name == "multilabel_error":
+    usual = usual_metric(data)
+    if not data.labelled or usual == "multilabel_error":
         got = "targets that are flags" if data.labelled else f"{data.nouns} without targets"
         raise ValueError(
             f"expected targets with one usual loss, got {got}; pass loss=, a function of outputs and targets that "
             "returns one value per example"
         )
-    if name == "loss":
-        return _Loss(cross_entropy)
-    return METRICS[name]
+    return _Loss(cross_entropy) if usual == "soft_error" else METRICS[usual]
 
 
 def _chosen(loss: Loss) -> Metric:
@@ -123,8 +121,7 @@ def cell_parts(
         ValueError: one number for all examples.
     """
     if isinstance(metric, ExampleMetric):
-        parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()
-        return parts
+        return example_parts(metric, outputs, targets, full, mask, len(outputs))
     values = metric(outputs, targets, full)
     if not values.ndim:
         raise ValueError(
@@ -133,8 +130,3 @@ def cell_parts(
         )
     wide = values.double()
     return (wide.flatten(1).mean(1) if wide.ndim > 1 else wide).numpy()
-
-
-def values_of(metric: Metric, parts: np.ndarray) -> np.ndarray:
-    """The value of each example, (examples,), whose mean is the metric."""
-    return metric.values(parts) if isinstance(metric, ExampleMetric) and parts.ndim == 2 else parts

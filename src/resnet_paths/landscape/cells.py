@@ -23,7 +23,7 @@ from ..choices import NormStatistics
 from ..data import ExampleMetric, ImageData, ImageSource, InMemory, as_examples
 from ..data.batches import even_slices
 from ..data.metric import wide
-from ..data.metrics import Metric
+from ..data.metrics import Metric, values_of
 from ..graph.inputs import main_output, placed
 from ..graph.preserve import preserved
 from ..network.fitting import output_on
@@ -34,7 +34,7 @@ from ..sweep import adaptive_batches, fingerprint, is_out_of_memory, on_each_cor
 from ..sweep.fingerprints import deciding
 from ._grid import CellGrid, SurfaceOptions, evaluate_grid, mean_and_error
 from .cell_inputs import HELD_BYTES, CellInputs, micro_batch
-from .cell_metrics import Loss, cell_parts, loss_name, named_metrics, needs_origin, values_of
+from .cell_metrics import Loss, cell_parts, loss_name, named_metrics, needs_origin
 from .surface_record import Surface
 
 STATISTICS_BATCH = 128
