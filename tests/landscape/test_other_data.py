@@ -239,6 +239,26 @@ def test_a_language_model_has_its_own_loss_at_the_origin() -> None:
         assert line.values["loss"][column] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_model_of_masked_words_has_its_own_loss_at_the_origin() -> None:
+    """Labels that are not the tokens themselves belong to the scores at their positions, not to those before."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    model = transformers.BertForMaskedLM(config).eval()
+    ids, masked = torch.randint(1, 20, (6, 8)), torch.rand(6, 8) < 0.4
+    batch = {
+        "input_ids": ids.masked_fill(masked, 0),
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids.masked_fill(~masked, -100),
+    }
+    line = loss_surface(model, [batch], directions=random_direction(model), x=[0.0], progress=False)
+    with torch.no_grad():
+        assert line.values["loss"][0] == pytest.approx(float(model(**batch).loss), rel=1e-5)
+    assert line.loss == "pixel_loss"
+
+
 def test_what_stands_on_surfaces_takes_them_too() -> None:
     one = case("tokens")
     study = roughness_study(one.model, one.data, seeds=[0], x=[-1, 0, 1], y=[-1, 0, 1], progress=False)

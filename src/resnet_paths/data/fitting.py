@@ -97,7 +97,7 @@ def usual_metric(data: InMemory) -> MetricName:
     if "numbers" in kinds and "flags" not in kinds:
         return "squared_error"
     if "positions" in kinds and (_token_ids(data.x) is not None or "flags" not in kinds):
-        return "pixel_loss" if _token_ids(data.x) is None else "next_token_loss"
+        return "next_token_loss" if isinstance(data, Examples) and _labels_are_tokens(data) else "pixel_loss"
     return "multilabel_error" if "flags" in kinds else "embedding_distance"
 
 
@@ -179,6 +179,17 @@ def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
             f"expected the labels of the tokens themselves for {metric!r}, which compares scores with the next label, "
             "got labels already moved by one; pass the inputs as labels, or use pixel_loss or pixel_error"
         )
+
+
+def _labels_are_tokens(data: Examples) -> bool:
+    """Whether the labels that count are the tokens at their own positions, so that the next one is what is predicted.
+
+    Others belong to the scores at their own positions: of masked words, of classes of tokens, or moved by one already.
+    """
+    ids, targets, counts = _token_ids(data.inputs), data.targets, counted_positions(data)
+    if ids is None or targets is None or counts is None or ids.shape != targets.shape:
+        return False
+    return bool((targets == ids)[counts].all())
 
 
 def _token_ids(inputs: Any) -> torch.Tensor | None:
