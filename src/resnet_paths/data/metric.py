@@ -59,6 +59,16 @@ class ExampleMetric:
         parts = self.parts(outputs, targets, full, mask)
         return parts if parts.ndim == 1 else torch.from_numpy(self.values(parts.double().cpu().numpy()))
 
+    def own_means(
+        self, outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Each example's own mean over its positions that count, (examples,); its gradient reaches no other example.
+
+        Of a metric that is a mean over examples or positions (:func:`~resnet_paths.data.metrics.mean_metric`).
+        """
+        parts = self.parts(outputs, targets, full, mask)
+        return parts if parts.ndim == 1 else parts[:, 0] / parts[:, 1].clamp_min(1)
+
     def values(self, parts: np.ndarray) -> np.ndarray:
         """The values u_i of all examples, (..., examples), from their parts (..., examples, parts); see the module.
 

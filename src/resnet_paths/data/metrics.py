@@ -189,6 +189,25 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     return metric, METRICS[metric]
 
 
+def mean_metric(metric: str | ExampleMetric) -> ExampleMetric:
+    """A metric that is a mean over examples or positions, so that it can be a loss.
+
+    Raises:
+        ValueError: the name is unknown, or the metric is another function of such means, like perplexity.
+
+    Example:
+        >>> mean_metric("next_token_loss").name
+        'next_token_loss'
+    """
+    _, known = metric_named(metric)
+    if not isinstance(known, ExampleMetric) or known.estimate not in (None, ratio):
+        raise ValueError(
+            f"expected a loss that is a mean over samples or positions, got {getattr(metric, 'name', metric)!r}; "
+            "choose one such as 'next_token_loss' or 'pixel_loss'"
+        )
+    return known
+
+
 def _check_arguments(metric: Metric, name: str) -> None:
     """Check, before any work, that a function can be called with three arguments."""
     called = metric.forward if isinstance(metric, nn.Module) else metric

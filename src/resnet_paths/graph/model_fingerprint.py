@@ -39,4 +39,5 @@ def tensor_bytes(value: torch.Tensor) -> bytes:
         >>> list(tensor_bytes(torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).T))
         [1, 3, 2, 4]
     """
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().tobytes()  # one element may have any stride

@@ -11,8 +11,7 @@ from torch import nn
 
 from ..choices import MetricName
 from ..data import ExampleMetric
-from ..data.metric import ratio
-from ..data.metrics import metric_named
+from ..data.metrics import mean_metric
 
 LossFunction = Literal["cross_entropy"] | Callable[[torch.Tensor, Any], torch.Tensor]
 SampleLoss = MetricName | ExampleMetric | LossFunction
@@ -127,13 +126,7 @@ def loss_function(loss: SampleLoss) -> LossFunction:
     """
     if loss == "cross_entropy" or not isinstance(loss, str | ExampleMetric):
         return loss
-    _, metric = metric_named(loss)
-    if not isinstance(metric, ExampleMetric) or metric.estimate not in (None, ratio):
-        raise ValueError(
-            f"expected a loss that is a mean over samples or positions, got {getattr(loss, 'name', loss)!r}; choose "
-            "such as 'next_token_loss' or 'pixel_loss'"
-        )
-    return MetricLoss(metric)
+    return MetricLoss(mean_metric(loss))
 
 
 def batch_length(x: Any) -> int:

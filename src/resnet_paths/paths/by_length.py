@@ -112,11 +112,13 @@ def gradient_by_length(
         net: the unrolled network, its model in eval mode. A copy made by
             :func:`~resnet_paths.network.for_inference` gives the same numbers faster.
         x: the model's input, batch first.
-        target: class indices (batch,), or whatever the loss accepts.
+        target: class indices (batch,), or whatever the loss accepts: labels of tokens, numbers, ...
         at: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and later ones.
             For parameters see :func:`parameter_gradients_by_length`.
-        loss: ``"cross_entropy"`` or ``"logit"``, both summed over the batch so that each example has a gradient
-            of its own; or a function of output and target that returns a scalar.
+        loss: ``"cross_entropy"``, ``"logit"``, or a metric by name such as ``"next_token_loss"`` or
+            ``"squared_error"`` (see :func:`~resnet_paths.data.metrics.metric_named`), each example's own mean over its
+            tokens, pixels or numbers; all summed over the batch, so that each example has a gradient of its own. Or a
+            function of output and target that returns a scalar.
         max_length: keep only the lengths 0..max_length.
         blocks: count only these blocks' branches (those of a stage, say); a path may pass the others either way.
         max_bytes: memory for the values of one batched product. None: 4 MiB on a CPU, beyond which values

@@ -359,7 +359,7 @@ def pass_to_start(
             "no_grad from the model, or request the gradient at a later block's entry (at=0 leaves out the stem)"
         )
     _check_counted(net, contraction.graph)
-    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
+    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, x, target, loss), max_bytes)
 
 
 def pass_of_parameters(
@@ -369,7 +369,7 @@ def pass_of_parameters(
     entries = [cut.entry for cut in net.segments.cuts]
     contraction = contract(net.segments, [], through=entries, everything=True, counted=counted)
     _check_counted(net, contraction.graph)
-    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, target, loss), max_bytes)
+    return ForwardPass(net, x, contraction, lambda output: scalar_loss(output, x, target, loss), max_bytes)
 
 
 def _check_counted(net: UnrolledNetwork, graph: PathGraph) -> None:

@@ -33,8 +33,7 @@ class ExampleLoss:
         """The loss of each example, (examples,): the mean over its positions that count."""
         if not isinstance(self.metric, ExampleMetric):
             return self.metric(outputs, targets, outputs.detach())
-        parts = self.metric.parts(outputs, targets, outputs.detach(), mask)
-        return parts if parts.ndim == 1 else parts[:, 0] / parts[:, 1].clamp_min(1)
+        return self.metric.own_means(outputs, targets, outputs.detach(), mask)
 
     def total(self, mask: torch.Tensor | None = None) -> Callable[[torch.Tensor, Any], torch.Tensor]:
         """The sum over the examples of a batch, as the analyses of paths differentiate it.
