@@ -90,7 +90,7 @@ def _with_gaps(targets: torch.Tensor, mask: torch.Tensor | None) -> np.ndarray:
 
 
 def _flags(targets: torch.Tensor, mask: torch.Tensor | None) -> float:
-    flags = targets.flatten(1)
+    flags = targets.reshape(len(targets), -1)
     ones, known = (flags == 1).sum(0).double(), (flags != IGNORED).sum(0).double()
     return float(torch.minimum(ones, known - ones).sum() / known.sum().clamp_min(1))
 

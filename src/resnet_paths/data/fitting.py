@@ -145,9 +145,24 @@ def counted_positions(data: Examples) -> torch.Tensor | None:
     return counts & mask if mask is not None and mask.shape == counts.shape else counts
 
 
+def _are_flags(targets: torch.Tensor) -> bool:
+    """Whether targets can be labels that apply or do not: zeros and ones, or -100 where that is unknown.
+
+    One per example can be other things too. Integers are classes then, as torch's cross-entropy takes them. Floats are
+    flags, as its binary cross-entropy takes them, if both values occur: a few numbers may be all zero by chance.
+    """
+    ones, zeros = targets == 1, targets == 0
+    if not bool((ones | zeros | (targets == IGNORED)).all()):
+        return False
+    return (
+        targets.ndim > 1
+        or targets.dtype == torch.bool
+        or (targets.is_floating_point() and bool(ones.any() and zeros.any()))
+    )
+
+
 def _kinds(targets: torch.Tensor) -> Iterator[TargetKind]:
-    flags = targets.ndim > 1 and bool(((targets == 0) | (targets == 1) | (targets == IGNORED)).all())
-    if flags:
+    if _are_flags(targets):
         yield "flags"
     if targets.dtype == torch.bool or targets.is_floating_point():
         if targets.is_floating_point():

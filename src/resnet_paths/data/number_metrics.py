@@ -14,12 +14,25 @@ _UNKNOWN = -100
 """Flag of a label that does not count."""
 
 
-def _differences(outputs: torch.Tensor, targets: Any, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output minus target, and which of them count, (examples, numbers) each; trailing dimensions of 1 are dropped."""
+def shaped_like(outputs: torch.Tensor, targets: Any) -> torch.Tensor:
+    """One target per output, in the shape of the outputs: trailing dimensions of 1 may differ.
+
+    Raises:
+        ValueError: the shapes differ otherwise.
+
+    Example:
+        >>> shaped_like(torch.zeros(3, 1), torch.tensor([True, False, True])).shape
+        torch.Size([3, 1])
+    """
     if not isinstance(targets, torch.Tensor) or _trimmed(outputs) != _trimmed(targets):
         got = None if targets is None else tuple(targets.shape)
         raise ValueError(f"expected targets of the shape of the outputs, {tuple(outputs.shape)}, got {got}")
-    one, other = wide(outputs), wide(targets).reshape(outputs.shape)
+    return targets.reshape(outputs.shape)
+
+
+def _differences(outputs: torch.Tensor, targets: Any, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output minus target, and which of them count, (examples, numbers) each."""
+    one, other = wide(outputs), wide(shaped_like(outputs, targets))
     counts = torch.ones_like(one, dtype=torch.bool)
     if mask is not None and outputs.shape[:2] == mask.shape:
         counts = counts & mask.reshape(*mask.shape, *[1] * (outputs.ndim - 2))
@@ -45,14 +58,12 @@ def _absolute(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: tor
 
 def _flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """The number of labels that the sign of the logit gets wrong, and the number of known ones, (examples, 2)."""
-    if not isinstance(targets, torch.Tensor) or targets.shape != outputs.shape:
-        got = None if targets is None else tuple(targets.shape)
-        raise ValueError(f"expected a flag for each logit {tuple(outputs.shape)}, got targets {got}")
+    targets = shaped_like(outputs, targets)
     known = targets != _UNKNOWN
     if not bool(((targets == 0) | (targets == 1) | ~known).all()):
         raise ValueError(f"expected flags of 0 and 1, or {_UNKNOWN} where unknown, got other numbers")
     wrong = ((outputs > 0) != (targets == 1)) | outputs.isnan()
-    return summed(wrong.flatten(1).double(), known.flatten(1))
+    return summed(wrong.double().reshape(len(wrong), -1), known.reshape(len(known), -1))
 
 
 def _embeddings(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -158,7 +158,7 @@ def gradient_by_length(
     gradient, entries = _pull(record, lengths)
     (total,) = record.ordinary_gradient()
     norms, total_norm = example_norms(gradient), example_norms(total[None])[0]
-    products = torch.einsum("kbi,bi->kb", gradient.flatten(2), total.flatten(1).to(gradient.dtype))
+    products = torch.einsum("kb...,b...->kb", gradient, total.to(gradient.dtype))
     return GradientByLength(
         at="input" if at == "input" else net[at].name,
         loss=loss_name(loss),

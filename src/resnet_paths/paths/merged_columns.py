@@ -21,6 +21,7 @@ from functools import lru_cache
 import torch
 
 from ..draws import integers
+from ._norms import example_norms
 from .block_graph import Step
 from .forward_pass import ForwardPass
 from .pulling import zeros_for
@@ -73,8 +74,7 @@ def pull_columns(record: ForwardPass, most: int, generator: torch.Generator) -> 
 
 def seed_norms(record: ForwardPass) -> torch.Tensor:
     """Norm of each example's gradient at the output, (batch,), by which the columns are divided."""
-    norms: torch.Tensor = record.seed.flatten(1).norm(dim=1)
-    return norms
+    return example_norms(record.seed[None])[0]
 
 
 def _concatenated(arrived: list[Columns], most: int, generator: torch.Generator) -> Columns:

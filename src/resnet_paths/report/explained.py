@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.fitting import target_kinds
+from ..data.number_metrics import shaped_like
 from ..data.position_metrics import IGNORED, channels_beside
 from ..paths import BlockContributions
 from .subject import Subject
@@ -79,12 +80,13 @@ class Explained:
         if self.kind in ("next", "positions"):
             return self._of_labels(output, targets, mask)
         if self.kind == "flags":
+            targets = shaped_like(output, targets)
             known = (targets != IGNORED).to(output)
             signed: torch.Tensor = (2 * targets.to(output) - 1) * known
-            return signed / _each(known.flatten(1).sum(1).clamp_min(1), output)
+            return signed / _each(known.reshape(len(known), -1).sum(1).clamp_min(1), output)
         if self.kind == "numbers":
             return torch.full_like(output, 1 / max(output[0].numel(), 1))
-        length = output.flatten(1).norm(dim=1).clamp_min(torch.finfo(output.dtype).tiny)
+        length = output.reshape(len(output), -1).norm(dim=1).clamp_min(torch.finfo(output.dtype).tiny)
         return output / _each(length, output)
 
     def _of_labels(self, output: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

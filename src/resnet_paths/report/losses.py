@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..data import ExampleMetric, InMemory
 from ..data.fitting import smooth, usual_metric
 from ..data.metrics import METRICS, Metric, metric_named
+from ..data.number_metrics import shaped_like
 from ..data.position_metrics import IGNORED
 
 _SMOOTH = {"error": "loss", "top5_error": "loss", "soft_error": "loss"}  # cross-entropy is what classes are trained by
@@ -79,7 +80,9 @@ def loss_for(metric: str | Metric, data: InMemory) -> ExampleLoss | None:
 
 def _binary(outputs: torch.Tensor, targets: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
     """The mean cross-entropy of the known flags of each example."""
+    targets = shaped_like(outputs, targets)
     known = (targets != IGNORED).to(outputs.dtype)
     flags = targets.to(outputs.dtype).clamp(0, 1)
     losses = F.binary_cross_entropy_with_logits(outputs, flags, reduction="none") * known
-    return losses.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+    count = len(outputs)
+    return losses.reshape(count, -1).sum(1) / known.reshape(count, -1).sum(1).clamp_min(1)
