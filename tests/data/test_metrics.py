@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from references import literal_metrics
 from resnet_paths.data import ExampleMetric, Examples, ImageData
-from resnet_paths.data.fitting import check_fits, data_for, fitting
+from resnet_paths.data.fitting import check_fits, data_for, fitting, usual_metric
 from resnet_paths.data.metrics import METRICS, bound_of
 from resnet_paths.statistics import mean_intervals
 
@@ -35,7 +35,7 @@ def drawn(name: str, seed: int, count: int = 5) -> tuple[torch.Tensor, torch.Ten
         labels[torch.rand(count, 3, 2, generator=generator) < 0.2] = -100
         labels[0, 0, 0] = 0
         return numbers(count, CLASSES, 3, 2), labels, None
-    if name == "multilabel_error":
+    if name in ("multilabel_error", "multilabel_loss"):
         flags = torch.randint(2, (count, 3), generator=generator)
         flags[1:][torch.rand(count - 1, 3, generator=generator) < 0.3] = -100
         return numbers(count, 3), flags, None
@@ -129,6 +129,8 @@ def test_bounds_hold(metric: ExampleMetric) -> None:
 
 NUMBERS = Examples(torch.zeros(4, 3), torch.randn(4), "prices")
 FLAGS = Examples(torch.zeros(4, 3), torch.tensor([[0.0, 1.0]] * 4), "tags")
+ONE_FLAG = Examples(torch.zeros(4, 3), torch.tensor([True, False, True, True]), "ill")
+ONE_FLOAT = Examples(torch.zeros(4, 3), torch.tensor([1.0, 0.0, 1.0, 1.0]), "ill")
 CLASS = Examples(torch.zeros(4, 3), torch.tensor([0, 2, 1, 0]), "kinds")
 MASKS = Examples(torch.zeros(4, 3, 2, 2), torch.full((4, 2, 2), 3), "masks")
 IDS = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
@@ -139,12 +141,14 @@ NONE = Examples(torch.zeros(4, 3), None, "plain")
     ("data", "fit"),
     [
         (NUMBERS, {"squared_error", "absolute_error"}),
-        (FLAGS, {"squared_error", "absolute_error", "multilabel_error"}),
+        (FLAGS, {"squared_error", "absolute_error", "multilabel_error", "multilabel_loss"}),
+        (ONE_FLAG, {"multilabel_error", "multilabel_loss"}),
+        (ONE_FLOAT, {"squared_error", "multilabel_error", "multilabel_loss"}),
         (CLASS, {"error", "loss", "divergence", "soft_error", "squared_error"}),
         (MASKS, {"pixel_error", "iou_error", "next_token_loss", "divergence"}),
         (NONE, {"divergence", "cosine_distance", "embedding_distance"}),
     ],
-    ids=["numbers", "flags", "class", "masks", "none"],
+    ids=["numbers", "flags", "one flag", "one float", "class", "masks", "none"],
 )
 def test_what_does_not_fit_is_refused_with_what_does(data: Examples, fit: set[str]) -> None:
     assert fit | {"cosine_distance", "embedding_distance"} <= set(fitting(data))
@@ -156,6 +160,19 @@ def test_what_does_not_fit_is_refused_with_what_does(data: Examples, fit: set[st
             data_for(name, data, None)
         assert "\n" not in str(refused.value)
         assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize("targets", [ONE_FLAG.targets, ONE_FLOAT.targets])
+@pytest.mark.parametrize("name", ["multilabel_error", "multilabel_loss"])
+def test_one_logit_and_one_flag_per_example(name: str, targets: torch.Tensor) -> None:
+    """Binary classification, whether the outputs are (examples,) or (examples, 1)."""
+    logits = torch.tensor([1.0, 2.0, -3.0, 0.5])
+    expected = literal_metrics.WITH_TARGETS[name](logits[:, None], targets[:, None].float(), None)
+    for outputs in (logits, logits[:, None]):
+        assert float(METRICS[name](outputs, targets, outputs).mean()) == pytest.approx(expected, rel=1e-6)
+    assert usual_metric(Examples(torch.zeros(4, 3), targets)) == "multilabel_error"
+    zeros = Examples(torch.zeros(4, 3), torch.zeros(4))  # numbers that are all zero show no flag
+    assert usual_metric(zeros) == "squared_error"
 
 
 def test_images_refuse_what_they_have_no_targets_for() -> None:

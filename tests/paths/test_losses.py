@@ -42,18 +42,22 @@ class Model(nn.Module):
         self.form = form
         self.stem = nn.Embedding(WORDS, WIDTH) if form == "tokens" else nn.Linear(4, WIDTH)
         self.blocks = nn.Sequential(Block(), Block(), Block())
-        self.head = nn.Linear(WIDTH, 1 if form == "numbers" else WORDS)
+        self.head = nn.Linear(WIDTH, 1 if form in ("numbers", "flags") else WORDS)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         x = self.stem(input_ids)
         out = self.head(self.blocks(x))
-        if self.form == "numbers":
+        if self.form in ("numbers", "flags"):
             return out[:, 0]
         return out.permute(0, 3, 1, 2) if self.form == "pixels" else out
 
 
 def numbers(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (out - target) ** 2
+
+
+def flags(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.log1p(torch.exp(torch.where(target, -out, out)))
 
 
 def pixels(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -78,6 +82,13 @@ def _case(form: str) -> tuple[UnrolledNetwork, Any, torch.Tensor, str, Callable[
     model = Model(form).double().eval()
     if form == "numbers":
         x, target, name, literal = torch.randn(3, 4).double(), torch.randn(3).double(), "squared_error", numbers
+    elif form == "flags":
+        x, target, name, literal = (
+            torch.randn(3, 4).double(),
+            torch.tensor([True, False, True]),
+            "multilabel_loss",
+            flags,
+        )
     elif form == "pixels":
         x, target, name, literal = (
             torch.randn(3, 5, 2, 4).double(),
@@ -94,7 +105,7 @@ def _case(form: str) -> tuple[UnrolledNetwork, Any, torch.Tensor, str, Callable[
     return unroll(model, x), x, target, name, literal
 
 
-@pytest.mark.parametrize("form", ["numbers", "pixels", "tokens"])
+@pytest.mark.parametrize("form", ["numbers", "flags", "pixels", "tokens"])
 def test_a_loss_by_name_is_the_mean_of_each_example_summed(form: str) -> None:
     net, x, target, name, literal = _case(form)
     split = gradient_by_length(net, x, target, at=0, loss=name)

@@ -95,6 +95,11 @@ def multilabel_error(outputs: torch.Tensor, targets: torch.Tensor, mask: torch.T
     return sum((logit > 0) != (flag == 1) for logit, flag in pairs) / len(pairs)
 
 
+def multilabel_loss(outputs: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None) -> float:
+    pairs = [(logit, flag) for logit, flag in _numbers(outputs, targets) if flag != IGNORED]
+    return sum(math.log1p(math.exp(-logit if flag == 1 else logit)) for logit, flag in pairs) / len(pairs)
+
+
 def cosine_distance(outputs: torch.Tensor, full: torch.Tensor) -> float:
     distances = []
     for one, other in zip(outputs.flatten(1).tolist(), full.flatten(1).tolist(), strict=True):
@@ -115,6 +120,6 @@ WITH_TARGETS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | Non
     function.__name__: function
     for function in (
         next_token_loss, perplexity, next_token_error, pixel_loss, pixel_error, iou_error, squared_error,
-        absolute_error, multilabel_error,
+        absolute_error, multilabel_error, multilabel_loss,
     )
 }  # fmt: skip

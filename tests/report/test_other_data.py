@@ -283,7 +283,7 @@ CONSTANT = {
     "tokens": ("next_token_loss", "perplexity", "next_token_error"),
     "numbers": ("squared_error", "absolute_error"),
     "masks": ("pixel_loss", "pixel_error", "iou_error"),
-    "flags": ("multilabel_error",),
+    "flags": ("multilabel_error", "multilabel_loss"),
     "series": ("error", "loss", "soft_error", "top5_error"),
 }
 
@@ -308,6 +308,8 @@ def _best(name: str, targets: torch.Tensor, mask: torch.Tensor | None) -> torch.
     """The constant that the best answer has at each output."""
     if name == "multilabel_error":
         return 2 * (targets.double().mean(0) > 0.5).double() - 1
+    if name == "multilabel_loss":
+        return targets.double().mean(0).logit()
     if targets.is_floating_point():
         return (targets.double().median() if name == "absolute_error" else targets.double().mean())[None]
     labels = targets

@@ -89,10 +89,21 @@ def _with_gaps(targets: torch.Tensor, mask: torch.Tensor | None) -> np.ndarray:
     return flat[:, ~np.isnan(flat).all(0)]
 
 
-def _flags(targets: torch.Tensor, mask: torch.Tensor | None) -> float:
-    flags = targets.reshape(len(targets), -1)
-    ones, known = (flags == 1).sum(0).double(), (flags != IGNORED).sum(0).double()
+def _wrong_flags(targets: torch.Tensor, mask: torch.Tensor | None) -> float:
+    ones, known = _flags(targets)
     return float(torch.minimum(ones, known - ones).sum() / known.sum().clamp_min(1))
+
+
+def _entropy_of_flags(targets: torch.Tensor, mask: torch.Tensor | None) -> float:
+    ones, known = _flags(targets)
+    entropies = torch.special.entr(ones / known.clamp_min(1)) + torch.special.entr((known - ones) / known.clamp_min(1))
+    return float((entropies * known).sum() / known.sum().clamp_min(1))
+
+
+def _flags(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How often each label applies, and how often it is known, (labels,) each."""
+    flags = targets.reshape(len(targets), -1)
+    return (flags == 1).sum(0).double(), (flags != IGNORED).sum(0).double()
 
 
 _OF_SHARES: dict[str, Callable[[np.ndarray], float]] = {
@@ -105,5 +116,6 @@ _OF_SHARES: dict[str, Callable[[np.ndarray], float]] = {
 _OF_NUMBERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], float]] = {
     "squared_error": _squared,
     "absolute_error": _absolute,
-    "multilabel_error": _flags,
+    "multilabel_error": _wrong_flags,
+    "multilabel_loss": _entropy_of_flags,
 }

@@ -114,6 +114,7 @@ _SMOOTH = {
     "perplexity": "next_token_loss",
     "pixel_error": "pixel_loss",
     "iou_error": "pixel_loss",
+    "multilabel_error": "multilabel_loss",
 }
 
 

@@ -163,7 +163,8 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
       Face models.
     - A class for each position of the outputs, such as pixels: ``pixel_loss``, ``pixel_error``, ``iou_error`` (1 - mean
       intersection over union).
-    - Numbers: ``squared_error``, ``absolute_error``. Flags of several labels: ``multilabel_error``.
+    - Numbers: ``squared_error``, ``absolute_error``. Labels that apply or not, one or several per
+      example: ``multilabel_error``, ``multilabel_loss`` (binary cross-entropy).
     - Outputs as embeddings, compared with the full network's: ``cosine_distance``, and ``embedding_distance``, relative
       to the length of the full network's.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import torch
+import torch.nn.functional as F
 
 from .metric import ExampleMetric, TargetKind, ratio, summed, wide
 
 _NUMBERS: frozenset[TargetKind] = frozenset({"numbers"})
+_FLAGS: frozenset[TargetKind] = frozenset({"flags"})
 _ANY = frozenset(get_args(TargetKind))
 _UNKNOWN = -100
 """Flag of a label that does not count."""
@@ -56,14 +58,32 @@ def _absolute(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: tor
     return summed(differences.abs(), counts)
 
 
-def _flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def _wrong_flags(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """The number of labels that the sign of the logit gets wrong, and the number of known ones, (examples, 2)."""
+    flags, known = _flags(outputs, targets)
+    wrong = ((outputs > 0) != flags) | outputs.isnan()
+    return _sum_of_known(wrong.double(), known)
+
+
+def _flag_loss(outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The summed binary cross-entropy of the known labels, in nats, and their number, (examples, 2)."""
+    flags, known = _flags(outputs, targets)
+    logits = wide(outputs)
+    losses = F.binary_cross_entropy_with_logits(logits, flags.to(logits.dtype), reduction="none")
+    return _sum_of_known(losses, known)
+
+
+def _flags(outputs: torch.Tensor, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which labels apply, and which are known, in the shape of the outputs."""
     targets = shaped_like(outputs, targets)
     known = targets != _UNKNOWN
     if not bool(((targets == 0) | (targets == 1) | ~known).all()):
         raise ValueError(f"expected flags of 0 and 1, or {_UNKNOWN} where unknown, got other numbers")
-    wrong = ((outputs > 0) != (targets == 1)) | outputs.isnan()
-    return summed(wrong.double().reshape(len(wrong), -1), known.reshape(len(known), -1))
+    return targets == 1, known
+
+
+def _sum_of_known(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    return summed(values.reshape(len(values), -1), known.reshape(len(known), -1))
 
 
 def _embeddings(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -96,7 +116,8 @@ def _zero_if_equal(distance: torch.Tensor, one: torch.Tensor, other: torch.Tenso
 NUMBER_METRICS = (
     ExampleMetric("squared_error", _squared, _NUMBERS, estimate=ratio),
     ExampleMetric("absolute_error", _absolute, _NUMBERS, estimate=ratio),
-    ExampleMetric("multilabel_error", _flags, frozenset({"flags"}), estimate=ratio, bound=1.0, share=True),
+    ExampleMetric("multilabel_error", _wrong_flags, _FLAGS, estimate=ratio, bound=1.0, share=True),
+    ExampleMetric("multilabel_loss", _flag_loss, _FLAGS, estimate=ratio),
     ExampleMetric("cosine_distance", _cosine, _ANY, needs_targets=False, bound=2.0),
     ExampleMetric("embedding_distance", _distance, _ANY, needs_targets=False),
 )

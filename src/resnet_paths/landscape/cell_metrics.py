@@ -11,8 +11,8 @@ from torch import nn
 
 from ..choices import MetricName
 from ..data import ExampleMetric, ImageSource, InMemory, as_examples
-from ..data.fitting import check_fits, target_kinds, usual_metric
-from ..data.metrics import METRICS, Metric, cross_entropy, example_parts, metric_named
+from ..data.fitting import check_fits, smooth, target_kinds, usual_metric
+from ..data.metrics import Metric, cross_entropy, example_parts, metric_named
 
 Loss = MetricName | ExampleMetric | Callable[[torch.Tensor, Any], torch.Tensor]
 """A metric, or a function of outputs and targets that returns one value per example."""
@@ -68,19 +68,18 @@ def loss_name(functions: Mapping[str, Metric]) -> str:
 
 
 def usual_loss(data: InMemory) -> Metric:
-    """The loss that fits some targets: cross-entropy of classes, of pixels or of next tokens, or the squared error.
+    """The loss that fits some targets: cross-entropy of classes, labels, pixels or next tokens, or the squared error.
 
     Raises:
-        ValueError: there are no targets, or they are flags, for which there are several.
+        ValueError: there are no targets.
     """
     usual = usual_metric(data)
-    if not data.labelled or usual == "multilabel_error":
-        got = "targets that are flags" if data.labelled else f"{data.nouns} without targets"
+    if not data.labelled:
         raise ValueError(
-            f"expected targets with one usual loss, got {got}; pass loss=, a function of outputs and targets that "
-            "returns one value per example"
+            f"expected targets with one usual loss, got {data.nouns} without targets; pass loss=, a function of "
+            "outputs and targets that returns one value per example"
         )
-    return _Loss(cross_entropy) if usual == "soft_error" else METRICS[usual]
+    return _Loss(cross_entropy) if usual == "soft_error" else metric_named(smooth(usual))[1]
 
 
 def _chosen(loss: Loss) -> Metric:

@@ -33,6 +33,7 @@ _LABELS = {
     "squared_error": "mean squared error",
     "absolute_error": "mean absolute error",
     "multilabel_error": "share of wrong labels",
+    "multilabel_loss": "cross-entropy per label (nats)",
     "cosine_distance": "cosine distance from the full network",
     "embedding_distance": "relative distance from the full network",
 }

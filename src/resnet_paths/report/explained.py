@@ -38,7 +38,7 @@ class Explained:
             return cls("the next token's logit", "next")
         if loss == "pixel_loss":
             return cls("the true class's logit", "positions")
-        if loss == "binary_cross_entropy":
+        if loss == "multilabel_loss":
             return cls("the logit in favour of the true label", "flags")
         if "numbers" in kinds:
             return cls("the mean output", "numbers")

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..data import ExampleMetric, InMemory
 from ..data.fitting import smooth, usual_metric
 from ..data.metrics import METRICS, Metric, metric_named
-from ..data.number_metrics import shaped_like
-from ..data.position_metrics import IGNORED
 
 _SMOOTH = {"error": "loss", "top5_error": "loss", "soft_error": "loss"}  # cross-entropy is what classes are trained by
 
@@ -23,7 +20,7 @@ class ExampleLoss:
     """A differentiable loss of each example.
 
     Attributes:
-        name: the metric that it is, or ``binary_cross_entropy``.
+        name: the metric that it is.
         metric: gives values or sums of each example.
     """
 
@@ -71,18 +68,6 @@ def loss_for(metric: str | Metric, data: InMemory) -> ExampleLoss | None:
         if not data.labelled or usual_metric(data) == "embedding_distance":
             return None
         name = usual_metric(data)
-    if name == "multilabel_error":
-        return ExampleLoss("binary_cross_entropy", _binary)
     name = metric_named(smooth(name))[0]
     name = _SMOOTH.get(name, name)
     return ExampleLoss(name, METRICS[name])
-
-
-def _binary(outputs: torch.Tensor, targets: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy of the known flags of each example."""
-    targets = shaped_like(outputs, targets)
-    known = (targets != IGNORED).to(outputs.dtype)
-    flags = targets.to(outputs.dtype).clamp(0, 1)
-    losses = F.binary_cross_entropy_with_logits(outputs, flags, reduction="none") * known
-    count = len(outputs)
-    return losses.reshape(count, -1).sum(1) / known.reshape(count, -1).sum(1).clamp_min(1)

@@ -26,6 +26,7 @@ _WORDS = {
     "squared_error": "mean squared error",
     "absolute_error": "mean absolute error",
     "multilabel_error": "share of wrong labels",
+    "multilabel_loss": "loss per label",
     "cosine_distance": "cosine distance from the full network",
     "embedding_distance": "relative distance from the full network",
 }
@@ -47,6 +48,7 @@ _MEANING = {
     "squared_error": "The squared difference of output and target, on average over all numbers.",
     "absolute_error": "The absolute difference of output and target, on average over all numbers.",
     "multilabel_error": "Share of labels that the sign of the output gets wrong.",
+    "multilabel_loss": "The binary cross-entropy of the output with each label, in nats.",
     "cosine_distance": "One minus the cosine of the angle between the output and the full network's.",
     "embedding_distance": "The length of the difference of the output from the full network's, relative to that.",
 }

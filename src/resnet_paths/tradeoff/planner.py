@@ -250,7 +250,7 @@ class _Planner:
         """The metric that the search minimises: the goal's own if the images have labels for it."""
         data = self.roles["certify"]
         if self.search.metric is None and (isinstance(self.goal, Rise) or not isinstance(data, ImageData)):
-            return metric_named(usual_metric(data) if not isinstance(self.goal, Rise) else smooth(self.goal.metric))
+            return metric_named(smooth(self.goal.metric if isinstance(self.goal, Rise) else usual_metric(data)))
         labelled = all(self.roles[role].labelled for role in ("search", "judge") if role in self.roles)
         usual = "soft_error" if labelled and not isinstance(self.goal, Disagreement) else "soft_disagreement"
         return metric_named(self.search.metric or usual)
