@@ -100,11 +100,15 @@ def test_a_model_is_left_as_found_also_after_an_error() -> None:
     before, numbers = state(model), torch.get_rng_state()
     recorder.record()
 
+    calls = iter(range(2))
+
     def fails(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         torch.rand(3)
-        raise RuntimeError("in the loss")
+        if next(calls) == 1:
+            raise RuntimeError("in the loss")
+        return output.sum()
 
-    broken = PathRecorder(model, DATA.x[:4], DATA.labels[:4], loss=fails)
+    broken = PathRecorder(model, DATA.x[:4], DATA.labels[:4], loss=fails, draws=0)
     with pytest.raises(RuntimeError, match="in the loss"):
         broken.record()
     assert [module.training for module in model.modules()] == flags
@@ -256,3 +260,45 @@ def test_the_python_random_state_is_not_touched() -> None:
     PathRecorder(model, DATA.x[:2], DATA.labels[:2]).record()
     assert random.getstate() == before
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
+
+
+class Words(nn.Module):
+    """A language model of two blocks, whose inputs are tokens: they have no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 6), nn.Linear(6, 11)
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.embed(input_ids)
+        x = x + self.first(x).tanh()
+        x = x + self.second(x).tanh()
+        return self.head(x)
+
+
+def test_a_language_model_is_recorded_at_its_first_block() -> None:
+    torch.manual_seed(0)
+    model, words = Words().double(), torch.randint(11, (5, 7))
+    batch = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    recorder = PathRecorder(model, batch, words, at=0, loss="next_token_loss")
+    recorded = recorder.record()
+    entries: list[torch.Tensor] = []
+    handle = model.embed.register_forward_hook(lambda module, args, out: entries.append(out))
+    logits = model(words)
+    handle.remove()
+    loss = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), words[:, 1:], reduction="sum") / 6
+    (gradient,) = torch.autograd.grad(loss, entries)
+    split = gradient_by_length(unroll(model.eval(), words), words, words, at=0, loss="next_token_loss")
+    expected = [float((part * gradient).sum() / gradient.square().sum()) for part in split.gradient]
+    assert recorded.share == pytest.approx(np.array(expected), rel=1e-10)
+    assert recorded.effective_length is not None
+    assert 0 < recorded.effective_length < 2
+
+
+def test_what_cannot_be_recorded_is_refused_before_training() -> None:
+    words = torch.randint(11, (5, 7))
+    with pytest.raises(ValueError, match=r"at=0"):
+        PathRecorder(Words(), words, words, loss="next_token_loss")
+    with pytest.raises(ValueError, match="'next_token_loss'"):
+        PathRecorder(Words(), words, words, at=0)

@@ -295,6 +295,25 @@ def test_inputs_of_any_kind_come_in_batches() -> None:
         recalibrate_batchnorm(cifar_resnet(8), [torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
 
 
+@pytest.mark.parametrize("inputs", ["tuple", "dict", "user dict"])
+def test_several_inputs_and_their_targets_are_a_pair(inputs: str) -> None:
+    u, v, y = torch.randn(5, 3), torch.randn(5, 3), torch.arange(5)
+    x = {"tuple": (u, v), "dict": {"u": u, "v": v}, "user dict": UserDict(u=u, v=v)}[inputs]
+    data = as_examples((x, y), Two())
+    parts = list(data.x.values()) if isinstance(data.x, dict) else list(data.x)
+    assert all(map(torch.equal, parts, (u, v)))
+    assert torch.equal(data.targets, y)
+    cut = list(as_batches((x, y), Two(), batch_size=3))
+    assert [len(targets) for _, targets in cut] == [3, 2]
+    assert torch.equal(
+        torch.cat([Two().eval()(*(b if isinstance(b, tuple) else b.values())) for b, _ in cut]), Two().eval()(u, v)
+    )
+    two = [(x, y), (x, y)]  # two batches
+    assert len(as_examples(two, Two())) == 10
+    with pytest.raises(ValueError, match="the same inputs in all batches"):
+        as_examples([{"u": u, "v": v}, y], Two(), labelled=False)
+
+
 def test_targets_that_no_loss_reads_are_refused() -> None:
     line = nn.Linear(3, 2).eval()
     for target, got in (((Y, Y), "for cross-entropy, got tuple"), ({"a": Y}, "for .*, got dict"), (None, "got none")):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..arguments import Range, checked
 from ..imports import first_import
+from ..network import BlockRef
 from .recorder import PathRecorder
 from .results import log_figure
 from .statistics import Loss, PathStatistics
@@ -47,6 +48,7 @@ class LightningPathRecorder(pl.Callback):
         *,
         network: str = "",
         every: int = 100,
+        at: BlockRef = "input",
         loss: Loss = "cross_entropy",
         draws: int = 2,
         seed: int = 0,
@@ -60,6 +62,7 @@ class LightningPathRecorder(pl.Callback):
             network: name of the LightningModule's attribute with the residual model, such as ``"model"``; ``""`` is the
                 LightningModule itself.
             every: number of trainer steps between recordings (``trainer.global_step``).
+            at: where the gradient is taken, see :func:`path_statistics`.
             loss: see :func:`resnet_paths.paths.gradient_by_length`.
             draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
             seed: seed of the random signs.
@@ -71,7 +74,7 @@ class LightningPathRecorder(pl.Callback):
         self._batch = (x, target)
         self._network = network
         self._figures = figures
-        self._options: dict[str, Any] = {"every": every, "loss": loss, "draws": draws, "seed": seed}
+        self._options: dict[str, Any] = {"every": every, "at": at, "loss": loss, "draws": draws, "seed": seed}
         self._recorder: PathRecorder | None = None
 
     @property

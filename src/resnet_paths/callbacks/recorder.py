@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..arguments import Range, checked
 from ..graph.preserve import preserved
-from ..network import UnrolledNetwork, unroll
+from ..graph.trees import map_leaves
+from ..network import BlockRef, UnrolledNetwork, unroll
 from ..tables import data_frame, stacked
 from .loggers import Logger
 from .statistics import Loss, PathStatistics, path_statistics
@@ -60,6 +61,7 @@ class PathRecorder:
         target: Any,
         *,
         every: int = 100,
+        at: BlockRef = "input",
         loss: Loss = "cross_entropy",
         draws: int = 2,
         seed: int = 0,
@@ -72,6 +74,7 @@ class PathRecorder:
             x: the model input to record on, batch first; 8 to 32 examples are enough for curves.
             target: their class indices, or whatever the loss accepts.
             every: number of optimiser steps between recordings (for :meth:`attach`).
+            at: where the gradient is taken, see :func:`path_statistics`.
             loss: see :func:`resnet_paths.paths.gradient_by_length`.
             draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
             seed: seed of the random signs.
@@ -79,7 +82,8 @@ class PathRecorder:
                 :func:`to_wandb`.
 
         Raises:
-            ValueError: `every` is below 1.
+            ValueError: `every` is below 1, or as :func:`path_statistics`, which is tried once: an error must not
+                come in the middle of a training.
             NoBlocksError: the model has no residual blocks.
 
         Cost: that of :func:`path_statistics` per recording, and one copy of the buffers.
@@ -89,10 +93,11 @@ class PathRecorder:
         self.every = every
         self.history: list[PathStatistics] = []
         self._model, self._x, self._target = model, x, target
-        self._options: dict[str, Any] = {"loss": loss, "draws": draws, "seed": seed}
+        self._options: dict[str, Any] = {"at": at, "loss": loss, "draws": draws, "seed": seed}
         self._loggers = tuple(loggers)
         with _in_eval_mode(model):
             self._net: UnrolledNetwork = unroll(model, _moved(x, model))
+        self._measured(0)
 
     def record(self, step: int | None = None) -> PathStatistics:
         """Record the statistics of the model as it is now.
@@ -102,13 +107,16 @@ class PathRecorder:
         """
         if step is None:
             step = self.history[-1].step + 1 if self.history else 0
-        with _in_eval_mode(self._model):
-            x, target = _moved(self._x, self._model), _moved(self._target, self._model, keep_dtype=True)
-            statistics = path_statistics(self._net, x, target, step=step, **self._options)
+        statistics = self._measured(step)
         self.history.append(statistics)
         for logger in self._loggers:
             logger(statistics.scalars(), step)
         return statistics
+
+    def _measured(self, step: int) -> PathStatistics:
+        with _in_eval_mode(self._model):
+            x, target = _moved(self._x, self._model), _moved(self._target, self._model, keep_dtype=True)
+            return path_statistics(self._net, x, target, step=step, **self._options)
 
     @contextmanager
     def attach(self, optimiser: torch.optim.Optimizer) -> Iterator[PathRecorder]:
@@ -154,9 +162,11 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
 def _moved(value: Any, model: nn.Module, keep_dtype: bool = False) -> Any:
     """The tensors of a value on the model's device, floating-point ones in its dtype."""
     parameter = next(model.parameters())
-    if isinstance(value, torch.Tensor):
-        floats = value.is_floating_point() and not keep_dtype
-        return value.to(parameter.device, parameter.dtype if floats else None)
-    if isinstance(value, dict):
-        return {name: _moved(item, model, keep_dtype) for name, item in value.items()}
-    return tuple(_moved(item, model, keep_dtype) for item in value) if isinstance(value, tuple) else value
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        floats = leaf.is_floating_point() and not keep_dtype
+        return leaf.to(parameter.device, parameter.dtype if floats else None)
+
+    return map_leaves(value, moved)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..arguments import Range, checked
-from ..network import UnrolledNetwork
+from ..network import BlockRef, UnrolledNetwork
 from ..paths import effective_paths, gradient_by_length, path_energy
 from ..records import Record
 from ..tables import data_frame
@@ -36,7 +36,7 @@ class PathStatistics(Record):
         gradient_norm: norm of the gradient through the paths of each length, averaged over the examples,
             (n + 1,).
         share: ``sum_b <G_k, G> / sum_b |G|^2``: the signed share of the batch's input gradient that each length
-            contributes, (n + 1,); sums to one.
+            contributes, (n + 1,); sums to one. With ``at`` a block, the gradient at its entry.
         mean_length: ``sum_k k share_k``: the mean number of branches that the gradient passed through.
         effective_length: mean length, each length weighted by its number of paths times the root mean square norm of
             one path (Veit, Wilber and Belongie 2016, section 5), which ignores cancellation between paths; None with
@@ -87,6 +87,7 @@ def path_statistics(
     target: Any,
     *,
     step: int = 0,
+    at: BlockRef = "input",
     loss: Loss = "cross_entropy",
     draws: int = 2,
     seed: int = 0,
@@ -98,6 +99,7 @@ def path_statistics(
         x: the model's input, batch first.
         target: class indices (batch,), or whatever the loss accepts.
         step: the training step to record.
+        at: where the gradient is taken: ``"input"``, or a block's entry, such as 0 where inputs are tokens.
         loss: see :func:`resnet_paths.paths.gradient_by_length`.
         draws: number of draws of the path energy for the effective length, at least 2; 0 leaves it out.
         seed: seed of the random signs; the same signs at each step make curves comparable.
@@ -119,13 +121,13 @@ def path_statistics(
         >>> statistics.share.shape, round(float(statistics.share.sum()), 4)
         ((28,), 1.0)
     """
-    by_length = gradient_by_length(net, x, target, loss=loss)
+    by_length = gradient_by_length(net, x, target, at=at, loss=loss)
     total = by_length.total.double()
     products = (by_length.gradient.double() * total).flatten(1).sum(1)
     share = (products / total.square().sum()).cpu().numpy()
     effective_length = None
     if draws:
-        energy = path_energy(net, x, target, draws=draws, columns=_COLUMNS, loss=loss, seed=seed)
+        energy = path_energy(net, x, target, at=at, draws=draws, columns=_COLUMNS, loss=loss, seed=seed)
         is_finite = bool(energy.energy.isfinite().all()) and bool(energy.energy.any())
         effective_length = effective_paths(energy).mean_length if is_finite else float("nan")
     return PathStatistics(

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from ..arguments import ELSEWHERE, checked
 from ..graph.preserve import generators_kept
+from ..graph.trees import DICTS, leaves
 from .arrays import image_tensor, label_tensor, tensor_of
 from .batches import even_slices
 from .examples import Examples
@@ -134,6 +135,8 @@ def as_batches(
         >>> [(tuple(x.shape), y.tolist()) for x, y in as_batches((torch.zeros(3, 2), torch.arange(3)), batch_size=2)]
         [((2, 2), [0, 1]), ((1, 2), [2])]
     """
+    if _is_pair_of_several_inputs(source):
+        source = Examples(*_input_and_target(source, model))
     if isinstance(source, InMemory):
         parts = (source.subset(part) for part in even_slices(len(source), batch_size))
         return ((part.x, part.targets) for part in parts)
@@ -245,6 +248,15 @@ def _is_pair(source: Any) -> bool:
     return isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0])
 
 
+def _is_pair_of_several_inputs(source: Any) -> bool:
+    """Whether these are the arguments of the model, in a mapping or a tuple, and targets for them: one batch."""
+    if not (isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], (*DICTS, tuple))):
+        return False
+    inputs, targets = source
+    lengths = {len(leaf) for leaf in leaves(inputs) if _is_array(leaf) and leaf.ndim}
+    return _is_array(targets) and targets.ndim > 0 and len(targets) in lengths
+
+
 def _are_inputs(source: Any) -> bool:
     """Whether two arrays are two batches of inputs: they differ only in length and have more than one dimension."""
     one, other = source
@@ -261,7 +273,8 @@ def _holds_samples(source: Any) -> bool:
 
 def _items(source: Any, labelled: bool = True) -> Iterator[Any]:
     """Batches or samples in order; if labels are optional, two arrays may be two batches of images."""
-    if isinstance(source, Mapping) or (_is_pair(source) and (labelled or not _are_inputs(source))):
+    is_pair = _is_pair(source) and (labelled or not _are_inputs(source))
+    if isinstance(source, Mapping) or is_pair or _is_pair_of_several_inputs(source):
         yield source
     elif _holds_samples(source) and not isinstance(source, IterableDataset):
         yield from (source[index] for index in range(len(source)))

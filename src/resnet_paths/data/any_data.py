@@ -54,11 +54,11 @@ def as_examples(
 
     Args:
         source: an :class:`Examples` or an :class:`ImageData`, which are returned unchanged; a pair of arrays, or of
-            nested lists of numbers, ``(inputs, targets)``; a ``Dataset``; a ``DataLoader``; a dict of arrays; or an
-            iterable of batches or samples, each a
-            tuple ``(inputs, targets)`` or a mapping, such as those of Hugging Face. Items of an iterable are samples if
-            the target is one number, inputs and target differ in length, or they are plain lists. Batches of different
-            lengths are padded to the longest if they have an attention mask.
+            nested lists of numbers, ``(inputs, targets)``, where several inputs are a tuple or a mapping of arrays (as
+            from a tokenizer); a ``Dataset``; a ``DataLoader``; a dict of arrays; or an iterable of batches or samples,
+            each a tuple ``(inputs, targets)`` or a mapping, such as those of Hugging Face. Items of an iterable are
+            samples if the target is one number, inputs and target differ in length, or they are plain lists. Batches of
+            different lengths are padded to the longest if they have an attention mask.
         model: its signature decides which items of a mapping are inputs; and whether arrays of three dimensions are
             series or grey images, by trying.
         labelled: refuse data without targets. If False, `source` may also be inputs alone, and two arrays that differ
@@ -246,6 +246,12 @@ def _joined(batches: list[tuple[Any, torch.Tensor | None]], name: str) -> Exampl
     """Batches joined; those padded to different lengths are padded to the longest."""
     if any((y is None) != (batches[0][1] is None) for _, y in batches):
         raise ValueError(f"expected targets for all batches of {name} or for none, got some without")
+    forms = {tuple(x) if isinstance(x, dict) else len(list(leaves(x))) for x, _ in batches}
+    if len(forms) > 1:
+        raise ValueError(
+            f"expected the same inputs in all batches of {name}, got {len(forms)} kinds of batches; pass pairs "
+            "(inputs, targets) as tuples"
+        )
     masked = isinstance(batches[0][0], dict) and any(key in batches[0][0] for key in MASKS)
     columns = list(zip(*(list(leaves(x)) for x, _ in batches), strict=True))
     joined = iter([_one(list(column), 0, masked, name) for column in columns])

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..choices import MetricName
+from ..graph.trees import DICTS
 from .adapter import ImageSource, as_data
 from .any_data import as_examples
 from .examples import Examples
@@ -209,7 +210,7 @@ def _labels_are_tokens(data: Examples) -> bool:
 
 
 def _token_ids(inputs: Any) -> torch.Tensor | None:
-    ids = inputs.get("decoder_input_ids", inputs.get("input_ids")) if isinstance(inputs, dict) else inputs
+    ids = inputs.get("decoder_input_ids", inputs.get("input_ids")) if isinstance(inputs, DICTS) else inputs
     if isinstance(ids, tuple) and ids:
         ids = ids[0]
     return ids if isinstance(ids, torch.Tensor) and not ids.is_floating_point() and ids.ndim == 2 else None

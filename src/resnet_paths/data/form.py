@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..graph.inputs import is_batched
+from ..graph.trees import DICTS
 
 Form = dict[str, Any]
 
@@ -35,7 +36,7 @@ def form_of(x: Any, batch: int) -> Form:
         fill = 0 if x.is_floating_point() or x.is_complex() or not x.numel() else int(x.max())  # an index that exists
         dtype = str(x.dtype).removeprefix("torch.")
         return {"kind": "tensor", "shape": list(x.shape[batched:]), "dtype": dtype, "fill": fill, "batched": batched}
-    if isinstance(x, dict):
+    if isinstance(x, DICTS):
         return {"kind": "dict", "items": {str(name): form_of(item, batch) for name, item in x.items()}}
     if isinstance(x, tuple | list):
         return {"kind": type(x).__name__, "items": [form_of(item, batch) for item in x]}

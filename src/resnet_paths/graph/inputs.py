@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from .compile_node import Values
 from .errors import UnrollError
-from .trees import items, leaves, map_leaves
+from .trees import DICTS, items, leaves, map_leaves
 
 
 def is_batched(leaf: Any, count: int) -> TypeGuard[torch.Tensor]:
@@ -124,7 +124,7 @@ def bind(inputs: dict[str, fx.Node], x: Any) -> Values:
         UnrollError: an input is missing, or there are too many.
     """
     heads = list(dict.fromkeys(name.split(".")[0] for name in inputs))
-    given = x if isinstance(x, dict) else dict(zip(heads, x if isinstance(x, tuple) else (x,), strict=False))
+    given = x if isinstance(x, DICTS) else dict(zip(heads, x if isinstance(x, tuple) else (x,), strict=False))
     missing = [head for head in heads if head not in given]
     if missing or (isinstance(x, tuple) and len(x) > len(heads)):
         got = f"{len(x)} of them" if isinstance(x, tuple) else f"{sorted(given)}"
@@ -167,11 +167,11 @@ def check_constants(model: nn.Module, inputs: Collection[str], x: Any, example: 
     Raises:
         UnrollError: an argument has another value than in the example or, where that lacks it, than its default.
     """
-    if not isinstance(x, dict):
+    if not isinstance(x, DICTS):
         return
     parameters = inspect.signature(model.forward).parameters
     in_example = dict(zip(parameters, example, strict=False)) if isinstance(example, tuple) else example
-    in_example = in_example if isinstance(in_example, dict) else {}
+    in_example = in_example if isinstance(in_example, DICTS) else {}
     for name, value in x.items():
         if name in inputs or name not in parameters:
             continue
@@ -193,8 +193,8 @@ def arguments_by_name(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[s
     Raises:
         TypeError: the model's forward does not take them.
     """
-    args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
-    kwargs = x if isinstance(x, dict) else {}
+    args = () if isinstance(x, DICTS) else x if isinstance(x, tuple) else (x,)
+    kwargs = x if isinstance(x, DICTS) else {}
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     by_name: dict[str, Any] = {}
     for name, value in bound.arguments.items():

@@ -8,8 +8,12 @@ lists. Nodes inside the arguments of a graph are mapped by fx's own ``map_arg``.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
+
+DICTS = (dict, UserDict)
+"""Dicts: Hugging Face's tokenizers and image processors return the second kind. Other mappings are values."""
 
 
 def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
@@ -25,7 +29,7 @@ def map_leaves(tree: Any, change: Callable[[Any], Any]) -> Any:
         return tuple(map_leaves(item, change) for item in tree)
     if isinstance(tree, list):
         return [map_leaves(item, change) for item in tree]
-    if isinstance(tree, dict):
+    if isinstance(tree, DICTS):
         return {key: map_leaves(item, change) for key, item in tree.items()}
     if isinstance(tree, slice):
         return slice(*(map_leaves(part, change) for part in (tree.start, tree.stop, tree.step)))
@@ -45,7 +49,7 @@ def leaves(tree: Any) -> Iterator[Any]:
     if isinstance(tree, (tuple, list)):
         for item in tree:
             yield from leaves(item)
-    elif isinstance(tree, dict):
+    elif isinstance(tree, DICTS):
         for item in tree.values():
             yield from leaves(item)
     elif isinstance(tree, slice):
@@ -56,7 +60,7 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 def items(tree: Any) -> Iterator[tuple[Any, Any]]:
     """The items of a dict, list or tuple with their keys or positions; nothing for any other value."""
-    if isinstance(tree, dict):
+    if isinstance(tree, DICTS):
         yield from tree.items()
     elif isinstance(tree, (tuple, list)):
         yield from enumerate(tree)

@@ -21,6 +21,7 @@ from ..graph.eval_mode import check_eval
 from ..graph.hooks import is_hooked
 from ..graph.private_copy import private_copy
 from ..graph.program import Program
+from ..graph.trees import DICTS
 from .discover import network_of
 from .norms import BatchNorm, batch_norms
 from .unrolled import UnrolledNetwork
@@ -243,6 +244,6 @@ def _cast(example: object, dtype: torch.dtype | None) -> object:
         return example.to(dtype) if dtype is not None and example.is_floating_point() else example
     if isinstance(example, tuple):
         return tuple(_cast(item, dtype) for item in example)
-    if isinstance(example, dict):
+    if isinstance(example, DICTS):
         return {key: _cast(item, dtype) for key, item in example.items()}
     return example

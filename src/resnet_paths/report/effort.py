@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..graph.inputs import examples_in, first, main_output
 from ..graph.preserve import preserved
-from ..graph.trees import leaves, map_leaves
+from ..graph.trees import DICTS, leaves, map_leaves
 from ..network import UnrolledNetwork
 from ..sweep import operation_threads
 from ..tradeoff.timing import device_clock
@@ -162,7 +162,7 @@ def _seconds(call: Callable[[], Any], longest: float) -> float:
 
 def _gradient(model: nn.Module, x: Any) -> None:
     """The gradient of a loss that any output has; which one it is hardly changes the time."""
-    args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+    args, kwargs = ((), x) if isinstance(x, DICTS) else (x if isinstance(x, tuple) else (x,), {})
     with torch.enable_grad():
         named = {
             name: parameter.detach().requires_grad_(parameter.is_floating_point())
