@@ -118,6 +118,8 @@ def test_wrong_input_is_refused() -> None:
     net, (x, target) = tiny_network(3), tiny_batch()
     with pytest.raises(ValueError, match="expected method to be"):
         attribute_blocks(net, x, target, method="magic")
+    with pytest.raises(TypeError, match="expected x to be a Tensor of at least one example, got a dict"):
+        attribute_blocks(net, {"x": x}, target)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="targets from 0 to 2"):
         attribute_blocks(net, x, target + 1)
     net.model.train()

@@ -147,7 +147,7 @@ def _check(name: str, value: Any, hint: Any, ranges: Mapping[str, Range], named:
         kind: type[Exception] = TypeError
     except WrongValueError:
         kind = ValueError
-    what = _INPUT_WORDS if inputs else in_words(hint, within)
+    what = _INPUT_WORDS if inputs and hint is Any else in_words(hint, within) + " of at least one example" * inputs
     raise kind(f"expected {named(name)} to be {what}, got {shown(value)}")
 
 

@@ -24,6 +24,8 @@ from ..provenance import Provenance, provenance
 from ..records import Record
 from ._objective import check_eval, check_target
 
+_ONE_SCORE = "; wrap the model in one that returns a score per class"
+
 
 @checked
 class GateForward(nn.Module):
@@ -143,7 +145,7 @@ def attribute_blocks(
     forward = GateForward(net)
     with torch.no_grad():
         full = net(x)
-        classes = check_target(full, target)
+        classes = check_target(full, target, _ONE_SCORE)
         ones = full.new_ones((len(x), len(net)))
         empty = forward(torch.zeros_like(ones), x)
     options: dict[str, Any] = {"target": classes, "additional_forward_args": (x,)}
@@ -219,7 +221,7 @@ def block_conductance(
     """
     check_eval(net)
     with torch.no_grad():
-        classes = check_target(net(x), target)
+        classes = check_target(net(x), target, _ONE_SCORE)
     modules: Mapping[str, nn.Module] = dict(net.model.named_modules())
     parts = [block.name for block in net if block.name not in modules or block.name != block.owner]
     if parts:
