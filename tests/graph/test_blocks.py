@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from resnet_paths.graph.recording import record
+from resnet_paths.graph.tracing import trace
 from resnet_paths.network import NoBlocksError, UnrolledNetwork, UnrollError, unroll
 
 
@@ -22,10 +23,28 @@ class Written(nn.Module):
 
 def blocks(function) -> list[str]:
     model = Written(function).eval().double()
-    net = unroll(model)
     x = torch.randn(4, 3, dtype=torch.float64)
-    assert torch.allclose(net(x), model(x), rtol=1e-14, atol=1e-14)
-    return [block.shortcut for block in net]
+    nets = UnrolledNetwork(model, lambda: trace(model)), UnrolledNetwork(model, lambda: record(model, x[:2]))
+    for net in nets:
+        assert torch.allclose(net(x), model(x), rtol=1e-14, atol=1e-14)
+    traced, recorded = ([block.shortcut for block in net] for net in nets)
+    assert traced == recorded
+    return traced
+
+
+def part_written_over(m, x):
+    x = m.a(x)
+    x[:, :2] += torch.tanh(m.b(x))[:, :2]
+    return m.c(x)
+
+
+def parts_written_over(m, x):
+    x = x + m.a(x)
+    x[..., 0] *= 2
+    x[:, 1:].mul_(3)
+    part = x[:, 1:]
+    part += m.b(x)[:, :2]
+    return m.c(x) * part.sum()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +66,20 @@ def blocks(function) -> list[str]:
         (lambda m, x: m.b(m.a(x)) + m.d(torch.tanh(m.c(torch.tanh(m.a(x))))), ["projection"]),
         (lambda m, x: m.a(torch.cat([m.b(x)[:, :2], m.c(x)[:, 2:]], 1)) + m.d(m.d(m.d(x))), ["projection"]),
         (lambda m, x: sum([x, m.a(x)]), ["identity"]),
+        (lambda m, x: x + torch.tanh(x @ m.a.weight), ["identity"]),
+        (lambda m, x: x + torch.tanh(x.matmul(m.a.weight)), ["identity"]),
+        (lambda m, x: x + torch.tanh(x.mm(m.a.weight)), ["identity"]),
+        (lambda m, x: x + torch.tanh(m.a.bias.addmm(x, m.a.weight)), ["identity"]),
+        (lambda m, x: x + torch.tanh(torch.tensordot(x, m.a.weight, dims=1)), ["identity"]),
+        (lambda m, x: x + torch.conv_transpose1d(x[..., None], m.a.weight[..., None])[..., 0], ["identity"]),
+        (lambda m, x: x + m.a(x).type(torch.float64), ["identity"]),
+        (lambda m, x: x + m.b(torch.tanh(m.a(y := torch.tanh(x)))) + m.c(y), ["identity"]),
+        (lambda m, x: m.c(y := torch.tanh(x)) + (x + m.b(torch.tanh(m.a(y)))), ["identity"]),
+        (lambda m, x: torch.stack([x, m.a(x), m.b(x)]).sum(0), ["identity"]),
+        (lambda m, x: torch.stack([x, m.a(x), m.b(x)], 1).mean(1), ["identity"]),
+        (lambda m, x: x + torch.stack([m.a(x), m.b(x), m.c(x)]).sum(0), ["identity"]),
+        (part_written_over, ["parameter-free"]),
+        (parts_written_over, ["identity", "parameter-free"]),
     ],
 )
 def test_forms_of_addition(function, expected) -> None:
@@ -69,6 +102,10 @@ def test_forms_of_addition(function, expected) -> None:
         (lambda m, x: (x > 0).to(x.dtype) + m.a(x), "does not carry the entry's values"),
         (lambda m, x: x + x, "adds a value to itself"),
         (lambda m, x: m.b(m.a(x)), "never adds two"),
+        (lambda m, x: torch.stack([m.a(x), m.b(x)]).sum(0), "ambiguous"),
+        (lambda m, x: torch.stack([m.a(x), m.b(x)]).mean(0), "ambiguous"),
+        (lambda m, x: torch.addmm(x, torch.tanh(x), m.a.weight), r"sums in another way \(addmm\); write the sum as x"),
+        (lambda m, x: torch.cat([x[:, None], m.a(x)[:, None]], 1).sum(1), r"sums in another way \(sum\)"),
     ],
 )
 def test_refusals_carry_their_reason(function, reason: str) -> None:

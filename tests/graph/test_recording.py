@@ -431,3 +431,29 @@ def test_written_values_and_two_blocks_in_one_module_drop() -> None:
     assert len(net) == 4
     smaller = drop_blocks(net, [0])
     assert torch.allclose(smaller(x), net(x, [0.0, 1.0, 1.0, 1.0]), rtol=0, atol=1e-12)
+
+
+def test_what_torch_func_transforms_is_closed_or_refused_with_the_reason() -> None:
+    class Transformed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.vmap(lambda row: torch.tanh(self.weight @ row))(x)
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = Transformed()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.a(x)
+
+    model, x = nn.Sequential(Around(), Around()), torch.randn(3, 4)
+    net = recorded(model, x[:2])
+    assert len(net) == 2
+    assert set(net.opaque) == {"0.a", "1.a"}
+    assert torch.equal(net(x), model(x))
+    with pytest.raises(TraceError, match=r"transforms a function of its own by torch\.func"):
+        record(Transformed(), x)

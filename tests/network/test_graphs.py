@@ -194,8 +194,38 @@ class Concatenated(Gated):
         return self.long(x) + self.gates[1] * self.g(x)
 
 
+class Diffusion(Gated):
+    """Every block reads the time step too; its projection is added to the stream and is no shortcut."""
+
+    n = 4
+
+    class Block(nn.Module):
+        def __init__(self, width: int, out: int) -> None:
+            super().__init__()
+            self.a, self.time, self.b = nn.Conv2d(width, out, 3, padding=1), nn.Linear(4, out), nn.Conv2d(out, out, 1)
+            self.skip = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
+
+        def forward(self, x: torch.Tensor, time: torch.Tensor, gate: float) -> torch.Tensor:
+            hidden = self.a(torch.tanh(x)) + self.time(time)[:, :, None, None]
+            return self.skip(x) + gate * self.b(torch.tanh(hidden))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = torch.randn(2, 4, 4, 4), torch.randn(2, 4)
+        self.embed = nn.Linear(4, 4)
+        self.blocks = nn.ModuleList(self.Block(*widths) for widths in ((4, 4), (4, 6), (6, 6), (10, 4)))
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        one, two, three, four = self.blocks
+        time, g = torch.tanh(self.embed(time)), self.gates
+        early = one(x, time, g[0])
+        late = three(two(F.avg_pool2d(early, 2), time, g[1]), time, g[2])
+        return four(torch.cat([F.interpolate(late, scale_factor=2), early], 1), time, g[3])
+
+
 KINDS = [
-    SideTaps, GlobalSkip, TappedInside, AdditiveUNet, Pyramid, CrossAttention, ClassToken, Siamese, Concatenated
+    SideTaps, GlobalSkip, TappedInside, AdditiveUNet, Pyramid, CrossAttention, ClassToken, Siamese, Concatenated,
+    Diffusion,
 ]  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import copy
 import itertools
 import pickle
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -366,6 +368,41 @@ def test_the_logits_of_a_dict_are_the_output(example: torch.Tensor | None) -> No
 
     model, x = Both(), torch.randn(3, 4)
     assert torch.equal(unroll(model, example)(x), model(x)["logits"])
+
+
+class Fields(NamedTuple):
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    loss: float | None = None
+
+
+class Returns(nn.Module):
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(4, 4), nn.Linear(4, 4), kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x + self.a(x)
+        return self.kind(**({"hidden": x} if self.kind is Fields else {}), logits=x + self.b(x))
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
+@pytest.mark.parametrize("kind", [Fields, Answer])
+def test_named_tuples_and_dataclasses_are_outputs(kind: type, example: torch.Tensor | None) -> None:
+    model, x = Returns(kind).eval(), torch.randn(3, 4)
+    net = unroll(model, example)
+    assert [block.name for block in net] == ["a", "b"]
+    assert torch.equal(net(x), model(x).logits)
+    smaller = drop_blocks(net, [1])
+    for one in (smaller, pickle.loads(pickle.dumps(smaller))):
+        assert type(one(x)) is kind
+        assert torch.equal(one(x).logits, x + model.a(x))
+    assert torch.equal(net(x, [1.0, 0.0]), x + model.a(x))
 
 
 class Conditioned(nn.Module):

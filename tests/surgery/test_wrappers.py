@@ -148,6 +148,37 @@ def test_a_low_rank_adapter_is_a_part_of_its_layer_and_no_block(
             unroll(Beside(), x)
 
 
+class BareAdapted(nn.Module):
+    """A layer and its adapter as bare weights, as loralib has them."""
+
+    def __init__(self, rank: int, module: bool) -> None:
+        super().__init__()
+        self.layer, self.module, self.dropout = nn.Linear(4, 4), module, nn.Dropout(0.1)
+        self.A, self.B = nn.Parameter(torch.randn(rank, 4)), nn.Parameter(torch.randn(4, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.layer(x) if self.module else nn.functional.linear(x, self.layer.weight, self.layer.bias)
+        result += (self.dropout(x) @ self.A.transpose(0, 1) @ self.B.T) * 0.5
+        return result
+
+
+@pytest.mark.parametrize("module", [False, True])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("rank", "blocks"), [(2, 1), (4, 2)])
+def test_an_adapter_of_bare_weights_is_no_block(rank: int, blocks: int, module: bool, recorded: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapted, self.out = BareAdapted(rank, module), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.out(torch.relu(self.adapted(x)))
+
+    model, x = Model().eval(), torch.randn(3, 4)
+    net = UnrolledNetwork(model, lambda: record(model, x)) if recorded else unroll(model)
+    assert len(net) == blocks
+
+
 class Two(nn.Module):
     """Two blocks in one module."""
 
@@ -242,6 +273,19 @@ class ReadByParent(nn.Module):
         return self.head(self.second(self.first(self.first.part(x))))
 
 
+class Borrows(nn.Module):
+    """Its blocks read the parameters of layers that are never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + torch.tanh(nn.functional.linear(x, layer.weight, layer.bias))
+        return x
+
+
 class PartOfAPart(nn.Module):
     """One block holds a module, another the parts of it."""
 
@@ -272,6 +316,7 @@ def _sharing_weight() -> nn.Module:
         (_sharing_weight, [4, 4]),
         (TwiceInOne, [0, 20, 0]),
         (ReadByParent, [20, 4]),
+        (Borrows, [20, 20]),
         (PartOfAPart, [32, 0]),  # the second layers: the norm goes too
     ],
 )

@@ -120,7 +120,7 @@ def find_blocks(program: Program, flow: DataFlow) -> tuple[list[Cut], list[Refus
         except _Refused as refused:
             refusals.append(Refusal(call_of(node).path, node.name, str(refused)))
     cuts = list(finder.cuts.values())
-    main = main_input(flow, [cut for cut in cuts if cut.shortcut is cut.entry] or cuts)
+    main = main_input(flow, [cut for cut in cuts if is_entry(cut.shortcut, cut.entry, program)] or cuts)
     beside = [cut for cut in cuts if main is not None and _carries_another_input(cut, main, flow)]
     reason = "its shortcut carries a side input (a time step, a condition), not the stream that its branch transforms"
     refusals += [Refusal(call_of(cut.add).path, cut.add.name, reason) for cut in beside]
@@ -136,7 +136,8 @@ def main_input(flow: DataFlow, cuts: list[Cut]) -> fx.Node | None:
 def _carries_another_input(cut: Cut, main: fx.Node, flow: DataFlow) -> bool:
     """Whether the shortcut is a part or projection of a side input, added to the main stream (as in FiLM)."""
     through_main = any(flow.is_behind(end, main) for end in cut.branch)
-    return cut.shortcut is not cut.entry and through_main and not flow.is_behind(cut.entry, main)
+    is_identity = is_entry(cut.shortcut, cut.entry, flow.program)
+    return not is_identity and through_main and not flow.is_behind(cut.entry, main)
 
 
 def follow_output(
@@ -209,12 +210,9 @@ class _Finder:
         one, other = _terms(node, self.flow)
         if one is other:
             raise _Refused("it adds a value to itself")
-        try:
-            ways = self._ways(one, other)
-        except _Refused:
-            if not self._parallel(node, one, other) and not self._parallel(node, other, one):
-                raise
+        if self._parallel(node, one, other) or self._parallel(node, other, one):
             return
+        ways = self._ways(one, other)
         branch = self._flattened(ways)
         nodes = frozenset(ways.shortcut_nodes), frozenset(ways.branch_nodes - {ways.branch} | {*branch})
         self.cuts[node] = Cut(ways.entry, ways.shortcut, branch, node, post_activation(node, self.program), *nodes)
@@ -348,9 +346,15 @@ class _Finder:
         )
 
     def _widths(self, nodes: Iterable[fx.Node]) -> list[int]:
-        """The number of output channels of each layer among the nodes."""
-        weights = [getattr(module_of(node, self.program), "weight", None) for node in nodes]
-        return [len(weight) for weight in weights if isinstance(weight, torch.Tensor) and weight.ndim > 1]
+        """The number of output channels of each layer among the nodes; of a bare weight, its shorter side."""
+        widths = []
+        for node in nodes:
+            weight = getattr(module_of(node, self.program), "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.ndim > 1:
+                widths.append(len(weight))
+            elif operations.weighted_layers(node, None):
+                widths += [min(p.shape[:2]) for p in self._parameters_of_function(node) if p.ndim > 1]
+        return widths
 
     def _reads_other_part(self, ways: _Ways) -> bool:
         """Whether the shortcut takes a slice of the entry, and the branch only other slices."""
@@ -371,8 +375,13 @@ class _Finder:
             return any(True for _ in self.program.module(str(node.target)).parameters())
         if not operations.is_layer_function(node):
             return False
+        return bool(self._parameters_of_function(node))
+
+    def _parameters_of_function(self, node: fx.Node) -> list[nn.Parameter]:
+        """The parameters behind the arguments of a function that carry no data."""
         given = [source for source in node.all_input_nodes if source not in self.flow.carries]
-        return any(parameters_of(source, self.program) for source in ancestors(*given) if source.op == "get_attr")
+        reads = [source for source in ancestors(*given) if source.op == "get_attr"]
+        return [parameter for source in reads for parameter in parameters_of(source, self.program)]
 
 
 def _why_level(measured: list[_Ways]) -> str:

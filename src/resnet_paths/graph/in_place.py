@@ -103,6 +103,16 @@ def changes_its_input(module: nn.Module) -> bool:
     return bool(getattr(module, "inplace", False)) and type(module).__module__ in _MODULES
 
 
+def is_part_of_tensor(node: fx.Node) -> bool:
+    """Whether a node is certainly a view of a part of a tensor, ``x[:, :8]``, and not an item of a list or a copy."""
+    if node.op != "call_function" or node.target is not operator.getitem:
+        return False
+    index: Any = node.args[1]
+    kinds = (int, slice, type(None), type(Ellipsis))
+    several = isinstance(index, tuple) and all(isinstance(i, kinds) and not isinstance(i, bool) for i in index)
+    return several or index is Ellipsis
+
+
 def is_view(node: fx.Node, module: nn.Module | None = None) -> bool:
     """Whether a node's value may share memory with the node's first argument."""
     if node.op == "call_module":

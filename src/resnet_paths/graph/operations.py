@@ -17,17 +17,40 @@ from torch import fx, nn
 from .errors import UnrollError
 
 aten = torch.ops.aten
-_ADD_FUNCTIONS: set[Any] = {
-    operator.add, operator.iadd, torch.add, torch.Tensor.add, torch.Tensor.add_, aten.add, aten.add_,
-}  # fmt: skip
-_ADD_METHODS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
-_ACTIVATION_FUNCTIONS = {
-    torch.relu, torch.sigmoid, torch.tanh, F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.leaky_relu, F.elu,
-    F.selu, F.celu, F.mish, F.softplus, F.hardtanh, F.hardsigmoid, F.tanh, F.sigmoid, F.rrelu, F.prelu,
-    torch.Tensor.relu, torch.Tensor.sigmoid, torch.Tensor.tanh,
-}  # fmt: skip
-_ACTIVATION_METHODS = {"relu", "sigmoid", "tanh"}
+
+def spellings(*names: str, reflected: bool = False) -> set[Any]:
+    """Every function and method of PyTorch with one of these names, as a graph may have it for a target.
+
+    Args:
+        names: as in ``torch.add``.
+        reflected: whether methods with operands in the other order count (``__radd__``).
+
+    Example:
+        >>> {torch.mm, torch.Tensor.mm, "mm", torch.ops.aten.mm} <= spellings("mm")
+        True
+        >>> {operator.iadd, torch.Tensor.add_, "__radd__"} <= spellings("add", reflected=True)
+        True
+    """
+    found: set[Any] = set()
+    for name in names:
+        methods = [name, f"{name}_", f"__{name}__", f"__i{name}__", *([f"__r{name}__"] if reflected else [])]
+        methods = [method for method in methods if hasattr(torch.Tensor, method)]
+        found.update(methods)
+        found.update(getattr(torch.Tensor, method) for method in methods)
+        found.update(getattr(operator, spelt) for spelt in (name, f"i{name}") if hasattr(operator, spelt))
+        for place in _PLACES:
+            found.update(getattr(place, spelt) for spelt in (name, f"{name}_") if hasattr(place, spelt))
+    return found
+
+
+_PLACES = (torch, F, torch.linalg, aten)
+
+_ADDITIONS = spellings("add", reflected=True)
+_ACTIVATIONS = spellings(
+    "relu", "sigmoid", "tanh", "relu6", "gelu", "silu", "hardswish", "leaky_relu", "elu", "selu", "celu", "mish",
+    "softplus", "hardtanh", "hardsigmoid", "rrelu", "prelu",
+)  # fmt: skip
 _ATTENTION = (nn.MultiheadAttention,)
 
 _SHAPE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "layout", "itemsize"}
@@ -42,46 +65,23 @@ _SHAPE_FUNCTIONS = {
     isinstance, torch._assert,
 }  # fmt: skip
 
-_WEIGHTED_FUNCTIONS: set[Any] = {
-    F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.matmul, torch.bmm, torch.mm,
-    torch.addmm, torch.baddbmm, torch.einsum, operator.matmul, F.scaled_dot_product_attention, aten.convolution,
-    aten.conv1d, aten.conv2d, aten.conv3d, aten.linear,
-    aten.matmul, aten.bmm, aten.mm, aten.addmm, aten.einsum,
-    aten.scaled_dot_product_attention,
-}  # fmt: skip
-_WEIGHTED_METHODS = {"matmul", "bmm", "mm", "__matmul__"}
-_NORM_FUNCTIONS: set[Any] = {
-    F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, torch.batch_norm, torch.layer_norm,
-    torch.group_norm, aten.batch_norm, aten.layer_norm, aten.group_norm, aten.native_layer_norm,
-}  # fmt: skip
-_PRODUCTS: set[Any] = {
-    operator.mul, operator.imul, torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.mul_, aten.mul,
-    operator.matmul, torch.matmul, torch.bmm, torch.einsum, aten.matmul, aten.bmm,
-    "mul", "mul_", "__mul__", "__rmul__", "matmul", "bmm", "__matmul__",
-}  # fmt: skip
+_WEIGHTED = spellings(
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "conv_tbc", "convolution",
+    "linear", "bilinear", "mm", "mv", "bmm", "addmm", "addmv", "addbmm", "baddbmm", "einsum", "tensordot", "inner",
+    "multi_dot", "chain_matmul", "scaled_dot_product_attention", "multi_head_attention_forward",
+) | spellings("matmul", reflected=True)  # fmt: skip
+_NORMS = spellings("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm")
+_PRODUCTS = spellings("mul", "matmul", reflected=True) | spellings("multiply", "bmm", "einsum")
 _LINEAR_MODULES = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.dropout._DropoutNd, nn.Identity)
-_LINEAR_FUNCTIONS: set[Any] = {
-    F.conv1d, F.conv2d, F.conv3d, F.linear, torch.conv1d, torch.conv2d, torch.conv3d, aten.convolution, aten.conv1d,
-    aten.conv2d, aten.conv3d, aten.linear, F.dropout, torch.dropout, operator.neg, torch.neg,
-    torch.Tensor.to, torch.Tensor.float, torch.Tensor.type, "to", "float", "type", "neg", "detach", "contiguous",
-}  # fmt: skip
-_SCALINGS: set[Any] = {operator.truediv, torch.div, torch.Tensor.div, torch.Tensor.div_, aten.div, "div", "__truediv__"}
-_MIXES: set[Any] = {torch.lerp, torch.Tensor.lerp, aten.lerp, "lerp"}
-_SPLITS: set[Any] = {
-    torch.split, torch.chunk, torch.unbind, torch.tensor_split, torch.split_with_sizes, aten.split, aten.chunk,
-    aten.unbind, aten.split_with_sizes, torch.Tensor.split, torch.Tensor.chunk, torch.Tensor.unbind, "split", "chunk",
-    "unbind", "tensor_split", "split_with_sizes",
-}  # fmt: skip
-_PARTS: set[Any] = {
-    operator.getitem,
-    torch.narrow,
-    torch.select,
-    aten.slice,
-    aten.narrow,
-    aten.select,
-    "narrow",
-    "select",
-}
+_LINEAR_FUNCTIONS = spellings(
+    "conv1d", "conv2d", "conv3d", "convolution", "linear", "mm", "dropout", "neg", "to", "float", "type", "detach",
+    "contiguous",
+)  # fmt: skip
+_SCALINGS = spellings("div", "divide", "truediv", "true_divide")
+_MIXES = spellings("lerp")
+_STACKS = spellings("stack")
+_SPLITS = spellings("split", "chunk", "unbind", "tensor_split", "split_with_sizes")
+_PARTS = spellings("getitem", "narrow", "select") | {aten.slice}
 _COMPARISONS = {
     "eq", "ne", "gt", "lt", "ge", "le", "logical_not", "logical_and", "logical_or", "where", "masked_fill", "argmax",
     "argmin", "argsort", "topk", "cumsum", "softmax", "log_softmax", "bool", "long", "int", "embedding",
@@ -94,11 +94,13 @@ def target_of(node: fx.Node) -> Any:
     return node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
 
 
+def _calls(node: fx.Node, table: set[Any]) -> bool:
+    return node.op in ("call_function", "call_method") and target_of(node) in table
+
+
 def is_addition(node: fx.Node) -> bool:
     """Whether a node adds, with or without a coefficient, in any spelling of ``+``."""
-    if node.op == "call_function":
-        return target_of(node) in _ADD_FUNCTIONS
-    return node.op == "call_method" and target_of(node) in _ADD_METHODS
+    return _calls(node, _ADDITIONS)
 
 
 def is_add(node: fx.Node) -> bool:
@@ -154,20 +156,42 @@ def is_concatenation(node: fx.Node) -> bool:
     return node.op == "call_function" and target_of(node) in {torch.cat, torch.concat, torch.concatenate}
 
 
+_OTHER_SUMS = spellings(
+    "addmm", "addmv", "addbmm", "baddbmm", "addr", "addcdiv", "index_add", "scatter_add", "scatter_reduce",
+    "_foreach_add",
+)  # fmt: skip
+_REDUCTIONS = spellings("sum", "mean", "einsum")
+
+
+def sums_otherwise(node: fx.Node, data: set[fx.Node]) -> str:
+    """The name of an operation that adds values of the data, but not as a sum of two terms; empty for any other.
+
+    Args:
+        node: the operation.
+        data: the nodes that carry values of the input.
+    """
+    sources = [source for source in node.all_input_nodes if source in data]
+    of_several = any(is_concatenation(source) or _calls(source, _STACKS) for source in sources)
+    adds = _calls(node, _OTHER_SUMS) and len(sources) > 1
+    if not adds and not (_calls(node, _REDUCTIONS) and of_several):
+        return ""
+    target = target_of(node)
+    return target if isinstance(target, str) else str(target.__name__)
+
+
 def is_activation(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node is an elementwise activation."""
     if node.op == "call_module":
         is_elementwise = type(module).__module__ == "torch.nn.modules.activation"
         return is_elementwise and not isinstance(module, _ATTENTION)
-    if node.op == "call_function":
-        return target_of(node) in _ACTIVATION_FUNCTIONS
-    return node.op == "call_method" and target_of(node) in _ACTIVATION_METHODS
+    return _calls(node, _ACTIVATIONS)
 
 
 def asks_shape(node: fx.Node) -> bool:
     """Whether a node reads only the shape, type or device of its arguments, not their values."""
     if node.op == "call_method":
-        return target_of(node) in _SHAPE_METHODS
+        converts = node.target == "type" and (len(node.args) > 1 or bool(node.kwargs))  # ``x.type()`` only asks
+        return target_of(node) in _SHAPE_METHODS and not converts
     if node.op != "call_function":
         return False
     if node.target is getattr:
@@ -192,21 +216,17 @@ def weighted_layers(node: fx.Node, module: nn.Module | None) -> int:
     if node.op == "call_module":
         parts = [] if module is None else module.modules()
         return sum(any(p.ndim >= 2 for p in part.parameters(recurse=False)) for part in parts)
-    if node.op == "call_function":
-        return int(target_of(node) in _WEIGHTED_FUNCTIONS)
-    return int(node.op == "call_method" and target_of(node) in _WEIGHTED_METHODS)
+    return int(_calls(node, _WEIGHTED))
 
 
 def is_layer_function(node: fx.Node) -> bool:
     """Whether a node is a layer called as a function: a convolution, a linear map, a norm."""
-    if node.op == "call_method":
-        return target_of(node) in _WEIGHTED_METHODS
-    return node.op == "call_function" and (target_of(node) in _WEIGHTED_FUNCTIONS or target_of(node) in _NORM_FUNCTIONS)
+    return _calls(node, _WEIGHTED) or _calls(node, _NORMS)
 
 
 def is_product(node: fx.Node) -> bool:
     """Whether a node multiplies its arguments."""
-    return node.op in ("call_function", "call_method") and target_of(node) in _PRODUCTS
+    return _calls(node, _PRODUCTS)
 
 
 def is_linear(node: fx.Node, module: nn.Module | None, data: set[fx.Node]) -> bool:
@@ -228,17 +248,17 @@ def is_linear(node: fx.Node, module: nn.Module | None, data: set[fx.Node]) -> bo
 
 def is_gate(node: fx.Node) -> bool:
     """Whether a node interpolates between two values by a third."""
-    return node.op in ("call_function", "call_method") and target_of(node) in _MIXES
+    return _calls(node, _MIXES)
 
 
 def splits(node: fx.Node) -> bool:
     """Whether a node splits its argument into several parts."""
-    return node.op in ("call_function", "call_method") and target_of(node) in _SPLITS
+    return _calls(node, _SPLITS)
 
 
 def takes_part(node: fx.Node) -> bool:
     """Whether a node selects one part of its argument."""
-    return node.op in ("call_function", "call_method") and target_of(node) in _PARTS
+    return _calls(node, _PARTS)
 
 
 def reads_off(node: fx.Node, module: nn.Module | None) -> bool:

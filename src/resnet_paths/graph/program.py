@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -31,7 +31,8 @@ class ModuleCall:
         args: positional arguments, with nodes in place of tensors.
         kwargs: keyword arguments, with nodes in place of tensors.
         output: what the call returned, with nodes in place of tensors.
-        record: the class of the returned value if it is derived from dict (Hugging Face's outputs); else None.
+        record: the class of the returned value if its fields are the items of `output`: one derived from dict (Hugging
+            Face's outputs), or what the model itself returns as a dataclass; else None.
         leaf: whether the call is a single node of the graph, whose operations are not visible.
         children: the calls made by this call, in order.
         nodes: the graph nodes made by this call itself (including those of leaf children).
@@ -52,7 +53,10 @@ class ModuleCall:
     def returns(self, value: Any, nodes: Any) -> None:
         """Record what the call returned, and the same with nodes in place of tensors."""
         self.output = nodes
-        self.record = type(value) if isinstance(value, dict) and type(value) is not dict else None
+        is_record = (isinstance(value, dict) and type(value) is not dict) or (
+            isinstance(nodes, dict) and is_dataclass(value)
+        )
+        self.record = type(value) if is_record else None
 
     def walk(self) -> Iterator[ModuleCall]:
         """This call, then all calls made within it, in order."""

@@ -33,7 +33,7 @@ from .dataflow import ancestors
 from .errors import TraceError
 from .held_values import HeldTensors, Reads, version
 from .hooks import PostHooks, PreHooks
-from .in_place import AS_OPERATORS, without_change
+from .in_place import AS_OPERATORS, with_item, without_change
 from .inputs import arguments_by_name, named_tensors
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
@@ -45,7 +45,7 @@ from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_s
 from .read_floats import Change, check_use_of_floats, has_fractions, with_other_floats
 from .regions import Regions
 from .training_flag import with_flag
-from .trees import items, leaves, map_leaves
+from .trees import fields_of, items, leaves, map_leaves
 
 
 class _Recorder(Regions):
@@ -157,6 +157,8 @@ class _Recorder(Regions):
             return func(*args, **kwargs)
         self.notice(func, args)
         inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in inputs):
+            raise CannotFollow(self.place, "it transforms a function of its own by torch.func (vmap, grad, jvp)")
         versions = [version(value) for value in inputs]
         nodes = self.tree(args), self.tree(kwargs)
         result = func(*args, **kwargs)
@@ -221,7 +223,8 @@ class _Recorder(Regions):
             self.add("call_function", func, args, kwargs)
             return
         first = bool(values) and values[0] is target
-        if len(changed) > 1 or id(target._base) in self.names or not first:
+        others = [tensor for tensor in changed if _memory(tensor) != _memory(target)]
+        if others or id(target._base) in self.names or not first:
             raise CannotFollow(self.place, "it writes to a view of a tensor")
         if self.frozen and not self.known[id(target)].meta.get("frozen"):
             raise CannotFollow(self.place, "it overwrites a value within torch.no_grad()")
@@ -231,9 +234,25 @@ class _Recorder(Regions):
         else:
             copy = self.add("call_function", torch.clone, (args[0],))
             node = self.add("call_function", func, (copy, *args[1:]), kwargs)
-        self.known[id(target)].meta["overwritten_by"] = node
+        before, whole = self.known[id(target)], self._whole(target)
+        before.meta["overwritten_by"] = node
         self.written(target)
         self._keep(target, node)
+        if whole is not None:
+            after = self.add("call_function", with_item, (*before.args, node))
+            self.known[id(whole)].meta["overwritten_by"] = after
+            self._keep(whole, after)
+
+    def _whole(self, part: torch.Tensor) -> torch.Tensor | None:
+        """The tensor of which another is a part, ``x[:, :8]``, if its later readers may see the part overwritten."""
+        taken = self.known[id(part)]
+        if taken.target is not operator.getitem:
+            return None
+        source = taken.args[0]
+        if self.frozen and isinstance(source, fx.Node) and not source.meta.get("frozen"):
+            return None
+        others = (t for t in self.sharing.get(_memory(part), []) if t is not part and id(t) not in self.stale)
+        return next((other for other in others if self.known.get(id(other)) is source), None)
 
     def written(self, target: torch.Tensor) -> None:
         """Mark tensors that share memory with one just written to: their nodes have old values and must not be read."""
@@ -307,7 +326,7 @@ class _Recorder(Regions):
         outer, self.current = self.current, call
         try:
             result = self.leaf(module, original, args, kwargs) if call.leaf else self.inside(module, args, kwargs)
-            call.returns(result, map_leaves(result, self._output))
+            call.returns(result, map_leaves(result if path else fields_of(result), self._output))
         finally:
             self.current = outer
         return result

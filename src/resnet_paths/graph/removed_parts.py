@@ -61,16 +61,22 @@ class Holdings:
         """The number of parameters removed; a parameter that is also held elsewhere stays."""
         held, slots = Counter(), Counter()  # type: ignore[var-annotated]
         sizes: dict[int, int] = {}
+        taken: set[tuple[int, str]] = set()  # a module that goes with all its parts is listed beside them
+
+        def is_new(module: nn.Module, name: str) -> bool:
+            before = len(taken)
+            taken.add((id(module), name))
+            return len(taken) > before
 
         def take_parameter(module: nn.Module, name: str) -> None:
             parameter = dict(module._parameters.items()).get(name)
-            if parameter is not None:
+            if parameter is not None and is_new(module, name):
                 slots[_address(parameter)] += 1
                 sizes[_address(parameter)] = parameter.numel()
 
         def take_module(module: nn.Module, name: str) -> None:
             child = module._modules[name]
-            held[id(child)] += 1
+            held[id(child)] += is_new(module, name)
             if child is not None and held[id(child)] == self._holders[id(child)]:
                 for inner, _ in child._modules.items():
                     take_module(child, inner)

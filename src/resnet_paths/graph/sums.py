@@ -4,13 +4,14 @@ This comes before everything else because the search for blocks, gates, lesions 
 addition and its two terms. The spellings are unified once, here, in the graph, and nothing else handles them. A
 coefficient becomes an operation of its own on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
 that a gate multiplies the term including its coefficient. Sums with data-dependent weights (``lerp`` with a computed
-weight) are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``) round once where the sum of
-their terms rounds twice; those that turn out not to be blocks are restored, so that the numbers stay the model's, bit
-for bit.
+weight) are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``, the sum of a stack) round
+otherwise than the sum of their terms; those that turn out not to be blocks are restored, so that the numbers stay the
+model's, bit for bit.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import fx
 
 from . import operations
+from .operations import spellings
 from .program import call_of
 
 _Rewrite = Callable[[fx.Graph, fx.Node, set[fx.Node]], None]
@@ -27,9 +29,10 @@ _Rewrite = Callable[[fx.Graph, fx.Node, set[fx.Node]], None]
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """A fused operation that was expanded, in its original form."""
+    """A fused operation that was expanded, in its original form; `added` is the addition in its expanded form."""
 
     node: fx.Node
+    added: fx.Node
     op: str
     target: Any
     args: tuple[Any, ...]
@@ -40,19 +43,12 @@ class Fused:
         self.node.op, self.node.target, self.node.args, self.node.kwargs = self.op, self.target, self.args, self.kwargs
 
 
-aten = torch.ops.aten
-_SUBTRACTIONS: set[Any] = {
-    operator.sub, operator.isub, torch.sub, torch.subtract, torch.Tensor.sub, torch.Tensor.sub_, aten.sub,
-}  # fmt: skip
-_SUBTRACTION_METHODS = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
-_REVERSED: set[Any] = {torch.rsub, aten.rsub, "__rsub__"}
-_LERPS: set[Any] = {torch.lerp, torch.Tensor.lerp, aten.lerp, "lerp"}
-_ADDCMULS: set[Any] = {torch.addcmul, torch.Tensor.addcmul, aten.addcmul, "addcmul"}
-_REDUCTIONS: dict[Any, bool] = {  # whether the mean is taken
-    torch.sum: False, torch.Tensor.sum: False, "sum": False, aten.sum: False,
-    torch.mean: True, torch.Tensor.mean: True, "mean": True, aten.mean: True,
-}  # fmt: skip
-_STACKS: set[Any] = {torch.stack, aten.stack}
+_SUBTRACTIONS = spellings("sub", "subtract")
+_REVERSED = spellings("rsub") | {torch.Tensor.__rsub__, "__rsub__"}
+_LERPS = spellings("lerp")
+_ADDCMULS = spellings("addcmul")
+_SUMS, _MEANS = spellings("sum"), spellings("mean")
+_STACKS = spellings("stack")
 
 
 def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
@@ -70,10 +66,11 @@ def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
         rewrite = _rewriting(node)
         if rewrite is None:
             continue
-        before = Fused(node, node.op, node.target, node.args, dict(node.kwargs))
+        before = node.op, node.target, node.args, dict(node.kwargs)
         rewrite(graph, node, data)
-        if rewrite in (_interpolation, _product_added) and node.target is not before.target:
-            fused.append(before)
+        if rewrite in (_interpolation, _product_added, _stacked) and node.target is not before[1]:
+            added = node if node.target is operator.add else node.all_input_nodes[0]  # a mean divides it
+            fused.append(Fused(node, added, *before))
     return fused
 
 
@@ -95,15 +92,8 @@ def _rewriting(node: fx.Node) -> _Rewrite | None:
         return None
     if operations.is_addition(node):
         return _addition if node.kwargs else None
-    if operations.target_of(node) in (_SUBTRACTIONS if node.op == "call_function" else _SUBTRACTION_METHODS):
-        return _subtraction
-    if operations.target_of(node) in _REVERSED:
-        return _reversed_subtraction
-    if operations.target_of(node) in _LERPS:
-        return _interpolation
-    if operations.target_of(node) in _ADDCMULS:
-        return _product_added
-    return _stacked if operations.target_of(node) in _REDUCTIONS else None
+    target = operations.target_of(node)
+    return next((rewrite for spelt, rewrite in _REWRITES if target in spelt), None)
 
 
 def _operands(node: fx.Node, *names: str) -> dict[str, Any]:
@@ -194,7 +184,7 @@ def _product_added(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
 
 
 def _stacked(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
-    """``stack([x, y], d).sum(d)`` as ``x + y``, and ``mean(d)`` as half of that."""
+    """``stack([x, y, ...], d).sum(d)`` as ``x + y + ...``, and ``mean(d)`` as that over their number."""
     given = _operands(node, "x", "dim")
     stack = given.get("x")
     if not isinstance(stack, fx.Node) or operations.target_of(stack) not in _STACKS or len(stack.users) != 1:
@@ -202,11 +192,22 @@ def _stacked(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
     parts = _operands(stack, "tensors", "dim")
     terms, along = parts.get("tensors", ()), given.get("dim")
     along = along[0] if isinstance(along, (list, tuple)) and len(along) == 1 else along
-    two = isinstance(terms, (list, tuple)) and len(terms) == 2 and _are_data(data, *terms)
-    if not two or along != parts.get("dim", 0) or not given.keys() <= {"x", "dim"}:
+    several = isinstance(terms, (list, tuple)) and len(terms) > 1 and _are_data(data, *terms)
+    if not several or along != parts.get("dim", 0) or not given.keys() <= {"x", "dim"}:
         return
-    if not _REDUCTIONS[operations.target_of(node)]:
-        _becomes_sum(node, *terms)
+    *first, last = terms
+    total = functools.reduce(functools.partial(_insert, graph, node, data, operator.add), first)
+    if operations.target_of(node) in _SUMS:
+        _becomes_sum(node, total, last)
         return
-    total = _insert(graph, node, data, operator.add, *terms)
-    node.op, node.target, node.args, node.kwargs = "call_function", operator.truediv, (total, 2), {}
+    total = _insert(graph, node, data, operator.add, total, last)
+    node.op, node.target, node.args, node.kwargs = "call_function", operator.truediv, (total, len(terms)), {}
+
+
+_REWRITES: list[tuple[set[Any], _Rewrite]] = [
+    (_SUBTRACTIONS, _subtraction),
+    (_REVERSED, _reversed_subtraction),
+    (_LERPS, _interpolation),
+    (_ADDCMULS, _product_added),
+    (_SUMS | _MEANS, _stacked),
+]

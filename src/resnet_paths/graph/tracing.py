@@ -32,7 +32,7 @@ from .custom_functions import CustomFunction, kept_whole
 from .errors import TraceError
 from .held_values import HeldTensors, Reads
 from .hooks import PostHooks, PreHooks
-from .in_place import changes_its_input, is_view, without_change
+from .in_place import changes_its_input, is_part_of_tensor, is_view, with_item, without_change
 from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .opaque_modules import CannotFollow, follow_with_opaque_modules
@@ -42,7 +42,7 @@ from .program import ModuleCall, Program, first_node, map_nodes
 from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
 from .regions import Regions
 from .training_flag import with_flag
-from .trees import leaves, map_leaves
+from .trees import fields_of, leaves, map_leaves
 
 _COMPUTED = ("call_function", "call_method", "call_module")
 
@@ -190,8 +190,18 @@ class _Tracer(fx.Tracer):
         if changed is not None:
             self._replaced[changed] = node
             changed.meta["overwritten_by"] = node
+            if is_part_of_tensor(changed):
+                self._replace_part(changed, node)
             self._views.written(changed)
         return node
+
+    def _replace_part(self, part: fx.Node, value: fx.Node) -> None:
+        """Let later readers of a tensor see that a part of it was overwritten, as by ``x[:, :8] += y``."""
+        whole = part.args[0]
+        assert isinstance(whole, fx.Node)
+        if not self.regions.frozen or whole.meta.get("frozen"):
+            self._replaced[whole] = self._add("call_function", with_item, (*part.args, value), {})
+            whole.meta["overwritten_by"] = self._replaced[whole]
 
     def _add(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
@@ -393,7 +403,7 @@ class _Tracer(fx.Tracer):
         with self.following():
             try:
                 value = self.model.forward(*args, **kwargs)
-                result = self.now(self.create_arg(value))
+                result = self.now(map_leaves(fields_of(value), self.create_arg))
             except CannotFollow:
                 raise
             except Exception as error:
@@ -408,7 +418,8 @@ class _Tracer(fx.Tracer):
                 "return the logits from forward"
             )
         used = {name: node for name, node in placeholders.items() if node.users}
-        self.top.args, self.top.output = tuple(used.values()), end.args[0]
+        self.top.args = tuple(used.values())
+        self.top.returns(value, end.args[0])
         return Program(
             self.model, self.graph, self.top, used, output, self.constants, dict(self.opaque), "trace",
             self.reads.kept(), held_tensors=self.regions.held.noted(),

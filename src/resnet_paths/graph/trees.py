@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 DICTS = (dict, UserDict)
@@ -56,6 +57,18 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield from (tree.start, tree.stop, tree.step)
     else:
         yield tree
+
+
+def fields_of(value: Any) -> Any:
+    """The fields of a dataclass by name, as a dict; any other value as it is.
+
+    Example:
+        >>> fields_of(3)
+        3
+    """
+    if not is_dataclass(value) or isinstance(value, (type, dict)):
+        return value
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.init}
 
 
 def items(tree: Any) -> Iterator[tuple[Any, Any]]:

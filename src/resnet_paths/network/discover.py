@@ -139,10 +139,16 @@ def _refused(name: str, net: UnrolledNetwork, most: int = 8) -> str:
     refusals = [str(refusal) for refusal in net.refusals]
     closed = [f"{path} was not traced ({reason})" for path, reason in net.opaque.items()]
     if not refusals and not closed:
-        return f"{name}: the model never adds two of its values{_concatenated(net)}"
+        return f"{name}: the model never adds two of its values{_summed_otherwise(net)}{_concatenated(net)}"
     lines = [*refusals, *closed]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return f"{name}: no addition is a residual block\n    " + "\n    ".join([*lines[:most], *more])
+
+
+def _summed_otherwise(net: UnrolledNetwork) -> str:
+    """A remark on operations that may add two values, but are not read as a sum of two terms."""
+    names = ", ".join(net.other_sums)
+    return f" by +, but it sums in another way ({names}); write the sum as x + f(x)" if names else ""
 
 
 def _concatenated(net: UnrolledNetwork) -> str:

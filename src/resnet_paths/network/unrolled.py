@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from ..arguments.shown import shown
+from ..graph import operations
 from ..graph.blocks import Cut, Refusal, find_blocks, follow_output, learned_starts
 from ..graph.compile_node import Values
 from ..graph.dataflow import DataFlow, data_nodes
 from ..graph.errors import UnrollError
 from ..graph.inputs import bind, call_model, check_constants, named, relative_difference
-from ..graph.operations import is_concatenation
 from ..graph.outputs import output_at
 from ..graph.overwrite import unwatched
 from ..graph.pieces import Segments, gated_sum
@@ -100,7 +100,7 @@ class UnrolledNetwork:
         self.front_end, self.output_path = program.front_end, program.output_path
         self.follows_main_output = program.output is first_node(program.root.output)
         self.opaque = dict(program.opaque)
-        self.concatenations = sum(is_concatenation(node) for node in program.graph.nodes)
+        self.concatenations = sum(operations.is_concatenation(node) for node in program.graph.nodes)
         self._blocks = describe_blocks(self.segments) if cuts else ()
 
     # structure
@@ -182,10 +182,18 @@ class UnrolledNetwork:
         flow = DataFlow(program, learned_starts(program, carries))
         cuts, refusals = find_blocks(program, flow)
         sums = {cut.add for cut in cuts}
-        if no_blocks := [operation for operation in fused if operation.node not in sums]:
+        if no_blocks := [operation for operation in fused if operation.added not in sums]:
+            names = {operation.added.name for operation in no_blocks}
+            reasons = [refusal for refusal in refusals if refusal.operation in names]
             put_back(program.graph, no_blocks)
             flow = DataFlow(program, learned_starts(program, data_nodes(program)))
             cuts, refusals = find_blocks(program, flow)
+            refusals += [
+                reason for reason in reasons if reason.operation not in {other.operation for other in refusals}
+            ]
+        self.other_sums = sorted(
+            {name for node in flow.carries if (name := operations.sums_otherwise(node, flow.carries))}
+        )
         cuts, beside = follow_output(program, flow, cuts, self.output)
         if cuts:
             self._plans[self._modes()] = Segments(program, flow, cuts, overwrite=self.overwrites)
