@@ -457,3 +457,40 @@ def test_what_torch_func_transforms_is_closed_or_refused_with_the_reason() -> No
     assert torch.equal(net(x), model(x))
     with pytest.raises(TraceError, match=r"transforms a function of its own by torch\.func"):
         record(Transformed(), x)
+
+
+def test_modules_that_run_with_other_parameters_are_closed_or_refused_with_the_reason() -> None:
+    class Borrowed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.bias = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(self.layer, {"bias": self.bias}, (x,))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = Borrowed()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.tanh(self.a(x))
+
+    model, x = nn.Sequential(Around(), Around()), torch.randn(3, 4)
+    net = recorded(model, x[:2])
+    assert len(net) == 2
+    assert set(net.opaque) == {"0.a", "1.a"}
+    assert torch.equal(net(x), model(x))
+    with pytest.raises(TraceError, match=r"runs layer with other parameters than its own"):
+        record(Borrowed(), x)
+
+
+def test_a_model_that_fails_at_another_batch_size_is_told_so() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) != 2:
+                raise ValueError("two only")
+            return x
+
+    with pytest.raises(TraceError, match=r"fails on the example with a row more.*two only"):
+        record(Two(), torch.randn(2, 4))

@@ -402,3 +402,29 @@ def test_a_graph_module_stays_one() -> None:
         assert torch.equal(traced(x), smaller(x))
     assert torch.equal(traced(x), before)
     assert traced.code == code
+
+
+class Scaled(nn.Module):
+    """Two blocks in the model's own forward, with a number and a flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, scale=1.0, *, flag=True):
+        x = x + scale * self.a(x)
+        return x + self.b(x) if flag else x - self.b(x)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_plain_arguments_of_the_example_are_those_that_the_smaller_model_expects(as_dict: bool) -> None:
+    model, x = made(Scaled)
+    net = unroll(model, {"x": x, "scale": 0.5, "flag": False} if as_dict else (x, 0.5))
+    expected = (x + 0.5 * model.a(x)).detach()
+    given = {"scale": 0.5, "flag": not as_dict}
+    smaller = drop_blocks(net, ["b"])
+    assert torch.equal(smaller(x, **given), expected)
+    with pytest.raises(ValueError, match=r"expected scale=0.5.*got 1.0"):
+        smaller(x)
+    with lesioned(net, ["b"]):
+        assert torch.equal(model(x, **given), expected)

@@ -147,7 +147,7 @@ def plan_site(
 
 def arguments(program: Program, site: ModuleCall) -> dict[str, Any]:
     """The arguments of a call, by the names of its forward's parameters."""
-    if site is program.root:
+    if site is program.root and program.front_end == "trace":  # whose other arguments have their defaults
         return dict(program.placeholders)
     return dict(signature_of(site.module).bind(*site.args, **site.kwargs).arguments)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+import torch
+from torch import fx, nn
 
 from .errors import UnrollError
 
@@ -16,10 +19,35 @@ def check_eval(model: nn.Module) -> None:
     Example:
         >>> check_eval(nn.Linear(2, 2).eval())
     """
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    exported = [part for part in model.modules() if isinstance(part, fx.GraphModule) and _is_exported(part)]
+    if any(_trains(node) for module in exported for node in module.graph.nodes):
+        raise UnrollError(
+            "expected a model that was exported in eval mode, got one with batch norm or dropout as in training; call "
+            "model.eval() before torch.export.export"
+        )
+    without_mode = {id(part) for module in exported for part in module.modules()}
+    training = [name or "the model" for name, part in _training(model) if id(part) not in without_mode]
     if training:
         count = "1 module" if len(training) == 1 else f"{len(training)} modules"
         raise UnrollError(
             f"expected a model in eval mode, got {count} in training mode ({training[0]}, ...), where batch norm and "
             "dropout make the values of one example random and dependent on the batch; call model.eval() first"
         )
+
+
+def _training(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if module.training)
+
+
+def _is_exported(module: fx.GraphModule) -> bool:
+    """Whether a module is an exported program, whose mode is part of its operations: its eval() only refuses."""
+    return "eval" in vars(module)
+
+
+def _trains(node: fx.Node) -> bool:
+    """Whether an operation of an exported program is as in training (the argument `training` of batch norm)."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    names = [argument.name for argument in node.target._schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return given.get("train") is True or given.get("training") is True

@@ -63,6 +63,7 @@ class _Recorder(Regions):
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.names |= {id(tensor): name for name, tensor in model.named_buffers()}
+        self.own = {id(module): _parameter_ids(module) for module in model.modules()}
         self.held = HeldTensors({self.names[id(t)]: t for t in (*model.parameters(), *model.buffers())})
         self.constants: dict[str, torch.Tensor] = {}
         self.known: dict[int, fx.Node] = {}
@@ -344,6 +345,12 @@ class _Recorder(Regions):
         call = self.current
         around = call.parent.path if call.parent is not None else ""
         self._refuse_objects(call.path, around, (args, kwargs))
+        with self.silence():
+            borrows = any(
+                self.own[id(part)] != _parameter_ids(part) for part in module.modules() if id(part) in self.own
+            )
+        if borrows:
+            raise CannotFollow(around, f"it runs {call.path} with other parameters than its own (functional_call)")
         node = self.add("call_module", call.path, call.args, call.kwargs)
         with self.silence():
             result = original(module, *args, **kwargs)
@@ -434,6 +441,11 @@ def _is_object_with_tensors(value: Any) -> bool:
     if isinstance(value, (torch.Tensor, nn.Module, type)) or not hasattr(value, "__dict__"):
         return False
     return any(isinstance(leaf, torch.Tensor) for leaf in leaves(list(vars(value).values())))
+
+
+def _parameter_ids(module: nn.Module) -> list[int]:
+    """The identities of a module's own parameters, also in scripted modules, which make a new object at each access."""
+    return [0 if value is None else int(value._cdata) for _, value in module._parameters.items()]
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -558,7 +570,8 @@ def _one_run(
                 raise
             except Exception as error:
                 problem = problem or error
-    raise TraceError(f"the model fails on the example: {type(problem).__name__}: {problem}") from problem
+    given = "the example" if other is torch.clone else "the example with a row more, on which it is recorded too"
+    raise TraceError(f"the model fails on {given}: {type(problem).__name__}: {problem}") from problem
 
 
 def record(model: nn.Module, example: Any) -> Program:
