@@ -494,3 +494,30 @@ def test_a_model_that_fails_at_another_batch_size_is_told_so() -> None:
 
     with pytest.raises(TraceError, match=r"fails on the example with a row more.*two only"):
         record(Two(), torch.randn(2, 4))
+
+
+def test_compiled_functions_are_followed_and_stay_compiled() -> None:
+    compiled: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    bent = torch.compile(lambda x: 2 * torch.tanh(x), backend=backend)
+
+    class Bends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + bent(self.a(x))
+
+    model, x = nn.Sequential(Bends(), Bends()), torch.randn(3, 4)
+    net = recorded(model, x[:2])
+    assert len(net) == 2
+    assert not net.opaque
+    assert not compiled
+    torch.testing.assert_close(net(x), model(x))
+    assert compiled
+    torch.testing.assert_close(drop_blocks(net, [0])(x), model[1](x))

@@ -143,6 +143,19 @@ def checkpointing_bypassed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def compiled_functions_bypassed() -> Iterator[None]:
+    """Within the block, functions made by ``torch.compile`` run as they were written, with equal values.
+
+    PyTorch has one switch for all threads, so those of other threads do so too meanwhile.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Within the block, the model may be run or traced; afterwards, or after an exception, it is as it was before.
 

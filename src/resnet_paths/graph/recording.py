@@ -39,7 +39,7 @@ from .leaves import is_leaf, is_single_function
 from .locking import MODEL_LOCK
 from .opaque_modules import CannotFollow, ClosedMethod, follow_with_opaque_modules
 from .own_thread import replaced_for
-from .preserve import checkpointing_bypassed, preserved
+from .preserve import checkpointing_bypassed, compiled_functions_bypassed, preserved
 from .program import ModuleCall, Program, first_difference, first_node, map_nodes
 from .random_draws import ADVICE, draws, noticing_draws, reads, same_for_other_seeds
 from .read_floats import Change, check_use_of_floats, has_fractions, with_other_floats
@@ -561,7 +561,13 @@ def _one_run(
     """The graph of one run, with gradients on if the model runs with them, so that regions without them are noticed."""
     problem: Exception | None = None
     for gradients in (True, False):
-        with preserved(model), checkpointing_bypassed(model), torch.inference_mode(False), noticing_draws() as drawn:
+        with (
+            preserved(model),
+            checkpointing_bypassed(model),
+            compiled_functions_bypassed(),
+            torch.inference_mode(False),
+            noticing_draws() as drawn,
+        ):
             try:
                 call = example.with_other(other)
                 recorder = _Recorder(model, opaque, methods=methods, change=change)
