@@ -115,6 +115,20 @@ def test_refusals_carry_their_reason(function, reason: str) -> None:
     assert "example_input" in str(caught.value)
 
 
+def test_a_mask_of_its_own_on_the_shallower_term_is_the_reason() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            return x * mask + self.b(torch.tanh(x))
+
+    with pytest.raises(NoBlocksError, match=r"its shallower term is computed from another input too \(a mask"):
+        unroll(Masked())
+
+
 def test_a_block_inside_a_branch_is_a_block_too() -> None:
     def forward(m, x):
         inner = m.a(x)

@@ -485,6 +485,22 @@ def test_arguments_that_the_program_was_not_made_with_are_refused() -> None:
             net(other)
 
 
+def test_a_required_argument_that_the_forward_does_not_read_may_be_any_tensor() -> None:
+    class Ignores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return x + self.a(x) if mask is not None else x
+
+    model, x = Ignores(), torch.randn(3, 4)
+    net = unroll(model)
+    assert torch.equal(net((x, torch.ones(1))), model(x, torch.ones(1)))
+    with pytest.raises(UnrollError, match="expected a tensor as mask, .*got NoneType"):
+        net((x, None))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [True, False])
 def test_examples_with_optional_arguments_are_recorded(as_tuple: bool) -> None:

@@ -321,7 +321,7 @@ class _Finder:
             return "its terms are computed from different parts of one value"
         if ways.shortcut_nodes & ways.branch_nodes:
             return "its shortcut and its branch share operations after they diverge"
-        for node in ways.shortcut_nodes:
+        for node in sorted(ways.shortcut_nodes, key=self.flow.order.__getitem__):
             if operations.reads_off(node, module_of(node, self.program)):
                 return f"its shortcut does not carry the entry's values: it goes through {node.name}"
         if not any(self._is_layer(node) for node in ways.branch_nodes):
@@ -385,8 +385,14 @@ class _Finder:
 
 
 def _why_level(measured: list[_Ways]) -> str:
-    """Why neither term is the shortcut: both are equally deep."""
-    layers, parameters = measured[0].shortcut_depth
+    """Why neither term is the shortcut: both are equally deep, or the shallower has no entry that the other shares."""
+    level = [ways for ways in measured if ways.shortcut_depth == ways.branch_depth]
+    if not level:
+        return (
+            "its shallower term is computed from another input too (a mask, a condition), so its terms do not start "
+            "from one value"
+        )
+    layers, parameters = level[0].shortcut_depth
     if layers == parameters == 0:
         return "no layer with weights lies between its terms"
     return (

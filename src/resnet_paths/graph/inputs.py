@@ -165,7 +165,8 @@ def check_constants(model: nn.Module, inputs: Collection[str], x: Any, example: 
             program does not read have been shown not to matter.
 
     Raises:
-        UnrollError: an argument has another value than in the example or, where that lacks it, than its default.
+        UnrollError: an argument has another value than in the example or, where that lacks it, than its default; or it
+            has no default and is no tensor.
     """
     if not isinstance(x, DICTS):
         return
@@ -178,6 +179,13 @@ def check_constants(model: nn.Module, inputs: Collection[str], x: Any, example: 
         expected = in_example.get(name, parameters[name].default)
         if value is expected or isinstance(expected, torch.Tensor):
             continue
+        if expected is inspect.Parameter.empty:  # the forward asks for it and does not read it
+            if isinstance(value, torch.Tensor):
+                continue
+            raise UnrollError(
+                f"expected a tensor as {name}, as when the model was traced, got {type(value).__name__}; unroll the "
+                f"model again with an example_input that holds this {name}"
+            )
         if isinstance(value, torch.Tensor) or value != expected:
             raise UnrollError(
                 f"expected {name}={expected!r}, as when the model was unrolled, got another value; unroll the model "
