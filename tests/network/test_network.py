@@ -497,7 +497,7 @@ def test_a_required_argument_that_the_forward_does_not_read_may_be_any_tensor() 
     model, x = Ignores(), torch.randn(3, 4)
     net = unroll(model)
     assert torch.equal(net((x, torch.ones(1))), model(x, torch.ones(1)))
-    with pytest.raises(UnrollError, match="expected a tensor as mask, .*got NoneType"):
+    with pytest.raises(UnrollError, match=r"expected a tensor as mask, .*got NoneType"):
         net((x, None))
 
 
