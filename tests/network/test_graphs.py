@@ -194,6 +194,23 @@ class Concatenated(Gated):
         return self.long(x) + self.gates[1] * self.g(x)
 
 
+class Hypernetwork(Gated):
+    """The branches' weights are computed from another input."""
+
+    n = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = torch.randn(2, 4), torch.randn(2, 3)
+        self.make = nn.ModuleList(nn.Linear(3, 16) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        for gate, make in zip(self.gates, self.make, strict=True):
+            weight = make(condition).reshape(-1, 4, 4)
+            x = x + gate * torch.tanh(torch.bmm(weight, x.unsqueeze(-1)).squeeze(-1))
+        return x
+
+
 class Diffusion(Gated):
     """Every block reads the time step too; its projection is added to the stream and is no shortcut."""
 
@@ -225,7 +242,7 @@ class Diffusion(Gated):
 
 KINDS = [
     SideTaps, GlobalSkip, TappedInside, AdditiveUNet, Pyramid, CrossAttention, ClassToken, Siamese, Concatenated,
-    Diffusion,
+    Diffusion, Hypernetwork,
 ]  # fmt: skip
 
 

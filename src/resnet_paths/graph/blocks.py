@@ -324,7 +324,7 @@ class _Finder:
         for node in sorted(ways.shortcut_nodes, key=self.flow.order.__getitem__):
             if operations.reads_off(node, module_of(node, self.program)):
                 return f"its shortcut does not carry the entry's values: it goes through {node.name}"
-        if not any(self._is_layer(node) for node in ways.branch_nodes):
+        if not any(self._is_layer(node, ways.entry) for node in ways.branch_nodes):
             return (
                 "its branch has no weights registered with the model (keep blocks in an nn.ModuleList, not in a plain "
                 "list)"
@@ -366,8 +366,10 @@ class _Finder:
         parts = [{str(node.args[1:]) for node in nodes} for nodes in readers]
         return parts[0].isdisjoint(parts[1])
 
-    def _is_layer(self, node: fx.Node) -> bool:
+    def _is_layer(self, node: fx.Node, entry: fx.Node | None = None) -> bool:
         """Whether an operation is a layer with parameters: a module or a known function that has some.
+
+        Weights may also be computed from a side input, which does not depend on the `entry` (a hypernetwork).
 
         A product with a learned scale is not enough: hand-written norms end in one.
         """
@@ -375,13 +377,16 @@ class _Finder:
             return any(True for _ in self.program.module(str(node.target)).parameters())
         if not operations.is_layer_function(node):
             return False
-        return bool(self._parameters_of_function(node))
+        return bool(self._parameters_of_function(node, entry))
 
-    def _parameters_of_function(self, node: fx.Node) -> list[nn.Parameter]:
-        """The parameters behind the arguments of a function that carry no data."""
-        given = [source for source in node.all_input_nodes if source not in self.flow.carries]
-        reads = [source for source in ancestors(*given) if source.op == "get_attr"]
-        return [parameter for source in reads for parameter in parameters_of(source, self.program)]
+    def _parameters_of_function(self, node: fx.Node, entry: fx.Node | None = None) -> list[nn.Parameter]:
+        """The parameters behind the arguments of a function that carry no data, or none of the entry's."""
+        given = [
+            source
+            for source in node.all_input_nodes
+            if source not in self.flow.carries or (entry is not None and not self.flow.is_behind(source, entry))
+        ]
+        return [parameter for source in ancestors(*given) for parameter in parameters_of(source, self.program)]
 
 
 def _why_level(measured: list[_Ways]) -> str:
